@@ -1,0 +1,27 @@
+"""From a spec to actions in ten lines: build a policy, show it a photograph, tell it what to do."""
+
+from pathlib import Path
+
+import wamkit
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    policy = wamkit.build(HERE / "fastwam.toml", tiny=True)  # tiny: random weights, any laptop
+    seen = wamkit.Observation(
+        images={name: HERE / "images" / "coffee.jpg" for name in policy.cameras.boxes},
+        state=[0.0] * policy.spec.state.size,
+        prompt="pick up the coffee cup",
+    )
+    chunk = policy.act(seen, seed=0)
+    print(f"{chunk.values.shape[1]} actions of {', '.join(chunk.names)} at {chunk.hertz:g} Hz")
+    for i, action in enumerate(chunk.values[0, :4]):
+        print(f"{i / chunk.hertz:5.2f} s  " + "  ".join(f"{value:+.3f}" for value in action))
+
+    future = policy.imagine(seen, seed=0)
+    print(f"imagined {future.canvas.shape[2] - future.observed} pictures after {future.observed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The byte encoder embeds every prompt by itself, learns, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from wamkit_toy.parts import Bytes
+from wamkit_toy.text_encoder import ByteEncoder
+
+from wamkit.errors import WamkitError
+from wamkit.interfaces import TextEncoder
+from wamkit.weights import save
+
+
+@pytest.fixture
+def encoder() -> ByteEncoder:
+    torch.manual_seed(0)
+    return ByteEncoder(width=8, length=10)
+
+
+def test_it_is_a_text_encoder_of_the_promised_sizes(encoder: ByteEncoder) -> None:
+    config = Bytes(length=10, embedding=8)
+    assert isinstance(encoder, TextEncoder)
+    text = encoder.encode(["lift", "open"])
+    assert text.tokens.shape == (2, config.max_tokens, config.width) == (2, 11, 8)
+
+
+def test_a_prompt_is_one_start_and_one_token_a_byte(encoder: ByteEncoder) -> None:
+    text = encoder.encode(["lift", "öffne", ""])
+    assert text.valid is not None
+    assert text.valid.sum(1).tolist() == [5, 7, 1]  # ö is two bytes
+    assert (text.tokens[~text.valid] == 0).all()
+    assert text.tokens[text.valid].abs().sum(-1).min() > 0
+
+
+def test_an_embedding_does_not_depend_on_the_other_prompts(encoder: ByteEncoder) -> None:
+    alone = encoder.encode(["lift"]).tokens[0]
+    together = encoder.encode(["a longer", "lift"]).tokens[1]
+    torch.testing.assert_close(alone, together)
+
+
+def test_the_order_of_bytes_matters(encoder: ByteEncoder) -> None:
+    a, b = encoder.encode(["ab", "ba"]).tokens
+    assert not torch.allclose(a[1], b[2])
+
+
+def test_it_learns_from_real_tokens_only(encoder: ByteEncoder) -> None:
+    assert encoder.trainable
+    encoder.encode(["a"]).tokens.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    rows = encoder.table.weight.grad
+    assert rows is not None
+    assert rows.abs().sum(-1).nonzero().flatten().tolist() == [ord("a"), 256]
+
+
+def test_a_long_prompt_is_refused_with_its_length_and_the_key(encoder: ByteEncoder) -> None:
+    encoder.encode(["x" * 10])
+    with pytest.raises(WamkitError) as caught:
+        encoder.encode(["ok", "x" * 11])
+    assert str(caught.value) == (
+        "the prompt 'xxxxxxxxxxx' has 11 bytes, the byte encoder takes at most 10\n"
+        "  hint: set text_encoder.length = 11 or more, or shorten the prompt"
+    )
+
+
+def test_the_fingerprint_follows_the_weights_and_the_length(encoder: ByteEncoder) -> None:
+    before = encoder.fingerprint()
+    assert before == encoder.fingerprint()
+    longer = ByteEncoder(8, 11)
+    longer.load_state_dict(encoder.state_dict())
+    assert longer.fingerprint() != before
+    with torch.no_grad():
+        encoder.table.weight[3, 0] += 1
+    assert encoder.fingerprint() != before
+
+
+def test_saved_weights_come_back(encoder: ByteEncoder, tmp_path: Path) -> None:
+    save(encoder, tmp_path / "bytes.safetensors")
+    config = Bytes(length=10, embedding=8, weights=str(tmp_path / "bytes.safetensors"))
+    again = config.build()
+    assert again.fingerprint() == encoder.fingerprint()
+    expected = encoder.encode(["lift"]).tokens
+    assert torch.equal(again.encode(["lift"]).tokens, expected)
+
+
+def test_an_open_width_cannot_be_built_alone() -> None:
+    with pytest.raises(WamkitError, match=r"set text_encoder\.embedding to an even number"):
+        Bytes().build()
+
+
+def test_tiny_leaves_the_width_to_the_backbone_again() -> None:
+    assert Bytes(length=30, embedding=512).tiny() == Bytes(length=30)

@@ -1,0 +1,307 @@
+"""Wan's transformer against diffusers' class: same files, same velocities, same gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from wamkit_wan import Wan
+from wamkit_wan.weights import DIALECTS
+
+from wamkit import WamkitError
+from wamkit.attention import run
+from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.types import Frames, Text
+from wamkit.visibility import everyone
+from wamkit.weights import cast
+
+CONFIGS = {
+    "2.1-t2v": Wan(variant="2.1-t2v-1.3b").tiny(),
+    "2.1-i2v": Wan(variant="2.1-i2v-14b").tiny(),
+    "2.2-ti2v": Wan(variant="2.2-ti2v-5b").tiny(),
+}
+cases = pytest.mark.parametrize("case", CONFIGS)
+B, T, H, W = 2, 3, 4, 6  # batch, latent frames, latent height and width
+PER_FRAME = (H // 2) * (W // 2)  # tokens
+
+
+def randomized(model: Any) -> Any:
+    """Draw every parameter anew, so that no norm, bias or table is trivial."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            draw = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1:
+                p.copy_(1 + 0.2 * draw if "norm" in name and "weight" in name else 0.1 * draw)
+            else:
+                p.copy_(0.3 * draw if "table" in name else draw / p[0].numel() ** 0.5)
+    return model
+
+
+def reference(config: Wan) -> Any:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    return diffusers.WanTransformer3DModel(
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_size,
+        in_channels=config.latent_channels + config.guide_channels,
+        out_channels=config.latent_channels,
+        text_dim=config.text_width,
+        ffn_dim=config.feed_forward,
+        num_layers=config.layers,
+        image_dim=config.image_width or None,
+        added_kv_proj_dim=config.heads * config.head_size if config.image_width else None,
+    ).eval()
+
+
+def original_name(name: str) -> str:
+    """The name in github.com/Wan-Video of a tensor that diffusers calls `name`."""
+    for pattern, replacement in (
+        (r"^condition_embedder\.image_embedder\.norm1", "img_emb.proj.0"),
+        (r"^condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
+        (r"^condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
+        (r"^condition_embedder\.image_embedder\.norm2", "img_emb.proj.4"),
+        (r"^condition_embedder\.(time|text)_embedder\.linear_1", r"\1_embedding.0"),
+        (r"^condition_embedder\.(time|text)_embedder\.linear_2", r"\1_embedding.2"),
+        (r"^condition_embedder\.time_proj", "time_projection.1"),
+        (r"^scale_shift_table", "head.modulation"),
+        (r"^proj_out", "head.head"),
+        (r"scale_shift_table", "modulation"),
+        (r"norm2", "norm3"),
+        (r"attn1", "self_attn"),
+        (r"attn2", "cross_attn"),
+        (r"add_([kv])_proj", r"\1_img"),
+        (r"norm_added_k", "norm_k_img"),
+        (r"to_([qkv])", r"\1"),
+        (r"to_out\.0", "o"),
+        (r"net\.0\.proj", "0"),
+        (r"net\.2", "2"),
+    ):
+        if "img_emb" not in name:
+            name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    return {case: randomized(reference(config)) for case, config in CONFIGS.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(
+    references: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A folder a case, with the reference's weights in three layouts."""
+    made = {}
+    for case, model in references.items():
+        made[case] = folder = tmp_path_factory.mktemp(case)
+        model.save_pretrained(folder / "whole" / "transformer")
+        model.save_pretrained(folder / "sharded" / "transformer", max_shard_size="200KB")
+        assert len(list((folder / "sharded" / "transformer").glob("*.safetensors"))) > 1
+        state = model.state_dict()
+        (folder / "original").mkdir()
+        save_file(
+            {original_name(k): v for k, v in state.items()},
+            folder / "original" / "diffusion_pytorch_model.safetensors",
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def backbones(folders: dict[str, Path]) -> dict[str, Any]:
+    return {case: built(case, folders[case] / "whole") for case in CONFIGS}
+
+
+def built(case: str, path: Path) -> Any:
+    return CONFIGS[case].model_copy(update={"weights": str(path)}).build()
+
+
+def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Frames, Text]:
+    """Frames and an instruction, the two of the batch at noise levels of their own."""
+    config, generator = CONFIGS[case], torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    levels = torch.tensor(sigma)[:, None].repeat(1, T)
+    roles: tuple[str, ...] = ("target",) * T
+    if case == "2.2-ti2v":
+        roles = ("context", *roles[1:])
+        levels[:, 0] = 0
+    words, guide, image = draw(B, 7, config.text_width), None, None
+    if case == "2.1-i2v":
+        words = draw(B, 512, config.text_width)  # the length that diffusers takes for granted
+        guide = draw(B, config.guide_channels, T, H, W)
+        image = draw(B, 5, config.image_width)
+    z = draw(B, config.latent_channels, T, H, W)
+    frames = Frames(z, roles, torch.arange(T), levels, guide)
+    return frames, Text(words, image=image)
+
+
+def expected(model: Any, frames: Frames, text: Text) -> Tensor:
+    """What diffusers' class predicts; one timestep a token where frames differ."""
+    t = 1000 * frames.sigma
+    t = t.repeat_interleave(PER_FRAME, 1) if "context" in frames.roles else t[:, 0]
+    z = frames.z if frames.guide is None else torch.cat([frames.z, frames.guide], 1)
+    return model(z, t, text.tokens, text.image, return_dict=False)[0]
+
+
+@cases
+@pytest.mark.parametrize("layout", ["whole", "sharded", "original"])
+def test_velocity_equals_that_of_diffusers(
+    case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    backbone = built(case, folders[case] / layout)
+    frames, text = scene(case)
+    with torch.no_grad():
+        wanted = expected(references[case], frames, text)
+        first = denoise(backbone, frames, text)
+        again = denoise(backbone, frames, text)  # with what the first pass remembered
+    assert wanted.std() > 0.3
+    torch.testing.assert_close(first, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(again, first)
+
+
+@cases
+def test_gradients_equal_those_of_diffusers(
+    case: str, references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene(case)
+    weight = torch.randn(frames.z.shape, generator=torch.Generator().manual_seed(3))
+
+    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
+        loss = (weight * predict(model, replace(frames, z=z), Text(words, image=text.image))).mean()
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        found = torch.autograd.grad(loss, [z, words, *parameters])
+        return dict(zip(["z", "words", *names], found, strict=True))
+
+    wanted, found = gradients(references[case], expected), gradients(backbones[case], denoise)
+    assert set(found) == set(wanted)
+    for name, gradient in wanted.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        error = float((found[name] - gradient).abs().max())
+        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+
+
+@cases
+def test_bfloat16_stays_near_float32(
+    case: str, references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    backbone = cast(built(case, folders[case] / "whole"), torch.bfloat16)
+    kept = {n for n, p in backbone.named_parameters() if p.dtype == torch.float32}
+    assert "condition_embedder.time_embedder.linear_1.weight" in kept
+    assert "blocks.0.scale_shift_table" in kept and "blocks.0.attn1.norm_q.weight" in kept
+    assert "blocks.0.attn1.to_q.weight" not in kept
+    frames, text = scene(case, sigma=(1.0, 0.5))
+    with torch.no_grad():
+        wanted = expected(references[case], frames, text)
+        found = denoise(backbone, frames, text)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).norm() / wanted.norm() < 0.03
+
+
+@cases
+def test_original_names_become_those_of_diffusers_own_converter(
+    case: str, references: dict[str, Any]
+) -> None:
+    pytest.importorskip("diffusers")
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    names = [original_name(name) for name in references[case].state_dict()]
+    marks = {name: torch.tensor(i) for i, name in enumerate(names)}
+    converted = {k: names[int(v)] for k, v in convert_wan_transformer_to_diffusers(marks).items()}
+    assert {DIALECTS[1].rename(name): name for name in names} == converted
+    assert {DIALECTS[1].rename(f"model.diffusion_model.{n}"): n for n in names} == converted
+
+
+def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> None:
+    backbone, (frames, text) = backbones["2.2-ti2v"], scene("2.2-ti2v")
+    role = torch.tensor([r == "target" for r in frames.roles]).repeat_interleave(PER_FRAME)
+    mask = role[:, None] | ~role[None, :]  # targets see all, the context only itself
+
+    def masked(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    with torch.no_grad():
+        stream = stream_of(backbone, frames, text)
+        run([stream], everyone(frames.roles), attend=masked)
+        wanted = backbone.unembed(stream.x, stream.cond)
+        table = {"context": {"context"}, "target": {"context", "target"}}
+        found = denoise(backbone, frames, text, table)
+        full = denoise(backbone, frames, text)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (full - wanted).abs().max() > 0.01
+
+
+def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str, Any]) -> None:
+    backbone, (frames, text) = backbones["2.2-ti2v"], scene("2.2-ti2v")
+    order = [2, 0, 1]
+    moved = Frames(
+        frames.z[:, :, order],
+        tuple(frames.roles[i] for i in order),
+        frames.times[order] + 0.5,  # only distances matter, and they may be fractions
+        frames.sigma[:, order],
+    )
+    with torch.no_grad():
+        wanted = denoise(backbone, frames, text)
+        found = denoise(backbone, moved, text)
+        stretched = denoise(backbone, replace(moved, times=2 * moved.times), text)
+    torch.testing.assert_close(found, wanted[:, :, order], rtol=1e-5, atol=1e-5)
+    assert (stretched - found).abs().max() > 0.01
+
+
+def test_padding_of_the_instruction_is_not_seen_where_the_mask_hides_it(
+    backbones: dict[str, Any],
+) -> None:
+    backbone, (frames, text) = backbones["2.1-t2v"], scene("2.1-t2v")
+    valid = torch.arange(7)[None, :].expand(B, -1) < 4
+    with torch.no_grad():
+        short = denoise(backbone, frames, Text(text.tokens[:, :4]))
+        masked = denoise(backbone, frames, Text(text.tokens, valid))
+    torch.testing.assert_close(masked, short, rtol=1e-5, atol=1e-5)
+
+
+def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
+    backbone, called = backbones["2.1-i2v"], set()
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    denoise(backbone, *scene("2.1-i2v"))
+    for hook in hooks:
+        hook.remove()
+    assert called == set(linear)
+
+
+def test_missing_and_unexpected_guides_and_images_are_refused(backbones: dict[str, Any]) -> None:
+    frames, text = scene("2.1-i2v")
+    with pytest.raises(WamkitError, match="found 0 guide channels; this variant of wan takes 20"):
+        denoise(backbones["2.1-i2v"], replace(frames, guide=None), text)
+    with pytest.raises(WamkitError, match=r"found image tokens of width 0; .* takes width 16"):
+        denoise(backbones["2.1-i2v"], frames, Text(text.tokens))
+    frames, words = scene("2.1-t2v")
+    with pytest.raises(WamkitError, match="found 3 guide channels; this variant of wan takes 0"):
+        denoise(backbones["2.1-t2v"], replace(frames, guide=frames.z[:, :3]), words)
+    with pytest.raises(WamkitError, match=r"found image tokens of width 16; .* takes width 0"):
+        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, image=text.image))
+
+
+def test_weights_of_one_file_are_those_of_the_reference(
+    references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    file = folders["2.1-i2v"] / "original" / "diffusion_pytorch_model.safetensors"
+    wanted = references["2.1-i2v"].state_dict()
+    assert "blocks.0.cross_attn.norm_k_img.weight" in load_file(file)
+    found = built("2.1-i2v", file).state_dict()
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -1,0 +1,185 @@
+"""The Wan family as configuration: the video backbone, its two VAEs and its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
+
+if TYPE_CHECKING:
+    from .vae import WanVAEShape
+
+Variant = Literal["2.1-t2v-1.3b", "2.1-t2v-14b", "2.1-i2v-14b", "2.2-ti2v-5b", "tiny"]
+
+# fmt: off
+SIZES: dict[str, dict[str, int]] = {
+    "2.1-t2v-1.3b": {
+        "layers": 30, "heads": 12, "head_size": 128, "feed_forward": 8960,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+    },
+    "2.1-t2v-14b": {
+        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+    },
+    "2.1-i2v-14b": {
+        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "image_width": 1280,
+    },
+    "2.2-ti2v-5b": {
+        "layers": 30, "heads": 24, "head_size": 128, "feed_forward": 14336,
+        "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+    },
+    "tiny": {
+        "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 32, "image_width": 0,
+    },
+}
+# fmt: on
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class Wan(BackboneConfig):
+    """Wan 2.1 or 2.2, a video diffusion transformer that reads its text by cross-attention."""
+
+    source = "https://github.com/Wan-Video/Wan2.2 and https://github.com/Wan-Video/Wan2.1"
+
+    name: Literal["wan"] = "wan"
+    variant: Variant = "2.2-ti2v-5b"
+    """Sets every size below that is not written. Only 2.2-ti2v-5b was trained on clips whose frames
+    have noise levels of their own; `tiny` is for tests."""
+    layers: int = _size(gt=0)
+    heads: int = _size(gt=0)
+    head_size: int = _size(gt=0, multiple_of=2)
+    feed_forward: int = _size(gt=0)
+    """Width inside the feed-forward of a block."""
+    latent_channels: int = _size(gt=0)
+    guide_channels: int = _size(ge=0)
+    """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
+    text_width: int = _size(gt=0)
+    image_width: int = _size(ge=0)
+    """Width of the CLIP tokens of the first image; 0 for a model that takes none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("variant", cls.model_fields["variant"].default), {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            depth=self.layers,
+            width=self.heads * self.head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            latent_channels=self.latent_channels,
+            text_width=self.text_width,
+            guide_channels=self.guide_channels,
+            image_width=self.image_width,
+        )
+
+    def tiny(self) -> Wan:
+        return Wan(
+            variant="tiny",
+            latent_channels=self.latent_channels,
+            guide_channels=self.guide_channels,
+            image_width=16 if self.image_width else 0,
+        )
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import WanBackbone
+        from .weights import DIALECTS
+
+        return materialize(
+            lambda: WanBackbone(self), self.weights, dialects=DIALECTS, folders=("transformer",)
+        )
+
+
+class WanVAE21(VAEConfig):
+    """Wan 2.1's causal video VAE, also that of Cosmos-Predict2 and of Qwen-Image."""
+
+    source = "https://github.com/Wan-Video/Wan2.1"
+
+    name: Literal["wan2.1"] = "wan2.1"
+    width: Literal["published", "tiny"] = "published"
+
+    @property
+    def channels(self) -> int:
+        return 16
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 4, 8, 8
+
+    def tiny(self) -> WanVAE21:
+        return WanVAE21(width="tiny")
+
+    def build(self) -> Any:
+        from .vae import WAN21
+        from .vae_weights import ORIGINAL_21
+
+        return _build_vae(self, WAN21, ORIGINAL_21)
+
+
+class WanVAE22(VAEConfig):
+    """The causal video VAE of Wan 2.2 TI2V-5B."""
+
+    source = "https://github.com/Wan-Video/Wan2.2"
+
+    name: Literal["wan2.2"] = "wan2.2"
+    width: Literal["published", "tiny"] = "published"
+
+    @property
+    def channels(self) -> int:
+        return 48
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 4, 16, 16
+
+    def tiny(self) -> WanVAE22:
+        return WanVAE22(width="tiny")
+
+    def build(self) -> Any:
+        from .vae import WAN22
+        from .vae_weights import ORIGINAL_22
+
+        return _build_vae(self, WAN22, ORIGINAL_22)
+
+
+def _build_vae(
+    config: WanVAE21 | WanVAE22, shape: WanVAEShape, original: tuple[tuple[str, str], ...]
+) -> Any:
+    from wamkit.weights import Dialect, materialize
+
+    from .vae import WanVAE, tiny
+    from .vae_weights import SENTINEL_DIFFUSERS, SENTINEL_ORIGINAL
+
+    if config.width == "tiny":
+        shape = tiny(shape)
+    dialects = (
+        Dialect("diffusers", SENTINEL_DIFFUSERS),
+        Dialect("original", SENTINEL_ORIGINAL, original),
+    )
+    return materialize(lambda: WanVAE(shape), config.weights, dialects=dialects, folders=("vae",))
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(Wan)
+    add(WanVAE21)
+    add(WanVAE22)

@@ -1,0 +1,136 @@
+"""UMT5 as Wan's text encoder: transformers' model behind wamkit's contract, padding rule included.
+
+Rules as in github.com/Wan-Video/Wan2.1 `wan/modules/t5.py` and diffusers' `WanPipeline`:
+
+    clean the prompt -> tokens, </s> -> pad to L, with a mask -> UMT5 -> padding replaced by zeros
+
+and the video attends to all L places. Unlike there, a prompt that is too long is an error, and text
+is not passed through ftfy, which changes only broken encodings, curly quotes, ligatures and letters
+of unusual width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from wamkit.errors import WamkitError
+from wamkit.types import Text
+from wamkit.weights import find, headers
+
+
+class UMT5Encoder(nn.Module):
+    """A frozen UMT5 encoder; L = `length` tokens for every prompt.
+
+    `padding` is "zeros" (zero vectors that attention may look at) or "mask" (hidden from it);
+    padding is zero in either case.
+    """
+
+    trainable = False
+
+    def __init__(
+        self,
+        model: UMT5EncoderModel,
+        tokenizer: Any,
+        *,
+        length: int,
+        padding: Literal["zeros", "mask"],
+        files: str,
+    ) -> None:
+        """`files` identifies what the model and the tokenizer were read from."""
+        super().__init__()
+        self.model: UMT5EncoderModel = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width: int = model.config.d_model
+        self.length, self.padding, self.files = length, padding, files
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever the policy does: UMT5 has dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """B prompts to [B, L, width]. Raises WamkitError if one has more tokens than L."""
+        device = self.model.shared.weight.device
+        rows = [self._row(prompt) for prompt in prompts]
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (self.length - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        valid = torch.arange(self.length, device=device) < lengths[:, None]  # [B, L]
+        found = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        tokens = found.masked_fill(~valid[..., None], 0)  # [B, L, width]
+        return Text(tokens, valid if self.padding == "mask" else None)
+
+    def _row(self, prompt: str) -> list[int]:
+        row: list[int] = self.tokenizer(clean(prompt)).input_ids
+        if len(row) > self.length:
+            raise WamkitError(
+                f"the prompt {prompt!r} has {len(row)} tokens, expected at most {self.length}",
+                f"set text_encoder.length = {len(row)} or more, or shorten the prompt",
+            )
+        return row
+
+    def fingerprint(self) -> str:
+        """A hash of the files the encoder was read from, of the length and of the padding."""
+        facts = f"umt5 {self.files} {self.length} {self.padding}"
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def clean(prompt: str) -> str:
+    """HTML entities resolved, twice as Wan does, and every run of white space made one space."""
+    return " ".join(html.unescape(html.unescape(prompt)).split())
+
+
+def load(
+    encoder: Path, tokenizer: Path, *, length: int, padding: Literal["zeros", "mask"]
+) -> UMT5Encoder:
+    """The encoder and the tokenizer in two local folders, in the dtype they were saved in.
+
+    Raises WamkitError if files are damaged, or their tensors are not those of the model.
+    """
+    shards = find(encoder)
+    headers(shards)  # refuses what is truncated
+    with torch.device("cpu"):
+        model, report = UMT5EncoderModel.from_pretrained(
+            encoder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+        )
+    problems = [
+        f"{kind}: {', '.join(sorted(report[f'{kind}_keys']))}"
+        for kind in ("missing", "unexpected")
+        if report[f"{kind}_keys"]
+    ]
+    if problems:
+        raise WamkitError(
+            f"the weights in {encoder} are not those of its config.json; {'; '.join(problems)}",
+            "copy config.json and the safetensors files from the same checkpoint",
+        )
+    described = sorted(file for file in {*encoder.glob("*.json"), *tokenizer.iterdir()})
+    return UMT5Encoder(
+        model,
+        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True),
+        length=length,
+        padding=padding,
+        files=_identity([*shards, *(file for file in described if file.is_file())]),
+    )
+
+
+def _identity(files: Sequence[Path]) -> str:
+    """A hash of names, sizes and first mebibytes, which hold the headers of safetensors files."""
+    digest = hashlib.sha256()
+    for file in dict.fromkeys(files):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+    return digest.hexdigest()

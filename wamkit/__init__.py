@@ -1,0 +1,58 @@
+"""wamkit: robot policies composed of parts.
+
+    import wamkit
+
+    policy = wamkit.build("examples/toy.toml")
+    seen = wamkit.Observation(images={"front": "photo.jpg"}, prompt="pick up the cup")
+    chunk = policy.act(seen, seed=0)
+
+Importing wamkit imports no torch; what needs it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .build import build, load_part
+from .check import check
+from .errors import SpecError, WamkitError
+from .hooks import hookimpl
+from .registry import registry
+
+if TYPE_CHECKING:
+    from .interfaces.backbone import denoise
+    from .observation import ActionChunk, Batch, Observation
+    from .policy import Policy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActionChunk",
+    "Batch",
+    "Observation",
+    "Policy",
+    "SpecError",
+    "WamkitError",
+    "build",
+    "check",
+    "denoise",
+    "hookimpl",
+    "load_part",
+    "registry",
+]
+
+_HOMES = {
+    "ActionChunk": "observation",
+    "Batch": "observation",
+    "Observation": "observation",
+    "Policy": "policy",
+    "denoise": "interfaces.backbone",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wamkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

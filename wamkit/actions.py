@@ -1,0 +1,186 @@
+"""Between physical units and what a network learns: named groups, normalization, clipping.
+
+Statistics are plain numbers that travel with the policy; without them values pass unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import WamkitError
+from .spaces import ActionConfig, Normalization, StateConfig
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers that describe each dimension of a data set, all of the same length."""
+
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(values) for name, values in asdict(self).items()}
+        if len(set(sizes.values())) > 1:
+            raise WamkitError(f"statistics of unequal length: {sizes}", "compute them again")
+
+    @staticmethod
+    def of(values: Tensor) -> Statistics:
+        """Exact statistics of values [..., A] over all leading axes."""
+        flat = values.double().flatten(0, -2)
+        q = torch.quantile(flat, torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
+        rows = (flat.amin(0), flat.amax(0), flat.mean(0), flat.std(0, correction=0), q[0], q[1])
+        return Statistics(*(tuple(row.tolist()) for row in rows))
+
+    @staticmethod
+    def parse(raw: Any, where: str) -> Statistics:
+        """Statistics from plain data. Raises WamkitError if a row is missing or no list of numbers."""
+        try:
+            rows = {k: tuple(float(v) for v in raw[k]) for k in Statistics.__dataclass_fields__}
+        except (KeyError, TypeError, ValueError) as error:
+            raise WamkitError(
+                f"{where} holds no statistics: {error}", "it needs min, max, mean, std, q01 and q99"
+            ) from None
+        return Statistics(**rows)
+
+
+class Normalizer:
+    """value -> (value - center) / half, each dimension by the rule of its group.
+
+    min_max and quantile map their range to [-1, 1], mean_std to unit variance. A dimension that
+    never changes in the data is only shifted.
+    """
+
+    def __init__(
+        self, rules: list[Normalization], statistics: Statistics | None, clip: float
+    ) -> None:
+        self.statistics = statistics
+        self.clip = clip
+        center, half = [], []
+        for i, rule in enumerate(rules):
+            c, h = 0.0, 1.0
+            if statistics is not None and rule != "none":
+                s = statistics
+                if rule == "mean_std":
+                    c, h = s.mean[i], s.std[i]
+                else:
+                    low, high = (s.min[i], s.max[i]) if rule == "min_max" else (s.q01[i], s.q99[i])
+                    c, h = (high + low) / 2, (high - low) / 2
+                if h < 1e-4:
+                    h = 1.0
+            center.append(c)
+            half.append(h)
+        self.center = torch.tensor(center)
+        self.half = torch.tensor(half)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Physical [..., A] to normalized, clipped."""
+        center, half = self.center.to(values.device), self.half.to(values.device)
+        return ((values.float() - center) / half).clamp(-self.clip, self.clip)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """Normalized [..., A] to physical."""
+        center, half = self.center.to(values.device), self.half.to(values.device)
+        return values.float() * half + center
+
+
+class ActionSpace:
+    """Physical actions to what the network denoises, and back."""
+
+    def __init__(self, config: ActionConfig, statistics: Statistics | None = None) -> None:
+        self.config = config
+        self.names = tuple(
+            f"{g.name}.{i}" if g.size > 1 else g.name for g in config.groups for i in range(g.size)
+        )
+        if statistics is not None and len(statistics.min) != config.size:
+            raise WamkitError(
+                f"statistics of {len(statistics.min)} numbers for actions of {config.size}",
+                "compute them on this robot's data",
+            )
+        rules: list[Normalization] = [g.normalization for g in config.groups for _ in range(g.size)]
+        self.normalizer = Normalizer(rules, statistics, config.clip)
+        pairs = []  # of an action's number and the state's number that it is relative to
+        start = 0
+        for g in config.groups:
+            if g.kind == "relative" and g.state is not None:
+                pairs += [(start + i, g.state + i) for i in range(g.size)]
+            start += g.size
+        self._relative = pairs
+        self._delta = torch.tensor(
+            [g.kind == "delta" for g in config.groups for _ in range(g.size)]
+        )
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Of the encoded quantity: for relative groups, of action minus state."""
+        return self.normalizer.statistics
+
+    def relative(self, actions: Tensor, state: Tensor | None) -> Tensor:
+        """Actions [B, N, A] with the state [B, P] taken off relative groups: what statistics are of."""
+        return self._shift(actions, state, -1.0)
+
+    def encode(
+        self, actions: Tensor, state: Tensor | None, step_valid: Tensor | None = None
+    ) -> Tensor:
+        """Physical actions [B, N, A] to normalized ones; padded steps of delta groups become zero."""
+        if step_valid is not None and bool(self._delta.any()):
+            still = ~step_valid[..., None] & self._delta.to(actions.device)
+            actions = actions.masked_fill(still, 0.0)
+        return self.normalizer.encode(self._shift(actions, state, -1.0))
+
+    def decode(self, values: Tensor, state: Tensor | None) -> Tensor:
+        """Normalized actions [B, N, A] to physical ones."""
+        return self._shift(self.normalizer.decode(values), state, 1.0)
+
+    def _shift(self, actions: Tensor, state: Tensor | None, sign: float) -> Tensor:
+        if not self._relative:
+            return actions
+        if state is None:
+            raise WamkitError("relative actions need the state", "pass state=...")
+        ours, theirs = zip(*self._relative, strict=True)
+        moved = actions.clone()
+        moved[..., list(ours)] += sign * state[:, None, list(theirs)].to(actions)
+        return moved
+
+
+class StateSpace:
+    """The robot's state to what the network reads."""
+
+    def __init__(self, config: StateConfig, statistics: Statistics | None = None) -> None:
+        self.config = config
+        if statistics is not None and len(statistics.min) != config.size:
+            raise WamkitError(
+                f"statistics of {len(statistics.min)} numbers for a state of {config.size}",
+                "compute them on this robot's data",
+            )
+        self.normalizer = Normalizer([config.normalization] * config.size, statistics, clip=5.0)
+
+    def encode(self, state: Tensor) -> Tensor:
+        """Physical [B, P] to normalized. Raises WamkitError if P is another size."""
+        if state.shape[-1] != self.config.size:
+            raise WamkitError(
+                f"the state has {state.shape[-1]} numbers, this policy expects {self.config.size}",
+                f"pass {self.config.size} numbers, or set state.size = {state.shape[-1]} in the spec "
+                "and train on such data",
+            )
+        return self.normalizer.encode(state)
+
+
+def read_statistics(path: str | Path) -> dict[str, Statistics]:
+    """`action` and `state` statistics from a JSON file."""
+    file = Path(path)
+    try:
+        raw = json.loads(file.read_text())
+        items = dict(raw).items()
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise WamkitError(f"{file} cannot be read: {error}", "copy or compute it again") from None
+    return {name: Statistics.parse(table, f"{file}: {name}") for name, table in items}

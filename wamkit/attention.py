@@ -1,0 +1,155 @@
+"""Shared attention between any number of transformer streams: the whole of Mixture-of-Transformers.
+
+Every block first shows its queries, keys and values; each role attends to exactly the roles it may
+see; then every block takes the result in. No attention mask is built from visibility.
+
+      stream 1   x --project--> q k v --+                +--absorb--> x
+                                        |  role by role  |
+      stream 2   x --project--> q k v --+   attention    +--absorb--> x
+
+Letters as in `types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import WamkitError
+from .types import KV, KVCache, Segment
+from .visibility import Visibility
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class QKV(NamedTuple):
+    """What a block shows: normalized, with positions applied to q and k."""
+
+    q: Tensor  # [B, H, S, E]
+    k: Tensor  # [B, K, S, E]
+    v: Tensor  # [B, K, S, E]
+
+
+class Block(Protocol):
+    """A transformer block opened at its self-attention."""
+
+    def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
+        """Tokens [B, S, D] to q, k, v, and whatever `absorb` needs besides."""
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
+        """Attention output [B, S, H * E] to the next tokens [B, S, D]."""
+
+
+@dataclass
+class Stream:
+    """Tokens on their way through one stack of blocks."""
+
+    blocks: Sequence[Block | None]  # None: this stream rests at that layer
+    x: Tensor  # [B, S, D]
+    segments: tuple[Segment, ...]
+    cond: Any  # what the blocks need besides the tokens; opaque to everyone else
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Softmax attention, [B, H, S, E] out; `valid` [B, S of the keys] hides padding keys."""
+    mask = None if valid is None else valid[:, None, None, :]
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
+def run(
+    streams: Sequence[Stream],
+    sees: Visibility,
+    *,
+    attend: Attend = sdpa,
+    cache: KVCache | None = None,
+    keep: Collection[str] = (),
+    hidden: Collection[int] = (),
+    prefill: bool = False,
+) -> KVCache:
+    """Advance all streams through all layers, in lockstep, and return what is to be kept.
+
+    `keep` names the roles whose keys and values are kept, `hidden` the layers whose outputs are.
+    `cache` holds roles of an earlier pass that may be looked at. With `prefill` only what is kept
+    matters, so the last layer stops at its keys and the streams' outputs are not to be used.
+
+    Raises WamkitError if a role is present that the table does not speak of.
+    """
+    depth = len(streams[0].blocks)
+    present = {segment.role for stream in streams for segment in stream.segments}
+    if unknown := present - set(sees):
+        raise WamkitError(
+            f"the visibility table has no row for {', '.join(sorted(unknown))}; "
+            f"it speaks of {', '.join(sorted(sees))}",
+            "add a row for it to the paradigm's `sees`",
+        )
+    kept: list[dict[str, KV]] = []
+    outputs: list[dict[str, Tensor]] = []
+    for layer in range(depth):
+        fresh: dict[str, list[KV]] = {}
+        awake: list[tuple[Stream, Block, Tensor, Any]] = []
+        for stream in streams:
+            block = stream.blocks[layer]
+            if block is None:
+                continue
+            qkv, rest = block.project(stream.x, stream.cond)
+            awake.append((stream, block, qkv.q, rest))
+            sizes = [segment.length for segment in stream.segments]
+            keys, values = qkv.k.split(sizes, 2), qkv.v.split(sizes, 2)
+            for segment, k, v in zip(stream.segments, keys, values, strict=True):
+                fresh.setdefault(segment.role, []).append(KV(k, v, segment.valid))
+        book = {role: KV.join(parts) for role, parts in fresh.items()}
+        kept.append({role: book[role] for role in keep if role in book})
+        if prefill and layer == depth - 1 and layer not in hidden:
+            outputs.append({})
+            break
+        for stream, block, q, rest in awake:
+            heard = _hear(stream.segments, q, book, sees, attend, cache, layer)
+            stream.x = block.absorb(heard.transpose(1, 2).flatten(2), rest, stream.cond)
+        outputs.append(_by_role(streams) if layer in hidden else {})
+    return KVCache(kept, outputs if hidden else ())
+
+
+def _hear(
+    segments: tuple[Segment, ...],
+    q: Tensor,
+    book: dict[str, KV],
+    sees: Visibility,
+    attend: Attend,
+    cache: KVCache | None,
+    layer: int,
+) -> Tensor:
+    """One attention for each run of segments that see the same roles; [B, H, S, E]."""
+    runs = [
+        (seen, sum(segment.length for segment in group))
+        for seen, group in groupby(segments, key=lambda segment: frozenset(sees[segment.role]))
+    ]
+    heard = []
+    for (seen, _), part in zip(runs, q.split([length for _, length in runs], 2), strict=True):
+        new = [kv for role, kv in book.items() if role in seen]
+        old = (
+            ()
+            if cache is None
+            else tuple(role for role in cache.layers[layer] if role in seen and role not in book)
+        )
+        if old and new and cache is not None:
+            keys = cache.followed_by(layer, old, KV.join(new))
+        else:
+            keys = KV.join(new or [cache.layers[layer][role] for role in old])  # type: ignore[union-attr]
+        heard.append(attend(part, keys.k, keys.v, keys.valid))
+    return heard[0] if len(heard) == 1 else torch.cat(heard, 2)
+
+
+def _by_role(streams: Sequence[Stream]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {}
+    for stream in streams:
+        parts = stream.x.split([segment.length for segment in stream.segments], 1)
+        for segment, part in zip(stream.segments, parts, strict=True):
+            found.setdefault(segment.role, []).append(part)
+    return {role: torch.cat(parts, 1) for role, parts in found.items()}

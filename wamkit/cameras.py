@@ -1,0 +1,90 @@
+"""Views to one canvas and back, the same in a data set, a server and a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import WamkitError, did_you_mean
+from .spaces import CameraConfig, View
+
+
+class CameraLayout:
+    """Lays every view on its place of the canvas: rotate, flip, fit, resize."""
+
+    def __init__(self, config: CameraConfig) -> None:
+        self.config = config
+        self.boxes = config.boxes()
+
+    def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Pictures [B, T, 3, height, width], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
+
+        Raises WamkitError if a camera is missing or unknown, or the views differ in batch or time.
+        """
+        names = [view.name for view in self.config.views]
+        if unknown := sorted(set(images) - set(names)):
+            raise WamkitError(
+                f"unknown camera {', '.join(map(repr, unknown))}; "
+                f"this policy has {', '.join(names)}",
+                did_you_mean(unknown[0], names, f"call it {names[0]!r}"),
+            )
+        if missing := [name for name in names if name not in images]:
+            raise WamkitError(
+                f"no image from camera {', '.join(map(repr, missing))}",
+                f"give one: --image {missing[0]}=FILE",
+            )
+        counts = {name: tuple(images[name].shape[:2]) for name in names}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{k} {v}" for k, v in counts.items())
+            raise WamkitError(
+                f"views differ in samples or pictures: {found}",
+                "give every camera as many pictures",
+            )
+        batch, time = counts[names[0]]
+        first = images[names[0]]
+        canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
+        for view in self.config.views:
+            top, left, height, width = self.boxes[view.name]
+            picture = placed(_unit(images[view.name]).flatten(0, 1), view)
+            canvas[:, :, top : top + height, left : left + width] = picture
+        return canvas.unflatten(0, (batch, time)).transpose(1, 2)
+
+    def split(self, canvas: Tensor) -> dict[str, Tensor]:
+        """Canvas [..., H, W] to the piece of each view."""
+        return {
+            name: canvas[..., top : top + height, left : left + width]
+            for name, (top, left, height, width) in self.boxes.items()
+        }
+
+
+def _unit(image: Tensor) -> Tensor:
+    """uint8 or [-1, 1] to float in [-1, 1]."""
+    return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
+
+
+def placed(image: Tensor, view: View) -> Tensor:
+    """Pictures [B, 3, h, w] in [-1, 1] turned, fitted and resized to the view's size."""
+    if view.rotate:
+        image = torch.rot90(image, view.rotate // 90, (-2, -1))
+    if view.flip != "none":
+        image = image.flip(-1 if view.flip == "horizontal" else -2)
+    height, width = image.shape[-2:]
+    goal_h, goal_w = view.size
+    if view.fit != "stretch":
+        # The largest box of the goal's shape inside the picture, or the smallest one around it.
+        wide = width * goal_h > height * goal_w
+        if wide == (view.fit == "crop"):
+            box_h, box_w = height, max(1, round(height * goal_w / goal_h))
+        else:
+            box_h, box_w = max(1, round(width * goal_h / goal_w)), width
+        dy, dx = box_h - height, box_w - width
+        image = F.pad(image, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), value=-1.0)
+    if image.shape[-2:] == (goal_h, goal_w):
+        return image
+    size = (goal_h, goal_w)
+    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(
+        -1, 1
+    )

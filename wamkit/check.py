@@ -1,0 +1,221 @@
+"""All reasons why a spec cannot be built, before a weight is loaded and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .parts import KINDS, Conflict
+from .spec import PolicySpec, draft, read
+
+
+class _Absent(Exception):
+    """A rule asked for a section that is itself in conflict."""
+
+
+class _Draft:
+    """A spec of which some sections may be wrong; a rule that needs one of those is skipped."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        derived = PolicySpec.__dict__.get(name)
+        if isinstance(derived, property) and derived.fget is not None:
+            return derived.fget(self)
+        raise _Absent(name)
+
+
+def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
+    """Every conflict in `spec`: mistakes in its text, and parts that do not fit each other.
+
+    `spec` is a PolicySpec, a path, or raw tables. An empty list means that it can be built.
+    Raises WamkitError only if a file cannot be read at all.
+    """
+    if isinstance(spec, PolicySpec):
+        return list(_rules(spec))
+    values, conflicts = draft(spec if isinstance(spec, Mapping) else read(spec))
+    partial: Any = _Draft(values)
+    for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
+        if kind in values:
+            try:
+                values[kind] = values[kind].fit(partial)
+            except _Absent:
+                continue
+            partial = _Draft(values)
+    return conflicts + list(_rules(partial))
+
+
+def _rules(spec: Any) -> Iterator[Conflict]:
+    rules: list[Callable[[Any], Iterator[Conflict]]] = [
+        _cameras,
+        _channels,
+        _guides,
+        _text,
+        _canvas,
+        _clip,
+        _state,
+        _relative,
+        _modules,
+        _folders,
+    ]
+    for kind in KINDS:
+        rules.append(lambda s, k=kind: getattr(s, k).conflicts(s))  # type: ignore[misc]
+    for rule in rules:
+        try:
+            yield from rule(spec)
+        except _Absent:
+            continue
+
+
+def _cameras(spec: PolicySpec) -> Iterator[Conflict]:
+    yield from spec.cameras.conflicts()
+
+
+def _channels(spec: PolicySpec) -> Iterator[Conflict]:
+    theirs, ours = spec.vae.channels, spec.backbone.traits.latent_channels
+    if theirs != ours:
+        yield Conflict(
+            between=("vae", "backbone"),
+            why=f"{spec.vae.name} makes latents of {theirs} channels, "
+            f"{spec.backbone.name} denoises latents of {ours}",
+            hint="choose the VAE the backbone was trained with (`wamkit show backbone "
+            f"{spec.backbone.name}`), or another variant of the backbone",
+        )
+
+
+def _guides(spec: PolicySpec) -> Iterator[Conflict]:
+    traits = spec.backbone.traits
+    needs = []
+    if traits.guide_channels:
+        needs.append(f"{traits.guide_channels} guide channels with every frame")
+    if traits.image_width:
+        needs.append(f"image-encoder tokens of width {traits.image_width}")
+    if needs:
+        yield Conflict(
+            between=("backbone",),
+            why=f"this variant of {spec.backbone.name} must be given {' and '.join(needs)}, "
+            "which a policy does not make",
+            hint="choose a variant that takes the first frame as a clean latent, or call "
+            "wamkit.denoise, which accepts both",
+        )
+
+
+def _text(spec: PolicySpec) -> Iterator[Conflict]:
+    theirs, ours = spec.text_encoder.width, spec.backbone.traits.text_width
+    if theirs != ours and spec.text_encoder.adapter == "none":
+        yield Conflict(
+            between=("text_encoder", "backbone"),
+            why=f"{spec.text_encoder.name} makes embeddings of width {theirs}, "
+            f"{spec.backbone.name} reads width {ours}",
+            hint='set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
+            "the backbone was trained with",
+        )
+    if "{instruction}" not in spec.text_encoder.template:
+        yield Conflict(
+            between=("text_encoder.template",),
+            why=f"{spec.text_encoder.template!r} has no place for the instruction",
+            hint="write {instruction} where the user's words belong",
+        )
+
+
+def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
+    stride, patch = spec.vae.stride, spec.backbone.traits.patch
+    for axis, size, s, p in zip(
+        ("high", "wide"), spec.cameras.canvas, stride[1:], patch[1:], strict=True
+    ):
+        if size % (s * p):
+            near = max(s * p, round(size / (s * p)) * s * p)
+            yield Conflict(
+                between=("cameras", "vae", "backbone"),
+                why=f"the canvas is {size} pixels {axis}, which {spec.vae.name} (stride {s}) and "
+                f"{spec.backbone.name} (patch {p}) cannot cut into tokens of {s * p} pixels",
+                hint=f"change the sizes of the views so that the canvas is {near} pixels {axis}",
+            )
+
+
+def _clip(spec: PolicySpec) -> Iterator[Conflict]:
+    stride = spec.vae.stride[0]
+    for name, count in (("frames", spec.video.frames), ("context", spec.video.context)):
+        if (count - 1) % stride:
+            low = 1 + (count - 1) // stride * stride
+            yield Conflict(
+                between=(f"video.{name}", "vae"),
+                why=f"{count} pictures cannot be cut into one and groups of {stride}, as "
+                f"{spec.vae.name} needs",
+                hint=f"set video.{name} = {low} or {low + stride}",
+            )
+    if spec.video.context >= spec.video.frames and spec.video.frames > 1:
+        yield Conflict(
+            between=("video.context", "video.frames"),
+            why=f"{spec.video.context} of {spec.video.frames} pictures are observed, none is left "
+            "to imagine",
+            hint="set video.context below video.frames",
+        )
+
+
+def _state(spec: PolicySpec) -> Iterator[Conflict]:
+    if spec.state.size == 0 and any(g.kind == "relative" for g in spec.actions.groups):
+        yield Conflict(
+            between=("actions.groups", "state.size"),
+            why="relative actions are differences to the state, and the policy gets no state",
+            hint="set state.size, or make the group absolute or delta",
+        )
+
+
+def _relative(spec: PolicySpec) -> Iterator[Conflict]:
+    for group in spec.actions.groups:
+        if group.kind == "relative" and group.state is None:
+            yield Conflict(
+                between=("actions.groups",),
+                why=f"group {group.name!r} is relative but does not say to which numbers of the state",
+                hint=f"add state = (the place of {group.name}'s first number in the state)",
+            )
+        elif (
+            group.kind == "relative"
+            and spec.state.size
+            and (group.state or 0) + group.size > spec.state.size
+        ):
+            yield Conflict(
+                between=("actions.groups", "state.size"),
+                why=f"group {group.name!r} is relative to numbers {group.state} to "
+                f"{(group.state or 0) + group.size - 1} of a state of {spec.state.size}",
+                hint="change state, size, or state.size",
+            )
+
+
+def _modules(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            part = getattr(spec, kind)
+        except _Absent:
+            continue
+        missing = [name for name in part.requires if find_spec(name) is None]
+        if missing:
+            yield Conflict(
+                between=(kind,),
+                why=f"{part.name} needs {', '.join(missing)}, which is not installed",
+                hint='pip install "wamkit[hf]"'
+                if set(missing) <= {"diffusers", "transformers"}
+                else f"pip install {' '.join(missing)}",
+                missing=True,
+            )
+
+
+def _folders(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            path = getattr(getattr(spec, kind), "weights", None)
+        except _Absent:
+            continue
+        if path is not None and not Path(path).expanduser().exists():
+            yield Conflict(
+                between=(f"{kind}.weights",),
+                why=f"nothing is at {path}",
+                hint="name a folder or a safetensors file, or leave the key out for random weights",
+                missing=True,
+            )

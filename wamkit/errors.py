@@ -1,0 +1,39 @@
+"""The one exception that users meet: what was found, why it cannot be, what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .parts import Conflict
+
+
+class WamkitError(ValueError):
+    """Something a user can mend: a spec, a file, an image, a plugin.
+
+    `what` is one sentence with what was found and what was expected; `hint` is what to type or
+    change next. Anything else that escapes from wamkit is a bug.
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what if not hint else f"{what}\n  hint: {hint}")
+        self.what = what
+        self.hint = hint
+
+
+class SpecError(WamkitError):
+    """A spec that cannot be built, with every conflict in it."""
+
+    def __init__(self, conflicts: Sequence[Conflict], source: str = "the spec") -> None:
+        self.conflicts = tuple(conflicts)
+        count = f"{len(conflicts)} conflict" + ("s" if len(conflicts) != 1 else "")
+        lines = "\n".join(f"- {conflict}" for conflict in conflicts)
+        super().__init__(f"{source} cannot be built: {count}\n{lines}")
+
+
+def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
+    """`did you mean 'x'?` for the nearest known word, or `otherwise`."""
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else otherwise

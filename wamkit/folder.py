@@ -1,0 +1,171 @@
+"""A saved policy: a folder with the spec, one safetensors file a part, statistics and a card.
+
+spec.yaml              the composition, with every default written out
+backbone.safetensors   one file for each part that has weights
+statistics.json        what actions and states are normalized by
+README.md              what it is, where its parts come from, under which licenses
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from torch import nn
+
+from . import __version__, weights
+from .actions import read_statistics
+from .build import resolve
+from .errors import WamkitError
+from .parts import KINDS
+from .spec import PolicySpec
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+SPEC, STATISTICS, CARD = "spec.yaml", "statistics.json", "README.md"
+ADAPTER = "text_adapter"
+
+
+def save(policy: Policy, folder: str | Path) -> Path:
+    """Write `policy` to `folder`: a new name first, then renamed, so that a failure loses nothing.
+
+    A saved policy that is already there is replaced. Raises WamkitError if the folder holds
+    anything else.
+    """
+    goal = Path(folder).expanduser().absolute()
+    if goal.exists() and (
+        not goal.is_dir() or (any(goal.iterdir()) and not (goal / SPEC).is_file())
+    ):
+        raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
+    try:
+        for kind in (*KINDS, ADAPTER):
+            module = _saved(policy, kind)
+            if module is not None:
+                weights.save(module, part / f"{kind}.safetensors")
+        tables = {name: asdict(value) for name, value in policy.statistics.items()}
+        (part / STATISTICS).write_text(json.dumps(tables, indent=1) + "\n")
+        (part / CARD).write_text(card(policy))
+        (part / SPEC).write_text(yaml.safe_dump(_portable(policy.spec).dump(), sort_keys=False))
+        part.chmod(0o755)
+        _replace(part, goal)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return goal
+
+
+def _replace(new: Path, goal: Path) -> None:
+    """Put `new` where `goal` is; the old one is deleted only after the new one is in place."""
+    if not goal.exists():
+        os.replace(new, goal)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{goal.name}.old.", dir=goal.parent))
+    os.replace(goal, aside / "old")
+    try:
+        os.replace(new, goal)
+    except OSError:
+        os.replace(aside / "old", goal)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load(folder: str | Path, *, device: str = "cpu") -> Policy:
+    """Read a policy written by `save`, through the same loaders as published weights."""
+    from .policy import Policy
+
+    home = Path(folder).expanduser()
+    if not home.is_dir():
+        raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
+    spec = resolve(home)
+    files = {}
+    for kind in KINDS:
+        file = home / f"{kind}.safetensors"
+        if file.is_file():
+            files[kind] = getattr(spec, kind).model_copy(update={"weights": str(file)})
+    known = {f"{kind}.safetensors" for kind in (*KINDS, ADAPTER)}
+    if extra := sorted(f.name for f in home.glob("*.safetensors") if f.name not in known):
+        raise WamkitError(
+            f"{home} holds files that belong to no part: {', '.join(extra)}", "remove them"
+        )
+    shape = Policy.from_spec(_portable(spec), device="meta")
+    for kind in (*KINDS, ADAPTER):
+        if _saved(shape, kind) is not None and not (home / f"{kind}.safetensors").is_file():
+            raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
+    statistics = read_statistics(home / STATISTICS)
+    policy = Policy.from_spec(spec.model_copy(update=files), statistics=statistics)
+    if _saved(policy, ADAPTER) is not None:
+        weights.load(policy.text_adapter.to("meta"), home / f"{ADAPTER}.safetensors")
+    policy.spec = spec
+    policy.to(device)
+    return policy
+
+
+def _saved(policy: Policy, kind: str) -> nn.Module | None:
+    """The module whose weights go into the folder; None for parts without any of their own."""
+    module = getattr(policy, kind)
+    if kind == "text_encoder" and policy.spec.text_encoder.by_reference:
+        return None
+    return module if isinstance(module, nn.Module) and module.state_dict() else None
+
+
+def _portable(spec: PolicySpec) -> PolicySpec:
+    """The spec without paths to weights that the folder itself holds."""
+    update = {}
+    for kind in KINDS:
+        part = getattr(spec, kind)
+        if getattr(part, "weights", None) is None:
+            continue
+        if getattr(part, "by_reference", False):
+            path = str(Path(part.weights).expanduser().absolute())
+            update[kind] = part.model_copy(update={"weights": path})
+        else:
+            update[kind] = part.model_copy(update={"weights": None})
+    return spec.model_copy(update=update)
+
+
+def card(policy: Policy) -> str:
+    """A model card in Markdown: parts, origins, licenses, what goes in and what comes out."""
+    spec = policy.spec
+    rows = []
+    for kind in KINDS:
+        part = getattr(spec, kind)
+        module = getattr(policy, kind)
+        count = weights.parameters(module) if isinstance(module, nn.Module) else 0
+        came = getattr(part, "weights", None) or ("random weights" if count else "no weights")
+        rows.append(
+            f"| {kind} | {part.name} | {count:,} | {came} | {part.source} | {part.license} |"
+        )
+    table = "\n".join(rows)
+    cameras = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in spec.cameras.views)
+    groups = ", ".join(f"{g.name} ({g.size}, {g.kind})" for g in spec.actions.groups)
+    units = "physical units" if policy.actions.statistics else "normalized units: no statistics yet"
+    return f"""---
+library_name: wamkit
+pipeline_tag: robotics
+tags: [wamkit, robotics, world-action-model]
+---
+
+# {spec.backbone.name} + {spec.action_head.name}, {spec.paradigm.name}
+
+Saved by wamkit {__version__}. Load it with `wamkit.Policy.load(folder)`, or try it:
+
+    wamkit act FOLDER --image {spec.cameras.views[0].name}=FILE --prompt "..."
+
+| part | name | parameters | weights came from | source | license |
+|---|---|---|---|---|---|
+{table}
+
+- Cameras: {cameras}, laid out {spec.cameras.layout} on a canvas of \
+{spec.cameras.canvas[0]}x{spec.cameras.canvas[1]} pixels.
+- State: {spec.state.size} numbers. Actions: {spec.actions.chunk} x {spec.actions.size} at \
+{spec.actions.hertz:g} Hz ({groups}), in {units}.
+"""

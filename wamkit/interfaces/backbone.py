@@ -1,0 +1,57 @@
+"""What a backbone promises: its blocks, opened at self-attention, and the two ends of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..attention import Attend, Block, Stream, run
+from ..parts import Traits
+from ..types import Frames, Memo, Segment, Text
+from ..visibility import Visibility, everyone
+
+
+@runtime_checkable
+class VideoBackbone(Protocol):
+    """A diffusion transformer over latent frames, as an `nn.Module`.
+
+    Noise levels come in as sigma in [0, 1] in float32, one a frame; a backbone that was trained on
+    other letters converts inside `embed`. `cond` is opaque to everyone but its own blocks.
+    """
+
+    traits: Traits
+    attend: Attend
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The stack, input side first."""
+
+    def embed(self, video: Frames, text: Text) -> tuple[Tensor, tuple[Segment, ...], Any]:
+        """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning."""
+
+    def unembed(self, x: Tensor, cond: Any) -> Tensor:
+        """Final tokens to velocity [B, C, T, h, w], d x / d sigma, as the frames given to `embed`."""
+
+
+def stream_of(backbone: VideoBackbone, video: Frames, text: Text) -> Stream:
+    """The video at the entrance of the backbone's stack."""
+    x, segments, cond = backbone.embed(video, text)
+    return Stream(backbone.blocks, x, segments, cond)
+
+
+def denoise(
+    backbone: VideoBackbone, frames: Frames, text: Text, sees: Visibility | None = None
+) -> Tensor:
+    """The velocity [B, C, T, h, w] that a backbone alone predicts for `frames`.
+
+    `sees` says which role attends to which; by default everything sees everything, as in the
+    backbone's own pretraining.
+    """
+    # Memos of their own: nothing computed by an earlier call, with other weights, is reused.
+    stream = stream_of(backbone, replace(frames, memo=Memo()), replace(text, memo=Memo()))
+    table = sees if sees is not None else everyone(s.role for s in stream.segments)
+    run([stream], table, attend=backbone.attend)
+    return backbone.unembed(stream.x, stream.cond)

@@ -1,0 +1,26 @@
+"""What a VAE promises: pictures to latents of unit variance, and back."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class VAE(Protocol):
+    """A causal video autoencoder, as an `nn.Module`; for images T is 1."""
+
+    channels: int  # C
+    stride: tuple[int, int, int]  # pictures, rows, columns in one latent
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, T, height, width] in [-1, 1] to latents [B, C, 1 + (T - 1) / stride, h, w].
+
+        The posterior mean, normalized to about unit variance. The first picture is a latent by
+        itself and does not depend on later ones. Raises ValueError if T, height or width does not
+        divide.
+        """
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [B, C, t, h, w] to pixels [B, 3, 1 + (t - 1) * stride, height, width]."""

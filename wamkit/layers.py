@@ -1,0 +1,97 @@
+"""Pieces that several plugins need: sinusoids, rotary positions, modulation, norms."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0) -> Tensor:
+    """cos and sin of t at geometric frequencies, [..., width] float32, cosines first.
+
+    Frequencies run from 1 down to 1 / period (Vaswani et al. 2017, in the order of diffusers'
+    `Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0)`).
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=t.device)
+    angle = t.float()[..., None] * torch.exp(-math.log(period) * steps / half)
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def rotary_angles(positions: Tensor, size: int, *, theta: float = 10_000.0) -> Tensor:
+    """Angles [..., size / 2] float64 of rotary positions (Su et al. 2021): position / theta^(2i/size)."""
+    power = torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size
+    return positions.double()[..., None] / theta**power
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, H, S, E] with neighbors (2i, 2i+1) turned by angles of cos, sin [S, E / 2] float32."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    a, b = pairs.unbind(-1)
+    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm without weights, then scaled and shifted, in float32; the dtype of x out."""
+    normal = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return (normal * (1 + scale) + shift).to(x.dtype)
+
+
+def split_heads(x: Tensor, head_size: int) -> Tensor:
+    """[B, S, H * E] to [B, H, S, E]."""
+    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+
+
+class LayerNorm(nn.LayerNorm):
+    """With weights and bias, computed in float32; the dtype of x out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]; x and the weights may have any dtypes."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """With weights, computed in float32; the dtype of x out."""
+
+    def __init__(self, size: int, eps: float = 1e-6) -> None:
+        super().__init__(size, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]; x and the weights may have any dtypes."""
+        weight = self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
+class Embedder(nn.Module):
+    """Two linear layers with a nonlinearity between, under diffusers' names."""
+
+    def __init__(self, inputs: int, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(inputs, width)
+        self.activation = activation
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., width]."""
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh), linear, under diffusers' names `net.0.proj` and `net.2`."""
+
+    def __init__(self, width: int, hidden: int, *, approximate: str = "tanh") -> None:
+        super().__init__()
+        first = nn.Module()
+        first.proj = nn.Linear(width, hidden)
+        self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(hidden, width)])
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        hidden = F.gelu(self.net[0].proj(x), approximate=self.approximate)
+        return self.net[2](hidden)

@@ -1,0 +1,183 @@
+"""What goes into a policy and what comes out: observations, action chunks, training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import WamkitError
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot sees, feels and is told. Single values are read as a batch of one.
+
+    `images`: camera name -> a path, a PIL image, an array or a tensor. Arrays are uint8
+    [height, width, 3], tensors uint8 in [0, 255] or float in [-1, 1], shaped [3, height, width],
+    [T, 3, height, width] (oldest first) or [B, T, 3, height, width].
+    `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or one for each of B.
+
+    Raises WamkitError if an image cannot be read, a number is not finite, or batch sizes differ.
+    """
+
+    images: Mapping[str, Any]
+    prompt: str | Sequence[str]
+    state: Any = None
+
+    def __post_init__(self) -> None:
+        images = {name: _image(name, value) for name, value in self.images.items()}
+        if not images:
+            raise WamkitError("the observation has no image", "give at least one camera a picture")
+        prompts = (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+        for prompt in prompts:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise WamkitError(
+                    f"the instruction is empty: {prompt!r}",
+                    'say what to do, such as "pick up the red cup"',
+                )
+        state = None if self.state is None else _state(self.state)
+        sizes = {f"image {k!r}": v.shape[0] for k, v in images.items()} | {"prompt": len(prompts)}
+        if state is not None:
+            sizes["state"] = state.shape[0]
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{k} {v}" for k, v in sizes.items())
+            raise WamkitError(
+                f"batch sizes differ: {found}", "give each the same number of samples"
+            )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "prompt", prompts)
+        object.__setattr__(self, "state", state)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples (B)."""
+        return len(self.prompt)
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Actions for the next moments, in physical units."""
+
+    values: Tensor  # [B, N, A] float32
+    hertz: float
+    names: tuple[str, ...]  # A names, such as "arm.0"
+    normalized: bool = False
+    """True if the policy has no statistics yet, so that values are in normalized units."""
+
+    def __post_init__(self) -> None:
+        assert self.values.shape[-1] == len(self.names)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training samples: a clip whose first pictures are observed, and the actions taken meanwhile.
+
+    `observation.images` hold all pictures of the clip, [B, frames, 3, height, width], and its
+    state is the one at the last observed picture.
+    """
+
+    observation: Observation
+    actions: Tensor  # [B, N, A] physical units
+    step_valid: Tensor | None = None  # [B, N] bool, False where an action is padding
+    frame_valid: Tensor | None = None  # [B, frames] bool, False where a picture is padding
+    dim_valid: Tensor | None = None  # [A] or [B, A] bool, False where this robot has no such number
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """A future that a policy imagined."""
+
+    canvas: Tensor  # [B, 3, frames, height, width] in [-1, 1], the observed pictures included
+    observed: int  # how many of the pictures were observed
+    views: Mapping[str, Tensor] = field(default_factory=dict)  # camera -> [B, 3, frames, h, w]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch; `total.backward()` trains."""
+
+    total: Tensor  # scalar
+    parts: Mapping[str, Tensor]  # modality -> scalar, before its loss weight
+
+
+def _image(name: str, value: Any) -> Tensor:
+    """Any picture as [B, T, 3, height, width]."""
+    if isinstance(value, str | Path):
+        value = read_image(value)
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("RGB"))
+    if isinstance(value, np.ndarray):
+        if value.ndim != 3 or value.shape[-1] != 3 or value.dtype != np.uint8:
+            raise WamkitError(
+                f"image {name!r} is an array {value.dtype} {list(value.shape)}; "
+                "expected uint8 [height, width, 3]",
+                "convert it, or pass a tensor [3, height, width]",
+            )
+        value = torch.from_numpy(np.array(value)).permute(2, 0, 1)
+    if not isinstance(value, Tensor):
+        raise WamkitError(
+            f"image {name!r} is a {type(value).__name__}",
+            "pass a path, a PIL image, a uint8 array or a tensor",
+        )
+    if value.ndim not in (3, 4, 5) or value.shape[-3] != 3:
+        raise WamkitError(
+            f"image {name!r} has shape {list(value.shape)}; expected [3, height, width], "
+            "[T, 3, height, width] or [B, T, 3, height, width]",
+            "move the color axis before height and width",
+        )
+    if value.dtype != torch.uint8:
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise WamkitError(
+                f"image {name!r} holds {value.dtype} values that are not all finite",
+                "pass uint8 in [0, 255] or float in [-1, 1]",
+            )
+        if float(value.abs().max()) > 1.001:
+            raise WamkitError(
+                f"image {name!r} is float with values up to {float(value.abs().max()):g}; "
+                "expected [-1, 1]",
+                "divide by 127.5 and subtract 1, or pass uint8",
+            )
+    return value.reshape(*(1,) * (5 - value.ndim), *value.shape)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """A picture from a file, upright. Raises WamkitError if there is none, or it is no picture."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise WamkitError(f"no image at {file}", "check the path")
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return _upright(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise WamkitError(
+            f"{file} is not an image (or of a format that Pillow does not read)",
+            "pass a PNG or JPEG file",
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise WamkitError(f"{file} is a damaged image: {error}", "save or copy it again") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _state(value: Any) -> Tensor:
+    try:
+        state = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WamkitError(f"the state is no list of numbers: {error}", "pass P numbers") from None
+    if state.ndim not in (1, 2):
+        raise WamkitError(f"the state has shape {list(state.shape)}", "pass [P] or [B, P]")
+    if not bool(torch.isfinite(state).all()):
+        raise WamkitError("the state holds numbers that are not finite", "check the sensors")
+    return state.reshape(-1, state.shape[-1])

@@ -1,0 +1,248 @@
+"""What a plugin offers: configuration classes of five kinds, the facts they state, and conflicts.
+
+Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its `build`
+imports the thing. Rules about what fits what live with the part that knows them, in `conflicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .visibility import Visibility
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
+
+KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
+Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm"]
+
+
+class Conflict(BaseModel):
+    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
+
+    model_config = ConfigDict(frozen=True)
+
+    between: tuple[str, ...]
+    """The places in the spec that disagree, such as `backbone` and `vae.name`."""
+    why: str
+    """What was found and what was expected."""
+    hint: str
+    """What to change or type next."""
+    missing: bool = False
+    """True if the parts fit, and only a file or a module is not on this machine."""
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.between)}: {self.why}\n    hint: {self.hint}"
+
+
+class Traits(BaseModel):
+    """Facts about a backbone that hold before a single weight is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: int
+    """Number of blocks."""
+    width: int
+    """Size of a token (D)."""
+    heads: int
+    """Query heads (H)."""
+    key_heads: int
+    """Key and value heads (K); fewer than `heads` when they are grouped."""
+    head_size: int
+    """Numbers in a head (E)."""
+    latent_channels: int
+    """Channels of the latents it denoises (C)."""
+    text_width: int
+    """Width of the text embeddings it was trained on."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent frames, rows and columns that make one token."""
+    frames: Literal["one", "many"] = "many"
+    """Image-editing backbones denoise one frame a pass, video backbones many."""
+    sigma_per_frame: bool = True
+    """Frames of one pass may have noise levels of their own."""
+    text: Literal["cross", "stream"] = "cross"
+    """Text by cross-attention inside the blocks, or as tokens of the stream."""
+    attention: Literal["softmax", "linear"] = "softmax"
+    guide_channels: int = 0
+    """Extra input channels that must come with every frame (masks, encoded images)."""
+    image_width: int = 0
+    """Width of image-encoder tokens that must come with the text; 0 for none."""
+
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Number of tokens of `frames` latent frames of height x width latents."""
+        t, h, w = self.patch
+        return (frames // t) * (height // h) * (width // w)
+
+
+class Stage(BaseModel):
+    """One step of a paradigm's program: these roles pass through the network so many times."""
+
+    model_config = ConfigDict(frozen=True)
+
+    roles: tuple[str, ...]
+    passes: int
+    does: str
+    """What the stage is for, in a few words."""
+
+
+class Part(BaseModel):
+    """A configuration that can build what it configures. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: ClassVar[Kind]
+    license: ClassVar[str] = "Apache-2.0"
+    """License of the published weights, or of the code where there are none."""
+    source: ClassVar[str] = ""
+    """Where the architecture comes from: a repository or a paper."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Importable modules that `build` needs beyond wamkit's own dependencies."""
+
+    name: str
+
+    def tiny(self) -> Part | dict[str, Any]:
+        """The same kind of part at a size that builds on a CPU in a second, for tests and `--tiny`.
+
+        Where the real class cannot exist without published files, a dictionary that names another
+        part of the same kind. The caller tells the user what became of what.
+        """
+        return self
+
+    def fit(self, spec: PolicySpec) -> Part:
+        """This part with what was left open (`None`) taken from the others."""
+        return self
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """Yield every reason why this part cannot work in `spec`."""
+        yield from ()
+
+
+class Weighted(Part):
+    """A part that has weights of its own."""
+
+    weights: str | None = None
+    """Folder or safetensors file with published weights; none means random weights."""
+
+
+class BackboneConfig(Weighted):
+    """A video or image-editing diffusion transformer."""
+
+    kind: ClassVar[Kind] = "backbone"
+
+    @property
+    def traits(self) -> Traits:
+        raise NotImplementedError(f"{type(self).__name__} must state its traits")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.VideoBackbone`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a backbone")
+
+
+class VAEConfig(Weighted):
+    """What turns pictures into latents and back."""
+
+    kind: ClassVar[Kind] = "vae"
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent (C)."""
+        raise NotImplementedError(f"{type(self).__name__} must state its channels")
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Pictures, rows and columns that make one latent; the first picture is one by itself."""
+        raise NotImplementedError(f"{type(self).__name__} must state its stride")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.VAE`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a VAE")
+
+
+class TextEncoderConfig(Weighted):
+    """What turns an instruction into embeddings."""
+
+    kind: ClassVar[Kind] = "text_encoder"
+    by_reference: ClassVar[bool] = False
+    """True if a saved policy names the encoder's own folder instead of copying its weights."""
+
+    template: str = "{instruction}"
+    """Sentence that is encoded; `{instruction}` stands for what the user said."""
+    adapter: Literal["none", "linear"] = "none"
+    """`linear` learns a projection from this encoder's width to the backbone's."""
+
+    @property
+    def width(self) -> int:
+        """Width of an embedding."""
+        raise NotImplementedError(f"{type(self).__name__} must state its width")
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens a prompt can take."""
+        raise NotImplementedError(f"{type(self).__name__} must state its max_tokens")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.TextEncoder`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a text encoder")
+
+
+class Sizes(BaseModel):
+    """What the rest of a policy fixes for an action head."""
+
+    model_config = ConfigDict(frozen=True)
+
+    traits: Traits
+    chunk: int
+    """Actions in a chunk (N)."""
+    action: int
+    """Numbers in an action (A)."""
+    state: int
+    """Numbers in the robot's state (P); 0 for none."""
+
+
+class ActionHeadConfig(Weighted):
+    """What turns a backbone into something that predicts actions."""
+
+    kind: ClassVar[Kind] = "action_head"
+    heard: ClassVar[bool] = True
+    """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+
+    def tokens(self, sizes: Sizes) -> int:
+        """Tokens the head adds to a pass."""
+        raise NotImplementedError(f"{type(self).__name__} must state its tokens")
+
+    def build(self, sizes: Sizes) -> Any:
+        """Return a `wamkit.interfaces.ActionHead`."""
+        raise NotImplementedError(f"{type(self).__name__} must build an action head")
+
+
+class ParadigmConfig(Part):
+    """When each part is denoised, and who sees whom."""
+
+    kind: ClassVar[Kind] = "paradigm"
+
+    @property
+    def sees(self) -> Visibility:
+        """role -> the roles it attends to, the same table in training and in use."""
+        raise NotImplementedError(f"{type(self).__name__} must state who sees whom")
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        """What one call of `act` runs, in order."""
+        raise NotImplementedError(f"{type(self).__name__} must state its program")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.Paradigm`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a paradigm")
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        hears = sorted(r for r, seen in self.sees.items() if r != "action" and "action" in seen)
+        if hears and not spec.action_head.heard:
+            yield Conflict(
+                between=("paradigm", "action_head"),
+                why=f"{self.name} lets {', '.join(hears)} attend to the action, but "
+                f"{spec.action_head.name} only reads the video and is never heard",
+                hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
+                "a paradigm in which only the action looks at the action",
+            )

@@ -1,0 +1,319 @@
+"""A policy: five parts that act, learn, imagine, and can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from .actions import ActionSpace, StateSpace, Statistics
+from .cameras import CameraLayout
+from .errors import WamkitError
+from .interfaces import VAE, ActionHead, Paradigm, TextEncoder, VideoBackbone
+from .observation import ActionChunk, Batch, Imagined, Losses, Observation
+from .prompts import PromptCache
+from .schedule import NoiseSchedule
+from .spec import PolicySpec
+from .types import Frames, KVCache, Noisy, Scene, Target, Text, Velocity
+from .weights import cast
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Policy(nn.Module):
+    """Observations to action chunks, and to the future it imagines.
+
+    Made by `wamkit.build(spec)` or `Policy.load(folder)`.
+    """
+
+    backbone: VideoBackbone
+    vae: VAE
+    text_encoder: TextEncoder
+    action_head: ActionHead
+    paradigm: Paradigm
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        parts: Mapping[str, object],
+        statistics: Mapping[str, Statistics] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        for kind, part in parts.items():
+            setattr(self, kind, part)
+        self.text_adapter: nn.Module = nn.Identity()
+        if spec.text_encoder.adapter == "linear":
+            width = spec.backbone.traits.text_width
+            self.text_adapter = nn.Linear(spec.text_encoder.width, width)
+        self.schedules = {
+            "video": NoiseSchedule(spec.schedules.video),
+            "action": NoiseSchedule(spec.schedules.action),
+        }
+        self.cameras = CameraLayout(spec.cameras)
+        self.set_statistics(statistics or {})
+        self.prompts = PromptCache(self.text_encoder, spec.text_encoder.template)
+        for kind in ("backbone", "action_head"):
+            if isinstance(module := getattr(self, kind), nn.Module):
+                cast(module, DTYPES[spec.dtype])
+        for frozen in (self.vae, None if self.text_encoder.trainable else self.text_encoder):
+            if isinstance(frozen, nn.Module):
+                frozen.requires_grad_(False)
+        self.eval()
+
+    @staticmethod
+    def from_spec(
+        spec: PolicySpec,
+        *,
+        device: str = "cpu",
+        statistics: Mapping[str, Statistics] | None = None,
+    ) -> Policy:
+        """Build every part of a checked spec; on device "meta" without a single weight."""
+        parts = {
+            "vae": _seeded(spec, "vae", spec.vae.build, device),
+            "text_encoder": _seeded(spec, "text_encoder", spec.text_encoder.build, device),
+            "backbone": _seeded(spec, "backbone", spec.backbone.build, device),
+            "action_head": _seeded(
+                spec, "action_head", lambda: spec.action_head.build(spec.sizes), device
+            ),
+            "paradigm": spec.paradigm.build(),
+        }
+        with torch.device("meta" if device == "meta" else "cpu"):
+            policy = _seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
+        if device != "meta":
+            policy.action_head.initialize_from(policy.backbone)
+            policy.to(device)
+        return policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy runs."""
+        return next(self.action_head.parameters()).device
+
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        """Normalize `action` and `state` by these from now on."""
+        if unknown := sorted(set(statistics) - {"action", "state"}):
+            raise WamkitError(
+                f"statistics of {', '.join(unknown)}; expected action and state",
+                "rename the tables",
+            )
+        self.actions = ActionSpace(self.spec.actions, statistics.get("action"))
+        self.states = StateSpace(self.spec.state, statistics.get("state"))
+
+    @property
+    def statistics(self) -> dict[str, Statistics]:
+        """What `set_statistics` was given."""
+        found = {"action": self.actions.statistics, "state": self.states.normalizer.statistics}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def model(
+        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> Velocity:
+        """One pass of backbone and head under the paradigm's visibility."""
+        return self.action_head.join(self.backbone, scene, self.paradigm.sees, cache, keep)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        """The next actions, in physical units. The same seed gives the same chunk.
+
+        Raises WamkitError if cameras, pictures or state are not what the policy expects.
+        """
+        scene = self._blank(observation)
+        values = self.paradigm.act(self.model, scene, self.schedules, _generator(seed))
+        chunk = self.actions.decode(values.float(), self._raw_state(observation))
+        return ActionChunk(
+            values=chunk.cpu(),
+            hertz=self.spec.actions.hertz,
+            names=self.actions.names,
+            normalized=self.actions.statistics is None,
+        )
+
+    @torch.no_grad()
+    def imagine(self, observation: Observation, *, seed: int | None = None) -> Imagined:
+        """The future pictures the policy expects, observed ones first.
+
+        Raises WamkitError if the policy imagines nothing (video.frames equals video.context).
+        """
+        if self.spec.latent_frames[1] == 0:
+            raise WamkitError(
+                "this policy imagines nothing: video.frames equals video.context",
+                "set video.frames above video.context",
+            )
+        scene = self._blank(observation)
+        video = self.paradigm.imagine(self.model, scene, self.schedules, _generator(seed))
+        canvas = self.vae.decode(video.z.to(self._vae_dtype)).float().clamp(-1, 1).cpu()
+        views = self.cameras.split(canvas)
+        return Imagined(canvas, self.spec.video.context, views)
+
+    def loss(self, batch: Batch, *, seed: int | None = None) -> Losses:
+        """Velocity losses of one batch, weighted by noise level and masked where data is padding.
+
+        Each modality is the mean over samples of the weighted mean squared error of what is real in
+        the sample (Fast-WAM, arXiv 2603.16666). Raises WamkitError if the batch does not fit.
+        """
+        scene = self._clean(batch)
+        noisy, target = self.paradigm.corrupt(scene, self.schedules, _generator(seed))
+        velocity = self.model(noisy)
+        parts = {}
+        if target.action is not None and velocity.action is not None:
+            parts["action"] = _action_loss(velocity.action, target, batch)
+        if target.video is not None and velocity.video is not None:
+            valid = self._latent_valid(batch, target)
+            parts["video"] = _video_loss(velocity.video, target, valid)
+        weights = {name: self.schedules[name].config.loss_weight for name in parts}
+        total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        return Losses(total, {name: part.detach() for name, part in parts.items()})
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy to `folder`, whole or not at all; see `wamkit.folder`."""
+        from .folder import save
+
+        return save(self, folder)
+
+    @staticmethod
+    def load(folder: str | Path, *, device: str = "cpu") -> Policy:
+        """Read a saved policy. Raises WamkitError if anything in the folder is wrong."""
+        from .folder import load
+
+        return load(folder, device=device)
+
+    # What a scene is made of -------------------------------------------------------------------
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        parameter = next(iter(self.vae.parameters()), None)  # type: ignore[attr-defined]
+        return torch.float32 if parameter is None else parameter.dtype
+
+    def _latents(self, observation: Observation) -> Tensor:
+        """All pictures of an observation as latents [B, C, T, h, w] float32."""
+        images = {k: v.to(self.device) for k, v in observation.images.items()}
+        canvas = self.cameras.canvas(images)
+        with torch.no_grad():
+            return self.vae.encode(canvas.to(self._vae_dtype)).float()
+
+    def _raw_state(self, observation: Observation) -> Tensor | None:
+        size, state = self.spec.state.size, observation.state
+        if size == 0:
+            if state is not None:
+                raise WamkitError(
+                    f"a state of {state.shape[-1]} numbers, and this policy reads none",
+                    "leave the state out",
+                )
+            return None
+        if state is None:
+            raise WamkitError(
+                f"no state; this policy expects {size} numbers",
+                f"pass them: --state {','.join(['0'] * size)}",
+            )
+        return state.to(self.device)  # type: ignore[no-any-return]
+
+    def _text(self, observation: Observation) -> Text:
+        text = self.prompts.encode(tuple(observation.prompt))
+        tokens = text.tokens.to(self.device)
+        if isinstance(self.text_adapter, nn.Linear):
+            tokens = self.text_adapter(tokens.to(self.text_adapter.weight.dtype))
+        valid = None if text.valid is None else text.valid.to(self.device)
+        return Text(tokens, valid, text.image)
+
+    def _scene(self, observation: Observation, z: Tensor, actions: Tensor, level: float) -> Scene:
+        observed, imagined = self.spec.latent_frames
+        batch, device = z.shape[0], z.device
+        sigma = torch.zeros(batch, observed + imagined, device=device)
+        sigma[:, observed:] = level
+        roles = ("context",) * observed + ("target",) * imagined
+        times = torch.arange(observed + imagined, device=device, dtype=torch.float32)
+        state = self._raw_state(observation)
+        return Scene(
+            text=self._text(observation),
+            video=Frames(z, roles, times, sigma),
+            action=Noisy(actions, torch.full((batch,), level, device=device)),
+            state=None if state is None else self.states.encode(state),
+        )
+
+    def _blank(self, observation: Observation) -> Scene:
+        """What is observed, with room at noise level 1 for what is not."""
+        self._expect_pictures(observation, self.spec.video.context)
+        state = self._raw_state(observation)
+        if state is not None:
+            self.states.encode(state)  # before the expensive part: is it of the right size?
+        z = self._latents(observation)
+        batch, channels, _, height, width = z.shape
+        future = z.new_zeros(batch, channels, self.spec.latent_frames[1], height, width)
+        size = (batch, self.spec.actions.chunk, self.spec.actions.size)
+        return self._scene(observation, torch.cat([z, future], 2), z.new_zeros(size), 1.0)
+
+    def _clean(self, batch: Batch) -> Scene:
+        """A training sample before any noise."""
+        self._expect_pictures(batch.observation, self.spec.video.frames)
+        n, a = self.spec.actions.chunk, self.spec.actions.size
+        if tuple(batch.actions.shape[1:]) != (n, a):
+            raise WamkitError(
+                f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
+                "change actions.chunk or actions.groups in the spec, or the data",
+            )
+        state = self._raw_state(batch.observation)
+        actions = batch.actions.to(self.device)
+        valid = None if batch.step_valid is None else batch.step_valid.to(self.device)
+        values = self.actions.encode(actions, state, valid)
+        return self._scene(batch.observation, self._latents(batch.observation), values, 0.0)
+
+    def _expect_pictures(self, observation: Observation, count: int) -> None:
+        for name, image in observation.images.items():
+            if image.shape[1] != count:
+                raise WamkitError(
+                    f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
+                    "video.context pictures to act, video.frames to learn",
+                )
+
+    def _latent_valid(self, batch: Batch, target: Target) -> Tensor | None:
+        """[B, F] for the predicted frames: padding only if all of a latent's pictures are."""
+        if batch.frame_valid is None:
+            return None
+        valid, stride = batch.frame_valid.to(self.device), self.spec.vae.stride[0]
+        rest = valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
+        return torch.cat([valid[:, :1], rest], 1)[:, list(target.frames)]
+
+
+def _action_loss(predicted: Tensor, target: Target, batch: Batch) -> Tensor:
+    assert target.action is not None and target.action_weight is not None
+    error = (predicted.float() - target.action).square()  # [B, N, A]
+    real = torch.ones_like(error)
+    if batch.step_valid is not None:
+        real = real * batch.step_valid.to(error)[..., None]
+    if batch.dim_valid is not None:
+        real = real * batch.dim_valid.to(error).reshape(-1, 1, error.shape[-1])
+    sample = (error * real).sum((1, 2)) / real.sum((1, 2)).clamp(min=1)
+    return (sample * target.action_weight).mean()
+
+
+def _video_loss(predicted: Tensor, target: Target, valid: Tensor | None) -> Tensor:
+    assert target.video is not None and target.video_weight is not None
+    velocity = predicted[:, :, list(target.frames)].float()
+    error = (velocity - target.video).square().mean((1, 3, 4)) * target.video_weight  # [B, F]
+    if valid is None:
+        return error.mean()
+    real = valid.to(error)
+    return ((error * real).sum(1) / real.sum(1).clamp(min=1)).mean()
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    """A generator on the CPU, so that a seed means the same on every device."""
+    rng = torch.Generator()
+    if seed is None:
+        rng.seed()
+    else:
+        rng.manual_seed(seed)
+    return rng
+
+
+def _seeded(spec: PolicySpec, kind: str, make, device: str):  # type: ignore[no-untyped-def]
+    """`make()` with torch's own generator seeded for this part, and put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed + crc32(kind.encode()))
+        if device != "meta":
+            return make()
+        with torch.device("meta"):
+            return make()

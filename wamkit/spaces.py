@@ -1,0 +1,150 @@
+"""The robot's side of a spec: what an action is, what a state is, where the cameras go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .parts import Conflict
+
+Normalization = Literal["min_max", "mean_std", "quantile", "none"]
+
+
+class Section(BaseModel):
+    """A frozen table of a spec that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ActionGroup(Section):
+    """Numbers of an action that belong together, in the order the robot takes them."""
+
+    name: str
+    size: int = Field(gt=0)
+    kind: Literal["absolute", "delta", "relative"] = "absolute"
+    """`absolute`: a target. `delta`: data and robot already speak in differences, so a padded step
+    is zero. `relative`: data and robot speak in targets, the model learns target minus state."""
+    state: int | None = Field(None, ge=0)
+    """For `relative`: where in the state the group's own numbers begin."""
+    normalization: Normalization = "min_max"
+
+
+class ActionConfig(Section):
+    """The action chunk a policy predicts."""
+
+    chunk: int = Field(32, gt=0)
+    """Actions in a chunk (N)."""
+    hertz: float = Field(10.0, gt=0)
+    """Actions a second on the robot."""
+    groups: tuple[ActionGroup, ...] = Field(min_length=1)
+    clip: float = Field(5.0, gt=0)
+    """Normalized values are kept within plus and minus this."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in an action (A)."""
+        return sum(group.size for group in self.groups)
+
+
+class StateConfig(Section):
+    """The robot's own measurements."""
+
+    size: int = Field(0, ge=0)
+    """Numbers in a state (P); 0 if the policy gets none."""
+    normalization: Normalization = "min_max"
+
+
+class View(Section):
+    """One camera: how its picture is turned, and the size it takes on the canvas."""
+
+    name: str
+    size: tuple[int, int] = (224, 224)
+    """Height and width on the canvas."""
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees counter-clockwise, before the resize."""
+    flip: Literal["none", "horizontal", "vertical"] = "none"
+    """Applied after the rotation."""
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    """How a picture of another shape is made to fit: distorted, cut at the center, or framed."""
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < 1:
+            raise ValueError("height and width must be at least 1")
+        return size
+
+
+class CameraConfig(Section):
+    """How the views are laid on one canvas, the same in dataset, server and simulator."""
+
+    layout: Literal["side_by_side", "t_shape", "grid"] = "side_by_side"
+    """`side_by_side`: one row. `t_shape`: the first view above a row of the others.
+    `grid`: rows of `columns` views."""
+    views: tuple[View, ...] = Field(min_length=1)
+    columns: int = Field(2, gt=0)
+    """Views in a row of a grid."""
+
+    def boxes(self) -> dict[str, tuple[int, int, int, int]]:
+        """view -> top, left, height, width on the canvas, in pixels."""
+        boxes, top = {}, 0
+        for row in self._rows():
+            left = 0
+            for view in row:
+                boxes[view.name] = (top, left, *view.size)
+                left += view.size[1]
+            top += row[0].size[0]
+        return boxes
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas, in pixels."""
+        boxes = self.boxes().values()
+        return max(t + h for t, _, h, _ in boxes), max(left + w for _, left, _, w in boxes)
+
+    def _rows(self) -> list[tuple[View, ...]]:
+        if self.layout == "side_by_side":
+            return [self.views]
+        if self.layout == "t_shape":
+            return [row for row in (self.views[:1], self.views[1:]) if row]
+        n = self.columns
+        return [self.views[i : i + n] for i in range(0, len(self.views), n)]
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what keeps the views from tiling a rectangle."""
+        names = [view.name for view in self.views]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield Conflict(
+                between=("cameras.views",),
+                why=f"two views are called {name!r}",
+                hint="give each camera a name of its own",
+            )
+        rows = self._rows()
+        for row in rows:
+            if len({view.size[0] for view in row}) > 1:
+                sizes = ", ".join(f"{v.name} {v.size[0]}" for v in row)
+                yield Conflict(
+                    between=("cameras.views",),
+                    why=f"views in one row must be equally high, found {sizes}",
+                    hint="give them the same size[0]",
+                )
+        widths = [sum(view.size[1] for view in row) for row in rows]
+        if len(set(widths)) > 1:
+            yield Conflict(
+                between=("cameras.layout", "cameras.views"),
+                why=f"rows of a {self.layout} must be equally wide, found {widths}",
+                hint="change the sizes of the views so that every row has the same total width",
+            )
+
+
+class VideoConfig(Section):
+    """The clip a policy learns from: what it observes, and what it imagines."""
+
+    frames: int = Field(9, ge=1)
+    """Pictures in a clip, the observed ones included."""
+    context: int = Field(1, ge=1)
+    """Pictures that are observed; the rest is the future."""
+    every: int = Field(4, gt=0)
+    """Actions from one picture to the next."""

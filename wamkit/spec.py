@@ -1,0 +1,372 @@
+"""A policy on paper: five parts and the robot's side, read from TOML, YAML or JSON."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
+
+from .errors import SpecError, WamkitError, did_you_mean
+from .parts import (
+    KINDS,
+    ActionHeadConfig,
+    BackboneConfig,
+    Conflict,
+    ParadigmConfig,
+    Part,
+    Sizes,
+    TextEncoderConfig,
+    VAEConfig,
+)
+from .registry import registry
+from .schedules import Schedules
+from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
+
+FORMAT = 1  # of the spec; raised when an older file could be misread
+
+
+class PolicySpec(BaseModel):
+    """Everything that decides what a policy is. `wamkit.build` turns it into one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    backbone: SerializeAsAny[BackboneConfig]
+    vae: SerializeAsAny[VAEConfig]
+    text_encoder: SerializeAsAny[TextEncoderConfig]
+    action_head: SerializeAsAny[ActionHeadConfig]
+    paradigm: SerializeAsAny[ParadigmConfig]
+    actions: ActionConfig
+    state: StateConfig = StateConfig()
+    cameras: CameraConfig
+    video: VideoConfig = VideoConfig()
+    schedules: Schedules = Schedules()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone and the action head; noise levels and losses are always float32."""
+    seed: int = Field(0, ge=0)
+    """Of random weights, where no published ones are named."""
+    format: Literal[1] = FORMAT
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the action head is built from."""
+        return Sizes(
+            traits=self.backbone.traits,
+            chunk=self.actions.chunk,
+            action=self.actions.size,
+            state=self.state.size,
+        )
+
+    @property
+    def latent_frames(self) -> tuple[int, int]:
+        """Latent frames that are observed, and that are imagined."""
+        stride = self.vae.stride[0]
+        observed = 1 + (self.video.context - 1) // stride
+        return observed, 1 + (self.video.frames - 1) // stride - observed
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of a latent frame."""
+        (height, width), (_, h, w) = self.cameras.canvas, self.vae.stride
+        return height // h, width // w
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each role in one full pass."""
+        traits, (observed, imagined) = self.backbone.traits, self.latent_frames
+        count = {
+            "context": traits.tokens(observed, *self.latent_size),
+            "target": traits.tokens(imagined, *self.latent_size),
+            "action": self.action_head.tokens(self.sizes),
+        }
+        return {"text": self.text_encoder.max_tokens, **count}
+
+    def fitted(self) -> PolicySpec:
+        """This spec with every value that was left open written out."""
+        spec = self
+        for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
+            spec = spec.model_copy(update={kind: getattr(spec, kind).fit(spec)})
+        return spec
+
+    def tiny(self) -> tuple[PolicySpec, dict[str, str]]:
+        """The same composition at toy size, and what became of each part (kind -> a few words)."""
+        parts: dict[str, Any] = {}
+        changes: dict[str, str] = {}
+        for kind in KINDS:
+            old = getattr(self, kind)
+            new = old.tiny()
+            parts[kind] = new if isinstance(new, Part) else parse_part(kind, new)
+            if parts[kind].name != old.name:
+                changes[kind] = f"{old.name} -> {parts[kind].name}"
+            elif parts[kind] != old:
+                changes[kind] = f"{old.name}, tiny"
+        stride = parts["vae"].stride
+        patch = parts["backbone"].traits.patch
+        unit = (stride[1] * patch[1], stride[2] * patch[2])
+        views = tuple(
+            view.model_copy(
+                update={"size": tuple(_shrink(n, u) for n, u in zip(view.size, unit, strict=True))}
+            )
+            for view in self.cameras.views
+        )
+        cameras = self.cameras.model_copy(update={"views": views})
+        changes["cameras"] = "canvas {}x{} -> {}x{}".format(*self.cameras.canvas, *cameras.canvas)
+        return self.model_copy(update={**parts, "cameras": cameras}).fitted(), changes
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data with every default written out; `parse` reads it back."""
+        return self.model_dump(mode="json")
+
+
+def _shrink(size: int, unit: int) -> int:
+    """About an eighth of `size`, a multiple of `unit`, so that views of a row still tile it."""
+    return max(unit, round(size / 8 / unit) * unit)
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "actions": ActionConfig,
+    "state": StateConfig,
+    "cameras": CameraConfig,
+    "video": VideoConfig,
+    "schedules": Schedules,
+}
+SCALARS = ("dtype", "seed", "format")
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The raw tables of a spec file, or of a saved policy's folder, with `key=value` overrides.
+
+    Raises WamkitError if there is no such file, or it is not TOML, YAML or JSON.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "spec.yaml"
+        if not file.is_file():
+            raise WamkitError(
+                f"{path} is a folder without spec.yaml; a saved policy has one",
+                "name a spec file, or a folder written by `wamkit build SPEC --out FOLDER`",
+            )
+    if not file.is_file():
+        near = [str(p) for p in file.parent.glob("*") if p.suffix in {".toml", ".yaml", ".yml"}]
+        raise WamkitError(
+            f"no spec at {path}",
+            did_you_mean(str(file), near, "name a .toml, .yaml or .json file, or a saved policy"),
+        )
+    try:
+        text = file.read_text()
+        if file.suffix == ".toml":
+            raw = tomllib.loads(text)
+        elif file.suffix == ".json":
+            raw = json.loads(text)
+        elif file.suffix in {".yaml", ".yml"}:
+            raw = yaml.safe_load(text)
+        else:
+            raise WamkitError(
+                f"{file} is no spec: its name ends in {file.suffix!r}",
+                "a spec is a .toml, .yaml or .json file",
+            )
+    except (
+        tomllib.TOMLDecodeError,
+        json.JSONDecodeError,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+    ) as error:
+        raise WamkitError(f"{file} cannot be read: {error}", "mend the line named above") from None
+    if not isinstance(raw, dict):
+        raise WamkitError(
+            f"{file} holds a {type(raw).__name__}, a spec is a table",
+            "start from examples/toy.toml",
+        )
+    return override(raw, overrides)
+
+
+def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with each `path.to.key=value` set; values are written as in TOML.
+
+    Raises WamkitError if an override has no `=` or its path runs through a value.
+    """
+    result = json.loads(json.dumps(dict(raw), default=str))
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise WamkitError(
+                f"the override {text!r} is not of the form path.to.key=value",
+                "for example --set schedules.action.steps=5",
+            )
+        *parents, last = path.strip().split(".")
+        table: Any = result
+        for key in parents:
+            table = _step(table, key, path, create=True)
+        if isinstance(table, list):
+            _step(table, last, path, create=False)
+            table[int(last)] = _value(value)
+        else:
+            table[last] = _value(value)
+    return result
+
+
+def _step(table: Any, key: str, path: str, *, create: bool) -> Any:
+    if isinstance(table, list):
+        if not key.isdigit() or int(key) >= len(table):
+            raise WamkitError(
+                f"{path}: {key!r} is no place in a list of {len(table)}", "count from 0"
+            )
+        return table[int(key)]
+    below = table.setdefault(key, {}) if create else table.get(key)
+    if not isinstance(below, dict | list):
+        raise WamkitError(
+            f"{path}: {key} is the value {below!r}, not a table",
+            f"set {key} itself, or check the path against `wamkit schema`",
+        )
+    return below
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def parse(raw: Mapping[str, Any], source: str = "the spec") -> PolicySpec:
+    """Validate raw tables into a spec. Raises SpecError with every mistake in them."""
+    values, conflicts = draft(raw)
+    if conflicts:
+        raise SpecError(conflicts, source)
+    return PolicySpec(**values).fitted()
+
+
+def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
+    """Those sections of `raw` that are right, and a conflict for everything that is wrong."""
+    values: dict[str, Any] = {}
+    conflicts: list[Conflict] = []
+    known = [*KINDS, *SECTIONS, *SCALARS]
+    for key in raw:
+        if key not in known:
+            hint = did_you_mean(key, known, f"known are {', '.join(known)}")
+            conflicts.append(Conflict(between=(key,), why="no such section in a spec", hint=hint))
+    for kind in KINDS:
+        if kind not in raw:
+            names = ", ".join(registry().names(kind))
+            conflicts.append(
+                Conflict(
+                    between=(kind,),
+                    why="the spec does not name one",
+                    hint=f"add a table [{kind}] with name = one of {names}",
+                )
+            )
+            continue
+        try:
+            values[kind] = parse_part(kind, raw[kind])
+        except SpecError as error:
+            conflicts += error.conflicts
+    for key, cls in SECTIONS.items():
+        required = PolicySpec.model_fields[key].is_required()
+        if key not in raw and required:
+            conflicts.append(
+                Conflict(
+                    between=(key,),
+                    why="the spec has no such table",
+                    hint=f"add [{key}]; `wamkit schema` lists its keys",
+                )
+            )
+        elif key in raw:
+            try:
+                values[key] = cls.model_validate(raw[key])
+            except ValidationError as error:
+                conflicts += explained(error, key, cls)
+        else:
+            values[key] = PolicySpec.model_fields[key].default
+    for key in SCALARS:
+        if key in raw:
+            values[key] = raw[key]
+    scalars = create_model(
+        "Scalars", **{k: (PolicySpec.model_fields[k].annotation, None) for k in SCALARS}
+    )  # type: ignore[call-overload]
+    try:
+        scalars.model_validate({k: raw[k] for k in SCALARS if k in raw})
+    except ValidationError as error:
+        conflicts += explained(error, "", PolicySpec)
+    return values, conflicts
+
+
+def parse_part(kind: str, raw: Any) -> Part:
+    """One part from its table. Raises SpecError with every mistake in it."""
+    if isinstance(raw, str):
+        raw = {"name": raw}
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
+        hint = f'write name = "..." with one of {", ".join(registry().names(kind))}'
+        raise SpecError([Conflict(between=(kind,), why="it has no name", hint=hint)], kind)
+    try:
+        cls = registry().get(kind, raw["name"])
+    except WamkitError as error:
+        raise SpecError(
+            [Conflict(between=(f"{kind}.name",), why=error.what, hint=error.hint)], kind
+        ) from None
+    try:
+        return cls.model_validate(dict(raw))
+    except ValidationError as error:
+        raise SpecError(explained(error, kind, cls), kind) from None
+
+
+def explained(error: ValidationError, where: str, cls: type[BaseModel]) -> list[Conflict]:
+    """Pydantic's findings in the words of this library."""
+    found = []
+    for item in error.errors(include_url=False):
+        place = (
+            ".".join([where, *map(str, item["loc"])]) if where else ".".join(map(str, item["loc"]))
+        )
+        keys = list(_fields_at(cls, item["loc"][:-1]))
+        if item["type"] == "extra_forbidden":
+            hint = did_you_mean(str(item["loc"][-1]), keys, f"known are {', '.join(keys)}")
+            why = "no such key"
+        elif item["type"] == "missing":
+            why, hint = "it is missing", f"add {item['loc'][-1]} = ..."
+        else:
+            why = f"{item['msg'][0].lower()}{item['msg'][1:]}, found {item['input']!r}"
+            hint = f"change it; `wamkit schema` says what {place} may be"
+        found.append(Conflict(between=(place or where,), why=why, hint=hint))
+    return found
+
+
+def _fields_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[str]:
+    """Names of the keys of the table at `path` below `cls`."""
+    model: Any = cls
+    for key in path:
+        if isinstance(key, int):
+            continue
+        model = (
+            model.model_fields[key].annotation
+            if key in getattr(model, "model_fields", {})
+            else None
+        )
+        for inner in getattr(model, "__args__", ()):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+        if not hasattr(model, "model_fields"):
+            return ()
+    return tuple(model.model_fields)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of every spec that can be written with the parts installed."""
+    bases = {
+        "backbone": BackboneConfig,
+        "vae": VAEConfig,
+        "text_encoder": TextEncoderConfig,
+        "action_head": ActionHeadConfig,
+        "paradigm": ParadigmConfig,
+    }
+    fields: dict[str, Any] = {}
+    for kind in KINDS:
+        classes = list(registry().parts[kind].values()) or [bases[kind]]
+        union: Any = reduce(or_, classes)
+        discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union
+        fields[kind] = (discriminated, ...)
+    model = create_model("Spec", __base__=PolicySpec, **fields)
+    return model.model_json_schema()

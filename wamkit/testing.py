@@ -1,0 +1,414 @@
+"""Contract tests that a plugin runs on its own parts with one import.
+
+    # tests/test_contract.py of a plugin
+    from my_plugin import MyBackbone
+    from wamkit.testing import *
+
+    PARTS = [MyBackbone()]
+
+Every part is tried at its tiny size, among companions that fit it. Without PARTS, every registered
+part is tried. The checks themselves are plain functions and may be called one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import weights
+from .attention import Stream, run, sdpa
+from .build import resolve
+from .check import check
+from .interfaces import denoise, stream_of
+from .observation import Batch, Observation
+from .parts import KINDS, Part
+from .policy import Policy
+from .registry import registry
+from .spec import PolicySpec, parse_part
+from .types import Frames, Segment, Text
+from .visibility import Visibility
+
+__all__ = ["pytest_generate_tests", "test_contract"]
+
+CLIP: Visibility = {
+    "text": {"text", "context"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
+    "action": {"text", "context", "action"},
+}
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """One test for each check of each part in the module's PARTS."""
+    if "contract_check" not in metafunc.fixturenames:
+        return
+    parts = getattr(metafunc.module, "PARTS", None) or [cls() for cls in registry()]
+    cases = [(fn, part) for part in parts for fn in (*CHECKS[part.kind], *CHECKS["policy"])]
+    ids = [f"{part.kind} {part.name}: {fn.__name__.replace('_', ' ')}" for fn, part in cases]
+    metafunc.parametrize(("contract_check", "contract_part"), cases, ids=ids)
+
+
+def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_path: Path) -> None:
+    """A part does what its kind promises."""
+    torch.manual_seed(0)
+    contract_check(compose(contract_part), tmp_path)
+
+
+def compose(part: Part) -> PolicySpec:
+    """A tiny spec around `part`, with companions from the registry that fit it."""
+    tiny = part.tiny()
+    tiny = tiny if isinstance(tiny, Part) else parse_part(part.kind, tiny)
+    choices: dict[str, list[Part]] = {}
+    for kind in KINDS:
+        if kind == part.kind:
+            choices[kind] = [tiny]
+            continue
+        found = [cls().tiny() for cls in registry().parts[kind].values()]
+        choices[kind] = [p if isinstance(p, Part) else parse_part(kind, p) for p in found]
+    reasons: list[str] = []
+    for combination in product(*choices.values()):
+        spec = around(dict(zip(choices, combination, strict=True)))
+        conflicts = check(spec)
+        if not conflicts:
+            return resolve(spec)
+        reasons += [str(conflict) for conflict in conflicts]
+    raise AssertionError(f"{part.kind} {part.name} fits nothing:\n" + "\n".join(sorted(set(reasons))))
+
+
+def around(parts: dict[str, Any]) -> PolicySpec:
+    """A small robot for five parts: one camera, a state of 3, chunks of 6 x 4 actions."""
+    stride, patch = parts["vae"].stride, (1, 2, 2)
+    if parts["backbone"].traits.latent_channels:
+        patch = parts["backbone"].traits.patch
+    spec = PolicySpec.model_validate(
+        {
+            **parts,
+            "actions": {"chunk": 6, "groups": [{"name": "arm", "size": 3}, {"name": "grip", "size": 1}]},
+            "state": {"size": 3},
+            "cameras": {"views": [{"name": "front", "size": (2 * stride[1] * patch[1], 3 * stride[2] * patch[2])}]},
+            "video": {"frames": 1 + 2 * stride[0], "context": 1},
+            "schedules": {"video": {"steps": 2}, "action": {"steps": 3}},
+        }
+    )
+    return spec.fitted()
+
+
+def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0) -> Observation:
+    """Random pictures and state for the cameras of a spec."""
+    rng = torch.Generator().manual_seed(seed)
+    images = {
+        view.name: torch.randint(0, 256, (batch, frames, 3, 24, 32), generator=rng, dtype=torch.uint8)
+        for view in spec.cameras.views
+    }
+    state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
+    return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
+
+
+def batch_of(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
+    """Random training samples for a spec."""
+    rng = torch.Generator().manual_seed(seed)
+    actions = torch.rand(size, spec.actions.chunk, spec.actions.size, generator=rng) * 2 - 1
+    return Batch(observation(spec, batch=size, frames=spec.video.frames, seed=seed), actions)
+
+
+def run_dense(streams: Sequence[Stream], sees: Visibility) -> None:
+    """The engine's reference: one attention over all tokens of all streams under a boolean mask."""
+    roles: list[list[str]] = [[s.role for s in st.segments for _ in range(s.length)] for st in streams]
+    for layer in range(len(streams[0].blocks)):
+        shown: list[tuple[Stream, Any, Tensor, Any, list[str]]] = []
+        keys, values, key_roles, valid = [], [], [], []
+        for stream, names in zip(streams, roles, strict=True):
+            block = stream.blocks[layer]
+            if block is None:
+                continue
+            qkv, rest = block.project(stream.x, stream.cond)
+            shown.append((stream, block, qkv.q, rest, names))
+            keys.append(qkv.k)
+            values.append(qkv.v)
+            key_roles += names
+            valid += [_ones(s, stream.x) for s in stream.segments]
+        k, v, real = torch.cat(keys, 2), torch.cat(values, 2), torch.cat(valid, 1)
+        for stream, block, q, rest, names in shown:
+            mask = torch.tensor([[key in sees[query] for key in key_roles] for query in names])
+            mask = mask.to(real.device) & real[:, None, None, :]
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
+            )
+            stream.x = block.absorb(out.transpose(1, 2).flatten(2), rest, stream.cond)
+
+
+def _ones(segment: Segment, x: Tensor) -> Tensor:
+    if segment.valid is not None:
+        return segment.valid
+    return torch.ones(x.shape[0], segment.length, dtype=torch.bool, device=x.device)
+
+
+# Backbones ------------------------------------------------------------------------------------
+
+
+def _inputs(spec: PolicySpec, *, frames: int = 3) -> tuple[Frames, Text]:
+    traits, (height, width) = spec.backbone.traits, spec.latent_size
+    rng = torch.Generator().manual_seed(1)
+    z = torch.randn(2, traits.latent_channels, frames, height, width, generator=rng)
+    roles = ("context",) + ("target",) * (frames - 1)
+    sigma = torch.full((2, frames), 0.75)
+    sigma[:, 0] = 0
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    valid[0, 3:] = False
+    text = Text(torch.randn(2, 5, traits.text_width, generator=rng), valid)
+    return Frames(z, roles, torch.arange(frames).float(), sigma), text
+
+
+def _backbone(spec: PolicySpec) -> Any:
+    """The backbone with every weight redrawn, so that zero-initialized ones hide nothing."""
+    model = spec.backbone.build()
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    return model.eval()
+
+
+def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
+    """Traits, known without weights, agree with the module."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    t = spec.backbone.traits
+    assert model.traits == t and len(model.blocks) == t.depth
+    stream = stream_of(model, video, text)
+    assert stream.x.shape[2] == t.width
+    length = stream.x.shape[1]
+    assert length == sum(s.length for s in stream.segments)
+    video_tokens = sum(s.length for s in stream.segments if s.role != "text")
+    assert video_tokens == t.tokens(3, *spec.latent_size)
+    qkv, _ = model.blocks[0].project(stream.x, stream.cond)
+    assert qkv.q.shape == (2, t.heads, length, t.head_size)
+    assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
+    assert denoise(model, video, text).shape == video.z.shape
+
+
+def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> None:
+    """Choosing keys equals masking them."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    if model.attend is not sdpa:
+        return
+    one, two = stream_of(model, video, text), stream_of(model, video, text)
+    run([one], CLIP)
+    run_dense([two], CLIP)
+    _close(one.x, two.x, 1e-5)
+
+
+@torch.no_grad()
+def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
+    """What is closed can be computed once; the rest sees the same keys."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    full = denoise(model, video, text, CLIP)
+    seen = stream_of(model, video.only("context"), text)
+    cache = run([seen], CLIP, attend=model.attend, keep=("text", "context"), prefill=True)
+    for _ in range(2):  # the second step rewrites the first one's keys in place
+        rest = stream_of(model, video.only("target"), text)
+        run([rest], CLIP, attend=model.attend, cache=cache)
+        _close(model.unembed(rest.x, rest.cond), full[:, :, 1:], 1e-5)
+
+
+@torch.no_grad()
+def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
+    """A frame that sees only itself does not feel the noise level of another."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    if not spec.backbone.traits.sigma_per_frame:
+        return
+    one = denoise(model, video, text, CLIP)
+    two = denoise(model, video.at(0.25, "target"), text, CLIP)
+    _close(one[:, :, :1], two[:, :, :1], 1e-6)
+    assert (one[:, :, 1:] - two[:, :, 1:]).abs().max() > 1e-4, "the noise level changes nothing"
+
+
+@torch.no_grad()
+def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
+    """Words that are not valid change nothing; words that are do."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    one = denoise(model, video, text)
+    hidden, seen = text.tokens.clone(), text.tokens.clone()
+    hidden[0, 3:] += 1
+    seen[0, :3] += 1
+    _close(denoise(model, video, Text(hidden, text.valid)), one, 1e-5)
+    assert (denoise(model, video, Text(seen, text.valid)) - one).abs().max() > 1e-4
+
+
+def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
+    """The velocity depends on each parameter."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    denoise(model, video, text).square().mean().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    # Keys that never matter: a bias added to all keys of a head cancels in the softmax.
+    dead = [n for n in dead if not n.endswith(("to_k.bias", "k_proj.bias"))]
+    assert not dead, f"no gradient reaches {', '.join(dead)}"
+
+
+def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
+    """Weights written to a file and read through the part's own loader are the same, bit for bit."""
+    model = _backbone(spec)
+    weights.save(model, tmp / "part.safetensors")
+    again = spec.backbone.model_copy(update={"weights": str(tmp / "part.safetensors")}).build()
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    video, text = _inputs(spec)
+    assert torch.equal(denoise(model, video, text), denoise(again.eval(), video, text))
+
+
+def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
+    """On the meta device it has the same weights, by name and shape."""
+    with torch.device("meta"):
+        model = spec.backbone.build()
+    assert all(t.is_meta for t in model.state_dict().values())
+    real = spec.backbone.build().state_dict()
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in real.items()}
+
+
+@torch.no_grad()
+def runs_in_bfloat16(spec: PolicySpec, tmp: Path) -> None:
+    """Half the bytes, nearly the same numbers; noise levels stay float32."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    full = denoise(model, video, text)
+    half = denoise(weights.cast(model, torch.bfloat16), video, text).float()
+    error = (half - full).norm() / full.norm()
+    assert error < 0.05, f"relative error {error:.3f}"
+
+
+# VAEs -----------------------------------------------------------------------------------------
+
+
+def _clip(spec: PolicySpec, latents: int = 3) -> Tensor:
+    (t, h, w), rng = spec.vae.stride, torch.Generator().manual_seed(3)
+    shape = (2, 3, 1 + (latents - 1) * t, 2 * h, 3 * w)
+    return torch.rand(shape, generator=rng) * 2 - 1
+
+
+@torch.no_grad()
+def has_the_shapes_it_states(spec: PolicySpec, tmp: Path) -> None:
+    """Channels and stride, known without weights, are those of the latents."""
+    vae, clip = spec.vae.build().eval(), _clip(spec)
+    assert (vae.channels, tuple(vae.stride)) == (spec.vae.channels, tuple(spec.vae.stride))
+    z = vae.encode(clip)
+    assert z.shape == (2, spec.vae.channels, 3, 2, 3)
+    out = vae.decode(z)
+    assert out.shape == clip.shape and out.abs().max() <= 1 + 1e-6
+
+
+@torch.no_grad()
+def encodes_the_first_picture_by_itself(spec: PolicySpec, tmp: Path) -> None:
+    """The first latent is the first picture's alone, and later pictures do not change it."""
+    vae, clip = spec.vae.build().eval(), _clip(spec)
+    z = vae.encode(clip)
+    _close(vae.encode(clip[:, :, :1]), z[:, :, :1], 1e-5)
+
+
+def refuses_pictures_that_do_not_divide(spec: PolicySpec, tmp: Path) -> None:
+    """Sizes that are no multiple of the stride are a ValueError, not a wrong result."""
+    vae, (t, h, w) = spec.vae.build().eval(), spec.vae.stride
+    wrong = [(2, 3, 1, h + 1, w)] if h > 1 else []
+    wrong += [(2, 3, 2, h, w)] if t > 1 else []
+    for shape in wrong:
+        try:
+            vae.encode(torch.zeros(shape))
+        except ValueError:
+            continue
+        raise AssertionError(f"pictures of shape {shape} were accepted")
+
+
+# Text encoders --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def encodes_prompts_alike_alone_and_together(spec: PolicySpec, tmp: Path) -> None:
+    """Other prompts of a batch change nothing, and the width is as stated."""
+    encoder = spec.text_encoder.build().eval()
+    both = encoder.encode(["pick up the cup", "go"])
+    alone = encoder.encode(["go"])
+    assert both.tokens.shape[0] == 2 and both.tokens.shape[2] == spec.text_encoder.width
+    assert both.tokens.shape[1] <= spec.text_encoder.max_tokens
+    n = alone.tokens.shape[1] if alone.valid is None else int(alone.valid[0].sum())
+    _close(both.tokens[1, :n], alone.tokens[0, :n], 1e-5)
+    if both.valid is not None:
+        assert int(both.valid[1].sum()) == n
+
+
+def keeps_its_fingerprint(spec: PolicySpec, tmp: Path) -> None:
+    """Two builds of one configuration share cached embeddings."""
+    marks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        marks.append(spec.text_encoder.build().fingerprint())
+    assert marks[0] == marks[1]
+
+
+# Whole policies around any part ---------------------------------------------------------------
+
+
+def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
+    """The same seed gives the same chunk, another seed another one, of the right shape."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    one, two = policy.act(seen, seed=0).values, policy.act(seen, seed=0).values
+    assert one.shape == (2, spec.actions.chunk, spec.actions.size) and one.isfinite().all()
+    assert torch.equal(one, two)
+    assert not torch.equal(one, policy.act(seen, seed=1).values)
+
+
+def learns(spec: PolicySpec, tmp: Path) -> None:
+    """A loss is finite, and its gradient reaches action head and backbone."""
+    policy = Policy.from_spec(spec).train()
+    losses = policy.loss(batch_of(spec), seed=0)
+    losses.total.backward()
+    for kind in ("action_head", "backbone"):
+        grads = [p.grad for p in getattr(policy, kind).parameters() if p.grad is not None]
+        assert grads and all(bool(g.isfinite().all()) for g in grads), f"no gradient in the {kind}"
+
+
+def comes_back_from_a_folder(spec: PolicySpec, tmp: Path) -> None:
+    """Saved and loaded, it gives the same chunk."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    again = Policy.load(policy.save(tmp / "policy"))
+    assert again.spec == spec
+    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
+
+
+def imagines(spec: PolicySpec, tmp: Path) -> None:
+    """The imagined clip has the pictures the spec asks for, in range."""
+    out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
+    assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
+    assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    scale = max(1.0, float(expected.abs().max()))
+    error = float((found - expected).abs().max()) / scale
+    assert error <= tolerance, f"differs by {error:.2e}, allowed {tolerance:.0e}"
+
+
+CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
+    "backbone": (
+        states_its_traits_truly,
+        attends_role_by_role_as_under_a_dense_mask,
+        gives_the_same_numbers_from_a_cache,
+        keeps_noise_levels_to_their_frames,
+        hides_padding_of_the_text,
+        passes_gradients_to_every_weight,
+        survives_saving_and_loading,
+        builds_without_memory,
+        runs_in_bfloat16,
+    ),
+    "vae": (
+        has_the_shapes_it_states,
+        encodes_the_first_picture_by_itself,
+        refuses_pictures_that_do_not_divide,
+    ),
+    "text_encoder": (encodes_prompts_alike_alone_and_together, keeps_its_fingerprint),
+    "action_head": (),
+    "paradigm": (),
+    "policy": (acts_reproducibly, learns, comes_back_from_a_folder, imagines),
+}

@@ -1,0 +1,42 @@
+"""Who sees whom: tables of role names, and what follows from them without a tensor in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+Visibility = Mapping[str, Collection[str]]
+"""role -> the roles that its tokens attend to. A role that is absent from a scene is skipped."""
+
+
+def everyone(roles: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Full visibility: each role attends to all of `roles`."""
+    every = frozenset(roles)
+    return {role: every for role in every}
+
+
+def cacheable(roles: Collection[str], sees: Visibility, present: Collection[str] = ()) -> bool:
+    """True if `roles` look at nothing but themselves, so that one pass over them can be kept.
+
+    `present`, if given, names the roles that exist at all; the others cannot be looked at.
+    """
+    inside = set(roles)
+    exists = set(present) | inside if present else None
+    for role in roles:
+        seen = set(sees.get(role, ()))
+        if exists is not None:
+            seen &= exists
+        if not seen <= inside:
+            return False
+    return True
+
+
+def closed_part(
+    roles: Collection[str], sees: Visibility, present: Collection[str]
+) -> frozenset[str]:
+    """The largest subset of `roles` that is cacheable among the roles `present`."""
+    kept = set(roles)
+    while True:
+        open_ = {r for r in kept if not (set(sees.get(r, ())) & set(present)) <= kept}
+        if not open_:
+            return frozenset(kept)
+        kept -= open_

@@ -1,0 +1,314 @@
+"""Safetensors in and out: every tensor accounted for, shapes compared first, files mapped.
+
+A model is built on the meta device, its names and shapes are compared with what the files say, and
+only then is each tensor mapped from its file and handed to the model. There is never a second copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import WamkitError
+
+INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
+SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One published layout of a model's weights, and how its names become ours."""
+
+    name: str
+    sentinel: str
+    """A regular expression that matches a name only files of this layout hold."""
+    rules: tuple[tuple[str, str], ...] = ()
+    """Regular expressions and replacements, applied in order to each name."""
+    drop: tuple[str, ...] = ()
+    """Names that carry no weights, as regular expressions."""
+
+    def rename(self, name: str) -> str | None:
+        """Our name for a tensor of this layout; None if it is dropped."""
+        if any(re.search(pattern, name) for pattern in self.drop):
+            return None
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file, known by its header alone."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
+    """The safetensors files at `path`: a file, or a folder with one file or a sharded index.
+
+    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
+    looked for.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        if place.suffix != ".safetensors":
+            raise WamkitError(
+                f"{place} is not a safetensors file",
+                "convert it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), ...)",
+            )
+        return [place]
+    if not place.is_dir():
+        raise WamkitError(f"no weights at {place}", "name a folder or a safetensors file")
+    for folder in [place, *(place / name for name in folders)]:
+        for name in INDEXES:
+            if (folder / name).is_file():
+                return _shards(folder / name)
+        for name in SINGLES:
+            if (folder / name).is_file():
+                return [folder / name]
+        files = sorted(folder.glob("*.safetensors"))
+        if len(files) == 1:
+            return files
+        if files:
+            names = ", ".join(f.name for f in files)
+            raise WamkitError(
+                f"{folder} holds several safetensors files and no index: {names}",
+                "name one of them",
+            )
+    looked = ", ".join([str(place), *(str(place / name) for name in folders)])
+    raise WamkitError(
+        f"no safetensors file in {looked}",
+        "name the folder that holds *.safetensors, or the file itself",
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        table = json.loads(index.read_text())["weight_map"]
+        names = sorted(set(table.values()))
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        raise WamkitError(f"{index} is no index of shards: {error}", "download it again") from None
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise WamkitError(
+            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}",
+            "download the missing files",
+        )
+    return [index.parent / name for name in names]
+
+
+def headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of the files by name, read from the headers alone.
+
+    Raises WamkitError if a file is corrupted or truncated, or two files hold the same name.
+    """
+    found: dict[str, Entry] = {}
+    for file in files:
+        for name, (shape, dtype) in _header(file).items():
+            if name in found:
+                raise WamkitError(
+                    f"{name} is both in {found[name].file} and in {file}",
+                    "remove the file that does not belong",
+                )
+            found[name] = Entry(file, name, shape, dtype)
+    return found
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """name -> shape, dtype; the file's size must be what its header says (format: safetensors)."""
+    hint = "the file is damaged or incomplete: download or copy it again"
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > size - 8:
+            raise WamkitError(
+                f"{file} is no safetensors file: its header does not fit into it", hint
+            )
+        try:
+            table = json.loads(stream.read(length))
+            tensors = {k: v for k, v in table.items() if k != "__metadata__"}
+            ends = [entry["data_offsets"][1] for entry in tensors.values()]
+            found = {k: (tuple(v["shape"]), str(v["dtype"])) for k, v in tensors.items()}
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+            raise WamkitError(
+                f"{file} is no safetensors file: its header is garbled ({error})", hint
+            ) from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        state = "truncated" if size < expected else "too long"
+        raise WamkitError(
+            f"{file} is {state}: found {size} bytes, its header says {expected}", hint
+        )
+    return found
+
+
+def dialect_of(names: Iterable[str], dialects: Sequence[Dialect], where: str) -> Dialect:
+    """The layout whose sentinel is among `names`. Raises WamkitError if there is none."""
+    names = list(names)
+    for dialect in dialects:
+        if any(re.search(dialect.sentinel, name) for name in names):
+            return dialect
+    known = "; ".join(f"{d.name} (has {d.sentinel})" for d in dialects)
+    sample = ", ".join(sorted(names)[:3]) or "nothing"
+    raise WamkitError(
+        f"{where} is in no layout known here: found {sample}, ...; known are {known}",
+        "check that the files belong to this model and variant",
+    )
+
+
+def load(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    dialects: Sequence[Dialect] = (),
+    folders: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> str:
+    """Give `model`, built on the meta device, the weights at `path`; return the layout's name.
+
+    Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
+    is right stay mapped to their file until they are written to. Raises WamkitError listing all
+    missing, unexpected and misshapen tensors.
+    """
+    entries = headers(find(path, folders))
+    rename: Callable[[str], str | None] = lambda name: name  # noqa: E731
+    layout = "wamkit"
+    if dialects:
+        dialect = dialect_of(entries, dialects, str(path))
+        rename, layout = dialect.rename, dialect.name
+    ours: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        if (new := rename(name)) is not None:
+            ours[new] = entry
+    _compare({k: tuple(v.shape) for k, v in model.state_dict(keep_vars=True).items()}, ours, path)
+    _assign(model, ours, dtype, device)
+    return layout
+
+
+def _compare(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Entry], path: str | Path
+) -> None:
+    problems = []
+    if missing := sorted(set(wanted) - set(found)):
+        problems.append(f"{len(missing)} missing: {_few(missing)}")
+    if unexpected := sorted(set(found) - set(wanted)):
+        names = [found[k].name for k in unexpected]
+        problems.append(f"{len(unexpected)} unexpected: {_few(names)}")
+    wrong = [
+        f"{k} {list(found[k].shape)} for {list(wanted[k])}"
+        for k in sorted(set(wanted) & set(found))
+        if found[k].shape != wanted[k]
+    ]
+    if wrong:
+        problems.append(f"{len(wrong)} of another shape (found for expected): {_few(wrong)}")
+    if problems:
+        raise WamkitError(
+            f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems),
+            "check the variant; `wamkit show KIND NAME` prints its sizes",
+        )
+
+
+def _few(names: Sequence[str], most: int = 8) -> str:
+    rest = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _assign(
+    model: nn.Module,
+    entries: Mapping[str, Entry],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> None:
+    """Replace every meta tensor of `model` by the one in its file."""
+    by_file: dict[Path, list[str]] = {}
+    for name, entry in entries.items():
+        by_file.setdefault(entry.file, []).append(name)
+    for file, names in by_file.items():
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as opened:
+                for name in names:
+                    tensor = opened.get_tensor(entries[name].name)
+                    if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                        tensor = tensor.to(dtype)
+                    _put(model, name, tensor)
+        except SafetensorError as error:
+            raise WamkitError(
+                f"{file} cannot be read: {error}", "the file is damaged: download or copy it again"
+            ) from None
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    module = model.get_submodule(owner)
+    old = getattr(module, last)
+    if isinstance(old, nn.Parameter):
+        setattr(module, last, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        module._buffers[last] = tensor
+
+
+def save(model: nn.Module, path: str | Path) -> int:
+    """Write the state of `model` to one safetensors file, whole or not at all; return its tensors."""
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    file = Path(path)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.touch()  # with the user's own permissions, which the writer keeps
+        save_file(state, part, metadata={"format": "pt"})
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    return len(state)
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers in all parameters; works on the meta device."""
+    return sum(prod(p.shape) for p in model.parameters())
+
+
+def materialize(
+    make: Callable[[], nn.Module],
+    path: str | None,
+    *,
+    dialects: Sequence[Dialect] = (),
+    folders: Sequence[str] = (),
+) -> nn.Module:
+    """A model with the weights at `path`, mapped and in their own dtype; random ones if it is None."""
+    if path is None:
+        return make()
+    with torch.device("meta"):
+        model = make()
+    load(model, path, dialects=dialects, folders=folders)
+    return model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`model` in `dtype`, parameter by parameter; names that match `keep_float32` stay float32.
+
+    A model may carry `keep_float32`, regular expressions for what its reference computes in
+    float32 whatever the rest runs in: time embeddings, modulation tables, norms.
+    """
+    kept = tuple(getattr(model, "keep_float32", ()))
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        wanted = torch.float32 if any(re.search(p, name) for p in kept) else dtype
+        if tensor.dtype != wanted:
+            tensor.data = tensor.data.to(wanted)
+    return model
