@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     policy = wamkit.build(HERE / "fastwam.toml", tiny=True)  # tiny: random weights, any laptop
     seen = wamkit.Observation(
-        images={name: HERE / "images" / "coffee.jpg" for name in policy.cameras.boxes},
+        images=dict.fromkeys(policy.cameras.boxes, HERE / "images" / "coffee.jpg"),
         state=[0.0] * policy.spec.state.size,
         prompt="pick up the coffee cup",
     )

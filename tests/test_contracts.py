@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from wamkit.testing import *
+from wamkit.testing import *  # noqa: F403

@@ -43,7 +43,7 @@ class Statistics:
 
     @staticmethod
     def parse(raw: Any, where: str) -> Statistics:
-        """Statistics from plain data. Raises WamkitError if a row is missing or no list of numbers."""
+        """Statistics from plain data. Raises WamkitError if a row is missing or no numbers."""
         try:
             rows = {k: tuple(float(v) for v in raw[k]) for k in Statistics.__dataclass_fields__}
         except (KeyError, TypeError, ValueError) as error:
@@ -125,13 +125,13 @@ class ActionSpace:
         return self.normalizer.statistics
 
     def relative(self, actions: Tensor, state: Tensor | None) -> Tensor:
-        """Actions [B, N, A] with the state [B, P] taken off relative groups: what statistics are of."""
+        """Actions [B, N, A], relative groups less the state [B, P]: what statistics are of."""
         return self._shift(actions, state, -1.0)
 
     def encode(
         self, actions: Tensor, state: Tensor | None, step_valid: Tensor | None = None
     ) -> Tensor:
-        """Physical actions [B, N, A] to normalized ones; padded steps of delta groups become zero."""
+        """Physical actions [B, N, A] to normalized ones; padded delta steps stand still."""
         if step_valid is not None and bool(self._delta.any()):
             still = ~step_valid[..., None] & self._delta.to(actions.device)
             actions = actions.masked_fill(still, 0.0)
@@ -169,8 +169,8 @@ class StateSpace:
         if state.shape[-1] != self.config.size:
             raise WamkitError(
                 f"the state has {state.shape[-1]} numbers, this policy expects {self.config.size}",
-                f"pass {self.config.size} numbers, or set state.size = {state.shape[-1]} in the spec "
-                "and train on such data",
+                f"pass {self.config.size} numbers, or train a policy with state.size = "
+                f"{state.shape[-1]}",
             )
         return self.normalizer.encode(state)
 

@@ -172,7 +172,7 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
         if group.kind == "relative" and group.state is None:
             yield Conflict(
                 between=("actions.groups",),
-                why=f"group {group.name!r} is relative but does not say to which numbers of the state",
+                why=f"group {group.name!r} is relative but does not say to what in the state",
                 hint=f"add state = (the place of {group.name}'s first number in the state)",
             )
         elif (

@@ -22,7 +22,10 @@ def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, size: int, *, theta: float = 10_000.0) -> Tensor:
-    """Angles [..., size / 2] float64 of rotary positions (Su et al. 2021): position / theta^(2i/size)."""
+    """Angles position / theta^(2i / size) of rotary positions, [..., size / 2] float64.
+
+    Su et al. 2021, "RoFormer".
+    """
     power = torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size
     return positions.double()[..., None] / theta**power
 
@@ -81,17 +84,27 @@ class Embedder(nn.Module):
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
+class GELU(nn.Module):
+    """Linear and GELU, under diffusers' name `proj`."""
+
+    def __init__(self, width: int, hidden: int, approximate: str) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., hidden]."""
+        return F.gelu(self.proj(x), approximate=self.approximate)
+
+
 class FeedForward(nn.Module):
     """Linear, GELU (tanh), linear, under diffusers' names `net.0.proj` and `net.2`."""
 
     def __init__(self, width: int, hidden: int, *, approximate: str = "tanh") -> None:
         super().__init__()
-        first = nn.Module()
-        first.proj = nn.Linear(width, hidden)
+        first = GELU(width, hidden, approximate)
         self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(hidden, width)])
-        self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        hidden = F.gelu(self.net[0].proj(x), approximate=self.approximate)
-        return self.net[2](hidden)
+        return self.net[2](self.net[0](x))

@@ -22,7 +22,7 @@ class Observation:
     `images`: camera name -> a path, a PIL image, an array or a tensor. Arrays are uint8
     [height, width, 3], tensors uint8 in [0, 255] or float in [-1, 1], shaped [3, height, width],
     [T, 3, height, width] (oldest first) or [B, T, 3, height, width].
-    `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or one for each of B.
+    `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or B of them.
 
     Raises WamkitError if an image cannot be read, a number is not finite, or batch sizes differ.
     """

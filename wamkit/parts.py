@@ -1,7 +1,8 @@
 """What a plugin offers: configuration classes of five kinds, the facts they state, and conflicts.
 
-Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its `build`
-imports the thing. Rules about what fits what live with the part that knows them, in `conflicts`.
+Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its
+`build` imports the thing. Rules about what fits what live with the part that knows them, in
+`conflicts`.
 """
 
 from __future__ import annotations

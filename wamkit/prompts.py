@@ -26,6 +26,7 @@ class PromptCache:
         self.most = most
         self.encoded = 0  # prompts that went through the encoder
         self._kept: OrderedDict[tuple[str, str], Text] = OrderedDict()
+        self._mark: str | None = None  # a frozen encoder's fingerprint, taken once
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """B instructions, put into the template, to embeddings [B, L, width]."""
@@ -33,7 +34,7 @@ class PromptCache:
         if self.encoder.trainable:
             self.encoded += len(sentences)
             return self.encoder.encode(sentences)
-        mark = self.encoder.fingerprint()
+        mark = self._mark = self._mark or self.encoder.fingerprint()
         new = sorted({s for s in sentences if (mark, s) not in self._kept})
         if new:
             with torch.no_grad():

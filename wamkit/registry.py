@@ -62,7 +62,8 @@ class Registry:
             )
         if owners := self.clashes.get((kind, name)):
             raise WamkitError(
-                f"{kind} {name!r} is offered by {' and by '.join(owners)}; a name must have one owner",
+                f"{kind} {name!r} is offered by {' and by '.join(owners)}; "
+                "a name must have one owner",
                 f"uninstall one of them, or set {BLOCK} to the one to leave out",
             )
         if name not in self.parts[kind]:
@@ -148,6 +149,6 @@ def _normal(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
-    """The parts installed in this environment; plugins named in WAMKIT_BLOCK_PLUGINS are left out."""
+    """The parts installed here; plugins named in WAMKIT_BLOCK_PLUGINS are left out."""
     blocked = [name for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
     return Registry().load(entry_points(group=GROUP), blocked)

@@ -6,7 +6,6 @@ d x_sigma / d sigma = velocity. Everyone speaks sigma in [0, 1]: 0 is data, 1 is
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -29,8 +29,6 @@ from .registry import registry
 from .schedules import Schedules
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 
-FORMAT = 1  # of the spec; raised when an older file could be misread
-
 
 class PolicySpec(BaseModel):
     """Everything that decides what a policy is. `wamkit.build` turns it into one."""
@@ -51,7 +49,8 @@ class PolicySpec(BaseModel):
     """Of the backbone and the action head; noise levels and losses are always float32."""
     seed: int = Field(0, ge=0)
     """Of random weights, where no published ones are named."""
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
+    """Of the spec itself."""
 
     @property
     def sizes(self) -> Sizes:
@@ -328,7 +327,9 @@ def explained(error: ValidationError, where: str, cls: type[BaseModel]) -> list[
         elif item["type"] == "missing":
             why, hint = "it is missing", f"add {item['loc'][-1]} = ..."
         else:
-            why = f"{item['msg'][0].lower()}{item['msg'][1:]}, found {item['input']!r}"
+            why = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+            if not isinstance(item["input"], Mapping | BaseModel):
+                why += f", found {item['input']!r}"
             hint = f"change it; `wamkit schema` says what {place} may be"
         found.append(Conflict(between=(place or where,), why=why, hint=hint))
     return found
@@ -364,7 +365,7 @@ def schema() -> dict[str, Any]:
     }
     fields: dict[str, Any] = {}
     for kind in KINDS:
-        classes = list(registry().parts[kind].values()) or [bases[kind]]
+        classes: list[Any] = list(registry().parts[kind].values()) or [bases[kind]]
         union: Any = reduce(or_, classes)
         discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union
         fields[kind] = (discriminated, ...)

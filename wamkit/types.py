@@ -21,7 +21,8 @@ Value = TypeVar("Value")
 class Memo:
     """What stays the same over the steps of one chunk, computed once.
 
-    Values are kept only while gradients are off: in training every pass computes its own.
+    Values are kept only while gradients are off: in training every pass computes its own. A copy
+    made by `dataclasses.replace` starts with an empty memo.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class Text:
     tokens: Tensor  # [B, L, width]
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
     image: Tensor | None = None  # [B, L', image width]
-    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     def append(self, token: Tensor) -> Text:
         """This text with more tokens [B, L', width] at the end, all of them real."""
@@ -73,7 +74,7 @@ class Frames:
     guide: Tensor | None = (
         None  # [B, G, T, h, w] extra input channels, for backbones that want them
     )
-    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.z.ndim != 5 or self.z.shape[2] != len(self.roles):
@@ -83,7 +84,8 @@ class Frames:
             )
         if tuple(self.sigma.shape) != (self.z.shape[0], len(self.roles)):
             raise ValueError(
-                f"sigma must be [{self.z.shape[0]}, {len(self.roles)}], found {tuple(self.sigma.shape)}"
+                f"sigma must be [{self.z.shape[0]}, {len(self.roles)}], "
+                f"found {tuple(self.sigma.shape)}"
             )
 
     def segments(self, tokens_per_frame: int) -> tuple[Segment, ...]:
@@ -112,16 +114,22 @@ class Frames:
         if isinstance(sigma, Tensor) and sigma.ndim == 1:
             sigma = sigma[:, None]
         levels[:, places] = sigma
-        return replace(self, sigma=levels)
+        return self._moved(sigma=levels)
 
     def put(self, z: Tensor, *roles: str) -> Frames:
         """The frames of `roles` replaced by z [B, C, frames of the role, h, w]."""
         places = self.where(*roles)
         if len(places) == len(self.roles):
-            return replace(self, z=z)
+            return self._moved(z=z)
         new = self.z.clone()
         new[:, :, places] = z
-        return replace(self, z=new)
+        return self._moved(z=new)
+
+    def _moved(self, **changes: Any) -> Frames:
+        """The same frames at another point of their denoising; what depends on places stays."""
+        moved = replace(self, **changes)
+        object.__setattr__(moved, "memo", self.memo)
+        return moved
 
 
 @dataclass(frozen=True)

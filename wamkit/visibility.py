@@ -11,7 +11,7 @@ Visibility = Mapping[str, Collection[str]]
 def everyone(roles: Iterable[str]) -> dict[str, frozenset[str]]:
     """Full visibility: each role attends to all of `roles`."""
     every = frozenset(roles)
-    return {role: every for role in every}
+    return dict.fromkeys(every, every)
 
 
 def cacheable(roles: Collection[str], sees: Visibility, present: Collection[str] = ()) -> bool:

@@ -264,13 +264,18 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def save(model: nn.Module, path: str | Path) -> int:
-    """Write the state of `model` to one safetensors file, whole or not at all; return its tensors."""
+    """Write the state of `model` to one safetensors file, whole or not at all.
+
+    Returns the number of tensors.
+    """
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     file = Path(path)
     part = file.with_name(f".{file.name}.part")
     try:
-        part.touch()  # with the user's own permissions, which the writer keeps
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask gives; the writer would make it private
         save_file(state, part, metadata={"format": "pt"})
+        part.chmod(mode)
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
@@ -289,7 +294,7 @@ def materialize(
     dialects: Sequence[Dialect] = (),
     folders: Sequence[str] = (),
 ) -> nn.Module:
-    """A model with the weights at `path`, mapped and in their own dtype; random ones if it is None."""
+    """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
     if path is None:
         return make()
     with torch.device("meta"):

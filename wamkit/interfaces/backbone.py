@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attention import Attend, Block, Stream, run
 from ..parts import Traits
-from ..types import Frames, Memo, Segment, Text
+from ..types import Frames, Segment, Text
 from ..visibility import Visibility, everyone
 
 
@@ -33,7 +33,7 @@ class VideoBackbone(Protocol):
         """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning."""
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        """Final tokens to velocity [B, C, T, h, w], d x / d sigma, as the frames given to `embed`."""
+        """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`."""
 
 
 def stream_of(backbone: VideoBackbone, video: Frames, text: Text) -> Stream:
@@ -50,8 +50,8 @@ def denoise(
     `sees` says which role attends to which; by default everything sees everything, as in the
     backbone's own pretraining.
     """
-    # Memos of their own: nothing computed by an earlier call, with other weights, is reused.
-    stream = stream_of(backbone, replace(frames, memo=Memo()), replace(text, memo=Memo()))
+    # Copies have memos of their own: nothing that an earlier call left behind is reused.
+    stream = stream_of(backbone, replace(frames), replace(text))
     table = sees if sees is not None else everyone(s.role for s in stream.segments)
     run([stream], table, attend=backbone.attend)
     return backbone.unembed(stream.x, stream.cond)

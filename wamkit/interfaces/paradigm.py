@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class Paradigm(ABC):
         x = draw(tuple(video.only(*blank).z.shape), video.z, rng)
         schedule = schedules["video"]
         grid = schedule.grid()
-        for sigma, lower in zip(grid, grid[1:], strict=False):
+        for sigma, lower in pairwise(grid):
             noisy = video.at(sigma, *blank).put(x, *blank)
             velocity = model(scene.with_(video=noisy, action=None), cache=cache).video
             assert velocity is not None

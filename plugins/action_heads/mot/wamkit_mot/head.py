@@ -105,6 +105,17 @@ class ExpertBlock(nn.Module):
         return (x.float() + gate_ffn * y).to(x.dtype)
 
 
+class ConditionEmbedder(nn.Module):
+    """The embedders of noise level and words, together because diffusers names them so."""
+
+    def __init__(self, width: int, text_width: int) -> None:
+        super().__init__()
+        self.time_embedder = Embedder(LEVELS, width, nn.SiLU())
+        self.time_proj = nn.Linear(width, 6 * width)
+        gelu = nn.GELU("tanh")
+        self.text_embedder = Embedder(text_width, width, gelu) if text_width else None
+
+
 class MotHead(ExpertHead):
     """`ExpertHead` that denoises an action chunk beside any backbone."""
 
@@ -116,12 +127,9 @@ class MotHead(ExpertHead):
         width, traits = config.width, sizes.traits
         self.action_encoder = nn.Linear(sizes.action, width)
         self.action_decoder = nn.Linear(width, sizes.action)
-        self.condition_embedder = nn.Module()
-        self.condition_embedder.time_embedder = Embedder(LEVELS, width, nn.SiLU())
-        self.condition_embedder.time_proj = nn.Linear(width, 6 * width)
-        if config.text == "cross":
-            gelu = nn.GELU("tanh")
-            self.condition_embedder.text_embedder = Embedder(traits.text_width, width, gelu)
+        self.condition_embedder = ConditionEmbedder(
+            width, traits.text_width if config.text == "cross" else 0
+        )
         self.state_encoder: nn.Linear | None = None
         if sizes.state and config.state != "none":
             goal = traits.text_width if config.state == "text" else width
@@ -135,8 +143,9 @@ class MotHead(ExpertHead):
     @property
     def blocks(self) -> Sequence[Block | None]:
         every = self.config.every
+        stack: list[Any] = list(self.expert)
         return [
-            self.expert[layer // every] if layer % every == 0 else None
+            None if layer % every else stack[layer // every]
             for layer in range(self.sizes.traits.depth)
         ]
 
@@ -161,10 +170,10 @@ class MotHead(ExpertHead):
         embedder = self.condition_embedder
         level = embedder.time_embedder(sinusoid(1000 * action.sigma.float(), LEVELS))
         modulation = embedder.time_proj(nn.functional.silu(level).to(dtype)).float()
-        words = None
-        if self.config.text == "cross":
+        words, text_embedder = None, embedder.text_embedder
+        if text_embedder is not None:
             words = scene.text.memo.once(
-                (id(self), "words"), lambda: embedder.text_embedder(scene.text.tokens.to(dtype))
+                (id(self), "words"), lambda: text_embedder(scene.text.tokens.to(dtype))
             )
         length = x.shape[1]
         cos, sin = scene.text.memo.once((id(self), "turn"), lambda: self._turn(length, x.device))
@@ -180,6 +189,6 @@ class MotHead(ExpertHead):
         return self.action_decoder(x[:, -self.sizes.chunk :])
 
     def initialize_from(self, backbone: VideoBackbone) -> None:
-        """With init = "video", start from the backbone's weights. Raises WamkitError if none fit."""
+        """With init = "video", take the backbone's weights. Raises WamkitError if none fit."""
         if self.config.init == "video" and self.config.weights is None:
             from_video(self, backbone, every=self.config.every)

@@ -347,7 +347,7 @@ def original_keys(variant: str) -> list[str]:
         keys += under(f"{side}.conv1", CONVOLUTION)
         keys += under(f"{side}.middle.0", BLOCK) + under(f"{side}.middle.2", BLOCK)
         keys += under(f"{side}.middle.1", ATTENTION)
-        keys += [f"{side}.head.0.gamma"] + under(f"{side}.head.2", CONVOLUTION)
+        keys += [f"{side}.head.0.gamma", *under(f"{side}.head.2", CONVOLUTION)]
     return (
         keys + stage_keys("encoder.downsamples", variant) + stage_keys("decoder.upsamples", variant)
     )

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from wamkit.hooks import hookimpl
 from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
 
+from .text_encoder_config import UMT5
+
 if TYPE_CHECKING:
     from .vae import WanVAEShape
 
@@ -183,3 +185,4 @@ def register(add: Callable[[type[Part]], None]) -> None:
     add(Wan)
     add(WanVAE21)
     add(WanVAE22)
+    add(UMT5)

@@ -116,20 +116,20 @@ def load(
             f"the weights in {encoder} are not those of its config.json; {'; '.join(problems)}",
             "copy config.json and the safetensors files from the same checkpoint",
         )
-    described = sorted(file for file in {*encoder.glob("*.json"), *tokenizer.iterdir()})
+    others = sorted({*encoder.glob("*.json"), *tokenizer.iterdir()} - set(shards))
     return UMT5Encoder(
         model,
         AutoTokenizer.from_pretrained(tokenizer, local_files_only=True),
         length=length,
         padding=padding,
-        files=_identity([*shards, *(file for file in described if file.is_file())]),
+        files=_identity([*shards, *(file for file in others if file.is_file())]),
     )
 
 
 def _identity(files: Sequence[Path]) -> str:
     """A hash of names, sizes and first mebibytes, which hold the headers of safetensors files."""
     digest = hashlib.sha256()
-    for file in dict.fromkeys(files):
+    for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         with file.open("rb") as stream:
             digest.update(stream.read(2**20))

@@ -14,7 +14,7 @@ from wamkit.parts import Conflict, TextEncoderConfig
 from wamkit.spec import PolicySpec
 
 LAYOUT = (
-    "name a copy of a Wan checkpoint in diffusers' layout, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers, "
+    "name a copy of a Wan checkpoint in diffusers' layout (Wan-AI/Wan2.2-TI2V-5B-Diffusers, ...), "
     "with the folders text_encoder and tokenizer"
 )
 
@@ -22,8 +22,8 @@ LAYOUT = (
 class UMT5(TextEncoderConfig):
     """The frozen encoder half of UMT5-XXL (5.7 billion parameters), as Wan uses it.
 
-    `weights` is a folder with `text_encoder/` and `tokenizer/`, or one that holds the files of both.
-    A saved policy names that folder and does not copy it.
+    `weights` is a folder with `text_encoder/` and `tokenizer/`, or one with the files of both. A
+    saved policy names that folder and does not copy it.
     """
 
     by_reference = True
@@ -56,7 +56,8 @@ class UMT5(TextEncoderConfig):
         try:
             self.folders()
         except WamkitError as error:
-            yield Conflict(between=("text_encoder.weights",), why=error.what, hint=error.hint)
+            place = ("text_encoder.weights",)
+            yield Conflict(between=place, why=error.what, hint=error.hint, missing=True)
 
     def folders(self) -> tuple[Path, Path]:
         """Where the encoder and the tokenizer are. Raises WamkitError if something is missing."""

@@ -12,6 +12,7 @@ Source: github.com/Wan-Video/Wan2.1 and Wan2.2 (Apache-2.0), in the layout of di
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ class ResidualBlock(nn.Module):
 def residual_blocks(in_width: int, out_width: int, count: int) -> nn.ModuleList:
     """Chain `count` residual blocks, the first of which changes the width."""
     widths = [in_width, *[out_width] * count]
-    return nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    return nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
 
 
 class FrameAttention(nn.Module):

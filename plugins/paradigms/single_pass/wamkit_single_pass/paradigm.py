@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class SinglePassParadigm(Paradigm):
         schedule = schedules["action"]
         grid = schedule.grid()
         levels = torch.tensor(grid, device=x.device).expand(x.shape[0], -1)  # [B, steps + 1]
-        for i, (sigma, lower) in enumerate(zip(grid, grid[1:], strict=False)):
+        for i, (sigma, lower) in enumerate(pairwise(grid)):
             noisy = scene.with_(video=None, action=Noisy(x, levels[:, i]))
             velocity = model(noisy, cache=seen).action
             assert velocity is not None

@@ -29,7 +29,6 @@ class OpenCLIP(TextEncoderConfig):
 
     license = "MIT"
     source = "https://github.com/mlfoundations/open_clip"
-    requires = ("open_clip",)
 
     name: Literal["open_clip"] = "open_clip"
     model: str = "ViT-B-32"

@@ -34,6 +34,7 @@ DIALECTS = (
         rules=((r"^text\.", ""),),
         drop=_OTHERS,
     ),
+    Dialect("wamkit", sentinel=r"^tower\.", rules=((r"^tower\.", ""),)),
 )
 
 

@@ -1,0 +1,122 @@
+"""Fast-WAM's schedule: its mask, its training pass, and one pass plus cached steps in use."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from wamkit_single_pass import SinglePass
+
+from wamkit import check
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.schedule import draw
+from wamkit.spec import PolicySpec
+from wamkit.testing import batch_of, compose, observation
+from wamkit.types import Noisy
+
+
+def spec_for(backbone: str = "wan") -> PolicySpec:
+    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+
+
+def test_the_table_is_the_published_mask() -> None:
+    # Rows are queries, columns keys: first latent frame, other video, action (Fast-WAM, uncond).
+    published = {
+        "context": (True, False, False),
+        "target": (True, True, False),
+        "action": (True, False, True),
+    }
+    sees = SinglePass().sees
+    columns = ("context", "target", "action")
+    assert {r: tuple(c in sees[r] for c in columns) for r in columns} == published
+
+
+def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    batch = batch_of(policy.spec, seed=seed)
+    scene = policy._clean(batch)
+    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
+    assert noisy.video is not None and noisy.action is not None
+    full = policy.model(noisy).action
+    seen = noisy.with_(video=noisy.video.only("context"), action=None)
+    cache = policy.model(seen, keep=("text", "context")).cache
+    fast = policy.model(noisy.with_(video=None), cache=cache).action
+    assert full is not None and fast is not None
+    return full, fast
+
+
+@torch.no_grad()
+def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
+    for name in registry().names("backbone"):
+        full, fast = _clean(Policy.from_spec(spec_for(name)))
+        torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_the_future_in_training_does_not_reach_the_action() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene = policy._clean(batch_of(policy.spec))
+    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
+    assert noisy.video is not None
+    one = policy.model(noisy)
+    other = noisy.video.put(noisy.video.only("target").z + 1, "target")
+    two = policy.model(noisy.with_(video=other))
+    assert one.action is not None and two.action is not None
+    torch.testing.assert_close(one.action, two.action, atol=1e-6, rtol=0)
+    assert one.video is not None and two.video is not None
+    assert not torch.allclose(one.video, two.video, atol=1e-3)
+
+
+def test_the_context_stays_clean_and_levels_are_independent() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene = policy._clean(batch_of(policy.spec))
+    noisy, target = policy.paradigm.corrupt(
+        scene, policy.schedules, torch.Generator().manual_seed(1)
+    )
+    assert scene.video is not None and noisy.video is not None and noisy.action is not None
+    assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
+    assert noisy.video.sigma[:, 0].tolist() == [0, 0] and target.frames == (1, 2)
+    levels = [*noisy.video.sigma[:, 1].tolist(), *noisy.action.sigma.tolist()]
+    assert len(set(levels)) == 4 and all(0 < s <= 1 for s in levels)
+    assert torch.equal(noisy.video.sigma[:, 1], noisy.video.sigma[:, 2])
+
+
+@torch.no_grad()
+def test_what_is_predicted_leads_back_to_the_data() -> None:
+    policy = Policy.from_spec(spec_for("toy"))
+    scene = policy._clean(batch_of(policy.spec))
+    noisy, target = policy.paradigm.corrupt(
+        scene, policy.schedules, torch.Generator().manual_seed(1)
+    )
+    assert noisy.video is not None and scene.video is not None and target.video is not None
+    assert noisy.action is not None and scene.action is not None and target.action is not None
+    video = noisy.video.only("target")
+    back = video.z - video.sigma[:, None, :, None, None] * target.video
+    torch.testing.assert_close(back, scene.video.only("target").z, atol=1e-5, rtol=0)
+    back = noisy.action.x - noisy.action.sigma[:, None, None] * target.action
+    torch.testing.assert_close(back, scene.action.x, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene = policy._blank(observation(policy.spec))
+    assert scene.video is not None and scene.action is not None
+    rng = torch.Generator().manual_seed(3)
+    found = policy.paradigm.act(policy.model, scene, policy.schedules, rng)
+    x = draw(tuple(scene.action.x.shape), scene.action.x, torch.Generator().manual_seed(3))
+    seen = scene.with_(video=scene.video.only("context"))
+    grid = policy.schedules["action"].grid()
+    for sigma, lower in pairwise(grid):
+        velocity = policy.model(seen.with_(action=Noisy(x, torch.full((2,), sigma)))).action
+        assert velocity is not None
+        x = x + (lower - sigma) * velocity
+    torch.testing.assert_close(found, x, atol=1e-5, rtol=0)
+
+
+def test_the_program_says_what_runs_once_and_what_iterates() -> None:
+    spec = spec_for()
+    once, steps = SinglePass().program(spec)
+    assert once.passes == 1 and "context" in once.roles
+    assert steps.roles == ("action",) and steps.passes == spec.schedules.action.steps
+    assert check(spec) == []

@@ -1,0 +1,220 @@
+"""The engine: roles instead of masks, caches that change nothing, three ways for a head to join."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wamkit.attention import Stream, run
+from wamkit.errors import WamkitError
+from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
+from wamkit.parts import Sizes
+from wamkit.registry import registry
+from wamkit.testing import compose, run_dense
+from wamkit.types import KV, Frames, KVCache, Noisy, Scene, Segment, Text
+from wamkit.visibility import cacheable, closed_part
+
+SPECS = {name: compose(cls()) for name, cls in registry().parts["backbone"].items()}
+SEES = {
+    "action sees the present": {
+        "text": {"text", "context"},
+        "context": {"text", "context"},
+        "target": {"text", "context", "target"},
+        "action": {"text", "context", "action"},
+    },
+    "action sees the future": {
+        "text": {"text", "context"},
+        "context": {"text", "context"},
+        "target": {"text", "context", "target"},
+        "action": {"text", "context", "target", "action"},
+    },
+    "mutual": {
+        "text": {"text", "context"},
+        "context": {"text", "context"},
+        "target": {"text", "context", "target", "action"},
+        "action": {"text", "context", "target", "action"},
+    },
+}
+
+
+class Reader(ReaderHead):
+    """The smallest reader: attends to the hidden states of two layers."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.layers = (0, sizes.traits.depth - 1)
+        self.enter = nn.Linear(sizes.action, sizes.traits.width)
+        self.leave = nn.Linear(sizes.traits.width, sizes.action)
+
+    def read(self, action: Noisy, hidden: list[Tensor], scene: Scene) -> Tensor:  # type: ignore[override]
+        x = self.enter(action.x) + action.sigma[:, None, None]
+        for states in hidden:
+            x = x + nn.functional.scaled_dot_product_attention(x, states, states)
+        return self.leave(x)
+
+
+class Slots(SlotHead):
+    """The smallest slot head: actions repeated over one latent frame, and averaged back."""
+
+    def __init__(self, sizes: Sizes, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.slots, self.time, self.sizes, self._grid = 1, 9.0, sizes, grid
+        self.gain = nn.Parameter(torch.ones(()))
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return self._grid
+
+    def write(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        c, h, w = grid
+        flat = x.flatten(1)
+        copies = -(-c * h * w // flat.shape[1])
+        return flat.repeat(1, copies)[:, : c * h * w].unflatten(1, (c, 1, h, w)) * self.gain
+
+    def read(self, z: Tensor) -> Tensor:
+        n = self.sizes.chunk * self.sizes.action
+        flat = z.flatten(1)
+        whole = flat[:, : flat.shape[1] // n * n].unflatten(1, (-1, n)).mean(1)
+        return whole.unflatten(1, (self.sizes.chunk, self.sizes.action)) * self.gain
+
+
+def _head(kind: str, backbone: str) -> ActionHead:
+    spec = SPECS[backbone]
+    sizes = spec.sizes
+    if kind == "reader":
+        return Reader(sizes)
+    if kind == "slots":
+        return Slots(sizes, (sizes.traits.latent_channels, *spec.latent_size))
+    head: ActionHead = compose(registry().parts["action_head"][kind]()).action_head.build(sizes)
+    return head
+
+
+HEADS = [*registry().names("action_head"), "reader", "slots"]
+
+
+def _scene(backbone: str, frames: int = 3) -> Scene:
+    spec = SPECS[backbone]
+    rng = torch.Generator().manual_seed(4)
+    traits = spec.backbone.traits
+    z = torch.randn(2, traits.latent_channels, frames, *spec.latent_size, generator=rng)
+    sigma = torch.full((2, frames), 0.6)
+    sigma[:, 0] = 0
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[0, 5:] = False
+    roles = ("context",) + ("target",) * (frames - 1)
+    return Scene(
+        text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid),
+        video=Frames(z, roles, torch.arange(frames).float(), sigma),
+        action=Noisy(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
+        state=torch.randn(2, 3, generator=rng),
+    )
+
+
+@pytest.mark.parametrize(("backbone", "kind", "rule"), list(product(SPECS, HEADS, SEES)))
+def test_every_way_to_join_predicts_both_and_passes_gradients(
+    backbone: str, kind: str, rule: str
+) -> None:
+    torch.manual_seed(0)
+    model, head, scene = SPECS[backbone].backbone.build(), _head(kind, backbone), _scene(backbone)
+    out = head.join(model, scene, SEES[rule])
+    assert out.video is not None and out.action is not None and scene.video is not None
+    assert out.video.shape == scene.video.z.shape and out.action.shape == (2, 6, 4)
+    (out.video.square().mean() + out.action.square().mean()).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in head.parameters())
+
+
+@pytest.mark.parametrize(("backbone", "kind"), list(product(SPECS, HEADS)))
+@torch.no_grad()
+def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> None:
+    torch.manual_seed(0)
+    sees = SEES["action sees the present"]
+    model, head, scene = SPECS[backbone].backbone.build(), _head(kind, backbone), _scene(backbone)
+    assert scene.video is not None and scene.action is not None
+    assert cacheable({"text", "context"}, sees)
+    full = head.join(model, scene, sees).action
+    seen = scene.with_(video=scene.video.only("context"), action=None)
+    prefill = head.join(model, seen, sees, keep=("text", "context"))
+    assert prefill.video is None and prefill.action is None
+    for _ in range(3):
+        fast = head.join(model, scene.with_(video=None), sees, cache=prefill.cache).action
+        torch.testing.assert_close(fast, full, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("backbone", "rule"), list(product(SPECS, SEES)))
+def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> None:
+    torch.manual_seed(0)
+    model, head, scene = SPECS[backbone].backbone.build(), _head("mot", backbone), _scene(backbone)
+
+    def streams() -> list[Stream]:
+        ready = head.prepare(scene)
+        assert ready.video is not None and ready.action is not None
+        video = stream_of(model, ready.video, ready.text)
+        return [video, Stream(head.blocks, *head.embed(ready.action, ready))]  # type: ignore[attr-defined]
+
+    one, two = streams(), streams()
+    run(one, SEES[rule])
+    run_dense(two, SEES[rule])
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a.x, b.x, atol=1e-5, rtol=0)
+
+
+def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
+    cached = KV(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4))
+    cache = KVCache([{"context": cached}])
+    one, two = (KV(torch.randn(1, 2, 2, 4), torch.randn(1, 2, 2, 4)) for _ in range(2))
+    with torch.no_grad():
+        first = cache.followed_by(0, ("context",), one)
+        where = first.k.data_ptr()
+        second = cache.followed_by(0, ("context",), two)
+    assert second.k.data_ptr() == where
+    torch.testing.assert_close(second.k, torch.cat([cached.k, two.k], 2))
+    torch.testing.assert_close(cached.k, cache.layers[0]["context"].k)
+
+
+def test_a_cache_takes_in_a_newer_one() -> None:
+    def kv(n: float) -> KV:
+        return KV(torch.full((1, 1, 1, 1), n), torch.full((1, 1, 1, 1), n))
+
+    both = KVCache([{"context": kv(1), "target": kv(1)}]) | KVCache([{"target": kv(2)}])
+    assert both.roles == {"context", "target"}
+    assert both.layers[0]["target"].k.item() == 2 and both.layers[0]["context"].k.item() == 1
+
+
+def test_a_role_without_a_row_is_refused() -> None:
+    stream = Stream([], torch.zeros(1, 1, 1), (Segment("value", 1),), None)
+    with pytest.raises(WamkitError) as error:
+        run([stream], {"context": {"context"}})
+    assert str(error.value) == (
+        "the visibility table has no row for value; it speaks of context\n"
+        "  hint: add a row for it to the paradigm's `sees`"
+    )
+
+
+def test_what_is_cacheable_follows_from_the_table() -> None:
+    alone = SEES["action sees the present"]
+    assert cacheable({"text", "context"}, alone)
+    assert not cacheable({"target"}, alone)
+    assert cacheable({"text", "context", "target"}, SEES["action sees the future"])
+    assert not cacheable({"text", "context", "target"}, SEES["mutual"])
+    assert cacheable({"context"}, alone, present={"context", "target"})
+    everything = {"context", "target", "action"}
+    assert closed_part(everything - {"action"}, SEES["mutual"], everything) == {"context"}
+
+
+def test_frames_keep_their_roles_times_and_levels_together() -> None:
+    scene = _scene("toy")
+    assert scene.video is not None
+    video = scene.video
+    assert [s.role for s in video.segments(4)] == ["context", "target"]
+    assert [s.length for s in video.segments(4)] == [4, 8]
+    future = video.only("target")
+    assert future.times.tolist() == [1, 2] and future.roles == ("target", "target")
+    assert video.at(0.1, "target").sigma[0].tolist() == pytest.approx([0, 0.1, 0.1])
+    new = torch.ones_like(future.z)
+    assert torch.equal(video.put(new, "target").z[:, :, 1:], new)
+    assert torch.equal(video.put(new, "target").z[:, :, :1], video.z[:, :, :1])
+    with pytest.raises(ValueError, match=r"sigma must be \[2, 3\], found \(2, 2\)"):
+        Frames(video.z, video.roles, video.times, video.sigma[:, :2])

@@ -1,0 +1,126 @@
+"""Plugins: broken ones are set aside with their reason, and the others work."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+
+from wamkit.errors import WamkitError
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part
+from wamkit.registry import Registry, registry
+
+
+class Mine(BackboneConfig):
+    """A backbone of my own."""
+
+    name: Literal["mine"] = "mine"
+
+
+def plugin(*parts: type[Part], **attributes: Any) -> Any:
+    """What importing a plugin's package gives."""
+
+    @hookimpl
+    def register(add: Any) -> None:
+        for part in parts:
+            add(part)
+
+    return SimpleNamespace(register=register, **attributes)
+
+
+class Point(EntryPoint):
+    """An entry point that gives what it is told to, or fails as it is told to."""
+
+    def load(self) -> Any:
+        found = self.__dict__["gives"]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+def point(name: str, distribution: str, gives: Any) -> Point:
+    made = Point(name=name, value="x", group="wamkit")
+    vars(made).update(gives=gives, dist=SimpleNamespace(name=distribution, version="1.2"))
+    return made
+
+
+def test_every_first_party_plugin_is_found() -> None:
+    assert [p.name for p in registry().plugins if p.status != "ok"] == []
+    assert not registry().clashes
+    assert {"toy", "wan"} <= set(registry().names("backbone"))
+
+
+def test_a_plugin_that_fails_to_import_is_set_aside_with_its_reason() -> None:
+    bad = point("bad", "dist-bad", ImportError("No module named 'flash'"))
+    found = Registry().load([bad, point("good", "dist-good", plugin(Mine))])
+    status = {p.name: (p.status, p.reason) for p in found.plugins}
+    assert status["bad"] == ("broken", "ImportError: No module named 'flash'")
+    assert status["good"] == ("ok", "") and found.get("backbone", "mine") is Mine
+
+
+def test_a_plugin_that_fails_while_registering_leaves_nothing_behind() -> None:
+    @hookimpl
+    def register(add: Any) -> None:
+        add(Mine)
+        raise RuntimeError("half way")
+
+    found = Registry().load([point("half", "dist", SimpleNamespace(register=register))])
+    assert found.plugins[0].reason == "RuntimeError: half way"
+    assert found.names("backbone") == []
+
+
+def test_a_plugin_without_the_hook_says_so() -> None:
+    found = Registry().load([point("empty", "dist", SimpleNamespace())])
+    assert found.plugins[0].status == "broken"
+    assert "it registers no part; does it implement `register(add)`?" in found.plugins[0].reason
+
+
+def test_a_name_offered_twice_names_both_distributions_and_spoils_nothing_else() -> None:
+    class Other(BackboneConfig):
+        """Another one of that name."""
+
+        name: Literal["mine"] = "mine"
+
+    class Third(BackboneConfig):
+        """A bystander."""
+
+        name: Literal["third"] = "third"
+
+    found = Registry().load(
+        [point("a", "dist-a", plugin(Mine)), point("b", "dist-b", plugin(Other, Third))]
+    )
+    with pytest.raises(WamkitError) as error:
+        found.get("backbone", "mine")
+    assert str(error.value) == (
+        "backbone 'mine' is offered by dist-a and by dist-b; a name must have one owner\n"
+        "  hint: uninstall one of them, or set WAMKIT_BLOCK_PLUGINS to the one to leave out"
+    )
+    assert found.names("backbone") == ["third"]
+
+
+@pytest.mark.parametrize("block", ["mine", "dist-mine", "Dist_Mine"])
+def test_a_blocked_plugin_is_listed_and_not_imported(block: str) -> None:
+    poison = point("mine", "dist-mine", SystemExit("imported"))
+    found = Registry().load([poison], blocked=[block])
+    assert (found.plugins[0].status, found.plugins[0].reason) == (
+        "blocked",
+        "named in WAMKIT_BLOCK_PLUGINS",
+    )
+
+
+def test_a_plugin_for_another_contract_is_set_aside() -> None:
+    found = Registry().load([point("old", "dist", plugin(Mine, WAMKIT_API=99))])
+    assert found.plugins[0].status == "incompatible"
+    assert found.plugins[0].reason == "written for plugin API 99, this wamkit has 1"
+
+
+def test_misspelt_names_and_kinds_get_a_suggestion() -> None:
+    with pytest.raises(WamkitError, match="did you mean 'toy'"):
+        registry().get("backbone", "toi")
+    with pytest.raises(WamkitError, match="did you mean 'backbone'"):
+        registry().get("backbon", "toy")
+    with pytest.raises(WamkitError, match="pip install a plugin that offers 'zzzzzz'"):
+        registry().get("backbone", "zzzzzz")

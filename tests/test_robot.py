@@ -1,0 +1,171 @@
+"""The robot's side: observations, cameras, action spaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wamkit import Observation, WamkitError
+from wamkit.actions import ActionSpace, StateSpace, Statistics, read_statistics
+from wamkit.cameras import CameraLayout, placed
+from wamkit.spaces import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
+
+RED = np.full((8, 12, 3), (255, 0, 0), np.uint8)
+
+
+def test_pictures_of_every_kind_become_one_kind(tmp_path: Path) -> None:
+    Image.fromarray(RED).save(tmp_path / "red.png")
+    tensor = torch.from_numpy(RED.copy()).permute(2, 0, 1)
+    for value in (
+        RED,
+        tensor,
+        Image.fromarray(RED),
+        tmp_path / "red.png",
+        str(tmp_path / "red.png"),
+    ):
+        seen = Observation(images={"front": value}, prompt="go")
+        assert torch.equal(seen.images["front"], tensor[None, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "  "}, "the instruction is empty"),
+        ({"images": {}}, "the observation has no image"),
+        ({"images": {"front": "nowhere.png"}}, "no image at nowhere.png"),
+        ({"images": {"front": RED.astype(np.float32)}}, "expected uint8"),
+        ({"images": {"front": torch.zeros(4, 8, 8)}}, r"expected \[3, height, width\]"),
+        ({"images": {"front": torch.full((3, 8, 8), 7.0)}}, r"values up to 7; expected \[-1, 1\]"),
+        ({"images": {"front": 3}}, "is a int"),
+        ({"state": [1.0, float("nan")]}, "not finite"),
+        ({"state": "abc"}, "no list of numbers"),
+        ({"state": [[1.0], [2.0]]}, "batch sizes differ: image 'front' 1, prompt 1, state 2"),
+    ],
+)
+def test_bad_observations_are_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(WamkitError, match=message):
+        Observation(**({"images": {"front": RED}, "prompt": "go"} | change))
+
+
+def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(WamkitError, match="is not an image"):
+        Observation(images={"front": tmp_path / "text.png"}, prompt="go")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        tmp_path / "whole.png"
+    )
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:4000])
+    with pytest.raises(WamkitError, match="is a damaged image"):
+        Observation(images={"front": tmp_path / "cut.png"}, prompt="go")
+
+
+def _plain(value: float, size: tuple[int, int]) -> torch.Tensor:
+    return torch.full((1, 1, 3, *size), value)
+
+
+def test_a_t_shape_puts_the_first_view_above_the_others() -> None:
+    views = (
+        View(name="head", size=(4, 8)),
+        View(name="l", size=(2, 4)),
+        View(name="r", size=(2, 4)),
+    )
+    layout = CameraLayout(CameraConfig(layout="t_shape", views=views))
+    canvas = layout.canvas(
+        {"head": _plain(1, (9, 9)), "l": _plain(0, (5, 7)), "r": _plain(-1, (2, 4))}
+    )
+    assert canvas.shape == (1, 3, 1, 6, 8)
+    expected = torch.cat([torch.ones(4, 8), torch.cat([torch.zeros(2, 4), -torch.ones(2, 4)], 1)])
+    torch.testing.assert_close(canvas, expected.expand(1, 3, 1, 6, 8), atol=1e-6, rtol=0)
+    assert torch.equal(layout.split(canvas)["r"], canvas[..., 4:, 4:])
+
+
+def test_a_grid_fills_rows_of_columns() -> None:
+    views = tuple(View(name=n, size=(2, 3)) for n in "abcd")
+    config = CameraConfig(layout="grid", views=views, columns=2)
+    assert config.canvas == (4, 6) and config.boxes()["c"] == (2, 0, 2, 3)
+
+
+def test_pictures_are_turned_flipped_and_fitted() -> None:
+    image = torch.arange(6.0).reshape(1, 1, 2, 3).expand(1, 3, 2, 3) / 10
+    turned = placed(image, View(name="a", size=(3, 2), rotate=90))
+    assert torch.equal(turned, torch.rot90(image, 1, (-2, -1)))
+    flipped = placed(image, View(name="a", size=(2, 3), flip="horizontal"))
+    assert torch.equal(flipped, image.flip(-1))
+    wide = torch.ones(1, 3, 4, 8)
+    wide[..., :2] = wide[..., 6:] = 0
+    assert (placed(wide, View(name="a", size=(4, 4), fit="crop")) == 1).all()
+    padded = placed(torch.ones(1, 3, 4, 8), View(name="a", size=(8, 8), fit="pad"))
+    assert (padded[..., :2, :] == -1).all() and (padded[..., 2:6, :] == 1).all()
+
+
+def test_unknown_and_missing_cameras_are_named() -> None:
+    layout = CameraLayout(CameraConfig(views=(View(name="front"), View(name="wrist"))))
+    with pytest.raises(WamkitError, match=r"unknown camera 'frnt'.*\n.*did you mean 'front'"):
+        layout.canvas({"frnt": _plain(0, (4, 4)), "wrist": _plain(0, (4, 4))})
+    with pytest.raises(WamkitError, match="no image from camera 'wrist'"):
+        layout.canvas({"front": _plain(0, (4, 4))})
+
+
+def _space(kind: Any, normalization: Any = "min_max", **more: Any) -> ActionSpace:
+    group = ActionGroup(name="arm", size=2, kind=kind, normalization=normalization, **more)
+    grip = ActionGroup(name="grip", size=1, normalization="none")
+    data = torch.stack([torch.linspace(-4, 4, 101), torch.linspace(0, 1, 101), torch.ones(101)], -1)
+    return ActionSpace(ActionConfig(chunk=2, groups=(group, grip)), Statistics.of(data))
+
+
+@pytest.mark.parametrize("normalization", ["min_max", "mean_std", "quantile", "none"])
+def test_normalization_comes_back_exactly(normalization: str) -> None:
+    space = _space("absolute", normalization)
+    actions = torch.tensor([[[1.0, 0.5, 1.0], [-3.0, 0.25, 0.0]]])
+    values = space.encode(actions, None)
+    torch.testing.assert_close(space.decode(values, None), actions, atol=1e-6, rtol=0)
+    expected = {"min_max": 0.25, "mean_std": 1 / 2.3324, "quantile": 1 / 3.92, "none": 1.0}
+    assert float(values[0, 0, 0]) == pytest.approx(expected[normalization], abs=1e-3)
+    assert space.names == ("arm.0", "arm.1", "grip")
+
+
+def test_values_are_clipped_and_constant_dimensions_only_shifted() -> None:
+    space = _space("absolute")
+    assert float(space.encode(torch.full((1, 1, 3), 100.0), None)[0, 0, 0]) == 5.0
+    still = StateSpace(StateConfig(size=1), Statistics.of(torch.full((9, 1), 3.0)))
+    assert float(still.encode(torch.tensor([[3.5]]))) == 0.5
+
+
+def test_relative_actions_are_differences_to_the_state() -> None:
+    space = _space("relative", "none", state=1)
+    actions, state = torch.tensor([[[1.0, 2.0, 0.5]]]), torch.tensor([[9.0, 0.25, 0.5]])
+    values = space.encode(actions, state)
+    assert values.tolist() == [[[0.75, 1.5, 0.5]]]
+    torch.testing.assert_close(space.decode(values, state), actions)
+    with pytest.raises(WamkitError, match="relative actions need the state"):
+        space.decode(values, None)
+
+
+def test_padded_steps_of_delta_actions_stand_still_in_physical_units() -> None:
+    space = _space("delta")
+    actions = torch.full((1, 2, 3), 0.5)
+    valid = torch.tensor([[True, False]])
+    decoded = space.decode(space.encode(actions, None, valid), None)
+    torch.testing.assert_close(decoded, torch.tensor([[[0.5, 0.5, 0.5], [0.0, 0.0, 0.5]]]))
+
+
+def test_statistics_are_exact_and_checked(tmp_path: Path) -> None:
+    stats = Statistics.of(torch.arange(101.0)[:, None])
+    assert (stats.min, stats.max, stats.mean, stats.q01, stats.q99) == (
+        (0,),
+        (100,),
+        (50,),
+        (1,),
+        (99,),
+    )
+    file = tmp_path / "statistics.json"
+    file.write_text('{"action": {"min": [0]}}')
+    with pytest.raises(WamkitError, match="holds no statistics: 'max'"):
+        read_statistics(file)
+    with pytest.raises(WamkitError, match="statistics of 1 numbers for a state of 2"):
+        StateSpace(StateConfig(size=2), stats)

@@ -1,0 +1,163 @@
+"""Specs: read from three formats, overridden, and refused with every mistake at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import wamkit
+from wamkit.build import resolve
+from wamkit.errors import SpecError, WamkitError
+from wamkit.spec import override, parse, read, schema
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
+TOY = next(p for p in EXAMPLES if p.stem == "toy")
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return read(TOY)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda p: p.stem)
+def test_every_example_fits(file: Path) -> None:
+    assert [c for c in wamkit.check(file) if not c.missing] == []
+    spec, _ = parse(read(file)).tiny()
+    assert wamkit.check(spec) == []
+
+
+def test_toml_yaml_and_json_say_the_same(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "spec.json").write_text(json.dumps(raw))
+    specs = [parse(read(p)) for p in (TOY, tmp_path / "spec.yaml", tmp_path / "spec.json")]
+    assert specs[0] == specs[1] == specs[2]
+
+
+def test_a_dumped_spec_has_every_default_and_reads_back(raw: dict[str, Any]) -> None:
+    spec = parse(raw)
+    plain = json.loads(json.dumps(spec.dump()))
+    assert plain["backbone"]["latent_channels"] == 3 * 4 * 8 * 8
+    assert plain["schedules"]["action"]["steps"] == 10
+    assert parse(plain) == spec
+
+
+def test_overrides_reach_into_tables_and_lists(raw: dict[str, Any]) -> None:
+    changed = override(
+        raw,
+        [
+            "schedules.action.steps=5",
+            "actions.groups.0.size=4",
+            "text_encoder.template='do: {instruction}'",
+            "vae.strides=[1, 8, 8]",
+            "dtype=bfloat16",
+        ],
+    )
+    spec = parse(changed)
+    assert spec.schedules.action.steps == 5 and spec.actions.groups[0].size == 4
+    assert spec.text_encoder.template == "do: {instruction}" and spec.vae.stride == (1, 8, 8)
+    assert spec.dtype == "bfloat16" and raw["vae"]["strides"] == [4, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps", "the override 'steps' is not of the form path.to.key=value"),
+        ("actions.groups.7.size=1", "'7' is no place in a list of 2"),
+        ("backbone.name.x=1", "name is the value 'toy', not a table"),
+    ],
+)
+def test_a_bad_override_says_what_is_wrong(raw: dict[str, Any], text: str, message: str) -> None:
+    with pytest.raises(WamkitError, match=message.replace(".", r"\.")):
+        override(raw, [text])
+
+
+def test_all_mistakes_are_reported_at_once(raw: dict[str, Any]) -> None:
+    raw["backbone"]["name"] = "toi"
+    raw["action_head"]["widht"] = 3
+    raw["cameras"]["views"][0]["size"] = [60, 96]
+    raw["parodigm"] = raw.pop("paradigm")
+    conflicts = wamkit.check(raw)
+    said = "\n".join(map(str, conflicts))
+    assert "no backbone is called 'toi'" in said and "did you mean 'toy'?" in said
+    assert "action_head.widht: no such key\n    hint: did you mean 'width'?" in said
+    assert "parodigm: no such section in a spec\n    hint: did you mean 'paradigm'?" in said
+    assert "paradigm: the spec does not name one" in said
+    assert len(conflicts) == 4  # what needs the backbone cannot be judged without it
+    raw["backbone"]["name"] = "toy"
+    assert any("the canvas is 60 pixels high" in str(c) for c in wamkit.check(raw))
+
+
+def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str, Any]) -> None:
+    def complaints(*overrides: str) -> list[str]:
+        return [c.hint for c in wamkit.check(override(raw, overrides))]
+
+    assert complaints("backbone.latent_channels=7") != []
+    hints = complaints("text_encoder.embedding=32")
+    assert 'set text_encoder.adapter = "linear"' in hints[0]
+    assert complaints("text_encoder.embedding=32", "text_encoder.adapter=linear") == []
+    assert complaints("video.frames=8") == ["set video.frames = 5 or 9"]
+    assert complaints("video.frames=5") == []
+    assert complaints("state.size=3") != []
+    assert complaints("state.size=3", "action_head.state=token") == []
+    assert complaints("action_head.every=9") == ["set action_head.every to at most 4"]
+    assert complaints("video.context=9") == ["set video.context below video.frames"]
+    assert complaints("text_encoder.template=go") == [
+        "write {instruction} where the user's words belong"
+    ]
+    relative = ["actions.groups.0.kind=relative"]
+    assert len(complaints(*relative)) == 2
+    cured = [*relative, "actions.groups.0.state=0", "state.size=3", "action_head.state=text"]
+    assert complaints(*cured) == []
+
+
+def test_views_must_tile_the_canvas(raw: dict[str, Any]) -> None:
+    views = [{"name": "head", "size": [64, 96]}, {"name": "left", "size": [32, 48]}]
+    raw["cameras"] = {"layout": "t_shape", "views": [*views, {"name": "left", "size": [16, 32]}]}
+    said = "\n".join(map(str, wamkit.check(raw)))
+    assert "two views are called 'left'" in said
+    assert "views in one row must be equally high, found left 32, left 16" in said
+    assert "rows of a t_shape must be equally wide, found [96, 80]" in said
+
+
+def test_weights_that_are_not_there_are_missing_not_wrong(raw: dict[str, Any]) -> None:
+    raw["backbone"]["weights"] = "/nowhere/at/all"
+    (conflict,) = wamkit.check(raw)
+    assert conflict.missing and conflict.why == "nothing is at /nowhere/at/all"
+    with pytest.raises(SpecError, match="cannot be built: 1 conflict"):
+        resolve(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "x = [", "cannot be read"),
+        ("a.yaml", "- 1\n- 2\n", "holds a list, a spec is a table"),
+        ("a.json", "{", "cannot be read"),
+        ("a.txt", "x", r"is no spec: its name ends in '\.txt'"),
+        ("b.toml", None, "no spec at"),
+    ],
+)
+def test_files_that_are_no_specs_are_refused(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(WamkitError, match=message):
+        read(tmp_path / name)
+
+
+def test_the_schema_describes_what_is_installed() -> None:
+    text = json.dumps(schema())
+    assert '"const": "toy"' in text and "Height and width on the canvas." in text
+
+
+def test_tiny_keeps_the_composition_and_says_what_changed() -> None:
+    spec, changes = parse(read(EXAMPLES[0].with_name("fastwam.toml"))).tiny()
+    assert (spec.actions.chunk, spec.actions.size, spec.state.size) == (32, 7, 8)
+    assert changes["text_encoder"] == "umt5-xxl -> bytes"
+    assert changes["backbone"] == "wan, tiny"
+    assert spec.paradigm.name == "single_pass" and len(spec.cameras.views) == 2

@@ -1,0 +1,85 @@
+"""The command `wamkit`: one file a verb, each imported when it is first asked for.
+
+A verb is a module with a function `command`, whose signature is its command line, and an `EXAMPLE`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import did_you_mean
+from .output import polite
+
+# What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
+VERBS = {
+    "list": "listing",
+    "show": "show",
+    "check": "check",
+    "explain": "explain",
+    "schema": "schema",
+    "build": "build",
+    "act": "act",
+    "imagine": "imagine",
+    "doctor": "doctor",
+}
+
+
+class Verbs(TyperGroup):
+    """The verbs as typer commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every verb."""
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a verb; a misspelt one is refused with the nearest."""
+        if cmd_name in VERBS:
+            return verb(cmd_name)
+        if not ctx.resilient_parsing and not cmd_name.startswith("-"):
+            hint = did_you_mean(cmd_name, list(VERBS), f"The commands are {', '.join(VERBS)}.")
+            ctx.fail(f"No such command {cmd_name!r}. {hint[0].upper()}{hint[1:]}")
+        return None
+
+
+def verb(name: str) -> Any:
+    """The typer command of one verb."""
+    module = import_module(f".{VERBS[name]}", __name__)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, epilog=f"Example: {module.EXAMPLE}")(polite(module.command))
+    return typer.main.get_command(alone)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Verbs,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: wamkit act examples/toy.toml --image photo.jpg --prompt 'pick up the cup'",
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Robot policies composed of parts: backbone, VAE, text encoder, action head, paradigm."""
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app(prog_name="wamkit")

@@ -1,0 +1,48 @@
+"""`wamkit build`: a spec to a folder that holds a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, Overrides, Spec, Tiny
+from .output import busy, emit, note, say, show_table, table
+
+EXAMPLE = "wamkit build examples/toy.toml --out policy"
+
+
+def command(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="The folder to write; a saved policy is replaced.")],
+    tiny: Tiny = False,
+    overrides: Overrides = None,
+    statistics: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="What to normalize by.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Build a policy and save it to a folder, whole or not at all."""
+    from ..actions import read_statistics
+    from ..folder import save
+    from .inputs import chosen, loaded
+
+    described, notes = chosen(spec, overrides or [], tiny=tiny)
+    numbers = {} if statistics is None else read_statistics(statistics)
+    policy, untrained = loaded(spec, described, "cpu")
+    notes += untrained
+    policy.set_statistics(numbers)
+    with busy(f"writing {out}"):
+        folder = save(policy, out)
+    files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    if json:
+        emit({"folder": str(folder), "files": files, "notes": notes})
+        return
+    for line in notes:
+        note(line)
+    say(f"wrote {folder}")
+    made = table("file", "bytes", right=("bytes",))
+    for name, size in files.items():
+        made.add_row(name, f"{size:,}")
+    show_table(made)

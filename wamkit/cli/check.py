@@ -1,0 +1,62 @@
+"""`wamkit check`: every reason why a spec cannot be built, without torch and in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ..check import check
+from ..parts import Conflict
+from ..spec import draft, parse, read
+from .options import Json, Overrides, Spec, Tiny
+from .output import FOUND, conflict_lines, emit, say
+
+EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
+
+
+def command(
+    spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
+) -> None:
+    """Find every conflict in a spec before anything is built. Exit code 1 if there is one."""
+    found = conflicts_of(spec, overrides or (), tiny=tiny)
+    composition = [c for c in found if not c.missing]
+    missing = [c for c in found if c.missing]
+    if json:
+        emit(
+            {
+                "spec": str(spec),
+                "fits": not found,
+                "conflicts": [c.model_dump(mode="json") for c in composition],
+                "missing": [c.model_dump(mode="json") for c in missing],
+            }
+        )
+    else:
+        report(str(spec), composition, missing)
+    if found:
+        raise typer.Exit(FOUND)
+
+
+def conflicts_of(
+    path: Path, overrides: list[str] | tuple[str, ...], *, tiny: bool
+) -> list[Conflict]:
+    """Every conflict of the spec at `path`, at toy size if `tiny`."""
+    raw = read(path, overrides)
+    if not tiny:
+        return check(raw)
+    _, mistakes = draft(raw)
+    return mistakes or check(parse(raw, str(path)).tiny()[0])
+
+
+def report(source: str, composition: list[Conflict], missing: list[Conflict]) -> None:
+    """Print conflicts, those of the composition before those of this machine."""
+    if not composition and not missing:
+        say(f"{source} fits.")
+    if composition:
+        plural = "s" if len(composition) > 1 else ""
+        say(f"{source} has {len(composition)} conflict{plural}:", "bold")
+        say(conflict_lines(composition))
+    if missing:
+        lead = "Also missing" if composition else f"{source} fits, but this is missing"
+        say(f"{lead} on this machine:", "bold")
+        say(conflict_lines(missing))

@@ -1,0 +1,145 @@
+"""`wamkit doctor`: what is installed, what is missing, and the command that cures it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+import typer
+
+from .. import __version__
+from ..registry import registry
+from .options import Json
+from .output import FOUND, cure, emit, error, say, show_table, table
+
+EXAMPLE = "wamkit doctor --json"
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "timm",
+    "open-clip-torch",
+    "diffusers",
+    "transformers",
+    "sentencepiece",
+)
+"""Distributions whose versions decide what works; the last three come with wamkit[hf]."""
+
+
+def command(json: Json = False) -> None:
+    """Look for what is broken or missing. Exit code 1 if something is broken."""
+    versions = {name: _version(name) for name in PACKAGES}
+    machine, broken = devices()
+    found = registry()
+    plugins = [
+        {
+            "plugin": p.name,
+            "from": p.distribution,
+            "version": p.version,
+            "status": p.status,
+            "reason": p.reason,
+            "parts": [f"{kind} {name}" for kind, name in p.parts],
+        }
+        for p in found.plugins
+    ]
+    broken += [
+        f"plugin {p.name} (from {p.distribution}) is {p.status}: {p.reason}"
+        for p in found.plugins
+        if p.status in ("broken", "incompatible")
+    ]
+    broken += [
+        f"{kind} {name} is offered by {' and by '.join(owners)}; uninstall one of them"
+        for (kind, name), owners in found.clashes.items()
+    ]
+    lacking = missing_modules()
+    if json:
+        emit(
+            {
+                "wamkit": __version__,
+                "python": platform.python_version(),
+                "versions": versions,
+                "machine": machine,
+                "plugins": plugins,
+                "missing": lacking,
+                "broken": broken,
+            }
+        )
+    else:
+        _draw(versions, machine, plugins, lacking, broken)
+    if broken:
+        raise typer.Exit(FOUND)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> tuple[dict[str, Any], list[str]]:
+    """Processors and accelerators as torch sees them, and what is wrong with torch."""
+    machine: dict[str, Any] = {"processors": os.cpu_count(), "threads": None, "cuda": []}
+    if find_spec("torch") is None:
+        return machine, ["torch is not installed: pip install torch"]
+    try:
+        import torch
+    except Exception as problem:  # a torch that does not import is what this command is for
+        return machine, [f"torch cannot be imported: {type(problem).__name__}: {problem}"]
+    machine["threads"] = torch.get_num_threads()
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = round(properties.total_memory / 2**30, 1)
+            machine["cuda"].append({"name": properties.name, "memory_gib": memory})
+    return machine, []
+
+
+def missing_modules() -> list[dict[str, Any]]:
+    """For each set of absent modules: who needs them, and the command that installs them."""
+    wanted: dict[tuple[str, ...], list[str]] = {}
+    for cls in registry():
+        absent = tuple(name for name in cls.requires if find_spec(name) is None)
+        if absent:
+            label = f"{cls.kind} {cls.model_fields['name'].default}"
+            wanted.setdefault(absent, []).append(label)
+    return [
+        {"modules": list(modules), "for": labels, "cure": cure(modules)}
+        for modules, labels in wanted.items()
+    ]
+
+
+def _draw(
+    versions: dict[str, str | None],
+    machine: dict[str, Any],
+    plugins: list[dict[str, Any]],
+    lacking: list[dict[str, Any]],
+    broken: list[str],
+) -> None:
+    say(f"wamkit {__version__}, Python {platform.python_version()}", "bold")
+    say(", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
+    threads = f", torch uses {machine['threads']}" if machine["threads"] else ""
+    say(f"{machine['processors']} processors{threads}")
+    for device in machine["cuda"]:
+        say(f"cuda: {device['name']}, {device['memory_gib']} GiB")
+    if not machine["cuda"]:
+        say("no CUDA device: policies run on the CPU")
+    say()
+    made = table("plugin", "from", "version", "status", "offers", keep=("plugin",))
+    for row in plugins:
+        offers = ", ".join(row["parts"]) or row["reason"]
+        made.add_row(row["plugin"], row["from"], row["version"], row["status"], offers)
+    show_table(made)
+    for entry in lacking:
+        say(
+            f"missing {', '.join(entry['modules'])}, for {', '.join(entry['for'])}: {entry['cure']}"
+        )
+    for line in broken:
+        error(line)
+    if not broken:
+        say("nothing is broken")

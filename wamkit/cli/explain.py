@@ -1,0 +1,192 @@
+"""`wamkit explain`: what a spec amounts to, drawn: who sees whom, what runs how often, how large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from ..parts import KINDS
+from ..spec import PolicySpec, parse, read
+from ..visibility import Visibility, closed_part
+from .check import conflicts_of, report
+from .meta import parameters
+from .options import Json, Overrides, Spec, Tiny
+from .output import FOUND, emit, mark, note, say, show_table, table
+
+EXAMPLE = "wamkit explain examples/toy.toml"
+
+
+def command(
+    spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
+) -> None:
+    """Draw what a spec amounts to: its parts, who sees whom, what runs how often, how large.
+
+    Nothing is loaded. Exit code 1 if the parts do not fit each other.
+    """
+    chosen = overrides or []
+    found = conflicts_of(spec, chosen, tiny=tiny)
+    broken = [c for c in found if not c.missing]
+    if broken:
+        if json:
+            emit({"spec": str(spec), "conflicts": [c.model_dump(mode="json") for c in broken]})
+        else:
+            report(str(spec), broken, [])
+        raise typer.Exit(FOUND)
+    for conflict in found:
+        note(f"{conflict.between[0]}: {conflict.why} ({conflict.hint})")
+    policy = parse(read(spec, chosen), str(spec))
+    changes: dict[str, str] = {}
+    if tiny:
+        policy, changes = policy.tiny()
+    told = explained(policy)
+    if json:
+        emit({"spec": str(spec), "tiny": changes, **told})
+        return
+    for kind, words in changes.items():
+        note(f"tiny {kind}: {words}")
+    _draw(policy, told)
+
+
+def explained(spec: PolicySpec) -> dict[str, Any]:
+    """Everything `explain` draws, as plain data."""
+    tokens = spec.tokens()
+    cross = spec.backbone.traits.text == "cross"
+    observed, imagined = spec.latent_frames
+    sees = {role: sorted(seen) for role, seen in spec.paradigm.sees.items()}
+    present = [r for r in _roles(sees) if _count(r, tokens) and not (cross and r == "text")]
+    around = {*present, "text"}
+    known = {role for role in present if not role.startswith(("target", "action"))}
+    return {
+        "parts": [_part(spec, kind) for kind in KINDS],
+        "canvas": list(spec.cameras.canvas),
+        "layout": spec.cameras.layout,
+        "cameras": {view.name: list(view.size) for view in spec.cameras.views},
+        "pictures": {"observed": spec.video.context, "all": spec.video.frames},
+        "latent": {
+            "channels": spec.vae.channels,
+            "size": list(spec.latent_size),
+            "observed": observed,
+            "imagined": imagined,
+        },
+        "actions": {
+            "chunk": spec.actions.chunk,
+            "size": spec.actions.size,
+            "hertz": spec.actions.hertz,
+        },
+        "state": spec.state.size,
+        "tokens": {role: count for role, count in tokens.items() if count},
+        "text": spec.backbone.traits.text,
+        "roles": {role: _count(role, tokens) for role in present},
+        "sees": {row: [col for col in present if col in sees.get(row, ())] for row in present},
+        "cacheable": sorted(closed_part(known, _without_text(sees, cross), around)),
+        "program": [
+            {
+                "does": stage.does,
+                "roles": list(stage.roles),
+                "passes": stage.passes,
+                "tokens": sum(
+                    _count(r, tokens) for r in stage.roles if not (cross and r == "text")
+                ),
+            }
+            for stage in spec.paradigm.program(spec)
+        ],
+    }
+
+
+def _part(spec: PolicySpec, kind: str) -> dict[str, Any]:
+    part = getattr(spec, kind)
+    return {
+        "kind": kind,
+        "name": part.name,
+        "variant": getattr(part, "variant", None),
+        "weights": getattr(part, "weights", None),
+        "parameters": parameters(part, spec.sizes),
+    }
+
+
+def _roles(sees: Mapping[str, list[str]]) -> list[str]:
+    """Roles in the order of a scene, then those that only this paradigm knows."""
+    usual = ["text", "context", "target", "action"]
+    named = dict.fromkeys([*sees, *(role for seen in sees.values() for role in seen)])
+    return [r for r in usual if r in named] + [r for r in named if r not in usual]
+
+
+def _count(role: str, tokens: Mapping[str, int]) -> int:
+    """Tokens of a role; a clean copy (`target'`) is as long as what it copies."""
+    return tokens.get(role.rstrip("'"), 0)
+
+
+def _without_text(sees: Mapping[str, list[str]], cross: bool) -> Visibility:
+    """The table as blocks execute it: text by cross-attention is never in the stream."""
+    if not cross:
+        return sees
+    return {row: [r for r in seen if r != "text"] for row, seen in sees.items() if row != "text"}
+
+
+def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
+    _draw_parts(told)
+    _draw_sizes(told)
+    say("\nWho sees whom: a row attends to the columns that are filled, in tokens\n", "bold")
+    _draw_grid(told)
+    if told["text"] == "cross":
+        say(
+            f"text: {told['tokens'].get('text', 0)} tokens, read inside the blocks by cross-attention"
+        )
+    kept = ", ".join(told["cacheable"])
+    say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
+    say("\nWhat one call of act runs\n", "bold")
+    made = table("passes", "tokens a pass", "roles", "what for", right=("passes", "tokens a pass"))
+    for stage in told["program"]:
+        made.add_row(
+            str(stage["passes"]), str(stage["tokens"]), ", ".join(stage["roles"]), stage["does"]
+        )
+    show_table(made)
+    say(
+        f"schedules: {spec.schedules.action.steps} steps for actions (shift "
+        f"{spec.schedules.action.shift:g}), {spec.schedules.video.steps} for pictures (shift "
+        f"{spec.schedules.video.shift:g})"
+    )
+
+
+def _draw_parts(told: Mapping[str, Any]) -> None:
+    made = table("part", "name", "weights", "parameters", right=("parameters",), keep=("name",))
+    total = 0
+    for part in told["parts"]:
+        label = " ".join(filter(None, (part["name"], part["variant"])))
+        count = part["parameters"]
+        total += count if isinstance(count, int) else 0
+        shown = f"{count:,}" if isinstance(count, int) else count
+        came = part["weights"] or ("random" if count else "none")
+        made.add_row(part["kind"], label, came, shown)
+    made.add_row("together", "", "", f"{total:,}", style="bold")
+    show_table(made)
+
+
+def _draw_sizes(told: Mapping[str, Any]) -> None:
+    latent, actions = told["latent"], told["actions"]
+    height, width = latent["size"]
+    views = ", ".join(f"{name} {h}x{w}" for name, (h, w) in told["cameras"].items())
+    say("\ncanvas: {}x{} pixels, {} ({})".format(*told["canvas"], told["layout"], views))
+    say(
+        f"latents: {latent['channels']} channels of {height}x{width}; {latent['observed']} observed "
+        f"and {latent['imagined']} imagined frames, of {told['pictures']['observed']} and "
+        f"{told['pictures']['all'] - told['pictures']['observed']} pictures"
+    )
+    say(
+        f"actions: {actions['chunk']} x {actions['size']} at {actions['hertz']:g} Hz, "
+        f"{actions['chunk'] / actions['hertz']:g} s; state: {told['state']} numbers"
+    )
+
+
+def _draw_grid(told: Mapping[str, Any]) -> None:
+    roles: dict[str, int] = told["roles"]
+    made = table("", *(f"{role}\n{count}" for role, count in roles.items()), "sees")
+    for column in made.columns[1:-1]:
+        column.justify = "center"
+    for row, count in roles.items():
+        seen = told["sees"][row]
+        marks = [mark(column in seen) for column in roles]
+        made.add_row(f"{row} {count}", *marks, str(sum(roles[column] for column in seen)))
+    show_table(made)

@@ -1,0 +1,125 @@
+"""`wamkit imagine`: the future a policy expects, as an animation or a strip of pictures."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import WamkitError
+from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
+from .output import busy, emit, note, say
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..observation import Imagined
+
+EXAMPLE = "wamkit imagine examples/toy.toml --image photo.jpg --prompt 'pour the milk' --out a.gif"
+
+ENDINGS = (".gif", ".png")
+OBSERVED, IMAGINED = (120, 120, 120), (230, 140, 30)  # colors of the frames: gray and orange
+BORDER = 4  # pixels
+READABLE = 128  # the height in pixels that small pictures are enlarged to
+
+
+def command(
+    source: Source,
+    image: Images,
+    prompt: Prompt,
+    out: Annotated[Path, typer.Option(help="An animation (.gif) or a strip (.png) to write.")],
+    state: State = None,
+    seed: Seed = 0,
+    scale: Annotated[
+        int | None, typer.Option(min=1, help="Enlarge each pixel; by default small pictures.")
+    ] = None,
+    tiny: Tiny = False,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Let a policy imagine: write the pictures it expects to see.
+
+    Pictures that were observed have a gray border, those that are imagined an orange one.
+    """
+    from .inputs import chosen, loaded, observed
+
+    _writable(out)
+    begin = perf_counter()
+    spec, notes = chosen(source, overrides or [], tiny=tiny)
+    seen, filled = observed(spec, image, state, prompt, tiny=tiny)
+    policy, untrained = loaded(source, spec, device)
+    ready = perf_counter()
+    with busy("imagining"):
+        future = policy.imagine(seen, seed=seed)
+    done = perf_counter()
+    notes += filled + untrained
+    times = scale or max(1, -(-READABLE // future.canvas.shape[-2]))
+    pictures = framed(future, times)
+    write(pictures, out, milliseconds=round(1000 * spec.video.every / spec.actions.hertz))
+    if json:
+        size = [pictures[0].height, pictures[0].width]
+        count = {"pictures": len(pictures), "observed": future.observed}
+        emit({"out": str(out), **count, "size": size, "seed": seed, "notes": notes})
+        return
+    for line in notes:
+        note(line)
+    say(
+        f"wrote {out}: {future.observed} observed and {len(pictures) - future.observed} imagined "
+        f"pictures, seed {seed}; {(ready - begin) * 1000:.0f} ms to load, "
+        f"{(done - ready) * 1000:.0f} ms to imagine"
+    )
+
+
+def _writable(out: Path) -> None:
+    if out.suffix.lower() not in ENDINGS:
+        raise WamkitError(
+            f"{out} ends in {out.suffix!r}; an animation ends in .gif, a strip in .png",
+            f"--out {out.with_suffix('.gif')}",
+        )
+    if not out.parent.is_dir():
+        raise WamkitError(f"there is no folder {out.parent}", f"mkdir -p {out.parent}")
+
+
+def framed(future: Imagined, scale: int) -> list[Image]:
+    """The pictures of the first sample, enlarged, each within a border that says what it is."""
+    from PIL import Image, ImageOps
+
+    pixels = ((future.canvas[0] + 1) * 127.5).round().byte()  # [3, T, height, width]
+    pictures = []
+    for i, picture in enumerate(pixels.permute(1, 2, 3, 0).numpy()):
+        made = ImageOps.scale(Image.fromarray(picture), scale, Image.Resampling.NEAREST)
+        color = OBSERVED if i < future.observed else IMAGINED
+        pictures.append(ImageOps.expand(made, BORDER, color))
+    return pictures
+
+
+def write(pictures: list[Image], out: Path, milliseconds: int) -> None:
+    """Write an animation or a strip, whole or not at all."""
+    from PIL import Image
+
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=out.suffix, dir=out.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        if out.suffix.lower() == ".gif":
+            first, *rest = pictures
+            first.save(part, save_all=True, append_images=rest, duration=milliseconds, loop=0)
+        else:
+            width, height = pictures[0].size
+            strip = Image.new("RGB", (width * len(pictures), height))
+            for i, picture in enumerate(pictures):
+                strip.paste(picture, (i * width, 0))
+            strip.save(part)
+        part.chmod(0o644)
+        os.replace(part, out)
+    except OSError as problem:
+        raise WamkitError(
+            f"{out} cannot be written: {problem.strerror or problem}", "choose another file"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)

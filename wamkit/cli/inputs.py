@@ -1,0 +1,163 @@
+"""From what is typed after `act` and `imagine` to a policy and what it observes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..build import build, resolve
+from ..check import check
+from ..errors import SpecError, WamkitError
+from ..parts import KINDS, Weighted
+from ..spec import PolicySpec, parse, read
+
+if TYPE_CHECKING:
+    from ..observation import Observation
+    from ..policy import Policy
+
+
+def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[PolicySpec, list[str]]:
+    """The spec at `source`, checked, and notes on what `tiny` changed."""
+    if source.is_dir():
+        if overrides or tiny:
+            raise WamkitError(
+                f"{source} is a saved policy; --set and --tiny are for specs",
+                "act from the spec it was built from, or edit its spec.yaml",
+            )
+        return resolve(source), []
+    if not tiny:
+        return resolve(source, overrides), []
+    spec, changes = parse(read(source, overrides), str(source)).tiny()
+    if conflicts := check(spec):
+        raise SpecError(conflicts, f"{source} at toy size")
+    return spec, [f"tiny {kind}: {words}" for kind, words in changes.items()]
+
+
+def loaded(source: Path, spec: PolicySpec, device: str) -> tuple[Policy, list[str]]:
+    """The policy that `chosen` chose, and notes on which of its weights are random."""
+    import torch
+
+    from .output import busy
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise WamkitError("this machine has no CUDA device", "--device cpu")
+    with busy(f"loading {source}"):
+        if source.is_dir():
+            from ..policy import Policy
+
+            return Policy.load(source, device=device), []
+        policy = build(spec, device=device)
+    random = [kind for kind in KINDS if _random(policy, kind)]
+    return policy, [f"random weights: {', '.join(random)}"] if random else []
+
+
+def _random(policy: Policy, kind: str) -> bool:
+    part: Any = getattr(policy.spec, kind)
+    if not isinstance(part, Weighted) or part.weights is not None:
+        return False
+    return any(True for _ in getattr(policy, kind).parameters())
+
+
+def observed(
+    spec: PolicySpec, images: Sequence[str], state: str | None, prompt: str, *, tiny: bool
+) -> tuple[Observation, list[str]]:
+    """What the policy is shown, and notes on what was filled in.
+
+    Everything is tried against the spec here, before any weight is loaded. Raises WamkitError.
+    """
+    from ..actions import StateSpace
+    from ..cameras import CameraLayout
+    from ..observation import Observation
+
+    files, notes = _cameras(spec, images)
+    repeated = _moments(spec, files, tiny=tiny)
+    numbers = None if state is None else _numbers(state)
+    size = spec.state.size
+    if numbers is None and size:
+        if not tiny:
+            raise WamkitError(
+                f"no state; this policy expects {size} numbers",
+                f"pass them: --state {','.join(['0'] * size)}",
+            )
+        numbers = [0.0] * size
+        notes.append(f"no --state: {size} zeros")
+    if repeated:
+        notes.append(f"the same picture {spec.video.context} times: {', '.join(repeated)}")
+    pictures = {name: _pictures(name, paths) for name, paths in files.items()}
+    seen = Observation(pictures, prompt, numbers)
+    CameraLayout(spec.cameras).canvas(seen.images)
+    if seen.state is not None:
+        StateSpace(spec.state).encode(seen.state)
+    return seen, notes
+
+
+def _cameras(spec: PolicySpec, images: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """camera -> files, oldest first; a picture without a camera's name goes where it can."""
+    names = [view.name for view in spec.cameras.views]
+    files: dict[str, list[str]] = {}
+    unnamed = []
+    for text in images:
+        name, equals, file = text.partition("=")
+        if equals and (name in names or not Path(text).is_file()):
+            files.setdefault(name, []).append(file)
+        else:
+            unnamed.append(text)
+    if not unnamed:
+        return files, []
+    if not files and len(names) == 1:
+        return {names[0]: unnamed}, []
+    if not files and len(unnamed) == 1:
+        notes = [f"the same picture for every camera: {', '.join(names)}"]
+        return {name: list(unnamed) for name in names}, notes
+    raise WamkitError(
+        f"which camera sees {unnamed[0]}? this policy has {', '.join(names)}",
+        f"name it: --image {next((n for n in names if n not in files), names[0])}={unnamed[0]}",
+    )
+
+
+def _moments(spec: PolicySpec, files: dict[str, list[str]], *, tiny: bool) -> list[str]:
+    """Refuse a wrong number of pictures; at toy size one is repeated. Returns where it was."""
+    count, repeated = spec.video.context, []
+    for name, paths in files.items():
+        if len(paths) == count:
+            continue
+        if not tiny or len(paths) != 1:
+            raise WamkitError(
+                f"camera {name!r} is given {len(paths)} pictures; this policy observes {count}",
+                f"give --image {name}=FILE once for each moment, oldest first",
+            )
+        paths *= count
+        repeated.append(name)
+    return repeated
+
+
+def _pictures(name: str, paths: Sequence[str]) -> Any:
+    """The pictures of one camera as a tensor [T, 3, height, width] uint8."""
+    import numpy as np
+    import torch
+
+    from ..observation import read_image
+
+    arrays = [np.asarray(read_image(path)) for path in paths]
+    if len({array.shape for array in arrays}) > 1:
+        sizes = ", ".join(f"{a.shape[0]}x{a.shape[1]}" for a in arrays)
+        raise WamkitError(
+            f"the pictures of camera {name!r} differ in size: {sizes}",
+            "give pictures of one camera, all of the same size",
+        )
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _numbers(text: str) -> list[float]:
+    """`1,2,3` or `1 2 3` as numbers."""
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError as problem:
+        raise WamkitError(
+            f"--state {text!r} is no list of numbers: {problem}", "for example --state 0.1,0,-0.2"
+        ) from None

@@ -1,0 +1,77 @@
+"""`wamkit list`: the parts that are installed, and the plugins that were set aside."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import WamkitError, did_you_mean
+from ..parts import KINDS, Part
+from ..registry import registry
+from .options import Json, complete_kind
+from .output import emit, say, show_table, table
+
+EXAMPLE = "wamkit list backbone"
+
+
+def command(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="Only parts of this kind.", autocompletion=complete_kind),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the parts that are installed, and the plugins that were set aside."""
+    if kind is not None and kind not in KINDS:
+        raise WamkitError(
+            f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}",
+            did_you_mean(kind, KINDS, "choose one of the kinds above"),
+        )
+    found = registry()
+    parts = [described(cls) for cls in found if kind in (None, cls.kind)]
+    aside = [
+        {"plugin": p.name, "from": p.distribution, "status": p.status, "reason": p.reason}
+        for p in found.plugins
+        if p.status != "ok"
+    ]
+    clashes = [{"kind": k, "name": n, "from": owners} for (k, n), owners in found.clashes.items()]
+    if json:
+        emit({"parts": parts, "aside": aside, "clashes": clashes})
+        return
+    made = table("kind", "name", "what it is", "from", "license", "needs", keep=("kind", "name"))
+    for row in parts:
+        needs = [f"{m} (missing)" if m in row["missing"] else m for m in row["needs"]]
+        labels = (row["kind"], row["name"], row["summary"], row["from"], row["license"])
+        made.add_row(*labels, ", ".join(needs))
+    show_table(made)
+    if aside:
+        say("\nSet aside:", "bold")
+        for entry in aside:
+            say(f"  {entry['plugin']} (from {entry['from']}), {entry['status']}: {entry['reason']}")
+    if clashes:
+        say("\nOffered more than once, so that none can be used:", "bold")
+        for clash in clashes:
+            say(f"  {clash['kind']} {clash['name']}: {', '.join(clash['from'])}")
+
+
+def described(cls: type[Part]) -> dict[str, Any]:
+    """What `list` says about one part."""
+    name = cls.model_fields["name"].default
+    return {
+        "kind": cls.kind,
+        "name": name,
+        "summary": summary(cls),
+        "from": registry().origin[cls.kind, name],
+        "license": cls.license,
+        "needs": list(cls.requires),
+        "missing": [module for module in cls.requires if find_spec(module) is None],
+    }
+
+
+def summary(cls: type[Part]) -> str:
+    """The first sentence of a part's docstring."""
+    text = " ".join((cls.__doc__ or "").split())
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0].rstrip(".")

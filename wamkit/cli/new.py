@@ -1,0 +1,56 @@
+"""`wamkit new`: the first files of a plugin of one's own, complete and tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import WamkitError
+from ..scaffold import SUFFIXES, write
+from .output import say
+
+EXAMPLE = "wamkit new backbone my_backbone"
+
+
+def _complete(incomplete: str) -> list[str]:
+    """The kinds that begin like this."""
+    return [kind for kind in SUFFIXES if kind.startswith(incomplete)]
+
+
+def command(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(SUFFIXES)}.", autocompletion=_complete)],
+    name: Annotated[str, typer.Argument(help="What it is called in a spec, in snake_case.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; by default ./NAME.")
+    ] = None,
+) -> None:
+    """Start a plugin: a whole project with a working part and its tests."""
+    folder = out or Path(name)
+    try:
+        files = write(kind, name, folder)
+    except OSError as problem:
+        raise WamkitError(
+            f"{folder} cannot be written: {problem.strerror}", "choose another one with --out"
+        ) from None
+    say(f"wrote {folder}", "bold")
+    for line in tree(files):
+        say(f"  {line}")
+    say("\nnext:", "bold")
+    say(f"  pip install -e {folder.absolute() if folder.is_absolute() else Path('.') / folder}")
+    say(f"  pytest {folder}")
+    say(f"  wamkit show {kind} {name}")
+
+
+def tree(files: list[str]) -> list[str]:
+    """Sorted paths as an indented tree, folders first."""
+    lines: list[str] = []
+    for folder in sorted({path.rpartition("/")[0] for path in files}, reverse=True):
+        if folder:
+            lines.append(f"{folder}/")
+        for path in files:
+            parent, _, name = path.rpartition("/")
+            if parent == folder:
+                lines.append(f"  {name}" if folder else name)
+    return lines

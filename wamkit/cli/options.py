@@ -1,0 +1,57 @@
+"""Arguments and options that several verbs take, with what a shell completes them to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..parts import KINDS
+from ..registry import registry
+
+
+def complete_kind(incomplete: str) -> list[str]:
+    """The kinds that begin like this."""
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The installed parts of the kind before it that begin like this."""
+    kind = ctx.params.get("kind")
+    return [n for n in registry().names(kind) if n.startswith(incomplete)] if kind in KINDS else []
+
+
+Kind = Annotated[str, typer.Argument(help="A kind of part.", autocompletion=complete_kind)]
+Name = Annotated[str, typer.Argument(help="A part of that kind.", autocompletion=complete_name)]
+Spec = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="A .toml, .yaml or .json spec, or a saved policy.")
+]
+Source = Annotated[
+    Path, typer.Argument(metavar="SPEC_OR_FOLDER", help="A spec, or the folder of a saved policy.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one value, such as schedules.action.steps=5; may be repeated.",
+    ),
+]
+Tiny = Annotated[bool, typer.Option("--tiny", help="The same composition at toy size.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Images = Annotated[
+    list[str],
+    typer.Option(
+        "--image",
+        metavar="[CAMERA=]FILE",
+        help="What a camera sees; once for each camera, several times for several moments.",
+    ),
+]
+State = Annotated[
+    str | None,
+    typer.Option(help="What the robot feels: numbers with commas or spaces between them."),
+]
+Prompt = Annotated[str, typer.Option(help="What the robot is told.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")]
+Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]

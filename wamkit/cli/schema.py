@@ -1,0 +1,39 @@
+"""`wamkit schema`: the JSON schema of every spec that the installed parts allow."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import WamkitError
+from ..spec import schema
+from .output import emit, say
+
+EXAMPLE = "wamkit schema --out spec.schema.json"
+
+
+def command(
+    out: Annotated[Path | None, typer.Option(help="A file to write instead of printing.")] = None,
+) -> None:
+    """Print the JSON schema of a spec, for editors that complete and check what is typed.
+
+    It knows the parts that are installed on this machine.
+    """
+    if out is None:
+        emit(schema())
+        return
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_text(json.dumps(schema(), indent=2) + "\n")
+        os.replace(part, out)
+    except OSError as problem:
+        raise WamkitError(
+            f"{out} cannot be written: {problem.strerror}", "choose another file"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"wrote {out}")

@@ -1,0 +1,164 @@
+"""`wamkit show`: what one part is, the keys of its table, and the sizes of its variants."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from ..parts import (
+    ActionHeadConfig,
+    BackboneConfig,
+    ParadigmConfig,
+    Part,
+    TextEncoderConfig,
+    Traits,
+    VAEConfig,
+)
+from ..registry import registry
+from ..spec import override, parse_part
+from .listing import described
+from .options import Json, Kind, Name
+from .output import emit, say, show_table, table
+
+EXAMPLE = "wamkit show backbone wan --params"
+
+
+def command(
+    kind: Kind,
+    name: Name,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set one key; may be repeated."),
+    ] = None,
+    params: Annotated[
+        bool, typer.Option("--params", help="Count parameters, without allocating any.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show what a part is, the keys of its table, and the sizes of its variants."""
+    cls = registry().get(kind, name)
+    raw = override({"name": name}, overrides or ())
+    part: Any = parse_part(kind, raw)
+    keys = [_key(label, field, part) for label, field in cls.model_fields.items()]
+    rows = [_row(each, params) for each in _variants(cls, raw, part)]
+    if json:
+        about = {"doc": cleandoc(cls.__doc__ or ""), "source": cls.source}
+        emit({**described(cls), **about, "keys": keys, "variants": rows})
+        return
+    say(f"{kind} {name}", "bold")
+    say(cleandoc(cls.__doc__ or ""))
+    say(f"\nsource: {cls.source or 'wamkit'}")
+    about = described(cls)
+    say(f"license: {about['license']}")
+    say(f"from: {about['from']}")
+    if about["needs"]:
+        lacking = ", ".join(about["missing"])
+        say(f"needs: {', '.join(about['needs'])}" + (f" (missing: {lacking})" if lacking else ""))
+    say()
+    made = table("key", "type", "value", "meaning", keep=("key",))
+    for key in keys:
+        made.add_row(key["key"], key["type"], _plain(key["value"]), key["meaning"])
+    show_table(made)
+    _show_facts(rows)
+
+
+def _variants(cls: type[Part], raw: dict[str, Any], part: Part) -> list[Part]:
+    """The part in each of its published variants, or just as it is if it has none."""
+    field = cls.model_fields.get("variant")
+    if field is None or get_origin(field.annotation) is not Literal or "variant" in raw:
+        return [part]
+    return [parse_part(part.kind, {**raw, "variant": v}) for v in get_args(field.annotation)]
+
+
+def _row(part: Part, params: bool) -> dict[str, Any]:
+    row = {"variant": getattr(part, "variant", part.name), **facts(part)}
+    if params:
+        from .meta import parameters
+
+        row["parameters"] = parameters(part)
+    return row
+
+
+def facts(part: Part) -> dict[str, Any]:
+    """What a part states of itself before it is built."""
+    if isinstance(part, BackboneConfig):
+        return part.traits.model_dump(mode="json")
+    if isinstance(part, VAEConfig):
+        return {"channels": part.channels, "stride": list(part.stride)}
+    if isinstance(part, TextEncoderConfig):
+        return {"width": part.width, "max_tokens": part.max_tokens}
+    if isinstance(part, ActionHeadConfig):
+        return {"heard": part.heard}
+    if isinstance(part, ParadigmConfig):
+        return {"sees": {role: sorted(seen) for role, seen in part.sees.items()}}
+    return {}
+
+
+def _show_facts(rows: list[dict[str, Any]]) -> None:
+    """A table with a row for each variant; columns that are nowhere unusual are left out."""
+    usual = {k: f.default for k, f in Traits.model_fields.items() if not f.is_required()}
+    usual["patch"] = None  # always of interest
+    columns = [
+        label
+        for label in dict.fromkeys(k for row in rows for k in row)
+        if any(_plain(row[label]) != _plain(usual.get(label, ...)) for row in rows)
+    ]
+    say()
+    made = table(*columns, keep=("variant",))
+    for row in rows:
+        made.add_row(*(_plain(row[label]) for label in columns))
+    show_table(made)
+
+
+def _key(label: str, field: FieldInfo, part: Part) -> dict[str, Any]:
+    kind = written(field.annotation)
+    limits = " ".join(filter(None, map(_limit, field.metadata)))
+    return {
+        "key": label,
+        "type": f"{kind} {limits}".strip(),
+        "value": part.model_dump(mode="json")[label],
+        "meaning": " ".join((field.description or "").split()),
+    }
+
+
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
+
+
+def _limit(rule: Any) -> str:
+    """`> 0` for an annotated limit of a number."""
+    found = [f"{sign} {getattr(rule, key)}" for key, sign in SIGNS.items() if hasattr(rule, key)]
+    return ", ".join(found)
+
+
+def written(annotation: Any) -> str:
+    """A type as one would say it: `int or none`, `"cross" or "none"`."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if annotation is NoneType:
+        return "none"
+    if origin is Literal:
+        return " or ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in inside)
+    if origin in (Union, UnionType):
+        return " or ".join(written(each) for each in inside)
+    if origin is Annotated:
+        return " ".join([written(inside[0]), *filter(None, map(_limit, annotation.__metadata__))])
+    if origin is not None:
+        listed = ", ".join("..." if each is ... else written(each) for each in inside)
+        return f"{origin.__name__}[{listed}]"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _plain(value: Any) -> str:
+    """A value as a cell of a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{k} sees {', '.join(v) or 'nothing'}" for k, v in value.items())
+    return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)
