@@ -55,8 +55,8 @@ def refuse(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > LONGEST:
         better = _snake(name)
         raise WamkitError(
-            f"{name!r} cannot name a part: a name is lower-case words of letters and digits, joined "
-            f"by single underscores, {LONGEST} characters at most",
+            f"{name!r} cannot name a part: a name is lower-case words of letters and digits, "
+            f"joined by single underscores, {LONGEST} characters at most",
             f"did you mean {better!r}?" if better else f"for example my_{kind}",
         )
     if owner := registry().origin.get((kind, name)):  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ def write(kind: str, name: str, folder: Path) -> list[str]:
             f"{folder} exists and is not an empty folder", "choose another one with --out FOLDER"
         )
     files = render(kind, name)
-    goal = folder.absolute()
+    goal = folder.resolve()
     goal.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
     try:
@@ -99,7 +99,11 @@ def write(kind: str, name: str, folder: Path) -> list[str]:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         part.chmod(0o755)
-        os.replace(part, goal)
+        if goal.exists():  # empty; it stays the folder it is, since a shell may stand in it
+            for child in part.iterdir():
+                os.replace(child, goal / child.name)
+        else:
+            os.replace(part, goal)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return list(files)

@@ -24,6 +24,7 @@ VERBS = {
     "build": "build",
     "act": "act",
     "imagine": "imagine",
+    "new": "new",
     "doctor": "doctor",
 }
 

@@ -1,4 +1,4 @@
-"""`wamkit explain`: what a spec amounts to, drawn: who sees whom, what runs how often, how large."""
+"""`wamkit explain`: what a spec amounts to, drawn: parts, sizes, who sees whom, what runs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ EXAMPLE = "wamkit explain examples/toy.toml"
 def command(
     spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
 ) -> None:
-    """Draw what a spec amounts to: its parts, who sees whom, what runs how often, how large.
+    """Draw what a spec amounts to: parts, who sees whom, what runs.
 
-    Nothing is loaded. Exit code 1 if the parts do not fit each other.
+    No weights are loaded. Exit code 1 if the parts do not fit each other.
     """
     chosen = overrides or []
     found = conflicts_of(spec, chosen, tiny=tiny)
@@ -35,7 +35,7 @@ def command(
             report(str(spec), broken, [])
         raise typer.Exit(FOUND)
     for conflict in found:
-        note(f"{conflict.between[0]}: {conflict.why} ({conflict.hint})")
+        note(f"{conflict.between[0]}: {conflict.why} (hint: {conflict.hint})")
     policy = parse(read(spec, chosen), str(spec))
     changes: dict[str, str] = {}
     if tiny:
@@ -63,7 +63,10 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "canvas": list(spec.cameras.canvas),
         "layout": spec.cameras.layout,
         "cameras": {view.name: list(view.size) for view in spec.cameras.views},
-        "pictures": {"observed": spec.video.context, "all": spec.video.frames},
+        "pictures": {
+            "observed": spec.video.context,
+            "imagined": spec.video.frames - spec.video.context,
+        },
         "latent": {
             "channels": spec.vae.channels,
             "size": list(spec.latent_size),
@@ -131,9 +134,8 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
     say("\nWho sees whom: a row attends to the columns that are filled, in tokens\n", "bold")
     _draw_grid(told)
     if told["text"] == "cross":
-        say(
-            f"text: {told['tokens'].get('text', 0)} tokens, read inside the blocks by cross-attention"
-        )
+        words = told["tokens"].get("text", 0)
+        say(f"text: {words} tokens, read inside the blocks by cross-attention")
     kept = ", ".join(told["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")
@@ -158,21 +160,21 @@ def _draw_parts(told: Mapping[str, Any]) -> None:
         count = part["parameters"]
         total += count if isinstance(count, int) else 0
         shown = f"{count:,}" if isinstance(count, int) else count
-        came = part["weights"] or ("random" if count else "none")
+        came = part["weights"] or ("random" if isinstance(count, int) and count else "-")
         made.add_row(part["kind"], label, came, shown)
     made.add_row("together", "", "", f"{total:,}", style="bold")
     show_table(made)
 
 
 def _draw_sizes(told: Mapping[str, Any]) -> None:
-    latent, actions = told["latent"], told["actions"]
+    latent, actions, pictures = told["latent"], told["actions"], told["pictures"]
     height, width = latent["size"]
     views = ", ".join(f"{name} {h}x{w}" for name, (h, w) in told["cameras"].items())
     say("\ncanvas: {}x{} pixels, {} ({})".format(*told["canvas"], told["layout"], views))
     say(
-        f"latents: {latent['channels']} channels of {height}x{width}; {latent['observed']} observed "
-        f"and {latent['imagined']} imagined frames, of {told['pictures']['observed']} and "
-        f"{told['pictures']['all'] - told['pictures']['observed']} pictures"
+        f"latents: {latent['channels']} channels of {height}x{width}; "
+        f"{latent['observed']} observed and {latent['imagined']} imagined frames, of "
+        f"{pictures['observed']} and {pictures['imagined']} pictures"
     )
     say(
         f"actions: {actions['chunk']} x {actions['size']} at {actions['hertz']:g} Hz, "

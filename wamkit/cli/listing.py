@@ -24,7 +24,7 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the parts that are installed, and the plugins that were set aside."""
+    """List the installed parts, and plugins that were set aside."""
     if kind is not None and kind not in KINDS:
         raise WamkitError(
             f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -37,9 +38,10 @@ def command(
     say(f"wrote {folder}", "bold")
     for line in tree(files):
         say(f"  {line}")
+    place = quote(str(folder))
     say("\nnext:", "bold")
-    say(f"  pip install -e {folder.absolute() if folder.is_absolute() else Path('.') / folder}")
-    say(f"  pytest {folder}")
+    say(f"  pip install -e {place}")
+    say(f"  pytest {place}")
     say(f"  wamkit show {kind} {name}")
 
 

@@ -61,7 +61,13 @@ def table(*columns: str, right: Iterable[str] = (), keep: Iterable[str] = ()) ->
     from rich.table import Table
 
     right, keep = set(right), set(keep)
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    made = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+    )
     for name in columns:
         justify: Any = "right" if name in right else "left"
         made.add_column(name, justify=justify, no_wrap=name in right | keep, overflow="fold")
@@ -130,6 +136,9 @@ def polite(command: Callable[..., None]) -> Callable[..., None]:
         except WamkitError as problem:
             error(problem.what, problem.hint)
             raise typer.Exit(BAD) from None
+        except OSError as problem:
+            error(str(problem), "check the path, its permissions and the space that is left")
+            raise typer.Exit(BAD) from None
         except Exception as problem:
             _unexpected(problem)
 
@@ -143,7 +152,9 @@ def _leave_pipe() -> NoReturn:
 
 
 def _unexpected(problem: Exception) -> NoReturn:
-    if os.environ.get(DEBUG):
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+        error(f"out of memory: {problem}", "try --tiny, --set dtype=bfloat16 or another --device")
+    elif os.environ.get(DEBUG):
         import traceback
 
         traceback.print_exception(problem)

@@ -19,9 +19,9 @@ EXAMPLE = "wamkit schema --out spec.schema.json"
 def command(
     out: Annotated[Path | None, typer.Option(help="A file to write instead of printing.")] = None,
 ) -> None:
-    """Print the JSON schema of a spec, for editors that complete and check what is typed.
+    """Print the JSON schema of a spec.
 
-    It knows the parts that are installed on this machine.
+    Editors complete and check with it what is typed. It knows the parts that are installed here.
     """
     if out is None:
         emit(schema())

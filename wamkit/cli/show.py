@@ -39,7 +39,7 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a part is, the keys of its table, and the sizes of its variants."""
+    """Show what a part is, its keys, and the sizes of its variants."""
     cls = registry().get(kind, name)
     raw = override({"name": name}, overrides or ())
     part: Any = parse_part(kind, raw)
@@ -75,7 +75,7 @@ def _variants(cls: type[Part], raw: dict[str, Any], part: Part) -> list[Part]:
 
 
 def _row(part: Part, params: bool) -> dict[str, Any]:
-    row = {"variant": getattr(part, "variant", part.name), **facts(part)}
+    row = {"variant": getattr(part, "variant", "-"), **facts(part)}
     if params:
         from .meta import parameters
 
@@ -108,7 +108,8 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
         if any(_plain(row[label]) != _plain(usual.get(label, ...)) for row in rows)
     ]
     say()
-    made = table(*columns, keep=("variant",))
+    numbers = [c for c in columns if all(isinstance(row[c], int) for row in rows)]
+    made = table(*columns, right=numbers, keep=("variant",))
     for row in rows:
         made.add_row(*(_plain(row[label]) for label in columns))
     show_table(made)
@@ -116,10 +117,13 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
 
 def _key(label: str, field: FieldInfo, part: Part) -> dict[str, Any]:
     kind = written(field.annotation)
-    limits = " ".join(filter(None, map(_limit, field.metadata)))
+    limits = ", ".join(filter(None, map(_limit, field.metadata)))
+    if limits:  # they hold for the number, not for its absence
+        number, absent, _ = kind.partition(" or none")
+        kind = f"{number} {limits}{absent}"
     return {
         "key": label,
-        "type": f"{kind} {limits}".strip(),
+        "type": kind,
         "value": part.model_dump(mode="json")[label],
         "meaning": " ".join((field.description or "").split()),
     }
@@ -144,7 +148,7 @@ def written(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(written(each) for each in inside)
     if origin is Annotated:
-        return " ".join([written(inside[0]), *filter(None, map(_limit, annotation.__metadata__))])
+        return " ".join([written(inside[0]), *map(_limit, annotation.__metadata__)]).rstrip()
     if origin is not None:
         listed = ", ".join("..." if each is ... else written(each) for each in inside)
         return f"{origin.__name__}[{listed}]"
@@ -161,4 +165,4 @@ def _plain(value: Any) -> str:
         return "x".join(map(str, value))
     if isinstance(value, dict):
         return "; ".join(f"{k} sees {', '.join(v) or 'nothing'}" for k, v in value.items())
-    return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)
+    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else str(value)

@@ -70,8 +70,9 @@ class Mot(ActionHeadConfig):
         from wamkit.weights import materialize
 
         from .head import MotHead
+        from .weights import DIALECTS
 
-        return materialize(lambda: MotHead(self, sizes), self.weights)
+        return materialize(lambda: MotHead(self, sizes), self.weights, dialects=DIALECTS)
 
 
 @hookimpl

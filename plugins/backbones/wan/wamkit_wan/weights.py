@@ -3,12 +3,14 @@
 Our names are those of diffusers' `WanTransformer3DModel`; the original ones are those of
 `wan/modules/model.py` in github.com/Wan-Video/Wan2.1 and Wan2.2. Original files carry diffusers'
 file name, so only the names inside tell the layouts apart. Either may stand behind the prefix
-`model.diffusion_model.` of single-file distributions.
+`model.diffusion_model.` of single-file distributions, or `mixtures.video.` of Fast-WAM's.
 """
 
 from wamkit.weights import Dialect
 
-_PREFIX = (r"^model\.diffusion_model\.", "")
+_PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
+# A checkpoint of Fast-WAM holds the video transformer beside an action expert.
+_EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.")
 
 DIALECTS = (
     Dialect(
@@ -45,5 +47,6 @@ DIALECTS = (
             (r"^head\.scale_shift_table$", "scale_shift_table"),
             (r"^head\.head\.", "proj_out."),
         ),
+        drop=_EXPERT,
     ),
 )

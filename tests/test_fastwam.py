@@ -1,0 +1,140 @@
+"""Fast-WAM's own code and wamkit's composition of parts compute the same, from the same weights.
+
+`data/fastwam_tiny.safetensors` was recorded from the published code by `data/make_fastwam_tiny.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wamkit.attention import Stream
+from wamkit.interfaces import stream_of
+from wamkit.policy import Policy, _action_loss, _video_loss
+from wamkit.spec import parse
+from wamkit.testing import batch_of
+from wamkit.types import Frames, Noisy, Scene, Target, Text
+
+RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Tensor]:
+    with safe_open(RECORD, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
+    """The same composition, its weights read from one file laid out as Fast-WAM's checkpoint."""
+    file = str(tmp_path_factory.mktemp("weights") / "fastwam.safetensors")
+    start = "weights/"
+    save_file({k[len(start) :]: v for k, v in record.items() if k.startswith(start)}, file)
+    sizes = {"layers": 2, "heads": 2, "head_size": 12, "feed_forward": 32, "text_width": 16}
+    spec = parse(
+        {
+            "backbone": {"name": "wan", "variant": "tiny", "weights": file, **sizes},
+            "vae": {"name": "wan2.1", "width": "tiny"},
+            "text_encoder": "bytes",
+            "action_head": {"name": "mot", "width": 20, "feed_forward": 24, "weights": file},
+            "paradigm": "single_pass",
+            "actions": {"chunk": 6, "groups": [{"name": "arm", "size": 4}]},
+            "state": {"size": 3},
+            "cameras": {"views": [{"name": "front", "size": [32, 48]}]},
+            "video": {"frames": 9},
+        }
+    )
+    return Policy.from_spec(spec)
+
+
+@pytest.fixture
+def scene(policy: Policy, record: dict[str, Tensor]) -> Scene:
+    def given(name: str) -> Tensor:
+        return record[f"inputs/{name}"]
+
+    video, action = (given(f"timestep_{name}") / 1000 for name in ("video", "action"))
+    sigma = torch.cat([torch.zeros(2, 1), video[:, None].expand(-1, 2)], 1)
+    flows = policy.schedules
+    clean = Frames(given("latents"), ("context", "target", "target"), torch.arange(3.0), sigma)
+    noisy = (
+        flows["video"]
+        .add(given("latents").movedim(2, 1), given("noise_video").movedim(2, 1), sigma)
+        .movedim(1, 2)
+    )
+    return Scene(
+        text=Text(given("text")),
+        video=clean.put(noisy, "context", "target"),
+        action=Noisy(flows["action"].add(given("actions"), given("noise_action"), action), action),
+        state=given("proprio"),
+    )
+
+
+def test_every_weight_of_the_checkpoint_finds_its_place(
+    policy: Policy, record: dict[str, Tensor]
+) -> None:
+    found = sum(v.numel() for k, v in record.items() if k.startswith("weights/"))
+    parts = (policy.backbone, policy.action_head)
+    assert sum(p.numel() for part in parts for p in part.parameters()) == found  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def test_the_training_pass_predicts_the_same(
+    policy: Policy, scene: Scene, record: dict[str, Tensor]
+) -> None:
+    out = policy.model(scene)
+    assert out.video is not None and out.action is not None
+    torch.testing.assert_close(out.video, record["outputs/velocity_video"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.action, record["outputs/velocity_action"], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_prefill_and_cached_step_predict_the_same_action(
+    policy: Policy, scene: Scene, record: dict[str, Tensor]
+) -> None:
+    assert scene.video is not None
+    seen = scene.with_(video=scene.video.only("context"), action=None)
+    cache = policy.model(seen, keep=("text", "context")).cache
+    fast = policy.model(scene.with_(video=None), cache=cache).action
+    torch.testing.assert_close(fast, record["outputs/velocity_action"], atol=1e-5, rtol=0)
+
+
+def test_visibility_is_the_mask_that_the_published_code_builds(
+    policy: Policy, scene: Scene, record: dict[str, Tensor]
+) -> None:
+    head: Any = policy.action_head
+    assert scene.video is not None and scene.action is not None
+    streams = [
+        stream_of(policy.backbone, scene.video, scene.text),
+        Stream(head.blocks, *head.embed(scene.action, scene)),
+    ]
+    roles = [s.role for st in streams for s in st.segments for _ in range(s.length)]
+    sees = policy.paradigm.sees
+    mask = torch.tensor([[key in sees[query] for key in roles] for query in roles])
+    assert torch.equal(mask, record["outputs/mask"].bool())
+
+
+@torch.no_grad()
+def test_losses_are_the_published_ones(
+    policy: Policy, scene: Scene, record: dict[str, Tensor]
+) -> None:
+    assert scene.video is not None and scene.action is not None
+    out, flows = policy.model(scene), policy.schedules
+    assert out.video is not None and out.action is not None
+    noise = {name: record[f"inputs/noise_{name}"] for name in ("video", "action")}
+    target = Target(
+        action=flows["action"].velocity(record["inputs/actions"], noise["action"]),
+        action_weight=flows["action"].weight(scene.action.sigma),
+        video=flows["video"].velocity(record["inputs/latents"], noise["video"])[:, :, 1:],
+        video_weight=flows["video"].weight(scene.video.sigma[:, 1:]),
+        frames=(1, 2),
+    )
+    batch = batch_of(policy.spec)
+    video, action = _video_loss(out.video, target, None), _action_loss(out.action, target, batch)
+    torch.testing.assert_close(video, record["outputs/loss_video"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(action, record["outputs/loss_action"], atol=1e-5, rtol=1e-5)
