@@ -15,7 +15,7 @@ from .registry import registry
 
 SUFFIXES = {"backbone": "Backbone", "action_head": "Head", "paradigm": "Paradigm"}
 """The kinds there are templates for, and how the configuration class of each ends."""
-LONGEST = 40  # letters of a name; what is derived from it must still fit into a line
+LONGEST = 32  # letters of a name; what is derived from it must still fit into a line
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -75,8 +75,8 @@ def refuse(kind: str, name: str) -> None:
 def _snake(name: str) -> str:
     """The nearest name that can be used; empty if there is none."""
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
-    words = re.sub(r"[^a-z0-9]+", "_", words).strip("_0123456789")
-    return words if len(words) <= LONGEST else ""
+    words = re.sub(r"[^a-z0-9]+", "_", words).strip("_")
+    return words if words[:1].isalpha() and len(words) <= LONGEST else ""
 
 
 def write(kind: str, name: str, folder: Path) -> list[str]:

@@ -1,0 +1,266 @@
+"""The verbs that build: build, act and imagine, as a user types them and mistypes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from wamkit.actions import Statistics
+from wamkit.cli import app
+
+TOY = """
+[backbone]
+name = "toy"
+depth = 1
+[vae]
+name = "pixel_shuffle"
+strides = [4, 8, 8]
+[text_encoder]
+name = "bytes"
+[action_head]
+name = "mot"
+width = 32
+feed_forward = 64
+[paradigm]
+name = "single_pass"
+[actions]
+chunk = 4
+groups = [{name = "arm", size = 3, kind = "delta"}, {name = "gripper", size = 1}]
+[state]
+size = 2
+[cameras]
+views = [{name = "front", size = [32, 32]}]
+[schedules.video]
+steps = 2
+[schedules.action]
+steps = 2
+"""
+TWO_CAMERAS = TOY.replace(
+    '[{name = "front", size = [32, 32]}]',
+    '[{name = "front", size = [32, 32]}, {name = "wrist", size = [32, 32]}]',
+)
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def wamkit(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Type a command line: exit code, stdout, stderr."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words], prog_name="wamkit")
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    file = tmp_path / "toy.toml"
+    file.write_text(TOY)
+    return file
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.png"
+    Image.new("RGB", (48, 40), (200, 30, 30)).save(file)
+    return file
+
+
+def test_act_prints_a_row_for_each_step_and_says_what_is_random(
+    wamkit: Run, toy: Path, photo: Path
+) -> None:
+    code, out, err = wamkit(
+        "act", toy, "--image", photo, "--state", "0.5,-1", "--prompt", "pick up the cup"
+    )
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["seconds", "arm.0", "arm.1", "arm.2", "gripper"]
+    assert [line.split()[0] for line in lines[2:6]] == ["0.00", "0.10", "0.20", "0.30"]
+    assert lines[6].startswith("1 x 4 x 4 at 10 Hz, seed 0; ")
+    assert "note: random weights: backbone, text_encoder, action_head" in err
+    assert "note: no statistics yet: actions are in normalized units" in err
+
+
+def test_the_same_seed_gives_the_same_actions(wamkit: Run, toy: Path, photo: Path) -> None:
+    def act(seed: int) -> Any:
+        words = ["--image", f"front={photo}", "--state", "0 1", "--prompt", "go", "--seed", seed]
+        code, out, _ = wamkit("act", toy, *words, "--json")
+        assert code == 0
+        return json.loads(out)
+
+    first, again, other = act(3), act(3), act(4)
+    assert first == again and first["actions"] != other["actions"]
+    assert first["shape"] == [1, 4, 4] and first["normalized"] is True
+    assert first["names"] == ["arm.0", "arm.1", "arm.2", "gripper"]
+    assert (first["hertz"], first["seed"]) == (10.0, 3)
+
+
+def test_at_toy_size_what_is_left_out_is_filled_in_and_said(
+    wamkit: Run, toy: Path, photo: Path
+) -> None:
+    toy.write_text(TWO_CAMERAS)
+    code, _, err = wamkit("act", toy, "--tiny", "--image", photo, "--prompt", "go")
+    assert code == 0
+    assert "note: the same picture for every camera: front, wrist" in err
+    assert "note: no --state: 2 zeros" in err
+    assert "note: tiny cameras: canvas 32x64 -> 16x32" in err
+
+
+def test_several_moments_are_given_by_repeating_the_camera(
+    wamkit: Run, toy: Path, photo: Path
+) -> None:
+    common = ["--state", "0,0", "--prompt", "go", "--set", "video.context=5"]
+    one = ["--image", f"front={photo}"]
+    assert wamkit("act", toy, *one * 5, *common)[0] == 0
+    code, _, err = wamkit("act", toy, *one, *common)
+    assert code == 2 and "camera 'front' is given 1 pictures; this policy observes 5" in err
+    code, _, err = wamkit("act", toy, *one, *common, "--tiny")
+    assert code == 0 and "note: the same picture 5 times: front" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--image", "nowhere.png"], "no image at nowhere.png"),
+        (["--image", "{text}"], "is not an image"),
+        (["--image", "{half}"], "is a damaged image"),
+        (["--image", "top={photo}"], "unknown camera 'top'; this policy has front"),
+        (["--image", "{photo}", "--state", "1,2,3"], "the state has 3 numbers"),
+        (["--image", "{photo}", "--state", "1,x"], "is no list of numbers"),
+        (["--image", "{photo}", "--state", "nan,0"], "not finite"),
+        (["--image", "{photo}", "--prompt", "  "], "the instruction is empty"),
+        (["--image", "{photo}", "--device", "toaster"], "there is no device 'toaster'"),
+        (["--image", "{photo}", "--set", "backbone.depth=0"], "1. backbone.depth: "),
+        (["--image", "front={photo}", "--image", "{photo}"], "which camera sees"),
+    ],
+)
+def test_bad_input_is_refused_in_words(
+    wamkit: Run, toy: Path, photo: Path, words: list[str], said: str
+) -> None:
+    text, half = photo.with_name("notes.txt"), photo.with_name("half.png")
+    text.write_text("not a picture")
+    Image.effect_noise((64, 64), 50).save(half)
+    half.write_bytes(half.read_bytes()[:900])
+    words = [word.format(text=text, half=half, photo=photo) for word in words]
+    given = {"--state": "0,0", "--prompt": "go"}
+    rest = [x for pair in given.items() if pair[0] not in words for x in pair]
+    code, out, err = wamkit("act", toy, *words, *rest)
+    assert (code, out) == (2, "")
+    assert said in err and "error: " in err and "hint: " in err
+
+
+def test_a_missing_state_is_asked_for(wamkit: Run, toy: Path, photo: Path) -> None:
+    code, _, err = wamkit("act", toy, "--image", photo, "--prompt", "go")
+    assert code == 2
+    assert "error: no state; this policy expects 2 numbers\nhint: pass them: --state 0,0" in err
+
+
+def test_a_missing_image_is_asked_for(wamkit: Run, toy: Path) -> None:
+    code, _, err = wamkit("act", toy, "--prompt", "go")
+    assert code == 2 and "--image" in err
+
+
+def test_build_writes_a_folder_that_acts_like_the_spec(
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "policy"
+    code, out, err = wamkit("build", toy, "--out", folder, "--json")
+    told = json.loads(out)
+    assert code == 0 and err == "" and told["folder"] == str(folder)
+    assert told["files"]["backbone.safetensors"] > 0 and "spec.yaml" in told["files"]
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
+    from_spec = json.loads(wamkit("act", toy, *words)[1])
+    from_folder = json.loads(wamkit("act", folder, *words)[1])
+    assert from_folder["actions"] == from_spec["actions"]
+    assert not any("random" in line for line in from_folder["notes"])
+    code, _, err = wamkit("act", folder, *words, "--tiny")
+    assert code == 2 and "--set and --tiny are for specs" in err
+
+
+def test_build_takes_statistics_so_that_actions_have_units(
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path
+) -> None:
+    file, folder = tmp_path / "statistics.json", tmp_path / "policy"
+    rows = dict.fromkeys(Statistics.__dataclass_fields__, [1.0] * 4)
+    file.write_text(json.dumps({"action": rows}))
+    code, out, err = wamkit("build", toy, "--tiny", "--out", folder, "--statistics", file)
+    assert code == 0 and "statistics.json" in out and "note: tiny backbone" in err
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
+    assert json.loads(wamkit("act", folder, *words)[1])["normalized"] is False
+    file.write_text(json.dumps({"action": dict.fromkeys(rows, [1.0])}))
+    code, _, err = wamkit("build", toy, "--out", folder, "--statistics", file)
+    assert code == 2 and "statistics of 1 numbers for actions of 4" in err
+
+
+def test_build_does_not_touch_a_folder_of_somebody_else(
+    wamkit: Run, toy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    code, _, err = wamkit("build", toy, "--out", tmp_path / "mine")
+    assert code == 2 and "is not a saved policy" in err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["diary.txt"]
+
+
+def test_imagine_writes_an_animation_with_a_border_that_tells_what_is_seen(
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path
+) -> None:
+    out_file = tmp_path / "future.gif"
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go"]
+    code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
+    assert code == 0 and out.startswith(f"wrote {out_file}: 1 observed and 8 imagined pictures")
+    with Image.open(out_file) as movie:
+        corners = []
+        for i in range(9):
+            movie.seek(i)
+            corners.append(movie.convert("RGB").getpixel((0, 0)))
+            assert movie.size == (136, 136)  # 32 pixels four times as large, and the border
+        assert movie.info["duration"] == 400  # milliseconds: every 4th step at 10 Hz
+    red, green, blue = corners[0]
+    assert red == green == blue
+    assert corners[1] != corners[0] and set(corners[1:]) == {corners[1]}
+
+
+def test_imagine_writes_a_strip(wamkit: Run, toy: Path, photo: Path, tmp_path: Path) -> None:
+    out_file = tmp_path / "future.png"
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--scale", 2, "--json"]
+    code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
+    told = json.loads(out)
+    assert code == 0 and (told["pictures"], told["observed"]) == (9, 1)
+    with Image.open(out_file) as strip:
+        assert strip.size == (9 * 72, 72)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "future.png",
+        "photo.png",
+        "toy.toml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("future.mp4", "ends in '.mp4'"), ("nowhere/future.gif", "there is no folder")],
+)
+def test_imagine_refuses_before_it_computes(
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path, out: str, said: str
+) -> None:
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / out]
+    code, _, err = wamkit("imagine", toy, *words)
+    assert code == 2 and said in err and "hint: " in err
+
+
+def test_a_policy_without_future_imagines_nothing(
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path
+) -> None:
+    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / "a.gif"]
+    code, _, err = wamkit("imagine", toy, *words, "--set", "video.frames=1")
+    assert code == 2 and "this policy imagines nothing" in err
