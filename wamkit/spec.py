@@ -285,7 +285,8 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
         if key in raw:
             values[key] = raw[key]
     scalars = create_model(
-        "Scalars", **{k: (PolicySpec.model_fields[k].annotation, None) for k in SCALARS}
+        "Scalars",
+        **{k: (PolicySpec.model_fields[k].annotation, PolicySpec.model_fields[k]) for k in SCALARS},
     )  # type: ignore[call-overload]
     try:
         scalars.model_validate({k: raw[k] for k in SCALARS if k in raw})

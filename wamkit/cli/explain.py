@@ -56,8 +56,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
     observed, imagined = spec.latent_frames
     sees = {role: sorted(seen) for role, seen in spec.paradigm.sees.items()}
     present = [r for r in _roles(sees) if _count(r, tokens) and not (cross and r == "text")]
-    around = {*present, "text"}
-    known = {role for role in present if not role.startswith(("target", "action"))}
+    known = {role for role in present if role in ("text", "context") or role.endswith("'")}
     return {
         "parts": [_part(spec, kind) for kind in KINDS],
         "canvas": list(spec.cameras.canvas),
@@ -83,7 +82,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "text": spec.backbone.traits.text,
         "roles": {role: _count(role, tokens) for role in present},
         "sees": {row: [col for col in present if col in sees.get(row, ())] for row in present},
-        "cacheable": sorted(closed_part(known, _without_text(sees, cross), around)),
+        "cacheable": sorted(closed_part(known, _without_text(sees, cross), present)),
         "program": [
             {
                 "does": stage.does,

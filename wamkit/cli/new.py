@@ -21,7 +21,9 @@ def _complete(incomplete: str) -> list[str]:
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(SUFFIXES)}.", autocompletion=_complete)],
+    kind: Annotated[
+        str, typer.Argument(help=f"What to start: {', '.join(SUFFIXES)}.", autocompletion=_complete)
+    ],
     name: Annotated[str, typer.Argument(help="What it is called in a spec, in snake_case.")],
     out: Annotated[
         Path | None, typer.Option(help="The folder to write; by default ./NAME.")
@@ -33,7 +35,8 @@ def command(
         files = write(kind, name, folder)
     except OSError as problem:
         raise WamkitError(
-            f"{folder} cannot be written: {problem.strerror}", "choose another one with --out"
+            f"{folder} cannot be written: {problem.strerror}",
+            "choose another one with --out FOLDER",
         ) from None
     say(f"wrote {folder}", "bold")
     for line in tree(files):

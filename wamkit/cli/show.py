@@ -86,11 +86,12 @@ def _row(part: Part, params: bool) -> dict[str, Any]:
 def facts(part: Part) -> dict[str, Any]:
     """What a part states of itself before it is built."""
     if isinstance(part, BackboneConfig):
-        return part.traits.model_dump(mode="json")
+        traits = part.traits.model_dump(mode="json")
+        return {**traits, "latent_channels": traits["latent_channels"] or None}  # left open
     if isinstance(part, VAEConfig):
         return {"channels": part.channels, "stride": list(part.stride)}
     if isinstance(part, TextEncoderConfig):
-        return {"width": part.width, "max_tokens": part.max_tokens}
+        return {"width": part.width or None, "max_tokens": part.max_tokens}
     if isinstance(part, ActionHeadConfig):
         return {"heard": part.heard}
     if isinstance(part, ParadigmConfig):

@@ -1,0 +1,77 @@
+"""The `my_backbone` backbone on paper: sizes, and what follows from them.
+
+Importing this file imports no torch, so that wamkit can list, check and explain a policy quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+WAMKIT_API = 1  # the version of the plugin contract this is written for
+
+
+class MyBackbone(BackboneConfig):
+    """Words and patches in one stream; attention and feed-forward side by side in each block."""
+
+    license = "Apache-2.0"  # of the published weights; of the code while there are none
+    source = "https://arxiv.org/abs/2302.05442"  # where the architecture is described
+
+    # Each field is a key of the [backbone] table of a spec, explained by its docstring.
+    name: Literal["my_backbone"] = "my_backbone"
+    depth: int = Field(12, gt=0)
+    """Number of blocks."""
+    heads: int = Field(8, gt=0)
+    head_size: int = Field(64, gt=0, multiple_of=8)
+    latent_channels: int | None = Field(None, gt=0)
+    """Channels of the latents; left open, those of the VAE."""
+    text_width: int = Field(512, gt=0)
+    """Width of the text embeddings."""
+    patch: int = Field(2, gt=0)
+    """Rows and columns of latents that make one token."""
+
+    @property
+    def traits(self) -> Traits:
+        """What the rest of a policy must know; a contract test compares it with the network."""
+        return Traits(
+            depth=self.depth,
+            width=self.heads * self.head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            latent_channels=self.latent_channels or 0,
+            text_width=self.text_width,
+            patch=(1, self.patch, self.patch),
+            text="stream",  # "cross" for a backbone that reads text by cross-attention
+        )
+
+    def fit(self, spec: PolicySpec) -> MyBackbone:
+        """Take what was left open from the other parts."""
+        channels = self.latent_channels or spec.vae.channels
+        return self.model_copy(update={"latent_channels": channels})
+
+    def tiny(self) -> MyBackbone:
+        """The same class at a size for tests."""
+        size = {"depth": 2, "heads": 2, "head_size": 16, "text_width": 16}
+        return self.model_copy(update={**size, "latent_channels": None, "weights": None})
+
+    def build(self) -> Any:
+        """Return the network, with the weights at `weights` or with random ones."""
+        from wamkit.weights import materialize
+
+        from .backbone import Transformer
+
+        return materialize(lambda: Transformer(self.traits), self.weights)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    """Tell wamkit what this plugin offers: one `add` for each part."""
+    add(MyBackbone)

@@ -1,0 +1,104 @@
+"""Every command and every line of Python in the README, and every example, runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
+COMMANDS = [
+    re.sub(r".*&& \.venv/bin/", "", line)
+    for line in LINES
+    if "wamkit" in re.sub(r".*&& ", "", line)
+]
+# What has conflicts on a machine without published files says so with exit code 1.
+LACKS_FILES = {"wamkit check examples/fastwam.toml"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: Any) -> Path:
+    """A folder like a fresh clone, in which commands may write."""
+    folder: Path = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, str, str]:
+    """One command line in this process, as the shell would run it."""
+    from wamkit.cli import main
+
+    words = shlex.split(command, comments=True)
+    assert words[0] == "wamkit"
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", words)
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_readme_has_commands() -> None:
+    verbs = {shlex.split(c, comments=True)[1] for c in COMMANDS}
+    assert {"list", "show", "check", "explain", "build", "act", "imagine", "new"} <= verbs
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(
+    command: str, home: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    code, out, err = _run(command, home, monkeypatch, capsys)
+    expected = 1 if command.split("  ")[0].strip() in LACKS_FILES else 0
+    assert code == expected, err
+    assert (out + err).strip() and "Traceback" not in out + err
+
+
+def test_the_first_command_prints_a_chunk_of_32_by_7(
+    home: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    first = next(c for c in COMMANDS if c.startswith("wamkit act"))
+    code, out, err = _run(first, home, monkeypatch, capsys)
+    rows = [line for line in out.splitlines() if re.match(r"\s*\d\.\d\d ", line)]
+    assert code == 0 and len(rows) == 32 and all(len(row.split()) == 8 for row in rows), err
+
+
+def test_the_python_of_the_readme_runs(home: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(home)
+    for kind, text in BLOCKS:
+        if kind == "python":
+            names: dict[str, Any] = {}
+            exec(text, names)
+            assert names["chunk"].values.shape == (1, 8, 4)
+            assert names["future"].canvas.shape == (1, 3, 9, 64, 96)
+
+
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_an_example_script_runs(script: Path, capsys: Any) -> None:
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run it by hand")
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_a_benchmark_ends_cleanly_where_there_is_no_gpu(
+    script: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out == "no CUDA device: nothing to time\n"
