@@ -68,7 +68,7 @@ def compose(part: Part) -> PolicySpec:
         if kind == part.kind:
             choices[kind] = [tiny]
             continue
-        found = [_default(cls).tiny() for cls in registry().parts[kind].values()]
+        found = [_default(cls).tiny() for cls in registry() if cls.kind == kind]
         choices[kind] = [p if isinstance(p, Part) else parse_part(kind, p) for p in found]
     reasons: list[str] = []
     for combination in product(*choices.values()):
@@ -405,8 +405,8 @@ def imagines(spec: PolicySpec, tmp: Path) -> None:
 
 
 def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    scale = max(1.0, float(expected.abs().max()))
-    error = float((found - expected).abs().max()) / scale
+    scale = max(1.0, float(expected.detach().abs().max()))
+    error = float((found - expected).detach().abs().max()) / scale
     assert error <= tolerance, f"differs by {error:.2e}, allowed {tolerance:.0e}"
 
 
