@@ -207,6 +207,13 @@ def test_a_folder_holds_the_spec_the_weights_the_statistics_and_a_card(saved: Pa
     assert not policy.act(observation(policy.spec), seed=0).normalized
 
 
+def test_a_saved_policy_takes_overrides(saved: Path) -> None:
+    policy = Policy.load(saved, ["schedules.action.steps=2"])
+    assert policy.spec.schedules.action.steps == 2
+    with pytest.raises(wamkit.WamkitError, match="do not fit this model"):
+        Policy.load(saved, ["action_head.feed_forward=512"])
+
+
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(saved: Path) -> None:
     policy = Policy.load(saved)
     policy.save(saved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,13 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
             )
 
 
+def install_hint(modules: Collection[str]) -> str:
+    """The command that installs these modules."""
+    if set(modules) <= {"diffusers", "transformers", "sentencepiece"}:
+        return 'pip install "wamkit[hf]"'
+    return f"pip install {' '.join(sorted(modules))}"
+
+
 def _modules(spec: Any) -> Iterator[Conflict]:
     for kind in KINDS:
         try:
@@ -199,9 +206,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
             yield Conflict(
                 between=(kind,),
                 why=f"{part.name} needs {', '.join(missing)}, which is not installed",
-                hint='pip install "wamkit[hf]"'
-                if set(missing) <= {"diffusers", "transformers"}
-                else f"pip install {' '.join(missing)}",
+                hint=install_hint(missing),
                 missing=True,
             )
 

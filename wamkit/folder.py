@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +40,7 @@ def save(policy: Policy, folder: str | Path) -> Path:
     A saved policy that is already there is replaced. Raises WamkitError if the folder holds
     anything else.
     """
-    goal = Path(folder).expanduser().absolute()
-    if goal.exists() and (
-        not goal.is_dir() or (any(goal.iterdir()) and not (goal / SPEC).is_file())
-    ):
-        raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
+    goal = free(folder)
     goal.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
     try:
@@ -59,6 +56,15 @@ def save(policy: Policy, folder: str | Path) -> Path:
         _replace(part, goal)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return goal
+
+
+def free(folder: str | Path) -> Path:
+    """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise."""
+    goal = Path(folder).expanduser().absolute()
+    taken = goal.exists() and (not goal.is_dir() or any(goal.iterdir()))
+    if taken and not (goal / SPEC).is_file():
+        raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
     return goal
 
 
@@ -78,14 +84,18 @@ def _replace(new: Path, goal: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def load(folder: str | Path, *, device: str = "cpu") -> Policy:
-    """Read a policy written by `save`, through the same loaders as published weights."""
+def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cpu") -> Policy:
+    """Read a policy written by `save`, through the same loaders as published weights.
+
+    `overrides` change the spec, for example its steps; what they make of the sizes must still fit
+    the files.
+    """
     from .policy import Policy
 
     home = Path(folder).expanduser()
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
-    spec = resolve(home)
+    spec = resolve(home, overrides)
     files = {}
     for kind in KINDS:
         file = home / f"{kind}.safetensors"

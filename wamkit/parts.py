@@ -24,7 +24,7 @@ Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm"]
 class Conflict(BaseModel):
     """Why parts cannot be combined, and what to do about it. A value, not an exception."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     between: tuple[str, ...]
     """The places in the spec that disagree, such as `backbone` and `vae.name`."""
@@ -42,7 +42,7 @@ class Conflict(BaseModel):
 class Traits(BaseModel):
     """Facts about a backbone that hold before a single weight is loaded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     depth: int
     """Number of blocks."""
@@ -81,7 +81,7 @@ class Traits(BaseModel):
 class Stage(BaseModel):
     """One step of a paradigm's program: these roles pass through the network so many times."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     roles: tuple[str, ...]
     passes: int
@@ -92,7 +92,9 @@ class Stage(BaseModel):
 class Part(BaseModel):
     """A configuration that can build what it configures. Frozen; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
+    )
 
     kind: ClassVar[Kind]
     license: ClassVar[str] = "Apache-2.0"
@@ -192,7 +194,7 @@ class TextEncoderConfig(Weighted):
 class Sizes(BaseModel):
     """What the rest of a policy fixes for an action head."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     traits: Traits
     chunk: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -174,11 +175,14 @@ class Policy(nn.Module):
         return save(self, folder)
 
     @staticmethod
-    def load(folder: str | Path, *, device: str = "cpu") -> Policy:
-        """Read a saved policy. Raises WamkitError if anything in the folder is wrong."""
+    def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cpu") -> Policy:
+        """Read a saved policy, with `overrides` such as "schedules.action.steps=5".
+
+        Raises WamkitError if anything in the folder is wrong.
+        """
         from .folder import load
 
-        return load(folder, device=device)
+        return load(folder, overrides, device=device)
 
     # What a scene is made of -------------------------------------------------------------------
 
@@ -309,7 +313,7 @@ def _generator(seed: int | None) -> torch.Generator:
     return rng
 
 
-def _seeded(spec: PolicySpec, kind: str, make, device: str):  # type: ignore[no-untyped-def]
+def _seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) -> Any:
     """`make()` with torch's own generator seeded for this part, and put back afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed + crc32(kind.encode()))

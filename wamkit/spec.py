@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 
 from .errors import SpecError, WamkitError, did_you_mean
@@ -33,7 +32,9 @@ from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 class PolicySpec(BaseModel):
     """Everything that decides what a policy is. `wamkit.build` turns it into one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
+    )
 
     backbone: SerializeAsAny[BackboneConfig]
     vae: SerializeAsAny[VAEConfig]
@@ -156,25 +157,20 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             f"no spec at {path}",
             did_you_mean(str(file), near, "name a .toml, .yaml or .json file, or a saved policy"),
         )
+    readers: dict[str, Callable[[str], Any]] = {
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+        ".yaml": _yaml,
+        ".yml": _yaml,
+    }
+    if file.suffix not in readers:
+        raise WamkitError(
+            f"{file} is no spec: its name ends in {file.suffix!r}",
+            "a spec is a .toml, .yaml or .json file",
+        )
     try:
-        text = file.read_text()
-        if file.suffix == ".toml":
-            raw = tomllib.loads(text)
-        elif file.suffix == ".json":
-            raw = json.loads(text)
-        elif file.suffix in {".yaml", ".yml"}:
-            raw = yaml.safe_load(text)
-        else:
-            raise WamkitError(
-                f"{file} is no spec: its name ends in {file.suffix!r}",
-                "a spec is a .toml, .yaml or .json file",
-            )
-    except (
-        tomllib.TOMLDecodeError,
-        json.JSONDecodeError,
-        yaml.YAMLError,
-        UnicodeDecodeError,
-    ) as error:
+        raw = readers[file.suffix](file.read_text())
+    except ValueError as error:
         raise WamkitError(f"{file} cannot be read: {error}", "mend the line named above") from None
     if not isinstance(raw, dict):
         raise WamkitError(
@@ -182,6 +178,15 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             "start from examples/toy.toml",
         )
     return override(raw, overrides)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
 
 
 def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -17,13 +17,24 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import WamkitError
 
 INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
 SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+ALIGNED = 64  # bytes; what torch gives its own tensors
+WRITER = "wamkit"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -242,8 +253,11 @@ def _assign(
     for file, names in by_file.items():
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
+                ours = (opened.metadata() or {}).get("writer") == WRITER
                 for name in names:
                     tensor = opened.get_tensor(entries[name].name)
+                    if ours and tensor.data_ptr() % ALIGNED:
+                        tensor = tensor.clone()  # the few whose neighbors have odd sizes
                     if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
                         tensor = tensor.to(dtype)
                     _put(model, name, tensor)
@@ -266,20 +280,38 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
 def save(model: nn.Module, path: str | Path) -> int:
     """Write the state of `model` to one safetensors file, whole or not at all.
 
+    One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
+    size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
     Returns the number of tensors.
     """
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    order = sorted(state, key=lambda name: (_bytes(state[name]) % ALIGNED != 0, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": WRITER}}
+    end = 0
+    for name in order:
+        start, end = end, end + _bytes(state[name])
+        dtype, shape = DTYPES[state[name].dtype], list(state[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
     file = Path(path)
     part = file.with_name(f".{file.name}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # what the user's umask gives; the writer would make it private
-        save_file(state, part, metadata={"format": "pt"})
-        part.chmod(mode)
+        with part.open("wb") as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for name in order:
+                tensor = state[name].detach().cpu().contiguous()
+                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
     return len(state)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def parameters(model: nn.Module) -> int:

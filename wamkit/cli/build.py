@@ -25,12 +25,13 @@ def command(
 ) -> None:
     """Build a policy and save it to a folder, whole or not at all."""
     from ..actions import read_statistics
-    from ..folder import save
+    from ..folder import free, save
     from .inputs import chosen, loaded
 
+    free(out)  # before the long part
     described, notes = chosen(spec, overrides or [], tiny=tiny)
     numbers = {} if statistics is None else read_statistics(statistics)
-    policy, untrained = loaded(spec, described, "cpu")
+    policy, untrained = loaded(spec, described, "cpu", overrides or [])
     notes += untrained
     policy.set_statistics(numbers)
     with busy(f"writing {out}"):

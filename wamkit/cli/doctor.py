@@ -11,9 +11,10 @@ from typing import Any
 import typer
 
 from .. import __version__
+from ..check import install_hint
 from ..registry import registry
 from .options import Json
-from .output import FOUND, cure, emit, error, say, show_table, table
+from .output import FOUND, emit, error, say, show_table, table
 
 EXAMPLE = "wamkit doctor --json"
 
@@ -109,7 +110,7 @@ def missing_modules() -> list[dict[str, Any]]:
             label = f"{cls.kind} {cls.model_fields['name'].default}"
             wanted.setdefault(absent, []).append(label)
     return [
-        {"modules": list(modules), "for": labels, "cure": cure(modules)}
+        {"modules": list(modules), "for": labels, "cure": install_hint(modules)}
         for modules, labels in wanted.items()
     ]
 

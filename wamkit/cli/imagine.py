@@ -52,7 +52,7 @@ def command(
     begin = perf_counter()
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
-    policy, untrained = loaded(source, spec, device)
+    policy, untrained = loaded(source, spec, device, overrides or [])
     ready = perf_counter()
     with busy("imagining"):
         future = policy.imagine(seen, seed=seed)

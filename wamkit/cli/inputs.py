@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[PolicySpec, list[str]]:
     """The spec at `source`, checked, and notes on what `tiny` changed."""
     if source.is_dir():
-        if overrides or tiny:
+        if tiny:
             raise WamkitError(
-                f"{source} is a saved policy; --set and --tiny are for specs",
-                "act from the spec it was built from, or edit its spec.yaml",
+                f"{source} is a saved policy; --tiny is for specs",
+                "act from the spec it was built from",
             )
-        return resolve(source), []
+        return resolve(source, overrides), []
     if not tiny:
         return resolve(source, overrides), []
     spec, changes = parse(read(source, overrides), str(source)).tiny()
@@ -34,7 +34,9 @@ def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[Polic
     return spec, [f"tiny {kind}: {words}" for kind, words in changes.items()]
 
 
-def loaded(source: Path, spec: PolicySpec, device: str) -> tuple[Policy, list[str]]:
+def loaded(
+    source: Path, spec: PolicySpec, device: str, overrides: Sequence[str]
+) -> tuple[Policy, list[str]]:
     """The policy that `chosen` chose, and notes on which of its weights are random."""
     import torch
 
@@ -50,7 +52,7 @@ def loaded(source: Path, spec: PolicySpec, device: str) -> tuple[Policy, list[st
         if source.is_dir():
             from ..policy import Policy
 
-            return Policy.load(source, device=device), []
+            return Policy.load(source, overrides, device=device), []
         policy = build(spec, device=device)
     random = [kind for kind in KINDS if _random(policy, kind)]
     return policy, [f"random weights: {', '.join(random)}"] if random else []

@@ -95,14 +95,6 @@ def conflict_lines(conflicts: Sequence[Conflict]) -> str:
     return "\n".join(lines)
 
 
-def cure(modules: Iterable[str]) -> str:
-    """The command that installs these modules."""
-    missing = sorted(set(modules))
-    if set(missing) <= {"diffusers", "transformers", "sentencepiece"}:
-        return 'pip install "wamkit[hf]"'
-    return f"pip install {' '.join(missing)}"
-
-
 def error(what: str, hint: str = "", details: str = "") -> None:
     """Print `error: what`, details, and `hint: hint` on stderr."""
     from rich.text import Text

@@ -1,8 +1,8 @@
 """The layouts of an action expert's weights: our own, and that of Fast-WAM's checkpoints.
 
 Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.action.*` beside the
-video as `mixtures.video.*`, with the encoder of the state as `proprio_encoder.*`. Its files are
-pickled; convert one to safetensors first, as `{**checkpoint["mot"], "proprio_encoder.weight": ...}`.
+video as `mixtures.video.*`. Its files are pickled, with the encoder of the state apart: convert one
+to a single safetensors file first, with `proprio_encoder.weight` and `.bias` among the others.
 """
 
 from wamkit.weights import Dialect

@@ -74,7 +74,7 @@ class Wan(BackboneConfig):
     def _fill_in(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        sizes = SIZES.get(given.get("variant", cls.model_fields["variant"].default), {})
+        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
         written = {key: value for key, value in given.items() if value is not None}
         return {**sizes, **written}
 
