@@ -17,7 +17,7 @@ CORE = ROOT / "wamkit"
 
 # Floors of the core; a module may import from its own floor and from those below.
 FLOORS = {
-    0: {"errors", "hooks", "parts", "visibility", "spaces", "schedules"},
+    0: {"errors", "describe", "hooks", "parts", "visibility", "spaces", "schedules"},
     1: {"registry", "spec", "check"},
     2: {"types", "schedule", "attention", "layers", "weights"},
     3: {"interfaces", "actions", "cameras", "observation", "prompts"},

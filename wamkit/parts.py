@@ -92,9 +92,7 @@ class Stage(BaseModel):
 class Part(BaseModel):
     """A configuration that can build what it configures. Frozen; unknown keys are refused."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     kind: ClassVar[Kind]
     license: ClassVar[str] = "Apache-2.0"

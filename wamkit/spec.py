@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 
+from .describe import describe
 from .errors import SpecError, WamkitError, did_you_mean
 from .parts import (
     KINDS,
@@ -32,9 +33,7 @@ from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 class PolicySpec(BaseModel):
     """Everything that decides what a policy is. `wamkit.build` turns it into one."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     backbone: SerializeAsAny[BackboneConfig]
     vae: SerializeAsAny[VAEConfig]
@@ -376,4 +375,5 @@ def schema() -> dict[str, Any]:
         discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union
         fields[kind] = (discriminated, ...)
     model = create_model("Spec", __base__=PolicySpec, **fields)
+    describe(model)
     return model.model_json_schema()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from ..describe import meanings
 from ..parts import (
     ActionHeadConfig,
     BackboneConfig,
@@ -126,7 +127,7 @@ def _key(label: str, field: FieldInfo, part: Part) -> dict[str, Any]:
         "key": label,
         "type": kind,
         "value": part.model_dump(mode="json")[label],
-        "meaning": " ".join((field.description or "").split()),
+        "meaning": meanings(type(part)).get(label, ""),
     }
 
 
