@@ -114,7 +114,7 @@ def test_at_toy_size_what_is_left_out_is_filled_in_and_said(
     assert code == 0
     assert "note: the same picture for every camera: front, wrist" in err
     assert "note: no --state: 2 zeros" in err
-    assert "note: tiny cameras: canvas 32x64 -> 16x32" in err
+    assert "note: tiny backbone: toy, tiny" in err and "cameras: canvas" not in err
 
 
 def test_several_moments_are_given_by_repeating_the_camera(

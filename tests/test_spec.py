@@ -161,3 +161,26 @@ def test_tiny_keeps_the_composition_and_says_what_changed() -> None:
     assert changes["text_encoder"] == "umt5-xxl -> bytes"
     assert changes["backbone"] == "wan, tiny"
     assert spec.paradigm.name == "single_pass" and len(spec.cameras.views) == 2
+
+
+def test_tiny_cameras_keep_their_proportions(raw: dict[str, Any]) -> None:
+    views = [{"name": "head", "size": [256, 320]}]
+    views += [{"name": side, "size": [128, 160]} for side in ("left", "right")]
+    raw["cameras"] = {"layout": "t_shape", "views": views}
+    spec, changes = parse(raw).tiny()
+    assert [view.size for view in spec.cameras.views] == [(64, 64), (32, 32), (32, 32)]
+    assert changes["cameras"] == "canvas 384x320 -> 96x64" and wamkit.check(spec) == []
+
+
+def test_a_backbone_that_cannot_imagine_so_much_is_refused(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = parse(raw)
+    traits = spec.backbone.traits
+    for change, hint in (
+        ({"imagines": False}, "set video.frames = 1, or choose a backbone that was trained to"),
+        ({"frames": "one"}, "set video.frames = 5, and video.every to when that picture is"),
+    ):
+        other = traits.model_copy(update=change)
+        monkeypatch.setattr(type(spec.backbone), "traits", property(lambda _, t=other: t))
+        assert [c.hint[: len(hint)] for c in wamkit.check(spec)] == [hint]

@@ -58,6 +58,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _text,
         _canvas,
         _clip,
+        _future,
         _state,
         _relative,
         _modules,
@@ -155,6 +156,24 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"{spec.video.context} of {spec.video.frames} pictures are observed, none is left "
             "to imagine",
             hint="set video.context below video.frames",
+        )
+
+
+def _future(spec: PolicySpec) -> Iterator[Conflict]:
+    traits, (_, imagined) = spec.backbone.traits, spec.latent_frames
+    context, stride = spec.video.context, spec.vae.stride[0]
+    if imagined and not traits.imagines:
+        yield Conflict(
+            between=("backbone", "video.frames"),
+            why=f"{spec.backbone.name} only shows what is seen; it cannot imagine "
+            f"{spec.video.frames - context} pictures",
+            hint=f"set video.frames = {context}, or choose a backbone that was trained to denoise",
+        )
+    elif imagined > 1 and traits.frames == "one":
+        yield Conflict(
+            between=("backbone", "video.frames"),
+            why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
+            hint=f"set video.frames = {context + stride}, and video.every to when that picture is",
         )
 
 

@@ -67,6 +67,8 @@ class Traits(BaseModel):
     text: Literal["cross", "stream"] = "cross"
     """Text by cross-attention inside the blocks, or as tokens of the stream."""
     attention: Literal["softmax", "linear"] = "softmax"
+    imagines: bool = True
+    """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
     guide_channels: int = 0
     """Extra input channels that must come with every frame (masks, encoded images)."""
     image_width: int = 0

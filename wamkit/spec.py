@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from math import gcd
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,15 +107,10 @@ class PolicySpec(BaseModel):
                 changes[kind] = f"{old.name}, tiny"
         stride = parts["vae"].stride
         patch = parts["backbone"].traits.patch
-        unit = (stride[1] * patch[1], stride[2] * patch[2])
-        views = tuple(
-            view.model_copy(
-                update={"size": tuple(_shrink(n, u) for n, u in zip(view.size, unit, strict=True))}
-            )
-            for view in self.cameras.views
-        )
-        cameras = self.cameras.model_copy(update={"views": views})
-        changes["cameras"] = "canvas {}x{} -> {}x{}".format(*self.cameras.canvas, *cameras.canvas)
+        cameras = _shrunk(self.cameras, (stride[1] * patch[1], stride[2] * patch[2]))
+        if cameras != self.cameras:
+            old, new = self.cameras.canvas, cameras.canvas
+            changes["cameras"] = f"canvas {old[0]}x{old[1]} -> {new[0]}x{new[1]}"
         return self.model_copy(update={**parts, "cameras": cameras}).fitted(), changes
 
     def dump(self) -> dict[str, Any]:
@@ -122,9 +118,24 @@ class PolicySpec(BaseModel):
         return self.model_dump(mode="json")
 
 
-def _shrink(size: int, unit: int) -> int:
-    """About an eighth of `size`, a multiple of `unit`, so that views of a row still tile it."""
-    return max(unit, round(size / 8 / unit) * unit)
+def _shrunk(cameras: CameraConfig, token: tuple[int, int]) -> CameraConfig:
+    """The same layout with the smallest view two tokens high and wide; proportions are kept.
+
+    Sizes that would grow stay as they are.
+    """
+    views = cameras.views
+    common = [gcd(*(view.size[axis] for view in views)) for axis in (0, 1)]
+    sizes = [
+        tuple(n // c * 2 * t for n, c, t in zip(v.size, common, token, strict=True)) for v in views
+    ]
+    if any(
+        new > old
+        for v, size in zip(views, sizes, strict=True)
+        for old, new in zip(v.size, size, strict=True)
+    ):
+        return cameras
+    changed = (v.model_copy(update={"size": size}) for v, size in zip(views, sizes, strict=True))
+    return cameras.model_copy(update={"views": tuple(changed)})
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -227,7 +227,7 @@ def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     seen = stream_of(model, video.only("context"), text)
     cache = run([seen], CLIP, attend=model.attend, keep=("text", "context"), prefill=True)
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        rest = stream_of(model, video.only("target"), text)
+        rest = stream_of(model, video.only("target"), text, cache)
         run([rest], CLIP, attend=model.attend, cache=cache)
         _close(model.unembed(rest.x, rest.cond), full[:, :, 1:], 1e-5)
 

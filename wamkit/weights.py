@@ -11,9 +11,11 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,24 +50,40 @@ class Dialect:
     """Regular expressions and replacements, applied in order to each name."""
     drop: tuple[str, ...] = ()
     """Names that carry no weights, as regular expressions."""
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Names, after `rules`, whose rows are several of our tensors stacked, and what replaces the
+    name for each; how many rows each takes follows from our shapes."""
+    swaps: tuple[str, ...] = ()
+    """Names, after `rules`, whose two halves of rows stand in the other order."""
 
-    def rename(self, name: str) -> str | None:
-        """Our name for a tensor of this layout; None if it is dropped."""
+    def rename(self, name: str) -> tuple[str, ...]:
+        """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
         if any(re.search(pattern, name) for pattern in self.drop):
-            return None
+            return ()
         for pattern, replacement in self.rules:
             name = re.sub(pattern, replacement, name)
-        return name
+        for pattern, replacements in self.splits:
+            if re.search(pattern, name):
+                return tuple(re.sub(pattern, replacement, name) for replacement in replacements)
+        return (name,)
+
+    def swapped(self, name: str) -> bool:
+        """True if the halves of our tensor `name` stand in the other order in this layout."""
+        return any(re.search(pattern, name) for pattern in self.swaps)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file, known by its header alone."""
+    """A tensor in a file, known by its header alone, or a piece of its rows."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    rows: tuple[int, int] | None = None
+    """First row and the one after the last, if it is a piece."""
+    swapped: bool = False
+    """True if its two halves are to change places."""
 
 
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
@@ -198,18 +216,32 @@ def load(
     missing, unexpected and misshapen tensors.
     """
     entries = headers(find(path, folders))
-    rename: Callable[[str], str | None] = lambda name: name  # noqa: E731
-    layout = "wamkit"
-    if dialects:
-        dialect = dialect_of(entries, dialects, str(path))
-        rename, layout = dialect.rename, dialect.name
-    ours: dict[str, Entry] = {}
+    dialect = dialect_of(entries, dialects, str(path)) if dialects else Dialect("wamkit", "")
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict(keep_vars=True).items()}
+    found = _translated(entries, dialect, wanted)
+    _compare(wanted, found, path)
+    _assign(model, found, dtype, device)
+    return dialect.name
+
+
+def _translated(
+    entries: Mapping[str, Entry], dialect: Dialect, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, Entry]:
+    """The tensors of a file under our names, pieces of stacked ones included."""
+    found: dict[str, Entry] = {}
     for name, entry in entries.items():
-        if (new := rename(name)) is not None:
-            ours[new] = entry
-    _compare({k: tuple(v.shape) for k, v in model.state_dict(keep_vars=True).items()}, ours, path)
-    _assign(model, ours, dtype, device)
-    return layout
+        names = dialect.rename(name)
+        if len(names) == 1:
+            found[names[0]] = replace(entry, swapped=dialect.swapped(names[0]))
+            continue
+        sizes = [wanted[new][0] if wanted.get(new) else 0 for new in names]
+        if names and sum(sizes) != entry.shape[0]:
+            found[name] = entry  # no stack of ours: reported as unexpected, under its own name
+            continue
+        for new, start, size in zip(names, accumulate(sizes, initial=0), sizes, strict=False):
+            shape = (size, *entry.shape[1:])
+            found[new] = replace(entry, shape=shape, rows=(start, start + size))
+    return found
 
 
 def _compare(
@@ -255,7 +287,7 @@ def _assign(
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 ours = (opened.metadata() or {}).get("writer") == WRITER
                 for name in names:
-                    tensor = opened.get_tensor(entries[name].name)
+                    tensor = _piece(opened, entries[name])
                     if ours and tensor.data_ptr() % ALIGNED:
                         tensor = tensor.clone()  # the few whose neighbors have odd sizes
                     if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
@@ -265,6 +297,15 @@ def _assign(
             raise WamkitError(
                 f"{file} cannot be read: {error}", "the file is damaged: download or copy it again"
             ) from None
+
+
+def _piece(opened: Any, entry: Entry) -> Tensor:
+    """The tensor of an entry, its rows cut out and its halves swapped where it says so."""
+    if entry.rows is not None:
+        tensor = opened.get_slice(entry.name)[entry.rows[0] : entry.rows[1]]
+    else:
+        tensor = opened.get_tensor(entry.name)
+    return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:

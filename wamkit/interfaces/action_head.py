@@ -73,16 +73,17 @@ class ExpertHead(ActionHead):
         streams: list[Stream] = []
         video = action = None
         if scene.video is not None:
-            video = stream_of(backbone, scene.video, scene.text)
+            video = stream_of(backbone, scene.video, scene.text, cache)
             streams.append(video)
         if scene.action is not None:
             x, segments, cond = self.embed(scene.action, scene)
             action = Stream(self.blocks, x, segments, cond)
             streams.append(action)
         prefill = action is None and bool(keep)
+        predicts = backbone.traits.imagines and not prefill
         kept = run(streams, sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill)
         return Velocity(
-            backbone.unembed(video.x, video.cond) if video and not prefill else None,
+            backbone.unembed(video.x, video.cond) if video and predicts else None,
             self.unembed(action.x, action.cond) if action else None,
             kept,
         )
@@ -108,7 +109,7 @@ class ReaderHead(ActionHead):
         scene = self.prepare(scene)
         velocity, known = None, cache
         if scene.video is not None:
-            stream = stream_of(backbone, scene.video, scene.text)
+            stream = stream_of(backbone, scene.video, scene.text, cache)
             prefill = scene.action is None and bool(keep)
             known = run(
                 [stream],
@@ -121,7 +122,7 @@ class ReaderHead(ActionHead):
             )
             if cache is not None:
                 known = cache | known
-            if not prefill:
+            if backbone.traits.imagines and not prefill:
                 velocity = backbone.unembed(stream.x, stream.cond)
         if scene.action is None:
             return Velocity(velocity, None, known)
@@ -166,7 +167,7 @@ class SlotHead(ActionHead):
             video = self._with_slots(video, scene.action)
         if video is None:
             raise ValueError("there is neither a video nor an action in the scene")
-        stream = stream_of(backbone, video, scene.text)
+        stream = stream_of(backbone, video, scene.text, cache)
         prefill = scene.action is None and bool(keep)
         kept = run([stream], sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill)
         if prefill:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attention import Attend, Block, Stream, run
 from ..parts import Traits
-from ..types import Frames, Segment, Text
+from ..types import Frames, KVCache, Segment, Text
 from ..visibility import Visibility, everyone
 
 
@@ -29,16 +29,23 @@ class VideoBackbone(Protocol):
     def blocks(self) -> Sequence[Block]:
         """The stack, input side first."""
 
-    def embed(self, video: Frames, text: Text) -> tuple[Tensor, tuple[Segment, ...], Any]:
-        """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning."""
+    def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Any]:
+        """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning.
+
+        Where text is in the stream (`traits.text`), it has a segment `text` of its own, and `text`
+        is None when its keys are cached already. Elsewhere `text` is always given.
+        """
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
         """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`."""
 
 
-def stream_of(backbone: VideoBackbone, video: Frames, text: Text) -> Stream:
-    """The video at the entrance of the backbone's stack."""
-    x, segments, cond = backbone.embed(video, text)
+def stream_of(
+    backbone: VideoBackbone, video: Frames, text: Text, cache: KVCache | None = None
+) -> Stream:
+    """The video at the entrance of the backbone's stack, with the words that are not cached yet."""
+    cached = cache is not None and "text" in cache.roles and backbone.traits.text == "stream"
+    x, segments, cond = backbone.embed(video, None if cached else text)
     return Stream(backbone.blocks, x, segments, cond)
 
 

@@ -94,17 +94,24 @@ class Transformer(nn.Module):
             ParallelBlock(width, traits.head_size) for _ in range(traits.depth)
         )
 
-    def embed(self, video: Frames, text: Text) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
-        """Words, then patches, as tokens; one segment for each run of tokens of a role."""
+    def embed(
+        self, video: Frames, text: Text | None
+    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
+        """Words, then patches, as tokens; one segment for each run of tokens of a role.
+
+        `text` is None where the keys of the words are cached already.
+        """
         dtype, p = self.patches_in.weight.dtype, self.traits.patch[1]
         z = video.z.to(dtype).unflatten(4, (-1, p)).unflatten(3, (-1, p))  # [B, C, T, r, p, c, p]
         grid = (z.shape[2], z.shape[3], z.shape[5])
         per_frame = grid[1] * grid[2]
-        patches = self.patches_in(z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)).flatten(1, 3)
-        words = text.memo.once(  # the same at every step of one chunk, so computed once
-            (id(self), "words"), lambda: self.words_in(text.tokens.to(dtype))
-        )
-        count = words.shape[1]
+        x = self.patches_in(z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)).flatten(1, 3)
+        segments, count = video.segments(per_frame), 0
+        if text is not None:
+            words = self.words_in(text.tokens.to(dtype))
+            x, count = torch.cat([words, x], 1), words.shape[1]
+            # `valid` hides the padding of the text from everything that looks at it.
+            segments = (Segment("text", count, text.valid), *segments)
 
         # Each frame has a noise level of its own, and words are never noisy. That is what allows
         # the words and the observed frames to be computed once and kept.
@@ -118,10 +125,7 @@ class Transformer(nn.Module):
         cos, sin = video.memo.once(
             (id(self), "turn", count), lambda: self._turn(video, count, grid)
         )
-        # `valid` hides the padding of the text from everything that looks at it.
-        segments = (Segment("text", count, text.valid), *video.segments(per_frame))
-        cond = Conditioning(shift, scale, gate, cos, sin, count, grid)
-        return torch.cat([words, patches], 1), segments, cond
+        return x, segments, Conditioning(shift, scale, gate, cos, sin, count, grid)
 
     def _turn(self, video: Frames, words: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """cos and sin [S, E / 2]: a quarter of each head for word, time, row and column."""

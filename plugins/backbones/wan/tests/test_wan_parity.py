@@ -223,8 +223,8 @@ def test_original_names_become_those_of_diffusers_own_converter(
     names = [original_name(name) for name in references[case].state_dict()]
     marks = {name: torch.tensor(i) for i, name in enumerate(names)}
     converted = {k: names[int(v)] for k, v in convert_wan_transformer_to_diffusers(marks).items()}
-    assert {DIALECTS[1].rename(name): name for name in names} == converted
-    assert {DIALECTS[1].rename(f"model.diffusion_model.{n}"): n for n in names} == converted
+    assert {DIALECTS[1].rename(name)[0]: name for name in names} == converted
+    assert {DIALECTS[1].rename(f"model.diffusion_model.{n}")[0]: n for n in names} == converted
 
 
 def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> None:
