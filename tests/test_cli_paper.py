@@ -240,7 +240,7 @@ def test_explain_stops_at_a_conflict_but_not_at_a_missing_file(wamkit: Run, toy:
 
 
 def test_explain_at_toy_size_says_what_became_of_what(wamkit: Run, toy: Path) -> None:
-    code, out, err = wamkit("explain", toy, "--tiny")
+    code, out, _ = wamkit("explain", toy, "--tiny")
     assert code == 0 and "canvas: 32x32 pixels" in out
 
 

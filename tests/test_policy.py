@@ -323,3 +323,15 @@ def test_an_unfinished_spec_is_never_built() -> None:
         error.value
     )
     assert parse(read(TOY)).backbone.name == "toy"
+
+
+def test_a_latent_adapter_joins_a_vae_and_a_backbone_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(wamkit.SpecError, match=r'set vae\.adapter = "linear"'):
+        build("backbone.latent_channels=6")
+    policy = build("backbone.latent_channels=6", "vae.adapter=linear").train()
+    policy.loss(batch_of(policy.spec), seed=0).total.backward()
+    assert all(p.grad is not None for p in policy.latent_adapter.parameters())
+    seen = observation(policy.spec)
+    again = Policy.load(policy.eval().save(tmp_path / "policy"))
+    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
+    assert torch.equal(policy.imagine(seen, seed=0).canvas, again.imagine(seen, seed=0).canvas)

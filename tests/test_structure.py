@@ -19,9 +19,9 @@ CORE = ROOT / "wamkit"
 # Floors of the core; a module may import from its own floor and from those below.
 FLOORS = {
     0: {"errors", "describe", "hooks", "parts", "visibility", "spaces", "schedules"},
-    1: {"registry", "spec", "check"},
-    2: {"types", "schedule", "attention", "layers", "weights"},
-    3: {"interfaces", "actions", "cameras", "observation", "prompts"},
+    1: {"registry", "spec", "check", "pretrained"},
+    2: {"files", "types", "schedule", "attention", "layers", "weights"},
+    3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"},
     4: {"build", "policy", "folder", ""},
     5: {"testing", "scaffold"},
     6: {"cli", "__main__"},

@@ -57,8 +57,10 @@ class Stream:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Softmax attention, [B, H, S, E] out; `valid` [B, S of the keys] hides padding keys."""
+    """Softmax attention, [B, H, S, E] out; `valid` [B, S of the keys] is as `Text.mask`."""
     mask = None if valid is None else valid[:, None, None, :]
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 

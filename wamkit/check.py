@@ -59,6 +59,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _canvas,
         _clip,
         _future,
+        _stored,
         _state,
         _relative,
         _modules,
@@ -79,13 +80,13 @@ def _cameras(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _channels(spec: PolicySpec) -> Iterator[Conflict]:
     theirs, ours = spec.vae.channels, spec.backbone.traits.latent_channels
-    if theirs != ours:
+    if theirs != ours and spec.vae.adapter == "none":
         yield Conflict(
             between=("vae", "backbone"),
             why=f"{spec.vae.name} makes latents of {theirs} channels, "
             f"{spec.backbone.name} denoises latents of {ours}",
-            hint="choose the VAE the backbone was trained with (`wamkit show backbone "
-            f"{spec.backbone.name}`), or another variant of the backbone",
+            hint="choose the VAE the backbone was trained with, or set "
+            'vae.adapter = "linear" to learn projections between the two',
         )
 
 
@@ -115,6 +116,14 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
             f"{spec.backbone.name} reads width {ours}",
             hint='set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
             "the backbone was trained with",
+        )
+    if spec.backbone.traits.text == "none" and not spec.action_head.reads_text:
+        yield Conflict(
+            between=("backbone", "action_head"),
+            why=f"{spec.backbone.name} reads no text, nor does {spec.action_head.name}: the "
+            "instruction would change nothing",
+            hint="choose an action head that attends to the instruction, such as mot with "
+            'action_head.text = "cross"',
         )
     if "{instruction}" not in spec.text_encoder.template:
         yield Conflict(
@@ -209,9 +218,21 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
 
 def install_hint(modules: Collection[str]) -> str:
     """The command that installs these modules."""
-    if set(modules) <= {"diffusers", "transformers", "sentencepiece"}:
-        return 'pip install "wamkit[hf]"'
-    return f"pip install {' '.join(sorted(modules))}"
+    wanted = set(modules)
+    if "transformers" in wanted:
+        wanted.add("sentencepiece")  # what most of its tokenizers are read with
+    return f"pip install {' '.join(sorted(wanted))}"
+
+
+def _stored(spec: PolicySpec) -> Iterator[Conflict]:
+    path = spec.text_encoder.embeddings
+    if path is not None and not Path(path).expanduser().is_file():
+        yield Conflict(
+            between=("text_encoder.embeddings",),
+            why=f"no file is at {path}",
+            hint="write it: `wamkit precompute text SPEC --prompts FILE --out FILE`",
+            missing=True,
+        )
 
 
 def _modules(spec: Any) -> Iterator[Conflict]:
@@ -220,7 +241,8 @@ def _modules(spec: Any) -> Iterator[Conflict]:
             part = getattr(spec, kind)
         except _Absent:
             continue
-        missing = [name for name in part.requires if find_spec(name) is None]
+        stored = getattr(part, "embeddings", None) is not None  # then the part is never built
+        missing = [name for name in part.requires if not stored and find_spec(name) is None]
         if missing:
             yield Conflict(
                 between=(kind,),
@@ -236,7 +258,8 @@ def _folders(spec: Any) -> Iterator[Conflict]:
             path = getattr(getattr(spec, kind), "weights", None)
         except _Absent:
             continue
-        if path is not None and not Path(path).expanduser().exists():
+        remote = path is not None and path.startswith("hf:")
+        if path is not None and not remote and not Path(path).expanduser().exists():
             yield Conflict(
                 between=(f"{kind}.weights",),
                 why=f"nothing is at {path}",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 SPEC, STATISTICS, CARD = "spec.yaml", "statistics.json", "README.md"
-ADAPTER = "text_adapter"
+ADAPTERS = ("text_adapter", "latent_adapter")
 
 
 def save(policy: Policy, folder: str | Path) -> Path:
@@ -44,7 +44,7 @@ def save(policy: Policy, folder: str | Path) -> Path:
     goal.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
     try:
-        for kind in (*KINDS, ADAPTER):
+        for kind in (*KINDS, *ADAPTERS):
             module = _saved(policy, kind)
             if module is not None:
                 weights.save(module, part / f"{kind}.safetensors")
@@ -101,19 +101,20 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
         file = home / f"{kind}.safetensors"
         if file.is_file():
             files[kind] = getattr(spec, kind).model_copy(update={"weights": str(file)})
-    known = {f"{kind}.safetensors" for kind in (*KINDS, ADAPTER)}
+    known = {f"{kind}.safetensors" for kind in (*KINDS, *ADAPTERS)}
     if extra := sorted(f.name for f in home.glob("*.safetensors") if f.name not in known):
         raise WamkitError(
             f"{home} holds files that belong to no part: {', '.join(extra)}", "remove them"
         )
     shape = Policy.from_spec(_portable(spec), device="meta")
-    for kind in (*KINDS, ADAPTER):
+    for kind in (*KINDS, *ADAPTERS):
         if _saved(shape, kind) is not None and not (home / f"{kind}.safetensors").is_file():
             raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
     statistics = read_statistics(home / STATISTICS)
     policy = Policy.from_spec(spec.model_copy(update=files), statistics=statistics)
-    if _saved(policy, ADAPTER) is not None:
-        weights.load(policy.text_adapter.to("meta"), home / f"{ADAPTER}.safetensors")
+    for name in ADAPTERS:
+        if (adapter := _saved(policy, name)) is not None:
+            weights.load(adapter.to("meta"), home / f"{name}.safetensors")
     policy.spec = spec
     policy.to(device)
     return policy

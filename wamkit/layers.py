@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0) -> Tensor:
+def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:
     """cos and sin of t at geometric frequencies, [..., width] float32, cosines first.
 
-    Frequencies run from 1 down to 1 / period (Vaswani et al. 2017, in the order of diffusers'
-    `Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0)`).
+    Frequencies run from `scale` down to scale / period (Vaswani et al. 2017, in the order of
+    diffusers' `Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0, scale=scale)`, down to
+    which product is rounded first).
     """
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
-    angle = t.float()[..., None] * torch.exp(-math.log(period) * steps / half)
+    angle = scale * (t.float()[..., None] * torch.exp(-math.log(period) * steps / half))
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 

@@ -7,7 +7,7 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -64,8 +64,11 @@ class Traits(BaseModel):
     """Image-editing backbones denoise one frame a pass, video backbones many."""
     sigma_per_frame: bool = True
     """Frames of one pass may have noise levels of their own."""
-    text: Literal["cross", "stream"] = "cross"
-    """Text by cross-attention inside the blocks, or as tokens of the stream."""
+    frame_tokens: int = 0
+    """Tokens that every frame has besides those of its patches (class and register tokens)."""
+    text: Literal["cross", "stream", "none"] = "cross"
+    """Text by cross-attention inside the blocks, as tokens of the stream, or not read at all: then
+    `text_width` is what the action head reads, and it must (`ActionHeadConfig.reads_text`)."""
     attention: Literal["softmax", "linear"] = "softmax"
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
@@ -77,7 +80,7 @@ class Traits(BaseModel):
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Number of tokens of `frames` latent frames of height x width latents."""
         t, h, w = self.patch
-        return (frames // t) * (height // h) * (width // w)
+        return (frames // t) * ((height // h) * (width // w) + self.frame_tokens)
 
 
 class Stage(BaseModel):
@@ -118,6 +121,10 @@ class Part(BaseModel):
         """This part with what was left open (`None`) taken from the others."""
         return self
 
+    def companions(self) -> dict[str, dict[str, Any]]:
+        """Tables of other parts that this one cannot do without, where no default fits, by kind."""
+        return {}
+
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """Yield every reason why this part cannot work in `spec`."""
         yield from ()
@@ -127,7 +134,11 @@ class Weighted(Part):
     """A part that has weights of its own."""
 
     weights: str | None = None
-    """Folder or safetensors file with published weights; none means random weights."""
+    """Folder or file with published weights, or hf:owner/name; none means random weights."""
+
+    def layouts(self) -> Sequence[Any]:
+        """The `wamkit.weights.Dialect`s its files may be in; none for wamkit's own names alone."""
+        return ()
 
 
 class BackboneConfig(Weighted):
@@ -148,6 +159,9 @@ class VAEConfig(Weighted):
     """What turns pictures into latents and back."""
 
     kind: ClassVar[Kind] = "vae"
+
+    adapter: Literal["none", "linear"] = "none"
+    """`linear` learns projections from this VAE's channels to the backbone's, and back."""
 
     @property
     def channels(self) -> int:
@@ -175,6 +189,8 @@ class TextEncoderConfig(Weighted):
     """Sentence that is encoded; `{instruction}` stands for what the user said."""
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns a projection from this encoder's width to the backbone's."""
+    embeddings: str | None = None
+    """File written by `wamkit precompute text`; the encoder itself is then not loaded."""
 
     @property
     def width(self) -> int:
@@ -211,6 +227,11 @@ class ActionHeadConfig(Weighted):
     kind: ClassVar[Kind] = "action_head"
     heard: ClassVar[bool] = True
     """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+
+    @property
+    def reads_text(self) -> bool:
+        """True if the head attends to the instruction itself, beside what the backbone does."""
+        return False
 
     def tokens(self, sizes: Sizes) -> int:
         """Tokens the head adds to a pass."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .actions import ActionSpace, StateSpace, Statistics
+from .adapters import AdaptedBackbone, LatentAdapter
 from .cameras import CameraLayout
 from .errors import WamkitError
 from .interfaces import VAE, ActionHead, Paradigm, TextEncoder, VideoBackbone
@@ -18,6 +19,7 @@ from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .prompts import PromptCache
 from .schedule import NoiseSchedule
 from .spec import PolicySpec
+from .stored import StoredEncoder
 from .types import Frames, KVCache, Noisy, Scene, Target, Text, Velocity
 from .weights import cast
 
@@ -50,6 +52,10 @@ class Policy(nn.Module):
         if spec.text_encoder.adapter == "linear":
             width = spec.backbone.traits.text_width
             self.text_adapter = nn.Linear(spec.text_encoder.width, width)
+        self.latent_adapter: nn.Module = nn.Identity()
+        if spec.vae.adapter == "linear":
+            channels = spec.backbone.traits.latent_channels
+            self.latent_adapter = LatentAdapter(spec.vae.channels, channels)
         self.schedules = {
             "video": NoiseSchedule(spec.schedules.video),
             "action": NoiseSchedule(spec.schedules.action),
@@ -75,7 +81,7 @@ class Policy(nn.Module):
         """Build every part of a checked spec; on device "meta" without a single weight."""
         parts = {
             "vae": _seeded(spec, "vae", spec.vae.build, device),
-            "text_encoder": _seeded(spec, "text_encoder", spec.text_encoder.build, device),
+            "text_encoder": _seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),
             "backbone": _seeded(spec, "backbone", spec.backbone.build, device),
             "action_head": _seeded(
                 spec, "action_head", lambda: spec.action_head.build(spec.sizes), device
@@ -114,7 +120,10 @@ class Policy(nn.Module):
         self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> Velocity:
         """One pass of backbone and head under the paradigm's visibility."""
-        return self.action_head.join(self.backbone, scene, self.paradigm.sees, cache, keep)
+        backbone = self.backbone
+        if isinstance(self.latent_adapter, LatentAdapter):
+            backbone = AdaptedBackbone(backbone, self.latent_adapter)
+        return self.action_head.join(backbone, scene, self.paradigm.sees, cache, keep)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
@@ -219,8 +228,10 @@ class Policy(nn.Module):
         tokens = text.tokens.to(self.device)
         if isinstance(self.text_adapter, nn.Linear):
             tokens = self.text_adapter(tokens.to(self.text_adapter.weight.dtype))
-        valid = None if text.valid is None else text.valid.to(self.device)
-        return Text(tokens, valid, text.image)
+        valid, copies = (
+            None if x is None else x.to(self.device) for x in (text.valid, text.copies)
+        )
+        return Text(tokens, valid, text.image, copies)
 
     def _scene(self, observation: Observation, z: Tensor, actions: Tensor, level: float) -> Scene:
         observed, imagined = self.spec.latent_frames
@@ -311,6 +322,13 @@ def _generator(seed: int | None) -> torch.Generator:
     else:
         rng.manual_seed(seed)
     return rng
+
+
+def _text_encoder(spec: PolicySpec) -> Any:
+    """The encoder, or in its place what it said once."""
+    if spec.text_encoder.embeddings is None:
+        return spec.text_encoder.build()
+    return StoredEncoder(spec.text_encoder.embeddings, spec.text_encoder)
 
 
 def _seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) -> Any:

@@ -35,14 +35,11 @@ class PromptCache:
             self.encoded += len(sentences)
             return self.encoder.encode(sentences)
         mark = self._mark = self._mark or self.encoder.fingerprint()
-        new = sorted({s for s in sentences if (mark, s) not in self._kept})
-        if new:
-            with torch.no_grad():
-                text = self.encoder.encode(new)
-            self.encoded += len(new)
-            for i, sentence in enumerate(new):
-                valid = None if text.valid is None else text.valid[i : i + 1]
-                self._kept[mark, sentence] = Text(text.tokens[i : i + 1], valid)
+        for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
+            if (mark, sentence) not in self._kept:
+                with torch.no_grad():
+                    self._kept[mark, sentence] = self.encoder.encode([sentence])
+                self.encoded += 1
         rows = [self._kept[mark, sentence] for sentence in sentences]
         for sentence in sentences:
             self._kept.move_to_end((mark, sentence))
@@ -54,14 +51,19 @@ class PromptCache:
 def stacked(rows: Sequence[Text]) -> Text:
     """Texts one below the other; shorter ones are padded, and the padding is not attended."""
     length = max(row.tokens.shape[1] for row in rows)
-    same = all(row.tokens.shape[1] == length for row in rows)
     tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
-    if same and all(row.valid is None for row in rows):
-        return Text(tokens)
-    masks = []
-    for row in rows:
-        valid = row.valid
-        if valid is None:
-            valid = torch.ones(row.tokens.shape[:2], dtype=torch.bool, device=row.tokens.device)
-        masks.append(F.pad(valid, (0, length - valid.shape[1]), value=False))
-    return Text(tokens, torch.cat(masks))
+    copies = None
+    if any(row.copies is not None for row in rows):
+        copies = torch.cat([_padded(row, row.copies, length) for row in rows])
+    ragged = any(row.tokens.shape[1] != length for row in rows)
+    if not ragged and all(row.valid is None for row in rows):
+        return Text(tokens, copies=copies)
+    valid = torch.cat([_padded(row, row.valid, length).bool() for row in rows])
+    return Text(tokens, valid, copies=copies)
+
+
+def _padded(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:
+    """[1, L] numbers of a text's tokens, 1 if there are none, and 0 for padding up to `length`."""
+    if values is None:
+        values = torch.ones(row.tokens.shape[:2], device=row.tokens.device)
+    return F.pad(values.float(), (0, length - values.shape[1]))

@@ -12,7 +12,9 @@ part is tried. The checks themselves are plain functions and may be called one b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from . import weights
 from .attention import Stream, run, sdpa
 from .build import resolve
 from .check import check
+from .errors import WamkitError
 from .interfaces import denoise, stream_of
 from .observation import Batch, Observation
 from .parts import KINDS, Part
@@ -31,7 +34,7 @@ from .policy import Policy
 from .registry import registry
 from .spec import PolicySpec, parse_part
 from .types import Frames, Segment, Text
-from .visibility import Visibility
+from .visibility import Visibility, everyone
 
 __all__ = ["pytest_generate_tests", "test_contract"]
 
@@ -70,6 +73,8 @@ def compose(part: Part) -> PolicySpec:
             continue
         found = [_default(cls).tiny() for cls in registry() if cls.kind == kind]
         choices[kind] = [p if isinstance(p, Part) else parse_part(kind, p) for p in found]
+        if (table := tiny.companions().get(kind)) is not None:
+            choices[kind] = [parse_part(kind, table)]
     reasons: list[str] = []
     for combination in product(*choices.values()):
         spec = around(dict(zip(choices, combination, strict=True)))
@@ -89,8 +94,10 @@ def _default(cls: type[Part]) -> Part:
 def around(parts: dict[str, Any]) -> PolicySpec:
     """A small robot for five parts: one camera, a state of 3, chunks of 6 x 4 actions."""
     stride, patch = parts["vae"].stride, (1, 2, 2)
-    if parts["backbone"].traits.latent_channels:
-        patch = parts["backbone"].traits.patch
+    traits = parts["backbone"].traits
+    if traits.latent_channels:
+        patch = traits.patch
+    imagined = 0 if not traits.imagines else 1 if traits.frames == "one" else 2
     spec = PolicySpec.model_validate(
         {
             **parts,
@@ -104,7 +111,7 @@ def around(parts: dict[str, Any]) -> PolicySpec:
                     {"name": "front", "size": (2 * stride[1] * patch[1], 3 * stride[2] * patch[2])}
                 ]
             },
-            "video": {"frames": 1 + 2 * stride[0], "context": 1},
+            "video": {"frames": 1 + imagined * stride[0], "context": 1},
             "schedules": {"video": {"steps": 2}, "action": {"steps": 3}},
         }
     )
@@ -191,6 +198,15 @@ def _backbone(spec: PolicySpec) -> Any:
     return model.eval()
 
 
+def _shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None) -> Tensor:
+    """The velocity of frames; of a backbone that cannot imagine, its final tokens [B, S, D]."""
+    if model.traits.imagines:
+        return denoise(model, video, text, sees)
+    stream = stream_of(model, replace(video), replace(text))
+    run([stream], sees or everyone(s.role for s in stream.segments), attend=model.attend)
+    return stream.x
+
+
 def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
     """Traits, known without weights, agree with the module."""
     model, (video, text) = _backbone(spec), _inputs(spec)
@@ -205,7 +221,19 @@ def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
     qkv, _ = model.blocks[0].project(stream.x, stream.cond)
     assert qkv.q.shape == (2, t.heads, length, t.head_size)
     assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
-    assert denoise(model, video, text).shape == video.z.shape
+    shown = _shown(model, video, text)
+    assert shown.shape == (video.z.shape if t.imagines else stream.x.shape)
+
+
+def imagines_or_says_that_it_cannot(spec: PolicySpec, tmp: Path) -> None:
+    """Who asks a backbone without a velocity for one is told so."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    try:
+        assert denoise(model, video, text).isfinite().all()
+    except WamkitError:
+        assert not model.traits.imagines
+    else:
+        assert model.traits.imagines
 
 
 def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> None:
@@ -223,20 +251,23 @@ def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> N
 def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     """What is closed can be computed once; the rest sees the same keys."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = denoise(model, video, text, CLIP)
+    full = _shown(model, video, text, CLIP)
     seen = stream_of(model, video.only("context"), text)
     cache = run([seen], CLIP, attend=model.attend, keep=("text", "context"), prefill=True)
     for _ in range(2):  # the second step rewrites the first one's keys in place
         rest = stream_of(model, video.only("target"), text, cache)
         run([rest], CLIP, attend=model.attend, cache=cache)
-        _close(model.unembed(rest.x, rest.cond), full[:, :, 1:], 1e-5)
+        if model.traits.imagines:
+            _close(model.unembed(rest.x, rest.cond), full[:, :, 1:], 1e-5)
+        else:
+            _close(rest.x, full[:, -rest.x.shape[1] :], 1e-5)
 
 
 @torch.no_grad()
 def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
     """A frame that sees only itself does not feel the noise level of another."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    if not spec.backbone.traits.sigma_per_frame:
+    if not (spec.backbone.traits.sigma_per_frame and spec.backbone.traits.imagines):
         return
     one = denoise(model, video, text, CLIP)
     two = denoise(model, video.at(0.25, "target"), text, CLIP)
@@ -246,23 +277,29 @@ def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
 
 @torch.no_grad()
 def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
-    """Words that are not valid change nothing; words that are do."""
+    """Words that are not valid change nothing; words that are do, if words are read at all."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    one = denoise(model, video, text)
+    one = _shown(model, video, text)
     hidden, seen = text.tokens.clone(), text.tokens.clone()
     hidden[0, 3:] += 1
     seen[0, :3] += 1
-    _close(denoise(model, video, Text(hidden, text.valid)), one, 1e-5)
-    assert (denoise(model, video, Text(seen, text.valid)) - one).abs().max() > 1e-4
+    _close(_shown(model, video, Text(hidden, text.valid)), one, 1e-5)
+    heard = (_shown(model, video, Text(seen, text.valid)) - one).abs().max()
+    assert heard == 0 if model.traits.text == "none" else heard > 1e-4
 
 
 def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
-    """The velocity depends on each parameter."""
+    """What is shown depends on each parameter, but for those that the model says are silent.
+
+    A model may carry `silent`, regular expressions for weights that published files hold and no
+    velocity depends on, such as those for what the last block makes of the words.
+    """
     model, (video, text) = _backbone(spec), _inputs(spec)
-    denoise(model, video, text).square().mean().backward()
+    _shown(model, video, text).square().mean().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # Keys that never matter: a bias added to all keys of a head cancels in the softmax.
     dead = [n for n in dead if not n.endswith(("to_k.bias", "k_proj.bias"))]
+    dead = [n for n in dead if not any(re.search(p, n) for p in getattr(model, "silent", ()))]
     assert not dead, f"no gradient reaches {', '.join(dead)}"
 
 
@@ -275,7 +312,7 @@ def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     video, text = _inputs(spec)
-    assert torch.equal(denoise(model, video, text), denoise(again.eval(), video, text))
+    assert torch.equal(_shown(model, video, text), _shown(again.eval(), video, text))
 
 
 def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
@@ -293,9 +330,9 @@ def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
 def runs_in_bfloat16(spec: PolicySpec, tmp: Path) -> None:
     """Half the bytes, nearly the same numbers; noise levels stay float32."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = denoise(model, video, text)
+    full = _shown(model, video, text)
     weights.cast(model, torch.bfloat16)
-    half = denoise(model, video, text).float()
+    half = _shown(model, video, text).float()
     error = (half - full).norm() / full.norm()
     assert error < 0.05, f"relative error {error:.3f}"
 
@@ -399,6 +436,8 @@ def comes_back_from_a_folder(spec: PolicySpec, tmp: Path) -> None:
 
 def imagines(spec: PolicySpec, tmp: Path) -> None:
     """The imagined clip has the pictures the spec asks for, in range."""
+    if not spec.backbone.traits.imagines:
+        return
     out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
     assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
     assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
@@ -413,6 +452,7 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "backbone": (
         states_its_traits_truly,
+        imagines_or_says_that_it_cannot,
         attends_role_by_role_as_under_a_dense_mask,
         gives_the_same_numbers_from_a_cache,
         keeps_noise_levels_to_their_frames,

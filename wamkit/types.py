@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,7 +44,7 @@ class Segment(NamedTuple):
 
     role: str
     length: int
-    valid: Tensor | None = None  # [B, length] bool, True where the token is real; None if all are
+    valid: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,29 @@ class Text:
     tokens: Tensor  # [B, L, width]
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
     image: Tensor | None = None  # [B, L', image width]
+    copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """What attention is to hide or to weigh: None, bool [B, L], or float32 to add to scores.
+
+        A key that stands for n equal ones counts as n of them when log n is added to its score:
+        sum over n of exp(s) is exp(s + log n).
+        """
+        if self.copies is None:
+            return self.valid
+        weight = self.copies.float().log()
+        return weight if self.valid is None else weight.masked_fill(~self.valid, float("-inf"))
 
     def append(self, token: Tensor) -> Text:
         """This text with more tokens [B, L', width] at the end, all of them real."""
-        valid = self.valid
-        if valid is not None:
-            valid = torch.cat([valid, valid.new_ones(token.shape[:2])], 1)
-        return Text(torch.cat([self.tokens, token.to(self.tokens.dtype)], 1), valid, self.image)
+        tokens = torch.cat([self.tokens, token.to(self.tokens.dtype)], 1)
+        valid, copies = (
+            None if x is None else torch.cat([x, x.new_ones(token.shape[:2])], 1)
+            for x in (self.valid, self.copies)
+        )
+        return Text(tokens, valid, self.image, copies)
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ class KV(NamedTuple):
 
     k: Tensor  # [B, K, S, E]
     v: Tensor  # [B, K, S, E]
-    valid: Tensor | None = None  # [B, S] bool
+    valid: Tensor | None = None  # [B, S], as `Text.mask`
 
     @staticmethod
     def join(parts: Sequence[KV]) -> KV:
@@ -175,7 +191,10 @@ class KV(NamedTuple):
         k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
         if all(p.valid is None for p in parts):
             return KV(k, v)
-        return KV(k, v, torch.cat([_valid(p) for p in parts], 1))
+        masks = [_valid(p) for p in parts]
+        if any(mask.is_floating_point() for mask in masks):
+            masks = [m if m.is_floating_point() else m.float().log() for m in masks]
+        return KV(k, v, torch.cat(masks, 1))
 
 
 def _valid(kv: KV) -> Tensor:

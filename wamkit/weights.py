@@ -15,16 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .errors import WamkitError
+from .files import Entry, find, headers, opened
 
-INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
-SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 ALIGNED = 64  # bytes; what torch gives its own tensors
 WRITER = "wamkit"
 DTYPES = {
@@ -55,6 +52,8 @@ class Dialect:
     name for each; how many rows each takes follows from our shapes."""
     swaps: tuple[str, ...] = ()
     """Names, after `rules`, whose two halves of rows stand in the other order."""
+    squeezes: tuple[str, ...] = ()
+    """Names, after `rules`, of 1 x 1 convolutions that are linear layers here."""
 
     def rename(self, name: str) -> tuple[str, ...]:
         """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
@@ -71,119 +70,10 @@ class Dialect:
         """True if the halves of our tensor `name` stand in the other order in this layout."""
         return any(re.search(pattern, name) for pattern in self.swaps)
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor in a file, known by its header alone, or a piece of its rows."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    rows: tuple[int, int] | None = None
-    """First row and the one after the last, if it is a piece."""
-    swapped: bool = False
-    """True if its two halves are to change places."""
-
-
-def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
-    """The safetensors files at `path`: a file, or a folder with one file or a sharded index.
-
-    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
-    looked for.
-    """
-    place = Path(path).expanduser()
-    if place.is_file():
-        if place.suffix != ".safetensors":
-            raise WamkitError(
-                f"{place} is not a safetensors file",
-                "convert it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), ...)",
-            )
-        return [place]
-    if not place.is_dir():
-        raise WamkitError(f"no weights at {place}", "name a folder or a safetensors file")
-    for folder in [place, *(place / name for name in folders)]:
-        for name in INDEXES:
-            if (folder / name).is_file():
-                return _shards(folder / name)
-        for name in SINGLES:
-            if (folder / name).is_file():
-                return [folder / name]
-        files = sorted(folder.glob("*.safetensors"))
-        if len(files) == 1:
-            return files
-        if files:
-            names = ", ".join(f.name for f in files)
-            raise WamkitError(
-                f"{folder} holds several safetensors files and no index: {names}",
-                "name one of them",
-            )
-    looked = ", ".join([str(place), *(str(place / name) for name in folders)])
-    raise WamkitError(
-        f"no safetensors file in {looked}",
-        "name the folder that holds *.safetensors, or the file itself",
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        table = json.loads(index.read_text())["weight_map"]
-        names = sorted(set(table.values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise WamkitError(f"{index} is no index of shards: {error}", "download it again") from None
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise WamkitError(
-            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}",
-            "download the missing files",
-        )
-    return [index.parent / name for name in names]
-
-
-def headers(files: Iterable[Path]) -> dict[str, Entry]:
-    """Every tensor of the files by name, read from the headers alone.
-
-    Raises WamkitError if a file is corrupted or truncated, or two files hold the same name.
-    """
-    found: dict[str, Entry] = {}
-    for file in files:
-        for name, (shape, dtype) in _header(file).items():
-            if name in found:
-                raise WamkitError(
-                    f"{name} is both in {found[name].file} and in {file}",
-                    "remove the file that does not belong",
-                )
-            found[name] = Entry(file, name, shape, dtype)
-    return found
-
-
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """name -> shape, dtype; the file's size must be what its header says (format: safetensors)."""
-    hint = "the file is damaged or incomplete: download or copy it again"
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise WamkitError(
-                f"{file} is no safetensors file: its header does not fit into it", hint
-            )
-        try:
-            table = json.loads(stream.read(length))
-            tensors = {k: v for k, v in table.items() if k != "__metadata__"}
-            ends = [entry["data_offsets"][1] for entry in tensors.values()]
-            found = {k: (tuple(v["shape"]), str(v["dtype"])) for k, v in tensors.items()}
-        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise WamkitError(
-                f"{file} is no safetensors file: its header is garbled ({error})", hint
-            ) from None
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        state = "truncated" if size < expected else "too long"
-        raise WamkitError(
-            f"{file} is {state}: found {size} bytes, its header says {expected}", hint
-        )
-    return found
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that our tensor `name` has, if it is `shape` in this layout."""
+        squeezed = any(re.search(pattern, name) for pattern in self.squeezes)
+        return shape[:2] if squeezed and set(shape[2:]) == {1} else shape
 
 
 def dialect_of(names: Iterable[str], dialects: Sequence[Dialect], where: str) -> Dialect:
@@ -232,7 +122,9 @@ def _translated(
     for name, entry in entries.items():
         names = dialect.rename(name)
         if len(names) == 1:
-            found[names[0]] = replace(entry, swapped=dialect.swapped(names[0]))
+            (new,) = names
+            shape, swapped = dialect.shape(new, entry.shape), dialect.swapped(new)
+            found[new] = replace(entry, shape=shape, swapped=swapped)
             continue
         sizes = [wanted[new][0] if wanted.get(new) else 0 for new in names]
         if names and sum(sizes) != entry.shape[0]:
@@ -283,29 +175,15 @@ def _assign(
     for name, entry in entries.items():
         by_file.setdefault(entry.file, []).append(name)
     for file, names in by_file.items():
-        try:
-            with safe_open(file, framework="pt", device=str(device)) as opened:
-                ours = (opened.metadata() or {}).get("writer") == WRITER
-                for name in names:
-                    tensor = _piece(opened, entries[name])
-                    if ours and tensor.data_ptr() % ALIGNED:
-                        tensor = tensor.clone()  # the few whose neighbors have odd sizes
-                    if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
-                        tensor = tensor.to(dtype)
-                    _put(model, name, tensor)
-        except SafetensorError as error:
-            raise WamkitError(
-                f"{file} cannot be read: {error}", "the file is damaged: download or copy it again"
-            ) from None
-
-
-def _piece(opened: Any, entry: Entry) -> Tensor:
-    """The tensor of an entry, its rows cut out and its halves swapped where it says so."""
-    if entry.rows is not None:
-        tensor = opened.get_slice(entry.name)[entry.rows[0] : entry.rows[1]]
-    else:
-        tensor = opened.get_tensor(entry.name)
-    return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
+        with opened(file, device) as reader:
+            ours = reader.metadata.get("writer") == WRITER
+            for name in names:
+                tensor = reader.tensor(entries[name])
+                if ours and tensor.data_ptr() % ALIGNED:
+                    tensor = tensor.clone()  # the few whose neighbors have odd sizes
+                if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                    tensor = tensor.to(dtype)
+                _put(model, name, tensor)
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:

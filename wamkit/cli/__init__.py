@@ -24,6 +24,8 @@ VERBS = {
     "build": "build",
     "act": "act",
     "imagine": "imagine",
+    "precompute": "precompute",
+    "weights": "weights",
     "new": "new",
     "doctor": "doctor",
 }

@@ -52,10 +52,10 @@ def command(
 def explained(spec: PolicySpec) -> dict[str, Any]:
     """Everything `explain` draws, as plain data."""
     tokens = spec.tokens()
-    cross = spec.backbone.traits.text == "cross"
+    streamed = spec.backbone.traits.text == "stream"
     observed, imagined = spec.latent_frames
     sees = {role: sorted(seen) for role, seen in spec.paradigm.sees.items()}
-    present = [r for r in _roles(sees) if _count(r, tokens) and not (cross and r == "text")]
+    present = [r for r in _roles(sees) if _count(r, tokens) and (streamed or r != "text")]
     known = {role for role in present if role in ("text", "context") or role.endswith("'")}
     return {
         "parts": [_part(spec, kind) for kind in KINDS],
@@ -82,15 +82,13 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "text": spec.backbone.traits.text,
         "roles": {role: _count(role, tokens) for role in present},
         "sees": {row: [col for col in present if col in sees.get(row, ())] for row in present},
-        "cacheable": sorted(closed_part(known, _without_text(sees, cross), present)),
+        "cacheable": sorted(closed_part(known, _without_text(sees, streamed), present)),
         "program": [
             {
                 "does": stage.does,
                 "roles": list(stage.roles),
                 "passes": stage.passes,
-                "tokens": sum(
-                    _count(r, tokens) for r in stage.roles if not (cross and r == "text")
-                ),
+                "tokens": sum(_count(r, tokens) for r in stage.roles if streamed or r != "text"),
             }
             for stage in spec.paradigm.program(spec)
         ],
@@ -120,9 +118,9 @@ def _count(role: str, tokens: Mapping[str, int]) -> int:
     return tokens.get(role.rstrip("'"), 0)
 
 
-def _without_text(sees: Mapping[str, list[str]], cross: bool) -> Visibility:
-    """The table as blocks execute it: text by cross-attention is never in the stream."""
-    if not cross:
+def _without_text(sees: Mapping[str, list[str]], streamed: bool) -> Visibility:
+    """The table as blocks execute it: only some backbones have the text in the stream."""
+    if streamed:
         return sees
     return {row: [r for r in seen if r != "text"] for row, seen in sees.items() if row != "text"}
 
@@ -132,9 +130,10 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
     _draw_sizes(told)
     say("\nWho sees whom: a row attends to the columns that are filled, in tokens\n", "bold")
     _draw_grid(told)
-    if told["text"] == "cross":
+    if told["text"] != "stream":
         words = told["tokens"].get("text", 0)
-        say(f"text: {words} tokens, read inside the blocks by cross-attention")
+        reader = "the blocks" if told["text"] == "cross" else "the action head alone"
+        say(f"text: {words} tokens, read inside {reader} by cross-attention")
     kept = ", ".join(told["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..attention import Attend, Block, Stream, run
+from ..errors import WamkitError
 from ..parts import Traits
 from ..types import Frames, KVCache, Segment, Text
 from ..visibility import Visibility, everyone
@@ -33,11 +34,15 @@ class VideoBackbone(Protocol):
         """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning.
 
         Where text is in the stream (`traits.text`), it has a segment `text` of its own, and `text`
-        is None when its keys are cached already. Elsewhere `text` is always given.
+        is None when its keys are cached already. Elsewhere `text` is always given; a backbone whose
+        `traits.text` is "none" leaves it to the action head.
         """
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`."""
+        """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`.
+
+        Raises WamkitError if the backbone cannot imagine (`traits.imagines`).
+        """
 
 
 def stream_of(
@@ -55,8 +60,13 @@ def denoise(
     """The velocity [B, C, T, h, w] that a backbone alone predicts for `frames`.
 
     `sees` says which role attends to which; by default everything sees everything, as in the
-    backbone's own pretraining.
+    backbone's own pretraining. Raises WamkitError if the backbone cannot imagine.
     """
+    if not backbone.traits.imagines:
+        raise WamkitError(
+            "this backbone only shows what is seen; it has no velocity to predict",
+            "choose a backbone that was trained to denoise, or read this one's layers",
+        )
     # Copies have memos of their own: nothing that an earlier call left behind is reused.
     stream = stream_of(backbone, replace(frames), replace(text))
     table = sees if sees is not None else everyone(s.role for s in stream.segments)

@@ -110,8 +110,8 @@ class Transformer(nn.Module):
         if text is not None:
             words = self.words_in(text.tokens.to(dtype))
             x, count = torch.cat([words, x], 1), words.shape[1]
-            # `valid` hides the padding of the text from everything that looks at it.
-            segments = (Segment("text", count, text.valid), *segments)
+            # The mask hides the padding of the text from everything that looks at it.
+            segments = (Segment("text", count, text.mask), *segments)
 
         # Each frame has a noise level of its own, and words are never noisy. That is what allows
         # the words and the observed frames to be computed once and kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -37,6 +37,10 @@ class Mot(ActionHeadConfig):
     init: Literal["random", "video"] = "random"
     """`video` starts from the backbone's weights, interpolated to the expert's size."""
 
+    @property
+    def reads_text(self) -> bool:
+        return self.text == "cross"
+
     def tokens(self, sizes: Sizes) -> int:
         return sizes.chunk + (self.state == "token")
 
@@ -66,13 +70,17 @@ class Mot(ActionHeadConfig):
                 hint="choose another backbone",
             )
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
     def build(self, sizes: Sizes) -> Any:
         from wamkit.weights import materialize
 
         from .head import MotHead
-        from .weights import DIALECTS
 
-        return materialize(lambda: MotHead(self, sizes), self.weights, dialects=DIALECTS)
+        return materialize(lambda: MotHead(self, sizes), self.weights, dialects=self.layouts())
 
 
 @hookimpl

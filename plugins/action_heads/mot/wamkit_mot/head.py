@@ -99,7 +99,7 @@ class ExpertBlock(nn.Module):
         if self.attn2 is not None and self.norm2 is not None and cond.words is not None:
             attn2, words = self.attn2, cond.words
             k, v = cond.text.memo.once((id(self), "text"), lambda: attn2.key_value(words))
-            heard = sdpa(attn2.query(self.norm2(x)), k, v, cond.text.valid)
+            heard = sdpa(attn2.query(self.norm2(x)), k, v, cond.text.mask)
             x = x + attn2.to_out[0](heard.transpose(1, 2).flatten(2))
         y = self.ffn(modulated(x, shift, scale))
         return (x.float() + gate_ffn * y).to(x.dtype)

@@ -37,7 +37,7 @@ class Conditioning:
     cos: Tensor  # [S, E / 2] rotary positions
     sin: Tensor  # [S, E / 2]
     text: Tensor  # [B, L, D]
-    valid: Tensor | None  # [B, L]
+    mask: Tensor | None  # [B, L]
     shape: tuple[int, int, int]  # frames, token rows, token columns
 
 
@@ -66,7 +66,7 @@ class ToyBlock(nn.Module):
         x = x + gate * self.to_out(attended)
         k, v = self.text_kv(cond.text).chunk(2, -1)
         q, k, v = (split_heads(y, self.head_size) for y in (self.text_q(x), k, v))
-        x = x + self.text_out(sdpa(q, k, v, cond.valid).transpose(1, 2).flatten(2))
+        x = x + self.text_out(sdpa(q, k, v, cond.mask).transpose(1, 2).flatten(2))
         return x + gate_ffn * self.ffn(modulated(x, shift, scale))
 
 
@@ -96,7 +96,7 @@ class ToyBackbone(nn.Module):
         cos, sin = video.memo.once((id(self), "turn"), lambda: self._turn(video, rows, columns))
         words = self.text(text.tokens.to(dtype))
         shape = (frames, rows, columns)
-        cond = Conditioning(time, cos, sin, words, text.valid, shape)
+        cond = Conditioning(time, cos, sin, words, text.mask, shape)
         return x, video.segments(rows * columns), cond
 
     def _turn(self, video: Frames, rows: int, columns: int) -> tuple[Tensor, Tensor]:

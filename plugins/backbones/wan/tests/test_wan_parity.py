@@ -309,3 +309,23 @@ def test_weights_of_one_file_are_those_of_the_reference(
     found = built("2.1-i2v", file).state_dict()
     assert set(found) == set(wanted)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_one_padding_token_that_counts_for_all_equals_all_of_them() -> None:
+    model = Wan(variant="tiny").build().eval()
+    rng = torch.Generator().manual_seed(9)
+    z = torch.randn(2, 16, 2, 4, 6, generator=rng)
+    video = Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0.0, 0.7]] * 2))
+    real, length = (7, 3), 512
+    padded = torch.zeros(2, length, 32)
+    short = torch.zeros(2, max(real) + 1, 32)
+    copies = torch.zeros(2, max(real) + 1)
+    for i, n in enumerate(real):
+        padded[i, :n] = short[i, :n] = torch.randn(n, 32, generator=rng)
+        copies[i, :n], copies[i, -1] = 1, length - n
+    with torch.no_grad():
+        whole = denoise(model, video, Text(padded))
+        shortcut = denoise(model, video, Text(short, copies=copies))
+        without = denoise(model, video, Text(short, valid=copies > 0))
+    torch.testing.assert_close(shortcut, whole, atol=2e-6, rtol=0)
+    assert (without - whole).abs().max() > 1e-3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -100,14 +100,21 @@ class Wan(BackboneConfig):
             image_width=16 if self.image_width else 0,
         )
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .backbone import WanBackbone
-        from .weights import DIALECTS
 
         return materialize(
-            lambda: WanBackbone(self), self.weights, dialects=DIALECTS, folders=("transformer",)
+            lambda: WanBackbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
         )
 
 
@@ -128,13 +135,17 @@ class WanVAE21(VAEConfig):
         return 4, 8, 8
 
     def tiny(self) -> WanVAE21:
-        return WanVAE21(width="tiny")
+        return self.model_copy(update={"width": "tiny", "weights": None})
+
+    def layouts(self) -> Sequence[Any]:
+        from .vae_weights import ORIGINAL_21
+
+        return _vae_layouts(ORIGINAL_21)
 
     def build(self) -> Any:
         from .vae import WAN21
-        from .vae_weights import ORIGINAL_21
 
-        return _build_vae(self, WAN21, ORIGINAL_21)
+        return _build_vae(self, WAN21)
 
 
 class WanVAE22(VAEConfig):
@@ -154,30 +165,39 @@ class WanVAE22(VAEConfig):
         return 4, 16, 16
 
     def tiny(self) -> WanVAE22:
-        return WanVAE22(width="tiny")
+        return self.model_copy(update={"width": "tiny", "weights": None})
+
+    def layouts(self) -> Sequence[Any]:
+        from .vae_weights import ORIGINAL_22
+
+        return _vae_layouts(ORIGINAL_22)
 
     def build(self) -> Any:
         from .vae import WAN22
-        from .vae_weights import ORIGINAL_22
 
-        return _build_vae(self, WAN22, ORIGINAL_22)
+        return _build_vae(self, WAN22)
 
 
-def _build_vae(
-    config: WanVAE21 | WanVAE22, shape: WanVAEShape, original: tuple[tuple[str, str], ...]
-) -> Any:
-    from wamkit.weights import Dialect, materialize
+def _vae_layouts(original: tuple[tuple[str, str], ...]) -> Sequence[Any]:
+    from wamkit.weights import Dialect
 
-    from .vae import WanVAE, tiny
     from .vae_weights import SENTINEL_DIFFUSERS, SENTINEL_ORIGINAL
 
-    if config.width == "tiny":
-        shape = tiny(shape)
-    dialects = (
+    return (
         Dialect("diffusers", SENTINEL_DIFFUSERS),
         Dialect("original", SENTINEL_ORIGINAL, original),
     )
-    return materialize(lambda: WanVAE(shape), config.weights, dialects=dialects, folders=("vae",))
+
+
+def _build_vae(config: WanVAE21 | WanVAE22, shape: WanVAEShape) -> Any:
+    from wamkit.weights import materialize
+
+    from .vae import WanVAE, tiny
+
+    size = tiny(shape) if config.width == "tiny" else shape
+    return materialize(
+        lambda: WanVAE(size), config.weights, dialects=config.layouts(), folders=("vae",)
+    )
 
 
 @hookimpl

@@ -100,7 +100,7 @@ class WanBlock(nn.Module):
         attn, words, image, once = self.attn2, cond.words, cond.image, cond.text.memo.once
         q = attn.query(x)
         k, v = once((id(self), "words"), lambda: attn.key_value(words), of=words)
-        heard = sdpa(q, k, v, cond.text.valid)
+        heard = sdpa(q, k, v, cond.text.mask)
         if image is not None:
             k, v = once((id(self), "image"), lambda: attn.image_key_value(image), of=image)
             heard = heard + sdpa(q, k, v)

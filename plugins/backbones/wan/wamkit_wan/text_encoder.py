@@ -4,9 +4,11 @@ Rules as in github.com/Wan-Video/Wan2.1 `wan/modules/t5.py` and diffusers' `WanP
 
     clean the prompt -> tokens, </s> -> pad to L, with a mask -> UMT5 -> padding replaced by zeros
 
-and the video attends to all L places. Unlike there, a prompt that is too long is an error, and text
-is not passed through ftfy, which changes only broken encodings, curly quotes, ligatures and letters
-of unusual width.
+and the video attends to all L places. All padding being the same zero vector, one of it that counts
+for all gives attention the same result: L falls from 512 to the real tokens and one.
+
+Unlike there, a prompt that is too long is an error, and text is not passed through ftfy, which
+changes only broken encodings, curly quotes, ligatures and letters of unusual width.
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ from torch import nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from wamkit.errors import WamkitError
+from wamkit.files import find, headers
 from wamkit.types import Text
-from wamkit.weights import find, headers
 
 
 class UMT5Encoder(nn.Module):
-    """A frozen UMT5 encoder; L = `length` tokens for every prompt.
+    """A frozen UMT5 encoder, for prompts of up to `length` tokens.
 
-    `padding` is "zeros" (zero vectors that attention may look at) or "mask" (hidden from it);
-    padding is zero in either case.
+    `padding` is "zeros" (zero vectors up to `length` that attention may look at; one of them stands
+    for all, with their number in `Text.copies`) or "mask" (hidden from attention).
     """
 
     trainable = False
@@ -58,16 +60,21 @@ class UMT5Encoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts to [B, L, width]. Raises WamkitError if one has more tokens than L."""
+        """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""
         device = self.model.shared.weight.device
         rows = [self._row(prompt) for prompt in prompts]
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (self.length - len(row)) for row in rows], device=device)
+        most, pad = max(len(row) for row in rows), self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (most - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
-        valid = torch.arange(self.length, device=device) < lengths[:, None]  # [B, L]
+        valid = torch.arange(most, device=device) < lengths[:, None]  # [B, L]
         found = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
         tokens = found.masked_fill(~valid[..., None], 0)  # [B, L, width]
-        return Text(tokens, valid if self.padding == "mask" else None)
+        if self.padding == "mask":
+            return Text(tokens, valid)
+        tokens = torch.nn.functional.pad(tokens, (0, 0, 0, 1))  # the zero that stands for padding
+        copies = torch.nn.functional.pad(valid.float(), (0, 1))
+        copies[:, -1] = self.length - lengths
+        return Text(tokens, copies=copies)
 
     def _row(self, prompt: str) -> list[int]:
         row: list[int] = self.tokenizer(clean(prompt)).input_ids

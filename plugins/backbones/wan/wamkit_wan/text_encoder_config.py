@@ -51,6 +51,8 @@ class UMT5(TextEncoderConfig):
         return {"name": "bytes", "length": 128}
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.embeddings is not None:
+            return  # the files are not needed
         if self.weights is not None and not Path(self.weights).expanduser().exists():
             return  # a path that leads nowhere is reported for all parts alike
         try:

@@ -15,7 +15,7 @@ _EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.")
 DIALECTS = (
     Dialect(
         "diffusers",
-        r"condition_embedder\.time_proj\.weight$",
+        r"^(model\.diffusion_model\.)?blocks\.0\.attn1\.to_q\.weight$",
         (_PREFIX,),
         # Image-to-video files of early diffusers hold a norm that no version has ever applied.
         drop=(r"\.attn2\.norm_added_q\.weight$",),

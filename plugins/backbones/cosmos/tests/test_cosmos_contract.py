@@ -1,0 +1,136 @@
+"""Cosmos as a part: the contract, published sizes, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from wamkit_cosmos import SIZES, Cosmos
+from wamkit_cosmos.backbone import CosmosBackbone
+
+from wamkit import WamkitError
+from wamkit.interfaces.backbone import denoise
+from wamkit.spec import parse_part
+from wamkit.testing import *  # noqa: F403
+from wamkit.types import Frames, Text
+from wamkit.weights import parameters
+
+PARTS = [Cosmos(), Cosmos(variant="predict2.5-2b")]
+
+PUBLISHED = {  # parameters, tensors
+    "predict2-2b": (1_956_413_440, 567),
+    "predict2-14b": (14_265_285_632, 727),
+    "predict2.5-2b": (2_059_174_912, 569),
+}
+TINY = Cosmos(variant="tiny", layers=2)
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    config = Cosmos.model_validate({"variant": variant})
+    with torch.device("meta"):
+        ours = CosmosBackbone(config)
+        theirs = diffusers.CosmosTransformer3DModel(
+            in_channels=17,
+            out_channels=16,
+            num_attention_heads=config.heads,
+            attention_head_dim=128,
+            num_layers=config.layers,
+            mlp_ratio=4.0,
+            text_embed_dim=1024,
+            adaln_lora_dim=256,
+            extra_pos_embed_type=None,
+            use_crossattn_projection="2.5" in variant,
+            crossattn_proj_in_channels=100_352,
+            encoder_hidden_states_channels=1024,
+        )
+    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    assert (parameters(ours), len(wanted)) == PUBLISHED[variant]
+    assert not list(ours.buffers())
+
+
+def test_a_variant_sets_every_size_that_is_not_written() -> None:
+    assert Cosmos(variant="predict2.5-2b").model_dump() == {
+        "name": "cosmos", "weights": None, "variant": "predict2.5-2b", "context_sigma": 1e-4,
+        "fps": None, "qk_norm_eps": 1e-6, **SIZES["predict2.5-2b"],
+    }  # fmt: skip
+    assert Cosmos(variant="predict2-14b", layers=12).heads == 40
+    assert Cosmos.model_validate({"layers": None}).layers == SIZES["predict2-2b"]["layers"]
+    written = Cosmos(variant="predict2-14b", rope_scale=(1, 2, 2), fps=10)
+    assert parse_part("backbone", written.model_dump(mode="json")) == written
+    with pytest.raises(WamkitError, match=r"backbone\.variant: input should be 'predict2-2b'"):
+        parse_part("backbone", {"name": "cosmos", "variant": "predict1"})
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_the_tiny_form_of_a_variant_takes_the_same_latents_and_kind_of_words(variant: str) -> None:
+    config = Cosmos.model_validate({"variant": variant})
+    tiny = config.tiny()
+    assert tiny.traits.latent_channels == config.traits.latent_channels == 16
+    assert (tiny.text_stack > 0) == (config.text_stack > 0)
+    assert tiny.rope_scale == config.rope_scale
+    assert parameters(tiny.build()) < 500_000
+
+
+def test_every_problem_of_a_file_is_listed_by_name(tmp_path: Path) -> None:
+    state = dict(TINY.build().state_dict())
+    del state["transformer_blocks.1.attn2.norm_k.weight"]
+    state["learnable_pos_embed.pos_emb_t"] = torch.zeros(4, 72)
+    state["proj_out.weight"] = torch.zeros(64, 71)
+    save_file(state, tmp_path / FILE)
+    with pytest.raises(WamkitError) as error:
+        TINY.model_copy(update={"weights": str(tmp_path)}).build()
+    assert error.value.what == (
+        f"the weights at {tmp_path} do not fit this model\n"
+        "  1 missing: transformer_blocks.1.attn2.norm_k.weight\n"
+        "  1 unexpected: learnable_pos_embed.pos_emb_t\n"
+        "  1 of another shape (found for expected): proj_out.weight [64, 71] for [64, 72]"
+    )
+
+
+def test_files_of_another_model_are_in_no_layout(tmp_path: Path) -> None:
+    save_file({"net.affline_norm.weight": torch.zeros(1)}, tmp_path / FILE)
+    with pytest.raises(WamkitError, match=r"in no layout known here: found net\.affline_norm"):
+        TINY.model_copy(update={"weights": str(tmp_path)}).build()
+
+
+def test_guides_and_image_tokens_are_refused() -> None:
+    backbone: Any = TINY.build()
+    frames = Frames(torch.zeros(1, 16, 1, 2, 2), ("context",), torch.zeros(1), torch.zeros(1, 1))
+    words = torch.zeros(1, 2, 32)
+    with pytest.raises(WamkitError, match=r"guide channels of shape \[1, 3, 1, 2, 2\]; cosmos"):
+        denoise(backbone, replace(frames, guide=frames.z[:, :3]), Text(words))
+    with pytest.raises(WamkitError, match=r"image tokens of shape \[1, 2, 32\]; cosmos takes none"):
+        denoise(backbone, frames, Text(words, image=words))
+
+
+@torch.no_grad()
+def test_one_chunk_computes_words_and_positions_once() -> None:
+    backbone: Any = Cosmos(variant="predict2.5-2b").tiny().build()
+    frames = Frames(
+        torch.randn(1, 16, 2, 2, 2), ("context", "target"), torch.arange(2.0), torch.zeros(1, 2)
+    )
+    text, calls = Text(torch.randn(1, 3, 56)), 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    block = backbone.transformer_blocks[0]
+    for module in (backbone.crossattn_proj, block.attn2.to_k, block.attn2.to_v):
+        module.register_forward_hook(count)
+    conds = []
+    for sigma in (1.0, 0.5, 0.25):
+        x, _, cond = backbone.embed(frames.at(sigma, "target"), text)
+        block.absorb(torch.zeros_like(x), block.project(x, cond)[1], cond)
+        conds.append(cond)
+    assert calls == 3
+    assert conds[0].cos is conds[2].cos and conds[0].words is conds[2].words
+    assert not torch.equal(conds[0].level, conds[2].level)

@@ -1,0 +1,421 @@
+"""Cosmos' transformer against diffusers' class: same files, same velocities, same gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from wamkit_cosmos import Cosmos
+from wamkit_cosmos.weights import DIALECTS
+
+from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.types import Frames, Text
+from wamkit.weights import cast
+
+TINY = Cosmos(
+    variant="tiny",
+    layers=2,
+    feed_forward=288,
+    latent_channels=4,
+    text_width=20,
+    qk_norm_eps=1e-5,  # what diffusers' class has
+)
+CONFIGS = {
+    "predict2": TINY,
+    "predict2-14b": TINY.model_copy(update={"rope_scale": (20 / 24, 2.0, 2.0)}),
+    "predict2.5": TINY.model_copy(update={"text_stack": 28}),
+    "16 fps": TINY.model_copy(update={"fps": 16.0}),
+}
+cases = pytest.mark.parametrize("case", CONFIGS)
+B, T, H, W, L = 2, 3, 8, 6, 12  # batch, latent frames, latent height and width, words
+
+
+def randomized(model: Any) -> Any:
+    """Draw every parameter anew, so that no norm or modulation is trivial.
+
+    What is normalized next is drawn small, so that the norms' epsilons can be told apart.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            draw = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1:
+                p.copy_(1 + 0.2 * draw if "norm" in name else 0.1 * draw)
+            else:
+                p.copy_(draw / p.shape[1] ** 0.5)
+            if re.search("to_q|to_k", name):
+                p.mul_(0.03)
+    return model
+
+
+def reference(config: Cosmos) -> Any:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    pytest.importorskip("torchvision", reason="diffusers' class resizes its padding mask with it")
+    return diffusers.CosmosTransformer3DModel(
+        in_channels=config.latent_channels + 1,
+        out_channels=config.latent_channels,
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_size,
+        num_layers=config.layers,
+        mlp_ratio=config.feed_forward / (config.heads * config.head_size),
+        text_embed_dim=config.text_width,
+        adaln_lora_dim=config.modulation_rank,
+        rope_scale=config.rope_scale,
+        concat_padding_mask=True,
+        extra_pos_embed_type=None,
+        use_crossattn_projection=config.text_stack > 0,
+        crossattn_proj_in_channels=config.text_stack or 1024,
+        encoder_hidden_states_channels=config.text_width,
+    ).eval()
+
+
+def original_name(name: str) -> str:
+    """The name in github.com/nvidia-cosmos/cosmos-predict2 of what diffusers calls `name`."""
+    for pattern, replacement in (
+        (r"^patch_embed\.proj", "x_embedder.proj.1"),
+        (r"^time_embed\.t_embedder", "t_embedder.1"),
+        (r"^time_embed\.norm", "t_embedding_norm"),
+        (r"^norm_out\.linear_", "final_layer.adaln_modulation."),
+        (r"^proj_out", "final_layer.linear"),
+        (r"^transformer_blocks", "blocks"),
+        (r"norm1\.linear_", "adaln_modulation_self_attn."),
+        (r"norm2\.linear_", "adaln_modulation_cross_attn."),
+        (r"norm3\.linear_", "adaln_modulation_mlp."),
+        (r"attn1", "self_attn"),
+        (r"attn2", "cross_attn"),
+        (r"to_([qkv])", r"\1_proj"),
+        (r"to_out\.0", "output_proj"),
+        (r"norm_([qk])\b", r"\1_norm"),
+        (r"ff\.net\.0\.proj", "mlp.layer1"),
+        (r"ff\.net\.2", "mlp.layer2"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return f"net.{name}"
+
+
+def carried_along() -> dict[str, Tensor]:
+    """What original files hold besides weights."""
+    return {
+        "net.accum_iteration": torch.zeros(1),
+        "net.accum_video_sample_counter": torch.zeros(1),
+        "net.pos_embedder.seq": torch.arange(16.0),
+        "net.pos_embedder.dim_spatial_range": torch.arange(4.0),
+        "net.pos_embedder.dim_temporal_range": torch.arange(4.0),
+        "net.t_embedding_norm._extra_state": torch.zeros(1),
+        "net.blocks.0.self_attn.q_norm._extra_state": torch.zeros(1),
+    }
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    return {case: randomized(reference(config)) for case, config in CONFIGS.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(
+    references: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A folder a case, with the reference's weights in three layouts."""
+    made = {}
+    for case, model in references.items():
+        made[case] = folder = tmp_path_factory.mktemp(case)
+        model.save_pretrained(folder / "whole" / "transformer")
+        model.save_pretrained(folder / "sharded" / "transformer", max_shard_size="200KB")
+        assert len(list((folder / "sharded" / "transformer").glob("*.safetensors"))) > 1
+        (folder / "original").mkdir()
+        weights = {original_name(k): v for k, v in model.state_dict().items()}
+        save_file({**weights, **carried_along()}, folder / "original" / "model.safetensors")
+    return made
+
+
+@pytest.fixture(scope="module")
+def backbones(folders: dict[str, Path]) -> dict[str, Any]:
+    return {case: built(CONFIGS[case], folders[case] / "whole") for case in CONFIGS}
+
+
+def built(config: Cosmos, path: Path, **changes: Any) -> Any:
+    return config.model_copy(update={"weights": str(path), **changes}).build()
+
+
+def scene(
+    case: str = "predict2", sigma: tuple[float, float] = (0.9, 0.4), context: int = 1
+) -> tuple[Frames, Text]:
+    """Frames and an instruction, the two of the batch at noise levels of their own."""
+    config, generator = CONFIGS[case], torch.Generator().manual_seed(2)
+    z = torch.randn(B, config.latent_channels, T, H, W, generator=generator)
+    words = torch.randn(B, L, config.traits.text_width, generator=generator)
+    levels = torch.tensor(sigma)[:, None].repeat(1, T)
+    levels[:, :context] = 0
+    roles = ("context",) * context + ("target",) * (T - context)
+    return Frames(z, roles, torch.arange(T).float(), levels), Text(words)
+
+
+def expected(
+    model: Any,
+    frames: Frames,
+    text: Text,
+    *,
+    fps: float | None = None,
+    announced: float = 1e-4,
+    scale: float = 1.0,
+) -> Tensor:
+    """What diffusers' class predicts when it is called as diffusers' pipelines call it."""
+    given = torch.tensor([role == "context" for role in frames.roles])
+    t = torch.where(given & (frames.sigma == 0), announced, scale * frames.sigma)
+    mask = given.float()[:, None, None].expand(B, 1, T, H, W)
+    found: Tensor = model(
+        frames.z,
+        t[:, None, :, None, None],
+        text.tokens,
+        attention_mask=text.valid,
+        fps=fps,
+        condition_mask=mask,
+        padding_mask=torch.zeros(1, 1, H, W),
+        return_dict=False,
+    )[0]
+    return found
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+
+
+@cases
+@pytest.mark.parametrize("layout", ["whole", "sharded", "original"])
+def test_velocity_equals_that_of_diffusers(
+    case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    backbone = built(CONFIGS[case], folders[case] / layout)
+    frames, text = scene(case)
+    with torch.no_grad():
+        wanted = expected(references[case], frames, text, fps=CONFIGS[case].fps)
+        first = denoise(backbone, frames, text)
+        again = denoise(backbone, frames, text)
+    assert wanted.std() > 0.3
+    close(first, wanted)
+    assert torch.equal(again, first)
+
+
+@cases
+def test_gradients_equal_those_of_diffusers(
+    case: str, references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene(case)
+    weight = torch.randn(frames.z.shape, generator=torch.Generator().manual_seed(3))
+
+    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
+        loss = (weight * predict(model, replace(frames, z=z), Text(words))).mean()
+        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
+        return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
+
+    def theirs(model: Any, frames: Frames, text: Text) -> Tensor:
+        return expected(model, frames, text, fps=CONFIGS[case].fps)
+
+    wanted, found = gradients(references[case], theirs), gradients(backbones[case], denoise)
+    assert set(found) == set(wanted)
+    for name, gradient in wanted.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        error = float((found[name] - gradient).abs().max())
+        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+
+
+@pytest.mark.parametrize("context", [0, 2, 3])
+@torch.no_grad()
+def test_every_number_of_context_frames_is_told_to_the_model(
+    context: int, references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene(context=context)
+    close(
+        denoise(backbones["predict2"], frames, text), expected(references["predict2"], frames, text)
+    )
+    noisy = frames.at(0.3, "context")  # given, and noisy all the same
+    close(
+        denoise(backbones["predict2"], noisy, text), expected(references["predict2"], noisy, text)
+    )
+
+
+@torch.no_grad()
+def test_a_clean_context_is_announced_at_the_level_of_the_configuration(
+    references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    frames, text = scene()
+    exact = built(TINY, folders["predict2"] / "whole", context_sigma=0.0)
+    late = built(TINY, folders["predict2"] / "whole", context_sigma=0.25)
+    model = references["predict2"]
+    close(denoise(exact, frames, text), expected(model, frames, text, announced=0.0))
+    close(denoise(late, frames, text), expected(model, frames, text, announced=0.25))
+    assert (denoise(exact, frames, text) - denoise(late, frames, text)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_copy_of_the_context_is_context_too(backbones: dict[str, Any]) -> None:
+    frames, text = scene()
+    copy = Frames(frames.z, ("context'", "target'", "target'"), frames.times, frames.sigma)
+    other = Frames(frames.z, ("target",) * T, frames.times, frames.sigma)
+    wanted = denoise(backbones["predict2"], frames, text)
+    assert torch.equal(denoise(backbones["predict2"], copy, text), wanted)
+    assert (denoise(backbones["predict2"], other, text) - wanted).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_queries_and_keys_have_the_epsilon_of_the_original_unless_told_otherwise(
+    references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    frames, text = scene()
+    original = built(TINY, folders["predict2"] / "whole", qk_norm_eps=Cosmos().qk_norm_eps)
+    model = reference(TINY)
+    model.load_state_dict(references["predict2"].state_dict())
+    for name, module in model.named_modules():
+        if name.endswith(("norm_q", "norm_k")):
+            module.eps = 1e-6
+    found = denoise(original, frames, text)
+    close(found, expected(model, frames, text))
+    assert (found - expected(references["predict2"], frames, text)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_time_counts_in_latent_frames_unless_pictures_a_second_are_given(
+    references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene()
+    plain = expected(references["predict2"], frames, text)
+    scaled = expected(references["predict2"], frames, text, fps=16)
+    assert (plain - scaled).abs().max() > 1e-3
+    assert Cosmos().fps is None
+    close(denoise(backbones["predict2"], frames, text), plain)
+    close(denoise(backbones["16 fps"], frames, text), scaled)
+    faster = replace(frames, times=frames.times * 24 / 16)
+    close(denoise(backbones["predict2"], faster, text), scaled)
+
+
+@torch.no_grad()
+def test_noise_levels_go_in_as_they_are_not_in_thousandths(
+    references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene(context=0)
+    wanted = expected(references["predict2"], frames, text)
+    close(denoise(backbones["predict2"], frames, text), wanted)
+    thousands = expected(references["predict2"], frames, text, scale=1000)
+    assert (thousands - wanted).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_channels_come_first_in_a_patch_on_the_way_in_and_last_on_the_way_out(
+    folders: dict[str, Path],
+) -> None:
+    backbone, (frames, text) = built(TINY, folders["predict2"] / "whole"), scene()
+    c, i, j, t, row, column = 2, 1, 0, 1, 3, 2
+    token = (t * (H // 2) + row) * (W // 2) + column
+    pixel = (0, c, t, 2 * row + i, 2 * column + j)
+    weight = torch.zeros_like(backbone.patch_embed.proj.weight)
+    weight[:, (c * 2 + i) * 2 + j] = 1
+    backbone.patch_embed.proj.weight.copy_(weight)
+    stream = stream_of(backbone, frames, text)
+    assert torch.equal(stream.x[0, token], frames.z[pixel].expand_as(stream.x[0, token]))
+    weight = torch.zeros_like(backbone.proj_out.weight)
+    weight[(i * 2 + j) * TINY.latent_channels + c] = 1
+    backbone.proj_out.weight.copy_(weight)
+    out = backbone.unembed(stream.x, stream.cond)
+    rows, columns = torch.arange(H) % 2 == i, torch.arange(W) % 2 == j
+    inside = torch.zeros_like(out, dtype=torch.bool)
+    inside[:, c] = rows[:, None] & columns[None, :]
+    assert (out[pixel] != 0) and not out[~inside].any()
+
+
+@torch.no_grad()
+def test_hidden_words_are_hidden_as_in_diffusers(
+    references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene("predict2.5")
+    valid = torch.arange(L) < torch.tensor([[5], [9]])
+    masked = Text(text.tokens, valid)
+    found = denoise(backbones["predict2.5"], frames, masked)
+    close(found, expected(references["predict2.5"], frames, masked))
+    assert (found - denoise(backbones["predict2.5"], frames, text)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_padding_that_is_attended_may_come_as_one_word_that_counts_for_many(
+    references: dict[str, Any], backbones: dict[str, Any]
+) -> None:
+    frames, text = scene()
+    text.tokens[:, 5:] = 0
+    copies = torch.ones(B, 6)
+    copies[:, 5] = L - 5
+    short = Text(text.tokens[:, :6], copies=copies)
+    wanted = expected(references["predict2"], frames, text)
+    close(denoise(backbones["predict2"], frames, text), wanted)
+    close(denoise(backbones["predict2"], frames, short), wanted)
+
+
+@torch.no_grad()
+def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str, Any]) -> None:
+    backbone, (frames, text) = backbones["predict2"], scene()
+    order = [2, 0, 1]
+    moved = Frames(
+        frames.z[:, :, order],
+        tuple(frames.roles[i] for i in order),
+        frames.times[order] + 0.5,  # only distances matter, and they may be fractions
+        frames.sigma[:, order],
+    )
+    wanted = denoise(backbone, frames, text)
+    close(denoise(backbone, moved, text), wanted[:, :, order])
+    stretched = denoise(backbone, replace(moved, times=3 * moved.times), text)
+    assert (stretched - wanted[:, :, order]).abs().max() > 1e-3
+
+
+@cases
+@torch.no_grad()
+def test_bfloat16_stays_near_float32(
+    case: str, references: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    backbone: Any = cast(built(CONFIGS[case], folders[case] / "whole"), torch.bfloat16)
+    kept = {n for n, p in backbone.named_parameters() if p.dtype == torch.float32}
+    assert {"time_embed.norm.weight", "transformer_blocks.0.attn1.norm_q.weight"} <= kept
+    assert not any("linear" in name for name in kept if not name.startswith("time_embed"))
+    frames, text = scene(case, sigma=(1.0, 0.5))
+    wanted = expected(references[case], frames, text, fps=CONFIGS[case].fps)
+    found = denoise(backbone, frames, text)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).norm() / wanted.norm() < 0.03
+
+
+@cases
+def test_original_names_become_those_of_diffusers_own_converter(
+    case: str, references: dict[str, Any]
+) -> None:
+    from diffusers.loaders.single_file_utils import (
+        convert_cosmos_transformer_checkpoint_to_diffusers,
+    )
+
+    names = [original_name(name) for name in references[case].state_dict()]
+    marks = {name: torch.tensor(i) for i, name in enumerate([*names, *carried_along()])}
+    converted = convert_cosmos_transformer_checkpoint_to_diffusers(marks)
+    wanted = {key: names[int(mark)] for key, mark in converted.items()}
+    dialect = DIALECTS[1]
+    assert {dialect.rename(name)[0]: name for name in names} == wanted
+    assert not [name for name in carried_along() if dialect.rename(name)]
+    bare = [name.removeprefix("net.") for name in names]
+    assert [dialect.rename(name) for name in bare] == [dialect.rename(name) for name in names]
+
+
+def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
+    backbone, called = backbones["predict2.5"], set()
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    denoise(backbone, *scene("predict2.5"))
+    for hook in hooks:
+        hook.remove()
+    assert called == set(linear)

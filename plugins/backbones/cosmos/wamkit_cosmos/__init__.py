@@ -1,0 +1,126 @@
+"""Cosmos-Predict2 and 2.5 as configuration: sizes of the video backbone, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits
+
+Variant = Literal["predict2-2b", "predict2-14b", "predict2.5-2b", "tiny"]
+
+# fmt: off
+SIZES: dict[str, dict[str, Any]] = {
+    "predict2-2b": {
+        "layers": 28, "heads": 16, "head_size": 128, "feed_forward": 8192, "modulation_rank": 256,
+        "latent_channels": 16, "text_width": 1024, "text_stack": 0, "rope_scale": (1.0, 3.0, 3.0),
+    },
+    "predict2-14b": {
+        "layers": 36, "heads": 40, "head_size": 128, "feed_forward": 20480, "modulation_rank": 256,
+        "latent_channels": 16, "text_width": 1024, "text_stack": 0,
+        "rope_scale": (20 / 24, 2.0, 2.0),
+    },
+    "predict2.5-2b": {
+        "layers": 28, "heads": 16, "head_size": 128, "feed_forward": 8192, "modulation_rank": 256,
+        "latent_channels": 16, "text_width": 1024, "text_stack": 100352,
+        "rope_scale": (1.0, 3.0, 3.0),
+    },
+    "tiny": {
+        "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96, "modulation_rank": 8,
+        "latent_channels": 16, "text_width": 32, "text_stack": 0, "rope_scale": (1.0, 3.0, 3.0),
+    },
+}
+# fmt: on
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class Cosmos(BackboneConfig):
+    """Cosmos-Predict2 or 2.5 (Video2World), trained to continue clean frames it is given."""
+
+    license: ClassVar[str] = "NVIDIA Open Model License"
+    source = (
+        "https://github.com/nvidia-cosmos/cosmos-predict2 and "
+        "https://github.com/nvidia-cosmos/cosmos-predict2.5"
+    )
+
+    name: Literal["cosmos"] = "cosmos"
+    variant: Variant = "predict2-2b"
+    """Sets every size below that is not written; `tiny` is for tests."""
+    layers: int = _size(gt=0)
+    heads: int = _size(gt=0)
+    head_size: int = _size(ge=12, multiple_of=2)
+    feed_forward: int = _size(gt=0)
+    """Width inside the feed-forward of a block."""
+    modulation_rank: int = _size(gt=0)
+    """Width between the two matrices that make shift, scale and gate of a noise level."""
+    latent_channels: int = _size(gt=0)
+    text_width: int = _size(gt=0)
+    """Width of the words that the blocks attend to."""
+    text_stack: int = _size(ge=0)
+    """Width of the embeddings where a layer first brings them to `text_width`: in 2.5, the 28
+    hidden states of the reasoning model side by side. 0 for embeddings of `text_width`."""
+    rope_scale: tuple[float, float, float] = _size()
+    """How much farther rotary positions of time, rows and columns reach; it depends on the
+    pictures a file was trained on."""
+    context_sigma: float = Field(1e-4, ge=0, lt=1)
+    """Noise level that context frames of sigma 0 are announced with: 1e-4 in the published
+    pipelines. 0 announces exactly what is there."""
+    fps: float | None = Field(None, gt=0)
+    """Pictures a second, to which places in time are scaled, 24 being the measure. Left open, time
+    is counted in latent frames, as published Video2World models were trained."""
+    qk_norm_eps: float = Field(1e-6, gt=0)
+    """Epsilon of the norms of queries and keys: 1e-6 in the original, 1e-5 in diffusers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            depth=self.layers,
+            width=self.heads * self.head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            latent_channels=self.latent_channels,
+            text_width=self.text_stack or self.text_width,
+        )
+
+    def tiny(self) -> Cosmos:
+        return Cosmos(
+            variant="tiny",
+            latent_channels=self.latent_channels,
+            text_stack=56 if self.text_stack else 0,
+            rope_scale=self.rope_scale,
+            context_sigma=self.context_sigma,
+            fps=self.fps,
+            qk_norm_eps=self.qk_norm_eps,
+        )
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import CosmosBackbone
+        from .weights import DIALECTS
+
+        return materialize(
+            lambda: CosmosBackbone(self), self.weights, dialects=DIALECTS, folders=("transformer",)
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(Cosmos)

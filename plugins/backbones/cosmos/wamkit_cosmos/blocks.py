@@ -1,0 +1,157 @@
+"""One block of Cosmos' transformer, opened at its self-attention, and what it is conditioned on.
+
+    x --norm, shift, scale--> q k v --(attention)--> * gate + --> x
+    x --norm, shift, scale--> q --(attention to the words)--> * gate + --> x
+    x --norm, shift, scale--> feed-forward --> * gate + --> x
+
+Shift, scale and gate belong to a frame; all three sublayers have their own, of low rank, on top of
+one that all blocks share. They are applied in float32, as are norms and rotary positions, and
+residuals are added in it. There is no bias anywhere. Letters as in `wamkit.types`, and n tokens in
+a frame, so that S = T n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import QKV, sdpa
+from wamkit.layers import RMSNorm, modulated, split_heads
+from wamkit.types import Text
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the blocks need besides tokens; nobody else looks inside."""
+
+    shared: Tensor  # [B, T, 3 D] float32, the part of shift, scale and gate that all layers share
+    level: Tensor  # [B, T, D] of each frame's noise level, after SiLU; what the own part is made of
+    cos: Tensor  # [S, E / 2] float32 rotary positions
+    sin: Tensor  # [S, E / 2]
+    words: Tensor  # [B, L, text width]
+    text: Text  # its mask and a place for what is computed once from it
+    shape: tuple[int, int, int]  # frames, token rows, token columns
+
+
+class Modulation(nn.Module):
+    """Noise level to `parts` of shift, scale, gate, through a narrow layer (adaLN-LoRA)."""
+
+    def __init__(self, width: int, rank: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.linear_1 = nn.Linear(width, rank, bias=False)
+        self.linear_2 = nn.Linear(rank, parts * width, bias=False)
+
+    def forward(self, cond: Conditioning) -> tuple[Tensor, ...]:
+        """As many of [B, T, 1, D] float32 as there are parts."""
+        own = self.linear_2(self.linear_1(cond.level)).float()
+        table = own + cond.shared[..., : own.shape[-1]]
+        return table.unsqueeze(2).chunk(self.parts, -1)
+
+
+class Attention(nn.Module):
+    """Projections under diffusers' names; q and k are normalized head by head."""
+
+    def __init__(self, width: int, head_size: int, eps: float, *, inputs: int) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k, self.to_v = (nn.Linear(inputs, width, bias=False) for _ in range(2))
+        self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
+        self.norm_q, self.norm_k = RMSNorm(head_size, eps), RMSNorm(head_size, eps)
+
+    def query(self, x: Tensor) -> Tensor:
+        """[B, S, D] to [B, H, S, E]."""
+        return self.norm_q(split_heads(self.to_q(x), self.head_size))
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, inputs] to two of [B, H, S, E]."""
+        k = self.norm_k(split_heads(self.to_k(x), self.head_size))
+        return k, split_heads(self.to_v(x), self.head_size)
+
+    def leave(self, attended: Tensor) -> Tensor:
+        """[B, S, H * E] to [B, S, D]."""
+        return self.to_out[0](attended)
+
+
+class GELU(nn.Module):
+    """Linear and exact GELU, under diffusers' name `proj`."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., hidden]."""
+        return F.gelu(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear, without bias, under diffusers' names `net.0.proj` and `net.2`."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        last = nn.Linear(hidden, width, bias=False)
+        self.net = nn.ModuleList([GELU(width, hidden), nn.Identity(), last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        return self.net[2](self.net[0](x))
+
+
+class CosmosBlock(nn.Module):
+    """Self-attention, cross-attention to the words, feed-forward."""
+
+    def __init__(
+        self, width: int, head_size: int, hidden: int, rank: int, text_width: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (Modulation(width, rank, 3) for _ in range(3))
+        self.attn1 = Attention(width, head_size, eps, inputs=width)
+        self.attn2 = Attention(width, head_size, eps, inputs=text_width)
+        self.ff = FeedForward(width, hidden)
+
+    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
+        shift, scale, gate = self.norm1(cond)
+        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
+        k, v = self.attn1.key_value(y)
+        q = rotate_halves(self.attn1.query(y), cond.cos, cond.sin)
+        return QKV(q, rotate_halves(k, cond.cos, cond.sin), v), (x, gate)
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        x, gate = rest
+        x = added(x, gate, self.attn1.leave(attended), cond)
+        shift, scale, gate = self.norm2(cond)
+        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
+        x = added(x, gate, self._listen(y, cond), cond)
+        shift, scale, gate = self.norm3(cond)
+        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
+        return added(x, gate, self.ff(y), cond)
+
+    def _listen(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
+        attn, words = self.attn2, cond.words
+        k, v = cond.text.memo.once((id(self), "words"), lambda: attn.key_value(words), of=words)
+        heard = sdpa(attn.query(x), k, v, cond.text.mask)
+        return attn.leave(heard.transpose(1, 2).flatten(2))
+
+
+def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
+    """[B, S, D] to [B, T, n, D]."""
+    return x.unflatten(1, (cond.shape[0], -1))
+
+
+def added(x: Tensor, gate: Tensor, y: Tensor, cond: Conditioning) -> Tensor:
+    """x + gate * y in float32, x and y [B, S, D], gate [B, T, 1, D]; the dtype of x out."""
+    total = by_frame(x, cond).float() + gate * by_frame(y, cond)
+    return total.flatten(1, 2).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, H, S, E], its numbers i and i + E / 2 turned by angles of cos, sin [S, E / 2]."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)

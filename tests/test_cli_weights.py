@@ -1,0 +1,103 @@
+"""`wamkit weights` and pickled or remote weights, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import wamkit
+from wamkit import WamkitError, weights
+from wamkit.cli import main
+from wamkit.files import find, headers
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Any, Path]:
+    backbone = wamkit.load_part("backbone", {"name": "wan", "variant": "tiny"})
+    weights.save(backbone, tmp_path / "wan.safetensors")
+    return backbone, tmp_path / "wan.safetensors"
+
+
+def test_a_file_is_described_by_its_header(run: Run, saved: Any) -> None:
+    backbone, file = saved
+    code, out, _ = run("weights", "inspect", file, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["layouts"] == ["backbone wan, diffusers"]
+    assert told["parameters"] == sum(p.numel() for p in backbone.parameters())
+    assert told["dtypes"] == {"F32": told["tensors"]}
+    assert told["names"]["patch_embedding.weight"] == [72, 16, 1, 2, 2]
+    code, out, _ = run("weights", "inspect", file)
+    assert code == 0 and "layout: backbone wan, diffusers" in out
+
+
+def test_a_pickled_checkpoint_is_read_as_data_and_converted_without_loss(
+    run: Run, saved: Any, tmp_path: Path
+) -> None:
+    backbone, _ = saved
+    file, out = tmp_path / "wan.pt", tmp_path / "new.safetensors"
+    torch.save({"model": {"diffusion_model": backbone.state_dict()}, "step": 7}, file)
+    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out]
+    with pytest.warns(UserWarning, match="is pickled; `wamkit weights convert`"):
+        code, _, err = run("weights", "convert", file, *words)
+    assert code == 0, err
+    again = wamkit.load_part(
+        "backbone", {"name": "wan", "variant": "tiny", "weights": str(out)}
+    ).state_dict()
+    assert all(torch.equal(again[k], v) for k, v in backbone.state_dict().items())
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": Path("x"), "run": print}, tmp_path / "bad.pt")
+    with pytest.raises(WamkitError, match="is no checkpoint that can be read as data alone"):
+        headers([tmp_path / "bad.pt"])
+
+
+def test_what_convert_needs_is_said(run: Run, saved: Any, tmp_path: Path) -> None:
+    _, file = saved
+    code, _, err = run("weights", "convert", file)
+    assert code == 2 and "convert needs to know whose weights these are" in err
+    code, _, err = run("weights", "convert", file, "--part", "backbone:wan", "--out", "x.bin")
+    assert code == 2 and "let --out end in .safetensors" in err
+    code, _, err = run("weights", "convert", file, "--part", "action_head:mot", "--out", "x.bin")
+    assert code == 2 and "the sizes of an action head follow from a whole policy" in err
+    words = ["--part", "backbone:wan", "--out", tmp_path / "x.safetensors"]
+    code, _, err = run("weights", "convert", file, *words)
+    assert (
+        code == 2 and "do not fit this model" in err and not (tmp_path / "x.safetensors").exists()
+    )
+
+
+def test_a_remote_repository_that_cannot_be_fetched_says_what_would_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WamkitError, match="cannot be fetched, and no copy is here") as error:
+        find("hf:nobody/nothing")
+    assert "copy the repository nobody/nothing by other means" in error.value.hint

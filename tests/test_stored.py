@@ -1,0 +1,92 @@
+"""Embeddings that were written once serve in place of the encoder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import wamkit
+from wamkit.cli import main
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy
+from wamkit.spec import override, read
+from wamkit.stored import StoredEncoder, precompute
+from wamkit.testing import observation
+
+TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
+CLIP = {"name": "open_clip", "layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
+CLIP |= {"template": "do: {instruction}"}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> dict[str, Any]:
+    """A spec with a frozen encoder whose weights are on disk."""
+    from wamkit import weights
+
+    torch.manual_seed(0)
+    weights.save(wamkit.load_part("text_encoder", CLIP), tmp_path / "clip.safetensors")
+    encoder = CLIP | {"weights": str(tmp_path / "clip.safetensors")}
+    return override(read(TOY), ["cameras.views.0.size=[16, 32]"]) | {"text_encoder": encoder}
+
+
+def test_a_policy_acts_the_same_from_stored_embeddings(raw: dict[str, Any], tmp_path: Path) -> None:
+    policy = wamkit.build(raw)
+    seen = observation(policy.spec)
+    file = tmp_path / "text.safetensors"
+    assert precompute(policy.spec.text_encoder, ["task 0", "task 1"], file) == 2
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    other = wamkit.build(stored)
+    assert isinstance(other.text_encoder, StoredEncoder)
+    assert torch.equal(policy.act(seen, seed=0).values, other.act(seen, seed=0).values)
+    again = Policy.load(other.save(tmp_path / "policy"))
+    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(raw: dict[str, Any], tmp_path: Path) -> None:
+    config, file = wamkit.build(raw).spec.text_encoder, tmp_path / "text.safetensors"
+    told: list[int] = []
+
+    def stop(n: int) -> None:
+        told.append(n)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    prompts = ["a", "b", "c", "d"]
+    with pytest.raises(KeyboardInterrupt):
+        precompute(config, prompts, file, stop, every=2)
+    assert precompute(config, prompts, file) == 2
+    assert [p.name for p in tmp_path.glob("*text*")] == ["text.safetensors"]
+
+
+def test_what_is_not_stored_is_refused_with_the_nearest(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    config, file = wamkit.build(raw).spec.text_encoder, tmp_path / "text.safetensors"
+    precompute(config, ["lift the cup"], file)
+    encoder = StoredEncoder(file, config)
+    with pytest.raises(WamkitError, match="did you mean 'do: lift the cup'"):
+        encoder.encode(["do: lift the cap"])
+    other = config.model_copy(update={"template": "{instruction}"})
+    with pytest.raises(WamkitError, match="was made with"):
+        StoredEncoder(file, other)
+    with pytest.raises(WamkitError, match="by another encoder or with other settings"):
+        precompute(other, ["x"], file)
+    missing = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": "nowhere.safetensors"}}
+    (conflict,) = wamkit.check(missing)
+    assert conflict.missing and conflict.why == "no file is at nowhere.safetensors"
+
+
+def test_the_command_writes_and_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("lift\n\nput down\nlift\n")
+    out = tmp_path / "text.safetensors"
+    words = ["precompute", "text", TOY, "--prompts", tmp_path / "prompts.txt", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code and "2 of 2 instructions were new" in capsys.readouterr().out

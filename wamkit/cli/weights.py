@@ -1,0 +1,120 @@
+"""`wamkit weights`: what a file of weights holds, and the same weights in wamkit's own layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import WamkitError
+from ..parts import ActionHeadConfig, Weighted
+from ..registry import registry
+from ..spec import override, parse_part
+from .options import Json, Overrides
+from .output import busy, emit, note, say, show_table, table
+
+if TYPE_CHECKING:
+    from ..files import Entry
+
+EXAMPLE = "wamkit weights inspect model.safetensors"
+
+
+class Action(StrEnum):
+    """What to do with a file."""
+
+    inspect = "inspect"
+    convert = "convert"
+
+
+def command(
+    action: Annotated[Action, typer.Argument(help="Look into a file, or convert it.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A file, or a folder with shards.")],
+    part: Annotated[
+        str | None, typer.Option(metavar="KIND:NAME", help="Whose weights they are.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a file of weights holds, or convert it to the layout that parts are saved in.
+
+    `convert` needs --part and --out, and --set for the variant (`--set variant=...`). Every tensor
+    has to find its place, none changes its numbers.
+    """
+    if action is Action.inspect:
+        _inspect(path, json)
+        return
+    if part is None or out is None:
+        raise WamkitError(
+            "convert needs to know whose weights these are, and where to write them",
+            f"wamkit weights convert {path} --part backbone:NAME --set variant=... --out NEW",
+        )
+    _convert(path, part, overrides or [], out, json)
+
+
+def _inspect(path: Path, json: bool) -> None:
+    from ..files import find, headers
+
+    files = find(path)
+    entries = headers(files)
+    told: dict[str, Any] = {
+        "files": {str(file): file.stat().st_size for file in files},
+        "tensors": len(entries),
+        "parameters": sum(prod(entry.shape) for entry in entries.values()),
+        "dtypes": dict(Counter(entry.dtype for entry in entries.values())),
+        "layouts": layouts_of(entries),
+        "names": {name: list(entry.shape) for name, entry in sorted(entries.items())},
+    }
+    if json:
+        emit(told)
+        return
+    for name, size in told["files"].items():
+        say(f"{name}: {size:,} bytes")
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in told["dtypes"].items())
+    say(f"{told['tensors']} tensors ({dtypes}), {told['parameters']:,} numbers")
+    say(f"layout: {'; '.join(told['layouts']) or 'none that an installed part knows'}")
+    say()
+    made = table("tensor", "shape", keep=("tensor",))
+    for name, shape in told["names"].items():
+        made.add_row(name, " x ".join(map(str, shape)) or "a number")
+    show_table(made)
+
+
+def layouts_of(entries: dict[str, Entry]) -> list[str]:
+    """The installed parts, and which of their layouts, that know a name among `entries`."""
+    import re
+
+    found = []
+    for cls in registry():
+        part: Any = parse_part(cls.kind, cls.model_fields["name"].default)
+        for layout in part.layouts() if isinstance(part, Weighted) else ():
+            if any(re.search(layout.sentinel, name) for name in entries):
+                found.append(f"{cls.kind} {part.name}, {layout.name}")
+    return found
+
+
+def _convert(path: Path, label: str, overrides: list[str], out: Path, json: bool) -> None:
+    from .. import weights
+
+    kind, _, name = label.partition(":")
+    raw = override({"name": name, "weights": str(path)}, overrides)
+    part: Any = parse_part(kind, raw)
+    if isinstance(part, ActionHeadConfig):
+        raise WamkitError(
+            "the sizes of an action head follow from a whole policy",
+            "set action_head.weights in a spec and run `wamkit build SPEC --out FOLDER`",
+        )
+    if out.suffix != ".safetensors":
+        raise WamkitError(f"{out} would not be a safetensors file", "let --out end in .safetensors")
+    with busy(f"converting {path}"):
+        count = weights.save(part.build(), out)
+    size = out.stat().st_size
+    if json:
+        emit({"out": str(out), "tensors": count, "bytes": size})
+        return
+    note("every tensor found its place")
+    say(f"wrote {out}: {count} tensors, {size:,} bytes")

@@ -1,0 +1,148 @@
+"""Text encoders of transformers in local folders: where their files are, and what they hold.
+
+Nothing is rewritten and nothing is downloaded here. A plugin says which class its model is and what
+becomes of tokens; everything else is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import WamkitError
+from .parts import Conflict, TextEncoderConfig
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
+
+TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
+
+
+class PretrainedText(TextEncoderConfig):
+    """A frozen text encoder that cannot exist without published files.
+
+    `weights` is a folder with a folder of the model and one of the tokenizer, or one with the files
+    of both. A saved policy names that folder and does not copy it.
+    """
+
+    by_reference = True
+    requires = ("transformers",)
+    model_type: ClassVar[str]
+    """What the model's config.json calls itself."""
+    layout: ClassVar[str]
+    """Which files are wanted, for who has named others."""
+    folder_names: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (
+        ("text_encoder",),
+        ("tokenizer",),
+    )
+    """Names that the folders of model and tokenizer may have in a checkpoint."""
+
+    def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
+        """Raise WamkitError if the model's own configuration is not what this one says."""
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.weights is not None and not Path(self.weights).expanduser().exists():
+            return  # a path that leads nowhere is reported for all parts alike
+        try:
+            self.folders()
+        except WamkitError as error:
+            place = ("text_encoder.weights",)
+            yield Conflict(between=place, why=error.what, hint=error.hint, missing=True)
+
+    def folders(self) -> tuple[Path, Path]:
+        """Where model and tokenizer are. Raises WamkitError if something is missing."""
+        if self.weights is None:
+            raise WamkitError(
+                f"{self.name} cannot exist without its published files, and none are named",
+                f"set text_encoder.weights: {self.layout}; or try the policy with --tiny",
+            )
+        root = Path(self.weights).expanduser()
+        model, tokenizer = (
+            next((root / name for name in names if (root / name).is_dir()), root)
+            for names in self.folder_names
+        )
+        if not (model / "config.json").is_file():
+            raise WamkitError(f"there is no config.json of a text encoder in {model}", self.layout)
+        if not any((tokenizer / name).is_file() for name in TOKENIZERS):
+            raise WamkitError(
+                f"there is no tokenizer in {tokenizer}: none of {', '.join(TOKENIZERS)}",
+                self.layout,
+            )
+        config = json.loads((model / "config.json").read_text())
+        if config.get("model_type") != self.model_type:
+            raise WamkitError(
+                f"{model} holds a model of type {config.get('model_type')!r}, expected "
+                f"{self.model_type!r}",
+                self.layout,
+            )
+        self.expect({**config, **config.get("text_config", {})}, model)
+        return model, tokenizer
+
+
+def load(
+    cls: Any, model: Path, tokenizer: Path, *, unused: str = r"(?!)", **options: Any
+) -> tuple[Any, Any, str]:
+    """A model of class `cls` and its tokenizer from two local folders, and what identifies them.
+
+    In the dtype it was saved in, on the CPU. Tensors whose names match `unused` may be in the files
+    without being in the model. Raises WamkitError if files are damaged, or tensors do not fit.
+    """
+    import torch
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from .files import find, headers
+
+    shards = find(model)
+    headers(shards)  # refuses what is truncated
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing or unexpected is judged below
+    try:
+        with torch.device("cpu"):
+            made, report = cls.from_pretrained(
+                model,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype="auto",
+                output_loading_info=True,
+                **options,
+            )
+    finally:
+        logging.set_verbosity(loud)
+    extra = [key for key in report["unexpected_keys"] if not re.search(unused, key)]
+    problems = [
+        f"{kind}: {', '.join(sorted(keys))}"
+        for kind, keys in (("missing", report["missing_keys"]), ("unexpected", extra))
+        if keys
+    ]
+    if problems:
+        raise WamkitError(
+            f"the weights in {model} are not those of its config.json; {'; '.join(problems)}",
+            "copy config.json and the safetensors files from the same checkpoint",
+        )
+    others = sorted({*model.glob("*.json"), *tokenizer.iterdir()} - set(shards))
+    files = [*shards, *(file for file in others if file.is_file())]
+    return made, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), identity(files)
+
+
+def identity(files: Sequence[Path]) -> str:
+    """A hash of names, sizes and first mebibytes, which hold the headers of safetensors files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+    return digest.hexdigest()
+
+
+def refuse_long(prompt: str, tokens: int, length: int) -> None:
+    """Raise WamkitError if a prompt has more tokens than an encoder takes."""
+    if tokens > length:
+        raise WamkitError(
+            f"the prompt {prompt!r} has {tokens} tokens, expected at most {length}",
+            f"set text_encoder.length = {tokens} or more, or shorten the prompt",
+        )

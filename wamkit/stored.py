@@ -1,0 +1,131 @@
+"""Embeddings of instructions, written once and read ever after, so that no encoder need be loaded.
+
+One safetensors file: for each sentence its embeddings and, where the encoder gives them, masks and
+counts; in the metadata the sentences and the settings of the encoder that made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import WamkitError, did_you_mean
+from .files import headers
+from .parts import TextEncoderConfig
+from .prompts import stacked
+from .types import Text
+
+KINDS = ("tokens", "valid", "copies")
+
+
+def settings(config: TextEncoderConfig) -> str:
+    """What decides an embedding besides the weights: the encoder's table without its paths."""
+    table = config.model_dump(mode="json", exclude={"weights", "embeddings", "adapter"})
+    return json.dumps(table, sort_keys=True)
+
+
+class StoredEncoder(nn.Module):
+    """A `TextEncoder` that knows the sentences of one file and no other."""
+
+    trainable = False
+
+    def __init__(self, file: str | Path, config: TextEncoderConfig) -> None:
+        """Raises WamkitError if the file is damaged, or was made with other settings."""
+        super().__init__()
+        self.file = Path(file).expanduser()
+        self.width = config.width
+        self.texts, made_with, self.mark = read(self.file)
+        if made_with != settings(config):
+            raise WamkitError(
+                f"{self.file} was made with {made_with}, the spec says {settings(config)}",
+                "run `wamkit precompute text` again, or restore those settings",
+            )
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """The stored embeddings [B, L, width]. Raises WamkitError for a sentence that is not."""
+        for prompt in prompts:
+            if prompt not in self.texts:
+                near = did_you_mean(prompt, list(self.texts), "add it to the prompts")
+                raise WamkitError(
+                    f"{self.file} has no embedding of {prompt!r}; it has {len(self.texts)} others",
+                    f"{near}, and run `wamkit precompute text` again",
+                )
+        return stacked([self.texts[prompt] for prompt in prompts])
+
+    def fingerprint(self) -> str:
+        """That of the encoder that made the file."""
+        return self.mark
+
+
+def read(file: Path) -> tuple[dict[str, Text], str, str]:
+    """Sentences and their embeddings, the settings and the fingerprint they were made with."""
+    if not file.is_file():
+        raise WamkitError(f"no embeddings at {file}", "make them: `wamkit precompute text SPEC`")
+    headers([file])  # refuses what is truncated
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata() or {}
+        if not {"sentences", "settings", "fingerprint"} <= about.keys():
+            raise WamkitError(
+                f"{file} holds no stored embeddings", "it is another kind of safetensors file"
+            )
+        names, found = set(opened.keys()), {}
+        for i, sentence in enumerate(json.loads(about["sentences"])):
+            parts = [opened.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
+            tokens, valid, copies = parts
+            assert tokens is not None
+            found[sentence] = Text(tokens, valid, copies=copies)
+    return found, about["settings"], about["fingerprint"]
+
+
+def precompute(
+    config: TextEncoderConfig,
+    prompts: Iterable[str],
+    file: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    every: int = 64,
+) -> int:
+    """Encode those of `prompts` that `file` lacks, and write it anew; return how many were encoded.
+
+    The file is whole at any moment: it is rewritten under another name every so many prompts and
+    then renamed, so that an interrupted run goes on where it stopped. `advance` is told of each
+    prompt. Raises WamkitError if the file was made with other settings or another encoder.
+    """
+    sentences = list(dict.fromkeys(config.template.replace("{instruction}", p) for p in prompts))
+    encoder = config.build()
+    known: dict[str, Text] = {}
+    if file.exists():
+        known, made_with, mark = read(file)
+        if (made_with, mark) != (settings(config), encoder.fingerprint()):
+            raise WamkitError(
+                f"{file} was made by another encoder or with other settings",
+                "choose another file, or remove this one",
+            )
+    new = [sentence for sentence in sentences if sentence not in known]
+    for count, sentence in enumerate(new, 1):
+        known[sentence] = encoder.encode([sentence])
+        advance(1)
+        if count % every == 0:
+            _write(known, config, encoder.fingerprint(), file)
+    _write(known, config, encoder.fingerprint(), file)
+    return len(new)
+
+
+def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: Path) -> None:
+    state: dict[str, Tensor] = {}
+    for i, text in enumerate(texts.values()):
+        parts = zip(KINDS, (text.tokens, text.valid, text.copies), strict=True)
+        state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
+    about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
+    part = file.with_name(f".{file.name}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(state, part, metadata={**about, "fingerprint": mark})
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
