@@ -23,7 +23,7 @@ import torch
 import wamkit
 from wamkit.interfaces.paradigm import remember
 from wamkit.policy import Policy
-from wamkit.testing import batch_of, observation
+from wamkit.trial import batch_of, observation
 from wamkit.types import Noisy, Scene
 
 SPEC = Path(__file__).parent.parent / "examples" / "fastwam.toml"

@@ -18,7 +18,7 @@ from wamkit.attention import Stream
 from wamkit.interfaces import stream_of
 from wamkit.policy import Policy, _action_loss, _video_loss
 from wamkit.spec import parse
-from wamkit.testing import batch_of
+from wamkit.trial import batch_of
 from wamkit.types import Frames, Noisy, Scene, Target, Text
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"

@@ -14,7 +14,7 @@ import wamkit
 from wamkit.actions import Statistics
 from wamkit.policy import Policy
 from wamkit.spec import override, parse, read
-from wamkit.testing import batch_of, observation
+from wamkit.trial import batch_of, observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["cameras.views.0.size=[16, 32]", "schedules.action.steps=3", "schedules.video.steps=2"]

@@ -15,7 +15,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy import Policy
 from wamkit.spec import override, read
 from wamkit.stored import StoredEncoder, precompute
-from wamkit.testing import observation
+from wamkit.trial import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 CLIP = {"name": "open_clip", "layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}

@@ -23,7 +23,7 @@ FLOORS = {
     2: {"files", "types", "schedule", "attention", "layers", "weights"},
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"},
     4: {"build", "policy", "folder", ""},
-    5: {"testing", "scaffold"},
+    5: {"testing", "trial", "scaffold"},
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold"}

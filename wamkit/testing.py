@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,15 @@ import torch
 from torch import Tensor
 
 from . import weights
-from .attention import Stream, run, sdpa
-from .build import resolve
-from .check import check
+from .attention import run, sdpa
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
-from .observation import Batch, Observation
-from .parts import KINDS, Part
+from .parts import Part
 from .policy import Policy
 from .registry import registry
-from .spec import PolicySpec, parse_part
-from .types import Frames, Segment, Text
+from .spec import PolicySpec
+from .trial import batch_of, compose, default, observation, run_dense
+from .types import Frames, Text
 from .visibility import Visibility, everyone
 
 __all__ = ["pytest_generate_tests", "test_contract"]
@@ -50,7 +47,7 @@ def pytest_generate_tests(metafunc: Any) -> None:
     """One test for each check of each part in the module's PARTS."""
     if "contract_check" not in metafunc.fixturenames:
         return
-    parts = getattr(metafunc.module, "PARTS", None) or [_default(cls) for cls in registry()]
+    parts = getattr(metafunc.module, "PARTS", None) or [default(cls) for cls in registry()]
     cases = [(fn, part) for part in parts for fn in (*CHECKS[part.kind], *CHECKS["policy"])]
     ids = [f"{part.kind} {part.name}: {fn.__name__.replace('_', ' ')}" for fn, part in cases]
     metafunc.parametrize(("contract_check", "contract_part"), cases, ids=ids)
@@ -60,116 +57,6 @@ def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_
     """A part does what its kind promises."""
     torch.manual_seed(0)
     contract_check(compose(contract_part), tmp_path)
-
-
-def compose(part: Part) -> PolicySpec:
-    """A tiny spec around `part`, with companions from the registry that fit it."""
-    tiny = part.tiny()
-    tiny = tiny if isinstance(tiny, Part) else parse_part(part.kind, tiny)
-    choices: dict[str, list[Part]] = {}
-    for kind in KINDS:
-        if kind == part.kind:
-            choices[kind] = [tiny]
-            continue
-        found = [_default(cls).tiny() for cls in registry() if cls.kind == kind]
-        choices[kind] = [p if isinstance(p, Part) else parse_part(kind, p) for p in found]
-        if (table := tiny.companions().get(kind)) is not None:
-            choices[kind] = [parse_part(kind, table)]
-    reasons: list[str] = []
-    for combination in product(*choices.values()):
-        spec = around(dict(zip(choices, combination, strict=True)))
-        conflicts = check(spec)
-        if not conflicts:
-            return resolve(spec)
-        reasons += [str(conflict) for conflict in conflicts]
-    raise AssertionError(
-        f"{part.kind} {part.name} fits nothing:\n" + "\n".join(sorted(set(reasons)))
-    )
-
-
-def _default(cls: type[Part]) -> Part:
-    return cls()  # type: ignore[call-arg]  # every registered part has a default name
-
-
-def around(parts: dict[str, Any]) -> PolicySpec:
-    """A small robot for five parts: one camera, a state of 3, chunks of 6 x 4 actions."""
-    stride, patch = parts["vae"].stride, (1, 2, 2)
-    traits = parts["backbone"].traits
-    if traits.latent_channels:
-        patch = traits.patch
-    imagined = 0 if not traits.imagines else 1 if traits.frames == "one" else 2
-    spec = PolicySpec.model_validate(
-        {
-            **parts,
-            "actions": {
-                "chunk": 6,
-                "groups": [{"name": "arm", "size": 3}, {"name": "grip", "size": 1}],
-            },
-            "state": {"size": 3},
-            "cameras": {
-                "views": [
-                    {"name": "front", "size": (2 * stride[1] * patch[1], 3 * stride[2] * patch[2])}
-                ]
-            },
-            "video": {"frames": 1 + imagined * stride[0], "context": 1},
-            "schedules": {"video": {"steps": 2}, "action": {"steps": 3}},
-        }
-    )
-    return spec.fitted()
-
-
-def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0) -> Observation:
-    """Random pictures and state for the cameras of a spec."""
-    rng = torch.Generator().manual_seed(seed)
-    images = {
-        view.name: torch.randint(
-            0, 256, (batch, frames, 3, 24, 32), generator=rng, dtype=torch.uint8
-        )
-        for view in spec.cameras.views
-    }
-    state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
-    return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
-
-
-def batch_of(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
-    """Random training samples for a spec."""
-    rng = torch.Generator().manual_seed(seed)
-    actions = torch.rand(size, spec.actions.chunk, spec.actions.size, generator=rng) * 2 - 1
-    return Batch(observation(spec, batch=size, frames=spec.video.frames, seed=seed), actions)
-
-
-def run_dense(streams: Sequence[Stream], sees: Visibility) -> None:
-    """The engine's reference: one attention over all tokens of all streams under a boolean mask."""
-    roles: list[list[str]] = [
-        [s.role for s in st.segments for _ in range(s.length)] for st in streams
-    ]
-    for layer in range(len(streams[0].blocks)):
-        shown: list[tuple[Stream, Any, Tensor, Any, list[str]]] = []
-        keys, values, key_roles, valid = [], [], [], []
-        for stream, names in zip(streams, roles, strict=True):
-            block = stream.blocks[layer]
-            if block is None:
-                continue
-            qkv, rest = block.project(stream.x, stream.cond)
-            shown.append((stream, block, qkv.q, rest, names))
-            keys.append(qkv.k)
-            values.append(qkv.v)
-            key_roles += names
-            valid += [_ones(s, stream.x) for s in stream.segments]
-        k, v, real = torch.cat(keys, 2), torch.cat(values, 2), torch.cat(valid, 1)
-        for stream, block, q, rest, names in shown:
-            mask = torch.tensor([[key in sees[query] for key in key_roles] for query in names])
-            mask = mask.to(real.device) & real[:, None, None, :]
-            out = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
-            )
-            stream.x = block.absorb(out.transpose(1, 2).flatten(2), rest, stream.cond)
-
-
-def _ones(segment: Segment, x: Tensor) -> Tensor:
-    if segment.valid is not None:
-        return segment.valid
-    return torch.ones(x.shape[0], segment.length, dtype=torch.bool, device=x.device)
 
 
 # Backbones ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from wamkit_mot.interpolate import resized
 
 from wamkit.errors import WamkitError
 from wamkit.registry import registry
-from wamkit.testing import compose
+from wamkit.trial import compose
 from wamkit.types import Frames, Noisy, Scene, Text
 
 SEES = {

@@ -12,7 +12,7 @@ from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.schedule import draw
 from wamkit.spec import PolicySpec
-from wamkit.testing import batch_of, compose, observation
+from wamkit.trial import batch_of, compose, observation
 from wamkit.types import Noisy
 
 

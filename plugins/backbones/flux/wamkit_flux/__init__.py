@@ -1,0 +1,233 @@
+"""The FLUX family as configuration: two image-editing backbones and their VAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
+
+# fmt: off
+SIZES_2: dict[str, dict[str, Any]] = {
+    "klein-4b": {
+        "double_layers": 5, "single_layers": 20, "heads": 24, "head_size": 128,
+        "feed_forward": 9216, "text_width": 7680,
+    },
+    "klein-9b": {
+        "double_layers": 8, "single_layers": 24, "heads": 32, "head_size": 128,
+        "feed_forward": 12288, "text_width": 12288,
+    },
+    "tiny": {
+        "double_layers": 2, "single_layers": 2, "heads": 3, "head_size": 24,
+        "feed_forward": 96, "text_width": 32,
+    },
+}
+SIZES_1: dict[str, dict[str, Any]] = {
+    "kontext-dev": {
+        "double_layers": 19, "single_layers": 38, "heads": 24, "head_size": 128,
+        "feed_forward": 12288, "text_width": 4096, "image_width": 768,
+    },
+    "tiny": {
+        "double_layers": 2, "single_layers": 2, "heads": 3, "head_size": 24,
+        "feed_forward": 288, "text_width": 32, "image_width": 0,
+    },
+}
+# fmt: on
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class _Flux(BackboneConfig):
+    """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
+
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    double_layers: int = _size(gt=0)
+    """Blocks with weights of their own for the words; they come first."""
+    single_layers: int = _size(gt=0)
+    """Blocks with the same weights for words and frames."""
+    heads: int = _size(gt=0)
+    head_size: int = _size(gt=0, multiple_of=8)
+    feed_forward: int = _size(gt=0)
+    """Width inside the feed-forward of a block."""
+    text_width: int = _size(gt=0)
+    text_sigma: Literal["clean", "target"] = "clean"
+    """Noise level of the words. `clean`: 0, so that they can be computed once for all steps of a
+    chunk. `target`: that of the first frame that is no context, as published, and 0 where there is
+    none; for the numbers of the published pipelines give the context frames that level as well."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = cls.sizes.get(given.get("variant") or cls.model_fields["variant"].default, {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @property
+    def width(self) -> int:
+        """Size of a token (D)."""
+        return self.heads * self.head_size
+
+    def _traits(self, **more: Any) -> Traits:
+        return Traits(
+            depth=self.double_layers + self.single_layers,
+            width=self.width,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            text_width=self.text_width,
+            frames="one",
+            text="stream",
+            **more,
+        )
+
+
+class Flux2(_Flux):
+    """FLUX.2 klein, an image-editing transformer with its words and references in the stream."""
+
+    license = "Apache-2.0 (klein-4b), FLUX Non-Commercial License (klein-9b)"
+    source = "https://github.com/black-forest-labs/flux2"
+    sizes = SIZES_2
+
+    name: Literal["flux2"] = "flux2"
+    variant: Literal["klein-4b", "klein-9b", "tiny"] = "klein-4b"
+    """Sets every size that is not written. `tiny` is for tests."""
+    latent_channels: int = Field(128, gt=0)
+    """32 channels of 2 x 2 latents, as the VAE `flux2` makes them."""
+    guidance: float | None = Field(None, ge=0)
+    """Guidance scale that a guidance-distilled model is told; none for klein, which has no place
+    for it."""
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits(latent_channels=self.latent_channels, patch=(1, 1, 1))
+
+    def tiny(self) -> Flux2:
+        return Flux2(
+            variant="tiny",
+            latent_channels=self.latent_channels,
+            guidance=self.guidance,
+            text_sigma=self.text_sigma,
+        )
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .flux2 import Flux2Backbone
+        from .weights import FLUX2
+
+        return materialize(
+            lambda: Flux2Backbone(self), self.weights, dialects=FLUX2, folders=("transformer",)
+        )
+
+
+class Flux1(_Flux):
+    """FLUX.1 Kontext, an image-editing transformer that is told a guidance scale."""
+
+    license = "FLUX.1 [dev] Non-Commercial License"
+    source = "https://github.com/black-forest-labs/flux"
+    sizes = SIZES_1
+
+    name: Literal["flux1"] = "flux1"
+    variant: Literal["kontext-dev", "tiny"] = "kontext-dev"
+    """Sets every size that is not written. `tiny` is for tests; it takes no pooled text."""
+    image_width: int = _size(ge=0)
+    """Width of the pooled CLIP text vector, which is given as `Text.image` [B, 1, width]; 0 for a
+    model that takes none. A policy has no encoder for it yet."""
+    guidance: float = Field(2.5, ge=0)
+    """Guidance scale the model is told."""
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits(latent_channels=16, patch=(1, 2, 2), image_width=self.image_width)
+
+    def tiny(self) -> Flux1:
+        return Flux1(variant="tiny", guidance=self.guidance, text_sigma=self.text_sigma)
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .flux1 import Flux1Backbone
+        from .weights import FLUX1
+
+        return materialize(
+            lambda: Flux1Backbone(self), self.weights, dialects=FLUX1, folders=("transformer",)
+        )
+
+
+class Flux2VAE(VAEConfig):
+    """The image VAE of FLUX.2, with its latents folded 2 x 2 and normalized."""
+
+    source = "https://github.com/black-forest-labs/flux2"
+
+    name: Literal["flux2"] = "flux2"
+    width: Literal["published", "tiny"] = "published"
+
+    @property
+    def channels(self) -> int:
+        return 128
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 1, 16, 16
+
+    def tiny(self) -> Flux2VAE:
+        return Flux2VAE(width="tiny")
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .vae import PUBLISHED, TINY, Flux2Autoencoder
+        from .weights import VAE
+
+        sizes = TINY if self.width == "tiny" else PUBLISHED
+        return materialize(
+            lambda: Flux2Autoencoder(sizes), self.weights, dialects=VAE, folders=("vae",)
+        )
+
+
+class Flux1VAE(VAEConfig):
+    """The image VAE of FLUX.1, also that of OmniGen2."""
+
+    source = "https://github.com/black-forest-labs/flux"
+
+    name: Literal["flux1"] = "flux1"
+    width: Literal["published", "tiny"] = "published"
+
+    @property
+    def channels(self) -> int:
+        return 16
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 1, 8, 8
+
+    def tiny(self) -> Flux1VAE:
+        return Flux1VAE(width="tiny")
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .vae import PUBLISHED, TINY, Flux1Autoencoder
+        from .weights import VAE
+
+        sizes = TINY if self.width == "tiny" else PUBLISHED
+        return materialize(
+            lambda: Flux1Autoencoder(sizes), self.weights, dialects=VAE, folders=("vae",)
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(Flux2)
+    add(Flux1)
+    add(Flux2VAE)
+    add(Flux1VAE)

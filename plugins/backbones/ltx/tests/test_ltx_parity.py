@@ -1,0 +1,297 @@
+"""LTX-Video's transformer against diffusers' class: same files, same velocities, same gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from wamkit_ltx import LTX
+from wamkit_ltx.backbone import LTXBackbone
+
+from wamkit import WamkitError
+from wamkit.attention import run
+from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.types import Frames, Text
+from wamkit.visibility import everyone
+from wamkit.weights import cast, parameters
+
+diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+
+# Width 64 does not divide by 6, so that some numbers of a token are not turned.
+TINY = LTX(variant="tiny", latent_channels=8, text_width=20)
+PUBLISHED = {"0.9-2b": 1_923_385_472, "0.9.7-13b": 13_042_569_344}
+B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, words
+FPS = 25.0
+
+
+def randomized(model: Any) -> Any:
+    """Draw every parameter anew, so that no norm, bias or table is trivial.
+
+    What is normalized next is drawn small, so that the norms' epsilons can be told apart.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            draw = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1:
+                p.copy_(1 + 0.2 * draw if "norm" in name and "weight" in name else 0.1 * draw)
+            else:
+                p.copy_(0.3 * draw if "table" in name else draw / p[0].numel() ** 0.5)
+            if re.search("to_q|to_k|proj_in", name):
+                p.mul_(0.03)
+    return model
+
+
+def reference_of(config: LTX) -> Any:
+    width = config.heads * config.head_size
+    return diffusers.LTXVideoTransformer3DModel(
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_size,
+        cross_attention_dim=width,
+        num_layers=config.layers,
+        caption_channels=config.text_width,
+    ).eval()
+
+
+def original_name(name: str) -> str:
+    """The name in github.com/Lightricks/LTX-Video of a tensor that diffusers calls `name`."""
+    for pattern, replacement in (
+        (r"^proj_in\.", "patchify_proj."),
+        (r"^time_embed\.", "adaln_single."),
+        (r"\.norm_([qk])\.", r".\1_norm."),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return randomized(reference_of(TINY))
+
+
+@pytest.fixture(scope="module")
+def folder(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference's weights in three layouts."""
+    made = tmp_path_factory.mktemp("ltx")
+    reference.save_pretrained(made / "diffusers" / "transformer")
+    original = {original_name(name): t for name, t in reference.state_dict().items()}
+    save_file(original, made / "original.safetensors")
+    combined = {f"model.diffusion_model.{name}": t for name, t in original.items()}
+    combined["vae.decoder.conv_in.conv.weight"] = torch.zeros(1)
+    save_file(combined, made / "combined.safetensors")
+    return made
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Any:
+    return built(folder / "diffusers")
+
+
+def built(path: Path, **changes: Any) -> Any:
+    return TINY.model_copy(update={"weights": str(path), **changes}).build()
+
+
+def scene(sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Frames, Text]:
+    """One clean frame and two noisy ones, each of the batch at a level of its own; padded words."""
+    generator = torch.Generator().manual_seed(2)
+    levels = torch.tensor(sigma)[:, None].repeat(1, T)
+    levels[:, 0] = 0
+    z = torch.randn(B, 8, T, H, W, generator=generator)
+    valid = torch.ones(B, L, dtype=torch.bool)
+    valid[1, 5:] = False
+    words = torch.randn(B, L, 20, generator=generator)
+    return Frames(z, ("context", "target", "target"), torch.arange(T), levels), Text(words, valid)
+
+
+def coordinates(times: Tensor, *, causal: bool) -> Tensor:
+    """[B, 3, S] seconds, rows and columns of pixels, as in diffusers' condition pipeline."""
+    begins = (8 * times + 1 - 8).clamp(min=0) if causal else 8 * times
+    axes = (begins / FPS, 32.0 * torch.arange(H), 32.0 * torch.arange(W))
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    return grid.expand(B, -1, -1)
+
+
+def expected(model: Any, frames: Frames, text: Text, **places: Any) -> Tensor:
+    """What diffusers' class predicts, with one timestep a token."""
+    where = places or {"video_coords": coordinates(frames.times, causal=True)}
+    tokens = model(
+        hidden_states=frames.z.flatten(2).transpose(1, 2),
+        encoder_hidden_states=text.tokens,
+        timestep=1000 * frames.sigma.repeat_interleave(H * W, 1),
+        encoder_attention_mask=None if text.valid is None else text.valid.long(),
+        return_dict=False,
+        **where,
+    )[0]
+    return tokens.transpose(1, 2).unflatten(2, frames.z.shape[2:])
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original.safetensors", "combined.safetensors"])
+def test_velocity_equals_that_of_diffusers(layout: str, reference: Any, folder: Path) -> None:
+    found = built(folder / layout)
+    with torch.no_grad():
+        wanted = expected(reference, *scene())
+        first = denoise(found, *scene())
+    assert wanted.std() > 0.3
+    torch.testing.assert_close(first, wanted, rtol=0, atol=2e-5)
+
+
+def test_times_of_the_first_versions_are_those_of_diffusers_first_pipeline(
+    reference: Any, folder: Path
+) -> None:
+    frames, text = scene()
+    scale = (8 / FPS, 32, 32)
+    with torch.no_grad():
+        wanted = expected(
+            reference,
+            frames,
+            text,
+            num_frames=T,
+            height=H,
+            width=W,
+            rope_interpolation_scale=scale,
+        )
+        found = denoise(built(folder / "diffusers", causal_times=False), frames, text)
+        causal = denoise(built(folder / "diffusers"), frames, text)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+    assert (causal - wanted).abs().max() > 1e-3
+
+
+def test_pictures_a_second_place_the_frames(reference: Any, folder: Path) -> None:
+    frames, text = scene()
+    coords = coordinates(frames.times, causal=True) * torch.tensor([[5.0], [1.0], [1.0]])
+    with torch.no_grad():
+        wanted = expected(reference, frames, text, video_coords=coords)
+        found = denoise(built(folder / "diffusers", fps=5.0), frames, text)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+
+
+def test_a_frame_is_where_its_time_says_not_where_it_stands(reference: Any, backbone: Any) -> None:
+    frames, text = scene()
+    moved = replace(frames, times=torch.tensor([0.0, 2.5, 7.0]))
+    with torch.no_grad():
+        wanted = expected(reference, moved, text)
+        found = denoise(backbone, moved, text)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+
+
+def test_gradients_equal_those_of_diffusers(reference: Any, backbone: Any) -> None:
+    frames, text = scene()
+    weight = torch.randn(frames.z.shape, generator=torch.Generator().manual_seed(3))
+
+    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
+        loss = (weight * predict(model, replace(frames, z=z), Text(words, text.valid))).mean()
+        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
+        return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
+
+    wanted, found = gradients(reference, expected), gradients(backbone, denoise)
+    assert set(found) == set(wanted)
+    for name, gradient in wanted.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        error = float((found[name] - gradient).abs().max())
+        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+
+
+def test_bfloat16_stays_near_float32(reference: Any, folder: Path) -> None:
+    found: Any = cast(built(folder / "diffusers"), torch.bfloat16)
+    kept = {n for n, p in found.named_parameters() if p.dtype == torch.float32}
+    assert "time_embed.emb.timestep_embedder.linear_1.weight" in kept
+    assert "transformer_blocks.0.scale_shift_table" in kept
+    assert "transformer_blocks.0.attn1.norm_q.weight" in kept
+    assert "transformer_blocks.0.attn1.to_q.weight" not in kept
+    frames, text = scene(sigma=(1.0, 0.5))
+    with torch.no_grad():
+        wanted = expected(reference, frames, text)
+        velocity = denoise(found, frames, text)
+    assert velocity.dtype == torch.bfloat16
+    assert (velocity.float() - wanted).norm() / wanted.norm() < 0.03
+
+
+def test_role_by_role_equals_one_masked_attention(backbone: Any) -> None:
+    frames, text = scene()
+    role = torch.tensor([r == "target" for r in frames.roles]).repeat_interleave(H * W)
+    mask = role[:, None] | ~role[None, :]  # targets see all, the context only itself
+
+    def masked(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    with torch.no_grad():
+        stream = stream_of(backbone, frames, text)
+        run([stream], everyone(frames.roles), attend=masked)
+        wanted = backbone.unembed(stream.x, stream.cond)
+        table = {"context": {"context"}, "target": {"context", "target"}}
+        found = denoise(backbone, frames, text, table)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_turn_the_whole_width_and_leave_the_rest_in_front() -> None:
+    backbone: Any = LTXBackbone(TINY)
+    cos, sin = backbone._turn(scene()[0])  # [H, S, E / 2]
+    assert cos.shape == (4, T * H * W, 8)
+    flat = sin.transpose(0, 1).flatten(1)
+    assert (flat[:, :2] == 0).all()  # 64 = 4 + 6 * 10: two pairs stay
+    assert (flat[:, 2:] != 0).any(0).all()
+    # Heads differ: frequencies grow over the width, not within a head.
+    assert not torch.allclose(cos[0], cos[1])
+
+
+def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
+    called = set()
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    denoise(backbone, *scene())
+    for hook in hooks:
+        hook.remove()
+    assert called == set(linear)
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) -> None:
+    config = LTX.model_validate({"variant": variant})
+    with torch.device("meta"):
+        ours, theirs = LTXBackbone(config), reference_of(config)
+    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    assert parameters(ours) == PUBLISHED[variant]
+    assert not list(ours.buffers())
+
+
+def test_original_names_become_those_of_diffusers_own_converter(reference: Any) -> None:
+    from diffusers.loaders.single_file_utils import convert_ltx_transformer_checkpoint_to_diffusers
+
+    names = [f"model.diffusion_model.{original_name(name)}" for name in reference.state_dict()]
+    marks = {name: torch.tensor(i) for i, name in enumerate(names)}
+    theirs = convert_ltx_transformer_checkpoint_to_diffusers(marks)
+    converted = {k: names[int(v)] for k, v in theirs.items()}
+    _, original = TINY.layouts()
+    assert {original.rename(name)[0]: name for name in names} == converted
+
+
+def test_a_tensor_that_belongs_to_no_part_is_named(reference: Any, tmp_path: Path) -> None:
+    state = {original_name(name): t for name, t in reference.state_dict().items()}
+    save_file({**state, "vae2.conv": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(WamkitError, match=r"1 unexpected: vae2\.conv"):
+        built(tmp_path / "model.safetensors")
+
+
+def test_a_variant_sets_every_size_that_is_not_written() -> None:
+    assert LTX(variant="0.9.7-13b").traits.width == 4096
+    assert LTX(layers=12).layers == 12 and LTX(layers=12).heads == 32
+    assert LTX(latent_channels=16, causal_times=False).tiny().model_dump() == {
+        "name": "ltx", "weights": None, "variant": "tiny", "layers": 2, "heads": 4, "head_size": 16,
+        "latent_channels": 16, "text_width": 32, "fps": 25.0, "causal_times": False,
+    }  # fmt: skip

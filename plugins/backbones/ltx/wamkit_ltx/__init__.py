@@ -1,0 +1,189 @@
+"""The LTX family as configuration: LTX-Video, the video half of LTX-2, and their VAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits
+
+from .vae_config import LTX2VAE, LTXVAE
+
+# fmt: off
+SIZES: dict[str, dict[str, int]] = {
+    "0.9-2b": {
+        "layers": 28, "heads": 32, "head_size": 64, "latent_channels": 128, "text_width": 4096,
+    },
+    "0.9.7-13b": {
+        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 4096,
+    },
+    "tiny": {
+        "layers": 2, "heads": 4, "head_size": 16, "latent_channels": 128, "text_width": 32,
+    },
+}
+SIZES_2: dict[str, dict[str, Any]] = {
+    "2.0": {
+        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 3840,
+        "design": "2.0",
+    },
+    "2.3": {
+        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 4096,
+        "design": "2.3",
+    },
+    "tiny": {
+        "layers": 2, "heads": 4, "head_size": 16, "latent_channels": 128, "text_width": 64,
+        "design": "2.0",
+    },
+}
+# fmt: on
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class _Backbone(BackboneConfig):
+    """What LTX-Video and LTX-2 have in common as configurations."""
+
+    variant: str
+    layers: int = _size(gt=0)
+    heads: int = _size(gt=0)
+    head_size: int = _size(gt=0, multiple_of=2)
+    latent_channels: int = _size(gt=0)
+    text_width: int = _size(gt=0)
+    fps: float = Field(25.0, gt=0)
+    """Pictures a second: the model knows the time of a frame in seconds."""
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            depth=self.layers,
+            width=self.heads * self.head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            latent_channels=self.latent_channels,
+            text_width=self.text_width,
+            patch=(1, 1, 1),
+        )
+
+
+def _filled_in(given: Any, sizes: dict[str, dict[str, Any]], default: str) -> Any:
+    """What the spec wrote, and what its variant says of the rest."""
+    if not isinstance(given, dict):
+        return given
+    written = {key: value for key, value in given.items() if value is not None}
+    return {**sizes.get(written.get("variant", default), {}), **written}
+
+
+class LTX(_Backbone):
+    """LTX-Video 0.9, a video diffusion transformer that reads its text by cross-attention."""
+
+    license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
+    source = "https://github.com/Lightricks/LTX-Video"
+
+    name: Literal["ltx"] = "ltx"
+    variant: Literal["0.9-2b", "0.9.7-13b", "tiny"] = "0.9-2b"
+    """Sets every size that is not written. 0.9-2b stands for all models of that size, 0.9.0 to
+    0.9.8; `tiny` is for tests."""
+    causal_times: bool = True
+    """True for 0.9.5 and later: latent f begins at picture 8f - 7, the first at 0. False for 0.9.0
+    and 0.9.1: at picture 8f."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return _filled_in(given, SIZES, "0.9-2b")
+
+    def tiny(self) -> LTX:
+        return LTX(
+            variant="tiny",
+            latent_channels=self.latent_channels,
+            fps=self.fps,
+            causal_times=self.causal_times,
+        )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import LTX_DIALECTS
+
+        return LTX_DIALECTS
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import LTXBackbone
+
+        return materialize(
+            lambda: LTXBackbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
+        )
+
+
+class LTX2(_Backbone):
+    """The video half of LTX-2: its audio half, and what the video hears of it, are left out."""
+
+    license = "LTX-2 Community License"
+    source = "https://github.com/Lightricks/LTX-2"
+
+    name: Literal["ltx2"] = "ltx2"
+    variant: Literal["2.0", "2.3", "tiny"] = "2.0"
+    """Sets every size that is not written; `tiny` is for tests."""
+    design: Literal["2.0", "2.3"] = _size()
+    """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; it reads
+    text as wide as itself."""
+    fps: float = Field(24.0, gt=0)
+    """Pictures a second: the model knows the time of a frame in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return _filled_in(given, SIZES_2, "2.0")
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> LTX2:
+        width = self.heads * self.head_size
+        if self.design == "2.3" and self.text_width != width:
+            raise ValueError(
+                f"design 2.3 reads text of its own width: found text_width {self.text_width} for "
+                f"heads * head_size = {width}"
+            )
+        return self
+
+    def tiny(self) -> LTX2:
+        return LTX2(
+            variant="tiny",
+            latent_channels=self.latent_channels,
+            design=self.design,
+            fps=self.fps,
+        )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import LTX2_DIALECTS
+
+        return LTX2_DIALECTS
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .video_backbone import LTX2Backbone
+
+        return materialize(
+            lambda: LTX2Backbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(LTX)
+    add(LTX2)
+    add(LTXVAE)
+    add(LTX2VAE)

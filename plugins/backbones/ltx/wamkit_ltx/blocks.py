@@ -1,0 +1,127 @@
+"""One block of LTX-Video's transformer, opened at its self-attention, and the pieces of LTX-2's.
+
+    x --norm, shift, scale--> q k v --(attention)--> * gate + --> x
+    x --> q --(attention to the words)--> + --> x              (no norm in front, and no gate)
+    x --norm, shift, scale--> feed-forward --> * gate + --> x
+
+Norms here have no weights, and divide by the root of the mean square. Shift, scale and gate belong
+to a frame and are computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so
+that S = T n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import QKV, sdpa
+from wamkit.layers import FeedForward, RMSNorm, rotate_pairs, split_heads
+from wamkit.types import Text
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the blocks need besides tokens; nobody else looks inside."""
+
+    modulation: Tensor  # [B, T, 6 or 9, D] float32, of each frame's noise level
+    level: Tensor  # [B, T, D] float32, the same before its projection, for the way out
+    prompt: Tensor | None  # [B, T, 2, D] float32, what the level does to the words; LTX-2.3 alone
+    cos: Tensor  # [H, S, E / 2] float32 rotary positions
+    sin: Tensor  # [H, S, E / 2]
+    words: Tensor  # [B, L, D]
+    text: Text  # its mask, and a place for what is computed once from it
+    shape: tuple[int, int, int]  # frames, rows, columns
+
+
+class Attention(nn.Module):
+    """Projections under diffusers' names; q and k are normalized over all heads at once.
+
+    With `gated`, the token that asks multiplies what each head gives it by a number in (0, 2).
+    """
+
+    def __init__(self, width: int, head_size: int, eps: float, *, gated: bool = False) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_q, self.norm_k = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.to_gate_logits = nn.Linear(width, width // head_size) if gated else None
+
+    def query(self, x: Tensor) -> Tensor:
+        """[B, S, D] to [B, H, S, E]."""
+        return split_heads(self.norm_q(self.to_q(x)), self.head_size)
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, D] to two of [B, H, S, E]."""
+        k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
+        return k, split_heads(self.to_v(x), self.head_size)
+
+    def gates(self, x: Tensor) -> Tensor | None:
+        """What multiplies each head, [B, S, H], from the tokens x [B, S, D] that ask; or None."""
+        return None if self.to_gate_logits is None else 2 * self.to_gate_logits(x).sigmoid()
+
+    def leave(self, attended: Tensor, gates: Tensor | None) -> Tensor:
+        """[B, S, H * E] to [B, S, D]."""
+        if gates is not None:
+            heads = attended.unflatten(-1, (-1, self.head_size)) * gates.unsqueeze(-1)
+            attended = heads.flatten(-2)
+        return self.to_out[0](attended)
+
+
+class LTXBlock(nn.Module):
+    """Self-attention, cross-attention to the words, feed-forward."""
+
+    def __init__(self, width: int, head_size: int) -> None:
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.attn1 = Attention(width, head_size, 1e-5)
+        self.attn2 = Attention(width, head_size, 1e-5)
+        self.ff = FeedForward(width, 4 * width)
+
+    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
+        shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)
+        y = rms_modulated(x, shift, scale, cond)
+        k, v = self.attn1.key_value(y)
+        turn = cond.cos, cond.sin
+        q = rotate_pairs(self.attn1.query(y), *turn)
+        return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        x, gate, shift, scale, gate_ff = rest
+        x = added(x, gate, self.attn1.leave(attended, None), cond)
+        x = x + listened(self.attn2, x, cond)
+        return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
+
+
+def listened(attn: Attention, x: Tensor, cond: Conditioning) -> Tensor:
+    """What the tokens x [B, S, D] take from the words through `attn`, [B, S, D]."""
+    words = cond.words
+    k, v = cond.text.memo.once((id(attn), "words"), lambda: attn.key_value(words), of=words)
+    heard = sdpa(attn.query(x), k, v, cond.text.mask)
+    return attn.leave(heard.transpose(1, 2).flatten(2), attn.gates(x))
+
+
+def modulation(table: Tensor, levels: Tensor) -> tuple[Tensor, ...]:
+    """A block's rows [R, D] and those of the noise levels [B, T, R, D]: R of [B, T, 1, D]."""
+    return (table.float() + levels).unsqueeze(3).unbind(2)
+
+
+def rms_modulated(x: Tensor, shift: Tensor, scale: Tensor, cond: Conditioning) -> Tensor:
+    """RMS norm of x [B, S, D] without weights, then scaled and shifted, in float32."""
+    normal = F.rms_norm(by_frame(x, cond).float(), x.shape[-1:], eps=1e-6)
+    return (normal * (1 + scale) + shift).flatten(1, 2).to(x.dtype)
+
+
+def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
+    """[B, S, D] to [B, T, n, D]."""
+    return x.unflatten(1, (cond.shape[0], -1))
+
+
+def added(x: Tensor, gate: Tensor, y: Tensor, cond: Conditioning) -> Tensor:
+    """x + gate * y in float32, x and y [B, S, D], gate [B, T, 1, D]; the dtype of x out."""
+    total = by_frame(x, cond).float() + gate * by_frame(y, cond)
+    return total.flatten(1, 2).to(x.dtype)

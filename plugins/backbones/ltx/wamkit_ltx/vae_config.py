@@ -1,0 +1,260 @@
+"""Configurations of the VAEs of LTX-Video and LTX-2, with the block tables of each variant.
+
+The tables are those of diffusers' `scripts/convert_ltx_to_diffusers.py` and
+`convert_ltx2_to_diffusers.py`. A variant is named in the spec, not read from a `config.json`, so
+that original files and saved policies can do without; where there is one, it must agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.parts import Conflict, VAEConfig
+from wamkit.spec import PolicySpec
+
+DECODE_SIGMA = 0.05
+_COMMON: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 128,
+    "patch_size": 4,
+    "patch_size_t": 1,
+    "resnet_norm_eps": 1e-6,
+    "encoder_causal": True,
+    "decoder_causal": False,
+    "spatial_compression_ratio": 32,
+    "temporal_compression_ratio": 8,
+}
+_WITH_SHORTCUTS: dict[str, Any] = {  # a decoder with shortcuts around what unfolds
+    "decoder_spatio_temporal_scaling": [True, True, True],
+    "upsample_residual": [True, True, True],
+    "upsample_factor": [2, 2, 2],
+}
+_BY_AXIS: dict[str, Any] = {  # an encoder whose stages fold space, time, or both
+    "spatio_temporal_scaling": [True, True, True, True],
+    "downsample_type": ["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
+}
+_FIRST_ENCODER: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": [4, 3, 3, 3, 4],
+    "down_block_types": ["LTXVideoDownBlock3D"] * 4,
+    "spatio_temporal_scaling": [True, True, True, False],
+    "downsample_type": ["conv"] * 4,
+}
+
+BLOCKS: dict[str, dict[str, Any]] = {
+    "0.9.0": {
+        **_COMMON,
+        **_FIRST_ENCODER,
+        "decoder_block_out_channels": [128, 256, 512, 512],
+        "decoder_layers_per_block": [4, 3, 3, 3, 4],
+        "decoder_spatio_temporal_scaling": [True, True, True, False],
+        "decoder_inject_noise": [False] * 5,
+        "upsample_residual": [False] * 4,
+        "upsample_factor": [1, 1, 1, 1],
+        "timestep_conditioning": False,
+    },
+    "0.9.1": {
+        **_COMMON,
+        **_FIRST_ENCODER,
+        **_WITH_SHORTCUTS,
+        "decoder_block_out_channels": [256, 512, 1024],
+        "decoder_layers_per_block": [5, 6, 7, 8],
+        "decoder_inject_noise": [True, True, True, False],
+        "timestep_conditioning": True,
+    },
+    "0.9.5": {
+        **_COMMON,
+        **_BY_AXIS,
+        **_WITH_SHORTCUTS,
+        "block_out_channels": [128, 256, 512, 1024, 2048],
+        "layers_per_block": [4, 6, 6, 2, 2],
+        "down_block_types": ["LTXVideo095DownBlock3D"] * 4,
+        "decoder_block_out_channels": [256, 512, 1024],
+        "decoder_layers_per_block": [5, 5, 5, 5],
+        "decoder_inject_noise": [False] * 4,
+        "timestep_conditioning": True,
+    },
+}
+BLOCKS_2: dict[str, dict[str, Any]] = {
+    "2.0": {
+        **_COMMON,
+        **_BY_AXIS,
+        **_WITH_SHORTCUTS,
+        "block_out_channels": [256, 512, 1024, 2048],
+        "layers_per_block": [4, 6, 6, 2, 2],
+        "down_block_types": ["LTX2VideoDownBlock3D"] * 4,
+        "decoder_block_out_channels": [256, 512, 1024],
+        "decoder_layers_per_block": [5, 5, 5, 5],
+        "decoder_inject_noise": [False] * 4,
+        "upsample_type": ["spatiotemporal"] * 3,
+        "timestep_conditioning": False,
+        "encoder_spatial_padding_mode": "zeros",
+        "decoder_spatial_padding_mode": "reflect",
+    },
+    "2.3": {
+        **_COMMON,
+        **_BY_AXIS,
+        "block_out_channels": [256, 512, 1024, 1024],
+        "layers_per_block": [4, 6, 4, 2, 2],
+        "down_block_types": ["LTX2VideoDownBlock3D"] * 4,
+        "decoder_block_out_channels": [256, 512, 512, 1024],
+        "decoder_layers_per_block": [4, 6, 4, 2, 2],
+        "decoder_spatio_temporal_scaling": [True] * 4,
+        "decoder_inject_noise": [False] * 5,
+        "upsample_type": ["spatiotemporal", "spatiotemporal", "temporal", "spatial"],
+        "upsample_residual": [False] * 4,
+        "upsample_factor": [2, 2, 1, 2],
+        "timestep_conditioning": False,
+        "encoder_spatial_padding_mode": "zeros",
+        "decoder_spatial_padding_mode": "zeros",
+    },
+}
+
+SILENT = (
+    "encoder_causal",
+    "decoder_causal",
+    "encoder_spatial_padding_mode",
+    "decoder_spatial_padding_mode",
+    "upsample_residual",
+    "resnet_norm_eps",
+)
+"""Settings that leave no trace in the names and shapes of the weights."""
+
+
+def _tiny(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same blocks 32 times as narrow, each with one layer."""
+    new = dict(table)
+    for side in ("", "decoder_"):
+        new[f"{side}block_out_channels"] = [c // 32 for c in table[f"{side}block_out_channels"]]
+        new[f"{side}layers_per_block"] = [1] * len(table[f"{side}layers_per_block"])
+    return new
+
+
+class _VAE(VAEConfig):
+    """What the VAEs of LTX-Video and LTX-2 have in common as configurations."""
+
+    requires = ("diffusers",)
+
+    variant: str
+    width: Literal["published", "tiny"] = "published"
+
+    @property
+    def channels(self) -> int:
+        return 128
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 8, 32, 32
+
+    @property
+    def blocks(self) -> dict[str, Any]:
+        """What the constructor of diffusers' class is given."""
+        table = {**BLOCKS, **BLOCKS_2}[self.variant]
+        return _tiny(table) if self.width == "tiny" else dict(table)
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        for file in self._config_files():
+            found = json.loads(file.read_text())
+            wrong = [
+                f"{key} = {found[key]} for {self.blocks[key]}"
+                for key in SILENT
+                if key in found and key in self.blocks and found[key] != self.blocks[key]
+            ]
+            if wrong:
+                yield Conflict(
+                    between=("vae.variant", "vae.weights"),
+                    why=f"{file} is not that of variant {self.variant} (found for expected): "
+                    + "; ".join(wrong),
+                    hint="set vae.variant to that of the files; `wamkit show vae "
+                    f"{self.name}` lists the variants",
+                )
+
+    def _config_files(self) -> list[Path]:
+        """The configuration that lies beside the weights, if there is one."""
+        if self.weights is None:
+            return []
+        root = Path(self.weights).expanduser()
+        places = (root / "config.json", root / "vae" / "config.json")
+        return [place for place in places if place.is_file()]
+
+
+class LTXVAE(_VAE):
+    """The causal video VAE of LTX-Video, through diffusers.
+
+    Decoders of 0.9.1 and later are told a noise level, and remove that much by themselves.
+    """
+
+    license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
+    source = "https://github.com/Lightricks/LTX-Video"
+
+    name: Literal["ltx"] = "ltx"
+    variant: Literal["0.9.0", "0.9.1", "0.9.5"] = "0.9.5"
+    """0.9.5 stands for 0.9.5 and all later ones, the 13B models of 0.9.7 and 0.9.8 included."""
+    decode_sigma: float = Field(DECODE_SIGMA, ge=0, lt=1)
+    """Noise level that the decoder takes its latents for; 0.9.0's takes none."""
+
+    @model_validator(mode="after")
+    def _level_is_told(self) -> LTXVAE:
+        if self.variant == "0.9.0" and self.decode_sigma != DECODE_SIGMA:
+            raise ValueError(
+                f"found decode_sigma = {self.decode_sigma} for variant 0.9.0, whose decoder is "
+                "told no noise level; leave it out"
+            )
+        return self
+
+    def tiny(self) -> LTXVAE:
+        return self.model_copy(update={"width": "tiny", "weights": None})
+
+    def layouts(self) -> Sequence[Any]:
+        from .vae_weights import DIALECTS
+
+        return DIALECTS
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .vae import LTXVideoVAE
+
+        level = self.decode_sigma if self.blocks["timestep_conditioning"] else None
+        return materialize(
+            lambda: LTXVideoVAE("AutoencoderKLLTXVideo", self.blocks, level),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("vae",),
+        )
+
+
+class LTX2VAE(_VAE):
+    """The causal video VAE of LTX-2, through diffusers."""
+
+    license = "LTX-2 Community License"
+    source = "https://github.com/Lightricks/LTX-2"
+
+    name: Literal["ltx2"] = "ltx2"
+    variant: Literal["2.0", "2.3"] = "2.0"
+
+    def tiny(self) -> LTX2VAE:
+        return self.model_copy(update={"width": "tiny", "weights": None})
+
+    def layouts(self) -> Sequence[Any]:
+        from .vae_weights import DIALECTS_2
+
+        return DIALECTS_2
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .vae import LTXVideoVAE
+
+        return materialize(
+            lambda: LTXVideoVAE("AutoencoderKLLTX2Video", self.blocks, None),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("vae",),
+        )

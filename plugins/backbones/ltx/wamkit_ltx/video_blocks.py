@@ -1,0 +1,70 @@
+"""One block of the video half of LTX-2's transformer, opened at its self-attention.
+
+    x --norm, shift, scale--> q k v --(attention)--> * gate + --> x
+    x --norm [, shift, scale]--> q --(attention to the words)--> [* gate] + --> x
+    x --norm, shift, scale--> feed-forward --> * gate + --> x
+
+In brackets what 2.3 adds; there the noise level also scales and shifts the words. Between words and
+feed-forward the full model lets the video hear the audio; that attention is left out. Letters as in
+`wamkit.types`, and n tokens in a frame, so that S = T n.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import QKV, sdpa
+from wamkit.layers import FeedForward
+
+from .blocks import Attention, Conditioning, added, by_frame, listened, modulation, rms_modulated
+from .positions import rotate_halves
+
+
+class LTX2Block(nn.Module):
+    """Self-attention, cross-attention to the words, feed-forward; `design` is 2.0 or 2.3."""
+
+    def __init__(self, width: int, head_size: int, design: str) -> None:
+        super().__init__()
+        newer = design == "2.3"
+        self.scale_shift_table = nn.Parameter(torch.randn(9 if newer else 6, width) / width**0.5)
+        self.attn1 = Attention(width, head_size, 1e-6, gated=newer)
+        self.attn2 = Attention(width, head_size, 1e-6, gated=newer)
+        self.ff = FeedForward(width, 4 * width)
+        if newer:
+            self.prompt_scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+
+    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
+        shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)
+        y = rms_modulated(x, shift, scale, cond)
+        k, v = self.attn1.key_value(y)
+        turn = cond.cos, cond.sin
+        q = rotate_halves(self.attn1.query(y), *turn)
+        return QKV(q, rotate_halves(k, *turn), v), (x, self.attn1.gates(y), gate, *rest)
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        x, gates, gate, shift, scale, gate_ff, *text = rest
+        x = added(x, gate, self.attn1.leave(attended, gates), cond)
+        if cond.prompt is None:
+            y = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
+            x = x + listened(self.attn2, y, cond)
+        else:
+            shift_q, scale_q, gate_q = text
+            y = rms_modulated(x, shift_q, scale_q, cond)
+            x = added(x, gate_q, self._listened_by_frame(y, cond.prompt, cond), cond)
+        return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
+
+    def _listened_by_frame(self, x: Tensor, prompt: Tensor, cond: Conditioning) -> Tensor:
+        """What the tokens x [B, S, D] take from the words as each frame's level modulates them."""
+        shift, scale = modulation(self.prompt_scale_shift_table, prompt)  # two of [B, T, 1, D]
+        words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, D]
+        k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B T, H, L, E]
+        q = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E]
+        mask = cond.text.mask
+        if mask is not None:
+            mask = mask.repeat_interleave(cond.shape[0], 0)  # [B T, L]
+        heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, D]
+        return self.attn2.leave(heard.reshape(x.shape), self.attn2.gates(x))

@@ -1,0 +1,265 @@
+"""OmniGen2 against what its own class computed: same weights, same velocities, same gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from wamkit_omnigen2 import SIZES, OmniGen2
+from wamkit_omnigen2.backbone import OmniGen2Backbone, pack, unpack
+
+from wamkit import WamkitError
+from wamkit.attention import run
+from wamkit.check import check
+from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.spec import parse_part
+from wamkit.testing import compose
+from wamkit.types import Frames, Text
+from wamkit.weights import cast, parameters
+
+GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by record.py beside it
+CONFIG = OmniGen2(
+    variant="tiny",
+    axes=(2, 2, 2),
+    feed_forward=24,
+    latent_channels=4,
+    text_width=8,
+    text_sigma="target",
+)
+ROLES = ("context", "context", "target")
+CLOSED = {
+    "text": {"text", "context"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return load_file(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def folder(golden: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as published, with the recorded weights in `transformer/`."""
+    place: Path = tmp_path_factory.mktemp("omnigen2")
+    (place / "transformer").mkdir()
+    state = {n.removeprefix("weights."): t for n, t in golden.items() if n.startswith("weights.")}
+    save_file(state, place / "transformer" / "diffusion_pytorch_model.safetensors")
+    return place
+
+
+def built(folder: Path, **changes: Any) -> Any:
+    return CONFIG.model_copy(update={"weights": str(folder), **changes}).build().eval()
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Any:
+    return built(folder)
+
+
+def scene(golden: dict[str, Tensor]) -> tuple[Frames, Text]:
+    """The recorded inputs: all images of a sample on one noise level, as published."""
+    sigma = golden["sigma"][:, None].repeat(1, 3)
+    frames = Frames(golden["z"], ROLES, torch.arange(3.0), sigma)
+    return frames, Text(golden["text"], golden["valid"].bool())
+
+
+def clean(golden: dict[str, Tensor]) -> tuple[Frames, Text]:
+    """The same with clean references, as in a policy."""
+    frames, text = scene(golden)
+    return frames.at(0.0, "context"), text
+
+
+def test_velocity_is_the_negative_of_the_recorded_prediction(
+    golden: dict[str, Tensor], backbone: Any
+) -> None:
+    with torch.no_grad():
+        first = denoise(backbone, *scene(golden))[:, :, 2]
+        again = denoise(backbone, *scene(golden))[:, :, 2]
+    assert golden["prediction"].std() > 0.3
+    torch.testing.assert_close(first, -golden["prediction"], rtol=0, atol=2e-5)
+    assert torch.equal(again, first)
+
+
+def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], backbone: Any) -> None:
+    frames, text = scene(golden)
+    z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
+    velocity = denoise(backbone, replace(frames, z=z), Text(words, text.valid))[:, :, 2]
+    inputs = {"z": z, "words": words, **dict(backbone.named_parameters())}
+    loss = -(golden["direction"] * velocity).sum()
+    found = dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
+    wanted = {k.removeprefix("gradients."): t for k, t in golden.items() if "gradients." in k}
+    wanted |= {"z": golden["z_gradient"], "words": golden["text_gradient"]}
+    assert set(found) == set(wanted)
+    for name, gradient in wanted.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        error = float((found[name] - gradient).abs().max())
+        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+
+
+def test_the_published_size_has_as_many_tensors_and_numbers_as_the_class() -> None:
+    with torch.device("meta"):
+        model = OmniGen2Backbone(OmniGen2())
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    assert (len(shapes), parameters(model)) == (582, 3_967_161_400)
+    assert shapes["layers.31.attn.to_k.weight"] == (840, 2520)
+    assert shapes["layers.31.norm1.linear.weight"] == (10080, 1024)
+    assert shapes["context_refiner.1.feed_forward.linear_3.weight"] == (10240, 2520)
+    assert shapes["norm_out.linear_2.weight"] == (64, 2520)
+    assert not list(model.buffers())
+
+
+def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
+    # 0.951 is 0.9492 if it is rounded to bfloat16 before it is multiplied by 1000.
+    torch.manual_seed(0)
+    model: Any = cast(CONFIG.build(), torch.bfloat16)
+    near, exact = torch.tensor([[0.951]]), torch.tensor([[0.951]], dtype=torch.bfloat16).float()
+    whole = CONFIG.build()
+    whole.load_state_dict({name: t.float() for name, t in model.state_dict().items()})
+    with torch.no_grad():
+        found, rounded = (model.time_caption_embed.level(sigma) for sigma in (near, exact))
+        wanted = whole.time_caption_embed.level(near)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert (rounded - wanted).abs().max() > 1e-3
+
+
+def test_bfloat16_stays_near_float32(golden: dict[str, Tensor], folder: Path) -> None:
+    backbone: Any = cast(built(folder), torch.bfloat16)
+    kept = {n for n, p in backbone.named_parameters() if p.dtype == torch.float32}
+    assert {"layers.0.attn.norm_q.weight", "layers.0.norm1.norm.weight"} <= kept
+    assert {"context_refiner.0.norm1.weight", "layers.1.ffn_norm2.weight"} <= kept
+    assert not any(".linear." in name or "norm_out" in name for name in kept)
+    with torch.no_grad():
+        found = denoise(backbone, *scene(golden))[:, :, 2]
+    assert found.dtype == torch.bfloat16
+    wanted = -golden["prediction"]
+    assert (found.float() - wanted).norm() / wanted.norm() < 0.03
+
+
+def test_one_level_of_references_and_words_is_another_than_the_targets(
+    golden: dict[str, Tensor], folder: Path
+) -> None:
+    published, steady = built(folder), built(folder, text_sigma="clean")
+    frames, text = clean(golden)
+    with torch.no_grad():
+        one, two = denoise(published, frames, text), denoise(steady, frames, text)
+        three = denoise(published, *scene(golden))
+        assert (one - two).abs().max() > 0.01 and (one - three).abs().max() > 0.01
+        frames = frames.only("context")
+        assert torch.equal(denoise(published, frames, text), denoise(steady, frames, text))
+
+
+def test_words_and_references_are_computed_once_for_all_steps(
+    golden: dict[str, Tensor], folder: Path
+) -> None:
+    backbone = built(folder, text_sigma="clean")
+    frames, text = clean(golden)
+    with torch.no_grad():
+        first = stream_of(backbone, frames.only("context"), text)
+        cache = run([first], CLOSED, keep=("text", "context"), prefill=True)
+        for level in (0.9, 0.4):
+            noisy = frames.at(level, "target")
+            step = stream_of(backbone, noisy.only("target"), text, cache)
+            assert [s.role for s in step.segments] == ["target"]
+            run([step], CLOSED, cache=cache)
+            found = backbone.unembed(step.x, step.cond)
+            wanted = denoise(backbone, noisy, text, CLOSED)[:, :, 2:]
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_may_come_in_any_order(golden: dict[str, Tensor], backbone: Any) -> None:
+    frames, text = clean(golden)
+    order = [2, 0, 1]
+    moved = Frames(
+        frames.z[:, :, order],
+        tuple(ROLES[i] for i in order),
+        frames.times[order],
+        frames.sigma[:, order],
+    )
+    with torch.no_grad():
+        wanted = denoise(backbone, frames, text)
+        found = denoise(backbone, moved, text)
+        later = denoise(backbone, replace(frames, times=torch.tensor([0.0, 1.0, 9.0])), text)
+    torch.testing.assert_close(found, wanted[:, :, order], rtol=1e-5, atol=1e-5)
+    assert (later - wanted).abs().max() > 1e-3
+
+
+def test_padding_may_stand_anywhere_between_the_words(
+    golden: dict[str, Tensor], backbone: Any
+) -> None:
+    frames, text = clean(golden)
+    short = text.tokens[:, [0, 2, 4]]
+    valid = torch.tensor([[True, False, True, False, True]]).expand(2, -1)
+    with torch.no_grad():
+        wanted = denoise(backbone, frames, Text(short))
+        found = denoise(backbone, frames, Text(text.tokens, valid))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_more_references_than_there_are_embeddings_are_refused(backbone: Any) -> None:
+    z, times = torch.zeros(1, 4, 6, 4, 6), torch.arange(6.0)
+    frames = Frames(z, ("context",) * 6, times, torch.zeros(1, 6))
+    with pytest.raises(WamkitError, match="found 6 reference images in a pass; omnigen2 tells at"):
+        denoise(backbone, frames, Text(torch.zeros(1, 2, 8)))
+
+
+def test_a_policy_that_observes_too_many_frames_is_a_conflict() -> None:
+    spec = compose(OmniGen2())
+    stride = spec.vae.stride[0]
+    long = {"context": 1 + 5 * stride, "frames": 1 + 6 * stride}
+    wide = spec.model_copy(update={"video": spec.video.model_copy(update=long)})
+    found = [c for c in check(wide) if "reference images apart" in c.why]
+    assert not [c for c in check(spec) if "reference images apart" in c.why]
+    assert [c.hint for c in found] == [f"set video.context to {1 + 4 * stride} or less"]
+
+
+def test_packing_is_undone_by_unpacking() -> None:
+    z = torch.arange(2 * 3 * 2 * 4 * 6.0).view(2, 3, 2, 4, 6)
+    packed = pack(z, (1, 2, 2))
+    assert packed.shape == (2, 2, 2, 3, 12)
+    assert torch.equal(packed[0, 0, 0, 0, :3], z[0, :, 0, 0, 0])  # channels last
+    assert torch.equal(unpack(packed, (1, 2, 2)), z)
+
+
+def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:
+    called = set()
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    denoise(backbone, *scene(golden))
+    for hook in hooks:
+        hook.remove()
+    assert called == set(linear)
+
+
+def test_a_variant_sets_every_size_that_is_not_written() -> None:
+    large, tiny = OmniGen2(), OmniGen2().tiny()
+    assert large.axes == SIZES["omnigen2"]["axes"]
+    assert (large.traits.width, large.traits.head_size) == (2520, 120)
+    assert (large.traits.heads, large.traits.key_heads) == (21, 7)
+    assert tiny.traits.latent_channels == large.traits.latent_channels == 16
+    assert parameters(tiny.build()) < 500_000
+    assert parse_part("backbone", CONFIG.model_dump(mode="json")) == CONFIG
+    with pytest.raises(WamkitError, match="4 heads cannot share 3 key_heads evenly"):
+        parse_part("backbone", {"name": "omnigen2", "variant": "tiny", "key_heads": 3})
+
+
+def test_a_file_that_lacks_a_tensor_or_belongs_to_another_model_is_refused(tmp_path: Path) -> None:
+    state = dict(CONFIG.build().state_dict())
+    del state["norm_out.linear_2.bias"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WamkitError, match=r"1 missing: norm_out\.linear_2\.bias"):
+        built(tmp_path)
+    save_file({"img_in.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WamkitError, match="in no layout known here: found img_in"):
+        built(tmp_path / "other.safetensors")

@@ -1,0 +1,142 @@
+"""OmniGen2 as configuration: an image-editing transformer over one sequence of words and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Conflict, Part, Traits
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+REFERENCES = 5  # the most reference images it has embeddings for
+
+SIZES: dict[str, dict[str, Any]] = {
+    "omnigen2": {
+        "layers": 32,
+        "refiners": 2,
+        "heads": 21,
+        "key_heads": 7,
+        "axes": (40, 40, 40),
+        "feed_forward": 10240,
+        "latent_channels": 16,
+        "text_width": 2048,
+    },
+    "tiny": {
+        "layers": 2,
+        "refiners": 1,
+        "heads": 4,
+        "key_heads": 2,
+        "axes": (8, 4, 4),
+        "feed_forward": 96,
+        "latent_channels": 16,
+        "text_width": 24,
+    },
+}
+
+Even = Annotated[int, Field(gt=0, multiple_of=2)]
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class OmniGen2(BackboneConfig):
+    """OmniGen2, a transformer that refines words and every image alone before it joins them."""
+
+    source = "https://github.com/VectorSpaceLab/OmniGen2"
+
+    name: Literal["omnigen2"] = "omnigen2"
+    variant: Literal["omnigen2", "tiny"] = "omnigen2"
+    """Sets every size below that is not written; `tiny` is for tests."""
+    text_sigma: Literal["clean", "target"] = "clean"
+    """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
+    over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
+    none."""
+    layers: int = _size(gt=0)
+    """Blocks in which words and images attend to each other."""
+    refiners: int = _size(gt=0)
+    """Blocks that words, each reference and each target pass on their own before."""
+    heads: int = _size(gt=0)
+    key_heads: int = _size(gt=0)
+    """Heads of keys and values; each serves heads / key_heads query heads."""
+    axes: tuple[Even, Even, Even] = _size()
+    """Numbers of a head that turn with the place in the sequence, the row and the column; each is
+    even, and together they are the head size."""
+    feed_forward: int = _size(gt=0)
+    """Width inside the feed-forward of a block."""
+    latent_channels: int = _size(gt=0)
+    text_width: int = _size(gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @model_validator(mode="after")
+    def _groups(self) -> OmniGen2:
+        if self.heads % self.key_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.key_heads} key_heads evenly")
+        return self
+
+    @property
+    def traits(self) -> Traits:
+        head_size = sum(self.axes)
+        return Traits(
+            depth=self.layers,
+            width=self.heads * head_size,
+            heads=self.heads,
+            key_heads=self.key_heads,
+            head_size=head_size,
+            latent_channels=self.latent_channels,
+            text_width=self.text_width,
+            frames="one",
+            text="stream",
+        )
+
+    def tiny(self) -> OmniGen2:
+        return OmniGen2(
+            variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
+        )
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        observed, _ = spec.latent_frames
+        if observed > REFERENCES:
+            most = 1 + (REFERENCES - 1) * spec.vae.stride[0]
+            yield Conflict(
+                between=("video.context", "backbone"),
+                why=f"{spec.video.context} observed pictures are {observed} latent frames, and "
+                f"omnigen2 tells at most {REFERENCES} reference images apart",
+                hint=f"set video.context to {most} or less",
+            )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import OmniGen2Backbone
+
+        return materialize(
+            lambda: OmniGen2Backbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(OmniGen2)

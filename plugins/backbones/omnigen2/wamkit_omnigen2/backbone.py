@@ -1,0 +1,222 @@
+"""OmniGen2's transformer between its two ends: words and frames to tokens, tokens to velocity.
+
+    words      --norm, linear--> context refiner --------+
+    references --linear, + index--> reference refiner ---| x [B, S, D] --layers--> velocity
+    target     --linear--> noise refiner ----------------+
+
+Source: OmniGen2 (arXiv:2506.18871), `omnigen2/models/transformers` in
+github.com/VectorSpaceLab/OmniGen2 (Apache-2.0), whose names and shapes all parameters have. There
+time runs from noise to data and the network predicts data - noise; wamkit's sigma is one minus
+that time, and its velocity the negative of the prediction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import sdpa
+from wamkit.errors import WamkitError
+from wamkit.layers import Embedder, RMSNorm, sinusoid
+from wamkit.types import Frames, Segment, Text
+
+from . import REFERENCES
+from .blocks import (
+    EPS,
+    Conditioning,
+    ContextBlock,
+    Joined,
+    OmniGen2Block,
+    Places,
+    by_frame,
+    refine,
+    turn,
+)
+
+if TYPE_CHECKING:
+    from . import OmniGen2
+
+LEVELS = 256  # width of the sinusoid of a noise level
+MOST = 1024  # width of an embedded noise level, unless tokens are narrower
+
+
+class Embedders(nn.Module):
+    """The embedders of noise levels and of words, together because the repository names them so."""
+
+    def __init__(self, width: int, level_width: int, text_width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = Embedder(LEVELS, level_width, nn.SiLU())
+        self.caption_embedder = nn.Sequential(
+            RMSNorm(text_width, EPS), nn.Linear(text_width, width)
+        )
+
+    def level(self, sigma: Tensor) -> Tensor:
+        """sigma [B, G] to SiLU of its embedding [B, G, width of levels]."""
+        waves = sinusoid(1 - sigma.float(), LEVELS, scale=1000)
+        return F.silu(self.timestep_embedder(waves.to(self.timestep_embedder.linear_1.weight)))
+
+
+class WayOut(nn.Module):
+    """A norm that is scaled, not shifted, and the last linear layer."""
+
+    def __init__(self, width: int, level_width: int, patch: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(level_width, width)
+        self.linear_2 = nn.Linear(width, patch)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Tokens [B, T, n, D] and levels [B, T, width of levels] to patches [B, T, n, patch]."""
+        scale = self.linear_1(level).float().unsqueeze(2)
+        y = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1 + scale)
+        return self.linear_2(y.to(x.dtype))
+
+
+class OmniGen2Backbone(nn.Module):
+    """`VideoBackbone` with the architecture of OmniGen2.
+
+    Frames of the roles that begin with `context` are reference images, in their order; any other
+    frame is an image in the making. Frames follow each other by the longer side of an image for
+    each step in time, which is the published layout when references come first.
+    """
+
+    attend = staticmethod(sdpa)
+    keep_float32 = ("timestep_embedder", r"norm(1|2|_q|_k)?\.weight$", r"caption_embedder\.0\.")
+
+    def __init__(self, config: OmniGen2) -> None:
+        super().__init__()
+        self.traits = traits = config.traits
+        self.axes, self.text_sigma = config.axes, config.text_sigma
+        width, (_, rows, columns) = traits.width, traits.patch
+        patch, level_width = rows * columns * traits.latent_channels, min(width, MOST)
+        sizes = width, traits.heads, traits.key_heads, config.feed_forward
+
+        def stack(count: int) -> nn.ModuleList:
+            return nn.ModuleList(OmniGen2Block(*sizes, level_width) for _ in range(count))
+
+        self.x_embedder = nn.Linear(patch, width)
+        self.ref_image_patch_embedder = nn.Linear(patch, width)
+        self.image_index_embedding = nn.Parameter(0.02 * torch.randn(REFERENCES, width))
+        self.time_caption_embed = Embedders(width, level_width, traits.text_width)
+        self.noise_refiner = stack(config.refiners)
+        self.ref_image_refiner = stack(config.refiners)
+        self.context_refiner = nn.ModuleList(ContextBlock(*sizes) for _ in range(config.refiners))
+        self.layers = stack(traits.depth)
+        self.norm_out = WayOut(width, level_width, patch)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+    def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Joined]:
+        """Words first, then frames, each frame row by row.
+
+        Raises WamkitError if a pass has more reference images than there are embeddings for.
+        """
+        dtype = self.x_embedder.weight.dtype
+        patches = pack(video.z.to(dtype), self.traits.patch)  # [B, T, rows, columns, patch]
+        _, frames, rows, columns, _ = patches.shape
+        embedders, shape = self.time_caption_embed, (frames, rows, columns)
+        level = embedders.level(torch.cat([self._text_sigma(video), video.sigma], 1)).to(dtype)
+        x = self._refined(video, patches.flatten(2, 3), level[:, 1:], shape)
+        times = video.times.to(x.device)
+        cos, sin = video.memo.once(
+            (id(self), "all"), lambda: self._turn(times, shape), of=video.times
+        )
+        segments, words = video.segments(rows * columns), 0
+        if text is not None:
+            y, places = text.memo.once(
+                (id(self), "words"), lambda: self._words(text, dtype), of=text.tokens
+            )
+            words, x = y.shape[1], torch.cat([y, x], 1)
+            segments = (Segment("text", words, text.mask), *segments)
+            cos, sin = join(places.cos, cos, len(x)), join(places.sin, sin, len(x))
+        each = torch.arange(1, frames + 1, device=x.device).repeat_interleave(rows * columns)
+        owner = F.pad(each, (words, 0))  # the group of words is 0
+        return x, segments, Joined(cos, sin, level, owner, words, shape)
+
+    def unembed(self, x: Tensor, cond: Joined) -> Tensor:
+        y = -self.norm_out(by_frame(x, cond), cond.level[:, 1:])
+        return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
+
+    def _text_sigma(self, video: Frames) -> Tensor:
+        """The noise level [B, 1] that the words are modulated with."""
+        targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
+        if self.text_sigma == "clean" or not targets:
+            return torch.zeros_like(video.sigma[:, :1])
+        return video.sigma.narrow(1, targets[0], 1)
+
+    def _words(self, text: Text, dtype: torch.dtype) -> tuple[Tensor, Places]:
+        """Refined words [B, L, D], and their places: they end where the first frame begins."""
+        tokens = self.time_caption_embed.caption_embedder(text.tokens.to(dtype))
+        valid = text.valid
+        if valid is None:
+            valid = torch.ones_like(text.tokens[:1, :, 0], dtype=torch.bool)
+        index = valid.cumsum(1) - 1  # [B or 1, L]; padding is skipped, and never looked at
+        before = index - valid.sum(1, keepdim=True)
+        places = Places(*turn(*zip((before, index, index), self.axes, strict=True)))
+        return refine(self.context_refiner, tokens, places, text.mask), places
+
+    def _refined(
+        self, video: Frames, patches: Tensor, level: Tensor, shape: tuple[int, int, int]
+    ) -> Tensor:
+        """Patches [B, T, n, patch] to tokens [B, T n, D], every frame refined by itself."""
+        here = torch.zeros(1, device=patches.device)
+        cos, sin = video.memo.once(
+            (id(self), "one"), lambda: self._turn(here, shape), of=video.times
+        )
+        owner = torch.zeros(patches.shape[2], dtype=torch.long, device=patches.device)
+        done: dict[int, Tensor] = {}
+        for reference, embedder, blocks in (
+            (True, self.ref_image_patch_embedder, self.ref_image_refiner),
+            (False, self.x_embedder, self.noise_refiner),
+        ):
+            at = [i for i, r in enumerate(video.roles) if r.startswith("context") is reference]
+            if not at:
+                continue
+            x = embedder(torch.stack([patches[:, i] for i in at], 1))  # [B, frames, n, D]
+            if reference:
+                x = x + self._indexes(video.roles, at)
+            levels = torch.stack([level[:, i] for i in at], 1).flatten(0, 1).unsqueeze(1)
+            x = refine(blocks, x.flatten(0, 1), Conditioning(cos, sin, levels, owner))
+            done |= zip(at, x.unflatten(0, (-1, len(at))).unbind(1), strict=True)
+        return torch.cat([done[i] for i in range(len(video.roles))], 1)
+
+    def _indexes(self, roles: tuple[str, ...], at: list[int]) -> Tensor:
+        """The embeddings [references, 1, D] that tell the frames of one role apart."""
+        ranks = [roles[:i].count(roles[i]) for i in at]
+        if max(ranks) >= REFERENCES:
+            raise WamkitError(
+                f"found {max(ranks) + 1} reference images in a pass; omnigen2 tells at most "
+                f"{REFERENCES} apart",
+                "give fewer context frames",
+            )
+        return torch.stack([self.image_index_embedding[rank] for rank in ranks]).unsqueeze(1)
+
+    def _turn(self, times: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """cos and sin [1, 1, T n, E / 2] of all tokens of frames at `times` [T]."""
+        _, rows, columns = shape
+        sides = (torch.arange(side, device=times.device) for side in (rows, columns))
+        axes = (axis.double() for axis in (times * max(rows, columns), *sides))
+        grid = torch.meshgrid(*axes, indexing="ij")
+        return turn(*((p.flatten()[None], n) for p, n in zip(grid, self.axes, strict=True)))
+
+
+def join(words: Tensor, frames: Tensor, batch: int) -> Tensor:
+    """Rotary tables [B or 1, 1, S, E / 2] of words and frames in a row, one a sample."""
+    return torch.cat([table.expand(batch, -1, -1, -1) for table in (words, frames)], 2)
+
+
+def pack(z: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Latents [B, C, T, h, w] to patches [B, T, rows, columns, patch * C], channels last."""
+    _, height, width = patch
+    z = z.unflatten(4, (-1, width)).unflatten(3, (-1, height))  # [B, C, T, rows, ., columns, .]
+    return z.permute(0, 2, 3, 5, 4, 6, 1).flatten(4)
+
+
+def unpack(y: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Patches [B, T, rows, columns, patch * C] to latents [B, C, T, h, w]."""
+    y = y.unflatten(4, (*patch[1:], -1)).permute(0, 6, 1, 2, 4, 3, 5)
+    return y.flatten(5, 6).flatten(3, 4)

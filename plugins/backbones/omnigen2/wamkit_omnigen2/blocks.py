@@ -1,0 +1,156 @@
+"""The blocks of OmniGen2, opened at their attention, and what they are conditioned on.
+
+    x --norm, scale--> q k v --(attention)--norm--> * gate + --> x
+    x --norm, scale--> SwiGLU               --norm--> * gate + --> x
+
+There is a norm before and a norm after each half. Scales and gates (through tanh) belong to a
+frame, or to all words, and are computed in float32, as are norms and rotary positions; residuals
+are added in float32. Letters as in `wamkit.types`; G groups of tokens each have a noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import QKV, sdpa
+from wamkit.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where tokens are, all that a block without noise levels needs besides them."""
+
+    cos: Tensor  # [B or 1, 1, S, E / 2] float32 rotary positions
+    sin: Tensor  # [B or 1, 1, S, E / 2]
+
+
+@dataclass(frozen=True)
+class Conditioning(Places):
+    """What the other blocks need besides tokens; nobody else looks inside."""
+
+    level: Tensor  # [B, G, width of levels] SiLU of the embedded noise level of each group
+    owner: Tensor  # [S] the group of each token
+
+
+@dataclass(frozen=True)
+class Joined(Conditioning):
+    """Words, if they are not cached, and frames in one sequence: the first group is the words."""
+
+    words: int  # L, the first tokens of the stream; 0 if they are cached
+    shape: tuple[int, int, int]  # frames, token rows, token columns
+
+
+class Attention(nn.Module):
+    """Projections without biases; q and k are normalized in each head."""
+
+    def __init__(self, width: int, heads: int, key_heads: int) -> None:
+        super().__init__()
+        self.head_size = size = width // heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k, self.to_v = (nn.Linear(width, key_heads * size, bias=False) for _ in range(2))
+        self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
+        self.norm_q, self.norm_k = RMSNorm(size, EPS), RMSNorm(size, EPS)
+
+    def project(self, x: Tensor, cond: Places) -> QKV:
+        """[B, S, D] to what attention needs."""
+        q = self.norm_q(split_heads(self.to_q(x), self.head_size))
+        k = self.norm_k(split_heads(self.to_k(x), self.head_size))
+        v = split_heads(self.to_v(x), self.head_size)
+        return QKV(rotate_pairs(q, cond.cos, cond.sin), rotate_pairs(k, cond.cos, cond.sin), v)
+
+
+class SwiGLU(nn.Module):
+    """Three linear layers without biases; the first, through SiLU, gates the third."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_1, self.linear_3 = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.linear_2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        return self.linear_2(F.silu(self.linear_1(x)) * self.linear_3(x))
+
+
+class ContextBlock(nn.Module):
+    """A block without noise levels; words pass it before they meet the images."""
+
+    def __init__(self, width: int, heads: int, key_heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.norm1: nn.Module = RMSNorm(width, EPS)
+        self.attn = Attention(width, heads, key_heads)
+        self.norm2 = RMSNorm(width, EPS)
+        self.ffn_norm1, self.ffn_norm2 = RMSNorm(width, EPS), RMSNorm(width, EPS)
+        self.feed_forward = SwiGLU(width, feed_forward)
+
+    def enter(self, x: Tensor, cond: Any) -> tuple[Tensor, tuple[Tensor | float, ...]]:
+        """x [B, S, D] normalized, and three factors: gate, scale and gate of the feed-forward."""
+        return self.norm1(x), (1.0, 1.0, 1.0)
+
+    def project(self, x: Tensor, cond: Places) -> tuple[QKV, Any]:
+        y, factors = self.enter(x, cond)
+        return self.attn.project(y, cond), (x, *factors)
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Places) -> Tensor:
+        x, gate, scale, gate_out = rest
+        heard = self.attn.to_out[0](attended)
+        x = (x.float() + gate * self.norm2(heard.float())).to(x.dtype)
+        y = self.feed_forward((self.ffn_norm1(x.float()) * scale).to(x.dtype))
+        return (x.float() + gate_out * self.ffn_norm2(y.float())).to(x.dtype)
+
+
+class ModulatedNorm(nn.Module):
+    """A norm, and the linear layer that turns noise levels into all four factors of a block."""
+
+    def __init__(self, width: int, level_width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(level_width, 4 * width)
+        self.norm = RMSNorm(width, EPS)
+
+    def forward(self, x: Tensor, cond: Conditioning) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [B, S, D] normalized and scaled, and the factors [B, S, D] float32 of the rest."""
+        four = self.linear(cond.level).float().chunk(4, -1)  # four of [B, G, D]
+        scale, gate, scale_ffn, gate_ffn = (part[:, cond.owner] for part in four)
+        y = (self.norm(x.float()) * (1 + scale)).to(x.dtype)
+        return y, (gate.tanh(), 1 + scale_ffn, gate_ffn.tanh())
+
+
+class OmniGen2Block(ContextBlock):
+    """A block whose norms and gates follow the noise level of each token's frame."""
+
+    def __init__(
+        self, width: int, heads: int, key_heads: int, feed_forward: int, level_width: int
+    ) -> None:
+        super().__init__(width, heads, key_heads, feed_forward)
+        self.norm1 = ModulatedNorm(width, level_width)
+
+    def enter(self, x: Tensor, cond: Any) -> tuple[Tensor, tuple[Tensor | float, ...]]:
+        return self.norm1(x, cond)
+
+
+def refine(blocks: Iterable[Any], x: Tensor, cond: Places, valid: Tensor | None = None) -> Tensor:
+    """x [B, S, D] through blocks in which all of its tokens, and no others, see each other."""
+    for block in blocks:
+        qkv, rest = block.project(x, cond)
+        heard = sdpa(qkv.q, qkv.k, qkv.v, valid)
+        x = block.absorb(heard.transpose(1, 2).flatten(2), rest, cond)
+    return x
+
+
+def by_frame(x: Tensor, cond: Joined) -> Tensor:
+    """The frames' tokens among [B, S, D], as [B, T, n, D]."""
+    return x[:, cond.words :].unflatten(1, (cond.shape[0], -1))
+
+
+def turn(*axes: tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
+    """cos and sin [B or 1, 1, S, E / 2] of places [B or 1, S] on axes of so many numbers each."""
+    angle = torch.cat([rotary_angles(places, size) for places, size in axes], -1).unsqueeze(1)
+    return angle.cos().float(), angle.sin().float()

@@ -1,0 +1,289 @@
+"""Qwen-Image against diffusers' class: same files, same velocities, same gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from wamkit_qwen_image import SIZES, QwenImage
+from wamkit_qwen_image.backbone import QwenImageBackbone, pack, unpack
+
+from wamkit import WamkitError
+from wamkit.attention import run
+from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.spec import parse_part
+from wamkit.types import Frames, Text
+from wamkit.weights import cast, parameters
+
+B, T, H, W, L = 2, 3, 6, 10, 7  # batch, images, latent height and width, words
+AS_PUBLISHED = QwenImage(variant="tiny", text_sigma="target")
+ROLES = ("context", "context", "target")
+LEVELS = torch.tensor([0.951, 0.0375])
+both = pytest.mark.parametrize("variant", ["edit-2509", "edit-2511"])
+
+
+def randomized(model: Any) -> Any:
+    """Draw every parameter anew, so that no norm or bias is trivial.
+
+    What is normalized next is drawn small, so that the norms' epsilons can be told apart.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            draw = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1:
+                p.copy_(1 + 0.2 * draw if "norm" in name and "weight" in name else 0.1 * draw)
+            else:
+                p.copy_(draw / p[0].numel() ** 0.5)
+            if any(part in name for part in ("to_q", "to_k", "add_q", "add_k", "img_in")):
+                p.mul_(0.03)
+    return model
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    return {
+        variant: randomized(
+            diffusers.QwenImageTransformer2DModel(
+                in_channels=64,
+                out_channels=16,
+                num_layers=2,
+                attention_head_dim=32,
+                num_attention_heads=2,
+                joint_attention_dim=24,
+                axes_dims_rope=(8, 12, 12),
+                zero_cond_t=variant == "edit-2511",
+            ).eval()
+        )
+        for variant in ("edit-2509", "edit-2511")
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(references: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights, the same in both references, whole and in shards."""
+    place: Path = tmp_path_factory.mktemp("qwen_image")
+    references["edit-2509"].save_pretrained(place / "whole" / "transformer")
+    references["edit-2511"].save_pretrained(place / "sharded", max_shard_size="400KB")
+    assert len(list((place / "sharded").glob("*.safetensors"))) > 1
+    return place
+
+
+def built(folder: Path, config: QwenImage = AS_PUBLISHED) -> Any:
+    return config.model_copy(update={"weights": str(folder)}).build().eval()
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Any:
+    return built(folder / "whole")
+
+
+def scene(variant: str, levels: Tensor = LEVELS) -> tuple[Frames, Text]:
+    """Two reference images and a target, and an instruction that is shorter in the second."""
+    generator = torch.Generator().manual_seed(2)
+    sigma = levels[:, None].repeat(1, T)
+    if variant == "edit-2511":
+        sigma[:, :2] = 0
+    z = torch.randn(B, 16, T, H, W, generator=generator)
+    words = torch.randn(B, L, 24, generator=generator)
+    valid = torch.arange(L) < torch.tensor([[L], [4]])
+    return Frames(z, ROLES, torch.arange(T).float(), sigma), Text(words, valid)
+
+
+def expected(model: Any, frames: Frames, text: Text) -> Tensor:
+    """What diffusers' class predicts for the target [B, C, h, w]; it wants the target first."""
+    tokens = torch.cat([pack(frames.z[:, :, [i]], (1, 2, 2)).flatten(1, 3) for i in (2, 0, 1)], 1)
+    sizes = [[(1, H // 2, W // 2)] * T] * B
+    out = model(
+        tokens, text.tokens, text.valid, frames.sigma[:, 2], img_shapes=sizes, return_dict=False
+    )[0]
+    return unpack(out[:, : H * W // 4].view(B, 1, H // 2, W // 2, -1), (1, 2, 2))[:, :, 0]
+
+
+def target(backbone: Any, frames: Frames, text: Text) -> Tensor:
+    return denoise(backbone, frames, text)[:, :, 2]
+
+
+@both
+@pytest.mark.parametrize("layout", ["whole", "sharded"])
+def test_velocity_equals_that_of_diffusers(
+    variant: str, layout: str, references: dict[str, Any], folder: Path
+) -> None:
+    backbone = built(folder / layout)
+    frames, text = scene(variant)
+    with torch.no_grad():
+        wanted = expected(references[variant], frames, text)
+        first = target(backbone, frames, text)
+        again = target(backbone, frames, text)  # with what the first pass remembered
+    assert wanted.std() > 0.3
+    torch.testing.assert_close(first, wanted, rtol=0, atol=2e-5)
+    assert torch.equal(again, first)
+
+
+@both
+def test_gradients_equal_those_of_diffusers(
+    variant: str, references: dict[str, Any], backbone: Any
+) -> None:
+    frames, text = scene(variant)
+    weight = torch.randn(B, 16, H, W, generator=torch.Generator().manual_seed(3))
+
+    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
+        loss = (weight * predict(model, replace(frames, z=z), Text(words, text.valid))).mean()
+        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
+        found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+        return {k: torch.zeros(()) if g is None else g for k, g in zip(inputs, found, strict=True)}
+
+    wanted, found = gradients(references[variant], expected), gradients(backbone, target)
+    assert set(found) == set(wanted)
+    silent = {name for name in wanted if re.search(backbone.silent[0], name)}
+    for gradient_of in (wanted, found):
+        assert silent == {n for n, gradient in gradient_of.items() if not gradient.abs().max() > 0}
+    for name in set(wanted) - silent:
+        scale = float(wanted[name].abs().max())
+        error = float((found[name] - wanted[name]).abs().max())
+        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+
+
+@pytest.mark.parametrize("variant", ["edit-2509", "edit-2511"])
+def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    config = QwenImage.model_validate({"variant": variant})
+    with torch.device("meta"):
+        ours = QwenImageBackbone(config)
+        theirs = diffusers.QwenImageTransformer2DModel()
+    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    assert (len(wanted), parameters(ours)) == (1933, 20_430_401_088)
+    assert not list(ours.buffers())
+
+
+def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
+    torch.manual_seed(0)
+    # 0.951 is 0.9492 if it is rounded to bfloat16 before it is multiplied by 1000.
+    model: Any = cast(AS_PUBLISHED.build(), torch.bfloat16)
+    near, exact = torch.tensor([[0.951]]), torch.tensor([[0.951]], dtype=torch.bfloat16).float()
+    with torch.no_grad():
+        found, rounded = model.time_text_embed(near), model.time_text_embed(exact)
+        whole = AS_PUBLISHED.build()
+        whole.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+        wanted = whole.time_text_embed(near)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert (rounded - wanted).abs().max() > 1e-3
+
+
+def test_bfloat16_stays_near_float32(references: dict[str, Any], folder: Path) -> None:
+    backbone: Any = cast(built(folder / "whole"), torch.bfloat16)
+    kept = {n for n, p in backbone.named_parameters() if p.dtype == torch.float32}
+    assert "transformer_blocks.0.attn.norm_added_q.weight" in kept and "txt_norm.weight" in kept
+    assert not any("norm_out" in name or "_mod." in name for name in kept)
+    frames, text = scene("edit-2511")  # of levels that bfloat16 has no numbers for
+    with torch.no_grad():
+        wanted = expected(references["edit-2511"], frames, text)
+        found = target(backbone, frames, text)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).norm() / wanted.norm() < 0.03
+
+
+def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: Any) -> None:
+    frames, text = scene("edit-2511")
+    order = [2, 1, 0]
+    moved = Frames(
+        frames.z[:, :, order],
+        ("target", "context", "context"),
+        torch.tensor([9.0, 1.0, 0.0]),
+        frames.sigma[:, order],
+    )
+    swapped = replace(frames, times=torch.tensor([1.0, 0.0, 2.0]))
+    with torch.no_grad():
+        wanted = denoise(backbone, frames, text)
+        torch.testing.assert_close(
+            denoise(backbone, moved, text), wanted[:, :, order], rtol=1e-5, atol=1e-5
+        )
+        assert (denoise(backbone, swapped, text) - wanted).abs().max() > 0.01
+
+
+def test_words_on_the_level_of_the_target_are_clean_where_there_is_none(folder: Path) -> None:
+    frames, text = scene("edit-2511")
+    clean = built(folder / "whole", AS_PUBLISHED.model_copy(update={"text_sigma": "clean"}))
+    published = built(folder / "whole")
+    with torch.no_grad():
+        one, two = (denoise(model, frames, text) for model in (clean, published))
+        assert (one - two).abs().max() > 0.01
+        frames = frames.only("context")
+        assert torch.equal(denoise(clean, frames, text), denoise(published, frames, text))
+
+
+def test_words_and_references_are_computed_once_for_all_steps(folder: Path) -> None:
+    backbone = built(folder / "whole", QwenImage(variant="tiny"))
+    frames, text = scene("edit-2511")
+    sees = {
+        "text": {"text", "context"},
+        "context": {"text", "context"},
+        "target": {"text", "context", "target"},
+    }
+    with torch.no_grad():
+        first = stream_of(backbone, frames.only("context"), text)
+        cache = run([first], sees, keep=("text", "context"), prefill=True)
+        for level in (0.9, 0.4):
+            noisy = frames.at(level, "target")
+            step = stream_of(backbone, noisy.only("target"), text, cache)
+            assert [s.role for s in step.segments] == ["target"]
+            run([step], sees, cache=cache)
+            found = backbone.unembed(step.x, step.cond)
+            wanted = denoise(backbone, noisy, text, sees)[:, :, 2:]
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_packing_is_undone_by_unpacking() -> None:
+    z = torch.arange(2 * 3 * 2 * 4 * 6.0).view(2, 3, 2, 4, 6)
+    packed = pack(z, (1, 2, 2))
+    assert packed.shape == (2, 2, 2, 3, 12)
+    assert torch.equal(packed[0, 0, 0, 0, :4], z[0, 0, 0, :2, :2].flatten())  # channels first
+    assert torch.equal(unpack(packed, (1, 2, 2)), z)
+
+
+def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
+    called = set()
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    denoise(backbone, *scene("edit-2511"))
+    for hook in hooks:
+        hook.remove()
+    assert called == set(linear)
+
+
+def test_a_variant_sets_every_size_that_is_not_written() -> None:
+    large, tiny = QwenImage(), QwenImage().tiny()
+    assert large.variant == "edit-2511" and large.axes == SIZES["edit-2511"]["axes"]
+    assert QwenImage(variant="edit-2509", layers=12).layers == 12
+    assert tiny.traits.latent_channels == large.traits.latent_channels == 16
+    assert (large.traits.frames, large.traits.text) == ("one", "stream")
+    assert parameters(tiny.build()) < 500_000
+    written = QwenImage(variant="tiny", axes=(4, 6, 6))
+    assert parse_part("backbone", written.model_dump(mode="json")) == written
+    with pytest.raises(WamkitError, match=r"input should be a multiple of 2, found 3"):
+        parse_part("backbone", {"name": "qwen_image", "axes": [3, 6, 6]})
+
+
+def test_a_file_that_lacks_a_tensor_or_belongs_to_another_model_is_refused(tmp_path: Path) -> None:
+    state = dict(AS_PUBLISHED.build().state_dict())
+    del state["txt_norm.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WamkitError, match=r"1 missing: txt_norm\.weight"):
+        built(tmp_path)
+    save_file({"double_blocks.0.img_mod.lin.weight": torch.zeros(1)}, tmp_path / "flux.safetensors")
+    with pytest.raises(WamkitError, match="in no layout known here: found double_blocks"):
+        built(tmp_path / "flux.safetensors")

@@ -1,0 +1,113 @@
+"""Qwen-Image-Edit as configuration: an image-editing transformer that reads text in its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits
+
+Variant = Literal["edit-2509", "edit-2511", "tiny"]
+
+PUBLISHED: dict[str, Any] = {
+    "layers": 60,
+    "heads": 24,
+    "axes": (16, 56, 56),
+    "latent_channels": 16,
+    "text_width": 3584,
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "edit-2509": PUBLISHED,
+    "edit-2511": PUBLISHED,
+    "tiny": {
+        "layers": 2,
+        "heads": 2,
+        "axes": (8, 12, 12),
+        "latent_channels": 16,
+        "text_width": 24,
+    },
+}
+
+Even = Annotated[int, Field(gt=0, multiple_of=2)]
+
+
+def _size(**limits: Any) -> Any:
+    """A size that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class QwenImage(BackboneConfig):
+    """Qwen-Image-Edit, a transformer whose every block has weights for words and for images."""
+
+    source = "https://github.com/QwenLM/Qwen-Image"
+
+    name: Literal["qwen_image"] = "qwen_image"
+    variant: Variant = "edit-2511"
+    """Sets every size below that is not written. The two published ones have the same sizes;
+    edit-2511 was trained with clean reference images, as a policy shows them, edit-2509 with
+    references marked as noisy as the image in the making. `tiny` is for tests."""
+    text_sigma: Literal["clean", "target"] = "clean"
+    """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
+    over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
+    none."""
+    layers: int = _size(gt=0)
+    heads: int = _size(gt=0)
+    axes: tuple[Even, Even, Even] = _size()
+    """Numbers of a head that turn with the image's index, the row and the column; each is even,
+    and together they are the head size."""
+    latent_channels: int = _size(gt=0)
+    text_width: int = _size(gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @property
+    def traits(self) -> Traits:
+        head_size = sum(self.axes)
+        return Traits(
+            depth=self.layers,
+            width=self.heads * head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=head_size,
+            latent_channels=self.latent_channels,
+            text_width=self.text_width,
+            frames="one",
+            text="stream",
+        )
+
+    def tiny(self) -> QwenImage:
+        return QwenImage(
+            variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
+        )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import QwenImageBackbone
+
+        return materialize(
+            lambda: QwenImageBackbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(QwenImage)

@@ -1,0 +1,161 @@
+"""Qwen-Image's transformer between its two ends: words and frames to tokens, tokens to velocity.
+
+    words  [B, L, width]      --norm, linear-->     +                       +
+                                                    | x [B, S, D] --blocks--|
+    frames [B, C, T, h, w]    --pack, linear-->     +                       +--> velocity
+
+Source: Qwen-Image Technical Report (arXiv:2508.02324) and diffusers'
+`QwenImageTransformer2DModel` (Apache-2.0), whose names and shapes all parameters have. The network
+predicts noise - data, which is wamkit's velocity as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.attention import sdpa
+from wamkit.layers import Embedder, RMSNorm, modulated, rotary_angles, sinusoid
+from wamkit.types import Frames, Segment, Text
+
+from .blocks import Conditioning, QwenImageBlock, by_frame
+
+if TYPE_CHECKING:
+    from . import QwenImage
+
+LEVELS = 256  # width of the sinusoid of a noise level
+
+
+class LevelEmbedder(nn.Module):
+    """Noise levels to vectors, under diffusers' names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = Embedder(LEVELS, width, nn.SiLU())
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """sigma [B, T] to SiLU of its embedding [B, T, D]; float32 until the embedder's weights."""
+        waves = sinusoid(sigma, LEVELS, scale=1000)
+        return F.silu(self.timestep_embedder(waves.to(self.timestep_embedder.linear_1.weight)))
+
+
+class WayOut(nn.Module):
+    """The modulation of the last norm, under diffusers' name: scale first, then shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Tokens [B, T, n, D] and levels [B, T, D] to [B, T, n, D]."""
+        scale, shift = self.linear(level).float().unsqueeze(2).chunk(2, -1)
+        return modulated(x, shift, scale)
+
+
+class QwenImageBackbone(nn.Module):
+    """`VideoBackbone` with the architecture of Qwen-Image-Edit.
+
+    Frames of the roles that begin with `target` are the image in the making, image 0; any other
+    frame is a reference image, whose index is its place in time plus one.
+    """
+
+    attend = staticmethod(sdpa)
+    keep_float32 = ("timestep_embedder", r"norm_(added_)?[qk]\.weight$", "txt_norm")
+
+    def __init__(self, config: QwenImage) -> None:
+        super().__init__()
+        self.traits = traits = config.traits
+        self.axes, self.text_sigma = config.axes, config.text_sigma
+        width, (_, rows, columns) = traits.width, traits.patch
+        packed = traits.latent_channels * rows * columns
+        self.time_text_embed = LevelEmbedder(width)
+        self.txt_norm = RMSNorm(traits.text_width)
+        self.txt_in = nn.Linear(traits.text_width, width)
+        self.img_in = nn.Linear(packed, width)
+        self.transformer_blocks = nn.ModuleList(
+            QwenImageBlock(width, traits.head_size) for _ in range(traits.depth)
+        )
+        self.silent = (
+            rf"^transformer_blocks\.{traits.depth - 1}\."
+            r"(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)\.",
+        )  # what the last block makes of the words; nobody looks at it
+        self.norm_out = WayOut(width)
+        self.proj_out = nn.Linear(width, packed)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer_blocks
+
+    def embed(
+        self, video: Frames, text: Text | None
+    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
+        """Words first, then frames, each frame row by row."""
+        dtype = self.img_in.weight.dtype
+        x = self.img_in(pack(video.z.to(dtype), self.traits.patch))  # [B, T, rows, columns, D]
+        _, frames, rows, columns, _ = x.shape
+        shape = frames, rows, columns
+        x, segments, words = x.flatten(1, 3), video.segments(rows * columns), 0
+        if text is not None:
+            y = text.memo.once(
+                (id(self), "words"),
+                lambda: self.txt_in(self.txt_norm(text.tokens.to(dtype))),
+                of=text.tokens,
+            )
+            words = y.shape[1]
+            x = torch.cat([y, x], 1)
+            segments = (Segment("text", words, text.mask), *segments)
+        cos, sin = video.memo.once(
+            (id(self), "turn", words), lambda: self._turn(video, words, shape), of=video.times
+        )
+        levels = torch.cat([self._text_sigma(video), video.sigma], 1)  # [B, 1 + T]
+        text_level, level = self.time_text_embed(levels).to(dtype).split([1, frames], 1)
+        return x, segments, Conditioning(words, text_level, level, cos, sin, shape)
+
+    def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
+        y = self.proj_out(self.norm_out(by_frame(x, cond), cond.level))
+        return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
+
+    def _text_sigma(self, video: Frames) -> Tensor:
+        """The noise level [B, 1] that the words are modulated with."""
+        targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
+        if self.text_sigma == "clean" or not targets:
+            return torch.zeros_like(video.sigma[:, :1])
+        return video.sigma.narrow(1, targets[0], 1)
+
+    def _turn(
+        self, video: Frames, words: int, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin [S, E / 2] float32 of each token's image index, row and column.
+
+        Rows and columns count from the middle of the image; words stand on the diagonal that leads
+        out of its corner.
+        """
+        device, (_, rows, columns) = video.z.device, shape
+        reference = [not role.startswith("target") for role in video.roles]
+        index = (video.times.to(device) + 1) * torch.tensor(reference, device=device)
+        line = torch.arange(words, device=device) + max(rows // 2, columns // 2)
+        row = torch.arange(rows, device=device) - (rows - rows // 2)
+        column = torch.arange(columns, device=device) - (columns - columns // 2)
+        grid = torch.meshgrid(index.double(), row.double(), column.double(), indexing="ij")
+        angles = [
+            rotary_angles(torch.cat([line.double(), place.flatten()]), size)
+            for place, size in zip(grid, self.axes, strict=True)
+        ]
+        angle = torch.cat(angles, -1)
+        return angle.cos().float(), angle.sin().float()
+
+
+def pack(z: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Latents [B, C, T, h, w] to patches [B, T, rows, columns, C * patch], channels first."""
+    _, height, width = patch
+    z = z.unflatten(4, (-1, width)).unflatten(3, (-1, height))  # [B, C, T, rows, ., columns, .]
+    return z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
+
+
+def unpack(y: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Patches [B, T, rows, columns, C * patch] to latents [B, C, T, h, w]."""
+    y = y.unflatten(4, (-1, *patch[1:])).permute(0, 4, 1, 2, 5, 3, 6)
+    return y.flatten(5, 6).flatten(3, 4)

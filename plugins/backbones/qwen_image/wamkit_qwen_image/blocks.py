@@ -1,0 +1,135 @@
+"""One block of Qwen-Image's transformer, opened at its attention, and what it is conditioned on.
+
+    words  --norm, shift, scale--> q k v --+           +--> * gate + --> feed-forward --> * gate +
+                                           | attention |
+    images --norm, shift, scale--> q k v --+           +--> * gate + --> feed-forward --> * gate +
+
+Words and images have weights of their own for all but the attention. Shift, scale and gate belong
+to a frame, or to all words, and are computed in float32, as are norms and rotary positions;
+residuals are added in float32. Letters as in `wamkit.types`; G groups of n tokens share a noise
+level: T frames, or one group of L words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wamkit.attention import QKV
+from wamkit.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the blocks need besides tokens; nobody else looks inside."""
+
+    words: int  # L, the first tokens of the stream; 0 if there are none or they are cached
+    text_level: Tensor  # [B, 1, D] SiLU of the embedded noise level of the words
+    level: Tensor  # [B, T, D] the same of each frame
+    cos: Tensor  # [S, E / 2] float32 rotary positions of words and frames
+    sin: Tensor  # [S, E / 2]
+    shape: tuple[int, int, int]  # frames, token rows, token columns
+
+
+class Attention(nn.Module):
+    """Projections under diffusers' names: `to_*` for images, `add_*` for words."""
+
+    def __init__(self, width: int, head_size: int) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (
+            nn.Linear(width, width) for _ in range(3)
+        )
+        self.to_add_out = nn.Linear(width, width)
+        self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
+
+
+class Side(NamedTuple):
+    """The weights of a block that one kind of token goes through."""
+
+    modulation: nn.Linear
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    norm_query: RMSNorm
+    norm_key: RMSNorm
+    out: nn.Linear
+    feed_forward: FeedForward
+
+
+class QwenImageBlock(nn.Module):
+    """Attention over words and images together, then a feed-forward for each."""
+
+    def __init__(self, width: int, head_size: int) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.img_mod, self.txt_mod = (
+            nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)]) for _ in range(2)
+        )
+        self.attn = Attention(width, head_size)
+        self.img_mlp, self.txt_mlp = (FeedForward(width, 4 * width) for _ in range(2))
+
+    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
+        shown, rest = [], []
+        for side, level, tokens in self._sides(x, cond):
+            six = side.modulation(level).float().unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
+            y = modulated(tokens, *six[:2]).flatten(1, 2)
+            q = side.norm_query(split_heads(side.query(y), self.head_size))
+            k = side.norm_key(split_heads(side.key(y), self.head_size))
+            shown.append(QKV(q, k, split_heads(side.value(y), self.head_size)))
+            rest.append((tokens, *six[2:]))
+        q, k, v = (torch.cat(parts, 2) for parts in zip(*shown, strict=True))
+        turn = cond.cos, cond.sin
+        return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), rest
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        done = []
+        for (side, _, heard), kept in zip(self._sides(attended, cond), rest, strict=True):
+            tokens, gate, shift, scale, gate_out = kept
+            tokens = added(tokens, gate, side.out(heard))
+            y = side.feed_forward(modulated(tokens, shift, scale))
+            done.append(added(tokens, gate_out, y).flatten(1, 2))
+        return torch.cat(done, 1)
+
+    def _sides(self, x: Tensor, cond: Conditioning) -> Iterator[tuple[Side, Tensor, Tensor]]:
+        """Words if there are any, then frames: weights, levels [B, G, D], tokens [B, G, n, D]."""
+        attn = self.attn
+        if cond.words:
+            words = Side(
+                self.txt_mod[1],  # type: ignore[arg-type]
+                attn.add_q_proj,
+                attn.add_k_proj,
+                attn.add_v_proj,
+                attn.norm_added_q,
+                attn.norm_added_k,
+                attn.to_add_out,
+                self.txt_mlp,
+            )
+            yield words, cond.text_level, x[:, None, : cond.words]
+        images = Side(
+            self.img_mod[1],  # type: ignore[arg-type]
+            attn.to_q,
+            attn.to_k,
+            attn.to_v,
+            attn.norm_q,
+            attn.norm_k,
+            attn.to_out[0],  # type: ignore[arg-type]
+            self.img_mlp,
+        )
+        yield images, cond.level, by_frame(x, cond)
+
+
+def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
+    """The frames' tokens among [B, S, D], as [B, T, n, D]."""
+    return x[:, cond.words :].unflatten(1, (cond.shape[0], -1))
+
+
+def added(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    """x + gate * y in float32, x and y [B, G, n, D], gate [B, G, 1, D]; the dtype of x out."""
+    return (x.float() + gate * y).to(x.dtype)
