@@ -1,0 +1,188 @@
+"""Vision transformers of timm as configuration: sizes of published models, known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import BackboneConfig, Conflict, Part, Traits
+from wamkit.spec import PolicySpec
+
+Variant = Literal[
+    "vit_small_patch14_dinov2",
+    "vit_base_patch14_dinov2",
+    "vit_large_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch14_reg4_dinov2",
+    "vit_large_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_base_patch16_dinov3",
+    "vit_large_patch16_dinov3",
+    "vit_base_patch16_224",
+    "vit_base_patch16_224.mae",
+    "vit_large_patch16_224.mae",
+    "vit_base_patch16_siglip_224",
+    "vit_so400m_patch14_siglip_224",
+    "vit_so400m_patch14_siglip_378",
+    "vit_so400m_patch16_siglip_256",
+    "tiny",
+]
+
+# fmt: off
+_SMALL = {"layers": 12, "heads": 6, "head_size": 64, "feed_forward": 1536}
+_BASE = {"layers": 12, "heads": 12, "head_size": 64, "feed_forward": 3072}
+_LARGE = {"layers": 24, "heads": 16, "head_size": 64, "feed_forward": 4096}
+_SO400M = {"layers": 27, "heads": 16, "head_size": 72, "feed_forward": 4304}
+_PLAIN: dict[str, Any] = {
+    "patch": 16, "grid": 14, "class_token": True, "registers": 0, "positions": "all",
+    "layer_scale": False, "qkv_bias": True, "activation": "gelu", "norm_eps": 1e-6,
+    "pixels": "imagenet",
+}
+_DINO2 = {**_PLAIN, "patch": 14, "grid": 37, "layer_scale": True}
+_DINO2_REG = {**_DINO2, "registers": 4, "positions": "patches"}
+_DINO3 = {
+    **_PLAIN, "grid": 0, "registers": 4, "positions": "rotary", "layer_scale": True,
+    "qkv_bias": False, "norm_eps": 1e-5,
+}
+_SIGLIP = {**_PLAIN, "class_token": False, "positions": "patches", "pixels": "half"}
+
+SIZES: dict[str, dict[str, Any]] = {
+    "vit_small_patch14_dinov2": {**_SMALL, **_DINO2},
+    "vit_base_patch14_dinov2": {**_BASE, **_DINO2},
+    "vit_large_patch14_dinov2": {**_LARGE, **_DINO2},
+    "vit_small_patch14_reg4_dinov2": {**_SMALL, **_DINO2_REG},
+    "vit_base_patch14_reg4_dinov2": {**_BASE, **_DINO2_REG},
+    "vit_large_patch14_reg4_dinov2": {**_LARGE, **_DINO2_REG},
+    "vit_small_patch16_dinov3": {**_SMALL, **_DINO3},
+    "vit_base_patch16_dinov3": {**_BASE, **_DINO3},
+    "vit_large_patch16_dinov3": {**_LARGE, **_DINO3},
+    "vit_base_patch16_224": {**_BASE, **_PLAIN, "pixels": "half"},
+    "vit_base_patch16_224.mae": {**_BASE, **_PLAIN},
+    "vit_large_patch16_224.mae": {**_LARGE, **_PLAIN},
+    "vit_base_patch16_siglip_224": {**_BASE, **_SIGLIP},
+    "vit_so400m_patch14_siglip_224": {**_SO400M, **_SIGLIP, "patch": 14, "grid": 16},
+    "vit_so400m_patch14_siglip_378": {**_SO400M, **_SIGLIP, "patch": 14, "grid": 27},
+    "vit_so400m_patch16_siglip_256": {
+        **_SO400M, **_SIGLIP, "grid": 16, "activation": "gelu_tanh",
+    },
+    "tiny": {
+        **_DINO2_REG, "layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "patch": 4,
+        "grid": 4,
+    },
+}
+# fmt: on
+
+
+def _size(**limits: Any) -> Any:
+    """A value that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class TimmViT(BackboneConfig):
+    """A vision transformer of timm that shows what is seen: it imagines nothing and reads no words.
+
+    Its latents are pixels, cut into patches by the VAE `pixel_shuffle` with strides
+    (1, patch, patch). The instruction reaches the policy through the action head.
+    """
+
+    license = "Apache-2.0; DINOv3 License for DINOv3, CC-BY-NC-4.0 for MAE"
+    source = "https://github.com/huggingface/pytorch-image-models"
+
+    name: Literal["timm_vit"] = "timm_vit"
+    variant: Variant = "vit_base_patch14_reg4_dinov2"
+    """timm's name of the model, the tag of its weights left out where it changes no size. Sets
+    everything below that is not written, but for text_width; `tiny` is for tests."""
+    layers: int = _size(gt=0)
+    heads: int = _size(gt=0)
+    head_size: int = _size(gt=0, multiple_of=4)
+    feed_forward: int = _size(gt=0)
+    """Width inside the feed-forward of a block."""
+    patch: int = _size(gt=0)
+    """Pixels on a side of a patch; the VAE's strides must be (1, patch, patch)."""
+    grid: int = _size(ge=0)
+    """Patches on a side of the picture that the learned positions belong to; they are interpolated
+    to other sizes. 0 where positions are rotary."""
+    class_token: bool = _size()
+    registers: int = _size(ge=0)
+    """Register tokens behind the class token; every frame has its own."""
+    positions: Literal["all", "patches", "rotary"] = _size()
+    """Learned for every token, learned for patches alone, or rotary as in DINOv3."""
+    layer_scale: bool = _size()
+    """Whether what a block adds is scaled channel by channel."""
+    qkv_bias: bool = _size()
+    activation: Literal["gelu", "gelu_tanh"] = _size()
+    norm_eps: float = _size(gt=0)
+    pixels: Literal["imagenet", "half"] = _size()
+    """Mean and deviation of the pixels it was trained on: ImageNet's, or 0.5 and 0.5. Weights of
+    another tag than the variant's may want the other; their config.json says."""
+    text_width: int = Field(64, gt=0)
+    """Width of the instruction's embeddings as the action head reads them; the vision transformer
+    itself reads none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
+        written = {key: value for key, value in given.items() if value is not None}
+        return {**sizes, **written}
+
+    @model_validator(mode="after")
+    def _positions_have_a_grid(self) -> TimmViT:
+        if (self.grid == 0) != (self.positions == "rotary"):
+            raise ValueError(
+                f'positions = "{self.positions}" with grid = {self.grid}: learned positions need '
+                "the grid they belong to, rotary ones take none"
+            )
+        return self
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            depth=self.layers,
+            width=self.heads * self.head_size,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_size=self.head_size,
+            latent_channels=3 * self.patch**2,
+            text_width=self.text_width,
+            patch=(1, 1, 1),
+            frame_tokens=self.class_token + self.registers,
+            text="none",
+            imagines=False,
+        )
+
+    def tiny(self) -> TimmViT:
+        """Few and narrow layers; patches, tokens and positions stay of the same kind."""
+        kept = {"layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "weights": None}
+        return self.model_copy(update={**kept, "grid": 4 if self.grid else 0})
+
+    def companions(self) -> dict[str, dict[str, Any]]:
+        return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch, self.patch]}}
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        wanted, found = (1, self.patch, self.patch), tuple(spec.vae.stride)
+        if spec.vae.name != "pixel_shuffle" or found != wanted:
+            yield Conflict(
+                between=("vae", "backbone"),
+                why=f"{self.variant} looks at patches of {self.patch} x {self.patch} pixels, and "
+                f"{spec.vae.name} with strides {list(found)} does not cut pictures into them",
+                hint=f'set vae.name = "pixel_shuffle" and vae.strides = {list(wanted)}',
+            )
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .backbone import ViTBackbone
+        from .weights import DIALECTS
+
+        return materialize(lambda: ViTBackbone(self), self.weights, dialects=DIALECTS)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(TimmViT)

@@ -1,0 +1,156 @@
+"""Qwen language models as text encoders: `qwen3` for FLUX.2 klein, `qwen2.5-vl` for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from wamkit.errors import WamkitError
+from wamkit.hooks import hookimpl
+from wamkit.parts import Part
+from wamkit.pretrained import PretrainedText
+
+RecipeName = Literal["qwen-image-edit", "qwen-image", "omnigen2", "cosmos2.5"]
+
+SIZES: dict[str, dict[str, int]] = {
+    "qwen-image-edit": {"length": 1024, "layers": 28, "embedding": 3584},
+    "qwen-image": {"length": 1024, "layers": 28, "embedding": 3584},
+    "omnigen2": {"length": 256, "layers": 36, "embedding": 2048},
+    "cosmos2.5": {"length": 512, "layers": 28, "embedding": 3584},
+}
+"""Words of a prompt, and layers and hidden size of the model, by recipe."""
+
+
+def _size() -> Any:
+    """A size that the recipe sets unless the spec writes it."""
+    return Field(None, gt=0)
+
+
+def _same(folder: Path, what: str, found: int, expected: int, key: str) -> None:
+    """Raise WamkitError if a size of the files is not the one that is written in the spec."""
+    if found != expected:
+        raise WamkitError(
+            f"the model in {folder} has {what} {found}, expected {expected}",
+            f"set text_encoder.{key} = {found}, or name the files of another size of the model",
+        )
+
+
+class _Qwen(PretrainedText):
+    length: int = Field(gt=0)
+    embedding: int = Field(gt=0)
+
+    @property
+    def max_tokens(self) -> int:
+        return self.length
+
+    def tiny(self) -> dict[str, Any]:
+        """The byte encoder, with room for every instruction of the usual benchmarks."""
+        return {"name": "bytes", "length": 128}
+
+
+class Qwen3(_Qwen):
+    """The lower layers of a frozen Qwen3, read at several depths as FLUX.2 klein does.
+
+    The instruction stands in the chat template, with thinking off. Layers above the last one that
+    is read are neither loaded nor run.
+    """
+
+    source = "https://github.com/black-forest-labs/flux2"
+    model_type = "qwen3"
+    layout = (
+        "name a copy of a FLUX.2 klein checkpoint (black-forest-labs/FLUX.2-klein-4B, ...) with "
+        "the folders text_encoder and tokenizer, or of Qwen/Qwen3-4B or Qwen3-8B"
+    )
+
+    name: Literal["qwen3"] = "qwen3"
+    length: int = Field(default=512, gt=0)
+    """The most tokens of a prompt, its template included, and what it is padded to where padding is
+    attended to."""
+    layers: tuple[PositiveInt, ...] = Field(default=(9, 18, 27), min_length=1)
+    """Behind how many layers hidden states are taken; they stand side by side in an embedding."""
+    padding: Literal["attended", "mask"] = "attended"
+    """Padding that the backbone attends to, as in FLUX.2's training, or hidden by a mask. The
+    language model never sees it."""
+    embedding: int = Field(default=2560, gt=0)
+    """Hidden size of the model: 2560 for Qwen3-4B, 4096 for Qwen3-8B."""
+
+    @property
+    def width(self) -> int:
+        return len(self.layers) * self.embedding
+
+    def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
+        _same(folder, "a hidden size of", sizes["hidden_size"], self.embedding, "embedding")
+        depth = sizes["num_hidden_layers"]
+        if max(self.layers) > depth:
+            raise WamkitError(
+                f"the model in {folder} has {depth} layers, and text_encoder.layers reads behind "
+                f"number {max(self.layers)}",
+                f"set text_encoder.layers to numbers from 1 to {depth}",
+            )
+
+    def build(self) -> Any:
+        """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""
+        model, tokenizer = self.folders()
+        from .encoder import load_qwen3
+
+        return load_qwen3(model, tokenizer, self)
+
+
+class Qwen25VL(_Qwen):
+    """The language half of a frozen Qwen2.5-VL, given the instruction alone.
+
+    Qwen-Image-Edit and OmniGen2 may show it pictures as well; that is not done here, so that an
+    edit is described by its words and by the context frames that the backbone itself sees.
+    """
+
+    license = "Apache-2.0 for 7B, Qwen Research License for 3B"
+    source = "https://github.com/QwenLM/Qwen2.5-VL"
+    model_type = "qwen2_5_vl"
+    layout = (
+        "name a copy of Qwen/Qwen-Image-Edit, OmniGen2/OmniGen2 or nvidia/Cosmos-Predict2.5-2B in "
+        "diffusers' layout, or of a Qwen2.5-VL"
+    )
+    folder_names = (("text_encoder", "mllm"), ("tokenizer", "processor"))
+
+    name: Literal["qwen2.5-vl"] = "qwen2.5-vl"
+    recipe: RecipeName = "qwen-image-edit"
+    """Whose template, hidden states and padding; sets the sizes below that are not written.
+    `cosmos2.5` takes all layers, standardized, side by side."""
+    length: int = _size()
+    """The most tokens of a prompt; padding up to it is attended to in `cosmos2.5`."""
+    layers: int = _size()
+    """Layers of the model: 28 in the one of 7 billion parameters, 36 in the one of 3 billion."""
+    embedding: int = _size()
+    """Hidden size of the model: 3584 and 2048."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        sizes = SIZES.get(given.get("recipe") or cls.model_fields["recipe"].default, {})
+        return {**sizes, **{key: value for key, value in given.items() if value is not None}}
+
+    @property
+    def width(self) -> int:
+        return self.embedding * (self.layers if self.recipe == "cosmos2.5" else 1)
+
+    def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
+        _same(folder, "a hidden size of", sizes["hidden_size"], self.embedding, "embedding")
+        _same(folder, "a number of layers of", sizes["num_hidden_layers"], self.layers, "layers")
+
+    def build(self) -> Any:
+        """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""
+        model, tokenizer = self.folders()
+        from .encoder import load_qwen25vl
+
+        return load_qwen25vl(model, tokenizer, self)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(Qwen3)
+    add(Qwen25VL)

@@ -1,0 +1,95 @@
+"""T5 as configuration: `t5-xxl`, which LTX-Video and FLUX.1 read, and `t5-11b`, Cosmos-Predict2's.
+
+One encoder, two published models; what becomes of padding is a choice with a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from wamkit.errors import WamkitError
+from wamkit.hooks import hookimpl
+from wamkit.parts import Part
+from wamkit.pretrained import PretrainedText
+
+Padding = Literal["mask", "zeros", "attended"]
+
+
+class _T5(PretrainedText):
+    model_type = "t5"
+
+    length: int = Field(gt=0)
+    """The most tokens of a prompt, and what it is padded to where padding is attended to."""
+    padding: Padding
+    """`mask`: hidden from T5 and from the backbone, as in LTX-Video. `zeros`: hidden from T5, zero
+    vectors to the backbone, as in Cosmos-Predict2. `attended`: seen by both, as in FLUX.1."""
+    embedding: int = Field(gt=0)
+    """Width of an embedding; another one is for smaller members of the family."""
+
+    @property
+    def width(self) -> int:
+        return self.embedding
+
+    @property
+    def max_tokens(self) -> int:
+        return self.length
+
+    def tiny(self) -> dict[str, Any]:
+        """The byte encoder, with room for every instruction of the usual benchmarks."""
+        return {"name": "bytes", "length": 128}
+
+    def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
+        if sizes["d_model"] != self.embedding:
+            raise WamkitError(
+                f"the encoder in {folder} makes embeddings of width {sizes['d_model']}, expected "
+                f"{self.embedding}",
+                f"set text_encoder.embedding = {sizes['d_model']}, or name the files of "
+                f"{self.name}",
+            )
+
+    def build(self) -> Any:
+        """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""
+        model, tokenizer = self.folders()
+        from .encoder import T5Encoder
+
+        return T5Encoder.load(model, tokenizer, length=self.length, padding=self.padding)
+
+
+class T5XXL(_T5):
+    """The frozen encoder half of T5 v1.1 XXL (4.76 billion parameters)."""
+
+    source = "https://huggingface.co/google/t5-v1_1-xxl"
+    layout = (
+        "name a copy of a checkpoint in diffusers' layout (Lightricks/LTX-Video, ...), with the "
+        "folders text_encoder and tokenizer"
+    )
+
+    name: Literal["t5-xxl"] = "t5-xxl"
+    length: int = Field(default=128, gt=0)
+    padding: Padding = "mask"
+    embedding: int = Field(default=4096, gt=0)
+
+
+class T511B(_T5):
+    """The frozen encoder half of T5-11B (4.86 billion parameters), as Cosmos-Predict2 uses it."""
+
+    source = "https://huggingface.co/google-t5/t5-11b"
+    layout = (
+        "name a copy of a checkpoint in diffusers' layout (nvidia/Cosmos-Predict2-2B-Video2World, "
+        "...), with the folders text_encoder and tokenizer"
+    )
+
+    name: Literal["t5-11b"] = "t5-11b"
+    length: int = Field(default=512, gt=0)
+    padding: Padding = "zeros"
+    embedding: int = Field(default=1024, gt=0)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(T5XXL)
+    add(T511B)

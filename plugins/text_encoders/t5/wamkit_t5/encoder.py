@@ -1,0 +1,88 @@
+"""T5 behind wamkit's contract: transformers' model, and three named ways to treat padding.
+
+    padding      T5 sees       the backbone gets                          as in
+    mask         real tokens   real tokens, the rest hidden               LTX-Video
+    zeros        real tokens   real tokens, then zero vectors up to L     Cosmos-Predict2
+    attended     all L tokens  all L of them                              FLUX.1
+
+Sources: `ltx_video/pipelines/pipeline_ltx_video.py` in github.com/Lightricks/LTX-Video, which gives
+T5 the mask (diffusers' LTX pipeline does not); diffusers' `Cosmos2VideoToWorldPipeline` and
+`FluxPipeline`. Unlike there, a prompt that is too long is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import T5EncoderModel
+
+from wamkit.pretrained import load, refuse_long
+from wamkit.types import Text
+
+from . import Padding
+
+
+class T5Encoder(nn.Module):
+    """A frozen T5 encoder, for prompts of up to `length` tokens."""
+
+    trainable = False
+
+    def __init__(
+        self, model: T5EncoderModel, tokenizer: Any, *, length: int, padding: Padding, files: str
+    ) -> None:
+        """`files` identifies what the model and the tokenizer were read from."""
+        super().__init__()
+        self.model: T5EncoderModel = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width: int = model.config.d_model
+        self.length, self.padding, self.files = length, padding, files
+        self.eval()
+
+    @staticmethod
+    def load(model: Path, tokenizer: Path, *, length: int, padding: Padding) -> T5Encoder:
+        """The encoder from two local folders. Raises WamkitError if files do not fit."""
+        # A checkpoint of the whole T5 holds the decoder as well.
+        unused = r"^(decoder|lm_head)\."
+        made, words, files = load(T5EncoderModel, model, tokenizer, unused=unused)
+        return T5Encoder(made, words, length=length, padding=padding, files=files)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever the policy does: T5 has dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""
+        device = self.model.shared.weight.device
+        rows = [self._row(prompt) for prompt in prompts]
+        seen = self.length if self.padding == "attended" else max(map(len, rows))
+        if self.padding == "zeros":
+            seen = min(seen + 1, self.length)  # one zero vector stands for all of them
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (seen - len(row)) for row in rows], device=device)
+        if self.padding == "attended":
+            return Text(self.model(input_ids=ids).last_hidden_state)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        valid = torch.arange(seen, device=device) < lengths[:, None]  # [B, L]
+        found = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        tokens = found.masked_fill(~valid[..., None], 0)  # [B, L, width]
+        if self.padding == "mask":
+            return Text(tokens, valid)
+        copies = valid.float()
+        copies[:, -1] += self.length - lengths
+        return Text(tokens, copies=copies)
+
+    def _row(self, prompt: str) -> list[int]:
+        row: list[int] = self.tokenizer(prompt.strip()).input_ids
+        refuse_long(prompt, len(row), self.length)
+        return row
+
+    def fingerprint(self) -> str:
+        """A hash of the files the encoder was read from, of the length and of the padding."""
+        facts = f"t5 {self.files} {self.length} {self.padding}"
+        return hashlib.sha256(facts.encode()).hexdigest()
