@@ -45,6 +45,8 @@ class PretrainedText(TextEncoderConfig):
         """Raise WamkitError if the model's own configuration is not what this one says."""
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.embeddings is not None:
+            return  # what it said is stored, the files are not needed
         if self.weights is not None and not Path(self.weights).expanduser().exists():
             return  # a path that leads nowhere is reported for all parts alike
         try:

@@ -21,10 +21,9 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
-from wamkit.errors import WamkitError
-from wamkit.files import find, headers
+from wamkit.pretrained import load, refuse_long
 from wamkit.types import Text
 
 
@@ -54,6 +53,14 @@ class UMT5Encoder(nn.Module):
         self.length, self.padding, self.files = length, padding, files
         self.eval()
 
+    @staticmethod
+    def load(
+        model: Path, tokenizer: Path, *, length: int, padding: Literal["zeros", "mask"]
+    ) -> UMT5Encoder:
+        """The encoder and the tokenizer in two local folders, in the dtype they were saved in."""
+        made, words, files = load(UMT5EncoderModel, model, tokenizer)
+        return UMT5Encoder(made, words, length=length, padding=padding, files=files)
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode whatever the policy does: UMT5 has dropout."""
         return super().train(False)
@@ -78,11 +85,7 @@ class UMT5Encoder(nn.Module):
 
     def _row(self, prompt: str) -> list[int]:
         row: list[int] = self.tokenizer(clean(prompt)).input_ids
-        if len(row) > self.length:
-            raise WamkitError(
-                f"the prompt {prompt!r} has {len(row)} tokens, expected at most {self.length}",
-                f"set text_encoder.length = {len(row)} or more, or shorten the prompt",
-            )
+        refuse_long(prompt, len(row), self.length)
         return row
 
     def fingerprint(self) -> str:
@@ -94,50 +97,3 @@ class UMT5Encoder(nn.Module):
 def clean(prompt: str) -> str:
     """HTML entities resolved, twice as Wan does, and every run of white space made one space."""
     return " ".join(html.unescape(html.unescape(prompt)).split())
-
-
-def load(
-    encoder: Path, tokenizer: Path, *, length: int, padding: Literal["zeros", "mask"]
-) -> UMT5Encoder:
-    """The encoder and the tokenizer in two local folders, in the dtype they were saved in.
-
-    Raises WamkitError if files are damaged, or their tensors are not those of the model.
-    """
-    shards = find(encoder)
-    headers(shards)  # refuses what is truncated
-    with torch.device("cpu"):
-        model, report = UMT5EncoderModel.from_pretrained(
-            encoder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype="auto",
-            output_loading_info=True,
-        )
-    problems = [
-        f"{kind}: {', '.join(sorted(report[f'{kind}_keys']))}"
-        for kind in ("missing", "unexpected")
-        if report[f"{kind}_keys"]
-    ]
-    if problems:
-        raise WamkitError(
-            f"the weights in {encoder} are not those of its config.json; {'; '.join(problems)}",
-            "copy config.json and the safetensors files from the same checkpoint",
-        )
-    others = sorted({*encoder.glob("*.json"), *tokenizer.iterdir()} - set(shards))
-    return UMT5Encoder(
-        model,
-        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True),
-        length=length,
-        padding=padding,
-        files=_identity([*shards, *(file for file in others if file.is_file())]),
-    )
-
-
-def _identity(files: Sequence[Path]) -> str:
-    """A hash of names, sizes and first mebibytes, which hold the headers of safetensors files."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(2**20))
-    return digest.hexdigest()
