@@ -75,6 +75,23 @@ def scene(policy: Policy, record: dict[str, Tensor]) -> Scene:
     )
 
 
+def test_a_released_checkpoint_is_read_as_it_is(
+    policy: Policy, record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    state = {k.removeprefix("weights/"): v for k, v in record.items() if k.startswith("weights/")}
+    encoder = {k: state.pop(f"proprio_encoder.{k}") for k in ("weight", "bias")}
+    file = str(tmp_path / "libero.pt")
+    torch.save({"mot": state, "proprio_encoder": encoder, "step": 3, "torch_dtype": "x"}, file)
+    update = {
+        kind: getattr(policy.spec, kind).model_copy(update={"weights": file})
+        for kind in ("backbone", "action_head")
+    }
+    with pytest.warns(UserWarning, match="is pickled"):
+        again = Policy.from_spec(policy.spec.model_copy(update=update))
+    ours, theirs = policy.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if not k.startswith("text_encoder"))
+
+
 def test_every_weight_of_the_checkpoint_finds_its_place(
     policy: Policy, record: dict[str, Tensor]
 ) -> None:

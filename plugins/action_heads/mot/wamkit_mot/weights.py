@@ -1,8 +1,7 @@
 """The layouts of an action expert's weights: our own, and that of Fast-WAM's checkpoints.
 
 Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.action.*` beside the
-video as `mixtures.video.*`. Its files are pickled, with the encoder of the state apart: convert one
-to a single safetensors file first, with `proprio_encoder.weight` and `.bias` among the others.
+video as `mixtures.video.*`, and the encoder of the state as `proprio_encoder.*`.
 """
 
 from wamkit.weights import Dialect
@@ -31,6 +30,6 @@ DIALECTS = (
             (r"\.ffn\.2\.", ".ffn.net.2."),
             (r"\.modulation$", ".scale_shift_table"),
         ),
-        drop=(r"^(mot\.)?mixtures\.video\.",),
+        drop=(r"^(mot\.)?mixtures\.video\.", r"^optimizer\."),
     ),
 )

@@ -104,7 +104,7 @@ def test_it_is_frozen_and_stays_in_evaluation_mode(encoder: Any) -> None:
 
 
 def test_prompts_are_cleaned_as_wan_does(encoder: Any) -> None:
-    a, b = encoder.encode(["  cup\n &amp;amp;\tpan ", "cup & pan"]).tokens
+    a, b = (encoder.encode([p]).tokens for p in ("  cup\n &amp;amp;\tpan ", "cup & pan"))
     assert torch.equal(a, b)
 
 

@@ -10,7 +10,7 @@ from wamkit.weights import Dialect
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
 # A checkpoint of Fast-WAM holds the video transformer beside an action expert.
-_EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.")
+_EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.", r"^optimizer\.")
 
 DIALECTS = (
     Dialect(
