@@ -7,10 +7,10 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .visibility import Visibility
 
@@ -153,6 +153,27 @@ class BackboneConfig(Weighted):
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VideoBackbone`."""
         raise NotImplementedError(f"{type(self).__name__} must build a backbone")
+
+
+def open_size(**limits: Any) -> Any:
+    """A field that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class VariantBackbone(BackboneConfig):
+    """A family with published sizes: the variant sets every one that the spec leaves out."""
+
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """variant -> the fields it sets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        written = {key: value for key, value in given.items() if value is not None}
+        variant = written.get("variant", cls.model_fields["variant"].default)
+        return {**cls.sizes.get(variant, {}), **written}
 
 
 class VAEConfig(Weighted):

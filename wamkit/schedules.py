@@ -25,5 +25,5 @@ class ScheduleConfig(Section):
 class Schedules(Section):
     """One schedule for each modality."""
 
-    video: ScheduleConfig = ScheduleConfig()
-    action: ScheduleConfig = ScheduleConfig()
+    video: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    action: ScheduleConfig = Field(default_factory=ScheduleConfig)

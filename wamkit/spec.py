@@ -42,10 +42,10 @@ class PolicySpec(BaseModel):
     action_head: SerializeAsAny[ActionHeadConfig]
     paradigm: SerializeAsAny[ParadigmConfig]
     actions: ActionConfig
-    state: StateConfig = StateConfig()
+    state: StateConfig = Field(default_factory=StateConfig)
     cameras: CameraConfig
-    video: VideoConfig = VideoConfig()
-    schedules: Schedules = Schedules()
+    video: VideoConfig = Field(default_factory=VideoConfig)
+    schedules: Schedules = Field(default_factory=Schedules)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone and the action head; noise levels and losses are always float32."""
     seed: int = Field(0, ge=0)
@@ -295,7 +295,7 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
             except ValidationError as error:
                 conflicts += explained(error, key, cls)
         else:
-            values[key] = PolicySpec.model_fields[key].default
+            values[key] = PolicySpec.model_fields[key].get_default(call_default_factory=True)
     for key in SCALARS:
         if key in raw:
             values[key] = raw[key]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
+from wamkit.parts import Part, Traits, VariantBackbone, open_size
 
 Variant = Literal["predict2-2b", "predict2-14b", "predict2.5-2b", "tiny"]
 
@@ -36,12 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class Cosmos(BackboneConfig):
+class Cosmos(VariantBackbone):
     """Cosmos-Predict2 or 2.5 (Video2World), trained to continue clean frames it is given."""
 
     license: ClassVar[str] = "NVIDIA Open Model License"
@@ -49,24 +44,25 @@ class Cosmos(BackboneConfig):
         "https://github.com/nvidia-cosmos/cosmos-predict2 and "
         "https://github.com/nvidia-cosmos/cosmos-predict2.5"
     )
+    sizes = SIZES
 
     name: Literal["cosmos"] = "cosmos"
     variant: Variant = "predict2-2b"
     """Sets every size below that is not written; `tiny` is for tests."""
-    layers: int = _size(gt=0)
-    heads: int = _size(gt=0)
-    head_size: int = _size(ge=12, multiple_of=2)
-    feed_forward: int = _size(gt=0)
+    layers: int = open_size(gt=0)
+    heads: int = open_size(gt=0)
+    head_size: int = open_size(ge=12, multiple_of=2)
+    feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    modulation_rank: int = _size(gt=0)
+    modulation_rank: int = open_size(gt=0)
     """Width between the two matrices that make shift, scale and gate of a noise level."""
-    latent_channels: int = _size(gt=0)
-    text_width: int = _size(gt=0)
+    latent_channels: int = open_size(gt=0)
+    text_width: int = open_size(gt=0)
     """Width of the words that the blocks attend to."""
-    text_stack: int = _size(ge=0)
+    text_stack: int = open_size(ge=0)
     """Width of the embeddings where a layer first brings them to `text_width`: in 2.5, the 28
     hidden states of the reasoning model side by side. 0 for embeddings of `text_width`."""
-    rope_scale: tuple[float, float, float] = _size()
+    rope_scale: tuple[float, float, float] = open_size()
     """How much farther rotary positions of time, rows and columns reach; it depends on the
     pictures a file was trained on."""
     context_sigma: float = Field(1e-4, ge=0, lt=1)
@@ -77,15 +73,6 @@ class Cosmos(BackboneConfig):
     is counted in latent frames, as published Video2World models were trained."""
     qk_norm_eps: float = Field(1e-6, gt=0)
     """Epsilon of the norms of queries and keys: 1e-6 in the original, 1e-5 in diffusers."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
 
     @property
     def traits(self) -> Traits:

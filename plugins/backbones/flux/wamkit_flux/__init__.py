@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
+from wamkit.parts import Part, Traits, VAEConfig, VariantBackbone, open_size
 
 # fmt: off
 SIZES_2: dict[str, dict[str, Any]] = {
@@ -38,38 +38,22 @@ SIZES_1: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class _Flux(BackboneConfig):
+class _Flux(VariantBackbone):
     """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
 
-    sizes: ClassVar[Mapping[str, Mapping[str, Any]]]
-
-    double_layers: int = _size(gt=0)
+    double_layers: int = open_size(gt=0)
     """Blocks with weights of their own for the words; they come first."""
-    single_layers: int = _size(gt=0)
+    single_layers: int = open_size(gt=0)
     """Blocks with the same weights for words and frames."""
-    heads: int = _size(gt=0)
-    head_size: int = _size(gt=0, multiple_of=8)
-    feed_forward: int = _size(gt=0)
+    heads: int = open_size(gt=0)
+    head_size: int = open_size(gt=0, multiple_of=8)
+    feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    text_width: int = _size(gt=0)
+    text_width: int = open_size(gt=0)
     text_sigma: Literal["clean", "target"] = "clean"
     """Noise level of the words. `clean`: 0, so that they can be computed once for all steps of a
     chunk. `target`: that of the first frame that is no context, as published, and 0 where there is
     none; for the numbers of the published pipelines give the context frames that level as well."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = cls.sizes.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
 
     @property
     def width(self) -> int:
@@ -139,7 +123,7 @@ class Flux1(_Flux):
     name: Literal["flux1"] = "flux1"
     variant: Literal["kontext-dev", "tiny"] = "kontext-dev"
     """Sets every size that is not written. `tiny` is for tests; it takes no pooled text."""
-    image_width: int = _size(ge=0)
+    image_width: int = open_size(ge=0)
     """Width of the pooled CLIP text vector, which is given as `Text.image` [B, 1, width]; 0 for a
     model that takes none. A policy has no encoder for it yet."""
     guidance: float = Field(2.5, ge=0)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
+from wamkit.parts import Part, Traits, VariantBackbone, open_size
 
 from .vae_config import LTX2VAE, LTXVAE
 
@@ -41,20 +41,15 @@ SIZES_2: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class _Backbone(BackboneConfig):
+class _Backbone(VariantBackbone):
     """What LTX-Video and LTX-2 have in common as configurations."""
 
     variant: str
-    layers: int = _size(gt=0)
-    heads: int = _size(gt=0)
-    head_size: int = _size(gt=0, multiple_of=2)
-    latent_channels: int = _size(gt=0)
-    text_width: int = _size(gt=0)
+    layers: int = open_size(gt=0)
+    heads: int = open_size(gt=0)
+    head_size: int = open_size(gt=0, multiple_of=2)
+    latent_channels: int = open_size(gt=0)
+    text_width: int = open_size(gt=0)
     fps: float = Field(25.0, gt=0)
     """Pictures a second: the model knows the time of a frame in seconds."""
 
@@ -72,19 +67,12 @@ class _Backbone(BackboneConfig):
         )
 
 
-def _filled_in(given: Any, sizes: dict[str, dict[str, Any]], default: str) -> Any:
-    """What the spec wrote, and what its variant says of the rest."""
-    if not isinstance(given, dict):
-        return given
-    written = {key: value for key, value in given.items() if value is not None}
-    return {**sizes.get(written.get("variant", default), {}), **written}
-
-
 class LTX(_Backbone):
     """LTX-Video 0.9, a video diffusion transformer that reads its text by cross-attention."""
 
     license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
     source = "https://github.com/Lightricks/LTX-Video"
+    sizes = SIZES
 
     name: Literal["ltx"] = "ltx"
     variant: Literal["0.9-2b", "0.9.7-13b", "tiny"] = "0.9-2b"
@@ -93,11 +81,6 @@ class LTX(_Backbone):
     causal_times: bool = True
     """True for 0.9.5 and later: latent f begins at picture 8f - 7, the first at 0. False for 0.9.0
     and 0.9.1: at picture 8f."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        return _filled_in(given, SIZES, "0.9-2b")
 
     def tiny(self) -> LTX:
         return LTX(
@@ -130,20 +113,16 @@ class LTX2(_Backbone):
 
     license = "LTX-2 Community License"
     source = "https://github.com/Lightricks/LTX-2"
+    sizes = SIZES_2
 
     name: Literal["ltx2"] = "ltx2"
     variant: Literal["2.0", "2.3", "tiny"] = "2.0"
     """Sets every size that is not written; `tiny` is for tests."""
-    design: Literal["2.0", "2.3"] = _size()
+    design: Literal["2.0", "2.3"] = open_size()
     """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; it reads
     text as wide as itself."""
     fps: float = Field(24.0, gt=0)
     """Pictures a second: the model knows the time of a frame in seconds."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        return _filled_in(given, SIZES_2, "2.0")
 
     @model_validator(mode="after")
     def _text_fits(self) -> LTX2:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Conflict, Part, Traits
+from wamkit.parts import Conflict, Part, Traits, VariantBackbone, open_size
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -41,15 +41,11 @@ SIZES: dict[str, dict[str, Any]] = {
 Even = Annotated[int, Field(gt=0, multiple_of=2)]
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class OmniGen2(BackboneConfig):
+class OmniGen2(VariantBackbone):
     """OmniGen2, a transformer that refines words and every image alone before it joins them."""
 
     source = "https://github.com/VectorSpaceLab/OmniGen2"
+    sizes = SIZES
 
     name: Literal["omnigen2"] = "omnigen2"
     variant: Literal["omnigen2", "tiny"] = "omnigen2"
@@ -58,29 +54,20 @@ class OmniGen2(BackboneConfig):
     """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
     over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
     none."""
-    layers: int = _size(gt=0)
+    layers: int = open_size(gt=0)
     """Blocks in which words and images attend to each other."""
-    refiners: int = _size(gt=0)
+    refiners: int = open_size(gt=0)
     """Blocks that words, each reference and each target pass on their own before."""
-    heads: int = _size(gt=0)
-    key_heads: int = _size(gt=0)
+    heads: int = open_size(gt=0)
+    key_heads: int = open_size(gt=0)
     """Heads of keys and values; each serves heads / key_heads query heads."""
-    axes: tuple[Even, Even, Even] = _size()
+    axes: tuple[Even, Even, Even] = open_size()
     """Numbers of a head that turn with the place in the sequence, the row and the column; each is
     even, and together they are the head size."""
-    feed_forward: int = _size(gt=0)
+    feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = _size(gt=0)
-    text_width: int = _size(gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
+    latent_channels: int = open_size(gt=0)
+    text_width: int = open_size(gt=0)
 
     @model_validator(mode="after")
     def _groups(self) -> OmniGen2:

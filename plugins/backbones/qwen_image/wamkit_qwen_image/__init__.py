@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
+from wamkit.parts import Part, Traits, VariantBackbone, open_size
 
 Variant = Literal["edit-2509", "edit-2511", "tiny"]
 
@@ -34,15 +34,11 @@ SIZES: dict[str, dict[str, Any]] = {
 Even = Annotated[int, Field(gt=0, multiple_of=2)]
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class QwenImage(BackboneConfig):
+class QwenImage(VariantBackbone):
     """Qwen-Image-Edit, a transformer whose every block has weights for words and for images."""
 
     source = "https://github.com/QwenLM/Qwen-Image"
+    sizes = SIZES
 
     name: Literal["qwen_image"] = "qwen_image"
     variant: Variant = "edit-2511"
@@ -53,22 +49,13 @@ class QwenImage(BackboneConfig):
     """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
     over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
     none."""
-    layers: int = _size(gt=0)
-    heads: int = _size(gt=0)
-    axes: tuple[Even, Even, Even] = _size()
+    layers: int = open_size(gt=0)
+    heads: int = open_size(gt=0)
+    axes: tuple[Even, Even, Even] = open_size()
     """Numbers of a head that turn with the image's index, the row and the column; each is even,
     and together they are the head size."""
-    latent_channels: int = _size(gt=0)
-    text_width: int = _size(gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
+    latent_channels: int = open_size(gt=0)
+    text_width: int = open_size(gt=0)
 
     @property
     def traits(self) -> Traits:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Conflict, Part, Traits
+from wamkit.parts import Conflict, Part, Traits, VariantBackbone, open_size
 from wamkit.spec import PolicySpec
 
 Variant = Literal[
@@ -76,12 +76,7 @@ SIZES: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-def _size(**limits: Any) -> Any:
-    """A value that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class TimmViT(BackboneConfig):
+class TimmViT(VariantBackbone):
     """A vision transformer of timm that shows what is seen: it imagines nothing and reads no words.
 
     Its latents are pixels, cut into patches by the VAE `pixel_shuffle` with strides
@@ -90,46 +85,38 @@ class TimmViT(BackboneConfig):
 
     license = "Apache-2.0; DINOv3 License for DINOv3, CC-BY-NC-4.0 for MAE"
     source = "https://github.com/huggingface/pytorch-image-models"
+    sizes = SIZES
 
     name: Literal["timm_vit"] = "timm_vit"
     variant: Variant = "vit_base_patch14_reg4_dinov2"
     """timm's name of the model, the tag of its weights left out where it changes no size. Sets
     everything below that is not written, but for text_width; `tiny` is for tests."""
-    layers: int = _size(gt=0)
-    heads: int = _size(gt=0)
-    head_size: int = _size(gt=0, multiple_of=4)
-    feed_forward: int = _size(gt=0)
+    layers: int = open_size(gt=0)
+    heads: int = open_size(gt=0)
+    head_size: int = open_size(gt=0, multiple_of=4)
+    feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    patch: int = _size(gt=0)
+    patch: int = open_size(gt=0)
     """Pixels on a side of a patch; the VAE's strides must be (1, patch, patch)."""
-    grid: int = _size(ge=0)
+    grid: int = open_size(ge=0)
     """Patches on a side of the picture that the learned positions belong to; they are interpolated
     to other sizes. 0 where positions are rotary."""
-    class_token: bool = _size()
-    registers: int = _size(ge=0)
+    class_token: bool = open_size()
+    registers: int = open_size(ge=0)
     """Register tokens behind the class token; every frame has its own."""
-    positions: Literal["all", "patches", "rotary"] = _size()
+    positions: Literal["all", "patches", "rotary"] = open_size()
     """Learned for every token, learned for patches alone, or rotary as in DINOv3."""
-    layer_scale: bool = _size()
+    layer_scale: bool = open_size()
     """Whether what a block adds is scaled channel by channel."""
-    qkv_bias: bool = _size()
-    activation: Literal["gelu", "gelu_tanh"] = _size()
-    norm_eps: float = _size(gt=0)
-    pixels: Literal["imagenet", "half"] = _size()
+    qkv_bias: bool = open_size()
+    activation: Literal["gelu", "gelu_tanh"] = open_size()
+    norm_eps: float = open_size(gt=0)
+    pixels: Literal["imagenet", "half"] = open_size()
     """Mean and deviation of the pixels it was trained on: ImageNet's, or 0.5 and 0.5. Weights of
     another tag than the variant's may want the other; their config.json says."""
     text_width: int = Field(64, gt=0)
     """Width of the instruction's embeddings as the action head reads them; the vision transformer
     itself reads none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
 
     @model_validator(mode="after")
     def _positions_have_a_grid(self) -> TimmViT:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
-
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
+from wamkit.parts import Part, Traits, VAEConfig, VariantBackbone, open_size
 
 from .text_encoder_config import UMT5
 
@@ -43,40 +41,27 @@ SIZES: dict[str, dict[str, int]] = {
 # fmt: on
 
 
-def _size(**limits: Any) -> Any:
-    """A size that the variant sets unless the spec writes it."""
-    return Field(None, **limits)
-
-
-class Wan(BackboneConfig):
+class Wan(VariantBackbone):
     """Wan 2.1 or 2.2, a video diffusion transformer that reads its text by cross-attention."""
 
     source = "https://github.com/Wan-Video/Wan2.2 and https://github.com/Wan-Video/Wan2.1"
+    sizes = SIZES
 
     name: Literal["wan"] = "wan"
     variant: Variant = "2.2-ti2v-5b"
     """Sets every size below that is not written. Only 2.2-ti2v-5b was trained on clips whose frames
     have noise levels of their own; `tiny` is for tests."""
-    layers: int = _size(gt=0)
-    heads: int = _size(gt=0)
-    head_size: int = _size(gt=0, multiple_of=2)
-    feed_forward: int = _size(gt=0)
+    layers: int = open_size(gt=0)
+    heads: int = open_size(gt=0)
+    head_size: int = open_size(gt=0, multiple_of=2)
+    feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = _size(gt=0)
-    guide_channels: int = _size(ge=0)
+    latent_channels: int = open_size(gt=0)
+    guide_channels: int = open_size(ge=0)
     """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
-    text_width: int = _size(gt=0)
-    image_width: int = _size(ge=0)
+    text_width: int = open_size(gt=0)
+    image_width: int = open_size(ge=0)
     """Width of the CLIP tokens of the first image; 0 for a model that takes none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        sizes = SIZES.get(given.get("variant") or cls.model_fields["variant"].default, {})
-        written = {key: value for key, value in given.items() if value is not None}
-        return {**sizes, **written}
 
     @property
     def traits(self) -> Traits:
