@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import wamkit
 from wamkit import WamkitError, weights
 from wamkit.cli import main
 from wamkit.files import find, headers
 
+RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -71,6 +73,26 @@ def test_a_pickled_checkpoint_is_read_as_data_and_converted_without_loss(
     assert all(torch.equal(again[k], v) for k, v in backbone.state_dict().items())
 
 
+def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path: Path) -> None:
+    _, file = saved
+    checkpoint = tmp_path / "original.safetensors"
+    record = load_file(RECORD)
+    start = "weights/mixtures.video."
+    original = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
+    save_file(original, checkpoint)
+    sizes = ["layers=2", "heads=2", "head_size=12", "feed_forward=32", "text_width=16"]
+    words = ["--part", "backbone:wan", "--set", "variant=tiny"]
+    words += [word for size in sizes for word in ("--set", size)]
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
+    assert run("weights", "convert", checkpoint, *words, "--out", ours)[0] == 0
+    assert run("weights", "convert", ours, *words, "--like", checkpoint, "--out", back)[0] == 0
+    again = load_file(back)
+    assert again.keys() == original.keys()
+    assert all(torch.equal(again[name], original[name]) for name in original)
+    code, _, err = run("weights", "convert", file, *words[:4], "--like", checkpoint, "--out", back)
+    assert code == 2 and "name a file of the same variant" in err
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Path("x"), "run": print}, tmp_path / "bad.pt")
     with pytest.raises(WamkitError, match="is no checkpoint that can be read as data alone"):
@@ -95,9 +117,9 @@ def test_what_convert_needs_is_said(run: Run, saved: Any, tmp_path: Path) -> Non
 def test_a_remote_repository_that_cannot_be_fetched_says_what_would_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WamkitError, match="cannot be fetched, and no copy is here") as error:
         find("hf:nobody/nothing")
     assert "copy the repository nobody/nothing by other means" in error.value.hint

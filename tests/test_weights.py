@@ -54,6 +54,20 @@ def test_stacked_rows_are_cut_by_our_shapes_and_halves_change_places(tmp_path: P
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def test_weights_go_back_into_the_layout_they_came_from(tmp_path: Path) -> None:
+    model = Model()
+    theirs = _fused(model)
+    save_file(theirs, tmp_path / "a.safetensors")
+    weights.save_like(model, tmp_path / "b.safetensors", tmp_path / "a.safetensors", (FUSED,))
+    again = load_file(tmp_path / "b.safetensors")
+    assert again.keys() == theirs.keys() - {"buffer"}
+    assert all(torch.equal(again[name], theirs[name]) for name in again)
+    del theirs["head.lin.bias"]
+    save_file(theirs, tmp_path / "c.safetensors")
+    with pytest.raises(WamkitError, match=r"has no place for 1 tensors: out\.bias"):
+        weights.save_like(model, tmp_path / "d.safetensors", tmp_path / "c.safetensors", (FUSED,))
+
+
 def test_a_stack_of_another_height_is_reported_under_its_own_name(tmp_path: Path) -> None:
     state = _fused(Model())
     state["qkv.bias"] = torch.zeros(11)

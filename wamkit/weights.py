@@ -197,13 +197,52 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def save(model: nn.Module, path: str | Path) -> int:
-    """Write the state of `model` to one safetensors file, whole or not at all.
+    """Write the state of `model` to one safetensors file; return the number of its tensors."""
+    return write(model.state_dict(), path)
+
+
+def save_like(
+    model: nn.Module, path: str | Path, like: str | Path, dialects: Sequence[Dialect]
+) -> int:
+    """Write the state of `model` in the layout of the file `like`, under that file's names.
+
+    What `load` split, swapped or squeezed is put together again; tensors of `like` that carry no
+    weights are left out. Raises WamkitError if a tensor of the model has no place there.
+    """
+    entries, ours = headers(find(like)), model.state_dict()
+    dialect = dialect_of(entries, dialects, str(like))
+    state: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for name, entry in entries.items():
+        names = [new for new in dialect.rename(name) if new in ours]
+        if not names:
+            continue
+        parts = [ours[new] for new in names]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if dialect.swapped(names[0]):
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        if tensor.numel() != prod(entry.shape):
+            raise WamkitError(
+                f"{name} has shape {list(entry.shape)} in {like}, {list(tensor.shape)} here",
+                "name a file of the same variant",
+            )
+        state[name] = tensor.reshape(entry.shape)
+        used.update(names)
+    if homeless := sorted(set(ours) - used):
+        raise WamkitError(
+            f"{like} has no place for {len(homeless)} tensors: {_few(homeless)}",
+            "name a file of the same variant",
+        )
+    return write(state, path)
+
+
+def write(state: Mapping[str, Tensor], path: str | Path) -> int:
+    """Write tensors to one safetensors file, whole or not at all.
 
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
     size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
     Returns the number of tensors.
     """
-    state = model.state_dict()
     order = sorted(state, key=lambda name: (_bytes(state[name]) % ALIGNED != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": WRITER}}
     end = 0

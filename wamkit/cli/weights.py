@@ -37,13 +37,17 @@ def command(
         str | None, typer.Option(metavar="KIND:NAME", help="Whose weights they are.")
     ] = None,
     overrides: Overrides = None,
+    like: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file whose layout to write.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a file of weights holds, or convert it to the layout that parts are saved in.
+    """Show what a file of weights holds, or convert it to another layout.
 
-    `convert` needs --part and --out, and --set for the variant (`--set variant=...`). Every tensor
-    has to find its place, none changes its numbers.
+    `convert` needs --part and --out, and --set for the variant (`--set variant=...`). It writes the
+    layout that parts are saved in, or that of the file --like. Every tensor has to find its place,
+    none changes its numbers.
     """
     if action is Action.inspect:
         _inspect(path, json)
@@ -53,7 +57,7 @@ def command(
             "convert needs to know whose weights these are, and where to write them",
             f"wamkit weights convert {path} --part backbone:NAME --set variant=... --out NEW",
         )
-    _convert(path, part, overrides or [], out, json)
+    _convert(path, part, overrides or [], like, out, json)
 
 
 def _inspect(path: Path, json: bool) -> None:
@@ -97,7 +101,9 @@ def layouts_of(entries: dict[str, Entry]) -> list[str]:
     return found
 
 
-def _convert(path: Path, label: str, overrides: list[str], out: Path, json: bool) -> None:
+def _convert(
+    path: Path, label: str, overrides: list[str], like: Path | None, out: Path, json: bool
+) -> None:
     from .. import weights
 
     kind, _, name = label.partition(":")
@@ -111,7 +117,10 @@ def _convert(path: Path, label: str, overrides: list[str], out: Path, json: bool
     if out.suffix != ".safetensors":
         raise WamkitError(f"{out} would not be a safetensors file", "let --out end in .safetensors")
     with busy(f"converting {path}"):
-        count = weights.save(part.build(), out)
+        if like is None:
+            count = weights.save(part.build(), out)
+        else:
+            count = weights.save_like(part.build(), out, like, part.layouts())
     size = out.stat().st_size
     if json:
         emit({"out": str(out), "tensors": count, "bytes": size})
