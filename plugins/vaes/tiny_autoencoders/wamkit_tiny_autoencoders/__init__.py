@@ -1,0 +1,120 @@
+"""Tiny autoencoders as configuration: three for video latents and one for image latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import Part, VAEConfig
+
+
+class _Tiny(VAEConfig):
+    """What they share: a license, two widths, and numbers that follow from the family."""
+
+    license = "MIT"
+    latent: ClassVar[int]
+    strides: ClassVar[tuple[int, int, int]]
+
+    width: Literal["published", "tiny"] = "published"
+    """`tiny` is a few channels wide, for tests; only `published` reads the published files."""
+
+    @property
+    def channels(self) -> int:
+        return self.latent
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return self.strides
+
+    def tiny(self) -> Self:
+        return self.model_copy(update={"width": "tiny", "weights": None})
+
+
+class _Video(_Tiny):
+    source = "https://github.com/madebyollin/taehv"
+    patch: ClassVar[int]
+    """Side of the pixel squares that are folded into channels first."""
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import VIDEO
+
+        return VIDEO
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .taehv import PUBLISHED, TINY, VideoAutoencoder
+
+        widths = TINY if self.width == "tiny" else PUBLISHED
+        return materialize(
+            lambda: VideoAutoencoder(self.channels, self.stride, self.patch, widths),
+            self.weights,
+            dialects=self.layouts(),
+        )
+
+
+class TAEW21(_Video):
+    """A tiny video VAE in the latent space of `wan2.1`, that of Cosmos and Qwen-Image too."""
+
+    latent = 16
+    strides = (4, 8, 8)
+    patch = 1
+
+    name: Literal["taew2.1"] = "taew2.1"
+
+
+class TAEW22(_Video):
+    """A tiny video VAE in the latent space of `wan2.2`."""
+
+    latent = 48
+    strides = (4, 16, 16)
+    patch = 2
+
+    name: Literal["taew2.2"] = "taew2.2"
+
+
+class TAELTX2(_Video):
+    """A tiny video VAE in the latent space of `ltx2`; 2.0 and 2.3 have weights of their own."""
+
+    latent = 128
+    strides = (8, 32, 32)
+    patch = 4
+
+    name: Literal["taeltx2"] = "taeltx2"
+
+
+class TAEF1(_Tiny):
+    """A tiny image VAE in the latent space of `flux1`: T pictures are T latents."""
+
+    source = "https://github.com/madebyollin/taesd"
+    latent = 16
+    strides = (1, 8, 8)
+
+    name: Literal["taef1"] = "taef1"
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import IMAGE
+
+        return IMAGE
+
+    def build(self) -> Any:
+        from wamkit.weights import materialize
+
+        from .taef import PUBLISHED, TINY, ImageAutoencoder
+
+        width = TINY if self.width == "tiny" else PUBLISHED
+        return materialize(
+            lambda: ImageAutoencoder(width),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("vae",),
+        )
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(TAEW21)
+    add(TAEW22)
+    add(TAELTX2)
+    add(TAEF1)
