@@ -92,18 +92,22 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _guides(spec: PolicySpec) -> Iterator[Conflict]:
     traits = spec.backbone.traits
-    needs = []
-    if traits.guide_channels:
-        needs.append(f"{traits.guide_channels} guide channels with every frame")
     if traits.image_width:
-        needs.append(f"image-encoder tokens of width {traits.image_width}")
-    if needs:
         yield Conflict(
             between=("backbone",),
-            why=f"this variant of {spec.backbone.name} must be given {' and '.join(needs)}, "
-            "which a policy does not make",
+            why=f"this variant of {spec.backbone.name} must be given image-encoder tokens of width "
+            f"{traits.image_width}, which a policy does not make",
             hint="choose a variant that takes the first frame as a clean latent, or call "
-            "wamkit.denoise, which accepts both",
+            "wamkit.denoise, which accepts them",
+        )
+    made = spec.vae.stride[0] + spec.vae.channels
+    if traits.guide_channels and traits.guide_channels != made:
+        yield Conflict(
+            between=("backbone", "vae"),
+            why=f"this variant of {spec.backbone.name} is guided by {traits.guide_channels} "
+            f"channels, {spec.vae.name} makes {spec.vae.stride[0]} of mask and "
+            f"{spec.vae.channels} of latents",
+            hint="choose the VAE the backbone was trained with",
         )
 
 

@@ -73,7 +73,8 @@ class Traits(BaseModel):
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
     guide_channels: int = 0
-    """Extra input channels that must come with every frame (masks, encoded images)."""
+    """Extra input channels with every frame that say what is observed: a mask for each picture of
+    a latent, and the latents of the clip with gray for what is not."""
     image_width: int = 0
     """Width of image-encoder tokens that must come with the text; 0 for none."""
 

@@ -200,12 +200,30 @@ class Policy(nn.Module):
         parameter = next(iter(self.vae.parameters()), None)  # type: ignore[attr-defined]
         return torch.float32 if parameter is None else parameter.dtype
 
-    def _latents(self, observation: Observation) -> Tensor:
-        """All pictures of an observation as latents [B, C, T, h, w] float32."""
-        images = {k: v.to(self.device) for k, v in observation.images.items()}
-        canvas = self.cameras.canvas(images)
-        with torch.no_grad():
-            return self.vae.encode(canvas.to(self._vae_dtype)).float()
+    def _canvas(self, observation: Observation) -> Tensor:
+        """All pictures of an observation on their canvas [B, 3, T, height, width] in [-1, 1]."""
+        return self.cameras.canvas({k: v.to(self.device) for k, v in observation.images.items()})
+
+    @torch.no_grad()
+    def _latents(self, canvas: Tensor) -> Tensor:
+        """Pictures as latents [B, C, T, h, w] float32."""
+        return self.vae.encode(canvas.to(self._vae_dtype)).float()
+
+    def _guide(self, canvas: Tensor) -> Tensor | None:
+        """What is observed, as extra channels [B, G, T, h, w] beside every frame of the clip.
+
+        For each picture a latent stands for, a mask that is 1 where it was observed; then the
+        latents of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
+        """
+        if not self.spec.backbone.traits.guide_channels:
+            return None
+        context, frames = self.spec.video.context, self.spec.video.frames
+        shown = canvas.new_zeros(*canvas.shape[:2], frames, *canvas.shape[3:])
+        shown[:, :, :context] = canvas[:, :, :context]
+        z = self._latents(shown)
+        mask = z.new_zeros(z.shape[0], self.spec.vae.stride[0], *z.shape[2:])
+        mask[:, :, : self.spec.latent_frames[0]] = 1
+        return torch.cat([mask, z], 1)
 
     def _raw_state(self, observation: Observation) -> Tensor | None:
         size, state = self.spec.state.size, observation.state
@@ -233,7 +251,14 @@ class Policy(nn.Module):
         )
         return Text(tokens, valid, text.image, copies)
 
-    def _scene(self, observation: Observation, z: Tensor, actions: Tensor, level: float) -> Scene:
+    def _scene(
+        self,
+        observation: Observation,
+        z: Tensor,
+        guide: Tensor | None,
+        actions: Tensor,
+        level: float,
+    ) -> Scene:
         observed, imagined = self.spec.latent_frames
         batch, device = z.shape[0], z.device
         sigma = torch.zeros(batch, observed + imagined, device=device)
@@ -243,7 +268,7 @@ class Policy(nn.Module):
         state = self._raw_state(observation)
         return Scene(
             text=self._text(observation),
-            video=Frames(z, roles, times, sigma),
+            video=Frames(z, roles, times, sigma, guide),
             action=Noisy(actions, torch.full((batch,), level, device=device)),
             state=None if state is None else self.states.encode(state),
         )
@@ -254,11 +279,13 @@ class Policy(nn.Module):
         state = self._raw_state(observation)
         if state is not None:
             self.states.encode(state)  # before the expensive part: is it of the right size?
-        z = self._latents(observation)
+        canvas = self._canvas(observation)
+        z = self._latents(canvas)
         batch, channels, _, height, width = z.shape
         future = z.new_zeros(batch, channels, self.spec.latent_frames[1], height, width)
         size = (batch, self.spec.actions.chunk, self.spec.actions.size)
-        return self._scene(observation, torch.cat([z, future], 2), z.new_zeros(size), 1.0)
+        clip, guide = torch.cat([z, future], 2), self._guide(canvas)
+        return self._scene(observation, clip, guide, z.new_zeros(size), 1.0)
 
     def _clean(self, batch: Batch) -> Scene:
         """A training sample before any noise."""
@@ -273,7 +300,9 @@ class Policy(nn.Module):
         actions = batch.actions.to(self.device)
         valid = None if batch.step_valid is None else batch.step_valid.to(self.device)
         values = self.actions.encode(actions, state, valid)
-        return self._scene(batch.observation, self._latents(batch.observation), values, 0.0)
+        canvas = self._canvas(batch.observation)
+        z, guide = self._latents(canvas), self._guide(canvas)
+        return self._scene(batch.observation, z, guide, values, 0.0)
 
     def _expect_pictures(self, observation: Observation, count: int) -> None:
         for name, image in observation.images.items():

@@ -23,6 +23,8 @@ PUBLISHED = {
     "2.1-t2v-14b": 14_288_491_584,
     "2.1-i2v-14b": 16_394_878_784,
     "2.2-ti2v-5b": 4_999_787_712,
+    "2.2-t2v-a14b": 14_288_491_584,
+    "2.2-i2v-a14b": 14_288_901_184,
 }
 TINY = Wan(variant="tiny", layers=2)
 FILE = "diffusion_pytorch_model.safetensors"
@@ -63,8 +65,8 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
             text_dim=4096,
             ffn_dim=config.feed_forward,
             num_layers=config.layers,
-            image_dim=1280 if "i2v-14b" in variant else None,
-            added_kv_proj_dim=5120 if "i2v-14b" in variant else None,
+            image_dim=config.image_width or None,
+            added_kv_proj_dim=5120 if config.image_width else None,
         )
     wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
     assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
@@ -74,7 +76,8 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:
     assert Wan(variant="2.1-i2v-14b").model_dump() == {
-        "name": "wan", "weights": None, "variant": "2.1-i2v-14b", **SIZES["2.1-i2v-14b"],
+        "name": "wan", "weights": None, "variant": "2.1-i2v-14b", "expert": "low_noise",
+        **SIZES["2.1-i2v-14b"],
     }  # fmt: skip
     assert Wan(variant="2.2-ti2v-5b", layers=12).layers == 12
     assert Wan.model_validate({"layers": None}).layers == SIZES["2.2-ti2v-5b"]["layers"]

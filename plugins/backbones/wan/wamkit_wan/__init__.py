@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VAEConfig, VariantBackbone, open_size
+from wamkit.parts import Conflict, Part, Traits, VAEConfig, VariantBackbone, open_size
 
 from .text_encoder_config import UMT5
 
 if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
     from .vae import WanVAEShape
 
-Variant = Literal["2.1-t2v-1.3b", "2.1-t2v-14b", "2.1-i2v-14b", "2.2-ti2v-5b", "tiny"]
+Variant = Literal[
+    "2.1-t2v-1.3b",
+    "2.1-t2v-14b",
+    "2.1-i2v-14b",
+    "2.2-ti2v-5b",
+    "2.2-t2v-a14b",
+    "2.2-i2v-a14b",
+    "tiny",
+]
 
 # fmt: off
 SIZES: dict[str, dict[str, int]] = {
@@ -33,12 +43,25 @@ SIZES: dict[str, dict[str, int]] = {
         "layers": 30, "heads": 24, "head_size": 128, "feed_forward": 14336,
         "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "image_width": 0,
     },
+    "2.2-t2v-a14b": {
+        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+    },
+    "2.2-i2v-a14b": {
+        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "image_width": 0,
+    },
     "tiny": {
         "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96,
         "latent_channels": 16, "guide_channels": 0, "text_width": 32, "image_width": 0,
     },
 }
 # fmt: on
+# Where a checkpoint of two experts keeps each, in diffusers' and in the original layout.
+FOLDERS = {
+    "high_noise": ("transformer", "high_noise_model"),
+    "low_noise": ("transformer_2", "low_noise_model"),
+}
 
 
 class Wan(VariantBackbone):
@@ -51,6 +74,9 @@ class Wan(VariantBackbone):
     variant: Variant = "2.2-ti2v-5b"
     """Sets every size below that is not written. Only 2.2-ti2v-5b was trained on clips whose frames
     have noise levels of their own; `tiny` is for tests."""
+    expert: Literal["high_noise", "low_noise"] = "low_noise"
+    """Which transformer of 2.2 A14B is read where `weights` is a folder with both: the one for the
+    beginning of a denoising, or the one for its end, which also knows clean frames."""
     layers: int = open_size(gt=0)
     heads: int = open_size(gt=0)
     head_size: int = open_size(gt=0, multiple_of=2)
@@ -85,6 +111,14 @@ class Wan(VariantBackbone):
             image_width=16 if self.image_width else 0,
         )
 
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.expert == "high_noise" and "a14b" not in self.variant:
+            yield Conflict(
+                between=("backbone.expert", "backbone.variant"),
+                why=f"{self.variant} is one transformer, it has no expert for high noise",
+                hint="leave expert out, or choose variant 2.2-t2v-a14b or 2.2-i2v-a14b",
+            )
+
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS
 
@@ -99,7 +133,7 @@ class Wan(VariantBackbone):
             lambda: WanBackbone(self),
             self.weights,
             dialects=self.layouts(),
-            folders=("transformer",),
+            folders=FOLDERS[self.expert] if "a14b" in self.variant else ("transformer",),
         )
 
 
