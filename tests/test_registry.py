@@ -43,7 +43,9 @@ class Point(EntryPoint):
 
 def point(name: str, distribution: str, gives: Any) -> Point:
     made = Point(name=name, value="x", group="wamkit")
-    vars(made).update(gives=gives, dist=SimpleNamespace(name=distribution, version="1.2"))
+    vars(made).update(
+        gives=gives, dist=SimpleNamespace(metadata={"Name": distribution, "Version": "1.2"})
+    )
     return made
 
 
