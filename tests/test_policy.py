@@ -12,9 +12,10 @@ import yaml
 
 import wamkit
 from wamkit.actions import Statistics
-from wamkit.policy import Policy
+from wamkit.policy import Policy, _video_loss
 from wamkit.spec import override, parse, read
 from wamkit.trial import batch_of, observation
+from wamkit.types import Target
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["cameras.views.0.size=[16, 32]", "schedules.action.steps=3", "schedules.video.steps=2"]
@@ -125,6 +126,22 @@ def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     assert policy.loss(other, seed=3).parts["action"] == one["action"]
 
 
+def test_padded_frames_do_not_count_in_the_video_loss() -> None:
+    rng = torch.Generator().manual_seed(0)
+    velocity, predicted = (torch.randn(2, 4, 2, 3, 3, generator=rng) for _ in range(2))
+    target = Target(
+        video=velocity, video_weight=torch.tensor([[2.0, 2.0], [1.0, 1.0]]), frames=(0, 1)
+    )
+    valid = torch.tensor([[True, False], [True, True]])
+    loss = _video_loss(predicted, target, valid)
+    error = (predicted - velocity).square().mean((1, 3, 4))
+    torch.testing.assert_close(loss, (2 * error[0, 0] + error[1].mean()) / 2)
+    predicted[0, :, 1] += 9
+    assert torch.equal(_video_loss(predicted, target, valid), loss)
+    predicted[1, :, 1] += 9
+    assert _video_loss(predicted, target, valid) > loss
+
+
 def test_loss_weights_and_dimension_masks_are_applied() -> None:
     policy = build("schedules.video.loss_weight=0.25")
     batch = batch_of(policy.spec)
@@ -175,11 +192,13 @@ def test_a_policy_that_imagines_nothing_says_so() -> None:
         policy.imagine(seen)
 
 
-def test_the_observed_picture_stands_first_in_what_is_imagined() -> None:
-    policy = build()
+@pytest.mark.parametrize("vae", ["pixel_shuffle", "wan2.1"])  # the second decodes with a loss
+def test_the_observed_picture_stands_first_in_what_is_imagined(vae: str) -> None:
+    part = {"name": vae} | ({"width": "tiny"} if vae == "wan2.1" else {})
+    policy = wamkit.build(override(read(TOY), SMALL) | {"vae": part})
     seen = observation(policy.spec, batch=1)
     out = policy.imagine(seen, seed=0)
-    torch.testing.assert_close(out.canvas[:, :, :1], policy.cameras.canvas(seen.images))
+    assert torch.equal(out.canvas[:, :, :1], policy.cameras.canvas(seen.images))
     assert out.observed == 1 and torch.equal(out.views["front"], out.canvas)
 
 

@@ -155,6 +155,8 @@ class Policy(nn.Module):
         scene = self._blank(observation)
         video = self.paradigm.imagine(self.model, scene, self.schedules, _generator(seed))
         canvas = self.vae.decode(video.z.to(self._vae_dtype)).float().clamp(-1, 1).cpu()
+        seen = self.spec.video.context  # of what was observed, the picture itself and no decoding
+        canvas[:, :, :seen] = self._canvas(observation).cpu()
         views = self.cameras.split(canvas)
         return Imagined(canvas, self.spec.video.context, views)
 

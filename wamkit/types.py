@@ -112,12 +112,22 @@ class Frames:
         """Places of the frames that have one of `roles`."""
         return [i for i, role in enumerate(self.roles) if role in roles]
 
+    def span(self, *roles: str) -> slice | list[int]:
+        """Places of the frames that have one of `roles`, as a slice where they are a single run.
+
+        A slice is a view; a list would be made into a tensor on the device at every use.
+        """
+        places = self.where(*roles)
+        if places and places[-1] - places[0] + 1 == len(places):
+            return slice(places[0], places[-1] + 1)
+        return places
+
     def only(self, *roles: str) -> Frames:
         """Just the frames that have one of `roles`."""
-        keep = self.where(*roles)
+        keep = self.span(*roles)
         return Frames(
             self.z[:, :, keep],
-            tuple(self.roles[i] for i in keep),
+            tuple(role for role in self.roles if role in roles),
             self.times[keep],
             self.sigma[:, keep],
             None if self.guide is None else self.guide[:, :, keep],
@@ -125,20 +135,18 @@ class Frames:
 
     def at(self, sigma: Tensor | float, *roles: str) -> Frames:
         """The frames of `roles` set to a noise level: a number, [B], or [B, frames of the role]."""
-        places = self.where(*roles)
         levels = self.sigma.clone()
         if isinstance(sigma, Tensor) and sigma.ndim == 1:
             sigma = sigma[:, None]
-        levels[:, places] = sigma
+        levels[:, self.span(*roles)] = sigma
         return self._moved(sigma=levels)
 
     def put(self, z: Tensor, *roles: str) -> Frames:
         """The frames of `roles` replaced by z [B, C, frames of the role, h, w]."""
-        places = self.where(*roles)
-        if len(places) == len(self.roles):
+        if all(role in roles for role in self.roles):
             return self._moved(z=z)
         new = self.z.clone()
-        new[:, :, places] = z
+        new[:, :, self.span(*roles)] = z
         return self._moved(z=new)
 
     def _moved(self, **changes: Any) -> Frames:

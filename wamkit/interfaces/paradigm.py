@@ -67,7 +67,7 @@ class Paradigm(ABC):
             noisy = video.at(sigma, *blank).put(x, *blank)
             velocity = model(scene.with_(video=noisy, action=None), cache=cache).video
             assert velocity is not None
-            x = schedule.step(x, velocity[:, :, video.where(*blank)], sigma, lower)
+            x = schedule.step(x, velocity[:, :, video.span(*blank)], sigma, lower)
         return scene.video.put(x, *blank).at(0.0, *blank)
 
 
