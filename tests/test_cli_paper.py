@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
-from wamkit.cli import app
 from wamkit.cli.output import polite
 from wamkit.errors import WamkitError
 from wamkit.registry import registry
@@ -40,20 +38,6 @@ views = [{name = "front", size = [32, 32]}]
 """
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def wamkit(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Type a command line: exit code, stdout, stderr."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words], prog_name="wamkit")
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from wamkit.actions import Statistics
-from wamkit.cli import app
 from wamkit.cli.imagine import OBSERVED
 
 TOY = """
@@ -47,20 +46,6 @@ TWO_CAMERAS = TOY.replace(
 )
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def wamkit(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Type a command line: exit code, stdout, stderr."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words], prog_name="wamkit")
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .parts import KINDS, Conflict
+from .parts import HUB, KINDS, Conflict
 from .spec import PolicySpec, draft, read
 
 
@@ -262,7 +262,7 @@ def _folders(spec: Any) -> Iterator[Conflict]:
             path = getattr(getattr(spec, kind), "weights", None)
         except _Absent:
             continue
-        remote = path is not None and path.startswith("hf:")
+        remote = path is not None and path.startswith(HUB)
         if path is not None and not remote and not Path(path).expanduser().exists():
             yield Conflict(
                 between=(f"{kind}.weights",),

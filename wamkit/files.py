@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import WamkitError
+from .parts import HUB
 
 INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
 SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PICKLED = (".pt", ".pth")
-HUB = "hf:"
 DAMAGED = "the file is damaged or incomplete: download or copy it again"
 
 

@@ -17,6 +17,9 @@ from .visibility import Visibility
 if TYPE_CHECKING:
     from .spec import PolicySpec
 
+HUB = "hf:"
+"""What a path to a repository of the Hugging Face hub begins with."""
+
 KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
 Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm"]
 
