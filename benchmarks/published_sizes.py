@@ -23,6 +23,7 @@ import torch
 import wamkit
 from wamkit.interfaces.paradigm import remember
 from wamkit.policy import Policy
+from wamkit.scenes import blank, vae_dtype
 from wamkit.trial import batch_of, observation
 from wamkit.types import Noisy, Scene
 
@@ -62,13 +63,14 @@ def build(variant: str, vae: str, device: str, *, tiny: bool) -> Policy:
 def rows(policy: Policy) -> dict[str, float]:
     """What is timed, in milliseconds, and the error of the cached step."""
     seen, device = observation(policy.spec, batch=1), policy.device
-    scene = policy._blank(seen)
+    scene = blank(policy, seen)
     images = {k: v.to(device) for k, v in seen.images.items()}
-    canvas = policy.cameras.canvas(images).to(policy._vae_dtype)
-    cache = remember(policy.model, scene, ("text", "context"))
+    canvas = policy.cameras.canvas(images).to(vae_dtype(policy))
+    now = scene.without("video")
+    cache, rest = remember(policy.model, now, policy.paradigm.sees)
     assert scene.action is not None and scene.video is not None
     level = torch.full((1,), 0.5, device=device)
-    step = scene.with_(video=None, action=Noisy(scene.action.x, level))
+    step = rest.with_(action=Noisy(scene.action.x, level))
 
     def loop() -> None:
         rng = torch.Generator().manual_seed(0)
@@ -79,7 +81,7 @@ def rows(policy: Policy) -> dict[str, float]:
     assert full is not None and cached is not None
     runs: dict[str, Callable[[], Any]] = {
         "VAE, one frame": lambda: policy.vae.encode(canvas),
-        "prefill": lambda: remember(policy.model, scene, ("text", "context")),
+        "prefill": lambda: remember(policy.model, now, policy.paradigm.sees),
         "one action step": lambda: policy.model(step, cache=cache),
         "prefill and 10 steps": loop,
         "policy.act": lambda: policy.act(seen, seed=0),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Stream, run
+from wamkit.attention import Stream, run, sdpa
+from wamkit.cache import KV, KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
 from wamkit.parts import Sizes
 from wamkit.registry import registry
 from wamkit.trial import compose, run_dense
-from wamkit.types import KV, Frames, KVCache, Noisy, Scene, Segment, Text
+from wamkit.types import Frames, Noisy, Scene, Segment, Text
 from wamkit.visibility import cacheable, closed_part
 
 SPECS = {name: compose(cls()) for name, cls in registry().parts["backbone"].items()}
@@ -23,19 +25,22 @@ SEES = {
         "text": {"text", "context"},
         "context": {"text", "context"},
         "target": {"text", "context", "target"},
-        "action": {"text", "context", "action"},
+        "state": {"state"},
+        "action": {"text", "context", "state", "action"},
     },
     "action sees the future": {
         "text": {"text", "context"},
         "context": {"text", "context"},
         "target": {"text", "context", "target"},
-        "action": {"text", "context", "target", "action"},
+        "state": {"state"},
+        "action": {"text", "context", "state", "target", "action"},
     },
     "mutual": {
         "text": {"text", "context"},
         "context": {"text", "context"},
         "target": {"text", "context", "target", "action"},
-        "action": {"text", "context", "target", "action"},
+        "state": {"state"},
+        "action": {"text", "context", "state", "target", "action"},
     },
 }
 
@@ -49,36 +54,38 @@ class Reader(ReaderHead):
         self.enter = nn.Linear(sizes.action, sizes.traits.width)
         self.leave = nn.Linear(sizes.traits.width, sizes.action)
 
-    def read(self, action: Noisy, hidden: list[Tensor], scene: Scene) -> Tensor:  # type: ignore[override]
+    def read(
+        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        action = scene.noisy("action")
         x = self.enter(action.x) + action.sigma[:, None, None]
         for states in hidden:
-            x = x + nn.functional.scaled_dot_product_attention(x, states, states)
-        return self.leave(x)
+            x = x + sdpa(x[:, None], states[:, None], states[:, None], valid)[:, 0]
+        return {"action": self.leave(x)}
 
 
 class Slots(SlotHead):
     """The smallest slot head: actions repeated over one latent frame, and averaged back."""
 
-    def __init__(self, sizes: Sizes, grid: tuple[int, int, int]) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.slots, self.time, self.sizes, self._grid = 1, 9.0, sizes, grid
+        self.sizes = sizes
         self.gain = nn.Parameter(torch.ones(()))
 
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        return self._grid
-
-    def write(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        c, h, w = grid
-        flat = x.flatten(1)
+    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
+        if scene.action is None:
+            return {}
+        c, h, w = self.sizes.latent
+        flat = scene.action.x.flatten(1)
         copies = -(-c * h * w // flat.shape[1])
-        return flat.repeat(1, copies)[:, : c * h * w].unflatten(1, (c, 1, h, w)) * self.gain
+        z = flat.repeat(1, copies)[:, : c * h * w].unflatten(1, (c, 1, h, w)) * self.gain
+        return {"action": Frames(z, ("action",), torch.tensor([9.0]), scene.action.levels)}
 
-    def read(self, z: Tensor) -> Tensor:
-        n = self.sizes.chunk * self.sizes.action
-        flat = z.flatten(1)
+    def unslot(self, part: str, v: Tensor, noisy: Noisy) -> Tensor:
+        n = noisy.x[0].numel()
+        flat = v.flatten(1)
         whole = flat[:, : flat.shape[1] // n * n].unflatten(1, (-1, n)).mean(1)
-        return whole.unflatten(1, (self.sizes.chunk, self.sizes.action)) * self.gain
+        return whole.view_as(noisy.x) * self.gain
 
 
 def _head(kind: str, backbone: str) -> ActionHead:
@@ -87,7 +94,7 @@ def _head(kind: str, backbone: str) -> ActionHead:
     if kind == "reader":
         return Reader(sizes)
     if kind == "slots":
-        return Slots(sizes, (sizes.traits.latent_channels, *spec.latent_size))
+        return Slots(sizes)
     head: ActionHead = compose(registry().parts["action_head"][kind]()).action_head.build(sizes)
     return head
 
@@ -163,7 +170,8 @@ def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> N
         ready = head.prepare(scene)
         assert ready.video is not None and ready.action is not None
         video = stream_of(model, ready.video, ready.text)
-        return [video, Stream(head.blocks, *head.embed(ready.action, ready))]  # type: ignore[attr-defined]
+        action = head.stream(model, ready, ())  # type: ignore[attr-defined]
+        return [video, action]
 
     one, two = streams(), streams()
     run(one, SEES[rule])

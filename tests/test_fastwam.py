@@ -14,12 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wamkit.attention import Stream
 from wamkit.interfaces import stream_of
-from wamkit.policy import Policy, _action_loss, _video_loss
+from wamkit.losses import numbers_loss, video_loss
+from wamkit.policy import Policy
 from wamkit.spec import parse
-from wamkit.trial import batch_of
-from wamkit.types import Frames, Noisy, Scene, Target, Text
+from wamkit.types import Frames, Goal, Noisy, Scene, Text
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 
@@ -128,7 +127,7 @@ def test_visibility_is_the_mask_that_the_published_code_builds(
     assert scene.video is not None and scene.action is not None
     streams = [
         stream_of(policy.backbone, scene.video, scene.text),
-        Stream(head.blocks, *head.embed(scene.action, scene)),
+        head.stream(policy.backbone, scene, ()),
     ]
     roles = [s.role for st in streams for s in st.segments for _ in range(s.length)]
     sees = policy.paradigm.sees
@@ -144,14 +143,18 @@ def test_losses_are_the_published_ones(
     out, flows = policy.model(scene), policy.schedules
     assert out.video is not None and out.action is not None
     noise = {name: record[f"inputs/noise_{name}"] for name in ("video", "action")}
-    target = Target(
-        action=flows["action"].velocity(record["inputs/actions"], noise["action"]),
-        action_weight=flows["action"].weight(scene.action.sigma),
-        video=flows["video"].velocity(record["inputs/latents"], noise["video"])[:, :, 1:],
-        video_weight=flows["video"].weight(scene.video.sigma[:, 1:]),
-        frames=(1, 2),
-    )
-    batch = batch_of(policy.spec)
-    video, action = _video_loss(out.video, target, None), _action_loss(out.action, target, batch)
+    goals = {
+        "action": Goal(
+            flows["action"].velocity(record["inputs/actions"], noise["action"]),
+            flows["action"].weight(scene.action.sigma),
+        ),
+        "video": Goal(
+            flows["video"].velocity(record["inputs/latents"], noise["video"])[:, :, 1:],
+            flows["video"].weight(scene.video.sigma[:, 1:]),
+            (1, 2),
+        ),
+    }
+    video = video_loss(out.video, goals["video"], None)
+    action = numbers_loss(out.action, goals["action"], torch.ones_like(out.action))
     torch.testing.assert_close(video, record["outputs/loss_video"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(action, record["outputs/loss_action"], atol=1e-5, rtol=1e-5)

@@ -12,10 +12,11 @@ import yaml
 
 import wamkit
 from wamkit.actions import Statistics
-from wamkit.policy import Policy, _video_loss
+from wamkit.losses import video_loss
+from wamkit.policy import Policy
 from wamkit.spec import override, parse, read
 from wamkit.trial import batch_of, observation
-from wamkit.types import Target
+from wamkit.types import Goal
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["cameras.views.0.size=[16, 32]", "schedules.action.steps=3", "schedules.video.steps=2"]
@@ -126,20 +127,18 @@ def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     assert policy.loss(other, seed=3).parts["action"] == one["action"]
 
 
-def test_padded_frames_do_not_count_in_the_video_loss() -> None:
+def test_padded_frames_do_not_count_in_thevideo_loss() -> None:
     rng = torch.Generator().manual_seed(0)
     velocity, predicted = (torch.randn(2, 4, 2, 3, 3, generator=rng) for _ in range(2))
-    target = Target(
-        video=velocity, video_weight=torch.tensor([[2.0, 2.0], [1.0, 1.0]]), frames=(0, 1)
-    )
+    target = Goal(velocity, torch.tensor([[2.0, 2.0], [1.0, 1.0]]), (0, 1))
     valid = torch.tensor([[True, False], [True, True]])
-    loss = _video_loss(predicted, target, valid)
+    loss = video_loss(predicted, target, valid)
     error = (predicted - velocity).square().mean((1, 3, 4))
     torch.testing.assert_close(loss, (2 * error[0, 0] + error[1].mean()) / 2)
     predicted[0, :, 1] += 9
-    assert torch.equal(_video_loss(predicted, target, valid), loss)
+    assert torch.equal(video_loss(predicted, target, valid), loss)
     predicted[1, :, 1] += 9
-    assert _video_loss(predicted, target, valid) > loss
+    assert video_loss(predicted, target, valid) > loss
 
 
 def test_loss_weights_and_dimension_masks_are_applied() -> None:

@@ -20,10 +20,14 @@ CORE = ROOT / "wamkit"
 FLOORS = {
     0: {"errors", "describe", "hooks", "parts", "visibility", "spaces", "schedules"},
     1: {"registry", "spec", "check", "pretrained"},
-    2: {"files", "types", "schedule", "attention", "layers", "weights"},
-    3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"},
-    4: {"build", "policy", "folder", ""},
-    5: {"testing", "trial", "scaffold"},
+    2: {"files", "types", "cache", "schedule", "attention", "layers", "weights"},
+    3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
+    | {
+        "guidance",
+        "losses",
+    },
+    4: {"build", "policy", "folder", "scenes", ""},
+    5: {"testing", "trial", "replay", "scaffold", "data"},
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold"}

@@ -45,6 +45,10 @@ class AdaptedBackbone:
         every = tuple(dict.fromkeys(video.roles))
         return self._backbone.embed(video.put(z, *every), text)
 
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Any:
+        """As the backbone's."""
+        return self._backbone.place(sigma, at, text)
+
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
         """As the backbone's, [B, theirs, T, h, w]."""
         v = self._backbone.unembed(x, cond)

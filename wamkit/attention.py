@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import WamkitError
-from .types import KV, KVCache, Segment
+from .cache import KV, KVCache
+from .types import Segment
 from .visibility import Visibility
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -22,7 +22,7 @@ class CameraLayout:
     def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
         """Pictures [B, T, 3, height, width], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
 
-        Raises WamkitError if a camera is missing or unknown, or the views differ in batch or time.
+        Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises WamkitError if a camera is missing or unknown, or the views differ in batch or time.
         """
         names = [view.name for view in self.config.views]
         if unknown := sorted(set(images) - set(names)):
@@ -44,6 +44,10 @@ class CameraLayout:
                 "give every camera as many pictures",
             )
         batch, time = counts[names[0]]
+        if self.config.apart > 1:
+            views = [placed(_unit(images[v.name]).flatten(0, 1), v) for v in self.config.views]
+            stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
+            return stacked.flatten(0, 1).transpose(1, 2)
         first = images[names[0]]
         canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
         for view in self.config.views:
@@ -52,11 +56,24 @@ class CameraLayout:
             canvas[:, :, top : top + height, left : left + width] = picture
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 
+    def together(self, canvas: Tensor) -> Tensor:
+        """One canvas [B, 3, T, H, W]; views that are frames of their own are laid in a row."""
+        if self.config.apart == 1:
+            return canvas
+        return canvas.unflatten(0, (-1, self.config.apart)).movedim(1, -2).flatten(-2)
+
     def split(self, canvas: Tensor) -> dict[str, Tensor]:
-        """Canvas [..., H, W] to the piece of each view."""
+        """Canvas [..., H, W], of any scale, to the piece of each view."""
+        if self.config.apart > 1:
+            views = canvas.unflatten(0, (-1, self.config.apart)).unbind(1)
+            return dict(zip(self.boxes, views, strict=True))
+        scale = self.config.canvas[0] // canvas.shape[-2]
+        boxes = {
+            name: tuple(-(-edge // scale) for edge in box) for name, box in self.boxes.items()
+        }
         return {
             name: canvas[..., top : top + height, left : left + width]
-            for name, (top, left, height, width) in self.boxes.items()
+            for name, (top, left, height, width) in boxes.items()
         }
 
 

@@ -59,6 +59,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _canvas,
         _clip,
         _future,
+        _coarser,
         _stored,
         _state,
         _relative,
@@ -92,11 +93,11 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _guides(spec: PolicySpec) -> Iterator[Conflict]:
     traits = spec.backbone.traits
-    if traits.image_width:
+    if traits.extra_width:
         yield Conflict(
             between=("backbone",),
             why=f"this variant of {spec.backbone.name} must be given image-encoder tokens of width "
-            f"{traits.image_width}, which a policy does not make",
+            f"{traits.extra_width}, which a policy does not make",
             hint="choose a variant that takes the first frame as a clean latent, or call "
             "wamkit.denoise, which accepts them",
         )
@@ -187,6 +188,32 @@ def _future(spec: PolicySpec) -> Iterator[Conflict]:
             between=("backbone", "video.frames"),
             why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
             hint=f"set video.frames = {context + stride}, and video.every to when that picture is",
+        )
+
+
+def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
+    times, traits = spec.video.coarser, spec.backbone.traits
+    if times == 1:
+        return
+    stride, patch = spec.vae.stride, traits.patch
+    token = [times * s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
+    canvas = spec.cameras.canvas
+    if any(n % t for n, t in zip(canvas, token, strict=True)):
+        near = [max(t, round(n / t) * t) for n, t in zip(canvas, token, strict=True)]
+        yield Conflict(
+            between=("video.coarser", "cameras"),
+            why=f"pictures of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
+            f"be cut into tokens of {stride[1] * patch[1]}x{stride[2] * patch[2]} pixels",
+            hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
+            "video.coarser = 1",
+        )
+    if traits.guide_channels:
+        yield Conflict(
+            between=("video.coarser", "backbone"),
+            why=f"this variant of {spec.backbone.name} is told with every frame what was observed, "
+            "on the grid of the observed frames",
+            hint="set video.coarser = 1, or choose a variant that takes the first frame as a clean "
+            "latent",
         )
 
 

@@ -70,6 +70,8 @@ class ActionChunk:
     names: tuple[str, ...]  # A names, such as "arm.0"
     normalized: bool = False
     """True if the policy has no statistics yet, so that values are in normalized units."""
+    value: Tensor | None = None  # [B] in [-1, 1], how well the policy expects it to go
+    notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, what the paradigm tells
 
     def __post_init__(self) -> None:
         assert self.values.shape[-1] == len(self.names)
@@ -88,6 +90,9 @@ class Batch:
     step_valid: Tensor | None = None  # [B, N] bool, False where an action is padding
     frame_valid: Tensor | None = None  # [B, frames] bool, False where a picture is padding
     dim_valid: Tensor | None = None  # [A] or [B, A] bool, False where this robot has no such number
+    next_state: Tensor | None = None  # [B, P] physical units, the state when the actions are done
+    value: Tensor | None = None  # [B] in [-1, 1], how well it goes from there; NaN if not known
+    latents: Tensor | None = None  # [B, C, T, h, w] of the pictures, encoded before
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
+from .errors import WamkitError
 from .visibility import Visibility
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class Traits(BaseModel):
     """Key and value heads (K); fewer than `heads` when they are grouped."""
     head_size: int
     """Numbers in a head (E)."""
+    feed_forward: int = 0
+    """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
     latent_channels: int
     """Channels of the latents it denoises (C)."""
     text_width: int
@@ -78,8 +82,11 @@ class Traits(BaseModel):
     guide_channels: int = 0
     """Extra input channels with every frame that say what is observed: a mask for each picture of
     a latent, and the latents of the clip with gray for what is not."""
-    image_width: int = 0
-    """Width of image-encoder tokens that must come with the text; 0 for none."""
+    extra_width: int = 0
+    """Width of what the backbone's own conditioner makes of the picture or the words, which must
+    come with the text (`Text.extra`); 0 for none."""
+    experts: bool = False
+    """True if the configuration's `expert` makes narrower copies of its blocks."""
 
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Number of tokens of `frames` latent frames of height x width latents."""
@@ -154,9 +161,45 @@ class BackboneConfig(Weighted):
     def traits(self) -> Traits:
         raise NotImplementedError(f"{type(self).__name__} must state its traits")
 
+    def expert(self, width: int, feed_forward: int) -> Any:
+        """A narrower copy of the stack, for an action expert that shares its attention.
+
+        A module with `blocks`, as many as the backbone's, and `place` as in
+        `wamkit.interfaces.VideoBackbone`; heads and head size are the backbone's, tokens have
+        `width` numbers. Only where `traits.experts`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> BackboneConfig:
+        """The same architecture with only these blocks, so many heads and this feed-forward.
+
+        The head size stays, so the width becomes heads * head_size; the key heads keep their ratio.
+        `layers` are places in the present stack, ascending. Only where `traits.feed_forward`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be resized")
+
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VideoBackbone`."""
         raise NotImplementedError(f"{type(self).__name__} must build a backbone")
+
+
+def expect_resizable(
+    traits: Traits, layers: Sequence[int], heads: int, feed_forward: int
+) -> None:
+    """Raise WamkitError unless a stack can be cut to these blocks, heads and feed-forward."""
+    ascending = all(a < b for a, b in pairwise(layers))
+    if not layers or not ascending or layers[0] < 0 or layers[-1] >= traits.depth:
+        raise WamkitError(
+            f"found layers {list(layers)}, expected places in a stack of {traits.depth}, ascending",
+            f"name each layer once, from 0 to {traits.depth - 1}",
+        )
+    group = traits.heads // traits.key_heads
+    if heads < 1 or heads % group or feed_forward < 1:
+        raise WamkitError(
+            f"found {heads} heads and a feed-forward of {feed_forward}, expected a multiple of "
+            f"{group} heads and a positive width",
+            f"the whole stack has {traits.heads} heads and a feed-forward of {traits.feed_forward}",
+        )
 
 
 def open_size(**limits: Any) -> Any:
@@ -212,6 +255,8 @@ class TextEncoderConfig(Weighted):
 
     template: str = "{instruction}"
     """Sentence that is encoded; `{instruction}` stands for what the user said."""
+    negative: str = ""
+    """What guidance leans away from; read only where a schedule has `guidance` other than 1."""
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns a projection from this encoder's width to the backbone's."""
     embeddings: str | None = None
@@ -237,13 +282,29 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    traits: Traits
+    backbone: SerializeAsAny[BackboneConfig]
+    """The backbone's configuration, for heads that make blocks of its kind."""
     chunk: int
     """Actions in a chunk (N)."""
     action: int
     """Numbers in an action (A)."""
     state: int
     """Numbers in the robot's state (P); 0 for none."""
+    latent: tuple[int, int, int]
+    """Channels, height and width of a latent frame."""
+    frames: tuple[int, int]
+    """Latent frames that are observed, and that are imagined."""
+    predicts: tuple[str, ...] = ("action",)
+    """The numbers that are denoised: "action", and "next_state" and "value" if asked for."""
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the backbone."""
+        return self.backbone.traits
+
+    def numbers(self, part: str) -> int:
+        """Numbers in a token of a part: "state", "action", "next_state" or "value"."""
+        return {"action": self.action, "value": 1}.get(part, self.state)
 
 
 class ActionHeadConfig(Weighted):
@@ -252,14 +313,16 @@ class ActionHeadConfig(Weighted):
     kind: ClassVar[Kind] = "action_head"
     heard: ClassVar[bool] = True
     """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+    regresses: ClassVar[bool] = False
+    """True if the head predicts the numbers at once and looks at no noise: one pass is all."""
 
     @property
     def reads_text(self) -> bool:
         """True if the head attends to the instruction itself, beside what the backbone does."""
         return False
 
-    def tokens(self, sizes: Sizes) -> int:
-        """Tokens the head adds to a pass."""
+    def tokens(self, sizes: Sizes) -> Mapping[str, int]:
+        """role -> tokens that the head adds to a pass."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
 
     def build(self, sizes: Sizes) -> Any:
@@ -277,6 +340,16 @@ class ParadigmConfig(Part):
         """role -> the roles it attends to, the same table in training and in use."""
         raise NotImplementedError(f"{type(self).__name__} must state who sees whom")
 
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """The numbers it denoises: "action", and "next_state" and "value" if it wants them."""
+        return ("action",)
+
+    @property
+    def blocks(self) -> int:
+        """Chunks that follow each other in one training sample."""
+        return 1
+
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         """What one call of `act` runs, in order."""
         raise NotImplementedError(f"{type(self).__name__} must state its program")
@@ -286,7 +359,11 @@ class ParadigmConfig(Part):
         raise NotImplementedError(f"{type(self).__name__} must build a paradigm")
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        hears = sorted(r for r, seen in self.sees.items() if r != "action" and "action" in seen)
+        numbers = {"action", "next_state", "value"}
+        hears = sorted(
+            {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}
+            - numbers
+        )
         if hears and not spec.action_head.heard:
             yield Conflict(
                 between=("paradigm", "action_head"),
@@ -295,3 +372,8 @@ class ParadigmConfig(Part):
                 hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
                 "a paradigm in which only the action looks at the action",
             )
+
+
+def _heard(role: str, seen: Collection[str]) -> bool:
+    """True if tokens that do not belong to the action head attend to those that do."""
+    return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

@@ -10,17 +10,20 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from . import losses, scenes
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
+from .cache import KVCache
 from .cameras import CameraLayout
-from .errors import WamkitError
-from .interfaces import VAE, ActionHead, Paradigm, TextEncoder, VideoBackbone
+from .errors import WamkitError, did_you_mean
+from .guidance import guided
+from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .prompts import PromptCache
 from .schedule import NoiseSchedule
 from .spec import PolicySpec
 from .stored import StoredEncoder
-from .types import Frames, KVCache, Noisy, Scene, Target, Text, Velocity
+from .types import Goal, Outcome, Scene, Velocity
 from .weights import cast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -56,10 +59,7 @@ class Policy(nn.Module):
         if spec.vae.adapter == "linear":
             channels = spec.backbone.traits.latent_channels
             self.latent_adapter = LatentAdapter(spec.vae.channels, channels)
-        self.schedules = {
-            "video": NoiseSchedule(spec.schedules.video),
-            "action": NoiseSchedule(spec.schedules.action),
-        }
+        self.schedules = _schedules(spec)
         self.cameras = CameraLayout(spec.cameras)
         self.set_statistics(statistics or {})
         self.prompts = PromptCache(self.text_encoder, spec.text_encoder.template)
@@ -125,20 +125,42 @@ class Policy(nn.Module):
             backbone = AdaptedBackbone(backbone, self.latent_adapter)
         return self.action_head.join(backbone, scene, self.paradigm.sees, cache, keep)
 
+    def guided(self, batch: int) -> Model:
+        """The model as acting uses it: with the guidance that the schedules ask for."""
+        scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
+        if all(scale == 1 for scale in scales.values()):
+            return self.model
+        sentence = (self.spec.text_encoder.negative,) * batch
+        negative = scenes.words(self, sentence, "{instruction}")
+        return guided(self.model, negative, scales)
+
     @torch.no_grad()
-    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+    def act(
+        self, observation: Observation, *, seed: int | None = None, **choices: Any
+    ) -> ActionChunk:
         """The next actions, in physical units. The same seed gives the same chunk.
 
-        Raises WamkitError if cameras, pictures or state are not what the policy expects.
+        `choices` are what the paradigm leaves to the caller (`paradigm.choices`). Raises
+        WamkitError for others, and if cameras, pictures or state are not what is expected.
         """
-        scene = self._blank(observation)
-        values = self.paradigm.act(self.model, scene, self.schedules, _generator(seed))
-        chunk = self.actions.decode(values.float(), self._raw_state(observation))
+        self._require_choices(choices)
+        scene = scenes.blank(self, observation)
+        out = self.paradigm.act(
+            self.guided(observation.batch), scene, self.schedules, generator(seed), **choices
+        )
+        return self.chunk_of(out, observation)
+
+    def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
+        """What a paradigm made of a scene, in physical units on the CPU."""
+        values = self.action_head.lower("action", out.action).float()
+        chunk = self.actions.decode(values, scenes.physical_state(self, observation))
         return ActionChunk(
             values=chunk.cpu(),
             hertz=self.spec.actions.hertz,
             names=self.actions.names,
             normalized=self.actions.statistics is None,
+            value=None if out.value is None else out.value.float().cpu(),
+            notes={name: note.cpu() for name, note in out.notes.items()},
         )
 
     @torch.no_grad()
@@ -152,32 +174,58 @@ class Policy(nn.Module):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
-        scene = self._blank(observation)
-        video = self.paradigm.imagine(self.model, scene, self.schedules, _generator(seed))
-        canvas = self.vae.decode(video.z.to(self._vae_dtype)).float().clamp(-1, 1).cpu()
-        seen = self.spec.video.context  # of what was observed, the picture itself and no decoding
-        canvas[:, :, :seen] = self._canvas(observation).cpu()
-        views = self.cameras.split(canvas)
-        return Imagined(canvas, self.spec.video.context, views)
+        scene = scenes.blank(self, observation)
+        model = self.guided(observation.batch)
+        clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
+        pictures = scenes.decoded(self, clip, observation)
+        return Imagined(
+            self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
+        )
 
     def loss(self, batch: Batch, *, seed: int | None = None) -> Losses:
         """Velocity losses of one batch, weighted by noise level and masked where data is padding.
 
-        Each modality is the mean over samples of the weighted mean squared error of what is real in
-        the sample (Fast-WAM, arXiv 2603.16666). Raises WamkitError if the batch does not fit.
+        Raises WamkitError if the batch does not fit.
         """
-        scene = self._clean(batch)
-        noisy, target = self.paradigm.corrupt(scene, self.schedules, _generator(seed))
+        scene = scenes.clean(self, batch)
+        noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
         velocity = self.model(noisy)
-        parts = {}
-        if target.action is not None and velocity.action is not None:
-            parts["action"] = _action_loss(velocity.action, target, batch)
-        if target.video is not None and velocity.video is not None:
-            valid = self._latent_valid(batch, target)
-            parts["video"] = _video_loss(velocity.video, target, valid)
+        parts = {
+            part: self._part_loss(part, goal, noisy, velocity, batch)
+            for part, goal in target.items()
+            if part != "video" or self.spec.backbone.traits.imagines
+        }
         weights = {name: self.schedules[name].config.loss_weight for name in parts}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()})
+
+    def _part_loss(
+        self, part: str, goal: Goal, noisy: Scene, velocity: Velocity, batch: Batch
+    ) -> Tensor:
+        spec = self.spec
+        if part == "video":
+            apart = noisy.future is not None
+            found = velocity.future if apart else velocity.video
+            assert found is not None
+            valid = losses.real_frames(spec, batch, goal, spec.latent_frames[0] if apart else 0)
+            return losses.video_loss(found, goal, valid)
+        numbers = noisy.noisy(part)
+        steps = spec.steps if part == "action" else 1
+        shape = (len(batch.actions), steps, spec.sizes.numbers(part))
+        real = losses.real_numbers(spec, part, batch, shape).to(self.device)
+        real = scenes.lifted(self, part, real)
+        regresses = spec.action_head.regresses
+        found = velocity.take(part, noisy)
+        return losses.numbers_loss(found, goal, real, numbers if regresses else None)
+
+    def _require_choices(self, choices: Mapping[str, Any]) -> None:
+        known = self.paradigm.choices
+        for name in choices:
+            if name not in known:
+                hint = did_you_mean(name, list(known), f"it leaves {', '.join(known) or 'nothing'}")
+                raise WamkitError(
+                    f"{self.spec.paradigm.name} leaves no choice called {name!r}", hint
+                )
 
     def save(self, folder: str | Path) -> Path:
         """Write the policy to `folder`, whole or not at all; see `wamkit.folder`."""
@@ -195,157 +243,8 @@ class Policy(nn.Module):
 
         return load(folder, overrides, device=device)
 
-    # What a scene is made of -------------------------------------------------------------------
 
-    @property
-    def _vae_dtype(self) -> torch.dtype:
-        parameter = next(iter(self.vae.parameters()), None)  # type: ignore[attr-defined]
-        return torch.float32 if parameter is None else parameter.dtype
-
-    def _canvas(self, observation: Observation) -> Tensor:
-        """All pictures of an observation on their canvas [B, 3, T, height, width] in [-1, 1]."""
-        return self.cameras.canvas({k: v.to(self.device) for k, v in observation.images.items()})
-
-    @torch.no_grad()
-    def _latents(self, canvas: Tensor) -> Tensor:
-        """Pictures as latents [B, C, T, h, w] float32."""
-        return self.vae.encode(canvas.to(self._vae_dtype)).float()
-
-    def _guide(self, canvas: Tensor) -> Tensor | None:
-        """What is observed, as extra channels [B, G, T, h, w] beside every frame of the clip.
-
-        For each picture a latent stands for, a mask that is 1 where it was observed; then the
-        latents of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
-        """
-        if not self.spec.backbone.traits.guide_channels:
-            return None
-        context, frames = self.spec.video.context, self.spec.video.frames
-        shown = canvas.new_zeros(*canvas.shape[:2], frames, *canvas.shape[3:])
-        shown[:, :, :context] = canvas[:, :, :context]
-        z = self._latents(shown)
-        mask = z.new_zeros(z.shape[0], self.spec.vae.stride[0], *z.shape[2:])
-        mask[:, :, : self.spec.latent_frames[0]] = 1
-        return torch.cat([mask, z], 1)
-
-    def _raw_state(self, observation: Observation) -> Tensor | None:
-        size, state = self.spec.state.size, observation.state
-        if size == 0:
-            if state is not None:
-                raise WamkitError(
-                    f"a state of {state.shape[-1]} numbers, and this policy reads none",
-                    "leave the state out",
-                )
-            return None
-        if state is None:
-            raise WamkitError(
-                f"no state; this policy expects {size} numbers",
-                f"pass them: --state {','.join(['0'] * size)}",
-            )
-        return state.to(self.device)  # type: ignore[no-any-return]
-
-    def _text(self, observation: Observation) -> Text:
-        text = self.prompts.encode(tuple(observation.prompt))
-        tokens = text.tokens.to(self.device)
-        if isinstance(self.text_adapter, nn.Linear):
-            tokens = self.text_adapter(tokens.to(self.text_adapter.weight.dtype))
-        valid, copies = (
-            None if x is None else x.to(self.device) for x in (text.valid, text.copies)
-        )
-        return Text(tokens, valid, text.image, copies)
-
-    def _scene(
-        self,
-        observation: Observation,
-        z: Tensor,
-        guide: Tensor | None,
-        actions: Tensor,
-        level: float,
-    ) -> Scene:
-        observed, imagined = self.spec.latent_frames
-        batch, device = z.shape[0], z.device
-        sigma = torch.zeros(batch, observed + imagined, device=device)
-        sigma[:, observed:] = level
-        roles = ("context",) * observed + ("target",) * imagined
-        times = torch.arange(observed + imagined, device=device, dtype=torch.float32)
-        state = self._raw_state(observation)
-        return Scene(
-            text=self._text(observation),
-            video=Frames(z, roles, times, sigma, guide),
-            action=Noisy(actions, torch.full((batch,), level, device=device)),
-            state=None if state is None else self.states.encode(state),
-        )
-
-    def _blank(self, observation: Observation) -> Scene:
-        """What is observed, with room at noise level 1 for what is not."""
-        self._expect_pictures(observation, self.spec.video.context)
-        state = self._raw_state(observation)
-        if state is not None:
-            self.states.encode(state)  # before the expensive part: is it of the right size?
-        canvas = self._canvas(observation)
-        z = self._latents(canvas)
-        batch, channels, _, height, width = z.shape
-        future = z.new_zeros(batch, channels, self.spec.latent_frames[1], height, width)
-        size = (batch, self.spec.actions.chunk, self.spec.actions.size)
-        clip, guide = torch.cat([z, future], 2), self._guide(canvas)
-        return self._scene(observation, clip, guide, z.new_zeros(size), 1.0)
-
-    def _clean(self, batch: Batch) -> Scene:
-        """A training sample before any noise."""
-        self._expect_pictures(batch.observation, self.spec.video.frames)
-        n, a = self.spec.actions.chunk, self.spec.actions.size
-        if tuple(batch.actions.shape[1:]) != (n, a):
-            raise WamkitError(
-                f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
-                "change actions.chunk or actions.groups in the spec, or the data",
-            )
-        state = self._raw_state(batch.observation)
-        actions = batch.actions.to(self.device)
-        valid = None if batch.step_valid is None else batch.step_valid.to(self.device)
-        values = self.actions.encode(actions, state, valid)
-        canvas = self._canvas(batch.observation)
-        z, guide = self._latents(canvas), self._guide(canvas)
-        return self._scene(batch.observation, z, guide, values, 0.0)
-
-    def _expect_pictures(self, observation: Observation, count: int) -> None:
-        for name, image in observation.images.items():
-            if image.shape[1] != count:
-                raise WamkitError(
-                    f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
-                    "video.context pictures to act, video.frames to learn",
-                )
-
-    def _latent_valid(self, batch: Batch, target: Target) -> Tensor | None:
-        """[B, F] for the predicted frames: padding only if all of a latent's pictures are."""
-        if batch.frame_valid is None:
-            return None
-        valid, stride = batch.frame_valid.to(self.device), self.spec.vae.stride[0]
-        rest = valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
-        return torch.cat([valid[:, :1], rest], 1)[:, list(target.frames)]
-
-
-def _action_loss(predicted: Tensor, target: Target, batch: Batch) -> Tensor:
-    assert target.action is not None and target.action_weight is not None
-    error = (predicted.float() - target.action).square()  # [B, N, A]
-    real = torch.ones_like(error)
-    if batch.step_valid is not None:
-        real = real * batch.step_valid.to(error)[..., None]
-    if batch.dim_valid is not None:
-        real = real * batch.dim_valid.to(error).reshape(-1, 1, error.shape[-1])
-    sample = (error * real).sum((1, 2)) / real.sum((1, 2)).clamp(min=1)
-    return (sample * target.action_weight).mean()
-
-
-def _video_loss(predicted: Tensor, target: Target, valid: Tensor | None) -> Tensor:
-    assert target.video is not None and target.video_weight is not None
-    velocity = predicted[:, :, list(target.frames)].float()
-    error = (velocity - target.video).square().mean((1, 3, 4)) * target.video_weight  # [B, F]
-    if valid is None:
-        return error.mean()
-    real = valid.to(error)
-    return ((error * real).sum(1) / real.sum(1).clamp(min=1)).mean()
-
-
-def _generator(seed: int | None) -> torch.Generator:
+def generator(seed: int | None) -> torch.Generator:
     """A generator on the CPU, so that a seed means the same on every device."""
     rng = torch.Generator()
     if seed is None:
@@ -353,6 +252,23 @@ def _generator(seed: int | None) -> torch.Generator:
     else:
         rng.manual_seed(seed)
     return rng
+
+
+def _schedules(spec: PolicySpec) -> dict[str, NoiseSchedule]:
+    """The schedule of each part; a head that regresses needs one evaluation, of pure noise."""
+    tokens, given = spec.tokens(), spec.schedules
+    configs = {
+        "video": given.video,
+        "action": given.action,
+        "next_state": given.next_state or given.action,
+        "value": given.value or given.action,
+    }
+    if spec.action_head.regresses:
+        once = {"steps": 1, "density": "pure_noise", "weight": "none", "solver": "euler"}
+        for part in ("action", "next_state", "value"):
+            configs[part] = configs[part].model_copy(update=once)
+    roles = {**tokens, "video": tokens["target"]}
+    return {part: NoiseSchedule(config, roles[part]) for part, config in configs.items()}
 
 
 def _text_encoder(spec: PolicySpec) -> Any:

@@ -28,9 +28,10 @@ class PromptCache:
         self._kept: OrderedDict[tuple[str, str], Text] = OrderedDict()
         self._mark: str | None = None  # a frozen encoder's fingerprint, taken once
 
-    def encode(self, prompts: Sequence[str]) -> Text:
+    def encode(self, prompts: Sequence[str], template: str | None = None) -> Text:
         """B instructions, put into the template, to embeddings [B, L, width]."""
-        sentences = [self.template.replace("{instruction}", prompt.strip()) for prompt in prompts]
+        form = self.template if template is None else template
+        sentences = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
         if self.encoder.trainable:
             self.encoded += len(sentences)
             return self.encoder.encode(sentences)

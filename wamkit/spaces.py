@@ -80,15 +80,23 @@ class View(Section):
 class CameraConfig(Section):
     """How the views are laid on one canvas, the same in dataset, server and simulator."""
 
-    layout: Literal["side_by_side", "t_shape", "grid"] = "side_by_side"
+    layout: Literal["side_by_side", "t_shape", "grid", "frames"] = "side_by_side"
     """`side_by_side`: one row. `t_shape`: the first view above a row of the others.
-    `grid`: rows of `columns` views."""
+    `grid`: rows of `columns` views. `frames`: each view is a latent frame by itself, one after the
+    other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
     views: tuple[View, ...] = Field(min_length=1)
     columns: int = Field(2, gt=0)
     """Views in a row of a grid."""
 
+    @property
+    def apart(self) -> int:
+        """How many canvases stand beside each other at one moment: one, or one for each view."""
+        return len(self.views) if self.layout == "frames" else 1
+
     def boxes(self) -> dict[str, tuple[int, int, int, int]]:
-        """view -> top, left, height, width on the canvas, in pixels."""
+        """view -> top, left, height, width on its canvas, in pixels."""
+        if self.layout == "frames":
+            return {view.name: (0, 0, *view.size) for view in self.views}
         boxes, top = {}, 0
         for row in self._rows():
             left = 0
@@ -107,6 +115,8 @@ class CameraConfig(Section):
     def _rows(self) -> list[tuple[View, ...]]:
         if self.layout == "side_by_side":
             return [self.views]
+        if self.layout == "frames":
+            return [(view,) for view in self.views]
         if self.layout == "t_shape":
             return [row for row in (self.views[:1], self.views[1:]) if row]
         n = self.columns
@@ -121,6 +131,14 @@ class CameraConfig(Section):
                 why=f"two views are called {name!r}",
                 hint="give each camera a name of its own",
             )
+        if self.layout == "frames" and len({view.size for view in self.views}) > 1:
+            sizes = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in self.views)
+            yield Conflict(
+                between=("cameras.views",),
+                why=f"views that are latent frames must be of one size, found {sizes}",
+                hint="give them the same size, or lay them on one canvas with another layout",
+            )
+            return
         rows = self._rows()
         for row in rows:
             if len({view.size[0] for view in row}) > 1:
@@ -148,3 +166,9 @@ class VideoConfig(Section):
     """Pictures that are observed; the rest is the future."""
     every: int = Field(4, gt=0)
     """Actions from one picture to the next."""
+    coarser: int = Field(1, ge=1)
+    """Imagined pictures are so many times smaller than observed ones, in height and in width, and
+    their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
+    times: Literal["continue", "restart"] = "continue"
+    """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM
+    has it."""

@@ -57,18 +57,38 @@ class PolicySpec(BaseModel):
     def sizes(self) -> Sizes:
         """What the action head is built from."""
         return Sizes(
-            traits=self.backbone.traits,
+            backbone=self.backbone,
             chunk=self.actions.chunk,
             action=self.actions.size,
             state=self.state.size,
+            latent=(self.vae.channels, *self.latent_size),
+            frames=self.latent_frames,
+            predicts=self.predicts,
         )
 
     @property
+    def predicts(self) -> tuple[str, ...]:
+        """The numbers that are denoised; a next state only if there is a state."""
+        wanted = self.paradigm.predicts
+        return tuple(part for part in wanted if part != "next_state" or self.state.size)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures in a training sample: what is observed, and the future of every block."""
+        return self.video.context + self.paradigm.blocks * (self.video.frames - self.video.context)
+
+    @property
+    def steps(self) -> int:
+        """Actions in a training sample."""
+        return self.paradigm.blocks * self.actions.chunk
+
+    @property
     def latent_frames(self) -> tuple[int, int]:
-        """Latent frames that are observed, and that are imagined."""
-        stride = self.vae.stride[0]
+        """Latent frames that are observed, and that are imagined for one chunk."""
+        stride, views = self.vae.stride[0], self.cameras.apart
         observed = 1 + (self.video.context - 1) // stride
-        return observed, 1 + (self.video.frames - 1) // stride - observed
+        imagined = 1 + (self.video.frames - 1) // stride - observed
+        return views * observed, views * imagined
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -76,15 +96,22 @@ class PolicySpec(BaseModel):
         (height, width), (_, h, w) = self.cameras.canvas, self.vae.stride
         return height // h, width // w
 
+    @property
+    def target_size(self) -> tuple[int, int]:
+        """Height and width of an imagined latent frame."""
+        (height, width), scale = self.latent_size, self.video.coarser
+        return height // scale, width // scale
+
     def tokens(self) -> dict[str, int]:
-        """Tokens of each role in one full pass."""
+        """Tokens of each role in one full pass over one chunk."""
         traits, (observed, imagined) = self.backbone.traits, self.latent_frames
-        count = {
+        numbers = self.action_head.tokens(self.sizes)
+        return {
+            "text": self.text_encoder.max_tokens,
             "context": traits.tokens(observed, *self.latent_size),
-            "target": traits.tokens(imagined, *self.latent_size),
-            "action": self.action_head.tokens(self.sizes),
+            "target": traits.tokens(imagined, *self.target_size),
+            **{role: numbers.get(role, 0) for role in ("state", "action", "next_state", "value")},
         }
-        return {"text": self.text_encoder.max_tokens, **count}
 
     def fitted(self) -> PolicySpec:
         """This spec with every value that was left open written out."""

@@ -26,7 +26,7 @@ KINDS = ("tokens", "valid", "copies")
 
 def settings(config: TextEncoderConfig) -> str:
     """What decides an embedding besides the weights: the encoder's table without its paths."""
-    table = config.model_dump(mode="json", exclude={"weights", "embeddings", "adapter"})
+    table = config.model_dump(mode="json", exclude={"weights", "embeddings", "adapter", "negative"})
     return json.dumps(table, sort_keys=True)
 
 

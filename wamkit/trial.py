@@ -92,8 +92,13 @@ def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int 
 def batch_of(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
     """Random training samples for a spec."""
     rng = torch.Generator().manual_seed(seed)
-    actions = torch.rand(size, spec.actions.chunk, spec.actions.size, generator=rng) * 2 - 1
-    return Batch(observation(spec, batch=size, frames=spec.video.frames, seed=seed), actions)
+    actions = torch.rand(size, spec.steps, spec.actions.size, generator=rng) * 2 - 1
+    return Batch(
+        observation(spec, batch=size, frames=spec.pictures, seed=seed),
+        actions,
+        next_state=torch.randn(size, spec.state.size, generator=rng) if spec.state.size else None,
+        value=torch.rand(size, generator=rng) * 2 - 1,
+    )
 
 
 def run_dense(streams: Sequence[Stream], sees: Visibility) -> None:

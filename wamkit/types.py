@@ -7,7 +7,7 @@ P numbers in a state, L words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -16,7 +16,14 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .cache import KVCache
+
 Value = TypeVar("Value")
+
+
+def base(role: str) -> str:
+    """What a role is: `target` for `target.3` and for the copy `target'`."""
+    return role.rstrip("'").partition(".")[0]
 
 
 class Memo:
@@ -49,11 +56,13 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """An instruction as embeddings, and the image tokens that some backbones want beside it."""
+    """An instruction as embeddings, and what some backbones want beside it."""
 
     tokens: Tensor  # [B, L, width]
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
-    image: Tensor | None = None  # [B, L', image width]
+    extra: Tensor | None = (
+        None  # [B, L', extra width] what the backbone's own conditioner made of picture or words
+    )
     copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
@@ -69,6 +78,11 @@ class Text:
         weight = self.copies.float().log()
         return weight if self.valid is None else weight.masked_fill(~self.valid, float("-inf"))
 
+    def pick(self, index: Tensor) -> Text:
+        """The samples `index` [B'], in that order; a sample may come more than once."""
+        parts = (self.tokens, self.valid, self.extra, self.copies)
+        return Text(*(None if x is None else x[index] for x in parts))  # type: ignore[arg-type]
+
     def append(self, token: Tensor) -> Text:
         """This text with more tokens [B, L', width] at the end, all of them real."""
         tokens = torch.cat([self.tokens, token.to(self.tokens.dtype)], 1)
@@ -76,7 +90,7 @@ class Text:
             None if x is None else torch.cat([x, x.new_ones(token.shape[:2])], 1)
             for x in (self.valid, self.copies)
         )
-        return Text(tokens, valid, self.image, copies)
+        return Text(tokens, valid, self.extra, copies)
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,12 @@ class Frames:
                 f"sigma must be [{self.z.shape[0]}, {len(self.roles)}], "
                 f"found {tuple(self.sigma.shape)}"
             )
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """The roles whose frames are to be denoised: `target`, `target.3`; no copies."""
+        names = dict.fromkeys(self.roles)
+        return tuple(r for r in names if base(r) == "target" and not r.endswith("'"))
 
     def segments(self, tokens_per_frame: int) -> tuple[Segment, ...]:
         """One segment for each run of frames of the same role."""
@@ -135,9 +155,11 @@ class Frames:
 
     def at(self, sigma: Tensor | float, *roles: str) -> Frames:
         """The frames of `roles` set to a noise level: a number, [B], or [B, frames of the role]."""
-        levels = self.sigma.clone()
         if isinstance(sigma, Tensor) and sigma.ndim == 1:
             sigma = sigma[:, None]
+        if isinstance(sigma, Tensor) and all(role in roles for role in self.roles):
+            return self._moved(sigma=sigma.expand_as(self.sigma))
+        levels = self.sigma.clone()
         levels[:, self.span(*roles)] = sigma
         return self._moved(sigma=levels)
 
@@ -149,6 +171,24 @@ class Frames:
         new[:, :, self.span(*roles)] = z
         return self._moved(z=new)
 
+    def named(self, **names: str) -> Frames:
+        """The same frames under other roles: `named(target="target'")`."""
+        return replace(self, roles=tuple(names.get(role, role) for role in self.roles))
+
+    def then(self, other: Frames) -> Frames:
+        """These frames, then `other`'s, in one clip."""
+        z = torch.cat([self.z, other.z.to(self.z.dtype)], 2)
+        sigma, guide = torch.cat([self.sigma, other.sigma], 1), None
+        if self.guide is not None and other.guide is not None:
+            guide = torch.cat([self.guide, other.guide], 2)
+        times = torch.cat([self.times, other.times.to(self.times)])
+        return Frames(z, self.roles + other.roles, times, sigma, guide)
+
+    def pick(self, index: Tensor) -> Frames:
+        """The samples `index` [B'], in that order; a sample may come more than once."""
+        guide = None if self.guide is None else self.guide[index]
+        return Frames(self.z[index], self.roles, self.times, self.sigma[index], guide)
+
     def _moved(self, **changes: Any) -> Frames:
         """The same frames at another point of their denoising; what depends on places stays."""
         moved = replace(self, **changes)
@@ -158,10 +198,48 @@ class Frames:
 
 @dataclass(frozen=True)
 class Noisy:
-    """An action chunk at a noise level."""
+    """Numbers at a noise level: an action chunk, a state to come, a value."""
 
     x: Tensor  # [B, N, A], normalized
-    sigma: Tensor  # [B] float32 in [0, 1]
+    sigma: Tensor  # [B], or [B, N] where every step has its own; float32 in [0, 1]
+    roles: tuple[str, ...] = ()  # N names; () if all have the name of the part they are
+    times: Tensor | None = None  # [N] places on the axis of actions; None for 0 .. N - 1
+
+    @property
+    def levels(self) -> Tensor:
+        """The noise level of every step [B, N], or [B, 1] if they share one."""
+        return self.sigma if self.sigma.ndim == 2 else self.sigma[:, None]
+
+    def places(self) -> Tensor:
+        """Where every step stands on the axis of actions [N] float32."""
+        if self.times is not None:
+            return self.times
+        return torch.arange(self.x.shape[1], device=self.x.device, dtype=torch.float32)
+
+
+PARTS = ("video", "action", "next_state", "value")
+"""What can be denoised. A scene has frames for the first, and `Noisy` numbers for the others."""
+
+
+def levels_of(pieces: Sequence[Piece]) -> Tensor:
+    """Noise levels of the tokens of some pieces in a row [B, S], or [B, 1] if they share one."""
+    if len(pieces) == 1:
+        return pieces[0].sigma
+    return torch.cat([p.sigma.expand(-1, p.x.shape[1]) for p in pieces], 1)
+
+
+class Piece(NamedTuple):
+    """Numbers of a scene that become tokens, as an action head finds them."""
+
+    part: str  # "state", "action", "next_state" or "value"
+    x: Tensor  # [B, N, A]
+    sigma: Tensor  # [B, N], or [B, 1] if all its steps share a level
+    roles: tuple[str, ...]  # N
+    times: Tensor  # [N] places on the axis of actions
+
+    def segments(self) -> tuple[Segment, ...]:
+        """One segment for each run of a role, a token for each step."""
+        return tuple(Segment(role, len(list(run))) for role, run in groupby(self.roles))
 
 
 @dataclass(frozen=True)
@@ -172,6 +250,9 @@ class Scene:
     video: Frames | None = None
     action: Noisy | None = None
     state: Tensor | None = None  # [B, P], normalized
+    future: Frames | None = None  # frames on a grid of their own, such as coarser targets
+    next_state: Noisy | None = None  # [B, 1, P] the state when the chunk is done
+    value: Noisy | None = None  # [B, 1, 1] how well it goes from there, in [-1, 1]
 
     def with_(self, **changes: Any) -> Scene:
         """A copy with some parts replaced."""
@@ -179,103 +260,135 @@ class Scene:
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that are present."""
-        video = self.video.roles if self.video else ()
-        return frozenset({"text", *video, *(("action",) if self.action else ())})
-
-
-class KV(NamedTuple):
-    """Keys and values of some tokens, normalized and positioned."""
-
-    k: Tensor  # [B, K, S, E]
-    v: Tensor  # [B, K, S, E]
-    valid: Tensor | None = None  # [B, S], as `Text.mask`
-
-    @staticmethod
-    def join(parts: Sequence[KV]) -> KV:
-        """All keys in a row."""
-        if len(parts) == 1:
-            return parts[0]
-        k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
-        if all(p.valid is None for p in parts):
-            return KV(k, v)
-        masks = [_valid(p) for p in parts]
-        if any(mask.is_floating_point() for mask in masks):
-            masks = [m if m.is_floating_point() else m.float().log() for m in masks]
-        return KV(k, v, torch.cat(masks, 1))
-
-
-def _valid(kv: KV) -> Tensor:
-    if kv.valid is not None:
-        return kv.valid
-    return torch.ones(kv.k.shape[0], kv.k.shape[2], dtype=torch.bool, device=kv.k.device)
-
-
-class KVCache:
-    """What a pass leaves behind: keys and values by layer and role, and hidden states.
-
-    A pass that looks at cached roles beside its own writes its own keys behind the cached ones, in
-    a buffer that is made at the first step and rewritten in place at the others: the step loop
-    allocates nothing and copies no cached key.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[dict[str, KV]],
-        hidden: Sequence[dict[str, Tensor]] = (),
-    ) -> None:
-        self.layers = tuple(layers)  # for each layer, role -> KV
-        self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
-        self._room: dict[tuple[int, tuple[str, ...], int], KV] = {}
+        """The roles that are present, the state's and the words' included."""
+        found = {"text"} if self.state is None else {"text", "state"}
+        for frames in (self.video, self.future):
+            found.update(frames.roles if frames is not None else ())
+        for part in PARTS[1:]:
+            if (noisy := getattr(self, part)) is not None:
+                found.update(noisy.roles or (part,))
+        return frozenset(found)
 
     @property
-    def roles(self) -> frozenset[str]:
-        """The roles that are kept."""
-        return frozenset(role for layer in self.layers for role in layer)
+    def parts(self) -> tuple[str, ...]:
+        """Those of PARTS that are present; of the video, only if it has target frames."""
+        clip = self.clip
+        found = {"video"} if clip is not None and clip.targets else set()
+        return tuple(p for p in PARTS if p in found or (p != "video" and getattr(self, p)))
 
-    def __or__(self, newer: KVCache) -> KVCache:
-        """Both; a role that both hold is taken from `newer`."""
-        layers = [{**a, **b} for a, b in zip(self.layers, newer.layers, strict=True)]
-        hidden = (
-            [{**a, **b} for a, b in zip(self.hidden, newer.hidden, strict=True)]
-            if self.hidden and newer.hidden
-            else (newer.hidden or self.hidden)
+    @property
+    def clip(self) -> Frames | None:
+        """The frames among which the targets are."""
+        return self.video if self.future is None else self.future
+
+    def noisy(self, part: str) -> Noisy:
+        """The numbers of `part`. Raises ValueError if there are none."""
+        found = getattr(self, part)
+        if found is None:
+            raise ValueError(f"there is no {part} in the scene")
+        return found  # type: ignore[no-any-return]
+
+    def take(self, part: str) -> Tensor:
+        """What is denoised of a part: frames [B, C, T, h, w], or numbers [B, N, A]."""
+        if part != "video":
+            return self.noisy(part).x
+        if self.clip is None:
+            raise ValueError("there is no video in the scene")
+        return self.clip.z[:, :, self.clip.span(*self.clip.targets)]
+
+    def put(self, part: str, x: Tensor, sigma: Tensor | float) -> Scene:
+        """This scene with `x`, as `take` gives it, at noise level `sigma`: a number, or [B]."""
+        if part == "video":
+            assert self.clip is not None
+            moved = self.clip.at(sigma, *self.clip.targets).put(x, *self.clip.targets)
+            return self.with_(**{"video" if self.future is None else "future": moved})
+        noisy = self.noisy(part)
+        if not isinstance(sigma, Tensor):
+            sigma = torch.full_like(noisy.sigma, sigma)
+        return self.with_(**{part: replace(noisy, x=x, sigma=sigma)})
+
+    def without(self, *parts: str) -> Scene:
+        """This scene without those of PARTS; of the video only the target frames go."""
+        changes: dict[str, Any] = {part: None for part in parts if part != "video"}
+        if "video" in parts and (clip := self.clip) is not None:
+            rest = tuple(role for role in dict.fromkeys(clip.roles) if role not in clip.targets)
+            kept = clip.only(*rest) if rest else None
+            changes["video" if self.future is None else "future"] = kept
+        return replace(self, **changes)
+
+    def pick(self, index: Tensor) -> Scene:
+        """The samples `index` [B'], in that order; a sample may come more than once."""
+        return Scene(
+            self.text.pick(index),
+            None if self.video is None else self.video.pick(index),
+            state=None if self.state is None else self.state[index],
+            future=None if self.future is None else self.future.pick(index),
+            **{
+                part: replace(noisy, x=noisy.x[index], sigma=noisy.sigma[index])
+                for part in PARTS[1:]
+                if (noisy := getattr(self, part)) is not None
+            },
         )
-        return KVCache(layers, hidden)
 
-    def followed_by(self, layer: int, roles: tuple[str, ...], fresh: KV) -> KV:
-        """The cached keys of `roles`, then `fresh`."""
-        kept = [self.layers[layer][role] for role in roles]
-        if torch.is_grad_enabled():
-            return KV.join([*kept, fresh])
-        key = (layer, roles, fresh.k.shape[2])
-        room = self._room.get(key)
-        if room is None:
-            room = self._room[key] = KV.join([*kept, fresh])
-            return room
-        start = room.k.shape[2] - fresh.k.shape[2]
-        room.k[:, :, start:].copy_(fresh.k)
-        room.v[:, :, start:].copy_(fresh.v)
-        if room.valid is not None and fresh.valid is not None:
-            room.valid[:, start:].copy_(fresh.valid)
-        return room
+    def pieces(self, known: Collection[str] = ()) -> list[Piece]:
+        """State, action, next state and value as far as they are here and not `known` already.
+
+        The state has no noise, and stands one place before the first action.
+        """
+        found = []
+        if self.state is not None and "state" not in known:
+            x = self.state[:, None]
+            level = torch.zeros(len(x), 1, device=x.device)
+            found.append(Piece("state", x, level, ("state",), -torch.ones(1, device=x.device)))
+        for part in PARTS[1:]:
+            if (noisy := getattr(self, part)) is not None:
+                roles = noisy.roles or (part,) * noisy.x.shape[1]
+                found.append(Piece(part, noisy.x, noisy.levels, roles, noisy.places()))
+        return found
 
 
 @dataclass(frozen=True)
 class Velocity:
     """Predicted d x / d sigma of each noisy part of a scene, and what was kept of the pass."""
 
-    video: Tensor | None = None  # [B, C, T, h, w], for the frames of the scene
+    video: Tensor | None = None  # [B, C, T, h, w], for all frames of the scene's video
     action: Tensor | None = None  # [B, N, A]
     cache: KVCache | None = None
+    future: Tensor | None = None  # [B, C, T, h, w], for all frames of the scene's future
+    next_state: Tensor | None = None  # [B, 1, P]
+    value: Tensor | None = None  # [B, 1, 1]
+
+    def take(self, part: str, scene: Scene) -> Tensor:
+        """The velocity of what `scene.take(part)` gives. Raises ValueError if there is none."""
+        name = part if part != "video" or scene.future is None else "future"
+        velocity = getattr(self, name)
+        if velocity is None:
+            raise ValueError(f"nothing was predicted for the {part}")
+        if part != "video":
+            return velocity  # type: ignore[no-any-return]
+        assert scene.clip is not None
+        return velocity[:, :, scene.clip.span(*scene.clip.targets)]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a noisy scene should be denoised towards, and how much each piece counts."""
+class Goal:
+    """What one part of a noisy scene should be denoised towards, and how much each piece counts."""
 
-    action: Tensor | None = None  # [B, N, A] velocity
-    action_weight: Tensor | None = None  # [B]
-    video: Tensor | None = None  # [B, C, F, h, w] velocity of the predicted frames
-    video_weight: Tensor | None = None  # [B, F]
-    frames: tuple[int, ...] = ()  # F places of the predicted frames in the scene's video
+    velocity: Tensor  # [B, C, F, h, w] of the predicted frames, or [B, N, A] of the predicted steps
+    weight: Tensor  # [B], or [B, F], or [B, N]
+    places: tuple[int, ...] = ()  # F or N places in the scene's part; () for all numbers
+
+
+Target = Mapping[str, Goal]
+"""part -> what to learn of it; "video" counts places among the frames of `Scene.clip`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a paradigm made of a scene."""
+
+    action: Tensor  # [B, N, A], normalized
+    video: Frames | None = None  # what was imagined on the way, if anything
+    value: Tensor | None = None  # [B] in [-1, 1], if it was predicted
+    notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, for reports
+    memory: Any = None  # what the next chunk of the same episode wants to know

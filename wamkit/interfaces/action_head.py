@@ -1,6 +1,6 @@
 """Three ways for an action head to join a backbone; each is one method, `join`.
 
-ExpertHead   shared attention   a stream of its own beside the video, block by block
+ExpertHead   shared attention   a stream of tokens beside the video, block by block
 ReaderHead   hidden states      it reads the video's layers, and is never heard
 SlotHead     latent slots       its numbers are written into extra latent frames
 """
@@ -8,20 +8,21 @@ SlotHead     latent slots       its numbers are written into extra latent frames
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from ..attention import Block, Stream, run
-from ..types import Frames, KVCache, Noisy, Scene, Segment, Velocity
+from ..attention import Stream, run
+from ..cache import KVCache
+from ..types import Frames, Noisy, Scene, Velocity
 from ..visibility import Visibility
 from .backbone import VideoBackbone, stream_of
 
 
 class ActionHead(nn.Module, ABC):
-    """Predicts the velocity of an action chunk from a backbone."""
+    """Predicts the velocity of an action chunk, and of what else is to come, from a backbone."""
 
     @abstractmethod
     def join(
@@ -34,7 +35,7 @@ class ActionHead(nn.Module, ABC):
     ) -> Velocity:
         """One pass of backbone and head over what is in `scene` and `cache`.
 
-        A pass over the video alone that is asked to keep something predicts nothing.
+        A pass that is asked to keep every role it has predicts nothing.
         """
 
     def initialize_from(self, backbone: VideoBackbone) -> None:
@@ -44,22 +45,55 @@ class ActionHead(nn.Module, ABC):
         """The scene as this head wants it seen, for example with the state beside the text."""
         return scene
 
+    def lift(self, part: str, x: Tensor) -> Tensor:
+        """Numbers [B, N, A] of a part in the form that noise is added to; by default themselves."""
+        return x
+
+    def lower(self, part: str, x: Tensor) -> Tensor:
+        """What `lift` made of numbers, as numbers [B, N, A] again."""
+        return x
+
+
+def is_prefill(scene: Scene, keep: Collection[str]) -> bool:
+    """True if a pass is there for its keys alone."""
+    return bool(keep) and scene.roles - {"text", "state"} <= set(keep)
+
+
+def entrance(
+    backbone: VideoBackbone, scene: Scene, cache: KVCache | None = None
+) -> dict[str, Stream]:
+    """The frames of a scene at the entrance of the backbone's stack, under "video" and "future"."""
+    streams: dict[str, Stream] = {}
+    for name in ("video", "future"):
+        frames = getattr(scene, name)
+        if frames is not None:
+            words = not streams  # one set of words is enough where they are in the stream
+            streams[name] = stream_of(backbone, frames, scene.text, cache, words=words)
+    return streams
+
+
+def way_out(backbone: VideoBackbone, streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+    """The velocities of all frames that went in, if the backbone has any to tell."""
+    if not backbone.traits.imagines:
+        return {}
+    return {name: backbone.unembed(stream.x, stream.cond) for name, stream in streams.items()}
+
 
 class ExpertHead(ActionHead):
     """Shared attention: the head is a stream of its own, block beside block."""
 
-    @property
     @abstractmethod
-    def blocks(self) -> Sequence[Block | None]:
-        """As many as the backbone's; None where the head rests."""
+    def stream(
+        self, backbone: VideoBackbone, scene: Scene, known: Collection[str]
+    ) -> Stream | None:
+        """Tokens for the numbers of a scene (`Scene.pieces`) but for those of the roles `known`.
+
+        As many blocks as the backbone has, None where the head rests. None if there is nothing.
+        """
 
     @abstractmethod
-    def embed(self, action: Noisy, scene: Scene) -> tuple[Tensor, tuple[Segment, ...], Any]:
-        """Actions [B, N, A] to tokens [B, S, D], their segments, and the conditioning."""
-
-    @abstractmethod
-    def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        """Final tokens [B, S, D] to velocity [B, N, A]."""
+    def unembed(self, stream: Stream) -> dict[str, Tensor]:
+        """The final tokens' velocities [B, N, A], by part, for the parts that are denoised."""
 
     def join(
         self,
@@ -69,24 +103,15 @@ class ExpertHead(ActionHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
-        scene = self.prepare(scene)
-        streams: list[Stream] = []
-        video = action = None
-        if scene.video is not None:
-            video = stream_of(backbone, scene.video, scene.text, cache)
-            streams.append(video)
-        if scene.action is not None:
-            x, segments, cond = self.embed(scene.action, scene)
-            action = Stream(self.blocks, x, segments, cond)
-            streams.append(action)
-        prefill = action is None and bool(keep)
-        predicts = backbone.traits.imagines and not prefill
+        scene, prefill = self.prepare(scene), is_prefill(scene, keep)
+        videos = entrance(backbone, scene, cache)
+        own = self.stream(backbone, scene, cache.roles if cache is not None else ())
+        streams = [*videos.values(), *([own] if own is not None else [])]
         kept = run(streams, sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill)
-        return Velocity(
-            backbone.unembed(video.x, video.cond) if video and predicts else None,
-            self.unembed(action.x, action.cond) if action else None,
-            kept,
-        )
+        if prefill:
+            return Velocity(cache=kept)
+        numbers = {} if own is None else self.unembed(own)
+        return Velocity(**way_out(backbone, videos), **numbers, cache=kept)
 
 
 class ReaderHead(ActionHead):
@@ -95,8 +120,13 @@ class ReaderHead(ActionHead):
     layers: tuple[int, ...]  # whose outputs are read, counted from 0
 
     @abstractmethod
-    def read(self, action: Noisy, hidden: Sequence[Tensor], scene: Scene) -> Tensor:
-        """Actions [B, N, A] and hidden states [B, S, D], one a layer, to velocity [B, N, A]."""
+    def read(
+        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Velocities [B, N, A] by part, from hidden states [B, S, D], one a layer.
+
+        The hidden states are those that the actions may see; `valid` [B, S] is as `Text.mask`.
+        """
 
     def join(
         self,
@@ -106,13 +136,11 @@ class ReaderHead(ActionHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
-        scene = self.prepare(scene)
-        velocity, known = None, cache
-        if scene.video is not None:
-            stream = stream_of(backbone, scene.video, scene.text, cache)
-            prefill = scene.action is None and bool(keep)
+        scene, prefill = self.prepare(scene), is_prefill(scene, keep)
+        videos, known = entrance(backbone, scene, cache), cache
+        if videos:
             known = run(
-                [stream],
+                list(videos.values()),
                 sees,
                 attend=backbone.attend,
                 cache=cache,
@@ -120,38 +148,52 @@ class ReaderHead(ActionHead):
                 hidden=self.layers,
                 prefill=prefill,
             )
+            kept = known
             if cache is not None:
                 known = cache | known
-            if backbone.traits.imagines and not prefill:
-                velocity = backbone.unembed(stream.x, stream.cond)
-        if scene.action is None:
-            return Velocity(velocity, None, known)
+        else:
+            kept = KVCache([{} for _ in backbone.blocks])
+        if prefill:
+            return Velocity(cache=kept)
+        if not any(getattr(scene, part) is not None for part in ("action", "next_state", "value")):
+            return Velocity(**way_out(backbone, videos), cache=kept)
         if known is None:
             raise ValueError("a reader needs a video or a cache to read from")
-        first = known.hidden[self.layers[0]]
-        visible = [role for role in first if role in sees["action"]]
+        visible = [role for role in known.hidden[self.layers[0]] if role in sees["action"]]
         hidden = [torch.cat([known.hidden[i][role] for role in visible], 1) for i in self.layers]
-        return Velocity(velocity, self.read(scene.action, hidden, scene), known)
+        valid = _valid(known, self.layers[0], visible, scene)
+        return Velocity(**way_out(backbone, videos), **self.read(scene, hidden, valid), cache=kept)
+
+
+def _valid(known: KVCache, layer: int, roles: Sequence[str], scene: Scene) -> Tensor | None:
+    """Which of the hidden states are real: only words can be padding."""
+    mask = scene.text.mask
+    if "text" not in roles or mask is None:
+        return None
+    shown = [known.hidden[layer][role].shape[:2] for role in roles]
+    one = torch.zeros if mask.is_floating_point() else torch.ones
+    return torch.cat(
+        [
+            mask if role == "text" else one(shape, dtype=mask.dtype, device=mask.device)
+            for role, shape in zip(roles, shown, strict=True)
+        ],
+        1,
+    )
 
 
 class SlotHead(ActionHead):
-    """Latent slots: actions are written into extra latent frames of the video itself."""
-
-    slots: int  # latent frames one chunk takes
-    time: float  # where on the latent time axis they begin
+    """Latent slots: numbers are written into extra latent frames of the video itself."""
 
     @abstractmethod
-    def write(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Actions [B, N, A] to latent frames [B, C, slots, h, w]; `grid` is C, h, w."""
+    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
+        """The numbers of a scene (`Scene.pieces`) as latent frames, by part, the state included.
+
+        Parts whose roles are `known` are left out. In size the frames are like the scene's own.
+        """
 
     @abstractmethod
-    def read(self, z: Tensor) -> Tensor:
-        """Latent frames [B, C, slots, h, w] to actions [B, N, A]."""
-
-    @property
-    @abstractmethod
-    def grid(self) -> tuple[int, int, int]:
-        """C, h, w of a latent frame, for a pass in which there is no other frame."""
+    def unslot(self, part: str, v: Tensor, noisy: Noisy) -> Tensor:
+        """Velocity of the frames that `slots` made [B, C, T, h, w], as that of the numbers."""
 
     def join(
         self,
@@ -161,38 +203,29 @@ class SlotHead(ActionHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
-        scene = self.prepare(scene)
-        video = scene.video
-        if scene.action is not None:
-            video = self._with_slots(video, scene.action)
-        if video is None:
-            raise ValueError("there is neither a video nor an action in the scene")
-        stream = stream_of(backbone, video, scene.text, cache)
-        prefill = scene.action is None and bool(keep)
-        kept = run([stream], sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill)
+        scene, prefill = self.prepare(scene), is_prefill(scene, keep)
+        slots = self.slots(scene, cache.roles if cache is not None else ())
+        clips = [*([scene.video] if scene.video is not None else []), *slots.values()]
+        if clips:
+            scene = scene.with_(video=reduce(Frames.then, clips))
+        streams = entrance(backbone, scene, cache)
+        kept = run(
+            list(streams.values()),
+            sees,
+            attend=backbone.attend,
+            cache=cache,
+            keep=keep,
+            prefill=prefill,
+        )
         if prefill:
-            return Velocity(None, None, kept)
-        v = backbone.unembed(stream.x, stream.cond)
-        at = video.where("action")
-        rest = [i for i in range(len(video.roles)) if i not in at]
-        return Velocity(
-            v[:, :, rest] if rest else None, self.read(v[:, :, at]) if at else None, kept
-        )
-
-    def _with_slots(self, video: Frames | None, action: Noisy) -> Frames:
-        z = self.write(action.x, self.grid if video is None else _grid(video))
-        sigma = action.sigma[:, None].expand(-1, self.slots)
-        times = self.time + torch.arange(self.slots, device=z.device, dtype=torch.float32)
-        if video is None:
-            return Frames(z, ("action",) * self.slots, times, sigma)
-        return Frames(
-            torch.cat([video.z, z.to(video.z.dtype)], 2),
-            video.roles + ("action",) * self.slots,
-            torch.cat([video.times, times.to(video.times)]),
-            torch.cat([video.sigma, sigma], 1),
-        )
-
-
-def _grid(video: Frames) -> tuple[int, int, int]:
-    _, c, _, h, w = video.z.shape
-    return c, h, w
+            return Velocity(cache=kept)
+        found = way_out(backbone, streams)
+        pieces = found.pop("video").split([len(clip.roles) for clip in clips], 2)
+        numbers = {
+            part: self.unslot(part, v, scene.noisy(part))
+            for part, v in zip(slots, pieces[len(clips) - len(slots) :], strict=True)
+            if part != "state"
+        }
+        if len(clips) > len(slots):
+            found["video"] = pieces[0]
+        return Velocity(**found, **numbers, cache=kept)

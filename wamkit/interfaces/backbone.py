@@ -11,7 +11,8 @@ from torch import Tensor
 from ..attention import Attend, Block, Stream, run
 from ..errors import WamkitError
 from ..parts import Traits
-from ..types import Frames, KVCache, Segment, Text
+from ..cache import KVCache
+from ..types import Frames, Segment, Text
 from ..visibility import Visibility, everyone
 
 
@@ -38,6 +39,16 @@ class VideoBackbone(Protocol):
         `traits.text` is "none" leaves it to the action head.
         """
 
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Any:
+        """The conditioning of S tokens that belong to no frame, so that they pass the same blocks.
+
+        `sigma` [B, S] float32 are noise levels in [0, 1], `at` [S, 3] float32 their times,
+        rows and columns on the grid of video tokens, in the same units as `Frames.times` and as
+        the places of tokens; fractions and numbers off the grid (-1) are allowed. A family without
+        places in time looks at what it has. Where the blocks take one level a pass, it is the
+        highest of a sample. `text` is for the words that blocks attend to by cross-attention.
+        """
+
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
         """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`.
 
@@ -46,11 +57,20 @@ class VideoBackbone(Protocol):
 
 
 def stream_of(
-    backbone: VideoBackbone, video: Frames, text: Text, cache: KVCache | None = None
+    backbone: VideoBackbone,
+    video: Frames,
+    text: Text,
+    cache: KVCache | None = None,
+    *,
+    words: bool = True,
 ) -> Stream:
-    """The video at the entrance of the backbone's stack, with the words that are not cached yet."""
-    cached = cache is not None and "text" in cache.roles and backbone.traits.text == "stream"
-    x, segments, cond = backbone.embed(video, None if cached else text)
+    """Frames at the entrance of the backbone's stack.
+
+    Where words are in the stream they come along, unless they are cached or `words` is False.
+    """
+    cached = cache is not None and "text" in cache.roles
+    leave_out = (cached or not words) and backbone.traits.text == "stream"
+    x, segments, cond = backbone.embed(video, None if leave_out else text)
     return Stream(backbone.blocks, x, segments, cond)
 
 

@@ -1,40 +1,57 @@
-"""What a paradigm promises: noise to actions, and clean data to something to learn from."""
+"""What a paradigm promises: noise to actions, and clean data to something to learn from.
+
+Below the contract stand the few moves that paradigms are made of: `remember` what is closed,
+`denoise` some parts together, `corrupt` clean parts for training.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..cache import KVCache
 from ..schedule import NoiseSchedule, draw
-from ..types import Frames, KVCache, Scene, Target, Velocity
+from ..solvers import Run
+from ..types import Frames, Goal, Outcome, Scene, Target, Velocity
 from ..visibility import Visibility, closed_part
 
 Model = Callable[..., Velocity]
 """model(scene, cache=None, keep=()) -> Velocity: backbone, head and visibility in one function.
 
-A pass over the video alone that is asked to keep something is a prefill: it predicts nothing.
+A pass that is asked to keep every role it has is a prefill: it predicts nothing.
 """
 
 ScheduleMap = Mapping[str, NoiseSchedule]
+"""part -> its schedule, for each of `wamkit.types.PARTS`."""
+
+CLEAN = ("text", "context", "state")
+"""The roles of what is known when a chunk begins."""
 
 
 class Paradigm(ABC):
     """When each part is denoised. Knows roles and schedules, and no backbone or head by name.
 
-    Scenes come complete: in training `video` and `action` hold clean data, in use whatever has not
-    happened yet is blank at level 1, and only its shape matters.
+    Scenes come complete: in training every part holds clean data, in use whatever has not happened
+    yet is blank at level 1, and only its shape matters.
     """
 
     sees: Visibility
+    choices: Mapping[str, str] = {}
+    """What a caller may choose for one chunk, as keyword arguments of `act`: name -> what it is."""
 
     @abstractmethod
     def act(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> Tensor:
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        **choices: Any,
+    ) -> Outcome:
         """Noise to normalized actions [B, N, A]."""
 
     @abstractmethod
@@ -46,36 +63,99 @@ class Paradigm(ABC):
     def imagine(
         self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
-        """The scene's video with its blank frames denoised, without any action.
+        """The clip of the scene with its target frames denoised, without any action.
 
         What is known and closed under `sees` is passed through the network once.
         """
-        if scene.video is None:
+        clip = scene.clip
+        if clip is None or not clip.targets:
             raise ValueError("there is no video in the scene to imagine")
-        video = scene.video
-        blank = sorted(set(video.roles) - {"context"})
-        known = closed_part({"text", "context"}, self.sees, {"text", *video.roles})
-        open_roles = [role for role in set(video.roles) if role not in known]
-        cache: KVCache | None = None
-        if "context" in known:
-            cache = remember(model, scene, known)
-            video = video.only(*open_roles)
-        x = draw(tuple(video.only(*blank).z.shape), video.z, rng)
-        schedule = schedules["video"]
-        grid = schedule.grid()
-        for sigma, lower in pairwise(grid):
-            noisy = video.at(sigma, *blank).put(x, *blank)
-            velocity = model(scene.with_(video=noisy, action=None), cache=cache).video
-            assert velocity is not None
-            x = schedule.step(x, velocity[:, :, video.span(*blank)], sigma, lower)
-        return scene.video.put(x, *blank).at(0.0, *blank)
+        seen = scene.without("action", "next_state", "value")
+        cache, rest = remember(model, seen, self.sees)
+        done = denoise(model, rest, {"video": start("video", scene, schedules, rng)}, cache)
+        return clip.put(done.take("video"), *clip.targets).at(0.0, *clip.targets)
 
 
-def remember(model: Model, scene: Scene, roles: Collection[str]) -> KVCache:
-    """One pass over the frames of `roles` alone, for their keys and values."""
-    if scene.video is None:
-        raise ValueError("there is no video in the scene to remember")
-    seen = scene.with_(video=scene.video.only(*roles), action=None)
-    cache = model(seen, keep=tuple(sorted(roles))).cache
-    assert cache is not None
-    return cache
+def remember(
+    model: Model, scene: Scene, sees: Visibility, roles: Collection[str] = CLEAN
+) -> tuple[KVCache | None, Scene]:
+    """One pass over those of `roles` that are closed under `sees`, and the scene without them.
+
+    Nothing is passed, and None returned, if the frames among `roles` look at anything else.
+    """
+    known = closed_part(roles, sees, scene.roles)
+    if scene.video is None or not set(scene.video.roles) & known:
+        return None, scene
+    inside = scene.without("action", "next_state", "value")
+    inside = inside.with_(video=scene.video.only(*known), future=None)
+    keep = tuple(sorted(known & scene.roles))
+    cache = model(inside, keep=keep).cache
+    rest = tuple(role for role in dict.fromkeys(scene.video.roles) if role not in known)
+    return cache, scene.with_(video=scene.video.only(*rest) if rest else None)
+
+
+def start(
+    part: str,
+    scene: Scene,
+    schedules: ScheduleMap,
+    rng: torch.Generator,
+    *,
+    steps: int | None = None,
+    until: float = 0.0,
+) -> Run:
+    """A sampling run of one part, from noise of the shape it has in the scene."""
+    like = scene.take(part)
+    noise = draw(tuple(like.shape), like, rng)
+    return schedules[part].start(noise, steps=steps, rng=rng, until=until)
+
+
+def denoise(
+    model: Model, scene: Scene, runs: Mapping[str, Run], cache: KVCache | None = None
+) -> Scene:
+    """The scene with the parts of `runs` denoised together; one that is done first stays as it is.
+
+    Each evaluation is one pass over the scene, with what is in `cache` besides.
+    """
+    for part, run in runs.items():
+        scene = scene.put(part, run.x, run.sigma)
+    while not all(run.done for run in runs.values()):
+        velocity = model(scene, cache=cache)
+        for part, run in runs.items():
+            if not run.done:
+                run.advance(velocity.take(part, scene))
+                scene = scene.put(part, run.x, run.sigma)
+    return scene
+
+
+def corrupt(
+    scene: Scene, schedules: ScheduleMap, rng: torch.Generator, parts: Collection[str] = ()
+) -> tuple[Scene, Target]:
+    """Clean parts of a scene (all, or `parts`), each at a noise level of its own, and their goals.
+
+    A part whose schedule is `tied` takes the level of the first part that is not.
+    """
+    batch = scene.text.tokens.shape[0]
+    chosen = [part for part in _ORDER if part in (parts or scene.parts) and part in scene.parts]
+    target: dict[str, Goal] = {}
+    leader: Tensor | None = None
+    for part in sorted(chosen, key=lambda part: schedules[part].config.tied):
+        flow, x = schedules[part], scene.take(part)
+        noise = draw(tuple(x.shape), x, rng)
+        tied = flow.config.tied and leader is not None
+        sigma = leader if tied and leader is not None else flow.sample((batch,), x, rng)
+        leader = sigma if leader is None else leader
+        scene = scene.put(part, flow.add(x, noise, sigma), sigma)
+        target[part] = goal(scene, part, flow.velocity(x, noise), flow.weight(sigma))
+    return scene, target
+
+
+_ORDER = ("action", "video", "next_state", "value")
+
+
+def goal(scene: Scene, part: str, velocity: Tensor, weight: Tensor) -> Goal:
+    """The goal of one part at one noise level a sample, with the places of what is denoised."""
+    if part != "video":
+        return Goal(velocity, weight)
+    assert scene.clip is not None
+    places = tuple(scene.clip.where(*scene.clip.targets))
+    return Goal(velocity, weight[:, None].expand(-1, len(places)), places)

@@ -18,7 +18,8 @@ from wamkit.types import Frames, Noisy, Scene, Text
 SEES = {
     "context": {"context"},
     "target": {"context", "target"},
-    "action": {"context", "action"},
+    "state": {"state"},
+    "action": {"context", "state", "action"},
 }
 
 
@@ -48,7 +49,7 @@ def test_an_expert_may_rest_at_some_layers(every: int) -> None:
 @pytest.mark.parametrize(("state", "tokens"), [("text", 6), ("token", 7), ("none", 6)])
 def test_the_state_enters_where_it_is_told_to(state: str, tokens: int) -> None:
     model, head, scene = parts(state=state)
-    assert Mot(state=state).tokens(head.sizes) == tokens
+    assert sum(Mot(state=state).tokens(head.sizes).values()) == tokens
     with torch.no_grad():
         one = head.join(model, scene, SEES)
         assert scene.state is not None

@@ -41,8 +41,9 @@ class Mot(ActionHeadConfig):
     def reads_text(self) -> bool:
         return self.text == "cross"
 
-    def tokens(self, sizes: Sizes) -> int:
-        return sizes.chunk + (self.state == "token")
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        state = {"state": 1} if self.state == "token" and sizes.state else {}
+        return {**state, "action": sizes.chunk}
 
     def tiny(self) -> Mot:
         return self.model_copy(update={"width": 32, "feed_forward": 64, "weights": None})

@@ -7,14 +7,14 @@ Parameter names follow diffusers' video transformers, so that an expert can be i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, Block, sdpa
+from wamkit.attention import QKV, Block, Stream, sdpa
 from wamkit.interfaces import ExpertHead, VideoBackbone
 from wamkit.layers import (
     Embedder,
@@ -28,7 +28,7 @@ from wamkit.layers import (
     split_heads,
 )
 from wamkit.parts import Sizes, Traits
-from wamkit.types import Noisy, Scene, Segment, Text
+from wamkit.types import Piece, Scene, Text, levels_of
 
 from .interpolate import from_video
 
@@ -42,7 +42,7 @@ LEVELS = 256  # width of the sinusoid of the noise level
 class Conditioning:
     """What the expert's blocks need besides tokens."""
 
-    modulation: Tensor  # [B, 6, D] float32
+    modulation: Tensor  # [B, 6, S or 1, D] float32
     cos: Tensor  # [S, E / 2] float32
     sin: Tensor  # [S, E / 2]
     words: Tensor | None  # [B, L, D] the instruction at the expert's width
@@ -85,7 +85,7 @@ class ExpertBlock(nn.Module):
         self.ffn = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        table = (self.scale_shift_table.float() + cond.modulation).unsqueeze(2)  # [B, 6, 1, D]
+        table = self.scale_shift_table.float().unsqueeze(2) + cond.modulation  # [B, 6, S, D]
         shift, scale, gate, *rest = table.unbind(1)
         y = modulated(x, shift, scale)
         k, v = self.attn1.key_value(y)
@@ -161,32 +161,43 @@ class MotHead(ExpertHead):
         )
         return scene.with_(text=text)
 
-    def embed(self, action: Noisy, scene: Scene) -> tuple[Tensor, tuple[Segment, ...], Any]:
+    def stream(
+        self, backbone: VideoBackbone, scene: Scene, known: Collection[str]
+    ) -> Stream | None:
+        pieces = [p for p in scene.pieces(known) if p.part == "action" or self._token(p)]
+        if not pieces:
+            return None
         dtype = self.action_encoder.weight.dtype
-        x = self.action_encoder(action.x.to(dtype))
-        if self.config.state == "token" and self.state_encoder is not None:
-            assert scene.state is not None
-            x = torch.cat([self.state_encoder(scene.state.to(dtype))[:, None], x], 1)
-        embedder = self.condition_embedder
-        level = embedder.time_embedder(sinusoid(1000 * action.sigma.float(), LEVELS))
+        encoders = {"state": self.state_encoder, "action": self.action_encoder}
+        x = torch.cat([encoders[p.part](p.x.to(dtype)) for p in pieces], 1)  # type: ignore[misc]
+        cond = self._condition(scene, levels_of(pieces), torch.cat([p.times for p in pieces]))
+        return Stream(self.blocks, x, tuple(s for p in pieces for s in p.segments()), cond)
+
+    def _token(self, piece: Piece) -> bool:
+        return piece.part == "state" and self.config.state == "token"
+
+    def _condition(self, scene: Scene, sigma: Tensor, times: Tensor) -> Conditioning:
+        embedder, dtype = self.condition_embedder, self.action_encoder.weight.dtype
+        level = embedder.time_embedder(sinusoid(1000 * sigma.float(), LEVELS))
         modulation = embedder.time_proj(nn.functional.silu(level).to(dtype)).float()
         words, text_embedder = None, embedder.text_embedder
         if text_embedder is not None:
             words = scene.text.memo.once(
                 (id(self), "words"), lambda: text_embedder(scene.text.tokens.to(dtype))
             )
-        length = x.shape[1]
-        cos, sin = scene.text.memo.once((id(self), "turn"), lambda: self._turn(length, x.device))
-        cond = Conditioning(modulation.unflatten(-1, (6, -1)), cos, sin, words, scene.text)
-        return x, (Segment("action", length),), cond
+        cos, sin = scene.text.memo.once((id(self), "turn", len(times)), lambda: self._turn(times))
+        modulation = modulation.unflatten(-1, (6, -1)).transpose(1, 2)
+        return Conditioning(modulation, cos, sin, words, scene.text)
 
-    def _turn(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] of the places 0 .. S - 1, over the whole head."""
-        angles = rotary_angles(torch.arange(length, device=device), self.sizes.traits.head_size)
+    def _turn(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [S, E / 2] of places in time [S], over the whole head."""
+        angles = rotary_angles(times, self.sizes.traits.head_size)
         return angles.cos().float(), angles.sin().float()
 
-    def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        return self.action_decoder(x[:, -self.sizes.chunk :])
+    def unembed(self, stream: Stream) -> dict[str, Tensor]:
+        states = sum(s.length for s in stream.segments if s.role == "state")
+        length = stream.x.shape[1]
+        return {"action": self.action_decoder(stream.x[:, states:])} if length > states else {}
 
     def initialize_from(self, backbone: VideoBackbone) -> None:
         """With init = "video", take the backbone's weights. Raises WamkitError if none fit."""

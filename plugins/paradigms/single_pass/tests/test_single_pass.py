@@ -10,6 +10,7 @@ from wamkit_single_pass import SinglePass
 from wamkit import check
 from wamkit.policy import Policy
 from wamkit.registry import registry
+from wamkit.scenes import blank, clean
 from wamkit.schedule import draw
 from wamkit.spec import PolicySpec
 from wamkit.trial import batch_of, compose, observation
@@ -34,7 +35,7 @@ def test_the_table_is_the_published_mask() -> None:
 
 def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
     batch = batch_of(policy.spec, seed=seed)
-    scene = policy._clean(batch)
+    scene = clean(policy, batch)
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None and noisy.action is not None
     full = policy.model(noisy).action
@@ -55,7 +56,7 @@ def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
 @torch.no_grad()
 def test_the_future_in_training_does_not_reach_the_action() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = policy._clean(batch_of(policy.spec))
+    scene = clean(policy, batch_of(policy.spec))
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None
     one = policy.model(noisy)
@@ -69,13 +70,13 @@ def test_the_future_in_training_does_not_reach_the_action() -> None:
 
 def test_the_context_stays_clean_and_levels_are_independent() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = policy._clean(batch_of(policy.spec))
+    scene = clean(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.corrupt(
         scene, policy.schedules, torch.Generator().manual_seed(1)
     )
     assert scene.video is not None and noisy.video is not None and noisy.action is not None
     assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
-    assert noisy.video.sigma[:, 0].tolist() == [0, 0] and target.frames == (1, 2)
+    assert noisy.video.sigma[:, 0].tolist() == [0, 0] and target["video"].places == (1, 2)
     levels = [*noisy.video.sigma[:, 1].tolist(), *noisy.action.sigma.tolist()]
     assert len(set(levels)) == 4 and all(0 < s <= 1 for s in levels)
     assert torch.equal(noisy.video.sigma[:, 1], noisy.video.sigma[:, 2])
@@ -84,26 +85,26 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
 @torch.no_grad()
 def test_what_is_predicted_leads_back_to_the_data() -> None:
     policy = Policy.from_spec(spec_for("toy"))
-    scene = policy._clean(batch_of(policy.spec))
+    scene = clean(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.corrupt(
         scene, policy.schedules, torch.Generator().manual_seed(1)
     )
-    assert noisy.video is not None and scene.video is not None and target.video is not None
-    assert noisy.action is not None and scene.action is not None and target.action is not None
+    assert noisy.video is not None and scene.video is not None
+    assert noisy.action is not None and scene.action is not None
     video = noisy.video.only("target")
-    back = video.z - video.sigma[:, None, :, None, None] * target.video
+    back = video.z - video.sigma[:, None, :, None, None] * target["video"].velocity
     torch.testing.assert_close(back, scene.video.only("target").z, atol=1e-5, rtol=0)
-    back = noisy.action.x - noisy.action.sigma[:, None, None] * target.action
+    back = noisy.action.x - noisy.action.sigma[:, None, None] * target["action"].velocity
     torch.testing.assert_close(back, scene.action.x, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = policy._blank(observation(policy.spec))
+    scene = blank(policy, observation(policy.spec))
     assert scene.video is not None and scene.action is not None
     rng = torch.Generator().manual_seed(3)
-    found = policy.paradigm.act(policy.model, scene, policy.schedules, rng)
+    found = policy.paradigm.act(policy.model, scene, policy.schedules, rng).action
     x = draw(tuple(scene.action.x.shape), scene.action.x, torch.Generator().manual_seed(3))
     seen = scene.with_(video=scene.video.only("context"))
     grid = policy.schedules["action"].grid()

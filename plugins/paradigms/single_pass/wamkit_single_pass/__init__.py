@@ -29,8 +29,9 @@ class SinglePass(ParadigmConfig):
         return {
             "text": frozenset({"text", "context"}),
             "context": frozenset({"text", "context"}),
-            "target": frozenset({"text", "context", "target"}),
-            "action": frozenset({"text", "context", "action"}),
+            "state": frozenset({"text", "context", "state"}),
+            "target": frozenset({"text", "context", "state", "target"}),
+            "action": frozenset({"text", "context", "state", "action"}),
         }
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:

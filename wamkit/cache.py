@@ -1,0 +1,122 @@
+"""What a pass leaves behind: keys and values of every layer by role, and hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KV(NamedTuple):
+    """Keys and values of some tokens, normalized and positioned."""
+
+    k: Tensor  # [B, K, S, E]
+    v: Tensor  # [B, K, S, E]
+    valid: Tensor | None = None  # [B, S], as `Text.mask`
+
+    @staticmethod
+    def join(parts: Sequence[KV]) -> KV:
+        """All keys in a row."""
+        if len(parts) == 1:
+            return parts[0]
+        k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
+        if all(p.valid is None for p in parts):
+            return KV(k, v)
+        masks = [_valid(p) for p in parts]
+        if any(mask.is_floating_point() for mask in masks):
+            masks = [m if m.is_floating_point() else m.float().log() for m in masks]
+        return KV(k, v, torch.cat(masks, 1))
+
+
+def _valid(kv: KV) -> Tensor:
+    if kv.valid is not None:
+        return kv.valid
+    return torch.ones(kv.k.shape[0], kv.k.shape[2], dtype=torch.bool, device=kv.k.device)
+
+
+class KVCache:
+    """What a pass leaves behind: keys and values by layer and role, and hidden states.
+
+    A pass that looks at cached roles beside its own writes its own keys behind the cached ones, in
+    a buffer that is made at the first step and rewritten in place at the others: the step loop
+    allocates nothing and copies no cached key.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[dict[str, KV]],
+        hidden: Sequence[dict[str, Tensor]] = (),
+    ) -> None:
+        self.layers = tuple(layers)  # for each layer, role -> KV
+        self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
+        self._room: dict[tuple[int, tuple[str, ...], int], KV] = {}
+        self.branches = 1  # copies of the batch in a row, where guidance runs several at once
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that are kept."""
+        return frozenset(role for layer in self.layers for role in layer)
+
+    def __or__(self, newer: KVCache) -> KVCache:
+        """Both; a role that both hold is taken from `newer`."""
+        layers = [{**a, **b} for a, b in zip(self.layers, newer.layers, strict=True)]
+        hidden = (
+            [{**a, **b} for a, b in zip(self.hidden, newer.hidden, strict=True)]
+            if self.hidden and newer.hidden
+            else (newer.hidden or self.hidden)
+        )
+        both = KVCache(layers, hidden)
+        both.branches = newer.branches
+        return both
+
+    def followed_by(self, layer: int, roles: tuple[str, ...], fresh: KV) -> KV:
+        """The cached keys of `roles`, then `fresh`."""
+        kept = [self.layers[layer][role] for role in roles]
+        if torch.is_grad_enabled():
+            return KV.join([*kept, fresh])
+        key = (layer, roles, fresh.k.shape[2])
+        room = self._room.get(key)
+        if room is None:
+            room = self._room[key] = KV.join([*kept, fresh])
+            return room
+        start = room.k.shape[2] - fresh.k.shape[2]
+        room.k[:, :, start:].copy_(fresh.k)
+        room.v[:, :, start:].copy_(fresh.v)
+        if room.valid is not None and fresh.valid is not None:
+            room.valid[:, start:].copy_(fresh.valid)
+        return room
+
+    def without(self, roles: Collection[str]) -> KVCache:
+        """What is left when `roles` are dropped."""
+        return self.renamed(dict.fromkeys(roles))
+
+    def renamed(self, names: Mapping[str, str | None]) -> KVCache:
+        """The same entries under other roles; a role whose new name is None is dropped."""
+
+        def moved(layer: Mapping[str, Any]) -> dict[str, Any]:
+            new = {names.get(role, role): kept for role, kept in layer.items()}
+            return {role: kept for role, kept in new.items() if role is not None}
+
+        other = KVCache([moved(x) for x in self.layers], [moved(x) for x in self.hidden])
+        other.branches = self.branches
+        return other
+
+    def pick(self, index: Tensor) -> KVCache:
+        """The samples `index` [B'] of the batch, in that order; a sample may come more than once."""
+        if self.branches > 1:
+            size = next(kv.k.shape[0] for layer in self.layers for kv in layer.values())
+            steps = range(0, size, size // self.branches)
+            index = torch.cat([index + start for start in steps])
+        layers = [
+            {
+                role: KV(kv.k[index], kv.v[index], None if kv.valid is None else kv.valid[index])
+                for role, kv in layer.items()
+            }
+            for layer in self.layers
+        ]
+        hidden = [{role: x[index] for role, x in layer.items()} for layer in self.hidden]
+        other = KVCache(layers, hidden)
+        other.branches = self.branches
+        return other

@@ -1,0 +1,239 @@
+"""Observations and batches as scenes: pictures to latents, words to embeddings, numbers to units.
+
+A policy's two ways in. `blank`: what is observed, with room at noise level 1 for what is not.
+`clean`: a training sample before any noise. And one way out, `decoded`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import WamkitError
+from .observation import Batch, Observation
+from .types import Frames, Noisy, Scene, Text
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+
+def blank(policy: Policy, observation: Observation) -> Scene:
+    """What is observed, with room at noise level 1 for one chunk and its future."""
+    spec = policy.spec
+    expect_pictures(observation, spec.video.context)
+    state = physical_state(policy, observation)
+    if state is not None:
+        policy.states.encode(state)  # before the expensive part: is it of the right size?
+    canvas = canvas_of(policy, observation)
+    z = latents(policy, canvas)
+    batch, channels = z.shape[:2]
+    future = z.new_zeros(batch, channels, spec.latent_frames[1], *spec.target_size)
+    shapes = {part: (batch, 1, spec.sizes.numbers(part)) for part in spec.predicts}
+    shapes["action"] = (batch, spec.actions.chunk, spec.actions.size)
+    numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
+    shown = guide(policy, canvas, spec.video.frames)
+    return _scene(policy, observation, z, future, shown, numbers, 1.0)
+
+
+def clean(policy: Policy, batch: Batch) -> Scene:
+    """A training sample before any noise: as many chunks and pictures as the paradigm learns from.
+
+    Raises WamkitError if the batch does not fit the spec.
+    """
+    spec = policy.spec
+    if batch.latents is None:
+        expect_pictures(batch.observation, spec.pictures)
+    n, a = spec.steps, spec.actions.size
+    if tuple(batch.actions.shape[1:]) != (n, a):
+        raise WamkitError(
+            f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
+            "change actions.chunk or actions.groups in the spec, or the data",
+        )
+    state = physical_state(policy, batch.observation)
+    actions = batch.actions.to(policy.device)
+    valid = None if batch.step_valid is None else batch.step_valid.to(policy.device)
+    numbers = {"action": policy.actions.encode(actions, state, valid)}
+    for part in spec.predicts[1:]:
+        numbers[part] = _outcome(policy, part, batch)
+    observed = spec.latent_frames[0]
+    if batch.latents is not None:
+        z = batch.latents.to(policy.device).float()
+        return _scene(
+            policy, batch.observation, z[:, :, :observed], z[:, :, observed:], None, numbers, 0.0
+        )
+    canvas = canvas_of(policy, batch.observation)
+    z = latents(policy, canvas)
+    future = z[:, :, observed:]
+    if spec.video.coarser > 1:
+        future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
+    shown = guide(policy, canvas, spec.pictures)
+    return _scene(policy, batch.observation, z[:, :, :observed], future, shown, numbers, 0.0)
+
+
+def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
+    """The state to come, or the value, as numbers to learn [B, 1, P] or [B, 1, 1]."""
+    given: Tensor | None = getattr(batch, part)
+    if given is None:
+        raise WamkitError(
+            f"this policy learns to predict the {part}, and the batch holds none",
+            f"give Batch({part}=...), or choose a paradigm that does not predict it",
+        )
+    given = given.to(policy.device).float()
+    if part == "next_state":
+        return policy.states.encode(given)[:, None]
+    return given.nan_to_num().reshape(-1, 1, 1)  # NaN: not known, and not learned from
+
+
+def _scene(
+    policy: Policy,
+    observation: Observation,
+    z: Tensor,
+    future: Tensor,
+    shown: Tensor | None,
+    numbers: dict[str, Tensor],
+    level: float,
+) -> Scene:
+    spec, device = policy.spec, z.device
+    batch, observed, imagined = z.shape[0], z.shape[2], future.shape[2]
+    times = torch.arange(observed + imagined, device=device, dtype=torch.float32)
+    sigma = torch.zeros(batch, observed + imagined, device=device)
+    sigma[:, observed:] = level
+    roles = ("context",) * observed, ("target",) * imagined
+    state = physical_state(policy, observation)
+    apart: Frames | None = None
+    if spec.video.coarser > 1 and imagined:
+        start = 0 if spec.video.times == "restart" else observed
+        apart = Frames(
+            future, roles[1], times[start : start + imagined], sigma[:, observed:].clone()
+        )
+        video = Frames(z, roles[0], times[:observed], sigma[:, :observed], shown)
+    else:
+        video = Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown)
+    parts = {
+        part: Noisy(lifted(policy, part, x), torch.full((batch,), level, device=device))
+        for part, x in numbers.items()
+    }
+    return Scene(
+        text=words(policy, tuple(observation.prompt)),
+        video=video,
+        state=None if state is None else policy.states.encode(state),
+        future=apart,
+        **parts,
+    )
+
+
+def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
+    """Numbers as the action head wants noise added to them, chunk by chunk."""
+    if part != "action" or policy.spec.paradigm.blocks == 1:
+        return policy.action_head.lift(part, x)
+    n = policy.spec.actions.chunk
+    chunks = policy.action_head.lift(part, x.unflatten(1, (-1, n)).flatten(0, 1))
+    return chunks.unflatten(0, (x.shape[0], -1)).flatten(1, 2)
+
+
+def canvas_of(policy: Policy, observation: Observation) -> Tensor:
+    """All pictures of an observation on their canvas, in [-1, 1].
+
+    [B, 3, T, height, width]; where views are frames of their own, [B * V, ...], samples outermost.
+    """
+    images = {name: value.to(policy.device) for name, value in observation.images.items()}
+    return policy.cameras.canvas(images)
+
+
+@torch.no_grad()
+def latents(policy: Policy, canvas: Tensor) -> Tensor:
+    """Pictures as latents [B, C, T, h, w] float32; views that are frames follow each other in T."""
+    z = policy.vae.encode(canvas.to(vae_dtype(policy))).float()
+    views = policy.spec.cameras.apart
+    if views == 1:
+        return z
+    return z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
+
+
+def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
+    """A clip as pictures on the canvas [B, 3, frames, height, width] (views: [B * V, ...]).
+
+    Of what was observed the pictures themselves are shown. Coarser targets give coarser pictures.
+    """
+    spec = policy.spec
+    canvas, z = canvas_of(policy, observation), clip.z
+    if spec.video.coarser > 1:
+        canvas = smaller(canvas, spec.video.coarser)
+        z = torch.cat([latents(policy, canvas), z], 2)
+    views = spec.cameras.apart
+    if views > 1:
+        z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
+    pictures = policy.vae.decode(z.to(vae_dtype(policy))).float().clamp(-1, 1)
+    pictures[:, :, : spec.video.context] = canvas
+    return pictures.cpu()
+
+
+def smaller(canvas: Tensor, times: int) -> Tensor:
+    """Pictures [B, 3, T, height, width] so many times smaller, each the mean of what it covers."""
+    size = [n // times for n in canvas.shape[-2:]]
+    flat = F.interpolate(canvas.transpose(1, 2).flatten(0, 1), size, mode="area")
+    return flat.unflatten(0, (canvas.shape[0], -1)).transpose(1, 2)
+
+
+def guide(policy: Policy, canvas: Tensor, pictures: int) -> Tensor | None:
+    """What is observed, as extra channels [B, G, T, h, w] beside every frame of a clip.
+
+    For each picture a latent stands for, a mask that is 1 where it was observed; then the latents
+    of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
+    """
+    spec = policy.spec
+    if not spec.backbone.traits.guide_channels:
+        return None
+    shown = canvas.new_zeros(*canvas.shape[:2], pictures, *canvas.shape[3:])
+    shown[:, :, : spec.video.context] = canvas[:, :, : spec.video.context]
+    z = latents(policy, shown)
+    mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
+    mask[:, :, : spec.latent_frames[0]] = 1
+    return torch.cat([mask, z], 1)
+
+
+def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
+    """The robot's state [B, P] in physical units; WamkitError if it is missing or not wanted."""
+    size, state = policy.spec.state.size, observation.state
+    if size == 0:
+        if state is not None:
+            raise WamkitError(
+                f"a state of {state.shape[-1]} numbers, and this policy reads none",
+                "leave the state out",
+            )
+        return None
+    if state is None:
+        raise WamkitError(
+            f"no state; this policy expects {size} numbers",
+            f"pass them: --state {','.join(['0'] * size)}",
+        )
+    return state.to(policy.device)  # type: ignore[no-any-return]
+
+
+def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
+    """Instructions, in the spec's template or another, at the width that the backbone reads."""
+    text = policy.prompts.encode(prompts, template)
+    tokens = text.tokens.to(policy.device)
+    if isinstance(policy.text_adapter, nn.Linear):
+        tokens = policy.text_adapter(tokens.to(policy.text_adapter.weight.dtype))
+    valid, copies = (None if x is None else x.to(policy.device) for x in (text.valid, text.copies))
+    return Text(tokens, valid, text.extra, copies)
+
+
+def expect_pictures(observation: Observation, count: int) -> None:
+    """Raise WamkitError unless every camera gives `count` pictures."""
+    for name, image in observation.images.items():
+        if image.shape[1] != count:
+            raise WamkitError(
+                f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
+                "video.context pictures to act, video.frames to learn",
+            )
+
+
+def vae_dtype(policy: Policy) -> torch.dtype:
+    """What the VAE computes in."""
+    parameter = next(iter(policy.vae.parameters()), None)  # type: ignore[attr-defined]
+    return torch.float32 if parameter is None else parameter.dtype
