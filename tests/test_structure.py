@@ -20,7 +20,7 @@ CORE = ROOT / "wamkit"
 FLOORS = {
     0: {"errors", "describe", "hooks", "parts", "visibility", "spaces", "schedules"},
     1: {"registry", "spec", "check", "pretrained"},
-    2: {"files", "types", "cache", "schedule", "attention", "layers", "weights"},
+    2: {"files", "types", "cache", "schedule", "solvers", "attention", "layers", "weights"},
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {
         "guidance",
@@ -30,7 +30,7 @@ FLOORS = {
     5: {"testing", "trial", "replay", "scaffold", "data"},
     6: {"cli", "__main__"},
 }
-PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold"}
+PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 LATE = {("build", "policy"), ("policy", "folder"), ("", "interfaces"), ("", "observation")}
 

@@ -3,77 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .attention import Stream
-from .build import resolve
-from .check import check
+from .compositions import around, compose, default
 from .observation import Batch, Observation
-from .parts import KINDS, Part
-from .registry import registry
-from .spec import PolicySpec, parse_part
+from .spec import PolicySpec
 from .types import Segment
 from .visibility import Visibility
 
-
-def compose(part: Part) -> PolicySpec:
-    """A tiny spec around `part`, with companions from the registry that fit it."""
-    tiny = part.tiny()
-    tiny = tiny if isinstance(tiny, Part) else parse_part(part.kind, tiny)
-    choices: dict[str, list[Part]] = {}
-    for kind in KINDS:
-        if kind == part.kind:
-            choices[kind] = [tiny]
-            continue
-        found = [default(cls).tiny() for cls in registry() if cls.kind == kind]
-        choices[kind] = [p if isinstance(p, Part) else parse_part(kind, p) for p in found]
-        if (table := tiny.companions().get(kind)) is not None:
-            choices[kind] = [parse_part(kind, table)]
-    reasons: list[str] = []
-    for combination in product(*choices.values()):
-        spec = around(dict(zip(choices, combination, strict=True)))
-        conflicts = check(spec)
-        if not conflicts:
-            return resolve(spec)
-        reasons += [str(conflict) for conflict in conflicts]
-    raise AssertionError(
-        f"{part.kind} {part.name} fits nothing:\n" + "\n".join(sorted(set(reasons)))
-    )
-
-
-def default(cls: type[Part]) -> Part:
-    return cls()  # type: ignore[call-arg]  # every registered part has a default name
-
-
-def around(parts: dict[str, Any]) -> PolicySpec:
-    """A small robot for five parts: one camera, a state of 3, chunks of 6 x 4 actions."""
-    stride, patch = parts["vae"].stride, (1, 2, 2)
-    traits = parts["backbone"].traits
-    if traits.latent_channels:
-        patch = traits.patch
-    imagined = 0 if not traits.imagines else 1 if traits.frames == "one" else 2
-    spec = PolicySpec.model_validate(
-        {
-            **parts,
-            "actions": {
-                "chunk": 6,
-                "groups": [{"name": "arm", "size": 3}, {"name": "grip", "size": 1}],
-            },
-            "state": {"size": 3},
-            "cameras": {
-                "views": [
-                    {"name": "front", "size": (2 * stride[1] * patch[1], 3 * stride[2] * patch[2])}
-                ]
-            },
-            "video": {"frames": 1 + imagined * stride[0], "context": 1},
-            "schedules": {"video": {"steps": 2}, "action": {"steps": 3}},
-        }
-    )
-    return spec.fitted()
+__all__ = ["around", "batch_of", "compose", "default", "observation", "run_dense"]
 
 
 def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0) -> Observation:
