@@ -18,9 +18,19 @@ CORE = ROOT / "wamkit"
 
 # Floors of the core; a module may import from its own floor and from those below.
 FLOORS = {
-    0: {"errors", "describe", "hooks", "parts", "visibility", "spaces", "schedules"},
-    1: {"registry", "spec", "check", "pretrained"},
-    2: {"files", "types", "cache", "schedule", "solvers", "attention", "layers", "weights"},
+    0: {
+        "errors",
+        "describe",
+        "chart",
+        "hooks",
+        "parts",
+        "visibility",
+        "spaces",
+        "schedules",
+        "reading",
+    },
+    1: {"registry", "spec", "check", "pretrained", "conditioner"},
+    2: {"files", "types", "cache", "schedule", "solvers", "attention", "layers", "clip", "weights"},
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {
         "guidance",

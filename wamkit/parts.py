@@ -146,6 +146,8 @@ class Weighted(Part):
 
     weights: str | None = None
     """Folder or file with published weights, or hf:owner/name; none means random weights."""
+    origin: str | None = None
+    """What `weights` were made of, where they are not as published; `wamkit slice` writes it."""
 
     def layouts(self) -> Sequence[Any]:
         """The `wamkit.weights.Dialect`s its files may be in; none for wamkit's own names alone."""
@@ -177,6 +179,10 @@ class BackboneConfig(Weighted):
         `layers` are places in the present stack, ascending. Only where `traits.feed_forward`.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be resized")
+
+    def conditioner(self) -> Any:
+        """Return the `wamkit.conditioner.Conditioner` of its own. Only where `extra_width` is."""
+        raise NotImplementedError(f"{type(self).__name__} has no conditioner")
 
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VideoBackbone`."""
@@ -321,6 +327,11 @@ class ActionHeadConfig(Weighted):
         """True if the head attends to the instruction itself, beside what the backbone does."""
         return False
 
+    @property
+    def learns(self) -> int | None:
+        """How many actions at the beginning of a chunk the loss looks at; None for all."""
+        return None
+
     def tokens(self, sizes: Sizes) -> Mapping[str, int]:
         """role -> tokens that the head adds to a pass."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
@@ -349,6 +360,17 @@ class ParadigmConfig(Part):
     def blocks(self) -> int:
         """Chunks that follow each other in one training sample."""
         return 1
+
+    @property
+    def imagined(self) -> int | None:
+        """Latent frames of each view that it wants imagined for one chunk; None for any number."""
+        return None
+
+    @property
+    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The ways one call of `act` can go: name -> the choices that force it; one without a name
+        where there is only one."""
+        return {"": {}}
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         """What one call of `act` runs, in order."""

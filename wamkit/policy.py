@@ -15,12 +15,14 @@ from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
 from .cameras import CameraLayout
+from .conditioner import Conditioner
 from .errors import WamkitError, did_you_mean
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
-from .prompts import PromptCache
+from .prompts import PromptCache, pooled
 from .schedule import NoiseSchedule
+from .schedules import ScheduleConfig
 from .spec import PolicySpec
 from .stored import StoredEncoder
 from .types import Goal, Outcome, Scene, Velocity
@@ -51,6 +53,7 @@ class Policy(nn.Module):
         self.spec = spec
         for kind, part in parts.items():
             setattr(self, kind, part)
+        self.conditioner: Conditioner | None = parts.get("conditioner")  # type: ignore[assignment]
         self.text_adapter: nn.Module = nn.Identity()
         if spec.text_encoder.adapter == "linear":
             width = spec.backbone.traits.text_width
@@ -59,11 +62,13 @@ class Policy(nn.Module):
         if spec.vae.adapter == "linear":
             channels = spec.backbone.traits.latent_channels
             self.latent_adapter = LatentAdapter(spec.vae.channels, channels)
-        self.schedules = _schedules(spec)
+        self.schedules = schedules_of(spec)
         self.cameras = CameraLayout(spec.cameras)
         self.set_statistics(statistics or {})
         self.prompts = PromptCache(self.text_encoder, spec.text_encoder.template)
-        for kind in ("backbone", "action_head"):
+        width = spec.backbone.traits.extra_width
+        self.pooled = pooled(self.conditioner, width, spec.text_encoder.template)
+        for kind in ("backbone", "action_head", "conditioner"):
             if isinstance(module := getattr(self, kind), nn.Module):
                 cast(module, DTYPES[spec.dtype])
         for frozen in (self.vae, None if self.text_encoder.trainable else self.text_encoder):
@@ -88,6 +93,9 @@ class Policy(nn.Module):
             ),
             "paradigm": spec.paradigm.build(),
         }
+        if spec.backbone.traits.extra_width:
+            make = spec.backbone.conditioner
+            parts["conditioner"] = _seeded(spec, "conditioner", make, device)
         with torch.device("meta" if device == "meta" else "cpu"):
             policy = _seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
         if device != "meta":
@@ -98,7 +106,7 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the policy runs."""
-        return next(self.action_head.parameters()).device
+        return next(self.parameters()).device
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Normalize `action` and `state` by these from now on."""
@@ -254,7 +262,7 @@ def generator(seed: int | None) -> torch.Generator:
     return rng
 
 
-def _schedules(spec: PolicySpec) -> dict[str, NoiseSchedule]:
+def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
     """The schedule of each part; a head that regresses needs one evaluation, of pure noise."""
     tokens, given = spec.tokens(), spec.schedules
     configs = {
@@ -264,10 +272,14 @@ def _schedules(spec: PolicySpec) -> dict[str, NoiseSchedule]:
         "value": given.value or given.action,
     }
     if spec.action_head.regresses:
-        once = {"steps": 1, "density": "pure_noise", "weight": "none", "solver": "euler"}
         for part in ("action", "next_state", "value"):
-            configs[part] = configs[part].model_copy(update=once)
-    roles = {**tokens, "video": tokens["target"]}
+            configs[part] = ScheduleConfig(
+                steps=1,
+                density="pure_noise",
+                weight="none",
+                loss_weight=configs[part].loss_weight,
+            )
+    roles = {**tokens, "video": tokens["context"] + tokens["target"]}
     return {part: NoiseSchedule(config, roles[part]) for part, config in configs.items()}
 
 

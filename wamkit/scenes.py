@@ -6,6 +6,8 @@ A policy's two ways in. `blank`: what is observed, with room at noise level 1 fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +20,7 @@ from .types import Frames, Noisy, Scene, Text
 
 if TYPE_CHECKING:
     from .policy import Policy
+    from .spec import PolicySpec
 
 
 def blank(policy: Policy, observation: Observation) -> Scene:
@@ -35,7 +38,7 @@ def blank(policy: Policy, observation: Observation) -> Scene:
     shapes["action"] = (batch, spec.actions.chunk, spec.actions.size)
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
     shown = guide(policy, canvas, spec.video.frames)
-    return _scene(policy, observation, z, future, shown, numbers, 1.0)
+    return _scene(policy, observation, z, future, shown, numbers, 1.0, canvas)
 
 
 def clean(policy: Policy, batch: Batch) -> Scene:
@@ -60,6 +63,12 @@ def clean(policy: Policy, batch: Batch) -> Scene:
         numbers[part] = _outcome(policy, part, batch)
     observed = spec.latent_frames[0]
     if batch.latents is not None:
+        if spec.backbone.traits.guide_channels:
+            raise WamkitError(
+                f"stored latents; this variant of {spec.backbone.name} is guided by the pictures "
+                "themselves",
+                "leave the latents out",
+            )
         z = batch.latents.to(policy.device).float()
         return _scene(
             policy, batch.observation, z[:, :, :observed], z[:, :, observed:], None, numbers, 0.0
@@ -70,7 +79,8 @@ def clean(policy: Policy, batch: Batch) -> Scene:
     if spec.video.coarser > 1:
         future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
     shown = guide(policy, canvas, spec.pictures)
-    return _scene(policy, batch.observation, z[:, :, :observed], future, shown, numbers, 0.0)
+    seen = z[:, :, :observed]
+    return _scene(policy, batch.observation, seen, future, shown, numbers, 0.0, canvas)
 
 
 def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -93,36 +103,56 @@ def _scene(
     z: Tensor,
     future: Tensor,
     shown: Tensor | None,
-    numbers: dict[str, Tensor],
+    numbers: Mapping[str, Tensor],
     level: float,
+    canvas: Tensor | None = None,
 ) -> Scene:
-    spec, device = policy.spec, z.device
+    text = words(policy, tuple(observation.prompt))
+    if canvas is not None and (extra := picture(policy, canvas)) is not None:
+        text = replace(text, extra=extra)
+    state = physical_state(policy, observation)
+    lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
+    clips = arranged(policy.spec, z, future, shown, level)
+    return assembled(
+        text,
+        clips,
+        lifted_numbers,
+        None if state is None else policy.states.encode(state),
+        level,
+    )
+
+
+def arranged(
+    spec: PolicySpec, z: Tensor, future: Tensor, shown: Tensor | None, level: float
+) -> tuple[Frames, Frames | None]:
+    """Observed and imagined latents as one clip, or as two where targets have their own grid."""
     batch, observed, imagined = z.shape[0], z.shape[2], future.shape[2]
-    times = torch.arange(observed + imagined, device=device, dtype=torch.float32)
-    sigma = torch.zeros(batch, observed + imagined, device=device)
+    times = torch.arange(observed + imagined, device=z.device, dtype=torch.float32)
+    sigma = torch.zeros(batch, observed + imagined, device=z.device)
     sigma[:, observed:] = level
     roles = ("context",) * observed, ("target",) * imagined
-    state = physical_state(policy, observation)
-    apart: Frames | None = None
-    if spec.video.coarser > 1 and imagined:
-        start = 0 if spec.video.times == "restart" else observed
-        apart = Frames(
-            future, roles[1], times[start : start + imagined], sigma[:, observed:].clone()
-        )
-        video = Frames(z, roles[0], times[:observed], sigma[:, :observed], shown)
-    else:
-        video = Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown)
-    parts = {
-        part: Noisy(lifted(policy, part, x), torch.full((batch,), level, device=device))
-        for part, x in numbers.items()
-    }
-    return Scene(
-        text=words(policy, tuple(observation.prompt)),
-        video=video,
-        state=None if state is None else policy.states.encode(state),
-        future=apart,
-        **parts,
+    if spec.video.coarser == 1 or not imagined:
+        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown), None
+    start = 0 if spec.video.times == "restart" else observed
+    theirs = times[start : start + imagined]
+    return (
+        Frames(z, roles[0], times[:observed], sigma[:, :observed], shown),
+        Frames(future, roles[1], theirs, sigma[:, observed:].clone()),
     )
+
+
+def assembled(
+    text: Text,
+    clips: tuple[Frames, Frames | None],
+    numbers: Mapping[str, Tensor],
+    state: Tensor | None,
+    level: float,
+) -> Scene:
+    """A scene of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
+    video, future = clips
+    levels = torch.full((len(video.z),), level, device=video.z.device)
+    parts = {part: Noisy(x, levels) for part, x in numbers.items()}
+    return Scene(text, video, state=state, future=future, **parts)
 
 
 def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
@@ -195,6 +225,15 @@ def guide(policy: Policy, canvas: Tensor, pictures: int) -> Tensor | None:
     return torch.cat([mask, z], 1)
 
 
+def picture(policy: Policy, canvas: Tensor) -> Tensor | None:
+    """What the backbone's conditioner makes of the first picture [B, L', extra width], if any."""
+    look = policy.conditioner
+    if look is None or look.reads != "picture":
+        return None
+    tokens, views = look((), canvas[:, :, 0]), policy.spec.cameras.apart
+    return tokens.unflatten(0, (-1, views)).flatten(1, 2)
+
+
 def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
     """The robot's state [B, P] in physical units; WamkitError if it is missing or not wanted."""
     size, state = policy.spec.state.size, observation.state
@@ -220,7 +259,10 @@ def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None)
     if isinstance(policy.text_adapter, nn.Linear):
         tokens = policy.text_adapter(tokens.to(policy.text_adapter.weight.dtype))
     valid, copies = (None if x is None else x.to(policy.device) for x in (text.valid, text.copies))
-    return Text(tokens, valid, text.extra, copies)
+    extra = None
+    if policy.pooled is not None:
+        extra = policy.pooled.encode(prompts, template).tokens.to(policy.device)
+    return Text(tokens, valid, extra, copies)
 
 
 def expect_pictures(observation: Observation, count: int) -> None:

@@ -1,0 +1,73 @@
+"""Every registered backbone with every action head and paradigm: it runs, or says why it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wamkit.compositions import Cell, matrix
+from wamkit.policy import Policy, generator
+from wamkit.replay import uncached
+from wamkit.scenes import blank
+from wamkit.trial import batch_of, observation
+
+CELLS = list(matrix())
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.backbone}-{cell.action_head}-{cell.paradigm}"
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.runs], ids=_name)
+def test_it_acts_learns_caches_and_comes_back(cell: Cell, tmp_path: Path) -> None:
+    policy = Policy.from_spec(cell.spec)
+    seen = observation(cell.spec)
+    chunk = policy.act(seen, seed=0)
+    actions = cell.spec.actions
+    assert chunk.values.shape == (2, actions.chunk, actions.size)
+    assert chunk.values.isfinite().all()
+
+    with torch.no_grad():
+        scene = blank(policy, seen)
+        slow = policy.paradigm.act(
+            uncached(policy.model), scene, policy.schedules, generator(0)
+        ).action
+        fast = policy.paradigm.act(policy.model, scene, policy.schedules, generator(0)).action
+    scale = max(1.0, float(slow.abs().max()))
+    torch.testing.assert_close(fast / scale, slow / scale, atol=2e-5, rtol=0)
+
+    again = Policy.load(policy.save(tmp_path / "policy"))
+    assert torch.equal(again.act(seen, seed=0).values, chunk.values)
+
+    policy.train().loss(batch_of(cell.spec), seed=0).total.backward()
+    for part in (policy.action_head, policy.backbone):
+        grads = [p.grad for p in part.parameters() if p.grad is not None]  # type: ignore[attr-defined]
+        assert grads and all(bool(g.isfinite().all()) for g in grads)
+        assert any(bool(g.any()) for g in grads)
+
+
+# Why something cannot be, word for word but for names and numbers.
+IMPOSSIBLE = (
+    "only reads the video and is never heard",
+    "it cannot imagine",
+    "no velocity",
+)
+
+
+def test_refusals_are_of_what_is_impossible_and_each_has_a_hint() -> None:
+    for cell in CELLS:
+        for conflict in cell.conflicts:
+            assert any(why in conflict.why for why in IMPOSSIBLE), f"{_name(cell)}: {conflict}"
+            assert conflict.hint and not conflict.missing
+
+
+def test_the_matrix_has_every_registered_part() -> None:
+    from wamkit.registry import registry
+
+    names = {kind: set(registry().names(kind)) for kind in ("backbone", "action_head", "paradigm")}
+    assert {c.backbone for c in CELLS} == names["backbone"]
+    assert {c.action_head for c in CELLS} == names["action_head"]
+    assert {c.paradigm for c in CELLS} == names["paradigm"]
+    assert len(CELLS) == len({_name(c) for c in CELLS})

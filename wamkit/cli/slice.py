@@ -1,0 +1,106 @@
+"""`wamkit slice`: a smaller backbone out of a spec's, and the spec of the policy around it."""
+
+from __future__ import annotations
+
+import json as _json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import SpecError, WamkitError
+from ..spec import parse, read
+from .check import conflicts_of
+from .options import Json, Overrides, Spec, Tiny
+from .output import busy, emit, note, say
+
+EXAMPLE = "wamkit slice fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
+
+
+def command(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="The folder to write: weights, and a spec.")],
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="How many blocks, evenly spaced; or which, counted from 0, with commas between "
+            "them; or efficient-wam."
+        ),
+    ],
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="How many heads; all if left out.")
+    ] = None,
+    feed_forward: Annotated[
+        int | None, typer.Option(min=1, help="Units of each feed-forward; all if left out.")
+    ] = None,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    json: Json = False,
+) -> None:
+    """Cut a narrower and shallower student out of the backbone of a spec.
+
+    The head size stays, so that the width becomes heads times head size. Writes
+    backbone.safetensors and spec.yaml, the same composition around the student.
+    """
+    found = [c for c in conflicts_of(spec, overrides or [], tiny=tiny) if not c.missing]
+    if found:
+        raise SpecError(found, str(spec))
+    whole = parse(read(spec, overrides or []), str(spec))
+    if tiny:
+        whole, _ = whole.tiny()
+    _free(out)
+    from .. import weights
+    from ..slicing import sliced, student_of
+
+    traits = whole.backbone.traits
+    chosen = chosen_layers(layers, traits.depth)
+    wanted = heads or traits.heads, feed_forward or traits.feed_forward
+    config = student_of(whole.backbone, chosen, *wanted)
+    with busy("slicing"):
+        teacher = whole.backbone.build()
+        student = sliced(teacher, whole.backbone, chosen, *wanted)
+        file = (out / "backbone.safetensors").absolute()
+        out.mkdir(parents=True, exist_ok=True)
+        weights.save(student, file)
+    counts = weights.parameters(teacher), weights.parameters(student)
+    config = config.model_copy(update={"weights": str(file)})
+    update: dict[str, Any] = {"backbone": config}
+    if whole.action_head.weights is not None:
+        update["action_head"] = whole.action_head.model_copy(update={"weights": None})
+        note("the action head's weights were made for the whole backbone, and are left out")
+    goal = out / "spec.yaml"
+    part = out / ".spec.yaml.part"
+    import yaml
+
+    part.write_text(yaml.safe_dump(whole.model_copy(update=update).dump(), sort_keys=False))
+    os.replace(part, goal)
+    if whole.backbone.weights is None:
+        note("the backbone has random weights, and so has what was cut out of it")
+    if json:
+        emit({"spec": str(goal), "layers": chosen, "parameters": list(counts)})
+        return
+    say(f"kept blocks {_json.dumps(chosen)} of {traits.depth}, {wanted[0]} of {traits.heads} heads")
+    say(f"{counts[0]:,} parameters became {counts[1]:,}")
+    say(f"wrote {goal}; try `wamkit explain {goal}`")
+
+
+def chosen_layers(words: str, depth: int) -> list[int]:
+    """The blocks that `--layers` asks for. Raises WamkitError if it is none of its forms."""
+    from ..slicing import PUBLISHED, evenly
+
+    if words in PUBLISHED:
+        return list(PUBLISHED[words])
+    pieces = [piece.strip() for piece in words.split(",") if piece.strip()]
+    if not pieces or not all(piece.isdigit() for piece in pieces):
+        raise WamkitError(
+            f"--layers {words!r} is no number of blocks and no list of them",
+            f"for example --layers 12, --layers 0,2,4 or --layers {next(iter(PUBLISHED))}",
+        )
+    return [int(p) for p in pieces] if len(pieces) > 1 else evenly(int(pieces[0]), depth)
+
+
+def _free(out: Path) -> None:
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and not (out / "backbone.safetensors").is_file():
+        raise WamkitError(f"{out} exists and holds other things", "choose another folder")

@@ -1,0 +1,127 @@
+"""What one chunk costs: passes, floating-point operations and bytes, counted without a weight.
+
+A policy is built on the meta device and acts there: every operation happens, no number is
+computed. Operations are those of matrix products, attention and convolutions
+(`torch.utils.flop_counter`: a multiplication and an addition are two); bytes are what these read
+and write, each operand once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from .adapters import AdaptedBackbone, LatentAdapter
+from .cache import KVCache
+from .interfaces import ActionHead
+from .policy import DTYPES, schedules_of
+from .scenes import arranged, assembled
+from .spec import PolicySpec
+from .types import Scene, Text, Velocity
+from .weights import cast
+
+
+@dataclass
+class Cost:
+    """Of one observation to one action chunk, for a batch of one."""
+
+    passes: int = 0
+    """Calls of the network, a prefill included."""
+    operations: int = 0
+    bytes: int = 0
+    stages: dict[str, int] = field(default_factory=dict)
+    """Operations of "encode" (the VAE), and of "act" (all passes)."""
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations and bytes of everything that runs inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        out = func(*args, **kwargs)
+        packet = getattr(func, "_overloadpacket", None)
+        if packet in flop_registry:
+            self.operations += int(flop_registry[packet](*args, **kwargs, out_val=out))
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return out
+
+
+@torch.no_grad()
+def cost(spec: PolicySpec, **choices: Any) -> Cost:
+    """What a chunk costs at the sizes of `spec`; `choices` are the paradigm's.
+
+    The text encoder is left out: it runs once for an instruction, not for a chunk.
+    """
+    with torch.device("meta"):
+        vae, backbone = _built(spec.vae), _built(spec.backbone)
+        head = _unweighted(spec.action_head).build(spec.sizes)
+    for module in (backbone, head):
+        cast(module, DTYPES[spec.dtype])
+    if spec.vae.adapter == "linear":
+        adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
+        backbone = AdaptedBackbone(backbone, adapter.to("meta"))
+    paradigm, found = spec.paradigm.build(), Cost()
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        found.passes += 1
+        return head.join(backbone, scene, paradigm.sees, cache, keep)  # type: ignore[no-any-return]
+
+    views, (height, width) = spec.cameras.apart, spec.cameras.canvas
+    with Counter() as counter:
+        vae.encode(torch.zeros(views, 3, spec.video.context, height, width, device="meta"))
+    found.stages["encode"], found.bytes = counter.operations, counter.bytes
+    with Counter() as counter:
+        schedules = schedules_of(spec)
+        paradigm.act(model, shapes(spec, head), schedules, torch.Generator(), **choices)
+    found.stages["act"] = counter.operations
+    found.bytes += counter.bytes
+    found.operations = sum(found.stages.values())
+    return found
+
+
+def _unweighted(part: Any) -> Any:
+    return part.model_copy(update={"weights": None}) if part.weights is not None else part
+
+
+def _built(part: Any) -> Any:
+    return _unweighted(part).build()
+
+
+def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:
+    """The scene at the start of a chunk, one sample of zeros."""
+    traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(1, *shape, device=device)
+
+    z = zeros(spec.vae.channels, observed, *spec.latent_size)
+    future = zeros(spec.vae.channels, imagined, *spec.target_size)
+    shown = None
+    if traits.guide_channels:
+        shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
+    numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
+    numbers["action"] = zeros(spec.actions.chunk, spec.actions.size)
+    return assembled(
+        Text(
+            zeros(spec.text_encoder.max_tokens, traits.text_width),
+            extra=zeros(1, traits.extra_width) if traits.extra_width else None,
+        ),
+        arranged(spec, z, future, shown, 1.0),
+        {part: head.lift(part, x) for part, x in numbers.items()},
+        zeros(spec.state.size) if spec.state.size else None,
+        1.0,
+    )
