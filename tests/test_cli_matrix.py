@@ -1,0 +1,105 @@
+"""The verbs that look at many compositions: matrix and compare; and what they count with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from wamkit.chart import bars, lines
+from wamkit.cli import app
+from wamkit.cost import Counter, cost, shapes
+from wamkit.policy import Policy
+from wamkit.spec import parse, read
+from wamkit.trial import observation
+
+ROOT = Path(__file__).parent.parent
+TOY = str(ROOT / "examples" / "toy.toml")
+ONLY = ["--backbone", "toy", "--backbone", "timm_vit", "--action-head", "mot"]
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(words))
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_matrix_is_a_table_with_the_reasons_below(tmp_path: Path) -> None:
+    out = tmp_path / "matrix.md"
+    code, text, _ = run("matrix", *ONLY, "--out", str(out))
+    assert code == 0 and "toy" in text and "run; a number is the reason of a refusal" in text
+    table = out.read_text()
+    assert table.startswith("| backbone | action head | ")
+    assert "| toy | mot | " in table and "refused (1)" in table and "Hint: " in table
+
+
+def test_the_matrix_is_data_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "matrix.json"
+    code, text, _ = run("matrix", *ONLY, "--out", str(out), "--json")
+    data = json.loads(text)
+    assert code == 0 and data == json.loads(out.read_text())
+    assert data["runs"] + data["refused"] == len(data["cells"])
+    refused = [cell for cell in data["cells"] if not cell["runs"]]
+    assert refused and all(c["conflicts"][0]["hint"] for c in refused)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["matrix", "--backbone", "toi"], "toy"),
+        (["matrix", "--out", "x.csv"], "neither .md nor .json"),
+        (["compare", TOY, "--plot", "x.png"], "not .svg"),
+        (["compare", "nothing.toml"], "no spec at nothing.toml"),
+        (["compare", TOY, "--set", "action_head.width=x"], "action_head.width"),
+    ],
+)
+def test_mistakes_end_in_words(words: list[str], said: str) -> None:
+    code, _, err = run(*words)
+    assert code == 2 and said in err and "Traceback" not in err
+
+
+def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    plot = tmp_path / "compare.svg"
+    other = tmp_path / "wide.toml"
+    other.write_text(Path(TOY).read_text().replace("width = 64", "width = 128"))
+    code, text, err = run("compare", TOY, str(other), "--plot", str(plot))
+    assert code == 0 and "toy" in text and "wide" in text and "median of 5" in err
+    ElementTree.fromstring(plot.read_text())
+    code, text, _ = run("compare", TOY, str(other), "--no-measure", "--json")
+    one, two = json.loads(text)
+    assert one["milliseconds"] is None and one["passes"] == two["passes"] == 11
+    assert one["total"] < two["total"] and one["operations"] < two["operations"]
+
+
+@torch.no_grad()
+def test_the_cost_counted_without_weights_is_that_of_the_real_policy() -> None:
+    spec = parse(read(TOY))
+    policy, found = Policy.from_spec(spec), cost(spec)
+    with Counter() as counter:
+        policy.paradigm.act(
+            policy.model,
+            shapes(spec, policy.action_head, "cpu"),
+            policy.schedules,
+            torch.Generator(),
+        )
+    assert found.stages["act"] == counter.operations > 0
+    assert found.passes == 1 + spec.schedules.action.steps
+    assert policy.act(observation(spec, batch=1)).values.isfinite().all()
+
+
+def test_operations_of_a_matrix_product_are_two_for_each_pair() -> None:
+    with Counter() as counter:
+        torch.zeros(3, 4) @ torch.zeros(4, 5)
+    assert counter.operations == 2 * 3 * 4 * 5
+    assert counter.bytes == 4 * (3 * 4 + 4 * 5 + 3 * 5)
+
+
+def test_pictures_are_well_formed_whatever_the_names() -> None:
+    svg = bars({"a & b": {"<one>": 1.0, "two": 0.0}, "c": {"two": 5e6}})
+    assert len(ElementTree.fromstring(svg).findall(".//{*}rect")) == 1 + 3
+    svg = lines({"loss <1>": [(0, 1.0), (1, 0.5), (2, float("inf"))]}, x="steps", y="loss")
+    assert len(ElementTree.fromstring(svg).findall(".//{*}polyline")) == 1
+    ElementTree.fromstring(lines({}, x="x", y="y"))
