@@ -55,3 +55,11 @@ State = Annotated[
 Prompt = Annotated[str, typer.Option(help="What the robot is told.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=KEY",
+        help="Which key of a data set is a view, state or action; once for each, such as "
+        "front=observation.images.top.",
+    ),
+]

@@ -1,16 +1,16 @@
-"""`wamkit precompute`: embeddings of instructions, written once."""
+"""`wamkit precompute`: embeddings of instructions and latents of pictures, written once."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import WamkitError
-from ..spec import parse, read
-from .options import Json, Overrides, Spec
+from ..spec import PolicySpec, parse, read
+from .options import Column, Device, Json, Overrides, Spec
 from .output import console, emit, say
 
 EXAMPLE = "wamkit precompute text spec.toml --prompts prompts.txt --out text.safetensors"
@@ -20,37 +20,117 @@ class What(StrEnum):
     """What to compute ahead."""
 
     text = "text"
+    latents = "latents"
+
+
+class Number(StrEnum):
+    """What latents are stored in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def command(
-    what: Annotated[What, typer.Argument(help="The embeddings of instructions.")],
+    what: Annotated[
+        What, typer.Argument(help="Embeddings of instructions, or latents of training clips.")
+    ],
     spec: Spec,
-    prompts: Annotated[Path, typer.Option(help="A text file with one instruction a line.")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write, or to add to.")],
+    out: Annotated[
+        Path, typer.Option(help="The safetensors file (text) or folder (latents); or to add to.")
+    ],
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file with one instruction a line (text).")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A LeRobot data set: clips, or tasks."),
+    ] = None,
     overrides: Overrides = None,
+    column: Column = None,
+    stride: Annotated[
+        int, typer.Option(min=1, help="Store a clip for each so many frames (latents).")
+    ] = 1,
+    dtype: Annotated[
+        Number, typer.Option(help="Half the space, or the very same loss (latents).")
+    ] = Number.float32,
+    batch: Annotated[int, typer.Option(min=1, help="Clips in one pass (latents).")] = 4,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Encode instructions once, so that the encoder need not be loaded afterwards.
+    """Encode instructions or pictures once, so that it need not be done in training or use.
 
-    Set text_encoder.embeddings to the file in the spec. A run that was interrupted goes on where it
-    stopped.
+    `text` takes --prompts or the tasks of --data; set text_encoder.embeddings to the file in the
+    spec. `latents` takes --data; training then reads them in place of the pictures. A run that was
+    interrupted goes on where it stopped.
     """
-    from rich.progress import Progress
+    policy = parse(read(spec, overrides or []), str(spec))
+    if what is What.text:
+        idle = {"--column": column, "--stride": stride != 1, "--dtype": dtype != "float32"}
+        idle |= {"--batch": batch != 4, "--device": device != "cpu"}
+        for name, is_given in idle.items():
+            if is_given:
+                raise WamkitError(f"{name} has no meaning for `precompute text`", "leave it out")
+        _text(policy, _lines(prompts, data), out, json)
+    elif data is None or prompts is not None:
+        raise WamkitError(
+            "latents are of the pictures of a data set", "name it: --data DIR, and no --prompts"
+        )
+    else:
+        options = {"stride": stride, "dtype": str(dtype), "batch": batch, "device": device}
+        _latents(policy, data, out, column or [], options, json)
 
-    from ..stored import precompute
 
-    config = parse(read(spec, overrides or []), str(spec)).text_encoder
+def _lines(prompts: Path | None, data: Path | None) -> list[str]:
+    """The instructions of a text file, or of a data set."""
+    if (prompts is None) == (data is None):
+        raise WamkitError("whose instructions?", "name one: --prompts FILE, or --data DIR")
+    if prompts is None:
+        from ..data import Recording
+
+        assert data is not None
+        return list(Recording(data).tasks.values())
     try:
         lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
         raise WamkitError(f"{prompts} cannot be read: {problem}", "name a text file") from None
     if not lines:
         raise WamkitError(f"{prompts} holds no instruction", "write one a line")
+    return lines
+
+
+def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
+    from rich.progress import Progress
+
+    from ..stored import precompute
+
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("encoding", total=len(lines))
-        done = precompute(config, lines, out, lambda n: progress.advance(task, n))
+        done = precompute(spec.text_encoder, lines, out, lambda n: progress.advance(task, n))
     if json:
         emit({"out": str(out), "encoded": done, "prompts": len(set(lines))})
         return
     say(f"wrote {out}: {done} of {len(set(lines))} instructions were new")
     say(f'now set text_encoder.embeddings = "{out}"')
+
+
+def _latents(
+    spec: PolicySpec, data: Path, out: Path, column: list[str], options: dict[str, Any], json: bool
+) -> None:
+    from rich.progress import Progress
+
+    from ..data import Columns, Recording
+    from ..data.encoding import moments, precompute
+
+    recording, columns = Recording(data), Columns.of(column)
+    total = len(moments(recording, options["stride"]))
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("encoding", total=total)
+        done = precompute(
+            recording, spec, out, columns, advance=lambda n: progress.advance(task, n), **options
+        )
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if json:
+        emit({"out": str(out), "encoded": done, "clips": total, "bytes": size})
+        return
+    say(f"wrote {out}: {done} of {total} clips were new, {size:,} bytes")
+    say(f'now give the path to the samples: Samples(..., latents="{out}")')

@@ -1,0 +1,225 @@
+"""`wamkit data`: what a data set holds, what is wrong with it, and its statistics."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import WamkitError
+from ..spec import PolicySpec, parse, read
+from .options import Column, Json, Overrides
+from .output import FOUND, busy, console, emit, note, say, show_table, table
+
+if TYPE_CHECKING:
+    from ..actions import Statistics
+    from ..data import Columns, Recording
+
+EXAMPLE = "wamkit data check recordings/cups --spec spec.toml"
+NUMBERS = ("min", "q01", "mean", "q99", "max", "std")
+STRIP, HEIGHT = 8, 96  # pictures in a strip, and their height in pixels
+
+
+class Action(StrEnum):
+    """What to do with a data set."""
+
+    check = "check"
+    show = "show"
+    stats = "stats"
+
+
+TAKES = {
+    Action.check: ("--spec", "--column", "--decode"),
+    Action.show: ("--out",),
+    Action.stats: ("--spec", "--column", "--out"),
+}
+
+
+def command(
+    action: Annotated[Action, typer.Argument(help="Look for faults, show, or compute statistics.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A LeRobot data set, version 3 or 2.1.")
+    ],
+    spec: Annotated[
+        Path | None, typer.Option(help="The policy that is to learn from it (check, stats).")
+    ] = None,
+    overrides: Overrides = None,
+    column: Column = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a strip of pictures (show, .png) or statistics (stats, .json)."),
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Look at every picture, which takes long (check).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Find faults in a data set (exit code 1 if there is one), show it, or describe its numbers.
+
+    With --spec, `check` also says what the policy needs and the data set lacks, and `stats` treats
+    relative actions as the policy learns them.
+    """
+    from ..data import Columns, Recording
+
+    given = {"--spec": spec, "--column": column, "--out": out, "--decode": decode}
+    for name, value in given.items():
+        if value and name not in TAKES[action]:
+            raise WamkitError(f"{name} has no meaning for `data {action}`", "leave it out")
+    if spec is None and (overrides or (action is Action.check and column)):
+        raise WamkitError(
+            "--set and --column speak of a spec, and none is named", "add --spec FILE"
+        )
+    columns = Columns.of(column or ())
+    policy = parse(read(spec, overrides or []), str(spec)) if spec is not None else None
+    if action is Action.check:
+        _check(folder, policy, columns, decode, json)
+    elif action is Action.show:
+        _show(Recording(folder), out, json)
+    else:
+        _stats(Recording(folder), policy, columns, out, json)
+
+
+def _check(
+    folder: Path, spec: PolicySpec | None, columns: Columns, decode: bool, json: bool
+) -> None:
+    from rich.progress import Progress
+
+    from ..data import check
+
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("checking", total=None)
+        found = check(
+            folder, spec, columns, decode=decode, advance=lambda n: progress.advance(task, n)
+        )
+    if json:
+        rows = [vars(finding) for finding in found]
+        emit({"folder": str(folder), "fits": not found, "findings": rows})
+    elif not found:
+        say(f"{folder} is whole.")
+    else:
+        say(f"{folder} has {len(found)} fault{'s' if len(found) > 1 else ''}:", "bold")
+        for number, finding in enumerate(found, 1):
+            say(f"  {number}. {finding}")
+    if found:
+        raise typer.Exit(FOUND)
+
+
+def _show(recording: Recording, out: Path | None, json: bool) -> None:
+    episodes, files = recording.episodes, recording.files()
+    frames = sum(episode.length for episode in episodes)
+    lengths = [episode.length for episode in episodes] or [0]
+    size = sum(file.stat().st_size for file in files)
+    told = {
+        "folder": str(recording.folder),
+        "version": recording.version,
+        "robot": recording.info.get("robot_type"),
+        "fps": recording.fps,
+        "episodes": len(episodes),
+        "frames": frames,
+        "seconds": frames / recording.fps,
+        "shortest": min(lengths),
+        "longest": max(lengths),
+        "files": len(files),
+        "bytes": size,
+        "tasks": list(recording.tasks.values()),
+        "features": {
+            name: {"dtype": feature.dtype, "shape": list(feature.shape), "names": feature.names}
+            for name, feature in recording.features.items()
+        },
+    }
+    if json:
+        emit(told)
+    else:
+        say(f"{recording.folder}: LeRobot {recording.version}, robot {told['robot']}", "bold")
+        say(
+            f"{len(episodes)} episodes of {min(lengths)} to {max(lengths)} frames, {frames:,} "
+            f"frames at {recording.fps:g} a second, {frames / recording.fps / 60:.1f} minutes"
+        )
+        say(f"{len(files)} files, {size:,} bytes")
+        say()
+        made = table("feature", "dtype", "shape", "names", keep=("feature",))
+        for name, feature in recording.features.items():
+            shape = " x ".join(map(str, feature.shape))
+            made.add_row(name, feature.dtype, shape, _names(feature.names))
+        show_table(made)
+        say()
+        made = table("task", "instruction", right=("task",))
+        for number, task in recording.tasks.items():
+            made.add_row(str(number), task)
+        show_table(made)
+    if out is not None:
+        _strip(recording, out)
+        note(f"wrote {out}")
+
+
+def _names(names: object) -> str:
+    return (
+        ", ".join(map(str, names)) if isinstance(names, list) else "" if not names else str(names)
+    )
+
+
+def _strip(recording: Recording, out: Path) -> None:
+    """A row of pictures for each camera, evenly from the first episode."""
+    import numpy as np
+    from PIL import Image
+
+    from ..data.frames import Pictures
+
+    if not recording.cameras or not recording.episodes:
+        raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
+    episode = recording.episodes[0]
+    frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
+    pictures, rows = Pictures(recording), []
+    for camera in recording.cameras:
+        shown = [Image.fromarray(p) for p in pictures.at(episode, camera, frames)]
+        width = max(1, round(shown[0].width * HEIGHT / shown[0].height))
+        rows.append([picture.resize((width, HEIGHT)) for picture in shown])
+    whole = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), HEIGHT * len(rows)))
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            whole.paste(picture, (j * picture.width, i * HEIGHT))
+    try:
+        whole.save(out)
+    except ValueError:
+        raise WamkitError(f"{out} is not the name of a picture", "end it in .png") from None
+
+
+def _stats(
+    recording: Recording, spec: PolicySpec | None, columns: Columns, out: Path | None, json: bool
+) -> None:
+    from dataclasses import asdict
+    from json import dumps
+
+    from ..data import statistics
+
+    with busy("computing statistics"):
+        found = statistics(recording, spec, columns)
+    told = {name: asdict(value) for name, value in found.items()}
+    if out is not None:
+        out.write_text(dumps(told, indent=1) + "\n")
+    if json:
+        emit(told)
+        return
+    made = table("number", *NUMBERS, right=NUMBERS)
+    for name, value in found.items():
+        for i, label in enumerate(_labels(name, value, recording, columns, spec)):
+            made.add_row(label, *(f"{getattr(value, column)[i]:.6g}" for column in NUMBERS))
+    show_table(made)
+    if out is not None:
+        note(f"wrote {out}")
+
+
+def _labels(
+    name: str, value: Statistics, recording: Recording, columns: Columns, spec: PolicySpec | None
+) -> list[str]:
+    """A label for each number: of the spec, of the data set, or its place."""
+    if name == "action" and spec is not None:
+        from ..actions import ActionSpace
+
+        return [f"action {label}" for label in ActionSpace(spec.actions).names]
+    names = recording.features[getattr(columns, name)].names
+    if isinstance(names, list) and len(names) == len(value.min):
+        return [f"{name} {label}" for label in names]
+    return [f"{name} {i}" for i in range(len(value.min))]

@@ -1,0 +1,35 @@
+"""Robot data: LeRobot folders in and out, training samples, checks, statistics, stored latents.
+
+`Recording` is what a folder holds, `Samples` are what a policy learns from, `Loader` gives them in
+batches in an order that can be resumed, `Writer` makes a folder. One sample on one screen: `Sample`
+in `samples.py`. Reading needs `pip install 'wamkit[data]'` (pyarrow and PyAV), nothing of LeRobot.
+"""
+
+from __future__ import annotations
+
+from .checking import Finding, check
+from .describing import statistics
+from .encoding import precompute
+from .latents import StoredLatents
+from .layout import Columns, Episode, Feature, Recording
+from .loading import Loader, collate
+from .samples import Sample, Samples, split
+from .writing import Writer
+
+__all__ = [
+    "Columns",
+    "Episode",
+    "Feature",
+    "Finding",
+    "Loader",
+    "Recording",
+    "Sample",
+    "Samples",
+    "StoredLatents",
+    "Writer",
+    "check",
+    "collate",
+    "precompute",
+    "split",
+    "statistics",
+]

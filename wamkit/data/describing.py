@@ -1,0 +1,143 @@
+"""Exact statistics of actions and states over all frames, kept beside the data they are of.
+
+Quantiles are those of all frames together; averages or envelopes of each episode's own quantiles,
+which LeRobot writes into meta/stats.json, are something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..actions import Statistics
+from ..errors import WamkitError
+from ..spec import PolicySpec
+from .frames import Numbers
+from .layout import Columns, Recording
+from .samples import chosen
+
+METHOD = "all frames, float64, linear quantiles, population std"
+
+
+def statistics(
+    recording: Recording,
+    spec: PolicySpec | None = None,
+    columns: Columns | None = None,
+    *,
+    episodes: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> dict[str, Statistics]:
+    """`action` and `state`: what `Policy.set_statistics` takes.
+
+    With a spec, numbers of a `relative` group are described as the policy learns them: each of the
+    targets of a sample less the state at its beginning. The result is kept in
+    the folder `cache`, by default meta/wamkit of the data set if that can be written to, and
+    computed anew when the data or the method has changed. Raises WamkitError if a number is not
+    finite or a column is not there.
+    """
+    columns = columns or Columns()
+    relative = _relative(spec)
+    method: dict[str, Any] = {
+        "method": METHOD,
+        "action": columns.action,
+        "state": _state_column(recording, spec, columns),
+        "relative": relative,
+        "steps": spec.steps if spec is not None and relative else None,
+        "episodes": None if episodes is None else sorted(set(episodes)),
+    }
+    place = Path(cache).expanduser() if cache else recording.folder / "meta" / "wamkit"
+    mark = hashlib.sha256(json.dumps(method).encode()).hexdigest()[:16]
+    file, data = place / f"statistics-{mark}.json", recording.fingerprint()
+    if (known := _read(file, data)) is not None:
+        return known
+    found = _compute(recording, method, episodes)
+    tables = {name: asdict(value) for name, value in found.items()}
+    _write(file, {"data": data, **method, "statistics": tables}, required=cache is not None)
+    return found
+
+
+def describe(values: Sequence[NDArray[Any]], where: str) -> Statistics:
+    """Statistics of the columns `values`, one array for each number."""
+    rows = []
+    for i, column in enumerate(values):
+        exact = column.astype(np.float64)
+        if not np.isfinite(exact).all():
+            raise WamkitError(
+                f"number {i} of {where} is not always finite", "run `wamkit data check`"
+            )
+        q01, q99 = np.quantile(exact, (0.01, 0.99))
+        rows.append((exact.min(), exact.max(), exact.mean(), exact.std(), q01, q99))
+    return Statistics(*(tuple(map(float, row)) for row in zip(*rows, strict=True)))
+
+
+def _compute(
+    recording: Recording, method: dict[str, Any], episodes: Sequence[int] | None
+) -> dict[str, Statistics]:
+    action, state = method["action"], method["state"]
+    names = [name for name in (action, state) if name is not None]
+    for name, purpose in zip(names, ("action", "state"), strict=False):
+        recording.feature(name, purpose)
+    numbers = Numbers(recording, chosen(recording, episodes), names)
+    values = list(numbers[action].T)
+    for ours, theirs in method["relative"]:
+        pieces = []
+        for place, episode in enumerate(numbers.episodes):
+            target = numbers.of(place, action)[:, ours].astype(np.float64)
+            felt = numbers.of(place, state)[:, theirs].astype(np.float64)
+            for k in range(min(method["steps"], episode.length)):
+                pieces.append(target[k:] - felt[: episode.length - k])
+        values[ours] = np.concatenate(pieces)
+    found = {"action": describe(values, action)}
+    if state is not None:
+        found["state"] = describe(list(numbers[state].T), state)
+    return found
+
+
+def _relative(spec: PolicySpec | None) -> list[tuple[int, int]]:
+    """Pairs of an action's number and the state's number that it is relative to."""
+    pairs, start = [], 0
+    for group in spec.actions.groups if spec is not None else ():
+        if group.kind == "relative" and group.state is not None:
+            pairs += [(start + i, group.state + i) for i in range(group.size)]
+        start += group.size
+    return pairs
+
+
+def _state_column(recording: Recording, spec: PolicySpec | None, columns: Columns) -> str | None:
+    """The state's key, if the policy reads one; without a policy, if the data set has one."""
+    wanted = columns.state in recording.features if spec is None else spec.state.size > 0
+    return columns.state if wanted else None
+
+
+def _read(file: Path, data: str) -> dict[str, Statistics] | None:
+    """What the file says, if it speaks of these data."""
+    if not file.is_file():
+        return None
+    try:
+        told = json.loads(file.read_text())
+        tables = told["statistics"] if told["data"] == data else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
+    if tables is None:
+        return None
+    return {name: Statistics.parse(table, str(file)) for name, table in tables.items()}
+
+
+def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
+    """Keep the result; a data set that cannot be written to is computed anew each time."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(told, indent=1) + "\n")
+        os.replace(part, file)
+    except OSError:
+        if required:
+            raise

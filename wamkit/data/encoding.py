@@ -1,0 +1,142 @@
+"""Pictures of training clips through a policy's VAE, once, into the files of `latents`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..cameras import CameraLayout
+from ..errors import WamkitError
+from ..policy import DTYPES, _seeded
+from ..spec import PolicySpec
+from .frames import Pictures
+from .latents import INDEX, name_of, opened, settings, weights_mark
+from .layout import Columns, Recording
+from .samples import chosen, clip, expect
+
+Moment = tuple[int, int]  # episode, frame
+
+
+def moments(
+    recording: Recording, stride: int = 1, episodes: Sequence[int] | None = None
+) -> list[Moment]:
+    """The moments whose clips are encoded: every `stride`-th frame of each episode."""
+    chosen_ones = chosen(recording, episodes)
+    return [(e.index, t) for e in chosen_ones for t in range(0, e.length, stride)]
+
+
+@torch.no_grad()
+def precompute(
+    recording: Recording,
+    spec: PolicySpec,
+    folder: Path,
+    columns: Columns | None = None,
+    *,
+    stride: int = 1,
+    episodes: Sequence[int] | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    batch: int = 4,
+    shard: int = 512,
+    advance: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Encode what `folder` lacks, `shard` clips a file; return how many clips were encoded.
+
+    A file appears whole or not at all, so that an interrupted run goes on where it stopped.
+    `advance` is told how many clips are done. Raises WamkitError if the data set is not what the
+    spec needs, or the folder was made of other data or with other settings.
+    """
+    columns = columns or Columns()
+    expect(recording, spec, columns)
+    if spec.video.coarser > 1:
+        raise WamkitError(
+            "latents of two sizes are not stored, and video.coarser asks for them",
+            "train from pictures, or set video.coarser=1",
+        )
+    wanted = moments(recording, stride, episodes)
+    if spec.backbone.traits.guide_channels:
+        raise WamkitError(
+            f"this variant of {spec.backbone.name} is guided by the pictures themselves",
+            "train from pictures",
+        )
+    pieces = [wanted[i : i + shard] for i in range(0, len(wanted), shard)]
+    vae = _seeded(spec, "vae", spec.vae.build, device)
+    vae.eval().to(device)
+    about = {
+        "settings": settings(recording, spec, columns),
+        "weights": weights_mark(vae),
+        "dtype": dtype,
+        "moments": [list(moment) for moment in (wanted[0], wanted[-1])],
+        "stride": stride,
+        "episodes": sorted({episode for episode, _ in wanted}),
+        "shards": len(pieces),
+        "clips": len(wanted),
+    }
+    _claim(folder, about)
+    pictures, layout = Pictures(recording), CameraLayout(spec.cameras)
+    parameter = next(iter(vae.parameters()), torch.empty(0))
+    known = {episode.index: episode for episode in recording.episodes}
+    encoded = 0
+
+    def canvas(part: list[Moment]) -> Tensor:
+        """The clips of some moments, [n, 3, frames, height, width]."""
+        views: dict[str, Tensor] = {}
+        for view in spec.cameras.views:
+            clips = []
+            for index, t in part:
+                frames, _ = clip(spec, t, known[index].length)
+                shown = pictures.at(known[index], columns.view(view.name), frames)
+                clips.append(torch.from_numpy(shown).permute(0, 3, 1, 2))
+            views[view.name] = torch.stack(clips).to(device)
+        return layout.canvas(views)
+
+    for number, piece in enumerate(pieces):
+        file = folder / name_of(number, len(pieces))
+        if file.is_file():
+            opened(file)
+            advance(len(piece))
+            continue
+        made = []
+        for i in range(0, len(piece), batch):
+            part = piece[i : i + batch]
+            z = vae.encode(canvas(part).to(parameter.dtype)).float()  # as `wamkit.scenes` does
+            if (views := spec.cameras.apart) > 1:
+                z = z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
+            made.append(z.to(DTYPES[dtype]).cpu())
+            encoded += len(part)
+            advance(len(part))
+        _write(file, {"starts": torch.tensor(piece), "latents": torch.cat(made)})
+    return encoded
+
+
+def _claim(folder: Path, about: dict[str, object]) -> None:
+    """Make the folder, or find that it was begun with the very same settings."""
+    file = folder / INDEX
+    if file.is_file():
+        if json.loads(file.read_text()) != about:
+            raise WamkitError(
+                f"{folder} was made of other data, with other settings or by another VAE",
+                "choose another folder, or remove this one",
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WamkitError(f"{folder} holds something else", "choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{INDEX}.part")
+    part.write_text(json.dumps(about, indent=1) + "\n")
+    os.replace(part, file)
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    part = file.with_name(f".{file.name}.part")
+    try:
+        save_file(tensors, part)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)

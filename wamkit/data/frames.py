@@ -1,0 +1,151 @@
+"""The numbers of all frames in memory, and the pictures at any of them."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import WamkitError
+from . import parquet
+from .layout import TOLERANCE, Episode, Recording
+from .video import Videos
+
+CHECK = "run `wamkit data check` on the folder"
+
+
+class Numbers:
+    """Columns of numbers of some episodes, one after the other, read once."""
+
+    def __init__(
+        self, recording: Recording, episodes: Sequence[Episode], columns: Sequence[str]
+    ) -> None:
+        """Raises WamkitError if a file is missing or damaged, or holds other rows than expected."""
+        self.episodes = tuple(episodes)
+        self.starts = np.cumsum([0, *(episode.length for episode in episodes)])
+        self._columns: dict[str, NDArray[Any]] = {}
+        pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+        file: Path | None = None
+        for episode in self.episodes:
+            if episode.data != file:
+                file, table = episode.data, _columns(episode.data, columns)
+            mine = np.flatnonzero(table["episode_index"] == episode.index)
+            if len(mine) != episode.length or (np.diff(mine) != 1).any():
+                raise WamkitError(
+                    f"{file} has {len(mine)} rows of episode {episode.index}, the metadata says "
+                    f"{episode.length} in one piece",
+                    CHECK,
+                )
+            for name in columns:
+                pieces[name].append(table[name][mine])
+        for name, parts in pieces.items():
+            shape = recording.features[name].shape
+            whole = np.concatenate(parts) if parts else np.empty((0, *shape))
+            if (found := prod(whole.shape[1:])) != prod(shape):
+                raise WamkitError(
+                    f"{name!r} has {found} numbers a frame, the metadata says {list(shape)}",
+                    CHECK,
+                )
+            self._columns[name] = whole.reshape(len(whole), found)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """All frames of a column, [frames, numbers]."""
+        return self._columns[name]
+
+    def of(self, place: int, name: str) -> NDArray[Any]:
+        """The frames of the episode at `place` among those asked for, [length, numbers]."""
+        return self._columns[name][self.starts[place] : self.starts[place + 1]]
+
+
+def _columns(file: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+    table = parquet.read(file, sorted({*columns, "episode_index"}))
+    found = {}
+    for name in table.column_names:
+        try:
+            found[name] = parquet.array(table[name])
+        except ValueError as error:
+            raise WamkitError(f"{file}: {name!r} holds {error}", CHECK) from None
+    return found
+
+
+class Pictures:
+    """Pictures of any camera at any frames of an episode, from videos or from the parquet."""
+
+    def __init__(self, recording: Recording, tolerance: float = TOLERANCE) -> None:
+        """`tolerance`: seconds that a picture may be off the time of its frame."""
+        self.recording = recording
+        self.tolerance = tolerance
+        self._videos = Videos()
+        self._groups: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
+        self._owners: dict[Path, list[NDArray[Any]]] = {}  # file -> row group -> episode of a row
+
+    def at(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[np.uint8]:
+        """[len(frames), height, width, 3] of the camera `key`. Raises WamkitError."""
+        feature = self.recording.features[key]
+        if feature.dtype == "video":
+            clip = episode.clips[key]
+            seconds = [clip.start + frame / self.recording.fps for frame in frames]
+            pictures = self._videos[clip.file].at(seconds, self.tolerance)
+        else:
+            pictures = [self._embedded(episode, key, frame) for frame in frames]
+        stacked = np.stack(pictures)
+        if stacked.shape[1:3] != feature.size:
+            raise WamkitError(
+                f"{key!r} of episode {episode.index} is {stacked.shape[1]}x{stacked.shape[2]}, the "
+                f"metadata says {feature.size[0]}x{feature.size[1]}",
+                CHECK,
+            )
+        return stacked
+
+    def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[np.uint8]:
+        """A picture that stands in the parquet as a PNG or JPEG file."""
+        group, row = self._locate(episode, frame)
+        place = (episode.data, key, group)
+        if place not in self._groups:
+            self._groups[place] = parquet.read(episode.data, [key], group)[key].combine_chunks()
+        self._groups.move_to_end(place)
+        while len(self._groups) > 8:
+            self._groups.popitem(last=False)
+        return picture(self._groups[place][row].as_py(), self.recording.folder, episode, frame)
+
+    def _locate(self, episode: Episode, frame: int) -> tuple[int, int]:
+        """Row group of the episode's file, and row in it, that hold a frame."""
+        if episode.data not in self._owners:
+            file = parquet.opened(episode.data)
+            groups = range(file.num_row_groups)
+            tables = [file.read_row_group(group, ["episode_index"]) for group in groups]
+            owners = [parquet.array(table["episode_index"]) for table in tables]
+            self._owners[episode.data] = owners
+        first = 0
+        for group, owner in enumerate(self._owners[episode.data]):
+            mine = np.flatnonzero(owner == episode.index)
+            if frame < first + len(mine):
+                return group, int(mine[frame - first])
+            first += len(mine)
+        raise WamkitError(f"{episode.data} lacks frame {frame} of episode {episode.index}", CHECK)
+
+
+def picture(
+    cell: dict[str, Any] | None, folder: Path, episode: Episode, frame: int
+) -> NDArray[np.uint8]:
+    """A cell of an image column, its bytes or the file it names, as [height, width, 3]."""
+    try:
+        data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+        if data is None and path is None:
+            raise ValueError("the cell is empty")
+        source = (folder / str(path)) if data is None else io.BytesIO(data)
+        with Image.open(source) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise WamkitError(
+            f"{episode.data}: no readable picture in episode {episode.index} at frame {frame}: "
+            f"{error}",
+            CHECK,
+        ) from None

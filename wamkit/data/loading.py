@@ -1,0 +1,135 @@
+"""Batches of samples in an order that is fixed by a seed and can be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..errors import WamkitError
+from ..observation import Batch, Observation
+from .samples import Sample, Samples
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one `Samples` as a batch."""
+    first = samples[0]
+    images = {name: torch.stack([s["images"][name] for s in samples]) for name in first["images"]}
+    state = torch.stack([s["state"] for s in samples]) if "state" in first else None
+    after = torch.stack([s["next_state"] for s in samples]) if "next_state" in first else None
+    latents = torch.stack([s["latents"] for s in samples]) if "latents" in first else None
+    return Batch(
+        observation=Observation(images, [s["prompt"] for s in samples], state),
+        actions=torch.stack([s["actions"] for s in samples]),
+        step_valid=torch.stack([s["step_valid"] for s in samples]),
+        frame_valid=torch.stack([s["frame_valid"] for s in samples]),
+        next_state=after,
+        latents=latents,
+    )
+
+
+class Order:
+    """Indexes of one epoch after the other in batches, of which each of `world` processes has one.
+
+    The same for the same seed, whatever the number of processes: together they take the batches
+    that one alone would take with a batch as large as all of theirs.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        """Raises WamkitError if the samples do not fill one batch."""
+        self.size, self.batch, self.seed, self.shuffle = size, batch, seed, shuffle
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.epoch, self.position = 0, 0  # of the next batch
+        if not len(self):
+            raise WamkitError(
+                f"{size} samples do not fill a batch of {batch} on {world} processes",
+                "take a smaller batch, or more episodes",
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(self.size, self.batch * self.world)
+        return whole + (not self.drop_last and rest > self.rank)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of this epoch from `position` on."""
+        order = torch.arange(self.size)
+        if self.shuffle:
+            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.size, generator=rng)
+        stride = self.batch * self.world
+        for i in range(self.position, len(self)):
+            yield order[i * stride : (i + 1) * stride][self.rank :: self.world].tolist()
+
+
+class Loader:
+    """Batches in worker processes, an epoch each time it is iterated over."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        """The batches do not depend on `workers`. Raises WamkitError if no batch is full."""
+        options: dict[str, Any] = {"rank": rank, "world": world, "drop_last": drop_last}
+        self.order = Order(len(samples), batch, seed=seed, shuffle=shuffle, **options)
+        self._loader = DataLoader(
+            samples,
+            batch_sampler=self.order,  # type: ignore[arg-type]
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """What is left of this epoch; the next iteration is the next epoch."""
+        for batch in self._loader:
+            self.order.position += 1  # what was handed out, whatever workers have fetched ahead
+            if self.order.position == len(self.order):
+                self.order.epoch, self.order.position = self.order.epoch + 1, 0
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in the order the next batch is; also while iterating."""
+        order = self.order
+        return {
+            "epoch": order.epoch,
+            "position": order.position,
+            "seed": order.seed,
+            "size": order.size,
+            "batch": order.batch * order.world,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken. Raises WamkitError if that was another order."""
+        now = self.state_dict()
+        for name in ("seed", "size", "batch"):
+            if state[name] != now[name]:
+                raise WamkitError(
+                    f"the order was of {name} {state[name]}, this one is of {now[name]}",
+                    "resume with the same data, seed and total batch size",
+                )
+        self.order.epoch, self.order.position = state["epoch"], state["position"]

@@ -1,0 +1,216 @@
+"""Training samples of a policy: around each recorded frame, the clip, the actions, the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import WamkitError
+from ..spec import PolicySpec
+from .frames import Numbers, Pictures
+from .latents import StoredLatents
+from .layout import TOLERANCE, Columns, Episode, Recording
+
+
+class Sample(TypedDict):
+    """What was seen, felt, told and done around one moment, t.
+
+    With k pictures observed and `every` actions between two, picture i is the one at frame
+    t + (i - k + 1) * every. Outside the episode the first or the last picture is shown again. How
+    many pictures (T) and actions (N) there are follows from the spec: `pictures` and `steps`.
+    """
+
+    images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] beside latents
+    frame_valid: Tensor  # [T] bool, False outside the episode
+    state: NotRequired[Tensor]  # [P] float32 at t, physical units
+    prompt: str
+    actions: Tensor  # [N, A] float32, those of frames t to t + N - 1, physical units
+    step_valid: Tensor  # [N] bool, False after the end of the episode
+    latents: NotRequired[Tensor]  # [C, t, h, w], if they are stored
+    next_state: NotRequired[Tensor]  # [P] float32 when the actions are done, or at the end
+    progress: int  # frames left in the episode after t
+    episode: int
+    frame: int  # t, counted from the beginning of the episode
+
+
+class Samples(Dataset[Sample]):
+    """The samples of some episodes, one for each frame, or for each whose latents are stored."""
+
+    def __init__(
+        self,
+        recording: Recording | str | Path,
+        spec: PolicySpec,
+        columns: Columns | None = None,
+        *,
+        episodes: Sequence[int] | None = None,
+        latents: str | Path | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        """`episodes`: which to use (all); `latents`: a folder of `wamkit precompute latents`.
+
+        Raises WamkitError if the data set is not what the spec needs: cameras, sizes of action and
+        state, frames a second equal to actions.hertz, times within `tolerance` seconds.
+        """
+        if not isinstance(recording, Recording):
+            recording = Recording(recording)
+        self.recording, self.spec, self.columns = recording, spec, columns or Columns()
+        expect(recording, spec, self.columns)
+        self.episodes = chosen(recording, episodes)
+        names = [self.columns.action, "timestamp", *([self.columns.state] * (spec.state.size > 0))]
+        names += ["task_index"] if "task_index" in recording.features else []
+        self._numbers = Numbers(recording, self.episodes, names)
+        self._pictures = Pictures(recording, tolerance)
+        self._on_time(tolerance)
+        self._delta = np.repeat(
+            [group.kind == "delta" for group in spec.actions.groups],
+            [group.size for group in spec.actions.groups],
+        )
+        self.latents = None
+        if latents is not None:
+            self.latents = StoredLatents(latents)
+            self.latents.expect(recording, spec, self.columns)
+        places = np.repeat(np.arange(len(self.episodes)), [e.length for e in self.episodes])
+        frames = np.arange(len(places)) - self._numbers.starts[places]
+        self._moments = np.stack([places, frames], 1)  # [samples, 2]: which episode, and t
+        if self.latents is not None:
+            known = [(self.episodes[place].index, t) in self.latents for place, t in self._moments]
+            self._moments = self._moments[np.array(known, dtype=bool)]
+        if not len(self._moments):
+            raise WamkitError(
+                f"no sample in {len(self.episodes)} episodes of {recording.folder}",
+                "choose other episodes, or store latents of these",
+            )
+
+    def __len__(self) -> int:
+        return len(self._moments)
+
+    def __getitem__(self, index: int) -> Sample:
+        place, t = map(int, self._moments[index])
+        episode, last = self.episodes[place], self.episodes[place].length - 1
+        moments, frame_valid = clip(self.spec, t, last + 1)
+        steps = np.arange(t, t + self.spec.steps)
+        step_valid = steps <= last
+        actions = self._numbers.of(place, self.columns.action)[np.minimum(steps, last)]
+        actions = np.where(~step_valid[:, None] & self._delta, 0.0, actions)
+        sample = Sample(
+            images={},
+            frame_valid=torch.from_numpy(frame_valid),
+            prompt=self._prompt(place, t),
+            actions=torch.from_numpy(actions.astype(np.float32)),
+            step_valid=torch.from_numpy(step_valid),
+            progress=last - t,
+            episode=episode.index,
+            frame=t,
+        )
+        if self.spec.state.size:
+            states = self._numbers.of(place, self.columns.state)
+            after = min(t + self.spec.steps, last)
+            sample["state"] = torch.from_numpy(states[t].astype(np.float32))
+            sample["next_state"] = torch.from_numpy(states[after].astype(np.float32))
+        if self.latents is not None:
+            sample["latents"] = self.latents[episode.index, t]
+            moments = moments[: self.spec.video.context]
+        for view in self.spec.cameras.views:
+            pictures = self._pictures.at(episode, self.columns.view(view.name), moments)
+            sample["images"][view.name] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return sample
+
+    def _prompt(self, place: int, t: int) -> str:
+        """The instruction of a frame, or the first of its episode."""
+        episode, tasks = self.episodes[place], self.recording.tasks
+        if "task_index" in self.recording.features:
+            number = int(self._numbers.of(place, "task_index")[t, 0])
+            if number not in tasks:
+                raise WamkitError(
+                    f"episode {episode.index}, frame {t} is of task {number}, which has no words",
+                    "run `wamkit data check` on the folder",
+                )
+            return tasks[number]
+        if not episode.tasks:
+            raise WamkitError(f"episode {episode.index} has no instruction", "add its task")
+        return episode.tasks[0]
+
+    def _on_time(self, tolerance: float) -> None:
+        """Raises WamkitError if the frames are not evenly 1 / fps apart."""
+        for place, episode in enumerate(self.episodes):
+            times = self._numbers.of(place, "timestamp")[:, 0].astype(np.float64)
+            off = np.abs(times - np.arange(episode.length) / self.recording.fps)
+            if (late := np.flatnonzero(~(off <= tolerance))).size:
+                raise WamkitError(
+                    f"{episode.data}: episode {episode.index}, frame {late[0]} is at "
+                    f"{times[late[0]]:.4f} s, {off[late[0]]:.4f} s off its place",
+                    "run `wamkit data check` on the folder, or allow a larger tolerance",
+                )
+
+
+def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
+    """Frames of the clip's pictures around t in an episode of `length`, and which are its own."""
+    video = spec.video
+    moments = t + (np.arange(spec.pictures) - video.context + 1) * video.every
+    inside = np.clip(moments, 0, length - 1)
+    return inside.tolist(), moments == inside
+
+
+def expect(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+    """Raises WamkitError if a data set is not what a spec needs."""
+    for view in spec.cameras.views:
+        key = columns.view(view.name)
+        if not recording.feature(key, view.name).is_picture:
+            raise WamkitError(
+                f"{key!r} holds no pictures, and view {view.name!r} needs them",
+                f"map it: {view.name}=KEY; the cameras are {', '.join(recording.cameras)}",
+            )
+    numbers = {"action": (columns.action, spec.actions.size, "actions.groups")}
+    if spec.state.size:
+        numbers["state"] = (columns.state, spec.state.size, "state.size")
+    for name, (key, size, where) in numbers.items():
+        found = recording.feature(key, name)
+        if found.is_picture or int(np.prod(found.shape)) != size:
+            raise WamkitError(
+                f"{key!r} is {found.dtype} {list(found.shape)}, the spec has {size} numbers",
+                f"change {where} in the spec, or map another column: {name}=KEY",
+            )
+    if abs(recording.fps - spec.actions.hertz) > 1e-6:
+        raise WamkitError(
+            f"{recording.folder} has {recording.fps:g} frames a second, the spec "
+            f"{spec.actions.hertz:g} actions",
+            f"set actions.hertz={recording.fps:g}, and video.every for the pictures",
+        )
+
+
+def chosen(recording: Recording, episodes: Sequence[int] | None) -> tuple[Episode, ...]:
+    """The episodes with these indexes, in order; all if None. Raises WamkitError for others."""
+    if episodes is None:
+        return recording.episodes
+    known = {episode.index: episode for episode in recording.episodes}
+    if missing := sorted(set(episodes) - set(known)):
+        raise WamkitError(
+            f"{recording.folder} has no episode {missing[0]}; it has {len(known)}",
+            "choose among those",
+        )
+    return tuple(known[index] for index in sorted(set(episodes)))
+
+
+def split(
+    recording: Recording, validation: float, seed: int = 0
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Indexes of the episodes to train on and of those to validate on, always the same ones.
+
+    `validation` is the share of the second, of which there is at least one unless it is 0. Raises
+    WamkitError if nothing would be left to train on.
+    """
+    indexes = [episode.index for episode in recording.episodes]
+    count = 0 if validation == 0 else max(1, round(len(indexes) * validation))
+    if not 0 <= validation < 1 or count >= len(indexes):
+        raise WamkitError(
+            f"{count} of {len(indexes)} episodes for validation leaves none to train on",
+            "a share between 0 and 1, and at least two episodes",
+        )
+    mixed = np.random.default_rng(seed).permutation(indexes).tolist()
+    return tuple(sorted(mixed[count:])), tuple(sorted(mixed[:count]))

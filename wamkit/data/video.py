@@ -1,0 +1,147 @@
+"""Pictures at given seconds of mp4 files, through PyAV, with files kept open between calls."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WamkitError
+from .parquet import INSTALL
+
+INHERITED: list[Any] = []
+"""Files that a forked process found open. It must not close them: their threads did not come along,
+and FFmpeg would wait for them forever."""
+AHEAD = 1.0  # seconds up to which decoding on is taken for quicker than seeking
+
+
+def pyav() -> Any:
+    """The module av. Raises WamkitError with the command that installs it."""
+    try:
+        import av
+    except ImportError as error:
+        raise WamkitError(f"videos need PyAV: {error}", INSTALL) from None
+    return av
+
+
+class Video:
+    """One open file that decodes forward, and seeks when it has to."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises WamkitError if the file is missing, damaged, or without a video stream."""
+        self.file = file
+        self._av = pyav()
+        if not file.is_file():
+            raise WamkitError(f"{file} is missing", "copy the whole data set again")
+        try:
+            self._container = self._av.open(str(file))
+            self._stream = self._container.streams.video[0]
+        except (self._av.FFmpegError, IndexError) as error:
+            raise WamkitError(
+                f"{file} is no video or incomplete: {error}", "copy it again"
+            ) from None
+        self._stream.codec_context.thread_count = 1  # a worker is a thread already
+        self._frames: Iterator[Any] = iter(())
+        self._last: Any = None
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second, as the file says."""
+        return float(self._stream.average_rate or 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its pictures."""
+        return self._stream.height, self._stream.width
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def times(self) -> NDArray[np.float64]:
+        """Seconds at which the file has pictures, ascending, found without decoding them.
+
+        A file that breaks off has those before the break.
+        """
+        found = []
+        self._container.seek(0, stream=self._stream)
+        self._last = None
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None and packet.size and not packet.is_corrupt:
+                    found.append(float(packet.pts * self._stream.time_base))
+        except self._av.FFmpegError:
+            pass
+        return np.sort(np.array(found, dtype=np.float64))
+
+    def at(self, seconds: Sequence[float], tolerance: float) -> list[NDArray[np.uint8]]:
+        """The pictures [height, width, 3] at these moments, each within `tolerance` seconds.
+
+        Raises WamkitError if there is none, or it cannot be decoded.
+        """
+        shown: dict[float, NDArray[np.uint8]] = {}
+        for moment in sorted(set(seconds)):
+            shown[moment] = self._at(moment, tolerance).to_ndarray(format="rgb24")
+        return [shown[moment] for moment in seconds]
+
+    def _at(self, moment: float, tolerance: float) -> Any:
+        now = None if self._last is None else float(self._last.time)
+        if now is not None and abs(now - moment) <= tolerance:
+            return self._last
+        try:
+            if now is None or not now < moment <= now + AHEAD:
+                self._seek(moment, tolerance)
+            else:
+                self._last = next(self._frames, None)
+            while self._last is not None and self._last.time < moment - tolerance:
+                self._last = next(self._frames, None)
+        except self._av.FFmpegError as error:
+            self._last = None
+            raise WamkitError(
+                f"{self.file} cannot be decoded at {moment:.4f} s: {error}", "copy it again"
+            ) from None
+        if self._last is None or abs(self._last.time - moment) > tolerance:
+            found = "the video has ended" if self._last is None else f"next {self._last.time:.4f} s"
+            raise WamkitError(
+                f"{self.file} has no picture at {moment:.4f} s within {tolerance:g} s: {found}",
+                "run `wamkit data check` on the folder",
+            )
+        return self._last
+
+    def _seek(self, moment: float, tolerance: float) -> None:
+        """Stand on the key frame before `moment`; some files index it too late."""
+        for back in (0.0, 1.0, 10.0, moment):
+            goal = max(moment - back, 0.0)
+            self._container.seek(round(goal / self._stream.time_base), stream=self._stream)
+            self._frames = self._container.decode(self._stream)
+            self._last = next(self._frames, None)
+            if self._last is not None and self._last.time <= moment + tolerance:
+                return
+
+
+class Videos:
+    """The files opened last, at most `limit` of them; each process opens its own."""
+
+    def __init__(self, limit: int = 32) -> None:
+        self.limit = limit
+        self._open: OrderedDict[Path, Video] = OrderedDict()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limit": self.limit, "_open": OrderedDict(), "_process": -1}
+
+    def __getitem__(self, file: Path) -> Video:
+        if self._process != os.getpid():  # after a fork the files are another process's
+            INHERITED.append(self._open)
+            self._open, self._process = OrderedDict(), os.getpid()
+        if file not in self._open:
+            self._open[file] = Video(file)
+        self._open.move_to_end(file)
+        while len(self._open) > self.limit:
+            self._open.popitem(last=False)[1].close()
+        return self._open[file]
