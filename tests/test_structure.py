@@ -29,15 +29,15 @@ FLOORS = {
         "schedules",
         "reading",
     },
-    1: {"registry", "spec", "check", "pretrained", "conditioner"},
+    1: {"registry", "spec", "check", "pretrained", "conditioner", "nested"},
     2: {"files", "types", "cache", "schedule", "solvers", "attention", "layers", "clip", "weights"},
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {
         "guidance",
         "losses",
     },
-    4: {"build", "policy", "folder", "scenes", ""},
-    5: {"testing", "trial", "replay", "scaffold", "data"},
+    4: {"build", "policy", "folder", "scenes", "session", ""},
+    5: {"testing", "trial", "replay", "scaffold", "data", "cost", "slicing", "compositions"},
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}

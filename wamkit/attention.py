@@ -12,14 +12,18 @@ Letters as in `types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .errors import WamkitError
 from .cache import KV, KVCache
@@ -95,28 +99,66 @@ def run(
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
     for layer in range(depth):
-        fresh: dict[str, list[KV]] = {}
-        awake: list[tuple[Stream, Block, Tensor, Any]] = []
-        for stream in streams:
-            block = stream.blocks[layer]
-            if block is None:
-                continue
-            qkv, rest = block.project(stream.x, stream.cond)
-            awake.append((stream, block, qkv.q, rest))
-            sizes = [segment.length for segment in stream.segments]
-            keys, values = qkv.k.split(sizes, 2), qkv.v.split(sizes, 2)
-            for segment, k, v in zip(stream.segments, keys, values, strict=True):
-                fresh.setdefault(segment.role, []).append(KV(k, v, segment.valid))
-        book = {role: KV.join(parts) for role, parts in fresh.items()}
-        kept.append({role: book[role] for role in keep if role in book})
-        if prefill and layer == depth - 1 and layer not in hidden:
-            outputs.append({})
-            break
-        for stream, block, q, rest in awake:
-            heard = _hear(stream.segments, q, book, sees, attend, cache, layer)
-            stream.x = block.absorb(heard.transpose(1, 2).flatten(2), rest, stream.cond)
+        ends = prefill and layer == depth - 1 and layer not in hidden
+        step = partial(_step, streams, layer, sees, attend, cache, keep, ends)
+        tokens = [stream.x for stream in streams]
+        if _again.get() and torch.is_grad_enabled():
+            tokens, shown = checkpoint(step, tokens, use_reentrant=False)
+        else:
+            tokens, shown = step(tokens)
+        kept.append(shown)
+        for stream, x in zip(streams, tokens, strict=True):
+            stream.x = x
         outputs.append(_by_role(streams) if layer in hidden else {})
     return KVCache(kept, outputs if hidden else ())
+
+
+_again: ContextVar[bool] = ContextVar("again", default=False)
+
+
+@contextmanager
+def recomputed() -> Iterator[None]:
+    """Within, layers keep only the tokens that enter them, and run again when gradients are due.
+
+    The numbers are the same; memory is that of one layer beside the tokens at every layer's
+    entrance, for a third more work.
+    """
+    token = _again.set(True)
+    try:
+        yield
+    finally:
+        _again.reset(token)
+
+
+def _step(
+    streams: Sequence[Stream],
+    layer: int,
+    sees: Visibility,
+    attend: Attend,
+    cache: KVCache | None,
+    keep: Collection[str],
+    ends: bool,
+    tokens: Sequence[Tensor],
+) -> tuple[list[Tensor], dict[str, KV]]:
+    """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
+    fresh: dict[str, list[KV]] = {}
+    awake: list[tuple[int, Block, Tensor, Any]] = []
+    for i, stream in enumerate(streams):
+        block = stream.blocks[layer]
+        if block is None:
+            continue
+        qkv, rest = block.project(tokens[i], stream.cond)
+        awake.append((i, block, qkv.q, rest))
+        sizes = [segment.length for segment in stream.segments]
+        keys, values = qkv.k.split(sizes, 2), qkv.v.split(sizes, 2)
+        for segment, k, v in zip(stream.segments, keys, values, strict=True):
+            fresh.setdefault(segment.role, []).append(KV(k, v, segment.valid))
+    book = {role: KV.join(parts) for role, parts in fresh.items()}
+    after = list(tokens)
+    for i, block, q, rest in awake if not ends else ():
+        heard = _hear(streams[i].segments, q, book, sees, attend, cache, layer)
+        after[i] = block.absorb(heard.transpose(1, 2).flatten(2), rest, streams[i].cond)
+    return after, {role: book[role] for role in keep if role in book}
 
 
 def _hear(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,9 +48,12 @@ class KVCache:
         self,
         layers: Sequence[dict[str, KV]],
         hidden: Sequence[dict[str, Tensor]] = (),
+        levels: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.layers = tuple(layers)  # for each layer, role -> KV
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
+        self.levels = dict(levels or {})  # role -> [B], the noise its frames had; only with hidden
+        self._rows: dict[Hashable, Tensor] = {}
         self._room: dict[tuple[int, tuple[str, ...], int], KV] = {}
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
 
@@ -67,9 +70,28 @@ class KVCache:
             if self.hidden and newer.hidden
             else (newer.hidden or self.hidden)
         )
-        both = KVCache(layers, hidden)
+        both = KVCache(layers, hidden, {**self.levels, **newer.levels})
         both.branches = newer.branches
         return both
+
+    def states(self, layer: int, roles: tuple[str, ...]) -> Tensor:
+        """Hidden states of `roles` in a row [B, S, D]; without gradients always the same tensor."""
+        parts = [self.hidden[layer][role] for role in roles]
+        return self._row((layer, roles), parts, lambda: torch.cat(parts, 1))
+
+    def level(self, roles: tuple[str, ...]) -> Tensor:
+        """The highest noise level among the frames of `roles` [B] float32, when they passed."""
+        parts = [self.levels[role] for role in roles if role in self.levels]
+        return self._row(roles, parts, lambda: torch.stack(parts).amax(0))
+
+    def _row(self, key: Hashable, parts: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        if torch.is_grad_enabled():
+            return make()
+        if key not in self._rows:
+            self._rows[key] = make()
+        return self._rows[key]
 
     def followed_by(self, layer: int, roles: tuple[str, ...], fresh: KV) -> KV:
         """The cached keys of `roles`, then `fresh`."""
@@ -99,12 +121,14 @@ class KVCache:
             new = {names.get(role, role): kept for role, kept in layer.items()}
             return {role: kept for role, kept in new.items() if role is not None}
 
-        other = KVCache([moved(x) for x in self.layers], [moved(x) for x in self.hidden])
+        other = KVCache(
+            [moved(x) for x in self.layers], [moved(x) for x in self.hidden], moved(self.levels)
+        )
         other.branches = self.branches
         return other
 
     def pick(self, index: Tensor) -> KVCache:
-        """The samples `index` [B'] of the batch, in that order; a sample may come more than once."""
+        """The samples `index` [B'] of the batch, in that order; one may come more than once."""
         if self.branches > 1:
             size = next(kv.k.shape[0] for layer in self.layers for kv in layer.values())
             steps = range(0, size, size // self.branches)
@@ -117,6 +141,7 @@ class KVCache:
             for layer in self.layers
         ]
         hidden = [{role: x[index] for role, x in layer.items()} for layer in self.hidden]
-        other = KVCache(layers, hidden)
+        levels = {role: level[index] for role, level in self.levels.items()}
+        other = KVCache(layers, hidden, levels)
         other.branches = self.branches
         return other

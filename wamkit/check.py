@@ -93,14 +93,6 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _guides(spec: PolicySpec) -> Iterator[Conflict]:
     traits = spec.backbone.traits
-    if traits.extra_width:
-        yield Conflict(
-            between=("backbone",),
-            why=f"this variant of {spec.backbone.name} must be given image-encoder tokens of width "
-            f"{traits.extra_width}, which a policy does not make",
-            hint="choose a variant that takes the first frame as a clean latent, or call "
-            "wamkit.denoise, which accepts them",
-        )
     made = spec.vae.stride[0] + spec.vae.channels
     if traits.guide_channels and traits.guide_channels != made:
         yield Conflict(

@@ -1,7 +1,7 @@
 """A saved policy: a folder with the spec, one safetensors file a part, statistics and a card.
 
 spec.yaml              the composition, with every default written out
-backbone.safetensors   one file for each part that has weights
+backbone.safetensors   one file for each part that has weights, and for a backbone's conditioner
 statistics.json        what actions and states are normalized by
 README.md              what it is, where its parts come from, under which licenses
 """
@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from . import __version__, weights
 from .actions import read_statistics
@@ -32,22 +32,29 @@ if TYPE_CHECKING:
 
 SPEC, STATISTICS, CARD = "spec.yaml", "statistics.json", "README.md"
 ADAPTERS = ("text_adapter", "latent_adapter")
+OTHERS = (*ADAPTERS, "conditioner")
 
 
-def save(policy: Policy, folder: str | Path) -> Path:
+def save(
+    policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write `policy` to `folder`: a new name first, then renamed, so that a failure loses nothing.
 
-    A saved policy that is already there is replaced. Raises WamkitError if the folder holds
+    A saved policy that is already there is replaced. With `state`, weights of the whole policy by
+    name, those are written in place of the policy's own. Raises WamkitError if the folder holds
     anything else.
     """
     goal = free(folder)
     goal.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
     try:
-        for kind in (*KINDS, *ADAPTERS):
+        for kind in (*KINDS, *OTHERS):
             module = _saved(policy, kind)
             if module is not None:
-                weights.save(module, part / f"{kind}.safetensors")
+                own = module.state_dict()
+                if state is not None:
+                    own = {name: state[f"{kind}.{name}"] for name in own}
+                weights.write(own, part / f"{kind}.safetensors")
         tables = {name: asdict(value) for name, value in policy.statistics.items()}
         (part / STATISTICS).write_text(json.dumps(tables, indent=1) + "\n")
         (part / CARD).write_text(card(policy))
@@ -101,13 +108,16 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
         file = home / f"{kind}.safetensors"
         if file.is_file():
             files[kind] = getattr(spec, kind).model_copy(update={"weights": str(file)})
-    known = {f"{kind}.safetensors" for kind in (*KINDS, *ADAPTERS)}
+    if (file := home / "conditioner.safetensors").is_file():
+        own = files.get("backbone", spec.backbone)
+        files["backbone"] = own.model_copy(update={"conditioner_weights": str(file)})
+    known = {f"{kind}.safetensors" for kind in (*KINDS, *OTHERS)}
     if extra := sorted(f.name for f in home.glob("*.safetensors") if f.name not in known):
         raise WamkitError(
             f"{home} holds files that belong to no part: {', '.join(extra)}", "remove them"
         )
     shape = Policy.from_spec(_portable(spec), device="meta")
-    for kind in (*KINDS, *ADAPTERS):
+    for kind in (*KINDS, *OTHERS):
         if _saved(shape, kind) is not None and not (home / f"{kind}.safetensors").is_file():
             raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
     statistics = read_statistics(home / STATISTICS)
@@ -133,13 +143,14 @@ def _portable(spec: PolicySpec) -> PolicySpec:
     update = {}
     for kind in KINDS:
         part = getattr(spec, kind)
-        if getattr(part, "weights", None) is None:
+        paths = [f for f in ("weights", "conditioner_weights") if getattr(part, f, None)]
+        if not paths:
             continue
         if getattr(part, "by_reference", False):
             path = str(Path(part.weights).expanduser().absolute())
             update[kind] = part.model_copy(update={"weights": path})
         else:
-            update[kind] = part.model_copy(update={"weights": None})
+            update[kind] = part.model_copy(update=dict.fromkeys(paths))
     return spec.model_copy(update=update)
 
 

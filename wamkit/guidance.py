@@ -21,17 +21,21 @@ from .types import PARTS, Frames, Memo, Scene, Text, Velocity
 def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
     """A model whose velocities lean away from those under the words `negative` [B, L, width].
 
-    Parts without a scale, or with scale 1, are those under the scene's own words.
+    Parts without a scale, or with scale 1, are those under the scene's own words. Where a scene has
+    another number of samples, as copies of them have, all lean away from the first words.
     """
     texts: dict[int, tuple[Text, Text]] = {}
     memos: dict[int, tuple[Memo, Memo]] = {}
 
     def both(text: Text) -> Text:
         if id(text) not in texts:
-            joined = stacked([text, negative])
+            away, rows = negative, text.tokens.shape[0]
+            if len(away.tokens) != rows:
+                away = away.pick(torch.zeros(rows, dtype=torch.long, device=away.tokens.device))
+            joined = stacked([text, away])
             extra = text.extra
             if extra is not None:
-                other = negative.extra if negative.extra is not None else extra
+                other = away.extra if away.extra is not None else extra
                 joined = replace(joined, extra=torch.cat([extra, other]))
             texts[id(text)] = (text, joined)
         return texts[id(text)][1]

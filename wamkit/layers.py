@@ -31,6 +31,22 @@ def rotary_angles(positions: Tensor, size: int, *, theta: float = 10_000.0) -> T
     return positions.double()[..., None] / theta**power
 
 
+def latent_times(places: Tensor, chunk: int, frames: tuple[int, int]) -> Tensor:
+    """Places on the axis of actions [S] as times on that of latent frames, float32.
+
+    The K actions of latent frame f stand at f + k / (K + 1), k = 1 .. K (LingBot-VA,
+    `wan_va/utils/utils.py`); a chunk covers the imagined frames, after the observed ones. `frames`
+    are how many are observed, and imagined; where nothing is imagined a chunk covers one frame.
+    """
+    observed, imagined = frames[0], max(frames[1], 1)
+    per_frame = -(-chunk // imagined)
+    number = torch.div(places, chunk, rounding_mode="floor")
+    step = places - number * chunk
+    frame = torch.div(step, per_frame, rounding_mode="floor")
+    rest = step - frame * per_frame
+    return (observed + number * imagined + frame + (rest + 1) / (per_frame + 1)).float()
+
+
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, H, S, E] with neighbors (2i, 2i+1) turned by angles of cos, sin [S, E / 2] float32."""
     pairs = x.float().unflatten(-1, (-1, 2))
@@ -43,6 +59,15 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Ten
     """Layer norm without weights, then scaled and shifted, in float32; the dtype of x out."""
     normal = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
     return (normal * (1 + scale) + shift).to(x.dtype)
+
+
+def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean [B, D] of tokens [B, S, D] in their dtype; `valid` [B, S] is as `Text.mask`."""
+    if valid is None:
+        return x.mean(1)
+    weight = valid.exp() if valid.is_floating_point() else valid.float()
+    share = weight / weight.sum(1, keepdim=True)
+    return (x * share[..., None].to(x.dtype)).sum(1)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

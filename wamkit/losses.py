@@ -51,6 +51,9 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
     """1 for each number [B, N, A] of a part that is data, 0 where it is padding or not known."""
     real = torch.ones(shape)
     if part == "action":
+        if (first := spec.action_head.learns) is not None:
+            place = torch.arange(shape[1]) % spec.actions.chunk
+            real = real * (place < first).float()[:, None]
         if batch.step_valid is not None:
             real = real * batch.step_valid.float()[..., None].cpu()
         if batch.dim_valid is not None:

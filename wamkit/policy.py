@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,6 +24,7 @@ from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .prompts import PromptCache, pooled
 from .schedule import NoiseSchedule
 from .schedules import ScheduleConfig
+from .session import Session
 from .spec import PolicySpec
 from .stored import StoredEncoder
 from .types import Goal, Outcome, Scene, Velocity
@@ -152,11 +154,22 @@ class Policy(nn.Module):
         WamkitError for others, and if cameras, pictures or state are not what is expected.
         """
         self._require_choices(choices)
-        scene = scenes.blank(self, observation)
-        out = self.paradigm.act(
-            self.guided(observation.batch), scene, self.schedules, generator(seed), **choices
-        )
+        out = self.decide(scenes.blank(self, observation), seed=seed, **choices)
         return self.chunk_of(out, observation)
+
+    @torch.no_grad()
+    def decide(self, scene: Scene, *, seed: int | None = None, **choices: Any) -> Outcome:
+        """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
+        self._require_choices(choices)
+        model = self.guided(scene.text.tokens.shape[0])
+        return self.paradigm.act(model, scene, self.schedules, generator(seed), **choices)
+
+    def session(self) -> Session:
+        """Chunk after chunk of one episode, for paradigms that remember and for those that do not.
+
+        Sessions of one policy know nothing of each other.
+        """
+        return Session(self)
 
     def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
         """What a paradigm made of a scene, in physical units on the CPU."""
@@ -190,14 +203,20 @@ class Policy(nn.Module):
             self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
         )
 
-    def loss(self, batch: Batch, *, seed: int | None = None) -> Losses:
+    def loss(
+        self, batch: Batch, *, seed: int | None = None, compute: torch.dtype = torch.float32
+    ) -> Losses:
         """Velocity losses of one batch, weighted by noise level and masked where data is padding.
 
+        With another `compute` than float32 the pass of backbone and head runs under torch's
+        autocast: matrix products and attention in that dtype, weights and losses as they are.
         Raises WamkitError if the batch does not fit.
         """
         scene = scenes.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
-        velocity = self.model(noisy)
+        lowered = compute != torch.float32
+        with torch.autocast(self.device.type, compute) if lowered else nullcontext():
+            velocity = self.model(noisy)
         parts = {
             part: self._part_loss(part, goal, noisy, velocity, batch)
             for part, goal in target.items()

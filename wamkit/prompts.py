@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from .conditioner import Conditioner
 from .interfaces.text_encoder import TextEncoder
 from .types import Text
 
@@ -47,6 +48,28 @@ class PromptCache:
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
         return stacked(rows)
+
+
+class _Pooled:
+    """A conditioner that reads words, as a `TextEncoder` of one embedding a prompt."""
+
+    trainable = False
+
+    def __init__(self, conditioner: Conditioner, width: int) -> None:
+        self.conditioner, self.width = conditioner, width
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        return Text(self.conditioner(prompts, None))
+
+    def fingerprint(self) -> str:
+        return "the one of this policy"
+
+
+def pooled(conditioner: Conditioner | None, width: int, template: str) -> PromptCache | None:
+    """What a backbone's conditioner of `width` makes of words, by prompt; None if it reads none."""
+    if conditioner is None or conditioner.reads != "words":
+        return None
+    return PromptCache(_Pooled(conditioner, width), template)
 
 
 def stacked(rows: Sequence[Text]) -> Text:

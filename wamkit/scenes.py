@@ -183,6 +183,19 @@ def latents(policy: Policy, canvas: Tensor) -> Tensor:
     return z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
 
 
+def newest(policy: Policy, clip: Observation, pictures: int) -> Tensor:
+    """Latents [B, C, T, h, w] of the last `pictures` of a clip, as they are in the whole clip.
+
+    On the grid of target frames; the pictures are a multiple of the VAE's stride.
+    """
+    spec = policy.spec
+    canvas = canvas_of(policy, clip)
+    if spec.video.coarser > 1:
+        canvas = smaller(canvas, spec.video.coarser)
+    count = pictures // spec.vae.stride[0] * spec.cameras.apart
+    return latents(policy, canvas)[:, :, -count:]
+
+
 def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     """A clip as pictures on the canvas [B, 3, frames, height, width] (views: [B * V, ...]).
 

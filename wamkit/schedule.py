@@ -1,4 +1,4 @@
-"""Rectified flow of one modality: levels, noise, steps and weights.
+"""Rectified flow of one modality: levels, noise, sampling runs and weights.
 
 x_sigma = (1 - sigma) x + sigma noise, and the network predicts the velocity noise - x, so that
 d x_sigma / d sigma = velocity. Everyone speaks sigma in [0, 1]: 0 is data, 1 is noise.
@@ -6,13 +6,20 @@ d x_sigma / d sigma = velocity. Everyone speaks sigma in [0, 1]: 0 is data, 1 is
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from .schedules import ScheduleConfig
+from .errors import WamkitError
+from .schedules import TWICE, ScheduleConfig, check_steps
+from .solvers import SOLVERS, Run
+
+CLOSE = 1e-6
+"""Levels nearer than this are one: a step between them would be lost in rounding."""
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -20,11 +27,61 @@ def shifted(u: Tensor, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
+def shift_for(tokens: int) -> float:
+    """LTX's shift for a clip of so many tokens: exp(mu), mu linear in tokens.
+
+    Diffusers' `calculate_shift` with the anchors of the LTX pipelines; `exp(mu)` takes k's place in
+    `shifted`, as in FlowMatchEulerDiscreteScheduler's exponential time shift.
+    """
+    return math.exp(0.95 + (2.05 - 0.95) * (tokens - 1024) / (4096 - 1024))
+
+
+def karras(high: float, low: float, count: int) -> list[float]:
+    """`count` levels from `high` to `low`, equally far apart in (sigma / (1 - sigma))^(1/7).
+
+    Karras and others 2022 (arXiv 2206.00364), eq. 5, whose sigma is sigma / (1 - sigma) here.
+    """
+    top, bottom = ((s / (1 - s)) ** (1 / 7) for s in (high, low))
+    edm = [(top + i / max(count - 1, 1) * (bottom - top)) ** 7 for i in range(count)]
+    return [s / (1 + s) for s in edm]
+
+
+class Several(torch.Generator):
+    """Generators for copies of a batch that lie one after the other: each draws for its own copy.
+
+    So a copy gets the noise it would get alone. As a plain generator it goes on as the first one.
+    """
+
+    parts: tuple[torch.Generator, ...]
+
+    def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
+        made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
+        made.set_state(parts[0].get_state())
+        made.parts = tuple(parts)
+        return made
+
+
+def fork(rng: torch.Generator, count: int) -> list[torch.Generator]:
+    """`count` generators seeded by `rng`, which itself stays where it is."""
+    if isinstance(rng, Several):
+        columns = zip(*(fork(part, count) for part in rng.parts), strict=True)
+        return [Several(column) for column in columns]
+    aside = torch.Generator(rng.device)
+    aside.set_state(rng.get_state())
+    seeds = torch.randint(2**62, (count,), generator=aside, device=rng.device).tolist()
+    return [torch.Generator(rng.device).manual_seed(seed) for seed in seeds]
+
+
+def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int = 0) -> Tensor:
     """Standard normal noise, drawn in float32 on the generator's device, placed as `like`.
 
-    The same seed gives the same noise wherever the model runs.
+    The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
+    `Several` generators divide among them.
     """
+    if isinstance(rng, Several):
+        rows = shape[axis] // len(rng.parts)
+        own = (*shape[:axis], rows, *shape[axis + 1 :])
+        return torch.cat([draw(own, like, part, axis) for part in rng.parts], axis)
     noise = torch.randn(shape, generator=rng, device=rng.device)
     return noise.to(device=like.device, dtype=like.dtype)
 
@@ -38,21 +95,136 @@ def _bell(shift: float) -> tuple[float, float]:
     return low, float((bell - low).mean())
 
 
+def stretched(sigma: Tensor, mean: float, std: float) -> Tensor:
+    """Logit-normal levels with their 0.5th percentile moved to 0 and their 99.9th to 1.
+
+    What comes to lie below 0.001 is reflected there (Lightricks LTX-2, ltx-trainer,
+    ShiftedLogitNormalTimestepSampler).
+    """
+    low, high = (1 / (1 + math.exp(-mean - std * z)) for z in (-2.5758, 3.0902))
+    sigma = (sigma - low) / (high - low)
+    return torch.where(sigma < 0.001, 0.002 - sigma, sigma).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The settings of one modality, with the mathematics that follows from them."""
+    """The settings of one modality, with the mathematics that follows from them.
+
+    `tokens` is how many tokens a clip of the modality has, which `shift = "tokens"` asks for.
+    Raises WamkitError if it asks in vain.
+    """
 
     config: ScheduleConfig
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.shift == "tokens" and self.tokens is None:
+            raise WamkitError(
+                'shift = "tokens" needs the number of tokens, which this modality has not',
+                "write a number, such as shift = 5.0",
+            )
+
+    @cached_property
+    def shift(self) -> float:
+        """k of `shifted`, as configured or as it follows from the tokens."""
+        return self._shift(self.tokens)
+
+    def _shift(self, tokens: int | None) -> float:
+        shift = self.config.shift
+        if shift == "tokens":
+            assert tokens is not None
+            return shift_for(tokens)
+        return shift
 
     def grid(self, steps: int | None = None) -> list[float]:
-        """The levels of a sampling run, from 1 down to 0: `steps` + 1 numbers."""
-        u = torch.linspace(1, 0, (steps or self.config.steps) + 1, dtype=torch.float64)
-        return [float(s) for s in shifted(u, self.config.shift)]
+        """The levels of `steps` steps, from `high` down to 0: `steps` + 1 numbers.
+
+        Where `low` is set, the last level above 0 is stretched to it, as LTX's terminal shift does.
+        """
+        c, steps = self.config, steps or self.config.steps
+        if c.spacing == "karras":
+            return [*karras(c.high, c.low, steps), 0.0]
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        levels = [float(s) for s in shifted(u, self.shift)]
+        if (c.high, c.low) == (1, 0):
+            return levels
+        last = levels[-2] if c.low else 0.0
+        slope = (c.high - c.low) / (1 - last) if last < 1 else 0.0
+        return [*(c.high - slope * (1 - s) for s in levels[:-1]), 0.0]
+
+    def start(
+        self,
+        noise: Tensor,
+        steps: int | None = None,
+        rng: torch.Generator | None = None,
+        until: float = 0.0,
+    ) -> Run:
+        """A sampling run from standard normal `noise` [B, ...] down to level `until`.
+
+        `steps` counts network evaluations. A run that ends above 0 has the levels of the whole run
+        that are above `until`, then `until`; at 1 it has none and ends where it begins. `rng` is
+        for the consistency solver, which needs it if it makes more than one step.
+        Raises ValueError if the solver cannot spend exactly `steps` evaluations.
+        """
+        c, steps = self.config, steps or self.config.steps
+        check_steps(c.solver, steps)
+        grid = self.grid(steps // 2 if c.solver in TWICE else steps)
+        nodes = [*(s for s in grid if s > until + CLOSE), until]
+
+        def fresh(count: int) -> Tensor:
+            if rng is None:
+                raise ValueError("consistency steps add fresh noise: start the run with rng=...")
+            return draw((count, *noise.shape), noise, rng, axis=1)
+
+        return SOLVERS[c.solver](noise if c.high == 1 else c.high * noise, nodes, fresh)
 
     def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
-        """Training levels, float32 in [0, 1]: uniform, then shifted."""
-        u = torch.rand(shape, generator=rng, device=rng.device)
-        return shifted(u, self.config.shift).to(like.device)
+        """Training levels, float32 in [0, 1], from the density of the settings."""
+        sigma = self._sample(shape, rng)
+        if self.config.quantize:
+            sigma = (1000 * sigma).bfloat16().float() / 1000
+        return sigma.to(like.device)
+
+    def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """Levels of this shape on the generator's device."""
+        c = self.config
+
+        def flat() -> Tensor:
+            return torch.rand(shape, generator=rng, device=rng.device)
+
+        def normal() -> Tensor:
+            return torch.randn(shape, generator=rng, device=rng.device)
+
+        def gamma(power: float) -> Tensor:
+            powers = torch.full(shape, power, device=rng.device)
+            return torch._standard_gamma(powers, generator=rng)
+
+        if c.density == "uniform":
+            return shifted(flat(), self.shift)
+        if c.density == "indexed":
+            index = torch.randint(1000, shape, generator=rng, device=rng.device)
+            return shifted(1 - index / 1000, self.shift)
+        if c.density == "beta":
+            a, b = gamma(c.setting("alpha")), gamma(c.setting("beta"))
+            return shifted(a / (a + b), self.shift)
+        if c.density == "sqrt":
+            return 0.001 + 0.999 * flat() ** (2 / 3)
+        if c.density == "pure_noise":
+            return torch.ones(shape, device=rng.device)
+        mean, std = c.setting("mean"), c.setting("std")
+        if c.density == "lognormal_mix":
+            low, high = c.setting("band")
+            edm = torch.exp(mean + std * normal())
+            edm = torch.where(flat() < c.setting("uniform"), low + (high - low) * flat(), edm)
+            edm = edm * c.setting("scale")
+            return edm / (1 + edm)
+        mean += math.log(self._shift(None if self.tokens is None else min(self.tokens, 4096)))
+        sigma = torch.sigmoid(mean + std * normal())
+        if c.setting("stretch"):
+            sigma = stretched(sigma, mean, std)
+        if share := c.setting("uniform"):
+            sigma = torch.where(flat() < share, flat(), sigma)
+        return sigma
 
     def add(self, x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """x at level `sigma`, which has the leading axes of x."""
@@ -71,9 +243,11 @@ class NoiseSchedule:
         """Loss weight of each level, mean 1 over the sampling grid.
 
         The bell is exp(-2 (sigma - 1/2)^2), lowered to 0 at its smallest value and divided by its
-        mean (DiffSynth-Studio, FlowMatchScheduler; used by Fast-WAM and its relatives).
+        mean (DiffSynth-Studio, FlowMatchScheduler; used by Fast-WAM and its relatives). `none` is
+        also EDM's weight as Cosmos uses it: (1 + s)^2 / s^2 on the error of x0, where s is
+        sigma / (1 - sigma), is 1 on the error of the velocity.
         """
         if self.config.weight == "none":
             return torch.ones_like(sigma)
-        low, mean = _bell(self.config.shift)
+        low, mean = _bell(self.shift)
         return (torch.exp(-2 * (sigma - 0.5) ** 2) - low).clamp(min=0) / mean

@@ -108,7 +108,7 @@ class PolicySpec(BaseModel):
         numbers = self.action_head.tokens(self.sizes)
         return {
             "text": self.text_encoder.max_tokens,
-            "context": traits.tokens(observed, *self.latent_size),
+            "context": traits.tokens(observed, *self.latent_size) + numbers.get("context", 0),
             "target": traits.tokens(imagined, *self.target_size),
             **{role: numbers.get(role, 0) for role in ("state", "action", "next_state", "value")},
         }
@@ -360,6 +360,9 @@ def explained(error: ValidationError, where: str, cls: type[BaseModel]) -> list[
     """Pydantic's findings in the words of this library."""
     found = []
     for item in error.errors(include_url=False):
+        if isinstance(nested := item.get("ctx", {}).get("error"), SpecError):
+            found += nested.conflicts
+            continue
         place = (
             ".".join([where, *map(str, item["loc"])]) if where else ".".join(map(str, item["loc"]))
         )

@@ -177,12 +177,36 @@ class Frames:
 
     def then(self, other: Frames) -> Frames:
         """These frames, then `other`'s, in one clip."""
-        z = torch.cat([self.z, other.z.to(self.z.dtype)], 2)
-        sigma, guide = torch.cat([self.sigma, other.sigma], 1), None
-        if self.guide is not None and other.guide is not None:
-            guide = torch.cat([self.guide, other.guide], 2)
-        times = torch.cat([self.times, other.times.to(self.times)])
-        return Frames(z, self.roles + other.roles, times, sigma, guide)
+        return Frames.row([self, other])
+
+    @staticmethod
+    def row(clips: Sequence[Frames], memo: Memo | None = None) -> Frames:
+        """Clips one after the other, in one.
+
+        What is computed from the places of the whole is kept in `memo`, if one is given, for as
+        long as every clip has the same `times`.
+        """
+        first, memo = clips[0], memo or Memo()
+        for i, clip in enumerate(clips):
+            memo = memo.once(("row", len(clips), i), Memo, of=clip.times)
+        names = tuple(role for clip in clips for role in clip.roles)
+        whole = Frames(
+            torch.cat([clip.z.to(first.z.dtype) for clip in clips], 2),
+            memo.once(("roles", names), lambda: names),
+            memo.once("times", lambda: torch.cat([clip.times.to(first.times) for clip in clips])),
+            torch.cat([clip.sigma for clip in clips], 1),
+            torch.cat([clip.guide for clip in clips if clip.guide is not None], 2)
+            if all(clip.guide is not None for clip in clips)
+            else None,
+        )
+        object.__setattr__(whole, "memo", memo)
+        return whole
+
+    def placed(self, times: Tensor) -> Frames:
+        """The same frames elsewhere in time; what is kept is kept for as long as `times` is."""
+        moved = replace(self, times=times)
+        object.__setattr__(moved, "memo", self.memo.once("placed", Memo, of=times))
+        return moved
 
     def pick(self, index: Tensor) -> Frames:
         """The samples `index` [B'], in that order; a sample may come more than once."""
@@ -216,6 +240,10 @@ class Noisy:
             return self.times
         return torch.arange(self.x.shape[1], device=self.x.device, dtype=torch.float32)
 
+    def towards(self, data: Tensor) -> Tensor:
+        """The velocity [B, N, A] that puts x on the straight way from noise to `data`."""
+        return (self.x - data.float()) / self.levels[..., None].clamp(min=1e-6)
+
 
 PARTS = ("video", "action", "next_state", "value")
 """What can be denoised. A scene has frames for the first, and `Noisy` numbers for the others."""
@@ -243,6 +271,15 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a chunk that is not the first of its episode knows of those before."""
+
+    memory: Any  # `Outcome.memory` of the last chunk
+    video: Tensor | None = None  # [B, C, T, h, w] what was observed since, if anything
+    action: Tensor | None = None  # [B, N, A] what was done meanwhile, in the form of the scene's
+
+
+@dataclass(frozen=True)
 class Scene:
     """Everything one pass may look at. A part that is absent is None."""
 
@@ -253,6 +290,7 @@ class Scene:
     future: Frames | None = None  # frames on a grid of their own, such as coarser targets
     next_state: Noisy | None = None  # [B, 1, P] the state when the chunk is done
     value: Noisy | None = None  # [B, 1, 1] how well it goes from there, in [-1, 1]
+    past: Past | None = None  # what happened since the last chunk of the same episode
 
     def with_(self, **changes: Any) -> Scene:
         """A copy with some parts replaced."""
@@ -391,4 +429,4 @@ class Outcome:
     video: Frames | None = None  # what was imagined on the way, if anything
     value: Tensor | None = None  # [B] in [-1, 1], if it was predicted
     notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, for reports
-    memory: Any = None  # what the next chunk of the same episode wants to know
+    memory: Any = None  # what the next chunk of the same episode is to be told; None for nothing

@@ -175,10 +175,10 @@ def _assign(
     for name, entry in entries.items():
         by_file.setdefault(entry.file, []).append(name)
     for file, names in by_file.items():
-        with opened(file, device) as reader:
-            ours = reader.metadata.get("writer") == WRITER
+        with opened(file, device) as source:
+            ours = source.metadata.get("writer") == WRITER
             for name in names:
-                tensor = reader.tensor(entries[name])
+                tensor = source.tensor(entries[name])
                 if ours and tensor.data_ptr() % ALIGNED:
                     tensor = tensor.clone()  # the few whose neighbors have odd sizes
                 if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:

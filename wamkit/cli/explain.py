@@ -56,7 +56,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
     observed, imagined = spec.latent_frames
     sees = {role: sorted(seen) for role, seen in spec.paradigm.sees.items()}
     present = [r for r in _roles(sees) if _count(r, tokens) and (streamed or r != "text")]
-    known = {role for role in present if role in ("text", "context") or role.endswith("'")}
+    known = {r for r in present if r in ("text", "context", "state") or r.endswith("'")}
     return {
         "parts": [_part(spec, kind) for kind in KINDS],
         "canvas": list(spec.cameras.canvas),
@@ -108,9 +108,10 @@ def _part(spec: PolicySpec, kind: str) -> dict[str, Any]:
 
 def _roles(sees: Mapping[str, list[str]]) -> list[str]:
     """Roles in the order of a scene, then those that only this paradigm knows."""
-    usual = ["text", "context", "target", "action"]
-    named = dict.fromkeys([*sees, *(role for seen in sees.values() for role in seen)])
-    return [r for r in usual if r in named] + [r for r in named if r not in usual]
+    usual = ["text", "context", "target", "seen", "state", "action", "did", "next_state", "value"]
+    named = list(dict.fromkeys([*sees, *(role for seen in sees.values() for role in seen)]))
+    places = {role: i for i, role in enumerate(usual)}
+    return sorted(named, key=lambda r: places.get(r.rstrip("'").partition(".")[0], len(usual)))
 
 
 def _count(role: str, tokens: Mapping[str, int]) -> int:
@@ -132,8 +133,8 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
     _draw_grid(told)
     if told["text"] != "stream":
         words = told["tokens"].get("text", 0)
-        reader = "the blocks" if told["text"] == "cross" else "the action head alone"
-        say(f"text: {words} tokens, read inside {reader} by cross-attention")
+        where = "the blocks" if told["text"] == "cross" else "the action head alone"
+        say(f"text: {words} tokens, read inside {where} by cross-attention")
     kept = ", ".join(told["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")
@@ -145,8 +146,8 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
     show_table(made)
     say(
         f"schedules: {spec.schedules.action.steps} steps for actions (shift "
-        f"{spec.schedules.action.shift:g}), {spec.schedules.video.steps} for pictures (shift "
-        f"{spec.schedules.video.shift:g})"
+        f"{spec.schedules.action.shift}), {spec.schedules.video.steps} for pictures (shift "
+        f"{spec.schedules.video.shift})"
     )
 
 

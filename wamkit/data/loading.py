@@ -26,6 +26,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         step_valid=torch.stack([s["step_valid"] for s in samples]),
         frame_valid=torch.stack([s["frame_valid"] for s in samples]),
         next_state=after,
+        value=torch.tensor([s["value"] for s in samples]) if "value" in first else None,
         latents=latents,
     )
 
@@ -65,13 +66,20 @@ class Order:
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of this epoch from `position` on."""
+        for whole in self._whole()[self.position : len(self)]:
+            yield whole[self.rank :: self.world].tolist()
+
+    def next(self) -> list[int]:
+        """The samples of the next batch, those of all processes together."""
+        return self._whole()[self.position].tolist()  # type: ignore[no-any-return]
+
+    def _whole(self) -> tuple[torch.Tensor, ...]:
+        """The batches of this epoch, each that of all processes together."""
         order = torch.arange(self.size)
         if self.shuffle:
             rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.size, generator=rng)
-        stride = self.batch * self.world
-        for i in range(self.position, len(self)):
-            yield order[i * stride : (i + 1) * stride][self.rank :: self.world].tolist()
+        return order.split(self.batch * self.world)
 
 
 class Loader:

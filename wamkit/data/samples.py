@@ -34,6 +34,7 @@ class Sample(TypedDict):
     step_valid: Tensor  # [N] bool, False after the end of the episode
     latents: NotRequired[Tensor]  # [C, t, h, w], if they are stored
     next_state: NotRequired[Tensor]  # [P] float32 when the actions are done, or at the end
+    value: NotRequired[float]  # in [-1, 1] when the actions are done, if the policy predicts it
     progress: int  # frames left in the episode after t
     episode: int
     frame: int  # t, counted from the beginning of the episode
@@ -51,8 +52,12 @@ class Samples(Dataset[Sample]):
         episodes: Sequence[int] | None = None,
         latents: str | Path | None = None,
         tolerance: float = TOLERANCE,
+        discount: float = 0.99,
     ) -> None:
         """`episodes`: which to use (all); `latents`: a folder of `wamkit precompute latents`.
+
+        A demonstration is taken to succeed at its last frame: the value of a frame so many frames
+        earlier is `discount` to that power, put on [-1, 1] (Cosmos Policy, arXiv 2601.16163).
 
         Raises WamkitError if the data set is not what the spec needs: cameras, sizes of action and
         state, frames a second equal to actions.hertz, times within `tolerance` seconds.
@@ -71,6 +76,7 @@ class Samples(Dataset[Sample]):
             [group.kind == "delta" for group in spec.actions.groups],
             [group.size for group in spec.actions.groups],
         )
+        self.discount = discount
         self.latents = None
         if latents is not None:
             self.latents = StoredLatents(latents)
@@ -108,9 +114,11 @@ class Samples(Dataset[Sample]):
             episode=episode.index,
             frame=t,
         )
+        after = min(t + self.spec.steps, last)
+        if "value" in self.spec.predicts:
+            sample["value"] = 2 * self.discount ** (last - after) - 1
         if self.spec.state.size:
             states = self._numbers.of(place, self.columns.state)
-            after = min(t + self.spec.steps, last)
             sample["state"] = torch.from_numpy(states[t].astype(np.float32))
             sample["next_state"] = torch.from_numpy(states[after].astype(np.float32))
         if self.latents is not None:
@@ -120,6 +128,11 @@ class Samples(Dataset[Sample]):
             pictures = self._pictures.at(episode, self.columns.view(view.name), moments)
             sample["images"][view.name] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         return sample
+
+    def moment(self, index: int) -> tuple[int, int]:
+        """The episode of a sample, and its frame there."""
+        place, t = map(int, self._moments[index])
+        return self.episodes[place].index, t
 
     def _prompt(self, place: int, t: int) -> str:
         """The instruction of a frame, or the first of its episode."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from ..attention import Stream, run
 from ..cache import KVCache
-from ..types import Frames, Noisy, Scene, Velocity
+from ..types import PARTS, Frames, Noisy, Scene, Velocity, base
 from ..visibility import Visibility
 from .backbone import VideoBackbone, stream_of
 
@@ -57,6 +56,19 @@ class ActionHead(nn.Module, ABC):
 def is_prefill(scene: Scene, keep: Collection[str]) -> bool:
     """True if a pass is there for its keys alone."""
     return bool(keep) and scene.roles - {"text", "state"} <= set(keep)
+
+
+def state_as_word(scene: Scene, encoder: nn.Linear) -> Scene:
+    """The scene with its state, if it has one, as one more word at the width of the text."""
+    state = scene.state
+    if state is None:
+        return scene
+    text = scene.text.memo.once(
+        (id(encoder), "state"),
+        lambda: scene.text.append(encoder(state.to(encoder.weight.dtype))[:, None]),
+        of=state,
+    )
+    return scene.with_(text=text)
 
 
 def entrance(
@@ -121,11 +133,13 @@ class ReaderHead(ActionHead):
 
     @abstractmethod
     def read(
-        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None
+        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
     ) -> dict[str, Tensor]:
         """Velocities [B, N, A] by part, from hidden states [B, S, D], one a layer.
 
-        The hidden states are those that the actions may see; `valid` [B, S] is as `Text.mask`.
+        The hidden states are those that the numbers of the scene may see; `valid` [B, S] is as
+        `Text.mask`, `level` [B] float32 the highest noise level of their frames. Without gradients
+        hidden states that are cached are the same tensors at every call.
         """
 
     def join(
@@ -136,10 +150,15 @@ class ReaderHead(ActionHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
+        """One pass; numbers that see the same roles are read together.
+
+        Numbers see each other only within a chunk, since nothing is kept of them.
+        """
         scene, prefill = self.prepare(scene), is_prefill(scene, keep)
         videos, known = entrance(backbone, scene, cache), cache
+        kept = KVCache([{} for _ in backbone.blocks])
         if videos:
-            known = run(
+            passed = run(
                 list(videos.values()),
                 sees,
                 attend=backbone.attend,
@@ -148,37 +167,85 @@ class ReaderHead(ActionHead):
                 hidden=self.layers,
                 prefill=prefill,
             )
-            kept = known
-            if cache is not None:
-                known = cache | known
-        else:
-            kept = KVCache([{} for _ in backbone.blocks])
+            passed.levels = _levels(scene)
+            kept = passed.without({r for x in passed.hidden for r in x if r not in keep})
+            known = passed if cache is None else cache | passed
         if prefill:
             return Velocity(cache=kept)
-        if not any(getattr(scene, part) is not None for part in ("action", "next_state", "value")):
-            return Velocity(**way_out(backbone, videos), cache=kept)
-        if known is None:
+        views = _views(scene, sees)
+        if views and known is None:
             raise ValueError("a reader needs a video or a cache to read from")
-        visible = [role for role in known.hidden[self.layers[0]] if role in sees["action"]]
-        hidden = [torch.cat([known.hidden[i][role] for role in visible], 1) for i in self.layers]
-        valid = _valid(known, self.layers[0], visible, scene)
-        return Velocity(**way_out(backbone, videos), **self.read(scene, hidden, valid), cache=kept)
+        numbers: dict[str, list[Tensor]] = {}
+        for seen, view, own in views:
+            assert known is not None
+            roles = tuple(role for role in known.hidden[self.layers[0]] if role in seen)
+            hidden = [known.states(layer, roles) for layer in self.layers]
+            found = self.read(
+                view, hidden, _valid(roles, known, hidden[0], view), known.level(roles)
+            )
+            for part in own:
+                numbers.setdefault(part, []).append(found[part])
+        whole = {part: v[0] if len(v) == 1 else torch.cat(v, 1) for part, v in numbers.items()}
+        return Velocity(**way_out(backbone, videos), **whole, cache=kept)
 
 
-def _valid(known: KVCache, layer: int, roles: Sequence[str], scene: Scene) -> Tensor | None:
-    """Which of the hidden states are real: only words can be padding."""
+def _levels(scene: Scene) -> dict[str, Tensor]:
+    """role -> the highest noise level [B] of its frames."""
+    clips = [clip for clip in (scene.video, scene.future) if clip is not None]
+    return {
+        role: clip.sigma[:, clip.span(role)].amax(1) for clip in clips for role in set(clip.roles)
+    }
+
+
+def _views(scene: Scene, sees: Visibility) -> list[tuple[frozenset[str], Scene, list[str]]]:
+    """What is to be read for the numbers of a scene: one view for those that see the same roles.
+
+    The roles that are seen, the scene with the numbers of the same chunk that are among them, and
+    the parts whose velocities this view is there for.
+    """
+    numbers = {part: noisy for part in PARTS[1:] if (noisy := getattr(scene, part)) is not None}
+    roles = {part: noisy.roles or (part,) * noisy.x.shape[1] for part, noisy in numbers.items()}
+    views: dict[tuple[frozenset[str], str], list[str]] = {}
+    for part, names in roles.items():
+        for role in dict.fromkeys(names):
+            key = frozenset(sees[role]), role.removeprefix(base(role))
+            views.setdefault(key, []).append(part)
+    found = []
+    for (seen, chunk), own in views.items():
+        shown = {
+            part: _steps(noisy, roles[part], chunk) if part in own or part + chunk in seen else None
+            for part, noisy in numbers.items()
+        }
+        found.append((seen, scene.with_(**shown), own))
+    return found
+
+
+def _steps(noisy: Noisy, roles: Sequence[str], chunk: str) -> Noisy | None:
+    """The steps of one chunk, if there are any; they follow each other."""
+    places = [i for i, role in enumerate(roles) if role.removeprefix(base(role)) == chunk]
+    if not places or len(places) == len(roles):
+        return noisy if places else None
+    span = slice(places[0], places[-1] + 1)
+    sigma = noisy.sigma if noisy.sigma.ndim == 1 else noisy.sigma[:, span]
+    return Noisy(noisy.x[:, span], sigma, noisy.roles[span], noisy.places()[span])
+
+
+def _valid(roles: Sequence[str], known: KVCache, hidden: Tensor, scene: Scene) -> Tensor | None:
+    """Which of the hidden states [B, S, D] of `roles` are real: only words can be padding."""
     mask = scene.text.mask
     if "text" not in roles or mask is None:
         return None
-    shown = [known.hidden[layer][role].shape[:2] for role in roles]
-    one = torch.zeros if mask.is_floating_point() else torch.ones
-    return torch.cat(
-        [
-            mask if role == "text" else one(shape, dtype=mask.dtype, device=mask.device)
-            for role, shape in zip(roles, shown, strict=True)
-        ],
-        1,
-    )
+    lengths = [next(x[role].shape[1] for x in known.hidden if x) for role in roles]
+
+    def make() -> Tensor:
+        real = mask.new_zeros if mask.is_floating_point() else mask.new_ones
+        parts = [
+            mask if role == "text" else real(mask.shape[0], length)
+            for role, length in zip(roles, lengths, strict=True)
+        ]
+        return torch.cat(parts, 1)
+
+    return scene.text.memo.once(("shown", tuple(roles)), make, of=hidden)
 
 
 class SlotHead(ActionHead):
@@ -189,6 +256,7 @@ class SlotHead(ActionHead):
         """The numbers of a scene (`Scene.pieces`) as latent frames, by part, the state included.
 
         Parts whose roles are `known` are left out. In size the frames are like the scene's own.
+        Frames under other names than those of parts are only looked at.
         """
 
     @abstractmethod
@@ -207,7 +275,7 @@ class SlotHead(ActionHead):
         slots = self.slots(scene, cache.roles if cache is not None else ())
         clips = [*([scene.video] if scene.video is not None else []), *slots.values()]
         if clips:
-            scene = scene.with_(video=reduce(Frames.then, clips))
+            scene = scene.with_(video=Frames.row(clips, scene.text.memo))
         streams = entrance(backbone, scene, cache)
         kept = run(
             list(streams.values()),
@@ -220,11 +288,13 @@ class SlotHead(ActionHead):
         if prefill:
             return Velocity(cache=kept)
         found = way_out(backbone, streams)
+        if not clips:
+            return Velocity(**found, cache=kept)
         pieces = found.pop("video").split([len(clip.roles) for clip in clips], 2)
         numbers = {
             part: self.unslot(part, v, scene.noisy(part))
             for part, v in zip(slots, pieces[len(clips) - len(slots) :], strict=True)
-            if part != "state"
+            if part in PARTS
         }
         if len(clips) > len(slots):
             found["video"] = pieces[0]

@@ -35,7 +35,8 @@ class VideoBackbone(Protocol):
         """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning.
 
         Where text is in the stream (`traits.text`), it has a segment `text` of its own, and `text`
-        is None when its keys are cached already. Elsewhere `text` is always given; a backbone whose
+        is None when its keys are cached already, or holds no words beside the `Text.extra` that a
+        variant wants in every pass. Elsewhere `text` is always given; a backbone whose
         `traits.text` is "none" leaves it to the action head.
         """
 
@@ -70,7 +71,10 @@ def stream_of(
     """
     cached = cache is not None and "text" in cache.roles
     leave_out = (cached or not words) and backbone.traits.text == "stream"
-    x, segments, cond = backbone.embed(video, None if leave_out else text)
+    given: Text | None = text
+    if leave_out:
+        given = Text(text.tokens[:, :0], extra=text.extra) if backbone.traits.extra_width else None
+    x, segments, cond = backbone.embed(video, given)
     return Stream(backbone.blocks, x, segments, cond)
 
 

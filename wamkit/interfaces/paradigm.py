@@ -42,6 +42,10 @@ class Paradigm(ABC):
     sees: Visibility
     choices: Mapping[str, str] = {}
     """What a caller may choose for one chunk, as keyword arguments of `act`: name -> what it is."""
+    streams: bool = False
+    """Whether a chunk knows of those before: `act` is then given the scene at the beginning of the
+    episode, with `Scene.past` from the second chunk on. An outcome without memory ends the episode
+    for the network; the next chunk begins anew."""
 
     @abstractmethod
     def act(
@@ -159,3 +163,15 @@ def goal(scene: Scene, part: str, velocity: Tensor, weight: Tensor) -> Goal:
     assert scene.clip is not None
     places = tuple(scene.clip.where(*scene.clip.targets))
     return Goal(velocity, weight[:, None].expand(-1, len(places)), places)
+
+
+def levelled(scene: Scene) -> Scene:
+    """The scene with its clean frames told the noise level of the target frames.
+
+    So it is in networks that were trained with one level for all frames of a pass.
+    """
+    clip = scene.clip
+    if scene.video is None or clip is None or not clip.targets:
+        return scene
+    level = clip.sigma[:, clip.where(*clip.targets)[0]]
+    return scene.with_(video=scene.video.at(level, "context"))

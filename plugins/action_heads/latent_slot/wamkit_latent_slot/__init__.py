@@ -1,13 +1,111 @@
-"""The part `latent_slot`, not written yet."""
+"""The `latent_slot` action head: numbers written into latent frames of the video itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class LatentSlot(ActionHeadConfig):
+    """Numbers tiled over whole latent frames, which the backbone denoises like pictures.
+
+    Cosmos Policy (arXiv 2601.16163). It has no network of its own: the backbone learns to read and
+    to write the frames, and nothing of its architecture changes.
+    """
+
+    source = "https://github.com/NVlabs/cosmos-policy"
+
+    name: Literal["latent_slot"] = "latent_slot"
+    slots: int | None = Field(None, gt=0)
+    """Latent frames of an action chunk; by default as few as it fits into, published: 1."""
+    layout: Literal["cosmos", "append"] = "cosmos"
+    """Where slots stand in time. `cosmos`: blank, state, observed frames | action, next state,
+    imagined frames, value, as published. `append`: frames keep the places of their pretraining, and
+    the slots of a chunk come after them."""
+    blank: Literal["learned", "none"] | None = None
+    """The frame before all others in `cosmos`: learned (published: what the VAE makes of a black
+    picture), or left out and its place kept free. By default learned; `append` has no place for
+    it."""
+
+    def frames(self, sizes: Sizes) -> int:
+        """Latent frames of an action chunk, with what was left open taken from `sizes`."""
+        return self.slots or -(-sizes.chunk * sizes.action // max(1, prod(sizes.latent)))
+
+    @property
+    def learns_blank(self) -> bool:
+        """Whether there is a blank frame, with what was left open taken from the layout."""
+        return (self.blank or ("learned" if self.layout == "cosmos" else "none")) == "learned"
+
+    def fit(self, spec: PolicySpec) -> LatentSlot:
+        blank = "learned" if self.learns_blank else "none"
+        return self.model_copy(update={"slots": self.frames(spec.sizes), "blank": blank})
+
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        found = {"context": int(self.learns_blank), "state": int(sizes.state > 0)}
+        found |= {part: self.frames(sizes) if part == "action" else 1 for part in sizes.predicts}
+        return {role: sizes.traits.tokens(n, *sizes.latent[1:]) for role, n in found.items() if n}
+
+    def tiny(self) -> LatentSlot:
+        return self.model_copy(update={"slots": None, "weights": None})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        sizes, traits = spec.sizes, spec.backbone.traits
+        room, latent = prod(sizes.latent), "x".join(map(str, sizes.latent))
+        numbers = sizes.chunk * sizes.action
+        if not traits.imagines:
+            yield Conflict(
+                between=("action_head", "backbone"),
+                why=f"{spec.backbone.name} has no velocity that actions in latent frames could be "
+                "read from",
+                hint="choose a backbone that was trained to denoise, or an action head that reads "
+                "hidden states or has tokens of its own (`wamkit list action_head`)",
+            )
+        if room and numbers > room * self.frames(sizes):
+            yield Conflict(
+                between=("action_head.slots", "actions", "cameras"),
+                why=f"a chunk of {sizes.chunk} x {sizes.action} numbers does not fit into "
+                f"{self.slots} x {latent} latents",
+                hint=f"set action_head.slots = {-(-numbers // room)}, or leave it out",
+            )
+        if room and sizes.state > room:
+            yield Conflict(
+                between=("state.size", "cameras"),
+                why=f"a state of {sizes.state} numbers does not fit into one latent frame of "
+                f"{latent}",
+                hint="make the views larger, or set state.size to at most "
+                f"{room} numbers and choose which",
+            )
+        if self.learns_blank and self.layout == "append":
+            yield Conflict(
+                between=("action_head.blank", "action_head.layout"),
+                why="a blank frame stands before all others, and where slots are appended the "
+                "first place is the video's",
+                hint='set action_head.blank = "none", or action_head.layout = "cosmos"',
+            )
+        if not self.learns_blank and self.weights is not None:
+            yield Conflict(
+                between=("action_head.weights", "action_head.blank"),
+                why=f"weights are named, {self.weights}, and without a blank frame there are none",
+                hint='set action_head.blank = "learned", or leave action_head.weights out',
+            )
+
+    def build(self, sizes: Sizes) -> Any:
+        from wamkit.weights import materialize
+
+        from .head import LatentSlotHead
+
+        return materialize(lambda: LatentSlotHead(self, sizes), self.weights)
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(LatentSlot)

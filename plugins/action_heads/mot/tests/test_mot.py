@@ -2,54 +2,80 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from wamkit_mot import Mot
-from wamkit_mot.interpolate import resized
+from wamkit_mot.interpolate import Units, resized
 
 from wamkit.errors import WamkitError
 from wamkit.registry import registry
+from wamkit.spec import PolicySpec
 from wamkit.trial import compose
 from wamkit.types import Frames, Noisy, Scene, Text
 
+BACKBONES = [
+    name
+    for name, cls in registry().parts["backbone"].items()
+    if cls().traits.experts  # type: ignore[call-arg, attr-defined]
+]
 SEES = {
-    "context": {"context"},
-    "target": {"context", "target"},
+    "text": {"text"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
     "state": {"state"},
-    "action": {"context", "state", "action"},
+    "action": {"text", "context", "state", "action"},
 }
+
+
+@cache
+def composed(backbone: str) -> PolicySpec:
+    """A tiny spec around a backbone."""
+    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
 
 
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
     """A tiny backbone, a head with `settings`, and a scene for both."""
     torch.manual_seed(0)
-    spec = compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+    spec = composed(backbone)
     model = spec.backbone.build()
-    head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(spec.sizes)
+    sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
+    head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
     traits = spec.backbone.traits
     z = torch.randn(2, traits.latent_channels, 2, *spec.latent_size)
     video = Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0.0, 0.5]] * 2))
-    text = Text(torch.randn(2, 4, traits.text_width))
+    extra = torch.randn(2, 1, traits.extra_width) if traits.extra_width else None
+    text = Text(torch.randn(2, 4, traits.text_width), extra=extra)
     action = Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     return model, head, Scene(text, video, action, torch.randn(2, 3))
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
-def test_an_expert_may_rest_at_some_layers(every: int) -> None:
-    model, head, scene = parts(every=every)
-    depth = head.sizes.traits.depth
-    awake = [i for i, block in enumerate(head.blocks) if block is not None]
-    assert awake == list(range(0, depth, every)) and len(head.expert) == len(awake)
+@pytest.mark.parametrize(
+    ("settings", "layers"),
+    [
+        ({}, [0, 1, 2]),
+        ({"every": 2}, [0, 2]),
+        ({"every": 3}, [0]),
+        ({"layers": (1, 2)}, [1, 2]),
+        ({"layers": (1, 2), "block": "backbone"}, [1, 2]),
+    ],
+)
+def test_an_expert_may_rest_at_some_layers(settings: dict[str, Any], layers: list[int]) -> None:
+    model, head, scene = parts(**settings)
+    assert [i for i, block in enumerate(head.blocks) if block is not None] == layers
     assert head.join(model, scene, SEES).action.shape == (2, 6, 4)
 
 
-@pytest.mark.parametrize(("state", "tokens"), [("text", 6), ("token", 7), ("none", 6)])
-def test_the_state_enters_where_it_is_told_to(state: str, tokens: int) -> None:
-    model, head, scene = parts(state=state)
-    assert sum(Mot(state=state).tokens(head.sizes).values()) == tokens
+@pytest.mark.parametrize("block", ["own", "backbone"])
+@pytest.mark.parametrize(
+    ("state", "tokens"), [("text", 6), ("token", 7), ("noisy_token", 7), ("none", 6)]
+)
+def test_the_state_enters_where_it_is_told_to(block: str, state: str, tokens: int) -> None:
+    model, head, scene = parts(block=block, state=state)
+    assert sum(head.config.tokens(head.sizes).values()) == tokens
     with torch.no_grad():
         one = head.join(model, scene, SEES)
         assert scene.state is not None
@@ -64,8 +90,9 @@ def test_without_text_the_expert_does_not_read_the_instruction() -> None:
     assert not any("attn2" in name or "text" in name for name in head.state_dict())
 
 
-def test_the_noise_level_of_the_action_is_its_own() -> None:
-    model, head, scene = parts()
+@pytest.mark.parametrize("block", ["own", "backbone"])
+def test_the_noise_level_of_the_action_is_its_own(block: str) -> None:
+    model, head, scene = parts(block=block)
     assert scene.action is not None
     with torch.no_grad():
         one = head.join(model, scene, SEES)
@@ -74,25 +101,37 @@ def test_the_noise_level_of_the_action_is_its_own() -> None:
     assert not torch.equal(one.action, two.action) and torch.equal(one.video, two.video)
 
 
+def units(width: tuple[int, int]) -> Units:
+    return Units(width, (12, 12), (30, 20))
+
+
 def test_resizing_interpolates_every_axis_and_keeps_the_size_of_outputs() -> None:
     ramp = torch.arange(9.0).expand(4, 9)
-    assert torch.equal(resized(ramp[0], (5,), (9, 5)), torch.tensor([0.0, 2, 4, 6, 8]))
-    narrow = resized(ramp, (4, 3), (9, 3))
+    assert torch.equal(resized(ramp[0], (5,), units((9, 5))), torch.tensor([0.0, 2, 4, 6, 8]))
+    narrow = resized(ramp, (4, 3), units((9, 3)))
     torch.testing.assert_close(narrow, torch.tensor([0.0, 4, 8]).expand(4, 3) * 3**0.5)
-    assert torch.equal(resized(ramp, (4, 9), (9, 9)), ramp)
+    assert torch.equal(resized(ramp, (4, 9), units((9, 9))), ramp)
 
 
-def test_resizing_does_not_mix_the_pieces_of_a_stacked_table() -> None:
-    pieces = torch.cat([torch.full((6,), float(i)) for i in range(6)])
-    assert torch.equal(
-        resized(pieces, (18,), (6, 3)),
-        torch.cat([torch.full((3,), float(i)) for i in range(6)]),
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ([6] * 6, [3] * 6),  # shifts, scales and gates
+        ([12] * 3 + [30] * 2, [12] * 3 + [20] * 2),  # q, k, v and both halves of a feed-forward
+        ([12, 30], [12, 20]),  # heads and feed-forward on their way out
+        ([30] * 2, [20] * 2),
+    ],
+)
+def test_resizing_does_not_mix_the_pieces_of_a_stack(old: list[int], new: list[int]) -> None:
+    source, goal = (
+        torch.cat([torch.full((n,), float(i)) for i, n in enumerate(sizes)]) for sizes in (old, new)
     )
+    assert torch.equal(resized(source, goal.shape, units((6, 3))), goal)
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_an_expert_can_start_from_the_video(every: int) -> None:
-    model, head, scene = parts(init="video", every=every)
+@pytest.mark.parametrize("settings", [{}, {"every": 2}, {"block": "backbone", "every": 2}])
+def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
+    model, head, scene = parts(init="video", **settings)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
@@ -101,11 +140,23 @@ def test_an_expert_can_start_from_the_video(every: int) -> None:
     same = {n for n, p in head.named_parameters() if torch.equal(p, before[n])}
     own = ("action_encoder", "action_decoder", "state_encoder")
     assert same and all(name.startswith(own) for name in same)
-    source = model.blocks[every].attn1.to_q.weight
-    goal = head.expert[1].attn1.to_q.weight
+    source = model.blocks[head.layers[1]].attn1.to_q.weight
+    goal = head.blocks[head.layers[1]].attn1.to_q.weight
     torch.testing.assert_close(
-        goal, resized(source, tuple(goal.shape), (source.shape[1], goal.shape[1]))
+        goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1])))
     )
+    assert head.join(model, scene, SEES).action.isfinite().all()
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "wan"])
+def test_a_copy_of_any_backbones_blocks_can_start_from_it(backbone: str) -> None:
+    model, head, scene = parts(backbone, init="video", block="backbone")
+    before = {name: p.clone() for name, p in head.expert.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    head.initialize_from(model)
+    assert not [n for n, p in head.expert.named_parameters() if torch.equal(p, before[n])]
     assert head.join(model, scene, SEES).action.isfinite().all()
 
 

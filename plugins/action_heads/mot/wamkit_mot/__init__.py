@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
+from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes, Traits
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -27,35 +28,65 @@ class Mot(ActionHeadConfig):
     width: int = Field(1024, gt=0)
     """Size of an action token."""
     feed_forward: int = Field(4096, gt=0)
+    block: Literal["own", "backbone"] = "own"
+    """`own` is Fast-WAM's block, the same beside any backbone; `backbone` a narrower copy of the
+    backbone's own, as ImageWAM and fastwam-ltx have it."""
     every: int = Field(1, gt=0)
     """The expert has a block at every so many of the backbone's; it rests at the others."""
-    state: Literal["text", "token", "none"] = "text"
+    layers: tuple[int, ...] | None = None
+    """The layers at which the expert has a block, counted from 0, in place of `every`."""
+    state: Literal["text", "token", "noisy_token", "none"] = "text"
     """Where the robot's state enters: as one more word that video and action read (`text`), as a
-    token before the actions (`token`), or not at all."""
+    token of its own before the actions (`token`: without noise, so that it can be remembered), as
+    one of the action's tokens at the action's noise level (`noisy_token`: Efficient-WAM), or not at
+    all."""
+    registers: int = Field(0, ge=0)
+    """Learned tokens after the actions of a chunk, of their role and noise level."""
     text: Literal["cross", "none"] = "cross"
-    """Whether the expert reads the instruction by cross-attention of its own."""
+    """Whether own blocks read the instruction by cross-attention of their own."""
+    positions: Literal["rotary", "grid", "sinusoid", "none"] = "rotary"
+    """How a token knows its place in the chunk: queries and keys turned by its index (`rotary`; in
+    the backbone's blocks the index is a time), turned by the time on the backbone's grid that it
+    falls into (`grid`), a fixed sinusoid of the index added to it (`sinusoid`), or not at all."""
+    bias: bool = True
+    """Whether projections to and from the heads of own blocks have a bias."""
+    encoder_layers: int = Field(1, gt=0)
+    """Linear layers from a number to its token, SiLU between them."""
+    decoder: Literal["linear", "adaln"] = "linear"
+    """`adaln` norms, scales and shifts by the noise level first, and begins with zeros."""
     init: Literal["random", "video"] = "random"
     """`video` starts from the backbone's weights, interpolated to the expert's size."""
 
     @property
     def reads_text(self) -> bool:
-        return self.text == "cross"
+        return self.block == "own" and self.text == "cross"
+
+    def awake(self, traits: Traits) -> tuple[int, ...]:
+        """The layers at which the expert has a block."""
+        return tuple(range(0, traits.depth, self.every)) if self.layers is None else self.layers
 
     def tokens(self, sizes: Sizes) -> dict[str, int]:
-        state = {"state": 1} if self.state == "token" and sizes.state else {}
-        return {**state, "action": sizes.chunk}
+        clean = {"state": 1} if self.state == "token" and sizes.state else {}
+        beside = 1 if self.state == "noisy_token" and sizes.state else 0
+        others = {part: 1 for part in sizes.predicts if part != "action"}
+        return {**clean, "action": beside + sizes.chunk + self.registers, **others}
 
     def tiny(self) -> Mot:
-        return self.model_copy(update={"width": 32, "feed_forward": 64, "weights": None})
+        small = {"width": 32, "feed_forward": 64, "every": min(self.every, 2)}
+        return self.model_copy(update={**small, "layers": None, "weights": None})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         traits = spec.backbone.traits
-        if self.every > traits.depth:
+        yield from self._conflicts_of_layers(traits)
+        if self.block == "own":
+            yield from self._conflicts_of_own_blocks(traits)
+        else:
+            yield from self._conflicts_of_backbone_blocks(traits)
+        if self.positions == "sinusoid" and self.width % 2:
             yield Conflict(
-                between=("action_head.every", "backbone"),
-                why=f"an expert block at every {self.every}th layer, and the backbone has "
-                f"{traits.depth}",
-                hint=f"set action_head.every to at most {traits.depth}",
+                between=("action_head.positions", "action_head.width"),
+                why=f"a sinusoid has as many sines as cosines, and the width is {self.width}",
+                hint=f"set action_head.width = {self.width + 1}",
             )
         if self.state == "none" and spec.state.size:
             yield Conflict(
@@ -63,12 +94,72 @@ class Mot(ActionHeadConfig):
                 why=f"the policy is given a state of {spec.state.size} numbers that nothing reads",
                 hint='set action_head.state = "text" or "token", or state.size = 0',
             )
-        if traits.head_size % 2:
+
+    def _conflicts_of_layers(self, traits: Traits) -> Iterator[Conflict]:
+        if self.every > traits.depth:
             yield Conflict(
-                between=("action_head", "backbone"),
+                between=("action_head.every", "backbone"),
+                why=f"an expert block at every {self.every}th layer, and the backbone has "
+                f"{traits.depth}",
+                hint=f"set action_head.every to at most {traits.depth}",
+            )
+        if self.layers is None:
+            return
+        if self.every != 1:
+            yield Conflict(
+                between=("action_head.layers", "action_head.every"),
+                why="both say at which layers the expert has a block",
+                hint="leave one of them out",
+            )
+        ascending = all(a < b for a, b in pairwise(self.layers))
+        if (
+            not self.layers
+            or not ascending
+            or self.layers[0] < 0
+            or self.layers[-1] >= traits.depth
+        ):
+            yield Conflict(
+                between=("action_head.layers", "backbone"),
+                why=f"found layers {list(self.layers)}, expected places in a stack of "
+                f"{traits.depth}, ascending",
+                hint=f"name each layer once, from 0 to {traits.depth - 1}",
+            )
+
+    def _conflicts_of_own_blocks(self, traits: Traits) -> Iterator[Conflict]:
+        if self.positions == "grid":
+            yield Conflict(
+                between=("action_head.positions", "action_head.block"),
+                why="only the backbone's own blocks know its grid",
+                hint='set action_head.block = "backbone", or action_head.positions = "rotary"',
+            )
+        if self.positions == "rotary" and traits.head_size % 2:
+            yield Conflict(
+                between=("action_head.positions", "backbone"),
                 why=f"rotary positions need an even head size, the backbone's is "
                 f"{traits.head_size}",
-                hint="choose another backbone",
+                hint='set action_head.positions = "sinusoid", or choose another backbone',
+            )
+
+    def _conflicts_of_backbone_blocks(self, traits: Traits) -> Iterator[Conflict]:
+        if not traits.experts:
+            yield Conflict(
+                between=("action_head.block", "backbone"),
+                why="this backbone makes no narrower copy of its blocks",
+                hint='set action_head.block = "own"',
+            )
+        elif len(self.awake(traits)) < traits.depth and not traits.feed_forward:
+            yield Conflict(
+                between=("action_head.every", "action_head.block", "backbone"),
+                why="this backbone's blocks can only be copied all together",
+                hint='set action_head.every = 1 without action_head.layers, or block = "own"',
+            )
+        fixed = {"text": self.text == "none", "bias": not self.bias}
+        if written := [f"action_head.{name}" for name, is_written in fixed.items() if is_written]:
+            yield Conflict(
+                between=(*written, "action_head.block"),
+                why="a copy of the backbone's blocks reads the instruction as they do, and has "
+                "biases where they have",
+                hint=f'leave {" and ".join(written)} out, or set action_head.block = "own"',
             )
 
     def layouts(self) -> Sequence[Any]:

@@ -1,153 +1,125 @@
-"""The action expert: a transformer of its own width in the backbone's head space.
-
-    x --adaLN--> q k v --(attention shared with the video)--> + --text--> + --feed-forward--> +
-
-Parameter names follow diffusers' video transformers, so that an expert can be initialized from one.
-"""
+"""The action head `mot`: numbers to tokens of an expert, and its tokens to velocities."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, Block, Stream, sdpa
+from wamkit.attention import Block, Stream
 from wamkit.interfaces import ExpertHead, VideoBackbone
-from wamkit.layers import (
-    Embedder,
-    FeedForward,
-    LayerNorm,
-    RMSNorm,
-    modulated,
-    rotary_angles,
-    rotate_pairs,
-    sinusoid,
-    split_heads,
-)
-from wamkit.parts import Sizes, Traits
-from wamkit.types import Piece, Scene, Text, levels_of
+from wamkit.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
+from wamkit.parts import BackboneConfig, Sizes
+from wamkit.types import PARTS, Scene
 
+from .blocks import LEVELS, ConditionEmbedder, Conditioning, ExpertBlock, Turn, embedded, spread
 from .interpolate import from_video
+from .tokens import Row, Tokens, levels, rows, segments, spans
 
 if TYPE_CHECKING:
     from . import Mot
 
-LEVELS = 256  # width of the sinusoid of the noise level
+
+class Places(NamedTuple):
+    """Where the tokens of a pass stand, in the form that the expert wants."""
+
+    held: tuple[Tensor | None, ...]  # the times that these were made from
+    wave: Tensor | None  # [S, D] float32, added to the tokens
+    turn: Turn | None  # for own blocks
+    at: Tensor  # [S, 3] float32, for blocks of the backbone's kind
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the expert's blocks need besides tokens."""
+class AdaptiveDecoder(nn.Module):
+    """Norm, scale and shift by the noise level, and a linear layer that begins with zeros.
 
-    modulation: Tensor  # [B, 6, S or 1, D] float32
-    cos: Tensor  # [S, E / 2] float32
-    sin: Tensor  # [S, E / 2]
-    words: Tensor | None  # [B, L, D] the instruction at the expert's width
-    text: Text  # its mask, and what is computed once from it
+    Wan's way out; Efficient-WAM (arXiv 2606.10040, `models/action_expert.py`) has it for actions.
+    """
 
-
-class Attention(nn.Module):
-    """Projections into and out of the backbone's head space; q and k normalized over all heads."""
-
-    def __init__(self, width: int, heads: int, key_heads: int, head_size: int) -> None:
+    def __init__(self, width: int, numbers: int) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.to_q = nn.Linear(width, heads * head_size)
-        self.to_k = nn.Linear(width, key_heads * head_size)
-        self.to_v = nn.Linear(width, key_heads * head_size)
-        self.to_out = nn.ModuleList([nn.Linear(heads * head_size, width)])
-        self.norm_q = RMSNorm(heads * head_size)
-        self.norm_k = RMSNorm(key_heads * head_size)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.proj_out = nn.Linear(width, numbers)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
 
-    def query(self, x: Tensor) -> Tensor:
-        """[B, S, D] to [B, H, S, E]."""
-        return split_heads(self.norm_q(self.to_q(x)), self.head_size)
-
-    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, D] to two of [B, K, S, E]."""
-        k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
-        return k, split_heads(self.to_v(x), self.head_size)
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """x [B, n, D] and embedded levels [B, n or 1, D] float32 to [B, n, A]."""
+        table = self.scale_shift_table.float()
+        return self.proj_out(modulated(x, table[:, :1] + level, table[:, 1:] + level))
 
 
-class ExpertBlock(nn.Module):
-    """One block of the expert, opened at its self-attention."""
-
-    def __init__(self, width: int, feed_forward: int, traits: Traits, *, text: bool) -> None:
-        super().__init__()
-        shape = traits.heads, traits.key_heads, traits.head_size
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
-        self.attn1 = Attention(width, *shape)
-        self.norm2 = LayerNorm(width, eps=1e-6) if text else None
-        self.attn2 = Attention(width, *shape) if text else None
-        self.ffn = FeedForward(width, feed_forward)
-
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        table = self.scale_shift_table.float().unsqueeze(2) + cond.modulation  # [B, 6, S, D]
-        shift, scale, gate, *rest = table.unbind(1)
-        y = modulated(x, shift, scale)
-        k, v = self.attn1.key_value(y)
-        turn = cond.cos, cond.sin
-        q = rotate_pairs(self.attn1.query(y), *turn)
-        return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
-
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        x, gate, shift, scale, gate_ffn = rest
-        x = (x.float() + gate * self.attn1.to_out[0](attended)).to(x.dtype)
-        if self.attn2 is not None and self.norm2 is not None and cond.words is not None:
-            attn2, words = self.attn2, cond.words
-            k, v = cond.text.memo.once((id(self), "text"), lambda: attn2.key_value(words))
-            heard = sdpa(attn2.query(self.norm2(x)), k, v, cond.text.mask)
-            x = x + attn2.to_out[0](heard.transpose(1, 2).flatten(2))
-        y = self.ffn(modulated(x, shift, scale))
-        return (x.float() + gate_ffn * y).to(x.dtype)
+def encoder(numbers: int, width: int, layers: int) -> nn.Module:
+    """Linear layers with SiLU between them; a bare linear layer if it is one."""
+    first = nn.Linear(numbers, width)
+    rest = [m for _ in range(layers - 1) for m in (nn.SiLU(), nn.Linear(width, width))]
+    return nn.Sequential(first, *rest) if rest else first
 
 
-class ConditionEmbedder(nn.Module):
-    """The embedders of noise level and words, together because diffusers names them so."""
-
-    def __init__(self, width: int, text_width: int) -> None:
-        super().__init__()
-        self.time_embedder = Embedder(LEVELS, width, nn.SiLU())
-        self.time_proj = nn.Linear(width, 6 * width)
-        gelu = nn.GELU("tanh")
-        self.text_embedder = Embedder(text_width, width, gelu) if text_width else None
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """That of the module's first weight."""
+    return next(module.parameters()).dtype
 
 
 class MotHead(ExpertHead):
-    """`ExpertHead` that denoises an action chunk beside any backbone."""
-
-    keep_float32 = ("time_embedder", "scale_shift_table", "norm")
+    """`ExpertHead` that denoises numbers beside any backbone."""
 
     def __init__(self, config: Mot, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
+        self.layers = config.awake(sizes.traits)
         width, traits = config.width, sizes.traits
-        self.action_encoder = nn.Linear(sizes.action, width)
-        self.action_decoder = nn.Linear(width, sizes.action)
-        self.condition_embedder = ConditionEmbedder(
-            width, traits.text_width if config.text == "cross" else 0
-        )
-        self.state_encoder: nn.Linear | None = None
+        for part in sizes.predicts:
+            numbers = sizes.numbers(part)
+            self.add_module(f"{part}_encoder", encoder(numbers, width, config.encoder_layers))
+            adaptive = config.decoder == "adaln"
+            decoder = AdaptiveDecoder if adaptive else nn.Linear
+            self.add_module(f"{part}_decoder", decoder(width, numbers))
+        self.state_encoder: nn.Module | None = None
         if sizes.state and config.state != "none":
             goal = traits.text_width if config.state == "text" else width
-            self.state_encoder = nn.Linear(sizes.state, goal)
-        layers = range(0, traits.depth, config.every)
-        self.expert = nn.ModuleList(
-            ExpertBlock(width, config.feed_forward, traits, text=config.text == "cross")
-            for _ in layers
-        )
+            self.state_encoder = encoder(sizes.state, goal, config.encoder_layers)
+        if config.registers:
+            self.registers = nn.Parameter(0.02 * torch.randn(config.registers, width))
+        self.condition_embedder: ConditionEmbedder | None = None
+        self.level_embedder: Embedder | None = None
+        self.expert: Any
+        if config.block == "own":
+            reads = config.text == "cross"
+            self.condition_embedder = ConditionEmbedder(width, traits.text_width if reads else 0)
+            self.expert = nn.ModuleList(
+                ExpertBlock(width, config.feed_forward, traits, text=reads, bias=config.bias)
+                for _ in self.layers
+            )
+        else:
+            self.expert = self._stack().expert(width, config.feed_forward)
+            if config.decoder == "adaln":
+                self.level_embedder = Embedder(LEVELS, width, nn.SiLU())
+
+    @property
+    def keep_float32(self) -> tuple[str, ...]:
+        """What runs in float32 whatever the rest runs in; a copied block knows its own."""
+        if self.config.block == "own":
+            return "time_embedder", "scale_shift_table", "norm"
+        theirs = getattr(self.expert, "keep_float32", ())
+        inside = (rf"^expert\.{p[1:] if p.startswith('^') else f'.*(?:{p})'}" for p in theirs)
+        return r"^level_embedder\.", r"_decoder\.scale_shift_table$", *inside
+
+    def _stack(self) -> BackboneConfig:
+        """The backbone, with no more blocks than the expert is to have."""
+        backbone, traits = self.sizes.backbone, self.sizes.traits
+        if len(self.layers) == traits.depth:
+            return backbone
+        return backbone.resized(self.layers, traits.heads, traits.feed_forward)
 
     @property
     def blocks(self) -> Sequence[Block | None]:
-        every = self.config.every
-        stack: list[Any] = list(self.expert)
-        return [
-            None if layer % every else stack[layer // every]
-            for layer in range(self.sizes.traits.depth)
-        ]
+        stack = self.expert if self.config.block == "own" else self.expert.blocks
+        found: list[Block | None] = [None] * self.sizes.traits.depth
+        for layer, block in zip(self.layers, stack, strict=True):
+            found[layer] = block
+        return found
 
     def prepare(self, scene: Scene) -> Scene:
         """The state as one more word, read by video and action alike."""
@@ -156,7 +128,7 @@ class MotHead(ExpertHead):
         encoder, state = self.state_encoder, scene.state
         text = scene.text.memo.once(
             (id(self), "state"),
-            lambda: scene.text.append(encoder(state.to(encoder.weight.dtype))[:, None]),
+            lambda: scene.text.append(encoder(state.to(dtype_of(encoder)))[:, None]),
             of=state,
         )
         return scene.with_(text=text)
@@ -164,42 +136,82 @@ class MotHead(ExpertHead):
     def stream(
         self, backbone: VideoBackbone, scene: Scene, known: Collection[str]
     ) -> Stream | None:
-        pieces = [p for p in scene.pieces(known) if p.part == "action" or self._token(p)]
-        if not pieces:
-            return None
-        dtype = self.action_encoder.weight.dtype
-        encoders = {"state": self.state_encoder, "action": self.action_encoder}
-        x = torch.cat([encoders[p.part](p.x.to(dtype)) for p in pieces], 1)  # type: ignore[misc]
-        cond = self._condition(scene, levels_of(pieces), torch.cat([p.times for p in pieces]))
-        return Stream(self.blocks, x, tuple(s for p in pieces for s in p.segments()), cond)
-
-    def _token(self, piece: Piece) -> bool:
-        return piece.part == "state" and self.config.state == "token"
-
-    def _condition(self, scene: Scene, sigma: Tensor, times: Tensor) -> Conditioning:
-        embedder, dtype = self.condition_embedder, self.action_encoder.weight.dtype
-        level = embedder.time_embedder(sinusoid(1000 * sigma.float(), LEVELS))
-        modulation = embedder.time_proj(nn.functional.silu(level).to(dtype)).float()
-        words, text_embedder = None, embedder.text_embedder
-        if text_embedder is not None:
-            words = scene.text.memo.once(
-                (id(self), "words"), lambda: text_embedder(scene.text.tokens.to(dtype))
+        config = self.config
+        found = list(
+            rows(
+                scene,
+                known,
+                chunk=self.sizes.chunk,
+                state=config.state,
+                registers=config.registers,
             )
-        cos, sin = scene.text.memo.once((id(self), "turn", len(times)), lambda: self._turn(times))
-        modulation = modulation.unflatten(-1, (6, -1)).transpose(1, 2)
-        return Conditioning(modulation, cos, sin, words, scene.text)
+        )
+        if not found:
+            return None
+        x, places = torch.cat([self._encoded(row) for row in found], 1), self._places(scene, found)
+        if places.wave is not None:
+            x = x + places.wave.to(x.dtype)
+        cond, level = self._condition(scene, found, places)
+        return Tokens(self.blocks, x, segments(found), cond, spans(found), level)
 
-    def _turn(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] of places in time [S], over the whole head."""
-        angles = rotary_angles(times, self.sizes.traits.head_size)
-        return angles.cos().float(), angles.sin().float()
+    def _encoded(self, row: Row) -> Tensor:
+        """The tokens of a row [B, n, D]."""
+        if row.x is None:
+            tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
+            return tokens.expand(len(row.sigma), -1, -1)
+        encoder = self.get_submodule(f"{row.kind}_encoder")
+        return encoder(row.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
+
+    def _places(self, scene: Scene, found: Sequence[Row]) -> Places:
+        """The tokens' places, made once for as long as the numbers of the scene stand there."""
+        noisy = [getattr(scene, part) for part in PARTS[1:]]
+        held = tuple(None if part is None else part.times for part in noisy)
+        key = (id(self), "places", *((r.kind, len(r.roles)) for r in found), *map(id, held))
+        return scene.text.memo.once(
+            key, lambda: Places(held, *self._placed(torch.cat([row.places for row in found])))
+        )
+
+    def _placed(self, places: Tensor) -> tuple[Tensor | None, Turn | None, Tensor]:
+        """What the blocks and the tokens want to know of places [S] on the axis of actions."""
+        kind, wave, turn = self.config.positions, None, None
+        times = torch.zeros_like(places)
+        if kind == "sinusoid":  # the state before the chunk is the first, sines come first
+            wave = sinusoid(places + 1, self.config.width).roll(self.config.width // 2, -1)
+        if kind == "rotary":
+            angles = rotary_angles(places, self.sizes.traits.head_size)
+            times, turn = places, (angles.cos().float(), angles.sin().float())
+        if kind == "grid":
+            times = latent_times(places, self.sizes.chunk, self.sizes.frames)
+        off = torch.full_like(times, -1)  # beside the rows and columns of any picture
+        return wave, turn, torch.stack([times, off, off], -1)
+
+    def _condition(
+        self, scene: Scene, found: Sequence[Row], places: Places
+    ) -> tuple[Any, Tensor | None]:
+        """What the blocks are conditioned on, and the levels [B, S or 1, D] a decoder wants."""
+        sigma, counts = levels(found)
+        embedder = self.condition_embedder
+        if embedder is not None:
+            level = embedded(embedder.time_embedder, sigma)
+            modulation = spread(embedder.modulation(level), counts, 2)
+            cond = Conditioning(modulation, places.turn, embedder.words(scene.text), scene.text)
+            return cond, spread(level, counts, 1) if self.config.decoder == "adaln" else None
+        every = spread(sigma, counts, 1).expand(-1, sum(counts))
+        cond = self.expert.place(every, places.at, scene.text)
+        if self.level_embedder is None:
+            return cond, None
+        return cond, spread(embedded(self.level_embedder, sigma), counts, 1)
 
     def unembed(self, stream: Stream) -> dict[str, Tensor]:
-        states = sum(s.length for s in stream.segments if s.role == "state")
-        length = stream.x.shape[1]
-        return {"action": self.action_decoder(stream.x[:, states:])} if length > states else {}
+        assert isinstance(stream, Tokens)
+        velocities = {}
+        for part, span in stream.spans.items():
+            x, level = stream.x[:, span], stream.level
+            given = () if level is None else (level if level.shape[1] == 1 else level[:, span],)
+            velocities[part] = self.get_submodule(f"{part}_decoder")(x, *given)
+        return velocities
 
     def initialize_from(self, backbone: VideoBackbone) -> None:
         """With init = "video", take the backbone's weights. Raises WamkitError if none fit."""
         if self.config.init == "video" and self.config.weights is None:
-            from_video(self, backbone, every=self.config.every)
+            from_video(self, backbone)

@@ -3,13 +3,15 @@
 Fast-WAM (scripts/preprocess_action_dit_backbone.py): what has a counterpart of the same name is
 copied if the shapes agree, otherwise resized axis by axis by linear interpolation; a matrix whose
 input axis shrank is multiplied by sqrt(old / new), which keeps the size of its outputs. Unlike
-there, tables that stack several pieces of the model's width (the time projection) are resized
-piece by piece, so that shift, scale and gate do not bleed into each other.
+there, axes that stack several pieces (the time projection, fused projections) are resized piece by
+piece, so that they do not bleed into each other.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,50 +20,96 @@ from torch import Tensor, nn
 from wamkit.errors import WamkitError
 from wamkit.interfaces import VideoBackbone
 
+if TYPE_CHECKING:
+    from .head import MotHead
 
-def resized(source: Tensor, shape: tuple[int, ...], widths: tuple[int, int]) -> Tensor:
-    """`source` interpolated to `shape`; `widths` are the model widths it comes from and goes to."""
+FUSED = 3  # at most q, k and v stand before a fused feed-forward, which has at most two halves
+
+
+class Units(NamedTuple):
+    """The sizes that axes are made of, as (old, new)."""
+
+    width: tuple[int, int]  # D
+    inner: tuple[int, int]  # H * E, the same on both sides
+    feed_forward: tuple[int, int]
+
+    def pieces(self, old: int, new: int) -> list[tuple[int, int]]:
+        """How an axis of `old` numbers that becomes one of `new` is put together."""
+        for heads, hidden in product(range(FUSED, 0, -1), (1, 2)):
+            parts = [self.inner] * heads + [self.feed_forward] * hidden
+            if (old, new) == tuple(sum(sizes) for sizes in zip(*parts, strict=True)):
+                return parts
+        for unit in (self.width, self.feed_forward):
+            count, left = divmod(old, unit[0])
+            if count and not left and count * unit[1] == new:
+                return [unit] * count
+        return [(old, new)]
+
+
+def resized(source: Tensor, shape: Sequence[int], units: Units) -> Tensor:
+    """`source` interpolated to `shape`, piece by piece, in float32."""
     x = source.detach().float()
-    old_width, new_width = widths
     for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True)):
-        if old == new:
-            continue
-        pieces, left = divmod(old, old_width)
-        if left or new % new_width or new // new_width != pieces:
-            pieces = 1
-        y = x.movedim(axis, -1)
-        lead = y.shape[:-1]
-        y = y.reshape(-1, 1, old // pieces)
-        y = F.interpolate(y, new // pieces, mode="linear", align_corners=True)
-        x = y.reshape(*lead, new).movedim(-1, axis)
+        if old != new:
+            pieces = units.pieces(old, new)
+            parts = x.movedim(axis, -1).split([size for size, _ in pieces], -1)
+            y = [_stretched(p, size) for p, (_, size) in zip(parts, pieces, strict=True)]
+            x = torch.cat(y, -1).movedim(-1, axis)
     if source.ndim >= 2 and shape[-1] < source.shape[-1]:
         x = x * (source.shape[-1] / shape[-1]) ** 0.5
     return x
 
 
-@torch.no_grad()
-def from_video(expert: nn.Module, backbone: VideoBackbone, *, every: int) -> list[str]:
-    """Fill those of the expert's tensors that have a counterpart; return their names.
+def _stretched(x: Tensor, size: int) -> Tensor:
+    """x [..., old] to [..., size]."""
+    flat = x.reshape(-1, 1, x.shape[-1])
+    flat = F.interpolate(flat, size, mode="linear", align_corners=True)
+    return flat.reshape(*x.shape[:-1], size)
 
-    Expert block i takes from the backbone's block i * every. Raises WamkitError if the backbone has
-    no tensor of any name the expert knows.
+
+@torch.no_grad()
+def from_video(head: MotHead, backbone: VideoBackbone) -> None:
+    """Fill those of the expert's tensors that have a counterpart in the backbone.
+
+    An expert's block takes from the backbone's block of its layer. Raises WamkitError if the
+    backbone has no tensor of any name the expert knows.
     """
-    assert isinstance(backbone, nn.Module)
-    blocks = [dict(block.named_parameters()) for block in backbone.blocks]  # type: ignore[attr-defined]
-    outer = dict(backbone.named_parameters())
-    widths = (backbone.traits.width, expert.get_parameter("action_encoder.weight").shape[0])
-    filled = []
-    for name, tensor in expert.named_parameters():
-        place = re.fullmatch(r"expert\.(\d+)\.(.+)", name)
-        source = blocks[int(place[1]) * every].get(place[2]) if place else outer.get(name)
-        if source is None or source.ndim != tensor.ndim:
-            continue
-        tensor.copy_(resized(source, tuple(tensor.shape), widths))
-        filled.append(name)
+    traits, config = backbone.traits, head.config
+    inner = traits.heads * traits.head_size
+    units = Units(
+        (traits.width, config.width),
+        (inner, inner),
+        (traits.feed_forward or traits.width, config.feed_forward),
+    )
+    filled = 0
+    for ours, theirs in _counterparts(head, backbone):
+        if theirs.ndim == ours.ndim:
+            ours.copy_(resized(theirs, ours.shape, units))
+            filled += 1
     if not filled:
         raise WamkitError(
             "the action expert cannot start from this backbone: no weight has a name it knows "
             "(attn1.to_q, ffn.net.0.proj, ...)",
-            'set action_head.init = "random"',
+            'set action_head.block = "backbone" or action_head.init = "random"',
         )
-    return filled
+
+
+def _counterparts(head: MotHead, backbone: VideoBackbone) -> Iterator[tuple[Tensor, Tensor]]:
+    """The expert's tensors beside those of the backbone that have the same name."""
+    assert isinstance(backbone, nn.Module)
+    inside: set[Tensor] = set()
+    for mine, block in zip(head.blocks, backbone.blocks, strict=True):
+        if mine is None:
+            continue
+        assert isinstance(mine, nn.Module) and isinstance(block, nn.Module)
+        theirs = dict(block.named_parameters())
+        for name, tensor in mine.named_parameters():
+            inside.add(tensor)
+            if name in theirs:
+                yield tensor, theirs[name]
+    outer = dict(backbone.named_parameters())
+    own = head.condition_embedder is not None
+    for name, tensor in (head if own else head.expert).named_parameters():
+        is_outer = name.startswith("condition_embedder.") or not own
+        if is_outer and tensor not in inside and name in outer:
+            yield tensor, outer[name]

@@ -7,7 +7,7 @@ video as `mixtures.video.*`, and the encoder of the state as `proprio_encoder.*`
 from wamkit.weights import Dialect
 
 DIALECTS = (
-    Dialect("wamkit", r"^expert\.0\."),
+    Dialect("wamkit", r"^expert\."),
     Dialect(
         "Fast-WAM",
         r"^(mot\.)?mixtures\.action\.",

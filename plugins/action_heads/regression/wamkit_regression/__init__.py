@@ -1,13 +1,75 @@
-"""The part `regression`, not written yet."""
+"""The `regression` action head: pooled features, a small perceptron, the whole chunk at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import Conflict, Part, Sizes, Traits
+from wamkit.reading import ReaderConfig, unread_state
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class Regression(ReaderConfig):
+    """A perceptron over pooled features of one or several layers: the baseline of every table.
+
+    It looks at no noise: one pass, and the mean squared error of the actions themselves.
+    """
+
+    regresses = True
+
+    name: Literal["regression"] = "regression"
+    pool: Literal["mean", "attention"] = "mean"
+    """How the tokens of a layer become one vector: their mean, or what a learned query attends
+    to, with keys and values normalized first."""
+    width: int = Field(1024, gt=0)
+    depth: int = Field(2, gt=0)
+    """Hidden layers of the perceptron."""
+    state: Literal["numbers", "text", "none"] = "numbers"
+    """Where the robot's state enters: beside the pooled features, as one more word, or not at
+    all."""
+    text: Literal["pooled", "none"] | None = None
+    """Whether the mean of the words is read beside the features; left open, only if the backbone
+    reads none."""
+
+    @property
+    def reads_text(self) -> bool:
+        return self.text == "pooled"
+
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        return {}
+
+    def fit(self, spec: PolicySpec) -> Regression:
+        return self.fitted(spec.backbone.traits)
+
+    def fitted(self, traits: Traits) -> Regression:
+        """This head with what was left open decided by the backbone; the last layer is usual."""
+        text = "pooled" if traits.text == "none" else "none"
+        layers = self.layers if self.layers is not None else (-1,)
+        return self.model_copy(update={"layers": layers, "text": self.text or text})
+
+    def tiny(self) -> Regression:
+        layers = self.layers if self.layers == "all" else None
+        return self.model_copy(update={"width": 24, "layers": layers, "weights": None})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from super().conflicts(spec)
+        yield from unread_state(self.state, spec)
+
+    def build(self, sizes: Sizes) -> Any:
+        from wamkit.weights import materialize
+
+        from .head import RegressionHead
+
+        config = self.fitted(sizes.traits)
+        return materialize(lambda: RegressionHead(config, sizes), self.weights)
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(Regression)

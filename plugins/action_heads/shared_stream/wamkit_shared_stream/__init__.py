@@ -1,13 +1,112 @@
-"""The part `shared_stream`, not written yet."""
+"""The `shared_stream` action head: actions pass through the backbone's own blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class SharedStream(ActionHeadConfig):
+    """Actions and state as more tokens of the backbone; only its ways in and out are the head's.
+
+    DreamZero (arXiv 2602.15922) and the released model of LingBot-VA (arXiv 2601.21998). The tokens
+    take what the backbone gives to tokens of no frame (`VideoBackbone.place`): noise levels of
+    their own, places on its grid, and the instruction as its frames read it. Image backbones have
+    an axis of images in place of time. A vision encoder knows neither noise nor times nor words:
+    then the embedder tells the level, a sinusoid the order, and the words pass as tokens too.
+    """
+
+    source = "https://github.com/dreamzero0/dreamzero and https://github.com/robbyant/lingbot-va"
+
+    name: Literal["shared_stream"] = "shared_stream"
+    embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"
+    """`mlp_sinusoid` mixes a sinusoid of the noise level into each token, and has two layers on the
+    way out (DreamZero); `linear` is one layer each way (LingBot-VA)."""
+    positions: Literal["grid", "index", "after", "sinusoid"] | None = None
+    """Where tokens stand in time: at the latent frames they lead to (`grid`: LingBot-VA), counted
+    from the beginning (`index`: DreamZero's order, on the backbone's axis), counted on after the
+    last frame (`after`), or nowhere, with a sinusoid added (`sinusoid`). Left open, `grid`, or
+    `sinusoid` where the backbone has no time."""
+    state: Literal["token", "none"] = "token"
+    """Whether the robot's state is a token before the actions, without noise."""
+    text: Literal["backbone", "stream"] | None = None
+    """Who reads the instruction: the backbone as it does, or words that pass the blocks beside the
+    actions (`stream`). Left open, `stream` where the backbone reads none."""
+    embodiments: int = Field(1, gt=0)
+    """Robots that the head has ways in and out for, each with weights of its own."""
+    embodiment: int = Field(0, ge=0)
+    """The robot that this policy is for, counted from 0; the weights of the others rest."""
+
+    @property
+    def reads_text(self) -> bool:
+        return self.text == "stream"
+
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        state = {"state": 1} if self.state == "token" and sizes.state else {}
+        others = {part: 1 for part in sizes.predicts if part != "action"}
+        return {**state, "action": sizes.chunk, **others}
+
+    def tiny(self) -> SharedStream:
+        return self.model_copy(update={"weights": None})
+
+    def fit(self, spec: PolicySpec) -> SharedStream:
+        traits = spec.backbone.traits
+        return self.model_copy(
+            update={
+                "positions": self.positions or ("grid" if traits.imagines else "sinusoid"),
+                "text": self.text or ("stream" if traits.text == "none" else "backbone"),
+            }
+        )
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        traits = spec.backbone.traits
+        if self.embodiment >= self.embodiments:
+            yield Conflict(
+                between=("action_head.embodiment", "action_head.embodiments"),
+                why=f"embodiment {self.embodiment} of {self.embodiments}, counted from 0",
+                hint=f"set action_head.embodiments = {self.embodiment + 1} or more",
+            )
+        if self.state == "none" and spec.state.size:
+            yield Conflict(
+                between=("action_head.state", "state.size"),
+                why=f"the policy is given a state of {spec.state.size} numbers that nothing reads",
+                hint='set action_head.state = "token", or state.size = 0',
+            )
+        if self.text == "stream" and traits.text == "stream":
+            yield Conflict(
+                between=("action_head.text", "backbone"),
+                why="the backbone has the words in its stream already",
+                hint='set action_head.text = "backbone"',
+            )
+        if not traits.imagines and self.embedder == "linear":
+            yield Conflict(
+                between=("action_head.embedder", "backbone"),
+                why="the backbone's blocks know no noise level, and a linear embedder tells none",
+                hint='set action_head.embedder = "mlp_sinusoid"',
+            )
+        if not traits.imagines and self.positions in ("grid", "index", "after"):
+            yield Conflict(
+                between=("action_head.positions", "backbone"),
+                why="the backbone's blocks know no time, so that actions would have no order",
+                hint='set action_head.positions = "sinusoid"',
+            )
+
+    def build(self, sizes: Sizes) -> Any:
+        from wamkit.weights import materialize
+
+        from .head import SharedStreamHead
+
+        return materialize(lambda: SharedStreamHead(self, sizes), self.weights)
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(SharedStream)

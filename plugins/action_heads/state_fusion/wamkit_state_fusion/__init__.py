@@ -1,13 +1,115 @@
-"""The part `state_fusion`, not written yet."""
+"""The `state_fusion` action head: pooled layers of the backbone, fused, and a chunk at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import Conflict, Part, Sizes, Traits
+from wamkit.reading import ReaderConfig, unread_state
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class StateFusion(ReaderConfig):
+    """Learned queries pool some layers, the pools are fused, and every action is read off at once.
+
+    Light-WAM (arXiv 2606.08242). It looks at no noise: one pass, and the mean squared error of the
+    actions themselves.
+    """
+
+    source = "https://github.com/L1ziang/Light-WAM"
+    regresses = True
+
+    name: Literal["state_fusion"] = "state_fusion"
+    queries: int = Field(16, gt=0)
+    """Learned queries with which a layer is pooled; their answers are merged into one vector."""
+    heads: int = Field(8, gt=0)
+    """Heads of the pooling; they must divide the backbone's width."""
+    layer_width: int = Field(4608, gt=0)
+    """Size of what remains of a layer, of the state and of the words."""
+    width: int = Field(6144, gt=0)
+    """Size of the fused vector."""
+    blocks: int = Field(1, ge=0)
+    """Residual blocks behind the fusion."""
+    adapter: int = Field(256, ge=0)
+    """Width of a residual adapter after every block that is read; the rest of the stack sees what
+    it adds, as published. 0 for none."""
+    state: Literal["text", "numbers", "none"] = "text"
+    """Where the robot's state enters: as one more word (as published), beside the pooled layers,
+    or not at all."""
+    text: Literal["pooled", "none"] | None = None
+    """Whether the mean of the words is fused with the layers; left open, only if the backbone
+    reads none."""
+    first_steps: int | None = Field(None, gt=0)
+    """How many actions of a chunk the loss looks at; left open, all. Published weights learned the
+    first 8 of 32: what follows them is not to be executed."""
+
+    @property
+    def reads_text(self) -> bool:
+        return self.text == "pooled"
+
+    @property
+    def learns(self) -> int | None:
+        return self.first_steps
+
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        return {}
+
+    def fit(self, spec: PolicySpec) -> StateFusion:
+        return self.fitted(spec.backbone.traits)
+
+    def fitted(self, traits: Traits) -> StateFusion:
+        """This head with what was left open decided by the backbone; 8, 16, 24 of 30 layers."""
+        usual = tuple(dict.fromkeys(traits.depth * part // 30 for part in (8, 16, 24)))
+        text = "pooled" if traits.text == "none" else "none"
+        layers = self.layers if self.layers is not None else usual
+        return self.model_copy(update={"layers": layers, "text": self.text or text})
+
+    def tiny(self) -> StateFusion:
+        size = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "weights": None}
+        layers = self.layers if self.layers == "all" else None
+        adapter = min(self.adapter, 8)
+        return self.model_copy(update={**size, "layers": layers, "adapter": adapter})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from super().conflicts(spec)
+        yield from unread_state(self.state, spec)
+        width = spec.backbone.traits.width
+        if width % self.heads:
+            fits = max(n for n in range(1, self.heads) if width % n == 0)
+            yield Conflict(
+                between=("action_head.heads", "backbone"),
+                why=f"{self.heads} heads cannot share tokens of {width} numbers",
+                hint=f"set action_head.heads = {fits}",
+            )
+        if self.first_steps is not None and self.first_steps > spec.actions.chunk:
+            yield Conflict(
+                between=("action_head.first_steps", "actions.chunk"),
+                why=f"the first {self.first_steps} of {spec.actions.chunk} actions",
+                hint="leave out action_head.first_steps, which means all of them",
+            )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
+    def build(self, sizes: Sizes) -> Any:
+        from wamkit.weights import materialize
+
+        from .head import StateFusionHead
+
+        config = self.fitted(sizes.traits)
+        return materialize(
+            lambda: StateFusionHead(config, sizes), self.weights, dialects=self.layouts()
+        )
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(StateFusion)

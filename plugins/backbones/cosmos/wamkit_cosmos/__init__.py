@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, open_size
+from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
 
 Variant = Literal["predict2-2b", "predict2-14b", "predict2.5-2b", "tiny"]
 
@@ -82,6 +82,8 @@ class Cosmos(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_stack or self.text_width,
         )
@@ -96,6 +98,16 @@ class Cosmos(VariantBackbone):
             fps=self.fps,
             qk_norm_eps=self.qk_norm_eps,
         )
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .stack import CosmosStack
+
+        return CosmosStack(self, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Cosmos:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return Cosmos.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def build(self) -> Any:
         from wamkit.weights import materialize

@@ -17,21 +17,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import RMSNorm, modulated, rotary_angles, sinusoid
-from wamkit.types import Frames, Segment, Text
+from wamkit.layers import modulated
+from wamkit.types import Frames, Segment, Text, base
 
-from .blocks import Conditioning, CosmosBlock, Modulation, by_frame
+from .blocks import Conditioning, Modulation, by_frame
+from .stack import CosmosStack
 
 if TYPE_CHECKING:
     from . import Cosmos
 
+GIVEN = ("context", "state")  # what frames that are given show
 MASKS = 2  # channels besides the latent ones: what is context, what is padding
-BASE_FPS = 24  # pictures a second at which places in time are not scaled
 
 
 class PatchEmbedding(nn.Module):
@@ -50,103 +50,44 @@ class PatchEmbedding(nn.Module):
         return self.proj(z.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4))
 
 
-class TimeEmbedder(nn.Module):
-    """Two linear layers with SiLU between, under diffusers' names."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(width, width, bias=False)
-        self.linear_2 = nn.Linear(width, 3 * width, bias=False)
-
-    def forward(self, waves: Tensor) -> Tensor:
-        """[..., D] to [..., 3 D]."""
-        return self.linear_2(F.silu(self.linear_1(waves)))
-
-
-class TimeEmbedding(nn.Module):
-    """Noise levels to what all layers share and to what each makes its own part of."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.t_embedder = TimeEmbedder(width)
-        self.norm = RMSNorm(width)
-
-    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """t [B, T] in [0, 1) to [B, T, 3 D] and, after SiLU, [B, T, D], both float32."""
-        waves = sinusoid(t, self.width)
-        shared = self.t_embedder(waves.to(self.t_embedder.linear_1.weight.dtype)).float()
-        return shared, F.silu(self.norm(waves))
-
-
-class CosmosBackbone(nn.Module):
+class CosmosBackbone(CosmosStack):
     """`VideoBackbone` with the architecture of Cosmos-Predict2 and 2.5."""
 
     attend = staticmethod(sdpa)
-    keep_float32 = ("time_embed", r"norm_[qk]\.weight$")
 
     def __init__(self, config: Cosmos) -> None:
-        super().__init__()
         self.traits = traits = config.traits
-        self.rope_scale = config.rope_scale
+        super().__init__(config, traits.width, config.feed_forward)
         self.context_sigma = config.context_sigma
-        self.speed = 1.0 if config.fps is None else BASE_FPS / config.fps
-        width, channels, rank = traits.width, traits.latent_channels, config.modulation_rank
+        width, channels = traits.width, traits.latent_channels
         self.patch_embed = PatchEmbedding(channels + MASKS, width, traits.patch)
-        self.time_embed = TimeEmbedding(width)
-        self.crossattn_proj: nn.Module = nn.Identity()
-        if config.text_stack:
-            words = nn.Linear(config.text_stack, config.text_width)
-            self.crossattn_proj = nn.Sequential(words, nn.GELU())
-        self.transformer_blocks = nn.ModuleList(
-            CosmosBlock(
-                width,
-                traits.head_size,
-                config.feed_forward,
-                rank,
-                config.text_width,
-                config.qk_norm_eps,
-            )
-            for _ in range(traits.depth)
-        )
-        self.norm_out = Modulation(width, rank, 2)
+        self.norm_out = Modulation(width, config.modulation_rank, 2)
         _, rows, columns = traits.patch
         self.proj_out = nn.Linear(width, rows * columns * channels, bias=False)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The stack, input side first."""
-        return self.transformer_blocks
 
     def embed(self, video: Frames, text: Text) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
         """Tokens in the order of frames, then rows, then columns.
 
-        A frame whose role begins with `context` is marked as given, and if its sigma is 0, it is
-        announced at `context_sigma`. WamkitError if there are guide channels or image tokens.
+        A frame of the observation or of the state is marked as given, and if its sigma is 0, it is
+        announced at `context_sigma`. WamkitError if there are guide channels or extra tokens.
         """
         self._require(video, text)
         dtype = self.patch_embed.proj.weight.dtype
         given = video.memo.once(
             (id(self), "given"),
-            lambda: torch.tensor([r.startswith("context") for r in video.roles]).to(video.z.device),
+            lambda: torch.tensor([base(r) in GIVEN for r in video.roles]).to(video.z.device),
             of=video.roles,
         )  # [T] bool
         grid = self.patch_embed(_with_masks(video.z.to(dtype), given))
         _, frames, rows, columns, _ = grid.shape
         announced = given & (video.sigma == 0)
-        shared, level = self.time_embed(
-            torch.where(announced, self.context_sigma, video.sigma.float())
+        sigma = torch.where(announced, self.context_sigma, video.sigma.float())
+        turned = video.memo.once(
+            (id(self), "turn"),
+            lambda: self._turn(_places(video, rows, columns)),
+            of=video.times,
         )
-        words = text.memo.once(
-            (id(self), "words"),
-            lambda: self.crossattn_proj(text.tokens.to(dtype)),
-            of=text.tokens,
-        )
-        cos, sin = video.memo.once(
-            (id(self), "turn"), lambda: self._turn(video, rows, columns), of=video.times
-        )
-        shape = (frames, rows, columns)
-        cond = Conditioning(shared, level.to(dtype), cos, sin, words, text, shape)
+        cond = self._condition(sigma, turned, text, (frames, rows, columns))
         return grid.flatten(1, 3), video.segments(rows * columns), cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
@@ -158,33 +99,20 @@ class CosmosBackbone(nn.Module):
 
     def _require(self, video: Frames, text: Text) -> None:
         """Raise WamkitError for what this family has no place for."""
-        for found, what in ((video.guide, "guide channels"), (text.image, "image tokens")):
+        for found, what in ((video.guide, "guide channels"), (text.extra, "extra tokens")):
             if found is not None:
                 raise WamkitError(
                     f"found {what} of shape {list(found.shape)}; cosmos takes none",
-                    "leave Frames(guide=...) and Text(image=...) out",
+                    "leave Frames(guide=...) and Text(extra=...) out",
                 )
 
-    def _turn(self, video: Frames, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] float32 of each token's time, row and column.
 
-        Row and column take 2 * (E // 6) numbers of a head each, time takes the others. An axis of n
-        numbers turns with the base 10000 scale^(n / (n - 2)) (NTK-aware scaling).
-        """
-        device, size = video.z.device, self.traits.head_size
-        space = 2 * (size // 6)
-        times = video.times.to(device).double() * self.speed
-        axes = (times, *(torch.arange(n, device=device).double() for n in (rows, columns)))
-        places = torch.meshgrid(*axes, indexing="ij")
-        sizes = (size - 2 * space, space, space)
-        angles = torch.cat(
-            [
-                rotary_angles(place.flatten(), n, theta=10_000 * scale ** (n / (n - 2)))
-                for place, n, scale in zip(places, sizes, self.rope_scale, strict=True)
-            ],
-            -1,
-        )
-        return angles.cos().float(), angles.sin().float()
+def _places(video: Frames, rows: int, columns: int) -> Tensor:
+    """Time, row and column of every token [S, 3] float64."""
+    device = video.z.device
+    axes = (video.times.to(device), *(torch.arange(n, device=device) for n in (rows, columns)))
+    grid = torch.meshgrid(*(axis.double() for axis in axes), indexing="ij")
+    return torch.stack(grid, -1).flatten(0, 2)
 
 
 def _with_masks(z: Tensor, given: Tensor) -> Tensor:

@@ -7,13 +7,14 @@
 Shift, scale and gate belong to a frame; all three sublayers have their own, of low rank, on top of
 one that all blocks share. They are applied in float32, as are norms and rotary positions, and
 residuals are added in it. There is no bias anywhere. Letters as in `wamkit.types`, and n tokens in
-a frame, so that S = T n.
+a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D need not be
+H * E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.layers import RMSNorm, modulated, split_heads
 from wamkit.types import Text
+
+if TYPE_CHECKING:
+    from . import Cosmos
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Conditioning:
     sin: Tensor  # [S, E / 2]
     words: Tensor  # [B, L, text width]
     text: Text  # its mask and a place for what is computed once from it
-    shape: tuple[int, int, int]  # frames, token rows, token columns
+    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
 
 
 class Modulation(nn.Module):
@@ -56,13 +60,13 @@ class Modulation(nn.Module):
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized head by head."""
 
-    def __init__(self, width: int, head_size: int, eps: float, *, inputs: int) -> None:
+    def __init__(self, width: int, inputs: int, sizes: Cosmos) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k, self.to_v = (nn.Linear(inputs, width, bias=False) for _ in range(2))
-        self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
-        self.norm_q, self.norm_k = RMSNorm(head_size, eps), RMSNorm(head_size, eps)
+        self.head_size, inner = sizes.head_size, sizes.heads * sizes.head_size
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k, self.to_v = (nn.Linear(inputs, inner, bias=False) for _ in range(2))
+        self.to_out = nn.ModuleList([nn.Linear(inner, width, bias=False)])
+        self.norm_q, self.norm_k = (RMSNorm(sizes.head_size, sizes.qk_norm_eps) for _ in range(2))
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
@@ -106,14 +110,13 @@ class FeedForward(nn.Module):
 class CosmosBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
 
-    def __init__(
-        self, width: int, head_size: int, hidden: int, rank: int, text_width: int, eps: float
-    ) -> None:
+    def __init__(self, width: int, feed_forward: int, sizes: Cosmos) -> None:
         super().__init__()
+        rank = sizes.modulation_rank
         self.norm1, self.norm2, self.norm3 = (Modulation(width, rank, 3) for _ in range(3))
-        self.attn1 = Attention(width, head_size, eps, inputs=width)
-        self.attn2 = Attention(width, head_size, eps, inputs=text_width)
-        self.ff = FeedForward(width, hidden)
+        self.attn1 = Attention(width, width, sizes)
+        self.attn2 = Attention(width, sizes.text_width, sizes)
+        self.ff = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate = self.norm1(cond)

@@ -24,7 +24,7 @@ SMALL = {"variant": "tiny", "text_sigma": "target"}
 CONFIGS: dict[str, Any] = {
     "klein": Flux2(**SMALL, latent_channels=16),
     "guided": Flux2(**SMALL, latent_channels=16, guidance=3.5),
-    "kontext": Flux1(**SMALL, image_width=20),
+    "kontext": Flux1(**SMALL, extra_width=20),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
 ROLES = ("target", "context", "context")
@@ -65,7 +65,7 @@ def reference(config: Any) -> Any:
     return diffusers.FluxTransformer2DModel(
         **sizes,
         in_channels=64,
-        pooled_projection_dim=config.image_width,
+        pooled_projection_dim=config.extra_width,
         guidance_embeds=True,
         axes_dims_rope=axes,
     ).eval()
@@ -174,7 +174,7 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     levels = torch.tensor(sigma)[:, None].repeat(1, len(roles))
     z = draw(B, config.traits.latent_channels, len(roles), H, W)
     image = draw(B, 1, 20) if case == "kontext" else None
-    text = Text(draw(B, L, config.text_width), image=image)
+    text = Text(draw(B, L, config.text_width), extra=image)
     return Frames(z, roles, torch.arange(len(roles)), levels), text
 
 
@@ -191,7 +191,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     """What diffusers' class predicts, at the one noise level a sample that it knows."""
     z, count = frames.z, len(frames.roles)
     t = frames.sigma[:, 0]
-    if text.image is None:
+    if text.extra is None:
         tokens = z.flatten(2).transpose(1, 2)
         words = torch.zeros(L, 4)
         words[:, 3] = torch.arange(L)
@@ -204,7 +204,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     squares = z.reshape(B, 16, count, H // 2, 2, W // 2, 2).permute(0, 2, 3, 5, 1, 4, 6)
     ids = places([0, 1, 2][:count], H // 2, W // 2, 3)
     y = model(
-        squares.reshape(B, -1, 64), text.tokens, text.image[:, 0], t, ids, torch.zeros(L, 3),
+        squares.reshape(B, -1, 64), text.tokens, text.extra[:, 0], t, ids, torch.zeros(L, 3),
         torch.full((B,), 2.5), return_dict=False,
     )[0]  # fmt: skip
     y = y.reshape(B, count, H // 2, W // 2, 16, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
@@ -423,14 +423,14 @@ def test_guides_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
     frames, text = scene("klein")
     with pytest.raises(WamkitError, match="found 3 guide channels; flux2 takes none"):
         denoise(backbones["klein"], replace(frames, guide=frames.z[:, :3]), text)
-    with pytest.raises(WamkitError, match=r"found image tokens of width 20; .* takes width 0"):
-        denoise(backbones["klein"], frames, replace(text, image=torch.zeros(B, 1, 20)))
+    with pytest.raises(WamkitError, match=r"found a pooled vector of width 20; .* takes width 0"):
+        denoise(backbones["klein"], frames, replace(text, extra=torch.zeros(B, 1, 20)))
     frames, text = scene("kontext")
-    with pytest.raises(WamkitError, match=r"found image tokens of width 0; .* takes width 20"):
+    with pytest.raises(WamkitError, match=r"found a pooled vector of width 0; .* takes width 20"):
         denoise(backbones["kontext"], frames, Text(text.tokens))
     with pytest.raises(WamkitError) as caught:
         backbones["kontext"].embed(frames, None)
-    assert caught.value.hint.endswith("in every pass; the words cannot be cached")
+    assert caught.value.hint.endswith("in every pass, cached words or not")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from wamkit.conditioner import missing
+from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VAEConfig, VariantBackbone, open_size
+from wamkit.parts import (
+    Conflict,
+    Part,
+    Traits,
+    VAEConfig,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
 
 # fmt: off
 SIZES_2: dict[str, dict[str, Any]] = {
@@ -28,11 +41,11 @@ SIZES_2: dict[str, dict[str, Any]] = {
 SIZES_1: dict[str, dict[str, Any]] = {
     "kontext-dev": {
         "double_layers": 19, "single_layers": 38, "heads": 24, "head_size": 128,
-        "feed_forward": 12288, "text_width": 4096, "image_width": 768,
+        "feed_forward": 12288, "text_width": 4096, "extra_width": 768,
     },
     "tiny": {
         "double_layers": 2, "single_layers": 2, "heads": 3, "head_size": 24,
-        "feed_forward": 288, "text_width": 32, "image_width": 0,
+        "feed_forward": 288, "text_width": 32, "extra_width": 0,
     },
 }
 # fmt: on
@@ -67,11 +80,27 @@ class _Flux(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             text_width=self.text_width,
             frames="one",
             text="stream",
             **more,
         )
+
+    def _resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> dict[str, Any]:
+        """This configuration's fields for only these blocks. Raises WamkitError as `resized`."""
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        double = sum(layer < self.double_layers for layer in layers)
+        if double in (0, len(layers)):
+            raise WamkitError(
+                f"found {double} double and {len(layers) - double} single blocks among "
+                f"{list(layers)}, expected at least one of each",
+                f"name blocks below {self.double_layers} and from there on",
+            )
+        sizes = {"heads": heads, "feed_forward": feed_forward, "weights": None}
+        counts = {"double_layers": double, "single_layers": len(layers) - double}
+        return {**self.model_dump(), **counts, **sizes}
 
 
 class Flux2(_Flux):
@@ -94,6 +123,14 @@ class Flux2(_Flux):
     def traits(self) -> Traits:
         return self._traits(latent_channels=self.latent_channels, patch=(1, 1, 1))
 
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .flux2 import Flux2Expert
+
+        return Flux2Expert(self, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Flux2:
+        return Flux2.model_validate(self._resized(layers, heads, feed_forward))
+
     def tiny(self) -> Flux2:
         return Flux2(
             variant="tiny",
@@ -113,6 +150,9 @@ class Flux2(_Flux):
         )
 
 
+ENCODER_FOLDER = "text_encoder"
+
+
 class Flux1(_Flux):
     """FLUX.1 Kontext, an image-editing transformer that is told a guidance scale."""
 
@@ -122,19 +162,49 @@ class Flux1(_Flux):
 
     name: Literal["flux1"] = "flux1"
     variant: Literal["kontext-dev", "tiny"] = "kontext-dev"
-    """Sets every size that is not written. `tiny` is for tests; it takes no pooled text."""
-    image_width: int = open_size(ge=0)
-    """Width of the pooled CLIP text vector, which is given as `Text.image` [B, 1, width]; 0 for a
-    model that takes none. A policy has no encoder for it yet."""
+    """Sets every size that is not written. `tiny` is for tests."""
+    extra_width: int = open_size(ge=0)
+    """Width of the pooled CLIP text vector, which comes as `Text.extra` [B, 1, width]; 0 for a
+    model that takes none."""
+    conditioner_weights: str | None = None
+    """Folder or file of the CLIP text tower, where `weights` is no folder that holds it as
+    `text_encoder/`."""
     guidance: float = Field(2.5, ge=0)
     """Guidance scale the model is told."""
 
     @property
     def traits(self) -> Traits:
-        return self._traits(latent_channels=16, patch=(1, 2, 2), image_width=self.image_width)
+        return self._traits(latent_channels=16, patch=(1, 2, 2), extra_width=self.extra_width)
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .flux1 import Flux1Expert
+
+        return Flux1Expert(self, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Flux1:
+        sizes = self._resized(layers, heads, feed_forward)
+        pooled = (self.conditioner_weights or self.weights) if self.extra_width else None
+        return Flux1.model_validate({**sizes, "conditioner_weights": pooled})
 
     def tiny(self) -> Flux1:
-        return Flux1(variant="tiny", guidance=self.guidance, text_sigma=self.text_sigma)
+        return Flux1(
+            variant="tiny",
+            extra_width=8 if self.extra_width else 0,
+            guidance=self.guidance,
+            text_sigma=self.text_sigma,
+        )
+
+    def conditioner(self) -> Any:
+        from wamkit import conditioner
+
+        from .pooled import DIALECTS, PooledWords, Shape, tiny
+
+        shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
+        return conditioner.build(lambda: PooledWords(shape), self, ENCODER_FOLDER, DIALECTS)
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.extra_width:
+            yield from missing(self, ENCODER_FOLDER)
 
     def build(self) -> Any:
         from wamkit.weights import materialize

@@ -8,7 +8,9 @@
 A stream is the words, if they are in it, and then the frames; each of the two is a lane. A lane has
 weights of its own in a double block; in a single block both have the same. Shift, scale and gate
 belong to the words as a whole and to each frame; they, norms, rotary positions and residuals are
-computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so that S = L + T n.
+computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so that S = L + T n; a
+token that belongs to no frame is one by itself. The width D need not be H * E: an action expert is
+narrower than what it attends with, and no words pass through it.
 
 Source: `src/flux2/model.py` in github.com/black-forest-labs/flux2 (Apache-2.0), under the parameter
 names of diffusers' `Flux2Transformer2DModel` and `FluxTransformer2DModel`.
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import QKV
 from wamkit.layers import RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.parts import Traits
 
 Lanes = list[Tensor]
 """One tensor a lane: [B, 1, ...] of the words, if they are in the stream, and [B, T, ...]."""
@@ -37,7 +40,7 @@ class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
     words: int  # tokens of text at the head of the stream (L); 0 if their keys are cached
-    shape: tuple[int, int, int]  # frames, token rows, token columns
+    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
     level: Lanes  # [B, 1 or T, D] float32, of each noise level
     double: Lanes  # [B, 1 or T, 6, D] float32 modulation of all double blocks; empty in FLUX.1
     single: Lanes  # [B, 1 or T, 3, D] the same of all single blocks
@@ -71,22 +74,47 @@ def modulation(linear: nn.Linear, level: Tensor, count: int) -> Tensor:
     return linear(F.silu(level).to(linear.weight.dtype)).float().unflatten(-1, (count, -1))
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What all blocks of a stack have in common."""
+
+    width: int  # D
+    heads: int  # H
+    head_size: int  # E
+    hidden: int  # width inside a feed-forward
+    words: bool = True  # whether words pass through the double blocks
+
+    @staticmethod
+    def of(traits: Traits) -> Sizes:
+        """Those of a backbone."""
+        return Sizes(traits.width, traits.heads, traits.head_size, traits.feed_forward)
+
+    @property
+    def inner(self) -> int:
+        """Numbers in all heads (H * E)."""
+        return self.heads * self.head_size
+
+
 class JointAttention(nn.Module):
     """Projections of the two lanes of a double block, under diffusers' names."""
 
-    def __init__(self, width: int, head_size: int, *, bias: bool) -> None:
+    def __init__(self, sizes: Sizes, *, bias: bool) -> None:
         super().__init__()
-        self.head_size = head_size
+        self.head_size = size = sizes.head_size
 
-        def linear() -> nn.Linear:
-            return nn.Linear(width, width, bias=bias)
+        def enter() -> nn.Linear:
+            return nn.Linear(sizes.width, sizes.inner, bias=bias)
 
-        self.to_q, self.to_k, self.to_v = linear(), linear(), linear()
-        self.to_out = nn.ModuleList([linear()])
-        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = linear(), linear(), linear()
-        self.to_add_out = linear()
-        self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
+        def leave() -> nn.Linear:
+            return nn.Linear(sizes.inner, sizes.width, bias=bias)
+
+        self.to_q, self.to_k, self.to_v = enter(), enter(), enter()
+        self.to_out = nn.ModuleList([leave()])
+        self.norm_q, self.norm_k = RMSNorm(size), RMSNorm(size)
+        if sizes.words:
+            self.add_q_proj, self.add_k_proj, self.add_v_proj = enter(), enter(), enter()
+            self.to_add_out = leave()
+            self.norm_added_q, self.norm_added_k = RMSNorm(size), RMSNorm(size)
 
     def project(self, lanes: Lanes, cond: Conditioning) -> QKV:
         """Lanes [B, g, n, D] to q, k, v [B, H, S, E] of the whole stream, with positions."""
@@ -115,11 +143,13 @@ class DoubleBlock(nn.Module):
     """Attention across the lanes, then a feed-forward for each; FLUX.2's, without modulation."""
 
     def __init__(
-        self, width: int, head_size: int, feed_forward: Callable[[], nn.Module], *, bias: bool
+        self, sizes: Sizes, feed_forward: Callable[[int, int], nn.Module], *, bias: bool
     ) -> None:
         super().__init__()
-        self.attn = JointAttention(width, head_size, bias=bias)
-        self.ff, self.ff_context = feed_forward(), feed_forward()
+        self.attn = JointAttention(sizes, bias=bias)
+        self.ff = feed_forward(sizes.width, sizes.hidden)
+        if sizes.words:
+            self.ff_context = feed_forward(sizes.width, sizes.hidden)
 
     def modulation(self, cond: Conditioning) -> Lanes:
         """Shift, scale and gate of the attention, then of the feed-forward, for each lane."""
@@ -132,7 +162,7 @@ class DoubleBlock(nn.Module):
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         lanes, mods = rest
-        feeds = [self.ff_context, self.ff][-len(lanes) :]
+        feeds = [self.ff] if len(lanes) == 1 else [self.ff_context, self.ff]
         out = []
         for x, y, mod, feed in zip(
             lanes, self.attn.leave(attended, cond), mods, feeds, strict=True

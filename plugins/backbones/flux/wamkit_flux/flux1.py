@@ -15,11 +15,22 @@ from torch import Tensor, nn
 from wamkit.layers import Embedder, FeedForward, RMSNorm, split_heads
 from wamkit.types import Text
 
-from .backbone import LEVELS, FluxBackbone, LastNorm, embedded
-from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, modulation
+from .backbone import FluxBackbone, LastNorm
+from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
+from .stack import LEVELS, FluxStack, embedded
 
 if TYPE_CHECKING:
     from . import Flux1
+
+
+KEEP_FLOAT32 = ("time_text_embed", r"norm_(added_)?[qk]\.")
+THETA = 10_000.0
+
+
+def axes(head_size: int) -> tuple[int, int, int]:
+    """Numbers of a head that turn with image, row and column: 16, 56 and 56 of 128."""
+    space = 2 * (7 * head_size // 32)
+    return head_size - 2 * space, space, space
 
 
 class Modulation(nn.Module):
@@ -38,9 +49,11 @@ class Modulation(nn.Module):
 class Flux1DoubleBlock(DoubleBlock):
     """A double block with modulation of its own."""
 
-    def __init__(self, width: int, head_size: int, hidden: int) -> None:
-        super().__init__(width, head_size, lambda: FeedForward(width, hidden), bias=True)
-        self.norm1, self.norm1_context = Modulation(width, 6), Modulation(width, 6)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes, FeedForward, bias=True)
+        self.norm1 = Modulation(sizes.width, 6)
+        if sizes.words:
+            self.norm1_context = Modulation(sizes.width, 6)
 
     def modulation(self, cond: Conditioning) -> Lanes:
         *words, frames = cond.level
@@ -50,22 +63,22 @@ class Flux1DoubleBlock(DoubleBlock):
 class SelfAttention(nn.Module):
     """Projections of a single block, under diffusers' names."""
 
-    def __init__(self, width: int, head_size: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(sizes.width, sizes.inner) for _ in range(3))
+        self.norm_q, self.norm_k = RMSNorm(sizes.head_size), RMSNorm(sizes.head_size)
 
 
 class Flux1SingleBlock(SingleBlock):
     """A single block with modulation of its own."""
 
-    def __init__(self, width: int, head_size: int, hidden: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.norm = Modulation(width, 3)
-        self.attn = SelfAttention(width, head_size)
-        self.proj_mlp = nn.Linear(width, hidden)
-        self.proj_out = nn.Linear(width + hidden, width)
+        self.head_size = sizes.head_size
+        self.norm = Modulation(sizes.width, 3)
+        self.attn = SelfAttention(sizes)
+        self.proj_mlp = nn.Linear(sizes.width, sizes.hidden)
+        self.proj_out = nn.Linear(sizes.inner + sizes.hidden, sizes.width)
 
     def modulation(self, cond: Conditioning) -> Lanes:
         return [self.norm(level) for level in cond.level]
@@ -82,51 +95,77 @@ class Flux1SingleBlock(SingleBlock):
 class TimeText(nn.Module):
     """Embedders of noise level, guidance scale and pooled text, under diffusers' names."""
 
-    def __init__(self, width: int, image_width: int, guidance: float) -> None:
+    def __init__(self, width: int, extra_width: int = 0, guidance: float | None = None) -> None:
         super().__init__()
         self.guidance = guidance
         self.timestep_embedder = Embedder(LEVELS, width, nn.SiLU())
-        self.guidance_embedder = Embedder(LEVELS, width, nn.SiLU())
-        self.text_embedder = Embedder(image_width, width, nn.SiLU()) if image_width else None
+        if guidance is not None:
+            self.guidance_embedder = Embedder(LEVELS, width, nn.SiLU())
+        self.text_embedder = Embedder(extra_width, width, nn.SiLU()) if extra_width else None
 
     def forward(self, sigma: Tensor, text: Text | None) -> Tensor:
         """sigma [B, g] to [B, g, D] float32."""
         level = embedded(self.timestep_embedder, sigma)
-        level = level + embedded(self.guidance_embedder, sigma.new_full((1,), self.guidance))
-        if self.text_embedder is None or text is None or text.image is None:
+        if self.guidance is not None:
+            level = level + embedded(self.guidance_embedder, sigma.new_full((1,), self.guidance))
+        if self.text_embedder is None or text is None or text.extra is None:
             return level
         dtype = self.text_embedder.linear_1.weight.dtype
-        return level + self.text_embedder(text.image.to(dtype)).float()
+        return level + self.text_embedder(text.extra.to(dtype)).float()
 
 
 class Flux1Backbone(FluxBackbone):
     """`VideoBackbone` with the architecture of FLUX.1 Kontext."""
 
-    keep_float32 = ("time_text_embed", r"norm_(added_)?[qk]\.")
+    keep_float32 = KEEP_FLOAT32
     reference = 1
-    theta = 10_000.0
+    theta = THETA
 
     def __init__(self, config: Flux1) -> None:
         super().__init__(config)
-        width, size, hidden = config.width, config.head_size, config.feed_forward
-        space = 2 * (7 * size // 32)  # 56 of 128
-        self.axes = (size - 2 * space, space, space)
+        width, sizes = config.width, Sizes.of(self.traits)
+        self.axes = axes(sizes.head_size)
         _, rows, columns = self.traits.patch
         channels = rows * columns * self.traits.latent_channels
-        self.time_text_embed = TimeText(width, config.image_width, config.guidance)
+        self.time_text_embed = TimeText(width, config.extra_width, config.guidance)
         self.x_embedder = nn.Linear(channels, width)
         self.context_embedder = nn.Linear(config.text_width, width)
         self.transformer_blocks = nn.ModuleList(
-            Flux1DoubleBlock(width, size, hidden) for _ in range(config.double_layers)
+            Flux1DoubleBlock(sizes) for _ in range(config.double_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            Flux1SingleBlock(width, size, hidden) for _ in range(config.single_layers)
+            Flux1SingleBlock(sizes) for _ in range(config.single_layers)
         )
         self.norm_out = LastNorm(width, bias=True)
         self.proj_out = nn.Linear(width, channels)
 
     def level(self, sigma: Tensor, text: Text | None) -> Tensor:
         return self.time_text_embed(sigma, text)
+
+    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
+        return [], []
+
+
+class Flux1Expert(FluxStack):
+    """Blocks of FLUX.1 over tokens of `width`, without words, guidance scale and pooled text."""
+
+    keep_float32 = KEEP_FLOAT32
+    theta = THETA
+
+    def __init__(self, config: Flux1, width: int, feed_forward: int) -> None:
+        super().__init__()
+        sizes = Sizes(width, config.heads, config.head_size, feed_forward, words=False)
+        self.axes = axes(config.head_size)
+        self.time_text_embed = TimeText(width)
+        self.transformer_blocks = nn.ModuleList(
+            Flux1DoubleBlock(sizes) for _ in range(config.double_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            Flux1SingleBlock(sizes) for _ in range(config.single_layers)
+        )
+
+    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
+        return self.time_text_embed(sigma, None)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         return [], []

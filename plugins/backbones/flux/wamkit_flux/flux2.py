@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from wamkit.layers import RMSNorm, split_heads
 from wamkit.types import Text
 
-from .backbone import LEVELS, FluxBackbone, LastNorm, embedded
-from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, modulation
+from .backbone import FluxBackbone, LastNorm
+from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
+from .stack import LEVELS, FluxStack, embedded
 
 if TYPE_CHECKING:
     from . import Flux2
+
+
+KEEP_FLOAT32 = ("time_guidance_embed", r"norm_(added_)?[qk]\.")
+THETA = 2000.0
 
 
 class LevelEmbedder(nn.Module):
@@ -38,7 +43,7 @@ class LevelEmbedder(nn.Module):
 class TimeGuidance(nn.Module):
     """Embedders of noise level and guidance scale, together because diffusers names them so."""
 
-    def __init__(self, width: int, guidance: float | None) -> None:
+    def __init__(self, width: int, guidance: float | None = None) -> None:
         super().__init__()
         self.guidance = guidance
         self.timestep_embedder = LevelEmbedder(width)
@@ -88,27 +93,28 @@ class FeedForward(nn.Module):
 class FusedAttention(nn.Module):
     """One projection in for q, k, v and the feed-forward, and one out for both."""
 
-    def __init__(self, width: int, head_size: int, hidden: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.to_qkv_mlp_proj = nn.Linear(width, 3 * width + 2 * hidden, bias=False)
-        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
-        self.to_out = nn.Linear(width + hidden, width, bias=False)
+        inner, hidden = sizes.inner, sizes.hidden
+        self.to_qkv_mlp_proj = nn.Linear(sizes.width, 3 * inner + 2 * hidden, bias=False)
+        self.norm_q, self.norm_k = RMSNorm(sizes.head_size), RMSNorm(sizes.head_size)
+        self.to_out = nn.Linear(inner + hidden, sizes.width, bias=False)
 
 
 class Flux2SingleBlock(SingleBlock):
     """A single block whose projections are fused and whose modulation all of them share."""
 
-    def __init__(self, width: int, head_size: int, hidden: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.attn = FusedAttention(width, head_size, hidden)
-        self.sizes = (width, width, width, 2 * hidden)
-        self.head_size = head_size
+        self.attn = FusedAttention(sizes)
+        self.splits = (sizes.inner, sizes.inner, sizes.inner, 2 * sizes.hidden)
+        self.head_size = sizes.head_size
 
     def modulation(self, cond: Conditioning) -> Lanes:
         return cond.single
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *qkv, hidden = self.attn.to_qkv_mlp_proj(x).split(self.sizes, -1)
+        *qkv, hidden = self.attn.to_qkv_mlp_proj(x).split(self.splits, -1)
         q, k, v = (split_heads(part, self.head_size) for part in qkv)
         return self.attn.norm_q(q), self.attn.norm_k(k), v, hidden
 
@@ -119,14 +125,14 @@ class Flux2SingleBlock(SingleBlock):
 class Flux2Backbone(FluxBackbone):
     """`VideoBackbone` with the architecture of FLUX.2."""
 
-    keep_float32 = ("time_guidance_embed", r"norm_(added_)?[qk]\.")
+    keep_float32 = KEEP_FLOAT32
     reference = 10
-    theta = 2000.0
+    theta = THETA
 
     def __init__(self, config: Flux2) -> None:
         super().__init__(config)
-        width, size, hidden = config.width, config.head_size, config.feed_forward
-        self.axes = (size // 4,) * 4
+        width, sizes = config.width, Sizes.of(self.traits)
+        self.axes = (sizes.head_size // 4,) * 4
         self.time_guidance_embed = TimeGuidance(width, config.guidance)
         self.double_stream_modulation_img = Modulation(width, 6)
         self.double_stream_modulation_txt = Modulation(width, 6)
@@ -134,11 +140,10 @@ class Flux2Backbone(FluxBackbone):
         self.x_embedder = nn.Linear(config.latent_channels, width, bias=False)
         self.context_embedder = nn.Linear(config.text_width, width, bias=False)
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(width, size, lambda: FeedForward(width, hidden), bias=False)
-            for _ in range(config.double_layers)
+            DoubleBlock(sizes, FeedForward, bias=False) for _ in range(config.double_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            Flux2SingleBlock(width, size, hidden) for _ in range(config.single_layers)
+            Flux2SingleBlock(sizes) for _ in range(config.single_layers)
         )
         self.norm_out = LastNorm(width, bias=False)
         self.proj_out = nn.Linear(width, config.latent_channels, bias=False)
@@ -151,3 +156,31 @@ class Flux2Backbone(FluxBackbone):
         double = [self.double_stream_modulation_txt(level) for level in words]
         double.append(self.double_stream_modulation_img(frames))
         return double, [self.single_stream_modulation(level) for level in levels]
+
+
+class Flux2Expert(FluxStack):
+    """Blocks of FLUX.2 over tokens of `width`, without words and guidance scale."""
+
+    keep_float32 = KEEP_FLOAT32
+    theta = THETA
+
+    def __init__(self, config: Flux2, width: int, feed_forward: int) -> None:
+        super().__init__()
+        sizes = Sizes(width, config.heads, config.head_size, feed_forward, words=False)
+        self.axes = (config.head_size // 4,) * 4
+        self.time_guidance_embed = TimeGuidance(width)
+        self.double_stream_modulation_img = Modulation(width, 6)
+        self.single_stream_modulation = Modulation(width, 3)
+        self.transformer_blocks = nn.ModuleList(
+            DoubleBlock(sizes, FeedForward, bias=False) for _ in range(config.double_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            Flux2SingleBlock(sizes) for _ in range(config.single_layers)
+        )
+
+    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
+        return self.time_guidance_embed(sigma)
+
+    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
+        (tokens,) = levels
+        return [self.double_stream_modulation_img(tokens)], [self.single_stream_modulation(tokens)]

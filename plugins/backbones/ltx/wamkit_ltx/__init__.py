@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, open_size
+from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
 
 from .vae_config import LTX2VAE, LTXVAE
 
 # fmt: off
 SIZES: dict[str, dict[str, int]] = {
     "0.9-2b": {
-        "layers": 28, "heads": 32, "head_size": 64, "latent_channels": 128, "text_width": 4096,
+        "layers": 28, "heads": 32, "head_size": 64, "feed_forward": 8192,
+        "latent_channels": 128, "text_width": 4096,
     },
     "0.9.7-13b": {
-        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 4096,
+        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "latent_channels": 128, "text_width": 4096,
     },
     "tiny": {
-        "layers": 2, "heads": 4, "head_size": 16, "latent_channels": 128, "text_width": 32,
+        "layers": 2, "heads": 4, "head_size": 16, "feed_forward": 256,
+        "latent_channels": 128, "text_width": 32,
     },
 }
 SIZES_2: dict[str, dict[str, Any]] = {
     "2.0": {
-        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 3840,
-        "design": "2.0",
+        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "latent_channels": 128, "text_width": 3840, "design": "2.0",
     },
     "2.3": {
-        "layers": 48, "heads": 32, "head_size": 128, "latent_channels": 128, "text_width": 4096,
-        "design": "2.3",
+        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "latent_channels": 128, "text_width": 4096, "design": "2.3",
     },
     "tiny": {
-        "layers": 2, "heads": 4, "head_size": 16, "latent_channels": 128, "text_width": 64,
-        "design": "2.0",
+        "layers": 2, "heads": 4, "head_size": 16, "feed_forward": 256,
+        "latent_channels": 128, "text_width": 64, "design": "2.0",
     },
 }
 # fmt: on
@@ -48,6 +51,8 @@ class _Backbone(VariantBackbone):
     layers: int = open_size(gt=0)
     heads: int = open_size(gt=0)
     head_size: int = open_size(gt=0, multiple_of=2)
+    feed_forward: int = open_size(gt=0)
+    """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
     fps: float = Field(25.0, gt=0)
@@ -61,10 +66,17 @@ class _Backbone(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             patch=(1, 1, 1),
         )
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return type(self).model_validate({**self.model_dump(), **sizes, "weights": None})
 
 
 class LTX(_Backbone):
@@ -89,6 +101,11 @@ class LTX(_Backbone):
             fps=self.fps,
             causal_times=self.causal_times,
         )
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .stack import LTXStack
+
+        return LTXStack(self, width, feed_forward)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import LTX_DIALECTS
@@ -119,20 +136,10 @@ class LTX2(_Backbone):
     variant: Literal["2.0", "2.3", "tiny"] = "2.0"
     """Sets every size that is not written; `tiny` is for tests."""
     design: Literal["2.0", "2.3"] = open_size()
-    """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; it reads
-    text as wide as itself."""
+    """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; no
+    layer projects the text, which is published as wide as the model."""
     fps: float = Field(24.0, gt=0)
     """Pictures a second: the model knows the time of a frame in seconds."""
-
-    @model_validator(mode="after")
-    def _text_fits(self) -> LTX2:
-        width = self.heads * self.head_size
-        if self.design == "2.3" and self.text_width != width:
-            raise ValueError(
-                f"design 2.3 reads text of its own width: found text_width {self.text_width} for "
-                f"heads * head_size = {width}"
-            )
-        return self
 
     def tiny(self) -> LTX2:
         return LTX2(
@@ -142,6 +149,11 @@ class LTX2(_Backbone):
             fps=self.fps,
         )
 
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .stack import LTX2Stack
+
+        return LTX2Stack(self, width, feed_forward)
+
     def layouts(self) -> Sequence[Any]:
         from .weights import LTX2_DIALECTS
 
@@ -150,7 +162,7 @@ class LTX2(_Backbone):
     def build(self) -> Any:
         from wamkit.weights import materialize
 
-        from .video_backbone import LTX2Backbone
+        from .backbone import LTX2Backbone
 
         return materialize(
             lambda: LTX2Backbone(self),

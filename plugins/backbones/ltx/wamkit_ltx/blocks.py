@@ -6,7 +6,8 @@
 
 Norms here have no weights, and divide by the root of the mean square. Shift, scale and gate belong
 to a frame and are computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so
-that S = T n.
+that S = T n; a token that belongs to no frame is one by itself. The width D need not be H * E: an
+action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations
@@ -29,34 +30,45 @@ class Conditioning:
 
     modulation: Tensor  # [B, T, 6 or 9, D] float32, of each frame's noise level
     level: Tensor  # [B, T, D] float32, the same before its projection, for the way out
-    prompt: Tensor | None  # [B, T, 2, D] float32, what the level does to the words; LTX-2.3 alone
+    prompt: Tensor | None  # [B, T, 2, text width] float32, the level's for words; LTX-2.3 alone
     cos: Tensor  # [H, S, E / 2] float32 rotary positions
     sin: Tensor  # [H, S, E / 2]
-    words: Tensor  # [B, L, D]
+    words: Tensor  # [B, L, D], or [B, L, text width] in LTX-2.3
     text: Text  # its mask, and a place for what is computed once from it
-    shape: tuple[int, int, int]  # frames, rows, columns
+    shape: tuple[int, int, int]  # frames, rows, columns; S, 1, 1 for tokens of no frame
 
 
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized over all heads at once.
 
-    With `gated`, the token that asks multiplies what each head gives it by a number in (0, 2).
+    With `gated`, the token that asks multiplies what each head gives it by a number in (0, 2). What
+    is asked has `inputs` numbers a token.
     """
 
-    def __init__(self, width: int, head_size: int, eps: float, *, gated: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        inputs: int,
+        heads: int,
+        head_size: int,
+        eps: float,
+        *,
+        gated: bool = False,
+    ) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = RMSNorm(width, eps), RMSNorm(width, eps)
-        self.to_gate_logits = nn.Linear(width, width // head_size) if gated else None
+        self.head_size, inner = head_size, heads * head_size
+        self.to_q = nn.Linear(width, inner)
+        self.to_k, self.to_v = nn.Linear(inputs, inner), nn.Linear(inputs, inner)
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.norm_q, self.norm_k = RMSNorm(inner, eps), RMSNorm(inner, eps)
+        self.to_gate_logits = nn.Linear(width, heads) if gated else None
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
         return split_heads(self.norm_q(self.to_q(x)), self.head_size)
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, D] to two of [B, H, S, E]."""
+        """[B, S, inputs] to two of [B, H, S, E]."""
         k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
         return k, split_heads(self.to_v(x), self.head_size)
 
@@ -75,12 +87,12 @@ class Attention(nn.Module):
 class LTXBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
 
-    def __init__(self, width: int, head_size: int) -> None:
+    def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.attn1 = Attention(width, head_size, 1e-5)
-        self.attn2 = Attention(width, head_size, 1e-5)
-        self.ff = FeedForward(width, 4 * width)
+        self.attn1 = Attention(width, width, heads, head_size, 1e-5)
+        self.attn2 = Attention(width, width, heads, head_size, 1e-5)
+        self.ff = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)

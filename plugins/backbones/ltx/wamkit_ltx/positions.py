@@ -18,24 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wamkit.types import Frames
+
 STRIDE = 8, 32, 32  # pictures, rows and columns of pixels in a latent
 EXTENT = 20.0, 2048.0, 2048.0  # seconds, rows and columns that count as 1
 THETA = 10_000.0
 
+Turn = tuple[Tensor, Tensor]
+"""cos and sin [H, S, E / 2] float32 of rotary positions."""
+
+
+def places(video: Frames) -> Tensor:
+    """Time, row and column of every latent [S, 3] float32, counted in latents."""
+    device = video.z.device
+    sides = (torch.arange(n, device=device) for n in video.z.shape[3:])
+    grid = torch.meshgrid(
+        *(axis.float() for axis in (video.times.to(device), *sides)), indexing="ij"
+    )
+    return torch.stack(grid, -1).flatten(0, 2)
+
 
 def first_picture(times: Tensor, *, causal: bool) -> Tensor:
-    """The picture with which the latent at `times` [T] begins, float32.
+    """The picture with which the latent at `times` [S] begins, float32.
 
-    `causal`: the first latent is one picture by itself, so that the others begin earlier.
+    `causal`: the first latent is one picture by itself, so that the others begin earlier. Between
+    it and the second, and before it, a step in time is one picture.
     """
-    pictures = STRIDE[0] * times.float()
-    return (pictures + 1 - STRIDE[0]).clamp(min=0) if causal else pictures
+    pictures = STRIDE[0] * times
+    return torch.maximum(pictures + 1 - STRIDE[0], times) if causal else pictures
 
 
-def lattice(seconds: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Coordinates [T, h, w, 3] as fractions of the extent, from seconds [T] and pixels [h], [w]."""
-    axes = (axis / extent for axis, extent in zip((seconds, rows, columns), EXTENT, strict=True))
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+def fractions(seconds: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Seconds and pixels [S] as fractions of the extent [S, 3]."""
+    axes = zip((seconds, rows, columns), EXTENT, strict=True)
+    return torch.stack([axis / extent for axis, extent in axes], -1)
 
 
 def frequencies(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -44,9 +60,9 @@ def frequencies(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (THETA**powers * math.pi / 2).float()
 
 
-def turns(places: Tensor, frequency: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [H, S, E / 2] float32 for places [T, h, w, 3] and frequencies [F]."""
-    angles = (places.flatten(0, 2).unsqueeze(-1) * 2 - 1) * frequency  # [S, 3, F]
+def turns(at: Tensor, frequency: Tensor, heads: int, width: int) -> Turn:
+    """Of fractions of the extent [S, 3] and frequencies [F]."""
+    angles = (at.unsqueeze(-1) * 2 - 1) * frequency  # [S, 3, F]
     angles = angles.transpose(1, 2).flatten(1)  # [S, 3 F]
     angles = F.pad(angles, (width // 2 - angles.shape[1], 0))  # [S, D / 2]
     angles = angles.unflatten(1, (heads, -1)).transpose(0, 1)

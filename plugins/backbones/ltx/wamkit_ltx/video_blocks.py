@@ -6,12 +6,12 @@
 
 In brackets what 2.3 adds; there the noise level also scales and shifts the words. Between words and
 feed-forward the full model lets the video hear the audio; that attention is left out. Letters as in
-`wamkit.types`, and n tokens in a frame, so that S = T n.
+`wamkit.types` and `.blocks`; words are as wide as a token in 2.0, and of the text's width in 2.3.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +23,23 @@ from wamkit.layers import FeedForward
 from .blocks import Attention, Conditioning, added, by_frame, listened, modulation, rms_modulated
 from .positions import rotate_halves
 
+if TYPE_CHECKING:
+    from . import LTX2
+
 
 class LTX2Block(nn.Module):
-    """Self-attention, cross-attention to the words, feed-forward; `design` is 2.0 or 2.3."""
+    """Self-attention, cross-attention to the words, feed-forward, in the design of 2.0 or 2.3."""
 
-    def __init__(self, width: int, head_size: int, design: str) -> None:
+    def __init__(self, config: LTX2, width: int, feed_forward: int) -> None:
         super().__init__()
-        newer = design == "2.3"
+        newer, shape = config.design == "2.3", (config.heads, config.head_size)
+        words = config.text_width if newer else width
         self.scale_shift_table = nn.Parameter(torch.randn(9 if newer else 6, width) / width**0.5)
-        self.attn1 = Attention(width, head_size, 1e-6, gated=newer)
-        self.attn2 = Attention(width, head_size, 1e-6, gated=newer)
-        self.ff = FeedForward(width, 4 * width)
+        self.attn1 = Attention(width, width, *shape, 1e-6, gated=newer)
+        self.attn2 = Attention(width, words, *shape, 1e-6, gated=newer)
+        self.ff = FeedForward(width, feed_forward)
         if newer:
-            self.prompt_scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+            self.prompt_scale_shift_table = nn.Parameter(torch.randn(2, words) / words**0.5)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)
@@ -59,12 +63,13 @@ class LTX2Block(nn.Module):
 
     def _listened_by_frame(self, x: Tensor, prompt: Tensor, cond: Conditioning) -> Tensor:
         """What the tokens x [B, S, D] take from the words as each frame's level modulates them."""
-        shift, scale = modulation(self.prompt_scale_shift_table, prompt)  # two of [B, T, 1, D]
-        words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, D]
+        shift, scale = modulation(self.prompt_scale_shift_table, prompt)  # two of [B, T, 1, width]
+        words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, text width]
         k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B T, H, L, E]
         q = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E]
         mask = cond.text.mask
         if mask is not None:
             mask = mask.repeat_interleave(cond.shape[0], 0)  # [B T, L]
-        heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, D]
-        return self.attn2.leave(heard.reshape(x.shape), self.attn2.gates(x))
+        heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, H E]
+        heard = heard.reshape(*x.shape[:2], -1)  # [B, S, H E]
+        return self.attn2.leave(heard, self.attn2.gates(x))

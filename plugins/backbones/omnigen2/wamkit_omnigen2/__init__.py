@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Traits, VariantBackbone, open_size
+from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -84,6 +84,8 @@ class OmniGen2(VariantBackbone):
             heads=self.heads,
             key_heads=self.key_heads,
             head_size=head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             frames="one",
@@ -94,6 +96,21 @@ class OmniGen2(VariantBackbone):
         return OmniGen2(
             variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
         )
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .stack import OmniGen2Stack
+
+        return OmniGen2Stack(self, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> OmniGen2:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {
+            "layers": len(layers),
+            "heads": heads,
+            "key_heads": heads * self.key_heads // self.heads,
+            "feed_forward": feed_forward,
+        }
+        return OmniGen2.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         observed, _ = spec.latent_frames

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import Embedder, RMSNorm, sinusoid
-from wamkit.types import Frames, Segment, Text
+from wamkit.types import Frames, Segment, Text, base
 
 from . import REFERENCES
 from .blocks import (
-    EPS,
     Conditioning,
     ContextBlock,
+    Heads,
     Joined,
     OmniGen2Block,
     Places,
@@ -35,28 +34,12 @@ from .blocks import (
     refine,
     turn,
 )
+from .stack import OmniGen2Stack, level_width_of
 
 if TYPE_CHECKING:
     from . import OmniGen2
 
-LEVELS = 256  # width of the sinusoid of a noise level
-MOST = 1024  # width of an embedded noise level, unless tokens are narrower
-
-
-class Embedders(nn.Module):
-    """The embedders of noise levels and of words, together because the repository names them so."""
-
-    def __init__(self, width: int, level_width: int, text_width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = Embedder(LEVELS, level_width, nn.SiLU())
-        self.caption_embedder = nn.Sequential(
-            RMSNorm(text_width, EPS), nn.Linear(text_width, width)
-        )
-
-    def level(self, sigma: Tensor) -> Tensor:
-        """sigma [B, G] to SiLU of its embedding [B, G, width of levels]."""
-        waves = sinusoid(1 - sigma.float(), LEVELS, scale=1000)
-        return F.silu(self.timestep_embedder(waves.to(self.timestep_embedder.linear_1.weight)))
+GIVEN = ("context", "state")  # what reference images show
 
 
 class WayOut(nn.Module):
@@ -74,41 +57,32 @@ class WayOut(nn.Module):
         return self.linear_2(y.to(x.dtype))
 
 
-class OmniGen2Backbone(nn.Module):
+class OmniGen2Backbone(OmniGen2Stack):
     """`VideoBackbone` with the architecture of OmniGen2.
 
-    Frames of the roles that begin with `context` are reference images, in their order; any other
+    Frames of the observation and of the state are reference images, in their order; any other
     frame is an image in the making. Frames follow each other by the longer side of an image for
     each step in time, which is the published layout when references come first.
     """
 
     attend = staticmethod(sdpa)
-    keep_float32 = ("timestep_embedder", r"norm(1|2|_q|_k)?\.weight$", r"caption_embedder\.0\.")
 
     def __init__(self, config: OmniGen2) -> None:
-        super().__init__()
         self.traits = traits = config.traits
-        self.axes, self.text_sigma = config.axes, config.text_sigma
         width, (_, rows, columns) = traits.width, traits.patch
-        patch, level_width = rows * columns * traits.latent_channels, min(width, MOST)
-        sizes = width, traits.heads, traits.key_heads, config.feed_forward
-
-        def stack(count: int) -> nn.ModuleList:
-            return nn.ModuleList(OmniGen2Block(*sizes, level_width) for _ in range(count))
-
+        super().__init__(config, width, config.feed_forward, words=True)
+        self.text_sigma = config.text_sigma
+        patch, level_width = rows * columns * traits.latent_channels, level_width_of(width)
+        sizes = width, Heads(traits.heads, traits.key_heads, traits.head_size), config.feed_forward
         self.x_embedder = nn.Linear(patch, width)
         self.ref_image_patch_embedder = nn.Linear(patch, width)
         self.image_index_embedding = nn.Parameter(0.02 * torch.randn(REFERENCES, width))
-        self.time_caption_embed = Embedders(width, level_width, traits.text_width)
-        self.noise_refiner = stack(config.refiners)
-        self.ref_image_refiner = stack(config.refiners)
+        self.noise_refiner, self.ref_image_refiner = (
+            nn.ModuleList(OmniGen2Block(*sizes, level_width) for _ in range(config.refiners))
+            for _ in range(2)
+        )
         self.context_refiner = nn.ModuleList(ContextBlock(*sizes) for _ in range(config.refiners))
-        self.layers = stack(traits.depth)
         self.norm_out = WayOut(width, level_width, patch)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
 
     def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Joined]:
         """Words first, then frames, each frame row by row.
@@ -123,7 +97,7 @@ class OmniGen2Backbone(nn.Module):
         x = self._refined(video, patches.flatten(2, 3), level[:, 1:], shape)
         times = video.times.to(x.device)
         cos, sin = video.memo.once(
-            (id(self), "all"), lambda: self._turn(times, shape), of=video.times
+            (id(self), "all"), lambda: self._turn(places_of(times, shape)), of=video.times
         )
         segments, words = video.segments(rows * columns), 0
         if text is not None:
@@ -165,7 +139,7 @@ class OmniGen2Backbone(nn.Module):
         """Patches [B, T, n, patch] to tokens [B, T n, D], every frame refined by itself."""
         here = torch.zeros(1, device=patches.device)
         cos, sin = video.memo.once(
-            (id(self), "one"), lambda: self._turn(here, shape), of=video.times
+            (id(self), "one"), lambda: self._turn(places_of(here, shape)), of=video.times
         )
         owner = torch.zeros(patches.shape[2], dtype=torch.long, device=patches.device)
         done: dict[int, Tensor] = {}
@@ -173,7 +147,7 @@ class OmniGen2Backbone(nn.Module):
             (True, self.ref_image_patch_embedder, self.ref_image_refiner),
             (False, self.x_embedder, self.noise_refiner),
         ):
-            at = [i for i, r in enumerate(video.roles) if r.startswith("context") is reference]
+            at = [i for i, r in enumerate(video.roles) if (base(r) in GIVEN) is reference]
             if not at:
                 continue
             x = embedder(torch.stack([patches[:, i] for i in at], 1))  # [B, frames, n, D]
@@ -195,13 +169,13 @@ class OmniGen2Backbone(nn.Module):
             )
         return torch.stack([self.image_index_embedding[rank] for rank in ranks]).unsqueeze(1)
 
-    def _turn(self, times: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """cos and sin [1, 1, T n, E / 2] of all tokens of frames at `times` [T]."""
-        _, rows, columns = shape
-        sides = (torch.arange(side, device=times.device) for side in (rows, columns))
-        axes = (axis.double() for axis in (times * max(rows, columns), *sides))
-        grid = torch.meshgrid(*axes, indexing="ij")
-        return turn(*((p.flatten()[None], n) for p, n in zip(grid, self.axes, strict=True)))
+
+def places_of(times: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Place in the sequence, row and column of all tokens of frames at `times` [T], [T n, 3]."""
+    _, rows, columns = shape
+    sides = (torch.arange(side, device=times.device) for side in (rows, columns))
+    axes = (axis.double() for axis in (times * max(rows, columns), *sides))
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)
 
 
 def join(words: Tensor, frames: Tensor, batch: int) -> Tensor:

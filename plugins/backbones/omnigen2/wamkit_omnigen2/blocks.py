@@ -5,14 +5,15 @@
 
 There is a norm before and a norm after each half. Scales and gates (through tanh) belong to a
 frame, or to all words, and are computed in float32, as are norms and rotary positions; residuals
-are added in float32. Letters as in `wamkit.types`; G groups of tokens each have a noise level.
+are added in float32. Letters as in `wamkit.types`; G groups of tokens each have a noise level. The
+width D need not be H * E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,15 +49,23 @@ class Joined(Conditioning):
     shape: tuple[int, int, int]  # frames, token rows, token columns
 
 
+class Heads(NamedTuple):
+    """How attention is divided."""
+
+    queries: int  # H
+    keys: int  # K
+    size: int  # E
+
+
 class Attention(nn.Module):
     """Projections without biases; q and k are normalized in each head."""
 
-    def __init__(self, width: int, heads: int, key_heads: int) -> None:
+    def __init__(self, width: int, shape: Heads) -> None:
         super().__init__()
-        self.head_size = size = width // heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k, self.to_v = (nn.Linear(width, key_heads * size, bias=False) for _ in range(2))
-        self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
+        self.head_size = size = shape.size
+        self.to_q = nn.Linear(width, shape.queries * size, bias=False)
+        self.to_k, self.to_v = (nn.Linear(width, shape.keys * size, bias=False) for _ in range(2))
+        self.to_out = nn.ModuleList([nn.Linear(shape.queries * size, width, bias=False)])
         self.norm_q, self.norm_k = RMSNorm(size, EPS), RMSNorm(size, EPS)
 
     def project(self, x: Tensor, cond: Places) -> QKV:
@@ -83,10 +92,10 @@ class SwiGLU(nn.Module):
 class ContextBlock(nn.Module):
     """A block without noise levels; words pass it before they meet the images."""
 
-    def __init__(self, width: int, heads: int, key_heads: int, feed_forward: int) -> None:
+    def __init__(self, width: int, shape: Heads, feed_forward: int) -> None:
         super().__init__()
         self.norm1: nn.Module = RMSNorm(width, EPS)
-        self.attn = Attention(width, heads, key_heads)
+        self.attn = Attention(width, shape)
         self.norm2 = RMSNorm(width, EPS)
         self.ffn_norm1, self.ffn_norm2 = RMSNorm(width, EPS), RMSNorm(width, EPS)
         self.feed_forward = SwiGLU(width, feed_forward)
@@ -126,10 +135,8 @@ class ModulatedNorm(nn.Module):
 class OmniGen2Block(ContextBlock):
     """A block whose norms and gates follow the noise level of each token's frame."""
 
-    def __init__(
-        self, width: int, heads: int, key_heads: int, feed_forward: int, level_width: int
-    ) -> None:
-        super().__init__(width, heads, key_heads, feed_forward)
+    def __init__(self, width: int, shape: Heads, feed_forward: int, level_width: int) -> None:
+        super().__init__(width, shape, feed_forward)
         self.norm1 = ModulatedNorm(width, level_width)
 
     def enter(self, x: Tensor, cond: Any) -> tuple[Tensor, tuple[Tensor | float, ...]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, open_size
+from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
 
 Variant = Literal["edit-2509", "edit-2511", "tiny"]
 
@@ -16,6 +16,7 @@ PUBLISHED: dict[str, Any] = {
     "layers": 60,
     "heads": 24,
     "axes": (16, 56, 56),
+    "feed_forward": 12288,
     "latent_channels": 16,
     "text_width": 3584,
 }
@@ -26,6 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "layers": 2,
         "heads": 2,
         "axes": (8, 12, 12),
+        "feed_forward": 256,
         "latent_channels": 16,
         "text_width": 24,
     },
@@ -54,6 +56,8 @@ class QwenImage(VariantBackbone):
     axes: tuple[Even, Even, Even] = open_size()
     """Numbers of a head that turn with the image's index, the row and the column; each is even,
     and together they are the head size."""
+    feed_forward: int = open_size(gt=0)
+    """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
 
@@ -66,6 +70,8 @@ class QwenImage(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             frames="one",
@@ -76,6 +82,16 @@ class QwenImage(VariantBackbone):
         return QwenImage(
             variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
         )
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .stack import QwenImageStack
+
+        return QwenImageStack(self, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> QwenImage:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return QwenImage.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS

@@ -14,32 +14,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import sdpa
-from wamkit.layers import Embedder, RMSNorm, modulated, rotary_angles, sinusoid
+from wamkit.layers import RMSNorm, modulated
 from wamkit.types import Frames, Segment, Text
 
-from .blocks import Conditioning, QwenImageBlock, by_frame
+from .blocks import Conditioning, by_frame
+from .stack import QwenImageStack
 
 if TYPE_CHECKING:
     from . import QwenImage
-
-LEVELS = 256  # width of the sinusoid of a noise level
-
-
-class LevelEmbedder(nn.Module):
-    """Noise levels to vectors, under diffusers' names."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = Embedder(LEVELS, width, nn.SiLU())
-
-    def forward(self, sigma: Tensor) -> Tensor:
-        """sigma [B, T] to SiLU of its embedding [B, T, D]; float32 until the embedder's weights."""
-        waves = sinusoid(sigma, LEVELS, scale=1000)
-        return F.silu(self.timestep_embedder(waves.to(self.timestep_embedder.linear_1.weight)))
 
 
 class WayOut(nn.Module):
@@ -55,7 +40,7 @@ class WayOut(nn.Module):
         return modulated(x, shift, scale)
 
 
-class QwenImageBackbone(nn.Module):
+class QwenImageBackbone(QwenImageStack):
     """`VideoBackbone` with the architecture of Qwen-Image-Edit.
 
     Frames of the roles that begin with `target` are the image in the making, image 0; any other
@@ -63,31 +48,22 @@ class QwenImageBackbone(nn.Module):
     """
 
     attend = staticmethod(sdpa)
-    keep_float32 = ("timestep_embedder", r"norm_(added_)?[qk]\.weight$", "txt_norm")
 
     def __init__(self, config: QwenImage) -> None:
-        super().__init__()
         self.traits = traits = config.traits
-        self.axes, self.text_sigma = config.axes, config.text_sigma
+        super().__init__(config, traits.width, config.feed_forward, words=True)
+        self.text_sigma = config.text_sigma
         width, (_, rows, columns) = traits.width, traits.patch
         packed = traits.latent_channels * rows * columns
-        self.time_text_embed = LevelEmbedder(width)
         self.txt_norm = RMSNorm(traits.text_width)
         self.txt_in = nn.Linear(traits.text_width, width)
         self.img_in = nn.Linear(packed, width)
-        self.transformer_blocks = nn.ModuleList(
-            QwenImageBlock(width, traits.head_size) for _ in range(traits.depth)
-        )
         self.silent = (
             rf"^transformer_blocks\.{traits.depth - 1}\."
             r"(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)\.",
         )  # what the last block makes of the words; nobody looks at it
         self.norm_out = WayOut(width)
         self.proj_out = nn.Linear(width, packed)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.transformer_blocks
 
     def embed(
         self, video: Frames, text: Text | None
@@ -98,21 +74,22 @@ class QwenImageBackbone(nn.Module):
         _, frames, rows, columns, _ = x.shape
         shape = frames, rows, columns
         x, segments, words = x.flatten(1, 3), video.segments(rows * columns), 0
+        text_sigma = None
         if text is not None:
             y = text.memo.once(
                 (id(self), "words"),
                 lambda: self.txt_in(self.txt_norm(text.tokens.to(dtype))),
                 of=text.tokens,
             )
-            words = y.shape[1]
+            words, text_sigma = y.shape[1], self._text_sigma(video)
             x = torch.cat([y, x], 1)
             segments = (Segment("text", words, text.mask), *segments)
-        cos, sin = video.memo.once(
-            (id(self), "turn", words), lambda: self._turn(video, words, shape), of=video.times
+        turned = video.memo.once(
+            (id(self), "turn", words),
+            lambda: self._turn(self._places(video, words, rows, columns)),
+            of=video.times,
         )
-        levels = torch.cat([self._text_sigma(video), video.sigma], 1)  # [B, 1 + T]
-        text_level, level = self.time_text_embed(levels).to(dtype).split([1, frames], 1)
-        return x, segments, Conditioning(words, text_level, level, cos, sin, shape)
+        return x, segments, self._condition(video.sigma, turned, shape, text_sigma, words)
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
         y = self.proj_out(self.norm_out(by_frame(x, cond), cond.level))
@@ -125,27 +102,21 @@ class QwenImageBackbone(nn.Module):
             return torch.zeros_like(video.sigma[:, :1])
         return video.sigma.narrow(1, targets[0], 1)
 
-    def _turn(
-        self, video: Frames, words: int, shape: tuple[int, int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] float32 of each token's image index, row and column.
+    def _places(self, video: Frames, words: int, rows: int, columns: int) -> Tensor:
+        """Image index, row and column of each token [S, 3] float64.
 
         Rows and columns count from the middle of the image; words stand on the diagonal that leads
         out of its corner.
         """
-        device, (_, rows, columns) = video.z.device, shape
+        device = video.z.device
         reference = [not role.startswith("target") for role in video.roles]
         index = (video.times.to(device) + 1) * torch.tensor(reference, device=device)
         line = torch.arange(words, device=device) + max(rows // 2, columns // 2)
         row = torch.arange(rows, device=device) - (rows - rows // 2)
         column = torch.arange(columns, device=device) - (columns - columns // 2)
         grid = torch.meshgrid(index.double(), row.double(), column.double(), indexing="ij")
-        angles = [
-            rotary_angles(torch.cat([line.double(), place.flatten()]), size)
-            for place, size in zip(grid, self.axes, strict=True)
-        ]
-        angle = torch.cat(angles, -1)
-        return angle.cos().float(), angle.sin().float()
+        diagonal = line.double().unsqueeze(1).expand(-1, 3)
+        return torch.cat([diagonal, torch.stack(grid, -1).flatten(0, 2)])
 
 
 def pack(z: Tensor, patch: tuple[int, int, int]) -> Tensor:

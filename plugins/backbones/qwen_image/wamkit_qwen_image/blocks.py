@@ -7,7 +7,9 @@
 Words and images have weights of their own for all but the attention. Shift, scale and gate belong
 to a frame, or to all words, and are computed in float32, as are norms and rotary positions;
 residuals are added in float32. Letters as in `wamkit.types`; G groups of n tokens share a noise
-level: T frames, or one group of L words.
+level: T frames, or one group of L words; a token that belongs to no frame is one by itself, and
+takes the weights of images. The width D need not be H * E: an action expert is narrower than what
+it attends with, and no words pass it.
 """
 
 from __future__ import annotations
@@ -28,26 +30,28 @@ class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
     words: int  # L, the first tokens of the stream; 0 if there are none or they are cached
-    text_level: Tensor  # [B, 1, D] SiLU of the embedded noise level of the words
+    text_level: Tensor | None  # [B, 1, D] SiLU of the embedded noise level of the words, if any
     level: Tensor  # [B, T, D] the same of each frame
     cos: Tensor  # [S, E / 2] float32 rotary positions of words and frames
     sin: Tensor  # [S, E / 2]
-    shape: tuple[int, int, int]  # frames, token rows, token columns
+    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
 
 
 class Attention(nn.Module):
-    """Projections under diffusers' names: `to_*` for images, `add_*` for words."""
+    """Projections under diffusers' names: `to_*` for images, `add_*` for words if any pass."""
 
-    def __init__(self, width: int, head_size: int) -> None:
+    def __init__(self, width: int, heads: int, head_size: int, *, words: bool) -> None:
         super().__init__()
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        inner = heads * head_size
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = (
-            nn.Linear(width, width) for _ in range(3)
-        )
-        self.to_add_out = nn.Linear(width, width)
-        self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
+        if words:
+            self.add_q_proj, self.add_k_proj, self.add_v_proj = (
+                nn.Linear(width, inner) for _ in range(3)
+            )
+            self.to_add_out = nn.Linear(inner, width)
+            self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
 
 
 class Side(NamedTuple):
@@ -64,16 +68,19 @@ class Side(NamedTuple):
 
 
 class QwenImageBlock(nn.Module):
-    """Attention over words and images together, then a feed-forward for each."""
+    """Attention over images, and words if any pass, together, then a feed-forward for each."""
 
-    def __init__(self, width: int, head_size: int) -> None:
+    def __init__(
+        self, width: int, heads: int, head_size: int, feed_forward: int, *, words: bool
+    ) -> None:
         super().__init__()
         self.head_size = head_size
-        self.img_mod, self.txt_mod = (
-            nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)]) for _ in range(2)
-        )
-        self.attn = Attention(width, head_size)
-        self.img_mlp, self.txt_mlp = (FeedForward(width, 4 * width) for _ in range(2))
+        self.img_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
+        self.attn = Attention(width, heads, head_size, words=words)
+        self.img_mlp = FeedForward(width, feed_forward)
+        if words:
+            self.txt_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
+            self.txt_mlp = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shown, rest = [], []
@@ -100,7 +107,7 @@ class QwenImageBlock(nn.Module):
     def _sides(self, x: Tensor, cond: Conditioning) -> Iterator[tuple[Side, Tensor, Tensor]]:
         """Words if there are any, then frames: weights, levels [B, G, D], tokens [B, G, n, D]."""
         attn = self.attn
-        if cond.words:
+        if cond.text_level is not None:
             words = Side(
                 self.txt_mod[1],  # type: ignore[arg-type]
                 attn.add_q_proj,

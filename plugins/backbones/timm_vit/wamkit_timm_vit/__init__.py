@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Traits, VariantBackbone, open_size
+from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
 from wamkit.spec import PolicySpec
 
 Variant = Literal[
@@ -135,6 +135,7 @@ class TimmViT(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward,
             latent_channels=3 * self.patch**2,
             text_width=self.text_width,
             patch=(1, 1, 1),
@@ -147,6 +148,11 @@ class TimmViT(VariantBackbone):
         """Few and narrow layers; patches, tokens and positions stay of the same kind."""
         kept = {"layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "weights": None}
         return self.model_copy(update={**kept, "grid": 4 if self.grid else 0})
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> TimmViT:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return TimmViT.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def companions(self) -> dict[str, dict[str, Any]]:
         return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch, self.patch]}}

@@ -164,6 +164,19 @@ class ViTBackbone(nn.Module):
         turn = video.memo.once((id(self), "turn"), lambda: self._turn(video))
         return x.flatten(1, 2), video.segments(x.shape[2]), Conditioning(turn)
 
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+        """As `VideoBackbone.place`; noise levels and words are not read, nor are times.
+
+        Learned positions are added to patches on the way in, so that other tokens have none. For
+        rotary ones rows and columns run from -1 to 1 over the picture; at 0, 0 is its middle, where
+        a token is not turned, as class and register tokens are not.
+        """
+        if self.config.positions != "rotary":
+            return Conditioning(None)
+        return Conditioning(
+            text.memo.once((id(self), "turn"), lambda: self._angles(at[:, 1:]), of=at)
+        )
+
     def unembed(self, x: Tensor, cond: Conditioning) -> NoReturn:
         raise WamkitError(
             f"{self.config.variant} only shows what is seen; it has no velocity to predict",
@@ -189,14 +202,18 @@ class ViTBackbone(nn.Module):
         """
         if self.config.positions != "rotary":
             return None
-        device, quarter = video.z.device, self.traits.head_size // 4
         frames, *sides = video.z.shape[2:]
-        power = torch.arange(quarter, device=device, dtype=torch.float32) / quarter
-        axes = [2 * (torch.arange(n, device=device) + 0.5) / n - 1 for n in sides]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)  # [h, w, 2]
-        angles = 2 * math.pi * places[..., None] / TEMPERATURE**power  # [h, w, 2, E / 4]
-        angles = F.pad(angles.flatten(2).flatten(0, 1), (0, 0, self.traits.frame_tokens, 0))
-        angles = angles.repeat(frames, 1)
+        axes = [2 * (torch.arange(n, device=video.z.device) + 0.5) / n - 1 for n in sides]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)  # [h w, 2]
+        places = F.pad(places, (0, 0, self.traits.frame_tokens, 0))
+        return self._angles(places.repeat(frames, 1))
+
+    def _angles(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [S, E / 2] float32 of rows and columns [S, 2] from -1 to 1."""
+        quarter = self.traits.head_size // 4
+        power = torch.arange(quarter, device=places.device, dtype=torch.float32) / quarter
+        angles = 2 * math.pi * places.float()[..., None] / TEMPERATURE**power  # [S, 2, E / 4]
+        angles = angles.flatten(1)
         return angles.cos(), angles.sin()
 
 

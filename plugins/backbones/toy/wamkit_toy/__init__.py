@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
+from wamkit.parts import BackboneConfig, Part, Traits, expect_resizable
 from wamkit.spec import PolicySpec
 
 from .parts import Bytes, PixelShuffle
@@ -22,6 +22,8 @@ class Toy(BackboneConfig):
     """Number of blocks."""
     heads: int = Field(4, gt=0)
     head_size: int = Field(24, gt=0, multiple_of=2)
+    feed_forward: int | None = Field(None, gt=0)
+    """Width inside the feed-forward of a block; left open, four times that of a token."""
     latent_channels: int | None = Field(None, gt=0)
     """Channels of the latents; left open, those of the VAE."""
     text_width: int = Field(64, gt=0)
@@ -30,12 +32,15 @@ class Toy(BackboneConfig):
 
     @property
     def traits(self) -> Traits:
+        width = self.heads * self.head_size
         return Traits(
             depth=self.depth,
-            width=self.heads * self.head_size,
+            width=width,
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward or 4 * width,
+            experts=True,
             latent_channels=self.latent_channels or 0,
             text_width=self.text_width,
             patch=(1, self.patch, self.patch),
@@ -48,7 +53,18 @@ class Toy(BackboneConfig):
 
     def tiny(self) -> Toy:
         size = {"depth": 2, "heads": 2, "head_size": 12, "text_width": 16}
-        return self.model_copy(update={**size, "latent_channels": None, "weights": None})
+        left_open = {"feed_forward": None, "latent_channels": None, "weights": None}
+        return self.model_copy(update={**size, **left_open})
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .backbone import ToyStack
+
+        return ToyStack(self.traits, width, feed_forward)
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Toy:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"depth": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return self.model_copy(update={**sizes, "weights": None})
 
     def build(self) -> Any:
         from wamkit.weights import materialize

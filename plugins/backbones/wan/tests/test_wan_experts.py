@@ -12,6 +12,7 @@ from wamkit_wan import Wan, WanVAE22
 from wamkit import WamkitError
 from wamkit.check import check
 from wamkit.policy import Policy
+from wamkit.scenes import blank
 from wamkit.trial import batch_of, compose, observation
 from wamkit.weights import save
 
@@ -24,12 +25,12 @@ SMALL |= {"text_width": 8}
 )
 def test_the_expert_is_read_from_its_own_folder(tmp_path: Path, high: str, low: str) -> None:
     made = {}
-    for folder, expert in ((high, "high_noise"), (low, "low_noise")):
-        made[expert] = Wan(variant="2.2-t2v-a14b", **SMALL).build()
+    for folder, noise in ((high, "high"), (low, "low")):
+        made[noise] = Wan(variant="2.2-t2v-a14b", **SMALL).build()
         (tmp_path / folder).mkdir()
-        save(made[expert], tmp_path / folder / "diffusion_pytorch_model.safetensors")
-    for expert, model in made.items():
-        raw = {"variant": "2.2-t2v-a14b", "expert": expert, "weights": str(tmp_path), **SMALL}
+        save(made[noise], tmp_path / folder / "diffusion_pytorch_model.safetensors")
+    for noise, model in made.items():
+        raw = {"variant": "2.2-t2v-a14b", "noise": noise, "weights": str(tmp_path), **SMALL}
         found = Wan.model_validate(raw).build().state_dict()
         assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
     with pytest.raises(WamkitError, match="no safetensors file in"):
@@ -38,11 +39,9 @@ def test_the_expert_is_read_from_its_own_folder(tmp_path: Path, high: str, low: 
 
 def test_an_expert_of_a_single_transformer_is_refused() -> None:
     spec = compose(Wan(variant="2.2-ti2v-5b"))
-    wrong = spec.model_copy(
-        update={"backbone": spec.backbone.model_copy(update={"expert": "high_noise"})}
-    )
+    wrong = spec.model_copy(update={"backbone": spec.backbone.model_copy(update={"noise": "high"})})
     assert [c.why for c in check(wrong)] == [
-        "tiny is one transformer, it has no expert for high noise"
+        "tiny is one transformer, it has no other for high noise"
     ]
 
 
@@ -50,7 +49,7 @@ def test_a_policy_shows_what_is_observed_in_the_guide_channels() -> None:
     spec = compose(Wan(variant="2.2-i2v-a14b"))
     assert spec.backbone.traits.guide_channels == 20 == spec.vae.stride[0] + spec.vae.channels
     policy = Policy.from_spec(spec)
-    scene = policy._blank(observation(spec))
+    scene = blank(policy, observation(spec))
     assert scene.video is not None and scene.video.guide is not None
     mask, z = scene.video.guide.split([4, 16], 1)
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()

@@ -61,8 +61,8 @@ def reference(config: Wan) -> Any:
         text_dim=config.text_width,
         ffn_dim=config.feed_forward,
         num_layers=config.layers,
-        image_dim=config.image_width or None,
-        added_kv_proj_dim=config.heads * config.head_size if config.image_width else None,
+        image_dim=config.extra_width or None,
+        added_kv_proj_dim=config.heads * config.head_size if config.extra_width else None,
     ).eval()
 
 
@@ -144,10 +144,10 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     if case == "2.1-i2v":
         words = draw(B, 512, config.text_width)  # the length that diffusers takes for granted
         guide = draw(B, config.guide_channels, T, H, W)
-        image = 0.03 * draw(B, 5, config.image_width)
+        image = 0.03 * draw(B, 5, config.extra_width)
     z = draw(B, config.latent_channels, T, H, W)
     frames = Frames(z, roles, torch.arange(T), levels, guide)
-    return frames, Text(words, image=image)
+    return frames, Text(words, extra=image)
 
 
 def expected(model: Any, frames: Frames, text: Text) -> Tensor:
@@ -155,7 +155,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     t = 1000 * frames.sigma
     t = t.repeat_interleave(PER_FRAME, 1) if "context" in frames.roles else t[:, 0]
     z = frames.z if frames.guide is None else torch.cat([frames.z, frames.guide], 1)
-    return model(z, t, text.tokens, text.image, return_dict=False)[0]
+    return model(z, t, text.tokens, text.extra, return_dict=False)[0]
 
 
 @cases
@@ -183,7 +183,7 @@ def test_gradients_equal_those_of_diffusers(
 
     def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
         z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
-        loss = (weight * predict(model, replace(frames, z=z), Text(words, image=text.image))).mean()
+        loss = (weight * predict(model, replace(frames, z=z), Text(words, extra=text.extra))).mean()
         inputs = {"z": z, "words": words, **dict(model.named_parameters())}
         return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
 
@@ -297,7 +297,7 @@ def test_missing_and_unexpected_guides_and_images_are_refused(backbones: dict[st
     with pytest.raises(WamkitError, match="found 3 guide channels; this variant of wan takes 0"):
         denoise(backbones["2.1-t2v"], replace(frames, guide=frames.z[:, :3]), words)
     with pytest.raises(WamkitError, match=r"found image tokens of width 16; .* takes width 0"):
-        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, image=text.image))
+        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, extra=text.extra))
 
 
 def test_weights_of_one_file_are_those_of_the_reference(

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from wamkit.conditioner import missing
 from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Traits, VAEConfig, VariantBackbone, open_size
+from wamkit.parts import (
+    Conflict,
+    Part,
+    Traits,
+    VAEConfig,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
 
 from .text_encoder_config import UMT5
 
@@ -29,39 +38,42 @@ Variant = Literal[
 SIZES: dict[str, dict[str, int]] = {
     "2.1-t2v-1.3b": {
         "layers": 30, "heads": 12, "head_size": 128, "feed_forward": 8960,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.1-t2v-14b": {
         "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.1-i2v-14b": {
         "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
-        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "image_width": 1280,
+        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 1280,
     },
     "2.2-ti2v-5b": {
         "layers": 30, "heads": 24, "head_size": 128, "feed_forward": 14336,
-        "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+        "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.2-t2v-a14b": {
         "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "image_width": 0,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.2-i2v-a14b": {
         "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
-        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "image_width": 0,
+        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 0,
     },
     "tiny": {
         "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 32, "image_width": 0,
+        "latent_channels": 16, "guide_channels": 0, "text_width": 32, "extra_width": 0,
     },
 }
 # fmt: on
 # Where a checkpoint of two experts keeps each, in diffusers' and in the original layout.
 FOLDERS = {
-    "high_noise": ("transformer", "high_noise_model"),
-    "low_noise": ("transformer_2", "low_noise_model"),
+    "high": ("transformer", "high_noise_model"),
+    "low": ("transformer_2", "low_noise_model"),
 }
+
+
+ENCODER_FOLDER = "image_encoder"
 
 
 class Wan(VariantBackbone):
@@ -74,7 +86,7 @@ class Wan(VariantBackbone):
     variant: Variant = "2.2-ti2v-5b"
     """Sets every size below that is not written. Only 2.2-ti2v-5b was trained on clips whose frames
     have noise levels of their own; `tiny` is for tests."""
-    expert: Literal["high_noise", "low_noise"] = "low_noise"
+    noise: Literal["high", "low"] = "low"
     """Which transformer of 2.2 A14B is read where `weights` is a folder with both: the one for the
     beginning of a denoising, or the one for its end, which also knows clean frames."""
     layers: int = open_size(gt=0)
@@ -86,8 +98,11 @@ class Wan(VariantBackbone):
     guide_channels: int = open_size(ge=0)
     """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
     text_width: int = open_size(gt=0)
-    image_width: int = open_size(ge=0)
-    """Width of the CLIP tokens of the first image; 0 for a model that takes none."""
+    extra_width: int = open_size(ge=0)
+    """Width of the CLIP tokens of what is observed; 0 for a model that takes none."""
+    conditioner_weights: str | None = None
+    """Folder or file of the CLIP picture tower, where `weights` is no folder that holds it as
+    `image_encoder/`."""
 
     @property
     def traits(self) -> Traits:
@@ -97,10 +112,12 @@ class Wan(VariantBackbone):
             heads=self.heads,
             key_heads=self.heads,
             head_size=self.head_size,
+            feed_forward=self.feed_forward,
+            experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             guide_channels=self.guide_channels,
-            image_width=self.image_width,
+            extra_width=self.extra_width,
         )
 
     def tiny(self) -> Wan:
@@ -108,15 +125,37 @@ class Wan(VariantBackbone):
             variant="tiny",
             latent_channels=self.latent_channels,
             guide_channels=self.guide_channels,
-            image_width=16 if self.image_width else 0,
+            extra_width=16 if self.extra_width else 0,
         )
 
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Wan:
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        seen = (self.conditioner_weights or self.weights) if self.extra_width else None
+        rest = {**self.model_dump(), "weights": None, "conditioner_weights": seen}
+        return Wan.model_validate({**rest, **sizes})
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        from .expert import WanExpert
+
+        return WanExpert(self.traits, width, feed_forward)
+
+    def conditioner(self) -> Any:
+        from wamkit import conditioner
+
+        from .image_encoder import ImageEncoder, Shape, dialects, tiny
+
+        shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
+        return conditioner.build(lambda: ImageEncoder(shape), self, ENCODER_FOLDER, dialects(shape))
+
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        if self.expert == "high_noise" and "a14b" not in self.variant:
+        if self.extra_width:
+            yield from missing(self, ENCODER_FOLDER)
+        if self.noise == "high" and "a14b" not in self.variant:
             yield Conflict(
-                between=("backbone.expert", "backbone.variant"),
-                why=f"{self.variant} is one transformer, it has no expert for high noise",
-                hint="leave expert out, or choose variant 2.2-t2v-a14b or 2.2-i2v-a14b",
+                between=("backbone.noise", "backbone.variant"),
+                why=f"{self.variant} is one transformer, it has no other for high noise",
+                hint="leave noise out, or choose variant 2.2-t2v-a14b or 2.2-i2v-a14b",
             )
 
     def layouts(self) -> Sequence[Any]:
@@ -133,7 +172,7 @@ class Wan(VariantBackbone):
             lambda: WanBackbone(self),
             self.weights,
             dialects=self.layouts(),
-            folders=FOLDERS[self.expert] if "a14b" in self.variant else ("transformer",),
+            folders=FOLDERS[self.noise] if "a14b" in self.variant else ("transformer",),
         )
 
 

@@ -6,7 +6,8 @@
 
 Shift, scale and gate belong to a frame and are computed in float32, as are norms and rotary
 positions; residuals are added in float32 where there is a gate. Letters as in `wamkit.types`, and
-n tokens in a frame, so that S = T n.
+n tokens in a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D
+need not be H * E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ class Conditioning:
     words: Tensor  # [B, L, D]
     image: Tensor | None  # [B, L', D]
     text: Text  # its mask, and a place for what is computed once from it
-    shape: tuple[int, int, int]  # frames, token rows, token columns
+    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
 
 
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized over all heads at once."""
 
-    def __init__(self, width: int, head_size: int, *, image: bool = False) -> None:
+    def __init__(self, width: int, heads: int, head_size: int, *, image: bool = False) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = RMSNorm(width), RMSNorm(width)
+        self.head_size, inner = head_size, heads * head_size
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.norm_q, self.norm_k = RMSNorm(inner), RMSNorm(inner)
         if image:
-            self.add_k_proj, self.add_v_proj = nn.Linear(width, width), nn.Linear(width, width)
-            self.norm_added_k = RMSNorm(width)
+            self.add_k_proj, self.add_v_proj = nn.Linear(width, inner), nn.Linear(width, inner)
+            self.norm_added_k = RMSNorm(inner)
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
@@ -71,12 +72,14 @@ class Attention(nn.Module):
 class WanBlock(nn.Module):
     """Self-attention, cross-attention to text and image, feed-forward."""
 
-    def __init__(self, width: int, head_size: int, feed_forward: int, *, image: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, head_size: int, feed_forward: int, *, image: bool = False
+    ) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
-        self.attn1 = Attention(width, head_size)
+        self.attn1 = Attention(width, heads, head_size)
         self.norm2 = LayerNorm(width, eps=1e-6)
-        self.attn2 = Attention(width, head_size, image=image)
+        self.attn2 = Attention(width, heads, head_size, image=image)
         self.ffn = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:

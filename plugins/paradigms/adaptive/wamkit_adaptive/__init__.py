@@ -1,13 +1,168 @@
-"""The part `adaptive`, not written yet."""
+"""The adaptive paradigm: act directly while cheap proposals agree, deliberate when they do not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field, model_validator
+
+from wamkit.errors import SpecError
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.nested import Inner, within
+from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.spec import parse_part
+from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+OBSERVED = frozenset({"text", "context", "state"})
+DEFAULT = {
+    "inner": {"name": "idm", "first_frame": 0.5},
+    "fast": {"until": "first_frame"},
+    "slow": {"until": 0.0},
+}
+"""Acting on the observation alone, and imagining first when that is not enough."""
+
+
+class Adaptive(ParadigmConfig):
+    """Fast where several fast proposals agree, and slow only in the samples where they do not.
+
+    Both ways are one paradigm with other settings, over the same network and the same visibility.
+    No published system closes this loop; the parts are those of Fast-WAM (arXiv 2603.16666) and
+    Cosmos Policy (arXiv 2601.16163).
+    """
+
+    source = "wamkit"
+
+    name: Literal["adaptive"] = "adaptive"
+    inner: Inner
+    """The paradigm that acts both ways, and that training follows, as a table like that of any
+    paradigm. Left open, `idm` that has also learned to act without a future."""
+    fast: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `inner` that are different in fast proposals, such as {proposals = 1}."""
+    slow: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `inner` that are different in deliberation."""
+    proposals: int = Field(4, gt=1)
+    """Fast proposals that are compared (K), in one batch over one reading of what is observed."""
+    threshold: float = Field(0.1, ge=0)
+    """Disagreement above which a sample deliberates: the mean over the steps and numbers of a chunk
+    of the standard deviation over proposals, of normalized actions. 0: always, without proposals;
+    infinity (inf): never, with a single one. `calibrate` finds it for a budget."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return {**DEFAULT, **given} if isinstance(given, dict) and "inner" not in given else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Adaptive:
+        quick, thorough = self.way("fast"), self.way("slow")
+        if quick == thorough:
+            raise ValueError(
+                f"fast and slow are the same: change a setting of {self.inner.name} in one of them"
+            )
+        for kind, way in (("fast", quick), ("slow", thorough)):
+            if (way.sees, way.predicts) != (self.inner.sees, self.inner.predicts):
+                raise ValueError(
+                    f"{kind} changes who sees whom or what is predicted, and one network serves "
+                    "both ways; change only how it is used"
+                )
+        return self
+
+    def way(self, kind: str) -> ParadigmConfig:
+        """The inner paradigm as it is used when "fast", or when "slow"."""
+        settings = self.fast if kind == "fast" else self.slow
+        table = {**self.inner.model_dump(mode="json"), **settings}
+        try:
+            return parse_part("paradigm", table)  # type: ignore[return-value]
+        except SpecError as error:
+            found = [_in_way(kind, conflict, settings) for conflict in error.conflicts]
+            raise SpecError(found, f"paradigm.{kind}") from None
+
+    @property
+    def sees(self) -> Visibility:
+        return self.inner.sees
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        return self.inner.predicts
+
+    @property
+    def blocks(self) -> int:
+        return self.inner.blocks
+
+    @property
+    def imagined(self) -> int | None:
+        return self.inner.imagined
+
+    @property
+    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"direct": {"deliberate": False}, "deliberate": {"deliberate": True}}
+
+    def fit(self, spec: PolicySpec) -> Adaptive:
+        return self.model_copy(update={"inner": self.inner.fit(spec)})
+
+    def tiny(self) -> Adaptive:
+        return self.model_copy(update={"inner": self.inner.tiny(), "proposals": 2})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from (within(conflict) for conflict in self.inner.conflicts(spec))
+        if spec.action_head.regresses:
+            yield Conflict(
+                between=("paradigm", "action_head"),
+                why=f"adaptive compares proposals, and {spec.action_head.name} predicts numbers at "
+                "once: they would always agree",
+                hint="choose an action_head that denoises (`wamkit list action_head`), or write "
+                f"the inner paradigm, {self.inner.name}, in place of adaptive",
+            )
+        if self.inner.blocks > 1:
+            yield Conflict(
+                between=("paradigm.inner",),
+                why=f"adaptive decides for one chunk, and {self.inner.name} learns from "
+                f"{self.inner.blocks} that follow each other",
+                hint="choose an inner paradigm of one chunk, such as idm",
+            )
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        fast, slow = (self.way(kind).program(spec) for kind in ("fast", "slow"))
+        if self.threshold == 0:
+            return slow
+        if self.threshold == inf:
+            return fast
+        copies = f" ({self.proposals} fast proposals in one batch)"
+        both = [s if once(s) else _said(s, copies) for s in fast]
+        read = {s.roles for s in fast if once(s)}
+        rest = [s for s in slow if not (once(s) and s.roles in read)]
+        return (*both, *(_said(s, " (for the share that deliberates)") for s in rest))
+
+    def build(self) -> Any:
+        from .paradigm import AdaptiveParadigm
+
+        return AdaptiveParadigm(self)
+
+
+def once(stage: Stage) -> bool:
+    """Whether all proposals share a stage: it reads what is observed."""
+    return set(stage.roles) <= OBSERVED
+
+
+def _said(stage: Stage, words: str) -> Stage:
+    return stage.model_copy(update={"does": stage.does + words})
+
+
+def _in_way(kind: str, conflict: Conflict, settings: Mapping[str, Any]) -> Conflict:
+    """A conflict in the settings of one way, at its place in the spec."""
+    places = []
+    for place in conflict.between:
+        key = place.removeprefix("paradigm.")
+        changed = key.partition(".")[0] in settings
+        places.append(f"paradigm.{kind}.{key}" if changed else f"paradigm.inner.{key}")
+    return conflict.model_copy(update={"between": tuple(places)})
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(Adaptive)

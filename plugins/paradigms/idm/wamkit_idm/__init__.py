@@ -1,13 +1,144 @@
-"""The part `idm`, not written yet."""
+"""The idm paradigm: first the video, then the action from the video as far as it was imagined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field, field_validator, model_validator
+
+from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class Idm(ParadigmConfig):
+    """First the future is imagined, fully or in part, then the action is read off it.
+
+    Fast-WAM-IDM (arXiv 2603.16666): an inverse dynamics model that shares the video's network. In
+    training the action sees a copy of the future that is clean or noised at a level of its own, so
+    that one checkpoint serves every stage of imagining (mimic-video's tau, arXiv 2512.15692).
+    """
+
+    source = "https://github.com/yuantianyuan01/FastWAM"
+
+    name: Literal["idm"] = "idm"
+    copy_noise: float = Field(0.5, ge=0, le=1)
+    """Share of training samples in which the copy that the action sees is noised; it is clean in
+    the others. At 0 the action can only be used with a finished video."""
+    first_frame: float = Field(0.0, ge=0, lt=1)
+    """Share of training steps without the copy, in which the action sees the observation alone.
+    Above 0 imagining is optional."""
+    until: float | Literal["first_frame"] = 0.0
+    """Noise level at which imagining stops: 0 is a finished video, 1 a single pass over pure noise;
+    `first_frame` imagines nothing. A caller may choose otherwise: `act(..., until=0.3)`."""
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> float | str:
+        return _level(value)
+
+    @model_validator(mode="after")
+    def _trained(self) -> Idm:
+        self.expect(self.until)
+        return self
+
+    def expect(self, until: float | str) -> float | Literal["first_frame"]:
+        """`until` as one of the ways that training prepares for. Raises WamkitError for others."""
+        stop = _level(until)
+        if stop == "first_frame" and not self.first_frame:
+            raise WamkitError(
+                "the action is never trained on the observation alone: paradigm.first_frame is 0",
+                "train with paradigm.first_frame = 0.5, or choose a level such as until = 1",
+            )
+        if stop not in (0, "first_frame") and not self.copy_noise:
+            raise WamkitError(
+                f"until = {stop} shows the action a noisy video, and paradigm.copy_noise is 0: it "
+                "is trained on clean ones alone",
+                "train with paradigm.copy_noise = 0.5, or choose until = 0",
+            )
+        return stop
+
+    @property
+    def sees(self) -> Visibility:
+        observed = frozenset({"text", "context", "state"})
+        return {
+            "text": frozenset({"text", "context"}),
+            "context": frozenset({"text", "context"}),
+            "state": observed,
+            "target": observed | {"target"},
+            "target'": observed | {"target'"},
+            "action": observed | {"target'", "action"},
+        }
+
+    @property
+    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+        if not self.first_frame:
+            return super().modes
+        return {"first frame alone": {"until": "first_frame"}, "imagining": {"until": 0.0}}
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from super().conflicts(spec)
+        if not spec.latent_frames[1]:
+            yield Conflict(
+                between=("paradigm", "video.frames"),
+                why="idm reads the action off an imagined video, and of "
+                f"{spec.video.frames} pictures none is left to imagine",
+                hint=f"set video.frames = {spec.video.context + spec.vae.stride[0]}"
+                if spec.backbone.traits.imagines
+                else "choose a paradigm whose action needs no future, such as single_pass",
+            )
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
+        observed = ("text", "context", *(("state",) if spec.state.size else ()))
+        stages = [Stage(roles=observed, passes=1, does="read what is observed, keep its keys")]
+        if self.until != "first_frame":
+            if passes := self._passes(spec):
+                does = "denoise the video" if not self.until else f"denoise it down to {self.until}"
+                stages.append(Stage(roles=("target",), passes=passes, does=does))
+            does = "read the video as it is now, keep its keys"
+            stages.append(Stage(roles=("target'",), passes=1, does=does))
+        does = "denoise the action against the kept keys"
+        return (*stages, Stage(roles=("action",), passes=steps, does=does))
+
+    def _passes(self, spec: PolicySpec) -> int:
+        """Evaluations of the video above the level at which imagining stops."""
+        if self.until == 0:
+            return spec.schedules.video.steps
+        import torch
+
+        from wamkit.schedule import NoiseSchedule
+
+        flow = NoiseSchedule(spec.schedules.video, spec.tokens()["target"])
+        return flow.start(torch.zeros(1), until=float(self.until)).evaluations
+
+    def build(self) -> Any:
+        from .paradigm import IdmParadigm
+
+        return IdmParadigm(self)
+
+
+def _level(value: Any) -> float | Literal["first_frame"]:
+    """What a user wrote as `until`. Raises WamkitError if it is no level."""
+    if value == "first_frame":
+        return "first_frame"
+    try:
+        level = float(value)
+    except (TypeError, ValueError):
+        level = -1.0
+    if not 0 <= level <= 1:
+        raise WamkitError(
+            f"until = {value!r} is no level at which imagining can stop",
+            'choose a number from 0 (a finished video) to 1 (none of it), or "first_frame"',
+        )
+    return level
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(Idm)

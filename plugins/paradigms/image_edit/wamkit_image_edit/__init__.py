@@ -1,13 +1,85 @@
-"""The part `image_edit`, not written yet."""
+"""The image-edit paradigm: learn to imagine one frame, the endpoint, and act from the prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+
+class ImageEdit(ParadigmConfig):
+    """One future frame is learned as an edit of the present; acting makes no edit.
+
+    ImageWAM (arXiv 2606.19531). The action sees words and reference frames, never the edited one,
+    so in use one pass over the prefix is kept, and only the action is denoised.
+    """
+
+    source = "https://github.com/yuyangalin/ImageWAM"
+
+    name: Literal["image_edit"] = "image_edit"
+    prefix_level: float = Field(0.0, ge=0, le=1)
+    """Noise level that the reference frames, though clean, are told when acting; published: 0."""
+    training_level: Literal["same", "target"] = "same"
+    """What they are told in training: the same, or the level of the edited frame, as ImageWAM has
+    it for backbones with one level a pass: then training and use differ. What words are told is the
+    backbone's matter (`backbone.text_sigma`)."""
+
+    @property
+    def sees(self) -> Visibility:
+        prefix = frozenset({"text", "context"})
+        return {
+            "text": prefix,
+            "context": prefix,
+            "state": prefix | {"state"},
+            "target": prefix | {"state", "target"},
+            "action": prefix | {"state", "action"},
+        }
+
+    @property
+    def imagined(self) -> int:
+        return 1
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from super().conflicts(spec)
+        moments = spec.latent_frames[1] // spec.cameras.apart
+        if spec.backbone.traits.imagines and moments != 1:
+            yield Conflict(
+                between=("paradigm", "video.frames"),
+                why=f"image_edit imagines one latent frame, the endpoint; {spec.video.frames} "
+                f"pictures make {moments}",
+                hint=f"set video.frames = {spec.video.context + spec.vae.stride[0]}, and "
+                "video.every to when that picture is",
+            )
+        if not spec.latent_frames[1] and self.training_level == "target":
+            yield Conflict(
+                between=("paradigm.training_level", "video.frames"),
+                why="the reference frames are to be told the level of the edited frame, and "
+                "there is none",
+                hint='set paradigm.training_level = "same"',
+            )
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
+        observed = ("text", "context", *(("state",) if spec.state.size else ()))
+        return (
+            Stage(roles=observed, passes=1, does="read words and reference frames, keep the keys"),
+            Stage(roles=("action",), passes=steps, does="denoise the action against the kept keys"),
+        )
+
+    def build(self) -> Any:
+        from .paradigm import ImageEditParadigm
+
+        return ImageEditParadigm(self)
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(ImageEdit)

@@ -1,13 +1,183 @@
-"""The part `planning`, not written yet."""
+"""The planning paradigm: the best of several proposals, by the value that is predicted for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.nested import Inner, parsed, within
+from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+OBSERVED = frozenset({"text", "context", "state"})
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A paradigm's configuration that learns the value itself.
+
+    What it builds has `foresee` and `judge`; `foresight` tells what they run.
+    """
+
+    def foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]: ...
+
+
+class Planning(ParadigmConfig):
+    """Several proposals at once, and of them the one that is predicted to go best.
+
+    Best of N as in Cosmos Policy (arXiv 2601.16163): futures are imagined for each proposal, and
+    values predicted for each future. Any paradigm can propose; one that knows no value gets one.
+    """
+
+    source = "https://github.com/NVlabs/cosmos-policy"
+
+    name: Literal["planning"] = "planning"
+    inner: Inner = Field(default_factory=lambda: parsed("conditional"))
+    """The paradigm that proposes, as a table like that of any paradigm."""
+    proposals: int = Field(8, gt=0)
+    """Chunks to choose from (N); with 1 there is nothing to choose, and nothing is judged."""
+    futures: int | None = Field(None, gt=0)
+    """Futures imagined for each proposal, where the inner paradigm's target frames see the action;
+    left open, 3 there, and elsewhere the one that the proposal came with, or none."""
+    values: int = Field(5, gt=0)
+    """Values predicted for each future."""
+    rule: Literal["majority", "mean"] = "majority"
+    """How futures x values become the score of a proposal. `mean`: their mean. `majority`: a value
+    above -0.9 counts as success (0.05 on Cosmos Policy's scale from 0 to 1); if at least half of
+    the values do, the score is the mean of those, otherwise it is -1."""
+    value_share: float = Field(0.25, gt=0, lt=1)
+    """Share of training samples that teach the value, action and target frames clean; read only
+    where the inner paradigm learns no value itself."""
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether the value is this paradigm's to teach."""
+        return not isinstance(self.inner, Judging)
+
+    @property
+    def future(self) -> Literal["foreseen", "proposed", "none"]:
+        """Where the future of a proposal comes from: imagined after the action, with it, or not."""
+        if "action" in self.inner.sees.get("target", ()):
+            return "foreseen"
+        shown = {role.rstrip("'") for role in self.inner.sees["action"]}
+        return "proposed" if "target" in shown else "none"
+
+    @property
+    def sees(self) -> Visibility:
+        if not self.learns_value:
+            return self.inner.sees
+        shown = {"none": set[str]()}.get(self.future, {"target"})
+        return {**self.inner.sees, "value": OBSERVED | shown | {"next_state", "action", "value"}}
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.inner.predicts, "value")))
+
+    @property
+    def blocks(self) -> int:
+        return self.inner.blocks
+
+    @property
+    def imagined(self) -> int | None:
+        return self.inner.imagined
+
+    @property
+    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"direct": {"proposals": 1}, "planning": {"proposals": self.proposals}}
+
+    def fit(self, spec: PolicySpec) -> Planning:
+        inner = self.inner.fit(spec)
+        futures = self.futures or (3 if self.future == "foreseen" else 1)
+        return self.model_copy(update={"inner": inner, "futures": futures})
+
+    def tiny(self) -> Planning:
+        few = {"proposals": 2, "futures": None, "values": 2}
+        return self.model_copy(update={"inner": self.inner.tiny(), **few})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from (within(conflict) for conflict in self.inner.conflicts(spec))
+        if spec.action_head.regresses:
+            yield Conflict(
+                between=("paradigm", "action_head"),
+                why=f"planning chooses among proposals, and {spec.action_head.name} predicts "
+                "numbers at once: all proposals would be the same",
+                hint="choose an action_head that denoises (`wamkit list action_head`), or write "
+                f"the inner paradigm, {self.inner.name}, in place of planning",
+            )
+        if self.inner.blocks > 1:
+            yield Conflict(
+                between=("paradigm.inner",),
+                why=f"planning judges one chunk, and {self.inner.name} learns from "
+                f"{self.inner.blocks} that follow each other",
+                hint="choose an inner paradigm of one chunk, such as conditional",
+            )
+        if self.futures and self.futures > 1 and self.future != "foreseen":
+            yield Conflict(
+                between=("paradigm.futures", "paradigm.inner"),
+                why=f"{self.futures} futures of each proposal, and the target frames of "
+                f"{self.inner.name} do not see the action",
+                hint="leave paradigm.futures out, or choose an inner paradigm whose future "
+                "depends on the action, such as conditional",
+            )
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        inner, n = self.inner.program(spec), self.proposals
+        if n == 1:
+            return inner
+        copies = f" ({n} proposals in one batch)"
+        stages = [s if _once(s) else _said(s, copies) for s in inner]
+        futures, values = self.futures or 1, self.values
+        if isinstance(self.inner, Judging):
+            imagine, judge = self.inner.foresight(spec)
+        else:
+            imagine, judge = self._foresight(spec)
+        if imagine.passes:
+            stages.append(_said(imagine, f" ({n} x {futures} in one batch)"))
+        many = f"{n} x {futures} x {values}" if imagine.passes else f"{n} x {values}"
+        return (*stages, _said(judge, f" ({many} in one batch)"))
+
+    def _foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
+        """What is run after the proposals where the inner paradigm knows no value."""
+        given, imagined = spec.schedules, bool(spec.latent_frames[1])
+        after = ("next_state",) if "next_state" in spec.predicts else ()
+        target = ("target",) if imagined and self.future != "none" else ()
+        counts = [given.video.steps] if imagined else []
+        counts += [(given.next_state or given.action).steps] if after else []
+        steps = max(counts, default=0) if self.future == "foreseen" else 0
+        return (
+            Stage(
+                roles=(*target, "action", *after),
+                passes=steps,
+                does="imagine what follows from the action",
+            ),
+            Stage(
+                roles=(*target, "action", *after, "value"),
+                passes=(given.value or given.action).steps,
+                does="judge it",
+            ),
+        )
+
+    def build(self) -> Any:
+        from .paradigm import PlanningParadigm
+
+        return PlanningParadigm(self)
+
+
+def _once(stage: Stage) -> bool:
+    """Whether all proposals share a stage: it reads what is observed."""
+    return set(stage.roles) <= OBSERVED
+
+
+def _said(stage: Stage, words: str) -> Stage:
+    return stage.model_copy(update={"does": stage.does + words})
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(Planning)

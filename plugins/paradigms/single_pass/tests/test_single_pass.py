@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from wamkit_single_pass import SinglePass
 
 from wamkit import check
+from wamkit.compositions import default
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
@@ -17,8 +19,10 @@ from wamkit.trial import batch_of, compose, observation
 from wamkit.types import Noisy
 
 
-def spec_for(backbone: str = "wan") -> PolicySpec:
-    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+def spec_for(backbone: str = "wan", **settings: Any) -> PolicySpec:
+    known = {"backbone": backbone, "action_head": "mot"}
+    parts = (default(registry().get(kind, name)) for kind, name in known.items())
+    return compose(*parts, SinglePass(**settings))
 
 
 def test_the_table_is_the_published_mask() -> None:
@@ -121,3 +125,25 @@ def test_the_program_says_what_runs_once_and_what_iterates() -> None:
     assert once.passes == 1 and "context" in once.roles
     assert steps.roles == ("action",) and steps.passes == spec.schedules.action.steps
     assert check(spec) == []
+
+
+def test_without_co_training_no_future_is_passed_and_none_is_learned() -> None:
+    policy = Policy.from_spec(spec_for("toy", co_training=False))
+    scene = clean(policy, batch_of(policy.spec))
+    noisy, target = policy.paradigm.corrupt(
+        scene, policy.schedules, torch.Generator().manual_seed(1)
+    )
+    assert noisy.video is not None and noisy.video.roles == ("context",)
+    assert set(target) == {"action"}
+    losses = policy.loss(batch_of(policy.spec), seed=0)
+    losses.total.backward()
+    assert set(losses.parts) == {"action"}
+    grads = [p.grad for p in policy.backbone.parameters() if p.grad is not None]  # type: ignore[attr-defined]
+    assert any(float(g.abs().max()) > 0 for g in grads)
+
+
+def test_co_training_changes_nothing_about_acting() -> None:
+    one, two = (Policy.from_spec(spec_for("toy", co_training=on)) for on in (True, False))
+    two.load_state_dict(one.state_dict())
+    seen = observation(one.spec)
+    assert torch.equal(one.act(seen, seed=0).values, two.act(seen, seed=0).values)

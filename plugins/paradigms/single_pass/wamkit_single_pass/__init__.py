@@ -17,12 +17,16 @@ class SinglePass(ParadigmConfig):
     """Imagine in training, one pass in use: the action sees what is observed, never the future.
 
     Fast-WAM (arXiv 2603.16666). The future frames are there to be learned from: they see the
-    observation, the action does not see them, so in use they need not exist.
+    observation, the action does not see them, so in use they need not exist. A checkpoint that may
+    also look at what it imagines is `idm` with `first_frame` above 0.
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"
 
     name: Literal["single_pass"] = "single_pass"
+    co_training: bool = True
+    """Whether the future is learned beside the action. False is the paper's ablation: no target
+    frame in training, and the backbone learns from the action alone."""
 
     @property
     def sees(self) -> Visibility:
@@ -35,16 +39,17 @@ class SinglePass(ParadigmConfig):
         }
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        steps = spec.schedules.action.steps
+        steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
+        observed = ("text", "context", *(("state",) if spec.state.size else ()))
         return (
-            Stage(roles=("text", "context"), passes=1, does="read what is observed, keep its keys"),
+            Stage(roles=observed, passes=1, does="read what is observed, keep its keys"),
             Stage(roles=("action",), passes=steps, does="denoise the action against the kept keys"),
         )
 
     def build(self) -> Any:
         from .paradigm import SinglePassParadigm
 
-        return SinglePassParadigm(self.sees)
+        return SinglePassParadigm(self)
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,14 +16,17 @@ from wamkit.interfaces.paradigm import (
     start,
 )
 from wamkit.types import Outcome, Scene, Target
-from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from . import SinglePass
 
 
 class SinglePassParadigm(Paradigm):
     """Fast-WAM's schedule over any backbone and head."""
 
-    def __init__(self, sees: Visibility) -> None:
-        self.sees = sees
+    def __init__(self, config: SinglePass) -> None:
+        self.config = config
+        self.sees = config.sees
 
     def act(
         self,
@@ -42,4 +45,4 @@ class SinglePassParadigm(Paradigm):
         self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[Scene, Target]:
         """Future and action at independent noise levels; the context stays clean."""
-        return corrupt(scene, schedules, rng)
+        return corrupt(scene if self.config.co_training else scene.without("video"), schedules, rng)

@@ -1,0 +1,365 @@
+"""Numbers in latent frames: tiling, what is refused, and every backbone that can be written to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from math import prod
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from wamkit_latent_slot import LatentSlot
+
+from wamkit import check
+from wamkit.interfaces import Paradigm
+from wamkit.interfaces.paradigm import corrupt, denoise, start
+from wamkit.parts import ParadigmConfig, Sizes
+from wamkit.policy import Policy, generator
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec
+from wamkit.trial import batch_of, compose, observation
+from wamkit.types import Frames, Noisy, Outcome
+from wamkit.visibility import everyone
+
+BACKBONES = registry().names("backbone")
+
+
+class Together(ParadigmConfig):
+    """As published: everyone sees everyone, and all that is to come is denoised together."""
+
+    name: Literal["together"] = "together"
+
+    @property
+    def sees(self) -> Any:
+        return everyone({"text", "context", "target", "state", *self.predicts})
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        return ("action", "next_state", "value")
+
+    def build(self) -> Any:
+        return _Together(self.sees)
+
+
+class _Together(Paradigm):
+    def __init__(self, sees: Any) -> None:
+        self.sees = sees
+
+    def act(self, model: Any, scene: Any, schedules: Any, rng: Any, **choices: Any) -> Outcome:
+        runs = {part: start(part, scene, schedules, rng, steps=2) for part in scene.parts}
+        done = denoise(model, scene, runs)
+        value = done.take("value").flatten(1).mean(1)
+        return Outcome(done.take("action"), done.clip, value, {"next": done.take("next_state")})
+
+    def corrupt(self, scene: Any, schedules: Any, rng: Any) -> Any:
+        return corrupt(scene, schedules, rng)
+
+
+@cache
+def around(backbone: str) -> PolicySpec:
+    """A tiny spec with a backbone."""
+    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+
+
+def spec_for(backbone: str = "toy", *, paradigm: Any = None, **how: Any) -> PolicySpec:
+    """A tiny policy that writes its numbers into latent frames; it may have conflicts."""
+    parts = {
+        "action_head": LatentSlot(**how),
+        "paradigm": paradigm or registry().parts["paradigm"]["single_pass"](),  # type: ignore[call-arg]
+    }
+    return around(backbone).model_copy(update=parts).fitted()
+
+
+def head_for(
+    chunk: int, action: int, latent: tuple[int, int, int], state: int = 3, **how: Any
+) -> Any:
+    backbone: Any = registry().parts["backbone"]["toy"]().tiny()  # type: ignore[call-arg]
+    sizes = Sizes(
+        backbone=backbone, chunk=chunk, action=action, state=state, latent=latent, frames=(1, 2)
+    )
+    return LatentSlot(**how).build(sizes)
+
+
+def tiled(chunk: Tensor, latent: tuple[int, ...]) -> Tensor:
+    """The published way to fill one frame (`policy_text2world_model.py`), in a loop."""
+    flat, frame = chunk.flatten().tolist(), []
+    while len(frame) < prod(latent):
+        frame += flat
+    return torch.tensor(frame[: prod(latent)])
+
+
+# (chunk, numbers, latent, frames, complete copies): LIBERO, ALOHA, and sizes that do not divide.
+SIZES = [
+    (16, 7, (16, 28, 28), 1, 112),
+    (50, 14, (16, 28, 28), 1, 17),
+    (6, 4, (4, 3, 5), 1, 2),
+    (5, 3, (2, 3, 4), 1, 1),
+    (5, 3, (1, 3, 4), 2, 1),
+    (5, 3, (1, 3, 4), 3, 2),
+]
+
+
+@pytest.mark.parametrize(("chunk", "numbers", "latent", "slots", "copies"), SIZES)
+def test_numbers_come_back_from_the_frames_they_are_tiled_over(
+    chunk: int, numbers: int, latent: tuple[int, int, int], slots: int, copies: int
+) -> None:
+    head = head_for(chunk, numbers, latent, slots=slots)
+    x = torch.randn(2, chunk, numbers)
+    frames = head.lift("action", x)
+    assert frames.shape == (2, slots, prod(latent))
+    assert torch.equal(frames[1].flatten(), tiled(x[1], (slots, *latent)))
+    torch.testing.assert_close(head.lower("action", frames), x, atol=1e-6, rtol=1e-6)
+    # Reading averages the complete copies, and ignores what is left of a last one.
+    flat, size = frames.flatten(1).clone(), chunk * numbers
+    flat[:, copies * size :] += 100
+    flat[:, :size] += copies
+    read = head.lower("action", flat.view_as(frames))
+    torch.testing.assert_close(read, x + 1, atol=1e-4, rtol=1e-4)
+
+
+def test_several_chunks_are_tiled_one_by_one() -> None:
+    head = head_for(5, 3, (2, 3, 4))
+    x = torch.randn(2, 15, 3)
+    frames = head.lift("action", x)
+    assert frames.shape == (2, 3, 24)
+    assert torch.equal(frames[:, 1:2], head.lift("action", x[:, 5:10]))
+    torch.testing.assert_close(head.lower("action", frames), x)
+
+
+def test_a_value_fills_its_frame_and_is_read_as_the_mean() -> None:
+    head = head_for(5, 3, (2, 3, 4))
+    value = torch.tensor([-0.5, 1.0]).reshape(2, 1, 1)
+    frame = head.lift("value", value)
+    assert torch.equal(frame, value.expand(2, 1, 24))
+    noise = torch.randn(2, 1, 24)
+    read = head.lower("value", frame + noise)
+    torch.testing.assert_close(read, value + noise.mean(2, keepdim=True))
+
+
+def test_a_state_that_does_not_divide_the_frame_is_cut_too() -> None:
+    head = head_for(5, 3, (2, 3, 4), state=9)
+    x = torch.randn(2, 1, 9)
+    assert torch.equal(head.lift("state", x)[0, 0], tiled(x[0], (2, 3, 4)))
+    assert torch.equal(head.lift("next_state", x), head.lift("state", x))
+
+
+def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> None:
+    spec = spec_for()
+    policy = Policy.from_spec(spec)
+    scene = clean(policy, batch_of(spec))
+    assert scene.state is not None
+    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    state = found["state"].z[1, :, 0]
+    assert torch.equal(state.flatten(), tiled(scene.state[1], spec.sizes.latent))
+    action = scene.noisy("action")
+    assert torch.equal(found["action"].z[1, :, 0].flatten(), action.x[1, 0])
+    back = policy.action_head.unslot("action", found["action"].z, action)  # type: ignore[operator]
+    assert torch.equal(back, action.x)
+
+
+def test_levels_and_what_is_clean() -> None:
+    head = head_for(4, 4, (2, 2, 2), slots=2)
+    spec = spec_for()
+    scene = blank(Policy.from_spec(spec), observation(spec))
+    numbers = Noisy(torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2)
+    found = head.slots(scene.with_(action=numbers), ())
+    assert torch.equal(found["action"].sigma, numbers.sigma)
+    assert found["action"].roles == numbers.roles
+    assert not found["state"].sigma.any() and not found["blank"].sigma.any()
+
+
+def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
+    spec = spec_for()
+    policy = Policy.from_spec(spec)
+    batch = batch_of(spec)
+    valid = torch.ones(2, spec.actions.chunk, dtype=torch.bool)
+    valid[:, 4:] = False
+    padded = replace(batch, step_valid=valid)
+    one = policy.loss(padded, seed=0)
+    other = policy.loss(replace(batch), seed=0)
+    assert not torch.equal(one.parts["action"], other.parts["action"])
+    scene = clean(policy, padded)
+    noisy, target = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
+    error = policy.model(noisy).take("action", noisy) - target["action"].velocity
+    real = policy.action_head.lift("action", valid.float()[..., None].expand(-1, -1, 4))
+    weight = target["action"].weight[:, None, None]
+    expected = (error.square() * real * weight).sum((1, 2)) / real.sum((1, 2))
+    torch.testing.assert_close(one.parts["action"], expected.mean())
+
+
+# Over every backbone ----------------------------------------------------------------------------
+
+
+def test_a_backbone_without_velocity_is_refused() -> None:
+    for name in BACKBONES:
+        found = check(spec_for(name))
+        backbone: Any = registry().parts["backbone"][name]
+        if backbone().tiny().traits.imagines:
+            assert not found
+        else:
+            said = [c for c in found if c.between == ("action_head", "backbone")]
+            assert [str(c) for c in said] == [
+                f"action_head + backbone: {name} has no velocity that actions in latent frames "
+                "could be read from\n    hint: choose a backbone that was trained to denoise, or "
+                "an action head that reads hidden states or has tokens of its own "
+                "(`wamkit list action_head`)"
+            ]
+
+
+JOINED = [name for name in BACKBONES if not check(spec_for(name))]
+LAYOUTS: list[dict[str, Any]] = [{}, {"layout": "append", "slots": 2}]
+
+
+@pytest.mark.parametrize("how", LAYOUTS, ids=["cosmos", "append"])
+@pytest.mark.parametrize("name", JOINED)
+@torch.no_grad()
+def test_remembering_changes_nothing(name: str, how: dict[str, Any]) -> None:
+    spec = spec_for(name, **how)
+    policy = Policy.from_spec(spec)
+    scene = blank(policy, observation(spec))
+    act = policy.paradigm.act
+    fast = act(policy.model, scene, policy.schedules, generator(0)).action
+    slow = act(uncached(policy.model), scene, policy.schedules, generator(0)).action
+    scale = max(1.0, float(slow.abs().max()))
+    torch.testing.assert_close(fast / scale, slow / scale, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
+    spec = spec_for(name, paradigm=Together())
+    assert not check(spec) and spec.sizes.predicts == ("action", "next_state", "value")
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    chunk = policy.act(seen, seed=0)
+    assert chunk.values.shape == (2, 6, 4) and chunk.values.isfinite().all()
+    assert chunk.value is not None and chunk.value.shape == (2,)
+    assert policy.action_head.lower("next_state", chunk.notes["next"]).shape == (2, 1, 3)
+    losses = policy.train().loss(batch_of(spec), seed=0)
+    assert set(losses.parts) == {"action", "video", "next_state", "value"}
+    losses.total.backward()
+    for part in (policy.backbone, policy.action_head):
+        grads = [p.grad for p in part.parameters() if p.grad is not None]  # type: ignore[attr-defined]
+        assert all(bool(g.isfinite().all()) for g in grads) and any(bool(g.any()) for g in grads)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_is_written_is_heard_and_read(name: str) -> None:
+    policy = Policy.from_spec(spec_for(name, paradigm=Together()))
+    scene = clean(policy, batch_of(policy.spec))
+    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
+    action = noisy.noisy("action")
+    x = action.x.clone().requires_grad_()
+    state = noisy.state.clone().requires_grad_()  # type: ignore[union-attr]
+    found = policy.model(noisy.with_(action=replace(action, x=x), state=state))
+    for part in ("video", "action", "next_state", "value"):
+        velocity = found.take(part, noisy)
+        assert velocity.shape == noisy.take(part).shape
+        for grad in torch.autograd.grad(velocity.sum(), (x, state), retain_graph=True):
+            assert bool(grad.isfinite().all()) and bool(grad.any())
+
+
+@pytest.mark.parametrize("name", JOINED)
+@torch.no_grad()
+def test_no_two_slots_are_in_one_place(name: str) -> None:
+    policy = Policy.from_spec(spec_for(name, slots=2, paradigm=Together()))
+    for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
+        parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
+    noisy, _ = policy.paradigm.corrupt(
+        clean(policy, batch_of(policy.spec)), policy.schedules, generator(0)
+    )
+    action = noisy.noisy("action")
+    one = policy.model(noisy).take("action", noisy)
+    swapped = noisy.with_(action=replace(action, x=action.x.flip(1)))
+    two = policy.model(swapped).take("action", noisy).flip(1)
+    assert float((one - two).abs().max()) > 1e-4 * float(one.abs().max())
+
+
+@pytest.mark.parametrize("name", JOINED)
+@torch.no_grad()
+def test_a_state_enters_as_an_observation_does(name: str) -> None:
+    policy = Policy.from_spec(spec_for(name))
+    for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
+        parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
+    scene = blank(policy, observation(policy.spec))
+    assert scene.video is not None
+    one = scene.video.only("context")
+    tokens = {
+        role: policy.backbone.embed(
+            Frames(one.z, (role,), one.times, one.sigma, one.guide), scene.text
+        )[0]
+        for role in ("context", "state")
+    }
+    assert torch.equal(tokens["context"], tokens["state"])
+
+
+# What cannot be ---------------------------------------------------------------------------------
+
+
+def said(spec: PolicySpec) -> list[str]:
+    return [str(conflict) for conflict in check(spec)]
+
+
+def test_a_chunk_must_fit_its_slots() -> None:
+    spec = spec_for()
+    actions = spec.actions.model_copy(update={"chunk": 400})
+    small = spec.model_copy(update={"actions": actions, "action_head": LatentSlot(slots=1)})
+    c, h, w = small.sizes.latent
+    needed = -(-1600 // (c * h * w))
+    assert needed > 1
+    assert said(small.fitted()) == [
+        f"action_head.slots + actions + cameras: a chunk of 400 x 4 numbers does not fit into 1 x "
+        f"{c}x{h}x{w} latents\n    hint: set action_head.slots = {needed}, or leave it out"
+    ]
+    for cure in (LatentSlot(slots=needed), LatentSlot()):
+        cured = small.model_copy(update={"action_head": cure}).fitted()
+        assert said(cured) == [] and cured.action_head.slots == needed  # type: ignore[attr-defined]
+
+
+def test_a_state_must_fit_one_frame() -> None:
+    spec = spec_for()
+    c, h, w = spec.sizes.latent
+    large = spec.model_copy(update={"state": spec.state.model_copy(update={"size": 5000})})
+    assert said(large) == [
+        f"state.size + cameras: a state of 5000 numbers does not fit into one latent frame of "
+        f"{c}x{h}x{w}\n    hint: make the views larger, or set state.size to at most {c * h * w} "
+        "numbers and choose which"
+    ]
+    fits = spec.model_copy(update={"state": spec.state.model_copy(update={"size": c * h * w})})
+    assert said(fits) == []
+
+
+def test_appended_slots_have_no_place_for_a_blank_frame() -> None:
+    assert said(spec_for(layout="append", blank="learned")) == [
+        "action_head.blank + action_head.layout: a blank frame stands before all others, and where "
+        "slots are appended the first place is the video's\n"
+        '    hint: set action_head.blank = "none", or action_head.layout = "cosmos"'
+    ]
+    assert said(spec_for(layout="append", blank="none")) == []
+    assert said(spec_for(layout="cosmos", blank="learned")) == []
+
+
+def test_without_a_blank_frame_there_are_no_weights(tmp_path: Any) -> None:
+    file = tmp_path / "head.safetensors"
+    file.touch()
+    assert said(spec_for(blank="none", weights=str(file))) == [
+        f"action_head.weights + action_head.blank: weights are named, {file}, and without a blank "
+        'frame there are none\n    hint: set action_head.blank = "learned", or leave '
+        "action_head.weights out"
+    ]
+    assert said(spec_for(weights=str(file))) == said(spec_for(blank="none")) == []
+
+
+def test_tokens_are_those_of_the_frames_it_adds() -> None:
+    spec = spec_for(slots=2, paradigm=Together())
+    one = spec.backbone.traits.tokens(1, *spec.latent_size)
+    added = {"context": one, "state": one, "action": 2 * one, "next_state": one, "value": one}
+    assert spec.action_head.tokens(spec.sizes) == added
+    assert spec.tokens()["context"] == 2 * one
+    policy = Policy.from_spec(spec)
+    scene = clean(policy, batch_of(spec))
+    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    frames = sum(len(clip.roles) for clip in found.values())
+    assert frames * one == sum(added.values())

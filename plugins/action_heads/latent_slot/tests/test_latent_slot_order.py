@@ -1,0 +1,198 @@
+"""Where slots and frames stand in time: the published orders, and what must not move them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from wamkit_latent_slot import LatentSlot
+
+from wamkit.parts import Sizes
+from wamkit.registry import registry
+from wamkit.types import Frames, Noisy, Scene, Text
+
+Order = list[tuple[str, float]]
+
+LIBERO = [
+    ("context", 0),  # blank
+    ("state", 1),
+    ("context", 2),  # wrist
+    ("context", 3),  # primary
+    ("action", 4),
+    ("next_state", 5),
+    ("target", 6),
+    ("target", 7),
+    ("value", 8),
+]
+ROBOCASA = [
+    ("context", 0),  # blank
+    ("state", 1),
+    ("context", 2),  # wrist
+    ("context", 3),  # primary
+    ("context", 4),  # secondary; in ALOHA: left wrist, right wrist, primary
+    ("action", 5),
+    ("next_state", 6),
+    ("target", 7),
+    ("target", 8),
+    ("target", 9),
+    ("value", 10),
+]
+
+
+def head_for(
+    views: int, state: int = 9, latent: tuple[int, int, int] = (4, 2, 2), **how: Any
+) -> Any:
+    backbone: Any = registry().parts["backbone"]["toy"]().tiny()  # type: ignore[call-arg]
+    sizes = Sizes(
+        backbone=backbone,
+        chunk=4,
+        action=4,
+        state=state,
+        latent=latent,
+        frames=(views, views),
+        predicts=("action", "next_state", "value"),
+    )
+    return LatentSlot(**how).build(sizes)
+
+
+def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Scene:
+    """Everything there can be, of as many chunks, in the order in which a policy gives it."""
+    latent, length = head.sizes.latent, views * (1 + chunks)
+    room = latent[0] * latent[1] * latent[2]
+    roles = ("context",) * views
+    names: list[str] = []
+    for k in range(chunks):
+        roles += (f"target.{k}" if chunks > 1 else "target",) * views
+        names += [f"action.{k}" if chunks > 1 else "action"] * head.count
+    one = torch.ones(1)
+    return Scene(
+        Text(torch.zeros(1, 2, 8)),
+        Frames(
+            torch.zeros(1, latent[0], length, *latent[1:]),
+            roles,
+            torch.arange(float(length)),
+            torch.zeros(1, length),
+        ),
+        Noisy(torch.zeros(1, len(names), room), one, tuple(names)),
+        state=torch.zeros(1, state) if state else None,
+        next_state=Noisy(torch.zeros(1, 1, room), one) if state else None,
+        value=Noisy(torch.zeros(1, 1, room), one),
+    )
+
+
+def order(head: Any, scene: Scene, known: tuple[str, ...] = ()) -> Order:
+    """All frames of a pass, as they stand in time."""
+    scene = head.prepare(scene)
+    clips = [*([scene.video] if scene.video else []), *head.slots(scene, known).values()]
+    found = [pair for c in clips for pair in zip(c.roles, c.times.tolist(), strict=True)]
+    return sorted(found, key=lambda pair: pair[1])
+
+
+@pytest.mark.parametrize(("views", "published"), [(2, LIBERO), (3, ROBOCASA)])
+def test_the_order_is_the_published_one(views: int, published: Order) -> None:
+    head = head_for(views)
+    assert order(head, scene_for(head, views)) == published
+
+
+@pytest.mark.parametrize(("views", "published"), [(2, LIBERO), (3, ROBOCASA)])
+def test_what_is_left_out_leaves_its_place_free(views: int, published: Order) -> None:
+    head = head_for(views, blank="none")
+    assert order(head, scene_for(head, views)) == published[1:]
+    scene = scene_for(head, views)
+    assert scene.video is not None
+    seen = scene.with_(video=scene.video.only("context"), action=None, next_state=None, value=None)
+    assert order(head, seen) == [p for p in published[1:] if p[0] in ("state", "context")]
+    rest = scene.with_(video=None, next_state=None)
+    assert order(head, rest, ("text", "context", "state")) == [
+        p for p in published if p[0] in ("action", "value")
+    ]
+
+
+def test_the_blank_frame_comes_with_the_first_observation_only() -> None:
+    head = head_for(2)
+    scene = scene_for(head, 2)
+    assert "blank" in head.slots(scene, ("text",))
+    assert "blank" not in head.slots(scene, ("text", "context"))
+    assert "blank" not in head.slots(scene, ("context.0",))
+
+
+def test_chunks_follow_each_other() -> None:
+    head = head_for(2)
+    scene = scene_for(head, 2, chunks=2).with_(next_state=None)
+    assert order(head, scene) == [
+        *[(role, time) for role, time in LIBERO if time < 4],
+        ("action.0", 4),
+        ("target.0", 6),
+        ("target.0", 7),
+        ("value", 8),
+        ("action.1", 9),
+        ("target.1", 11),
+        ("target.1", 12),
+    ]
+    assert scene.video is not None and scene.action is not None
+    second = scene.with_(
+        video=scene.video.only("target.1"),
+        action=Noisy(scene.action.x[:, 1:], scene.action.sigma, ("action.1",), torch.tensor([1.0])),
+        state=None,
+        value=None,
+    )
+    assert order(head, second, ("context",)) == [
+        ("action.1", 9),
+        ("target.1", 11),
+        ("target.1", 12),
+    ]
+
+
+def test_appended_slots_leave_the_frames_of_the_first_chunk_where_they_were_trained() -> None:
+    head = head_for(1, layout="append", slots=2)
+    assert order(head, scene_for(head, 1)) == [
+        ("context", 0),
+        ("target", 1),
+        ("state", 2),
+        ("action", 3),
+        ("action", 4),
+        ("next_state", 5),
+        ("value", 6),
+    ]
+    two = order(head, scene_for(head, 1, chunks=2).with_(next_state=None, value=None))
+    assert two == [
+        ("context", 0),
+        ("target.0", 1),
+        ("state", 2),
+        ("action.0", 3),
+        ("action.0", 4),
+        ("target.1", 7),
+        ("action.1", 8),
+        ("action.1", 9),
+    ]
+
+
+def test_without_a_state_nothing_is_kept_free_for_one() -> None:
+    head = head_for(1, state=0)
+    assert order(head, scene_for(head, 1, state=0)) == [
+        ("context", 0),
+        ("context", 1),
+        ("action", 2),
+        ("target", 3),
+        ("value", 4),
+    ]
+
+
+@torch.no_grad()
+def test_places_are_computed_once_for_all_steps_of_a_chunk() -> None:
+    head = head_for(2)
+    scene = scene_for(head, 2)
+
+    def clip(scene: Scene) -> Frames:
+        ready = head.prepare(scene)
+        return Frames.row([ready.video, *head.slots(ready, ()).values()], scene.text.memo)
+
+    one = clip(scene)
+    action = scene.noisy("action")
+    two = clip(scene.with_(action=replace(action, x=action.x + 1, sigma=action.sigma / 2)))
+    assert two.times is one.times and two.roles is one.roles and two.memo is one.memo
+    assert scene.video is not None
+    later = replace(scene.video, times=scene.video.times + 0)
+    assert clip(scene.with_(video=later)).memo is not one.memo

@@ -1,0 +1,133 @@
+"""Latent slots in policies that ask more: guided frames, coarser targets, several chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from wamkit_latent_slot import LatentSlot
+
+from wamkit import check
+from wamkit.policy import Policy, generator
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec
+from wamkit.trial import batch_of, compose, observation
+from wamkit.types import Frames
+
+
+def spec_for(**changes: Any) -> PolicySpec:
+    """A tiny single-pass policy around `toy`, or another backbone."""
+    backbone = changes.pop("backbone", None) or registry().parts["backbone"]["toy"]()  # type: ignore[call-arg]
+    single: Any = registry().parts["paradigm"]["single_pass"]
+    spec = compose(backbone).model_copy(
+        update={"action_head": LatentSlot(), "paradigm": single(), **changes}
+    )
+    return spec.fitted()
+
+
+def lives(spec: PolicySpec) -> Policy:
+    """It acts and imagines the same without a memory, and learns."""
+    assert check(spec) == []
+    policy = Policy.from_spec(spec)
+    with torch.no_grad():
+        scene = blank(policy, observation(spec))
+        for way in ("act", "imagine"):
+            fast, slow = (
+                getattr(policy.paradigm, way)(model, scene, policy.schedules, generator(0))
+                for model in (policy.model, uncached(policy.model))
+            )
+            one, two = (x.z if isinstance(x, Frames) else x.action for x in (fast, slow))
+            tolerance = 2e-5 * max(1.0, float(two.abs().max()))
+            torch.testing.assert_close(one, two, atol=tolerance, rtol=0)
+    losses = policy.loss(batch_of(spec), seed=0)
+    losses.total.backward()
+    assert losses.total.isfinite() and policy.action_head.blank.grad.any()
+    return policy
+
+
+@torch.no_grad()
+def test_guided_frames_are_told_which_slots_are_given() -> None:
+    family: Any = registry().parts["backbone"]["wan"]
+    spec = spec_for(backbone=family(variant="2.2-i2v-a14b", noise="high"))
+    channels = spec.backbone.traits.guide_channels
+    assert channels == 20
+    with torch.enable_grad():
+        policy = lives(spec)
+    scene = blank(policy, observation(spec))
+    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    for name, clip in found.items():
+        mask, shown = clip.guide.split([4, 16], 1)
+        given = name in ("blank", "state")
+        assert torch.equal(mask, torch.full_like(mask, float(given)))
+        assert torch.equal(shown, clip.z if given else torch.zeros_like(clip.z))
+
+
+def test_targets_may_be_coarser_than_slots() -> None:
+    spec = spec_for()
+    view = spec.cameras.views[0]
+    views = (view.model_copy(update={"size": (2 * view.size[0], 4 * view.size[1] // 3)}),)
+    cameras = spec.cameras.model_copy(update={"views": views})
+    lives(spec_for(cameras=cameras, video=spec.video.model_copy(update={"coarser": 2})))
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_sample_may_hold_several_chunks(slots: int) -> None:
+    single: Any = registry().parts["paradigm"]["single_pass"]
+
+    class Twice(single):  # type: ignore[misc]
+        @property
+        def blocks(self) -> int:
+            return 2
+
+    spec = spec_for(paradigm=Twice(), action_head=LatentSlot(slots=slots))
+    policy = Policy.from_spec(spec)
+    scene = clean(policy, batch_of(spec))
+    assert scene.noisy("action").x.shape[1] == 2 * slots
+    ready = policy.action_head.prepare(scene)
+    places = [*ready.video.times.tolist()]  # type: ignore[union-attr]
+    for clip in policy.action_head.slots(ready, ()).values():  # type: ignore[operator]
+        places += clip.times.tolist()
+    assert len(set(places)) == len(places)
+    assert policy.loss(batch_of(spec), seed=0).total.isfinite()
+
+
+def test_half_precision_keeps_noise_in_float32() -> None:
+    policy = Policy.from_spec(spec_for(dtype="bfloat16"))
+    chunk = policy.act(observation(policy.spec), seed=0)
+    assert chunk.values.dtype == torch.float32 and chunk.values.isfinite().all()
+
+
+def test_a_policy_without_any_weights_in_the_head_is_saved_and_loaded(tmp_path: Any) -> None:
+    spec = spec_for(action_head=LatentSlot(blank="none"))
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    assert not list(policy.action_head.parameters()) and policy.device.type == "cpu"
+    again = Policy.load(policy.save(tmp_path / "policy"))
+    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
+
+
+def test_the_tiny_form_of_a_large_chunk_takes_more_slots() -> None:
+    spec = spec_for()
+    long = spec.actions.model_copy(update={"chunk": 500})
+    assert spec_for(actions=long).action_head.slots > 1  # type: ignore[attr-defined]
+    tiny, _ = spec_for(actions=long).tiny()
+    assert check(tiny) == []
+
+
+def test_another_vae_s_latents_are_written_in_its_own_channels() -> None:
+    vae: Any = registry().parts["vae"]["pixel_shuffle"]
+    family: Any = registry().parts["backbone"]["wan"]
+    spec = spec_for(backbone=family(), vae=vae(adapter="linear"))
+    assert spec.vae.channels != spec.backbone.traits.latent_channels
+    lives(spec)
+
+
+def test_reading_averages_the_noise_of_all_copies() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene = blank(policy, observation(policy.spec))
+    noise = torch.randn(scene.noisy("action").x.shape, generator=generator(0))
+    read = policy.action_head.lower("action", noise)
+    copies = noise[0].numel() // (6 * 4)
+    assert float(read.std()) == pytest.approx(copies**-0.5, rel=0.35)

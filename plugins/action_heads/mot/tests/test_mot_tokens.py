@@ -1,0 +1,270 @@
+"""What passes as a token, at which level and place, with the actions or remembered before them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wamkit_mot import Mot
+
+from wamkit.layers import latent_times
+from wamkit.registry import registry
+from wamkit.spec import PolicySpec
+from wamkit.trial import compose
+from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.weights import cast, parameters
+
+OWN: list[dict[str, Any]] = [
+    {"state": "token"},
+    {"state": "noisy_token", "registers": 2, "positions": "sinusoid", "encoder_layers": 3},
+    {"state": "token", "registers": 2, "decoder": "adaln", "text": "none", "bias": False},
+    {"positions": "none"},
+]
+COPIED: list[dict[str, Any]] = [
+    {"block": "backbone", "state": "token", "positions": "grid", "registers": 2},
+    {"block": "backbone", "state": "noisy_token", "decoder": "adaln"},
+    {"block": "backbone", "state": "token", "positions": "sinusoid"},
+]
+BACKBONES = [
+    name
+    for name, cls in registry().parts["backbone"].items()
+    if cls().traits.experts  # type: ignore[call-arg, attr-defined]
+]
+PREDICTS = ("action", "next_state", "value")
+SEEN = {"text", "context", "state"}
+SEES = {
+    "text": {"text", "context"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
+    "state": {"text", "context", "state"},
+    **{part: SEEN | {"action", "next_state", "value"} for part in PREDICTS},
+    "action.0": SEEN | {"action.0"},
+    "action.1": SEEN | {"action.1", "action.0"},
+}
+
+
+@cache
+def composed(backbone: str) -> PolicySpec:
+    """A tiny spec around a backbone."""
+    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+
+
+def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
+    """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
+    torch.manual_seed(0)
+    spec = composed(backbone)
+    sizes = spec.sizes.model_copy(update={"predicts": PREDICTS})
+    model = spec.backbone.build().eval()
+    head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
+    with torch.no_grad():
+        for p in [*model.parameters(), *head.parameters()]:
+            p.add_(torch.randn_like(p) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    traits = spec.backbone.traits
+    extra = torch.randn(2, 1, traits.extra_width) if traits.extra_width else None
+    z = torch.randn(2, traits.latent_channels, 1, *spec.latent_size)
+    return (
+        model,
+        head,
+        Scene(
+            Text(torch.randn(2, 4, traits.text_width), extra=extra),
+            Frames(z, ("context",), torch.zeros(1), torch.zeros(2, 1)),
+            Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7])),
+            torch.randn(2, 3),
+            next_state=Noisy(torch.randn(2, 1, 3), torch.tensor([0.3, 0.5])),
+            value=Noisy(torch.randn(2, 1, 1), torch.tensor([0.9, 0.1])),
+        ),
+    )
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        *(("wan", settings) for settings in [*OWN, *COPIED]),
+        ("flux2", OWN[0]),
+        *((name, COPIED[0]) for name in BACKBONES if name != "wan"),
+    ],
+)
+def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
+    model, head, scene = parts(backbone, **settings)
+    out = head.join(model, scene, SEES)
+    sum(getattr(out, part).square().mean() for part in PREDICTS).backward()
+    dead = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    silent = getattr(head.expert, "silent", ())
+    assert [
+        n for n in dead if not n.endswith("to_k.bias") and not any(s in n for s in silent)
+    ] == []
+
+
+@pytest.mark.parametrize("settings", [*OWN, *COPIED])
+@torch.no_grad()
+def test_what_is_remembered_gives_the_same_numbers(settings: dict[str, Any]) -> None:
+    model, head, scene = parts(**settings)
+    full = head.join(model, scene, SEES)
+    known = scene.without(*PREDICTS)
+    cache = head.join(model, known, SEES, keep=("text", "context", "state")).cache
+    assert ("state" in cache.roles) == (settings.get("state") == "token")
+    for _ in range(2):  # the second step rewrites the first one's keys in place
+        step = head.join(model, scene.with_(video=None), SEES, cache)
+        for part in PREDICTS:
+            close(getattr(step, part), getattr(full, part))
+
+
+@pytest.mark.parametrize("settings", [*OWN, *COPIED])
+@torch.no_grad()
+def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
+    model, head, scene = parts(**settings)
+    scene, n = scene.without("next_state", "value"), 6
+    x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
+    roles, times = ("action.0",) * n + ("action.1",) * n, torch.arange(2.0 * n)
+    both = head.join(model, scene.with_(action=Noisy(x, sigma, roles, times)), SEES).action
+
+    def chunk(i: int) -> Scene:
+        at = slice(i * n, (i + 1) * n)
+        return scene.with_(action=Noisy(x[:, at], sigma[:, at], roles[at], times[at]))
+
+    one = head.join(model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
+    assert one.action is None  # all that is there is kept, so the pass is a prefill
+    close(head.join(model, chunk(0), SEES).action, both[:, :n])
+    two = head.join(model, chunk(1).with_(video=None), SEES, one.cache)
+    close(two.action, both[:, n:])
+
+
+@torch.no_grad()
+def test_two_chunks_of_one_role_have_registers_each() -> None:
+    model, head, scene = parts(registers=2)
+    action = Noisy(torch.randn(2, 12, 4), torch.zeros(2, 12))
+    stream = head.stream(model, scene.without(*PREDICTS).with_(action=action), ())
+    assert [tuple(s) for s in stream.segments] == [("action", 16, None)]
+    assert stream.spans == {"action": slice(0, 12)}
+
+
+@torch.no_grad()
+def test_a_level_is_that_of_its_tokens_alone() -> None:
+    model, head, scene = parts(state="token", registers=1, decoder="adaln")
+    apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
+    one = head.join(model, scene, apart)
+    louder = Noisy(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = head.join(model, scene.with_(value=louder), apart)
+    close(two.action, one.action)
+    close(two.next_state, one.next_state)
+    assert (two.value - one.value).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_levels_of_single_steps_equal_one_level_for_all() -> None:
+    model, head, scene = parts(registers=1, state="noisy_token", decoder="adaln")
+    action = scene.noisy("action")
+    each = Noisy(action.x, action.sigma[:, None].expand(-1, 6).contiguous())
+    close(
+        head.join(model, scene.with_(action=each), SEES).action,
+        head.join(model, scene, SEES).action,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "moves"),
+    [
+        ({}, True),
+        ({"positions": "sinusoid"}, True),
+        ({"positions": "none"}, False),
+        ({"block": "backbone"}, True),
+        ({"block": "backbone", "positions": "grid"}, True),
+        ({"block": "backbone", "positions": "none"}, False),
+    ],
+)
+@torch.no_grad()
+def test_actions_know_their_order_unless_told_not_to(settings: dict[str, Any], moves: bool) -> None:
+    model, head, scene = parts(state="text", **settings)
+    action = scene.noisy("action")
+    turned = Noisy(action.x.flip(1), action.sigma)
+    one = head.join(model, scene, SEES).action
+    two = head.join(model, scene.with_(action=turned), SEES).action.flip(1)
+    assert ((one - two).abs().max() > 1e-4) == moves
+
+
+def test_the_sinusoid_counts_from_the_state_and_has_its_sines_first() -> None:
+    _, head, _ = parts(positions="sinusoid", width=8)
+    wave, turn, at = head._placed(torch.tensor([-1.0, 0, 2]))
+    angle = torch.tensor([0.0, 1, 3])[:, None] / 10_000 ** (torch.arange(4) / 4)
+    close(wave, torch.cat([angle.sin(), angle.cos()], -1))
+    assert turn is None and at.tolist() == [[0, -1, -1]] * 3
+
+
+@torch.no_grad()
+def test_places_that_change_are_not_remembered() -> None:
+    model, head, scene = parts()
+    action = scene.noisy("action")
+    later = Noisy(action.x, action.sigma, times=torch.arange(6.0) * 3)
+    first = head.join(model, scene, SEES).action
+    moved = head.join(model, scene.with_(action=later), SEES).action
+    assert (first - moved).abs().max() > 1e-4
+    close(head.join(model, scene, SEES).action, first)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [("wan", OWN[2]), *((name, COPIED[1]) for name in BACKBONES)],
+)
+@torch.no_grad()
+def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
+    model, head, scene = parts(backbone, **settings)
+    full = head.join(model, scene, SEES).action
+    for module in (model, head):
+        cast(module, torch.bfloat16)
+    half = head.join(model, replace(scene, text=replace(scene.text)), SEES).action
+    assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
+
+
+def test_actions_stand_between_the_frames_they_lead_to() -> None:
+    # LingBot-VA: K actions of frame f at f + k / (K + 1); here 4 actions a frame, 1 frame observed.
+    places = torch.tensor([-1.0, 0, 1, 3, 4, 7, 8])
+    found = latent_times(places, chunk=8, frames=(1, 2))
+    assert found.tolist() == pytest.approx([0.8, 1.2, 1.4, 1.8, 2.2, 2.8, 3.2])
+    uneven = latent_times(torch.arange(5.0), chunk=5, frames=(1, 2))  # 3 to a frame, then 2
+    assert uneven.tolist() == pytest.approx([1.25, 1.5, 1.75, 2.25, 2.5])
+    nothing = latent_times(torch.arange(3.0), chunk=3, frames=(2, 0))
+    assert nothing.tolist() == pytest.approx([2.25, 2.5, 2.75])
+
+
+def test_the_adaptive_decoder_begins_with_zeros() -> None:
+    spec = composed("toy")
+    head = Mot(width=32, feed_forward=48, decoder="adaln").build(spec.sizes)
+    assert not head.action_decoder.proj_out.weight.any()
+    assert not head.action_decoder.proj_out.bias.any()
+
+
+def test_the_expert_of_efficient_wam_has_its_published_size() -> None:
+    wan: Any = registry().parts["backbone"]["wan"]()  # type: ignore[call-arg]
+    spec = composed("wan")
+    small = wan.resized([0, 1, 3, 5, 7, 10, 13, 16, 19, 22, 25, 29], 16, 8192)
+    sizes = spec.sizes.model_copy(
+        update={"backbone": small, "action": 14, "state": 14, "chunk": 16, "predicts": ("action",)}
+    )
+    config = Mot(
+        width=768,
+        feed_forward=3072,
+        state="noisy_token",
+        registers=4,
+        text="none",
+        positions="sinusoid",
+        bias=False,
+        encoder_layers=3,
+        decoder="adaln",
+    )
+    with torch.device("meta"):
+        head = config.build(sizes)
+    d, inner, ffn = 768, 2048, 3072
+    block = 4 * d * inner + 2 * inner + (2 * d * ffn + ffn + d) + 6 * d
+    levels = (256 * d + d) + (d * d + d) + (d * 6 * d + 6 * d)
+    encoder = (14 * d + d) + 2 * (d * d + d)
+    decoder = 2 * d + 14 * d + 14
+    assert parameters(head) == 12 * block + levels + 2 * encoder + 4 * d + decoder == 139_003_406
+    assert config.tokens(sizes) == {"action": 1 + 16 + 4}

@@ -1,0 +1,312 @@
+"""The reading transformer: what its blocks attend to, and what is computed once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from wamkit_reader import Reader
+
+from wamkit import check
+from wamkit.cache import KVCache
+from wamkit.compositions import compose
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank
+from wamkit.spec import PolicySpec
+from wamkit.trial import batch_of, observation
+from wamkit.types import Frames, Noisy, Scene, Text
+
+SMALL: dict[str, Any] = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4}
+READS = ("each", "one", "last", "all")
+
+
+@cache
+def around(backbone: str, paradigm: str) -> PolicySpec:
+    """A tiny spec of these two, and whatever fits them."""
+    parts = registry().parts
+    return compose(parts["backbone"][backbone](), parts["paradigm"][paradigm]())  # type: ignore[call-arg]
+
+
+def spec_for(
+    backbone: str = "toy",
+    paradigm: str = "single_pass",
+    /,
+    depth: int | None = None,
+    **settings: Any,
+) -> PolicySpec:
+    """A tiny spec with this head, whose small sizes `settings` may overrule."""
+    spec = around(backbone, paradigm)
+    if depth is not None:
+        spec = spec.model_copy(
+            update={"backbone": spec.backbone.model_copy(update={"depth": depth})}
+        )
+    return spec.model_copy(update={"action_head": Reader(**SMALL | settings)}).fitted()
+
+
+def redrawn(policy: Policy) -> Policy:
+    """The policy with every weight moved, so that zero-initialized ones hide nothing."""
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    return policy
+
+
+def inputs(spec: PolicySpec, layers: int) -> tuple[Scene, list[torch.Tensor]]:
+    """A scene with numbers alone, and hidden states for them."""
+    torch.manual_seed(0)
+    text = Text(torch.randn(2, 4, spec.backbone.traits.text_width))
+    action = Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
+    hidden = [torch.randn(2, 5, spec.backbone.traits.width) for _ in range(layers)]
+    return Scene(text, action=action, state=torch.randn(2, 3)), hidden
+
+
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize("paradigm", ["single_pass", "joint"])
+def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
+    spec = spec_for("toy", paradigm, reads=reads)
+    assert check(spec) == []
+    policy = redrawn(Policy.from_spec(spec))
+    with torch.no_grad():
+        scene, found = blank(policy, observation(spec)), []
+        for model in (policy.model, uncached(policy.model)):
+            rng = torch.Generator().manual_seed(3)
+            found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["timm_vit", "flux2"])
+def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) -> None:
+    paradigm = "single_pass" if backbone == "timm_vit" else "joint"
+    policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
+    with torch.no_grad():
+        scene, found = blank(policy, observation(policy.spec)), []
+        valid = torch.ones(scene.text.tokens.shape[:2], dtype=torch.bool)
+        valid[0, 2:] = False
+        scene = scene.with_(text=replace(scene.text, valid=valid))
+        for model in (policy.model, uncached(policy.model)):
+            rng = torch.Generator().manual_seed(3)
+            found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+        # Padding is hidden from the head, words are not.
+        for row, heard in ((slice(2, None), False), (slice(0, 2), True)):
+            tokens = scene.text.tokens.clone()
+            tokens[0, row] += 1
+            other = scene.with_(text=replace(scene.text, tokens=tokens))
+            rng = torch.Generator().manual_seed(3)
+            moved = policy.paradigm.act(policy.model, other, policy.schedules, rng).action
+            assert ((moved - found[0]).abs().max() > 1e-4) == heard
+
+
+@pytest.mark.parametrize(
+    ("reads", "state"), [*zip(READS, ("token", "numbers", "text", "token"), strict=True)]
+)
+def test_gradients_reach_every_weight(reads: str, state: str) -> None:
+    text = "cross" if state == "text" else "none"
+    spec = spec_for("toy", "joint", reads=reads, state=state, text=text)
+    policy = redrawn(Policy.from_spec(spec)).train()
+    policy.loss(batch_of(spec), seed=0).total.backward()
+    weights = policy.action_head.named_parameters()
+    dead = [name for name, p in weights if p.grad is None or not p.grad.abs().max() > 0]
+    assert not dead
+
+
+def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
+    spec = spec_for(depth=3)
+    scene, hidden = inputs(spec, 3)
+    for reads, layers, used in (
+        ("each", None, (0, 1, 2)),
+        ("each", (0, 2), (0, 2)),
+        ("one", None, (2,)),
+        ("one", (-3,), (0,)),
+        ("last", None, (2,)),
+        ("all", (1, -1), (1, 2)),
+    ):
+        head = Reader(**SMALL, reads=reads, layers=layers).build(spec.sizes)
+        assert head.layers == used
+        assert len(head.blocks) == (len(used) if reads == "each" else 8)
+        zero = torch.zeros(2)
+        with torch.no_grad():
+            states = hidden[: len(used)]
+            one = head.read(scene, states, None, zero)["action"]
+            for i in range(len(used)):
+                moved = [h + 1 if i == j else h for j, h in enumerate(states)]
+                two = head.read(scene, moved, None, zero)["action"]
+                assert (two - one).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_what_is_read_becomes_keys_once_for_all_steps() -> None:
+    for paradigm, times in (("single_pass", 1), ("joint", 3)):
+        policy = Policy.from_spec(spec_for("toy", paradigm))
+        calls: list[int] = []
+        for block in policy.action_head.blocks:  # type: ignore[union-attr]
+            keys = block.attn2.to_k  # type: ignore[union-attr]
+            keys.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        policy.act(observation(policy.spec), seed=0)
+        assert policy.spec.schedules.action.steps == 3
+        assert len(calls) == times * len(policy.action_head.blocks)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_the_level_of_the_frames_is_heard_if_asked_for_and_kept_with_them() -> None:
+    spec = spec_for("toy", "joint")
+    for reads, heard in (("one", True), ("each", False)):
+        head = Reader(**SMALL, reads=reads).build(spec.sizes)
+        scene, hidden = inputs(spec, len(head.layers))
+        one = head.read(scene, hidden, None, torch.tensor([0.0, 0.5]))["action"]
+        two = head.read(
+            replace(scene, text=replace(scene.text)), hidden, None, torch.tensor([0.0, 0.9])
+        )
+        assert torch.equal(one[0], two["action"][0])
+        assert torch.equal(one[1], two["action"][1]) != heard
+
+    policy = redrawn(Policy.from_spec(spec_for("toy", "joint", reads="one")))
+    full = blank(policy, observation(spec))
+    assert full.video is not None
+    full = full.with_(video=full.video.at(torch.tensor([0.3, 0.6]), "target"))
+    kept = policy.model(full.without("action"), keep=("text", "context", "target")).cache
+    assert kept is not None
+    assert kept.levels["context"].tolist() == [0, 0]
+    torch.testing.assert_close(kept.levels["target"], torch.tensor([0.3, 0.6]))
+    fast = policy.model(full.with_(video=None), cache=kept).action
+    torch.testing.assert_close(fast, policy.model(full).action, atol=1e-5, rtol=0)
+
+    moved = kept.renamed({"target": "target'"}).pick(torch.tensor([1, 1, 0])) | KVCache(
+        kept.layers, kept.hidden, {"context": torch.ones(3)}
+    )
+    assert moved.level(("context", "target'")).tolist() == [1, 1, 1]
+    torch.testing.assert_close(moved.level(("target'",)), torch.tensor([0.6, 0.6, 0.3]))
+
+
+@torch.no_grad()
+def test_hidden_states_that_are_not_to_be_kept_are_forgotten() -> None:
+    policy = Policy.from_spec(spec_for("toy", "joint"))
+    scene = blank(policy, observation(policy.spec))
+    kept = policy.model(scene, keep=("context",)).cache
+    assert kept is not None and all(set(layer) <= {"context"} for layer in kept.hidden)
+
+
+@pytest.mark.parametrize("state", ["token", "numbers", "text", "none"])
+def test_the_state_enters_where_it_is_told_to(state: str) -> None:
+    spec = spec_for("toy", "joint", state=state)
+    policy = redrawn(Policy.from_spec(spec))
+    tokens = spec.action_head.tokens(spec.sizes)
+    assert tokens == ({"state": 1} if state == "token" else {}) | {"action": 6}
+    scene = blank(policy, observation(spec))
+    assert scene.state is not None
+    with torch.no_grad():
+        one = policy.model(scene)
+        two = policy.model(scene.with_(state=scene.state + 1))
+    assert one.action is not None and two.action is not None and one.video is not None
+    assert torch.equal(one.action, two.action) == (state == "none")
+    assert two.video is not None and torch.equal(one.video, two.video) == (state != "text")
+    hints = [c.hint for c in check(spec)]
+    assert hints == (
+        ['set action_head.state = "text", or state.size = 0'] if state == "none" else []
+    )
+
+
+def test_the_instruction_is_read_where_the_backbone_does_not() -> None:
+    for backbone, text in (("timm_vit", "cross"), ("toy", "none")):
+        spec = spec_for(backbone)
+        assert spec.action_head.text == text  # type: ignore[attr-defined]
+        assert spec.action_head.reads_text == (text == "cross") and check(spec) == []
+    found = check(spec_for("timm_vit", text="none"))
+    assert len(found) == 1 and "reads no text" in found[0].why
+
+
+@torch.no_grad()
+def test_numbers_see_each_other_as_the_table_says() -> None:
+    spec = spec_for("toy", "single_pass")
+    sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
+    head, model = Reader(**SMALL).build(sizes), spec.backbone.build()
+    scene, _ = inputs(spec, 2)
+    z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
+    scene = scene.with_(
+        video=Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0, 0.5]] * 2)),
+        next_state=Noisy(torch.randn(2, 1, 3), torch.tensor([0.3, 0.4])),
+        value=Noisy(torch.randn(2, 1, 1), torch.tensor([0.5, 0.6])),
+    )
+    seen = {"text", "context", "state"}
+    sees = {
+        "context": {"context"},
+        "target": {"context", "target"},
+        "action": seen | {"action"},
+        "next_state": seen | {"action", "next_state"},
+        "value": seen | {"action", "next_state", "value", "target"},
+    }
+    one = head.join(model, scene, sees)
+    assert one.action.shape == (2, 6, 4)
+    assert one.next_state.shape == (2, 1, 3) and one.value.shape == (2, 1, 1)
+
+    def moved(**changes: Any) -> set[str]:
+        two = head.join(model, scene.with_(**changes), sees)
+        return {
+            part
+            for part in ("action", "next_state", "value")
+            if not torch.equal(getattr(one, part), getattr(two, part))
+        }
+
+    def shifted(part: str) -> Noisy:
+        return replace(scene.noisy(part), x=scene.noisy(part).x + 1)
+
+    assert scene.video is not None
+    assert moved(action=shifted("action")) == {"action", "next_state", "value"}
+    assert moved(next_state=shifted("next_state")) == {"next_state", "value"}
+    assert moved(value=shifted("value")) == {"value"}
+    assert moved(video=scene.video.put(z[:, :, 1:] + 1, "target")) == {"value"}
+
+
+@torch.no_grad()
+def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
+    spec = spec_for("toy", "single_pass")
+    head, model = Reader(**SMALL).build(spec.sizes), spec.backbone.build()
+    scene, _ = inputs(spec, 2)
+    z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
+    video = Frames(z, ("context.0", "context.1"), torch.arange(2.0), torch.zeros(2, 2))
+    sees = {
+        "context.0": {"context.0"},
+        "context.1": {"context.0", "context.1"},
+        "action.0": {"context.0", "action.0"},
+        "action.1": {"context.0", "context.1", "action.0", "action.1"},
+    }
+    roles = ("action.0",) * 6 + ("action.1",) * 6
+    both = Noisy(torch.randn(2, 12, 4), torch.rand(2, 12), roles)
+    found = head.join(model, scene.with_(video=video, action=both), sees).action
+    for i in (0, 1):
+        part = slice(6 * i, 6 * i + 6)
+        times = torch.arange(6.0) + 6 * i
+        alone = Noisy(both.x[:, part], both.sigma[:, part], roles[part], times)
+        view = replace(scene, text=replace(scene.text), video=video, action=alone)
+        torch.testing.assert_close(head.join(model, view, sees).action, found[:, part])
+
+
+@pytest.mark.parametrize(
+    ("settings", "why", "hint"),
+    [
+        ({"layers": (0, 7)}, "found layers [7], and toy has layers 0 to 1", {"layers": (0, 1)}),
+        ({"layers": (-3,)}, "found layers [-3]", {"layers": "all"}),
+        ({"layers": ()}, "found layers []", {"layers": "all"}),
+        ({"reads": "one", "layers": (0, 1)}, "is about one layer, found 2", {"reads": "all"}),
+        ({"blocks": 3}, "found blocks = 3", {"blocks": None}),
+    ],
+)
+def test_layers_that_cannot_be_read_are_refused(
+    settings: dict[str, Any], why: str, hint: dict[str, Any]
+) -> None:
+    found = check(spec_for(**settings))
+    assert len(found) == 1 and why in found[0].why and "action_head." in str(found[0])
+    assert check(spec_for(**settings | hint)) == []
+
+
+def test_who_lets_the_video_hear_the_action_is_refused() -> None:
+    spec = spec_for("toy", "joint")
+    mutual = spec.paradigm.model_copy(update={"attends": "mutual"})
+    found = check(spec.model_copy(update={"paradigm": mutual}))
+    assert len(found) == 1 and "is never heard" in found[0].why

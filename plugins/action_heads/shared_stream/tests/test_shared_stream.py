@@ -1,0 +1,276 @@
+"""Actions as tokens of any backbone: levels, places, words, robots, and what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wamkit_shared_stream import SharedStream
+
+from wamkit import check
+from wamkit.layers import latent_times
+from wamkit.registry import registry
+from wamkit.spec import PolicySpec
+from wamkit.trial import compose
+from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.weights import cast, save
+
+BACKBONES = registry().names("backbone")
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"embedder": "linear", "positions": "after"},
+    {"positions": "index", "text": "stream", "embodiments": 2, "embodiment": 1},
+    {"positions": "sinusoid", "state": "none"},
+]
+PREDICTS = ("action", "next_state", "value")
+SEEN = {"text", "context", "state"}
+SEES = {
+    "text": {"text", "context"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
+    "state": SEEN,
+    **{part: SEEN | set(PREDICTS) for part in PREDICTS},
+    "action.0": SEEN | {"action.0"},
+    "action.1": SEEN | {"action.1", "action.0"},
+}
+
+
+@cache
+def composed(backbone: str) -> PolicySpec:
+    """A tiny spec around a backbone."""
+    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
+
+
+def spec_for(backbone: str, **settings: Any) -> PolicySpec:
+    """A tiny spec around a backbone and a head with `settings`."""
+    spec = composed(backbone)
+    return spec.model_copy(update={"action_head": SharedStream(**settings)}).fitted()
+
+
+def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
+    """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
+    torch.manual_seed(0)
+    spec = spec_for(backbone, **settings)
+    model = spec.backbone.build().eval()
+    head = spec.action_head.build(spec.sizes.model_copy(update={"predicts": PREDICTS}))
+    with torch.no_grad():
+        for p in [*model.parameters(), *head.parameters()]:
+            p.add_(torch.randn_like(p) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    traits = spec.backbone.traits
+    z = torch.randn(2, traits.latent_channels, 1, *spec.latent_size)
+    extra = torch.randn(2, 1, traits.extra_width) if traits.extra_width else None
+    valid = torch.tensor([[True] * 4, [True, True, True, False]])
+    return (
+        model,
+        head,
+        Scene(
+            Text(torch.randn(2, 4, traits.text_width), valid, extra),
+            Frames(z, ("context",), torch.zeros(1), torch.zeros(2, 1)),
+            Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7])),
+            torch.randn(2, 3),
+            next_state=Noisy(torch.randn(2, 1, 3), torch.tensor([0.3, 0.5])),
+            value=Noisy(torch.randn(2, 1, 1), torch.tensor([0.9, 0.1])),
+        ),
+    )
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=3e-5, rtol=0)
+
+
+CASES = [*((name, {}) for name in BACKBONES), *(("wan", settings) for settings in SETTINGS[1:])]
+
+
+@pytest.mark.parametrize(("backbone", "settings"), CASES)
+def test_every_weight_of_the_head_and_of_the_blocks_learns(
+    backbone: str, settings: dict[str, Any]
+) -> None:
+    model, head, scene = parts(backbone, **settings)
+    out = head.join(model, scene, SEES)
+    assert (out.action.shape, out.next_state.shape, out.value.shape) == (
+        (2, 6, 4),
+        (2, 1, 3),
+        (2, 1, 1),
+    )
+    sum(getattr(out, part).square().mean() for part in PREDICTS).backward()
+    assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+    first = next(iter(model.blocks[0].parameters()))
+    assert first.grad is not None and first.grad.any()
+
+
+@pytest.mark.parametrize(("backbone", "settings"), CASES)
+@torch.no_grad()
+def test_what_is_remembered_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
+    model, head, scene = parts(backbone, **settings)
+    full = head.join(model, scene, SEES)
+    known = scene.without(*PREDICTS)
+    cache = head.join(model, known, SEES, keep=("text", "context", "state")).cache
+    assert ("state" in cache.roles) == (settings.get("state") != "none")
+    for _ in range(2):  # the second step rewrites the first one's keys in place
+        step = head.join(model, scene.with_(video=None), SEES, cache)
+        for part in PREDICTS:
+            close(getattr(step, part), getattr(full, part))
+
+
+@pytest.mark.parametrize(("backbone", "settings"), CASES)
+@torch.no_grad()
+def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, Any]) -> None:
+    model, head, scene = parts(backbone, **settings)
+    scene, n = scene.without("next_state", "value"), 6
+    x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
+    roles, times = ("action.0",) * n + ("action.1",) * n, torch.arange(2.0 * n)
+    both = head.join(model, scene.with_(action=Noisy(x, sigma, roles, times)), SEES).action
+
+    def chunk(i: int) -> Scene:
+        at = slice(i * n, (i + 1) * n)
+        return scene.with_(action=Noisy(x[:, at], sigma[:, at], roles[at], times[at]))
+
+    one = head.join(model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
+    close(head.join(model, chunk(0), SEES).action, both[:, :n])
+    two = head.join(model, chunk(1).with_(video=None), SEES, one.cache)
+    close(two.action, both[:, n:])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
+def test_actions_know_their_order_their_level_and_the_instruction(backbone: str) -> None:
+    model, head, scene = parts(backbone)
+    action = scene.noisy("action")
+
+    def act(**changes: Any) -> Tensor:
+        found = head.join(model, scene.with_(**changes), SEES).action
+        assert isinstance(found, Tensor)
+        return found
+
+    one = act()
+    turned = act(action=Noisy(action.x.flip(1), action.sigma)).flip(1)
+    louder = act(action=Noisy(action.x, action.sigma + 0.2))
+    text = scene.text
+    told = act(text=Text(text.tokens.flip(0), text.valid, text.extra))
+    for other in (turned, louder, told):
+        assert (one - other).abs().max() > 1e-4
+    hidden = text.tokens.clone()
+    hidden[1, 3] += 1  # padding
+    close(act(text=Text(hidden, text.valid, text.extra)), one)
+
+
+@pytest.mark.parametrize(("backbone", "settings"), CASES)
+@torch.no_grad()
+def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
+    model, head, scene = parts(backbone, **settings)
+    full = head.join(model, scene, SEES).action
+    for module in (model, head):
+        cast(module, torch.bfloat16)
+    half = head.join(model, replace(scene, text=replace(scene.text)), SEES).action
+    assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
+
+
+@torch.no_grad()
+def test_a_level_is_that_of_its_tokens_alone() -> None:
+    model, head, scene = parts()
+    apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
+    one = head.join(model, scene, apart)
+    louder = Noisy(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = head.join(model, scene.with_(value=louder), apart)
+    close(two.action, one.action)
+    close(two.next_state, one.next_state)
+    assert (two.value - one.value).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("positions", "times"),
+    [
+        ("grid", latent_times(torch.arange(-1.0, 8), 6, (1, 2)).tolist()),
+        ("index", [float(i) for i in range(-1, 8)]),
+        ("after", [float(i) for i in range(3, 12)]),
+        ("sinusoid", [0.0] * 9),
+    ],
+)
+def test_tokens_stand_where_they_are_told_to(positions: str, times: list[float]) -> None:
+    _, head, _ = parts(positions=positions)
+    assert head.sizes.frames == (1, 2)
+    found, wave = head._timed(torch.arange(-1.0, 8))
+    assert found.tolist() == pytest.approx(times) and (wave is None) == (positions != "sinusoid")
+
+
+@torch.no_grad()
+def test_a_robot_has_weights_of_its_own() -> None:
+    model, head, scene = parts(embodiments=2, embodiment=1)
+    one = head.join(model, scene, SEES).action
+    for p in (head.action_embedder.W1.weight, head.action_decoder.out.layer2.bias):
+        p[0] += 1
+    assert torch.equal(head.join(model, scene, SEES).action, one)
+    head.action_decoder.out.layer2.bias[1] += 1
+    close(head.join(model, scene, SEES).action, one + 1)
+
+
+def test_a_backbone_without_time_and_words_gets_both() -> None:
+    fitted = spec_for("timm_vit").action_head
+    assert isinstance(fitted, SharedStream)
+    assert (fitted.positions, fitted.text, fitted.reads_text) == ("sinusoid", "stream", True)
+    fitted = spec_for("wan").action_head
+    assert isinstance(fitted, SharedStream)
+    assert (fitted.positions, fitted.text, fitted.reads_text) == ("grid", "backbone", False)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "message", "cure"),
+    [
+        (
+            "wan",
+            {"embodiment": 2},
+            "action_head.embodiment + action_head.embodiments: embodiment 2 of 1, counted from 0\n"
+            "    hint: set action_head.embodiments = 3 or more",
+            {"embodiments": 3},
+        ),
+        (
+            "wan",
+            {"state": "none"},
+            "action_head.state + state.size: the policy is given a state of 3 numbers that nothing "
+            'reads\n    hint: set action_head.state = "token", or state.size = 0',
+            {"state": "token"},
+        ),
+        (
+            "flux2",
+            {"text": "stream"},
+            "action_head.text + backbone: the backbone has the words in its stream already\n"
+            '    hint: set action_head.text = "backbone"',
+            {"text": "backbone"},
+        ),
+        (
+            "timm_vit",
+            {"embedder": "linear"},
+            "action_head.embedder + backbone: the backbone's blocks know no noise level, and a "
+            'linear embedder tells none\n    hint: set action_head.embedder = "mlp_sinusoid"',
+            {"embedder": "mlp_sinusoid"},
+        ),
+        (
+            "timm_vit",
+            {"positions": "grid"},
+            "action_head.positions + backbone: the backbone's blocks know no time, so that actions "
+            'would have no order\n    hint: set action_head.positions = "sinusoid"',
+            {"positions": "sinusoid"},
+        ),
+    ],
+)
+def test_a_conflict_says_what_to_type(
+    backbone: str, settings: dict[str, Any], message: str, cure: dict[str, Any]
+) -> None:
+    found = check(spec_for(backbone, **settings))
+    assert [str(c) for c in found if "action_head." in " ".join(c.between)] == [message]
+    assert check(spec_for(backbone, **(settings | cure))) == []
+
+
+def test_a_file_of_its_own_is_read_through_its_configuration(tmp_path: Path) -> None:
+    spec = spec_for("wan", embodiments=2)
+    head = spec.action_head.build(spec.sizes)
+    save(head, tmp_path / "head.safetensors")
+    config = spec.action_head.model_copy(update={"weights": str(tmp_path / "head.safetensors")})
+    ours, theirs = head.state_dict(), config.build(spec.sizes).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,79 @@
+"""The ways in and out of numbers, with weights for each of several robots.
+
+mlp_sinusoid   a --linear--> ++ sinusoid of the level --linear, SiLU, linear--> token
+               token --norm, linear, ReLU, linear--> velocity
+linear         a --linear--> token --norm, linear--> velocity
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.layers import LayerNorm, sinusoid
+
+
+class Linear(nn.Module):
+    """A linear layer of one of several robots; those of the others rest."""
+
+    def __init__(self, inputs: int, outputs: int, robots: tuple[int, int]) -> None:
+        super().__init__()
+        count, self.chosen = robots
+        bound = inputs**-0.5  # as torch initializes a linear layer
+        self.weight = nn.Parameter(torch.empty(count, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return F.linear(x, self.weight[self.chosen], self.bias[self.chosen])
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with ReLU between them."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, robots: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer1 = Linear(inputs, width, robots)
+        self.layer2 = Linear(width, outputs, robots)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return self.layer2(F.relu(self.layer1(x)))  # type: ignore[no-any-return]
+
+
+class NoisyEmbedder(nn.Module):
+    """Numbers and their noise level to tokens.
+
+    DreamZero, `MultiEmbodimentActionEncoder` in `wan_video_dit_action_casual_chunk.py`.
+    """
+
+    def __init__(self, numbers: int, width: int, robots: tuple[int, int]) -> None:
+        super().__init__()
+        self.width = width
+        self.W1 = Linear(numbers, width, robots)
+        self.W2 = Linear(2 * width, width, robots)
+        self.W3 = Linear(width, width, robots)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x [B, n, A] at noise levels [B, n] or [B, 1] to [B, n, D]."""
+        y = self.W1(x)
+        level = sinusoid(1000 * sigma, self.width).to(y.dtype).expand(-1, y.shape[1], -1)
+        return self.W3(F.silu(self.W2(torch.cat([y, level], -1))))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Final tokens to velocities: a norm of the head's own, for the backbone's is for frames."""
+
+    def __init__(self, width: int, numbers: int, robots: tuple[int, int], *, deep: bool) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width, eps=1e-6)
+        self.out: nn.Module
+        if deep:
+            self.out = Perceptron(width, width, numbers, robots)
+        else:
+            self.out = Linear(width, numbers, robots)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n, D] to [B, n, A]."""
+        return self.out(self.norm(x))  # type: ignore[no-any-return]

@@ -1,0 +1,251 @@
+"""Pooled and fused layers: published sizes and numbers, plain regression, adapters in the stack."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from wamkit_state_fusion import StateFusion
+
+from wamkit import check, weights
+from wamkit.compositions import compose
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec
+from wamkit.trial import batch_of, observation
+from wamkit.types import Noisy, Scene, Text
+
+SMALL: dict[str, Any] = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "adapter": 8}
+
+
+@cache
+def around(backbone: str, paradigm: str) -> PolicySpec:
+    """A tiny spec of these two, and whatever fits them."""
+    parts = registry().parts
+    return compose(parts["backbone"][backbone](), parts["paradigm"][paradigm]())  # type: ignore[call-arg]
+
+
+def spec_for(
+    backbone: str = "toy", paradigm: str = "single_pass", /, **settings: Any
+) -> PolicySpec:
+    """A tiny spec with this head, whose small sizes `settings` may overrule."""
+    head = StateFusion(**SMALL | settings)
+    return around(backbone, paradigm).model_copy(update={"action_head": head}).fitted()
+
+
+def redrawn(policy: Policy) -> Policy:
+    """The policy with every weight moved, so that zero-initialized ones hide nothing."""
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    return policy
+
+
+def test_the_published_head_has_its_published_size() -> None:
+    wan = registry().parts["backbone"]["wan"](variant="2.1-t2v-1.3b")  # type: ignore[call-arg]
+    sizes = spec_for().sizes.model_copy(
+        update={"backbone": wan, "action": 7, "state": 8, "chunk": 32}
+    )
+    with torch.device("meta"):
+        head = StateFusion().build(sizes)
+    assert head.layers == (8, 16, 24)
+    counts = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in head.named_children()
+    }
+    apart = counts["adapters"] + counts["state_word"]
+    assert sum(counts.values()) - apart == pytest.approx(351e6, rel=0.01)
+    assert counts["adapters"] == 3 * (2 * 1536 + 1536 * 256 + 256 + 256 * 1536 + 1536)
+
+
+def _published(tensors: dict[str, Tensor], hidden: list[Tensor], steps: int) -> Tensor:
+    """Light-WAM's head in torch's own modules, from weights under its names."""
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        return nn.functional.layer_norm(x, (len(weight),), weight, bias)
+
+    def gelu(x: Tensor) -> Tensor:
+        return nn.functional.gelu(x, approximate="tanh")
+
+    pieces = []
+    for i, states in enumerate(hidden):
+        at = f"layer_poolers.{i}.adapted"
+        attention = nn.MultiheadAttention(states.shape[2], 2, batch_first=True)
+        attention.load_state_dict(
+            {k.removeprefix(f"{at}.attn."): v for k, v in tensors.items() if f"{at}.attn." in k}
+        )
+        keys, queries = norm(f"{at}.token_norm", states), tensors[f"{at}.query_tokens"]
+        pooled, _ = attention(queries.expand(len(states), -1, -1), keys, keys)
+        share = tensors[f"{at}.query_merge_logits"].softmax(0)[:, None]
+        x = norm(f"{at}.output_norm", (pooled * share).sum(1))
+        at = f"layer_compressors.{i}"
+        pieces.append(linear(f"{at}.fc2", gelu(linear(f"{at}.fc1", norm(f"{at}.norm", x)))))
+    x = linear("fused_proj", norm("fused_norm", torch.cat(pieces, 1)))
+    x = x + linear("trunk.0.fc2", gelu(linear("trunk.0.fc1", norm("trunk.0.norm", x))))
+    angle = torch.arange(steps).double()[:, None] / 10_000 ** (torch.arange(128).double() / 128)
+    place = torch.cat([angle.cos(), angle.sin()], 1).float()
+    place = linear(
+        "step_pos_proj.3", gelu(linear("step_pos_proj.1", norm("step_pos_proj.0", place)))
+    )
+    x = norm("output_norm", x[:, None] + place)
+    return linear("output.2", gelu(linear("output.0", x)))
+
+
+@torch.no_grad()
+def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = spec_for().sizes
+    d, words = sizes.traits.width, sizes.traits.text_width
+    shapes = {
+        **{f"layer_poolers.{i}.adapted.{n}": s for i in (0, 1) for n, s in {
+            "token_norm.weight": (d,), "token_norm.bias": (d,), "query_tokens": (3, d),
+            "attn.in_proj_weight": (3 * d, d), "attn.in_proj_bias": (3 * d,),
+            "attn.out_proj.weight": (d, d), "attn.out_proj.bias": (d,),
+            "query_merge_logits": (3,), "output_norm.weight": (d,), "output_norm.bias": (d,),
+        }.items()},
+        **{f"layer_compressors.{i}.{n}": s for i in (0, 1) for n, s in {
+            "norm.weight": (d,), "norm.bias": (d,), "fc1.weight": (20, d), "fc1.bias": (20,),
+            "fc2.weight": (20, 20), "fc2.bias": (20,),
+        }.items()},
+        "fused_norm.weight": (40,), "fused_norm.bias": (40,),
+        "fused_proj.weight": (24, 40), "fused_proj.bias": (24,),
+        **{f"trunk.0.{n}.weight": (24, 24) for n in ("fc1", "fc2")},
+        **{f"trunk.0.{n}.bias": (24,) for n in ("fc1", "fc2", "norm")},
+        "trunk.0.norm.weight": (24,),
+        "step_pos_proj.0.weight": (256,), "step_pos_proj.0.bias": (256,),
+        "step_pos_proj.1.weight": (24, 256), "step_pos_proj.1.bias": (24,),
+        "step_pos_proj.3.weight": (24, 24), "step_pos_proj.3.bias": (24,),
+        "output_norm.weight": (24,), "output_norm.bias": (24,), "output.0.weight": (24, 24),
+        "output.0.bias": (24,), "output.2.weight": (4, 24), "output.2.bias": (4,),
+    }  # fmt: skip
+    tensors = {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()}
+    whole = {f"state_fusion_action_expert.{name}": tensor for name, tensor in tensors.items()}
+    adapter = {"norm.weight": (d,), "norm.bias": (d,), "down_proj.weight": (8, d),
+               "down_proj.bias": (8,), "up_proj.weight": (d, 8), "up_proj.bias": (d,)}  # fmt: skip
+    for layer, (name, shape) in ((i, item) for i in (0, 1) for item in adapter.items()):
+        whole[f"mot.mixtures.video.wam_adapters.{layer}.{name}"] = torch.randn(shape)
+    whole["proprio_encoder.weight"] = torch.randn(words, 3)
+    whole["proprio_encoder.bias"] = torch.randn(words)
+    whole["mot.mixtures.video.blocks.0.self_attn.q.weight"] = torch.randn(2, 2)
+    file = nn.Module()
+    for name, tensor in whole.items():
+        *parents, last = name.split(".")
+        at = file
+        for parent in parents:
+            if not hasattr(at, parent):
+                at.add_module(parent, nn.Module())
+            at = getattr(at, parent)
+        at.register_parameter(last, nn.Parameter(tensor))
+    weights.save(file, tmp_path / "light_wam.safetensors")
+    head = StateFusion(**SMALL, weights=str(tmp_path / "light_wam.safetensors")).build(sizes)
+    hidden = [torch.randn(2, 7, d) for _ in range(2)]
+    noisy = Noisy(torch.randn(2, 6, 4), torch.ones(2))
+    scene = Scene(Text(torch.randn(2, 3, words)), action=noisy)
+    found = noisy.x - head.read(scene, hidden, None, torch.zeros(2))["action"]
+    torch.testing.assert_close(found, _published(tensors, hidden, 6), atol=2e-5, rtol=0)
+    corrected = whole["mot.mixtures.video.wam_adapters.1.up_proj.weight"]
+    assert torch.equal(head.adapters["1"][3].weight, corrected)
+
+
+@pytest.mark.parametrize("paradigm", ["single_pass", "joint"])
+@torch.no_grad()
+def test_a_cache_changes_nothing(paradigm: str) -> None:
+    policy = redrawn(Policy.from_spec(spec_for("toy", paradigm)))
+    scene, found = blank(policy, observation(policy.spec)), []
+    for model in (policy.model, uncached(policy.model)):
+        rng = torch.Generator().manual_seed(3)
+        found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
+    policy = redrawn(Policy.from_spec(spec_for()))
+    seen, batch = observation(policy.spec), batch_of(policy.spec)
+    one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        scene = clean(policy, batch)
+        assert scene.action is not None and scene.video is not None
+        alone = scene.with_(video=scene.video.only("context"))
+        still = alone.put("action", torch.zeros_like(scene.action.x), 1.0)
+        found = policy.model(still).action
+        assert found is not None
+        expected = (-found - scene.action.x).square().mean()
+        torch.testing.assert_close(policy.loss(batch, seed=0).parts["action"], expected)
+
+
+def test_the_loss_may_look_at_the_first_actions_only() -> None:
+    spec = spec_for(first_steps=2)
+    policy, batch = redrawn(Policy.from_spec(spec)), batch_of(spec)
+    whole = redrawn(Policy.from_spec(spec_for()))
+    one = policy.loss(batch, seed=0).parts["action"]
+    batch.actions[:, 2:] = 0
+    assert torch.equal(policy.loss(batch, seed=0).parts["action"], one)
+    assert not torch.equal(whole.loss(batch, seed=0).parts["action"], one)
+    found = check(spec_for(first_steps=7))
+    assert len(found) == 1 and "the first 7 of 6 actions" in found[0].why
+
+
+@pytest.mark.parametrize("backbone", ["toy", "timm_vit"])
+@pytest.mark.parametrize("state", ["text", "numbers"])
+def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
+    spec = spec_for(backbone, state=state)
+    assert check(spec) == []
+    assert spec.action_head.text == ("pooled" if backbone == "timm_vit" else "none")  # type: ignore[attr-defined]
+    policy = redrawn(Policy.from_spec(spec)).train()
+    policy.loss(batch_of(spec), seed=0).total.backward()
+    weights = policy.action_head.named_parameters()
+    dead = [n for n, p in weights if p.grad is None or not p.grad.abs().max() > 0]
+    # A bias added to all keys cancels in the softmax.
+    assert not [name for name in dead if not name.endswith("to_k.bias")]
+
+
+@torch.no_grad()
+def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> None:
+    specs = (spec_for("toy", adapter=n, state="numbers") for n in (8, 0))
+    with_, without = (Policy.from_spec(spec) for spec in specs)
+    scene = blank(with_, observation(with_.spec))
+    one, other = with_.model(scene).video, without.model(scene).video
+    assert one is not None and other is not None and not without.action_head.adapters
+    assert torch.equal(one, other)
+    with_.action_head.adapters["0"][3].bias.normal_()  # type: ignore[index, union-attr]
+    two = with_.model(scene).video
+    assert two is not None and (two - one).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
+    spec = spec_for()
+    sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
+    head = StateFusion(**SMALL).build(sizes)
+    ones, d = torch.ones(2), sizes.traits.width
+    scene = Scene(
+        Text(torch.randn(2, 3, sizes.traits.text_width)),
+        next_state=Noisy(torch.randn(2, 1, 3), ones),
+        value=Noisy(torch.randn(2, 1, 1), ones),
+    )
+    found = head.read(scene, [torch.randn(2, 7, d)] * 2, None, torch.zeros(2))
+    assert {k: tuple(v.shape) for k, v in found.items()} == {
+        "next_state": (2, 1, 3),
+        "value": (2, 1, 1),
+    }
+
+
+def test_what_does_not_fit_is_refused_with_a_way_out() -> None:
+    found = check(spec_for(heads=7))
+    assert len(found) == 1 and "7 heads cannot share tokens of 24" in found[0].why
+    assert found[0].hint == "set action_head.heads = 6" and check(spec_for(heads=6)) == []
+    found = check(spec_for(layers=(0, 5)))
+    assert len(found) == 1 and "found layers [5]" in found[0].why
+    found = check(spec_for(state="none"))
+    assert len(found) == 1 and "nothing reads" in found[0].why

@@ -1,0 +1,124 @@
+"""Cosmos' blocks with what they are conditioned on: noise levels, words, and places of tokens.
+
+The middle of the backbone, and by itself an action expert. Source: `MinimalV1LVGDiT` in
+github.com/nvidia-cosmos/cosmos-predict2 (Apache-2.0 code), under the parameter names of diffusers'
+`CosmosTransformer3DModel`. Letters as in `wamkit.types`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.layers import RMSNorm, rotary_angles, sinusoid
+from wamkit.types import Text
+
+from .blocks import Conditioning, CosmosBlock
+
+if TYPE_CHECKING:
+    from . import Cosmos
+
+BASE_FPS = 24  # pictures a second at which places in time are not scaled
+
+Turn = tuple[Tensor, Tensor]
+"""cos and sin [S, E / 2] float32 of rotary positions."""
+
+
+class TimeEmbedder(nn.Module):
+    """Two linear layers with SiLU between, under diffusers' names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(width, width, bias=False)
+        self.linear_2 = nn.Linear(width, 3 * width, bias=False)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """[..., D] to [..., 3 D]."""
+        return self.linear_2(F.silu(self.linear_1(waves)))
+
+
+class TimeEmbedding(nn.Module):
+    """Noise levels to what all layers share and to what each makes its own part of."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.t_embedder = TimeEmbedder(width)
+        self.norm = RMSNorm(width)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t [B, T] in [0, 1) to [B, T, 3 D] and, after SiLU, [B, T, D], both float32."""
+        waves = sinusoid(t, self.width)
+        shared = self.t_embedder(waves.to(self.t_embedder.linear_1.weight.dtype)).float()
+        return shared, F.silu(self.norm(waves))
+
+
+class CosmosStack(nn.Module):
+    """Blocks over tokens of any width, in the heads of the backbone, and embedders for them."""
+
+    keep_float32 = ("time_embed", r"norm_[qk]\.weight$")
+    # What reads the sinusoid of the noise level, which is as wide as the model: weight and axis.
+    sinusoid_axes = (
+        (r"^time_embed\.t_embedder\.linear_1\.weight$", 1),
+        (r"^time_embed\.norm\.weight$", 0),
+        (r"(norm\d|norm_out)\.linear_1\.weight$", 1),
+    )
+
+    def __init__(self, config: Cosmos, width: int, feed_forward: int) -> None:
+        super().__init__()
+        self.head_size, self.rope_scale = config.head_size, config.rope_scale
+        self.speed = 1.0 if config.fps is None else BASE_FPS / config.fps
+        self.time_embed = TimeEmbedding(width)
+        self.crossattn_proj: nn.Module = nn.Identity()
+        if config.text_stack:
+            words = nn.Linear(config.text_stack, config.text_width)
+            self.crossattn_proj = nn.Sequential(words, nn.GELU())
+        self.transformer_blocks = nn.ModuleList(
+            CosmosBlock(width, feed_forward, config) for _ in range(config.layers)
+        )
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stack, input side first."""
+        return self.transformer_blocks
+
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+        """As `VideoBackbone.place`; every token has a level of its own, announced as it is."""
+        turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
+        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1))
+
+    def _condition(
+        self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
+    ) -> Conditioning:
+        """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
+        dtype = self.transformer_blocks[0].get_parameter("attn1.to_q.weight").dtype
+        shared, level = self.time_embed(sigma.float())
+        words = text.memo.once(
+            (id(self), "words"),
+            lambda: self.crossattn_proj(text.tokens.to(dtype)),
+            of=text.tokens,
+        )
+        return Conditioning(shared, level.to(dtype), *turned, words, text, shape)
+
+    def _turn(self, at: Tensor) -> Turn:
+        """The time, row and column of each token `at` [S, 3] as rotary positions.
+
+        Row and column take 2 * (E // 6) numbers of a head each, time takes the others. An axis of n
+        numbers turns with the base 10000 scale^(n / (n - 2)) (NTK-aware scaling).
+        """
+        space = 2 * (self.head_size // 6)
+        sizes = (self.head_size - 2 * space, space, space)
+        time, row, column = at.double().unbind(-1)
+        angles = torch.cat(
+            [
+                rotary_angles(place, n, theta=10_000 * scale ** (n / (n - 2)))
+                for place, n, scale in zip(
+                    (time * self.speed, row, column), sizes, self.rope_scale, strict=True
+                )
+            ],
+            -1,
+        )
+        return angles.cos().float(), angles.sin().float()

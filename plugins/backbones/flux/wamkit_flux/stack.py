@@ -1,0 +1,81 @@
+"""The blocks of a FLUX transformer and what they are conditioned on, as both generations agree.
+
+A backbone is a stack with two ends; an action expert is a narrower stack through which no words
+pass. Noise levels are multiplied by 1000 in float32, before anything is rounded to the dtype of the
+weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wamkit.attention import Block
+from wamkit.layers import rotary_angles, sinusoid
+from wamkit.types import Text
+
+from .blocks import Conditioning, Lanes
+
+LEVELS = 256  # width of the sinusoid of a noise level
+
+
+def embedded(embedder: nn.Module, level: Tensor) -> Tensor:
+    """A noise level or guidance scale [...], times 1000, as [..., D] float32."""
+    dtype = next(embedder.parameters()).dtype
+    return embedder(sinusoid(1000 * level.float(), LEVELS).to(dtype)).float()
+
+
+Turn = tuple[Tensor, Tensor]
+"""cos and sin [S, E / 2] float32 of rotary positions."""
+
+
+class FluxStack(nn.Module, ABC):
+    """Double blocks, then single ones; each frame, or token of no frame, has a level of its own."""
+
+    theta: ClassVar[float]
+    axes: tuple[int, ...]
+    """Numbers of a head that turn with each axis: image, row, column, and word in FLUX.2."""
+    transformer_blocks: nn.ModuleList
+    single_transformer_blocks: nn.ModuleList
+
+    @abstractmethod
+    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
+        """Noise levels sigma [B, g], and all else that is not a token, to [B, g, D] float32."""
+
+    @abstractmethod
+    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
+        """The modulation that all double and all single blocks share, if they do."""
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Double blocks, then single ones."""
+        return [*self.transformer_blocks, *self.single_transformer_blocks]  # type: ignore[list-item]
+
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+        """As `VideoBackbone.place`; times stand on the axis of images, where targets are at 0."""
+        turn = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
+        return self._conditioning([sigma], text, (sigma.shape[1], 1, 1), turn)
+
+    def _conditioning(
+        self, sigmas: Lanes, text: Text | None, shape: tuple[int, int, int], turn: Turn
+    ) -> Conditioning:
+        """Noise levels [B, g] of each lane; `text` is there for its words only if two lanes are."""
+        level = self.level(torch.cat(sigmas, 1), text)
+        levels = list(level.split([sigma.shape[1] for sigma in sigmas], 1))
+        words = text.tokens.shape[1] if text is not None and len(sigmas) > 1 else 0
+        return Conditioning(words, shape, levels, *self.shared(levels), *turn)
+
+    def _turn(self, at: Tensor, word: Tensor | None = None) -> Turn:
+        """Positions of image, row and column `at` [S, 3]; `word` [S] is 0 for all that is none."""
+        places = [*at.unbind(-1), torch.zeros_like(at[:, 0]) if word is None else word]
+        angles = torch.cat(
+            [
+                rotary_angles(place, size, theta=self.theta)
+                for place, size in zip(places, self.axes, strict=False)
+            ],
+            -1,
+        )
+        return angles.cos().float(), angles.sin().float()

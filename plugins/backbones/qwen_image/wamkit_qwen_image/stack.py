@@ -1,0 +1,94 @@
+"""Qwen-Image's blocks with what they are conditioned on: noise levels and places of tokens.
+
+The middle of the backbone, and by itself an action expert through which no words pass. Source:
+diffusers' `QwenImageTransformer2DModel` (Apache-2.0). Letters as in `wamkit.types`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.layers import Embedder, rotary_angles, sinusoid
+from wamkit.types import Text
+
+from .blocks import Conditioning, QwenImageBlock
+
+if TYPE_CHECKING:
+    from . import QwenImage
+
+LEVELS = 256  # width of the sinusoid of a noise level
+
+Turn = tuple[Tensor, Tensor]
+"""cos and sin [S, E / 2] float32 of rotary positions."""
+
+
+class LevelEmbedder(nn.Module):
+    """Noise levels to vectors, under diffusers' names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = Embedder(LEVELS, width, nn.SiLU())
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """sigma [B, T] to SiLU of its embedding [B, T, D]; float32 until the embedder's weights."""
+        waves = sinusoid(sigma, LEVELS, scale=1000)
+        return F.silu(self.timestep_embedder(waves.to(self.timestep_embedder.linear_1.weight)))
+
+
+class QwenImageStack(nn.Module):
+    """Blocks over tokens of any width, in the heads of the backbone."""
+
+    keep_float32 = ("timestep_embedder", r"norm_(added_)?[qk]\.weight$", "txt_norm")
+
+    def __init__(
+        self, config: QwenImage, width: int, feed_forward: int, *, words: bool = False
+    ) -> None:
+        super().__init__()
+        self.axes = config.axes
+        sizes = width, config.heads, sum(config.axes), feed_forward
+        self.time_text_embed = LevelEmbedder(width)
+        self.transformer_blocks = nn.ModuleList(
+            QwenImageBlock(*sizes, words=words) for _ in range(config.layers)
+        )
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stack, input side first."""
+        return self.transformer_blocks
+
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+        """As `VideoBackbone.place`, for tokens that take the weights of images.
+
+        Every token has a level of its own. Times stand on the axis of images: 0 is the image in the
+        making, a reference is at its time plus one. Rows and columns count from the middle.
+        """
+        turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
+        return self._condition(sigma, turned, (sigma.shape[1], 1, 1))
+
+    def _condition(
+        self,
+        sigma: Tensor,
+        turned: Turn,
+        shape: tuple[int, int, int],
+        text_sigma: Tensor | None = None,
+        words: int = 0,
+    ) -> Conditioning:
+        """Noise levels sigma [B, T] of frames and, if words pass, text_sigma [B, 1] of theirs."""
+        levels = sigma if text_sigma is None else torch.cat([text_sigma, sigma], 1)
+        level = self.time_text_embed(levels).to(
+            self.transformer_blocks[0].get_parameter("attn.to_q.weight").dtype
+        )
+        text_level = None if text_sigma is None else level[:, :1]
+        return Conditioning(words, text_level, level[:, -sigma.shape[1] :], *turned, shape)
+
+    def _turn(self, at: Tensor) -> Turn:
+        """The image index, row and column of each token `at` [S, 3] as rotary positions."""
+        angles = [
+            rotary_angles(place, size) for place, size in zip(at.unbind(-1), self.axes, strict=True)
+        ]
+        angle = torch.cat(angles, -1)
+        return angle.cos().float(), angle.sin().float()

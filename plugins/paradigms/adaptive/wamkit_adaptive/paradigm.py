@@ -1,0 +1,136 @@
+"""Fast proposals, their disagreement, and deliberation for the samples that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
+from wamkit.interfaces.proposals import Observed, generators, rows
+from wamkit.types import Frames, Outcome, Scene, Target
+
+from .budget import calibrated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wamkit.observation import Observation
+    from wamkit.policy import Policy
+
+    from . import Adaptive
+
+
+class AdaptiveParadigm(Paradigm):
+    """Two ways of one paradigm over one network, and a choice between them sample by sample."""
+
+    choices: Mapping[str, str] = {
+        "deliberate": "True or False: every sample does, or none does, whatever the proposals say"
+    }
+
+    def __init__(self, config: Adaptive) -> None:
+        self.config = config
+        self.sees = config.sees
+        self.inner: Paradigm = config.inner.build()
+        self.fast: Paradigm = config.way("fast").build()
+        self.slow: Paradigm = config.way("slow").build()
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        *,
+        deliberate: bool | None = None,
+        **choices: Any,
+    ) -> Outcome:
+        """The first fast proposal where all agree, a deliberate chunk where they do not.
+
+        Both begin with `rng` as it is given: the first proposal is what acting fast would do, and
+        samples that all deliberate do what acting slowly would do. With a threshold of 0 or
+        infinity nothing is compared. Which samples deliberate is asked of the device once a chunk.
+        """
+        if deliberate is None and self.config.threshold in (0, inf):
+            deliberate = self.config.threshold == 0
+        if deliberate is not None:
+            out = (self.slow if deliberate else self.fast).act(model, scene, schedules, rng)
+            every = torch.full_like(rows(scene, 1), int(deliberate)).bool()
+            return Outcome(out.action, out.video, out.value, {**out.notes, "deliberated": every})
+        aside = torch.Generator(rng.device)
+        aside.set_state(rng.get_state())
+        observed = Observed(model, scene)
+        out, disagreement = self.compared(observed, scene, schedules, rng)
+        hard = disagreement > self.config.threshold
+        notes = {"disagreement": disagreement, "deliberated": hard}
+        index = hard.nonzero()[:, 0]  # waits for the device
+        if len(index) == 0:
+            return Outcome(out.action, out.video, out.value, notes)
+        found = self.slow.act(observed.some(index), scene.pick(index), schedules, aside)
+        value = None
+        if out.value is not None and found.value is not None:
+            value = out.value.index_copy(0, index, found.value)
+        return Outcome(
+            out.action.index_copy(0, index, found.action),
+            _merged(out.video, found.video, index),
+            value,
+            notes,
+        )
+
+    def compared(
+        self, observed: Observed, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Outcome, Tensor]:
+        """The first fast proposal, and how far all of them disagree [B].
+
+        That is the mean over steps n and numbers a of a normalized chunk of the standard deviation
+        over the proposals k, sqrt(sum_k (x_kna - mean_k x_kna)^2 / (K - 1)).
+        """
+        count = self.config.proposals
+        many, draws = scene.pick(rows(scene, count)), generators(rng, count)
+        out = self.fast.act(observed.copies(count), many, schedules, draws)
+        apart = out.action.float().unflatten(0, (count, -1)).std(0).mean((1, 2))
+        first = rows(scene, 1)
+        video = None if out.video is None else out.video.pick(first)
+        value = None if out.value is None else out.value[first]
+        return Outcome(out.action[first], video, value), apart
+
+    def calibrate(
+        self,
+        policy: Policy,
+        observations: Iterable[Observation],
+        budget: float,
+        *,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """Set the threshold so that chunks cost on average `budget` times a fast one.
+
+        See `budget.calibrated`. The policy's spec takes the threshold, so that it is saved.
+        """
+        report = calibrated(self, policy, observations, budget, seed)
+        self.config = self.config.model_copy(update={"threshold": report["threshold"]})
+        policy.spec = policy.spec.model_copy(update={"paradigm": self.config})
+        return report
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """As the inner paradigm does."""
+        return self.inner.corrupt(scene, schedules, rng)
+
+    def imagine(
+        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> Frames:
+        """As deliberation does."""
+        return self.slow.imagine(model, scene, schedules, rng)
+
+
+def _merged(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames | None:
+    """A clip with the samples `index` of another; None unless all samples have one."""
+    if clip is None or other is None:
+        return None
+    z = clip.z.index_copy(0, index, other.z.to(clip.z.dtype))
+    sigma = clip.sigma.index_copy(0, index, other.sigma)
+    return Frames(z, clip.roles, clip.times, sigma, clip.guide)

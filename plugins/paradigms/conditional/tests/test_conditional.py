@@ -1,0 +1,203 @@
+"""Cosmos Policy's samples: what is given, what is learned, and at which levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from wamkit_conditional import Conditional
+
+from wamkit import check
+from wamkit.compositions import compose
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec, parse, parse_part
+from wamkit.trial import batch_of, observation
+from wamkit.types import Scene, Target
+
+PURE: dict[str, dict[str, float]] = {
+    "policy": {"policy": 1.0, "world": 0.0, "value": 0.0},
+    "world": {"policy": 1e-9, "world": 1 - 1e-9, "value": 0.0},
+    "value": {"policy": 1e-9, "world": 0.0, "value": 1 - 1e-9},
+    "inverse": {"policy": 1e-9, "world": 0.0, "value": 0.0, "inverse": 1 - 1e-9},
+}
+"""Shares that make (nearly) every sample of one kind."""
+
+
+def spec_for(head: str = "mot", **settings: Any) -> PolicySpec:
+    parts = registry().parts
+    toy, chosen = parts["backbone"]["toy"](), parts["action_head"][head]()  # type: ignore[call-arg]
+    return compose(toy, chosen, Conditional(**settings))
+
+
+def corrupted(spec: PolicySpec, size: int = 4, seed: int = 1) -> tuple[Scene, Scene, Target]:
+    policy = Policy.from_spec(spec)
+    scene = clean(policy, batch_of(spec, size=size))
+    rng = torch.Generator().manual_seed(seed)
+    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+
+
+def levels(scene: Scene) -> dict[str, list[float]]:
+    """The level of each part in each sample."""
+    assert scene.clip is not None
+    found = {"video": scene.clip.sigma[:, -1].tolist()}
+    return found | {p: scene.noisy(p).sigma.tolist() for p in scene.parts if p != "video"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "learned"),
+    [
+        ("policy", set(), {"action", "video", "next_state", "value"}),
+        ("world", {"action"}, {"video", "next_state", "value"}),
+        ("value", {"action", "video", "next_state"}, {"value"}),
+        ("inverse", {"video", "next_state"}, {"action"}),
+    ],
+)
+def test_a_kind_of_sample_is_what_is_clean_and_what_is_learned(
+    kind: str, given: set[str], learned: set[str]
+) -> None:
+    scene, noisy, target = corrupted(spec_for(**PURE[kind]))
+    found = levels(noisy)
+    for part, sigma in found.items():
+        weight = target[part].weight
+        if part in given:
+            assert sigma == [0.0] * 4 and torch.equal(noisy.take(part), scene.take(part))
+        if part not in learned:
+            assert not weight.any()
+        else:
+            assert weight.all() and all(0 < s <= 1 for s in sigma)
+            # Published: one level for all that is noisy in a sample, another in each sample.
+            assert sigma == found[min(learned)] and len(set(sigma)) == 4
+    if kind == "inverse":  # the value is neither given nor asked for
+        assert found["value"] == [1.0] * 4
+
+
+def test_independent_levels_differ_from_part_to_part() -> None:
+    found = levels(corrupted(spec_for(levels="independent", **PURE["policy"]))[1])
+    assert len({s for sigma in found.values() for s in sigma}) == 16
+
+
+def test_kinds_come_in_their_shares() -> None:
+    paradigm, scene = Conditional().build(), corrupted(spec_for(), size=2000)[0]
+    kinds = paradigm._kinds(scene, torch.Generator().manual_seed(0))
+    share = torch.bincount(kinds, minlength=4) / 2000
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.25, 0.0]), atol=0.04, rtol=0)
+
+
+def test_policy_samples_teach_no_value_if_told_so() -> None:
+    # The published flag of this meaning changes nothing by itself; here it does what it says.
+    target = corrupted(spec_for(policy_value=False, **PURE["policy"]))[2]
+    assert not target["value"].weight.any() and target["action"].weight.all()
+    target = corrupted(spec_for(policy_value=False, **PURE["world"]))[2]
+    assert target["value"].weight.all()
+
+
+def test_what_is_given_has_no_loss_and_what_is_asked_for_has() -> None:
+    spec = spec_for(**PURE["value"])
+    policy = Policy.from_spec(spec)
+    parts = policy.loss(batch_of(spec), seed=0).parts
+    assert parts["value"] > 0
+    assert [float(parts[p]) for p in ("action", "video", "next_state")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("head", ["mot", "latent_slot"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"context": "open"}, {"act": "action_only"}, {"levels": "independent"}],
+    ids=["default", "open", "action only", "independent"],
+)
+@torch.no_grad()
+def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> None:
+    spec = spec_for(head, **settings)
+    policy = Policy.from_spec(spec)
+    scene = blank(policy, observation(spec))
+    outs, futures, values = [], [], []
+    for model in (policy.model, uncached(policy.model)):
+        rng = torch.Generator().manual_seed(0)
+        outs.append(policy.paradigm.act(model, scene, policy.schedules, rng))
+        seen = scene.put("action", outs[0].action, 0.0)
+        futures.append(policy.paradigm.foresee(model, seen, policy.schedules, rng))  # type: ignore[attr-defined]
+        values.append(policy.paradigm.judge(model, futures[0], policy.schedules, rng))  # type: ignore[attr-defined]
+    torch.testing.assert_close(outs[0].action, outs[1].action, atol=1e-5, rtol=0)
+    for part in ("video", "next_state", "value"):
+        one, two = (future.take(part) for future in futures)
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    torch.testing.assert_close(values[0], values[1], atol=1e-5, rtol=0)
+    assert values[0].shape == (2,) and values[0].abs().max() <= 1
+    assert (outs[0].value is None) == (settings == {"act": "action_only"})
+
+
+@torch.no_grad()
+def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> None:
+    policy = Policy.from_spec(spec := spec_for())
+    paradigm: Any = policy.paradigm
+    scene = blank(policy, observation(spec))
+    found = []
+    for shift in (0.0, 1.0):
+        rng = torch.Generator().manual_seed(0)
+        given = scene.put("action", scene.take("action") + shift, 0.0)
+        found.append(paradigm.foresee(policy.model, given, policy.schedules, rng))
+    assert not torch.allclose(found[0].take("video"), found[1].take("video"), atol=1e-4)
+    values = []
+    for future in (found[0], found[0].put("video", found[0].take("video") + 1, 0.0)):
+        rng = torch.Generator().manual_seed(0)
+        values.append(paradigm.judge(policy.model, future, policy.schedules, rng))
+    assert not torch.allclose(values[0], values[1], atol=1e-6)
+
+
+def test_the_program_counts_the_passes_that_are_made() -> None:
+    for settings in ({}, {"context": "open"}, {"act": "action_only"}, {"levels": "independent"}):
+        spec = spec_for(**settings)
+        policy, passes = Policy.from_spec(spec), 0
+
+        def model(*args: Any, policy: Policy = policy, **kwargs: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            return policy.model(*args, **kwargs)
+
+        with torch.no_grad():
+            scene, rng = blank(policy, observation(spec)), torch.Generator()
+            policy.paradigm.act(model, scene, policy.schedules, rng)
+        assert passes == sum(stage.passes for stage in spec.paradigm.program(spec))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy": 0.9}, "are shares of a batch and add up to 1.4"),
+        ({"act": "action_only", "context": "open"}, 'write context = "closed"'),
+        (
+            {"act": "action_only", "value": 0.0, "inverse": 0.25},
+            'write inverse = 0 or act = "together"',
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WamkitError, match=message):
+        parse_part("paradigm", {"name": "conditional", **settings})
+
+
+def test_a_head_that_regresses_cannot_be_told_an_action() -> None:
+    spec = spec_for()
+    for name in registry().names("action_head"):
+        head = registry().parts["action_head"][name]().tiny()  # type: ignore[call-arg]
+        if head.regresses:  # type: ignore[attr-defined]
+            found = check(spec.model_copy(update={"action_head": head}))
+            assert any("without looking at any" in c.why for c in found)
+            assert any("choose an action_head that denoises" in c.hint for c in found)
+
+
+def test_tied_schedules_contradict_independent_levels() -> None:
+    spec = spec_for(levels="independent")
+    raw = spec.dump()
+    raw["schedules"]["action"]["tied"] = True
+    (conflict,) = check(raw)
+    assert "that of the action is tied to another" in conflict.why
+    raw["paradigm"]["levels"] = "shared"  # what the hint says
+    assert check(raw) == [] and parse(raw).paradigm.name == "conditional"

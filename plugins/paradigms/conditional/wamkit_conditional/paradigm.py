@@ -1,0 +1,177 @@
+"""Clean parts are given, noisy ones are asked for: four factorizations by noise levels alone."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wamkit.cache import KVCache
+from wamkit.interfaces.paradigm import (
+    Model,
+    Paradigm,
+    ScheduleMap,
+    denoise,
+    goal,
+    remember,
+    start,
+)
+from wamkit.schedule import draw
+from wamkit.types import Frames, Goal, Outcome, Scene, Target
+
+from . import GIVEN, LEARNED
+
+if TYPE_CHECKING:
+    from . import Conditional
+
+
+class ConditionalParadigm(Paradigm):
+    """Cosmos Policy's samples over any backbone and head that hears actions."""
+
+    def __init__(self, config: Conditional) -> None:
+        self.config = config
+        self.sees = config.sees
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        **choices: Any,
+    ) -> Outcome:
+        """Action, what follows and value in one run, or the action alone if it sees no more.
+
+        The action's noise is drawn first.
+        """
+        if self.config.act == "action_only":
+            scene = scene.without("video", "next_state", "value")
+        done = self._denoised("policy", model, scene, schedules, rng, None)
+        clip = done.clip if "video" in done.parts else None
+        value = None if done.value is None else told(done.value.x)
+        return Outcome(done.take("action"), clip, value)
+
+    def foresee(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> Scene:
+        """The scene with target frames, next state and value as they follow from its action.
+
+        The action is taken as it is, as clean. `cache` is what `remember` left of what is observed,
+        and the scene then what it left over; without it, it is passed here.
+        """
+        return self._denoised("world", model, scene, schedules, rng, cache)
+
+    def judge(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The value [B] in [-1, 1] of the scene's action, target frames and next state.
+
+        These are taken as clean. `cache` as of `foresee`.
+        """
+        return told(self._denoised("value", model, scene, schedules, rng, cache).take("value"))
+
+    def imagine(
+        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> Frames:
+        """The clip of the scene as it comes with, or after, the action that `act` takes."""
+        out = self.act(model, scene, schedules, rng)
+        if out.video is not None:
+            return out.video
+        seen = self.foresee(model, scene.put("action", out.action, 0.0), schedules, rng)
+        assert seen.clip is not None
+        return seen.clip
+
+    def _denoised(
+        self,
+        kind: str,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None,
+    ) -> Scene:
+        """The scene with what is learned in samples of `kind` denoised from noise."""
+        present = scene.parts
+        for part in GIVEN[kind]:
+            if part in present:
+                scene = scene.put(part, scene.take(part), 0.0)
+        parts = [part for part in LEARNED[kind] if part in present]
+        if self.config.levels == "shared":
+            schedules = dict.fromkeys(parts, schedules[parts[0]])
+        runs = {part: start(part, scene, schedules, rng) for part in parts}
+        rest = scene
+        if cache is None:
+            cache, rest = remember(model, scene, self.sees)
+        denoise(model, rest, runs, cache)
+        for part, run in runs.items():
+            scene = scene.put(part, run.x, 0.0)
+        return scene
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """Samples of all kinds in one batch, each kind with its share, drawn sample by sample.
+
+        What is given has level 0 and no loss; what is absent level 1 and no loss.
+        """
+        parts = [part for part in LEARNED["policy"] if part in scene.parts]
+        kind = self._kinds(scene, rng)
+        drawn = {}
+        for part in parts:
+            x, flow = scene.take(part), schedules[part]
+            drawn[part] = draw(tuple(x.shape), x, rng), flow.sample((len(x),), x, rng)
+        target: dict[str, Goal] = {}
+        for part in parts:
+            leaders = [self._leader(name, part, parts) for name in LEARNED]
+            learned = _where(kind, [part in names for names in LEARNED.values()])
+            given = _where(kind, [part in names for names in GIVEN.values()])
+            level = _each(kind, [drawn[leader][1] for leader in leaders])
+            weight = _each(kind, [schedules[p].weight(drawn[p][1]) for p in leaders])
+            sigma = torch.where(learned, level, (~given).to(level))
+            counts = learned
+            if part == "value" and not self.config.policy_value:
+                counts = learned & (kind != 0)
+            x, (noise, _), flow = scene.take(part), drawn[part], schedules[part]
+            scene = scene.put(part, flow.add(x, noise, sigma), sigma)
+            target[part] = goal(scene, part, flow.velocity(x, noise), weight * counts)
+        return scene, target
+
+    def _kinds(self, scene: Scene, rng: torch.Generator) -> Tensor:
+        """The kind of each sample [B], as places in LEARNED."""
+        tokens = scene.text.tokens
+        edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
+        u = torch.rand(tokens.shape[0], generator=rng, device=rng.device)
+        return torch.bucketize(u, edges, right=True).to(tokens.device)
+
+    def _leader(self, kind: str, part: str, parts: list[str]) -> str:
+        """The part whose level `part` takes in samples of a kind."""
+        if self.config.levels == "independent":
+            return part
+        return next(p for p in LEARNED[kind] if p in parts)
+
+
+def told(x: Tensor) -> Tensor:
+    """The value [B] in [-1, 1] that numbers [B, N, A] tell; a head may repeat it in several."""
+    return x.float().flatten(1).mean(1).clamp(-1, 1)
+
+
+def _where(kind: Tensor, flags: list[bool]) -> Tensor:
+    """For each sample the flag of its kind [B] bool."""
+    return torch.tensor(flags, device=kind.device)[kind]
+
+
+def _each(kind: Tensor, rows: list[Tensor]) -> Tensor:
+    """For each sample the number of its kind [B]; `rows` [B] are those of one kind each."""
+    return torch.stack(rows).gather(0, kind[None])[0]

@@ -1,0 +1,295 @@
+"""First the video, then the action: the published mask, the copy, and how far imagining goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+import torch
+from wamkit_idm import Idm
+
+from wamkit import check
+from wamkit.cache import KVCache
+from wamkit.compositions import default
+from wamkit.errors import SpecError, WamkitError
+from wamkit.interfaces.paradigm import denoise, start
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec, override, parse
+from wamkit.trial import batch_of, compose, observation
+from wamkit.types import Frames, Outcome, Scene, Velocity
+from wamkit.visibility import Visibility
+
+IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
+
+
+def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpec:
+    known = {"backbone": backbone, "action_head": "mot"}
+    parts = (default(registry().get(kind, name)) for kind, name in known.items())
+    spec = compose(*parts, Idm(**settings))
+    return parse(override(spec.dump(), changes))
+
+
+def acted(policy: Policy, model: Any = None, **choices: Any) -> Outcome:
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng, **choices)
+
+
+def corrupted(policy: Policy, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Any]:
+    scene = clean(policy, batch_of(policy.spec, size=size))
+    rng = torch.Generator().manual_seed(seed)
+    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+
+
+def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:
+    found = []
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        found.append(scene.roles - {"text", "state"})
+        return policy.model(scene, cache, keep)
+
+    acted(policy, model, **choices)
+    return found
+
+
+PUBLISHED: Visibility = {
+    "text": {"text", "context"},
+    "state": {"text", "context", "state"},
+    "context": {"text", "context"},
+    "target": {"text", "context", "target"},
+    "context'": {"text", "context'"},
+    "target'": {"text", "context'", "target'"},
+    "action": {"text", "context'", "target'", "action"},
+}
+
+
+def test_the_table_is_the_published_mask_with_both_clean_first_frames_as_one() -> None:
+    # Fast-WAM, idm: two halves of video, each closed; the action looks at the second half alone.
+    columns = ("context", "target", "context'", "target'", "action")
+    five = (
+        (1, 0, 0, 0, 0),
+        (1, 1, 0, 0, 0),
+        (0, 0, 1, 0, 0),
+        (0, 0, 1, 1, 0),
+        (0, 0, 1, 1, 1),
+    )
+    assert tuple(tuple(int(c in PUBLISHED[r]) for c in columns) for r in columns) == five
+    merged = {
+        row: {role.replace("context'", "context") for role in seen} - {"state"}
+        for row, seen in PUBLISHED.items()
+        if row not in ("context'", "state")
+    }
+    sees = {row: set(seen) - {"state"} for row, seen in Idm().sees.items() if row != "state"}
+    assert sees == merged
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["wan", "toy", "cosmos", "ltx"])
+def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: str) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone))
+    _, noisy, _ = corrupted(policy)
+    video = noisy.video
+    assert video is not None
+    twin = video.only("context").named(context="context'")
+    five = video.only("context", "target").then(twin).then(video.only("target'"))
+    ours = policy.model(noisy)
+    theirs = policy.action_head.join(policy.backbone, noisy.with_(video=five), PUBLISHED)
+    assert ours.action is not None and theirs.action is not None
+    torch.testing.assert_close(ours.action, theirs.action, atol=2e-6, rtol=0)
+    assert ours.video is not None and theirs.video is not None
+    torch.testing.assert_close(ours.video[:, :, 1:3], theirs.video[:, :, 1:3], atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", IMAGINE)
+def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone))
+    _, noisy, _ = corrupted(policy)
+    full = policy.model(noisy).action
+    video, numbers = noisy.video, noisy.with_(video=None)
+    assert video is not None
+    seen = noisy.with_(video=video.only("context"), action=None)
+    cache = policy.model(seen, keep=("text", "context", "state")).cache
+    copy = noisy.with_(video=video.only("target'"), action=None)
+    kept = policy.model(copy, cache=cache, keep=("target'",)).cache
+    assert cache is not None and kept is not None
+    fast = policy.model(numbers, cache=cache | kept).action
+    assert full is not None and fast is not None
+    torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", IMAGINE)
+@pytest.mark.parametrize("until", [0.0, 0.6, 1.0])
+def test_remembering_changes_nothing(backbone: str, until: float) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone))
+    one = acted(policy, until=until)
+    two = acted(policy, uncached(policy.model), until=until)
+    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    assert one.video is not None and two.video is not None
+    torch.testing.assert_close(one.video.z, two.video.z, atol=2e-6, rtol=0)
+
+
+def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> None:
+    policy = Policy.from_spec(spec_for("action_head.state=token"))
+    scene, noisy, target = corrupted(policy)
+    video = noisy.video
+    assert video is not None and scene.video is not None
+    assert video.roles == ("context", "target", "target", "target'", "target'")
+    assert video.times.tolist() == [0, 1, 2, 1, 2] and target["video"].places == (1, 2)
+    velocity = target["video"].velocity
+    back = video.only("target").z - video.sigma[:, 1, None, None, None, None] * velocity
+    torch.testing.assert_close(back, scene.take("video"), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        one = policy.model(noisy).action
+        seen = policy.model(noisy.with_(video=_moved(video, "target'"))).action
+        hidden = policy.model(noisy.with_(video=_moved(video, "target"))).action
+    assert one is not None and seen is not None and hidden is not None
+    torch.testing.assert_close(hidden, one, atol=1e-6, rtol=0)
+    assert not torch.allclose(seen, one, atol=1e-4)
+
+
+def _moved(video: Frames, role: str) -> Frames:
+    return video.put(video.only(role).z + 1, role)
+
+
+@pytest.mark.parametrize(("copy_noise", "low", "high"), [(0.5, 0.35, 0.65), (0, 0, 0), (1, 1, 1)])
+def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
+    copy_noise: float, low: float, high: float
+) -> None:
+    policy = Policy.from_spec(spec_for(copy_noise=copy_noise))
+    scene, noisy, _ = corrupted(policy, size=128)
+    assert noisy.video is not None
+    level, learned = noisy.video.only("target'").sigma, noisy.video.only("target").sigma
+    assert torch.equal(level[:, 0], level[:, 1])
+    noised = level[:, 0] > 0
+    assert low <= noised.float().mean() <= high
+    assert not (level == learned).any()
+    shown = noisy.video.only("target'").z
+    changed = (shown - scene.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(changed, noised)
+
+
+def test_imagining_may_stop_anywhere() -> None:
+    policy = Policy.from_spec(spec_for("schedules.video.steps=4"))
+    counts = {u: passes(policy, until=u).count(frozenset({"target"})) for u in (0, 0.3, 0.9, 1)}
+    # Shift 5, four steps: levels 1, 0.9375, 0.8333, 0.625.
+    assert counts == {0: 4, 0.3: 4, 0.9: 2, 1: 0}
+    video = acted(policy, until=0.3).video
+    assert video is not None and video.sigma[0].tolist() == pytest.approx([0, 0.3, 0.3])
+
+
+def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> None:
+    finished = Policy.from_spec(spec_for())
+    for until in (0.0, 0.6, 1.0):
+        other = Policy.from_spec(spec_for(until=until))
+        other.load_state_dict(finished.state_dict())
+        assert torch.equal(acted(other).action, acted(finished, until=until).action)
+        assert torch.equal(acted(other, until=0).action, acted(finished).action)
+    one, two = acted(finished, until=0), acted(finished, until=1)
+    assert not torch.allclose(one.action, two.action, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_finished_video_is_what_the_policy_imagines() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    start("action", scene, policy.schedules, rng)  # drawn first, whatever is imagined
+    clip = policy.paradigm.imagine(policy.model, scene, policy.schedules, rng)
+    found = acted(policy).video
+    assert found is not None
+    torch.testing.assert_close(found.z, clip.z, atol=1e-6, rtol=0)
+
+
+def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
+    policy = Policy.from_spec(spec_for(first_frame=0.5))
+    scene = clean(policy, batch_of(policy.spec))
+    copies = 0
+    for seed in range(64):
+        rng = torch.Generator().manual_seed(seed)
+        noisy, target = policy.paradigm.corrupt(scene, policy.schedules, rng)
+        copies += "target'" in noisy.roles
+        assert "target" in noisy.roles and set(target) == {"video", "action"}
+    assert 20 <= copies <= 44
+
+
+@torch.no_grad()
+def test_without_imagining_the_action_sees_the_observation_alone() -> None:
+    policy = Policy.from_spec(spec_for(first_frame=0.5))
+    assert passes(policy, until="first_frame") == [{"context"}, *[{"action"}] * 3]
+    out = acted(policy, until="first_frame")
+    assert out.video is None
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    run = start("action", scene, policy.schedules, rng)
+    dense = denoise(policy.model, scene.without("video"), {"action": run})
+    torch.testing.assert_close(out.action, dense.take("action"), atol=2e-6, rtol=0)
+    assert set(policy.spec.paradigm.modes) == {"first frame alone", "imagining"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["wan", "flux2"])
+def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> None:
+    tiny = spec_for(backbone=backbone)
+    height, width = tiny.cameras.canvas
+    size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
+    policy = Policy.from_spec(parse(override(tiny.dump(), (size, "video.coarser=2"))))
+    assert check(policy.spec) == []
+    _, noisy, _ = corrupted(policy)
+    assert noisy.video is not None and noisy.future is not None
+    assert noisy.video.roles == ("context",)
+    count = policy.spec.latent_frames[1]
+    assert noisy.future.roles == ("target",) * count + ("target'",) * count
+    one, two = acted(policy), acted(policy, uncached(policy.model))
+    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
+    assert policy.imagine(observation(policy.spec), seed=0).canvas.isfinite().all()
+
+
+@pytest.mark.parametrize("until", [0.0, 0.9, 1.0, "first_frame"])
+def test_the_program_counts_every_pass(until: Any) -> None:
+    spec = spec_for("schedules.video.steps=4", first_frame=0.5, until=until)
+    stages = spec.paradigm.program(spec)
+    told = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
+    found = passes(Policy.from_spec(spec))
+    assert [{role.rstrip("'") for role in r} for r in told] == [
+        {role.rstrip("'") for role in r} for r in found
+    ]
+
+
+def test_choices_that_training_does_not_prepare_for_are_refused() -> None:
+    seen = observation(spec_for())
+    policy = Policy.from_spec(spec_for())
+    with pytest.raises(WamkitError, match="never trained on the observation alone") as refused:
+        policy.act(seen, until="first_frame")
+    assert refused.value.hint == (
+        "train with paradigm.first_frame = 0.5, or choose a level such as until = 1"
+    )
+    with pytest.raises(WamkitError, match="until = 'soon' is no level") as refused:
+        policy.act(seen, until="soon")
+    assert refused.value.hint == (
+        'choose a number from 0 (a finished video) to 1 (none of it), or "first_frame"'
+    )
+    strict = Policy.from_spec(spec_for(copy_noise=0))
+    with pytest.raises(WamkitError, match=r"until = 0\.3 shows the action a noisy video"):
+        strict.act(seen, until=0.3)
+    assert strict.act(seen, until=0, seed=0).values.isfinite().all()
+    assert policy.act(seen, until="0.3", seed=0).values.isfinite().all()
+
+
+def test_a_default_that_training_does_not_prepare_for_is_refused() -> None:
+    raw = spec_for().dump()
+    for settings in ({"until": "first_frame"}, {"until": 0.5, "copy_noise": 0}, {"until": 2}):
+        with pytest.raises(SpecError, match=r"until|first_frame"):
+            parse(raw | {"paradigm": raw["paradigm"] | settings})
+
+
+def test_without_frames_to_imagine_there_is_no_video_to_read() -> None:
+    (found,) = check(spec_for("video.frames=1"))
+    assert found.why == (
+        "idm reads the action off an imagined video, and of 1 pictures none is left to imagine"
+    )
+    frames = found.hint.removeprefix("set video.frames = ")
+    assert check(spec_for(f"video.frames={frames}")) == []

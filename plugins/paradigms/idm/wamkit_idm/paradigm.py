@@ -1,0 +1,104 @@
+"""The video is denoised, passed once more for its keys, and the action read off them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wamkit.interfaces.paradigm import (
+    Model,
+    Paradigm,
+    ScheduleMap,
+    corrupt,
+    denoise,
+    remember,
+    start,
+)
+from wamkit.schedule import draw
+from wamkit.types import Frames, Outcome, Scene, Target
+
+if TYPE_CHECKING:
+    from . import Idm
+
+
+class IdmParadigm(Paradigm):
+    """Fast-WAM-IDM over any backbone and head, with as much imagining as the caller wants.
+
+    The frames that the action sees are a copy, in roles of its own, because the noisy frames that
+    are learned must not be seen. What is observed needs no copy: both halves hold the same clean
+    frames, which look at nothing but themselves.
+    """
+
+    choices: Mapping[str, str] = {
+        "until": "noise level at which imagining stops, from 0 (a finished video) to 1 (none of "
+        'it), or "first_frame" where training left the video out at times'
+    }
+
+    def __init__(self, config: Idm) -> None:
+        self.config = config
+        self.sees = config.sees
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        *,
+        until: float | str | None = None,
+        **choices: Any,
+    ) -> Outcome:
+        """The video down to level `until`, one pass over it, then the action against its keys.
+
+        The same seed draws the same noise for the action, whatever `until` is. Raises WamkitError
+        if training has not prepared for `until`.
+        """
+        stop = self.config.until if until is None else self.config.expect(until)
+        action = start("action", scene, schedules, rng)
+        if stop == "first_frame":
+            cache, rest = remember(model, scene.without("video"), self.sees)
+            return Outcome(denoise(model, rest, {"action": action}, cache).take("action"))
+        video = start("video", scene, schedules, rng, until=float(stop))
+        cache, rest = remember(model, scene, self.sees)
+        seen = denoise(model, rest.without("action"), {"video": video}, cache)
+        shown = seen.with_(**{_place(seen): _copy(seen)})
+        kept = model(shown, cache=cache, keep=("target'",)).cache
+        assert cache is not None and kept is not None
+        rest = rest.with_(video=None, future=None)
+        done = denoise(model, rest, {"action": action}, cache | kept)
+        clip = scene.put("video", video.x, video.sigma).clip
+        return Outcome(done.take("action"), clip)
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """Video and action noised as ever, and behind the video the copy that the action sees.
+
+        Whether the copy is left out is drawn once for the whole batch: then no token has to be
+        hidden from some samples only, the pass is shorter, and the mean of the gradient over steps
+        is that of a draw for each sample.
+        """
+        noisy, target = corrupt(scene, schedules, rng)
+        left_out = torch.rand((), generator=rng, device=rng.device) < self.config.first_frame
+        if left_out:
+            return noisy, target
+        flow, x = schedules["video"], scene.take("video")
+        share = torch.rand(len(x), generator=rng, device=rng.device) < self.config.copy_noise
+        level = flow.sample((len(x),), x, rng) * share.to(x.device)
+        shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
+        copy = _copy(scene.put("video", shown, level))
+        assert noisy.clip is not None
+        return noisy.with_(**{_place(noisy): noisy.clip.then(copy)}), target
+
+
+def _place(scene: Scene) -> str:
+    """Which frames of the scene the targets are among."""
+    return "video" if scene.future is None else "future"
+
+
+def _copy(scene: Scene) -> Frames:
+    """The target frames as the copy that the action sees."""
+    assert scene.clip is not None
+    return scene.clip.only("target").named(target="target'")

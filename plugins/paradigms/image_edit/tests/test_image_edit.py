@@ -1,0 +1,160 @@
+"""ImageWAM's schedule: its mask, one frame to learn from, and a prefix at a stated level."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+import torch
+from wamkit_image_edit import ImageEdit
+
+from wamkit import check
+from wamkit.cache import KVCache
+from wamkit.compositions import default
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec, override, parse
+from wamkit.trial import batch_of, compose, observation
+from wamkit.types import Outcome, Scene, Velocity
+
+
+def spec_for(*changes: str, backbone: str = "flux2", **settings: Any) -> PolicySpec:
+    known = {"backbone": backbone, "action_head": "mot"}
+    parts = (default(registry().get(kind, name)) for kind, name in known.items())
+    spec = compose(*parts, ImageEdit(**settings))
+    return parse(override(spec.dump(), changes))
+
+
+def acted(policy: Policy, model: Any = None) -> Outcome:
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng)
+
+
+def corrupted(policy: Policy) -> tuple[Scene, Scene, Any]:
+    scene, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
+    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+
+
+def test_the_table_is_the_published_mask() -> None:
+    # Rows are queries, columns keys: text, reference, target, action (ImageWAM, FLUX.2).
+    published = {
+        "text": (1, 1, 0, 0),
+        "context": (1, 1, 0, 0),
+        "target": (1, 1, 1, 0),
+        "action": (1, 1, 0, 1),
+    }
+    sees, columns = ImageEdit().sees, tuple(published)
+    assert {r: tuple(int(c in sees[r]) for c in columns) for r in columns} == published
+    assert set(sees) == {*published, "state"}
+
+
+@pytest.mark.parametrize("backbone", registry().names("backbone"))
+@pytest.mark.parametrize("level", [0.0, 0.4])
+def test_remembering_changes_nothing(backbone: str, level: float) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=level))
+    one, two = acted(policy), acted(policy, uncached(policy.model))
+    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", registry().names("backbone"))
+def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=0.4))
+    _, noisy, _ = corrupted(policy)
+    assert noisy.video is not None
+    full = policy.model(noisy).action
+    seen = noisy.with_(video=noisy.video.only("context"), action=None)
+    cache = policy.model(seen, keep=("text", "context", "state")).cache
+    fast = policy.model(noisy.with_(video=None), cache=cache).action
+    assert full is not None and fast is not None
+    torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+
+
+def test_acting_makes_no_edit_and_the_program_says_so() -> None:
+    policy = Policy.from_spec(spec_for(prefix_level=0.25))
+    passes: list[frozenset[str]] = []
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        passes.append(scene.roles - {"text", "state"})
+        if scene.video is not None:
+            assert scene.video.sigma.tolist() == [[0.25], [0.25]]
+        return policy.model(scene, cache, keep)
+
+    assert acted(policy, model).video is None
+    assert passes == [{"context"}, {"action"}, {"action"}, {"action"}]
+    stages = policy.spec.paradigm.program(policy.spec)
+    assert [stage.passes for stage in stages] == [1, 3]
+
+
+def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
+    clean_prefix = Policy.from_spec(spec_for())
+    assert ImageEdit().prefix_level == 0
+    told = Policy.from_spec(spec_for(prefix_level=0.5))
+    told.load_state_dict(clean_prefix.state_dict())
+    assert not torch.allclose(acted(told).action, acted(clean_prefix).action, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "level"), [("same", 0.3), ("target", None)])
+def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames(
+    name: Any, level: float | None
+) -> None:
+    policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
+    scene, noisy, target = corrupted(policy)
+    assert scene.video is not None and noisy.video is not None and noisy.action is not None
+    assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
+    reference, edited = noisy.video.sigma.unbind(1)
+    assert torch.equal(reference, edited if level is None else torch.full((2,), level))
+    assert target["video"].places == (1,)
+    assert not torch.isclose(edited, noisy.action.sigma).any()
+    back = noisy.take("video") - edited[:, None, None, None, None] * target["video"].velocity
+    torch.testing.assert_close(back, scene.take("video"), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["same", "target"])
+def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
+    policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
+    levels: list[list[float]] = []
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        assert scene.video is not None
+        levels.append(scene.video.sigma[0].tolist())
+        return policy.model(scene, cache, keep)
+
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    clip = policy.paradigm.imagine(model, scene, policy.schedules, rng)
+    grid = policy.schedules["video"].grid()[:-1]
+    expected = [[s, s] for s in grid] if name == "target" else [[0.3], *([s] for s in grid)]
+    torch.testing.assert_close([x for row in levels for x in row], [x for r in expected for x in r])
+    assert clip.roles == ("context", "target") and clip.sigma[:, 1].tolist() == [0, 0]
+
+
+def test_a_video_backbone_imagines_one_frame_too() -> None:
+    spec = spec_for(backbone="wan")
+    assert spec.latent_frames == (1, 1) and check(spec) == []
+
+
+def test_a_vision_encoder_acts_without_any_frame_to_imagine() -> None:
+    spec = spec_for(backbone="timm_vit")
+    assert spec.latent_frames == (1, 0)
+    (found,) = check(spec_for("paradigm.training_level=target", backbone="timm_vit"))
+    assert found.why == (
+        "the reference frames are to be told the level of the edited frame, and there is none"
+    )
+    assert found.hint == 'set paradigm.training_level = "same"'
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_any_other_number_of_frames_is_refused(frames: int) -> None:
+    (found,) = check(spec_for(f"video.frames={frames}", backbone="wan"))
+    assert found.between == ("paradigm", "video.frames")
+    assert found.why == (
+        f"image_edit imagines one latent frame, the endpoint; {frames} pictures make "
+        f"{(frames - 1) // 4}"
+    )
+    right = found.hint.removeprefix("set video.frames = ").partition(",")[0]
+    assert check(spec_for(f"video.frames={right}", backbone="wan")) == []

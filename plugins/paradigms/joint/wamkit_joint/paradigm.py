@@ -1,0 +1,101 @@
+"""Video and action in one loop; between refreshes of the video its keys and values are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wamkit.cache import KVCache
+from wamkit.interfaces.paradigm import (
+    Model,
+    Paradigm,
+    ScheduleMap,
+    corrupt,
+    levelled,
+    remember,
+    start,
+)
+from wamkit.types import Frames, Outcome, Scene, Target, Velocity
+
+if TYPE_CHECKING:
+    from . import Joint
+
+
+class JointParadigm(Paradigm):
+    """Fast-WAM-Joint and Efficient-WAM over any backbone and head."""
+
+    def __init__(self, config: Joint) -> None:
+        self.config = config
+        self.sees = config.sees
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        **choices: Any,
+    ) -> Outcome:
+        """One evaluation of the action after the other, and of the video wherever it is due.
+
+        With refresh = "every", whichever is done first stays as it is and is still looked at; a
+        finished video that does not hear the action is passed once more, and its keys are kept.
+        """
+        model, refresh, complete = self._told(model), self.config.refresh, scene
+        steps = None if refresh == "every" else len(refresh)
+        video = start("video", scene, schedules, rng, steps=steps)
+        action = start("action", scene, schedules, rng)
+        cache, scene = remember(model, scene, self.sees)
+        known, clip = cache, scene.clip
+        shown = {"text", *(scene.video.roles if scene.video is not None else ())}
+        shown.update(clip.roles if clip is not None else ())
+        place = 0
+        while not action.done or (refresh == "every" and not video.done):
+            scene = scene.put("action", action.x, action.sigma)
+            if self._due(place, video.evaluations):
+                scene = scene.put("video", video.x, video.sigma)
+                keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(shown))
+                velocity = model(scene, cache=cache, keep=keep)
+                if keep and velocity.cache is not None:
+                    known = velocity.cache if cache is None else cache | velocity.cache
+                if not video.done:
+                    video.advance(velocity.take("video", scene))
+            else:
+                velocity = model(scene.with_(video=None, future=None), cache=known)
+            if not action.done:
+                action.advance(velocity.take("action", scene))
+            place += 1
+        return Outcome(action.x, complete.put("video", video.x, video.sigma).clip)
+
+    def _due(self, place: int, evaluations: int) -> bool:
+        """Whether the video is passed at evaluation `place` of the action."""
+        if self.config.refresh != "every":
+            return place in self.config.refresh
+        return place <= evaluations or "action" in self.sees["target"]
+
+    def _told(self, model: Model) -> Model:
+        """The model, with observed frames told the level that the configuration asks for."""
+        if self.config.context_level == "clean":
+            return model
+
+        def told(
+            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> Velocity:
+            return model(levelled(scene), cache=cache, keep=keep)
+
+        return told
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """Video and action at levels of their own, or at one if a schedule is tied."""
+        noisy, target = corrupt(scene, schedules, rng)
+        return (noisy if self.config.context_level == "clean" else levelled(noisy)), target
+
+    def imagine(
+        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> Frames:
+        """As of any paradigm, with observed frames told what training told them."""
+        return super().imagine(self._told(model), scene, schedules, rng)

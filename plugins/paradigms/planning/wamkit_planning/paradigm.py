@@ -1,0 +1,228 @@
+"""Proposals, their futures and their values as rows of one batch, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wamkit.cache import KVCache
+from wamkit.errors import WamkitError
+from wamkit.interfaces.paradigm import (
+    Model,
+    Paradigm,
+    ScheduleMap,
+    denoise,
+    goal,
+    remember,
+    start,
+)
+from wamkit.interfaces.proposals import Observed, generators, rows
+from wamkit.schedule import draw, fork
+from wamkit.types import Frames, Goal, Outcome, Scene, Target
+
+if TYPE_CHECKING:
+    from . import Planning
+
+SUCCESS = -0.9  # 0.05 on a scale from 0 to 1
+
+
+def scored(values: Tensor, rule: str) -> Tensor:
+    """Scores [R] of values [M, R] in [-1, 1], by "mean" or "majority".
+
+    The latter is Cosmos Policy's "majority_mean" (`cosmos_utils.py`, commit 18a2acc) on its own
+    scale from 0 to 1: the mean of the values above 0.05 if at least half of them are, otherwise 0.
+    """
+    if rule == "mean":
+        return values.mean(0)
+    good = values > SUCCESS
+    mean = (values * good).sum(0) / good.sum(0).clamp(min=1)
+    return torch.where(2 * good.sum(0) >= len(values), mean, -torch.ones_like(mean))
+
+
+class PlanningParadigm(Paradigm):
+    """Best of N around any paradigm."""
+
+    def __init__(self, config: Planning) -> None:
+        self.config = config
+        self.sees = config.sees
+        self.inner: Paradigm = config.inner.build()
+        self.choices: Mapping[str, str] = {
+            **self.inner.choices,
+            "proposals": "how many proposals are compared; 1 acts directly",
+        }
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        *,
+        proposals: int | None = None,
+        **choices: Any,
+    ) -> Outcome:
+        """The proposal with the highest score, the first of those that are equal.
+
+        `rng` itself draws proposal 0, which is what the inner paradigm would do directly; futures,
+        values and the other proposals have generators of their own, seeded by `rng` before that.
+        What is observed passes the network once. Raises WamkitError if `proposals` is no count.
+        """
+        count = self._count(proposals)
+        if count == 1:
+            return self.inner.act(model, self._own(scene), schedules, rng, **choices)
+        beyond, index = fork(rng, count)[-1], rows(scene, count)
+        draws, observed = generators(rng, count), Observed(model, scene)
+        many = self._own(scene).pick(index)
+        out = self.inner.act(observed.copies(count), many, schedules, draws, **choices)
+        scores = self._scores(observed, scene, out, schedules, beyond).unflatten(0, (count, -1))
+        best = scores.argmax(0)  # [B]
+        samples = rows(scene, 1)
+        chosen = best * len(samples) + samples
+        return Outcome(
+            out.action[chosen],
+            None if out.video is None else out.video.pick(chosen),
+            scores[best, samples],
+            {
+                **{name: note[chosen] for name, note in out.notes.items()},
+                "value": scores[best, samples],
+                "spread": scores.std(0),
+            },
+        )
+
+    def _count(self, proposals: int | None) -> int:
+        count = self.config.proposals if proposals is None else proposals
+        if not isinstance(count, int) or count < 1:
+            raise WamkitError(f"{count!r} proposals", "choose a whole number from 1 on")
+        return count
+
+    def _own(self, scene: Scene) -> Scene:
+        """The scene as the inner paradigm knows it."""
+        return scene.without("value") if self.config.learns_value else scene
+
+    def _scores(
+        self,
+        observed: Observed,
+        scene: Scene,
+        out: Outcome,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """A score for each row of the proposals [N * B]; futures are drawn before values."""
+        count, config = len(out.action) // len(scene.text.tokens), self.config
+        cache, rest = remember(observed.copies(1), scene, self.sees)
+        model = observed.copies(1)
+        futures = config.futures or 1 if config.future == "foreseen" else 1
+        index = rows(scene, count * futures)
+        rest = rest.pick(index).put("action", out.action.repeat(futures, 1, 1), 0.0)
+        known = None if cache is None else cache.pick(index)
+        draws = generators(rng, futures)
+        if config.future == "proposed":
+            rest = _with_future(rest, out, config.inner.name)
+        elif config.future == "foreseen":
+            rest = self._foresee(model, rest, schedules, draws, known)
+        index = torch.arange(len(index), device=index.device).repeat(config.values)
+        known = None if known is None else known.pick(index)
+        draws = generators(draws, config.values)
+        values = self._judge(model, rest.pick(index), schedules, draws, known)
+        return scored(values.unflatten(0, (-1, len(out.action))), config.rule)
+
+    def _foresee(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None,
+    ) -> Scene:
+        """The scene with what follows from its clean action."""
+        if not self.config.learns_value:
+            return self.inner.foresee(model, scene, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+        parts: list[str] = [part for part in ("video", "next_state") if part in scene.parts]
+        runs = {part: start(part, scene, schedules, rng) for part in parts}
+        denoise(model, self._own(scene), runs, cache)
+        for part, run in runs.items():
+            scene = scene.put(part, run.x, 0.0)
+        return scene
+
+    def _judge(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None,
+    ) -> Tensor:
+        """The values [B] of actions and what follows from them."""
+        if not self.config.learns_value:
+            return self.inner.judge(model, scene, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+        if self.config.future == "none":
+            scene = scene.without("video")
+        run = start("value", scene, schedules, rng)
+        denoise(model, scene, {"value": run}, cache)
+        return run.x.float().flatten(1).mean(1).clamp(-1, 1)
+
+    def imagine(
+        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> Frames:
+        """As the inner paradigm does."""
+        return self.inner.imagine(model, self._own(scene), schedules, rng)
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """The inner paradigm's samples; where it knows no value, some of them teach the value.
+
+        In these everything else is clean and has no loss. In the others the value is pure noise,
+        which nothing but itself sees.
+        """
+        noisy, target = self.inner.corrupt(self._own(scene), schedules, rng)
+        if not self.config.learns_value:
+            return noisy, target
+        flow, value = schedules["value"], scene.take("value")
+        batch = len(value)
+        teaches = torch.rand(batch, generator=rng, device=rng.device) < self.config.value_share
+        noise = draw(tuple(value.shape), value, rng)
+        level = flow.sample((batch,), value, rng)
+        teaches = teaches.to(level.device)
+        goals: dict[str, Goal] = {}
+        for part, found in target.items():
+            weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))
+            goals[part] = Goal(found.velocity, weight, found.places)
+            noisy = _cleaned(noisy, part, scene.take(part), teaches)
+        sigma = torch.where(teaches, level, torch.ones_like(level))
+        noisy = noisy.with_(value=scene.value).put("value", flow.add(value, noise, sigma), sigma)
+        weight = flow.weight(level) * teaches
+        goals["value"] = goal(noisy, "value", flow.velocity(value, noise), weight)
+        return noisy, goals
+
+
+def _cleaned(noisy: Scene, part: str, clean: Tensor, where: Tensor) -> Scene:
+    """The noisy scene with a part clean in the samples `where` [B]."""
+    x = noisy.take(part)
+    rows = where.reshape(-1, *(1,) * (x.ndim - 1))
+    if part == "video":
+        assert noisy.clip is not None
+        sigma = noisy.clip.sigma[:, noisy.clip.span(*noisy.clip.targets)]
+    else:
+        sigma = noisy.noisy(part).sigma
+    level = sigma.masked_fill(where.reshape(-1, *(1,) * (sigma.ndim - 1)), 0.0)
+    return noisy.put(part, torch.where(rows, clean.to(x.dtype), x), level)
+
+
+def _with_future(rest: Scene, out: Outcome, inner: str) -> Scene:
+    """The scene with the frames that the proposals were made with."""
+    if "video" not in rest.parts:
+        return rest
+    if out.video is None:
+        raise WamkitError(
+            f"{inner} imagined nothing for its proposals, and their value is learned from what it "
+            "imagines",
+            "let it imagine, or choose an inner paradigm whose action sees no future",
+        )
+    clip = out.video
+    frames = clip.z[:, :, clip.span(*clip.targets)]
+    sigma = clip.sigma[:, clip.span(*clip.targets)]
+    return rest.put("video", frames, sigma)

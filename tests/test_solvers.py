@@ -1,0 +1,229 @@
+"""Every solver leads from noise to data, at its order and as its reference does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wamkit.schedule import NoiseSchedule, draw
+from wamkit.schedules import ScheduleConfig
+from wamkit.solvers import SOLVERS, Run
+
+Velocity = Callable[[Tensor, float], Tensor]
+SPREAD = 0.4
+"""Standard deviation of the data in the closed-form flow; their mean is 0.7."""
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def noise() -> Tensor:
+    return torch.randn(4, 3, 5, dtype=torch.float64, generator=rng())
+
+
+def schedule(solver: str, **settings: Any) -> NoiseSchedule:
+    return NoiseSchedule(ScheduleConfig(solver=solver, **settings))
+
+
+def through(run: Run, velocity: Velocity) -> Tensor:
+    while not run.done:
+        run.advance(velocity(run.x, run.level))
+    return run.x
+
+
+def gaussian(x: Tensor, s: float) -> Tensor:
+    """Exact velocity at x where the data are normal."""
+    z = (x - (1 - s) * 0.7) / _variance(s)
+    return s * z - 0.7 - SPREAD**2 * (1 - s) * z
+
+
+def there(noise: Tensor, s: float) -> Tensor:
+    """Where the exact flow brings `noise` at level s."""
+    return (1 - s) * 0.7 + math.sqrt(_variance(s)) * noise
+
+
+def _variance(s: float) -> float:
+    return ((1 - s) * SPREAD) ** 2 + s**2
+
+
+def bent(x: Tensor, s: float) -> Tensor:
+    """A velocity as little linear as a network's."""
+    return torch.sin(3 * x) + (s - 0.5) * x.cos() + x
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("steps", [2, 6])
+def test_a_run_counts_evaluations_and_tells_its_levels(solver: str, steps: int) -> None:
+    x, data = noise(), noise().flip(0)
+    run = schedule(solver).start(x, steps, rng())
+    assert run.evaluations == steps == len(run.levels) and torch.equal(run.x, x)
+    home, seen = run.sigma.untyped_storage().data_ptr(), []
+    while not run.done:
+        assert run.sigma.shape == (4,) and run.sigma.dtype == torch.float32
+        assert run.sigma.tolist() == pytest.approx([run.level] * 4)
+        assert run.sigma.untyped_storage().data_ptr() == home
+        seen.append(run.level)
+        run.advance((run.x - data) / run.level)
+    assert tuple(seen) == run.levels and min(seen) > 0 and seen == sorted(seen, reverse=True)
+    assert run.level == 0 and not run.sigma.any()
+    torch.testing.assert_close(run.x, data)
+
+
+def test_euler_is_the_grid_and_its_steps_to_the_bit() -> None:
+    flow = schedule("euler", steps=7)
+    x, grid = noise(), flow.grid()
+    run = flow.start(x)
+    assert [*run.levels, 0] == grid
+    for s, lower in pairwise(grid):
+        x = flow.step(x, bent(x, s), s, lower)
+        run.advance(bent(run.x, run.level))
+        assert torch.equal(run.x, x)
+
+
+class Recorded(TorchDispatchMode):
+    """Notes the name of every tensor operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(solver: str) -> None:
+    run = schedule(solver, steps=6).start(noise(), rng=rng())
+    velocity = noise()
+    with Recorded() as recorded:
+        while not run.done:
+            assert run.sigma is not None
+            run.advance(velocity)
+    assert recorded.names <= {"add", "sub", "mul", "div", "rsub", "select", "slice"}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_run_may_end_on_the_way(solver: str) -> None:
+    x, data = noise(), noise().flip(0)
+    flow = schedule(solver, steps=8)
+    whole = flow.start(x, rng=rng())
+    run = flow.start(x, rng=rng(), until=0.7)
+    again = through(run, lambda x, s: (x - data) / s)
+    assert run.level == 0.7 and run.sigma.tolist() == pytest.approx([0.7] * 4)
+    above = [s for s in whole.nodes if s > 0.7]
+    assert list(run.nodes) == [*above, 0.7] and run.levels[0] == 1
+    if solver != "consistency":  # which is on the way with noise of its own
+        torch.testing.assert_close(again, 0.3 * data + 0.7 * x)
+    none = flow.start(x, until=1.0)
+    assert none.done and none.evaluations == 0 and none.level == 1 and torch.equal(none.x, x)
+    assert none.sigma.tolist() == [1] * 4
+
+
+def test_a_level_that_is_met_but_for_rounding_is_met() -> None:
+    cosmos = schedule("ab2", spacing="karras", low=0.8, high=80 / 81, steps=5)
+    assert cosmos.start(noise(), until=0.8).evaluations == 4
+    assert schedule("unipc", steps=10).start(noise(), until=0.3571428571).evaluations == 9
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("unipc", 2), ("ab2", 2)]
+)
+def test_solvers_converge_at_their_order(solver: str, order: int) -> None:
+    flow = schedule(solver, shift=1, high=0.8)
+    errors = []
+    for steps in (64, 128):
+        run = flow.start(noise(), steps, until=0.2)
+        run.x = there(noise(), 0.8)
+        errors.append(float((through(run, gaussian) - there(noise(), 0.2)).abs().max()))
+    assert math.log2(errors[0] / errors[1]) > order - 0.2 and errors[1] < 1e-2 / order**4
+
+
+def test_eight_evaluations_are_better_spent_on_midpoints() -> None:
+    for shift, times in ((1.0, 43.27), (5.0, 8.16)):
+        euler, midpoint = (
+            (through(schedule(s, shift=shift).start(wide, 8), gaussian) - there(wide, 0)).abs()
+            for s, wide in (("euler", _many()), ("midpoint", _many()))
+        )
+        assert float(euler.mean() / midpoint.mean()) == pytest.approx(times, abs=0.01)
+
+
+def _many() -> Tensor:
+    return torch.randn(64, 8, dtype=torch.float64, generator=rng())
+
+
+@pytest.mark.parametrize(("steps", "until"), [(1, 0), (2, 0), (3, 0), (16, 0), (10, 0.5)])
+def test_unipc_is_the_one_of_diffusers(steps: int, until: float) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    run = schedule("unipc", steps=steps).start(noise().float(), until=until)
+    reference = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True
+    )
+    reference.set_timesteps(sigmas=torch.tensor(run.levels, dtype=torch.float64).numpy())
+    reference.sigmas[-1] = until
+    reference.set_begin_index(0)
+    x = noise().float()
+    for time, level in zip(reference.timesteps, run.levels, strict=True):
+        x = reference.step(bent(x, level), time, x).prev_sample
+        run.advance(bent(run.x, run.level))
+        torch.testing.assert_close(run.x, x, atol=1e-5, rtol=0)
+
+
+def test_ab2_is_cosmos_s_multistep() -> None:
+    """The published formula on x0, in sigma from 80 to 4, and one evaluation at 4 to finish."""
+    flow = schedule("ab2", spacing="karras", low=0.8, high=80 / 81, steps=5)
+    run = flow.start(noise())
+    x, before, levels = 80 * noise(), None, [s / (1 - s) for s in run.levels]
+    for s, t in pairwise(levels):
+        x0 = _x0(x, s)
+        if before is None:
+            x = (s - t) / s * x0 + t / s * x
+        else:
+            s_, t_, m_ = (-math.log(level) for level in (s, t, before[0]))
+            dt, c2 = t_ - s_, (m_ - s_) / (t_ - s_)
+            phi1 = math.expm1(-dt) / -dt
+            phi2 = (phi1 - 1) / -dt
+            ahead, behind = phi1 - phi2 / c2, phi2 / c2
+            x = math.exp(-dt) * x + dt * (ahead * x0 + behind * before[1])
+        before = (s, x0)
+        run.advance(bent(run.x, run.level))
+        torch.testing.assert_close(run.x * (1 + t), x)
+    run.advance(bent(run.x, run.level))
+    assert run.done
+    torch.testing.assert_close(run.x, _x0(x, levels[-1]))
+
+
+def _x0(x: Tensor, edm: float) -> Tensor:
+    """The data that the velocity points to, x and its level written as in EDM."""
+    s = edm / (1 + edm)
+    return x / (1 + edm) - s * bent(x / (1 + edm), s)
+
+
+def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
+    flow = schedule("consistency", steps=3)
+    run = flow.start(noise(), rng=rng())
+    again = draw((2, 4, 3, 5), noise(), rng())
+    x = noise()
+    for i, s in enumerate(run.levels):
+        data = x - s * bent(x, s)
+        run.advance(bent(run.x, run.level))
+        if i < 2:
+            x = (1 - run.levels[i + 1]) * data + run.levels[i + 1] * again[i]
+            torch.testing.assert_close(run.x, x)
+    torch.testing.assert_close(run.x, data)
+    with pytest.raises(ValueError, match=r"start the run with rng=\.\.\."):
+        flow.start(noise())
+    assert flow.start(noise(), steps=1).evaluations == 1
+
+
+def test_steps_a_solver_cannot_spend_are_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="midpoint makes two a step: found 3, write 2 or 4"):
+        schedule("midpoint").start(noise(), 3)

@@ -1,0 +1,151 @@
+"""The settings of a training run, read from TOML or YAML and from KEY=VALUE; without torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from ..errors import SpecError, WamkitError
+from ..spaces import Section
+from ..spec import explained, override
+
+FREE = {
+    "steps",
+    "accumulate",
+    "recompute",
+    "sharding",
+    "log_every",
+    "save_every",
+    "keep",
+    "validate_every",
+    "validation_batches",
+    "imagine_every",
+    "loggers",
+}
+"""What may be changed when a run is resumed: everything else decides the numbers themselves."""
+
+
+class PartTraining(Section):
+    """How one part of the policy learns."""
+
+    freeze: bool = False
+    """Leave its weights as they are."""
+    lr: float | None = Field(default=None, gt=0)
+    """Its own peak learning rate; that of the run if left open."""
+
+
+class Parts(Section):
+    """What learns, part by part. A VAE never does, nor a text encoder that is frozen by itself."""
+
+    backbone: PartTraining = Field(default_factory=PartTraining)
+    action_head: PartTraining = Field(default_factory=PartTraining)
+    text_encoder: PartTraining = Field(default_factory=PartTraining)
+    text_adapter: PartTraining = Field(default_factory=PartTraining)
+    latent_adapter: PartTraining = Field(default_factory=PartTraining)
+
+
+class TrainConfig(Section):
+    """Everything that decides a training run besides the policy and the data."""
+
+    steps: int = Field(1000, gt=0)
+    """Updates of the weights, from the first to the last."""
+    batch: int = Field(8, gt=0)
+    """Samples of one update, those of all processes together."""
+    accumulate: int = Field(1, gt=0)
+    """Passes that a process makes for one update; more need less memory. Noise is drawn for the
+    batch cut into processes x passes, so the numbers depend on their product alone."""
+    seed: int = Field(0, ge=0)
+    """Of the order of the data, of noise and of the held-out episodes."""
+
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    """After the warm-up: down half a cosine to `final`; the same to the end; or a warm-up that is a
+    cosine as well, and down to `final` (Smith, arXiv 1708.07120)."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    final: float = Field(0.01, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of matrices; biases, norms and other vectors do not decay."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Longest gradient, all weights together; none is shortened if left out with "none"."""
+    parts: Parts = Field(default_factory=Parts)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Keep a moving average of the weights with this decay, for example 0.999; it warms up as
+    (1 + step) / (10 + step). Validation, pictures and saved policies take the average."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Weights, their updates and losses are float32 in both. With bfloat16 the pass of backbone and
+    head runs under torch's autocast: matrix products, convolutions and attention in bfloat16, norms
+    and sums in float32. The saved policy acts in the dtype of its spec."""
+    recompute: bool = False
+    """Keep of every layer only what enters it, and compute the rest again for the gradients: the
+    same numbers in less memory, for about a third more work."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: every process holds all weights, or a share of each block's."""
+
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the episodes that are held out; 0 for none."""
+    validate_every: int = Field(500, ge=0)
+    """Steps from one validation loss to the next; 0 for none."""
+    validation_batches: int = Field(8, gt=0)
+    """Batches of held-out samples, always the same ones with the same noise."""
+    imagine_every: int = Field(0, ge=0)
+    """Steps from one picture of an imagined future to the next; 0 for none."""
+    save_every: int = Field(500, gt=0)
+    """Steps from one checkpoint to the next; there is always one at the end."""
+    keep: int = Field(3, gt=0)
+    """Checkpoints that are kept: the newest, and the best."""
+    log_every: int = Field(10, gt=0)
+    """Steps from one line of log.jsonl to the next."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the same numbers go besides log.jsonl."""
+    discount: float = Field(0.99, gt=0, le=1)
+    """Of the value that is learned, where the paradigm predicts one: see `wamkit.data.Samples`."""
+
+
+def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> TrainConfig:
+    """Settings from a file, if one is named, and `settings` such as "lr=3e-4" over them.
+
+    "none" stands for a value that is left out. Raises WamkitError with every mistake.
+    """
+    raw = override(_read(path) if path is not None else {}, settings)
+    source = "the training settings" if path is None else str(path)
+    raw = {key: None if value == "none" else value for key, value in raw.items()}
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        conflicts = explained(error, "", TrainConfig)
+        hint = "see wamkit/train/config.py for what there is"
+        wrong = [
+            c.model_copy(update={"hint": hint}) if "wamkit schema" in c.hint else c
+            for c in conflicts
+        ]
+        raise SpecError(wrong, source) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        if path.suffix == ".toml":
+            raw = tomllib.loads(text)
+        elif path.suffix in {".yaml", ".yml"}:
+            import yaml
+
+            raw = yaml.safe_load(text)
+        else:
+            raise ValueError(f"its name ends in {path.suffix!r}, not in .toml or .yaml")
+    except Exception as error:  # unreadable, not UTF-8, or of another language: said alike
+        raise WamkitError(
+            f"the training settings {path} cannot be read: {error}", "name a .toml or .yaml file"
+        ) from None
+    if not isinstance(raw, dict):
+        raise WamkitError(f"{path} holds a {type(raw).__name__}, settings are a table", "lr = 1e-4")
+    return raw

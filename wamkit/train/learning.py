@@ -1,0 +1,161 @@
+"""What is done with gradients: learning rates over time, AdamW by part, clipping, averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WamkitError
+from ..policy import Policy
+from .config import Parts, TrainConfig
+from .processes import full
+
+
+def share_of_peak(config: TrainConfig, step: int) -> float:
+    """The learning rate of the update after `step` others, as a share of the peak."""
+    rise = round(config.warmup * config.steps)
+    if step < rise:
+        done = (step + 1) / rise
+        return done if config.schedule != "one_cycle" else 0.5 - 0.5 * math.cos(math.pi * done)
+    if config.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - rise) / max(1, config.steps - 1 - rise))
+    return config.final + (1 - config.final) * (0.5 + 0.5 * math.cos(math.pi * done))
+
+
+def choose(policy: Policy, parts: Parts) -> None:
+    """Let those parts of the policy learn that shall, and put the others at rest.
+
+    All weights are float32 from here on. Raises WamkitError if a part is spoken of that the policy
+    lacks, or if nothing is left to learn.
+    """
+    policy.train()
+    frozen: list[nn.Module] = [
+        module
+        for module in (policy.vae, policy.conditioner)
+        if isinstance(module, nn.Module)
+    ]
+    for kind in Parts.model_fields:
+        module = getattr(policy, kind)
+        learns = isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters())
+        if not learns and kind in parts.model_fields_set:
+            raise WamkitError(
+                f"parts.{kind} is set, and this policy has nothing to learn there",
+                "leave it out",
+            )
+        if isinstance(module, nn.Module):
+            if getattr(parts, kind).freeze or not learns:
+                frozen.append(module)
+            else:
+                module.float()
+    for module in frozen:
+        module.requires_grad_(False)
+        module.eval()
+    if not any(p.requires_grad for p in policy.parameters()):
+        raise WamkitError("every part is frozen", "let one learn: parts.action_head.freeze=false")
+
+
+def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with a group for each part, and one more for what does not decay.
+
+    Its moments exist from the start, so that they can be saved and loaded at any step.
+    """
+    groups = []
+    for kind in Parts.model_fields:
+        module, own = getattr(policy, kind), getattr(config.parts, kind)
+        if not isinstance(module, nn.Module):
+            continue
+        weights = [p for p in module.parameters() if p.requires_grad]
+        for decays in (True, False):
+            chosen = [p for p in weights if (p.ndim >= 2) is decays]
+            decay = config.weight_decay if decays else 0.0
+            peak = own.lr or config.lr
+            if chosen:
+                groups.append(
+                    {"params": chosen, "peak": peak, "part": kind, "weight_decay": decay}
+                )
+    made = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    for group in made.param_groups:
+        for p in group["params"]:
+            made.state[p] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+    return made
+
+
+def set_rates(made: torch.optim.Optimizer, config: TrainConfig, step: int) -> dict[str, float]:
+    """Set the learning rates of the update after `step` others; part -> rate."""
+    share, rates = share_of_peak(config, step), {}
+    for group in made.param_groups:
+        group["lr"] = rates[group["part"]] = group["peak"] * share
+    return rates
+
+
+def length(weights: Sequence[nn.Parameter]) -> Tensor:
+    """The length of the gradient of all `weights` together."""
+    grads = [p.grad for p in weights if p.grad is not None]
+    return full(torch.nn.utils.get_total_norm(grads))
+
+
+def shorten(weights: Sequence[nn.Parameter], most: float | None, found: Tensor) -> None:
+    """Scale a gradient of length `found` down to at most `most`."""
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(weights, most, found)
+
+
+class Average:
+    """A moving average of weights."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], decay: float) -> None:
+        self.weights, self.decay = list(weights), decay
+        self.values = [p.detach().clone() for p in self.weights]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after update number `step`, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.weights], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the weights are their average."""
+        held = [p.detach().clone() for p in self.weights]
+        self._put(self.values)
+        try:
+            yield
+        finally:
+            self._put(held)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        torch._foreach_copy_([p.detach() for p in self.weights], list(values))
+
+
+class NoiseScale:
+    """How many samples a batch could have before more of them stop helping.
+
+    The simple noise scale of McCandlish et al. (arXiv 1812.06162, appendix A): from the length of
+    the gradient of few samples and of many, the trace of its covariance over its square. Numerator
+    and denominator are averaged over updates with decay 0.95.
+    """
+
+    def __init__(self) -> None:
+        self.spread = self.square = 0.0
+
+    def update(self, few: int, short: float, many: int, long: float) -> None:
+        """`short` and `long`: squared lengths of the gradients of `few` and of `many` samples."""
+        square = (many * long - few * short) / (many - few)
+        spread = (short - long) / (1 / few - 1 / many)
+        self.square = 0.95 * self.square + 0.05 * square
+        self.spread = 0.95 * self.spread + 0.05 * spread
+
+    @property
+    def value(self) -> float | None:
+        """Samples, or None while the estimate is not positive."""
+        return self.spread / self.square if self.square > 0 and self.spread > 0 else None

@@ -1,0 +1,80 @@
+"""The processes of one training run: who this one is, and how all of them agree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ..errors import WamkitError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of a run; one alone if torchrun did not start it."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True for the process that writes and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def any(self, here: bool) -> bool:
+        """True if it is true in any process."""
+        if self.world == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes of some numbers [n]."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values = values / self.world
+        return values
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started, for as long as the run goes.
+
+    Raises WamkitError if there is no such device.
+    """
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
+    if place.type == "cuda":
+        if not torch.cuda.is_available():
+            raise WamkitError("this machine has no CUDA device", "--device cpu")
+        place = torch.device("cuda", local if world > 1 else place.index or 0)
+        torch.cuda.set_device(place)
+    if world == 1:
+        yield Processes(place)
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(place, dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+def full(x: Tensor) -> Tensor:
+    """A whole tensor, gathered from all processes if they hold parts of it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
