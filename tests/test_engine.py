@@ -90,12 +90,12 @@ class Slots(SlotHead):
 
 def _head(kind: str, backbone: str) -> ActionHead:
     spec = SPECS[backbone]
-    sizes = spec.sizes
+    sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
     if kind == "small reader":
         return Reader(sizes)
     if kind == "slots":
         return Slots(sizes)
-    head: ActionHead = compose(registry().parts["action_head"][kind]()).action_head.build(sizes)
+    head: ActionHead = registry().parts["action_head"][kind]().tiny().fit(spec).build(sizes)
     return head
 
 

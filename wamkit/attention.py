@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .errors import WamkitError
 from .cache import KV, KVCache
+from .errors import WamkitError
 from .types import Segment
 from .visibility import Visibility
 

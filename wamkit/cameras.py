@@ -20,9 +20,10 @@ class CameraLayout:
         self.boxes = config.boxes()
 
     def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Pictures [B, T, 3, height, width], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
+        """Pictures [B, T, 3, h, w], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
 
-        Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises WamkitError if a camera is missing or unknown, or the views differ in batch or time.
+        Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises
+        WamkitError if a camera is missing or unknown, or the views differ in batch or time.
         """
         names = [view.name for view in self.config.views]
         if unknown := sorted(set(images) - set(names)):

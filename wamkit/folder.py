@@ -35,9 +35,7 @@ ADAPTERS = ("text_adapter", "latent_adapter")
 OTHERS = (*ADAPTERS, "conditioner")
 
 
-def save(
-    policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None
-) -> Path:
+def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
     """Write `policy` to `folder`: a new name first, then renamed, so that a failure loses nothing.
 
     A saved policy that is already there is replaced. With `state`, weights of the whole policy by

@@ -1,4 +1,4 @@
-"""What a plugin offers: configuration classes of five kinds, the facts they state, and conflicts.
+"""What a plugin offers: configuration classes of each kind, the facts they state, and conflicts.
 
 Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its
 `build` imports the thing. Rules about what fits what live with the part that knows them, in
@@ -23,7 +23,10 @@ HUB = "hf:"
 """What a path to a repository of the Hugging Face hub begins with."""
 
 KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
-Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm"]
+"""The kinds of part that a policy is made of."""
+ALL_KINDS = (*KINDS, "environment")
+"""Every kind of part there is: those of a policy, and what it is tried in."""
+Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
 
 
 class Conflict(BaseModel):
@@ -394,6 +397,21 @@ class ParadigmConfig(Part):
                 hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
                 "a paradigm in which only the action looks at the action",
             )
+
+
+class EnvironmentConfig(Part):
+    """A simulator, with a task in it, that a policy can be tried in."""
+
+    kind: ClassVar[Kind] = "environment"
+    subject: ClassVar[str | None] = "task"
+    """The key that the word after the colon sets: `metaworld:reach-v3` is task = "reach-v3"."""
+
+    max_steps: int = Field(200, gt=0)
+    """Actions after which an episode is over."""
+
+    def build(self) -> Any:
+        """Return a `wamkit.simulate.Environment`; called in the process that it will run in."""
+        raise NotImplementedError(f"{type(self).__name__} must build an environment")
 
 
 def _heard(role: str, seen: Collection[str]) -> bool:

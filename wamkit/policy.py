@@ -215,7 +215,7 @@ class Policy(nn.Module):
         scene = scenes.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
         lowered = compute != torch.float32
-        with torch.autocast(self.device.type, compute) if lowered else nullcontext():
+        with torch.autocast(self.device.type, compute, cache_enabled=False) if lowered else nullcontext():
             velocity = self.model(noisy)
         parts = {
             part: self._part_loss(part, goal, noisy, velocity, batch)

@@ -13,7 +13,7 @@ import pluggy
 
 from .errors import WamkitError, did_you_mean
 from .hooks import API, Hooks
-from .parts import KINDS, Kind, Part
+from .parts import ALL_KINDS, Kind, Part
 
 GROUP = "wamkit"
 BLOCK = "WAMKIT_BLOCK_PLUGINS"
@@ -37,7 +37,9 @@ class Plugin:
 class Registry:
     """Every part that is installed, by kind and name."""
 
-    parts: dict[str, dict[str, type[Part]]] = field(default_factory=lambda: {k: {} for k in KINDS})
+    parts: dict[str, dict[str, type[Part]]] = field(
+        default_factory=lambda: {k: {} for k in ALL_KINDS}
+    )
     plugins: list[Plugin] = field(default_factory=list)
     clashes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """(kind, name) -> the distributions that all offer it; none of them can be used."""
@@ -45,7 +47,7 @@ class Registry:
 
     def __iter__(self) -> Iterator[type[Part]]:
         """All usable parts, by kind, then by name."""
-        for kind in KINDS:
+        for kind in ALL_KINDS:
             for name in sorted(self.parts[kind]):
                 yield self.parts[kind][name]
 
@@ -57,8 +59,8 @@ class Registry:
         """The configuration class of a part. Raises WamkitError with the nearest name."""
         if kind not in self.parts:
             raise WamkitError(
-                f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}",
-                did_you_mean(kind, KINDS, "choose one of the kinds above"),
+                f"there is no kind of part called {kind!r}; the kinds are {', '.join(ALL_KINDS)}",
+                did_you_mean(kind, ALL_KINDS, "choose one of the kinds above"),
             )
         if owners := self.clashes.get((kind, name)):
             raise WamkitError(
@@ -115,7 +117,7 @@ class Registry:
             if not keys:
                 raise WamkitError("it registers no part; does it implement `register(add)`?")
             for cls, (kind, label) in zip(offered, keys, strict=True):
-                if kind not in KINDS or not isinstance(label, str):
+                if kind not in ALL_KINDS or not isinstance(label, str):
                     raise WamkitError(f"{cls.__name__} needs a kind and a name: Literal[...] = ...")
         except (KeyboardInterrupt, SystemExit):
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,7 @@ def assembled(
     """A scene of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
     video, future = clips
     levels = torch.full((len(video.z),), level, device=video.z.device)
-    parts = {part: Noisy(x, levels) for part, x in numbers.items()}
+    parts: dict[str, Any] = {part: Noisy(x, levels) for part, x in numbers.items()}
     return Scene(text, video, state=state, future=future, **parts)
 
 

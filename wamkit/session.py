@@ -124,7 +124,7 @@ class Session:
         if past.memory is None:
             raise WamkitError(
                 "the memory is full, and the network begins anew from pictures",
-                "pass an observation, or set paradigm.full to let the oldest chunk go",
+                "pass an observation",
             )
         text = replace(self._scene.text)  # what is kept beside it is of one chunk
         self._scene = self._scene.with_(text=text, past=past)
@@ -145,7 +145,9 @@ class Session:
             tuple(done.shape) == wanted,
             f"executed actions {list(done.shape)}; the session waits for {list(wanted)}",
         )
-        clip = {name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()}
+        clip = {
+            name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
+        }
         if self._memory is None or observation.prompt != first.prompt:
             newest = {name: images[:, -spec.video.context :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))

@@ -53,7 +53,8 @@ def student_of(
     traits = teacher.traits
     label = " ".join(filter(None, (teacher.name, getattr(teacher, "variant", ""))))
     told = (
-        f"{teacher.weights or 'random weights'} of {label}: blocks {', '.join(map(str, layers))} of "
+        f"{teacher.weights or 'random weights'} of {label}: "
+        f"blocks {', '.join(map(str, layers))} of "
         f"{traits.depth}, {heads} of {traits.heads} heads, {feed_forward} of "
         f"{traits.feed_forward} feed-forward units"
     )

@@ -358,7 +358,7 @@ def parse_part(kind: str, raw: Any) -> Part:
 
 def explained(error: ValidationError, where: str, cls: type[BaseModel]) -> list[Conflict]:
     """Pydantic's findings in the words of this library."""
-    found = []
+    found: list[Conflict] = []
     for item in error.errors(include_url=False):
         if isinstance(nested := item.get("ctx", {}).get("error"), SpecError):
             found += nested.conflicts

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import WamkitError, did_you_mean
-from ..parts import KINDS, Part
+from ..parts import ALL_KINDS, Part
 from ..registry import registry
 from .options import Json, complete_kind
 from .output import emit, say, show_table, table
@@ -25,10 +25,10 @@ def command(
     json: Json = False,
 ) -> None:
     """List the installed parts, and plugins that were set aside."""
-    if kind is not None and kind not in KINDS:
+    if kind is not None and kind not in ALL_KINDS:
         raise WamkitError(
-            f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}",
-            did_you_mean(kind, KINDS, "choose one of the kinds above"),
+            f"there is no kind of part called {kind!r}; the kinds are {', '.join(ALL_KINDS)}",
+            did_you_mean(kind, ALL_KINDS, "choose one of the kinds above"),
         )
     found = registry()
     parts = [described(cls) for cls in found if kind in (None, cls.kind)]

@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from ..parts import KINDS
+from ..parts import ALL_KINDS
 from ..registry import registry
 
 
 def complete_kind(incomplete: str) -> list[str]:
     """The kinds that begin like this."""
-    return [kind for kind in KINDS if kind.startswith(incomplete)]
+    return [kind for kind in ALL_KINDS if kind.startswith(incomplete)]
 
 
 def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
     """The installed parts of the kind before it that begin like this."""
     kind = ctx.params.get("kind")
-    return [n for n in registry().names(kind) if n.startswith(incomplete)] if kind in KINDS else []
+    known = registry().names(kind) if kind in ALL_KINDS else []
+    return [name for name in known if name.startswith(incomplete)]
 
 
 Kind = Annotated[str, typer.Argument(help="A kind of part.", autocompletion=complete_kind)]

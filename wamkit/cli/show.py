@@ -166,5 +166,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
     if isinstance(value, dict):
-        return "; ".join(f"{k} sees {', '.join(v) or 'nothing'}" for k, v in value.items())
+        if value and all(isinstance(v, list) for v in value.values()):
+            return "; ".join(f"{k} sees {', '.join(v) or 'nothing'}" for k, v in value.items())
+        return f"{{{', '.join(f'{k} = {_plain(v)}' for k, v in value.items())}}}"
     return f"{value:,}" if isinstance(value, int) and value >= 100_000 else str(value)

@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..attention import Attend, Block, Stream, run
+from ..cache import KVCache
 from ..errors import WamkitError
 from ..parts import Traits
-from ..cache import KVCache
 from ..types import Frames, Segment, Text
 from ..visibility import Visibility, everyone
 

@@ -30,7 +30,7 @@ def share_of_peak(config: TrainConfig, step: int) -> float:
 def choose(policy: Policy, parts: Parts) -> None:
     """Let those parts of the policy learn that shall, and put the others at rest.
 
-    All weights are float32 from here on. Raises WamkitError if a part is spoken of that the policy
+    Weights that have the dtype of the spec are float32 from here on. Raises WamkitError if a part is spoken of that the policy
     lacks, or if nothing is left to learn.
     """
     policy.train()
@@ -48,10 +48,10 @@ def choose(policy: Policy, parts: Parts) -> None:
                 "leave it out",
             )
         if isinstance(module, nn.Module):
+            if kind != "text_encoder" or learns:
+                module.float()
             if getattr(parts, kind).freeze or not learns:
                 frozen.append(module)
-            else:
-                module.float()
     for module in frozen:
         module.requires_grad_(False)
         module.eval()

@@ -24,7 +24,7 @@ from wamkit.trial import observation
 PLAN = {"name": "planning", "inner": "conditional", "proposals": 2, "futures": 1, "values": 1}
 WAYS: list[dict[str, Any]] = [
     {},
-    {"inner": PLAN, "fast": {"proposals": 1}},
+    {"inner": PLAN},
     {"inner": {"name": "joint", "refresh": [0]}, "slow": {"refresh": "every"}},
 ]
 ways = pytest.mark.parametrize("way", WAYS, ids=["idm", "planning", "joint"])
@@ -185,6 +185,7 @@ def test_a_spec_with_inner_tables_survives_being_written(way: dict[str, Any]) ->
     [
         ({"fast": {"untill": 1}}, "paradigm.fast.untill", "no such key"),
         ({"slow": {"until": "first_frame"}}, "paradigm", "fast and slow are the same"),
+        ({"inner": "single_pass"}, "paradigm", "change a setting of single_pass in one of them"),
         (
             {"inner": "joint", "slow": {"attends": "mutual"}},
             "paradigm",

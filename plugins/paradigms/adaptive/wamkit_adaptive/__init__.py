@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from wamkit.errors import SpecError
 from wamkit.hooks import hookimpl
-from wamkit.nested import Inner, within
+from wamkit.nested import Inner, parsed, within
 from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.spec import parse_part
 from wamkit.visibility import Visibility
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
 OBSERVED = frozenset({"text", "context", "state"})
-DEFAULT = {
-    "inner": {"name": "idm", "first_frame": 0.5},
-    "fast": {"until": "first_frame"},
-    "slow": {"until": 0.0},
-}
-"""Acting on the observation alone, and imagining first when that is not enough."""
 
 
 class Adaptive(ParadigmConfig):
@@ -35,27 +29,21 @@ class Adaptive(ParadigmConfig):
     Cosmos Policy (arXiv 2601.16163).
     """
 
-    source = "wamkit"
-
     name: Literal["adaptive"] = "adaptive"
-    inner: Inner
+    inner: Inner = Field(default_factory=lambda: parsed({"name": "idm", "first_frame": 0.5}))
     """The paradigm that acts both ways, and that training follows, as a table like that of any
     paradigm. Left open, `idm` that has also learned to act without a future."""
-    fast: dict[str, Any] = Field(default_factory=dict)
-    """Settings of `inner` that are different in fast proposals, such as {proposals = 1}."""
-    slow: dict[str, Any] = Field(default_factory=dict)
-    """Settings of `inner` that are different in deliberation."""
+    fast: dict[str, Any] | None = None
+    """Settings of `inner` that are different in fast proposals, such as {proposals = 1}; left open,
+    those of the first of its own ways (`wamkit compare` names them)."""
+    slow: dict[str, Any] | None = None
+    """Settings of `inner` that are different in deliberation; left open, those of its last way."""
     proposals: int = Field(4, gt=1)
     """Fast proposals that are compared (K), in one batch over one reading of what is observed."""
     threshold: float = Field(0.1, ge=0)
     """Disagreement above which a sample deliberates: the mean over the steps and numbers of a chunk
     of the standard deviation over proposals, of normalized actions. 0: always, without proposals;
     infinity (inf): never, with a single one. `calibrate` finds it for a budget."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        return {**DEFAULT, **given} if isinstance(given, dict) and "inner" not in given else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Adaptive:
@@ -74,7 +62,9 @@ class Adaptive(ParadigmConfig):
 
     def way(self, kind: str) -> ParadigmConfig:
         """The inner paradigm as it is used when "fast", or when "slow"."""
-        settings = self.fast if kind == "fast" else self.slow
+        ways = list(self.inner.modes.values())
+        given, usual = (self.fast, ways[0]) if kind == "fast" else (self.slow, ways[-1])
+        settings = usual if given is None else given
         table = {**self.inner.model_dump(mode="json"), **settings}
         try:
             return parse_part("paradigm", table)  # type: ignore[return-value]

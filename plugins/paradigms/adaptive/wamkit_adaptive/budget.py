@@ -49,10 +49,11 @@ def calibrated(
     asking = read + config.proposals * (direct - read)
     thinking = _work(spec, slow) - _work(spec, [s for s in slow if once(s)])
     if asking > budget * direct:
+        least = ceil(100 * asking / direct) / 100
         raise WamkitError(
             f"{config.proposals} fast proposals alone cost {asking / direct:.2f} times one, the "
             f"budget is {budget:g}",
-            f"allow at least {ceil(100 * asking / direct) / 100:g}, or set paradigm.proposals lower",
+            f"allow at least {least:g}, or set paradigm.proposals lower",
         )
     found = []
     for number, observation in enumerate(observations):

@@ -1,13 +1,178 @@
-"""The part `autoregressive`, not written yet."""
+"""The autoregressive paradigm: chunk after chunk, with a memory of what was seen and done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part
+from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.visibility import Visibility
+
+if TYPE_CHECKING:
+    from wamkit.spec import PolicySpec
+
+OBSERVED = frozenset({"text", "context"})
+
+
+class Autoregressive(ParadigmConfig):
+    """An episode goes block by block; a block is the frames of one chunk and its actions.
+
+    A block is denoised against the clean blocks before it: in training the true ones, in one pass
+    with all blocks of a sample, each at a noise level of its own (teacher forcing, diffusion
+    forcing); in use a memory of keys. LingBot-VA (arXiv 2601.21998) and DreamZero (arXiv
+    2602.15922) are two settings of it.
+    """
+
+    source = "https://github.com/robbyant/lingbot-va and https://github.com/dreamzero0/dreamzero"
+
+    name: Literal["autoregressive"] = "autoregressive"
+    chunks: int = Field(4, ge=2)
+    """Blocks in a training sample; in use, the most that a visibility table tells apart."""
+    action: Literal["own_clean_video", "mutual"] = "own_clean_video"
+    """What an action sees of the frames of its own block: a clean copy, so that the frames are
+    denoised first (LingBot-VA: inverse dynamics), or the noisy frames, which see it too
+    (DreamZero)."""
+    past_actions: Literal["everyone", "actions", "none"] | None = None
+    """Who sees the actions of past blocks: frames and actions (LingBot-VA), actions alone, or
+    nobody (DreamZero). Left open, as published with `action`; nobody where the action head has no
+    tokens that could be seen."""
+    window: int | None = Field(None, gt=0)
+    """How many past blocks are visible, at most chunks - 1, which it is if left open. The first
+    frames of an episode always are."""
+    full: Literal["slide", "restart"] = "slide"
+    """What follows when an episode has as many blocks as a training sample: the oldest block leaves
+    the memory and the first frames stay (`slide`), or the network begins anew at the newest frames
+    and with the newest state (`restart`: DreamZero)."""
+    copy_noise: float = Field(0.5, ge=0, le=1)
+    """Share of training samples in which the clean copies of frames are noised, each block at a
+    level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero: 0."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Autoregressive:
+        if self.window is not None and self.window >= self.chunks:
+            raise ValueError(
+                f"a window of {self.window} past blocks is never full in samples of {self.chunks}; "
+                f"write window = {self.chunks - 1} or chunks = {self.window + 1}"
+            )
+        return self
+
+    @property
+    def blocks(self) -> int:
+        return self.chunks
+
+    @property
+    def reach(self) -> int:
+        """How many past blocks are visible."""
+        return self.window or self.chunks - 1
+
+    @property
+    def remembers_actions(self) -> bool:
+        """Whether anybody sees the actions of past blocks."""
+        return self._past_actions != "none"
+
+    @property
+    def _past_actions(self) -> str:
+        published = "everyone" if self.action == "own_clean_video" else "none"
+        return self.past_actions or published
+
+    @property
+    def sees(self) -> Visibility:
+        """Rows `target.k` and `action.k` for what is noisy in block k, `seen.k` and `did.k` for
+        what is clean; those without a number are as in the first block."""
+        table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
+        table["state"] = frozenset({"state"})
+        for k in range(self.chunks):
+            table |= self._block(k)
+        for role in ("target", "action"):
+            table[role] = frozenset(
+                name.removesuffix(".0") if name.startswith(("target", "action")) else name
+                for name in table[f"{role}.0"]
+            )
+        return table
+
+    def _block(self, k: int) -> dict[str, frozenset[str]]:
+        """The rows of block k."""
+        past = range(max(0, k - self.reach), k)
+        seen = OBSERVED | {f"seen.{i}" for i in past}
+        did = frozenset(f"did.{i}" for i in past) if self.remembers_actions else frozenset()
+        frames = seen | did if self._past_actions == "everyone" else seen
+        asks, own = frames | {"state"}, {f"target.{k}", f"action.{k}"}
+        table = {f"seen.{k}": frames | {f"seen.{k}"}, f"target.{k}": asks | {f"target.{k}"}}
+        if self.action == "mutual":
+            table[f"target.{k}"] = asks | own
+            table[f"action.{k}"] = seen | did | {"state"} | own
+        else:
+            table[f"action.{k}"] = seen | did | {"state", f"seen.{k}", f"action.{k}"}
+        if self.remembers_actions:
+            table[f"did.{k}"] = seen | did | {f"seen.{k}", f"did.{k}"}
+        return table
+
+    def tiny(self) -> Autoregressive:
+        chunks = min(self.chunks, 2)
+        return self.model_copy(update={"chunks": chunks, "window": self.window and chunks - 1})
+
+    def fit(self, spec: PolicySpec) -> Autoregressive:
+        published = self._past_actions if spec.action_head.heard else "none"
+        return self.model_copy(update={"past_actions": self.past_actions or published})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        yield from super().conflicts(spec)
+        head, backbone, video = spec.action_head, spec.backbone, spec.video
+        if self.remembers_actions and not head.heard:
+            yield Conflict(
+                between=("paradigm.past_actions", "action_head"),
+                why=f"past actions are to be seen, but {head.name} only reads the video and is "
+                "never heard",
+                hint='set paradigm.past_actions = "none", or choose an action_head with tokens of '
+                "its own (`wamkit list action_head`)",
+            )
+        if not backbone.traits.imagines:
+            yield Conflict(
+                between=("paradigm", "backbone"),
+                why=f"{self.name} goes from block to block of imagined frames, and "
+                f"{backbone.name} has no velocity to imagine them with",
+                hint="choose a backbone that was trained to denoise, or a paradigm whose action "
+                "needs no future, such as single_pass",
+            )
+        elif not spec.latent_frames[1]:
+            yield Conflict(
+                between=("paradigm", "video.frames"),
+                why=f"{self.name} goes from block to block of imagined frames, and of "
+                f"{video.frames} pictures none is left to imagine",
+                hint=f"set video.frames = {video.context + spec.vae.stride[0]}",
+            )
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        observed = ("text", "context", *(("state",) if spec.state.size else ()))
+        video, action = spec.schedules.video.steps, spec.schedules.action.steps
+        if spec.action_head.regresses:
+            action = 1
+        first = Stage(
+            roles=observed,
+            passes=1,
+            does="read what is observed, keep its keys; from the second chunk on, in its place, "
+            "the frames seen" + (" and the actions done" if self.remembers_actions else ""),
+        )
+        if self.action == "mutual":
+            does = "denoise video and action together against the memory"
+            roles = ("target", "action")
+            return first, Stage(roles=roles, passes=max(video, action), does=does)
+        return (
+            first,
+            Stage(roles=("target",), passes=video, does="denoise the video against the memory"),
+            Stage(roles=("target'",), passes=1, does="read the finished video, keep its keys"),
+            Stage(roles=("action",), passes=action, does="denoise the action against both"),
+        )
+
+    def build(self) -> Any:
+        from .paradigm import AutoregressiveParadigm
+
+        return AutoregressiveParadigm(self)
 
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
-    pass
+    add(Autoregressive)

@@ -19,7 +19,7 @@ from wamkit.spec import PolicySpec, parse, parse_part
 from wamkit.trial import batch_of, observation
 from wamkit.types import Scene, Target
 
-PURE: dict[str, dict[str, float]] = {
+PURE: dict[str, dict[str, Any]] = {
     "policy": {"policy": 1.0, "world": 0.0, "value": 0.0},
     "world": {"policy": 1e-9, "world": 1 - 1e-9, "value": 0.0},
     "value": {"policy": 1e-9, "world": 0.0, "value": 1 - 1e-9},
@@ -187,7 +187,7 @@ def test_a_head_that_regresses_cannot_be_told_an_action() -> None:
     spec = spec_for()
     for name in registry().names("action_head"):
         head = registry().parts["action_head"][name]().tiny()  # type: ignore[call-arg]
-        if head.regresses:  # type: ignore[attr-defined]
+        if head.regresses:  # type: ignore[union-attr]
             found = check(spec.model_copy(update={"action_head": head}))
             assert any("without looking at any" in c.why for c in found)
             assert any("choose an action_head that denoises" in c.hint for c in found)

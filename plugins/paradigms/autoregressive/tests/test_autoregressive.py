@@ -1,0 +1,299 @@
+"""Who sees whom in the published systems, what is learned, and what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from wamkit_autoregressive import Autoregressive
+
+from wamkit import check
+from wamkit.errors import SpecError
+from wamkit.policy import Policy, generator
+from wamkit.registry import registry
+from wamkit.scenes import clean
+from wamkit.spec import PolicySpec, override, parse
+from wamkit.trial import batch_of, compose, observation
+from wamkit.types import Scene
+from wamkit.visibility import Visibility
+
+# LingBot-VA, three blocks: | noisy frames | clean frames | noisy actions | clean actions |.
+LINGBOT = """
+    target.0  1 0 0  0 0 0  0 0 0  0 0 0
+    target.1  0 1 0  1 0 0  0 0 0  1 0 0
+    target.2  0 0 1  1 1 0  0 0 0  1 1 0
+    seen.0    0 0 0  1 0 0  0 0 0  0 0 0
+    seen.1    0 0 0  1 1 0  0 0 0  1 0 0
+    seen.2    0 0 0  1 1 1  0 0 0  1 1 0
+    action.0  0 0 0  1 0 0  1 0 0  0 0 0
+    action.1  0 0 0  1 1 0  0 1 0  1 0 0
+    action.2  0 0 0  1 1 1  0 0 1  1 1 0
+    did.0     0 0 0  1 0 0  0 0 0  1 0 0
+    did.1     0 0 0  1 1 0  0 0 0  1 1 0
+    did.2     0 0 0  1 1 1  0 0 0  1 1 1
+"""
+LINGBOT_TWO = """
+    target.0  1 0  0 0  0 0  0 0
+    target.1  0 1  1 0  0 0  1 0
+    seen.0    0 0  1 0  0 0  0 0
+    seen.1    0 0  1 1  0 0  1 0
+    action.0  0 0  1 0  1 0  0 0
+    action.1  0 0  1 1  0 1  1 0
+    did.0     0 0  1 0  0 0  1 0
+    did.1     0 0  1 1  0 0  1 1
+"""
+# DreamZero, three blocks: | clean frame 0 | clean blocks | noisy blocks | actions | state |.
+DREAMZERO = """
+    context   1  0 0 0  0 0 0  0 0 0  0
+    seen.0    1  1 0 0  0 0 0  0 0 0  0
+    seen.1    1  1 1 0  0 0 0  0 0 0  0
+    seen.2    1  1 1 1  0 0 0  0 0 0  0
+    target.0  1  0 0 0  1 0 0  1 0 0  1
+    target.1  1  1 0 0  0 1 0  0 1 0  1
+    target.2  1  1 1 0  0 0 1  0 0 1  1
+    action.0  1  0 0 0  1 0 0  1 0 0  1
+    action.1  1  1 0 0  0 1 0  0 1 0  1
+    action.2  1  1 1 0  0 0 1  0 0 1  1
+    state     0  0 0 0  0 0 0  0 0 0  1
+"""
+
+
+def drawn(sees: Visibility, picture: str) -> str:
+    """The table in the form, and with the roles, of a picture."""
+    rows = [line.split()[0] for line in picture.strip().splitlines()]
+    return "".join(f"{row} {[int(c in sees[row]) for c in rows]}\n" for row in rows)
+
+
+def literal(picture: str) -> str:
+    lines = (line.split() for line in picture.strip().splitlines())
+    return "".join(f"{row} {[int(x) for x in cells]}\n" for row, *cells in lines)
+
+
+def spec_for(
+    *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
+) -> PolicySpec:
+    parts = registry().get("backbone", backbone)(), registry().get("action_head", head)()
+    spec = compose(*parts, Autoregressive(**settings))
+    window = settings.get("window")
+    sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
+    return parse(override(spec.dump(), (*sizes, *changes)))
+
+
+def corrupted(policy: Policy, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Any]:
+    scene = clean(policy, batch_of(policy.spec, size=size))
+    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, generator(seed)))
+
+
+def test_the_table_is_the_published_mask() -> None:
+    three, two = Autoregressive(chunks=3).sees, Autoregressive(chunks=2).sees
+    assert drawn(three, LINGBOT) == literal(LINGBOT)
+    assert drawn(two, LINGBOT_TWO) == literal(LINGBOT_TWO)
+    dreamzero = Autoregressive(chunks=3, action="mutual").sees
+    assert drawn(dreamzero, DREAMZERO) == literal(DREAMZERO)
+    assert not any(role.startswith("did") for role in dreamzero)
+    assert all("context" in seen for row, seen in three.items() if row != "state")
+
+
+def test_a_window_hides_what_is_older() -> None:
+    sees = Autoregressive(chunks=5, window=2).sees
+    past = {"seen.1", "seen.2", "did.1", "did.2"}
+    assert sees["target.3"] == {"text", "context", "state", "target.3"} | past
+    assert sees["seen.3"] == {"text", "context", "seen.3"} | past
+    assert sees["action.3"] - sees["target.3"] == {"seen.3", "action.3"}
+    assert sees["did.3"] == {"text", "context", "seen.3", "did.3"} | past
+
+
+def test_frames_need_not_see_actions() -> None:
+    sees = Autoregressive(chunks=3, past_actions="actions").sees
+    assert sees["target.2"] == {"text", "context", "state", "seen.0", "seen.1", "target.2"}
+    assert {"did.0", "did.1"} <= set(sees["action.2"])
+    assert not any(role.startswith("did") for role in sees["seen.2"])
+
+
+@pytest.mark.parametrize("action", ["own_clean_video", "mutual"])
+def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_does(
+    action: str,
+) -> None:
+    policy = Policy.from_spec(spec_for(action=action, copy_noise=0))
+    scene, noisy, target = corrupted(policy)
+    video, numbers = noisy.video, noisy.action
+    assert video is not None and numbers is not None
+    own = action == "own_clean_video"
+    blocks, copies = (0, 0, 1, 1, 2, 2), (0, 0, 1, 1, *((2, 2) if own else ()))
+    assert video.roles == (
+        "context",
+        *(f"target.{k}" for k in blocks),
+        *(f"seen.{k}" for k in copies),
+    )
+    assert video.times.tolist() == [*range(7), *range(1, 1 + len(copies))]
+    assert target["video"].places == (1, 2, 3, 4, 5, 6)
+    assert torch.equal(video.only("seen.1").z, scene.take("video")[:, :, 2:4])
+    assert not video.only("seen.0", "seen.1").sigma.any()
+    level = video.sigma[:, 1:7].unflatten(1, (3, 2))
+    assert torch.equal(level[..., 0], level[..., 1]) and len(level.unique()) == 6
+    done = numbers.x[:, 18:]
+    assert done.shape[1] == (12 if own else 0)
+    assert torch.equal(done, scene.take("action")[:, : done.shape[1]])
+    assert numbers.places()[18:].tolist() == list(range(done.shape[1]))
+    assert target["action"].places == tuple(range(18))
+    sigma = numbers.sigma[:, :18].unflatten(1, (3, 6))
+    assert torch.equal(sigma[..., 0], sigma[..., 5]) and len(sigma.unique()) == 6
+    back = numbers.x[:, :18] - numbers.sigma[:, :18, None] * target["action"].velocity
+    torch.testing.assert_close(back, scene.take("action"), atol=1e-5, rtol=0)
+
+
+def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:
+    policy = Policy.from_spec(spec_for("schedules.action.tied=true", action="mutual"))
+    _, noisy, _ = corrupted(policy)
+    assert noisy.video is not None and noisy.action is not None
+    levels = noisy.video.only("target.0", "target.1", "target.2").sigma
+    assert torch.equal(levels.repeat_interleave(3, 1), noisy.action.sigma)
+    free = Policy.from_spec(spec_for(action="mutual"))
+    _, noisy, _ = corrupted(free)
+    assert noisy.video is not None and noisy.action is not None
+    assert not (noisy.video.only("target.1").sigma[:, :1] == noisy.action.sigma).any()
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.5, 0.35, 0.65), (0, 0, 0), (1, 1, 1)])
+def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_of_the_grid(
+    share: float, low: float, high: float
+) -> None:
+    policy = Policy.from_spec(spec_for(copy_noise=share))
+    scene, noisy, _ = corrupted(policy, size=128)
+    assert noisy.video is not None and noisy.action is not None
+    copies = noisy.video.only("seen.0", "seen.1", "seen.2")
+    noised = (copies.sigma > 0).unflatten(1, (3, 2))
+    assert torch.equal(noised.any(-1).any(-1), noised.all(-1).all(-1))
+    assert low <= noised.float().mean() <= high
+    assert copies.sigma.max() <= 5 / 6  # half of the grid, under shift 5
+    assert share == 0 or copies.sigma.max() > 0.8
+    changed = (copies.z - scene.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(changed, noised.flatten(1).any(1))
+    done = [i for i, role in enumerate(noisy.action.roles) if role.startswith("did")]
+    assert not noisy.action.sigma[:, done].any()
+
+
+def test_losses_are_of_all_blocks_and_of_no_copy() -> None:
+    policy = Policy.from_spec(spec_for())
+    scene, noisy, target = corrupted(policy)
+    with torch.no_grad():
+        found = policy.model(noisy)
+    weights = {part: goal.weight.shape for part, goal in target.items()}
+    assert weights == {"video": (2, 6), "action": (2, 18)}
+    assert found.video is not None and found.action is not None
+    assert found.video.shape[2] == 13 and found.action.shape[1] == 30
+    batch = batch_of(policy.spec)
+    losses = policy.loss(batch, seed=0)
+    losses.total.backward()
+    assert losses.parts["video"] > 0 and losses.parts["action"] > 0
+
+
+@pytest.mark.parametrize("backbone", ["wan", "flux2"])
+@torch.no_grad()
+def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None:
+    tiny = spec_for(backbone=backbone)
+    height, width = tiny.cameras.canvas
+    size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
+    policy = Policy.from_spec(parse(override(tiny.dump(), (size, "video.coarser=2"))))
+    assert check(policy.spec) == []
+    _, noisy, _ = corrupted(policy)
+    assert noisy.video is not None and noisy.future is not None
+    assert noisy.video.roles == ("context",)
+    assert {role.partition(".")[0] for role in noisy.future.roles} == {"target", "seen"}
+    assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
+    session = policy.session()
+    for seed in range(3):
+        seen = observation(policy.spec, frames=session.pictures, seed=seed)
+        assert session.act(seen, seed=0).values.isfinite().all()
+
+
+@torch.no_grad()
+def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
+    changes = ("backbone.guide_channels=20", "backbone.image_width=0")
+    spec = spec_for(*changes, backbone="wan") if False else guided_spec()
+    policy = Policy.from_spec(spec)
+    _, noisy, _ = corrupted(policy)
+    assert noisy.video is not None and noisy.video.guide is not None
+    guide = {role: noisy.video.only(role).guide for role in dict.fromkeys(noisy.video.roles)}
+    first = guide["target.0"]
+    assert first is not None
+    for role, shown in guide.items():
+        assert shown is not None
+        assert role == "context" or torch.equal(shown, first)
+    session = policy.session()
+    for seed in range(3):
+        seen = observation(spec, frames=session.pictures, seed=seed)
+        assert session.act(seen, seed=0).values.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"), [("mot", "everyone"), ("reader", "none"), ("regression", "none")]
+)
+def test_who_sees_past_actions_follows_from_the_head_if_left_open(head: str, expected: str) -> None:
+    spec = spec_for(head=head)
+    assert isinstance(spec.paradigm, Autoregressive)
+    assert spec.paradigm.past_actions == expected and check(spec) == []
+    assert any(role.startswith("did") for role in spec.paradigm.sees) == (expected != "none")
+
+
+def test_past_actions_of_a_head_without_tokens_cannot_be_seen() -> None:
+    spec = spec_for("paradigm.past_actions=actions", head="reader")
+    (found,) = check(spec)
+    assert found.why == (
+        "past actions are to be seen, but reader only reads the video and is never heard"
+    )
+    assert found.hint.startswith('set paradigm.past_actions = "none", or choose an action_head')
+    mended = override(spec.dump(), ["paradigm.past_actions=none"])
+    assert check(parse(mended)) == []
+
+
+def test_frames_cannot_hear_a_head_without_tokens() -> None:
+    (found,) = check(spec_for("paradigm.action=mutual", head="reader"))
+    assert found.why == (
+        "autoregressive lets target attend to the action, but reader only reads the video and is "
+        "never heard"
+    )
+
+
+def test_without_frames_to_imagine_there_is_no_block() -> None:
+    (found,) = check(spec_for("video.frames=1"))
+    assert found.why == (
+        "autoregressive goes from block to block of imagined frames, and of 1 pictures none is "
+        "left to imagine"
+    )
+    frames = found.hint.removeprefix("set video.frames = ")
+    assert check(spec_for(f"video.frames={frames}")) == []
+
+
+def test_a_window_that_is_never_full_in_training_is_refused() -> None:
+    with pytest.raises(SpecError) as refused:
+        spec_for("paradigm.window=3")
+    assert (
+        "a window of 3 past blocks is never full in samples of 3; write window = 2 or chunks = 4"
+    ) in str(refused.value)
+
+
+@pytest.mark.parametrize("action", ["own_clean_video", "mutual"])
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
+    spec = spec_for(action=action)
+    policy, found = Policy.from_spec(spec), []
+
+    def model(scene: Scene, cache: Any = None, keep: Any = ()) -> Any:
+        found.append({role.partition(".")[0] for role in scene.roles} - {"text", "state"})
+        return Policy.model(policy, scene, cache, keep)
+
+    session = policy.session()
+    for seed in range(chunk + 1):
+        found.clear()
+        policy.model = model  # type: ignore[method-assign]
+        session.act(observation(spec, frames=session.pictures, seed=seed), seed=0)
+    told = [
+        {role.replace("target'", "seen") for role in stage.roles} - {"text", "state"}
+        for stage in spec.paradigm.program(spec)
+        for _ in range(stage.passes)
+    ]
+    if chunk:
+        told[0] = {"seen", "did"} if action == "own_clean_video" else {"seen"}
+    assert found == told

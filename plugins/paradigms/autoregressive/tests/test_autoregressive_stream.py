@@ -1,0 +1,281 @@
+"""Chunk by chunk against a memory is what training computes in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wamkit_autoregressive import Autoregressive
+from wamkit_autoregressive.memory import Memory
+
+from wamkit.cache import KVCache
+from wamkit.policy import Policy, generator
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.scenes import clean
+from wamkit.spec import PolicySpec, override, parse
+from wamkit.trial import batch_of, compose
+from wamkit.types import Frames, Noisy, Outcome, Past, Scene, Velocity
+
+HEADS = ("mot", "shared_stream", "latent_slot")
+BACKBONES = ("toy", "wan", "cosmos", "ltx", "flux2")
+LINGBOT: dict[str, Any] = {"copy_noise": 0}
+DREAMZERO: dict[str, Any] = {"copy_noise": 0, "action": "mutual"}
+
+
+def spec_for(
+    *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
+) -> PolicySpec:
+    parts = registry().get("backbone", backbone)(), registry().get("action_head", head)()
+    spec = compose(*parts, Autoregressive(**settings))
+    window = settings.get("window")
+    sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
+    return parse(override(spec.dump(), (*sizes, *changes)))
+
+
+@dataclass
+class Lesson:
+    """A training sample of a policy: its clean scene, its noisy one, and the one-pass velocities."""
+
+    policy: Policy
+    whole: Scene = field(init=False)
+    noisy: Scene = field(init=False)
+    found: Velocity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = clean(self.policy, batch_of(self.policy.spec))
+        rng = generator(1)
+        self.noisy, _ = self.policy.paradigm.corrupt(self.whole, self.policy.schedules, rng)
+        self.found = self.policy.model(self.noisy)
+
+    @property
+    def blocks(self) -> int:
+        return self.policy.spec.paradigm.blocks
+
+    def frames(self, k: int) -> Tensor:
+        """The true frames of block k."""
+        return self.whole.take("video").chunk(self.blocks, 2)[k]
+
+    def actions(self, k: int) -> Tensor:
+        """The true actions of block k."""
+        return self.whole.take("action").chunk(self.blocks, 1)[k]
+
+    def beginning(self) -> Scene:
+        """The scene in which the first chunk of the sample is to be made."""
+        clip, action = self.whole.clip, self.whole.action
+        assert clip is not None and action is not None
+        size, steps = len(clip.where("target")) // self.blocks, action.x.shape[1] // self.blocks
+        at = len(clip.where("context")) + size
+        start = Frames(clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma[:, :at])
+        blank = Noisy(torch.zeros_like(action.x[:, :steps]), torch.ones(len(action.x)))
+        return self.whole.with_(video=start, action=blank)
+
+    def expected(self, k: int) -> tuple[Tensor, Tensor]:
+        """The velocities of block k in the pass over all blocks."""
+        video, action = self.noisy.video, self.noisy.action
+        assert video is not None and action is not None
+        assert self.found.video is not None and self.found.action is not None
+        steps = [i for i, role in enumerate(action.roles) if role == f"action.{k}"]
+        return self.found.video[:, :, video.where(f"target.{k}")], self.found.action[:, steps]
+
+    def probe(self, k: int) -> tuple[Any, dict[str, Tensor]]:
+        """A model for chunk k that is shown the noise of training, and what it says to that."""
+        said: dict[str, Tensor] = {}
+        video, action = self.noisy.video, self.noisy.action
+        assert video is not None and action is not None
+        steps = [i for i, role in enumerate(action.roles) if role == f"action.{k}"]
+        noisy = video.only(f"target.{k}")
+
+        def model(
+            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> Velocity:
+            if scene.video is not None and scene.video.targets:
+                scene = scene.put("video", noisy.z, noisy.sigma[:, 0])
+                assert torch.equal(scene.video.times, noisy.times)  # type: ignore[union-attr]
+            elif keep and scene.video is not None and "context" not in scene.video.roles:
+                if torch.equal(scene.video.times, noisy.times):  # what was just imagined
+                    truth = replace(scene.video, z=self.frames(k))
+                    scene = scene.with_(video=truth)
+            if scene.action is not None and scene.action.roles[0].startswith("action"):
+                scene = scene.put("action", action.x[:, steps], action.sigma[:, steps[0]])
+                assert torch.equal(scene.noisy("action").places(), action.places()[steps])
+            found = self.policy.model(scene, cache, keep)
+            for part in scene.parts if not keep else ():
+                said.setdefault(part, found.take(part, scene))
+            return found
+
+        return model, said
+
+
+@torch.no_grad()
+def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
+    """Every chunk of the lesson made after the true ones before it; its velocities are compared."""
+    scene, past, memories = lesson.beginning(), None, []
+    for k in range(chunks):
+        model, said = lesson.probe(k)
+        out = policy.paradigm.act(model, scene.with_(past=past), policy.schedules, generator(k))
+        for name, found, expected in zip(
+            ("video", "action"), (said["video"], said["action"]), lesson.expected(k), strict=True
+        ):
+            scale = max(1.0, float(expected.abs().max()))
+            error = float((found - expected).abs().max()) / scale
+            assert error < 1e-5, f"{name} of chunk {k} differs by {error:.1e}"
+        memories.append(out.memory)
+        past = Past(out.memory, lesson.frames(k), lesson.actions(k))
+    return memories
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_streaming_equals_the_training_pass(backbone: str, head: str) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone, head=head, **LINGBOT))
+    streamed(policy, Lesson(policy), 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("toy", "mot"), ("wan", "shared_stream"), ("cosmos", "latent_slot"), ("flux2", "mot")],
+)
+@torch.no_grad()
+def test_streaming_equals_the_training_pass_where_frames_and_actions_see_each_other(
+    backbone: str, head: str
+) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone, head=head, **DREAMZERO))
+    streamed(policy, Lesson(policy), 3)
+
+
+@pytest.mark.parametrize("head", ["reader", "regression"])
+@torch.no_grad()
+def test_streaming_equals_the_training_pass_for_heads_that_are_not_heard(head: str) -> None:
+    policy = Policy.from_spec(spec_for(head=head, **LINGBOT))
+    streamed(policy, Lesson(policy), 3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [LINGBOT, DREAMZERO, {**LINGBOT, "past_actions": "actions"}],
+    ids=["LingBot-VA", "DreamZero", "frames see no actions"],
+)
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_an_endless_episode_equals_a_training_pass_over_all_of_it_under_the_same_window(
+    settings: dict[str, Any], head: str
+) -> None:
+    state = ("action_head.state=token",) if head == "mot" else ()
+    short = Policy.from_spec(spec_for(*state, head=head, chunks=3, window=2, **settings))
+    long = Policy.from_spec(spec_for(*state, head=head, chunks=6, window=2, **settings))
+    long.load_state_dict(short.state_dict())
+    memories = streamed(short, Lesson(long), 6)
+    kept = {role for memory in memories[3:] for role in memory.observed.roles if "." in role}
+    assert {role.partition(".")[2] for role in kept} == {"0", "1"}
+
+
+@torch.no_grad()
+def test_what_has_left_the_window_is_seen_by_nobody() -> None:
+    short = Policy.from_spec(spec_for(chunks=2, **LINGBOT))
+    long = Policy.from_spec(spec_for(chunks=4, **LINGBOT))
+    long.load_state_dict(short.state_dict())
+    with pytest.raises(AssertionError, match="of chunk 2 differs"):
+        streamed(short, Lesson(long), 4)  # the training pass has no window, the memory has one
+
+
+def acted(
+    policy: Policy, lesson: Lesson, model: Any, chunks: int, *, first_seed: int = 0
+) -> list[Outcome]:
+    """Chunks made after true ones, by a model that is not led by training's noise."""
+    outs, past = [], None
+    for k in range(chunks):
+        seed = first_seed if k == 0 else k
+        scene = lesson.beginning().with_(past=past)
+        with torch.no_grad():
+            outs.append(policy.paradigm.act(model, scene, policy.schedules, generator(seed)))
+        past = Past(outs[-1].memory, lesson.frames(k), lesson.actions(k))
+    return outs
+
+
+@pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
+@pytest.mark.parametrize("backbone", ["toy", "wan", "flux2", "qwen_image"])
+def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) -> None:
+    policy = Policy.from_spec(spec_for(backbone=backbone, **settings))
+    with torch.no_grad():
+        lesson = Lesson(policy)
+    fast = acted(policy, lesson, policy.model, 2)
+    slow = acted(policy, lesson, uncached(policy.model), 2)
+    for one, two in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one.action, two.action, atol=2e-5, rtol=0)
+        assert one.video is not None and two.video is not None
+        torch.testing.assert_close(one.video.z, two.video.z, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
+@torch.no_grad()
+def test_predictions_are_gone_when_the_observation_is_there(settings: dict[str, Any]) -> None:
+    policy = Policy.from_spec(spec_for(**settings))
+    lesson = Lesson(policy)
+    (memory,) = (out.memory for out in acted(policy, lesson, policy.model, 1))
+    imagined = settings is LINGBOT
+    assert memory.observed.roles == {"context"}
+    assert (memory.predicted.roles if memory.predicted else set()) == (
+        {"seen.0"} if imagined else set()
+    )
+    later = acted(policy, lesson, policy.model, 2)[1].memory
+    assert later.observed.roles == {"context", "seen.0", *(["did.0"] if imagined else [])}
+    assert (later.predicted.roles if later.predicted else set()) == (
+        {"seen.1"} if imagined else set()
+    )
+    one = acted(policy, lesson, policy.model, 3, first_seed=0)
+    two = acted(policy, lesson, policy.model, 3, first_seed=99)
+    assert not torch.allclose(one[0].action, two[0].action, atol=1e-4)
+    assert torch.equal(one[1].action, two[1].action) and torch.equal(one[2].action, two[2].action)
+
+
+@pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
+@torch.no_grad()
+def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
+    settings: dict[str, Any],
+) -> None:
+    policy = Policy.from_spec(spec_for(**settings))
+    lesson = Lesson(policy)
+    first = acted(policy, lesson, policy.model, 1)[0]
+    assert first.video is not None
+
+    def then(past: Past) -> Outcome:
+        scene = lesson.beginning().with_(past=past)
+        return policy.paradigm.act(policy.model, scene, policy.schedules, generator(1))
+
+    blind = then(Past(first.memory))
+    believed = then(Past(first.memory, first.video.only("target").z, first.action))
+    torch.testing.assert_close(blind.action, believed.action, atol=2e-6, rtol=0)
+    assert blind.memory.observed.roles == {"context"} and blind.memory.happened == 0
+    assert believed.memory.happened == 1
+    both = [torch.cat([f(0), f(1)], axis) for f, axis in ((lesson.frames, 2), (lesson.actions, 1))]
+    known = then(Past(blind.memory, *both))
+    true = acted(policy, lesson, policy.model, 3)[1].memory
+    again = then(Past(true, lesson.frames(1), lesson.actions(1)))
+    torch.testing.assert_close(known.action, again.action, atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_full_memory_may_begin_anew() -> None:
+    policy = Policy.from_spec(spec_for(full="restart", **LINGBOT))
+    outs = acted(policy, Lesson(policy), policy.model, 3)
+    assert [out.memory is None for out in outs] == [False, False, True]
+
+
+@torch.no_grad()
+def test_what_is_imagined_is_what_the_action_is_made_from() -> None:
+    for settings in (LINGBOT, DREAMZERO):
+        policy = Policy.from_spec(spec_for(**settings))
+        lesson = Lesson(policy)
+        out = acted(policy, lesson, policy.model, 1)[0]
+        rng = generator(0)
+        if settings is LINGBOT:  # the action's noise is drawn first
+            torch.randn(out.action.shape, generator=rng)
+        clip = policy.paradigm.imagine(policy.model, lesson.beginning(), policy.schedules, rng)
+        assert out.video is not None and clip.roles == ("context", "target", "target")
+        torch.testing.assert_close(out.video.z, clip.z, atol=1e-6, rtol=0)

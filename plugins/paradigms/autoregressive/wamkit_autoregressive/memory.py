@@ -1,0 +1,59 @@
+"""What an episode leaves behind: keys of what happened, and apart from them keys of predictions.
+
+Blocks of an episode count without end, roles do not. At block k the memory calls block b
+
+    b                 while k is below the number of blocks in a training sample
+    b - (k - last)    afterwards, so that k is always the last one of the table
+
+and what the table has no name for is gone. Places in time stay what they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wamkit.cache import KVCache
+from wamkit.types import Scene
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of an episode in which `begun` chunks were made, and the first `happened` of them observed.
+
+    What was observed and what was predicted lie in caches of their own, so that a prediction is
+    dropped by dropping its cache, and nothing of it can stay.
+    """
+
+    observed: KVCache  # named as at block `happened`
+    happened: int
+    predicted: KVCache | None  # named as at block `begun - 1`, or at `begun` once it is to be made
+    begun: int
+    unwritten: Scene | None = None  # predictions for the last block that are in no cache yet
+
+
+@dataclass(frozen=True)
+class Names:
+    """How blocks are called, and which of them are visible."""
+
+    last: int  # the last number in the table
+    reach: int  # how many past blocks are visible
+
+    def of(self, block: int) -> int:
+        """The number of a block while it is the present one."""
+        return min(block, self.last)
+
+    def moved(self, cache: KVCache, before: int, now: int) -> KVCache:
+        """What was kept at block `before`, as block `now` calls it and as far as it is visible."""
+        by = (now - self.of(now)) - (before - self.of(before))
+        names: dict[str, str | None] = {}
+        for role in cache.roles:
+            kind, dot, number = role.partition(".")
+            if dot:
+                place = int(number) - by
+                names[role] = f"{kind}.{place}" if place >= self.of(now) - self.reach else None
+        return cache.renamed(names)
+
+    def view(self, memory: Memory) -> KVCache:
+        """All that the block to be made may see, whether it happened or was predicted."""
+        seen = self.moved(memory.observed, memory.happened, memory.begun)
+        return seen if memory.predicted is None else seen | memory.predicted

@@ -1,0 +1,288 @@
+"""Blocks denoised against the memory of those before, and all at once in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wamkit.cache import KVCache
+from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
+from wamkit.schedule import draw, shifted
+from wamkit.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
+
+from .memory import Memory, Names
+
+if TYPE_CHECKING:
+    from . import Autoregressive
+
+
+class AutoregressiveParadigm(Paradigm):
+    """LingBot-VA and DreamZero over any backbone that imagines, and any head.
+
+    In both, the true past of a block is all that its frames and actions learn to see. LingBot-VA's
+    released loop lets a block see every slot of its memory instead, and holds the action of the
+    first frame at zero in normalized numbers, where training pads physical ones (its pull request
+    108). Here the memory is seen through the table of training, and the first frame has no action.
+    """
+
+    streams = True
+
+    def __init__(self, config: Autoregressive) -> None:
+        self.config = config
+        self.sees = config.sees
+        self.names = Names(config.chunks - 1, config.reach)
+
+    def act(
+        self,
+        model: Model,
+        scene: Scene,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        **choices: Any,
+    ) -> Outcome:
+        """The next block of an episode, whose beginning `scene` is.
+
+        The action's noise is drawn first.
+        """
+        memory = self._recalled(model, scene)
+        now, block = memory.begun, self._blank(scene, memory.begun)
+        action = start("action", block, schedules, rng)
+        video = start("video", block, schedules, rng)
+        cache, predicted = self.names.view(memory), memory.predicted
+        if self.config.action == "mutual":
+            done = denoise(model, block, {"video": video, "action": action}, cache)
+            unwritten = self._clean(scene, now, done.take("video"), done.take("action"))
+        else:
+            seen = denoise(model, block.without("action"), {"video": video}, cache)
+            kept = self._kept(model, self._clean(scene, now, seen.take("video")), cache)
+            predicted = kept if predicted is None else predicted | kept
+            done = denoise(
+                model, block.with_(video=None, future=None), {"action": action}, cache | kept
+            )
+            unwritten = self._clean(scene, now, None, done.take("action"))
+        left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
+        ends = self.config.full == "restart" and now == self.names.last
+        clip = self._shown(scene, now, video.x)
+        return Outcome(done.take("action"), clip, memory=None if ends else left)
+
+    def imagine(
+        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> Frames:
+        """The frames of the block as `act` imagines them: with its action, or before it."""
+        if self.config.action == "mutual":
+            shown = self.act(model, scene, schedules, rng).video
+            assert shown is not None
+            return shown
+        memory = self._recalled(model, scene)
+        block = self._blank(scene, memory.begun).without("action")
+        video = start("video", block, schedules, rng)
+        denoise(model, block, {"video": video}, self.names.view(memory))
+        return self._shown(scene, memory.begun, video.x)
+
+    def corrupt(
+        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[Scene, Target]:
+        """All blocks of a sample, noisy, and behind them those clean copies that anybody sees.
+
+        Every block has a level of its own; a tied action has that of the frames of its block.
+        """
+        clip, target = scene.clip, {}
+        assert clip is not None
+        frames, count = clip.only("target"), self.config.chunks
+        leader: Tensor | None = None
+        noised: dict[str, tuple[Tensor, Tensor]] = {}  # part -> x, and a level for each place
+        for part in sorted(("action", "video"), key=lambda name: schedules[name].config.tied):
+            flow, x = schedules[part], _by_place(part, scene.take(part))
+            noise = _by_place(part, draw(tuple(scene.take(part).shape), x, rng))
+            tied = flow.config.tied and leader is not None
+            level = leader if tied and leader is not None else flow.sample((len(x), count), x, rng)
+            leader = level if leader is None else leader
+            sigma = level.repeat_interleave(x.shape[1] // count, 1)
+            noised[part] = flow.add(x, noise, sigma), sigma
+            velocity, places = flow.velocity(x, noise), range(x.shape[1])
+            if part == "video":
+                places = range(len(clip.roles) - len(places), len(clip.roles))
+            target[part] = Goal(_by_place(part, velocity), flow.weight(sigma), tuple(places))
+        video = self._video_of_sample(frames, noised["video"], schedules, rng)
+        rest = [clip.only("context")] if "context" in clip.roles else []
+        place = "video" if scene.future is None else "future"
+        action = self._action_of_sample(scene, noised["action"])
+        return scene.with_(action=action, **{place: Frames.row([*rest, *video])}), target
+
+    def _video_of_sample(
+        self,
+        frames: Frames,
+        noised: tuple[Tensor, Tensor],
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+    ) -> list[Frames]:
+        """The frames of all blocks, noisy, and the clean copies.
+
+        Guides are those of the first block for all: of what is to be imagined nothing was observed.
+        """
+        count = self.config.chunks
+        size = len(frames.roles) // count
+        guide = frames.guide
+        if guide is not None:
+            guide = guide[:, :, :size].repeat(1, 1, count, 1, 1)
+        x, sigma = noised
+        noisy = Frames(
+            _by_place("video", x), _roles("target", count, size), frames.times, sigma, guide
+        )
+        batch, copies = len(x), self._copies("seen")
+        if not copies:
+            return [noisy]
+        flow, z = schedules["video"], frames.z[:, :, : copies * size]
+        share = torch.rand(batch, 1, generator=rng, device=rng.device) < self.config.copy_noise
+        u = torch.rand(batch, copies, generator=rng, device=rng.device) / 2
+        level = (shifted(u, flow.shift) * share).to(z.device).repeat_interleave(size, 1)
+        noise = draw(tuple(z.shape), z, rng)
+        shown = _by_place("video", flow.add(*(_by_place("video", y) for y in (z, noise)), level))
+        clean = Frames(
+            shown,
+            _roles("seen", copies, size),
+            frames.times[: copies * size],
+            level,
+            None if guide is None else guide[:, :, : copies * size],
+        )
+        return [noisy, clean]
+
+    def _action_of_sample(self, scene: Scene, noised: tuple[Tensor, Tensor]) -> Noisy:
+        """The actions of all blocks, noisy, and the clean copies."""
+        x, sigma = noised
+        action, count, copies = scene.noisy("action"), self.config.chunks, self._copies("did")
+        size = x.shape[1] // count
+        clean, places = action.x[:, : copies * size], action.places()
+        return Noisy(
+            torch.cat([x, clean], 1),
+            torch.cat([sigma, sigma.new_zeros(clean.shape[:2])], 1),
+            _roles("action", count, size) + _roles("did", copies, size),
+            torch.cat([places, places[: copies * size]]),
+        )
+
+    def _copies(self, role: str) -> int:
+        """How many blocks have a clean copy that somebody else sees in a sample."""
+        noisy = [seen for row, seen in self.sees.items() if row.startswith(("target", "action"))]
+        return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
+
+    def _recalled(self, model: Model, scene: Scene) -> Memory:
+        """The memory at the beginning of a chunk.
+
+        What was observed takes the place of all predictions. If nothing was observed, what was
+        predicted for the last block is written beside what is known, as predicted.
+        """
+        if scene.past is None:
+            cache, _ = remember(model, scene, self.sees)
+            assert cache is not None  # the first frames look at themselves and the words alone
+            return Memory(cache, 0, None, 0)
+        memory: Memory = scene.past.memory
+        if scene.past.video is None:
+            return self._dreamed(model, memory)
+        return self._observed(model, scene, scene.past, memory)
+
+    def _observed(self, model: Model, scene: Scene, past: Past, memory: Memory) -> Memory:
+        """Every prediction dropped, and what happened instead written at level 0."""
+        assert past.video is not None and past.action is not None
+        assert scene.clip is not None and scene.action is not None
+        cache, now = memory.observed, memory.happened
+        frames = len(scene.clip.where("target"))
+        blocks = zip(
+            past.video.split(frames, 2), past.action.split(scene.action.x.shape[1], 1), strict=True
+        )
+        for z, x in blocks:
+            cache = cache | self._kept(model, self._clean(scene, now, z, x), cache)
+            cache = self.names.moved(cache, now, now + 1)
+            now += 1
+        return Memory(cache, now, None, now)
+
+    def _dreamed(self, model: Model, memory: Memory) -> Memory:
+        """What was predicted for the last block, in the place of what is not known yet."""
+        before = replace(memory, begun=memory.begun - 1)
+        predicted = memory.predicted
+        if memory.unwritten is not None and _clean_roles(memory.unwritten):
+            kept = self._kept(model, memory.unwritten, self.names.view(before))
+            predicted = kept if predicted is None else predicted | kept
+        if predicted is not None:
+            predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
+        return replace(memory, predicted=predicted, unwritten=None)
+
+    def _kept(self, model: Model, scene: Scene, cache: KVCache) -> KVCache:
+        """One pass over clean frames and actions, for their keys."""
+        kept = model(scene, cache=cache, keep=_clean_roles(scene)).cache
+        assert kept is not None
+        return kept
+
+    def _blank(self, scene: Scene, block: int) -> Scene:
+        """What is to be made in a block: its frames and actions alone, at level 1."""
+        clip, action = scene.clip, scene.noisy("action")
+        assert clip is not None
+        frames = clip.only("target")
+        size, steps, name = len(frames.roles), action.x.shape[1], self.names.of(block)
+        return _with_clip(
+            scene.with_(
+                action=replace(
+                    action,
+                    roles=(f"action.{name}",) * steps,
+                    times=action.places() + block * steps,
+                )
+            ),
+            replace(frames, roles=(f"target.{name}",) * size, times=frames.times + block * size),
+        )
+
+    def _clean(self, scene: Scene, block: int, z: Tensor | None, x: Tensor | None = None) -> Scene:
+        """Frames and actions of a block at level 0, as the memory wants them.
+
+        Actions that nobody will see are left out.
+        """
+        blank, name = self._blank(scene, block), self.names.of(block)
+        assert blank.clip is not None and blank.action is not None
+        clip, action = None, None
+        if z is not None:
+            clip = replace(
+                blank.clip,
+                z=z,
+                roles=(f"seen.{name}",) * z.shape[2],
+                sigma=torch.zeros_like(blank.clip.sigma),
+            )
+        if x is not None and self.config.remembers_actions:
+            action = replace(
+                blank.action,
+                x=x,
+                sigma=torch.zeros_like(blank.action.sigma),
+                roles=(f"did.{name}",) * x.shape[1],
+            )
+        return _with_clip(scene.with_(action=action), clip)
+
+    def _shown(self, scene: Scene, block: int, z: Tensor) -> Frames:
+        """The clip of the scene with the frames of a block as its target."""
+        clip = scene.clip
+        assert clip is not None
+        at = clip.where("target")
+        times = clip.times.clone()
+        times[at] += block * len(at)
+        return replace(clip, times=times).put(z, "target").at(0.0, "target")
+
+
+def _with_clip(scene: Scene, clip: Frames | None) -> Scene:
+    """The scene with these frames alone, and without what happened before."""
+    if scene.future is None:
+        return scene.with_(video=clip, past=None)
+    return scene.with_(video=None, future=clip, past=None)
+
+
+def _clean_roles(scene: Scene) -> tuple[str, ...]:
+    """The roles of frames and actions in a scene."""
+    return tuple(sorted(scene.roles - {"text", "state"}))
+
+
+def _roles(role: str, count: int, size: int) -> tuple[str, ...]:
+    """Names for so many blocks of so many places."""
+    return tuple(f"{role}.{k}" for k in range(count) for _ in range(size))
+
+
+def _by_place(part: str, x: Tensor) -> Tensor:
+    """Frames [B, C, T, h, w] to [B, T, C, h, w] and back; numbers [B, N, A] as they are."""
+    return x.transpose(1, 2) if part == "video" else x

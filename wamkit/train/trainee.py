@@ -1,0 +1,100 @@
+"""A policy as several processes train it: its loss as one module's forward, its weights by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+
+from ..attention import recomputed
+from ..errors import WamkitError
+from ..observation import Batch, Imagined, Observation
+from ..policy import DTYPES, Policy
+from .config import TrainConfig
+from .processes import Processes
+
+
+class Trainee(nn.Module):
+    """A policy whose forward is its loss."""
+
+    def __init__(self, policy: Policy, config: TrainConfig) -> None:
+        super().__init__()
+        self.policy = policy
+        self._compute, self._recompute = DTYPES[config.precision], config.recompute
+
+    def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """`total`, which trains, and the loss of each part."""
+        with recomputed() if self._recompute else nullcontext():
+            losses = self.policy.loss(batch, seed=seed, compute=self._compute)
+        return {"total": losses.total, **losses.parts}
+
+    def imagine(self, observation: Observation, seed: int) -> Imagined:
+        """The future that the policy imagines."""
+        return self.policy.imagine(observation, seed=seed)
+
+
+class Team:
+    """The trainee in all processes: gradients are the mean over them."""
+
+    def __init__(self, trainee: Trainee, config: TrainConfig, processes: Processes) -> None:
+        self.trainee, self.processes = trainee, processes
+        self.sharded = config.sharding == "fsdp"
+        self._module: Any = trainee
+        if self.sharded:
+            if processes.world == 1:
+                raise WamkitError(
+                    "sharding is fsdp, and there is one process",
+                    "torchrun --nproc-per-node 2 -m wamkit train ..., or sharding=ddp",
+                )
+            _shard(trainee)
+        elif processes.world > 1:
+            ids = [processes.device] if processes.device.type == "cuda" else None
+            self._module = DistributedDataParallel(
+                trainee, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
+            )
+
+    def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """The losses of one pass."""
+        torch.manual_seed(seed)  # of whatever draws on its own, such as dropout
+        return self._module(batch, seed)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def alone(self, wanted: bool) -> Iterator[None]:
+        """Within, if wanted, gradients of processes are not yet put together."""
+        if isinstance(self._module, DistributedDataParallel) and wanted:
+            with self._module.no_sync():
+                yield
+        else:
+            yield
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight and buffer of the policy that is saved, by name."""
+        return {name: x.detach() for name, x in self.trainee.policy.state_dict().items()}
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Those that learn."""
+        return {n: p for n, p in self.trainee.policy.named_parameters() if p.requires_grad}
+
+
+def _shard(trainee: Trainee) -> None:
+    """Leave each process a share of the weights: block by block, and of all others together.
+
+    What does not learn stays whole. A block is gathered for `project` and again for `absorb`.
+    """
+    resting = {p for p in trainee.parameters() if not p.requires_grad}
+    for module in reversed(list(trainee.modules())):
+        if not (hasattr(module, "project") and hasattr(module, "absorb")):
+            continue
+        if all(p in resting for p in module.parameters()):
+            continue
+        fully_shard(module, ignored_params=resting)
+        for method in ("project", "absorb"):
+            register_fsdp_forward_method(module, method)
+    fully_shard(trainee, ignored_params=resting, reshard_after_forward=True)
+    assert isinstance(trainee, FSDPModule)
+    register_fsdp_forward_method(trainee, "imagine")

@@ -1,0 +1,350 @@
+"""The training loop: batches in, updates, and at its times a log line, a validation, a checkpoint.
+
+Nothing is drawn from a generator that must be remembered: the noise of an update has a seed made of
+the run's seed, the update's number and the shard, so a run that is resumed is the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Columns, Loader, Recording, Samples, split, statistics
+from ..errors import WamkitError
+from ..policy import Policy
+from . import checkpoints, learning, logs
+from .batches import Feed, seed_of, shard
+from .checkpoints import RunFolder
+from .config import FREE, TrainConfig
+from .devices import peak_of
+from .processes import Processes, joined
+from .trainee import Team, Trainee
+from .watching import HeldOut, picture
+
+Tell = Callable[[int, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from, and how it is read."""
+
+    folder: Path
+    columns: Columns
+    latents: Path | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to, in this session of it."""
+
+    step: int
+    seconds: float
+    samples_per_second: float
+    tokens_per_second: float
+    waiting: float  # share of the time that no batch was there
+    utilization: float | None  # of the devices' peak, where that is known
+    loss: float | None  # of the last logged update
+    checkpoint: Path
+    interrupted: bool
+
+
+def train(
+    policy: Policy,
+    data: Data,
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    tell: Tell | None = None,
+) -> Summary:
+    """Train `policy` on a data set, and write everything about it to the folder `out`.
+
+    To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
+    the first process. Raises WamkitError if anything does not fit, or if a loss is not finite.
+    """
+    logs.expect(config.loggers)
+    with joined(device) as processes:
+        run = Trainer(policy, data, out, config, processes)
+        return run.go(resume=resume, tell=tell or (lambda step, told: None))
+
+
+class Trainer:
+    """One run, in one process of it."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        data: Data,
+        out: str | Path,
+        config: TrainConfig,
+        processes: Processes,
+    ) -> None:
+        self.config, self.processes, self.policy = config, processes, policy
+        shards = processes.world * config.accumulate
+        if config.batch % shards:
+            raise WamkitError(
+                f"a batch of {config.batch} cannot be cut into {processes.world} processes x "
+                f"{config.accumulate} passes",
+                f"take a multiple of {shards}: --batch {-(-config.batch // shards) * shards}",
+            )
+        recording = Recording(data.folder)
+        learn, hold = split(recording, config.validation, config.seed)
+        chosen: dict[str, Any] = {
+            "columns": data.columns,
+            "latents": data.latents,
+            "discount": config.discount,
+        }
+        samples = Samples(recording, policy.spec, episodes=learn, **chosen)
+        if samples.latents is not None:
+            samples.latents.expect_weights(policy.vae)
+        for turn in (True, False):  # the first process computes them, the others find them kept
+            if processes.first is turn:
+                found = statistics(recording, policy.spec, data.columns, episodes=learn)
+            processes.wait()
+        policy.set_statistics(found)
+        loader = Loader(
+            samples,
+            config.batch // processes.world,
+            seed=config.seed,
+            workers=data.workers,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        self.samples, self.feed = samples, Feed(loader)
+        self.held: HeldOut | None = None
+        self.shown = samples
+        if hold:
+            self.shown = Samples(recording, policy.spec, episodes=hold, **chosen)
+            if config.validate_every:
+                self.held = HeldOut(self.shown, config, processes, data.workers)
+        learning.choose(policy, config.parts)
+        policy.to(processes.device)
+        self.team = Team(Trainee(policy, config), config, processes)
+        self.learned = self.team.learned()
+        self.optimizer = learning.optimizer(policy, config)
+        self.average: learning.Average | None = None
+        if config.ema is not None:
+            self.average = learning.Average(list(self.learned.values()), config.ema)
+        self.noise = learning.NoiseScale()
+        self.folder = RunFolder(out, processes, config.keep)
+        self.told = {
+            "settings": config.model_dump(mode="json"),
+            "data": {
+                "fingerprint": recording.fingerprint(),
+                "latents": None if data.latents is None else str(data.latents),
+                "columns": str(data.columns),
+            },
+            "folder": str(data.folder),
+        }
+        self.step, self.best = 0, math.inf
+
+    def go(self, *, resume: bool, tell: Tell) -> Summary:
+        """Train to the last step, or until somebody interrupts."""
+        config, spec = self.config, self.policy.spec.dump()
+        if resume:
+            self._restore(self.folder.go_on(self.told, spec, FREE))
+        else:
+            self.folder.begin(self.told, spec)
+        log = logs.Log(self.folder.place, config.loggers, self.step) if self.processes.first else None
+        first, loss, checkpoint = self.step, None, self.folder.checkpoints / "last"
+        begin = mark = perf_counter()
+        since, waited = self.step, 0.0
+        try:
+            with _signals() as stopped:
+                while self.step < config.steps and not self.processes.any(stopped()):
+                    told = self._update()
+                    loss = told["loss"]
+                    tell(self.step, told)
+                    last = self.step == config.steps
+                    if log is not None and (last or self.step % config.log_every == 0):
+                        pace = self._pace(self.step - since, perf_counter() - mark)
+                        pace["waiting"] = (self.feed.waited - waited) / (perf_counter() - mark)
+                        log.write(self.step, told | pace)
+                        mark, since, waited = perf_counter(), self.step, self.feed.waited
+                    saves = last or self.step % config.save_every == 0
+                    better = self._watch(log, saves)
+                    if saves:
+                        checkpoint = self._save(self.feed.loader.state_dict(), best=better)
+                interrupted = self.step < config.steps
+                if interrupted:
+                    checkpoint = self._save(self.feed.loader.state_dict(), best=False)
+        finally:
+            if log is not None:
+                log.close()
+        if self.processes.first:
+            logs.curve(self.folder.place)
+        seconds = perf_counter() - begin
+        pace = self._pace(self.step - first, seconds)
+        return Summary(
+            self.step,
+            seconds,
+            pace["samples_per_second"],
+            pace["tokens_per_second"],
+            self.feed.waited / max(seconds, 1e-9),
+            pace.get("utilization"),
+            loss,
+            checkpoint,
+            interrupted,
+        )
+
+    def _update(self) -> dict[str, Any]:
+        """One update of the weights. Raises WamkitError if it is not finite; nothing is changed."""
+        config, world, passes = self.config, self.processes.world, self.config.accumulate
+        batch, weights = self.feed.next(), list(self.learned.values())
+        rates = learning.set_rates(self.optimizer, config, self.step)
+        self.optimizer.zero_grad()
+        found: list[Tensor] = []
+        names: list[str] = []
+        for k in range(passes):
+            seed = seed_of(config.seed, self.step, self.processes.rank + k * world)
+            with self.team.alone(k + 1 < passes):
+                losses = self.team.losses(shard(batch, k, passes), seed)
+                (losses["total"] / passes).backward()
+            names = list(losses)
+            found.append(torch.stack([x.detach().float() for x in losses.values()]))
+            if k == 0 and passes > 1:
+                short = self.processes.mean((learning.length(weights) * passes).square())
+        means = self.processes.mean(torch.stack(found).mean(0))
+        length = learning.length(weights)
+        if not bool(torch.isfinite(means[0]) & torch.isfinite(length)):
+            self._stop_at(found)
+        if passes > 1:
+            few = config.batch // passes // (1 if self.team.sharded else world)
+            self.noise.update(few, float(short), config.batch, float(length) ** 2)
+        learning.shorten(weights, config.clip, length)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.step)
+        self.step += 1
+        told = dict(zip(names, means.tolist(), strict=True))
+        line: dict[str, Any] = {"loss": told.pop("total"), "parts": told, "lr": rates}
+        line["gradient"] = float(length)
+        if passes > 1:
+            line["noise_scale"] = self.noise.value
+        return line
+
+    def _stop_at(self, found: list[Tensor]) -> None:
+        """Save the state before this update, and say which samples it was."""
+        world, passes = self.processes.world, self.config.accumulate
+        flags = torch.zeros(world * passes, device=self.processes.device)
+        for k, losses in enumerate(found):
+            flags[self.processes.rank + k * world] = float(~torch.isfinite(losses[0]))
+        bad = self.processes.mean(flags).nonzero().flatten().tolist()
+        chosen = [i for place in bad for i in self.feed.whole[place :: world * passes]]
+        moments = [self.samples.moment(i) for i in chosen or self.feed.whole]
+        words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
+        more = f" and {len(moments) - 8} more" if len(moments) > 8 else ""
+        self.optimizer.zero_grad()
+        checkpoint = self._save(self.feed.before, best=False)
+        what = "loss" if chosen else "gradient"
+        raise WamkitError(
+            f"the {what} of update {self.step + 1} is not finite; its samples: {words}{more}",
+            f"look at them with `wamkit data check`, or lower lr; {checkpoint} is the state before",
+        )
+
+    def _watch(self, log: logs.Log | None, saves: bool) -> bool:
+        """Validate and draw where that is due. True if no checkpoint was better before."""
+        config, better = self.config, False
+        draws = config.imagine_every and self.step % config.imagine_every == 0
+        validates = self.held is not None and (saves or self.step % config.validate_every == 0)
+        if not (draws or validates):
+            return False
+        policy = self.policy
+        with self.average.applied() if self.average is not None else nullcontext():
+            if validates and self.held is not None:
+                told = self.held.loss(self.team)
+                if log is not None:
+                    log.write(self.step, {"validation": told})
+                better = saves and told["loss"] < self.best
+                self.best = told["loss"] if better else self.best
+            if draws and policy.spec.latent_frames[1]:
+                file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
+                picture(self.team, self.shown, file, self.processes)
+        return better
+
+    def _pace(self, steps: int, seconds: float) -> dict[str, float]:
+        """Samples and tokens a second, and the share of the peak that is reached."""
+        samples = steps * self.config.batch / max(seconds, 1e-9)
+        tokens = sum(self.policy.spec.tokens().values()) * self.policy.spec.paradigm.blocks
+        pace = {"samples_per_second": samples, "tokens_per_second": samples * tokens}
+        peak = peak_of(self.processes.device, self.config.precision)
+        if peak is not None:
+            pace["utilization"] = samples * self._operations() / peak / self.processes.world
+        return pace
+
+    def _operations(self) -> int:
+        """Operations of a sample, counted the first time they are asked for."""
+        if not hasattr(self, "_counted"):
+            from .plan import work
+
+            latents = self.samples.latents is not None
+            self._counted = work(self.policy.spec, self.config.parts, encodes=not latents)
+        return self._counted.operations
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that an update changes, and buffers, by name."""
+        state = {}
+        for name, p in self.learned.items():
+            state[f"weight/{name}"] = p.detach()
+            for key, value in self.optimizer.state[p].items():
+                state[f"{key}/{name}"] = value
+        if self.average is not None:
+            names = self.learned
+            state |= {f"ema/{n}": v for n, v in zip(names, self.average.values, strict=True)}
+        parameters = dict(self.policy.named_parameters())
+        others = {n: x for n, x in self.team.weights().items() if n not in parameters}
+        return state | {f"buffer/{name}": x for name, x in others.items()}
+
+    def _save(self, place: Mapping[str, int], *, best: bool) -> Path:
+        weights = self.team.weights()
+        if self.average is not None:
+            weights |= dict(zip(self.learned, self.average.values, strict=True))
+        run = {
+            "step": self.step,
+            "loader": dict(place),
+            "best": None if self.best == math.inf else self.best,
+            "noise": vars(self.noise),
+        }
+        return self.folder.save(self.step, self.policy, weights, self._tensors(), run, best=best)
+
+    def _restore(self, checkpoint: Path) -> None:
+        try:
+            run = json.loads((checkpoint / checkpoints.RUN).read_text())
+        except ValueError as error:
+            raise WamkitError(f"{checkpoint} cannot be read: {error}", "point `last` elsewhere")
+        checkpoints.read_state(self._tensors(), checkpoint / checkpoints.STATE, self.processes)
+        self.step = run["step"]
+        self.best = math.inf if run["best"] is None else run["best"]
+        vars(self.noise).update(run["noise"])
+        self.feed.loader.load_state_dict(run["loader"])
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C and SIGTERM only set what is returned to true; a second one ends at once."""
+    heard: list[int] = []
+    before: dict[int, Any] = {}
+
+    def hear(number: int, frame: Any) -> None:
+        heard.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, hear)
+    try:
+        yield lambda: bool(heard)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,103 @@
+"""How a run is watched: the loss on held-out episodes, and pictures of what is imagined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data import Loader, Samples, collate
+from ..errors import WamkitError
+from ..observation import Observation
+from .batches import seed_of, shard
+from .config import TrainConfig
+from .processes import Processes
+from .trainee import Team
+
+BAR = 4  # pixels between the real row and the imagined one
+
+
+class HeldOut:
+    """Samples that are never learned from, always the same ones, with the same noise."""
+
+    def __init__(
+        self, samples: Samples, config: TrainConfig, processes: Processes, workers: int
+    ) -> None:
+        """Raises WamkitError if there are fewer than processes times passes."""
+        shards = processes.world * config.accumulate
+        size = min(config.batch, len(samples) // shards * shards)
+        if not size:
+            raise WamkitError(
+                f"{len(samples)} held-out samples for {shards} processes and passes",
+                "hold out more: --train validation=0.2, or none: validation=0",
+            )
+        self.samples, self.config, self.processes = samples, config, processes
+        self.loader = Loader(
+            samples,
+            size // processes.world,
+            seed=config.seed,
+            workers=workers,
+            rank=processes.rank,
+            world=processes.world,
+        )
+
+    @torch.no_grad()
+    def loss(self, team: Team) -> dict[str, float]:
+        """`loss` and the loss of each part, the mean over the first batches."""
+        passes, found = self.config.accumulate, []
+        names: list[str] = []
+        start = self.loader.state_dict() | {"epoch": 0, "position": 0}
+        self.loader.load_state_dict(start)
+        for i, batch in enumerate(self.loader):
+            for k in range(passes):
+                place = self.processes.rank + k * self.processes.world
+                seed = seed_of("held out", self.config.seed, i, place)
+                losses = team.losses(shard(batch, k, passes), seed)
+                names = list(losses)
+                found.append(torch.stack(list(losses.values())).float())
+            if i + 1 == self.config.validation_batches:
+                break
+        means = self.processes.mean(torch.stack(found).mean(0)).tolist()
+        told = dict(zip(names, means, strict=True))
+        return {"loss": told.pop("total"), **told}
+
+
+def picture(team: Team, samples: Samples, file: Path, processes: Processes) -> None:
+    """Write a strip of a sample's pictures above those imagined from the first of them."""
+    sample = samples[len(samples) // 3]
+    seen = collate([sample]).observation
+    count = team.trainee.policy.spec.video
+    if next(iter(seen.images.values())).shape[1] < count.frames:
+        raise WamkitError(
+            "stored latents leave out the pictures that are to come",
+            "imagine_every=0, or train without --latents",
+        )
+    now = Observation(_first(seen.images, count.context), seen.prompt, seen.state)
+    future = team.trainee.imagine(now, 0)
+    if not processes.first:
+        return
+    real = team.trainee.policy.cameras.canvas(_first(seen.images, count.frames))
+    real = team.trainee.policy.cameras.together(real)
+    rows = [_strip(real[0].cpu()), _strip(future.canvas[0].cpu())]
+    height, width = sum(row.height for row in rows) + BAR, max(row.width for row in rows)
+    sheet = Image.new("RGB", (width, height), "white")
+    sheet.paste(rows[0], (0, 0))
+    sheet.paste(rows[1], (0, rows[0].height + BAR))
+    file.parent.mkdir(exist_ok=True)
+    part = file.with_name(f".{file.name}.part.png")
+    sheet.save(part)
+    os.replace(part, file)
+
+
+def _first(images: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {name: image[:, :count] for name, image in images.items()}
+
+
+def _strip(pictures: Tensor) -> Image.Image:
+    """Pictures [3, T, height, width] in [-1, 1] side by side."""
+    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(2, 1, 3, 0)
+    return Image.fromarray(pixels.flatten(1, 2).contiguous().numpy())
