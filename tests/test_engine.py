@@ -118,8 +118,10 @@ def _scene(backbone: str, frames: int = 3) -> Scene:
     valid = torch.ones(2, 7, dtype=torch.bool)
     valid[0, 5:] = False
     roles = ("context",) + ("target",) * (frames - 1)
+    wide = traits.extra_width
+    extra = torch.randn(2, 1, wide, generator=rng) if wide else None
     return Scene(
-        text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid),
+        text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid, extra),
         video=Frames(z, roles, torch.arange(frames).float(), sigma),
         action=Noisy(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
         state=torch.randn(2, 3, generator=rng),

@@ -40,7 +40,8 @@ def test_it_takes_less_than_sixty_lines() -> None:
 
 
 def test_it_passes_the_contract_tests(installed: dict[str, str]) -> None:
-    assert "5 passed" in run(["pytest", "-q", "-p", "no:cacheprovider", "tests"], installed)
+    out = run(["pytest", "-q", "-p", "no:cacheprovider", "tests"], installed)
+    assert " passed" in out and "failed" not in out
 
 
 def test_it_runs_with_every_backbone_and_head(installed: dict[str, str]) -> None:

@@ -247,7 +247,7 @@ def test_a_failure_while_saving_keeps_the_old_policy(saved: Path, monkeypatch: A
     def fail(*_: Any) -> int:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(weights, "save", fail)
+    monkeypatch.setattr(weights, "write", fail)
     with pytest.raises(OSError, match="no space"):
         policy.save(saved)
     assert (saved / "backbone.safetensors").read_bytes() == before

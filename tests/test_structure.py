@@ -37,7 +37,7 @@ FLOORS = {
         "losses",
     },
     4: {"build", "policy", "folder", "scenes", "session", ""},
-    5: {"testing", "trial", "replay", "scaffold", "data", "cost", "slicing", "compositions"},
+    5: {"testing", "trial", "replay", "scaffold", "data", "train", "cost", "slicing", "compositions"},
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}

@@ -12,7 +12,7 @@ Letters as in `types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .cache import KV, KVCache
+from .cache import KV, KVCache, joined
 from .errors import WamkitError
 from .types import Segment
 from .visibility import Visibility
@@ -98,9 +98,14 @@ def run(
         )
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
+    plans: dict[tuple[tuple[int, ...], tuple[str, ...]], Plan] = {}
     for layer in range(depth):
         ends = prefill and layer == depth - 1 and layer not in hidden
-        step = partial(_step, streams, layer, sees, attend, cache, keep, ends)
+        awake = tuple(i for i, stream in enumerate(streams) if stream.blocks[layer] is not None)
+        key = awake, () if cache is None else tuple(cache.layers[layer])
+        if key not in plans:
+            plans[key] = _plan(streams, *key, sees)
+        step = partial(_step, streams, layer, plans[key], attend, cache, keep, ends)
         tokens = [stream.x for stream in streams]
         if _again.get() and torch.is_grad_enabled():
             tokens, shown = checkpoint(step, tokens, use_reentrant=False)
@@ -130,10 +135,83 @@ def recomputed() -> Iterator[None]:
         _again.reset(token)
 
 
+class Source(NamedTuple):
+    """Tokens in a row of one stream."""
+
+    stream: int
+    start: int
+    length: int
+    valid: Tensor | None  # [B, length], as `Text.mask`
+
+    def keys(self, shown: Mapping[int, QKV]) -> KV:
+        """The keys and values of these tokens."""
+        _, k, v = shown[self.stream]
+        if self.length == k.shape[2]:
+            return KV(k, v, self.valid)
+        return KV(
+            k.narrow(2, self.start, self.length), v.narrow(2, self.start, self.length), self.valid
+        )
+
+
+class Hearing(NamedTuple):
+    """Queries in a row that attend to the same keys."""
+
+    length: int
+    cached: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+class Plan(NamedTuple):
+    """Who hears whom in a layer: the same in all layers where the same streams are awake."""
+
+    hearings: dict[int, tuple[Hearing, ...]]  # stream -> its queries, run by run
+    sources: dict[str, tuple[Source, ...]]  # role -> where its keys are
+
+
+def _plan(
+    streams: Sequence[Stream], awake: tuple[int, ...], cached: tuple[str, ...], sees: Visibility
+) -> Plan:
+    """One run of queries for each run of segments that see the same roles."""
+    pieces: dict[str, list[tuple[int, int, Segment]]] = {}
+    for i in awake:
+        start = 0
+        for segment in streams[i].segments:
+            pieces.setdefault(segment.role, []).append((i, start, segment))
+            start += segment.length
+
+    def sources(roles: Collection[str]) -> tuple[Source, ...]:
+        rows: list[list[tuple[int, int, Segment]]] = []
+        for piece in (piece for role, found in pieces.items() if role in roles for piece in found):
+            i, start, _ = rows[-1][-1] if rows else (-1, 0, None)
+            if i == piece[0] and start + rows[-1][-1][2].length == piece[1]:
+                rows[-1].append(piece)
+            else:
+                rows.append([piece])
+        return tuple(
+            Source(
+                row[0][0],
+                row[0][1],
+                sum(segment.length for _, _, segment in row),
+                joined([(s.valid, s.length) for _, _, s in row], streams[row[0][0]].x),
+            )
+            for row in rows
+        )
+
+    def hearings(segments: tuple[Segment, ...]) -> Iterator[Hearing]:
+        for seen, group in groupby(segments, key=lambda segment: frozenset(sees[segment.role])):
+            old = tuple(role for role in cached if role in seen and role not in pieces)
+            yield Hearing(sum(segment.length for segment in group), old, sources(seen))
+
+    return Plan(
+        {i: tuple(hearings(streams[i].segments)) for i in awake},
+        {role: sources({role}) for role in pieces},
+    )
+
+
 def _step(
     streams: Sequence[Stream],
     layer: int,
-    sees: Visibility,
+    plan: Plan,
     attend: Attend,
     cache: KVCache | None,
     keep: Collection[str],
@@ -141,52 +219,45 @@ def _step(
     tokens: Sequence[Tensor],
 ) -> tuple[list[Tensor], dict[str, KV]]:
     """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
-    fresh: dict[str, list[KV]] = {}
-    awake: list[tuple[int, Block, Tensor, Any]] = []
-    for i, stream in enumerate(streams):
-        block = stream.blocks[layer]
-        if block is None:
-            continue
-        qkv, rest = block.project(tokens[i], stream.cond)
-        awake.append((i, block, qkv.q, rest))
-        sizes = [segment.length for segment in stream.segments]
-        keys, values = qkv.k.split(sizes, 2), qkv.v.split(sizes, 2)
-        for segment, k, v in zip(stream.segments, keys, values, strict=True):
-            fresh.setdefault(segment.role, []).append(KV(k, v, segment.valid))
-    book = {role: KV.join(parts) for role, parts in fresh.items()}
+    shown: dict[int, QKV] = {}
+    rests: dict[int, Any] = {}
+    for i in plan.hearings:
+        block = streams[i].blocks[layer]
+        assert block is not None
+        shown[i], rests[i] = block.project(tokens[i], streams[i].cond)
     after = list(tokens)
-    for i, block, q, rest in awake if not ends else ():
-        heard = _hear(streams[i].segments, q, book, sees, attend, cache, layer)
-        after[i] = block.absorb(heard.transpose(1, 2).flatten(2), rest, streams[i].cond)
-    return after, {role: book[role] for role in keep if role in book}
+    for i, hearings in plan.hearings.items() if not ends else ():
+        block = streams[i].blocks[layer]
+        assert block is not None
+        heard = _hear(hearings, shown[i].q, shown, attend, cache, layer)
+        after[i] = block.absorb(heard.transpose(1, 2).flatten(2), rests[i], streams[i].cond)
+    found = plan.sources
+    return after, {
+        role: KV.join([source.keys(shown) for source in found[role]])
+        for role in keep
+        if role in found
+    }
 
 
 def _hear(
-    segments: tuple[Segment, ...],
+    hearings: tuple[Hearing, ...],
     q: Tensor,
-    book: dict[str, KV],
-    sees: Visibility,
+    shown: Mapping[int, QKV],
     attend: Attend,
     cache: KVCache | None,
     layer: int,
 ) -> Tensor:
-    """One attention for each run of segments that see the same roles; [B, H, S, E]."""
-    runs = [
-        (seen, sum(segment.length for segment in group))
-        for seen, group in groupby(segments, key=lambda segment: frozenset(sees[segment.role]))
-    ]
+    """One attention for each run of queries; [B, H, S, E]."""
+    parts = (q,) if len(hearings) == 1 else q.split([hearing.length for hearing in hearings], 2)
     heard = []
-    for (seen, _), part in zip(runs, q.split([length for _, length in runs], 2), strict=True):
-        new = [kv for role, kv in book.items() if role in seen]
-        old = (
-            ()
-            if cache is None
-            else tuple(role for role in cache.layers[layer] if role in seen and role not in book)
-        )
-        if old and new and cache is not None:
-            keys = cache.followed_by(layer, old, KV.join(new))
+    for hearing, part in zip(hearings, parts, strict=True):
+        new = [source.keys(shown) for source in hearing.sources]
+        if cache is None or not hearing.cached:
+            keys = KV.join(new)
+        elif new:
+            keys = cache.followed_by(layer, hearing.cached, new)
         else:
-            keys = KV.join(new or [cache.layers[layer][role] for role in old])  # type: ignore[union-attr]
+            keys = KV.join([cache.layers[layer][role] for role in hearing.cached])
         heard.append(attend(part, keys.k, keys.v, keys.valid))
     return heard[0] if len(heard) == 1 else torch.cat(heard, 2)
 

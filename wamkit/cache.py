@@ -22,18 +22,24 @@ class KV(NamedTuple):
         if len(parts) == 1:
             return parts[0]
         k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
-        if all(p.valid is None for p in parts):
-            return KV(k, v)
-        masks = [_valid(p) for p in parts]
-        if any(mask.is_floating_point() for mask in masks):
-            masks = [m if m.is_floating_point() else m.float().log() for m in masks]
-        return KV(k, v, torch.cat(masks, 1))
+        return KV(k, v, joined([(p.valid, p.k.shape[2]) for p in parts], k))
 
 
-def _valid(kv: KV) -> Tensor:
-    if kv.valid is not None:
-        return kv.valid
-    return torch.ones(kv.k.shape[0], kv.k.shape[2], dtype=torch.bool, device=kv.k.device)
+def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor | None:
+    """Masks [B, S], as `Text.mask`, in a row; each comes with its S. B and device are `like`'s."""
+    if all(mask is None for mask, _ in masks):
+        return None
+    if len(masks) == 1:
+        return masks[0][0]
+    found = [
+        torch.ones(like.shape[0], length, dtype=torch.bool, device=like.device)
+        if mask is None
+        else mask
+        for mask, length in masks
+    ]
+    if any(mask.is_floating_point() for mask in found):
+        found = [mask if mask.is_floating_point() else mask.float().log() for mask in found]
+    return torch.cat(found, 1)
 
 
 class KVCache:
@@ -54,7 +60,7 @@ class KVCache:
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
         self.levels = dict(levels or {})  # role -> [B], the noise its frames had; only with hidden
         self._rows: dict[Hashable, Tensor] = {}
-        self._room: dict[tuple[int, tuple[str, ...], int], KV] = {}
+        self._room: dict[tuple[int, tuple[str, ...], tuple[int, ...]], KV] = {}
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
 
     @property
@@ -93,21 +99,24 @@ class KVCache:
             self._rows[key] = make()
         return self._rows[key]
 
-    def followed_by(self, layer: int, roles: tuple[str, ...], fresh: KV) -> KV:
-        """The cached keys of `roles`, then `fresh`."""
+    def followed_by(self, layer: int, roles: tuple[str, ...], fresh: Sequence[KV]) -> KV:
+        """The cached keys of `roles`, then those of `fresh`."""
         kept = [self.layers[layer][role] for role in roles]
         if torch.is_grad_enabled():
-            return KV.join([*kept, fresh])
-        key = (layer, roles, fresh.k.shape[2])
-        room = self._room.get(key)
+            return KV.join([*kept, *fresh])
+        lengths = tuple(kv.k.shape[2] for kv in fresh)
+        room = self._room.get((layer, roles, lengths))
         if room is None:
-            room = self._room[key] = KV.join([*kept, fresh])
+            room = self._room[layer, roles, lengths] = KV.join([*kept, *fresh])
             return room
-        start = room.k.shape[2] - fresh.k.shape[2]
-        room.k[:, :, start:].copy_(fresh.k)
-        room.v[:, :, start:].copy_(fresh.v)
-        if room.valid is not None and fresh.valid is not None:
-            room.valid[:, start:].copy_(fresh.valid)
+        end = room.k.shape[2]
+        for kv, length in zip(reversed(fresh), reversed(lengths), strict=True):
+            start = end - length
+            room.k[:, :, start:end].copy_(kv.k)
+            room.v[:, :, start:end].copy_(kv.v)
+            if room.valid is not None and kv.valid is not None:
+                room.valid[:, start:end].copy_(kv.valid)
+            end = start
         return room
 
     def without(self, roles: Collection[str]) -> KVCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .prompts import PromptCache, pooled
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, Several
 from .schedules import ScheduleConfig
 from .session import Session
 from .spec import PolicySpec
 from .stored import StoredEncoder
 from .types import Goal, Outcome, Scene, Velocity
 from .weights import cast
+
+Seed = int | Sequence[int] | None
+"""Of what is drawn: one for a batch, or one for each of its samples; None for none."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -146,9 +149,10 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, observation: Observation, *, seed: int | None = None, **choices: Any
+        self, observation: Observation, *, seed: Seed = None, **choices: Any
     ) -> ActionChunk:
-        """The next actions, in physical units. The same seed gives the same chunk.
+        """The next actions, in physical units. The same seed gives the same chunk; with a seed for
+        each sample, every one gets the chunk it would get alone.
 
         `choices` are what the paradigm leaves to the caller (`paradigm.choices`). Raises
         WamkitError for others, and if cameras, pictures or state are not what is expected.
@@ -158,7 +162,7 @@ class Policy(nn.Module):
         return self.chunk_of(out, observation)
 
     @torch.no_grad()
-    def decide(self, scene: Scene, *, seed: int | None = None, **choices: Any) -> Outcome:
+    def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
         """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
         model = self.guided(scene.text.tokens.shape[0])
@@ -185,7 +189,7 @@ class Policy(nn.Module):
         )
 
     @torch.no_grad()
-    def imagine(self, observation: Observation, *, seed: int | None = None) -> Imagined:
+    def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
         """The future pictures the policy expects, observed ones first.
 
         Raises WamkitError if the policy imagines nothing (video.frames equals video.context).
@@ -271,8 +275,13 @@ class Policy(nn.Module):
         return load(folder, overrides, device=device)
 
 
-def generator(seed: int | None) -> torch.Generator:
-    """A generator on the CPU, so that a seed means the same on every device."""
+def generator(seed: Seed) -> torch.Generator:
+    """A generator on the CPU, so that a seed means the same on every device.
+
+    Of several seeds, one that draws for each sample of a batch by its own.
+    """
+    if isinstance(seed, Sequence):
+        return Several([generator(one) for one in seed])
     rng = torch.Generator()
     if seed is None:
         rng.seed()

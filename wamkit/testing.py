@@ -7,7 +7,7 @@
     PARTS = [MyBackbone()]
 
 Every part is tried at its tiny size, among companions that fit it. Without PARTS, every registered
-part is tried. The checks themselves are plain functions and may be called one by one.
+part of a policy is tried; for environments see `wamkit.simulate.contract`. The checks themselves are plain functions and may be called one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from . import weights
 from .attention import run, sdpa
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
-from .parts import Part
+from .parts import KINDS, Part
 from .policy import Policy
 from .registry import registry
 from .spec import PolicySpec
@@ -47,7 +47,9 @@ def pytest_generate_tests(metafunc: Any) -> None:
     """One test for each check of each part in the module's PARTS."""
     if "contract_check" not in metafunc.fixturenames:
         return
-    parts = getattr(metafunc.module, "PARTS", None) or [default(cls) for cls in registry()]
+    parts = getattr(metafunc.module, "PARTS", None) or [
+        default(cls) for cls in registry() if cls.kind in KINDS
+    ]
     cases = [(fn, part) for part in parts for fn in (*CHECKS[part.kind], *CHECKS["policy"])]
     ids = [f"{part.kind} {part.name}: {fn.__name__.replace('_', ' ')}" for fn, part in cases]
     metafunc.parametrize(("contract_check", "contract_part"), cases, ids=ids)
@@ -309,6 +311,18 @@ def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
     assert spec.action_head.regresses or not torch.allclose(one, other, rtol=0, atol=1e-5)
 
 
+def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
+    """Chunk after chunk, with whatever it remembers, and the same again for the same seeds."""
+    policy, episodes = Policy.from_spec(spec), []
+    for _ in range(2):
+        session, values = policy.session(), []
+        for k in range(3):
+            seen = observation(spec, frames=session.pictures, seed=k)
+            values.append(session.act(seen, seed=k).values)
+        episodes.append(torch.stack(values))
+    assert episodes[0].isfinite().all() and torch.equal(*episodes)
+
+
 def learns(spec: PolicySpec, tmp: Path) -> None:
     """A loss is finite, and its gradient reaches the backbone, and the head if it has weights."""
     policy = Policy.from_spec(spec).train()
@@ -365,5 +379,11 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "text_encoder": (encodes_prompts_alike_alone_and_together, keeps_its_fingerprint),
     "action_head": (),
     "paradigm": (),
-    "policy": (acts_reproducibly, learns, comes_back_from_a_folder, imagines),
+    "policy": (
+        acts_reproducibly,
+        goes_on_through_an_episode,
+        learns,
+        comes_back_from_a_folder,
+        imagines,
+    ),
 }

@@ -26,6 +26,8 @@ VERBS = {
     "build": "build",
     "act": "act",
     "imagine": "imagine",
+    "plan": "plan",
+    "train": "train",
     "precompute": "precompute",
     "data": "data",
     "weights": "weights",

@@ -22,10 +22,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 import yaml
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from .. import folder
 from ..errors import WamkitError
@@ -156,7 +160,7 @@ def write_state(state: Mapping[str, Tensor], place: Path, processes: Processes) 
     writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a process alone is alone
-        dcp.save(dict(state), storage_writer=writer, no_dist=processes.world == 1)
+        save(dict(state), storage_writer=writer, no_dist=processes.world == 1)
 
 
 def read_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -> None:
@@ -165,7 +169,7 @@ def read_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reader = HuggingFaceStorageReader(str(place))
-            dcp.load(dict(state), storage_reader=reader, no_dist=processes.world == 1)
+            load(dict(state), storage_reader=reader, no_dist=processes.world == 1)
     except Exception as error:
         raise WamkitError(
             f"{place} cannot be read: {error}", "resume from another checkpoint: point `last` at it"

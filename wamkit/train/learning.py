@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import WamkitError
 from ..policy import Policy
 from .config import Parts, TrainConfig
-from .processes import full
+from .processes import full, own
 
 
 def share_of_peak(config: TrainConfig, step: int) -> float:
@@ -30,15 +30,12 @@ def share_of_peak(config: TrainConfig, step: int) -> float:
 def choose(policy: Policy, parts: Parts) -> None:
     """Let those parts of the policy learn that shall, and put the others at rest.
 
-    Weights that have the dtype of the spec are float32 from here on. Raises WamkitError if a part is spoken of that the policy
-    lacks, or if nothing is left to learn.
+    Weights that have the dtype of the spec are float32 from here on. Raises WamkitError if a part
+    is spoken of that the policy lacks, or if nothing is left to learn.
     """
     policy.train()
-    frozen: list[nn.Module] = [
-        module
-        for module in (policy.vae, policy.conditioner)
-        if isinstance(module, nn.Module)
-    ]
+    kept: tuple[object, ...] = (policy.vae, policy.conditioner)
+    frozen = [module for module in kept if isinstance(module, nn.Module)]
     for kind in Parts.model_fields:
         module = getattr(policy, kind)
         learns = isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters())
@@ -75,9 +72,7 @@ def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
             decay = config.weight_decay if decays else 0.0
             peak = own.lr or config.lr
             if chosen:
-                groups.append(
-                    {"params": chosen, "peak": peak, "part": kind, "weight_decay": decay}
-                )
+                groups.append({"params": chosen, "peak": peak, "part": kind, "weight_decay": decay})
     made = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
     for group in made.param_groups:
         for p in group["params"]:
@@ -120,7 +115,8 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights after update number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, [p.detach() for p in self.weights], 1 - decay)
+        weights = [own(p) for p in self.weights]
+        torch._foreach_lerp_([own(x) for x in self.values], weights, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -134,7 +130,7 @@ class Average:
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:
-        torch._foreach_copy_([p.detach() for p in self.weights], list(values))
+        torch._foreach_copy_([own(p) for p in self.weights], [own(x) for x in values])
 
 
 class NoiseScale:

@@ -78,3 +78,9 @@ def joined(device: str) -> Iterator[Processes]:
 def full(x: Tensor) -> Tensor:
     """A whole tensor, gathered from all processes if they hold parts of it."""
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def own(x: Tensor) -> Tensor:
+    """What this process holds of a tensor, without a gradient; a view."""
+    x = x.detach()
+    return x.to_local() if isinstance(x, DTensor) else x

@@ -55,7 +55,7 @@ class Team:
         elif processes.world > 1:
             ids = [processes.device] if processes.device.type == "cuda" else None
             self._module = DistributedDataParallel(
-                trainee, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
+                trainee, device_ids=ids, find_unused_parameters=True
             )
 
     def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:

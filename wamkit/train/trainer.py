@@ -157,7 +157,9 @@ class Trainer:
             self._restore(self.folder.go_on(self.told, spec, FREE))
         else:
             self.folder.begin(self.told, spec)
-        log = logs.Log(self.folder.place, config.loggers, self.step) if self.processes.first else None
+        log = (
+            logs.Log(self.folder.place, config.loggers, self.step) if self.processes.first else None
+        )
         first, loss, checkpoint = self.step, None, self.folder.checkpoints / "last"
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
@@ -323,7 +325,9 @@ class Trainer:
         try:
             run = json.loads((checkpoint / checkpoints.RUN).read_text())
         except ValueError as error:
-            raise WamkitError(f"{checkpoint} cannot be read: {error}", "point `last` elsewhere")
+            raise WamkitError(
+                f"{checkpoint} cannot be read: {error}", "point `last` elsewhere"
+            ) from None
         checkpoints.read_state(self._tensors(), checkpoint / checkpoints.STATE, self.processes)
         self.step = run["step"]
         self.best = math.inf if run["best"] is None else run["best"]
@@ -341,7 +345,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
         heard.append(number)
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         before[number] = signal.signal(number, hear)
     try:
         yield lambda: bool(heard)

@@ -176,7 +176,7 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
 
 def test_losses_are_of_all_blocks_and_of_no_copy() -> None:
     policy = Policy.from_spec(spec_for())
-    scene, noisy, target = corrupted(policy)
+    _, noisy, target = corrupted(policy)
     with torch.no_grad():
         found = policy.model(noisy)
     weights = {part: goal.weight.shape for part, goal in target.items()}
@@ -210,8 +210,9 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
 
 @torch.no_grad()
 def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
-    changes = ("backbone.guide_channels=20", "backbone.image_width=0")
-    spec = spec_for(*changes, backbone="wan") if False else guided_spec()
+    wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
+    spec = compose(wan, Autoregressive())
+    assert spec.backbone.traits.guide_channels
     policy = Policy.from_spec(spec)
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.video.guide is not None

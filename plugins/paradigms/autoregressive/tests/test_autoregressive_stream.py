@@ -39,9 +39,10 @@ def spec_for(
 
 @dataclass
 class Lesson:
-    """A training sample of a policy: its clean scene, its noisy one, and the one-pass velocities."""
+    """A training sample of a policy: its clean scene, its noisy one, and the velocities for it."""
 
     policy: Policy
+    told: float = 0.0  # added to what is said to have happened
     whole: Scene = field(init=False)
     noisy: Scene = field(init=False)
     found: Velocity = field(init=False)
@@ -70,7 +71,9 @@ class Lesson:
         assert clip is not None and action is not None
         size, steps = len(clip.where("target")) // self.blocks, action.x.shape[1] // self.blocks
         at = len(clip.where("context")) + size
-        start = Frames(clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma[:, :at])
+        guide = None if clip.guide is None else clip.guide[:, :, :at]
+        z, roles, times, sigma = clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma
+        start = Frames(z, roles, times, sigma[:, :at], guide)
         blank = Noisy(torch.zeros_like(action.x[:, :steps]), torch.ones(len(action.x)))
         return self.whole.with_(video=start, action=blank)
 
@@ -96,10 +99,8 @@ class Lesson:
             if scene.video is not None and scene.video.targets:
                 scene = scene.put("video", noisy.z, noisy.sigma[:, 0])
                 assert torch.equal(scene.video.times, noisy.times)  # type: ignore[union-attr]
-            elif keep and scene.video is not None and "context" not in scene.video.roles:
-                if torch.equal(scene.video.times, noisy.times):  # what was just imagined
-                    truth = replace(scene.video, z=self.frames(k))
-                    scene = scene.with_(video=truth)
+            elif scene.video is not None and torch.equal(scene.video.times, noisy.times):
+                scene = scene.with_(video=replace(scene.video, z=self.frames(k)))  # as imagined
             if scene.action is not None and scene.action.roles[0].startswith("action"):
                 scene = scene.put("action", action.x[:, steps], action.sigma[:, steps[0]])
                 assert torch.equal(scene.noisy("action").places(), action.places()[steps])
@@ -109,6 +110,16 @@ class Lesson:
             return found
 
         return model, said
+
+
+def awake(spec: PolicySpec) -> Policy:
+    """The policy with every weight redrawn, so that zero-initialized ones hide nothing."""
+    policy, rng = Policy.from_spec(spec), generator(2)
+    with torch.no_grad():
+        for part in (policy.backbone, policy.action_head):
+            for p in part.parameters():  # type: ignore[attr-defined]
+                p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    return policy
 
 
 @torch.no_grad()
@@ -125,7 +136,7 @@ def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
             error = float((found - expected).abs().max()) / scale
             assert error < 1e-5, f"{name} of chunk {k} differs by {error:.1e}"
         memories.append(out.memory)
-        past = Past(out.memory, lesson.frames(k), lesson.actions(k))
+        past = Past(out.memory, lesson.frames(k) + lesson.told, lesson.actions(k) + lesson.told)
     return memories
 
 
@@ -133,8 +144,10 @@ def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
 @pytest.mark.parametrize("head", HEADS)
 @torch.no_grad()
 def test_streaming_equals_the_training_pass(backbone: str, head: str) -> None:
-    policy = Policy.from_spec(spec_for(backbone=backbone, head=head, **LINGBOT))
+    policy = awake(spec_for(backbone=backbone, head=head, **LINGBOT))
     streamed(policy, Lesson(policy), 3)
+    with pytest.raises(AssertionError, match="of chunk 1 differs"):
+        streamed(policy, Lesson(policy, told=0.5), 2)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +158,25 @@ def test_streaming_equals_the_training_pass(backbone: str, head: str) -> None:
 def test_streaming_equals_the_training_pass_where_frames_and_actions_see_each_other(
     backbone: str, head: str
 ) -> None:
-    policy = Policy.from_spec(spec_for(backbone=backbone, head=head, **DREAMZERO))
+    policy = awake(spec_for(backbone=backbone, head=head, **DREAMZERO))
+    streamed(policy, Lesson(policy), 3)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_streaming_equals_the_training_pass_where_frames_are_guided(head: str) -> None:
+    wan = registry().get("backbone", "wan")(variant="2.1-i2v-14b")  # type: ignore[call-arg]
+    paradigm = Autoregressive(**LINGBOT)
+    spec = compose(wan, registry().get("action_head", head)(), paradigm)  # type: ignore[call-arg]
+    assert spec.backbone.traits.guide_channels and spec.backbone.traits.extra_width
+    policy = awake(parse(override(spec.dump(), ["paradigm.chunks=3"])))
     streamed(policy, Lesson(policy), 3)
 
 
 @pytest.mark.parametrize("head", ["reader", "regression"])
 @torch.no_grad()
 def test_streaming_equals_the_training_pass_for_heads_that_are_not_heard(head: str) -> None:
-    policy = Policy.from_spec(spec_for(head=head, **LINGBOT))
+    policy = awake(spec_for(head=head, **LINGBOT))
     streamed(policy, Lesson(policy), 3)
 
 
@@ -167,8 +191,8 @@ def test_an_endless_episode_equals_a_training_pass_over_all_of_it_under_the_same
     settings: dict[str, Any], head: str
 ) -> None:
     state = ("action_head.state=token",) if head == "mot" else ()
-    short = Policy.from_spec(spec_for(*state, head=head, chunks=3, window=2, **settings))
-    long = Policy.from_spec(spec_for(*state, head=head, chunks=6, window=2, **settings))
+    short = awake(spec_for(*state, head=head, chunks=3, window=2, **settings))
+    long = awake(spec_for(*state, head=head, chunks=6, window=2, **settings))
     long.load_state_dict(short.state_dict())
     memories = streamed(short, Lesson(long), 6)
     kept = {role for memory in memories[3:] for role in memory.observed.roles if "." in role}
@@ -177,8 +201,8 @@ def test_an_endless_episode_equals_a_training_pass_over_all_of_it_under_the_same
 
 @torch.no_grad()
 def test_what_has_left_the_window_is_seen_by_nobody() -> None:
-    short = Policy.from_spec(spec_for(chunks=2, **LINGBOT))
-    long = Policy.from_spec(spec_for(chunks=4, **LINGBOT))
+    short = awake(spec_for(chunks=2, **LINGBOT))
+    long = awake(spec_for(chunks=4, **LINGBOT))
     long.load_state_dict(short.state_dict())
     with pytest.raises(AssertionError, match="of chunk 2 differs"):
         streamed(short, Lesson(long), 4)  # the training pass has no window, the memory has one
@@ -201,7 +225,7 @@ def acted(
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @pytest.mark.parametrize("backbone", ["toy", "wan", "flux2", "qwen_image"])
 def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) -> None:
-    policy = Policy.from_spec(spec_for(backbone=backbone, **settings))
+    policy = awake(spec_for(backbone=backbone, **settings))
     with torch.no_grad():
         lesson = Lesson(policy)
     fast = acted(policy, lesson, policy.model, 2)
@@ -215,7 +239,7 @@ def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) ->
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @torch.no_grad()
 def test_predictions_are_gone_when_the_observation_is_there(settings: dict[str, Any]) -> None:
-    policy = Policy.from_spec(spec_for(**settings))
+    policy = awake(spec_for(**settings))
     lesson = Lesson(policy)
     (memory,) = (out.memory for out in acted(policy, lesson, policy.model, 1))
     imagined = settings is LINGBOT
@@ -239,7 +263,7 @@ def test_predictions_are_gone_when_the_observation_is_there(settings: dict[str, 
 def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
     settings: dict[str, Any],
 ) -> None:
-    policy = Policy.from_spec(spec_for(**settings))
+    policy = awake(spec_for(**settings))
     lesson = Lesson(policy)
     first = acted(policy, lesson, policy.model, 1)[0]
     assert first.video is not None
@@ -262,7 +286,7 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
 
 @torch.no_grad()
 def test_a_full_memory_may_begin_anew() -> None:
-    policy = Policy.from_spec(spec_for(full="restart", **LINGBOT))
+    policy = awake(spec_for(full="restart", **LINGBOT))
     outs = acted(policy, Lesson(policy), policy.model, 3)
     assert [out.memory is None for out in outs] == [False, False, True]
 
@@ -270,7 +294,7 @@ def test_a_full_memory_may_begin_anew() -> None:
 @torch.no_grad()
 def test_what_is_imagined_is_what_the_action_is_made_from() -> None:
     for settings in (LINGBOT, DREAMZERO):
-        policy = Policy.from_spec(spec_for(**settings))
+        policy = awake(spec_for(**settings))
         lesson = Lesson(policy)
         out = acted(policy, lesson, policy.model, 1)[0]
         rng = generator(0)

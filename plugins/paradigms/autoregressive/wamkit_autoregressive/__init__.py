@@ -81,17 +81,20 @@ class Autoregressive(ParadigmConfig):
     @property
     def sees(self) -> Visibility:
         """Rows `target.k` and `action.k` for what is noisy in block k, `seen.k` and `did.k` for
-        what is clean; those without a number are as in the first block."""
+        what is clean. Those without a number are the first block, its clean frames `target'`."""
         table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
         table["state"] = frozenset({"state"})
         for k in range(self.chunks):
             table |= self._block(k)
-        for role in ("target", "action"):
-            table[role] = frozenset(
-                name.removesuffix(".0") if name.startswith(("target", "action")) else name
-                for name in table[f"{role}.0"]
-            )
+        for role, plain in self._plain.items():
+            table[plain] = frozenset(self._plain.get(seen, seen) for seen in table[role])
         return table
+
+    @property
+    def _plain(self) -> dict[str, str]:
+        """Roles of the first block -> what they are called where there is only one."""
+        names = {"target.0": "target", "action.0": "action"}
+        return names if self.action == "mutual" else {**names, "seen.0": "target'"}
 
     def _block(self, k: int) -> dict[str, frozenset[str]]:
         """The rows of block k."""

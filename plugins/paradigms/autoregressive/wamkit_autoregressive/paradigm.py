@@ -139,10 +139,9 @@ class AutoregressiveParadigm(Paradigm):
         share = torch.rand(batch, 1, generator=rng, device=rng.device) < self.config.copy_noise
         u = torch.rand(batch, copies, generator=rng, device=rng.device) / 2
         level = (shifted(u, flow.shift) * share).to(z.device).repeat_interleave(size, 1)
-        noise = draw(tuple(z.shape), z, rng)
-        shown = _by_place("video", flow.add(*(_by_place("video", y) for y in (z, noise)), level))
+        noise = _by_place("video", draw(tuple(z.shape), z, rng))
         clean = Frames(
-            shown,
+            _by_place("video", flow.add(_by_place("video", z), noise, level)),
             _roles("seen", copies, size),
             frames.times[: copies * size],
             level,

@@ -39,7 +39,8 @@ class Planning(ParadigmConfig):
 
     name: Literal["planning"] = "planning"
     inner: Inner = Field(default_factory=lambda: parsed("conditional"))
-    """The paradigm that proposes, as a table like that of any paradigm."""
+    """The paradigm that proposes, as a table like that of any paradigm. Left open, `conditional`, or
+    `single_pass` where the action head is never heard."""
     proposals: int = Field(8, gt=0)
     """Chunks to choose from (N); with 1 there is nothing to choose, and nothing is judged."""
     futures: int | None = Field(None, gt=0)
@@ -92,13 +93,18 @@ class Planning(ParadigmConfig):
         return {"direct": {"proposals": 1}, "planning": {"proposals": self.proposals}}
 
     def fit(self, spec: PolicySpec) -> Planning:
-        inner = self.inner.fit(spec)
-        futures = self.futures or (3 if self.future == "foreseen" else 1)
-        return self.model_copy(update={"inner": inner, "futures": futures})
+        inner = self.inner
+        if "inner" not in self.model_fields_set and not spec.action_head.heard:
+            inner = parsed("single_pass")  # target frames cannot depend on an action never heard
+        fitted = self.model_copy(update={"inner": inner.fit(spec)})
+        futures = self.futures or (3 if fitted.future == "foreseen" else 1)
+        return fitted.model_copy(update={"futures": futures})
 
     def tiny(self) -> Planning:
-        few = {"proposals": 2, "futures": None, "values": 2}
-        return self.model_copy(update={"inner": self.inner.tiny(), **few})
+        few: dict[str, Any] = {"proposals": 2, "futures": None, "values": 2}
+        if "inner" in self.model_fields_set:
+            few["inner"] = self.inner.tiny()
+        return self.model_copy(update=few)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from (within(conflict) for conflict in self.inner.conflicts(spec))

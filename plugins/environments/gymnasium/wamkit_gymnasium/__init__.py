@@ -1,0 +1,54 @@
+"""The environment `gymnasium`: any registered one, with a mapping from its keys to a robot's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from wamkit.hooks import hookimpl
+from wamkit.parts import EnvironmentConfig, Part
+
+
+class Gymnasium(EnvironmentConfig):
+    """An environment registered with gymnasium that takes a vector of continuous numbers.
+
+    Dots lead into dictionaries: `pixels.top` is observation["pixels"]["top"].
+    """
+
+    license = "MIT"
+    source = "https://gymnasium.farama.org"
+    requires = ("gymnasium",)
+    subject: ClassVar[str | None] = "id"
+
+    name: Literal["gymnasium"] = "gymnasium"
+    id: str = "Pendulum-v1"
+    """As `gymnasium.make` takes it; `module:Name-v0` imports the module first."""
+    pictures: dict[str, str] = Field(default_factory=dict)
+    """camera -> where its picture [height, width, 3] uint8 is in the observation; if there is none,
+    one camera `render` shows what the environment renders."""
+    size: tuple[int, int] | None = None
+    """Height and width that rendered pictures are resized to; left open, they stay as they are."""
+    state: str | None = ""
+    """Where the state is in the observation: "" for the whole of it, none for no state."""
+    success: str = "is_success"
+    """Key of `info` that tells success. Where it is missing there is no success, only a return."""
+    unit_actions: bool = False
+    """Actions are given in [-1, 1] and scaled to the limits of the environment."""
+    hertz: float | None = Field(None, gt=0)
+    """Actions a second; left open, what the environment says of itself (`render_fps`)."""
+    instruction: str = "solve the task"
+    """What the robot is told."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of `gymnasium.make`."""
+
+    def build(self) -> Any:
+        from .environment import GymnasiumEnvironment
+
+        return GymnasiumEnvironment(self)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(Gymnasium)

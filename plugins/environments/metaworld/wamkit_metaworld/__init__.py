@@ -1,0 +1,62 @@
+"""The environment `metaworld`: fifty table-top tasks of a Sawyer arm, each with a scripted expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from wamkit.errors import did_you_mean
+from wamkit.hooks import hookimpl
+from wamkit.parts import EnvironmentConfig, Part
+
+from .tasks import TASKS
+
+
+class MetaWorld(EnvironmentConfig):
+    """A task of Meta-World v3: a Sawyer arm moves its hand and gripper over a table.
+
+    An action is a step of the hand (x, y, z; 1 is a centimeter) and an effort of the gripper, in
+    [-1, 1]; a state is the place of the hand and the opening of the gripper. The goal is not told:
+    it must be seen.
+    """
+
+    license = "MIT"
+    source = "https://github.com/Farama-Foundation/Metaworld"
+    requires = ("metaworld", "packaging")
+
+    name: Literal["metaworld"] = "metaworld"
+    task: str = "button-press-topdown-v3"
+    """Which of the fifty, such as reach-v3 or drawer-open-v3."""
+    camera: Literal["corner", "corner2", "corner3", "corner4", "topview", "gripperPOV"] = "corner2"
+    """Where it is seen from. `corner2` stands a little nearer than in the files, as most work on
+    pictures of Meta-World has it."""
+    size: int = Field(64, gt=0, le=480, multiple_of=2)
+    """Height and width of a picture."""
+    max_steps: int = Field(200, gt=0, le=500)
+    instruction: str | None = None
+    """What the robot is told; left open, a sentence about the task."""
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if task not in TASKS:
+            hint = did_you_mean(task, list(TASKS), f"the tasks are {', '.join(TASKS)}")
+            raise ValueError(f"Meta-World has no task {task!r}; {hint}")
+        return task
+
+    @property
+    def told(self) -> str:
+        """The instruction."""
+        return self.instruction or TASKS[self.task]
+
+    def build(self) -> Any:
+        from .environment import MetaWorldEnvironment
+
+        return MetaWorldEnvironment(self)
+
+
+@hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    add(MetaWorld)

@@ -1,0 +1,250 @@
+"""Chunk after chunk of an episode: what the policy is told, and what it forgets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wamkit.actions import Statistics
+from wamkit.errors import WamkitError
+from wamkit.observation import Batch, Observation
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.scenes import blank, clean
+from wamkit.spec import PolicySpec, override, parse
+from wamkit.trial import compose, observation
+from wamkit.types import Outcome, Scene
+
+
+def spec_for(
+    *changes: str, backbone: str = "toy", paradigm: str = "autoregressive", **settings: Any
+) -> PolicySpec:
+    chosen = {"backbone": backbone, "action_head": "mot", "paradigm": paradigm}
+    parts = {kind: registry().get(kind, name) for kind, name in chosen.items()}  # type: ignore[arg-type]
+    made = [cls(**(settings if kind == "paradigm" else {})) for kind, cls in parts.items()]  # type: ignore[call-arg]
+    return parse(override(compose(*made).dump(), changes))
+
+
+def episode(spec: PolicySpec, pictures: int, *, batch: int = 2) -> Observation:
+    """Everything that is seen in an episode."""
+    return observation(spec, batch=batch, frames=pictures, seed=7)
+
+
+def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observation:
+    """Some pictures of an episode."""
+    images = {name: x[:, start:stop] for name, x in whole.images.items()}
+    return replace(whole, images=images, **changes)
+
+
+def listened(policy: Policy) -> list[tuple[Scene, Outcome]]:
+    """The scenes that the paradigm is given from now on, and what it makes of them."""
+    heard: list[tuple[Scene, Outcome]] = []
+    decide = policy.decide
+
+    def listen(scene: Scene, **given: Any) -> Outcome:
+        out = decide(scene, **given)
+        heard.append((scene, out))
+        return out
+
+    policy.decide = listen  # type: ignore[method-assign]
+    return heard
+
+
+def off_center(size: int) -> Statistics:
+    """Statistics under which zero in physical units is not zero in normalized ones."""
+    low, high = (1.0,) * size, (3.0,) * size
+    return Statistics(low, high, (2.0,) * size, (1.0,) * size, low, high)
+
+
+def test_a_policy_without_memory_acts_as_ever() -> None:
+    policy = Policy.from_spec(spec_for(paradigm="single_pass"))
+    session = policy.session()
+    for seed in range(3):
+        seen = observation(policy.spec, seed=seed)
+        assert session.pictures == 1
+        chunk = session.act(seen, seed=seed)
+        assert torch.equal(chunk.values, policy.act(seen, seed=seed).values)
+    with pytest.raises(WamkitError, match="no observation") as refused:
+        session.act(None)
+    assert refused.value.hint == "pass what the robot sees"
+
+
+def test_the_first_chunk_is_that_of_act() -> None:
+    policy = Policy.from_spec(spec_for())
+    seen = observation(policy.spec)
+    one, two = policy.session(), policy.session()
+    first = one.act(seen, seed=5).values
+    assert torch.equal(first, policy.act(seen, seed=5).values)
+    one.act(part(episode(policy.spec, 3), 1, 3), seed=0)
+    assert torch.equal(two.act(seen, seed=5).values, first), "sessions know nothing of each other"
+    one.reset()
+    assert one.pictures == 1 and torch.equal(one.act(seen, seed=5).values, first)
+
+
+@pytest.mark.parametrize(("backbone", "views"), [("toy", 1), ("wan", 1), ("toy", 2), ("wan", 2)])
+@torch.no_grad()
+def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -> None:
+    spec = spec_for("paradigm.chunks=3", backbone=backbone)
+    if views > 1:  # each is a latent frame by itself
+        height, width = spec.cameras.canvas
+        both = ", ".join(f'{{name = "{k}", size = [{height}, {width}]}}' for k in range(views))
+        changes = 'cameras.layout="frames"', f"cameras.views=[{both}]"
+        spec = parse(override(spec.dump(), changes))
+    policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
+    step = spec.video.frames - spec.video.context
+    whole, heard, session = episode(spec, spec.pictures), listened(policy), policy.session()
+    chunks, done = [], torch.zeros(2, spec.actions.chunk, spec.actions.size)
+    chunks.append(session.act(part(whole, 0, 1), seed=0).values)
+    assert session.pictures == step
+    chunks.append(session.act(part(whole, 1, 1 + step), seed=1).values)
+    session.act(part(whole, 1 + step, 1 + 2 * step), done, seed=2)
+    true = torch.cat([chunks[0], done, done], 1)
+    scene = clean(policy, Batch(whole, true))
+    assert heard[0][0].past is None
+    for k, (told, _) in enumerate(heard[1:]):
+        past = told.past
+        assert past is not None and past.video is not None and past.action is not None
+        frames, actions = scene.take("video").chunk(3, 2)[k], scene.take("action").chunk(3, 1)[k]
+        torch.testing.assert_close(past.video, frames, atol=1e-5, rtol=0)
+        torch.testing.assert_close(past.action, actions, atol=1e-5, rtol=0)
+        assert told.state is heard[0][0].state
+    zero = policy.action_head.lower("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
+    torch.testing.assert_close(zero, torch.full_like(zero, -2.0))
+    # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
+    first = policy.action_head.lower("action", heard[0][1].action)
+    again = policy.action_head.lower("action", heard[1][0].past.action)  # type: ignore[union-attr, arg-type]
+    torch.testing.assert_close(again, first, atol=1e-5, rtol=0)
+
+
+def test_an_observation_holds_the_pictures_since_the_last_one() -> None:
+    policy = Policy.from_spec(spec_for())
+    session, whole = policy.session(), episode(policy.spec, 5)
+    with pytest.raises(WamkitError, match="gives 2 pictures, expected 1"):
+        session.act(part(whole, 0, 2))
+    session.act(part(whole, 0, 1))
+    with pytest.raises(WamkitError, match="gives 1 pictures, expected 2"):
+        session.act(part(whole, 1, 2))
+    session.act(part(whole, 1, 3))
+
+
+def test_an_episode_keeps_its_robots_and_its_actions_their_shape() -> None:
+    policy = Policy.from_spec(spec_for())
+    session, whole = policy.session(), episode(policy.spec, 3)
+    session.act(part(whole, 0, 1))
+    with pytest.raises(WamkitError, match="an observation of 3 robots in an episode of 2"):
+        session.act(part(episode(policy.spec, 3, batch=3), 1, 3))
+    with pytest.raises(WamkitError) as refused:
+        session.act(part(whole, 1, 3), torch.zeros(2, 5, 4))
+    assert refused.value.what == "executed actions [2, 5, 4]; the session waits for [2, 6, 4]"
+    assert "or none if it made them all" in refused.value.hint
+    session.act(part(whole, 1, 3), torch.zeros(2, 6, 4))
+
+
+def test_relative_actions_are_relative_to_the_state_at_the_beginning() -> None:
+    relative = '[{name = "arm", size = 3, kind = "relative", state = 0}, {name = "g", size = 1}]'
+    policy = Policy.from_spec(spec_for(f"actions.groups={relative}"))
+    whole, heard, session = episode(policy.spec, 3), listened(policy), policy.session()
+    assert whole.state is not None
+    first = session.act(part(whole, 0, 1), seed=0).values
+    second = session.act(part(whole, 1, 3, state=whole.state + 10), seed=1).values
+    for chunk, (_, out) in zip((first, second), heard, strict=True):
+        normal = policy.action_head.lower("action", out.action)
+        torch.testing.assert_close(chunk[..., :3], normal[..., :3] + whole.state[:, None])
+    past = heard[1][0].past
+    assert past is not None and past.action is not None
+    torch.testing.assert_close(past.action, heard[0][1].action, atol=1e-5, rtol=0)
+
+
+def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
+    policy = Policy.from_spec(spec_for())
+    session, whole = policy.session(), episode(policy.spec, 7)
+    with pytest.raises(WamkitError, match="nothing that was imagined to go on from"):
+        session.act(None)
+    session.act(part(whole, 0, 1), seed=0)
+    with pytest.raises(WamkitError, match="executed actions without pictures"):
+        session.act(None, torch.zeros(2, 6, 4))
+    session.act(None, seed=1)
+    assert session.pictures == 4
+    actions = torch.rand(2, 12, 4) - 0.5
+    late = session.act(part(whole, 1, 5), actions, seed=2).values
+    assert session.pictures == 2
+    session.reset()
+    session.act(part(whole, 0, 1), seed=0)
+    session.act(part(whole, 1, 3), actions[:, :6], seed=1)
+    soon = session.act(part(whole, 3, 5), actions[:, 6:], seed=2).values
+    torch.testing.assert_close(late, soon, atol=1e-5, rtol=0)
+
+
+def test_a_new_instruction_begins_a_new_episode_at_the_newest_pictures() -> None:
+    policy = Policy.from_spec(spec_for())
+    session, whole = policy.session(), episode(policy.spec, 5)
+    session.act(part(whole, 0, 1), seed=0)
+    changed = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
+    anew = session.act(changed, seed=1).values
+    expected = policy.act(part(changed, 1, 2), seed=1).values
+    assert torch.equal(anew, expected) and session.pictures == 2
+    session.reset("another")
+    told = session.act(part(whole, 0, 1), seed=1).values
+    assert torch.equal(told, policy.act(part(whole, 0, 1, prompt=["another"] * 2), seed=1).values)
+
+
+def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:
+    policy = Policy.from_spec(spec_for(full="restart"))
+    session, whole = policy.session(), episode(policy.spec, 9)
+    session.act(part(whole, 0, 1), seed=0)
+    session.act(part(whole, 1, 3), seed=0)
+    with pytest.raises(WamkitError, match="the memory is full") as refused:
+        session.act(None)
+    assert refused.value.hint == "pass an observation"
+    seen = part(whole, 3, 5, state=torch.ones(2, 3))
+    anew = session.act(seen, seed=4).values
+    assert torch.equal(anew, policy.act(part(seen, 1, 2), seed=4).values)
+    session.act(part(whole, 5, 7), seed=0)
+
+
+def test_an_episode_may_go_on_for_ever() -> None:
+    policy = Policy.from_spec(spec_for("video.context=3", "video.frames=5"))
+    heard, session, whole = listened(policy), policy.session(), episode(policy.spec, 21)
+    session.act(part(whole, 0, 3), seed=0)
+    sizes = []
+    for start in range(3, 21, 2):
+        session.act(part(whole, start, start + 2), seed=0)
+        sizes.append(_numbers_in(heard[-1][1].memory.observed))
+    assert len(set(sizes[1:])) == 1, "the memory stays as large as it is"
+
+
+def _numbers_in(cache: Any) -> int:
+    return sum(kv.k.numel() for layer in cache.layers for kv in layer.values())
+
+
+@torch.no_grad()
+def test_guidance_goes_on_through_an_episode() -> None:
+    policy = Policy.from_spec(spec_for("schedules.video.guidance=3"))
+    plain = Policy.from_spec(spec_for())
+    plain.load_state_dict(policy.state_dict())
+    whole = episode(policy.spec, 5)
+    chunks: list[list[Tensor]] = []
+    for either in (policy, plain):
+        session = either.session()
+        chunks.append([session.act(part(whole, 0, 1), seed=0).values])
+        chunks[-1] += [session.act(part(whole, k, k + 2), seed=0).values for k in (1, 3)]
+    for guided, without in zip(*chunks, strict=True):
+        assert guided.isfinite().all() and not torch.allclose(guided, without, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_guide_of_a_chunk_is_that_of_training() -> None:
+    wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
+    streaming = registry().get("paradigm", "autoregressive")()  # type: ignore[call-arg]
+    policy = Policy.from_spec(compose(wan, streaming))
+    spec, whole = policy.spec, episode(policy.spec, policy.spec.pictures)
+    actions = torch.zeros(2, spec.steps, spec.actions.size)
+    sample, chunk = clean(policy, Batch(whole, actions)), blank(policy, part(whole, 0, 1))
+    assert sample.video is not None and chunk.video is not None
+    one, two = sample.video.guide, chunk.video.guide
+    assert one is not None and two is not None
+    torch.testing.assert_close(one[:, :, : two.shape[2]], two, atol=1e-5, rtol=0)

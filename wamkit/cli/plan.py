@@ -1,0 +1,136 @@
+"""`wamkit plan`: what training a policy takes, before a device is rented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SpecError, WamkitError, did_you_mean
+from ..spec import parse, read
+from .check import conflicts_of
+from .options import Json, Overrides, Spec
+from .output import FOUND, busy, emit, note, say, show_table, table
+
+if TYPE_CHECKING:
+    from ..train.plan import Plan
+
+EXAMPLE = "wamkit plan examples/fastwam.toml --devices 8 --gpu h100 --batch 128 --steps 20000"
+UNITS = {"GB": 1e9, "GiB": 2**30, "MB": 1e6, "MiB": 2**20, "TB": 1e12}
+
+
+def command(
+    spec: Spec,
+    devices: Annotated[int, typer.Option(min=1, help="How many there are.")] = 1,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of each, such as 80GB; else the GPU's own.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="h100, h200, a100, b200 or rtx4090; for its peak and memory.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples of one update, over all devices.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples in all, in place of --steps.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="KEY=VALUE", help="Set one of them, as for `train`."),
+    ] = None,
+    utilization: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")
+    ] = 0.4,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="The VAE's latents are stored beforehand.")
+    ] = False,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Count memory, operations and days of a training run, without weights or a device.
+
+    With --memory or --gpu it says whether it fits, and what to change (exit code 1 if it does not).
+    The text encoder is left out: instructions are encoded once, see `wamkit precompute text`.
+    """
+    from ..train.config import read_config
+    from ..train.devices import PEAKS
+
+    if gpu is not None and gpu not in PEAKS:
+        hint = did_you_mean(gpu, list(PEAKS), f"known are {', '.join(PEAKS)}")
+        raise WamkitError(f"no numbers of a device called {gpu!r}", hint)
+    if samples is not None and steps is not None:
+        raise WamkitError("--samples and --steps both say how long", "leave one out")
+    typed = {"steps": steps, "batch": batch}
+    given = [f"{name}={value}" for name, value in typed.items() if value is not None]
+    chosen = read_config(config, [*(settings or []), *given])
+    if samples is not None:
+        count = -(-samples // chosen.batch)
+        chosen = chosen.model_copy(update={"steps": count})
+    if chosen.batch % (devices * chosen.accumulate):
+        raise WamkitError(
+            f"a batch of {chosen.batch} cannot be cut into {devices} devices x "
+            f"{chosen.accumulate} passes",
+            f"--batch {-(-chosen.batch // (devices * chosen.accumulate)) * devices}",
+        )
+    limit = None if memory is None else size_of(memory)
+    peak = None
+    if gpu is not None:
+        limit = limit or int(PEAKS[gpu].memory)
+        peak = getattr(PEAKS[gpu], chosen.precision)
+    if found := [c for c in conflicts_of(spec, overrides or [], tiny=False) if not c.missing]:
+        raise SpecError(found, str(spec))
+    policy = parse(read(spec, overrides or []), str(spec))
+    from ..train.plan import plan
+
+    with busy(f"counting {spec}"):
+        made = plan(
+            policy,
+            chosen,
+            devices=devices,
+            limit=limit,
+            peak=peak,
+            utilization=utilization,
+            latents=latents,
+        )
+    if json:
+        emit({**vars(made), "total": made.total, "fits": made.fits})
+    else:
+        _draw(made, devices, gpu, utilization)
+    if made.fits is False:
+        raise typer.Exit(FOUND)
+
+
+def size_of(text: str) -> int:
+    """`80GB` as bytes."""
+    for unit in sorted(UNITS, key=len, reverse=True):
+        number = text.strip().removesuffix(unit)
+        if number != text.strip():
+            try:
+                if (size := float(number) * UNITS[unit]) > 0:
+                    return int(size)
+            except ValueError:
+                break
+    raise WamkitError(f"{text!r} is no size", f"for example 80GB; units: {', '.join(UNITS)}")
+
+
+def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None:
+    shown = table("on each device", "GB", right=("GB",))
+    for name, size in (made.memory | {"total": made.total}).items():
+        shown.add_row(name, f"{size / 1e9:.2f}")
+    show_table(shown)
+    say(f"{made.operations / 1e12:.3g} TFLOP a sample, there and back")
+    if made.days is not None:
+        long = f"{made.days:.1f} days" if made.days >= 1 else f"{made.days * 24:.1f} hours"
+        say(f"{long} on {devices} x {gpu} at {utilization:.0%} of the peak")
+    say(f"keys and values kept while acting: {made.acting / 1e6:.1f} MB a robot")
+    if made.limit is not None:
+        verdict = "fits" if made.fits else "does not fit"
+        say(f"it {verdict} into {made.limit / 1e9:.0f} GB", "bold")
+    for hint in made.hints:
+        say(f"hint: {hint}")
+    note("an estimate: kernels' own space and fragments of memory add to it; keep 10 % free")

@@ -1,0 +1,142 @@
+"""`wamkit train`: teach a policy from a data set, on one machine or many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Column, Device, Json, Overrides, Source
+from .output import INTERRUPTED, console, emit, note, say
+
+if TYPE_CHECKING:
+    from ..train.trainer import Summary
+
+EXAMPLE = "wamkit train spec.toml --data recordings/cups --out runs/cups --steps 20000 --batch 32"
+
+
+def command(
+    source: Source,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A LeRobot data set to learn from.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The folder of the run.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples of one update, over all processes.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="KEY=VALUE",
+            help="Set one of them, such as ema=0.999 or parts.backbone.freeze=true.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    column: Column = None,
+    latents: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Latents of `wamkit precompute latents`.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that is in RUN, exactly.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read the data.")] = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Train a policy; `RUN/checkpoints/best/policy` can be used at any time meanwhile.
+
+    Ctrl-C ends with a checkpoint (exit code 130); --resume goes on as if nothing had happened. On
+    several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
+    """
+    from ..train import read_config
+
+    typed = {"steps": steps, "batch": batch, "lr": lr}
+    given = [f"{name}={value}" for name, value in typed.items() if value is not None]
+    chosen = read_config(config, [*(settings or []), *given])
+    from ..data import Columns
+    from ..train.trainer import Data, train
+    from .inputs import chosen as chosen_spec
+    from .inputs import loaded
+
+    first = int(os.environ.get("RANK", 0)) == 0
+    spec, _ = chosen_spec(source, overrides or [], tiny=False)
+    policy, notes = loaded(source, spec, "cpu", overrides or [])
+    if first and not json:
+        for line in notes:
+            note(line)
+    source_data = Data(data, Columns.of(column or ()), latents, workers)
+    with _Progress(chosen.steps, shown=first) as progress:
+        done = train(
+            policy,
+            source_data,
+            out,
+            chosen,
+            device=device,
+            resume=resume,
+            tell=progress.tell,
+        )
+    if first:
+        _summary(done, out, json)
+    if done.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+class _Progress:
+    """A bar with the loss, on the terminal's stderr; a pipe sees nothing of it."""
+
+    def __init__(self, steps: int, *, shown: bool) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console(stderr=True),
+            transient=True,
+            disable=not shown,
+        )
+        self._task = self._bar.add_task("training", total=steps, loss="")
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._bar.stop()
+
+    def tell(self, step: int, told: Mapping[str, Any]) -> None:
+        """Hear of an update."""
+        parts = " ".join(f"{name} {value:.4f}" for name, value in told["parts"].items())
+        self._bar.update(self._task, completed=step, loss=f"loss {told['loss']:.4f} ({parts})")
+
+
+def _summary(done: Summary, out: Path, json: bool) -> None:
+    if json:
+        emit({**vars(done), "checkpoint": str(done.checkpoint)})
+        return
+    state = "interrupted" if done.interrupted else "done"
+    loss = "" if done.loss is None else f", loss {done.loss:.4f}"
+    say(f"{state} at step {done.step} after {done.seconds:.1f} s{loss}")
+    reached = "" if done.utilization is None else f", {done.utilization:.1%} of the device's peak"
+    say(
+        f"{done.samples_per_second:.1f} samples/s, {done.tokens_per_second:,.0f} tokens/s, "
+        f"{done.waiting:.0%} of the time waiting for data{reached}"
+    )
+    say(f"the policy: {done.checkpoint / 'policy'}; losses: {out / 'loss.svg'}")
+    if done.interrupted:
+        say("go on with the same command and --resume")

@@ -1,0 +1,128 @@
+"""A policy that decides for several episodes at once, each as if it were alone.
+
+Every episode draws its noise from seeds of its own, so that who else is in the batch does not
+matter beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..observation import Observation
+from ..policy import Policy
+from ..session import Session
+from .environment import Seen
+
+
+@dataclass
+class Running:
+    """An episode that a policy is in."""
+
+    seed: int
+    seen: dict[int, Seen]  # step -> what was seen then
+    step: int = 0
+    decisions: int = 0
+    over: bool = False
+    session: Session | None = None
+    actions: list[NDArray[np.float32]] = field(default_factory=list)  # one a step
+    rewards: list[float] = field(default_factory=list)
+    successes: list[bool] = field(default_factory=list)
+    imagined: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
+
+    @property
+    def draw(self) -> int:
+        """The seed of the next decision."""
+        return self.seed * 100_003 + self.decisions
+
+
+class Actor:
+    """Decides with a policy; `views` says which camera each of its views looks through."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        views: Mapping[str, str],
+        replan: int,
+        choices: Mapping[str, Any],
+        imagine: bool = False,
+    ) -> None:
+        self.policy, self.views, self.replan, self.choices = policy, views, replan, choices
+        spec = policy.spec
+        self.imagine = imagine and spec.latent_frames[1] > 0 and spec.backbone.traits.imagines
+        video = spec.video
+        self.every = replan
+        """Actions from one look to the next."""
+        if video.context > 1 or policy.paradigm.streams:
+            self.every = int(np.gcd(replan, video.every))
+
+    def decide(self, running: Sequence[Running]) -> list[NDArray[np.float32]]:
+        """The next actions of each episode, [replan, A] in physical units."""
+        if self.policy.paradigm.streams:
+            chunks = [self._remembering(one) for one in running]
+        else:
+            seen = self._observed([self._context(one) for one in running])
+            draws = [one.draw for one in running]
+            values = self.policy.act(seen, seed=draws, **self.choices).values
+            chunks = list(values.numpy())
+        for one in running:
+            one.decisions += 1
+        return [chunk[: self.replan].astype(np.float32) for chunk in chunks]
+
+    def expect(self, running: Sequence[Running]) -> None:
+        """Note what the policy imagines from here on, in `Running.imagined`."""
+        if not self.imagine:
+            return
+        seen = self._observed([self._context(one) for one in running])
+        future = self.policy.imagine(seen, seed=[one.draw for one in running])
+        for row, one in enumerate(running):
+            one.imagined[one.step] = {
+                self.views[name]: _pixels(clip[row, :, future.observed :])
+                for name, clip in future.views.items()
+            }
+
+    def _remembering(self, one: Running) -> NDArray[np.float32]:
+        """A chunk of a policy that is told all pictures since its last one."""
+        if one.session is None:
+            one.session = self.policy.session()
+            looks = self._context(one)
+        else:
+            every = self.policy.spec.video.every
+            count = one.session.pictures
+            looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
+        chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.choices)
+        return chunk.values[0].numpy()
+
+    def _context(self, one: Running) -> list[Seen]:
+        """The pictures that a decision starts from, oldest first; as in training, the first one
+        stands for those before the episode."""
+        video = self.policy.spec.video
+        steps = [one.step - video.every * back for back in reversed(range(video.context))]
+        return [one.seen[max(step, 0)] for step in steps]
+
+    def _observed(self, looks: Sequence[Sequence[Seen]]) -> Observation:
+        """The looks of B episodes, T each, as one observation."""
+        images = {
+            view: torch.stack([_clip(row, camera) for row in looks])
+            for view, camera in self.views.items()
+        }
+        state = None
+        if self.policy.spec.state.size:
+            state = torch.from_numpy(np.stack([row[-1].state for row in looks]))
+        return Observation(images, [row[-1].instruction for row in looks], state)
+
+
+def _clip(looks: Sequence[Seen], camera: str) -> Tensor:
+    """Pictures of one camera [T, 3, height, width] uint8."""
+    return torch.from_numpy(np.stack([seen.pictures[camera] for seen in looks])).movedim(-1, 1)
+
+
+def _pixels(clip: Tensor) -> NDArray[np.uint8]:
+    """[3, K, height, width] in [-1, 1] to [K, height, width, 3] uint8."""
+    return ((clip + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()

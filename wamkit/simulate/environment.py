@@ -1,0 +1,109 @@
+"""What a simulator promises: episodes that a seed decides, what is seen, and a score.
+
+Letters: A numbers in an action, P numbers in a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WamkitError
+from ..parts import EnvironmentConfig
+from ..registry import registry
+from ..spec import override, parse_part
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What is to be controlled, and what it is seen with."""
+
+    cameras: Mapping[str, tuple[int, int]]  # camera -> height, width
+    state: tuple[str, ...]  # P names; none if there is no state
+    actions: tuple[str, ...]  # A names
+    low: tuple[float, ...]  # [A] the smallest action, in physical units
+    high: tuple[float, ...]  # [A]
+    hertz: float  # actions a second
+    kind: str = "simulated"  # of robot, as data sets note it
+
+    def limited(self, action: NDArray[Any]) -> NDArray[np.float32]:
+        """An action [A] within the limits."""
+        return np.clip(np.asarray(action, np.float32), self.low, self.high).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at the robot."""
+
+    pictures: Mapping[str, NDArray[np.uint8]]  # camera -> [height, width, 3]
+    state: NDArray[np.float32]  # [P] physical units
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one action."""
+
+    reward: float
+    success: bool  # the task is solved at this moment
+    over: bool = False  # the episode cannot go on
+
+
+class Expert(Protocol):
+    """A script that solves the task; it may know more than is seen."""
+
+    def act(self, seen: Seen) -> NDArray[Any]:
+        """The next action [A]."""
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One simulator with a task in it.
+
+    Looking is apart from stepping, because pictures often cost more than physics, and between the
+    decisions of a policy nobody looks.
+    """
+
+    robot: Robot
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode that the seed alone decides, whatever happened before."""
+
+    def see(self) -> Seen:
+        """What is seen now."""
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """One action [A] within the limits."""
+
+    def expert(self, seed: int) -> Expert | None:
+        """A script for the episode that has begun, or None if there is none."""
+
+    def close(self) -> None:
+        """Free what the simulator holds."""
+
+
+def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
+    """The configuration that `NAME` or `NAME:TASK` means, with `KEY=VALUE` overrides.
+
+    Raises WamkitError if there is no such environment or task, or a module is missing.
+    """
+    name, colon, subject = text.partition(":")
+    raw: dict[str, Any] = {"name": name}
+    cls: Any = registry().get("environment", name)
+    if colon:
+        if cls.subject is None:
+            raise WamkitError(f"{name} has no tasks to choose from", f"leave out ':{subject}'")
+        raw[cls.subject] = subject
+    config: Any = parse_part("environment", override(raw, overrides))
+    if missing := [module for module in cls.requires if find_spec(module) is None]:
+        raise WamkitError(
+            f"environment {name} needs {', '.join(missing)}, which is not installed",
+            "pip install 'wamkit[sim]'",
+        )
+    assert isinstance(config, EnvironmentConfig)
+    return config

@@ -1,0 +1,40 @@
+"""One episode as it was lived: what was seen, what was done about it, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .environment import Seen
+
+STAGES = ("observation", "policy", "environment")
+"""Where the time of a decision goes: taking pictures, choosing actions, carrying them out."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A look, the action that followed it, and what came of it."""
+
+    seen: Seen
+    action: NDArray[np.float32]  # [A] as it was intended: without the noise of an expert
+    reward: float
+    success: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A whole episode."""
+
+    seed: int
+    success: bool  # at any moment
+    total: float  # rewards together
+    steps: int
+    instruction: str
+    frames: tuple[Frame, ...] = ()  # empty if they were not kept
+    imagined: Mapping[int, Any] = field(default_factory=dict)
+    """step of a decision -> camera -> pictures [K, height, width, 3] uint8 expected from there."""
+    last: Seen | None = None  # after the last frame, if frames were kept

@@ -1,0 +1,72 @@
+"""Films of episodes: what happened, and beside it what the policy expected.
+
+    real | imagined       a green frame from the first success on; an orange one around what is
+                          imagined: the picture for the moment that comes next
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ..data import film
+from .episodes import Attempt
+
+READABLE = 192  # pixels of height that small pictures are enlarged to
+BORDER = 4
+PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
+GIF_HERTZ = 50.0  # browsers slow down what is faster
+
+
+def pictures(attempt: Attempt, every: int) -> Iterator[NDArray[np.uint8]]:
+    """One picture [height, width, 3] for each step and one for the end; sizes are even.
+
+    `every` is the number of actions between two imagined pictures.
+    """
+    decisions = sorted(attempt.imagined)
+    solved = False
+    looks = [frame.seen for frame in attempt.frames]
+    if attempt.last is not None:
+        looks.append(attempt.last)
+    for step, seen in enumerate(looks):
+        solved = solved or (step > 0 and attempt.frames[step - 1].success)
+        row = [_framed(p, SOLVED if solved else PLAIN) for p in seen.pictures.values()]
+        if decisions:
+            begun = max((d for d in decisions if d <= step), default=decisions[0])
+            for clip in attempt.imagined[begun].values():
+                row.append(_framed(clip[min((step - begun) // every, len(clip) - 1)], IMAGINED))
+        height = max(len(each) for each in row)
+        padded = [np.pad(each, ((0, height - len(each)), (0, 0), (0, 0))) for each in row]
+        made = np.concatenate(padded, 1)
+        yield np.pad(made, ((0, made.shape[0] % 2), (0, made.shape[1] % 2), (0, 0)))
+
+
+def _framed(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
+    times = max(1, -(-READABLE // picture.shape[0]))
+    scaled = ImageOps.scale(Image.fromarray(picture), times, Image.Resampling.NEAREST)
+    return np.asarray(ImageOps.expand(scaled, BORDER, color))
+
+
+def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
+    """Write an episode as .mp4 or .gif, at its true speed where the format can."""
+    shown = list(pictures(attempt, every))
+    if file.suffix == ".mp4":
+        made = film.Film(file, hertz, (shown[0].shape[0], shown[0].shape[1]), "h264")
+        try:
+            for picture in shown:
+                made.add(picture)
+        finally:
+            made.close()
+        return
+    skip = max(1, round(hertz / GIF_HERTZ))
+    images: list[Any] = [Image.fromarray(picture) for picture in shown[::skip]]
+    first, *rest = images
+    file.parent.mkdir(parents=True, exist_ok=True)
+    first.save(
+        file, save_all=True, append_images=rest, duration=max(20, round(1000 * skip / hertz)), loop=0
+    )

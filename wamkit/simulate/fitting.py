@@ -1,0 +1,90 @@
+"""Whether a policy and an environment speak of the same robot, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..errors import did_you_mean
+from ..parts import Conflict
+from ..spec import PolicySpec
+from .environment import Robot
+
+
+def views_of(spec: PolicySpec, robot: Robot, named: Mapping[str, str]) -> dict[str, str]:
+    """view of the policy -> camera of the environment, by `named` or by the same name.
+
+    A single view sees the single camera, whatever they are called.
+    """
+    views = [view.name for view in spec.cameras.views]
+    if len(views) == len(robot.cameras) == 1 and not named:
+        return {views[0]: next(iter(robot.cameras))}
+    return {view: named.get(view, view) for view in views}
+
+
+def conflicts(
+    spec: PolicySpec, robot: Robot, named: Mapping[str, str], replan: int, streams: bool = False
+) -> Iterator[Conflict]:
+    """Yield every reason why the policy cannot act in the environment."""
+    views = [view.name for view in spec.cameras.views]
+    cameras = list(robot.cameras)
+    for view in sorted(set(named) - set(views)):
+        yield Conflict(
+            between=("--view",),
+            why=f"the policy has no view {view!r}; it has {', '.join(views)}",
+            hint=did_you_mean(view, views, f"write {views[0]}=CAMERA"),
+        )
+    for view, camera in views_of(spec, robot, named).items():
+        if camera not in robot.cameras:
+            yield Conflict(
+                between=("cameras.views", "environment"),
+                why=f"view {view!r} looks for camera {camera!r}; the environment has "
+                f"{', '.join(cameras)}",
+                hint=did_you_mean(camera, cameras, f"--view {view}={cameras[0]}"),
+            )
+    if spec.actions.size != len(robot.actions):
+        yield Conflict(
+            between=("actions.groups", "environment"),
+            why=f"an action of the policy has {spec.actions.size} numbers, the environment takes "
+            f"{len(robot.actions)}: {', '.join(robot.actions)}",
+            hint="evaluate a policy that was trained for this robot",
+        )
+    if abs(spec.actions.hertz - robot.hertz) > 1e-3 * robot.hertz:
+        yield Conflict(
+            between=("actions.hertz", "environment"),
+            why=f"the policy acts at {spec.actions.hertz:g} Hz, the environment at "
+            f"{robot.hertz:g} Hz",
+            hint=f"if it learned from data at that rate: --set actions.hertz={robot.hertz:g}",
+        )
+    if spec.state.size not in (0, len(robot.state)):
+        yield Conflict(
+            between=("state.size", "environment"),
+            why=f"the policy reads a state of {spec.state.size} numbers, the environment tells "
+            f"{len(robot.state)}: {', '.join(robot.state) or 'none'}",
+            hint="evaluate a policy that was trained for this robot",
+        )
+    if replan > spec.actions.chunk:
+        yield Conflict(
+            between=("--replan", "actions.chunk"),
+            why=f"{replan} actions of a chunk of {spec.actions.chunk}",
+            hint=f"--replan {spec.actions.chunk} or less",
+        )
+    if streams:
+        yield from _conflicts_of_memory(spec, replan)
+
+
+def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
+    """What a policy that remembers asks for: whole chunks, and pictures that divide them."""
+    video, chunk = spec.video, spec.actions.chunk
+    if replan != chunk:
+        yield Conflict(
+            between=("--replan", "paradigm"),
+            why=f"a policy that remembers executes its chunks whole, and --replan is {replan}",
+            hint=f"--replan {chunk}, or leave it out",
+        )
+    if (video.frames - video.context) * video.every != chunk:
+        yield Conflict(
+            between=("video", "actions.chunk"),
+            why=f"a chunk of {chunk} actions shows {video.frames - video.context} new pictures, "
+            f"one every {video.every} actions",
+            hint="a policy that remembers needs (frames - context) * every = chunk",
+        )

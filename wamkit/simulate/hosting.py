@@ -1,0 +1,239 @@
+"""Environments in processes of their own, and what is asked of them there.
+
+A simulator often holds a rendering context that belongs to one process, and several of them use
+several cores. No torch here: it would be loaded once a process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WamkitError
+from ..parts import EnvironmentConfig
+from .environment import Robot, Seen, Step
+from .episodes import Attempt, Frame
+
+
+@dataclass
+class Progress:
+    """What came of a few actions."""
+
+    steps: list[Step] = field(default_factory=list)
+    looks: dict[int, Seen] = field(default_factory=dict)  # after so many of the actions
+    over: bool = False
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> each time it ran
+
+
+class Host:
+    """One environment, and the episodes that are played in it."""
+
+    def __init__(self, config: EnvironmentConfig) -> None:
+        self.config = config
+        self.environment = config.build()
+        self._done = 0
+
+    def robot(self) -> Robot:
+        """What is to be controlled."""
+        return self.environment.robot  # type: ignore[no-any-return]
+
+    def reset(self, seed: int) -> Seen:
+        """Begin an episode."""
+        self.environment.reset(seed)
+        self._done = 0
+        return self.environment.see()  # type: ignore[no-any-return]
+
+    def advance(self, actions: NDArray[Any], every: int) -> Progress:
+        """Carry out actions [K, A], until success or the end; look after every so many of them.
+
+        There is a look after the last action, unless the episode is over and `every` is not 1.
+        """
+        made = Progress(seconds={"observation": [], "environment": []})
+        for count, action in enumerate(actions, 1):
+            start = perf_counter()
+            step = self._step(action)
+            made.seconds["environment"].append(perf_counter() - start)
+            made.steps.append(step)
+            made.over = step.over or step.success
+            if count % every == 0 if made.over else count % every == 0 or count == len(actions):
+                start = perf_counter()
+                made.looks[count] = self.environment.see()
+                made.seconds["observation"].append(perf_counter() - start)
+            if made.over:
+                break
+        return made
+
+    def play(self, seed: int, actor: str, noise: float, linger: int, keep: bool) -> Attempt:
+        """A whole episode of `expert` or `random`, until `linger` actions after the first success.
+
+        Noise is normal, its deviation a share of half the range of each number; it is added to what
+        is done and not to what is kept, so that data show how to come back. Raises WamkitError if
+        there is no expert.
+        """
+        seen, robot = self.reset(seed), self.robot()
+        rng = np.random.default_rng([seed, 1])
+        low, high = np.asarray(robot.low), np.asarray(robot.high)
+        expert = self.environment.expert(seed) if actor == "expert" else None
+        if actor == "expert" and expert is None:
+            raise WamkitError(
+                f"environment {self.config.name} has no scripted expert for this task",
+                "choose another task, or record episodes of a policy: wamkit eval --dataset DIR",
+            )
+        first, frames, total, success_at, steps = seen, [], 0.0, None, 0
+        while True:
+            if expert is not None:
+                meant = robot.limited(expert.act(seen))
+                spread = noise * (high - low) / 2 * rng.normal(size=len(low))
+            else:
+                meant, spread = rng.uniform(low, high).astype(np.float32), 0
+            step = self._step(robot.limited(meant + spread))
+            steps, total = steps + 1, total + step.reward
+            if keep:
+                frames.append(Frame(seen, meant, step.reward, step.success))
+            if step.success and success_at is None:
+                success_at = steps
+            if step.over or (success_at is not None and steps - success_at >= linger):
+                break
+            if keep or expert is not None:
+                seen = self.environment.see()
+        last = self.environment.see() if keep else None
+        solved = success_at is not None
+        return Attempt(
+            seed, solved, total, steps, first.instruction, frames=tuple(frames), last=last
+        )
+
+    def _step(self, action: NDArray[Any]) -> Step:
+        """One action; the episode is over after `max_steps`."""
+        step: Step = self.environment.step(self.robot().limited(action))
+        self._done += 1
+        return Step(step.reward, step.success, step.over or self._done >= self.config.max_steps)
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.environment.close()
+
+
+class Workers:
+    """Hosts of one environment each, in as many processes; with none, one host in this process.
+
+        with Workers(config, processes=2) as workers:
+            workers.ask(0, "reset", 7)
+            seen = workers.answer(0)
+
+    Leaving the block ends the processes, also when it is left by Ctrl-C.
+    """
+
+    def __init__(self, config: EnvironmentConfig, processes: int = 2) -> None:
+        self.config = config
+        self._here = Host(config) if processes == 0 else None
+        self._answers: dict[int, Any] = {}  # of the host in this process
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        context = multiprocessing.get_context("spawn")
+        for _ in range(processes):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, config), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(mine)
+            self._processes.append(process)
+
+    def __len__(self) -> int:
+        return len(self._pipes) or 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._here is not None:
+            self._here.close()
+        for pipe in self._pipes:
+            pipe.close()  # a worker that waits for a question ends
+        for process in self._processes:
+            process.join(0.2 if kind else 5)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+    def ask(self, place: int, what: str, *given: Any) -> None:
+        """Have a host call one of its methods."""
+        if self._here is not None:
+            self._answers[place] = getattr(self._here, what)(*given)
+            return
+        try:
+            self._pipes[place].send((what, given))
+        except OSError:
+            raise self._lost(place) from None
+
+    def answer(self, place: int) -> Any:
+        """What the method returned. Raises what it raised, and WamkitError if the process died."""
+        if self._here is not None:
+            return self._answers.pop(place)
+        try:
+            fine, value = self._pipes[place].recv()
+        except (EOFError, OSError):
+            raise self._lost(place) from None
+        if fine:
+            return value
+        what, hint, user = value
+        raise WamkitError(what, hint) if user else RuntimeError(what)
+
+    def ready(self, places: Sequence[int]) -> Iterator[int]:
+        """Those of the places, asked before, that have an answer by now; waits for the first."""
+        if self._here is not None:
+            yield from places
+            return
+        found = wait([self._pipes[place] for place in places])
+        yield from (place for place in places if self._pipes[place] in found)
+
+    def robot(self) -> Robot:
+        """What is to be controlled; the same in every process."""
+        self.ask(0, "robot")
+        return self.answer(0)  # type: ignore[no-any-return]
+
+    def _lost(self, place: int) -> WamkitError:
+        self._processes[place].join(5)
+        code = self._processes[place].exitcode
+        return WamkitError(
+            f"the process of environment {self.config.name} ended with code {code}",
+            "run with --processes 0 to see why; rendering without a display needs EGL or OSMesa",
+        )
+
+
+def _serve(pipe: Connection, config: EnvironmentConfig) -> None:
+    """Answer questions about one environment until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    host: Host | None = None
+    while True:
+        try:
+            what, given = pipe.recv()
+        except (EOFError, OSError):
+            break
+        try:
+            host = host or Host(config)
+            told: Any = True, getattr(host, what)(*given)
+        except WamkitError as problem:
+            told = False, (problem.what, problem.hint, True)
+        except Exception:
+            told = False, (traceback.format_exc(), "", False)
+        try:
+            pipe.send(told)
+        except OSError:
+            break
+    if host is not None:
+        host.close()

@@ -1,0 +1,113 @@
+"""Episodes of a policy or of a baseline, several side by side, from seeds that are given.
+
+Policies decide in rounds: all episodes that run are observed, decided for in one batch, and go on
+together. So the batches, and with them the results, do not depend on how fast each simulator is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+
+from .acting import Actor, Running
+from .episodes import Attempt, Frame
+from .hosting import Progress, Workers
+
+Seconds = dict[str, list[float]]
+
+
+def play(
+    workers: Workers,
+    seeds: Sequence[int],
+    actor: str,
+    *,
+    noise: float = 0.0,
+    linger: int = 0,
+    keep: bool = False,
+) -> Iterator[Attempt]:
+    """Episodes of `expert` or `random`, in the order of their seeds."""
+    free, asked, made = list(range(len(workers))), dict[int, int](), dict[int, Attempt]()
+    waiting, following = iter(seeds), iter(seeds)
+    next_out = next(following, None)
+    while next_out is not None:
+        while free and (seed := next(waiting, None)) is not None:
+            place = free.pop(0)
+            asked[place] = seed
+            workers.ask(place, "play", seed, actor, noise, linger, keep)
+        for place in list(workers.ready(sorted(asked))):
+            made[asked.pop(place)] = workers.answer(place)
+            free.append(place)
+        while next_out in made:
+            yield made.pop(next_out)
+            next_out = next(following, None)
+
+
+def evaluate(
+    workers: Workers,
+    seeds: Sequence[int],
+    actor: Actor,
+    *,
+    keep: bool = False,
+    finished: Callable[[Attempt], None] = lambda _: None,
+) -> Seconds:
+    """Episodes of a policy, each told to `finished` when it ends; returns the time of each stage.
+
+    With `keep`, every step is looked at, and attempts hold their frames.
+    """
+    seconds: Seconds = defaultdict(list)
+    waiting = iter(seeds)
+    running: dict[int, Running] = {}
+    while True:
+        begun = []
+        for place in range(len(workers)):
+            if place not in running and (seed := next(waiting, None)) is not None:
+                workers.ask(place, "reset", seed)
+                running[place] = Running(seed, {})
+                begun.append(place)
+        for place in begun:
+            running[place].seen[0] = workers.answer(place)
+        if not running:
+            return dict(seconds)
+        _round(workers, running, actor, 1 if keep else actor.every, seconds)
+        for place in [place for place, one in running.items() if one.over]:
+            finished(_attempt(running.pop(place), keep))
+
+
+def _round(
+    workers: Workers, running: dict[int, Running], actor: Actor, every: int, seconds: Seconds
+) -> None:
+    """One decision for every episode that runs, and what comes of it."""
+    episodes = list(running.values())
+    actor.expect(episodes)
+    start = perf_counter()
+    chunks = actor.decide(episodes)
+    seconds["policy"].append(perf_counter() - start)
+    for (place, one), chunk in zip(running.items(), chunks, strict=True):
+        one.actions += list(chunk)
+        workers.ask(place, "advance", chunk, every)
+    for place, one in running.items():
+        made: Progress = workers.answer(place)
+        for stage, spent in made.seconds.items():
+            seconds[stage] += spent
+        one.seen |= {one.step + count: seen for count, seen in made.looks.items()}
+        one.step += len(made.steps)
+        one.rewards += [step.reward for step in made.steps]
+        one.successes += [step.success for step in made.steps]
+        one.over = made.over
+
+
+def _attempt(one: Running, keep: bool) -> Attempt:
+    """The episode as it is reported."""
+    happened = zip(one.actions, one.rewards, one.successes, strict=False)  # the end cuts a chunk
+    frames = tuple(Frame(one.seen[step], *what) for step, what in enumerate(happened) if keep)
+    return Attempt(
+        one.seed,
+        any(one.successes),
+        sum(one.rewards),
+        one.step,
+        one.seen[0].instruction,
+        frames=frames,
+        imagined=one.imagined,
+        last=one.seen[one.step] if keep else None,
+    )

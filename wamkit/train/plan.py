@@ -1,0 +1,321 @@
+"""What training a policy will take: memory, operations and days, without a weight or a device.
+
+A sample goes through backbone and head and back again on the meta device: every operation happens,
+no number is computed. What is alive at the worst moment is the memory of the activations. Attention
+is counted as the fused kernels do it: nothing of queries x keys is stored, and going back takes two
+and a half times the operations (Dao, arXiv 2307.08691).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..adapters import AdaptedBackbone, LatentAdapter
+from ..attention import recomputed
+from ..cost import Counter
+from ..parts import Weighted
+from ..policy import DTYPES, schedules_of
+from ..scenes import arranged, assembled
+from ..spec import PolicySpec
+from ..types import Text
+from ..visibility import closed_part
+from .config import Parts, TrainConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one sample takes."""
+
+    operations: int  # forward and back, the VAE's included unless latents are stored
+    activations: int  # bytes at the worst moment
+    learned: int  # parameters that learn
+    resting: int  # bytes of weights that do not
+    block: int  # parameters of the largest block
+    depth: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes on each device, in bytes, and how long."""
+
+    memory: dict[str, int]
+    acting: int
+    """Keys and values that are kept while a chunk is denoised, for one robot."""
+    operations: int
+    """Of one sample."""
+    days: float | None
+    """At the given share of the device's peak; None if the peak is not known."""
+    limit: int | None
+    hints: tuple[str, ...] = field(default=())
+    """What to change if it does not fit."""
+
+    @property
+    def total(self) -> int:
+        """Bytes on each device."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is room; None if no limit was given."""
+        return None if self.limit is None else self.total <= self.limit
+
+
+def plan(
+    spec: PolicySpec,
+    config: TrainConfig,
+    *,
+    devices: int = 1,
+    limit: int | None = None,
+    peak: float | None = None,
+    utilization: float = 0.4,
+    latents: bool = False,
+) -> Plan:
+    """What training `spec` takes on each of so many devices of `limit` bytes and `peak`
+    operations a second.
+    """
+    per_pass = max(1, config.batch // (devices * config.accumulate))
+    one = work(spec, config.parts, config.precision, config.recompute, encodes=not latents)
+    memory = on_each(one, config, devices, per_pass)
+    total = one.operations * config.batch * config.steps
+    days = None if peak is None else total / (devices * peak * utilization) / 86400
+    hints: list[str] = []
+    if limit is not None and sum(memory.values()) > limit:
+        hints = _hints(spec, config, devices, limit, latents)
+    return Plan(memory, kept(spec), one.operations, days, limit, tuple(hints))
+
+
+def on_each(one: Work, config: TrainConfig, devices: int, per_pass: int) -> dict[str, int]:
+    """Bytes on each device, by what they are for."""
+    shares = devices if config.sharding == "fsdp" and devices > 1 else 1
+    held = 4 * one.learned // shares
+    memory = {
+        "weights that learn": held,
+        "weights at rest": one.resting,
+        "gradients": held,
+        "moments of AdamW": 2 * held,
+        "average of weights": held if config.ema is not None else 0,
+        "bfloat16 copies": 0,
+        "gathered blocks": 16 * one.block if shares > 1 else 0,  # two, with their gradients
+        "activations": one.activations * per_pass,
+    }
+    if config.precision == "bfloat16":
+        count = one.learned + one.resting // 4
+        memory["bfloat16 copies"] = 2 * (count // max(1, one.depth) if config.recompute else count)
+    if config.sharding == "ddp" and devices > 1:
+        memory["buckets of gradients"] = held
+    return {name: size for name, size in memory.items() if size}
+
+
+def _hints(
+    spec: PolicySpec, config: TrainConfig, devices: int, limit: int, latents: bool
+) -> list[str]:
+    """Settings with which it would fit, the mildest first; else what none of them heals."""
+    ways: list[dict[str, Any]] = []
+    per_device = max(1, config.batch // devices)
+    if config.precision == "float32":
+        ways.append({"precision": "bfloat16"})
+    ways.append({"recompute": True})
+    if devices > 1:
+        ways.append({"sharding": "fsdp"})
+    most = max(n for n in range(1, per_device + 1) if config.batch % (n * devices) == 0)
+    ways.append({"accumulate": most})
+    tried: dict[str, Any] = {}
+    for way in ways:
+        if all(getattr(config, key) == value for key, value in way.items()):
+            continue
+        tried |= way
+        new = config.model_copy(update=tried)
+        one = work(spec, new.parts, new.precision, new.recompute, encodes=not latents)
+        per_pass = max(1, new.batch // (devices * new.accumulate))
+        if sum(on_each(one, new, devices, per_pass).values()) <= limit:
+            words = " ".join(f"--train {key}={str(v).lower()}" for key, v in tried.items())
+            return [f"it fits with {words}"]
+    more = "more devices and sharding=fsdp" if devices == 1 else "more devices"
+    return [f"take {more}, let fewer parts learn (parts.backbone.freeze=true), or a smaller one"]
+
+
+def kept(spec: PolicySpec) -> int:
+    """Bytes of the keys and values of what is closed when a chunk begins, for one robot."""
+    traits, tokens = spec.backbone.traits, spec.tokens()
+    sees = spec.paradigm.build().sees  # type: ignore[attr-defined]
+    present = {role for role, count in tokens.items() if count}
+    if traits.text != "stream":
+        present.discard("text")  # words have no keys of their own in the stream
+    closed = closed_part(present & {"text", "context", "state"}, sees, present)
+    count = sum(tokens[role] for role in closed)
+    size = DTYPES[spec.dtype].itemsize
+    return 2 * traits.depth * traits.key_heads * traits.head_size * count * size
+
+
+def work(
+    spec: PolicySpec,
+    parts: Parts | None = None,
+    precision: str = "float32",
+    recompute: bool = False,
+    *,
+    encodes: bool = True,
+) -> Work:
+    """What a sample of `spec` takes; the text encoder is left out. `encodes`: the VAE is used."""
+    parts = parts or Parts()
+    with torch.device("meta"):
+        vae, backbone = _unweighted(spec.vae).build(), _unweighted(spec.backbone).build()
+        head = _unweighted(spec.action_head).build(spec.sizes)
+        adapter = None
+        if spec.vae.adapter == "linear":
+            adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
+    for kind, module in (("backbone", backbone), ("action_head", head)):
+        module.to(DTYPES[precision])
+        module.requires_grad_(not getattr(parts, kind).freeze)
+    modules = [m for m in (backbone, head, adapter) if isinstance(m, nn.Module)]
+    every = {p for module in modules for p in module.parameters()}
+    seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
+    scene = _scene(spec, head)
+    paradigm = spec.paradigm.build()  # type: ignore[attr-defined]
+    meter = Meter(every)
+    with _fused(meter), meter:
+        noisy, goal = paradigm.corrupt(scene, schedules_of(spec), torch.Generator())
+        with recomputed() if recompute else nullcontext():
+            found = head.join(seen, noisy, paradigm.sees)
+        total = torch.stack(
+            [v.float().sum() for p in goal if (v := _velocity(found, p)) is not None]
+        ).sum()
+        total.backward()
+    operations = meter.operations
+    if encodes:
+        views, (height, width) = spec.cameras.apart, spec.cameras.canvas
+        with torch.no_grad(), Counter() as counter:
+            vae.encode(torch.zeros(views, 3, spec.pictures, height, width, device="meta"))
+        operations += counter.operations
+    learned = sum(prod(p.shape) for p in every if p.requires_grad)
+    resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
+    if isinstance(vae, nn.Module):
+        resting += sum(p.numel() * p.element_size() for p in vae.parameters())
+    blocks = [sum(p.numel() for p in b.parameters()) for b in backbone.blocks if _is_module(b)]
+    depth = len(backbone.blocks)
+    return Work(operations, meter.most, learned, resting, max(blocks, default=0), depth)
+
+
+def _is_module(block: Any) -> bool:
+    return isinstance(block, nn.Module)
+
+
+def _velocity(found: Any, part: str) -> Tensor | None:
+    if part == "video":
+        return found.video if found.future is None else found.future  # type: ignore[no-any-return]
+    return getattr(found, part)  # type: ignore[no-any-return]
+
+
+def _unweighted(part: Any) -> Any:
+    return part.model_copy(update={"weights": None}) if isinstance(part, Weighted) else part
+
+
+def _scene(spec: PolicySpec, head: Any) -> Any:
+    """A training sample of zeros, before any noise."""
+    traits, blocks = spec.backbone.traits, spec.paradigm.blocks
+    observed, imagined = spec.latent_frames
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(1, *shape, device="meta")
+
+    z = zeros(spec.vae.channels, observed, *spec.latent_size)
+    future = zeros(spec.vae.channels, blocks * imagined, *spec.target_size)
+    shown = None
+    if traits.guide_channels:
+        shown = zeros(traits.guide_channels, observed + blocks * imagined, *spec.latent_size)
+    numbers = {p: head.lift(p, zeros(1, spec.sizes.numbers(p))) for p in spec.predicts[1:]}
+    chunk = head.lift("action", zeros(spec.actions.chunk, spec.actions.size))
+    numbers["action"] = torch.cat([chunk] * blocks, 1)
+    extra = zeros(1, traits.extra_width) if traits.extra_width else None
+    return assembled(
+        Text(zeros(spec.text_encoder.max_tokens, traits.text_width), extra=extra),
+        arranged(spec, z, future, shown, 0.0),
+        numbers,
+        zeros(spec.state.size) if spec.state.size else None,
+        0.0,
+    )
+
+
+class Meter(Counter):
+    """Counts operations, and the bytes that are alive besides some parameters and gradients."""
+
+    def __init__(self, parameters: set[nn.Parameter]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known = {p.untyped_storage()._cdata for p in parameters}
+        self._parameters = parameters
+        for p in parameters:
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(_forget)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                self._hold(x.untyped_storage())
+        return out
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _forget(p: Tensor) -> None:
+    """Gradients are counted by themselves."""
+    p.grad = None
+
+
+@contextmanager
+def _fused(meter: Meter) -> Iterator[None]:
+    """Within, attention is one operation, as fused kernels do it, also when layers run again."""
+    plain = F.scaled_dot_product_attention
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return _Attention.apply(q, k, v, meter)  # type: ignore[no-any-return]
+
+    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = plain
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention without numbers: what it keeps, and how many operations it takes."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, meter: Meter) -> Tensor:
+        """[..., S, E] and [..., S', E] to [..., S, E]."""
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        ctx.meter = meter
+        ctx.operations = 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        meter.operations += ctx.operations
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of the three, in their shapes."""
+        ctx.meter.operations += ctx.operations * 5 // 2
+        q, k, v, *_ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
