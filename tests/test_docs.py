@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from wamkit.data.example import record
+from wamkit.spec import parse, read
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
@@ -28,9 +31,10 @@ LACKS_FILES = {"wamkit check examples/fastwam.toml"}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: Any) -> Path:
-    """A folder like a fresh clone, in which commands may write."""
+    """A folder like a fresh clone with a few recordings, in which commands may write."""
     folder: Path = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "examples", folder / "examples")
+    record(folder / "recordings" / "cups", parse(read(ROOT / "examples" / "toy.toml")))
     return folder
 
 

@@ -104,6 +104,28 @@ def test_tokens_are_as_many_as_published(name: str) -> None:
     assert {role: found[role] for role in TOKENS[name]} == TOKENS[name]
 
 
+# Blocks, query heads, key heads and head size that attention is shared in.
+ATTENTION = {
+    "fastwam": (30, 24, 24, 128),
+    "light_wam": (30, 12, 12, 128),
+    "efficient_wam": (12, 16, 16, 128),
+    "cosmos_policy": (28, 16, 16, 128),
+    "mimic_video": (28, 16, 16, 128),
+    "ge_act": (28, 32, 32, 64),
+    "image_wam_4b": (25, 24, 24, 128),
+    "image_wam_9b": (32, 32, 32, 128),
+    "lingbot_va": (30, 24, 24, 128),
+    "dreamzero_5b": (30, 24, 24, 128),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_has_the_published_shape(name: str) -> None:
+    traits = spec_of(name).backbone.traits
+    found = (traits.depth, traits.heads, traits.key_heads, traits.head_size)
+    assert found == ATTENTION[name]
+
+
 def grid(name: str, part: str) -> list[float]:
     flow = schedules_of(spec_of(name))[part]
     run = flow.start(torch.zeros(1, 1))

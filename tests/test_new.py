@@ -19,7 +19,7 @@ from wamkit.scaffold import LONGEST, SUFFIXES, render
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_backbone"
 KINDS = tuple(SUFFIXES)
-COMPANIONS = {"toy", "mot", "single_pass"}
+COMPANIONS = {"toy", "mot", "single_pass", "conditional", "autoregressive"}
 
 
 def new(*words: str | Path) -> Result:

@@ -179,6 +179,20 @@ def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
     torch.testing.assert_close(late, soon, atol=1e-5, rtol=0)
 
 
+def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart() -> None:
+    policy = Policy.from_spec(spec_for())
+    heard, session, whole = listened(policy), policy.session(), episode(policy.spec, 9)
+    session.act(part(whole, 0, 1), seed=0)
+    for seed in range(3):
+        session.act(None, seed=seed)
+    assert session.pictures == 8
+    session.act(part(whole, 1, 9), seed=0)
+    past = heard[-1][0].past
+    assert past is not None and past.video is not None and past.action is not None
+    assert past.video.shape[2] == 8 and past.action.shape[1] == 24
+    assert heard[-1][1].memory.happened == 4
+
+
 def test_a_new_instruction_begins_a_new_episode_at_the_newest_pictures() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 5)

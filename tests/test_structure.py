@@ -36,8 +36,8 @@ FLOORS = {
         "guidance",
         "losses",
     },
-    4: {"build", "policy", "folder", "scenes", "session", ""},
-    5: {"testing", "trial", "replay", "scaffold", "data", "train", "cost", "slicing", "compositions"},
+    4: {"build", "policy", "folder", "scenes", "session", "modes", ""},
+    5: {"simulate", "testing", "trial", "replay", "scaffold", "data", "train", "cost", "slicing", "compositions", "bench"},
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}

@@ -255,7 +255,7 @@ def _hear(
         if cache is None or not hearing.cached:
             keys = KV.join(new)
         elif new:
-            keys = cache.followed_by(layer, hearing.cached, new)
+            keys = cache.followed_by(layer, hearing.cached, *new)
         else:
             keys = KV.join([cache.layers[layer][role] for role in hearing.cached])
         heard.append(attend(part, keys.k, keys.v, keys.valid))

@@ -21,16 +21,18 @@ def build(
     *,
     tiny: bool = False,
     device: str = "cpu",
+    mode: str = "eager",
 ) -> Policy:
     """A policy from a spec, the path of one, or raw tables.
 
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
-    the spec. Raises SpecError with every conflict before any weight is loaded.
+    the spec. `mode` is how it runs: "eager", "compile" or "graph" (`wamkit.modes`). Raises
+    SpecError with every conflict before any weight is loaded.
     """
     from .policy import Policy
 
-    return Policy.from_spec(resolve(spec, overrides, tiny=tiny), device=device)
+    return Policy.from_spec(resolve(spec, overrides, tiny=tiny), device=device, mode=mode)
 
 
 def resolve(

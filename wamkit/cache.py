@@ -99,7 +99,7 @@ class KVCache:
             self._rows[key] = make()
         return self._rows[key]
 
-    def followed_by(self, layer: int, roles: tuple[str, ...], fresh: Sequence[KV]) -> KV:
+    def followed_by(self, layer: int, roles: tuple[str, ...], *fresh: KV) -> KV:
         """The cached keys of `roles`, then those of `fresh`."""
         kept = [self.layers[layer][role] for role in roles]
         if torch.is_grad_enabled():

@@ -101,6 +101,8 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _short(value: float) -> str:
+    if 1000 <= abs(value) < 1e5:
+        return f"{value:.0f}"
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 

@@ -20,6 +20,16 @@ from .conditioner import Conditioner
 from .errors import WamkitError, did_you_mean
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
+from .modes import (
+    Act,
+    Mode,
+    Recorded,
+    as_written,
+    captured,
+    check_mode,
+    compile_blocks,
+    signature,
+)
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .prompts import PromptCache, pooled
 from .schedule import NoiseSchedule, Several
@@ -79,6 +89,8 @@ class Policy(nn.Module):
         for frozen in (self.vae, None if self.text_encoder.trainable else self.text_encoder):
             if isinstance(frozen, nn.Module):
                 frozen.requires_grad_(False)
+        self.mode: Mode = "eager"
+        self._recorded: dict[tuple[Any, ...], Recorded] = {}
         self.eval()
 
     @staticmethod
@@ -87,6 +99,7 @@ class Policy(nn.Module):
         *,
         device: str = "cpu",
         statistics: Mapping[str, Statistics] | None = None,
+        mode: str = "eager",
     ) -> Policy:
         """Build every part of a checked spec; on device "meta" without a single weight."""
         parts = {
@@ -106,12 +119,32 @@ class Policy(nn.Module):
         if device != "meta":
             policy.action_head.initialize_from(policy.backbone)
             policy.to(device)
+        policy.set_mode(mode)
         return policy
 
     @property
     def device(self) -> torch.device:
         """Where the policy runs."""
         return next(self.parameters()).device
+
+    def set_mode(self, mode: str) -> None:
+        """Run as `wamkit.modes` says from now on; call it again after moving the policy.
+
+        "graph" concerns `act` and `decide`; `imagine` runs as written. Raises WamkitError if this
+        policy cannot run so on its device.
+        """
+        chosen = check_mode(mode, self.device)
+        if chosen == "graph" and self.paradigm.streams:
+            raise WamkitError(
+                f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
+                "recorded for one shape",
+                'choose mode "compile" or "eager"',
+            )
+        as_written(self)
+        self._recorded.clear()
+        if chosen == "compile":
+            compile_blocks(self)
+        self.mode = chosen
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Normalize `action` and `state` by these from now on."""
@@ -148,9 +181,7 @@ class Policy(nn.Module):
         return guided(self.model, negative, scales)
 
     @torch.no_grad()
-    def act(
-        self, observation: Observation, *, seed: Seed = None, **choices: Any
-    ) -> ActionChunk:
+    def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
         """The next actions, in physical units. The same seed gives the same chunk; with a seed for
         each sample, every one gets the chunk it would get alone.
 
@@ -165,8 +196,23 @@ class Policy(nn.Module):
     def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
         """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
-        model = self.guided(scene.text.tokens.shape[0])
-        return self.paradigm.act(model, scene, self.schedules, generator(seed), **choices)
+        rng = generator(seed)
+        if self.mode != "graph":
+            return self._acted(choices)(scene, rng)
+        key = signature(scene, choices)
+        if key not in self._recorded:
+            self._recorded[key] = Recorded(self._acted(choices), scene, rng, captured)
+            rng = generator(rng.initial_seed())
+        return self._recorded[key](scene, rng)
+
+    def _acted(self, choices: Mapping[str, Any]) -> Act:
+        """The paradigm's `act` around this policy's network."""
+
+        def act(scene: Scene, rng: torch.Generator) -> Outcome:
+            model = self.guided(scene.text.tokens.shape[0])
+            return self.paradigm.act(model, scene, self.schedules, rng, **choices)
+
+        return act
 
     def session(self) -> Session:
         """Chunk after chunk of one episode, for paradigms that remember and for those that do not.
@@ -219,7 +265,11 @@ class Policy(nn.Module):
         scene = scenes.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
         lowered = compute != torch.float32
-        with torch.autocast(self.device.type, compute, cache_enabled=False) if lowered else nullcontext():
+        with (
+            torch.autocast(self.device.type, compute, cache_enabled=False)
+            if lowered
+            else nullcontext()
+        ):
             velocity = self.model(noisy)
         parts = {
             part: self._part_loss(part, goal, noisy, velocity, batch)

@@ -56,13 +56,75 @@ class Several(torch.Generator):
 
     def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
         made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
-        made.set_state(parts[0].get_state())
+        if not isinstance(parts[0], Drawn):
+            made.set_state(parts[0].get_state())
         made.parts = tuple(parts)
         return made
 
 
+class Drawn(torch.Generator):
+    """A generator that remembers its noise: every tensor it gave is kept, and can be drawn anew.
+
+    So a recorded computation finds the noise of another seed where it found its first one.
+    """
+
+    source: torch.Generator
+    kept: list[tuple[Tensor, int] | list[Drawn]]  # noise and the axis of its batch, or what forked
+    place: int
+
+    def __new__(cls, source: torch.Generator) -> Drawn:
+        made = super().__new__(cls, source.device)  # type: ignore[call-arg]
+        made.source, made.kept, made.place = source, [], 0
+        return made
+
+    def get_state(self) -> Tensor:
+        """Raises WamkitError: what is drawn from a copy of the state would stay as it was first."""
+        raise WamkitError(
+            "the paradigm draws from a copy of its generator, which cannot be recorded",
+            'choose mode "compile" or "eager"',
+        )
+
+    def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
+        """As `draw` from the source; after `rewind` the same tensors in the same order."""
+        if self.place == len(self.kept):
+            self.kept.append((draw(shape, like, self.source, axis), axis))
+        found = self.kept[self.place]
+        self.place += 1
+        assert isinstance(found, tuple) and tuple(found[0].shape) == shape
+        return found[0]
+
+    def forked(self, count: int) -> list[torch.Generator]:
+        """As `fork` of the source."""
+        if self.place == len(self.kept):
+            self.kept.append([Drawn(child) for child in fork(self.source, count)])
+        found = self.kept[self.place]
+        self.place += 1
+        assert isinstance(found, list) and len(found) == count
+        return list(found)
+
+    def rewind(self) -> None:
+        """Begin again with the first tensor."""
+        self.place = 0
+        for found in self.kept:
+            for child in found if isinstance(found, list) else ():
+                child.rewind()
+
+    def redraw(self, source: torch.Generator) -> None:
+        """Fill every tensor with what `source` gives in its place."""
+        self.source = source
+        for found in self.kept:
+            if isinstance(found, tuple):
+                noise, axis = found
+                noise.copy_(draw(tuple(noise.shape), noise, source, axis))
+            else:
+                for child, seeded in zip(found, fork(source, len(found)), strict=True):
+                    child.redraw(seeded)
+
+
 def fork(rng: torch.Generator, count: int) -> list[torch.Generator]:
     """`count` generators seeded by `rng`, which itself stays where it is."""
+    if isinstance(rng, Drawn):
+        return rng.forked(count)
     if isinstance(rng, Several):
         columns = zip(*(fork(part, count) for part in rng.parts), strict=True)
         return [Several(column) for column in columns]
@@ -78,6 +140,8 @@ def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int =
     The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
     `Several` generators divide among them.
     """
+    if isinstance(rng, Drawn):
+        return rng.noise(shape, like, axis)
     if isinstance(rng, Several):
         rows = shape[axis] // len(rng.parts)
         own = (*shape[:axis], rows, *shape[axis + 1 :])

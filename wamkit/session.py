@@ -152,7 +152,8 @@ class Session:
             newest = {name: images[:, -spec.video.context :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))
             return
-        self._clip = {name: images[:, -spec.pictures :] for name, images in clip.items()}
+        kept = max(spec.pictures, spec.video.context + self.pictures)
+        self._clip = {name: images[:, -kept:] for name, images in clip.items()}
         video = scenes.newest(self.policy, replace(observation, images=self._clip), self.pictures)
         state = scenes.physical_state(self.policy, first)
         numbers = self.policy.actions.encode(done.to(self.policy.device), state)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -38,7 +39,7 @@ class Run(ABC):
         self.x = x  # [B, ...]
         self.nodes = tuple(nodes)
         self.levels = self._evaluated()
-        ends = torch.tensor([*self.levels, nodes[-1]], dtype=torch.float32, device=x.device)
+        ends = _on((*self.levels, nodes[-1]), x.device)
         self._sigma = ends.expand(x.shape[0], -1)  # [B, evaluations + 1]
         self._place = 0
 
@@ -219,6 +220,13 @@ class Consistency(Run):
         if self._noise is None or lower == 0:
             return x0
         return (1 - lower) * x0 + lower * self._noise[place]
+
+
+@lru_cache(maxsize=64)
+def _on(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Levels as float32 on a device, brought there once; nobody writes to them."""
+    with torch.inference_mode(False):
+        return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 def _time(sigma: float) -> float:

@@ -7,7 +7,8 @@
     PARTS = [MyBackbone()]
 
 Every part is tried at its tiny size, among companions that fit it. Without PARTS, every registered
-part of a policy is tried; for environments see `wamkit.simulate.contract`. The checks themselves are plain functions and may be called one by one.
+part of a policy is tried; for environments see `wamkit.simulate.contract`. The checks themselves
+are plain functions and may be called one by one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Films of episodes: what happened, and beside it what the policy expected.
 
-    real | imagined       a green frame from the first success on; an orange one around what is
-                          imagined: the picture for the moment that comes next
+real | imagined       a green frame from the first success on; an orange one around what is
+                      imagined: the picture for the moment that comes next
 """
 
 from __future__ import annotations
@@ -68,5 +68,9 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
     first, *rest = images
     file.parent.mkdir(parents=True, exist_ok=True)
     first.save(
-        file, save_all=True, append_images=rest, duration=max(20, round(1000 * skip / hertz)), loop=0
+        file,
+        save_all=True,
+        append_images=rest,
+        duration=max(20, round(1000 * skip / hertz)),
+        loop=0,
     )

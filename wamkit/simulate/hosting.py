@@ -56,7 +56,8 @@ class Host:
     def advance(self, actions: NDArray[Any], every: int) -> Progress:
         """Carry out actions [K, A], until success or the end; look after every so many of them.
 
-        There is a look after the last action, unless the episode is over and `every` is not 1.
+        There is a look after the last action too. When the episode is over, the end is looked at
+        only if every step is.
         """
         made = Progress(seconds={"observation": [], "environment": []})
         for count, action in enumerate(actions, 1):
@@ -65,7 +66,8 @@ class Host:
             made.seconds["environment"].append(perf_counter() - start)
             made.steps.append(step)
             made.over = step.over or step.success
-            if count % every == 0 if made.over else count % every == 0 or count == len(actions):
+            due = count % every == 0 or count == len(actions)
+            if every == 1 or (due and not made.over):
                 start = perf_counter()
                 made.looks[count] = self.environment.see()
                 made.seconds["observation"].append(perf_counter() - start)
@@ -124,23 +126,23 @@ class Host:
 
 
 class Workers:
-    """Hosts of one environment each, in as many processes; with none, one host in this process.
+    """Several hosts of one environment each, in processes of their own, or all in this one.
 
-        with Workers(config, processes=2) as workers:
+        with Workers(config, 2) as workers:
             workers.ask(0, "reset", 7)
             seen = workers.answer(0)
 
     Leaving the block ends the processes, also when it is left by Ctrl-C.
     """
 
-    def __init__(self, config: EnvironmentConfig, processes: int = 2) -> None:
-        self.config = config
-        self._here = Host(config) if processes == 0 else None
-        self._answers: dict[int, Any] = {}  # of the host in this process
+    def __init__(self, config: EnvironmentConfig, count: int = 2, *, apart: bool = True) -> None:
+        self.config, self.count = config, count
+        self._here = [] if apart else [Host(config) for _ in range(count)]
+        self._answers: dict[int, Any] = {}  # of the hosts in this process
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         context = multiprocessing.get_context("spawn")
-        for _ in range(processes):
+        for _ in range(count if apart else 0):
             mine, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, config), daemon=True)
             process.start()
@@ -149,7 +151,7 @@ class Workers:
             self._processes.append(process)
 
     def __len__(self) -> int:
-        return len(self._pipes) or 1
+        return self.count
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +162,8 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._here is not None:
-            self._here.close()
+        for host in self._here:
+            host.close()
         for pipe in self._pipes:
             pipe.close()  # a worker that waits for a question ends
         for process in self._processes:
@@ -172,8 +174,8 @@ class Workers:
 
     def ask(self, place: int, what: str, *given: Any) -> None:
         """Have a host call one of its methods."""
-        if self._here is not None:
-            self._answers[place] = getattr(self._here, what)(*given)
+        if self._here:
+            self._answers[place] = getattr(self._here[place], what)(*given)
             return
         try:
             self._pipes[place].send((what, given))
@@ -182,7 +184,7 @@ class Workers:
 
     def answer(self, place: int) -> Any:
         """What the method returned. Raises what it raised, and WamkitError if the process died."""
-        if self._here is not None:
+        if self._here:
             return self._answers.pop(place)
         try:
             fine, value = self._pipes[place].recv()
@@ -195,7 +197,7 @@ class Workers:
 
     def ready(self, places: Sequence[int]) -> Iterator[int]:
         """Those of the places, asked before, that have an answer by now; waits for the first."""
-        if self._here is not None:
+        if self._here:
             yield from places
             return
         found = wait([self._pipes[place] for place in places])

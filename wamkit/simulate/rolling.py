@@ -6,8 +6,7 @@ together. So the batches, and with them the results, do not depend on how fast e
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 from .acting import Actor, Running
@@ -47,15 +46,14 @@ def evaluate(
     workers: Workers,
     seeds: Sequence[int],
     actor: Actor,
+    seconds: Seconds,
     *,
     keep: bool = False,
-    finished: Callable[[Attempt], None] = lambda _: None,
-) -> Seconds:
-    """Episodes of a policy, each told to `finished` when it ends; returns the time of each stage.
+) -> Iterator[Attempt]:
+    """Episodes of a policy, as they end; the times of each stage are added to `seconds`.
 
     With `keep`, every step is looked at, and attempts hold their frames.
     """
-    seconds: Seconds = defaultdict(list)
     waiting = iter(seeds)
     running: dict[int, Running] = {}
     while True:
@@ -68,10 +66,10 @@ def evaluate(
         for place in begun:
             running[place].seen[0] = workers.answer(place)
         if not running:
-            return dict(seconds)
+            return
         _round(workers, running, actor, 1 if keep else actor.every, seconds)
         for place in [place for place, one in running.items() if one.over]:
-            finished(_attempt(running.pop(place), keep))
+            yield _attempt(running.pop(place), keep)
 
 
 def _round(
@@ -82,14 +80,14 @@ def _round(
     actor.expect(episodes)
     start = perf_counter()
     chunks = actor.decide(episodes)
-    seconds["policy"].append(perf_counter() - start)
+    seconds.setdefault("policy", []).append(perf_counter() - start)
     for (place, one), chunk in zip(running.items(), chunks, strict=True):
         one.actions += list(chunk)
         workers.ask(place, "advance", chunk, every)
     for place, one in running.items():
         made: Progress = workers.answer(place)
         for stage, spent in made.seconds.items():
-            seconds[stage] += spent
+            seconds.setdefault(stage, []).extend(spent)
         one.seen |= {one.step + count: seen for count, seen in made.looks.items()}
         one.step += len(made.steps)
         one.rewards += [step.reward for step in made.steps]

@@ -76,9 +76,9 @@ class RunFolder:
             raise WamkitError(
                 f"{self.place} has no checkpoint yet", "remove it and begin again, without --resume"
             )
-        changed = [] if policy == spec else ["the spec"]
+        changed = [] if policy == spec else ["spec"]
         if then["data"] != told["data"]:
-            changed.append("the data")
+            changed.append("data")
         changed += [
             name
             for name, value in told["settings"].items()
@@ -168,8 +168,8 @@ def read_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reader = HuggingFaceStorageReader(str(place))
-            load(dict(state), storage_reader=reader, no_dist=processes.world == 1)
+            source = HuggingFaceStorageReader(str(place))
+            load(dict(state), storage_reader=source, no_dist=processes.world == 1)
     except Exception as error:
         raise WamkitError(
             f"{place} cannot be read: {error}", "resume from another checkpoint: point `last` at it"

@@ -130,12 +130,16 @@ def _hints(
     most = max(n for n in range(1, per_device + 1) if config.batch % (n * devices) == 0)
     ways.append({"accumulate": most})
     tried: dict[str, Any] = {}
+    counted: dict[tuple[str, bool], Work] = {}
     for way in ways:
         if all(getattr(config, key) == value for key, value in way.items()):
             continue
         tried |= way
         new = config.model_copy(update=tried)
-        one = work(spec, new.parts, new.precision, new.recompute, encodes=not latents)
+        key = new.precision, new.recompute
+        if key not in counted:
+            counted[key] = work(spec, new.parts, *key, encodes=not latents)
+        one = counted[key]
         per_pass = max(1, new.batch // (devices * new.accumulate))
         if sum(on_each(one, new, devices, per_pass).values()) <= limit:
             words = " ".join(f"--train {key}={str(v).lower()}" for key, v in tried.items())
@@ -262,7 +266,7 @@ class Meter(Counter):
     ) -> Any:
         out = super().__torch_dispatch__(func, types, args, kwargs)
         for x in tree_leaves(out):
-            if isinstance(x, Tensor):
+            if isinstance(x, Tensor) and x.device.type == "meta":
                 self._hold(x.untyped_storage())
         return out
 

@@ -115,26 +115,33 @@ class Transformer(nn.Module):
 
         # Each frame has a noise level of its own, and words are never noisy. That is what allows
         # the words and the observed frames to be computed once and kept.
-        levels = F.pad(video.sigma, (1, 0))  # [B, 1 + T], 0 for the words
-        time = self.time(sinusoid(1000 * levels, self.traits.width).to(dtype))
-        each = self.modulation(F.silu(time))  # [B, 1 + T, 3 D]
+        each = self._modulation(F.pad(video.sigma, (1, 0)))  # [B, 1 + T, 3 D], first the words'
         of_words = each[:, :1].expand(-1, count, -1)
         of_patches = each[:, 1:].repeat_interleave(per_frame, 1)
         shift, scale, gate = torch.cat([of_words, of_patches], 1).chunk(3, -1)
-
+        # What depends on places alone is the same at every denoising step: made once, and kept.
         cos, sin = video.memo.once(
-            (id(self), "turn", count), lambda: self._turn(video, count, grid)
+            (id(self), "turn", count), lambda: self._turn(_places(video, count, grid))
         )
         return x, segments, Conditioning(shift, scale, gate, cos, sin, count, grid)
 
-    def _turn(self, video: Frames, words: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2]: a quarter of each head for word, time, row and column."""
-        device = video.z.device
-        axes = [video.times.to(device).float()]
-        axes += [torch.arange(float(n), device=device) for n in grid[1:]]
-        places = torch.zeros(words + prod(grid), 4, device=device)  # [S, 4]
-        places[:words, 0] = 1 + torch.arange(words, device=device)
-        places[words:, 1:] = torch.cartesian_prod(*axes)
+    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+        """What S tokens of no frame need in these blocks, at levels [B, S] and places [S, 3].
+
+        It is how an action head sends tokens of its own through the blocks of the video.
+        """
+        shift, scale, gate = self._modulation(sigma).chunk(3, -1)
+        # Such tokens are no words: the first of the four axes is 0.
+        cos, sin = text.memo.once((id(self), "turn"), lambda: self._turn(F.pad(at, (1, 0))), of=at)
+        return Conditioning(shift, scale, gate, cos, sin, 0, (sigma.shape[1], 1, 1))
+
+    def _modulation(self, sigma: Tensor) -> Tensor:
+        """Shift, scale and gate [B, S, 3 D] for noise levels [B, S] in [0, 1]."""
+        wave = sinusoid(1000 * sigma, self.traits.width).to(self.modulation.weight.dtype)
+        return self.modulation(F.silu(self.time(wave)))
+
+    def _turn(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [S, E / 2] of places [S, 4]: word, time, row, column, a quarter of E each."""
         angles = rotary_angles(places, self.traits.head_size // 4, theta=100).flatten(1)
         return angles.cos().float(), angles.sin().float()
 
@@ -144,3 +151,14 @@ class Transformer(nn.Module):
         x = F.layer_norm(x[:, cond.words :], x.shape[-1:])
         z = self.patches_out(x).unflatten(1, cond.grid).unflatten(-1, (-1, p, p))
         return z.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)  # [B, C, T, r p, c p]
+
+
+def _places(video: Frames, words: int, grid: tuple[int, int, int]) -> Tensor:
+    """Where each token stands [S, 4]: its number among the words, or time, row and column."""
+    device = video.z.device
+    axes = [video.times.to(device).float()]
+    axes += [torch.arange(float(n), device=device) for n in grid[1:]]
+    places = torch.zeros(words + prod(grid), 4, device=device)
+    places[:words, 0] = 1 + torch.arange(words, device=device)
+    places[words:, 1:] = torch.cartesian_prod(*axes)
+    return places

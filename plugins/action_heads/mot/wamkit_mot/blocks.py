@@ -68,8 +68,14 @@ class Attention(nn.Module):
         return k, split_heads(self.to_v(x), self.head_size)
 
 
+Told = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values of the words [B, H, L, E], and their mask."""
+
+
 class ExpertBlock(nn.Module):
     """One block of the expert, opened at its self-attention."""
+
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(
         self, width: int, feed_forward: int, traits: Traits, *, text: bool, bias: bool
@@ -93,13 +99,18 @@ class ExpertBlock(nn.Module):
         return QKV(q, k, v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        told, attn2, words = None, self.attn2, cond.words
+        if attn2 is not None and words is not None:
+            once = cond.text.memo.once
+            told = *once((id(self), "text"), lambda: attn2.key_value(words)), cond.text.mask
+        return self._absorb(attended, rest, told)
+
+    def _absorb(self, attended: Tensor, rest: Any, told: Told | None) -> Tensor:
         x, gate, shift, scale, gate_ffn = rest
         x = (x.float() + gate * self.attn1.to_out[0](attended)).to(x.dtype)
-        if self.attn2 is not None and self.norm2 is not None and cond.words is not None:
-            attn2, words = self.attn2, cond.words
-            k, v = cond.text.memo.once((id(self), "text"), lambda: attn2.key_value(words))
-            heard = sdpa(attn2.query(self.norm2(x)), k, v, cond.text.mask)
-            x = x + attn2.to_out[0](heard.transpose(1, 2).flatten(2))
+        if self.attn2 is not None and self.norm2 is not None and told is not None:
+            heard = sdpa(self.attn2.query(self.norm2(x)), *told)
+            x = x + self.attn2.to_out[0](heard.transpose(1, 2).flatten(2))
         y = self.ffn(modulated(x, shift, scale))
         return (x.float() + gate_ffn * y).to(x.dtype)
 

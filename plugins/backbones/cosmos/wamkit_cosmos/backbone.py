@@ -30,7 +30,7 @@ from .stack import CosmosStack
 if TYPE_CHECKING:
     from . import Cosmos
 
-GIVEN = ("context", "state")  # what frames that are given show
+GIVEN = ("context", "seen", "state")  # what frames that are given show
 MASKS = 2  # channels besides the latent ones: what is context, what is padding
 
 

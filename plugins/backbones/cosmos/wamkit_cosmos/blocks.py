@@ -107,8 +107,14 @@ class FeedForward(nn.Module):
         return self.net[2](self.net[0](x))
 
 
+Told = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values of the words [B, H, L, E], and their mask."""
+
+
 class CosmosBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
+
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, feed_forward: int, sizes: Cosmos) -> None:
         super().__init__()
@@ -126,21 +132,24 @@ class CosmosBlock(nn.Module):
         return QKV(q, rotate_halves(k, cond.cos, cond.sin), v), (x, gate)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        attn, words = self.attn2, cond.words
+        k, v = cond.text.memo.once((id(self), "words"), lambda: attn.key_value(words), of=words)
+        return self._absorb(attended, rest, cond, (k, v, cond.text.mask))
+
+    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
         x, gate = rest
         x = added(x, gate, self.attn1.leave(attended), cond)
         shift, scale, gate = self.norm2(cond)
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        x = added(x, gate, self._listen(y, cond), cond)
+        x = added(x, gate, self._listen(y, told), cond)
         shift, scale, gate = self.norm3(cond)
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         return added(x, gate, self.ff(y), cond)
 
-    def _listen(self, x: Tensor, cond: Conditioning) -> Tensor:
+    def _listen(self, x: Tensor, told: Told) -> Tensor:
         """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
-        attn, words = self.attn2, cond.words
-        k, v = cond.text.memo.once((id(self), "words"), lambda: attn.key_value(words), of=words)
-        heard = sdpa(attn.query(x), k, v, cond.text.mask)
-        return attn.leave(heard.transpose(1, 2).flatten(2))
+        heard = sdpa(self.attn2.query(x), *told)
+        return self.attn2.leave(heard.transpose(1, 2).flatten(2))
 
 
 def by_frame(x: Tensor, cond: Conditioning) -> Tensor:

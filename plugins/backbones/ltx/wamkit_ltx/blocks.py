@@ -84,8 +84,14 @@ class Attention(nn.Module):
         return self.to_out[0](attended)
 
 
+Told = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values of the words [B, H, L, E], and their mask."""
+
+
 class LTXBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
+
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
         super().__init__()
@@ -103,17 +109,25 @@ class LTXBlock(nn.Module):
         return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        return self._absorb(attended, rest, cond, told(self.attn2, cond))
+
+    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, words: Told) -> Tensor:
         x, gate, shift, scale, gate_ff = rest
         x = added(x, gate, self.attn1.leave(attended, None), cond)
-        x = x + listened(self.attn2, x, cond)
+        x = x + listened(self.attn2, x, words)
         return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
 
 
-def listened(attn: Attention, x: Tensor, cond: Conditioning) -> Tensor:
-    """What the tokens x [B, S, D] take from the words through `attn`, [B, S, D]."""
+def told(attn: Attention, cond: Conditioning) -> Told:
+    """What the words say through `attn`, computed once for a text."""
     words = cond.words
     k, v = cond.text.memo.once((id(attn), "words"), lambda: attn.key_value(words), of=words)
-    heard = sdpa(attn.query(x), k, v, cond.text.mask)
+    return k, v, cond.text.mask
+
+
+def listened(attn: Attention, x: Tensor, words: Told) -> Tensor:
+    """What the tokens x [B, S, D] take from the words through `attn`, [B, S, D]."""
+    heard = sdpa(attn.query(x), *words)
     return attn.leave(heard.transpose(1, 2).flatten(2), attn.gates(x))
 
 

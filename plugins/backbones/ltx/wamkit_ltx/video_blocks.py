@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.layers import FeedForward
 
-from .blocks import Attention, Conditioning, added, by_frame, listened, modulation, rms_modulated
+from .blocks import (
+    Attention,
+    Conditioning,
+    Told,
+    added,
+    by_frame,
+    listened,
+    modulation,
+    rms_modulated,
+    told,
+)
 from .positions import rotate_halves
 
 if TYPE_CHECKING:
@@ -29,6 +39,8 @@ if TYPE_CHECKING:
 
 class LTX2Block(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward, in the design of 2.0 or 2.3."""
+
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, config: LTX2, width: int, feed_forward: int) -> None:
         super().__init__()
@@ -50,24 +62,37 @@ class LTX2Block(nn.Module):
         return QKV(q, rotate_halves(k, *turn), v), (x, self.attn1.gates(y), gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        words = told(self.attn2, cond) if cond.prompt is None else None
+        return self._absorb(attended, rest, cond, words, cond.text.mask)
+
+    def _absorb(
+        self,
+        attended: Tensor,
+        rest: Any,
+        cond: Conditioning,
+        words: Told | None,
+        mask: Tensor | None,
+    ) -> Tensor:
         x, gates, gate, shift, scale, gate_ff, *text = rest
         x = added(x, gate, self.attn1.leave(attended, gates), cond)
-        if cond.prompt is None:
+        if words is not None:
             y = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
-            x = x + listened(self.attn2, y, cond)
+            x = x + listened(self.attn2, y, words)
         else:
             shift_q, scale_q, gate_q = text
             y = rms_modulated(x, shift_q, scale_q, cond)
-            x = added(x, gate_q, self._listened_by_frame(y, cond.prompt, cond), cond)
+            x = added(x, gate_q, self._listened_by_frame(y, cond, mask), cond)
         return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
 
-    def _listened_by_frame(self, x: Tensor, prompt: Tensor, cond: Conditioning) -> Tensor:
+    def _listened_by_frame(self, x: Tensor, cond: Conditioning, mask: Tensor | None) -> Tensor:
         """What the tokens x [B, S, D] take from the words as each frame's level modulates them."""
-        shift, scale = modulation(self.prompt_scale_shift_table, prompt)  # two of [B, T, 1, width]
+        assert cond.prompt is not None
+        shift, scale = modulation(
+            self.prompt_scale_shift_table, cond.prompt
+        )  # two of [B, T, 1, width]
         words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, text width]
         k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B T, H, L, E]
         q = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E]
-        mask = cond.text.mask
         if mask is not None:
             mask = mask.repeat_interleave(cond.shape[0], 0)  # [B T, L]
         heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, H E]

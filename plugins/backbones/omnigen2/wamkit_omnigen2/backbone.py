@@ -39,7 +39,7 @@ from .stack import OmniGen2Stack, level_width_of
 if TYPE_CHECKING:
     from . import OmniGen2
 
-GIVEN = ("context", "state")  # what reference images show
+GIVEN = ("context", "seen", "state")  # what reference images show
 
 
 class WayOut(nn.Module):

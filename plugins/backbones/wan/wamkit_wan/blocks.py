@@ -69,8 +69,14 @@ class Attention(nn.Module):
         return self.to_out[0](attended)
 
 
+Told = tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]
+"""Keys and values of the words [B, H, L, E], their mask, and those of the picture, if any."""
+
+
 class WanBlock(nn.Module):
     """Self-attention, cross-attention to text and image, feed-forward."""
+
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(
         self, width: int, heads: int, head_size: int, feed_forward: int, *, image: bool = False
@@ -92,22 +98,32 @@ class WanBlock(nn.Module):
         return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        return self._absorb(attended, rest, cond, self._told(cond))
+
+    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
         x, gate, shift, scale, gate_ffn = rest
         x = added(x, gate, self.attn1.leave(attended), cond)
-        x = x + self._listen(self.norm2(x), cond)
+        x = x + self._listen(self.norm2(x), told)
         y = self.ffn(modulated(by_frame(x, cond), shift, scale).flatten(1, 2))
         return added(x, gate_ffn, y, cond)
 
-    def _listen(self, x: Tensor, cond: Conditioning) -> Tensor:
-        """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
+    def _told(self, cond: Conditioning) -> Told:
+        """Keys and values of words and picture, computed once for a text."""
         attn, words, image, once = self.attn2, cond.words, cond.image, cond.text.memo.once
-        q = attn.query(x)
         k, v = once((id(self), "words"), lambda: attn.key_value(words), of=words)
-        heard = sdpa(q, k, v, cond.text.mask)
+        seen = None
         if image is not None:
-            k, v = once((id(self), "image"), lambda: attn.image_key_value(image), of=image)
-            heard = heard + sdpa(q, k, v)
-        return attn.leave(heard.transpose(1, 2).flatten(2))
+            seen = once((id(self), "image"), lambda: attn.image_key_value(image), of=image)
+        return k, v, cond.text.mask, seen
+
+    def _listen(self, x: Tensor, told: Told) -> Tensor:
+        """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
+        k, v, mask, seen = told
+        q = self.attn2.query(x)
+        heard = sdpa(q, k, v, mask)
+        if seen is not None:
+            heard = heard + sdpa(q, *seen)
+        return self.attn2.leave(heard.transpose(1, 2).flatten(2))
 
 
 def by_frame(x: Tensor, cond: Conditioning) -> Tensor:

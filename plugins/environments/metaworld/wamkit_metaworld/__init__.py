@@ -1,4 +1,4 @@
-"""The environment `metaworld`: fifty table-top tasks of a Sawyer arm, each with a scripted expert."""
+"""The environment `metaworld`: fifty tasks of a Sawyer arm, each with an expert."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A Meta-World task that a seed decides, rendered fast, with its scripted expert.
 
-The renderer draws no shadows and smooths no edges: without a graphics card that is ten times faster.
+No shadows are drawn and no edges smoothed: without a graphics card that is ten times faster.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wamkit.errors import WamkitError
 from wamkit.simulate.environment import Robot, Seen, Step
 
 if TYPE_CHECKING:
     from . import MetaWorld
 
-if "DISPLAY" not in os.environ and sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+if sys.platform == "linux" and not {"DISPLAY", "MUJOCO_GL"} & set(os.environ):
+    if "mujoco" in sys.modules:
+        raise WamkitError(
+            "mujoco was imported before it was told how to render without a display",
+            "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
+        )
+    os.environ["MUJOCO_GL"] = "egl"  # read when mujoco is imported
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -59,7 +65,10 @@ class MetaWorldEnvironment:
             ](seed=0)
         self._env._freeze_rand_vec = False  # every reset draws a scene ...
         self._env.seeded_rand_vec = True  # ... with the environment's own generator
-        self._renderer: Any = None
+        model = self._env.model
+        model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+        model.cam_pos[model.camera("corner2").id] = NEARER
+        self._renderer: Any = None  # made when it is needed: not everyone looks
         self.told = np.zeros(39)  # the last observation, which knows more than is seen
         self.robot = Robot(
             cameras={config.camera: (config.size, config.size)},
@@ -83,8 +92,8 @@ class MetaWorldEnvironment:
         if self.config.camera in UPSIDE_DOWN:
             picture = picture[::-1, ::-1]
         state = self.told[:4].astype(np.float32)
-        pictures = {self.config.camera: np.ascontiguousarray(picture)}
-        return Seen(pictures, state, self.config.told)
+        name: str = self.config.camera
+        return Seen({name: np.ascontiguousarray(picture)}, state, self.config.told)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         self.told, reward, over, late, about = self._env.step(action)
@@ -100,11 +109,7 @@ class MetaWorldEnvironment:
 
     def _made(self) -> Any:
         """The renderer, without what costs time and shows nothing."""
-        model = self._env.model
-        model.vis.quality.offsamples = 0
-        model.vis.quality.shadowsize = 0
-        model.cam_pos[model.camera("corner2").id] = NEARER
-        made: Any = mujoco.Renderer(model, self.config.size, self.config.size)
+        made: Any = mujoco.Renderer(self._env.model, self.config.size, self.config.size)
         for flag in LEFT_OUT:
             made.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
         return made

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory, not on a display
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
-from gym_pusht.envs.pusht import PushTEnv  # noqa: E402
+from gym_pusht.envs.pusht import PushTEnv
 
 TABLE = 512.0  # units of its height and width
 CAMERA = "top"

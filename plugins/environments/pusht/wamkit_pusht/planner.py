@@ -92,9 +92,9 @@ class Planner:
         if outward @ (point - part.mean(0)) < 0:
             outward = -outward
         outward = turned(rng.normal(0, 0.25)) @ outward
-        low, high = (0.5, 12.0) if fine else ((1.0, 10.0), (3.0, 20.0), (15.0, 90.0))[
-            rng.integers(3)
-        ]
+        low, high = (
+            (0.5, 12.0) if fine else ((1.0, 10.0), (3.0, 20.0), (15.0, 90.0))[rng.integers(3)]
+        )
         depth = rng.uniform(low, high)
         turn = turned(angle)
         begin = turn @ (point + outward * REACH) + center

@@ -1,0 +1,44 @@
+"""Meta-World as an environment: decided by a seed, solved by its experts, seen the right way up."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from wamkit_metaworld import MetaWorld
+from wamkit_metaworld.tasks import TASKS
+
+from wamkit.simulate import Host
+from wamkit.simulate.contract import expect_environment
+
+# Not importorskip: who imports mujoco decides how it renders, and that is for the environment.
+pytestmark = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")
+
+
+def test_it_keeps_the_contract() -> None:
+    expect_environment(MetaWorld(task="reach-v3", size=32))
+
+
+def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
+    host = Host(MetaWorld(size=32))
+    attempt = host.play(0, "expert", 0.1, 4, True)
+    host.close()
+    assert attempt.success and attempt.steps < 120
+    assert attempt.instruction == "press the button from above"
+    robot = host.robot()
+    assert robot.hertz == 80 and robot.cameras == {"corner2": (32, 32)}
+    hand = np.stack([frame.seen.state for frame in attempt.frames])
+    assert np.ptp(hand[:, 2]) > 0.02  # the hand goes up and down
+    # The arm is red, comes from the left and from above; the table is below.
+    first = attempt.frames[0].seen.pictures["corner2"].astype(int)
+    red = (first[..., 0] - first[..., 1]) > 80
+    assert red[:, :16].sum() > 2 * red[:, 16:].sum() and first[-8:].sum() > first[:8].sum()
+
+
+def test_every_task_has_an_expert_and_words_of_its_own() -> None:
+    import metaworld
+    from metaworld.policies import ENV_POLICY_MAP
+
+    assert set(TASKS) == set(metaworld.ALL_V3_ENVIRONMENTS) == set(ENV_POLICY_MAP)
+    assert len(set(TASKS.values())) == len(TASKS) == 50

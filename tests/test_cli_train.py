@@ -1,0 +1,117 @@
+"""`wamkit train`, as a user types it, interrupts it and mistypes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wamkit.data.example import record
+from wamkit.policy import Policy
+from wamkit.spec import parse, read
+from wamkit.train.logs import read as lines
+
+TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
+SMALL = ["--set", "backbone.depth=1", "--set", "cameras.views.0.size=[16, 16]"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("data") / "set"
+    return record(place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), pictures="image")
+
+
+def words(folder: Path, out: Path, *more: Any) -> list[Any]:
+    return ["train", TOY, *SMALL, "--data", folder, "--out", out, "--batch", 2, *more]
+
+
+def test_a_run_says_where_its_policy_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
+    code, out, err = wamkit(*words(folder, tmp_path / "run", "--steps", 2))
+    assert code == 0 and "done at step 2 after" in out and "waiting for data" in out
+    assert f"the policy: {tmp_path}/run/checkpoints/step-000002/policy" in out
+    assert "note: random weights: backbone" in err
+    code, out, _ = wamkit("explain", tmp_path / "run/checkpoints/last/policy")
+    assert code == 0
+    code, out, _ = wamkit(*words(folder, tmp_path / "other", "--steps", 1, "--json"))
+    told = json.loads(out)
+    assert code == 0 and told["step"] == 1 and not told["interrupted"]
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(
+    wamkit: Run, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def interrupt() -> None:
+        while not lines(run / "log.jsonl"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    forever = words(folder, run, "--train", "log_every=1", "--train", "schedule=constant")
+    code, out, _ = wamkit(*forever, "--steps", 100_000, "--train", "warmup=0")
+    assert code == 130 and "interrupted at step" in out and "--resume" in out
+    step = json.loads((run / "checkpoints/last/run.json").read_text())["step"]
+    again = [*forever, "--steps", step + 1, "--train", "warmup=0", "--resume"]
+    code, out, _ = wamkit(*again)
+    assert code == 0 and f"done at step {step + 1} after" in out
+    assert Policy.load(run / "checkpoints/last/policy").statistics
+
+
+def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_path: Path) -> None:
+    code, _, err = wamkit(
+        "precompute", "latents", TOY, *SMALL, "--data", folder, "--out", tmp_path / "z"
+    )
+    assert code == 0, err
+    one = wamkit(*words(folder, tmp_path / "one", "--steps", 1))
+    two = wamkit(*words(folder, tmp_path / "two", "--steps", 1, "--latents", tmp_path / "z"))
+    assert one[0] == two[0] == 0
+    losses = [lines(tmp_path / name / "log.jsonl")[0]["loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--resume"], "there is no run in"),
+        (["--set", "actions.hertz=5"], "has 10 frames a second"),
+        (["--train", "lr=-1"], "lr: input should be greater than 0, found -1"),
+        (["--train", "parts.vea.freeze=true"], "no such key"),
+        (["--batch", "1000"], "samples do not fill a batch"),
+        (["--train", "validation=0.9"], "leaves none to train on"),
+        (["--device", "toaster"], "there is no device 'toaster'"),
+        (["--config", "nothing.toml"], "nothing.toml cannot be read"),
+        (["--train", "sharding=fsdp"], "sharding is fsdp, and there is one process"),
+        (["--train", "loggers=['wandb']"], "the logger wandb is not installed"),
+        (["--latents", "nowhere"], "holds no stored latents"),
+        (["--column", "front=nothing"], "nothing"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_written(
+    wamkit: Run, folder: Path, tmp_path: Path, more: list[str], message: str
+) -> None:
+    if "wandb" in message:
+        from importlib.util import find_spec
+
+        if find_spec("wandb") is not None:
+            pytest.skip("wandb is installed here")
+    code, out, err = wamkit(*words(folder, tmp_path / "run", *more))
+    assert code == 2 and message in err
+    assert out == "" and not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    wamkit: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = wamkit(*words(folder, tmp_path))
+    assert code == 2 and "is not empty" in err and "--resume" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,0 +1,298 @@
+"""Policies and experts in simulators: scores, closed loop, what is kept, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wamkit.build import build
+from wamkit.data import Recording
+from wamkit.errors import WamkitError
+from wamkit.parts import EnvironmentConfig
+from wamkit.policy import Policy
+from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
+from wamkit.simulate.acting import Actor
+from wamkit.simulate.collecting import collect, writer
+from wamkit.simulate.contract import expect_environment
+from wamkit.simulate.filming import pictures, shoot
+from wamkit.simulate.fitting import conflicts, views_of
+from wamkit.simulate.rolling import evaluate, play
+from wamkit.simulate.scoring import latencies, summary, wilson
+from wamkit.spec import PolicySpec, parse
+
+SIZE = 16
+
+
+class Rail(EnvironmentConfig):
+    """A cart on a rail that must come to a goal, for tests."""
+
+    name: Literal["rail"] = "rail"
+    max_steps: int = 12
+    broken: int | None = None
+    """The expert of every so many-th seed goes the wrong way."""
+    near: float = 0.1
+    """How near to the goal is success."""
+    stops_at: int | None = None
+    """A seed at which Ctrl-C is pressed."""
+
+    def build(self) -> RailEnvironment:
+        return RailEnvironment(self)
+
+
+class RailEnvironment:
+    """A place in [-1, 1], moved by the action; success near the goal."""
+
+    def __init__(self, config: Rail) -> None:
+        self.config, self.seen, self.closed = config, 0, False
+        self.robot = Robot({"side": (SIZE, SIZE)}, ("x", "goal"), ("dx",), (-0.25,), (0.25,), 10.0)
+
+    def reset(self, seed: int) -> None:
+        self.seed = seed
+        rng = np.random.default_rng(seed)
+        self.x, self.goal = rng.uniform(-1, -0.5), rng.uniform(0.3, 0.9)
+
+    def see(self) -> Seen:
+        self.seen += 1
+        picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+        for place, color in ((self.goal, 1), (self.x, 0)):
+            picture[:, int((place + 1) / 2 * (SIZE - 1)), color] = 255
+        return Seen({"side": picture}, np.array([self.x, self.goal], np.float32), "go to the goal")
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        if self.seed == self.config.stops_at:
+            raise KeyboardInterrupt
+        self.x = float(np.clip(self.x + action[0], -1, 1))
+        return Step(-abs(self.x - self.goal), abs(self.x - self.goal) < self.config.near)
+
+    def expert(self, seed: int) -> RailExpert:
+        return RailExpert(self.config.broken is not None and seed % self.config.broken == 0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class RailExpert:
+    """Goes to the goal, or away from it."""
+
+    def __init__(self, lost: bool) -> None:
+        self.sign = -1 if lost else 1
+
+    def act(self, seen: Seen) -> NDArray[Any]:
+        return np.array([self.sign * (seen.state[1] - seen.state[0])])
+
+
+def spec(**changes: Any) -> PolicySpec:
+    """A policy for the rail: smallest parts, random weights."""
+    raw: dict[str, Any] = {
+        "backbone": {"name": "toy", "depth": 1, "heads": 2, "head_size": 8, "patch": 1},
+        "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},
+        "text_encoder": {"name": "bytes", "length": 16},
+        "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
+        "paradigm": {"name": "single_pass"},
+        "actions": {"chunk": 4, "hertz": 10, "groups": [{"name": "dx", "size": 1}]},
+        "state": {"size": 2, "normalization": "none"},
+        "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
+        "video": {"frames": 2, "every": 4},
+        "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
+    }
+    return parse({**raw, **changes}).fitted()
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return build(spec())
+
+
+def here(count: int = 1, **settings: Any) -> Workers:
+    """Rails in this process."""
+    return Workers(Rail(**settings), count, apart=False)
+
+
+def actor(policy: Policy, replan: int = 2, **settings: Any) -> Actor:
+    return Actor(policy, {"side": "side"}, replan, {}, **settings)
+
+
+def test_the_interval_is_wilsons() -> None:
+    # Numbers of Newcombe (1998), Statistics in Medicine 17, table I, method 3.
+    for successes, attempts, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson(successes, attempts) == pytest.approx((low, high), abs=1e-4)
+    assert wilson(20, 20)[1] == 1.0
+
+
+def test_the_rail_keeps_the_contract() -> None:
+    expect_environment(Rail())
+
+
+def test_an_expert_succeeds_and_chance_does_not() -> None:
+    with here() as workers:
+        good = summary(list(play(workers, range(5), "expert")))
+        bad = summary(list(play(workers, range(5), "random")))
+    assert good["success_rate"] == 1 and good["steps_to_success"] < 12
+    assert bad["successes"] < 5 and good["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_recorded_is_what_was_meant_not_the_noise() -> None:
+    host = Host(Rail())
+    calm, shaken = (host.play(3, "expert", noise, 0, True) for noise in (0.0, 0.8))
+    assert [f.action.tolist() for f in calm.frames] != [f.action.tolist() for f in shaken.frames]
+    for frame in shaken.frames:
+        x, goal = frame.seen.state
+        assert frame.action[0] == pytest.approx(np.clip(goal - x, -0.25, 0.25))
+
+
+def test_an_episode_lingers_after_success_and_is_seen_to_its_end() -> None:
+    plain, longer = (Host(Rail()).play(3, "expert", 0.0, linger, True) for linger in (0, 3))
+    assert longer.steps == plain.steps + 3 == len(longer.frames)
+    assert longer.last is not None and longer.frames[-1].success
+
+
+def test_a_policy_is_asked_again_after_so_many_actions(policy: Policy) -> None:
+    with here(max_steps=8, near=0) as workers:
+        for replan, decisions in ((1, 8), (2, 4), (3, 3), (4, 2)):
+            seconds: dict[str, list[float]] = {}
+            (attempt,) = evaluate(workers, [5], actor(policy, replan), seconds)
+            assert not attempt.success and attempt.steps == 8
+            assert len(seconds["policy"]) == decisions and len(seconds["environment"]) == 8
+    assert set(latencies(seconds)) == {"observation", "policy", "environment"}
+
+
+def test_between_decisions_nobody_looks_unless_frames_are_kept(policy: Policy) -> None:
+    with here(max_steps=8, near=0) as workers:
+        environment = workers._here[0].environment
+        list(evaluate(workers, [5], actor(policy, 4), {}))
+        assert environment.seen == 1 + 1
+        (kept,) = evaluate(workers, [5], actor(policy, 4), {}, keep=True)
+        assert environment.seen == 2 + 1 + 8 and len(kept.frames) == 8
+
+
+def test_the_same_seeds_give_the_same_episodes(policy: Policy) -> None:
+    runs = []
+    for _ in range(2):
+        with here(2) as workers:
+            runs.append(_actions(evaluate(workers, range(4), actor(policy), {}, keep=True)))
+    assert all(np.array_equal(runs[0][seed], runs[1][seed]) for seed in range(4))
+
+
+def test_episodes_side_by_side_are_those_one_by_one(policy: Policy) -> None:
+    with here(1) as one, here(3) as three:
+        alone = _actions(evaluate(one, range(5), actor(policy), {}, keep=True))
+        together = _actions(evaluate(three, range(5), actor(policy), {}, keep=True))
+    for seed in range(5):
+        assert np.allclose(alone[seed], together[seed], atol=1e-5)
+
+
+def _actions(attempts: Any) -> Mapping[int, NDArray[Any]]:
+    return {a.seed: np.stack([f.action for f in a.frames]) for a in attempts}
+
+
+def test_several_observed_pictures_are_those_of_training() -> None:
+    two = build(spec(video={"frames": 3, "context": 2, "every": 3}))
+    looking = actor(two, 4)
+    assert looking.every == 1
+    shown: list[list[int]] = []
+    act = two.act
+
+    def spied(observation: Any, **given: Any) -> Any:
+        clip = observation.images["side"][0, :, 0].amax(1)  # the cart is red
+        shown.append(clip.argmax(-1).tolist())
+        return act(observation, **given)
+
+    object.__setattr__(two, "act", spied)
+    with here(max_steps=8, near=0) as workers:
+        (attempt,) = evaluate(workers, [5], looking, {}, keep=True)
+    assert attempt.steps == 8
+    columns = [int((float(f.seen.state[0]) + 1) / 2 * (SIZE - 1)) for f in attempt.frames]
+    assert shown == [[columns[0], columns[0]], [columns[1], columns[4]]]
+
+
+def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: Path) -> None:
+    with here(max_steps=4, near=0) as workers:
+        (attempt,) = evaluate(workers, [5], actor(policy, 2, imagine=True), {}, keep=True)
+    assert set(attempt.imagined) == {0, 2}
+    assert attempt.imagined[0]["side"].shape == (1, SIZE, SIZE, 3)
+    shown = list(pictures(attempt, every=4))
+    edge = 192 + 2 * 4
+    assert len(shown) == 5 and shown[0].shape == (edge, 2 * edge, 3)
+    shoot(attempt, tmp_path / "a.gif", 10, 4)
+    shoot(attempt, tmp_path / "a.mp4", 10, 4)
+    assert (tmp_path / "a.gif").stat().st_size and (tmp_path / "a.mp4").stat().st_size
+
+
+def test_only_successes_are_kept(tmp_path: Path) -> None:
+    with here(broken=3) as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
+        heard: list[int] = []
+        done = collect(workers, made, 4, linger=1, noise=0.0, told=lambda a: heard.append(a.seed))
+    assert heard == [0, 1, 2, 3, 4, 5] and done.attempts == 6 and done.seeds == (0, 5)
+    found = Recording(tmp_path / "d")
+    assert len(found.episodes) == 4 and found.fps == 10
+    assert sum(e.length for e in found.episodes) == done.frames
+    assert list(found.tasks.values()) == ["go to the goal"]
+    assert found.features["action"].names == ["dx"]
+
+
+def test_an_expert_that_fails_too_often_is_given_up(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WamkitError, match="the expert solved 0 of 14 attempts, and 1 episodes"),
+        here(broken=1) as workers,
+        writer(tmp_path / "d", workers.robot(), "image") as made,
+    ):
+        collect(workers, made, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        here(stops_at=2) as workers,
+        writer(tmp_path / "d", workers.robot(), "video") as made,
+    ):
+        collect(workers, made, 4)
+    assert not list(tmp_path.iterdir()) and workers._here[0].environment.closed
+
+
+def test_every_mismatch_is_told_at_once() -> None:
+    other = spec(
+        actions={"chunk": 4, "hertz": 5, "groups": [{"name": "arm", "size": 3}]},
+        state={"size": 7},
+        cameras={
+            "views": [{"name": "front", "size": [16, 16]}, {"name": "wrist", "size": [16, 16]}]
+        },
+    )
+    robot = RailEnvironment(Rail()).robot
+    found = [c.why for c in conflicts(other, robot, {"frnt": "side"}, 9)]
+    assert found == [
+        "the policy has no view 'frnt'; it has front, wrist",
+        "view 'front' looks for camera 'front'; the environment has side",
+        "view 'wrist' looks for camera 'wrist'; the environment has side",
+        "an action of the policy has 3 numbers, the environment takes 1: dx",
+        "the policy acts at 5 Hz, the environment at 10 Hz",
+        "the policy reads a state of 7 numbers, the environment tells 2: x, goal",
+        "9 actions of a chunk of 4",
+    ]
+    assert not list(conflicts(spec(), robot, {}, 4))
+    assert len(list(conflicts(spec(), robot, {}, 2, streams=True))) == 1
+
+
+def test_the_only_view_sees_the_only_camera() -> None:
+    robot = RailEnvironment(Rail()).robot
+    view = {"name": "front", "size": [16, 16]}
+    assert views_of(spec(cameras={"views": [view]}), robot, {}) == {"front": "side"}
+
+
+def test_environments_are_chosen_by_name_and_task() -> None:
+    with pytest.raises(WamkitError, match="no environment is called 'metawrld'"):
+        choose("metawrld:reach-v3")
+    with pytest.raises(WamkitError, match="Meta-World has no task 'reech-v3'; did you mean"):
+        choose("metaworld:reech-v3")
+    with pytest.raises(WamkitError, match="pusht has no tasks to choose from"):
+        choose("pusht:easy")

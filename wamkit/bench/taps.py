@@ -1,0 +1,122 @@
+"""Watching the parts of a policy at work, without another path for the code to take.
+
+A tap stands in front of a method of one object while a `with` block lasts, and calls the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..cost import Counter
+from ..interfaces.action_head import is_prefill
+from ..modes import blocks
+from ..policy import Policy
+from .machine import seconds
+
+Label = Callable[..., str]
+
+
+@contextmanager
+def tapped(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
+    """`owner.name(...)` becomes `around(method, ...)` for as long as the block lasts."""
+    before = owner.__dict__.get(name)
+    method = getattr(owner, name)
+    object.__setattr__(owner, name, lambda *args, **kwargs: around(method, *args, **kwargs))
+    try:
+        yield
+    finally:
+        object.__delattr__(owner, name)
+        if before is not None:
+            object.__setattr__(owner, name, before)
+
+
+@dataclass
+class Call:
+    """One call of a stage."""
+
+    stage: str
+    seconds: float
+    operations: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Stages:
+    """The stages of a chunk, call by call, in the order in which they came."""
+
+    device: torch.device
+    counts: bool = False  # operations and bytes instead of seconds
+    calls: list[Call] = field(default_factory=list)
+
+    @contextmanager
+    def watching(self, policy: Policy) -> Iterator[None]:
+        """While this lasts, every stage of `policy` is written down."""
+        places: list[tuple[Any, str, Label]] = [
+            (policy.cameras, "canvas", lambda *_: "camera layout"),
+            (policy.prompts, "encode", lambda *_: "text"),
+            (policy.vae, "encode", lambda *_: "VAE"),
+            (policy, "chunk_of", lambda *_: "decode of actions"),
+        ]
+        if policy.conditioner is not None:
+            places.append((policy.conditioner, "forward", lambda *_: "conditioner"))
+        if policy.mode == "graph":
+            places.append((policy, "decide", lambda *_, **__: "network, one graph"))
+        else:
+            places.append((policy, "model", _pass))
+        with ExitStack() as stack:
+            for owner, name, label in places:
+                stack.enter_context(tapped(owner, name, self._written(label)))
+            yield
+
+    def _written(self, label: Label) -> Callable[..., Any]:
+        def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            found: list[Any] = []
+            call = Call(label(*args, **kwargs), 0.0)
+            if self.counts:
+                with Counter() as counter:
+                    found.append(method(*args, **kwargs))
+                call.operations, call.bytes = counter.operations, counter.bytes
+            else:
+                call.seconds = seconds(lambda: found.append(method(*args, **kwargs)), self.device)
+            self.calls.append(call)
+            return found[0]
+
+        return around
+
+
+def _pass(scene: Any, cache: Any = None, keep: Any = ()) -> str:
+    """What a pass of the network is called: by what it is for, and the roles in it."""
+    known = cache.roles if cache is not None else frozenset()
+    numbers = scene.roles - {"text", "state"}
+    roles = ", ".join(sorted(numbers or scene.roles))
+    kind = "prefill" if is_prefill(scene, keep) else "step"
+    return f"{kind}: {roles}" + (" (cached: " + ", ".join(sorted(known)) + ")" if known else "")
+
+
+@contextmanager
+def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
+    """While this lasts, every call of a part's own methods is kept, to be made again by hand."""
+
+    def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        calls.append(lambda: method(*args, **kwargs))
+        return method(*args, **kwargs)
+
+    head, backbone = policy.action_head, policy.backbone
+    places: list[tuple[Any, str]] = [
+        (policy.cameras, "canvas"),
+        (policy.prompts, "encode"),
+        (policy.vae, "encode"),
+        (policy, "chunk_of"),
+        *((backbone, name) for name in ("embed", "unembed", "attend")),
+        *((block, name) for block in blocks(policy) for name in ("project", "absorb")),
+        *((head, name) for name in ("stream", "unembed", "read", "slots") if hasattr(head, name)),
+    ]
+    with ExitStack() as stack:
+        for owner, name in places:
+            stack.enter_context(tapped(owner, name, around))
+        yield

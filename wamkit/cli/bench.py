@@ -1,0 +1,148 @@
+"""`wamkit bench`: how long each stage of a chunk takes, and how near that is to the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from json import JSONDecodeError, loads
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import WamkitError
+from .options import Device, Json, Overrides, Source, Tiny
+from .output import busy, emit, note, say, show_table, table
+
+if TYPE_CHECKING:
+    from ..bench import Report
+
+EXAMPLE = "wamkit bench examples/fastwam.toml --tiny --mode compile"
+
+
+def command(
+    source: Source,
+    tiny: Tiny = False,
+    device: Device = "cpu",
+    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
+    batch: Annotated[int, typer.Option(min=1, help="Observations at once.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps of the actions.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Chunks that are counted.")] = 10,
+    versus: Annotated[
+        Path | None,
+        typer.Option("--vs", metavar="FILE.json", help="An earlier report of this machine."),
+    ] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Measure a policy stage by stage: times, work, and the floor of this device in the same run.
+
+    Where a spec names no weights they are random: times are the same, actions mean nothing.
+    """
+    chosen_sets = [*(overrides or [])]
+    if steps is not None:
+        chosen_sets.append(f"schedules.action.steps={steps}")
+    earlier = None if versus is None else _earlier(versus)
+    report, notes = _measured(source, chosen_sets, tiny, device, mode, batch, rounds)
+    found = report.json()
+    ratios: dict[str, float] = {}
+    if earlier is not None:
+        from ..bench import versus as compared
+
+        ratios = compared(found, earlier)
+        found["versus"] = ratios
+    if json:
+        emit(found)
+        return
+    for line in notes:
+        note(line)
+    _draw(report, found["boundaries"], ratios)
+
+
+def _measured(
+    source: Path, sets: list[str], tiny: bool, device: str, mode: str, batch: int, rounds: int
+) -> tuple[Report, list[str]]:
+    import torch
+
+    from ..bench import measure
+    from ..modes import check_mode
+    from .inputs import chosen, loaded
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise WamkitError(f"no device is called {device!r}", "choose cpu or cuda") from None
+    check_mode(mode, place)
+    spec, notes = chosen(source, sets, tiny=tiny)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise WamkitError("no CUDA device was found", "leave --device out to measure on the CPU")
+    with torch.device(place):  # random weights are drawn where they are needed
+        policy, untrained = loaded(source, spec, device, sets)
+    with busy("measuring"):
+        report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=source.stem)
+    return report, notes + untrained
+
+
+def _earlier(file: Path) -> Mapping[str, Any]:
+    try:
+        found = loads(file.read_text())
+    except JSONDecodeError as error:
+        raise WamkitError(
+            f"{file} is not JSON: {error}", "write one with wamkit bench --json > FILE.json"
+        ) from None
+    if not isinstance(found, dict):
+        raise WamkitError(f"{file} holds no report", "write one with wamkit bench --json")
+    return found
+
+
+def _draw(report: Report, words: Mapping[str, str], ratios: Mapping[str, float]) -> None:
+    machine, roof = report.machine, report.roof
+    say(
+        f"{report.spec}, mode {report.mode}, batch {report.batch}, {report.dtype}, on "
+        f"{machine['name']} ({machine['threads']} threads, load {machine['load']}), "
+        f"torch {machine['torch']}, wamkit {machine['wamkit']}, {machine['date']}"
+    )
+    if report.random:
+        say(f"random weights: {', '.join(report.random)}; times are real, actions mean nothing")
+    columns = ["calls", "median ms", "p95 ms", "share", "GFLOP", "MB", "floor ms", "x floor"]
+    if ratios:
+        columns.append("faster than before")
+    made = table("stage", *columns, right=columns, keep=("stage",))
+    for row in [*report.rows, report.chunk]:
+        last = [f"{ratios[row.stage]:.2f}x" if row.stage in ratios else ""] if ratios else []
+        made.add_row(
+            row.stage,
+            str(row.calls or "-"),
+            f"{row.median_ms:.3g}",
+            f"{row.p95_ms:.3g}",
+            f"{100 * row.share:.1f} %" if row.calls else "",
+            f"{row.operations / 1e9:.3g}" if row.operations else "",
+            f"{row.bytes / 1e6:.3g}" if row.operations else "",
+            f"{row.floor_ms:.3g}" if row.floor_ms else "",
+            f"{row.times_floor:.2f}" if row.times_floor else "",
+            *last,
+            style="bold" if row.stage == "chunk" else None,
+        )
+    show_table(made)
+    say(
+        f"roof, measured in this run: copies {roof.bytes_per_second / 1e9:.3g} GB/s, "
+        f"{roof.dtype} products {roof.operations_per_second / 1e12:.3g} TFLOP/s"
+    )
+    say(
+        f"{report.chunks_per_second:.3g} chunks/s, {report.actions_per_second:.3g} actions/s; a "
+        f"chunk sustains control at {report.sustains_hertz:.3g} Hz, the spec wants "
+        f"{report.wants_hertz:g} Hz"
+    )
+    say(
+        f"first chunk {report.first_ms:.3g} ms; peak memory {report.peak_bytes / 1e9:.3g} GB "
+        f"({'tensors' if machine['device'] == 'cuda' else 'the whole process'})"
+    )
+    say(f"operations counted / closed formula: {report.closed_formula:.2f}")
+    if report.framework is not None:
+        say(f"framework: {100 * report.framework:.1f} % of a chunk is spent between the parts")
+    say("\nWhat each number is of", "bold")
+    shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"}
+    for stage in words:
+        if stage in shown:
+            say(f"  {stage}: {words[stage]}")

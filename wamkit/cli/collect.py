@@ -1,0 +1,105 @@
+"""`wamkit collect`: a scripted expert plays in a simulator, and its successes become a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import WamkitError
+from .options import Json
+from .output import emit, note, say, show_table, table
+from .playing import Env, EnvSettings, Processes, progress
+
+if TYPE_CHECKING:
+    from ..simulate.episodes import Attempt
+
+EXAMPLE = "wamkit collect metaworld:button-press-topdown-v3 --episodes 60 --out demos"
+
+
+def command(
+    env: Env,
+    out: Annotated[Path, typer.Option(help="Folder of the LeRobot data set to write.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Successful episodes to record.")] = 50,
+    noise: Annotated[
+        float,
+        typer.Option(min=0, help="Disturb what is done, in half ranges; recorded as intended."),
+    ] = 0.1,
+    linger: Annotated[int, typer.Option(min=0, help="Actions after the first success.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first attempt; then one by one.")] = 0,
+    processes: Processes = 2,
+    size: Annotated[
+        int | None, typer.Option(min=2, help="Height and width of pictures; as --env-set size=N.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Where it is seen from; as --env-set camera=NAME.")
+    ] = None,
+    env_settings: EnvSettings = None,
+    pictures: Annotated[
+        Literal["video", "image"],
+        typer.Option(help="Pictures in mp4 files, or unchanged within the tables."),
+    ] = "video",
+    add: Annotated[bool, typer.Option("--add", help="Add to a data set that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Record demonstrations of a scripted expert as a LeRobot data set.
+
+    Only successes are kept. The folder appears when all is done; Ctrl-C leaves nothing behind.
+    """
+    from ..simulate.collecting import collect, writer
+    from ..simulate.environment import choose
+    from ..simulate.hosting import Workers
+
+    short = {"size": size, "camera": camera}
+    settings = [f"{key}={value}" for key, value in short.items() if value is not None]
+    config = choose(env, [*settings, *(env_settings or [])])
+    if not add and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WamkitError(
+            f"{out} is there already",
+            f"choose another folder, or --add episodes to it with another --seed than {seed}",
+        )
+    begin = perf_counter()
+    with (
+        Workers(config, max(1, processes), apart=processes > 0) as workers,
+        progress("episodes", episodes) as (advance, log),
+        writer(out, workers.robot(), pictures) as made,
+    ):
+
+        def told(attempt: Attempt) -> None:
+            if attempt.success:
+                advance()
+            else:
+                log(f"seed {attempt.seed}: no success in {attempt.steps} actions, left out")
+
+        done = collect(workers, made, episodes, seed=seed, noise=noise, linger=linger, told=told)
+    spent = perf_counter() - begin
+    found: dict[str, Any] = {
+        "out": str(out),
+        "environment": env,
+        "episodes": done.episodes,
+        "frames": done.frames,
+        "attempts": done.attempts,
+        "success_rate": done.episodes / done.attempts,
+        "seeds": list(done.seeds),
+        "hertz": made.fps,
+        "seconds": spent,
+    }
+    if json:
+        emit(found)
+        return
+    rows = table("", "")
+    rows.show_header = False
+    for label, value in (
+        ("episodes", str(done.episodes)),
+        ("frames", str(done.frames)),
+        ("success of the expert", f"{done.episodes} of {done.attempts}"),
+        ("seeds", f"{done.seeds[0]} to {done.seeds[1]}"),
+        ("frames a second", f"{made.fps:g} recorded, {done.frames / spent:.0f} made"),
+        ("seconds", f"{spent:.1f}"),
+    ):
+        rows.add_row(label, value)
+    show_table(rows)
+    say(f"wrote {out}")
+    note(f"look at it: wamkit data show {out}")

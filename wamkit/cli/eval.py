@@ -1,0 +1,255 @@
+"""`wamkit eval`: a policy, or a baseline, in closed loop in a simulator; how often it succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import SpecError, WamkitError
+from .options import Device, Json, Overrides
+from .output import emit, note, say, show_table, table
+from .playing import EnvOption, EnvSettings, Processes, progress
+
+if TYPE_CHECKING:
+    from ..data import Writer
+    from ..simulate.acting import Actor
+    from ..simulate.episodes import Attempt
+    from ..simulate.hosting import Workers
+
+EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
+
+BASELINES = ("random", "expert")
+
+
+def command(
+    policy: Annotated[
+        str, typer.Argument(metavar="POLICY", help="A saved policy, or `random` or `expert`.")
+    ],
+    env: EnvOption,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 20,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Of the first episode; then one by one. `collect` begins at 0."),
+    ] = 1000,
+    replan: Annotated[
+        int | None,
+        typer.Option(min=1, help="Actions executed of each chunk; by default half of them."),
+    ] = None,
+    processes: Processes = 2,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--choice",
+            metavar="NAME=VALUE",
+            help="What the paradigm leaves to the caller; may be repeated.",
+        ),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VIEW=CAMERA", help="Which camera a view of the policy looks through."
+        ),
+    ] = None,
+    env_settings: EnvSettings = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Folder for films and eval.json; beside the real future the imagined."),
+    ] = None,
+    film: Annotated[Literal["mp4", "gif"], typer.Option(help="What films are written as.")] = "mp4",
+    dataset: Annotated[
+        Path | None, typer.Option(help="Write the episodes as a LeRobot data set too.")
+    ] = None,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Play episodes with a policy and say how often it succeeds.
+
+    The interval is Wilson's, of 95 %. The same seeds give the same result.
+    """
+    from ..simulate.environment import choose
+    from ..simulate.filming import shoot
+    from ..simulate.hosting import Workers
+    from ..simulate.scoring import latencies, summary
+
+    config = choose(env, env_settings or [])
+    baseline = policy in BASELINES
+    if baseline and (replan or choice or view or overrides):
+        raise WamkitError(
+            f"--replan, --choice, --view and --set have no meaning for {policy}", "leave them out"
+        )
+    for folder, label in ((record, "--record"), (dataset, "--dataset")):
+        if folder is not None and folder.exists() and any(folder.iterdir()):
+            raise WamkitError(f"{folder} is there already", f"choose another folder for {label}")
+    keep = record is not None or dataset is not None
+    attempts: list[Attempt] = []
+    seconds: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        count = max(1, min(processes, episodes))
+        workers = stack.enter_context(Workers(config, count, apart=processes > 0))
+        robot, every = workers.robot(), 1
+        actor: Actor | None = None
+        if not baseline:
+            actor = _actor(policy, workers, replan, choice, view, overrides, device, record)
+            every = actor.policy.spec.video.every
+        made: Writer | None = None
+        if dataset is not None:
+            from ..simulate.collecting import writer
+
+            made = stack.enter_context(writer(dataset, robot, "video"))
+        advance, _ = stack.enter_context(progress("episodes", episodes))
+        seeds = range(seed, seed + episodes)
+        for attempt in _played(workers, seeds, policy, actor, keep, seconds):
+            if record is not None:
+                word = "success" if attempt.success else "failure"
+                shoot(attempt, record / f"{attempt.seed}_{word}.{film}", robot.hertz, every)
+            if made is not None:
+                _add(made, attempt)
+            attempts.append(_light(attempt))
+            advance()
+    attempts.sort(key=lambda attempt: attempt.seed)
+    found: dict[str, Any] = {
+        "policy": policy,
+        "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
+        "hertz": robot.hertz,
+        **summary(attempts),
+    }
+    if actor is not None:
+        latency = latencies(seconds)
+        spent = (latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]) / 1000
+        found |= {
+            "replan": actor.replan,
+            "chunk": actor.policy.spec.actions.chunk,
+            "batch": len(workers),
+            "latency_ms": latency,
+            "control_rate": actor.replan / spent,
+            "normalized": actor.policy.actions.statistics is None,
+        }
+    if record is not None:
+        from json import dumps
+
+        record.mkdir(parents=True, exist_ok=True)
+        (record / "eval.json").write_text(dumps(found, indent=2) + "\n")
+    if json:
+        emit(found)
+        return
+    _draw(found)
+    if found.get("normalized"):
+        note("the policy has no statistics: its actions are in normalized units")
+    for folder in (record, dataset):
+        if folder is not None:
+            say(f"wrote {folder}")
+
+
+def _actor(
+    policy: str,
+    workers: Workers,
+    replan: int | None,
+    choice: list[str] | None,
+    view: list[str] | None,
+    overrides: list[str] | None,
+    device: str,
+    record: Path | None,
+) -> Actor:
+    """The policy, loaded when everything fits. Raises SpecError with all that does not."""
+    from ..build import resolve
+    from ..simulate.fitting import conflicts, views_of
+    from .inputs import loaded
+
+    folder = Path(policy)
+    if not folder.is_dir():
+        raise WamkitError(
+            f"no saved policy at {policy}",
+            "name the folder of one, or a baseline: random or expert",
+        )
+    spec = resolve(folder, overrides or [])
+    named, robot = _pairs("--view", view), workers.robot()
+    streams = spec.paradigm.build().streams
+    steps = replan or (spec.actions.chunk if streams else max(1, spec.actions.chunk // 2))
+    if found := list(conflicts(spec, robot, named, steps, streams)):
+        raise SpecError(found, f"{policy} in this environment")
+    from ..simulate.acting import Actor
+
+    made, notes = loaded(folder, spec, device, overrides or [])
+    for line in notes:
+        note(line)
+    choices = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
+    imagine = record is not None
+    return Actor(made, views_of(spec, robot, named), steps, choices, imagine=imagine)
+
+
+def _played(
+    workers: Workers,
+    seeds: range,
+    policy: str,
+    actor: Actor | None,
+    keep: bool,
+    seconds: dict[str, list[float]],
+) -> Iterator[Attempt]:
+    """The episodes, as they end; what a policy spent is added to `seconds`."""
+    from ..simulate.rolling import evaluate, play
+
+    if actor is None:
+        yield from play(workers, seeds, policy, keep=keep)
+    else:
+        yield from evaluate(workers, seeds, actor, seconds, keep=keep)
+
+
+def _light(attempt: Attempt) -> Attempt:
+    """The attempt without its pictures."""
+    from dataclasses import replace
+
+    return replace(attempt, frames=(), imagined={}, last=None)
+
+
+def _add(made: Writer, attempt: Attempt) -> None:
+    from ..simulate.collecting import add
+
+    add(made, attempt)
+
+
+def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` words as a dictionary."""
+    found = {}
+    for word in words or []:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise WamkitError(f"{option} {word!r} has no '='", f"write {option} NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none or a word, as TOML and YAML read it."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def _draw(found: dict[str, Any]) -> None:
+    """The findings as a table."""
+    low, high = found["interval_95"]
+    rows = [
+        ("success", f"{found['successes']} of {found['episodes']}"),
+        ("success rate", f"{found['success_rate']:.1%}, 95 % in [{low:.1%}, {high:.1%}]"),
+        ("return", f"{found['return']:.2f}"),
+        ("actions", f"{found['steps']:.1f}"),
+    ]
+    if found["steps_to_success"] is not None:
+        rows.append(("actions to success", f"{found['steps_to_success']:.1f}"))
+    rows.append(("seeds", f"{found['seeds'][0]} to {found['seeds'][-1]}"))
+    for stage, times in found.get("latency_ms", {}).items():
+        rows.append((f"{stage}, ms", f"{times['p50']:.1f} (95 % below {times['p95']:.1f})"))
+    if "control_rate" in found:
+        rate = f"{found['control_rate']:.0f} actions a second, the robot takes {found['hertz']:g}"
+        rows.append(("control rate", rate))
+        rows.append(("executed", f"{found['replan']} of {found['chunk']} actions of each chunk"))
+    made = table("", "")
+    made.show_header = False
+    for row in rows:
+        made.add_row(*row)
+    show_table(made)
