@@ -1,135 +1,147 @@
-"""Time Fast-WAM's published size with random weights on a GPU, and check what the cache promises.
+"""Time published systems at their sizes with random weights on a GPU, each against its floor.
 
-    python benchmarks/published_sizes.py
+    python benchmarks/published_sizes.py [NAME ...] [--seconds 560]
     python benchmarks/published_sizes.py --tiny      # the same at toy size on the CPU
 
-Needs a CUDA device with 24 GB; without one it says so and ends. Times are of the model in eager
-mode, from pictures on the device to normalized actions, in milliseconds: medians of 20 after 3 runs
-that are not counted. Text comes from the byte encoder at the width of UMT5: the published encoder
-runs once per instruction and is not part of any published latency either.
+Needs a CUDA device; without one it says so and ends. For each spec of examples/ and each mode: what
+`wamkit bench` measures of a chunk, and whether a cached step gives what the full pass gives. Text
+comes from the byte encoder at the width of the published one, which runs once for an instruction
+and is part of no published latency. No system is begun after `--seconds`; a policy that does not
+fit the memory, or cannot run in a mode, is a row that says so.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
+import argparse
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import wamkit
-from wamkit.interfaces.paradigm import remember
-from wamkit.policy import Policy
-from wamkit.scenes import blank, vae_dtype
-from wamkit.trial import batch_of, observation
-from wamkit.types import Noisy, Scene
+from wamkit.bench import Report, machine, measure
+from wamkit.errors import WamkitError
+from wamkit.modes import MODES, compiler
+from wamkit.policy import Policy, generator
+from wamkit.replay import uncached
+from wamkit.scenes import blank
+from wamkit.spec import parse, read
+from wamkit.trial import observation
 
-SPEC = Path(__file__).parent.parent / "examples" / "fastwam.toml"
-BYTES = {"name": "bytes", "length": 127, "embedding": 4096}
-
-
-def median_ms(run: Callable[[], Any], device: torch.device, *, count: int = 20) -> float:
-    """Milliseconds of one run, the device idle before and after it."""
-    times = []
-    for _ in range(count + 3):
-        _wait(device)
-        start = time.perf_counter()
-        run()
-        _wait(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[3:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SYSTEMS = (
+    "fastwam",
+    "fastwam_joint",
+    "fastwam_idm",
+    "image_wam_4b",
+    "efficient_wam",
+    "light_wam",
+    "cosmos_policy",
+    "fastwam_on_ltx",
+    "fastwam_on_cosmos",
+)
 
 
-def build(variant: str, vae: str, device: str, *, tiny: bool) -> Policy:
-    """The composition of examples/fastwam.toml around one backbone, random weights, bfloat16."""
-    from wamkit.spec import read
-
-    raw = read(SPEC) | {"text_encoder": BYTES, "vae": {"name": vae}}
-    raw["backbone"] = {"name": "wan", "variant": variant}
-    raw["action_head"] = raw["action_head"] | {"init": "random"}
+def build(name: str, device: str, *, tiny: bool) -> Policy:
+    """The composition of an example with random weights and a text encoder without files."""
+    raw = dict(read(EXAMPLES / f"{name}.toml"))
+    text = parse(raw, name).text_encoder
+    raw["text_encoder"] = {"name": "bytes", "length": text.max_tokens - 1, "embedding": text.width}
+    if raw["action_head"].get("init") == "video":
+        raw["action_head"] = raw["action_head"] | {"init": "random"}
     with torch.device(device):  # random weights are drawn where they are needed
         return wamkit.build(raw, tiny=tiny, device=device)
 
 
 @torch.no_grad()
-def rows(policy: Policy) -> dict[str, float]:
-    """What is timed, in milliseconds, and the error of the cached step."""
-    seen, device = observation(policy.spec, batch=1), policy.device
-    scene = blank(policy, seen)
-    images = {k: v.to(device) for k, v in seen.images.items()}
-    canvas = policy.cameras.canvas(images).to(vae_dtype(policy))
-    now = scene.without("video")
-    cache, rest = remember(policy.model, now, policy.paradigm.sees)
-    assert scene.action is not None and scene.video is not None
-    level = torch.full((1,), 0.5, device=device)
-    step = rest.with_(action=Noisy(scene.action.x, level))
-
-    def loop() -> None:
-        rng = torch.Generator().manual_seed(0)
-        policy.paradigm.act(policy.model, scene, policy.schedules, rng)
-
-    full = policy.model(_with_context(scene, step.action)).action
-    cached = policy.model(step, cache=cache).action
-    assert full is not None and cached is not None
-    runs: dict[str, Callable[[], Any]] = {
-        "VAE, one frame": lambda: policy.vae.encode(canvas),
-        "prefill": lambda: remember(policy.model, now, policy.paradigm.sees),
-        "one action step": lambda: policy.model(step, cache=cache),
-        "prefill and 10 steps": loop,
-        "policy.act": lambda: policy.act(seen, seed=0),
-    }
-    found = {name: median_ms(run, device) for name, run in runs.items()}
-    error = float((full - cached).norm() / full.norm())
-    return found | {"cached against full, relative": error}
+def error(policy: Policy) -> float:
+    """How far actions with caches are from those without any, relative."""
+    scene = blank(policy, observation(policy.spec, batch=1, frames=policy.spec.video.context))
+    fast = policy.decide(scene, seed=0).action.float()
+    slow = policy.paradigm.act(
+        uncached(policy.guided(1)), scene, policy.schedules, generator(0)
+    ).action.float()
+    return float((fast - slow).norm() / slow.norm())
 
 
-def _with_context(scene: Scene, action: Noisy | None) -> Scene:
-    assert scene.video is not None
-    return scene.with_(video=scene.video.only("context"), action=action)
+def modes(device: str) -> Iterator[str]:
+    """Those that this machine can run in."""
+    for mode in MODES:
+        if (mode != "graph" or device == "cuda") and (mode != "compile" or compiler()):
+            yield mode
 
 
-def training_ms(policy: Policy) -> float:
-    """One forward and backward pass of a batch of 4."""
-    batch = batch_of(policy.spec, size=4)
+def cells(report: Report) -> list[str]:
+    """One report as a row of the table."""
+    prefill = [row.median_ms for row in report.rows if row.stage.startswith("prefill")]
+    steps = [row for row in report.rows if row.stage.startswith("step")]
+    per_step = sum(r.calls * r.median_ms for r in steps) / max(1, sum(r.calls for r in steps))
+    vae = [row.median_ms for row in report.rows if row.stage == "VAE"]
+    chunk = report.chunk
+    return [
+        f"{sum(vae):.1f}",
+        f"{sum(prefill):.1f}" if prefill else "-",
+        f"{per_step:.2f}" if steps else "-",
+        f"{chunk.median_ms:.1f}",
+        f"{chunk.p95_ms:.1f}",
+        f"{chunk.floor_ms:.1f}",
+        f"{chunk.times_floor:.2f}x" if chunk.times_floor else "-",
+        f"{chunk.operations / 1e12:.2f}",
+        f"{report.sustains_hertz:.0f}",
+        f"{report.peak_bytes / 1e9:.1f}",
+        f"{report.first_ms / 1000:.1f}",
+    ]
 
-    def run() -> None:
-        policy.loss(batch, seed=0).total.backward()
-        policy.zero_grad(set_to_none=True)
 
-    return median_ms(run, policy.device, count=3)
+def rows(name: str, device: str, *, tiny: bool) -> Iterator[str]:
+    """The table's rows for one system, one for each mode."""
+    try:
+        policy = build(name, device, tiny=tiny)
+        apart = f"{error(policy):.0e}"
+    except (WamkitError, torch.OutOfMemoryError) as problem:
+        yield f"| {name} | - | " + str(problem).splitlines()[0] + " |"
+        return
+    for mode in modes(device):
+        try:
+            report = measure(policy, mode=mode, rounds=3 if tiny else 10, name=name)
+        except (WamkitError, torch.OutOfMemoryError) as problem:
+            yield f"| {name} | {mode} | " + str(problem).splitlines()[0] + " |"
+            continue
+        yield f"| {name} | {mode} | " + " | ".join([*cells(report), apart]) + " |"
 
 
 def main() -> None:
-    tiny = "--tiny" in sys.argv[1:]
-    if not tiny and not torch.cuda.is_available():
+    given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    given.add_argument("names", nargs="*", default=SYSTEMS)
+    given.add_argument("--tiny", action="store_true")
+    given.add_argument("--seconds", type=float, default=560)
+    asked: Any = given.parse_args()
+    if not asked.tiny and not torch.cuda.is_available():
         print("no CUDA device: nothing to time")
         return
-    device = "cpu" if tiny else "cuda"
-    name = "CPU, toy size" if tiny else torch.cuda.get_device_name()
-    print(f"{name}, torch {torch.__version__}, wamkit {wamkit.__version__}, bfloat16, batch 1\n")
-    table = {}
-    for variant, vae in (("2.2-ti2v-5b", "wan2.2"), ("2.1-t2v-1.3b", "wan2.1")):
-        policy = build(variant, vae, device, tiny=tiny)
-        table[variant] = rows(policy) | {"training step, batch 4": training_ms(policy)}
-        if not tiny:
-            table[variant]["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
-            del policy
+    device = "cpu" if asked.tiny else "cuda"
+    about, begin = machine(torch.device(device)), time.perf_counter()
+    size = "toy size" if asked.tiny else "published sizes"
+    print(
+        f"{about['name']}, torch {about['torch']}, wamkit {about['wamkit']}, {about['date']}, "
+        f"{size}, random weights, batch 1; milliseconds\n"
+    )
+    columns = "system|mode|VAE|prefill|a step|chunk|p95|floor|over floor|TFLOP|sustains Hz|peak GB"
+    columns += "|first chunk s|cached against full"
+    print(f"| {columns.replace('|', ' | ')} |")
+    print("|---" * (columns.count("|") + 1) + "|")
+    for name in asked.names:
+        if time.perf_counter() - begin > asked.seconds:
+            print(f"| {name} | - | not begun: {asked.seconds:.0f} s were over |")
+            continue
+        for row in rows(name, device, tiny=asked.tiny):
+            print(row, flush=True)
+        gc.collect()
+        if device == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    columns = list(table)
-    print("| milliseconds |" + "".join(f" {c} |" for c in columns))
-    print("|---|" + "---|" * len(columns))
-    for row in table[columns[0]]:
-        form = "{:.1e}" if "relative" in row else "{:.1f}"
-        print(f"| {row} |" + "".join(f" {form.format(table[c][row])} |" for c in columns))
 
 
 if __name__ == "__main__":

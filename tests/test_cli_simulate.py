@@ -17,20 +17,21 @@ Wamkit = Callable[..., tuple[int, str, str]]
 
 METAWORLD = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is missing")
 TASK = "metaworld:button-press-topdown-v3"
+PUSHT = pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is missing")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy for Meta-World's robot with random weights."""
+    """A policy for PushT with random weights."""
     raw = {
         "backbone": {"name": "toy", "depth": 1, "heads": 2, "head_size": 8, "patch": 1},
         "vae": {"name": "pixel_shuffle", "strides": [1, 16, 16]},
         "text_encoder": {"name": "bytes"},
         "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
-        "actions": {"chunk": 8, "hertz": 80, "groups": [{"name": "hand", "size": 4}]},
-        "state": {"size": 4},
-        "cameras": {"views": [{"name": "corner2", "size": [32, 32]}]},
+        "actions": {"chunk": 8, "hertz": 10, "groups": [{"name": "disk", "size": 2}]},
+        "state": {"size": 2},
+        "cameras": {"views": [{"name": "top", "size": [32, 32]}]},
         "video": {"frames": 2, "every": 8},
         "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
     }
@@ -42,7 +43,7 @@ def test_demonstrations_are_collected_and_refused_a_second_time(
     wamkit: Wamkit, tmp_path: Path
 ) -> None:
     words = ("collect", TASK, "--episodes", 1, "--out", tmp_path / "d", "--size", 32)
-    code, out, _ = wamkit(*words, "--processes", 0, "--json")
+    code, out, _ = wamkit(*words, "--processes", 1, "--json")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 1 and found["hertz"] == 80
     recording = Recording(tmp_path / "d")
@@ -50,17 +51,14 @@ def test_demonstrations_are_collected_and_refused_a_second_time(
     assert recording.features["observation.images.corner2"].shape == (32, 32, 3)
     code, _, err = wamkit(*words)
     assert code == 2 and "is there already" in err and "--add" in err
-    more = ("--add", "--seed", found["seeds"][1] + 1, "--processes", 0)
-    assert wamkit(*words, *more)[0] == 0
-    assert len(Recording(tmp_path / "d").episodes) == 2
 
 
-@METAWORLD
+@PUSHT
 def test_a_policy_is_evaluated_filmed_and_recorded(
     wamkit: Wamkit, saved: Path, tmp_path: Path
 ) -> None:
     films, data = tmp_path / "films", tmp_path / "data"
-    words = ("eval", saved, "--env", TASK, "--episodes", 2, "--env-set", "max_steps=12")
+    words = ("eval", saved, "--env", "pusht", "--episodes", 2, "--env-set", "max_steps=12")
     words = (*words, "--env-set", "size=32", "--processes", 0, "--json")
     code, out, _ = wamkit(*words, "--record", films, "--dataset", data, "--film", "gif")
     found = json.loads(out)
@@ -74,19 +72,19 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     assert again["per_episode"] == found["per_episode"]
 
 
-@METAWORLD
+@PUSHT
 def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
-    words = ("eval", saved, "--env", TASK, "--env-set", "camera=corner3", "--processes", 0)
-    changed = ("--set", "actions.hertz=10", "--view", "corner2=corner", "--replan", 9)
+    words = ("eval", saved, "--env", "pusht", "--processes", 0)
+    changed = ("--set", "actions.hertz=80", "--view", "top=corner", "--replan", 9)
     code, _, err = wamkit(*words, *changed)
     assert code == 2 and "3 conflicts" in err
-    assert "view 'corner2' looks for camera 'corner'" in err and "--view corner2=corner3" in err
-    assert "the policy acts at 10 Hz, the environment at 80 Hz" in err
+    assert "view 'top' looks for camera 'corner'" in err and "--view top=top" in err
+    assert "the policy acts at 80 Hz, the environment at 10 Hz" in err
     assert "9 actions of a chunk of 8" in err
 
 
+@PUSHT
 def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> None:
-    pytest.importorskip("gym_pusht")
     code, _, err = wamkit("eval", "nobody", "--env", "pusht", "--processes", 0)
     assert code == 2 and "no saved policy at nobody" in err and "random or expert" in err
     code, _, err = wamkit("eval", "random", "--env", "pusht", "--replan", 4)
@@ -96,8 +94,8 @@ def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> 
     assert code == 2 and "is there already" in err
 
 
+@PUSHT
 def test_a_baseline_is_evaluated(wamkit: Wamkit) -> None:
-    pytest.importorskip("gym_pusht")
     words = ("--env", "pusht", "--episodes", 3, "--processes", 0, "--env-set", "max_steps=5")
     code, out, _ = wamkit("eval", "random", *words)
     assert code == 0 and "0 of 3" in out and "95 % in [0.0%, 56.1%]" in out

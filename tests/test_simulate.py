@@ -240,6 +240,13 @@ def test_only_successes_are_kept(tmp_path: Path) -> None:
     assert found.features["action"].names == ["dx"]
 
 
+def test_episodes_are_added_to_those_there(tmp_path: Path) -> None:
+    for seed in (0, 2):
+        with here() as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
+            collect(workers, made, 2, seed=seed)
+    assert len(Recording(tmp_path / "d").episodes) == 4
+
+
 def test_an_expert_that_fails_too_often_is_given_up(tmp_path: Path) -> None:
     with (
         pytest.raises(WamkitError, match="the expert solved 0 of 14 attempts, and 1 episodes"),

@@ -37,7 +37,19 @@ FLOORS = {
         "losses",
     },
     4: {"build", "policy", "folder", "scenes", "session", "modes", ""},
-    5: {"simulate", "testing", "trial", "replay", "scaffold", "data", "train", "cost", "slicing", "compositions", "bench"},
+    5: {
+        "simulate",
+        "testing",
+        "trial",
+        "replay",
+        "scaffold",
+        "data",
+        "train",
+        "cost",
+        "slicing",
+        "compositions",
+        "bench",
+    },
     6: {"cli", "__main__"},
 }
 PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}

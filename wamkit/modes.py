@@ -57,7 +57,7 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def compile_blocks(root: nn.Module) -> None:
+def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
     """Compile the regions of every block below `root`; blocks of a kind share what is compiled."""
     # A policy meets more shapes than dynamo's default of 8: prefill and steps of several roles.
     config = torch._dynamo.config
@@ -67,7 +67,7 @@ def compile_blocks(root: nn.Module) -> None:
         for name in regions(block):
             key = type(block), name
             if key not in made:
-                made[key] = _without_gradients(getattr(type(block), name))
+                made[key] = _without_gradients(getattr(type(block), name), backend)
             setattr(block, name, MethodType(made[key], block))
 
 
@@ -90,7 +90,7 @@ def regions(block: nn.Module) -> tuple[str, ...]:
     return getattr(block, "regions", REGIONS)
 
 
-def _without_gradients(method: Callable[..., Any]) -> Callable[..., Any]:
+def _without_gradients(method: Callable[..., Any], backend: str) -> Callable[..., Any]:
     """A method that runs compiled where gradients are off, and as written elsewhere."""
     assert isinstance(method, FunctionType)
     # A copy with a code object of its own: what one policy compiles does not count for another.
@@ -101,7 +101,7 @@ def _without_gradients(method: Callable[..., Any]) -> Callable[..., Any]:
         method.__defaults__,
         method.__closure__,
     )
-    compiled = torch.compile(own, fullgraph=True, dynamic=False)
+    compiled = torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
 
     def run(block: nn.Module, *args: Any) -> Any:
         if torch.is_grad_enabled():

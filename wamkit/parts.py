@@ -192,9 +192,7 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must build a backbone")
 
 
-def expect_resizable(
-    traits: Traits, layers: Sequence[int], heads: int, feed_forward: int
-) -> None:
+def expect_resizable(traits: Traits, layers: Sequence[int], heads: int, feed_forward: int) -> None:
     """Raise WamkitError unless a stack can be cut to these blocks, heads and feed-forward."""
     ascending = all(a < b for a, b in pairwise(layers))
     if not layers or not ascending or layers[0] < 0 or layers[-1] >= traits.depth:

@@ -234,11 +234,15 @@ def _beside(policy: Policy, seen: Observation, device: torch.device, rounds: int
 
 
 def _work(calls: Sequence[Call], mode: str) -> dict[str, tuple[int, int]]:
-    """Operations and bytes of one call of each stage; in a graph all passes are one call."""
+    """Operations and bytes of a call of each stage, on average: a first one may make what is kept.
+
+    In a graph all passes are one call.
+    """
     found: dict[str, tuple[int, int]] = {}
     for stage in dict.fromkeys(call.stage for call in calls):
         same = [call for call in calls if call.stage == stage]
-        found[stage] = same[-1].operations, same[-1].bytes
+        ops, moved = sum(call.operations for call in same), sum(call.bytes for call in same)
+        found[stage] = ops // len(same), moved // len(same)
     if mode == "graph":
         passes = [c for c in calls if c.stage.startswith(("prefill", "step"))]
         total = sum(c.operations for c in passes), sum(c.bytes for c in passes)

@@ -39,7 +39,8 @@ EnvSettings = Annotated[
 Processes = Annotated[
     int,
     typer.Option(
-        min=0, help="Simulators side by side, each in a process; 0 for one in this process."
+        min=0,
+        help="Simulators side by side, each in a process; 0 for one in this process, to debug.",
     ),
 ]
 

@@ -1,6 +1,6 @@
 """Training: one loop of plain torch, on one machine or many, that resumes exactly.
 
-`TrainConfig` says how, `train` does it, `plan` says beforehand what it will cost.
+`TrainConfig` says how, `trainer.train` does it, `plan.plan` says beforehand what it will take.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import fields, replace
 from hashlib import sha256
 from time import perf_counter
@@ -19,16 +20,21 @@ class Feed:
     def __init__(self, loader: Loader) -> None:
         self.loader, self.waited = loader, 0.0
         self.before = loader.state_dict()
-        self.whole: list[int] = []
         self._batches = self._endless()
 
     def next(self) -> Batch:
-        """The next batch; `before` is where the order was, `whole` its samples in all processes."""
-        self.before, self.whole = self.loader.state_dict(), self.loader.order.next()
+        """The next batch; `before` is where the order was."""
+        self.before = self.loader.state_dict()
         begin = perf_counter()
         batch = next(self._batches)
         self.waited += perf_counter() - begin
         return batch
+
+    def whole(self) -> list[int]:
+        """The samples of the last batch, those of all processes together."""
+        order = copy(self.loader.order)
+        order.epoch, order.position = self.before["epoch"], self.before["position"]
+        return order.next()
 
     def _endless(self) -> Iterator[Batch]:
         while True:

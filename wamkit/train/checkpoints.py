@@ -89,6 +89,7 @@ class RunFolder:
                 f"{self.place} was trained with another {' and another '.join(changed)}",
                 "resume with what it was begun with; see its spec.yaml and train.yaml",
             )
+        self.processes.wait()  # all have read before the first one writes
         if self.processes.first:
             (self.place / SETTINGS).write_text(yaml.safe_dump(told, sort_keys=False))
         return last.resolve()
@@ -116,7 +117,11 @@ class RunFolder:
             part.mkdir()
         self.processes.wait()
         write_state(state, part / STATE, self.processes)
-        whole = {name: full(value) for name, value in weights.items()}
+        whole: dict[str, Tensor] = {}
+        for name, value in weights.items():  # one at a time, and kept in one process alone
+            gathered = full(value)
+            if self.processes.first:
+                whole[name] = gathered.cpu()
         if self.processes.first:
             folder.save(policy, part / POLICY, whole)
             (part / RUN).write_text(json.dumps(dict(run), indent=1) + "\n")

@@ -244,8 +244,9 @@ class Trainer:
         for k, losses in enumerate(found):
             flags[self.processes.rank + k * world] = float(~torch.isfinite(losses[0]))
         bad = self.processes.mean(flags).nonzero().flatten().tolist()
-        chosen = [i for place in bad for i in self.feed.whole[place :: world * passes]]
-        moments = [self.samples.moment(i) for i in chosen or self.feed.whole]
+        whole = self.feed.whole()
+        chosen = [i for place in bad for i in whole[place :: world * passes]]
+        moments = [self.samples.moment(i) for i in chosen or whole]
         words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
         more = f" and {len(moments) - 8} more" if len(moments) > 8 else ""
         self.optimizer.zero_grad()

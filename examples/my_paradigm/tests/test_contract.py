@@ -1,8 +1,8 @@
 """wamkit's own contract tests, run on this paradigm."""
 
-from wamkit_my_paradigm import Glance
-
 from wamkit.testing import *  # noqa: F403
+
+from wamkit_my_paradigm import Glance
 
 PARTS = [Glance()]
 

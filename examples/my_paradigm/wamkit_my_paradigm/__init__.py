@@ -1,7 +1,11 @@
 """A paradigm of your own, the part that imports no torch: a table, and what runs."""
 
+from collections.abc import Callable
+from typing import Any
+
 from wamkit.hooks import hookimpl
-from wamkit.parts import ParadigmConfig, Stage
+from wamkit.parts import ParadigmConfig, Part, Stage
+from wamkit.visibility import Visibility
 
 
 class Glance(ParadigmConfig):
@@ -10,24 +14,22 @@ class Glance(ParadigmConfig):
     name: str = "glance"
 
     @property
-    def sees(self):
-        now = {"text", "context", "state"}
-        video = {role: {"text", "context"} for role in ("text", "context")} | {"state": now}
-        return video | {"target": now | {"target"}, "action": now | {"target", "action"}}
+    def sees(self) -> Visibility:
+        now = frozenset({"text", "context", "state"})
+        rows = dict.fromkeys(("text", "context"), now - {"state"}) | {"state": now}
+        return rows | {role: now | {"target", role} for role in ("target", "action")}
 
-    def program(self, spec):
-        steps = spec.schedules.action.steps
-        return (
-            Stage(roles=("text", "context", "target"), passes=1, does="glance at the future"),
-            Stage(roles=("action",), passes=steps, does="denoise the action against its keys"),
-        )
+    def program(self, spec: Any) -> tuple[Stage, ...]:
+        glance = Stage(roles=("text", "context", "target"), passes=1, does="glance at the future")
+        steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
+        return glance, Stage(roles=("action",), passes=steps, does="denoise against its keys")
 
-    def build(self):
+    def build(self) -> Any:
         from .paradigm import GlanceParadigm
 
         return GlanceParadigm(self.sees)
 
 
 @hookimpl
-def register(add):
+def register(add: Callable[[type[Part]], None]) -> None:
     add(Glance)

@@ -1,17 +1,17 @@
 """A paradigm of your own, the part that runs: one loop to act, one line to learn."""
 
+from typing import Any
+
 from wamkit.interfaces.paradigm import Paradigm, corrupt, denoise, remember, start
-from wamkit.types import Outcome
+from wamkit.types import Outcome, Scene, Target
+from wamkit.visibility import Visibility
 
 
 class GlanceParadigm(Paradigm):
-    """Denoises the action beside a future that stays noise; learns both at levels of their own."""
-
-    def __init__(self, sees):
+    def __init__(self, sees: Visibility) -> None:
         self.sees = sees
 
-    def act(self, model, scene, schedules, rng, **choices):
-        """Noise to normalized actions [B, N, A]."""
+    def act(self, model: Any, scene: Scene, schedules: Any, rng: Any, **choices: Any) -> Outcome:
         if "video" in scene.parts:
             scene = scene.put("video", start("video", scene, schedules, rng).x, 1.0)
         everything = ("text", "context", "state", "target")
@@ -19,6 +19,5 @@ class GlanceParadigm(Paradigm):
         runs = {"action": start("action", scene, schedules, rng)}
         return Outcome(denoise(model, rest, runs, cache).take("action"))
 
-    def corrupt(self, scene, schedules, rng):
-        """A noisy scene, and what to predict for it."""
+    def corrupt(self, scene: Scene, schedules: Any, rng: Any) -> tuple[Scene, Target]:
         return corrupt(scene, schedules, rng)

@@ -1,32 +1,39 @@
-"""Meta-World as an environment: decided by a seed, solved by its experts, seen the right way up."""
+"""Meta-World as an environment: decided by a seed, solved by its experts, seen the right way up.
+
+It renders in processes of its own alone: Mesa's software renderer and what torch imports of triton
+both bring an LLVM, and a process with both may crash.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 from wamkit_metaworld import MetaWorld
 from wamkit_metaworld.tasks import TASKS
 
-from wamkit.simulate import Host
+from wamkit.simulate import Workers
 from wamkit.simulate.contract import expect_environment
 
-# Not importorskip: who imports mujoco decides how it renders, and that is for the environment.
+# Not importorskip: who imports mujoco first decides how it renders.
 pytestmark = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")
 
 
 def test_it_keeps_the_contract() -> None:
-    expect_environment(MetaWorld(task="reach-v3", size=32))
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(expect_environment, MetaWorld(task="reach-v3", size=32)).result()
 
 
 def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
-    host = Host(MetaWorld(size=32))
-    attempt = host.play(0, "expert", 0.1, 4, True)
-    host.close()
+    with Workers(MetaWorld(size=32), 1) as workers:
+        robot = workers.robot()
+        workers.ask(0, "play", 0, "expert", 0.1, 4, True)
+        attempt = workers.answer(0)
     assert attempt.success and attempt.steps < 120
     assert attempt.instruction == "press the button from above"
-    robot = host.robot()
     assert robot.hertz == 80 and robot.cameras == {"corner2": (32, 32)}
     hand = np.stack([frame.seen.state for frame in attempt.frames])
     assert np.ptp(hand[:, 2]) > 0.02  # the hand goes up and down

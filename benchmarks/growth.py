@@ -1,0 +1,98 @@
+"""How the time of a chunk grows with the work: tokens, frames, steps, batch and layers.
+
+    python benchmarks/growth.py [FOLDER]
+
+A small composition around the toy backbone, one size multiplied at a time by 1, 2, 4 and 8, on the
+CPU: medians of 5 from latents to actions, all sizes in turn, and the operations that were counted.
+Writes one picture for each paradigm into FOLDER (benchmarks/plots), time over that of factor 1.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import wamkit
+from wamkit.bench import machine
+from wamkit.chart import lines, write
+from wamkit.cost import Counter
+from wamkit.scenes import blank
+from wamkit.spec import override, read
+from wamkit.trial import observation
+
+SPEC = Path(__file__).parent.parent / "examples" / "toy.toml"
+FACTORS = (1, 2, 4, 8)
+
+
+def sized(paradigm: str, axis: str, factor: int) -> tuple[dict[str, Any], int]:
+    """A spec with one size multiplied, and its batch."""
+    sizes = {"tokens": 1, "frames": 1, "steps": 1, "batch": 1, "layers": 1} | {axis: factor}
+    raw = dict(read(SPEC)) | {"paradigm": {"name": paradigm}}
+    raw["cameras"] = {"views": [{"name": "front", "size": [64, 64 * sizes["tokens"]]}]}
+    return override(
+        raw,
+        [
+            f"backbone.depth={2 * sizes['layers']}",
+            f"video.frames={1 + 4 * sizes['frames']}",
+            f"schedules.action.steps={2 * sizes['steps']}",
+            f"schedules.video.steps={2 * sizes['steps']}",
+        ],
+    ), sizes["batch"]
+
+
+@torch.no_grad()
+def grown(paradigm: str, axis: str) -> list[tuple[int, float, float]]:
+    """factor, median seconds and operations of a chunk."""
+    ready = []
+    for factor in FACTORS:
+        raw, batch = sized(paradigm, axis, factor)
+        policy = wamkit.build(raw)
+        scene = blank(policy, observation(policy.spec, batch=batch))
+        with Counter() as counter:
+            policy.decide(scene, seed=0)
+        ready.append((policy, scene, counter.operations))
+    times: list[list[float]] = [[] for _ in ready]
+    for _ in range(5):
+        for i, (policy, scene, _) in enumerate(ready):
+            start = time.perf_counter()
+            policy.decide(scene, seed=0)
+            times[i].append(time.perf_counter() - start)
+    return [
+        (factor, statistics.median(t), float(work))
+        for factor, t, (_, _, work) in zip(FACTORS, times, ready, strict=True)
+    ]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "plots"
+    about = machine(torch.device("cpu"))
+    print(
+        f"{about['name']}, {about['threads']} threads, load {about['load']}, torch "
+        f"{about['torch']}, {about['date']}\n"
+    )
+    print(
+        "| paradigm | grows | ms at 1 | " + " | ".join(f"time at {f}" for f in FACTORS[1:]), end=""
+    )
+    print(" | " + " | ".join(f"work at {f}" for f in FACTORS[1:]) + " |")
+    print("|---" * (3 + 2 * len(FACTORS[1:])) + "|")
+    for paradigm in ("single_pass", "joint"):
+        series: dict[str, list[tuple[float, float]]] = {}
+        for axis in ("tokens", "frames", "steps", "batch", "layers"):
+            found = grown(paradigm, axis)
+            _, base, work = found[0]
+            series[axis] = [(float(f), seconds / base) for f, seconds, _ in found]
+            cells = [f"{s / base:.2f}x" for _, s, _ in found[1:]]
+            cells += [f"{w / work:.2f}x" for _, _, w in found[1:]]
+            print(f"| {paradigm} | {axis} | {1000 * base:.1f} | " + " | ".join(cells) + " |")
+        picture = lines(series, x="times as many", y=f"{paradigm}: time of a chunk, relative")
+        write(folder / f"growth_{paradigm}.svg", picture)
+    print(f"\nwrote {folder}/growth_*.svg")
+
+
+if __name__ == "__main__":
+    main()

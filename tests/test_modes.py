@@ -1,0 +1,183 @@
+"""The ways a policy can run give the same chunk, and say so where one cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import wamkit
+from wamkit import modes
+from wamkit.compositions import Cell, matrix
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy, generator
+from wamkit.scenes import blank
+from wamkit.trial import batch_of, observation
+
+CELLS = [c for c in matrix() if c.runs]
+HEADS = [c for c in CELLS if (c.backbone, c.paradigm) == ("toy", "single_pass")]
+PARADIGMS = [c for c in CELLS if (c.backbone, c.action_head) == ("toy", "mot")]
+BACKBONES = [c for c in CELLS if (c.action_head, c.paradigm) == ("mot", "single_pass")]
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.backbone}-{cell.action_head}-{cell.paradigm}"
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found / scale, expected / scale, atol=2e-5, rtol=0)
+
+
+def graphs() -> int:
+    """How many regions were compiled so far."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("cell", {_name(c): c for c in [*BACKBONES, *HEADS, *PARADIGMS]}.values(), ids=_name)
+def test_compiled_regions_compute_the_same_and_are_compiled_once(cell: Cell) -> None:
+    # Without code generation: what is tested is that regions are whole, and need no second look.
+    policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
+    expected = policy.act(seen, seed=0).values
+    modes.compile_blocks(policy, backend="eager")
+    before = graphs()
+    close(policy.act(seen, seed=0).values, expected)
+    after = graphs()
+    assert before < after <= before + 12
+    close(policy.act(seen, seed=0).values, expected)
+    assert graphs() == after
+    modes.as_written(policy)
+    assert torch.equal(policy.act(seen, seed=0).values, expected)
+
+
+@pytest.mark.skipif(modes.compiler() is None, reason="torch.compile needs a C++ compiler")
+def test_generated_code_computes_the_same() -> None:
+    cell = next(c for c in HEADS if c.action_head == "mot")
+    policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
+    expected = policy.act(seen, seed=0).values
+    policy.set_mode("compile")
+    close(policy.act(seen, seed=0).values, expected)
+    policy.set_mode("eager")
+    assert torch.equal(policy.act(seen, seed=0).values, expected)
+
+
+def test_training_runs_as_written_in_every_mode() -> None:
+    cell = next(c for c in HEADS if c.action_head == "mot")
+    policy, batch = Policy.from_spec(cell.spec), batch_of(cell.spec)
+    expected = policy.loss(batch, seed=0).total
+    modes.compile_blocks(policy, backend="eager")
+    before = graphs()
+    assert torch.equal(policy.loss(batch, seed=0).total, expected) and graphs() == before
+
+
+def test_what_is_compiled_is_not_saved(tmp_path: Any) -> None:
+    cell = next(c for c in HEADS if c.action_head == "mot")
+    policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
+    expected = policy.act(seen, seed=0).values
+    modes.compile_blocks(policy, backend="eager")
+    again = Policy.load(policy.save(tmp_path / "policy"))
+    assert again.mode == "eager" and torch.equal(again.act(seen, seed=0).values, expected)
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: operations are written down, and replayed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        # Numbers become what they are now, as a recorded graph would have them.
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, dict(kwargs or {}), out))
+        return out
+
+    def replay(self) -> None:
+        for func, args, kwargs, out in self.calls:
+            new = func(*args, **kwargs)
+            for old, fresh in zip(tree_leaves(out), tree_leaves(new), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != fresh.data_ptr():
+                    old.copy_(fresh)
+
+
+def taped(run: Callable[[], None]) -> Callable[[], None]:
+    with Tape() as tape:
+        run()
+    return tape.replay
+
+
+DECIDES = ("adaptive",)  # by what it computes: nothing of that can be recorded
+
+
+@pytest.mark.parametrize(
+    "cell",
+    {_name(c): c for c in [*PARADIGMS, *HEADS] if c.paradigm not in DECIDES}.values(),
+    ids=_name,
+)
+@torch.no_grad()
+def test_a_recording_acts_on_new_pictures_with_new_noise(cell: Cell) -> None:
+    policy = Policy.from_spec(cell.spec)
+    act = policy._acted({})
+    first, other = (blank(policy, observation(cell.spec, seed=seed)) for seed in (0, 1))
+    recorded = modes.Recorded(act, first, generator(0), taped)
+    for scene, seed in ((first, 0), (other, 5), (first, 5)):
+        close(recorded(scene, generator(seed)).action, act(scene, generator(seed)).action)
+
+
+def test_scenes_of_one_shape_share_a_recording() -> None:
+    policy = Policy.from_spec(HEADS[0].spec)
+    small, same, large = (
+        blank(policy, observation(policy.spec, batch=n, seed=s))
+        for n, s in ((1, 0), (1, 1), (2, 0))
+    )
+    assert modes.signature(small, {}) == modes.signature(same, {})
+    assert modes.signature(small, {}) != modes.signature(large, {})
+    assert modes.signature(small, {}) != modes.signature(small, {"fast": True})
+
+
+def test_a_graph_is_refused_where_there_is_no_cuda_device() -> None:
+    with pytest.raises(WamkitError) as found:
+        wamkit.build("examples/toy.toml", tiny=True, mode="graph")
+    assert str(found.value) == (
+        "a CUDA graph needs a CUDA device, and the policy is on cpu\n"
+        'hint: choose mode "compile" or "eager", or build the policy with device="cuda"'
+    )
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest() -> None:
+    with pytest.raises(WamkitError, match="no mode is called 'compiled'") as found:
+        modes.check_mode("compiled", torch.device("cpu"))
+    assert "did you mean 'compile'" in str(found.value)
+
+
+def test_without_a_compiler_the_error_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(WamkitError, match="and none was found"):
+        modes.check_mode("compile", torch.device("cpu"))
+
+
+class Keeping(nn.Module):
+    """A block that does more than compute."""
+
+    def project(self, x: Tensor, cond: Any) -> Tensor:
+        print("project")
+        return x
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
+        return attended
+
+
+@torch.no_grad()
+def test_a_block_that_cannot_be_compiled_is_named() -> None:
+    block = Keeping()
+    modes.compile_blocks(nn.ModuleList([block]), backend="eager")
+    with pytest.raises(WamkitError, match=r"Keeping\.project cannot be compiled"):
+        block.project(torch.zeros(1), None)
