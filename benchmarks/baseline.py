@@ -6,7 +6,7 @@ The plain ways are what published repositories do: one boolean mask over all tok
 words' keys and the positions computed anew in every pass. `no cache` passes the observed frames
 with every action step; `joined cache` keeps their keys, and joins them with the new ones in every
 layer of every step. From latents to normalized actions, 10 steps, batch 1, random weights, CPU,
-float32. Medians of 9 in turn.
+float32. Medians of 7 in turn.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def plainly(policy: Policy, scene: Scene, *, cached: bool) -> Tensor:
 
 
 @torch.no_grad()
-def compared(policy: Policy, count: int = 9) -> Mapping[str, tuple[float, float]]:
+def compared(policy: Policy, count: int = 7) -> Mapping[str, tuple[float, float]]:
     """way -> median seconds, and the largest difference of its actions from the first way's."""
     scene = blank(policy, observation(policy.spec, batch=1))
     fast = small(policy.spec.backbone.traits.width, policy.spec.backbone.traits.depth)

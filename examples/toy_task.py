@@ -1,10 +1,9 @@
-"""The task that examples 04 to 06 learn: a dot goes to the target that the instruction names.
+"""The task that examples 04 to 06 learn: a dot goes to a target that it must see.
 
-      +---------------+     pictures       from above, 24 x 24 pixels: now, and halfway
-      |      red      |     instruction    "go to red"
-      | o~~~~~~^      |     actions        8 velocities (x, y) in fields a second, one second long
-      |         blue  |     answer         known: a straight line, or an arc to either side
-      +---------------+
+      +---------------+     pictures    from above, 24 x 24 pixels: now, and halfway
+      |       x       |     state       where the dot is now (x, y); where to go is in the picture
+      | o~~~~~^       |     actions     8 velocities (x, y) in fields a second, one second long
+      +---------------+     answer      known: a straight line, or an arc to either side
 
 Everything is made with numpy from a seed, so that there is always more data, and an error in units
 that mean something: how far from the answer the dot would travel, in fields.
@@ -23,14 +22,11 @@ from torch import Tensor
 import wamkit
 
 SIZE, STEPS = 24, 8  # pixels of a side, actions in a chunk
-import os
-LR=float(os.environ.get("LR","1e-3"))
-COLORS = {"red": (255, 60, 60), "green": (60, 255, 60), "blue": (80, 80, 255)}
 PICTURES = (0, STEPS // 2)  # places on the way at which a picture is taken
 
 SPEC: dict[str, Any] = {
     "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
-    "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every picture is 4 x 4 latents
+    "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every picture is 3 x 3 latents
     "text_encoder": {"name": "bytes", "length": 12},
     "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
@@ -47,27 +43,28 @@ SPEC: dict[str, Any] = {
         for part in ("video", "action")
     },
 }
-"""A policy of half a million weights; every key is as in the .toml files beside this one."""
+"""A policy of 0.3 million weights; every key is as in the .toml files beside this one."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
     """What was seen and done, and all that could have been done as well."""
 
-    pictures: Tensor  # [B, 3, 3, SIZE, SIZE] uint8: B clips of three pictures in three colors
-    prompts: list[str]  # B
+    pictures: Tensor  # [B, 2, 3, SIZE, SIZE] uint8: B clips of two pictures in three colors
     ways: Tensor  # [B, W, STEPS + 1, 2] places of the dot on each of W right ways, in [0, 1]
     actions: Tensor  # [B, STEPS, 2] fields a second, along one of the ways
 
     def batch(self, rows: Tensor) -> wamkit.Batch:
         """Some of them as a training batch."""
-        prompts, state = [self.prompts[i] for i in rows], self.ways[rows, 0, 0]
-        seen = wamkit.Observation({"top": self.pictures[rows]}, prompts, state)
-        return wamkit.Batch(seen, self.actions[rows])
+        return wamkit.Batch(self._seen(self.pictures[rows], rows), self.actions[rows])
 
     def observation(self) -> wamkit.Observation:
-        """What a policy is told of all of them: the first picture and the instruction."""
-        return wamkit.Observation({"top": self.pictures[:, :1]}, self.prompts, self.ways[:, 0, 0])
+        """What a policy is told of all of them: the first picture, its place, the instruction."""
+        return self._seen(self.pictures[:, :1], torch.arange(len(self.actions)))
+
+    def _seen(self, pictures: Tensor, rows: Tensor) -> wamkit.Observation:
+        prompts, state = ["go to red"] * len(rows), self.ways[rows, 0, 0]
+        return wamkit.Observation({"top": pictures}, prompts, state)
 
     def errors(self, actions: Tensor) -> Tensor:
         """How far from the nearest right way the dot would be, on average over its way [B]."""
@@ -75,44 +72,43 @@ class Demonstrations:
         return (went - self.ways[:, :, 1:]).norm(dim=-1).mean(-1).amin(1)
 
 
-def demonstrations(count: int, seed: int, *, targets: int = 1, arcs: bool = False) -> Any:
-    """`count` tasks with so many targets; with `arcs` the way bends to one side or the other."""
+def demonstrations(count: int, seed: int, *, arcs: bool = False) -> Demonstrations:
+    """`count` tasks; with `arcs` the way bends to one side or the other, by the toss of a coin."""
     rng = np.random.default_rng(seed)
-    cells = rng.permuted(np.tile(np.arange(9), (count, 1)), axis=1)[:, : 1 + targets]
-    places = (np.stack([cells % 3, cells // 3], -1) + rng.uniform(0.2, 0.8, (*cells.shape, 2))) / 3
-    start, goals = places[:, :1], places[:, 1:]  # [B, 1, 2] and [B, targets, 2]
-    named = rng.integers(targets, size=count)
-    line = goals[np.arange(count), named][:, None] - start  # [B, 1, 2]
+    cells = rng.permuted(np.tile(np.arange(9), (count, 1)), axis=1)[:, :2]  # two of 3 x 3 cells
+    ends = (np.stack([cells % 3, cells // 3], -1) + rng.uniform(0.2, 0.8, (count, 2, 2))) / 3
+    start, line = ends[:, :1], ends[:, 1:] - ends[:, :1]  # [B, 1, 2]
     t = np.linspace(0, 1, STEPS + 1)[:, None]
     aside = np.stack([-line[..., 1], line[..., 0]], -1) * 0.5 * np.sin(np.pi * t)
     bends = (-1, 1) if arcs else (0,)
     ways = np.stack([start + t * line + bend * aside for bend in bends], 1)
     taken = ways[np.arange(count), rng.integers(len(bends), size=count)]  # [B, STEPS + 1, 2]
-    clips = np.stack([_drawn(taken[:, k], goals) for k in PICTURES], 1)
-    return Demonstrations(
-        torch.from_numpy(clips),
-        [f"go to {list(COLORS)[i]}" for i in named],
-        torch.from_numpy(ways).float(),
-        torch.from_numpy(np.diff(taken, axis=1) * STEPS).float(),
-    )
+    clips = np.stack([_drawn(taken[:, k], ends[:, 1]) for k in PICTURES], 1)
+    actions = np.diff(taken, axis=1) * STEPS
+    tensors = (torch.from_numpy(x) for x in (clips, np.float32(ways), np.float32(actions)))
+    return Demonstrations(*tensors)
 
 
-def _drawn(dot: Any, goals: Any) -> Any:
-    """Pictures [B, 3, SIZE, SIZE] uint8 of a white dot [B, 2] and colored goals [B, targets, 2]."""
+def _drawn(dot: Any, target: Any) -> Any:
+    """Pictures [B, 3, SIZE, SIZE] uint8 of a white dot and a red target, at [B, 2] in [0, 1]."""
     axis = (np.arange(SIZE) + 0.5) / SIZE
-    things = np.concatenate([goals, dot[:, None]], 1)[..., None]  # [B, things, 2, 1]
-    near = np.exp(-0.5 * ((axis - things) / 0.05) ** 2)  # [B, things, 2, SIZE]
-    spots = near[:, :, 1, :, None] * near[:, :, 0, None, :]  # [B, things, SIZE, SIZE]
-    paint = np.array([*list(COLORS.values())[: goals.shape[1]], (255, 255, 255)])
-    return np.einsum("bkhw,kc->bchw", spots, paint).clip(0, 255).astype(np.uint8)
+    things = np.stack([dot, target], 1)[..., None]  # [B, 2, 2, 1]
+    near = np.exp(-0.5 * ((axis - things) / 0.05) ** 2)  # [B, 2, 2, SIZE]
+    spots = near[:, :, 1, :, None] * near[:, :, 0, None, :]  # [B, 2, SIZE, SIZE]
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    floor = 100 * np.stack([x, y, 1 - (x + y) / 2])  # every place looks different
+    paint = np.array([(255, 255, 255), (255, 60, 60)])
+    return (floor + np.einsum("bkhw,kc->bchw", spots, paint)).clip(0, 255).astype(np.uint8)
 
 
 def learn(
     policy: wamkit.Policy, data: Demonstrations, steps: int, *, seed: int = 0
 ) -> Iterator[float]:
     """Train for so many steps, giving the loss of each: the plain loop that everything rests on."""
-    optimizer = torch.optim.AdamW(policy.train().parameters(), lr=LR, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        policy.train().parameters(), lr=3e-3, weight_decay=0.01, fused=True
+    )
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(data.actions), (32,), generator=rng)

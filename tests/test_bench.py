@@ -59,7 +59,7 @@ def test_work_is_that_of_the_same_chunk_on_the_meta_device() -> None:
 def test_the_closed_formula_agrees_where_little_is_left_out() -> None:
     raw = ["backbone.heads=4", "backbone.head_size=32", "backbone.depth=2"]
     raw += ["action_head.width=128", "action_head.feed_forward=512", "actions.chunk=32"]
-    raw += ["schedules.action.steps=2"]
+    raw += ["schedules.action.steps=2", "text_encoder.length=16"]
     found = measure(wamkit.build(TOY, raw), rounds=2, warmup=0)
     assert 0.9 < found.closed_formula < 1.3
 

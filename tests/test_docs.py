@@ -89,7 +89,7 @@ def test_the_python_of_the_readme_runs(home: Path, monkeypatch: Any) -> None:
             assert names["future"].canvas.shape == (1, 3, 9, 64, 96)
 
 
-SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+SCRIPTS = [ROOT / "examples" / "act.py"]  # the numbered ones: test_student_examples.py
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)

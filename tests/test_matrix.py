@@ -52,6 +52,7 @@ def test_it_acts_learns_caches_and_comes_back(cell: Cell, tmp_path: Path) -> Non
 IMPOSSIBLE = (
     "only reads the video and is never heard",  # so nothing can be conditioned on its actions
     "predicts numbers at once:",  # proposals without noise are one proposal
+    "predicts numbers without looking at any",  # so it cannot tell what follows from them
     "none is left to imagine",  # a vision encoder has no future
     "the instruction would change nothing",  # neither backbone nor head reads words
     "no velocity",  # a vision encoder predicts none that slots could be read from

@@ -49,6 +49,7 @@ FLOORS = {
         "slicing",
         "compositions",
         "bench",
+        "demo",
     },
     6: {"cli", "__main__"},
 }

@@ -5,7 +5,7 @@ A tap stands in front of a method of one object while a `with` block lasts, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from ..cost import Counter
 from ..interfaces.action_head import is_prefill
 from ..modes import blocks
 from ..policy import Policy
+from ..types import Memo
 from .machine import seconds
 
 Label = Callable[..., str]
@@ -116,7 +117,18 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
         *((block, name) for block in blocks(policy) for name in ("project", "absorb")),
         *((head, name) for name in ("stream", "unembed", "read", "slots") if hasattr(head, name)),
     ]
+    plain = Memo.once
+
+    def once(memo: Memo, key: Hashable, make: Callable[[], Any], *, of: object = None) -> Any:
+        def made() -> Any:
+            calls.append(make)  # when its caller is called again, it will find the value kept
+            return make()
+
+        return plain(memo, key, made, of=of)
+
     with ExitStack() as stack:
         for owner, name in places:
             stack.enter_context(tapped(owner, name, around))
+        stack.callback(setattr, Memo, "once", plain)
+        setattr(Memo, "once", once)  # noqa: B010
         yield

@@ -33,6 +33,7 @@ VERBS = {
     "data": "data",
     "collect": "collect",
     "eval": "eval",
+    "demo": "demo",
     "weights": "weights",
     "slice": "slice",
     "new": "new",

@@ -1,0 +1,130 @@
+"""What one learns: an action head of one's own is two small classes, and fits every paradigm.
+
+The head below reads the last layer of whatever backbone it meets. It knows nothing of noise
+schedules, caches or who sees whom, so it acts and learns in any paradigm in which the video need
+not hear it; where the video must, the check says so before a weight is made.
+
+    python examples/07_your_own_head.py
+
+`wamkit new action_head my_head` writes the same as a project that can be installed and published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wamkit
+from wamkit import testing
+from wamkit.interfaces import ReaderHead
+from wamkit.layers import Embedder, sinusoid
+from wamkit.parts import ActionHeadConfig, Part, Sizes
+from wamkit.trial import batch_of, compose, default, observation
+from wamkit.types import Scene
+
+
+class Glimpse(ActionHeadConfig):
+    """On paper: the keys of the [action_head] table, and how many tokens there will be."""
+
+    heard = False  # it has no tokens that the video could look at
+    name: Literal["glimpse"] = "glimpse"
+    width: int = 64
+    """Size of a token; a multiple of 8."""
+
+    def tokens(self, sizes: Sizes) -> dict[str, int]:
+        state = {"state": 1} if sizes.state else {}
+        return {**state, **{p: sizes.chunk if p == "action" else 1 for p in sizes.predicts}}
+
+    def build(self, sizes: Sizes) -> nn.Module:
+        return GlimpseHead(self.width, sizes)
+
+
+class GlimpseHead(ReaderHead):
+    """In metal: each number's token looks once at the last layer, then a perceptron decides.
+
+    Letters: B batch, N tokens of the head, A numbers in an action, S tokens of the video.
+    """
+
+    def __init__(self, width: int, sizes: Sizes) -> None:
+        super().__init__()
+        self.width, self.layers = width, (sizes.traits.depth - 1,)  # the layers it wants to read
+        given = (*sizes.predicts, *(("state",) if sizes.state else ()))
+        self.enter = nn.ModuleDict({p: nn.Linear(sizes.numbers(p), width) for p in given})
+        self.leave = nn.ModuleDict({p: nn.Linear(width, sizes.numbers(p)) for p in sizes.predicts})
+        self.level = Embedder(width, width, nn.SiLU())
+        self.shown = nn.Linear(sizes.traits.width, width)
+        self.look = nn.MultiheadAttention(width, 8, batch_first=True)
+        self.decide = Embedder(width, width, nn.SiLU())
+
+    def read(
+        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
+    ) -> dict[str, Tensor]:
+        """Velocities [B, N, A] by part, from one layer's hidden states [B, S, D]."""
+        pieces = scene.pieces()  # the state, the noisy actions, and what else is to be predicted
+        tokens = [
+            self.enter[p.part](p.x)
+            + self.level(sinusoid(1000 * p.sigma, self.width))  # how noisy it is: 0 data, 1 noise
+            + sinusoid(p.times, self.width)  # which action of the chunk it is
+            for p in pieces
+        ]
+        x = torch.cat(tokens, 1)  # [B, N, width]
+        sights = torch.cat([self.shown(hidden[0]), x], 1)  # the video, and each other
+        # Where words are among the video's tokens some may be padding: False, or minus infinity.
+        real = None if valid is None else valid if valid.dtype == torch.bool else valid.isfinite()
+        padding = None if real is None else F.pad(~real, (0, x.shape[1]))
+        x = x + self.look(x, sights, sights, padding, need_weights=False)[0]
+        x = x + self.decide(F.layer_norm(x, x.shape[-1:]))
+        found = x.split([p.x.shape[1] for p in pieces], 1)
+        parts = {p.part: y for p, y in zip(pieces, found, strict=True)}
+        return {part: leave(parts[part]) for part, leave in self.leave.items() if part in parts}
+
+
+@wamkit.hookimpl
+def register(add: Callable[[type[Part]], None]) -> None:
+    """An installed plugin has this behind its entry point; here this very file is the plugin."""
+    add(Glimpse)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Register the head, use it in two paradigms, and hold it to the contract."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="two training steps")
+    steps = 2 if options.parse_args(arguments).quick else 60
+    wamkit.registry().plug(sys.modules[__name__], "glimpse", "this file")
+
+    for name in ("single_pass", "idm"):
+        paradigm = default(wamkit.registry().get("paradigm", name))
+        policy = wamkit.build(compose(Glimpse(), paradigm))  # a tiny spec around these two parts
+        batch, losses = batch_of(policy.spec, size=8), []
+        optimizer = torch.optim.Adam(policy.train().parameters(), 3e-3)
+        for _ in range(steps):
+            loss = policy.loss(batch, seed=0).total  # always the same: can it learn by heart?
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        chunk = policy.eval().act(observation(policy.spec), seed=0).values
+        print(f"{name:12} acts {list(chunk.shape)}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+
+    mutual = {"paradigm": {"name": "joint", "attends": "mutual"}}  # here the video would hear it
+    for conflict in wamkit.check(compose(Glimpse()).dump() | mutual):
+        print(f"joint, mutual: refused. {conflict}")
+
+    # The contract of every part. A project's test file says `from wamkit.testing import *` and
+    # `PARTS = [Glimpse()]`; here its checks are called one by one.
+    for check in testing.CHECKS["policy"]:
+        with TemporaryDirectory() as folder:
+            check(compose(Glimpse()), Path(folder))
+        print("contract:", check.__name__.replace("_", " "))
+
+
+if __name__ == "__main__":
+    main()
