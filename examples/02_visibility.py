@@ -34,7 +34,6 @@ SYSTEMS = {
 OF = {"seen": "target", "did": "action"}
 ORDER = ("text", "context", "state", "target", "seen", "action", "did")
 DENOISED = ("target", "action")  # the roles that change from step to step, unless they are copies
-BLUE, ORANGE = COLORS[:2]
 CELL = 15  # pixels
 
 
@@ -67,11 +66,10 @@ def heard(spec: PolicySpec, roles: Sequence[str]) -> set[str]:
 def grid(title: str, spec: PolicySpec, left: float, top: float) -> str:
     """One table as SVG."""
     roles = roles_of(spec)
-    once = computed_once(spec, roles)
-    x0, y0 = left + 74, top + 26
+    once, x0, y0 = computed_once(spec, roles), left + 74, top + 26
     found = [_text(left, top + 15, title, 14, "start", "600")]
     for i, row in enumerate(roles):
-        color = ORANGE if row in once else BLUE
+        color = COLORS[1] if row in once else COLORS[0]
         found.append(_text(x0 - 5, y0 + CELL * i + 11, row, 11, "end", "400", color))
         for k, column in enumerate(roles):
             fill = color if column in spec.paradigm.sees[row] else "#eee"

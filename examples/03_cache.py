@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +40,7 @@ SYSTEMS = {
 }
 
 
-@dataclass
-class Acted:
+class Acted(NamedTuple):
     """What one chunk was, and what it took."""
 
     action: Tensor  # [1, N, A] normalized actions
@@ -76,11 +74,9 @@ def distance(spec: PolicySpec) -> float:
     for weight in policy.parameters():  # some are zero at first, and would hide a difference
         torch.nn.init.normal_(weight, std=0.1)
     seen = observation(small, batch=1, frames=small.video.context)
-    one, two = (
-        act(policy.model, policy.paradigm, blank(policy, seen), small, memory=memory)
-        for memory in (True, False)
-    )
-    return float((one.action - two.action).abs().max())
+    given = policy.model, policy.paradigm, blank(policy, seen), small
+    gap = act(*given, memory=True).action - act(*given, memory=False).action
+    return float(gap.abs().max())
 
 
 def counted(spec: PolicySpec) -> tuple[Acted, Acted]:
@@ -109,10 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("with, without a memory: actions apart         passes      TFLOP a chunk   saves")
     for title, name in systems:
         spec = parse(read(HERE / f"{name}.toml"), name)
-        gap = distance(spec)
         kept, anew = counted(spec.tiny()[0] if given.quick else spec)
         tera = [acted.operations / 1e12 for acted in (kept, anew)]
-        row = f"{title:16} {gap:9.1e} {kept.passes:7}, {anew.passes:5}"
+        row = f"{title:16} {distance(spec):9.1e} {kept.passes:7}, {anew.passes:5}"
         print(f"{row} {tera[0]:10.4g}, {tera[1]:6.4g} {tera[1] / tera[0]:6.1f}x")
         for measure, value in zip(series, tera, strict=True):
             series[measure][title] = value

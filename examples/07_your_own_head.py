@@ -4,9 +4,7 @@ The head below reads the last layer of whatever backbone it meets. It knows noth
 schedules, caches or who sees whom, so it acts and learns in any paradigm in which the video need
 not hear it; where the video must, the check says so before a weight is made.
 
-    python examples/07_your_own_head.py
-
-`wamkit new action_head my_head` writes the same as a project that can be installed and published.
+    python examples/07_your_own_head.py    # for a project to publish: wamkit new action_head NAME
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from wamkit import testing
 from wamkit.interfaces import ReaderHead
 from wamkit.layers import Embedder, sinusoid
 from wamkit.parts import ActionHeadConfig, Part, Sizes
-from wamkit.trial import batch_of, compose, default, observation
+from wamkit.trial import batch_of, compose, observation
 from wamkit.types import Scene
 
 
@@ -48,10 +46,7 @@ class Glimpse(ActionHeadConfig):
 
 
 class GlimpseHead(ReaderHead):
-    """In metal: each number's token looks once at the last layer, then a perceptron decides.
-
-    Letters: B batch, N tokens of the head, A numbers in an action, S tokens of the video.
-    """
+    """In metal: each number's token looks once at the last layer, then a perceptron decides."""
 
     def __init__(self, width: int, sizes: Sizes) -> None:
         super().__init__()
@@ -77,14 +72,14 @@ class GlimpseHead(ReaderHead):
         ]
         x = torch.cat(tokens, 1)  # [B, N, width]
         sights = torch.cat([self.shown(hidden[0]), x], 1)  # the video, and each other
-        # Where words are among the video's tokens some may be padding: False, or minus infinity.
-        real = None if valid is None else valid if valid.dtype == torch.bool else valid.isfinite()
-        padding = None if real is None else F.pad(~real, (0, x.shape[1]))
-        x = x + self.look(x, sights, sights, padding, need_weights=False)[0]
+        if valid is not None:  # words may be among the tokens of the video, and some be padding
+            scores = valid if valid.is_floating_point() else valid.float().log()  # 0, or -infinity
+            valid = F.pad(scores, (0, x.shape[1]))
+        x = x + self.look(x, sights, sights, valid, need_weights=False)[0]
         x = x + self.decide(F.layer_norm(x, x.shape[-1:]))
-        found = x.split([p.x.shape[1] for p in pieces], 1)
-        parts = {p.part: y for p, y in zip(pieces, found, strict=True)}
-        return {part: leave(parts[part]) for part, leave in self.leave.items() if part in parts}
+        rows = x.split([p.x.shape[1] for p in pieces], 1)
+        found = {p.part: row for p, row in zip(pieces, rows, strict=True)}
+        return {part: leave(found[part]) for part, leave in self.leave.items() if part in found}
 
 
 @wamkit.hookimpl
@@ -99,30 +94,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--quick", action="store_true", help="two training steps")
     steps = 2 if options.parse_args(arguments).quick else 60
     wamkit.registry().plug(sys.modules[__name__], "glimpse", "this file")
+    spec = compose(Glimpse())  # a tiny spec around it, every other part the first that fits
 
     for name in ("single_pass", "idm"):
-        paradigm = default(wamkit.registry().get("paradigm", name))
-        policy = wamkit.build(compose(Glimpse(), paradigm))  # a tiny spec around these two parts
+        policy = wamkit.build({**spec.dump(), "paradigm": {"name": name}})
         batch, losses = batch_of(policy.spec, size=8), []
         optimizer = torch.optim.Adam(policy.train().parameters(), 3e-3)
         for _ in range(steps):
-            loss = policy.loss(batch, seed=0).total  # always the same: can it learn by heart?
             optimizer.zero_grad()
-            loss.backward()
+            losses.append(policy.loss(batch, seed=0).total)  # can it learn one batch by heart?
+            losses[-1].backward()
             optimizer.step()
-            losses.append(loss.item())
         chunk = policy.eval().act(observation(policy.spec), seed=0).values
         print(f"{name:12} acts {list(chunk.shape)}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
-    mutual = {"paradigm": {"name": "joint", "attends": "mutual"}}  # here the video would hear it
-    for conflict in wamkit.check(compose(Glimpse()).dump() | mutual):
+    mutual = {"name": "joint", "attends": "mutual"}  # here the video would have to hear it
+    for conflict in wamkit.check({**spec.dump(), "paradigm": mutual}):
         print(f"joint, mutual: refused. {conflict}")
 
     # The contract of every part. A project's test file says `from wamkit.testing import *` and
     # `PARTS = [Glimpse()]`; here its checks are called one by one.
     for check in testing.CHECKS["policy"]:
         with TemporaryDirectory() as folder:
-            check(compose(Glimpse()), Path(folder))
+            check(spec, Path(folder))
         print("contract:", check.__name__.replace("_", " "))
 
 

@@ -24,24 +24,19 @@ import wamkit
 SIZE, STEPS = 24, 8  # pixels of a side, actions in a chunk
 PICTURES = (0, STEPS // 2)  # places on the way at which a picture is taken
 
+VELOCITY = {"name": "velocity", "size": 2, "normalization": "none"}
+FLOW = {"shift": 1.0, "steps": 8, "density": "logit_normal", "weight": "none"}
 SPEC: dict[str, Any] = {
     "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
     "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every picture is 3 x 3 latents
     "text_encoder": {"name": "bytes", "length": 12},
     "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
-    "actions": {
-        "chunk": STEPS,
-        "hertz": STEPS,
-        "groups": [{"name": "velocity", "size": 2, "normalization": "none"}],
-    },
+    "actions": {"chunk": STEPS, "hertz": STEPS, "groups": [VELOCITY]},
     "state": {"size": 2, "normalization": "none"},
     "cameras": {"views": [{"name": "top", "size": [SIZE, SIZE]}]},
     "video": {"frames": len(PICTURES), "every": STEPS // 2},
-    "schedules": {
-        part: {"shift": 1.0, "steps": 8, "density": "logit_normal", "weight": "none"}
-        for part in ("video", "action")
-    },
+    "schedules": {"video": FLOW, "action": FLOW},
 }
 """A policy of 0.3 million weights; every key is as in the .toml files beside this one."""
 

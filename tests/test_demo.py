@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,11 +16,9 @@ from wamkit.cli.explain import explained
 from wamkit.demo import Settings, Way, begin, drawing, page, spec_of
 from wamkit.errors import WamkitError
 from wamkit.registry import registry
-from wamkit.spec import parse, read
 
 Wamkit = Callable[..., tuple[int, str, str]]
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "metaworld.toml"
 RESULT = {
     "episodes": 4,
     "successes": 3,
@@ -81,8 +80,10 @@ def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> N
     assert report.is_file() and [file.stat().st_mtime_ns for file in made] == before
 
 
-def test_the_policy_of_the_demo_is_that_of_the_example() -> None:
-    assert spec_of(None, 0) == parse(read(EXAMPLE)).fitted()
+def test_what_the_policy_imagines_fits_through_its_tokens() -> None:
+    spec = spec_of(None, 0)
+    traits = spec.backbone.traits
+    assert spec.vae.channels * prod(traits.patch) <= traits.width
 
 
 def test_every_paradigm_fits_the_demo_and_can_be_drawn() -> None:

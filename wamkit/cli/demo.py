@@ -117,7 +117,7 @@ def _tried(out: Path, settings: Settings, name: str, workers: Any, watch: Watch)
 
 @contextmanager
 def _progress() -> Iterator[Watch]:
-    """Lines on stderr, one for each stage, that stay; a pipe gets them when all is done."""
+    """Lines on stderr, one for each stage, that stay; a pipe is told what begins."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
@@ -134,6 +134,8 @@ def _progress() -> Iterator[Watch]:
 
         @contextmanager
         def watch(what: str, total: int) -> Iterator[Tell]:
+            if not bar.console.is_terminal:
+                note(what)
             task = bar.add_task(what, total=total, remark="")
             yield lambda done, remark: bar.update(task, completed=done, remark=remark)
 
