@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ import wamkit
 from wamkit.attention import Stream, run, sdpa
 from wamkit.interfaces import VideoBackbone, stream_of
 from wamkit.layers import latent_times
+from wamkit.spec import parse_part
 from wamkit.types import Frames, Segment, Text
 
 # Letters: B batch, T latent frames, C latent channels, h w latent height and width, S tokens,
@@ -64,7 +66,7 @@ def meet(one: Stream, two: Stream) -> None:
         two.x = second.absorb(there, rest_two, two.cond)
 
 
-def actions_beside(backbone: VideoBackbone, expert: torch.nn.Module, count: int) -> Stream:
+def actions_beside(backbone: VideoBackbone, expert: Any, count: int) -> Stream:
     """`count` tokens of an action expert: narrower than the video's, with as many, equal heads."""
     width = 32
     x = torch.randn(1, count, width, generator=torch.Generator().manual_seed(1))
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quick = options.parse_args(arguments).quick
     frames, size = (2, 4) if quick else (3, 16)
 
-    spec = wamkit.registry().get("backbone", "wan")(variant="tiny")  # Wan 2.2's blocks, toy size
+    spec: Any = parse_part("backbone", {"name": "wan", "variant": "tiny"})  # Wan 2.2, toy size
     backbone = wamkit.load_part("backbone", spec).eval()
     clip, text = scene(backbone, frames, size)
     whole = wamkit.denoise(backbone, clip, text)

@@ -1,8 +1,7 @@
 """What one learns: an action head of one's own is two small classes, and fits every paradigm.
 
-The head below reads the last layer of whatever backbone it meets. It knows nothing of noise
-schedules, caches or who sees whom, so it acts and learns in any paradigm in which the video need
-not hear it; where the video must, the check says so before a weight is made.
+The head below reads the last layer of any backbone. It knows of no schedule, cache or visibility,
+so it acts and learns in every paradigm but those in which the video must hear it: these refuse it.
 
     python examples/07_your_own_head.py    # for a project to publish: wamkit new action_head NAME
 """
@@ -20,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import wamkit
-from wamkit import testing
+import wamkit.testing
 from wamkit.interfaces import ReaderHead
 from wamkit.layers import Embedder, sinusoid
 from wamkit.parts import ActionHeadConfig, Part, Sizes
@@ -34,12 +32,11 @@ class Glimpse(ActionHeadConfig):
 
     heard = False  # it has no tokens that the video could look at
     name: Literal["glimpse"] = "glimpse"
-    width: int = 64
-    """Size of a token; a multiple of 8."""
+    width: int = 64  # of a token; a multiple of 8
 
     def tokens(self, sizes: Sizes) -> dict[str, int]:
-        state = {"state": 1} if sizes.state else {}
-        return {**state, **{p: sizes.chunk if p == "action" else 1 for p in sizes.predicts}}
+        counts = {p: sizes.chunk if p == "action" else 1 for p in sizes.predicts}
+        return counts | ({"state": 1} if sizes.state else {})
 
     def build(self, sizes: Sizes) -> nn.Module:
         return GlimpseHead(self.width, sizes)
@@ -95,7 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = 2 if options.parse_args(arguments).quick else 60
     wamkit.registry().plug(sys.modules[__name__], "glimpse", "this file")
     spec = compose(Glimpse())  # a tiny spec around it, every other part the first that fits
-
     for name in ("single_pass", "idm"):
         policy = wamkit.build({**spec.dump(), "paradigm": {"name": name}})
         batch, losses = batch_of(policy.spec, size=8), []
@@ -105,16 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             losses.append(policy.loss(batch, seed=0).total)  # can it learn one batch by heart?
             losses[-1].backward()
             optimizer.step()
-        chunk = policy.eval().act(observation(policy.spec), seed=0).values
-        print(f"{name:12} acts {list(chunk.shape)}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+        shape = list(policy.eval().act(observation(policy.spec), seed=0).values.shape)
+        print(f"{name:12} acts {shape}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
     mutual = {"name": "joint", "attends": "mutual"}  # here the video would have to hear it
     for conflict in wamkit.check({**spec.dump(), "paradigm": mutual}):
         print(f"joint, mutual: refused. {conflict}")
 
-    # The contract of every part. A project's test file says `from wamkit.testing import *` and
-    # `PARTS = [Glimpse()]`; here its checks are called one by one.
-    for check in testing.CHECKS["policy"]:
+    # What a test file of two lines runs: `from wamkit.testing import *` and `PARTS = [Glimpse()]`.
+    for check in wamkit.testing.CHECKS["policy"]:
         with TemporaryDirectory() as folder:
             check(spec, Path(folder))
         print("contract:", check.__name__.replace("_", " "))

@@ -103,7 +103,8 @@ def learn(
     optimizer = torch.optim.AdamW(
         policy.train().parameters(), lr=3e-3, weight_decay=0.01, fused=True
     )
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    total = max(steps, 20)  # a tenth of them to warm up, the rest to cool down
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total, pct_start=0.1)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(data.actions), (32,), generator=rng)

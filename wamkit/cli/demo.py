@@ -30,7 +30,7 @@ def command(
         str, typer.Option(metavar="NAME:TASK", help="A task of Meta-World that has an expert.")
     ] = "metaworld:button-press-topdown-v3",
     episodes: Annotated[int, typer.Option(min=2, help="Demonstrations to learn from.")] = 60,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 2500,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1000,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes to evaluate with.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same demo.")] = 0,
     paradigm: Annotated[
@@ -58,7 +58,7 @@ def command(
 
     settings = Settings(task, episodes, steps, eval_episodes, seed)
     if quick:
-        settings = Settings(task, 4, 20, 1, seed, batch=8, max_steps=150)
+        settings = Settings(task, 4, 20, 1, seed, batch=8, max_steps=100)
     try:
         data, baselines, ways = _made(out, settings, paradigm, processes)
     except KeyboardInterrupt:

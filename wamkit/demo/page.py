@@ -211,7 +211,8 @@ def _times(data: Found, baselines: Mapping[str, Found], ways: Sequence[Way]) -> 
 
 def _again(settings: Settings, ways: Sequence[Way]) -> str:
     return (
-        "<section>\n<h2>On from here</h2>\n<p>In the folder of this page lies the policy; it can be "
+        "<section>\n<h2>On from here</h2>\n"
+        "<p>The policy lies in the folder of this page; it can be "
         "evaluated, explained, or trained on other data:</p>\n<pre><code>"
         + escape(
             f"wamkit eval {ways[0].name}/training/checkpoints/last/policy --env {settings.task}\n"
