@@ -77,7 +77,7 @@ def test_03_acts_the_same_with_a_memory_and_for_less(run: Run, tmp_path: Path) -
     found = run("03", "--quick", "--out", str(tmp_path))
     rows = re.findall(r"WAM\S* +(\S+) .* (\S+)x$", found, re.M)
     assert len(rows) == 2
-    assert all(float(gap) < 1e-4 and float(saved) > 1 for gap, saved in rows)
+    assert all(float(gap) < 1e-5 and float(saved) > 1 for gap, saved in rows)
     assert pictures(tmp_path) == {"cache.svg"}
 
 

@@ -69,9 +69,7 @@ class CameraLayout:
             views = canvas.unflatten(0, (-1, self.config.apart)).unbind(1)
             return dict(zip(self.boxes, views, strict=True))
         scale = self.config.canvas[0] // canvas.shape[-2]
-        boxes = {
-            name: tuple(-(-edge // scale) for edge in box) for name, box in self.boxes.items()
-        }
+        boxes = {name: tuple(-(-edge // scale) for edge in box) for name, box in self.boxes.items()}
         return {
             name: canvas[..., top : top + height, left : left + width]
             for name, (top, left, height, width) in boxes.items()
