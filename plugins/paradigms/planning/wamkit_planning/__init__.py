@@ -39,8 +39,8 @@ class Planning(ParadigmConfig):
 
     name: Literal["planning"] = "planning"
     inner: Inner = Field(default_factory=lambda: parsed("conditional"))
-    """The paradigm that proposes, as a table like that of any paradigm. Left open, `conditional`, or
-    `single_pass` where the action head is never heard."""
+    """The paradigm that proposes, as a table like that of any paradigm. Left open, `conditional`,
+    or `single_pass` where the action head is never heard."""
     proposals: int = Field(8, gt=0)
     """Chunks to choose from (N); with 1 there is nothing to choose, and nothing is judged."""
     futures: int | None = Field(None, gt=0)
