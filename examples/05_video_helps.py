@@ -1,6 +1,6 @@
 """What one learns: how to ask whether learning to imagine helps to act, and to hear the answer.
 
-The same task, demonstrations, weights and number of steps, twice: once the picture to come is
+The same task, demonstrations, first weights and number of steps, twice: once the picture to come is
 learned beside the actions (video co-training), once the actions are learned alone. Demonstrations
 are few, so that there is room to differ. One run says nothing: seeds change the demonstrations,
 the first weights and the noise, so both ways are trained with every seed, and what counts is the
@@ -17,9 +17,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from time import perf_counter
 from typing import Any
 
-import torch
 from toy_task import SPEC, Demonstrations, demonstrations, learn
 
 import wamkit
@@ -35,7 +35,6 @@ def trained(data: Demonstrations, steps: int, seed: int, *, video: bool) -> wamk
     spec: dict[str, Any] = {**SPEC, "seed": seed}
     spec["paradigm"] = {"name": "single_pass", "co_training": video}
     policy = wamkit.build(spec)
-    torch.manual_seed(seed)  # of noise levels and noise
     for _ in learn(policy, data, steps, seed=seed):
         pass
     return policy
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--out", type=Path, default=Path(), help="folder for video.svg")
     options.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2..10")
     options.add_argument("--demonstrations", type=int, default=1024, help="to learn from")
-    options.add_argument("--steps", type=int, default=400, help="of training")
+    options.add_argument("--steps", type=int, default=300, help="of training")
     options.add_argument("--quick", action="store_true", help="two seeds, hardly trained")
     given = options.parse_args(arguments)
     seeds, steps = (2, 3) if given.quick else (given.seeds, given.steps)
@@ -70,10 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{given.demonstrations} demonstrations, {steps} steps; error: distance from the way")
     print(f"{'seed':>4} " + " ".join(f"{way:>14}" for way in WAYS) + f" {'difference':>12}")
     errors: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds = dict.fromkeys(WAYS, 0.0)
     for seed in range(seeds):
         data = demonstrations(given.demonstrations, seed=seed)
         for way, video in WAYS.items():
+            begin = perf_counter()
             policy = trained(data, steps, seed, video=video)
+            seconds[way] += (perf_counter() - begin) / seeds
             chunk = policy.act(test.observation(), seed=0)
             errors[way].append(float(test.errors(chunk.values).mean()))
         row = [errors[way][-1] for way in WAYS]
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         middle, half = interval(values)
         print(f"  {name:13} {middle:+.4f} ±{half:.4f}")
     print(verdict(differences))
+    took = ", ".join(f"{way} {value:.0f} s" for way, value in seconds.items())
+    print(f"Steps are the same, work is not; one training took: {took}.")
     each = {f"seed {k}": {w: errors[w][k] for w in WAYS} for k in range(seeds)}
     print("wrote", write(given.out / "video.svg", bars(each)))
 

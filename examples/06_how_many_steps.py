@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train once, then measure every solver at every count of evaluations."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=Path(), help="folder for the pictures")
-    options.add_argument("--steps", type=int, default=1000, help="of training")
+    options.add_argument("--steps", type=int, default=800, help="of training")
     options.add_argument("--quick", action="store_true", help="hardly trained, few counts")
     given = options.parse_args(arguments)
     training, tasks, times = (5, 8, 1) if given.quick else (given.steps, 256, 7)

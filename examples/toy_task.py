@@ -106,9 +106,9 @@ def learn(
     total = max(steps, 20)  # a tenth of them to warm up, the rest to cool down
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total, pct_start=0.1)
     rng = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+    for step in range(steps):
         rows = torch.randint(len(data.actions), (32,), generator=rng)
-        loss = policy.loss(data.batch(rows)).total
+        loss = policy.loss(data.batch(rows), seed=1_000_000 * seed + step).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -84,7 +84,7 @@ def test_03_acts_the_same_with_a_memory_and_for_less(run: Run, tmp_path: Path) -
 def test_04_trains_and_draws_what_came_of_it(run: Run, tmp_path: Path) -> None:
     found = run("04", "--quick", "--out", str(tmp_path))
     assert "first loss: action" in found and "after   10 steps" in found
-    assert pictures(tmp_path) == {"loss.svg", "imagined.png"}
+    assert pictures(tmp_path) == {"loss.svg"}
 
 
 def test_05_reports_every_seed_and_claims_no_more(run: Run, tmp_path: Path) -> None:
