@@ -19,6 +19,8 @@ from .layout import TOLERANCE, Episode, Recording
 from .video import Videos
 
 CHECK = "run `wamkit data check` on the folder"
+ROOM = 2**28
+"""Bytes of decoded pictures kept by default: 256 MiB."""
 
 
 class Numbers:
@@ -75,12 +77,46 @@ def _columns(file: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     return found
 
 
+class Lately:
+    """Decoded pictures by place, those that were asked for last, within so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.held = room, 0
+        self._kept: OrderedDict[tuple[int, str, int], NDArray[np.uint8]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Lately], tuple[int]]:
+        """Another process begins with none."""
+        return Lately, (self.room,)
+
+    def get(self, place: tuple[int, str, int]) -> NDArray[np.uint8] | None:
+        """The picture at a place: episode, camera and frame."""
+        found = self._kept.get(place)
+        if found is not None:
+            self._kept.move_to_end(place)
+        return found
+
+    def put(self, place: tuple[int, str, int], picture: NDArray[np.uint8]) -> None:
+        """Keep a picture that is not here yet, and give up the oldest where there is no room."""
+        if picture.nbytes > self.room:
+            return
+        self._kept[place] = picture
+        self.held += picture.nbytes
+        while self.held > self.room:
+            self.held -= self._kept.popitem(last=False)[1].nbytes
+
+
 class Pictures:
     """Pictures of any camera at any frames of an episode, from videos or from the parquet."""
 
-    def __init__(self, recording: Recording, tolerance: float = TOLERANCE) -> None:
-        """`tolerance`: seconds that a picture may be off the time of its frame."""
+    def __init__(
+        self, recording: Recording, tolerance: float = TOLERANCE, room: int = ROOM
+    ) -> None:
+        """`tolerance`: seconds that a picture may be off the time of its frame.
+
+        `room`: bytes of decoded pictures that are kept, in each process that decodes.
+        """
         self.recording = recording
+        self._lately = Lately(room)
         self.tolerance = tolerance
         self._videos = Videos()
         self._groups: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
@@ -88,14 +124,17 @@ class Pictures:
 
     def at(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[np.uint8]:
         """[len(frames), height, width, 3] of the camera `key`. Raises WamkitError."""
-        feature = self.recording.features[key]
-        if feature.dtype == "video":
-            clip = episode.clips[key]
-            seconds = [clip.start + frame / self.recording.fps for frame in frames]
-            pictures = self._videos[clip.file].at(seconds, self.tolerance)
-        else:
-            pictures = [self._embedded(episode, key, frame) for frame in frames]
-        stacked = np.stack(pictures)
+        feature, found = self.recording.features[key], {}
+        for frame in frames:
+            if (kept := self._lately.get((episode.index, key, frame))) is not None:
+                found[frame] = kept
+        if missing := sorted({frame for frame in frames if frame not in found}):
+            for frame, decoded in zip(
+                missing, self._decoded(feature.dtype, episode, key, missing), strict=True
+            ):
+                found[frame] = decoded
+                self._lately.put((episode.index, key, frame), decoded)
+        stacked = np.stack([found[frame] for frame in frames])
         if stacked.shape[1:3] != feature.size:
             raise WamkitError(
                 f"{key!r} of episode {episode.index} is {stacked.shape[1]}x{stacked.shape[2]}, the "
@@ -103,6 +142,16 @@ class Pictures:
                 CHECK,
             )
         return stacked
+
+    def _decoded(
+        self, dtype: str, episode: Episode, key: str, frames: Sequence[int]
+    ) -> Sequence[NDArray[np.uint8]]:
+        """Pictures of frames in ascending order, read anew."""
+        if dtype != "video":
+            return [self._embedded(episode, key, frame) for frame in frames]
+        clip = episode.clips[key]
+        seconds = [clip.start + frame / self.recording.fps for frame in frames]
+        return self._videos[clip.file].at(seconds, self.tolerance)
 
     def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[np.uint8]:
         """A picture that stands in the parquet as a PNG or JPEG file."""

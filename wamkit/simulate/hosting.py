@@ -139,6 +139,7 @@ class Workers:
         self.config, self.count = config, count
         self._here = [] if apart else [Host(config) for _ in range(count)]
         self._answers: dict[int, Any] = {}  # of the hosts in this process
+        self._asked = [0] * count  # the number of the last question to each
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         context = multiprocessing.get_context("spawn")
@@ -173,12 +174,13 @@ class Workers:
                 process.join()
 
     def ask(self, place: int, what: str, *given: Any) -> None:
-        """Have a host call one of its methods."""
+        """Have a host call one of its methods; what was asked before and not answered is dropped."""
         if self._here:
             self._answers[place] = getattr(self._here[place], what)(*given)
             return
+        self._asked[place] += 1
         try:
-            self._pipes[place].send((what, given))
+            self._pipes[place].send((self._asked[place], what, given))
         except OSError:
             raise self._lost(place) from None
 
@@ -186,8 +188,10 @@ class Workers:
         """What the method returned. Raises what it raised, and WamkitError if the process died."""
         if self._here:
             return self._answers.pop(place)
+        number = -1
         try:
-            fine, value = self._pipes[place].recv()
+            while number != self._asked[place]:
+                number, fine, value = self._pipes[place].recv()
         except (EOFError, OSError):
             raise self._lost(place) from None
         if fine:
@@ -223,16 +227,16 @@ def _serve(pipe: Connection, config: EnvironmentConfig) -> None:
     host: Host | None = None
     while True:
         try:
-            what, given = pipe.recv()
+            number, what, given = pipe.recv()
         except (EOFError, OSError):
             break
         try:
             host = host or Host(config)
-            told: Any = True, getattr(host, what)(*given)
+            told: Any = number, True, getattr(host, what)(*given)
         except WamkitError as problem:
-            told = False, (problem.what, problem.hint, True)
+            told = number, False, (problem.what, problem.hint, True)
         except Exception:
-            told = False, (traceback.format_exc(), "", False)
+            told = number, False, (traceback.format_exc(), "", False)
         try:
             pipe.send(told)
         except OSError:

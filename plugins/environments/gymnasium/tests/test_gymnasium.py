@@ -9,7 +9,8 @@ import pytest
 from wamkit_gymnasium import Gymnasium
 
 from wamkit.errors import WamkitError
-from wamkit.simulate import Host, Workers, choose
+from wamkit.simulate import Host, Robot, Workers, choose
+from wamkit.simulate.rolling import play
 from wamkit.simulate.contract import expect_environment
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -100,3 +101,13 @@ def test_a_process_that_dies_is_told_of() -> None:
         workers._processes[0].kill()
         workers.ask(0, "reset", 3)
         workers.answer(0)
+
+
+def test_answers_that_nobody_waited_for_are_not_taken_for_others() -> None:
+    with Workers(Gymnasium(size=(16, 16), max_steps=5), 2) as workers:
+        next(play(workers, range(9), "random"))  # leaves episodes behind that are under way
+        seeds = [attempt.seed for attempt in play(workers, range(100, 104), "random")]
+        assert seeds == [100, 101, 102, 103]
+        workers.ask(0, "play", 7, "random", 0.0, 0, False)
+        workers.ask(0, "robot")
+        assert isinstance(workers.answer(0), Robot)
