@@ -1,20 +1,28 @@
 """Fast-WAM's way of acting written plainly, against wamkit's, with the same weights in one run.
 
-    python benchmarks/baseline.py
+    python benchmarks/baseline.py                 256 x 8, 512 x 8
+    python benchmarks/baseline.py 128 8 --rounds 15
 
-The plain ways are what published repositories do: one boolean mask over all tokens, eager, the
-words' keys and the positions computed anew in every pass. `no cache` passes the observed frames
-with every action step; `joined cache` keeps their keys, and joins them with the new ones in every
-layer of every step. From latents to normalized actions, 10 steps, batch 1, random weights, CPU,
-float32. Medians of 7 in turn.
+The plain ways do what github.com/yuantianyuan01/FastWAM does (commit 45d8e14, `infer_action` in
+`fastwam.py`, `mot.py`, `action_dit.py`, `wan_video_dit.py`), operation by operation, and eager:
+positions are turned in complex128, every attention has a dense boolean mask, each observed token a
+modulation of its own; the keys of the observed frame are kept and joined with the new ones in
+every layer of every step; the level and the words are embedded, and the words' keys computed, anew
+in every step. Tables of positions, the masks and the state's word are made once. `no cache` passes
+the observed frame with every action step instead, as its `infer_joint` passes video.
+
+From latents to normalized actions, 10 steps, batch 1, random weights, CPU, float32. All ways run in
+turn: `ms` is the median on the clock, `CPU ms` the least processor time, which others on the
+machine disturb less, and what the ratio is of.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,20 +32,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import wamkit
-from wamkit.attention import Stream
 from wamkit.bench import machine
-from wamkit.interfaces import ExpertHead, stream_of
+from wamkit.layers import rotary_angles
 from wamkit.modes import compiler
 from wamkit.policy import Policy, generator
 from wamkit.scenes import blank
 from wamkit.schedule import draw
 from wamkit.spec import read
 from wamkit.trial import observation
-from wamkit.types import Noisy, Scene
-from wamkit.visibility import Visibility
+from wamkit.types import Scene, Text
 
 SPEC = Path(__file__).parent.parent / "examples" / "fastwam.toml"
-Kept = list[tuple[Tensor, Tensor, list[str]]]  # for each layer keys, values, and whose they are
+WORDS = 127  # and the state's; the published code attends to all of them, padding included
+LEVELS = 256  # width of the sinusoid of a noise level
+Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, S, H * E] of every layer
 
 
 def small(width: int, layers: int) -> Policy:
@@ -55,105 +63,209 @@ def small(width: int, layers: int) -> Policy:
     return wamkit.build(raw)
 
 
-def plain_pass(streams: Sequence[Stream], sees: Visibility, past: Kept | None) -> Kept:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """[B, S, H * E] each, mask bool [.., S, S of the keys]."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def turned(x: Tensor, places: Tensor, heads: int) -> Tensor:
+    """x [B, S, H * E] by places [S, 1, E / 2] complex128."""
+    x = x.unflatten(-1, (heads, -1))
+    pairs = torch.view_as_complex(x.to(torch.float64).reshape(*x.shape[:3], -1, 2))
+    return torch.view_as_real(pairs * places).flatten(2).to(x.dtype)
+
+
+def rms(norm: Any, x: Tensor) -> Tensor:
+    y = x.float()
+    return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype) * norm.weight
+
+
+def level_of(embedder: Any, sigma: Tensor) -> Tensor:
+    """Noise levels [n] as modulations [n, 6, D]."""
+    steps = torch.arange(LEVELS // 2, dtype=torch.float64).div(LEVELS // 2)
+    angles = torch.outer((1000 * sigma).type(torch.float64), torch.pow(10000, -steps))
+    wave = torch.cat([angles.cos(), angles.sin()], 1).to(sigma.dtype)
+    return embedder.time_proj(F.silu(embedder.time_embedder(wave))).unflatten(1, (6, -1))
+
+
+@dataclass
+class Expert:
+    """One of the two networks on its way through the layers."""
+
+    blocks: Sequence[Any]
+    x: Tensor  # [B, S, D]
+    places: Tensor  # [S, 1, E / 2] complex128
+    modulation: Tensor  # [B, 6, D], or [B, S, 6, D] for a level of each token
+    words: Tensor  # [B, L, D]
+    told: Tensor  # bool [B, 1, S, L]
+    heads: int
+
+    def shown(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+        """q, k, v [B, S, H * E] and the rest of the modulation."""
+        block, each = self.blocks[layer], self.modulation.ndim == 4
+        attn = block.attn1
+        table = (block.scale_shift_table + self.modulation).chunk(6, 2 if each else 1)
+        shift, scale, *rest = [part.squeeze(2) for part in table] if each else table
+        y = F.layer_norm(self.x, self.x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        q, k = rms(attn.norm_q, attn.to_q(y)), rms(attn.norm_k, attn.to_k(y))
+        v = attn.to_v(y)
+        return turned(q, self.places, self.heads), turned(k, self.places, self.heads), v, rest
+
+    def take(self, layer: int, heard: Tensor, rest: Sequence[Tensor]) -> None:
+        """What attention found [B, S, H * E], then the words, then the feed-forward."""
+        block, (gate, shift, scale, gate_ffn) = self.blocks[layer], rest
+        x, attn = self.x + gate * block.attn1.to_out[0](heard), block.attn2
+        y = F.layer_norm(x, x.shape[-1:], block.norm2.weight, block.norm2.bias, 1e-6)
+        q, k = rms(attn.norm_q, attn.to_q(y)), rms(attn.norm_k, attn.to_k(self.words))
+        heard = attention(q, k, attn.to_v(self.words), self.heads, self.told)
+        x = x + attn.to_out[0](heard)
+        y = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        first, last = block.ffn.net[0].proj, block.ffn.net[2]
+        self.x = x + gate_ffn * last(F.gelu(first(y), approximate="tanh"))
+
+
+class Plain:
+    """A policy's weights, used as Fast-WAM's code uses its own."""
+
+    def __init__(self, policy: Policy, scene: Scene) -> None:
+        assert scene.video is not None and scene.action is not None
+        self.policy, self.head, self.backbone = policy, policy.action_head, policy.backbone
+        self.frame = scene.video.only("context").z[:, :, :1]  # [B, C, 1, h, w]
+        traits = policy.spec.backbone.traits
+        self.heads, self.scene, self.actions = traits.heads, scene, scene.action.x.shape[1]
+        _, _, cond = self.backbone.embed(scene.video.only("context"), scene.text)
+        self.seen = torch.complex(cond.cos.double(), cond.sin.double())[:, None]
+        angles = rotary_angles(torch.arange(self.actions), traits.head_size)
+        self.places = torch.polar(torch.ones_like(angles), angles)[:, None]
+
+    def act(self, *, cached: bool) -> Tensor:
+        """The actions [B, N, A], normalized."""
+        scene, head = self.scene, self.head
+        assert scene.action is not None and scene.state is not None
+        words = torch.cat([scene.text.tokens, head.state_encoder(scene.state)[:, None]], 1)  # type: ignore[operator]
+        valid = torch.ones(words.shape[:2], dtype=torch.bool)
+        if scene.text.valid is not None:
+            valid[:, :-1] = scene.text.valid
+        seen, count = len(self.seen), self.actions
+        mask = torch.zeros(seen + count, seen + count, dtype=torch.bool)
+        mask[:seen, :seen] = True
+        mask[seen:, :] = True
+        x = draw(tuple(scene.action.x.shape), scene.action.x, generator(0))
+        past = None
+        if cached:
+            past = passed([self.video(words, valid)], mask[:seen, :seen], None)
+        for sigma, lower in pairwise(self.policy.schedules["action"].grid()):
+            experts = [self.action(x, sigma, words, valid)]
+            if not cached:
+                experts.insert(0, self.video(words, valid))
+            passed(experts, mask[seen:] if cached else mask, past)
+            x = x + head.action_decoder(experts[-1].x) * (lower - sigma)  # type: ignore[operator]
+        return x
+
+    def video(self, words: Tensor, valid: Tensor) -> Expert:
+        """The network of the observed frame, whose tokens all have level 0."""
+        backbone: Any = self.backbone
+        patches, embedder = backbone.patch_embedding, backbone.condition_embedder
+        x = F.conv3d(self.frame, patches.weight, patches.bias, stride=patches.stride)
+        x = x.flatten(2).transpose(1, 2).contiguous()
+        modulation = level_of(embedder, torch.zeros(x.shape[1]))[None]
+        told = valid[:, None].expand(-1, x.shape[1], -1)[:, None]
+        text = embedder.text_embedder(words)
+        return Expert(backbone.blocks, x, self.seen, modulation, text, told, self.heads)
+
+    def action(self, x: Tensor, sigma: float, words: Tensor, valid: Tensor) -> Expert:
+        """The network of the actions."""
+        head: Any = self.head
+        embedder = head.condition_embedder
+        modulation = level_of(embedder, torch.full((len(x),), sigma))
+        tokens, text = head.action_encoder(x), embedder.text_embedder(words)
+        told = valid[:, None].expand(-1, x.shape[1], -1)[:, None]
+        return Expert(head.blocks, tokens, self.places, modulation, text, told, self.heads)
+
+
+def passed(experts: Sequence[Expert], mask: Tensor, past: Cache | None) -> Cache:
     """All layers, every one an attention of all tokens to all under one boolean mask."""
-    kept: Kept = []
-    names = [[s.role for s in st.segments for _ in range(s.length)] for st in streams]
-    for layer in range(len(streams[0].blocks)):
-        shown = [st.blocks[layer].project(st.x, st.cond) for st in streams]  # type: ignore[union-attr]
-        keys, values = [qkv.k for qkv, _ in shown], [qkv.v for qkv, _ in shown]
-        roles = [role for stream in names for role in stream]
-        kept.append((torch.cat(keys, 2), torch.cat(values, 2), roles))
+    kept: Cache = []
+    for layer in range(len(experts[0].blocks)):
+        shown = [expert.shown(layer) for expert in experts]
+        q, k = torch.cat([s[0] for s in shown], 1), torch.cat([s[1] for s in shown], 1)
+        v = torch.cat([s[2] for s in shown], 1)
+        kept.append((k, v))
         if past is not None:
-            keys, values = [past[layer][0], *keys], [past[layer][1], *values]
-            roles = [*past[layer][2], *roles]
-        q, k, v = (
-            torch.cat([qkv.q for qkv, _ in shown], 2),
-            torch.cat(keys, 2),
-            torch.cat(values, 2),
-        )
-        if layer == 0:  # as they do: once a pass
-            asking = [role for stream in names for role in stream]
-            codes = {role: i for i, role in enumerate(dict.fromkeys(roles))}
-            table = torch.tensor([[key in sees[row] for key in codes] for row in codes])
-            mask = table[[codes[r] for r in asking]][:, [codes[r] for r in roles]]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        parts = out.split([st.x.shape[1] for st in streams], 2)
-        for stream, part, (_, rest) in zip(streams, parts, shown, strict=True):
-            block: Any = stream.blocks[layer]
-            stream.x = block.absorb(part.transpose(1, 2).flatten(2), rest, stream.cond)
+            k, v = torch.cat([past[layer][0], k], 1), torch.cat([past[layer][1], v], 1)
+        heard = attention(q, k, v, experts[0].heads, mask)
+        parts = heard.split([expert.x.shape[1] for expert in experts], 1)
+        for expert, part, (*_, rest) in zip(experts, parts, shown, strict=True):
+            expert.take(layer, part, rest)
     return kept
 
 
-def plainly(policy: Policy, scene: Scene, *, cached: bool) -> Tensor:
-    """The actions of a scene, the plain way."""
-    head, backbone, sees = policy.action_head, policy.backbone, policy.paradigm.sees
-    assert isinstance(head, ExpertHead) and scene.action is not None and scene.video is not None
-    levels = policy.schedules["action"].grid()
-    x = draw(tuple(scene.action.x.shape), scene.action.x, generator(0))
-    seen = scene.video.only("context")
+@dataclass
+class Way:
+    """One way to act, measured."""
 
-    def streams(now: Scene, *, video: bool, action: bool) -> list[Stream]:
-        found = [stream_of(backbone, replace(seen), now.text)] if video else []
-        own = head.stream(backbone, now, ()) if action else None
-        return [*found, *([own] if own is not None else [])]
-
-    def at(sigma: float) -> Scene:
-        level = torch.full((len(x),), sigma)
-        return head.prepare(replace(scene, text=replace(scene.text), action=Noisy(x, level)))
-
-    past = None
-    if cached:
-        past = plain_pass(streams(at(levels[0]), video=True, action=False), sees, None)
-    for sigma, lower in pairwise(levels):
-        passing = streams(at(sigma), video=not cached, action=True)
-        plain_pass(passing, sees, past)
-        x = x + (lower - sigma) * head.unembed(passing[-1])["action"]
-    return x
+    milliseconds: float  # median on the clock
+    cpu: float  # least processor time, in milliseconds
+    error: float  # largest difference of its actions from the first way's
 
 
 @torch.no_grad()
-def compared(policy: Policy, count: int = 7) -> Mapping[str, tuple[float, float]]:
-    """way -> median seconds, and the largest difference of its actions from the first way's."""
+def compared(width: int, layers: int, rounds: int) -> Mapping[str, Way]:
+    """All ways at one size, in turn."""
+    policy = small(width, layers)
     scene = blank(policy, observation(policy.spec, batch=1))
-    fast = small(policy.spec.backbone.traits.width, policy.spec.backbone.traits.depth)
+    words = torch.randn(1, WORDS, policy.spec.backbone.traits.text_width)
+    scene = scene.with_(text=Text(words))
+    plain = Plain(policy, scene)
     runs: dict[str, Callable[[], Tensor]] = {
-        "plain, no cache": lambda: plainly(policy, scene, cached=False),
-        "plain, joined cache": lambda: plainly(policy, scene, cached=True),
+        "plain, no cache": lambda: plain.act(cached=False),
+        "plain, joined cache": lambda: plain.act(cached=True),
         "wamkit, eager": lambda: policy.decide(scene, seed=0).action,
     }
     if compiler() is not None:
+        fast = small(width, layers)
         fast.set_mode("compile")
         runs["wamkit, compile"] = lambda: fast.decide(scene, seed=0).action
-    times: dict[str, list[float]] = {name: [] for name in runs}
     found = {name: run() for name, run in runs.items()}
-    for _ in range(count):
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            clock, cpu = time.perf_counter(), time.process_time()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - clock, time.process_time() - cpu))
     first = found["plain, no cache"]
     return {
-        name: (statistics.median(times[name]), float((x - first).abs().max()))
+        name: Way(
+            1000 * statistics.median(clock for clock, _ in times[name]),
+            1000 * min(cpu for _, cpu in times[name]),
+            float((x - first).abs().max()),
+        )
         for name, x in found.items()
     }
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Plain Fast-WAM against wamkit on a CPU.")
+    parser.add_argument("width", nargs="?", type=int, help="of the video network, times 64")
+    parser.add_argument("layers", nargs="?", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    chosen = parser.parse_args()
     about = machine(torch.device("cpu"))
     print(
         f"{about['name']}, {about['threads']} threads, load {about['load']}, torch "
         f"{about['torch']}, wamkit {about['wamkit']}, {about['date']}\n"
     )
-    print("| width x layers | way | ms | wamkit's best is faster by | largest difference |")
-    print("|---|---|---|---|---|")
-    for width, layers in ((256, 8), (512, 8)):
-        rows = compared(small(width, layers))
-        best = min(seconds for name, (seconds, _) in rows.items() if name.startswith("wamkit"))
-        for name, (seconds, error) in rows.items():
+    print("| width x layers | way | ms | CPU ms | wamkit's best is faster by | difference |")
+    print("|---|---|---|---|---|---|")
+    sizes = ((256, 8), (512, 8)) if chosen.width is None else ((chosen.width, chosen.layers),)
+    for width, layers in sizes:
+        ways = compared(width, layers, chosen.rounds)
+        best = min(way.cpu for name, way in ways.items() if name.startswith("wamkit"))
+        for name, way in ways.items():
             print(
-                f"| {width} x {layers} | {name} | {1000 * seconds:.0f} | {seconds / best:.2f}x | "
-                f"{error:.0e} |"
+                f"| {width} x {layers} | {name} | {way.milliseconds:.0f} | {way.cpu:.0f} | "
+                f"{way.cpu / best:.2f}x | {way.error:.0e} |"
             )
 
 

@@ -8,7 +8,8 @@ mean of the differences and its 95 % interval (Student's t, pairs by seed).
 
     python examples/05_video_helps.py --seeds 5 --out pictures     # writes pictures/video.svg
 
-A toy answers for itself alone. Whether co-training helps a robot has to be asked with the robot.
+A toy answers for itself alone. Whether co-training helps a robot has to be asked with the robot:
+benchmarks/video_helps.py asks it of any recorded data set, and of a simulator where there is one.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @METAWORLD
-def test_demonstrations_are_collected_and_refused_a_second_time(
+def test_demonstrations_are_collected_gone_on_with_and_not_overwritten(
     wamkit: Wamkit, tmp_path: Path
 ) -> None:
     words = ("collect", TASK, "--episodes", 1, "--out", tmp_path / "d", "--size", 32)
@@ -49,8 +49,13 @@ def test_demonstrations_are_collected_and_refused_a_second_time(
     recording = Recording(tmp_path / "d")
     assert recording.episodes[0].length == found["frames"]
     assert recording.features["observation.images.corner2"].shape == (32, 32, 3)
-    code, _, err = wamkit(*words)
-    assert code == 2 and "is there already" in err and "--add" in err
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")}
+    again = json.loads(wamkit(*words, "--processes", 1, "--json")[1])
+    assert again["episodes"] == again["there_already"] == 1
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")} == before
+    code, _, err = wamkit(*words, "--seed", 7)
+    assert code == 2 and "is there already, and not from the same command" in err
+    assert "--add" in err
 
 
 @PUSHT

@@ -18,6 +18,7 @@ import wamkit
 from wamkit.data import Columns, Feature, Loader, Recording, Samples, Writer, collate, split
 from wamkit.data.example import record
 from wamkit.data.film import Film
+from wamkit.data.frames import Pictures
 from wamkit.data.loading import Order
 from wamkit.errors import WamkitError
 from wamkit.spec import PolicySpec, parse
@@ -105,6 +106,32 @@ def test_pictures_within_the_parquet_are_read_exactly(tmp_path: Path) -> None:
     sample = samples[12 + 5]
     for i, t in enumerate((5, 7, 9)):
         assert sample["images"]["front"][i].eq(brightness(1, t)).all()
+
+
+@pytest.mark.parametrize("pictures", ["image", "video"])
+def test_a_picture_is_decoded_once_while_there_is_room_for_it(
+    tmp_path: Path, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording(record(tmp_path / "set", spec_with(), pictures=pictures))
+    episode, key, size = recording.episodes[1], "observation.images.front", 48 * 64 * 3
+    decoded: list[int] = []
+    plain = Pictures._decoded
+
+    def counted(self: Any, dtype: str, episode: Any, key: str, frames: Any) -> Any:
+        decoded.extend(frames)
+        return plain(self, dtype, episode, key, frames)
+
+    monkeypatch.setattr(Pictures, "_decoded", counted)
+    found = Pictures(recording, room=3 * size)
+    first = found.at(episode, key, [2, 1, 2, 3])
+    assert np.array_equal(found.at(episode, key, [1, 2, 3]), first[[1, 0, 3]])
+    assert decoded == [1, 2, 3]
+    found.at(episode, key, [4])  # in the place of 1, which was asked for longest ago
+    found.at(episode, key, [2, 3, 4, 1])
+    assert decoded == [1, 2, 3, 4, 1]
+    assert found._lately.held == 3 * size
+    none = Pictures(recording, room=0)
+    assert np.array_equal(none.at(episode, key, [3, 3]), first[[3, 3]])
 
 
 def test_other_names_of_columns_are_mapped(tmp_path: Path) -> None:

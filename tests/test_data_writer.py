@@ -12,6 +12,7 @@ import pytest
 
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.data.frames import Pictures
+from wamkit.data.writing import notes
 from wamkit.errors import WamkitError
 
 CAMERA = "observation.images.front"
@@ -91,6 +92,28 @@ def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     with problem, Writer(folder, 10, FEATURES) as writer:
         writer.add_frame(_frame(0, 0))
     assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_is_kept_is_not_lost_and_notes_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(KeyboardInterrupt), Writer(folder, 10, FEATURES) as writer:
+        writer.add_episode("task 0", (_frame(0, t) for t in range(5)))
+        writer.notes["source"] = "a test"
+        writer.keep()
+        writer.add_episode("task 1", (_frame(1, t) for t in range(4)))
+        raise KeyboardInterrupt
+    assert [episode.length for episode in Recording(folder).episodes] == [5]
+    with Writer(folder, 10, FEATURES) as writer:
+        assert writer.notes == {"source": "a test"}
+        writer.add_episode("task 1", (_frame(1, t) for t in range(4)))
+        writer.keep()
+    assert [episode.length for episode in Recording(folder).episodes] == [5, 4]
+    assert notes(folder) == {"source": "a test"} and check(folder, decode=True) == []
+    assert list(tmp_path.iterdir()) == [folder]
+    (folder / "meta" / "wamkit.json").write_text("{")
+    with pytest.raises(WamkitError, match=r"wamkit.json cannot be read"):
+        Writer(folder, 10, FEATURES)
     assert list(tmp_path.iterdir()) == [folder]
 
 

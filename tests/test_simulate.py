@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 from wamkit.build import build
-from wamkit.data import Recording
+from wamkit.data import Recording, check
+from wamkit.data.frames import Numbers
 from wamkit.errors import WamkitError
 from wamkit.parts import EnvironmentConfig
 from wamkit.policy import Policy
 from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
 from wamkit.simulate.acting import Actor
-from wamkit.simulate.collecting import collect, writer
+from wamkit.simulate.collecting import Asked, collect, writer
 from wamkit.simulate.contract import expect_environment
+from wamkit.simulate.episodes import Attempt
 from wamkit.simulate.filming import pictures, shoot
 from wamkit.simulate.fitting import conflicts, views_of
 from wamkit.simulate.rolling import evaluate, play
@@ -265,6 +268,56 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     ):
         collect(workers, made, 4)
     assert not list(tmp_path.iterdir()) and workers._here[0].environment.closed
+
+
+def _collected(folder: Path, episodes: int, stops_at: int | None = None) -> list[int]:
+    """The seeds that a collection tries, up to Ctrl-C."""
+    heard: list[int] = []
+    with (
+        here(broken=3) as workers,
+        writer(folder, workers.robot(), "video") as made,
+    ):
+        steps = workers._here[0].environment
+        steps.config = Rail(broken=3, stops_at=stops_at)
+        collect(workers, made, episodes, keep_every=2, told=lambda a: heard.append(a.seed))
+    return heard
+
+
+def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert _collected(whole, 5) == [0, 1, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(KeyboardInterrupt):
+        _collected(parts, 5, stops_at=5)
+    asked = Asked(Rail(broken=3))
+    assert asked.kept(parts) == 3 and not Asked(Rail(broken=3), seed=9).kept(parts)
+    assert _collected(parts, 5) == [5, 6, 7] and _collected(parts, 5) == []
+    assert check(parts, decode=True) == []
+    assert len(list(tmp_path.iterdir())) == 2
+    names = ("observation.state", "action", "index", "episode_index")
+    one, two = (Numbers(r, r.episodes, names) for r in map(Recording, (whole, parts)))
+    for name in names:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert _collected(parts, 6) == [8] and asked.kept(parts) == 6
+
+
+def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
+    def told(attempt: Attempt) -> None:
+        if attempt.seed == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        here() as workers,
+        writer(tmp_path / "d", workers.robot(), "video") as made,
+    ):
+        collect(workers, made, 4, keep_every=10, told=told)
+    assert Asked(Rail()).kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
+
+
+def test_ctrl_c_before_the_first_episode_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _collected(tmp_path / "d", 4, stops_at=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_mismatch_is_told_at_once() -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wamkit.bench.taps import tapped
 from wamkit.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
+from wamkit.layers import rotate_pairs
+from wamkit.memo import Memo, Rung
 from wamkit.policy import Policy
 from wamkit.trial import observation
+from wamkit.types import Noisy, Scene, Text
 
 CELLS = [c for c in matrix() if c.runs]
 # Every backbone and every head in the cheapest paradigm, and every paradigm with one of each.
@@ -61,6 +65,7 @@ def passes_of(policy: Policy) -> list[tuple[str, Any, Ops]]:
         with Ops() as ops:
             out = model(scene, cache=cache, keep=keep)
         kind = "prefill" if is_prefill(scene, keep) else ",".join(sorted(scene.roles))
+        kind += ", some of it kept" if keep and kind != "prefill" else ""
         found.append((kind, cache, ops))
         return out
 
@@ -126,7 +131,9 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
     def around(model: Callable[..., Any], scene: Any, cache: Any = None, keep: Any = ()) -> Any:
         out = model(scene, cache=cache, keep=keep)
         if cache is not None:
-            places.append([(room.k.data_ptr(), room.v.data_ptr()) for room in cache._room.values()])
+            places.append(
+                [(r.whole.k.data_ptr(), r.whole.v.data_ptr()) for r in cache._room.values()]
+            )
         return out
 
     with tapped(policy, "model", around):
@@ -143,3 +150,88 @@ def test_levels_are_brought_to_the_device_once() -> None:
     with Ops() as ops:
         run = flow.start(torch.zeros(2, 4))
     assert not ops.names["aten.lift_fresh"] and run.sigma.shape == (2,)
+
+
+@pytest.mark.parametrize("cell", [c for c in COLUMNS if c.action_head == "mot"], ids=_name)
+def test_noise_levels_are_embedded_once_for_a_chunk(cell: Cell) -> None:
+    """Where a chunk is several runs, once for each of their lists of levels."""
+    policy = Policy.from_spec(cell.spec)
+    embedder = getattr(policy.action_head.condition_embedder, "time_embedder", None)
+    assert isinstance(embedder, nn.Module)
+    met: list[tuple[int, ...]] = []
+    embedder.register_forward_hook(lambda _, given, out: met.append(tuple(given[0].shape)))
+    ladders: dict[tuple[int, int], Any] = {}  # holds what the numbers are of
+    plain = Rung.once
+
+    def once(rung: Rung, memo: Memo, *args: Any) -> Any:
+        ladders[id(memo), id(rung.levels)] = memo, rung.levels
+        return plain(rung, memo, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rung, "once", once)
+        policy.act(observation(policy.spec), seed=0)
+    assert 0 < len(met) <= len(ladders)
+
+
+@pytest.mark.parametrize("cell", [c for c in COLUMNS if c.backbone == "toy"], ids=_name)
+@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
+def test_levels_that_are_looked_up_give_the_same_chunk(
+    cell: Cell, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = cell.spec.schedules.action.model_copy(update={"solver": solver, "steps": 4})
+    schedules = cell.spec.schedules.model_copy(update={"action": action})
+    policy = Policy.from_spec(cell.spec.model_copy(update={"schedules": schedules}))
+    seen = observation(policy.spec)
+    fast = policy.act(seen, seed=0).values
+    monkeypatch.setattr(Rung, "of", lambda rung, sigma: None)
+    torch.testing.assert_close(fast, policy.act(seen, seed=0).values, atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_that_is_given_another_level_has_left_the_ladder() -> None:
+    from wamkit.schedule import NoiseSchedule
+    from wamkit.schedules import ScheduleConfig
+
+    run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
+    text = Text(torch.zeros(2, 1, 4))
+    scene = Scene(text, action=Noisy(run.x, torch.ones(2))).put("action", run.x, run.rung)
+    action, memo = scene.noisy("action"), Memo()
+    assert action.ladder is not None and torch.equal(action.sigma, run.sigma)
+    assert replace(action, sigma=torch.full((2,), 0.3)).ladder is None
+    assert scene.put("action", run.x, torch.full((2,), 0.3)).noisy("action").ladder is None
+    assert scene.pick(torch.tensor([1, 0, 1])).noisy("action").ladder is not None
+    calls = []
+
+    def make(sigma: Tensor) -> tuple[Tensor]:
+        calls.append(sigma.shape)
+        return (sigma.exp(),)
+
+    with torch.no_grad():
+        for _ in range(3):
+            rung = run.rung
+            (row,) = rung.once(memo, "exp", make)
+            torch.testing.assert_close(row, run.sigma[:1, None].exp())
+            run.advance(torch.zeros(2, 4, 3))
+    assert calls == [(4, 1)]
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4), (2, 1, 5, 4)])
+def test_pairs_turn_alike_however_they_lie_in_memory(shape: tuple[int, ...]) -> None:
+    odd = torch.randn(2, 3, 5, 9)[..., :8]  # such rows are no complex numbers
+    cos, sin = torch.randn(shape), torch.randn(shape)
+    expected = rotate_pairs(odd, cos, sin)
+    torch.testing.assert_close(rotate_pairs(odd.contiguous(), cos, sin), expected)
+    by_token = odd.transpose(1, 2).contiguous().transpose(1, 2)
+    found = rotate_pairs(by_token, cos, sin)
+    torch.testing.assert_close(found, expected)
+    assert found.stride() == by_token.stride()
+
+
+OPERATIONS = 90
+"""Of one layer of a step: a block of mot's own that reads words by cross-attention, on a CPU."""
+
+
+@pytest.mark.parametrize("backbone", ["wan", "toy"])
+def test_a_step_stays_within_its_number_of_operations(backbone: str) -> None:
+    cell = next(c for c in COLUMNS if _name(c) == f"{backbone}-mot-single_pass")
+    _, ops = later_steps(Policy.from_spec(cell.spec))[0]
+    assert ops.names.total() <= OPERATIONS * cell.spec.backbone.traits.depth + 20

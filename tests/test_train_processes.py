@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "save_every": 2,
     "imagine_every": 4,
 }
+LORA = {"rank": 2}
 SCRIPT = """
 import json, os, sys
 import torch
@@ -50,9 +51,12 @@ import wamkit
 from wamkit.data import Columns
 from wamkit.train.config import TrainConfig
 from wamkit.train.trainer import Data, train
+from functools import partial
+from wamkit.train import trainer
+trainer.compile_blocks = partial(trainer.compile_blocks, backend="eager")
 for job in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(job["port"])
-    config = TrainConfig(**job["settings"])
+    config = TrainConfig.model_validate(job["settings"])
     data = Data(__import__("pathlib").Path(job["data"]), Columns())
     train(wamkit.build(job["spec"]), data, job["out"], config, resume=job["resume"])
 """
@@ -112,14 +116,14 @@ def in_two(script: str, *jobs: dict[str, Any]) -> None:
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in started]
+    errors = [process.communicate(timeout=480)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
 
 
 def alone(data: Path, out: Path, *, resume: bool = False, **settings: Any) -> None:
     import wamkit
 
-    config = TrainConfig(**SETTINGS | settings)
+    config = TrainConfig.model_validate(SETTINGS | settings)
     train(wamkit.build(RAW), Data(data, Columns()), out, config, resume=resume)
 
 
@@ -132,6 +136,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     alone(data, place / "one", accumulate=2)
     alone(data, place / "mixed", accumulate=2, steps=4, schedule="constant")
+    alone(data, place / "lora", accumulate=2, lora=LORA)
     alone(data, place / "begun", accumulate=2, steps=2, schedule="constant")
     two = SETTINGS | {"accumulate": 1}
     job = {"data": str(data)}
@@ -139,6 +144,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SCRIPT,
         job | {"out": str(place / "ddp"), "settings": two},
         job | {"out": str(place / "fsdp"), "settings": two | {"sharding": "fsdp"}},
+        job | {"out": str(place / "ddp-lora"), "settings": two | {"lora": LORA}},
+        job
+        | {"out": str(place / "fsdp-lora")}
+        | {"settings": two | {"lora": LORA, "sharding": "fsdp", "compile": True}},
         job
         | {"out": str(place / "begun"), "resume": True}
         | {"settings": two | {"sharding": "fsdp", "schedule": "constant", "recompute": True}},
@@ -163,6 +172,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     [
         ("ddp", "one"),
         ("fsdp", "one"),
+        ("ddp-lora", "lora"),
+        ("fsdp-lora", "lora"),
         ("begun", "mixed"),
         ("shared", "mixed"),
     ],

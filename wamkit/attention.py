@@ -98,14 +98,14 @@ def run(
         )
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
-    plans: dict[tuple[tuple[int, ...], tuple[str, ...]], Plan] = {}
-    for layer in range(depth):
+    plans = _plans(streams, sees, cache)
+    for layer, blocks in enumerate(zip(*(stream.blocks for stream in streams), strict=True)):
         ends = prefill and layer == depth - 1 and layer not in hidden
-        awake = tuple(i for i, stream in enumerate(streams) if stream.blocks[layer] is not None)
+        awake = tuple([i for i, block in enumerate(blocks) if block is not None])
         key = awake, () if cache is None else tuple(cache.layers[layer])
         if key not in plans:
             plans[key] = _plan(streams, *key, sees)
-        step = partial(_step, streams, layer, plans[key], attend, cache, keep, ends)
+        step = partial(_step, streams, blocks, layer, plans[key], attend, cache, keep, ends)
         tokens = [stream.x for stream in streams]
         if _again.get() and torch.is_grad_enabled():
             tokens, shown = checkpoint(step, tokens, use_reentrant=False)
@@ -168,6 +168,16 @@ class Plan(NamedTuple):
     sources: dict[str, tuple[Source, ...]]  # role -> where its keys are
 
 
+def _plans(streams: Sequence[Stream], sees: Visibility, cache: KVCache | None) -> dict[Any, Plan]:
+    """The plans of a pass, by who is awake and what is cached; they last as long as the cache."""
+    if cache is None or torch.is_grad_enabled():
+        return {}
+    held = [sees, *(s.valid for stream in streams for s in stream.segments)]  # so ids stay theirs
+    shapes = [tuple([s[:2] for s in stream.segments]) for stream in streams]
+    key = streams[0].x.shape[0], *map(id, held), *shapes
+    return cache.plans.setdefault(key, (held, {}))[1]  # type: ignore[no-any-return]
+
+
 def _plan(
     streams: Sequence[Stream], awake: tuple[int, ...], cached: tuple[str, ...], sees: Visibility
 ) -> Plan:
@@ -210,6 +220,7 @@ def _plan(
 
 def _step(
     streams: Sequence[Stream],
+    blocks: Sequence[Block | None],
     layer: int,
     plan: Plan,
     attend: Attend,
@@ -222,18 +233,18 @@ def _step(
     shown: dict[int, QKV] = {}
     rests: dict[int, Any] = {}
     for i in plan.hearings:
-        block = streams[i].blocks[layer]
+        block = blocks[i]
         assert block is not None
         shown[i], rests[i] = block.project(tokens[i], streams[i].cond)
     after = list(tokens)
     for i, hearings in plan.hearings.items() if not ends else ():
-        block = streams[i].blocks[layer]
+        block = blocks[i]
         assert block is not None
         heard = _hear(hearings, shown[i].q, shown, attend, cache, layer)
         after[i] = block.absorb(heard.transpose(1, 2).flatten(2), rests[i], streams[i].cond)
     found = plan.sources
     return after, {
-        role: KV.join([source.keys(shown) for source in found[role]])
+        role: KV.join([source.keys(shown) for source in found[role]]).kept()
         for role in keep
         if role in found
     }

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .fused import alone
+
 
 class KV(NamedTuple):
     """Keys and values of some tokens, normalized and positioned."""
@@ -23,6 +25,11 @@ class KV(NamedTuple):
             return parts[0]
         k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
         return KV(k, v, joined([(p.valid, p.k.shape[2]) for p in parts], k))
+
+    def kept(self) -> KV:
+        """The same without what it may have been cut from, such as queries beside the values."""
+        k, v = alone(self.k, self.v)
+        return KV(k, v, self.valid)
 
 
 def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor | None:
@@ -40,6 +47,18 @@ def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor |
     if any(mask.is_floating_point() for mask in found):
         found = [mask if mask.is_floating_point() else mask.float().log() for mask in found]
     return torch.cat(found, 1)
+
+
+class _Room:
+    """Keys and values in a row, and views of the last ones, which every step writes anew."""
+
+    def __init__(self, whole: KV, fresh: Sequence[KV]) -> None:
+        lengths = [kv.k.shape[2] for kv in fresh]
+        sizes = [whole.k.shape[2] - sum(lengths), *lengths]
+        self.whole = whole
+        self.k, self.v = (x.split(sizes, 2)[1:] for x in whole[:2])
+        none = (None,) * len(fresh)
+        self.valid = none if whole.valid is None else whole.valid.split(sizes, 1)[1:]
 
 
 class KVCache:
@@ -60,7 +79,8 @@ class KVCache:
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
         self.levels = dict(levels or {})  # role -> [B], the noise its frames had; only with hidden
         self._rows: dict[Hashable, Tensor] = {}
-        self._room: dict[tuple[int, tuple[str, ...], tuple[int, ...]], KV] = {}
+        self._room: dict[Hashable, _Room] = {}
+        self.plans: dict[Hashable, Any] = {}  # who hears whom in passes that look at this cache
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
 
     @property
@@ -100,24 +120,24 @@ class KVCache:
         return self._rows[key]
 
     def followed_by(self, layer: int, roles: tuple[str, ...], *fresh: KV) -> KV:
-        """The cached keys of `roles`, then those of `fresh`."""
-        kept = [self.layers[layer][role] for role in roles]
+        """The cached keys of `roles`, then those of `fresh`, which are written where they belong.
+
+        Without gradients the room is made once, and the result is good until it is asked for again.
+        """
         if torch.is_grad_enabled():
-            return KV.join([*kept, *fresh])
-        lengths = tuple(kv.k.shape[2] for kv in fresh)
-        room = self._room.get((layer, roles, lengths))
+            return KV.join([*(self.layers[layer][role] for role in roles), *fresh])
+        key = layer, roles, *[kv.k.shape[2] for kv in fresh]
+        room = self._room.get(key)
         if room is None:
-            room = self._room[layer, roles, lengths] = KV.join([*kept, *fresh])
-            return room
-        end = room.k.shape[2]
-        for kv, length in zip(reversed(fresh), reversed(lengths), strict=True):
-            start = end - length
-            room.k[:, :, start:end].copy_(kv.k)
-            room.v[:, :, start:end].copy_(kv.v)
-            if room.valid is not None and kv.valid is not None:
-                room.valid[:, start:end].copy_(kv.valid)
-            end = start
-        return room
+            room = _Room(KV.join([*(self.layers[layer][role] for role in roles), *fresh]), fresh)
+            self._room[key] = room
+        else:
+            for kv, k, v, valid in zip(fresh, room.k, room.v, room.valid, strict=True):
+                k.copy_(kv.k)
+                v.copy_(kv.v)
+                if valid is not None and kv.valid is not None:
+                    valid.copy_(kv.valid)
+        return room.whole
 
     def without(self, roles: Collection[str]) -> KVCache:
         """What is left when `roles` are dropped."""

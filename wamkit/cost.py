@@ -40,8 +40,13 @@ class Cost:
     """Operations of "encode" (the VAE), and of "act" (all passes)."""
 
 
+FORMULAS = {**flop_registry, torch.ops.aten._int_mm: flop_registry[torch.ops.aten.mm]}
+
+
 class Counter(TorchDispatchMode):
     """Counts operations and bytes of everything that runs inside it."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +57,11 @@ class Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         out = func(*args, **kwargs)
+        if func is torch.ops.higher_order.out_dtype:  # an operation, and the dtype of its result
+            func, args = args[0], args[2:]
         packet = getattr(func, "_overloadpacket", None)
-        if packet in flop_registry:
-            self.operations += int(flop_registry[packet](*args, **kwargs, out_val=out))
+        if packet in FORMULAS:
+            self.operations += int(FORMULAS[packet](*args, **kwargs, out_val=out))
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
         return out

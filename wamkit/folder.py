@@ -40,9 +40,14 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
 
     A saved policy that is already there is replaced. With `state`, weights of the whole policy by
     name, those are written in place of the policy's own. Raises WamkitError if the folder holds
-    anything else.
+    anything else, or if the policy's weights were rounded (`wamkit.quantized`).
     """
     goal = free(folder)
+    if policy.quantized != "none":
+        raise WamkitError(
+            f"this policy is {policy.quantized}: what is saved are weights that were not rounded",
+            "load it again and save that; quantize a policy each time it is loaded",
+        )
     goal.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
     try:

@@ -41,20 +41,14 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
         return texts[id(text)][1]
 
     def twice(frames: Frames) -> Frames:
-        new = Frames(
-            _twice(frames.z),
-            frames.roles,
-            frames.times,
-            _twice(frames.sigma),
-            None if frames.guide is None else _twice(frames.guide),
-        )
+        new = frames.mapped(_twice)
         _, memo = memos.setdefault(id(frames.memo), (frames.memo, new.memo))
         object.__setattr__(new, "memo", memo)
         return new
 
     def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
         numbers = {
-            part: replace(noisy, x=_twice(noisy.x), sigma=_twice(noisy.sigma))
+            part: noisy.mapped(_twice)
             for part in PARTS[1:]
             if (noisy := getattr(scene, part)) is not None
         }

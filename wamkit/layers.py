@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .types import Text
 
 
 def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:
@@ -48,17 +51,30 @@ def latent_times(places: Tensor, chunk: int, frames: tuple[int, int]) -> Tensor:
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, H, S, E] with neighbors (2i, 2i+1) turned by angles of cos, sin [S, E / 2] float32."""
+    """x [B, H, S, E] with neighbors (2i, 2i+1) turned by angles of cos, sin [S, E / 2] float32.
+
+    Where heads or samples differ, angles are [H, S, E / 2] or [B, 1, S, E / 2]. What comes out of
+    `split_heads` stays as it lies in memory, token by token.
+    """
     pairs = x.float().unflatten(-1, (-1, 2))
-    a, b = pairs.unbind(-1)
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    if torch.compiler.is_compiling() or pairs.storage_offset() % 2 or _odd(pairs.stride()):
+        a, b = pairs.transpose(1, 2).unbind(-1)  # [B, S, H, E / 2]
+        cos, sin = (y[:, None] if y.ndim == 2 else y.transpose(-3, -2) for y in (cos, sin))
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).transpose(1, 2)
+    else:  # the same in one operation, which the compiler does not know
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)
+
+
+def _odd(strides: Sequence[int]) -> bool:
+    """Whether pairs of such strides are no complex numbers."""
+    return strides[-1] != 1 or any(stride % 2 for stride in strides[:-1])
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """Layer norm without weights, then scaled and shifted, in float32; the dtype of x out."""
     normal = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return (normal * (1 + scale) + shift).to(x.dtype)
+    return torch.addcmul(shift, normal, 1 + scale).to(x.dtype)
 
 
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -68,6 +84,21 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     weight = valid.exp() if valid.is_floating_point() else valid.float()
     share = weight / weight.sum(1, keepdim=True)
     return (x * share[..., None].to(x.dtype)).sum(1)
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask [B, S], as `Text.mask`, as attention adds it to scores: 0 where it may look.
+
+    Attention converts any other mask at every call.
+    """
+    if mask is None or mask.is_floating_point():
+        return None if mask is None else mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
+def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
+    """The mask of the words [B, L] as `additive` makes it, once for a text."""
+    return text.memo.once(("additive", dtype), lambda: additive(text.mask, dtype))
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

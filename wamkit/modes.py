@@ -2,10 +2,12 @@
 
     eager     every operation as it is written
     compile   the blocks' methods through torch.compile, one region for each kind of block and shape
+              (on a GPU the VAE's encoding of single pictures too: on a CPU it gains nothing)
     graph     a whole chunk, noise to actions, recorded once for each shape and replayed
 
 The same seed gives the same chunk in all of them, up to rounding. Modes change nothing in training:
-where gradients are on, every block runs as written.
+where gradients are on, every block runs as written, unless it was compiled for them
+(`compile_blocks(learns=True)`).
 """
 
 from __future__ import annotations
@@ -57,8 +59,11 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
-    """Compile the regions of every block below `root`; blocks of a kind share what is compiled."""
+def compile_blocks(root: nn.Module, *, backend: str = "inductor", learns: bool = False) -> None:
+    """Compile the regions of every block below `root`; blocks of a kind share what is compiled.
+
+    What is compiled runs where gradients are off, or where they are on if the policy `learns`.
+    """
     # A policy meets more shapes than dynamo's default of 8: prefill and steps of several roles.
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 64)
@@ -67,7 +72,8 @@ def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
         for name in regions(block):
             key = type(block), name
             if key not in made:
-                made[key] = _without_gradients(getattr(type(block), name), backend)
+                cure = f"let {type(block).__name__}.regions name methods that only compute"
+                made[key] = _compiled(getattr(type(block), name), backend, learns, cure)
             setattr(block, name, MethodType(made[key], block))
 
 
@@ -76,6 +82,30 @@ def as_written(root: nn.Module) -> None:
     for block in blocks(root):
         for name in regions(block):
             block.__dict__.pop(name, None)
+
+
+def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
+    """Compile a VAE's `encode` for single pictures; clips are encoded as written.
+
+    A VAE that cannot be compiled says so by a class attribute, `compiles = False`.
+    """
+    kind = type(vae)
+    if not getattr(kind, "compiles", True):
+        return
+    compiled = _compiled(
+        kind.encode, backend, False, f"give {kind.__name__} the attribute `compiles = False`"
+    )
+
+    def encode(vae: Any, pixels: Tensor) -> Tensor:
+        single = pixels.shape[2] == 1  # a clip would be one region for every number of pictures
+        return (compiled if single else kind.encode)(vae, pixels)  # type: ignore[no-any-return]
+
+    object.__setattr__(vae, "encode", MethodType(encode, vae))
+
+
+def encoder_as_written(vae: Any) -> None:
+    """Undo `compile_encoder`."""
+    vae.__dict__.pop("encode", None)
 
 
 def blocks(root: nn.Module) -> Iterator[nn.Module]:
@@ -90,8 +120,10 @@ def regions(block: nn.Module) -> tuple[str, ...]:
     return getattr(block, "regions", REGIONS)
 
 
-def _without_gradients(method: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """A method that runs compiled where gradients are off, and as written elsewhere."""
+def _compiled(
+    method: Callable[..., Any], backend: str, learns: bool, cure: str
+) -> Callable[..., Any]:
+    """A method that runs compiled where gradients are off, or on, and as written elsewhere."""
     assert isinstance(method, FunctionType)
     # A copy with a code object of its own: what one policy compiles does not count for another.
     own = FunctionType(
@@ -104,15 +136,14 @@ def _without_gradients(method: Callable[..., Any], backend: str) -> Callable[...
     compiled = torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
 
     def run(block: nn.Module, *args: Any) -> Any:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() is not learns:
             return method(block, *args)
         try:
             return compiled(block, *args)
         except torch._dynamo.exc.Unsupported as error:
             raise WamkitError(
                 f"{type(block).__name__}.{method.__name__} cannot be compiled: {error.msg}",
-                f"let {type(block).__name__}.regions name methods that only compute, or choose "
-                'mode "eager"',
+                f'{cure}, or choose mode "eager"',
             ) from None
 
     return run

@@ -18,6 +18,7 @@ from .cache import KVCache
 from .cameras import CameraLayout
 from .conditioner import Conditioner
 from .errors import WamkitError, did_you_mean
+from .fused import Row, fuse, unfuse
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
 from .modes import (
@@ -31,7 +32,9 @@ from .modes import (
     signature,
 )
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
+from .precision import exact
 from .prompts import PromptCache, pooled
+from .quantized import LEAST, Rounded, check_kind, quantize
 from .schedule import NoiseSchedule, Several
 from .schedules import ScheduleConfig
 from .session import Session
@@ -85,12 +88,14 @@ class Policy(nn.Module):
         self.pooled = pooled(self.conditioner, width, spec.text_encoder.template)
         for kind in ("backbone", "action_head", "conditioner"):
             if isinstance(module := getattr(self, kind), nn.Module):
-                cast(module, DTYPES[spec.dtype])
+                exact(cast(module, DTYPES[spec.dtype]))
         for frozen in (self.vae, None if self.text_encoder.trainable else self.text_encoder):
             if isinstance(frozen, nn.Module):
                 frozen.requires_grad_(False)
         self.mode: Mode = "eager"
+        self.quantized: str = "none"
         self._recorded: dict[tuple[Any, ...], Recorded] = {}
+        self._rows: list[Row] | None = None
         self.eval()
 
     @staticmethod
@@ -142,9 +147,54 @@ class Policy(nn.Module):
             )
         as_written(self)
         self._recorded.clear()
+        self._rows = None
         if chosen == "compile":
             compile_blocks(self)
         self.mode = chosen
+
+    def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
+        """Act with large weights in 8 bits from now on, as `wamkit.quantized` says.
+
+        For good: a policy that was rounded can neither learn nor be saved, and is loaded again to
+        be as it was. Raises WamkitError if this policy cannot be rounded so on its device.
+        """
+        chosen = check_kind(kind, self.device, self.spec.dtype)
+        if chosen == self.quantized:
+            return None
+        if self.quantized != "none":
+            raise WamkitError(
+                f"this policy is {self.quantized} already, and its own weights are gone",
+                f"load it again, then quantize it to {kind!r}",
+            )
+        self._rows = None
+        unfuse(self)
+        done = quantize(self, chosen, DTYPES[self.spec.dtype], least)
+        self.quantized = chosen
+        self.set_mode(self.mode)
+        return done
+
+    def train(self, mode: bool = True) -> Policy:
+        """As that of a module; while a policy learns, every weight has memory of its own.
+
+        Raises WamkitError if weights were rounded (`quantize`).
+        """
+        if mode and self.quantized != "none":
+            raise WamkitError(
+                f"this policy is {self.quantized}, and rounded weights cannot learn",
+                "load it again, and train it before it is quantized",
+            )
+        if mode:
+            self._rows = None
+            unfuse(self)
+        return super().train(mode)
+
+    def _prepare(self) -> None:
+        """Fuse layers (`wamkit.fused`) for the first chunk, and again if weights have moved."""
+        if self.training:
+            return
+        if self._rows is None or not all(row.holds() for row in self._rows):
+            self._rows = fuse(self)
+            self._recorded.clear()
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Normalize `action` and `state` by these from now on."""
@@ -196,6 +246,7 @@ class Policy(nn.Module):
     def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
         """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
+        self._prepare()
         rng = generator(seed)
         if self.mode != "graph":
             return self._acted(choices)(scene, rng)
@@ -245,6 +296,7 @@ class Policy(nn.Module):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
+        self._prepare()
         scene = scenes.blank(self, observation)
         model = self.guided(observation.batch)
         clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
@@ -259,7 +311,8 @@ class Policy(nn.Module):
         """Velocity losses of one batch, weighted by noise level and masked where data is padding.
 
         With another `compute` than float32 the pass of backbone and head runs under torch's
-        autocast: matrix products and attention in that dtype, weights and losses as they are.
+        autocast: matrix products and attention in that dtype, weights and losses as they are, and
+        what a part keeps in float32 (`keep_float32`) in float32.
         Raises WamkitError if the batch does not fit.
         """
         scene = scenes.clean(self, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class PromptCache:
         for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
             if (mark, sentence) not in self._kept:
                 with torch.no_grad():
-                    self._kept[mark, sentence] = self.encoder.encode([sentence])
+                    self._kept[mark, sentence] = trimmed(self.encoder.encode([sentence]))
                 self.encoded += 1
         rows = [self._kept[mark, sentence] for sentence in sentences]
         for sentence in sentences:
@@ -70,6 +71,25 @@ def pooled(conditioner: Conditioner | None, width: int, template: str) -> Prompt
     if conditioner is None or conditioner.reads != "words":
         return None
     return PromptCache(_Pooled(conditioner, width), template)
+
+
+def trimmed(text: Text) -> Text:
+    """A text without the words behind the last that attention may look at in any sample.
+
+    Where nothing is left to hide there is no mask either: attention is faster without. Waits for
+    the device, and so is for texts that are kept.
+    """
+    if text.valid is None:
+        return text
+    seen = text.valid.any(0).nonzero()
+    length = int(seen.max()) + 1 if len(seen) else 1
+    valid = text.valid[:, :length]
+    return replace(
+        text,
+        tokens=text.tokens[:, :length].clone(),  # a view would keep all of it in memory
+        valid=None if bool(valid.all()) else valid,
+        copies=None if text.copies is None else text.copies[:, :length],
+    )
 
 
 def stacked(rows: Sequence[Text]) -> Text:

@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .memo import Rung
+
 Fresh = Callable[[int], Tensor]
 """fresh(n) -> n fields of standard normal noise [n, B, ...], like the x of the run."""
 
@@ -39,8 +41,8 @@ class Run(ABC):
         self.x = x  # [B, ...]
         self.nodes = tuple(nodes)
         self.levels = self._evaluated()
-        ends = _on((*self.levels, nodes[-1]), x.device)
-        self._sigma = ends.expand(x.shape[0], -1)  # [B, evaluations + 1]
+        self._ladder = _on((*self.levels, nodes[-1]), x.device)  # [evaluations + 1]
+        self._sigma = self._ladder.expand(x.shape[0], -1).unbind(1)  # [B] of each
         self._place = 0
 
     def _evaluated(self) -> tuple[float, ...]:
@@ -65,7 +67,12 @@ class Run(ABC):
     @property
     def sigma(self) -> Tensor:
         """The noise level of `x` [B] float32."""
-        return self._sigma[:, self._place]
+        return self._sigma[self._place]
+
+    @property
+    def rung(self) -> Rung:
+        """The noise level of `x` as one of those of the whole run."""
+        return Rung(self._ladder, self._place, self.sigma)
 
     def advance(self, velocity: Tensor) -> None:
         """Take the velocity at `x` and `sigma`; go on to the next evaluation, or to the end."""

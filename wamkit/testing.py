@@ -324,6 +324,23 @@ def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
     assert episodes[0].isfinite().all() and torch.equal(*episodes)
 
 
+def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
+    """Layers computed as one (`wamkit.fused`) change no number and no weight that is saved."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    rng = torch.Generator().manual_seed(2)
+    for p in policy.parameters():  # zeros would hide everything
+        inputs = p[0].numel() if p.ndim else 1
+        p.data = p.data + torch.randn(p.shape, generator=rng) * 0.3 / max(1, inputs) ** 0.5
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    apart = policy.train().act(seen, seed=0).values
+    _close(policy.eval().act(seen, seed=0).values, apart, 1e-4)
+    says = any(getattr(type(module), "together", ()) for module in policy.modules())
+    assert bool(policy._rows) == says
+    after = policy.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def learns(spec: PolicySpec, tmp: Path) -> None:
     """A loss is finite, and its gradient reaches the backbone, and the head if it has weights."""
     policy = Policy.from_spec(spec).train()
@@ -383,6 +400,7 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "policy": (
         acts_reproducibly,
         goes_on_through_an_episode,
+        acts_the_same_with_fused_layers,
         learns,
         comes_back_from_a_folder,
         imagines,

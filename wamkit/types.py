@@ -7,43 +7,23 @@ P numbers in a state, L words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .cache import KVCache
-
-Value = TypeVar("Value")
+from .memo import Memo as Memo
+from .memo import Rung
 
 
 def base(role: str) -> str:
     """What a role is: `target` for `target.3` and for the copy `target'`."""
     return role.rstrip("'").partition(".")[0]
-
-
-class Memo:
-    """What stays the same over the steps of one chunk, computed once.
-
-    Values are kept only while gradients are off: in training every pass computes its own. A copy
-    made by `dataclasses.replace` starts with an empty memo.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[Any, Any]] = {}
-
-    def once(self, key: Hashable, make: Callable[[], Value], *, of: object = None) -> Value:
-        """`make()` the first time, the same value afterwards, for as long as `of` is the same."""
-        if torch.is_grad_enabled():
-            return make()
-        kept = self._kept.get(key)
-        if kept is None or kept[0] is not of:
-            kept = self._kept[key] = (of, make())
-        return kept[1]  # type: ignore[no-any-return]
 
 
 class Segment(NamedTuple):
@@ -60,9 +40,7 @@ class Text:
 
     tokens: Tensor  # [B, L, width]
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
-    extra: Tensor | None = (
-        None  # [B, L', extra width] what the backbone's own conditioner made of picture or words
-    )
+    extra: Tensor | None = None  # [B, L', extra width] what the backbone's conditioner made
     copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
@@ -101,9 +79,8 @@ class Frames:
     roles: tuple[str, ...]  # T names: "context", "target", ...
     times: Tensor  # [T] place on the latent time axis
     sigma: Tensor  # [B, T] float32 in [0, 1]; 0 is data, 1 is noise
-    guide: Tensor | None = (
-        None  # [B, G, T, h, w] extra input channels, for backbones that want them
-    )
+    guide: Tensor | None = None  # [B, G, T, h, w] extra channels, for backbones that want them
+    rung: Rung | None = None  # where all frames share a level of a run
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,15 +130,22 @@ class Frames:
             None if self.guide is None else self.guide[:, :, keep],
         )
 
-    def at(self, sigma: Tensor | float, *roles: str) -> Frames:
+    @property
+    def ladder(self) -> Rung | None:
+        """Which of the levels of a run all frames have, as long as they have it."""
+        return None if self.rung is None else self.rung.of(self.sigma)
+
+    def at(self, sigma: Tensor | float | Rung, *roles: str) -> Frames:
         """The frames of `roles` set to a noise level: a number, [B], or [B, frames of the role]."""
-        if isinstance(sigma, Tensor) and sigma.ndim == 1:
-            sigma = sigma[:, None]
-        if isinstance(sigma, Tensor) and all(role in roles for role in self.roles):
-            return self._moved(sigma=sigma.expand_as(self.sigma))
+        rung, level = (sigma, sigma.sigma) if isinstance(sigma, Rung) else (None, sigma)
+        if isinstance(level, Tensor) and level.ndim == 1:
+            level = level[:, None]
+        if isinstance(level, Tensor) and all(role in roles for role in self.roles):
+            whole = level.expand_as(self.sigma)
+            return self._moved(sigma=whole, rung=None if rung is None else rung.holding(whole))
         levels = self.sigma.clone()
-        levels[:, self.span(*roles)] = sigma
-        return self._moved(sigma=levels)
+        levels[:, self.span(*roles)] = level
+        return self._moved(sigma=levels, rung=None)
 
     def put(self, z: Tensor, *roles: str) -> Frames:
         """The frames of `roles` replaced by z [B, C, frames of the role, h, w]."""
@@ -210,8 +194,14 @@ class Frames:
 
     def pick(self, index: Tensor) -> Frames:
         """The samples `index` [B'], in that order; a sample may come more than once."""
-        guide = None if self.guide is None else self.guide[index]
-        return Frames(self.z[index], self.roles, self.times, self.sigma[index], guide)
+        return self.mapped(lambda x: x[index])
+
+    def mapped(self, rows: Callable[[Tensor], Tensor]) -> Frames:
+        """The same frames of other samples, which `rows` takes from every tensor that has them."""
+        sigma, ladder = rows(self.sigma), self.ladder
+        guide = None if self.guide is None else rows(self.guide)
+        rung = None if ladder is None else ladder.holding(sigma)
+        return Frames(rows(self.z), self.roles, self.times, sigma, guide, rung)
 
     def _moved(self, **changes: Any) -> Frames:
         """The same frames at another point of their denoising; what depends on places stays."""
@@ -228,6 +218,12 @@ class Noisy:
     sigma: Tensor  # [B], or [B, N] where every step has its own; float32 in [0, 1]
     roles: tuple[str, ...] = ()  # N names; () if all have the name of the part they are
     times: Tensor | None = None  # [N] places on the axis of actions; None for 0 .. N - 1
+    rung: Rung | None = None  # where sigma is a level of a run
+
+    @property
+    def ladder(self) -> Rung | None:
+        """Which of the levels of a run all steps have, as long as they have it."""
+        return None if self.rung is None else self.rung.of(self.sigma)
 
     @property
     def levels(self) -> Tensor:
@@ -239,6 +235,12 @@ class Noisy:
         if self.times is not None:
             return self.times
         return torch.arange(self.x.shape[1], device=self.x.device, dtype=torch.float32)
+
+    def mapped(self, rows: Callable[[Tensor], Tensor]) -> Noisy:
+        """The same of other samples, which `rows` takes from x and sigma."""
+        sigma, ladder = rows(self.sigma), self.ladder
+        rung = None if ladder is None else ladder.holding(sigma)
+        return Noisy(rows(self.x), sigma, self.roles, self.times, rung)
 
     def towards(self, data: Tensor) -> Tensor:
         """The velocity [B, N, A] that puts x on the straight way from noise to `data`."""
@@ -264,6 +266,7 @@ class Piece(NamedTuple):
     sigma: Tensor  # [B, N], or [B, 1] if all its steps share a level
     roles: tuple[str, ...]  # N
     times: Tensor  # [N] places on the axis of actions
+    rung: Rung | None = None  # where all its steps share a level of a run
 
     def segments(self) -> tuple[Segment, ...]:
         """One segment for each run of a role, a token for each step."""
@@ -334,16 +337,21 @@ class Scene:
             raise ValueError("there is no video in the scene")
         return self.clip.z[:, :, self.clip.span(*self.clip.targets)]
 
-    def put(self, part: str, x: Tensor, sigma: Tensor | float) -> Scene:
-        """This scene with `x`, as `take` gives it, at noise level `sigma`: a number, or [B]."""
+    def put(self, part: str, x: Tensor, sigma: Tensor | float | Rung) -> Scene:
+        """This scene with `x`, as `take` gives it, at noise level `sigma`: a number, or [B].
+
+        Where it is `Run.rung`, heads know which level of a run it is, and look it up.
+        """
         if part == "video":
             assert self.clip is not None
             moved = self.clip.at(sigma, *self.clip.targets).put(x, *self.clip.targets)
             return self.with_(**{"video" if self.future is None else "future": moved})
         noisy = self.noisy(part)
-        if not isinstance(sigma, Tensor):
-            sigma = torch.full_like(noisy.sigma, sigma)
-        return self.with_(**{part: replace(noisy, x=x, sigma=sigma)})
+        if isinstance(sigma, float | int):
+            level = torch.full_like(noisy.sigma, sigma)
+            sigma = Rung(level.new_full((1,), sigma), 0, level)
+        rung, level = (sigma, sigma.sigma) if isinstance(sigma, Rung) else (None, sigma)
+        return self.with_(**{part: Noisy(x, level, noisy.roles, noisy.times, rung)})
 
     def without(self, *parts: str) -> Scene:
         """This scene without those of PARTS; of the video only the target frames go."""
@@ -362,7 +370,7 @@ class Scene:
             state=None if self.state is None else self.state[index],
             future=None if self.future is None else self.future.pick(index),
             **{
-                part: replace(noisy, x=noisy.x[index], sigma=noisy.sigma[index])
+                part: noisy.mapped(lambda x: x[index])
                 for part in PARTS[1:]
                 if (noisy := getattr(self, part)) is not None
             },
@@ -373,16 +381,25 @@ class Scene:
 
         The state has no noise, and stands one place before the first action.
         """
-        found = []
-        if self.state is not None and "state" not in known:
-            x = self.state[:, None]
-            level = torch.zeros(len(x), 1, device=x.device)
-            found.append(Piece("state", x, level, ("state",), -torch.ones(1, device=x.device)))
+        found, once, state = [], self.text.memo.once, self.state
+        if state is not None and "state" not in known:
+            found.append(once("state", lambda: _still(state), of=state))
         for part in PARTS[1:]:
-            if (noisy := getattr(self, part)) is not None:
-                roles = noisy.roles or (part,) * noisy.x.shape[1]
-                found.append(Piece(part, noisy.x, noisy.levels, roles, noisy.places()))
+            noisy: Noisy | None = getattr(self, part)
+            if noisy is not None:
+                count, times = noisy.x.shape[1], noisy.times
+                if times is None:
+                    times = once(("places", count), noisy.places)
+                roles = noisy.roles or (part,) * count
+                found.append(Piece(part, noisy.x, noisy.levels, roles, times, noisy.ladder))
         return found
+
+
+def _still(state: Tensor) -> Piece:
+    """The state [B, P] as numbers."""
+    level = torch.zeros(len(state), 1, device=state.device)
+    rung = Rung(level.new_zeros(1), 0, level)
+    return Piece("state", state[:, None], level, ("state",), -torch.ones_like(rung.levels), rung)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ VERBS = {
     "data": "data",
     "collect": "collect",
     "eval": "eval",
+    "serve": "serve",
     "demo": "demo",
     "weights": "weights",
     "slice": "slice",

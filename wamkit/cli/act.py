@@ -5,7 +5,18 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
+from .options import (
+    Device,
+    Images,
+    Json,
+    Overrides,
+    Prompt,
+    Quantize,
+    Seed,
+    Source,
+    State,
+    Tiny,
+)
 from .output import busy, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
@@ -23,6 +34,7 @@ def command(
     tiny: Tiny = False,
     overrides: Overrides = None,
     device: Device = "cpu",
+    quantize: Quantize = "none",
     json: Json = False,
 ) -> None:
     """Let a policy act: print the actions it chooses for what it sees.
@@ -34,7 +46,7 @@ def command(
     begin = perf_counter()
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
-    policy, untrained = loaded(source, spec, device, overrides or [])
+    policy, untrained = loaded(source, spec, device, overrides or [], quantize)
     ready = perf_counter()
     with busy("acting"):
         chunk = policy.act(seen, seed=seed)

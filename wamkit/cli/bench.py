@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WamkitError
-from .options import Device, Json, Overrides, Source, Tiny
+from .options import Device, Json, Overrides, Quantize, Source, Tiny
 from .output import busy, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ..bench import Report
+    from ..bench.network import Network
+    from ..bench.rounding import Rounding
 
 EXAMPLE = "wamkit bench examples/fastwam.toml --tiny --mode compile"
 
@@ -24,6 +27,7 @@ def command(
     tiny: Tiny = False,
     device: Device = "cpu",
     mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
+    quantize: Quantize = "none",
     batch: Annotated[int, typer.Option(min=1, help="Observations at once.")] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps of the actions.")
@@ -33,6 +37,9 @@ def command(
         Path | None,
         typer.Option("--vs", metavar="FILE.json", help="An earlier report of this machine."),
     ] = None,
+    server: Annotated[
+        bool, typer.Option("--server", help="Measure the way through `wamkit serve` too.")
+    ] = False,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -40,12 +47,23 @@ def command(
 
     Where a spec names no weights they are random: times are the same, actions mean nothing.
     """
+    if server and batch > 1:
+        raise WamkitError(
+            f"a request to a server is of one robot, and --batch is {batch}", "leave out --batch"
+        )
     chosen_sets = [*(overrides or [])]
     if steps is not None:
         chosen_sets.append(f"schedules.action.steps={steps}")
     earlier = None if versus is None else _earlier(versus)
-    report, notes = _measured(source, chosen_sets, tiny, device, mode, batch, rounds)
+    report, net, rounding, notes = _measured(
+        source, chosen_sets, tiny, device, mode, quantize, batch, rounds, server
+    )
     found = report.json()
+    if net is not None:
+        found["boundaries"] = {**found["boundaries"], **net.boundaries}
+        found["network"] = {"bytes_up": net.bytes_up, "bytes_down": net.bytes_down}
+    if rounding is not None:
+        found["quantized"] = rounding.json()
     ratios: dict[str, float] = {}
     if earlier is not None:
         from ..bench import versus as compared
@@ -57,12 +75,20 @@ def command(
         return
     for line in notes:
         note(line)
-    _draw(report, found["boundaries"], ratios)
+    _draw(report, found["boundaries"], ratios, rounding)
 
 
 def _measured(
-    source: Path, sets: list[str], tiny: bool, device: str, mode: str, batch: int, rounds: int
-) -> tuple[Report, list[str]]:
+    source: Path,
+    sets: list[str],
+    tiny: bool,
+    device: str,
+    mode: str,
+    quantize: str,
+    batch: int,
+    rounds: int,
+    server: bool,
+) -> tuple[Report, Network | None, Rounding | None, list[str]]:
     import torch
 
     from ..bench import measure
@@ -74,14 +100,33 @@ def _measured(
     except RuntimeError:
         raise WamkitError(f"no device is called {device!r}", "choose cpu or cuda") from None
     check_mode(mode, place)
+    if server:
+        from ..serve import require
+
+        require()
     spec, notes = chosen(source, sets, tiny=tiny)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise WamkitError("no CUDA device was found", "leave --device out to measure on the CPU")
+    if quantize != "none":
+        from ..quantized import check_kind
+
+        check_kind(quantize, place, spec.dtype)
     with torch.device(place):  # random weights are drawn where they are needed
         policy, untrained = loaded(source, spec, device, sets)
     with busy("measuring"):
-        report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=source.stem)
-    return report, notes + untrained
+        rounding, net = None, None
+        if quantize == "none":
+            report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=source.stem)
+        else:
+            from ..bench.rounding import quantized
+
+            report, rounding = quantized(policy, quantize, mode, batch, rounds, source.stem)
+        if server:
+            from ..bench.network import network
+
+            net = network(policy, rounds)
+            report = replace(report, rows=[*report.rows, *net.rows])
+    return report, net, rounding, notes + untrained
 
 
 def _earlier(file: Path) -> Mapping[str, Any]:
@@ -96,7 +141,12 @@ def _earlier(file: Path) -> Mapping[str, Any]:
     return found
 
 
-def _draw(report: Report, words: Mapping[str, str], ratios: Mapping[str, float]) -> None:
+def _draw(
+    report: Report,
+    words: Mapping[str, str],
+    ratios: Mapping[str, float],
+    rounding: Rounding | None,
+) -> None:
     machine, roof = report.machine, report.roof
     say(
         f"{report.spec}, mode {report.mode}, batch {report.batch}, {report.dtype}, on "
@@ -141,6 +191,8 @@ def _draw(report: Report, words: Mapping[str, str], ratios: Mapping[str, float])
     say(f"operations counted / closed formula: {report.closed_formula:.2f}")
     if report.framework is not None:
         say(f"framework: {100 * report.framework:.1f} % of a chunk is spent between the parts")
+    if rounding is not None:
+        say(rounding.words())
     say("\nWhat each number is of", "bold")
     shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"}
     for stage in words:

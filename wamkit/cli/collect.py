@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "wamkit collect metaworld:button-press-topdown-v3 --episodes 60 --out demos"
 
+KEEP_EVERY = 25  # episodes; nothing that happens later takes them away
+
 
 def command(
     env: Env,
@@ -46,39 +48,60 @@ def command(
 ) -> None:
     """Record demonstrations of a scripted expert as a LeRobot data set.
 
-    Only successes are kept. The folder appears when all is done; Ctrl-C leaves nothing behind.
+    Only successes are kept. After Ctrl-C, or with more --episodes, the same command goes on where
+    it stopped; no seed is tried twice.
     """
-    from ..simulate.collecting import collect, writer
+    from ..simulate.collecting import Asked, collect, writer
     from ..simulate.environment import choose
     from ..simulate.hosting import Workers
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = choose(env, [*settings, *(env_settings or [])])
-    if not add and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    asked = Asked(config, seed, noise, linger)
+    there = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    before = asked.kept(out)
+    if there and not (add or before):
         raise WamkitError(
-            f"{out} is there already",
-            f"choose another folder, or --add episodes to it with another --seed than {seed}",
+            f"{out} is there already, and not from the same command",
+            "choose another folder, or --add episodes to it",
         )
-    begin = perf_counter()
+    begin, made_now = perf_counter(), 0
     with (
         Workers(config, max(1, processes), apart=processes > 0) as workers,
-        progress("episodes", episodes) as (advance, log),
+        progress("episodes", max(0, episodes - before)) as (advance, log),
         writer(out, workers.robot(), pictures) as made,
     ):
 
         def told(attempt: Attempt) -> None:
+            nonlocal made_now
             if attempt.success:
+                made_now += len(attempt.frames)
                 advance()
             else:
                 log(f"seed {attempt.seed}: no success in {attempt.steps} actions, left out")
 
-        done = collect(workers, made, episodes, seed=seed, noise=noise, linger=linger, told=told)
+        try:
+            done = collect(
+                workers,
+                made,
+                episodes,
+                seed=seed,
+                noise=noise,
+                linger=linger,
+                keep_every=KEEP_EVERY,
+                told=told,
+            )
+        except KeyboardInterrupt:
+            if kept := asked.kept(out):
+                note(f"{kept} of {episodes} episodes are in {out}; the same command goes on")
+            raise
     spent = perf_counter() - begin
     found: dict[str, Any] = {
         "out": str(out),
         "environment": env,
         "episodes": done.episodes,
+        "there_already": before,
         "frames": done.frames,
         "attempts": done.attempts,
         "success_rate": done.episodes / done.attempts,
@@ -92,11 +115,11 @@ def command(
     rows = table("", "")
     rows.show_header = False
     for label, value in (
-        ("episodes", str(done.episodes)),
+        ("episodes", f"{done.episodes}, {before} of them there already"),
         ("frames", str(done.frames)),
         ("success of the expert", f"{done.episodes} of {done.attempts}"),
         ("seeds", f"{done.seeds[0]} to {done.seeds[1]}"),
-        ("frames a second", f"{made.fps:g} recorded, {done.frames / spent:.0f} made"),
+        ("frames a second", f"{made.fps:g} recorded, {made_now / spent:.0f} made"),
         ("seconds", f"{spent:.1f}"),
     ):
         rows.add_row(label, value)

@@ -30,7 +30,7 @@ def command(
         str, typer.Option(metavar="NAME:TASK", help="A task of Meta-World that has an expert.")
     ] = "metaworld:button-press-topdown-v3",
     episodes: Annotated[int, typer.Option(min=2, help="Demonstrations to learn from.")] = 60,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1500,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes to evaluate with.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same demo.")] = 0,
     paradigm: Annotated[

@@ -35,9 +35,9 @@ def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[Polic
 
 
 def loaded(
-    source: Path, spec: PolicySpec, device: str, overrides: Sequence[str]
+    source: Path, spec: PolicySpec, device: str, overrides: Sequence[str], quantize: str = "none"
 ) -> tuple[Policy, list[str]]:
-    """The policy that `chosen` chose, and notes on which of its weights are random."""
+    """The policy that `chosen` chose, quantized, and notes on which of its weights are random."""
     import torch
 
     from .output import busy
@@ -48,13 +48,19 @@ def loaded(
         raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise WamkitError("this machine has no CUDA device", "--device cpu")
+    if quantize != "none":
+        from ..quantized import check_kind
+
+        check_kind(quantize, place, spec.dtype)  # before any weight is loaded
     with busy(f"loading {source}"):
         if source.is_dir():
             from ..policy import Policy
 
-            return Policy.load(source, overrides, device=device), []
-        policy = build(spec, device=device)
-    random = [kind for kind in KINDS if _random(policy, kind)]
+            policy, random = Policy.load(source, overrides, device=device), []
+        else:
+            policy = build(spec, device=device)
+            random = [kind for kind in KINDS if _random(policy, kind)]
+    policy.quantize(quantize)
     return policy, [f"random weights: {', '.join(random)}"] if random else []
 
 

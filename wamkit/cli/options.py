@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,6 +56,10 @@ State = Annotated[
 Prompt = Annotated[str, typer.Option(help="What the robot is told.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
+Quantize = Annotated[
+    Literal["none", "float8", "float8_weights", "int8", "int8_weights"],
+    typer.Option(help="Large weights in 8 bits while the policy acts; nothing on disk changes."),
+]
 Column = Annotated[
     list[str] | None,
     typer.Option(

@@ -27,7 +27,8 @@ def command(
         str | None, typer.Option(metavar="SIZE", help="Of each, such as 80GB; else the GPU's own.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="h100, h200, a100, b200 or rtx4090; for its peak and memory.")
+        str | None,
+        typer.Option(help="Such as h100, h200, a100, b200, l40s, rtx4090: its peak and memory."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Samples of one update, over all devices.")
@@ -78,10 +79,10 @@ def command(
             f"--batch {-(-chosen.batch // (devices * chosen.accumulate)) * devices}",
         )
     limit = None if memory is None else size_of(memory)
-    peak = None
+    peak = chosen.peak
     if gpu is not None:
         limit = limit or int(PEAKS[gpu].memory)
-        peak = getattr(PEAKS[gpu], chosen.precision)
+        peak = peak or getattr(PEAKS[gpu], chosen.precision)
     if found := [c for c in conflicts_of(spec, overrides or [], tiny=False) if not c.missing]:
         raise SpecError(found, str(spec))
     policy = parse(read(spec, overrides or []), str(spec))
@@ -126,7 +127,7 @@ def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None
     say(f"{made.operations / 1e12:.3g} TFLOP a sample, there and back")
     if made.days is not None:
         long = f"{made.days:.1f} days" if made.days >= 1 else f"{made.days * 24:.1f} hours"
-        say(f"{long} on {devices} x {gpu} at {utilization:.0%} of the peak")
+        say(f"{long} on {devices} x {gpu or 'device'} at {utilization:.0%} of the peak")
     say(f"keys and values kept while acting: {made.acting / 1e6:.1f} MB a robot")
     if made.limit is not None:
         verdict = "fits" if made.fits else "does not fit"

@@ -38,6 +38,13 @@ def command(
             help="Set one of them, such as ema=0.999 or parts.backbone.freeze=true.",
         ),
     ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Besides log.jsonl: tensorboard, trackio or wandb; may be repeated.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     column: Column = None,
     latents: Annotated[
@@ -50,7 +57,8 @@ def command(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Train a policy; `RUN/checkpoints/best/policy` can be used at any time meanwhile.
+    """Train a policy; `RUN/checkpoints/last/policy` can be used at any time meanwhile, and so can
+    `best/policy` if episodes are held out.
 
     Ctrl-C ends with a checkpoint (exit code 130); --resume goes on as if nothing had happened. On
     several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
@@ -59,6 +67,8 @@ def command(
 
     typed = {"steps": steps, "batch": batch, "lr": lr}
     given = [f"{name}={value}" for name, value in typed.items() if value is not None]
+    if logger:
+        given.append(f"loggers={[name for words in logger for name in words.split(',')]}")
     chosen = read_config(config, [*(settings or []), *given])
     from ..data import Columns
     from ..train.trainer import Data, train
@@ -127,7 +137,8 @@ class _Progress:
 
 def _summary(done: Summary, out: Path, json: bool) -> None:
     if json:
-        emit({**vars(done), "checkpoint": str(done.checkpoint)})
+        best = None if done.best is None else str(done.best)
+        emit({**vars(done), "checkpoint": str(done.checkpoint), "best": best})
         return
     state = "interrupted" if done.interrupted else "done"
     loss = "" if done.loss is None else f", loss {done.loss:.4f}"
@@ -138,5 +149,11 @@ def _summary(done: Summary, out: Path, json: bool) -> None:
         f"{done.waiting:.0%} of the time waiting for data{reached}"
     )
     say(f"the policy: {done.checkpoint / 'policy'}; losses: {out / 'loss.svg'}")
+    if done.best is not None:
+        say(f"the best so far on held-out episodes: {done.best / 'policy'}")
+    else:
+        note(f"nothing was validated, so none is the best: {out / 'checkpoints/last/policy'}")
+    if done.utilization is None:
+        note("this device's peak is not known: --train measure_peak=true, or --train peak=300e12")
     if done.interrupted:
         say("go on with the same command and --resume")

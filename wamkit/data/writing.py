@@ -26,6 +26,7 @@ CHUNK = 1000  # files in a folder
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+NOTES = Path("meta", "wamkit.json")  # LeRobot passes over it
 
 
 class Writer:
@@ -59,7 +60,13 @@ class Writer:
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}
         self._limits = {"data": data_megabytes, "video": video_megabytes}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Take up the data set as it is in its folder, in a place beside it."""
         old = self._old()
+        self.notes: dict[str, Any] = {} if old is None else notes(old.folder)
+        """What else is to be remembered of the data set, as plain data."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._place = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
         self._tasks: dict[str, int] = {}
@@ -87,7 +94,7 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and (self._rows or self._meta or not self._episodes):
                 self.save()
         finally:
             self.discard()
@@ -160,11 +167,18 @@ class Writer:
             _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
             _text(self._place / INFO, self._info())
             _text(self._place / "meta" / "stats.json", _stats(Recording(self._place)))
+            if self.notes:
+                _text(self._place / NOTES, self.notes)
             self._place.chmod(0o755)
             _replace(self._place, self.folder)
         finally:
             self.discard()
         return self.folder
+
+    def keep(self) -> None:
+        """Save, and go on in new files: from here on nothing of it can be lost."""
+        self.save()
+        self._begin()
 
     def discard(self) -> None:
         """Forget what has not been saved."""
@@ -262,6 +276,16 @@ class Writer:
             "video_path": VIDEO if films else None,
             "features": features,
         }
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """`Writer.notes` of a data set; empty if it has none. Raises WamkitError if it is damaged."""
+    file = folder / NOTES
+    try:
+        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
+    return found
 
 
 def _supported(name: str, feature: Feature) -> Feature:

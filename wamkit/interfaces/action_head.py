@@ -227,7 +227,8 @@ def _steps(noisy: Noisy, roles: Sequence[str], chunk: str) -> Noisy | None:
         return noisy if places else None
     span = slice(places[0], places[-1] + 1)
     sigma = noisy.sigma if noisy.sigma.ndim == 1 else noisy.sigma[:, span]
-    return Noisy(noisy.x[:, span], sigma, noisy.roles[span], noisy.places()[span])
+    times = noisy.places()[span]
+    return Noisy(noisy.x[:, span], sigma, noisy.roles[span], times, noisy.rung)
 
 
 def _valid(roles: Sequence[str], known: KVCache, hidden: Tensor, scene: Scene) -> Tensor | None:

@@ -121,13 +121,13 @@ def denoise(
     Each evaluation is one pass over the scene, with what is in `cache` besides.
     """
     for part, run in runs.items():
-        scene = scene.put(part, run.x, run.sigma)
+        scene = scene.put(part, run.x, run.rung)
     while not all(run.done for run in runs.values()):
         velocity = model(scene, cache=cache)
         for part, run in runs.items():
             if not run.done:
                 run.advance(velocity.take(part, scene))
-                scene = scene.put(part, run.x, run.sigma)
+                scene = scene.put(part, run.x, run.rung)
     return scene
 
 

@@ -1,8 +1,15 @@
-"""Episodes into a LeRobot data set: what was seen, what was done, what it was worth."""
+"""Episodes into a LeRobot data set: what was seen, what was done, what it was worth.
+
+What was asked for and how far it came stands in the notes of the data set, so that a collection
+that was interrupted, or that was too small, is gone on with: no seed is tried twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..data import Feature, Writer
+from ..data.writing import notes
 from ..errors import WamkitError
+from ..parts import EnvironmentConfig
 from .environment import Robot
 from .episodes import Attempt
 from .hosting import Workers
@@ -18,16 +27,51 @@ from .rolling import play
 
 PATIENCE = 4
 """Attempts for each episode that is wanted, before an expert is given up."""
+NOTE = "collected"
+"""Where the notes of a data set tell of its collections."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What became of a collection."""
+    """What became of a collection, in all its sessions."""
 
     episodes: int
     frames: int
     attempts: int
     seeds: tuple[int, int]  # the first and the last that were tried
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What decides the episodes of a collection, but for how many they are."""
+
+    environment: EnvironmentConfig
+    seed: int = 0  # of the first attempt; then one by one
+    noise: float = 0.1
+    linger: int = 4  # actions after the first success
+
+    def entry(self, told: dict[str, Any]) -> dict[str, Any] | None:
+        """What the notes of a data set say of this collection, or None if it was not begun."""
+        mine = self._plain()
+        found: list[dict[str, Any]] = told.get(NOTE, [])
+        return next((e for e in found if all(e[k] == v for k, v in mine.items())), None)
+
+    def kept(self, folder: Path) -> int:
+        """Episodes of this collection that are in the data set in a folder."""
+        entry = self.entry(notes(folder))
+        return entry["episodes"] if entry else 0
+
+    def begin(self, told: dict[str, Any]) -> dict[str, Any]:
+        """The entry of this collection among the notes, a new one if there is none."""
+        if (entry := self.entry(told)) is None:
+            entry = {**self._plain(), "episodes": 0, "frames": 0, "attempts": 0}
+            told.setdefault(NOTE, []).append(entry)
+        return entry
+
+    def _plain(self) -> dict[str, Any]:
+        environment = self.environment.model_dump(mode="json")
+        numbers = {"seed": self.seed, "noise": self.noise, "linger": self.linger}
+        return {"environment": environment, **numbers}
 
 
 def writer(folder: Path, robot: Robot, pictures: Literal["video", "image"]) -> Writer:
@@ -68,24 +112,58 @@ def collect(
     seed: int = 0,
     noise: float = 0.1,
     linger: int = 4,
+    keep_every: int | None = None,
     told: Callable[[Attempt], None] = lambda _: None,
 ) -> Collected:
     """Let the expert play seeds from `seed` on, and write its successes until there are enough.
 
-    `told` hears of every attempt. Raises WamkitError if the expert fails too often.
+    Goes on where a collection with the same settings stopped. `keep_every`: save after so many
+    episodes, and those that are whole at Ctrl-C; without it a collection is saved whole or not at
+    all. `told` hears of every attempt. Raises WamkitError if the expert fails too often.
     """
-    written = frames = attempts = 0
+    asked = Asked(workers.config, seed, noise, linger)
+    entry, unsaved = asked.begin(made.notes), 0
     limit = PATIENCE * episodes + 10
-    seeds = range(seed, seed + limit)
-    for attempt in play(workers, seeds, "expert", noise=noise, linger=linger, keep=True):
-        attempts += 1
-        told(attempt)
-        if attempt.success:
-            add(made, attempt)
-            written, frames = written + 1, frames + len(attempt.frames)
-        if written == episodes:
-            return Collected(written, frames, attempts, (seed, seed + attempts - 1))
-    raise WamkitError(
-        f"the expert solved {written} of {attempts} attempts, and {episodes} episodes were wanted",
-        "lower --noise, or choose another task",
-    )
+    seeds = range(seed + entry["attempts"], seed + limit)
+    attempts = play(workers, seeds, "expert", noise=noise, linger=linger, keep=True)
+    try:
+        while entry["episodes"] < episodes:
+            if (attempt := next(attempts, None)) is None:
+                raise WamkitError(
+                    f"the expert solved {entry['episodes']} of {entry['attempts']} attempts, and "
+                    f"{episodes} episodes were wanted",
+                    "lower --noise, or choose another task",
+                )
+            with _uninterrupted():
+                if attempt.success:
+                    add(made, attempt)
+                    entry["episodes"] += 1
+                    entry["frames"] += len(attempt.frames)
+                    unsaved += 1
+                entry["attempts"] += 1
+                told(attempt)
+                if unsaved == keep_every and entry["episodes"] < episodes:
+                    made.keep()
+                    entry, unsaved = asked.begin(made.notes), 0
+    except KeyboardInterrupt:  # between episodes: all that were added are whole
+        if keep_every and entry["episodes"]:
+            made.keep()
+        raise
+    last = seed + entry["attempts"] - 1
+    return Collected(entry["episodes"], entry["frames"], entry["attempts"], (seed, last))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C within is heard at the end. Only the main thread hears it at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt

@@ -174,7 +174,7 @@ class Workers:
                 process.join()
 
     def ask(self, place: int, what: str, *given: Any) -> None:
-        """Have a host call one of its methods; what was asked before and not answered is dropped."""
+        """Have a host call one of its methods; an answer that nobody took is dropped."""
         if self._here:
             self._answers[place] = getattr(self._here[place], what)(*given)
             return

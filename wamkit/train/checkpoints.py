@@ -6,7 +6,8 @@ RUN/log.jsonl                     one line every few steps
 RUN/checkpoints/step-000100/policy    a saved policy, for `wamkit.Policy.load`
 RUN/checkpoints/step-000100/state     what is needed to go on: weights, their average, moments
 RUN/checkpoints/step-000100/run.json  step, place in the data
-RUN/checkpoints/last, best        links
+RUN/checkpoints/last              link to the newest
+RUN/checkpoints/best              link to the best on held-out episodes, if any are held out
 
 Tensors are written by torch.distributed.checkpoint as safetensors: every process writes what it
 holds, and any number of processes can read it. Nothing is pickled.
@@ -18,7 +19,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class RunFolder:
         self.place = Path(place).expanduser().absolute()
         self.processes, self.keep = processes, keep
         self.checkpoints = self.place / "checkpoints"
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest loss on held-out episodes, if any was validated."""
+        link = self.checkpoints / "best"
+        return link.resolve() if link.is_dir() else None
 
     def begin(self, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         """Make the folder of a new run. Raises WamkitError if it holds another one."""
@@ -98,7 +105,7 @@ class RunFolder:
         self,
         step: int,
         policy: Policy,
-        weights: Mapping[str, Tensor],
+        weights: Iterable[tuple[str, Tensor]],
         state: Mapping[str, Tensor],
         run: Mapping[str, Any],
         *,
@@ -118,7 +125,7 @@ class RunFolder:
         self.processes.wait()
         write_state(state, part / STATE, self.processes)
         whole: dict[str, Tensor] = {}
-        for name, value in weights.items():  # one at a time, and kept in one process alone
+        for name, value in weights:  # one at a time, and kept in one process alone
             gathered = full(value)
             if self.processes.first:
                 whole[name] = gathered.cpu()

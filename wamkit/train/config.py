@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from ..errors import SpecError, WamkitError
 from ..spaces import Section
@@ -17,6 +18,7 @@ FREE = {
     "steps",
     "accumulate",
     "recompute",
+    "compile",
     "sharding",
     "log_every",
     "save_every",
@@ -25,6 +27,8 @@ FREE = {
     "validation_batches",
     "imagine_every",
     "loggers",
+    "peak",
+    "measure_peak",
 }
 """What may be changed when a run is resumed: everything else decides the numbers themselves."""
 
@@ -46,6 +50,36 @@ class Parts(Section):
     text_encoder: PartTraining = Field(default_factory=PartTraining)
     text_adapter: PartTraining = Field(default_factory=PartTraining)
     latent_adapter: PartTraining = Field(default_factory=PartTraining)
+
+
+class Lora(Section):
+    """Adapters of low rank beside linear layers, which rest (Hu et al., arXiv 2106.09685).
+
+    A part with adapters rests otherwise. Saved policies hold the sum, as any other policy does.
+    """
+
+    rank: int = Field(16, gt=0)
+    """Columns of one matrix of an adapter, rows of the other."""
+    alpha: float = Field(default=16.0, gt=0)
+    """What adapters say counts alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are left out while it learns."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the adapters; that of their part, or of the run, if left open."""
+    parts: tuple[Literal["backbone", "action_head"], ...] = Field(("backbone",), min_length=1)
+    """Which parts have adapters."""
+    targets: str | None = None
+    """A regular expression that is searched in names such as "backbone.blocks.0.attn1.to_q"; all
+    linear layers inside blocks if left open."""
+
+    @field_validator("targets")
+    @classmethod
+    def _an_expression(cls, targets: str | None) -> str | None:
+        try:
+            re.compile(targets or "")
+        except re.error as error:
+            raise ValueError(f"{targets!r} is no regular expression: {error}") from None
+        return targets
 
 
 class TrainConfig(Section):
@@ -77,6 +111,8 @@ class TrainConfig(Section):
     clip: float | None = Field(default=1.0, gt=0)
     """Longest gradient, all weights together; none is shortened if left out with "none"."""
     parts: Parts = Field(default_factory=Parts)
+    lora: Lora | None = None
+    """Adapters in place of all weights of a part; none if left out. Needs `wamkit[lora]`."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Keep a moving average of the weights with this decay, for example 0.999; it warms up as
     (1 + step) / (10 + step). Validation, pictures and saved policies take the average."""
@@ -88,6 +124,9 @@ class TrainConfig(Section):
     recompute: bool = False
     """Keep of every layer only what enters it, and compute the rest again for the gradients: the
     same numbers in less memory, for about a third more work."""
+    compile: bool = False
+    """Run blocks through torch.compile, there and back: the same numbers up to rounding, faster
+    after the first updates, which take minutes at full size."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: every process holds all weights, or a share of each block's."""
 
@@ -105,8 +144,13 @@ class TrainConfig(Section):
     """Checkpoints that are kept: the newest, and the best."""
     log_every: int = Field(10, gt=0)
     """Steps from one line of log.jsonl to the next."""
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where the same numbers go besides log.jsonl."""
+    loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where the same numbers, and pictures, go besides log.jsonl; each is an extra of wamkit."""
+    peak: float | None = Field(default=None, gt=0)
+    """Operations a second that a device can do, of which a run reaches a share; from the table of
+    `wamkit/train/devices.py` if left open."""
+    measure_peak: bool = False
+    """Time a matrix product instead, where neither tells."""
     discount: float = Field(0.99, gt=0, le=1)
     """Of the value that is learned, where the paradigm predicts one: see `wamkit.data.Samples`."""
 

@@ -1,16 +1,22 @@
 """Peaks of known devices, for plans and for the share of the peak that a run reaches.
 
-Operations a second are dense, without sparsity: bfloat16 on tensor cores, and float32 with TF32 off
-as PyTorch has it. Memory is what the card is sold with, in units of 10^9 bytes. Sources: NVIDIA's
-data sheets of H100 SXM (989.4 and 67 TFLOP/s, 80 GB), H200 SXM (the same, 141 GB), A100 80 GB SXM
-(312 and 19.5), B200 of the HGX data sheet (2,250 and 75 to 80, 180 GB), and the Ada whitepaper for
-the RTX 4090 (165.2 bfloat16 with float32 sums and 82.6, 24 GB).
+Operations a second are dense, without sparsity: bfloat16 on tensor cores with float32 sums, and
+float32 with TF32 off as PyTorch has it. Memory is what the card is sold with, in units of 10^9
+bytes. Sources: NVIDIA's data sheets of H100 (SXM: 989.4 and 67 TFLOP/s, 80 GB; PCIe: 756 and 51,
+80 GB; NVL: 835.5 and 60, 94 GB), H200 SXM (989.4 and 67, 141 GB), GH200 (the same, 96 GB), A100
+(312 and 19.5; 80 GB), B200 of the HGX data sheet (2,250 and 75 to 80, 180 GB), L40S (362 and 91.6,
+48 GB), L4 (121 and 30.3, 24 GB) and A10 (125 and 31.2, 24 GB); the GA102, Ada and RTX Blackwell
+whitepapers for the RTX 3090 (71 and 35.6, 24 GB), 4090 (165.2 and 82.6, 24 GB) and 5090 (209.5 and
+104.8, 32 GB).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +27,7 @@ class Peak:
     """What a device can do at most."""
 
     name: str
+    """Words of the name by which CUDA knows it."""
     bfloat16: float  # operations a second
     float32: float
     memory: float  # bytes
@@ -28,21 +35,44 @@ class Peak:
 
 PEAKS = {
     "h100": Peak("H100", 989.4e12, 67e12, 80e9),
+    "h100-pcie": Peak("H100 PCIe", 756e12, 51e12, 80e9),
+    "h100-nvl": Peak("H100 NVL", 835.5e12, 60e12, 94e9),
     "h200": Peak("H200", 989.4e12, 67e12, 141e9),
+    "gh200": Peak("GH200", 989.4e12, 67e12, 96e9),
     "a100": Peak("A100", 312e12, 19.5e12, 80e9),
     "b200": Peak("B200", 2250e12, 75e12, 180e9),
+    "l40s": Peak("L40S", 362e12, 91.6e12, 48e9),
+    "l4": Peak("L4", 121e12, 30.3e12, 24e9),
+    "a10": Peak("A10", 125e12, 31.2e12, 24e9),
+    "rtx3090": Peak("RTX 3090", 71e12, 35.6e12, 24e9),
     "rtx4090": Peak("RTX 4090", 165.2e12, 82.6e12, 24e9),
+    "rtx5090": Peak("RTX 5090", 209.5e12, 104.8e12, 32e9),
 }
+LESS = ("MIG", "Laptop", "Max-Q", "RTX 4090 D", "RTX 5090 D", "RTX 3090 Ti")
+"""What a name says of devices that share a name of the table and nothing else."""
 
 
-def peak_of(device: torch.device, precision: str) -> float | None:
-    """Operations a second of a device at most, or None if it is not in the table."""
-    if device.type != "cuda":
+def known(name: str) -> Peak | None:
+    """The device of the table that CUDA calls so; the one whose name is longest, None for none."""
+    if any(re.search(rf"\b{word}\b", name) for word in LESS):
         return None
+    found = [peak for peak in PEAKS.values() if re.search(rf"\b{peak.name}\b", name)]
+    return max(found, key=lambda peak: len(peak.name), default=None)
+
+
+def peak_for(config: TrainConfig, device: torch.device) -> float | None:
+    """Operations a second at most: as set, of the table, or measured; else None."""
+    if config.peak is not None:
+        return config.peak
     import torch
 
-    name = torch.cuda.get_device_name(device)
-    for peak in PEAKS.values():
-        if peak.name in name:
-            return peak.bfloat16 if precision == "bfloat16" else peak.float32
-    return None
+    if device.type == "cuda":
+        peak = known(torch.cuda.get_device_name(device))
+        if peak is not None:
+            return peak.bfloat16 if config.precision == "bfloat16" else peak.float32
+    if not config.measure_peak:
+        return None
+    from ..bench.machine import roof
+    from ..policy import DTYPES
+
+    return roof(device, DTYPES[config.precision]).operations_per_second

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
 from ..policy import Policy
+from .batches import seed_of
 from .config import Parts, TrainConfig
+from .lora import Adapters
 from .processes import full, own
 
 
@@ -56,12 +59,30 @@ def choose(policy: Policy, parts: Parts) -> None:
         raise WamkitError("every part is frozen", "let one learn: parts.action_head.freeze=false")
 
 
+def adapted(policy: Policy, config: TrainConfig) -> Adapters | None:
+    """The adapters of a policy whose parts were chosen, if it shall have any.
+
+    Raises WamkitError if they cannot be, or if a part is to rest that has them.
+    """
+    if config.lora is None:
+        return None
+    modules: dict[str, nn.Module] = {kind: getattr(policy, kind) for kind in config.lora.parts}
+    for kind in modules:
+        if getattr(config.parts, kind).freeze:
+            raise WamkitError(
+                f"parts.{kind}.freeze is set, and lora.parts names {kind}",
+                f"leave parts.{kind}.freeze out: beside adapters all its weights rest",
+            )
+    return Adapters(modules, config.lora, seed_of("lora", config.seed))
+
+
 def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with a group for each part, and one more for what does not decay.
 
-    Its moments exist from the start, so that they can be saved and loaded at any step.
+    Its moments exist from the start, so that they can be saved and loaded at any step. On a GPU an
+    update is one kernel.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for kind in Parts.model_fields:
         module, own = getattr(policy, kind), getattr(config.parts, kind)
         if not isinstance(module, nn.Module):
@@ -71,13 +92,17 @@ def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
             chosen = [p for p in weights if (p.ndim >= 2) is decays]
             decay = config.weight_decay if decays else 0.0
             peak = own.lr or config.lr
+            if config.lora is not None and kind in config.lora.parts:
+                peak = config.lora.lr or peak
             if chosen:
                 groups.append({"params": chosen, "peak": peak, "part": kind, "weight_decay": decay})
-    made = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    every = [p for group in groups for p in group["params"]]
+    fused = all(p.device.type == "cuda" for p in every)
+    made = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     for group in made.param_groups:
         for p in group["params"]:
             made.state[p] = {
-                "step": torch.tensor(0.0),
+                "step": torch.zeros((), device=p.device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(p),
                 "exp_avg_sq": torch.zeros_like(p),
             }
@@ -96,6 +121,14 @@ def length(weights: Sequence[nn.Parameter]) -> Tensor:
     """The length of the gradient of all `weights` together."""
     grads = [p.grad for p in weights if p.grad is not None]
     return full(torch.nn.utils.get_total_norm(grads))
+
+
+def lengths(made: torch.optim.Optimizer) -> dict[str, float]:
+    """The length of the gradient of each part."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for group in made.param_groups:
+        parts.setdefault(group["part"], []).extend(group["params"])
+    return {part: float(length(weights)) for part, weights in parts.items()}
 
 
 def shorten(weights: Sequence[nn.Parameter], most: float | None, found: Tensor) -> None:

@@ -1,63 +1,51 @@
-"""What a run tells while it goes: lines of JSON always, other loggers by choice, a picture."""
+"""What a run tells while it goes: lines of JSON always, other loggers by choice, a curve."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import chart
-from ..errors import WamkitError
-
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
-
-
-def expect(loggers: Iterable[str]) -> None:
-    """Raise WamkitError unless those loggers are installed."""
-    for name in loggers:
-        if find_spec(PACKAGES[name]) is None:
-            raise WamkitError(f"the logger {name} is not installed", f"pip install {name}")
+from .loggers import opened
 
 
 class Log:
     """log.jsonl of a run, and other places where its lines go."""
 
-    def __init__(self, run: Path, loggers: Iterable[str], after: int) -> None:
-        """What was logged for later steps than `after` is forgotten: it will be logged again."""
+    def __init__(
+        self, run: Path, loggers: Iterable[str], after: int, settings: Mapping[str, Any]
+    ) -> None:
+        """What was logged for later steps than `after` is forgotten: it will be logged again.
+
+        `settings` are shown by loggers that show settings.
+        """
         self.file = run / "log.jsonl"
         kept = [line for line in read(self.file) if line["step"] <= after]
         part = self.file.with_name(".log.jsonl.part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(self.file)
         self._stream = self.file.open("a", buffering=1)
-        self._board = self._wandb = None
-        if "tensorboard" in loggers:
-            self._board = import_module("torch.utils.tensorboard").SummaryWriter(str(run))
-        if "wandb" in loggers:
-            self._wandb = import_module("wandb").init(
-                dir=str(run), name=run.name, id=run.name, resume="allow"
-            )
+        self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, told: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
         self._stream.write(json.dumps({"step": step, **told}) + "\n")
-        flat = dict(_flat(told))
-        if self._board is not None:
-            for name, value in flat.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(flat, step=step)
+        named = dict(_flat(told))
+        for logger in self._loggers:
+            logger.numbers(step, named)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """A picture that lies in the folder of the run, for those that show pictures."""
+        for logger in self._loggers:
+            logger.picture(step, name, file)
 
     def close(self) -> None:
         """Nothing more will be told."""
         self._stream.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for logger in self._loggers:
+            logger.close()
 
 
 def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:

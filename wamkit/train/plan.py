@@ -29,7 +29,8 @@ from ..scenes import arranged, assembled
 from ..spec import PolicySpec
 from ..types import Text
 from ..visibility import closed_part
-from .config import Parts, TrainConfig
+from .config import Lora, Parts, TrainConfig
+from .lora import Adapters
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Work:
     activations: int  # bytes at the worst moment
     learned: int  # parameters that learn
     resting: int  # bytes of weights that do not
-    block: int  # parameters of the largest block
+    block: int  # parameters of the largest block that learn
     depth: int
 
 
@@ -84,7 +85,7 @@ def plan(
     operations a second.
     """
     per_pass = max(1, config.batch // (devices * config.accumulate))
-    one = work(spec, config.parts, config.precision, config.recompute, encodes=not latents)
+    one = _work(spec, config, encodes=not latents)
     memory = on_each(one, config, devices, per_pass)
     total = one.operations * config.batch * config.steps
     days = None if peak is None else total / (devices * peak * utilization) / 86400
@@ -116,6 +117,12 @@ def on_each(one: Work, config: TrainConfig, devices: int, per_pass: int) -> dict
     return {name: size for name, size in memory.items() if size}
 
 
+def _work(spec: PolicySpec, config: TrainConfig, *, encodes: bool) -> Work:
+    return work(
+        spec, config.parts, config.precision, config.recompute, encodes=encodes, lora=config.lora
+    )
+
+
 def _hints(
     spec: PolicySpec, config: TrainConfig, devices: int, limit: int, latents: bool
 ) -> list[str]:
@@ -138,14 +145,15 @@ def _hints(
         new = config.model_copy(update=tried)
         key = new.precision, new.recompute
         if key not in counted:
-            counted[key] = work(spec, new.parts, *key, encodes=not latents)
+            counted[key] = _work(spec, new, encodes=not latents)
         one = counted[key]
         per_pass = max(1, new.batch // (devices * new.accumulate))
         if sum(on_each(one, new, devices, per_pass).values()) <= limit:
             words = " ".join(f"--train {key}={str(v).lower()}" for key, v in tried.items())
             return [f"it fits with {words}"]
     more = "more devices and sharding=fsdp" if devices == 1 else "more devices"
-    return [f"take {more}, let fewer parts learn (parts.backbone.freeze=true), or a smaller one"]
+    less = "let less learn (parts.backbone.freeze=true, or adapters: lora.rank=16)"
+    return [f"take {more}, {less}, or a smaller one"]
 
 
 def kept(spec: PolicySpec) -> int:
@@ -168,6 +176,7 @@ def work(
     recompute: bool = False,
     *,
     encodes: bool = True,
+    lora: Lora | None = None,
 ) -> Work:
     """What a sample of `spec` takes; the text encoder is left out. `encodes`: the VAE is used."""
     parts = parts or Parts()
@@ -177,9 +186,16 @@ def work(
         adapter = None
         if spec.vae.adapter == "linear":
             adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
-    for kind, module in (("backbone", backbone), ("action_head", head)):
-        module.to(DTYPES[precision])
+    built = {"backbone": backbone, "action_head": head}
+    for kind, module in built.items():
         module.requires_grad_(not getattr(parts, kind).freeze)
+    if adapter is not None:
+        adapter.requires_grad_(not parts.latent_adapter.freeze)
+    if lora is not None:
+        with torch.device("meta"):
+            Adapters({kind: built[kind] for kind in lora.parts}, lora, 0)
+    for module in built.values():
+        module.to(DTYPES[precision])
     modules = [m for m in (backbone, head, adapter) if isinstance(m, nn.Module)]
     every = {p for module in modules for p in module.parameters()}
     seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
@@ -204,13 +220,13 @@ def work(
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
     if isinstance(vae, nn.Module):
         resting += sum(p.numel() * p.element_size() for p in vae.parameters())
-    blocks = [sum(p.numel() for p in b.parameters()) for b in backbone.blocks if _is_module(b)]
+    blocks = [
+        sum(p.numel() for p in block.parameters() if p.requires_grad)
+        for block in backbone.blocks
+        if isinstance(block, nn.Module)
+    ]
     depth = len(backbone.blocks)
     return Work(operations, meter.most, learned, resting, max(blocks, default=0), depth)
-
-
-def _is_module(block: Any) -> bool:
-    return isinstance(block, nn.Module)
 
 
 def _velocity(found: Any, part: str) -> Tensor | None:

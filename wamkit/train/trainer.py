@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from ..data import Columns, Loader, Recording, Samples, split, statistics
 from ..errors import WamkitError
+from ..modes import as_written, compile_blocks, compiler
 from ..policy import Policy
-from . import checkpoints, learning, logs
+from . import checkpoints, learning, loggers, logs
 from .batches import Feed, seed_of, shard
 from .checkpoints import RunFolder
 from .config import FREE, TrainConfig
-from .devices import peak_of
+from .devices import peak_for
 from .processes import Processes, joined
 from .trainee import Team, Trainee
 from .watching import HeldOut, picture
@@ -56,6 +58,7 @@ class Summary:
     utilization: float | None  # of the devices' peak, where that is known
     loss: float | None  # of the last logged update
     checkpoint: Path
+    best: Path | None  # of all that were validated, also before; None if none was
     interrupted: bool
 
 
@@ -74,7 +77,7 @@ def train(
     To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
     the first process. Raises WamkitError if anything does not fit, or if a loss is not finite.
     """
-    logs.expect(config.loggers)
+    loggers.expect(config.loggers)
     with joined(device) as processes:
         run = Trainer(policy, data, out, config, processes)
         return run.go(resume=resume, tell=tell or (lambda step, told: None))
@@ -130,7 +133,15 @@ class Trainer:
             if config.validate_every:
                 self.held = HeldOut(self.shown, config, processes, data.workers)
         learning.choose(policy, config.parts)
+        self.adapters = learning.adapted(policy, config)
         policy.to(processes.device)
+        if config.compile:
+            if processes.device.type == "cpu" and compiler() is None:
+                raise WamkitError(
+                    "compile=true needs a C++ compiler on the CPU, and none was found",
+                    "install g++ (or name one in the variable CXX), or leave compile=true out",
+                )
+            compile_blocks(policy, learns=True)
         self.team = Team(Trainee(policy, config), config, processes)
         self.learned = self.team.learned()
         self.optimizer = learning.optimizer(policy, config)
@@ -157,9 +168,9 @@ class Trainer:
             self._restore(self.folder.go_on(self.told, spec, FREE))
         else:
             self.folder.begin(self.told, spec)
-        log = (
-            logs.Log(self.folder.place, config.loggers, self.step) if self.processes.first else None
-        )
+        log: logs.Log | None = None
+        if self.processes.first:
+            log = logs.Log(self.folder.place, config.loggers, self.step, self.told)
         first, loss, checkpoint = self.step, None, self.folder.checkpoints / "last"
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
@@ -170,7 +181,7 @@ class Trainer:
                     loss = told["loss"]
                     tell(self.step, told)
                     last = self.step == config.steps
-                    if log is not None and (last or self.step % config.log_every == 0):
+                    if log is not None and self._logs(self.step):
                         pace = self._pace(self.step - since, perf_counter() - mark)
                         pace["waiting"] = (self.feed.waited - waited) / (perf_counter() - mark)
                         log.write(self.step, told | pace)
@@ -183,6 +194,7 @@ class Trainer:
                 if interrupted:
                     checkpoint = self._save(self.feed.loader.state_dict(), best=False)
         finally:
+            self._leave()
             if log is not None:
                 log.close()
         if self.processes.first:
@@ -198,6 +210,7 @@ class Trainer:
             pace.get("utilization"),
             loss,
             checkpoint,
+            self.folder.best,
             interrupted,
         )
 
@@ -222,6 +235,8 @@ class Trainer:
         length = learning.length(weights)
         if not bool(torch.isfinite(means[0]) & torch.isfinite(length)):
             self._stop_at(found)
+        logged = self._logs(self.step + 1)
+        shares = learning.lengths(self.optimizer) if logged else {}
         if passes > 1:
             few = config.batch // passes // (1 if self.team.sharded else world)
             self.noise.update(few, float(short), config.batch, float(length) ** 2)
@@ -233,9 +248,15 @@ class Trainer:
         told = dict(zip(names, means.tolist(), strict=True))
         line: dict[str, Any] = {"loss": told.pop("total"), "parts": told, "lr": rates}
         line["gradient"] = float(length)
+        if logged:
+            line["gradients"] = shares
         if passes > 1:
             line["noise_scale"] = self.noise.value
         return line
+
+    def _logs(self, step: int) -> bool:
+        """Whether the update that makes `step` of them is logged."""
+        return step == self.config.steps or step % self.config.log_every == 0
 
     def _stop_at(self, found: list[Tensor]) -> None:
         """Save the state before this update, and say which samples it was."""
@@ -275,6 +296,8 @@ class Trainer:
             if draws and policy.spec.latent_frames[1]:
                 file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
                 picture(self.team, self.shown, file, self.processes)
+                if log is not None:
+                    log.picture(self.step, "imagined", file)
         return better
 
     def _pace(self, steps: int, seconds: float) -> dict[str, float]:
@@ -282,19 +305,23 @@ class Trainer:
         samples = steps * self.config.batch / max(seconds, 1e-9)
         tokens = sum(self.policy.spec.tokens().values()) * self.policy.spec.paradigm.blocks
         pace = {"samples_per_second": samples, "tokens_per_second": samples * tokens}
-        peak = peak_of(self.processes.device, self.config.precision)
-        if peak is not None:
-            pace["utilization"] = samples * self._operations() / peak / self.processes.world
+        if self._peak is not None:
+            pace["utilization"] = samples * self._operations / self._peak / self.processes.world
         return pace
 
-    def _operations(self) -> int:
-        """Operations of a sample, counted the first time they are asked for."""
-        if not hasattr(self, "_counted"):
-            from .plan import work
+    @cached_property
+    def _peak(self) -> float | None:
+        """Operations a second of each device at most, if that is known."""
+        return peak_for(self.config, self.processes.device)
 
-            latents = self.samples.latents is not None
-            self._counted = work(self.policy.spec, self.config.parts, encodes=not latents)
-        return self._counted.operations
+    @cached_property
+    def _operations(self) -> int:
+        """Operations of a sample, there and back, as written: what runs again counts once."""
+        from .plan import work
+
+        config, latents = self.config, self.samples.latents is not None
+        counted = work(self.policy.spec, config.parts, encodes=not latents, lora=config.lora)
+        return counted.operations
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that an update changes, and buffers, by name."""
@@ -314,13 +341,25 @@ class Trainer:
         weights = self.team.weights()
         if self.average is not None:
             weights |= dict(zip(self.learned, self.average.values, strict=True))
+        adapters = self.adapters
+        named = weights.items() if adapters is None else adapters.merged(weights)
         run = {
             "step": self.step,
             "loader": dict(place),
             "best": None if self.best == math.inf else self.best,
             "noise": vars(self.noise),
         }
-        return self.folder.save(self.step, self.policy, weights, self._tensors(), run, best=best)
+        state = self._tensors()
+        with nullcontext() if adapters is None else adapters.aside():
+            return self.folder.save(self.step, self.policy, named, state, run, best=best)
+
+    def _leave(self) -> None:
+        """Give the policy back as others know it: blocks as written, adapters merged."""
+        if self.team.sharded:  # it is in pieces, and stays so
+            return
+        as_written(self.policy)
+        if self.adapters is not None:
+            self.adapters.merge()
 
     def _restore(self, checkpoint: Path) -> None:
         try:

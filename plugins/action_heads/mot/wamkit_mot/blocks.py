@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.fused import alone, projected
 from wamkit.layers import (
     Embedder,
     FeedForward,
     LayerNorm,
     RMSNorm,
+    mask_of,
     modulated,
     rotate_pairs,
     sinusoid,
@@ -46,6 +48,8 @@ class Conditioning:
 class Attention(nn.Module):
     """Projections into and out of the backbone's head space; q and k normalized over all heads."""
 
+    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+
     def __init__(
         self, width: int, heads: int, key_heads: int, head_size: int, *, bias: bool
     ) -> None:
@@ -58,14 +62,21 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(heads * head_size)
         self.norm_k = RMSNorm(key_heads * head_size)
 
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, D] to q [B, H, S, E], k and v [B, K, S, E]."""
+        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        size = self.head_size
+        q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
+        return q, k, split_heads(v, size)
+
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
         return split_heads(self.norm_q(self.to_q(x)), self.head_size)
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, K, S, E]."""
-        k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
-        return k, split_heads(self.to_v(x), self.head_size)
+        k, v = projected(self, x, "to_k", "to_v")
+        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
 
 
 Told = tuple[Tensor, Tensor, Tensor | None]
@@ -92,8 +103,7 @@ class ExpertBlock(nn.Module):
         table = self.scale_shift_table.float().unsqueeze(2) + cond.modulation  # [B, 6, S, D]
         shift, scale, gate, *rest = table.unbind(1)
         y = modulated(x, shift, scale)
-        q = self.attn1.query(y)
-        k, v = self.attn1.key_value(y)
+        q, k, v = self.attn1.enter(y)
         if cond.turn is not None:
             q, k = rotate_pairs(q, *cond.turn), rotate_pairs(k, *cond.turn)
         return QKV(q, k, v), (x, gate, *rest)
@@ -102,7 +112,8 @@ class ExpertBlock(nn.Module):
         told, attn2, words = None, self.attn2, cond.words
         if attn2 is not None and words is not None:
             once = cond.text.memo.once
-            told = *once((id(self), "text"), lambda: attn2.key_value(words)), cond.text.mask
+            k, v = once((id(self), "text"), lambda: alone(*attn2.key_value(words)))
+            told = k, v, mask_of(cond.text, k.dtype)
         return self._absorb(attended, rest, told)
 
     def _absorb(self, attended: Tensor, rest: Any, told: Told | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,21 +11,24 @@ from torch import Tensor, nn
 from wamkit.attention import Block, Stream
 from wamkit.interfaces import ExpertHead, VideoBackbone
 from wamkit.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
+from wamkit.memo import of_level
 from wamkit.parts import BackboneConfig, Sizes
-from wamkit.types import PARTS, Scene
+from wamkit.types import PARTS, Scene, Segment
 
-from .blocks import LEVELS, ConditionEmbedder, Conditioning, ExpertBlock, Turn, embedded, spread
+from .blocks import LEVELS, ConditionEmbedder, Conditioning, ExpertBlock, Turn, embedded
 from .interpolate import from_video
-from .tokens import Row, Tokens, levels, rows, segments, spans
+from .tokens import Row, Tokens, for_tokens, levels, rows, segments, spans
 
 if TYPE_CHECKING:
     from . import Mot
 
 
 class Places(NamedTuple):
-    """Where the tokens of a pass stand, in the form that the expert wants."""
+    """Whose the tokens of a pass are and where they stand, in the form that the expert wants."""
 
     held: tuple[Tensor | None, ...]  # the times that these were made from
+    segments: tuple[Segment, ...]
+    spans: Mapping[str, slice]  # part -> the tokens that tell its velocity
     wave: Tensor | None  # [S, D] float32, added to the tokens
     turn: Turn | None  # for own blocks
     at: Tensor  # [S, 3] float32, for blocks of the backbone's kind
@@ -148,11 +151,12 @@ class MotHead(ExpertHead):
         )
         if not found:
             return None
-        x, places = torch.cat([self._encoded(row) for row in found], 1), self._places(scene, found)
+        tokens, places = [self._encoded(row) for row in found], self._places(scene, found)
+        x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, 1)
         if places.wave is not None:
             x = x + places.wave.to(x.dtype)
         cond, level = self._condition(scene, found, places)
-        return Tokens(self.blocks, x, segments(found), cond, spans(found), level)
+        return Tokens(self.blocks, x, places.segments, cond, places.spans, level)
 
     def _encoded(self, row: Row) -> Tensor:
         """The tokens of a row [B, n, D]."""
@@ -166,10 +170,13 @@ class MotHead(ExpertHead):
         """The tokens' places, made once for as long as the numbers of the scene stand there."""
         noisy = [getattr(scene, part) for part in PARTS[1:]]
         held = tuple(None if part is None else part.times for part in noisy)
-        key = (id(self), "places", *((r.kind, len(r.roles)) for r in found), *map(id, held))
-        return scene.text.memo.once(
-            key, lambda: Places(held, *self._placed(torch.cat([row.places for row in found])))
-        )
+        key = (id(self), "places", *((row.kind, row.roles) for row in found), *map(id, held))
+
+        def make() -> Places:
+            at = self._placed(torch.cat([row.places for row in found]))
+            return Places(held, segments(found), spans(found), *at)
+
+        return scene.text.memo.once(key, make)
 
     def _placed(self, places: Tensor) -> tuple[Tensor | None, Turn | None, Tensor]:
         """What the blocks and the tokens want to know of places [S] on the axis of actions."""
@@ -186,21 +193,33 @@ class MotHead(ExpertHead):
         return wave, turn, torch.stack([times, off, off], -1)
 
     def _condition(
-        self, scene: Scene, found: Sequence[Row], places: Places
+        self, scene: Scene, tokens: Sequence[Row], places: Places
     ) -> tuple[Any, Tensor | None]:
         """What the blocks are conditioned on, and the levels [B, S or 1, D] a decoder wants."""
-        sigma, counts = levels(found)
-        embedder = self.condition_embedder
+        columns, embedder = levels(tokens), self.condition_embedder
+        adaptive = self.config.decoder == "adaln"
+        if embedder is None:
+            sigma = for_tokens([column.sigma for column in columns], columns, 1)
+            count = sum(sum(column.counts) for column in columns)
+            cond = self.expert.place(sigma.expand(-1, count), places.at, scene.text)
+            if not adaptive:
+                return cond, None
+        memo, key = scene.text.memo, (id(self), "level")
+        found = [of_level(memo, key, self._told, column.sigma, column.rung) for column in columns]
+        level = for_tokens([x for x, *_ in found], columns, 1) if adaptive else None
         if embedder is not None:
-            level = embedded(embedder.time_embedder, sigma)
-            modulation = spread(embedder.modulation(level), counts, 2)
+            modulation = for_tokens([x for _, x in found], columns, 2)
             cond = Conditioning(modulation, places.turn, embedder.words(scene.text), scene.text)
-            return cond, spread(level, counts, 1) if self.config.decoder == "adaln" else None
-        every = spread(sigma, counts, 1).expand(-1, sum(counts))
-        cond = self.expert.place(every, places.at, scene.text)
-        if self.level_embedder is None:
-            return cond, None
-        return cond, spread(embedded(self.level_embedder, sigma), counts, 1)
+        return cond, level
+
+    def _told(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """Levels [B, G] embedded [B, G, D], and for own blocks their modulation [B, 6, G, D]."""
+        own = self.condition_embedder
+        if own is None:
+            assert self.level_embedder is not None
+            return (embedded(self.level_embedder, sigma),)
+        level = embedded(own.time_embedder, sigma)
+        return level, own.modulation(level)
 
     def unembed(self, stream: Stream) -> dict[str, Tensor]:
         assert isinstance(stream, Tokens)

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from wamkit.attention import Stream
+from wamkit.memo import Rung
 from wamkit.types import PARTS, Piece, Scene, Segment
+
+from .blocks import spread
 
 
 class Row(NamedTuple):
@@ -27,6 +30,15 @@ class Row(NamedTuple):
     sigma: Tensor  # [B, n], or [B, 1] if they share a level
     roles: tuple[str, ...]  # n
     places: Tensor  # [n]
+    rung: Rung | None  # where they share a level of a run
+
+
+class Column(NamedTuple):
+    """Noise levels of tokens in a row."""
+
+    sigma: Tensor  # [B, G]
+    rung: Rung | None  # where G is 1, and the level one of a run
+    counts: list[int]  # how many tokens each of the G levels is for
 
 
 @dataclass
@@ -51,8 +63,9 @@ def rows(
             if state == "token":
                 yield Row(*piece)
         elif piece.part == "action":
-            chunks = list(_chunks(piece, chunk))
-            if state == "noisy_token" and scene.state is not None:
+            beside = state == "noisy_token" and scene.state is not None
+            chunks = list(_chunks(piece, chunk)) if beside or registers else []
+            if beside and scene.state is not None:
                 for part in chunks:
                     yield Row("state", scene.state[:, None], *_beside(part, -1, 1))
             yield Row(*piece)
@@ -74,16 +87,23 @@ def _chunks(piece: Piece, chunk: int) -> Iterator[Piece]:
             shared = piece.sigma.shape[1] == 1
             sigma = piece.sigma if shared else piece.sigma[:, steps]
             yield Piece(
-                piece.part, piece.x[:, steps], sigma, piece.roles[steps], piece.times[steps]
+                piece.part,
+                piece.x[:, steps],
+                sigma,
+                piece.roles[steps],
+                piece.times[steps],
+                piece.rung,
             )
         start = end
 
 
-def _beside(chunk: Piece, offset: int, count: int) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """Level, roles and places of `count` tokens, `offset` places after the chunk's first step."""
+def _beside(
+    chunk: Piece, offset: int, count: int
+) -> tuple[Tensor, tuple[str, ...], Tensor, Rung | None]:
+    """Level, roles, places, rung of `count` tokens, `offset` places after a chunk's first step."""
     sigma = chunk.sigma if chunk.sigma.shape[1] == 1 else chunk.sigma[:, -1:]
     steps = torch.arange(count, device=chunk.times.device, dtype=chunk.times.dtype)
-    return sigma, chunk.roles[:1] * count, chunk.times[0] + offset + steps
+    return sigma, chunk.roles[:1] * count, chunk.times[0] + offset + steps, chunk.rung
 
 
 def segments(found: Sequence[Row]) -> tuple[Segment, ...]:
@@ -103,14 +123,31 @@ def spans(found: Sequence[Row]) -> dict[str, slice]:
     return places
 
 
-def levels(found: Sequence[Row]) -> tuple[Tensor, list[int]]:
-    """The noise levels [B, G] of tokens in a row, and how many tokens each is for."""
-    columns: list[tuple[Tensor, list[int]]] = []
+def levels(found: Sequence[Row]) -> list[Column]:
+    """The noise levels of tokens in a row; rows after each other that share one share a column."""
+    columns: list[Column] = []
     for row in found:
-        shared = row.sigma.shape[1] == 1
-        if shared and columns and columns[-1][0] is row.sigma:
-            columns[-1][1][0] += len(row.roles)
+        shared, count = row.sigma.shape[1] == 1, len(row.roles)
+        if shared and columns and columns[-1].sigma is row.sigma:
+            columns[-1].counts[0] += count
         else:
-            columns.append((row.sigma, [len(row.roles)] if shared else [1] * len(row.roles)))
-    counts = [count for _, column in columns for count in column]
-    return torch.cat([sigma for sigma, _ in columns], 1), counts
+            columns.append(Column(row.sigma, row.rung, [count] if shared else [1] * count))
+    return columns
+
+
+def for_tokens(parts: Sequence[Tensor], columns: Sequence[Column], axis: int) -> Tensor:
+    """What was made of each column, with G entries on `axis`, as one for each token.
+
+    A single entry for all tokens stays one; a batch of one serves all samples.
+    """
+    if len(parts) == 1:
+        return spread(parts[0], columns[0].counts, axis)
+    batch = max(len(part) for part in parts)
+    each = []
+    for part, column in zip(parts, columns, strict=True):
+        shape = [-1] * part.ndim
+        shape[0] = batch
+        if part.shape[axis] == 1:
+            shape[axis] = column.counts[0]
+        each.append(spread(part, column.counts, axis).expand(shape))
+    return torch.cat(each, axis)

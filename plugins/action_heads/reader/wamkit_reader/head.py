@@ -19,17 +19,20 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.cache import KV
+from wamkit.fused import projected
 from wamkit.interfaces import ReaderHead
 from wamkit.interfaces.action_head import state_as_word
 from wamkit.layers import (
     Embedder,
     FeedForward,
     RMSNorm,
+    additive,
     modulated,
     rotate_pairs,
     sinusoid,
     split_heads,
 )
+from wamkit.memo import of_level
 from wamkit.parts import Sizes
 from wamkit.reading import places
 from wamkit.types import Piece, Scene, levels_of
@@ -47,6 +50,8 @@ Turn = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Attention at the head's width over tokens of any width; q and k normalized over all heads."""
 
+    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+
     def __init__(self, width: int, head_size: int, source: int) -> None:
         super().__init__()
         self.head_size = head_size
@@ -57,14 +62,22 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(width, eps=1e-5)
         self.norm_k = RMSNorm(width, eps=1e-5)
 
-    def show(self, x: Tensor, valid: Tensor | None = None, turn: Turn | None = None) -> KV:
+    def show(self, x: Tensor, valid: Tensor | None = None) -> KV:
         """Keys and values of tokens [B, S, source]; `valid` [B, S] is as `Text.mask`."""
-        k, v = self._placed(self.norm_k(self.to_k(x)), turn), self.to_v(x)
-        return KV(k, split_heads(v, self.head_size), valid)
+        k, v = projected(self, x, "to_k", "to_v")
+        return KV(self._placed(self.norm_k(k), None), split_heads(v, self.head_size), valid)
 
-    def forward(self, x: Tensor, shown: KV, turn: Turn | None = None) -> Tensor:
-        """[B, S, D] to [B, S, D]."""
-        q = self._placed(self.norm_q(self.to_q(x)), turn)
+    def read(self, x: Tensor, shown: KV) -> Tensor:
+        """What tokens [B, S, D] find among those that are shown, [B, S, D]."""
+        return self._heard(self._placed(self.norm_q(self.to_q(x)), None), shown)
+
+    def forward(self, x: Tensor, turn: Turn | None) -> Tensor:
+        """[B, S, D] to [B, S, D]: tokens among themselves, turned by their places."""
+        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        q, k = self._placed(self.norm_q(q), turn), self._placed(self.norm_k(k), turn)
+        return self._heard(q, KV(k, split_heads(v, self.head_size)))
+
+    def _heard(self, q: Tensor, shown: KV) -> Tensor:
         heard = sdpa(q, shown.k, shown.v, shown.valid)
         return self.to_out[0](heard.transpose(1, 2).flatten(2))
 
@@ -91,8 +104,8 @@ class Block(nn.Module):
         table = self.scale_shift_table.float() + modulation
         shift, scale, gate, *rest = table.unbind(2)
         y = _scaled(x, shift, scale)
-        x = (x.float() + gate * self.attn1(y, self.attn1.show(y, turn=turn), turn)).to(x.dtype)
-        x = x + self.attn2(x, shown)
+        x = (x.float() + gate * self.attn1(y, turn)).to(x.dtype)
+        x = x + self.attn2.read(x, shown)
         shift, scale, gate = rest
         return (x.float() + gate * self.ffn(_scaled(x, shift, scale))).to(x.dtype)
 
@@ -170,8 +183,7 @@ class DiTReader(ReaderHead):
     ) -> dict[str, Tensor]:
         pieces = [p for p in scene.pieces() if p.part in self.encoders]
         x = torch.cat([self._embedded(p, scene) for p in pieces], 1)
-        noise = self.levels(levels_of(pieces).float(), level.float())  # [B, S or 1, D] float32
-        modulation = self.modulation(F.silu(noise).to(x.dtype)).float().unflatten(-1, (6, -1))
+        noise, modulation = self._noise(pieces, scene, level)
         turn = self._turn(pieces, scene)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
@@ -188,10 +200,36 @@ class DiTReader(ReaderHead):
             if p.part != "state"
         }
 
+    def _noise(self, pieces: Sequence[Piece], scene: Scene, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded levels of all tokens [B, S or 1, D] and modulations [B, S or 1, 6, D], float32.
+
+        A batch of one serves all samples.
+        """
+
+        def make(sigma: Tensor) -> tuple[Tensor, ...]:
+            noise = self.levels(sigma.float(), level.float())
+            modulation = self.modulation(F.silu(noise).to(self.modulation.weight.dtype))
+            return noise, modulation.float().unflatten(-1, (6, -1))
+
+        if self.levels.both or any(piece.rung is None for piece in pieces):
+            noise, modulation = make(levels_of(pieces))
+            return noise, modulation
+        memo, key = scene.text.memo, (id(self), "level")
+        found = [(p, of_level(memo, key, make, p.sigma, p.rung)) for p in pieces]
+        noise, modulation = found[0][1]
+        if len(found) > 1:
+            noise = torch.cat([x.expand(*p.x.shape[:2], -1) for p, (x, _) in found], 1)
+            modulation = torch.cat([x.expand(*p.x.shape[:2], -1, -1) for p, (_, x) in found], 1)
+        return noise, modulation
+
     def _embedded(self, piece: Piece, scene: Scene) -> Tensor:
         """Numbers of a piece as tokens [B, N, D]."""
         encoder, x = self.encoders[piece.part], piece.x
         assert isinstance(encoder, nn.Linear)
+        if piece.part == "state":
+            return scene.text.memo.once(
+                (id(self), "state"), lambda: encoder(x.to(encoder.weight.dtype)), of=scene.state
+            )
         if piece.part == "action" and self.config.state == "numbers" and scene.state is not None:
             x = torch.cat([x, scene.state[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
         tokens: Tensor = encoder(x.to(encoder.weight.dtype))
@@ -230,4 +268,5 @@ class DiTReader(ReaderHead):
                 (id(self), "words"), lambda: embedder(text.tokens.to(embedder.weight.dtype))
             )
             shown.append(attention.show(words, text.mask))
-        return KV.join(shown)
+        whole = KV.join(shown).kept()
+        return whole._replace(valid=additive(whole.valid, whole.k.dtype))

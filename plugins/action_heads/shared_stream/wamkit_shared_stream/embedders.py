@@ -55,10 +55,14 @@ class NoisyEmbedder(nn.Module):
         self.W2 = Linear(2 * width, width, robots)
         self.W3 = Linear(width, width, robots)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x [B, n, A] at noise levels [B, n] or [B, 1] to [B, n, D]."""
+    def wave(self, sigma: Tensor) -> tuple[Tensor]:
+        """Noise levels [B, n] or [B, 1] as sinusoids [B, n or 1, D] float32."""
+        return (sinusoid(1000 * sigma, self.width),)
+
+    def forward(self, x: Tensor, wave: Tensor) -> Tensor:
+        """x [B, n, A] at noise levels [B or 1, n or 1, D], as `wave` gives them, to [B, n, D]."""
         y = self.W1(x)
-        level = sinusoid(1000 * sigma, self.width).to(y.dtype).expand(-1, y.shape[1], -1)
+        level = wave.to(y.dtype).expand(y.shape)
         return self.W3(F.silu(self.W2(torch.cat([y, level], -1))))  # type: ignore[no-any-return]
 
 

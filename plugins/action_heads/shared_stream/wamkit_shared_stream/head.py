@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from wamkit.attention import Stream
 from wamkit.interfaces import ExpertHead, VideoBackbone
 from wamkit.layers import latent_times, sinusoid
+from wamkit.memo import of_level
 from wamkit.parts import Sizes
 from wamkit.types import PARTS, Piece, Scene, Segment
 
@@ -67,14 +69,17 @@ class SharedStreamHead(ExpertHead):
         words = self.text_embedder if "text" not in known else None
         if not pieces and words is None:
             return None
-        x = [self._embedded(piece) for piece in pieces]
+        x = [self._embedded(piece, scene) for piece in pieces]
         levels = [piece.sigma.expand(-1, piece.x.shape[1]) for piece in pieces]
         segments = [segment for piece in pieces for segment in piece.segments()]
         lengths = [piece.x.shape[1] for piece in pieces]
         if words is not None:
             text = scene.text
-            x.insert(0, words(text.tokens.to(words.weight.dtype)))
-            levels.insert(0, torch.zeros(text.tokens.shape[:2], device=x[0].device))
+            told, clean = text.memo.once(
+                (id(self), "words"), partial(_told, words, text.tokens), of=text.tokens
+            )
+            x.insert(0, told)
+            levels.insert(0, clean)
             segments.insert(0, Segment("text", text.tokens.shape[1], text.mask))
             lengths.insert(0, text.tokens.shape[1])
         at, wave = self._places(scene, pieces, lengths)
@@ -94,11 +99,17 @@ class SharedStreamHead(ExpertHead):
             return piece
         return piece._replace(times=piece.times + self.sizes.chunk)
 
-    def _embedded(self, piece: Piece) -> Tensor:
+    def _embedded(self, piece: Piece, scene: Scene) -> Tensor:
         """The tokens of a piece [B, n, D]."""
         embedder = self.get_submodule(f"{piece.part}_embedder")
         x = piece.x.to(next(embedder.parameters()).dtype)
-        given = (piece.sigma,) if isinstance(embedder, NoisyEmbedder) else ()
+        if piece.part == "state":
+            key = (id(self), "state")
+            return scene.text.memo.once(key, lambda: embedder(x), of=scene.state)  # type: ignore[no-any-return]
+        given: tuple[Tensor, ...] = ()
+        if isinstance(embedder, NoisyEmbedder):
+            key = (id(embedder), "level")
+            given = of_level(scene.text.memo, key, embedder.wave, piece.sigma, piece.rung)
         return embedder(x, *given)  # type: ignore[no-any-return]
 
     def _places(
@@ -143,6 +154,12 @@ class SharedStreamHead(ExpertHead):
             part: self.get_submodule(f"{part}_decoder")(stream.x[:, span])
             for part, span in stream.spans.items()
         }
+
+
+def _told(embedder: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Words as tokens of the backbone [B, L, D], and their noise levels [B, L]."""
+    words = embedder(tokens.to(embedder.weight.dtype))
+    return words, torch.zeros(tokens.shape[:2], device=words.device)
 
 
 def _spans(parts: Sequence[str], lengths: Sequence[int]) -> dict[str, slice]:

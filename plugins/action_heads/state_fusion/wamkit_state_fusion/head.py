@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.cache import KVCache
+from wamkit.fused import projected
 from wamkit.interfaces import ReaderHead, VideoBackbone
 from wamkit.interfaces.action_head import state_as_word
 from wamkit.layers import LayerNorm, masked_mean, sinusoid, split_heads
 from wamkit.parts import Sizes
 from wamkit.reading import places
-from wamkit.types import Scene, Velocity
+from wamkit.types import Memo, Scene, Velocity
 from wamkit.visibility import Visibility
 
 from .adapters import Corrected
@@ -44,6 +45,8 @@ def perceptron(inputs: int, width: int, outputs: int, *, eps: float = 1e-5) -> n
 class Pooler(nn.Module):
     """Learned queries over the tokens of a layer, merged by weights that all inputs share."""
 
+    together = (("to_k", "to_v"),)
+
     def __init__(self, width: int, queries: int, heads: int) -> None:
         super().__init__()
         self.head_size = width // heads
@@ -54,11 +57,13 @@ class Pooler(nn.Module):
         self.query_merge_logits = nn.Parameter(torch.zeros(queries))
         self.output_norm = LayerNorm(width)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """[B, S, D] to [B, D]; `valid` [B, S] is as `Text.mask`."""
+    def forward(self, tokens: Tensor, valid: Tensor | None, memo: Memo) -> Tensor:
+        """[B, S, D] to [B, D]; `valid` [B, S] is as `Text.mask`. Queries are kept in `memo`."""
         y = self.token_norm(tokens)
-        asked = self.to_q(self.query_tokens).expand(y.shape[0], -1, -1)
-        q, k, v = (split_heads(x, self.head_size) for x in (asked, self.to_k(y), self.to_v(y)))
+        asked = memo.once((id(self), "asked"), lambda: self.to_q(self.query_tokens))
+        asked = asked.expand(y.shape[0], -1, -1)
+        shown = projected(self, y, "to_k", "to_v")
+        q, k, v = (split_heads(x, self.head_size) for x in (asked, *shown))
         found = self.to_out(sdpa(q, k, v, valid).transpose(1, 2).flatten(2))
         weights = self.query_merge_logits.float().softmax(0).to(found.dtype)
         pooled: Tensor = self.output_norm((found * weights[:, None]).sum(1))
@@ -123,14 +128,14 @@ class StateFusionHead(ReaderHead):
             if getattr(scene, part) is not None:
                 noisy, y = scene.noisy(part), state[:, None]
                 if part == "action":
-                    y = y + self._steps(noisy.x.shape[1], state)
+                    y = y + self._steps(noisy.x.shape[1], state, scene.text.memo)
                 found[part] = noisy.towards(decode(y))
         return found
 
     def _fused(self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None) -> Tensor:
         """All that is read, as one vector [B, width]."""
         pieces = [
-            compress(pool(states, valid))
+            compress(pool(states, valid, scene.text.memo))
             for pool, compress, states in zip(self.poolers, self.compressors, hidden, strict=True)
         ]
         if self.state_numbers is not None and scene.state is not None:
@@ -146,8 +151,11 @@ class StateFusionHead(ReaderHead):
             state = state + block(state)
         return state
 
-    def _steps(self, count: int, like: Tensor) -> Tensor:
-        """What tells the actions of a chunk apart [N, width]."""
-        places = torch.arange(count, device=like.device)
-        steps: Tensor = self.step(sinusoid(places, STEPS).to(like.dtype))
-        return steps
+    def _steps(self, count: int, like: Tensor, memo: Memo) -> Tensor:
+        """What tells the actions of a chunk apart [N, width], kept in `memo`."""
+
+        def make() -> Tensor:
+            places = torch.arange(count, device=like.device)
+            return self.step(sinusoid(places, STEPS).to(like.dtype))  # type: ignore[no-any-return]
+
+        return memo.once((id(self), "steps", count), make)

@@ -78,7 +78,12 @@ class CosmosBackbone(CosmosStack):
             lambda: torch.tensor([base(r) in GIVEN for r in video.roles]).to(video.z.device),
             of=video.roles,
         )  # [T] bool
-        grid = self.patch_embed(_with_masks(video.z.to(dtype), given))
+        masks = video.memo.once(
+            (id(self), "masks", video.z.shape, dtype),
+            lambda: _masks(video.z.to(dtype), given),
+            of=given,
+        )
+        grid = self.patch_embed(torch.cat([video.z.to(dtype), masks], 1))
         _, frames, rows, columns, _ = grid.shape
         announced = given & (video.sigma == 0)
         sigma = torch.where(announced, self.context_sigma, video.sigma.float())
@@ -115,8 +120,8 @@ def _places(video: Frames, rows: int, columns: int) -> Tensor:
     return torch.stack(grid, -1).flatten(0, 2)
 
 
-def _with_masks(z: Tensor, given: Tensor) -> Tensor:
-    """z [B, C, T, h, w] with two channels more: 1 for the frames `given` [T], and 0."""
+def _masks(z: Tensor, given: Tensor) -> Tensor:
+    """What stands behind z [B, C, T, h, w], two channels: 1 for the frames `given` [T], and 0."""
     b, _, t, h, w = z.shape
     context = given.to(z.dtype)[:, None, None].expand(b, 1, t, h, w)
-    return torch.cat([z, context, torch.zeros_like(context)], 1)
+    return torch.cat([context, torch.zeros_like(context)], 1)

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.layers import RMSNorm, modulated, split_heads
+from wamkit.fused import alone, projected
+from wamkit.layers import RMSNorm, mask_of, modulated, split_heads
 from wamkit.types import Text
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Modulation(nn.Module):
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized head by head."""
 
+    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+
     def __init__(self, width: int, inputs: int, sizes: Cosmos) -> None:
         super().__init__()
         self.head_size, inner = sizes.head_size, sizes.heads * sizes.head_size
@@ -68,14 +71,20 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, width, bias=False)])
         self.norm_q, self.norm_k = (RMSNorm(sizes.head_size, sizes.qk_norm_eps) for _ in range(2))
 
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, D] to q, k and v [B, H, S, E]."""
+        rows = projected(self, x, "to_q", "to_k", "to_v")
+        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        return self.norm_q(q), self.norm_k(k), v
+
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
         return self.norm_q(split_heads(self.to_q(x), self.head_size))
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, inputs] to two of [B, H, S, E]."""
-        k = self.norm_k(split_heads(self.to_k(x), self.head_size))
-        return k, split_heads(self.to_v(x), self.head_size)
+        k, v = projected(self, x, "to_k", "to_v")
+        return self.norm_k(split_heads(k, self.head_size)), split_heads(v, self.head_size)
 
     def leave(self, attended: Tensor) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
@@ -127,14 +136,16 @@ class CosmosBlock(nn.Module):
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate = self.norm1(cond)
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        k, v = self.attn1.key_value(y)
-        q = rotate_halves(self.attn1.query(y), cond.cos, cond.sin)
-        return QKV(q, rotate_halves(k, cond.cos, cond.sin), v), (x, gate)
+        q, k, v = self.attn1.enter(y)
+        turn = cond.cos, cond.sin
+        return QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v), (x, gate)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         attn, words = self.attn2, cond.words
-        k, v = cond.text.memo.once((id(self), "words"), lambda: attn.key_value(words), of=words)
-        return self._absorb(attended, rest, cond, (k, v, cond.text.mask))
+        k, v = cond.text.memo.once(
+            (id(self), "words"), lambda: alone(*attn.key_value(words)), of=words
+        )
+        return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))
 
     def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
         x, gate = rest

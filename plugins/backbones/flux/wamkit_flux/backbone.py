@@ -8,6 +8,7 @@ FLUX predicts noise - data, which is wamkit's velocity as it is.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.layers import modulated
-from wamkit.types import Frames, Segment, Text, base
+from wamkit.types import Frames, Memo, Segment, Text, base
 
 from .blocks import Conditioning, Lanes, lanes_of
 from .stack import FluxStack, Turn
@@ -78,12 +79,13 @@ class FluxBackbone(FluxStack):
             (id(self), "turn"), lambda: self._turn(self._places(video, shape)), of=video.times
         )
         if text is None or not text.tokens.shape[1]:
-            return tokens, segments, self._conditioning([video.sigma], text, shape, turn)
+            cond = self._conditioning([video.sigma], text, shape, turn, video.memo)
+            return tokens, segments, cond
         words, of = text.memo.once((id(self), "words"), lambda: self._words(text), of=text.tokens)
         segments = (Segment("text", words.shape[1], text.mask), *segments)
-        turn = torch.cat([of[0], turn[0]]), torch.cat([of[1], turn[1]])
+        turn, _ = video.memo.once((id(self), "both", id(turn)), partial(_in_a_row, of, turn), of=of)
         sigmas = [self._sigma_of_words(video), video.sigma]
-        cond = self._conditioning(sigmas, text, shape, turn)
+        cond = self._conditioning(sigmas, text, shape, turn, video.memo)
         return torch.cat([words, tokens], 1), segments, cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
@@ -115,7 +117,12 @@ class FluxBackbone(FluxStack):
         return torch.zeros_like(video.sigma[:, :1])
 
     def _conditioning(
-        self, sigmas: Lanes, text: Text | None, shape: tuple[int, int, int], turn: Turn
+        self,
+        sigmas: Lanes,
+        text: Text | None,
+        shape: tuple[int, int, int],
+        turn: Turn,
+        memo: Memo,
     ) -> Conditioning:
         name, wanted = self.config.name, self.traits.extra_width
         found = 0 if text is None or text.extra is None else text.extra.shape[-1]
@@ -128,7 +135,7 @@ class FluxBackbone(FluxStack):
                 if wanted
                 else "leave out Text(extra=...)",
             )
-        return super()._conditioning(sigmas, text, shape, turn)
+        return super()._conditioning(sigmas, text, shape, turn, memo)
 
     def _places(self, video: Frames, shape: tuple[int, int, int]) -> Tensor:
         """Image, row and column of every token [S, 3] float64."""
@@ -141,3 +148,9 @@ class FluxBackbone(FluxStack):
         axes += [torch.arange(size, device=device) for size in shape[1:]]
         grid = torch.meshgrid(*(axis.double() for axis in axes), indexing="ij")
         return torch.stack([place.flatten() for place in grid], -1)
+
+
+def _in_a_row(words: Turn, frames: Turn) -> tuple[Turn, Turn]:
+    """Positions of words and frames; and those of the frames, by whose identity they are kept."""
+    cos, sin = (torch.cat(pair) for pair in zip(words, frames, strict=True))
+    return (cos, sin), frames

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV
+from wamkit.fused import projected
 from wamkit.layers import RMSNorm, modulated, rotate_pairs, split_heads
 from wamkit.parts import Traits
 
@@ -98,6 +99,8 @@ class Sizes:
 class JointAttention(nn.Module):
     """Projections of the two lanes of a double block, under diffusers' names."""
 
+    together = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+
     def __init__(self, sizes: Sizes, *, bias: bool) -> None:
         super().__init__()
         self.head_size = size = sizes.head_size
@@ -118,15 +121,17 @@ class JointAttention(nn.Module):
 
     def project(self, lanes: Lanes, cond: Conditioning) -> QKV:
         """Lanes [B, g, n, D] to q, k, v [B, H, S, E] of the whole stream, with positions."""
-        size = self.head_size
         *words, frames = [lane.flatten(1, 2) for lane in lanes]
-        q = [self.norm_added_q(split_heads(self.add_q_proj(x), size)) for x in words]
-        k = [self.norm_added_k(split_heads(self.add_k_proj(x), size)) for x in words]
-        v = [split_heads(self.add_v_proj(x), size) for x in words]
-        q.append(self.norm_q(split_heads(self.to_q(frames), size)))
-        k.append(self.norm_k(split_heads(self.to_k(frames), size)))
-        v.append(split_heads(self.to_v(frames), size))
-        return positioned(torch.cat(q, 2), torch.cat(k, 2), torch.cat(v, 2), cond)
+        rows = projected(self, frames, "to_q", "to_k", "to_v")
+        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k = self.norm_q(q), self.norm_k(k)
+        for x in words:
+            rows = projected(self, x, "add_q_proj", "add_k_proj", "add_v_proj")
+            first_q, first_k, first_v = (split_heads(row, self.head_size) for row in rows)
+            q = torch.cat([self.norm_added_q(first_q), q], 2)
+            k = torch.cat([self.norm_added_k(first_k), k], 2)
+            v = torch.cat([first_v, v], 2)
+        return positioned(q, k, v, cond)
 
     def leave(self, attended: Tensor, cond: Conditioning) -> Lanes:
         """[B, S, H * E] to lanes [B, g, n, D]."""

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wamkit.fused import projected
 from wamkit.layers import Embedder, FeedForward, RMSNorm, split_heads
-from wamkit.types import Text
+from wamkit.types import Memo, Text
 
 from .backbone import FluxBackbone, LastNorm
 from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
@@ -63,6 +64,8 @@ class Flux1DoubleBlock(DoubleBlock):
 class SelfAttention(nn.Module):
     """Projections of a single block, under diffusers' names."""
 
+    together = (("to_q", "to_k", "to_v"),)
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.to_q, self.to_k, self.to_v = (nn.Linear(sizes.width, sizes.inner) for _ in range(3))
@@ -85,7 +88,8 @@ class Flux1SingleBlock(SingleBlock):
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attn = self.attn
-        q, k, v = (split_heads(to(x), self.head_size) for to in (attn.to_q, attn.to_k, attn.to_v))
+        rows = projected(attn, x, "to_q", "to_k", "to_v")
+        q, k, v = (split_heads(row, self.head_size) for row in rows)
         return attn.norm_q(q), attn.norm_k(k), v, self.proj_mlp(x)
 
     def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
@@ -103,15 +107,23 @@ class TimeText(nn.Module):
             self.guidance_embedder = Embedder(LEVELS, width, nn.SiLU())
         self.text_embedder = Embedder(extra_width, width, nn.SiLU()) if extra_width else None
 
-    def forward(self, sigma: Tensor, text: Text | None) -> Tensor:
-        """sigma [B, g] to [B, g, D] float32."""
+    def forward(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        """sigma [B, g] to [B, g, D] float32; what is the same at every level is kept in `memo`."""
+        extra = None if text is None else text.extra
         level = embedded(self.timestep_embedder, sigma)
+        for part in memo.once((id(self), "rest"), lambda: self._rest(sigma, extra), of=extra):
+            level = level + part
+        return level
+
+    def _rest(self, sigma: Tensor, extra: Tensor | None) -> list[Tensor]:
+        """What guidance scale [1, D] and pooled text [B, 1, D] say, as far as they are told."""
+        found = []
         if self.guidance is not None:
-            level = level + embedded(self.guidance_embedder, sigma.new_full((1,), self.guidance))
-        if self.text_embedder is None or text is None or text.extra is None:
-            return level
-        dtype = self.text_embedder.linear_1.weight.dtype
-        return level + self.text_embedder(text.extra.to(dtype)).float()
+            found.append(embedded(self.guidance_embedder, sigma.new_full((1,), self.guidance)))
+        if self.text_embedder is not None and extra is not None:
+            dtype = self.text_embedder.linear_1.weight.dtype
+            found.append(self.text_embedder(extra.to(dtype)).float())
+        return found
 
 
 class Flux1Backbone(FluxBackbone):
@@ -139,8 +151,8 @@ class Flux1Backbone(FluxBackbone):
         self.norm_out = LastNorm(width, bias=True)
         self.proj_out = nn.Linear(width, channels)
 
-    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
-        return self.time_text_embed(sigma, text)
+    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        return self.time_text_embed(sigma, text, memo)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         return [], []
@@ -164,8 +176,8 @@ class Flux1Expert(FluxStack):
             Flux1SingleBlock(sizes) for _ in range(config.single_layers)
         )
 
-    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
-        return self.time_text_embed(sigma, None)
+    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        return self.time_text_embed(sigma, None, memo)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         return [], []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import RMSNorm, split_heads
-from wamkit.types import Text
+from wamkit.types import Memo, Text
 
 from .backbone import FluxBackbone, LastNorm
 from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
@@ -50,12 +50,15 @@ class TimeGuidance(nn.Module):
         if guidance is not None:
             self.guidance_embedder = LevelEmbedder(width)
 
-    def forward(self, sigma: Tensor) -> Tensor:
-        """sigma [B, g] to [B, g, D] float32."""
-        level = embedded(self.timestep_embedder, sigma)
-        if self.guidance is None:
+    def forward(self, sigma: Tensor, memo: Memo) -> Tensor:
+        """sigma [B, g] to [B, g, D] float32; what the scale says is kept in `memo`."""
+        level, scale = embedded(self.timestep_embedder, sigma), self.guidance
+        if scale is None:
             return level
-        return level + embedded(self.guidance_embedder, sigma.new_full((1,), self.guidance))
+        return level + memo.once(
+            (id(self), "scale"),
+            lambda: embedded(self.guidance_embedder, sigma.new_full((1,), scale)),
+        )
 
 
 class Modulation(nn.Module):
@@ -148,8 +151,8 @@ class Flux2Backbone(FluxBackbone):
         self.norm_out = LastNorm(width, bias=False)
         self.proj_out = nn.Linear(width, config.latent_channels, bias=False)
 
-    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
-        return self.time_guidance_embed(sigma)
+    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        return self.time_guidance_embed(sigma, memo)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         *words, frames = levels
@@ -178,8 +181,8 @@ class Flux2Expert(FluxStack):
             Flux2SingleBlock(sizes) for _ in range(config.single_layers)
         )
 
-    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
-        return self.time_guidance_embed(sigma)
+    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        return self.time_guidance_embed(sigma, memo)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         (tokens,) = levels

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import Block
 from wamkit.layers import rotary_angles, sinusoid
-from wamkit.types import Text
+from wamkit.types import Memo, Text
 
 from .blocks import Conditioning, Lanes
 
@@ -42,8 +42,11 @@ class FluxStack(nn.Module, ABC):
     single_transformer_blocks: nn.ModuleList
 
     @abstractmethod
-    def level(self, sigma: Tensor, text: Text | None) -> Tensor:
-        """Noise levels sigma [B, g], and all else that is not a token, to [B, g, D] float32."""
+    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
+        """Noise levels sigma [B, g], and all else that is not a token, to [B, g, D] float32.
+
+        `memo` is for what is the same at every level.
+        """
 
     @abstractmethod
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
@@ -57,13 +60,18 @@ class FluxStack(nn.Module, ABC):
     def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
         """As `VideoBackbone.place`; times stand on the axis of images, where targets are at 0."""
         turn = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
-        return self._conditioning([sigma], text, (sigma.shape[1], 1, 1), turn)
+        return self._conditioning([sigma], text, (sigma.shape[1], 1, 1), turn, text.memo)
 
     def _conditioning(
-        self, sigmas: Lanes, text: Text | None, shape: tuple[int, int, int], turn: Turn
+        self,
+        sigmas: Lanes,
+        text: Text | None,
+        shape: tuple[int, int, int],
+        turn: Turn,
+        memo: Memo,
     ) -> Conditioning:
         """Noise levels [B, g] of each lane; `text` is there for its words only if two lanes are."""
-        level = self.level(torch.cat(sigmas, 1), text)
+        level = self.level(torch.cat(sigmas, 1), text, memo)
         levels = list(level.split([sigma.shape[1] for sigma in sigmas], 1))
         words = text.tokens.shape[1] if text is not None and len(sigmas) > 1 else 0
         return Conditioning(words, shape, levels, *self.shared(levels), *turn)

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.layers import FeedForward, RMSNorm, rotate_pairs, split_heads
+from wamkit.fused import alone, projected
+from wamkit.layers import FeedForward, RMSNorm, mask_of, rotate_pairs, split_heads
 from wamkit.types import Text
 
 
@@ -45,6 +46,13 @@ class Attention(nn.Module):
     is asked has `inputs` numbers a token.
     """
 
+    together = (
+        ("to_gate_logits", "to_q", "to_k", "to_v"),
+        ("to_q", "to_k", "to_v"),
+        ("to_gate_logits", "to_q"),
+        ("to_k", "to_v"),
+    )
+
     def __init__(
         self,
         width: int,
@@ -63,18 +71,29 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(inner, eps), RMSNorm(inner, eps)
         self.to_gate_logits = nn.Linear(width, heads) if gated else None
 
-    def query(self, x: Tensor) -> Tensor:
-        """[B, S, D] to [B, H, S, E]."""
-        return split_heads(self.norm_q(self.to_q(x)), self.head_size)
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """[B, S, D] to q, k, v [B, H, S, E], and what multiplies each head [B, S, H], or None."""
+        names, size = ("to_q", "to_k", "to_v"), self.head_size
+        if self.to_gate_logits is None:
+            q, k, v = projected(self, x, *names)
+            gates = None
+        else:
+            logits, q, k, v = projected(self, x, "to_gate_logits", *names)
+            gates = 2 * logits.sigmoid()
+        q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
+        return q, k, split_heads(v, size), gates
+
+    def query(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B, S, D] to q [B, H, S, E], and what multiplies each head [B, S, H], or None."""
+        if self.to_gate_logits is None:
+            return split_heads(self.norm_q(self.to_q(x)), self.head_size), None
+        logits, q = projected(self, x, "to_gate_logits", "to_q")
+        return split_heads(self.norm_q(q), self.head_size), 2 * logits.sigmoid()
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, inputs] to two of [B, H, S, E]."""
-        k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
-        return k, split_heads(self.to_v(x), self.head_size)
-
-    def gates(self, x: Tensor) -> Tensor | None:
-        """What multiplies each head, [B, S, H], from the tokens x [B, S, D] that ask; or None."""
-        return None if self.to_gate_logits is None else 2 * self.to_gate_logits(x).sigmoid()
+        k, v = projected(self, x, "to_k", "to_v")
+        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
 
     def leave(self, attended: Tensor, gates: Tensor | None) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
@@ -103,10 +122,9 @@ class LTXBlock(nn.Module):
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)
         y = rms_modulated(x, shift, scale, cond)
-        k, v = self.attn1.key_value(y)
+        q, k, v, _ = self.attn1.enter(y)
         turn = cond.cos, cond.sin
-        q = rotate_pairs(self.attn1.query(y), *turn)
-        return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
+        return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         return self._absorb(attended, rest, cond, told(self.attn2, cond))
@@ -121,14 +139,14 @@ class LTXBlock(nn.Module):
 def told(attn: Attention, cond: Conditioning) -> Told:
     """What the words say through `attn`, computed once for a text."""
     words = cond.words
-    k, v = cond.text.memo.once((id(attn), "words"), lambda: attn.key_value(words), of=words)
-    return k, v, cond.text.mask
+    k, v = cond.text.memo.once((id(attn), "words"), lambda: alone(*attn.key_value(words)), of=words)
+    return k, v, mask_of(cond.text, k.dtype)
 
 
 def listened(attn: Attention, x: Tensor, words: Told) -> Tensor:
     """What the tokens x [B, S, D] take from the words through `attn`, [B, S, D]."""
-    heard = sdpa(attn.query(x), *words)
-    return attn.leave(heard.transpose(1, 2).flatten(2), attn.gates(x))
+    q, gates = attn.query(x)
+    return attn.leave(sdpa(q, *words).transpose(1, 2).flatten(2), gates)
 
 
 def modulation(table: Tensor, levels: Tensor) -> tuple[Tensor, ...]:

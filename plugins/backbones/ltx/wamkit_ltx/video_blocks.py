@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.layers import FeedForward
+from wamkit.layers import FeedForward, mask_of
 
 from .blocks import (
     Attention,
@@ -56,14 +56,15 @@ class LTX2Block(nn.Module):
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shift, scale, gate, *rest = modulation(self.scale_shift_table, cond.modulation)
         y = rms_modulated(x, shift, scale, cond)
-        k, v = self.attn1.key_value(y)
+        q, k, v, gates = self.attn1.enter(y)
         turn = cond.cos, cond.sin
-        q = rotate_halves(self.attn1.query(y), *turn)
-        return QKV(q, rotate_halves(k, *turn), v), (x, self.attn1.gates(y), gate, *rest)
+        shown = QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v)
+        return shown, (x, gates, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        words = told(self.attn2, cond) if cond.prompt is None else None
-        return self._absorb(attended, rest, cond, words, cond.text.mask)
+        if cond.prompt is None:
+            return self._absorb(attended, rest, cond, told(self.attn2, cond), None)
+        return self._absorb(attended, rest, cond, None, mask_by_frame(cond, attended.dtype))
 
     def _absorb(
         self,
@@ -92,9 +93,16 @@ class LTX2Block(nn.Module):
         )  # two of [B, T, 1, width]
         words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, text width]
         k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B T, H, L, E]
-        q = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E]
-        if mask is not None:
-            mask = mask.repeat_interleave(cond.shape[0], 0)  # [B T, L]
+        q, gates = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E], [B T, n, H]
         heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, H E]
-        heard = heard.reshape(*x.shape[:2], -1)  # [B, S, H E]
-        return self.attn2.leave(heard, self.attn2.gates(x))
+        return self.attn2.leave(heard, gates).reshape(*x.shape[:2], -1)
+
+
+def mask_by_frame(cond: Conditioning, dtype: torch.dtype) -> Tensor | None:
+    """The mask of the words for each frame [B T, L], once for a text."""
+    mask, frames = mask_of(cond.text, dtype), cond.shape[0]
+    if mask is None:
+        return None
+    return cond.text.memo.once(
+        ("by frame", frames), lambda: mask.repeat_interleave(frames, 0), of=mask
+    )

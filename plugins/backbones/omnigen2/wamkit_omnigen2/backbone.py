@@ -12,6 +12,7 @@ that time, and its velocity the negative of the prediction.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -106,9 +107,10 @@ class OmniGen2Backbone(OmniGen2Stack):
             )
             words, x = y.shape[1], torch.cat([y, x], 1)
             segments = (Segment("text", words, text.mask), *segments)
-            cos, sin = join(places.cos, cos, len(x)), join(places.sin, sin, len(x))
-        each = torch.arange(1, frames + 1, device=x.device).repeat_interleave(rows * columns)
-        owner = F.pad(each, (words, 0))  # the group of words is 0
+            cos, sin, _ = video.memo.once(
+                (id(self), "joined", id(cos)), partial(_joined, places, cos, sin, len(x)), of=places
+            )
+        owner = video.memo.once((id(self), "owner", words), lambda: _owner(shape, words, x.device))
         return x, segments, Joined(cos, sin, level, owner, words, shape)
 
     def unembed(self, x: Tensor, cond: Joined) -> Tensor:
@@ -137,11 +139,16 @@ class OmniGen2Backbone(OmniGen2Stack):
         self, video: Frames, patches: Tensor, level: Tensor, shape: tuple[int, int, int]
     ) -> Tensor:
         """Patches [B, T, n, patch] to tokens [B, T n, D], every frame refined by itself."""
-        here = torch.zeros(1, device=patches.device)
+        device = patches.device
         cos, sin = video.memo.once(
-            (id(self), "one"), lambda: self._turn(places_of(here, shape)), of=video.times
+            (id(self), "one"),
+            lambda: self._turn(places_of(torch.zeros(1, device=device), shape)),
+            of=video.times,
         )
-        owner = torch.zeros(patches.shape[2], dtype=torch.long, device=patches.device)
+        owner = video.memo.once(
+            (id(self), "one group"),
+            lambda: torch.zeros(patches.shape[2], dtype=torch.long, device=device),
+        )
         done: dict[int, Tensor] = {}
         for reference, embedder, blocks in (
             (True, self.ref_image_patch_embedder, self.ref_image_refiner),
@@ -176,6 +183,20 @@ def places_of(times: Tensor, shape: tuple[int, int, int]) -> Tensor:
     sides = (torch.arange(side, device=times.device) for side in (rows, columns))
     axes = (axis.double() for axis in (times * max(rows, columns), *sides))
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)
+
+
+def _owner(shape: tuple[int, int, int], words: int, device: torch.device) -> Tensor:
+    """The group of each token [S]: 0 is that of the words, then every frame has one."""
+    frames, rows, columns = shape
+    each = torch.arange(1, frames + 1, device=device).repeat_interleave(rows * columns)
+    return F.pad(each, (words, 0))
+
+
+def _joined(
+    words: Places, cos: Tensor, sin: Tensor, batch: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Rotary tables of words and frames, and those of the frames, by which they are kept."""
+    return join(words.cos, cos, batch), join(words.sin, sin, batch), (cos, sin)
 
 
 def join(words: Tensor, frames: Tensor, batch: int) -> Tensor:

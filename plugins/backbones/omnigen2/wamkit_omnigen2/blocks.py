@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.fused import projected
 from wamkit.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
 
 EPS = 1e-5
@@ -60,6 +61,8 @@ class Heads(NamedTuple):
 class Attention(nn.Module):
     """Projections without biases; q and k are normalized in each head."""
 
+    together = (("to_q", "to_k", "to_v"),)
+
     def __init__(self, width: int, shape: Heads) -> None:
         super().__init__()
         self.head_size = size = shape.size
@@ -70,14 +73,16 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, cond: Places) -> QKV:
         """[B, S, D] to what attention needs."""
-        q = self.norm_q(split_heads(self.to_q(x), self.head_size))
-        k = self.norm_k(split_heads(self.to_k(x), self.head_size))
-        v = split_heads(self.to_v(x), self.head_size)
+        rows = projected(self, x, "to_q", "to_k", "to_v")
+        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k = self.norm_q(q), self.norm_k(k)
         return QKV(rotate_pairs(q, cond.cos, cond.sin), rotate_pairs(k, cond.cos, cond.sin), v)
 
 
 class SwiGLU(nn.Module):
     """Three linear layers without biases; the first, through SiLU, gates the third."""
+
+    together = (("linear_1", "linear_3"),)
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -86,7 +91,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        return self.linear_2(F.silu(self.linear_1(x)) * self.linear_3(x))
+        gate, up = projected(self, x, "linear_1", "linear_3")
+        return self.linear_2(F.silu(gate) * up)
 
 
 class ContextBlock(nn.Module):

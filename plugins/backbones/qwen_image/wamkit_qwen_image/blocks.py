@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import QKV
+from wamkit.fused import projected
 from wamkit.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
 
 
@@ -37,8 +38,14 @@ class Conditioning:
     shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
 
 
+IMAGES, WORDS = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
+"""Projections to queries, keys and values."""
+
+
 class Attention(nn.Module):
     """Projections under diffusers' names: `to_*` for images, `add_*` for words if any pass."""
+
+    together = (IMAGES, WORDS)
 
     def __init__(self, width: int, heads: int, head_size: int, *, words: bool) -> None:
         super().__init__()
@@ -58,9 +65,7 @@ class Side(NamedTuple):
     """The weights of a block that one kind of token goes through."""
 
     modulation: nn.Linear
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    names: tuple[str, str, str]
     norm_query: RMSNorm
     norm_key: RMSNorm
     out: nn.Linear
@@ -87,9 +92,9 @@ class QwenImageBlock(nn.Module):
         for side, level, tokens in self._sides(x, cond):
             six = side.modulation(level).float().unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
             y = modulated(tokens, *six[:2]).flatten(1, 2)
-            q = side.norm_query(split_heads(side.query(y), self.head_size))
-            k = side.norm_key(split_heads(side.key(y), self.head_size))
-            shown.append(QKV(q, k, split_heads(side.value(y), self.head_size)))
+            rows = projected(self.attn, y, *side.names)
+            q, k, v = (split_heads(row, self.head_size) for row in rows)
+            shown.append(QKV(side.norm_query(q), side.norm_key(k), v))
             rest.append((tokens, *six[2:]))
         q, k, v = (torch.cat(parts, 2) for parts in zip(*shown, strict=True))
         turn = cond.cos, cond.sin
@@ -110,9 +115,7 @@ class QwenImageBlock(nn.Module):
         if cond.text_level is not None:
             words = Side(
                 self.txt_mod[1],  # type: ignore[arg-type]
-                attn.add_q_proj,
-                attn.add_k_proj,
-                attn.add_v_proj,
+                WORDS,
                 attn.norm_added_q,
                 attn.norm_added_k,
                 attn.to_add_out,
@@ -121,9 +124,7 @@ class QwenImageBlock(nn.Module):
             yield words, cond.text_level, x[:, None, : cond.words]
         images = Side(
             self.img_mod[1],  # type: ignore[arg-type]
-            attn.to_q,
-            attn.to_k,
-            attn.to_v,
+            IMAGES,
             attn.norm_q,
             attn.norm_k,
             attn.to_out[0],  # type: ignore[arg-type]

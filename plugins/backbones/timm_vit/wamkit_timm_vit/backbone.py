@@ -155,7 +155,8 @@ class ViTBackbone(nn.Module):
         patches = self.patch_embed(video.z)  # [B, T, h w, D]
         extra = [token for token in (self.cls_token, self.reg_token) if token is not None]
         front = [token.expand(batch, frames, -1, -1) for token in extra]
-        places = self._places(rows, columns)
+        key = (id(self), "places", patches.dtype)
+        places = video.memo.once(key, lambda: self._places(rows, columns))
         if self.config.positions == "patches" and places is not None:
             patches = patches + places
         x = torch.cat([*front, patches], 2)  # [B, T, n + h w, D]

@@ -29,6 +29,10 @@ class Toy(BackboneConfig):
     text_width: int = Field(64, gt=0)
     patch: int = Field(2, gt=0)
     """Rows and columns of latents that make one token."""
+    predicts: Literal["velocity", "data"] = "velocity"
+    """What comes out of the last layer. A token narrower than the numbers of its patch can show
+    data, which lies on few dimensions, and no noise (Li and He 2025, "Back to Basics", arXiv
+    2511.13720). What a policy gets and learns is the velocity in either case."""
 
     @property
     def traits(self) -> Traits:
@@ -71,7 +75,7 @@ class Toy(BackboneConfig):
 
         from .backbone import ToyBackbone
 
-        return materialize(lambda: ToyBackbone(self.traits), self.weights)
+        return materialize(lambda: ToyBackbone(self.traits, self.predicts), self.weights)
 
 
 @hookimpl

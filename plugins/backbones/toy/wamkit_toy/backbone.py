@@ -8,7 +8,7 @@ whom, what is cached, how an action head joins) is wamkit's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.fused import projected
 from wamkit.layers import (
     Embedder,
     FeedForward,
+    mask_of,
     modulated,
     rotary_angles,
     rotate_pairs,
@@ -32,23 +34,35 @@ Turn = tuple[Tensor, Tensor]
 """cos and sin [S, E / 2] float32 of rotary positions."""
 
 
+LEAST = 0.05
+"""The noise level below which a prediction of data is taken as if it were made there."""
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
-    time: Tensor  # [B, S, D] embedding of each token's noise level
+    time: Tensor  # [B, T, D] embedding of each frame's noise level
     cos: Tensor  # [S, E / 2] rotary positions
     sin: Tensor  # [S, E / 2]
-    text: Tensor  # [B, L, D]
-    mask: Tensor | None  # [B, L]
+    words: Tensor  # [B, L, D]
+    text: Text  # its mask, and a place for what is computed once from it
     shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
+    noisy: tuple[Tensor, Tensor] | None = None  # z and sigma, where data is what is predicted
+
+
+Told = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values of the words [B, H, L, E], and their mask."""
 
 
 class ToyBlock(nn.Module):
-    """Self-attention, text cross-attention, feed-forward; each scaled by the noise level.
+    """Self-attention, text cross-attention, feed-forward; each scaled by a frame's noise level.
 
     The width D need not be H * E: an action expert is narrower than what it attends with.
     """
+
+    together = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
+    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
         super().__init__()
@@ -61,19 +75,36 @@ class ToyBlock(nn.Module):
         self.ffn = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        shift, scale, gate, *rest = self.modulation(F.silu(cond.time)).chunk(6, -1)
-        y = modulated(x, shift, scale)
-        q, k, v = (split_heads(f(y), self.head_size) for f in (self.to_q, self.to_k, self.to_v))
+        table = self.modulation(F.silu(cond.time)).unsqueeze(2)  # [B, T, 1, 6 D]
+        shift, scale, gate, *rest = table.chunk(6, -1)
+        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
+        q, k, v = (
+            split_heads(z, self.head_size) for z in projected(self, y, "to_q", "to_k", "to_v")
+        )
         turn = cond.cos, cond.sin
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+        k, v = cond.text.memo.once((id(self), "words"), lambda: self._told(cond), of=cond.words)
+        return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))
+
+    def _told(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
+        """Keys and values of the words, two of [B, H, L, E]."""
+        k, v = self.text_kv(cond.words).chunk(2, -1)
+        return split_heads(k, self.head_size), split_heads(v, self.head_size)
+
+    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
         x, gate, shift, scale, gate_ffn = rest
-        x = x + gate * self.to_out(attended)
-        k, v = self.text_kv(cond.text).chunk(2, -1)
-        q, k, v = (split_heads(y, self.head_size) for y in (self.text_q(x), k, v))
-        x = x + self.text_out(sdpa(q, k, v, cond.mask).transpose(1, 2).flatten(2))
-        return x + gate_ffn * self.ffn(modulated(x, shift, scale))
+        x = x + (gate * by_frame(self.to_out(attended), cond)).flatten(1, 2)
+        heard = sdpa(split_heads(self.text_q(x), self.head_size), *told)
+        x = x + self.text_out(heard.transpose(1, 2).flatten(2))
+        y = self.ffn(modulated(by_frame(x, cond), shift, scale))
+        return x + (gate_ffn * y).flatten(1, 2)
+
+
+def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
+    """[B, S, D] to [B, T, n, D], with n tokens in a frame; a token of no frame is one by itself."""
+    return x.unflatten(1, (cond.shape[0], -1))
 
 
 class ToyStack(nn.Module):
@@ -98,10 +129,12 @@ class ToyStack(nn.Module):
         self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
     ) -> Conditioning:
         """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
-        dtype, (_, rows, columns) = self.text.weight.dtype, shape
+        dtype = self.text.weight.dtype
         time = self.time(sinusoid(1000 * sigma, self.width).to(dtype))
-        time = time.repeat_interleave(rows * columns, 1)
-        return Conditioning(time, *turned, self.text(text.tokens.to(dtype)), text.mask, shape)
+        words = text.memo.once(
+            (id(self), "words"), lambda: self.text(text.tokens.to(dtype)), of=text.tokens
+        )
+        return Conditioning(time, *turned, words, text, shape)
 
     def _turn(self, at: Tensor) -> Turn:
         """The time, row and column of each token `at` [S, 3] as rotary positions."""
@@ -119,8 +152,9 @@ class ToyBackbone(ToyStack):
     attend = staticmethod(sdpa)
     sinusoid_axes = ((r"^time\.linear_1\.weight$", 1),)  # reads a sinusoid of the model's width
 
-    def __init__(self, traits: Traits) -> None:
+    def __init__(self, traits: Traits, predicts: str = "velocity") -> None:
         super().__init__(traits, traits.width, traits.feed_forward)
+        self.predicts = predicts
         patch = traits.latent_channels * traits.patch[1] * traits.patch[2]
         self.enter, self.leave = nn.Linear(patch, traits.width), nn.Linear(traits.width, patch)
 
@@ -133,14 +167,33 @@ class ToyBackbone(ToyStack):
         turned = video.memo.once(
             (id(self), "turn"), lambda: self._turn(_places(video, rows, columns))
         )
+        key = (id(self), "spots", x.dtype)
+        spots = video.memo.once(key, lambda: _spots(video, rows, columns, x))
+        x = x + spots.repeat(1, frames, 1)
         cond = self._condition(video.sigma, turned, text, (frames, rows, columns))
+        if self.predicts == "data":
+            cond = replace(cond, noisy=(video.z, video.sigma))
         return x, video.segments(rows * columns), cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
         p, (frames, rows, columns) = self.traits.patch[1], cond.shape
         z = self.leave(F.layer_norm(x, x.shape[-1:])).unflatten(1, (frames, rows, columns))
         z = z.unflatten(-1, (-1, p, p)).permute(0, 4, 1, 2, 5, 3, 6)  # [B, C, T, r, p, c, p]
-        return z.flatten(5, 6).flatten(3, 4)
+        z = z.flatten(5, 6).flatten(3, 4)
+        if cond.noisy is None:
+            return z
+        noisy, sigma = cond.noisy
+        return (noisy - z) / sigma[:, None, :, None, None].clamp(min=LEAST)
+
+
+def _spots(video: Frames, rows: int, columns: int, like: Tensor) -> Tensor:
+    """Row and column of the tokens of a frame as sinusoids [1, n, D]: rotary positions tell where
+    tokens are to each other, and these where each is in the picture."""
+    width, device = like.shape[-1] // 4 * 2, like.device
+    r = sinusoid(torch.arange(rows, device=device), width, period=100)
+    c = sinusoid(torch.arange(columns, device=device), width, period=100)
+    both = torch.cat([r[:, None].expand(-1, columns, -1), c.expand(rows, -1, -1)], -1)
+    return F.pad(both.flatten(0, 1), (0, like.shape[-1] - 2 * width))[None].to(like.dtype)
 
 
 def _places(video: Frames, rows: int, columns: int) -> Tensor:

@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.layers import FeedForward, LayerNorm, RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.fused import alone, projected
+from wamkit.layers import (
+    FeedForward,
+    LayerNorm,
+    RMSNorm,
+    mask_of,
+    modulated,
+    rotate_pairs,
+    split_heads,
+)
 from wamkit.types import Text
 
 
@@ -40,6 +49,8 @@ class Conditioning:
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized over all heads at once."""
 
+    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"), ("add_k_proj", "add_v_proj"))
+
     def __init__(self, width: int, heads: int, head_size: int, *, image: bool = False) -> None:
         super().__init__()
         self.head_size, inner = head_size, heads * head_size
@@ -50,26 +61,33 @@ class Attention(nn.Module):
             self.add_k_proj, self.add_v_proj = nn.Linear(width, inner), nn.Linear(width, inner)
             self.norm_added_k = RMSNorm(inner)
 
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, D] to q, k and v [B, H, S, E]."""
+        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        size = self.head_size
+        q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
+        return q, k, split_heads(v, size)
+
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
         return split_heads(self.norm_q(self.to_q(x)), self.head_size)
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, H, S, E]."""
-        k = split_heads(self.norm_k(self.to_k(x)), self.head_size)
-        return k, split_heads(self.to_v(x), self.head_size)
+        k, v = projected(self, x, "to_k", "to_v")
+        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
 
     def image_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same through the projections that only image tokens take."""
-        k = split_heads(self.norm_added_k(self.add_k_proj(x)), self.head_size)
-        return k, split_heads(self.add_v_proj(x), self.head_size)
+        k, v = projected(self, x, "add_k_proj", "add_v_proj")
+        return split_heads(self.norm_added_k(k), self.head_size), split_heads(v, self.head_size)
 
     def leave(self, attended: Tensor) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
         return self.to_out[0](attended)
 
 
-Told = tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]
+Told = tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...] | None]
 """Keys and values of the words [B, H, L, E], their mask, and those of the picture, if any."""
 
 
@@ -92,10 +110,9 @@ class WanBlock(nn.Module):
         table = self.scale_shift_table.float() + cond.modulation  # [B, T, 6, D]
         shift, scale, gate, *rest = table.unsqueeze(3).unbind(2)  # six of [B, T, 1, D]
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        k, v = self.attn1.key_value(y)
+        q, k, v = self.attn1.enter(y)
         turn = cond.cos, cond.sin
-        q = rotate_pairs(self.attn1.query(y), *turn)
-        return QKV(q, rotate_pairs(k, *turn), v), (x, gate, *rest)
+        return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         return self._absorb(attended, rest, cond, self._told(cond))
@@ -110,11 +127,11 @@ class WanBlock(nn.Module):
     def _told(self, cond: Conditioning) -> Told:
         """Keys and values of words and picture, computed once for a text."""
         attn, words, image, once = self.attn2, cond.words, cond.image, cond.text.memo.once
-        k, v = once((id(self), "words"), lambda: attn.key_value(words), of=words)
+        k, v = once((id(self), "words"), lambda: alone(*attn.key_value(words)), of=words)
         seen = None
         if image is not None:
-            seen = once((id(self), "image"), lambda: attn.image_key_value(image), of=image)
-        return k, v, cond.text.mask, seen
+            seen = once((id(self), "image"), lambda: alone(*attn.image_key_value(image)), of=image)
+        return k, v, mask_of(cond.text, k.dtype), seen
 
     def _listen(self, x: Tensor, told: Told) -> Tensor:
         """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""

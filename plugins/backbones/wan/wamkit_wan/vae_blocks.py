@@ -61,8 +61,12 @@ class CausalConv3d(nn.Conv3d):
         if reach:
             chunk.remember(self, seen, reach)
         if seen.shape[2] == 1:
-            y = F.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=self.padding[1:])
-            return y.unsqueeze(2)
+            # Channels last in memory: convolutions of a frame are faster so, and stay so.
+            frame, kernel = (
+                part.contiguous(memory_format=torch.channels_last)
+                for part in (x[:, :, 0], self.weight[:, :, -1])
+            )
+            return F.conv2d(frame, kernel, self.bias, padding=self.padding[1:]).unsqueeze(2)
         missing = reach - (seen.shape[2] - x.shape[2])
         return super().forward(F.pad(seen, (0, 0, 0, 0, missing, 0)) if missing else seen)
 

@@ -53,9 +53,9 @@ class JointParadigm(Paradigm):
         shown.update(clip.roles if clip is not None else ())
         place = 0
         while not action.done or (refresh == "every" and not video.done):
-            scene = scene.put("action", action.x, action.sigma)
+            scene = scene.put("action", action.x, action.rung)
             if self._due(place, video.evaluations):
-                scene = scene.put("video", video.x, video.sigma)
+                scene = scene.put("video", video.x, video.rung)
                 keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(shown))
                 velocity = model(scene, cache=cache, keep=keep)
                 if keep and velocity.cache is not None:

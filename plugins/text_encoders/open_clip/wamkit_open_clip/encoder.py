@@ -52,7 +52,7 @@ def text_tower(sizes: Mapping[str, Any], *, quick_gelu: bool) -> TextTransformer
 
 
 class OpenCLIPEncoder(nn.Module):
-    """A frozen CLIP text tower; L is its context length for every prompt.
+    """A frozen CLIP text tower; L is the length of the longest prompt of a batch.
 
     The tower sees its padding as in its training; attention after it does not, `valid` ends with
     the end-of-text token.
@@ -88,8 +88,9 @@ class OpenCLIPEncoder(nn.Module):
             intermediates_only=True,
             output_fmt="NLC",
         )
-        valid = torch.arange(self.length, device=device) < lengths[:, None]  # [B, L]
-        return Text(found["text_intermediates"][0], valid)
+        longest = max(map(len, rows))
+        valid = torch.arange(longest, device=device) < lengths[:, None]  # [B, L]
+        return Text(found["text_intermediates"][0][:, :longest], valid)
 
     def _row(self, prompt: str) -> list[int]:
         words = self.tokenizer.encode(prompt)

@@ -103,14 +103,30 @@ def decoder(
     return nn.Sequential(*layers, nn.ReLU(), conv(widths[-1], channels))
 
 
-def run(layers: nn.Sequential, x: Tensor, past: dict[int, Tensor]) -> Tensor:
-    """Pictures x [B, s, D, h, w] through all layers.
+def repeated(layers: nn.Sequential, x: Tensor, times: int) -> tuple[int, Tensor]:
+    """A picture x [N, D, h, w] that stands `times` times in a row, up to the first block.
+
+    Equal pictures stay equal until then, and are computed once. Returns that block's place, and
+    what it is given [N, s, D, h, w].
+    """
+    for place, layer in enumerate(layers):
+        if isinstance(layer, MemoryBlock):
+            return place, x[:, None].expand(-1, times, -1, -1, -1)
+        if isinstance(layer, Pool):
+            times //= layer.stride
+            x = x.repeat_interleave(layer.stride, 0)
+        x = layer(x)
+    raise AssertionError("an encoder has blocks")
+
+
+def run(layers: nn.Sequential, x: Tensor, past: dict[int, Tensor], start: int = 0) -> Tensor:
+    """Pictures x [B, s, D, h, w] through all layers from `start` on.
 
     `past` is where the blocks keep their last picture [B, 1, D, h, w], by place; before the first
     one it is empty, which counts as zeros.
     """
     batch, x = x.shape[0], x.flatten(0, 1)
-    for place, layer in enumerate(layers):
+    for place, layer in enumerate(layers[start:], start):
         if not isinstance(layer, MemoryBlock):
             x = layer(x)
             continue
@@ -153,11 +169,13 @@ class VideoAutoencoder(nn.Module):
             raise ValueError(
                 f"found pixels with T = {frames}, H = {height}, W = {width}; {expected}"
             )
-        times = [0] * (t - 1) + list(range(frames))
-        x = (pixels.transpose(1, 2)[:, times] + 1) / 2
+        x = pixel_unshuffle((pixels.transpose(1, 2) + 1) / 2, self.patch)
         past: dict[int, Tensor] = {}
-        groups = pixel_unshuffle(x, self.patch).split(t, 1)
-        return torch.cat([run(self.encoder, x, past) for x in groups], 1).transpose(1, 2)
+        start, first = repeated(self.encoder, x[:, 0], t)
+        found = [run(self.encoder, first, past, start)]
+        if frames > 1:
+            found += [run(self.encoder, group, past) for group in x[:, 1:].split(t, 1)]
+        return torch.cat(found, 1).transpose(1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] to pixels [B, 3, 1 + (T - 1) t, H, W], clamped to [-1, 1].

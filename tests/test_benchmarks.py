@@ -1,0 +1,121 @@
+"""The benchmarks that learn from recordings, stage by stage in reduced form, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from wamkit.data import Recording
+from wamkit.errors import WamkitError
+from wamkit.spec import parse, read
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+METAWORLD = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is missing")
+SHORT = ("--tasks", "handle-press", "coffee-button")
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two demonstrations of each of two tasks."""
+    folder = tmp_path_factory.mktemp("recordings") / "tasks"
+    main = runpy.run_path(str(BENCHMARKS / "metaworld_tasks.py"))["main"]
+    main(["collect", str(folder), *SHORT, "--episodes", "2", "--processes", "1"])
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a benchmark with arguments, and give what it prints."""
+
+    def run(name: str, *arguments: Any) -> str:
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"))["main"]([str(a) for a in arguments])
+        return str(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_policy_of_several_tasks_fits_and_can_read_every_instruction() -> None:
+    spec = parse(read(BENCHMARKS / "metaworld_tasks.toml"), "several tasks")
+    if find_spec("metaworld"):
+        script = runpy.run_path(str(BENCHMARKS / "metaworld_tasks.py"))
+        told = [script["environment"](task).told for task in script["TASKS"]]
+        assert len(set(told)) == len(told) == 8
+        assert max(map(len, told)) < spec.text_encoder.max_tokens
+
+
+@METAWORLD
+def test_several_tasks_from_recordings_to_a_judged_policy(
+    data: Path, run: Run, tmp_path: Path
+) -> None:
+    recording = Recording(data)
+    assert len(recording.episodes) == 4 and len(recording.tasks) == 2
+    again = run("metaworld_tasks", "collect", data, *SHORT, "--episodes", 2, "--processes", 1)
+    assert re.search(r"\| handle-press \| 2 \| \d+ \| 2 of 2 \| 0\.\d \|", again)
+    assert Recording(data).fingerprint() == recording.fingerprint()
+    found = run("metaworld_tasks", "train", data, "--out", tmp_path / "run", "--tiny")
+    assert "| updates x batch | 4 x 8," in found and "samples/s" in found
+    policy = tmp_path / "run" / "policy"
+    words = ("metaworld_tasks", "evaluate", policy, *SHORT, "--episodes", 1, "--max-steps", 8)
+    found = run(*words, "--processes", 1)
+    assert re.search(r"\| mean \| 0 of 2 \| 0% \| 0% to \d+% \| 0% \|", found)
+    told = json.loads(policy.with_name("policy.json").read_text())
+    assert list(told["tasks"]) == ["handle-press", "coffee-button"]
+    assert told["tasks"]["handle-press"]["policy"]["seeds"] == [100_000]
+    before = policy.with_name("policy.json").stat().st_mtime_ns
+    assert run(*words).splitlines()[:5] == found.splitlines()[:5]  # what is known is not played
+    assert policy.with_name("policy.json").stat().st_mtime_ns == before
+
+
+@METAWORLD
+def test_recordings_that_take_too_much_are_told(data: Path, run: Run) -> None:
+    words = ("collect", data, *SHORT, "--episodes", 2, "--processes", 1, "--most", 0.01)
+    with pytest.raises(WamkitError, match=r"MiB, more than 0\.01"):
+        run("metaworld_tasks", *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run it by hand")
+def test_without_a_gpu_several_tasks_are_not_trained(run: Run, tmp_path: Path) -> None:
+    found = run("metaworld_tasks", "train", tmp_path / "none", "--out", tmp_path / "run")
+    assert found.startswith("no GPU: nothing to train\n") and not (tmp_path / "run").exists()
+
+
+@METAWORLD
+def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: Path) -> None:
+    words = ("--seeds", 2, "--demonstrations", 2, "--steps", 2, "--batch", 4, "--moments", 8)
+    played = ("--env", "metaworld:handle-press-v3", "--env-set", "max_steps=8", "--episodes", 1)
+    file, longer = tmp_path / "found.json", ("--set", "text_encoder.length=48")
+    found = run("video_helps", data, *words, *played, *longer, "--processes", 1, "--out", file)
+    assert len(re.findall(r"^\| [01] \|( \d+\.\d{4} \|){4}", found, re.M)) == 2
+    assert re.search(r"^\| error \|.* \| [+-]\d\.\d{4} ±\d+\.\d{4} \|$", found, re.M)
+    assert "success: the interval contains 0" in found
+    errors = json.loads(file.read_text())["found"]["error"]
+    assert errors["actions alone"] != errors["with video"]
+    with pytest.raises(WamkitError, match="4 of 4 episodes to learn from leaves none"):
+        run("video_helps", data, "--demonstrations", 4)
+
+
+@pytest.mark.parametrize(
+    ("measure", "differences", "words"),
+    [
+        ("error", [-0.02, 0.03, -0.01], "contains 0"),
+        ("error", [-0.10, -0.11, -0.10], "it is better"),
+        ("error", [0.10, 0.11, 0.10], "it is worse"),
+        ("success", [0.10, 0.11, 0.10], "it is better"),
+        ("success", [0.0, 0.0, 0.0], "contains 0"),
+    ],
+)
+def test_what_the_differences_allow_to_be_said(
+    measure: str, differences: list[float], words: str
+) -> None:
+    script = runpy.run_path(str(BENCHMARKS / "video_helps.py"))
+    assert words in script["verdict"](measure, differences)

@@ -1,0 +1,98 @@
+"""How often pictures go through the VAE: once for an observation, however many views it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import wamkit
+from wamkit import modes
+from wamkit.compositions import compose, default
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.spaces import CameraConfig
+from wamkit.trial import observation
+
+VIEWS = [{"name": name, "size": [32, 32]} for name in ("front", "wrist")]
+
+
+class Counted:
+    """A VAE's `encode` that remembers the shapes it was given."""
+
+    def __init__(self, vae: Any) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self._encode = vae.encode
+        vae.encode = self
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.shapes.append(tuple(pixels.shape))
+        return self._encode(pixels)  # type: ignore[no-any-return]
+
+
+def built(layout: str, vae: str) -> Policy:
+    """A tiny policy with two views around a VAE."""
+    spec = compose(default(registry().get("vae", vae)))
+    side = 2 * spec.vae.stride[1] * spec.backbone.traits.patch[1]
+    views = [view | {"size": [side, side]} for view in VIEWS]
+    cameras = CameraConfig.model_validate({"layout": layout, "views": views})
+    return wamkit.build(spec.model_copy(update={"cameras": cameras}).fitted())
+
+
+@pytest.mark.parametrize("layout", ["side_by_side", "grid", "frames"])
+@pytest.mark.parametrize("vae", ["pixel_shuffle", "taew2.2", "wan2.2"])
+def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: str) -> None:
+    policy = built(layout, vae)
+    counted = Counted(policy.vae)
+    policy.act(observation(policy.spec, batch=3), seed=0)
+    (shape,) = counted.shapes
+    assert shape[0] == (6 if layout == "frames" else 3)
+    assert shape[2] == policy.spec.video.context == 1
+
+
+def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written() -> None:
+    for name in registry().names("vae"):
+        config: Any = registry().get("vae", name)()  # type: ignore[call-arg]
+        vae = config.tiny().build()
+        _, height, width = vae.stride
+        pixels = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
+        with torch.no_grad():
+            expected = vae.encode(pixels[:, :, :1])
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            modes.compile_encoder(vae, backend="eager")
+            for _ in range(2):
+                found = vae.encode(pixels[:, :, :1])
+            once = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            vae.encode(pixels)
+        torch.testing.assert_close(found, expected)
+        assert once == before + 1, name
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once, name
+        modes.encoder_as_written(vae)
+        assert "encode" not in vae.__dict__
+
+
+class Asking(torch.nn.Module):
+    """A VAE that decides by what it sees, which no graph can hold."""
+
+    channels, stride = 3, (1, 1, 1)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels if pixels.mean() > 0 else -pixels
+
+
+class Apart(Asking):
+    compiles = False
+
+
+def test_a_vae_that_cannot_be_compiled_says_so() -> None:
+    pixels = torch.rand(1, 3, 1, 4, 4)
+    asking, apart = Asking(), Apart()
+    for vae in (asking, apart):
+        modes.compile_encoder(vae, backend="eager")
+    with torch.no_grad(), pytest.raises(WamkitError, match="cannot be compiled") as refused:
+        asking.encode(pixels)
+    assert "`compiles = False`" in refused.value.hint
+    assert torch.equal(apart.encode(pixels), pixels)

@@ -1,0 +1,76 @@
+"""Words that attention may not look at never reach the network, and nobody misses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+import wamkit
+from wamkit.compositions import compose, default
+from wamkit.prompts import PromptCache, trimmed
+from wamkit.registry import registry
+from wamkit.scenes import clean
+from wamkit.trial import batch_of
+from wamkit.types import Text
+
+WIDTH = 4
+
+
+class Padded:
+    """A frozen text encoder that pads every prompt to twelve tokens, and hides what it added."""
+
+    width, trainable = WIDTH, False
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        valid = torch.tensor([[i < len(prompt.split()) for i in range(12)] for prompt in prompts])
+        return Text(valid[..., None] * torch.arange(1.0, 13)[:, None].expand(12, WIDTH), valid)
+
+    def fingerprint(self) -> str:
+        return "padded"
+
+
+def test_a_prompt_is_cut_to_its_words_and_needs_no_mask() -> None:
+    text = PromptCache(Padded()).encode(["lift the red cup"])
+    assert text.tokens.shape == (1, 4, WIDTH)
+    assert text.valid is None and text.mask is None
+
+
+def test_prompts_of_a_batch_are_cut_to_the_longest() -> None:
+    text = PromptCache(Padded()).encode(["lift it", "lift the red cup"])
+    assert text.tokens.shape == (2, 4, WIDTH)
+    assert text.valid is not None and text.valid.sum(1).tolist() == [2, 4]
+    same = PromptCache(Padded()).encode(["lift it", "drop it"])
+    assert same.tokens.shape == (2, 2, WIDTH) and same.valid is None
+
+
+def test_what_may_be_looked_at_is_never_cut() -> None:
+    tokens = torch.randn(1, 5, WIDTH)
+    for text in (Text(tokens), Text(tokens, copies=torch.tensor([[1.0, 1, 1, 1, 9]]))):
+        assert trimmed(text) is text
+    gap = trimmed(Text(tokens, torch.tensor([[False, True, False, True, False]])))
+    assert torch.equal(gap.tokens, tokens[:, :4])
+    assert gap.valid is not None and gap.valid.tolist() == [[False, True, False, True]]
+    nothing = trimmed(Text(tokens, torch.zeros(1, 5, dtype=torch.bool)))
+    assert nothing.tokens.shape == (1, 1, WIDTH) and nothing.valid is not None
+
+
+@pytest.mark.parametrize("name", registry().names("backbone"))
+def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
+    policy = wamkit.build(compose(default(registry().get("backbone", name))))
+    scene = clean(policy, batch_of(policy.spec, size=1))
+    rng = torch.Generator().manual_seed(0)
+    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)
+    width = scene.text.tokens.shape[2]
+    valid = torch.arange(9)[None] < 5
+    padded = replace(scene.text, tokens=torch.randn(1, 9, width), valid=valid, copies=None)
+    with torch.no_grad():
+        long = policy.model(noisy.with_(text=padded))
+        short = policy.model(noisy.with_(text=trimmed(padded)))
+    assert trimmed(padded).tokens.shape[1] == 5
+    assert long.action is not None and short.action is not None
+    torch.testing.assert_close(short.action, long.action, rtol=1e-4, atol=1e-5)
+    if long.video is not None and short.video is not None:
+        torch.testing.assert_close(short.video, long.video, rtol=1e-4, atol=1e-5)

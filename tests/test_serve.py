@@ -1,0 +1,395 @@
+"""A policy behind a socket: who is answered what, who is refused, and what the server survives."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import wamkit as package
+from wamkit.bench.taps import tapped
+from wamkit.errors import WamkitError
+from wamkit.observation import Observation, read_image
+from wamkit.policy import Policy
+from wamkit.registry import registry
+from wamkit.serve.client import Client
+from wamkit.serve.codec import unpack
+from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.spec import override, parse
+from wamkit.trial import compose
+
+ROOT = Path(__file__).parent.parent
+TOY = ROOT / "examples" / "toy.toml"
+CUP = ROOT / "examples" / "images" / "coffee.jpg"
+WORDS = "pick up the cup"
+
+
+@cache
+def policy() -> Policy:
+    return package.build(TOY, ["state.size=2", "action_head.state=token"], tiny=True)
+
+
+@cache
+def remembering() -> Policy:
+    """A policy that goes through an episode block by block."""
+    names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
+    parts = [registry().get(kind, name)() for kind, name in names.items()]  # type: ignore[arg-type,call-arg]
+    return package.build(parse(override(compose(*parts).dump(), [])))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    """Where the first policy is served."""
+    listener = bound("127.0.0.1", 0)
+    with beside(Server(policy(), "toy"), listener):
+        yield address_of(listener)
+
+
+@pytest.fixture
+def client(address: tuple[str, int]) -> Iterator[Client]:
+    with Client(*address) as made:
+        yield made
+
+
+def picture(seed: int = 0, *shape: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, shape or (40, 60, 3), dtype=np.uint8)
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """What the first policy wants to hear; a change to None leaves a key out."""
+    plain = {"front": picture(), "state": np.array([0.5, -1.0])}
+    found = {f"observation/{key}": value for key, value in plain.items()} | {"prompt": WORDS}
+    found |= {key.replace("__", "/"): value for key, value in changes.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
+    assert client.metadata == {
+        "policy": "toy",
+        "cameras": {"front": {"key": "observation/front", "size": [32, 32]}},
+        "pictures": 1,
+        "state": {"key": "observation/state", "size": 2},
+        "actions": ["arm.0", "arm.1", "arm.2", "gripper"],
+        "chunk": 8,
+        "hertz": 10.0,
+        "normalized": True,
+        "remembers": False,
+        "wamkit": package.__version__,
+    }
+
+
+def test_a_reply_is_what_the_policy_would_do_here(client: Client) -> None:
+    reply = client.infer(request(seed=5))
+    here = policy().act(Observation({"front": picture()}, WORDS, [0.5, -1.0]), seed=5)
+    assert reply["actions"].dtype == np.float32 and reply["actions"].shape == (8, 4)
+    assert np.allclose(reply["actions"], here.values[0].numpy(), atol=1e-6)
+    other = client.infer(request(seed=6))["actions"]
+    assert not np.allclose(other, reply["actions"], atol=1e-3)
+
+
+def test_every_reply_says_how_long_it_took(client: Client) -> None:
+    first, second = client.infer(request()), client.infer(request())
+    assert "prev_total_ms" not in first["server_timing"]
+    timing = second["server_timing"]
+    assert timing["prev_total_ms"] > first["server_timing"]["infer_ms"]
+    assert timing["infer_ms"] >= second["policy_timing"]["infer_ms"] > 0 <= timing["wait_ms"]
+
+
+def test_pictures_of_any_size_and_states_as_lists_are_taken(client: Client) -> None:
+    changes = {"observation__front": picture(0, 7, 9, 3), "observation__state": [0, 1]}
+    assert client.infer(request(**changes))["actions"].shape == (8, 4)
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"observation__front": None, "observation__image": picture()},
+        "the request has no 'observation/front' and has 'observation/image'; found "
+        "'observation/state', 'prompt', 'observation/image'; expected 'observation/front', "
+        "'observation/state', 'prompt'\n  hint: if 'observation/image' is meant, call it "
+        "'observation/front', or serve with --view front=observation/image",
+    ),
+    ({"prompt": None}, "the request has no 'prompt'"),
+    ({"prompt": "  "}, "the instruction is empty"),
+    ({"prompt": 3}, "'prompt' is a int; expected a sentence"),
+    ({"executed": picture()}, "has 'executed'"),
+    (
+        {"observation__front": picture().astype(np.float32) / 255},
+        "'observation/front' is float32 [40, 60, 3]; expected uint8 [height, width, 3]\n  hint: "
+        "floats are not taken, since [0, 1] and [-1, 1] look alike",
+    ),
+    ({"observation__front": "front.jpg"}, "is a str; expected an array uint8"),
+    ({"observation__front": picture(0, 3, 40, 60)}, "np.moveaxis(image, -3, -1)"),
+    ({"observation__front": picture(0, 2, 40, 60, 3)}, "send 1 pictures, oldest first"),
+    ({"observation__front": np.zeros((0, 4, 3), np.uint8)}, "red, green and blue"),
+    ({"observation__state": [1.0]}, "'observation/state' has shape [1]; expected [2]"),
+    ({"observation__state": "up"}, "is a str; expected numbers [2]"),
+    ({"observation__state": [1.0, float("nan")]}, "not finite"),
+    ({"seed": -1}, "'seed' is -1"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS, ids=range(len(FAULTS)))
+def test_a_bad_request_is_answered_in_words_and_the_next_one_in_actions(
+    client: Client, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WamkitError) as found:
+        client.infer(request(**changes))
+    assert message in str(found.value)
+    assert client.infer(request())["actions"].shape == (8, 4)
+
+
+def test_bytes_that_are_no_message_are_answered_in_words(address: tuple[str, int]) -> None:
+    from websockets.sync.client import connect
+
+    with connect("ws://{}:{}".format(*address), proxy=None) as line:
+        assert unpack(line.recv())["policy"] == "toy"  # type: ignore[arg-type]
+        for sent, answer in ((b"\xc1", "not openpi's msgpack"), ("hi", "a text frame")):
+            line.send(sent)
+            assert answer in str(line.recv())
+        line.send(b"\x01")
+        assert "a request that is a int, not a map" in str(line.recv())
+
+
+def test_a_bug_ends_one_connection_and_not_the_server(
+    address: tuple[str, int], client: Client, monkeypatch: Any
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a wire is loose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy(), "decide", broken)
+        with pytest.raises(WamkitError, match="a bug in the server: RuntimeError: a wire is loose"):
+            client.infer(request())
+    with pytest.raises(WamkitError, match="has closed the connection"):
+        client.infer(request())
+    with Client(*address) as another:
+        assert another.infer(request())["actions"].shape == (8, 4)
+
+
+def test_health_is_told_on_the_same_port(address: tuple[str, int]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open("http://{}:{}/healthz".format(*address)) as answer:
+        assert answer.status == 200 and answer.read() == b"OK\n"
+
+
+def test_a_page_in_a_browser_is_refused(address: tuple[str, int]) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    with pytest.raises(InvalidStatus, match="403"):
+        connect("ws://{}:{}".format(*address), origin="https://example.org", proxy=None)  # type: ignore[arg-type]
+
+
+def test_clients_remember_each_its_own_episode() -> None:
+    video = remembering().spec.video
+    assert remembering().paradigm.streams
+
+    def seen(seed: int, count: int) -> dict[str, Any]:
+        shape = (count, 24, 32, 3) if count > 1 else (24, 32, 3)
+        found = {"observation/" + view.name: picture(seed, *shape)
+                 for view in remembering().spec.cameras.views}  # fmt: skip
+        size = remembering().spec.state.size
+        return {**found, **({"observation/state": [0.0] * size} if size else {}), "prompt": WORDS}
+
+    def observed(seen: dict[str, Any]) -> Observation:
+        clips = {}
+        for view in remembering().spec.cameras.views:
+            clip = seen["observation/" + view.name]
+            clip = clip if clip.ndim == 4 else clip[None]
+            clips[view.name] = torch.from_numpy(clip).movedim(-1, 1)[None]
+        return Observation(clips, WORDS, seen.get("observation/state"))
+
+    listener, new = bound("127.0.0.1", 0), video.frames - video.context
+    with (
+        beside(Server(remembering()), listener),
+        Client(*address_of(listener)) as one,
+        Client(*address_of(listener)) as two,
+    ):
+        first = one.infer({**seen(1, video.context), "seed": 0})
+        other = two.infer({**seen(2, video.context), "seed": 0})
+        assert first["pictures"] == other["pictures"] == new
+        done = 0.5 * first["actions"]
+        second = one.infer({**seen(3, new), "seed": 1, "executed": done})
+        with pytest.raises(WamkitError, match=f"send {new} pictures, oldest first, or begin"):
+            two.infer(seen(4, video.context))
+        two.reset()
+        again = two.infer({**seen(1, video.context), "seed": 0})
+    session = remembering().session()
+    here = session.act(observed(seen(1, video.context)), seed=0).values[0].numpy()
+    after = session.act(observed(seen(3, new)), torch.from_numpy(done)[None], seed=1).values[0]
+    assert np.allclose(first["actions"], here, atol=1e-6)
+    assert np.allclose(second["actions"], after.numpy(), atol=1e-6)
+    assert np.allclose(again["actions"], first["actions"], atol=1e-6)
+
+
+def test_nobody_at_an_address_is_said_with_the_cure() -> None:
+    listener = bound("127.0.0.1", 0)
+    host, port = address_of(listener)
+    with pytest.raises(WamkitError, match=f"wamkit serve POLICY --host {host} --port {port}"):
+        Client(host, port)
+    listener.close()
+
+
+def test_a_server_ends_while_clients_are_there() -> None:
+    listener = bound("127.0.0.1", 0)
+    with beside(Server(policy()), listener):
+        client = Client(*address_of(listener))
+    with pytest.raises(WamkitError, match="has closed the connection"):
+        client.infer(request())
+
+
+def test_the_client_imports_no_torch() -> None:
+    script = (
+        "import sys, wamkit.serve.client, wamkit.serve.trips; assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+# As a terminal starts it: where a test runs in the background, children would ignore Ctrl-C.
+TYPED = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from wamkit.cli import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def typed() -> Iterator[tuple[Any, str, int]]:
+    """`wamkit serve` in a process of its own, what it printed, and its port."""
+    words = ["serve", str(TOY), "--tiny", "--port", "0", "--view", "front=observation/image"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", TYPED, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    lines = []
+    while not (lines and lines[-1].startswith("ready at ")):
+        lines.append(run.stdout.readline())
+        assert lines[-1], run.communicate()[1]
+    port = int(re.findall(r"ws://127.0.0.1:(\d+)", lines[-1])[0])
+    yield run, "".join(lines), port
+    run.kill()
+    run.communicate()
+
+
+def test_the_served_chunk_is_that_of_act_with_the_same_seed_and_picture(
+    typed: tuple[Any, str, int], wamkit: Any
+) -> None:
+    words = ["--tiny", "--image", f"front={CUP}", "--prompt", WORDS, "--seed", "7", "--json"]
+    code, out, _ = wamkit("act", TOY, *words)
+    assert code == 0
+    seen = {"observation/image": np.asarray(read_image(CUP)), "prompt": WORDS, "seed": 7}
+    with Client(port=typed[2]) as client:
+        found = client.infer(seen)["actions"]
+    assert np.allclose(found, json.loads(out)["actions"][0], atol=1e-6)
+
+
+def test_the_client_that_is_printed_runs(typed: tuple[Any, str, int], capsys: Any) -> None:
+    snippet = typed[1].partition("A client\n")[2].partition("ready at ")[0]
+    exec(snippet, {})
+    assert capsys.readouterr().out == "(8, 4)\n"
+    assert re.search(r"observation/image +uint8 \[height, width, 3\], made 32 x 32", typed[1])
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
+    typed: tuple[Any, str, int], wamkit: Any
+) -> None:
+    port = typed[2]
+    code, _, err = wamkit("serve", TOY, "--port", port)
+    assert code == 2 and f"port {port} of 127.0.0.1 cannot be had: Address already in use" in err
+    assert f"take --port {port + 1}, or --port 0 for any" in err
+
+
+def test_an_openpi_client_understands(typed: tuple[Any, str, int]) -> None:
+    pytest.importorskip("openpi_client")
+    from openpi_client.websocket_client_policy import WebsocketClientPolicy
+
+    theirs = WebsocketClientPolicy("127.0.0.1", typed[2])
+    assert theirs.get_server_metadata()["chunk"] == 8
+    seen = {"observation/image": picture(), "prompt": WORDS}
+    assert theirs.infer(seen)["actions"].shape == (8, 4)
+    with pytest.raises(RuntimeError, match="has no 'prompt'"):
+        theirs.infer({"observation/image": picture()})
+
+
+def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
+    run = typed[0]
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=20)
+    assert run.returncode == 130 and "Traceback" not in err
+    assert "note: no statistics yet: actions are in normalized units" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--view", "frnt=x"], "the policy has no view 'frnt'; it has front"),
+        (["--view", "front"], "--view 'front' names no key"),
+        (["--host", "no.such.host.invalid"], "there is no host 'no.such.host.invalid'"),
+        (["--mode", "graph", "--port", "0"], "a CUDA graph needs a CUDA device"),
+    ],
+)
+def test_what_cannot_be_served_is_said(wamkit: Any, words: list[str], message: str) -> None:
+    code, _, err = wamkit("serve", TOY, "--tiny", *words)
+    assert code == 2 and message in err
+
+
+@pytest.mark.parametrize("words", [["serve", TOY], ["bench", TOY, "--server"]])
+def test_what_is_not_installed_is_said_with_the_cure(
+    wamkit: Any, words: list[Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("wamkit.serve.find_spec", lambda name: None)
+    code, _, err = wamkit(*words)
+    assert code == 2 and "serving needs websockets and msgpack, which is not installed" in err
+    assert "hint: pip install 'wamkit[serve]'" in err
+
+
+def test_the_policy_works_under_the_settings_of_the_thread_that_serves_it() -> None:
+    # What compiled blocks need is told to torch in one thread, and is not known in another.
+    with torch._dynamo.config.patch(recompile_limit=77):
+        server = Server(policy())
+        found = server._submit(lambda: torch._dynamo.config.recompile_limit).result()
+    assert found == 77
+
+
+@pytest.mark.parametrize(("make", "chunks"), [(policy, 1), (remembering, 2)])
+def test_warming_up_makes_a_chunk_and_what_follows_it(make: Any, chunks: int) -> None:
+    made = []
+
+    def around(method: Any, *args: Any, **kwargs: Any) -> Any:
+        made.append(method(*args, **kwargs))
+        return made[-1]
+
+    with tapped(make(), "decide", around):
+        Server(make()).warm_up()
+    assert len(made) == chunks
+
+
+def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) -> None:
+    words = ["bench", TOY, "--tiny", "--rounds", "2", "--steps", "2", "--server"]
+    code, out, _ = wamkit(*words, "--json")
+    found = json.loads(out)
+    rows = {row["stage"]: row for row in found["rows"]}
+    assert code == 0 and 0 < rows["network"]["median_ms"] < rows["round trip"]["median_ms"]
+    assert rows["network"]["median_ms"] <= rows["network"]["p95_ms"]
+    assert found["network"]["bytes_up"] > 32 * 32 * 3 and found["network"]["bytes_down"] > 8 * 4 * 4
+    assert "packed, sent over loopback" in found["boundaries"]["network"]
+    file = tmp_path / "before.json"
+    file.write_text(out)
+    code, out, _ = wamkit(*words, "--vs", file)
+    assert code == 0 and re.search(r"\nnetwork .*x *\n", out) and "kB up and" in out
+    code, _, err = wamkit(*words, "--batch", "2")
+    assert code == 2 and "a request to a server is of one robot, and --batch is 2" in err

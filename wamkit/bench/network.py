@@ -1,0 +1,68 @@
+"""What a socket adds to a chunk: a client in a process of its own asks a server in this one.
+
+The server runs here, beside the policy that was measured and in its mode, because a second copy
+would cost its memory again. The client is another process, because it would otherwise wait for the
+same interpreter: so both ends run as they do on a robot, over loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ..errors import WamkitError
+from ..policy import Policy
+from ..serve.server import Server, address_of, beside, bound
+from .measure import Row
+
+
+@dataclass(frozen=True)
+class Network:
+    """Round trips over loopback, and what they carried."""
+
+    rows: tuple[Row, ...]
+    bytes_up: int
+    bytes_down: int
+
+    @property
+    def boundaries(self) -> dict[str, str]:
+        """stage -> what its number is of."""
+        up, down = f"{self.bytes_up / 1e3:.3g} kB", f"{self.bytes_down / 1e3:.3g} kB"
+        return {
+            "network": "a round trip less policy.act: packed, sent over loopback, checked, "
+            f"answered and unpacked, {up} up and {down} down; not in a chunk",
+            "round trip": "a client's request to its reply, the client in a process of its own, "
+            "pictures of the size of the policy's views",
+        }
+
+
+def network(policy: Policy, rounds: int = 10) -> Network:
+    """Measure a server of this policy over `rounds` requests of one client."""
+    server = Server(policy)
+    server.warm_up()
+    listener = bound("127.0.0.1", 0)
+    with beside(server, listener):
+        host, port = address_of(listener)
+        words = [sys.executable, "-m", "wamkit.serve.trips", host, str(port), str(rounds)]
+        done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise WamkitError(
+            f"the client of the measurement failed: {done.stderr.strip().splitlines()[-1:]}",
+            "try `wamkit serve` with the same policy, and a client of your own",
+        )
+    found: dict[str, Any] = json.loads(done.stdout)
+    whole, inner = found["round_trip_ms"], found["policy_ms"]
+    rest = [all_ - policy_ for all_, policy_ in zip(whole, inner, strict=True)]
+    rows = (_row("network", rest), _row("round trip", whole))
+    return Network(rows, found["bytes_up"], found["bytes_down"])
+
+
+def _row(stage: str, times: list[float]) -> Row:
+    """`times` in milliseconds."""
+    ordered = sorted(times)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return Row(stage, calls=0, median_ms=median(ordered), p95_ms=p95, share=0.0)

@@ -1,0 +1,109 @@
+"""What rounded weights cost and gain: a policy's answers and times before, and after."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..policy import Policy, generator
+from ..quantized import LEAST, Rounded
+from ..scenes import blank, clean
+from ..trial import batch_of, observation
+from .machine import seconds
+from .measure import Report, measure
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A quantized policy against itself before: same pictures, same seeds, same mode."""
+
+    kind: str
+    layers: int  # that were rounded
+    numbers: int  # in their weights
+    left: int  # numbers in the other weights of backbone and head
+    chunk_error: float  # |after - before| / |before|, of the normalized actions of a chunk
+    velocity_error: float  # the same of all velocities of one pass, at levels as in training
+    times_as_fast: float  # median chunk before over median chunk after
+
+    def json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    def words(self) -> str:
+        """All of it in a sentence."""
+        share = self.numbers / (self.numbers + self.left)
+        return (
+            f"{self.kind}: {100 * share:.0f} % of the weights of backbone and head "
+            f"({self.layers} layers); {self.times_as_fast:.2f}x as fast as without; relative "
+            f"error {100 * self.chunk_error:.2g} % of a chunk, {100 * self.velocity_error:.2g} % "
+            "of a velocity"
+        )
+
+
+def quantized(
+    policy: Policy, kind: str, mode: str, batch: int, rounds: int, name: str, least: int = LEAST
+) -> tuple[Report, Rounding | None]:
+    """Measure `policy` as it is, quantize it, and measure it again; the second report is whole.
+
+    Raises WamkitError if it cannot be quantized so, or cannot run in `mode`.
+    """
+    before = Before(policy, mode=mode, batch=batch, rounds=rounds)
+    done = policy.quantize(kind, least)
+    report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=name)
+    return report, None if done is None else before.against(policy, done, report)
+
+
+class Before:
+    """A policy's answers and times before it is quantized."""
+
+    @torch.no_grad()
+    def __init__(
+        self, policy: Policy, *, mode: str, batch: int, rounds: int, warmup: int = 2
+    ) -> None:
+        """Raises WamkitError if the policy cannot run in `mode`."""
+        self._batch = batch
+        policy.set_mode(mode)
+        self.chunk, self.velocity = self._chunk(policy), self._velocity(policy)
+        seen = observation(policy.spec, batch=batch, frames=policy.spec.video.context)
+
+        def act() -> None:
+            policy.act(seen, seed=0)
+
+        times = [seconds(act, policy.device) for _ in range(warmup + rounds)]
+        self.median_ms = 1000 * statistics.median(times[warmup:])
+
+    @torch.no_grad()
+    def against(self, policy: Policy, done: Rounded, report: Report) -> Rounding:
+        """The same policy quantized; `report` measured it with the same mode and batch."""
+        return Rounding(
+            policy.quantized,
+            done.layers,
+            done.numbers,
+            done.left,
+            relative(self._chunk(policy), self.chunk),
+            relative(self._velocity(policy), self.velocity),
+            self.median_ms / report.chunk.median_ms,
+        )
+
+    def _chunk(self, policy: Policy) -> Tensor:
+        spec = policy.spec
+        seen = observation(spec, batch=self._batch, frames=spec.video.context)
+        found = policy.decide(blank(policy, seen), seed=0)
+        return found.action.float().cpu()
+
+    def _velocity(self, policy: Policy) -> Tensor:
+        """All velocities [numbers] of one pass over training samples with noise."""
+        scene = clean(policy, batch_of(policy.spec, size=self._batch))
+        noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
+        found = policy.model(noisy)
+        parts = (found.video, found.future, found.action, found.next_state, found.value)
+        return torch.cat([part.float().flatten().cpu() for part in parts if part is not None])
+
+
+def relative(x: Tensor, reference: Tensor) -> float:
+    """|x - reference| / |reference|."""
+    return float((x - reference).norm() / reference.norm())

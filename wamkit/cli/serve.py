@@ -1,0 +1,130 @@
+"""`wamkit serve`: a policy behind a socket, for robots that speak openpi's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import WamkitError
+from .options import Device, Overrides, Quantize, Source, Tiny
+from .output import busy, note, say, show_table, table
+
+if TYPE_CHECKING:
+    import socket
+
+    from ..serve.server import Server
+
+EXAMPLE = "wamkit serve runs/press/policy --port 8000 --view front=observation/image"
+
+LOCAL = ("127.0.0.1", "::1")
+
+
+def command(
+    source: Source,
+    host: Annotated[
+        str, typer.Option(help="Who may ask: this machine alone, or 0.0.0.0 for the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for one that is free.")] = 8000,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VIEW=KEY",
+            help="The key of a view's picture in a request; by default observation/VIEW.",
+        ),
+    ] = None,
+    mode: Annotated[
+        Literal["eager", "compile", "graph"], typer.Option(help="How the policy runs.")
+    ] = "eager",
+    quantize: Quantize = "none",
+    tiny: Tiny = False,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+) -> None:
+    """Serve a policy over websockets until Ctrl-C, to openpi's clients and to wamkit's.
+
+    There is no password: whoever reaches the port can ask.
+    """
+    from ..serve import require
+
+    require()
+    from ..serve.messages import keys_of
+    from ..serve.server import Server, address_of, bound
+    from .inputs import chosen, loaded
+
+    spec, notes = chosen(source, overrides or [], tiny=tiny)
+    renamed = _renamed(view or [])
+    keys_of(spec, renamed)  # before any weight is loaded: are the views there?
+    listener = bound(host, port)
+    policy, untrained = loaded(source, spec, device, overrides or [], quantize)
+    policy.set_mode(mode)
+    server = Server(policy, source.stem, renamed)
+    with busy("warming up"):
+        server.warm_up()
+    if policy.actions.statistics is None:
+        untrained = [*untrained, "no statistics yet: actions are in normalized units"]
+    if host not in LOCAL:
+        untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
+    for line in notes + untrained:
+        note(line)
+    asyncio.run(_serve(server, listener, address_of(listener)))
+
+
+async def _serve(server: Server, listener: socket.socket, address: tuple[str, int]) -> None:
+    async with server.open(listener):
+        _draw(server.messages.metadata(), *address)
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+def _renamed(words: list[str]) -> dict[str, str]:
+    """`VIEW=KEY` words as a dictionary."""
+    found = {}
+    for word in words:
+        name, equals, key = word.partition("=")
+        if not equals or not key:
+            raise WamkitError(f"--view {word!r} names no key", "write --view VIEW=KEY")
+        found[name] = key
+    return found
+
+
+def _draw(told: dict[str, Any], host: str, port: int) -> None:
+    """What is served, what a request holds, and a client to copy."""
+    say(
+        f"{told['policy']}: chunks of {told['chunk']} x {len(told['actions'])} actions at "
+        f"{told['hertz']:g} Hz ({', '.join(told['actions'])})"
+    )
+    made = table("key of a request", "value", keep=("key of a request",))
+    count, lines = told["pictures"], []
+    for camera in told["cameras"].values():
+        height, width = camera["size"]
+        moments = f"{count}, " if count > 1 else ""
+        made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
+        lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
+    if size := told["state"]["size"]:
+        made.add_row(told["state"]["key"], f"{size} numbers in physical units")
+        lines.append(f'"{told["state"]["key"]}": np.zeros({size}, np.float32),')
+    made.add_row("prompt", "what the robot is told")
+    made.add_row("seed", "may be left out; the same seed gives the same actions")
+    made.add_row("reset", "may be left out; True begins a new episode")
+    if told["remembers"]:
+        made.add_row("executed", "may be left out; the actions since the last observation")
+    show_table(made)
+    said = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
+    say("\nA client", "bold")
+    say(
+        "import numpy as np\n"
+        "from wamkit.serve.client import Client\n\n"
+        f'with Client("{_reachable(host)}", {port}) as policy:\n'
+        f"    reply = policy.infer({{\n        {said}\n    }})\n"
+        f'    print(reply["actions"].shape)  # ({told["chunk"]}, {len(told["actions"])})\n'
+    )
+    shown = f"[{host}]" if ":" in host else host
+    say(f"ready at ws://{shown}:{port} (health: http://{shown}:{port}/healthz); Ctrl-C ends it")
+
+
+def _reachable(host: str) -> str:
+    """An address that a client on this machine can use."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

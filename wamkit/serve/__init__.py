@@ -1,0 +1,20 @@
+"""A policy behind a socket: openpi's protocol, so that robots that speak it need nothing of wamkit.
+
+`codec` arrays in msgpack, `messages` what is said, `server` who answers, `client` who asks,
+`trips` how long it takes. Importing the package or its client imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ..errors import WamkitError
+
+
+def require() -> None:
+    """Raise WamkitError unless what a server needs is installed."""
+    if missing := [name for name in ("websockets", "msgpack") if find_spec(name) is None]:
+        raise WamkitError(
+            f"serving needs {' and '.join(missing)}, which is not installed",
+            "pip install 'wamkit[serve]'",
+        )

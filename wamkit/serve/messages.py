@@ -1,0 +1,199 @@
+"""What is said to a policy and what it answers: openpi's keys, and the observations they mean.
+
+A request is a map: `observation/VIEW` pictures, `observation/state` numbers, `prompt` a sentence.
+It may hold `seed`, `reset` (a new episode begins with this request) and, where the paradigm
+remembers, `executed` (what the robot made of the last chunk). No other key is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import index
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import WamkitError, did_you_mean
+from ..observation import ActionChunk, Observation
+from ..policy import Policy
+from ..session import Session
+from ..spec import PolicySpec
+
+STATE, PROMPT, SEED, RESET, EXECUTED = "observation/state", "prompt", "seed", "reset", "executed"
+
+
+def keys_of(spec: PolicySpec, renamed: Mapping[str, str]) -> dict[str, str]:
+    """view -> the key of its picture in a request, `observation/VIEW` unless renamed.
+
+    Raises WamkitError for a view that the policy does not have.
+    """
+    views = [view.name for view in spec.cameras.views]
+    if unknown := sorted(set(renamed) - set(views)):
+        raise WamkitError(
+            f"the policy has no view {unknown[0]!r}; it has {', '.join(views)}",
+            did_you_mean(unknown[0], views, f"write {views[0]}=KEY"),
+        )
+    return {view: renamed.get(view, f"observation/{view}") for view in views}
+
+
+class Messages:
+    """Reads requests to one policy, and writes what it answers."""
+
+    def __init__(self, policy: Policy, name: str, renamed: Mapping[str, str]) -> None:
+        self.policy, self.name = policy, name
+        self.images = keys_of(policy.spec, renamed)
+        state = [STATE] if policy.spec.state.size else []
+        self.wanted = (*dict.fromkeys(self.images.values()), *state, PROMPT)
+        self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.streams else []))
+
+    def metadata(self) -> dict[str, Any]:
+        """What a client hears first."""
+        spec = self.policy.spec
+        return {
+            "policy": self.name,
+            "cameras": {
+                view.name: {"key": self.images[view.name], "size": list(view.size)}
+                for view in spec.cameras.views
+            },
+            "pictures": spec.video.context,
+            "state": {"key": STATE, "size": spec.state.size},
+            "actions": list(self.policy.actions.names),
+            "chunk": spec.actions.chunk,
+            "hertz": spec.actions.hertz,
+            "normalized": self.policy.actions.statistics is None,
+            "remembers": self.policy.paradigm.streams,
+            "wamkit": __version__,
+        }
+
+    def answer(self, session: Session, request: Any) -> dict[str, Any]:
+        """The next actions of the client whose session it is, and how long the policy took.
+
+        Raises WamkitError for a request that the policy cannot take.
+        """
+        self._expect_keys(request)
+        if request.get(RESET):
+            session.reset()
+        seen = self._observation(request, session.pictures)
+        executed, seed = self._executed(request), _seed(request)
+        begun = perf_counter()
+        chunk = session.act(seen, executed, seed=seed)
+        timing = {"infer_ms": 1000 * (perf_counter() - begun)}
+        return {**_told(chunk), "pictures": session.pictures, "policy_timing": timing}
+
+    def _expect_keys(self, request: Any) -> None:
+        if not isinstance(request, dict):
+            raise WamkitError(
+                f"a request that is a {type(request).__name__}, not a map",
+                f"send a map of {', '.join(self.wanted)}",
+            )
+        missing = [key for key in self.wanted if key not in request]
+        unknown = [key for key in request if key not in (*self.wanted, *self.optional)]
+        if not missing and not unknown:
+            return
+        faults = [f"has no {key!r}" for key in missing] + [f"has {key!r}" for key in unknown]
+        hint = f"beside them it may hold {', '.join(self.optional)}"
+        if missing and unknown:
+            hint = f"if {unknown[0]!r} is meant, call it {missing[0]!r}"
+            for view, key in self.images.items():
+                if key == missing[0]:
+                    hint += f", or serve with --view {view}={unknown[0]}"
+        raise WamkitError(
+            f"the request {' and '.join(faults)}; found {', '.join(map(repr, request))}; "
+            f"expected {', '.join(map(repr, self.wanted))}",
+            hint,
+        )
+
+    def _observation(self, request: Mapping[str, Any], pictures: int) -> Observation:
+        images = {view: _clip(key, request[key], pictures) for view, key in self.images.items()}
+        prompt, size = request[PROMPT], self.policy.spec.state.size
+        if not isinstance(prompt, str):
+            raise WamkitError(
+                f"'{PROMPT}' is a {type(prompt).__name__}; expected a sentence",
+                "send one instruction",
+            )
+        state = _numbers(STATE, request[STATE], (size,)) if size else None
+        return Observation(images, prompt, state)
+
+    def _executed(self, request: Mapping[str, Any]) -> Tensor | None:
+        if EXECUTED not in request:
+            return None
+        return _numbers(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
+
+
+def _told(chunk: ActionChunk) -> dict[str, Any]:
+    """A chunk of one robot as plain data: `actions` [N, A] float32."""
+    found: dict[str, Any] = {"actions": chunk.values[0].numpy()}
+    if chunk.value is not None:
+        found["value"] = float(chunk.value[0])
+    if chunk.notes:
+        found["notes"] = {name: float(note[0]) for name, note in chunk.notes.items()}
+    return found
+
+
+def _clip(key: str, found: Any, count: int) -> Tensor:
+    """Pictures of one camera as a tensor [1, T, 3, height, width] uint8, oldest first."""
+    shapes = "[height, width, 3]" if count == 1 else f"[{count}, height, width, 3]"
+    if not isinstance(found, np.ndarray):
+        raise WamkitError(
+            f"{key!r} is a {type(found).__name__}; expected an array uint8 {shapes}",
+            "send the picture itself as a numpy array",
+        )
+    told = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
+    if found.dtype != np.uint8:
+        raise WamkitError(
+            told,
+            "floats are not taken, since [0, 1] and [-1, 1] look alike: send bytes, "
+            "such as (255 * image).round().astype(np.uint8)",
+        )
+    if found.ndim not in (3, 4) or found.shape[-1] != 3 or 0 in found.shape:
+        colors = found.ndim in (3, 4) and found.shape[-3] == 3
+        raise WamkitError(
+            told,
+            "move the colors last: np.moveaxis(image, -3, -1)"
+            if colors
+            else "send red, green and blue for every pixel",
+        )
+    clip = found if found.ndim == 4 else found[None]
+    if len(clip) != count:
+        raise WamkitError(
+            told,
+            f"send {count} pictures, oldest first"
+            + (", or begin a new episode with 'reset'" if count > 1 else ""),
+        )
+    return torch.from_numpy(np.array(clip)).movedim(-1, 1)[None]
+
+
+def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
+    """Numbers as a tensor [1, *shape] float32; of an axis -1 any length is taken."""
+    shown = ", ".join("N" if n < 0 else str(n) for n in shape)
+    try:
+        values = np.array(found, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise WamkitError(
+            f"{key!r} is a {type(found).__name__}; expected numbers [{shown}]",
+            "send an array or a list of numbers",
+        ) from None
+    fits = len(values.shape) == len(shape) and all(
+        n in (-1, m) for n, m in zip(shape, values.shape, strict=True)
+    )
+    if not fits:
+        raise WamkitError(
+            f"{key!r} has shape {list(values.shape)}; expected [{shown}]",
+            "send what the policy was trained with, in physical units",
+        )
+    return torch.from_numpy(values)[None]
+
+
+def _seed(request: Mapping[str, Any]) -> int | None:
+    found = request.get(SEED)
+    try:
+        seed = None if found is None else index(found)
+    except TypeError:
+        seed = -1
+    if seed is not None and not 0 <= seed < 2**63:
+        raise WamkitError(f"'{SEED}' is {found!r}", "send a whole number from 0 on, or none")
+    return seed

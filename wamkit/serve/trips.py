@@ -1,0 +1,55 @@
+"""Round trips to a server, timed by a client in a process of its own, as on a robot.
+
+`python -m wamkit.serve.trips HOST PORT ROUNDS` asks for so many chunks after two that do not count,
+with random pictures of the sizes that the policy wants, and prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .client import Client
+from .codec import pack
+
+UNCOUNTED = 2
+
+
+def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy with this metadata wants to hear: noise for pictures, zeros for a state."""
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
+    for camera in metadata["cameras"].values():
+        shape = (metadata["pictures"], *camera["size"], 3)
+        found[camera["key"]] = rng.integers(0, 256, shape, dtype=np.uint8)
+    if metadata["state"]["size"]:
+        found[metadata["state"]["key"]] = np.zeros(metadata["state"]["size"], np.float32)
+    return {**found, "prompt": "pick up the cup", "seed": 0}
+
+
+def trips(host: str, port: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each round trip, those of the policy in it, and bytes up and down."""
+    whole, policy = [], []
+    with Client(host, port) as client:
+        request = random_request(client.metadata)
+        for _ in range(rounds + UNCOUNTED):
+            client.reset()
+            begun = perf_counter()
+            reply = client.infer(request)
+            whole.append(1000 * (perf_counter() - begun))
+            policy.append(reply["policy_timing"]["infer_ms"])
+    return {
+        "round_trip_ms": whole[UNCOUNTED:],
+        "policy_ms": policy[UNCOUNTED:],
+        "bytes_up": len(pack({**request, "reset": True})),
+        "bytes_down": len(pack(reply)),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(trips(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

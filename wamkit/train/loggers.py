@@ -1,0 +1,102 @@
+"""Where a run's numbers and pictures go besides log.jsonl: TensorBoard, Trackio, Weights & Biases.
+
+All three run without an account or a network: TensorBoard writes files into the folder of the run,
+Trackio keeps a database on this machine, and wandb does with WANDB_MODE=offline.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image
+
+from ..errors import WamkitError
+
+PROJECT = "wamkit"
+IDENTITY = "tracking.txt"  # in the folder of a run: what trackers know it by
+
+
+class Logger(Protocol):
+    """Hears of numbers and pictures, in the first process."""
+
+    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+        """Numbers after so many updates."""
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """A picture in a file, after so many updates."""
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+
+
+def expect(names: Iterable[str]) -> None:
+    """Raise WamkitError unless those loggers are installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise WamkitError(
+                f"the logger {name} is not installed", f"pip install 'wamkit[{name}]'"
+            )
+
+
+def opened(name: str, run: Path, after: int, settings: Mapping[str, Any]) -> Logger:
+    """The logger of that name for the run in a folder, of which `after` updates are behind."""
+    return TensorBoard(run, after) if name == "tensorboard" else Tracker(name, run, settings)
+
+
+class TensorBoard:
+    """Event files in the folder of the run: `tensorboard --logdir RUN`."""
+
+    def __init__(self, run: Path, after: int) -> None:
+        """What was told of later steps than `after` is not shown: it will be told again."""
+        writer = import_module("torch.utils.tensorboard").SummaryWriter
+        self._writer = writer(str(run), purge_step=after + 1)
+
+    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+        for name, value in named.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("RGB"))  # [height, width, 3]
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Tracker:
+    """wandb, or trackio, which speaks as wandb does."""
+
+    def __init__(self, name: str, run: Path, settings: Mapping[str, Any]) -> None:
+        """A run that is resumed goes on under the name that is kept in its folder.
+
+        What was told of steps that will come again stays as it was: neither forgets.
+        """
+        self._module: Any = import_module(name)
+        known = run / IDENTITY
+        if not known.is_file():
+            known.write_text(f"{run.name}-{uuid4().hex[:8]}\n")
+        identity = known.read_text().strip()
+        options: dict[str, Any] = {"name": identity}
+        if name == "wandb":
+            options |= {"id": identity, "dir": str(run)}
+        with redirect_stdout(sys.stderr):  # what they say is no answer of a command
+            self._module.init(project=PROJECT, config=dict(settings), resume="allow", **options)
+
+    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+        self._module.log(dict(named), step=step)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        self._module.log({name: self._module.Image(str(file))}, step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._module.finish()
