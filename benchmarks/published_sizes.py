@@ -24,7 +24,7 @@ import torch
 import wamkit
 from wamkit.bench import Report, machine, measure
 from wamkit.errors import WamkitError
-from wamkit.modes import MODES, compiler
+from wamkit.modes import MODES, compiler, compiles, records
 from wamkit.policy import Policy, generator
 from wamkit.replay import uncached
 from wamkit.scenes import blank
@@ -70,7 +70,7 @@ def error(policy: Policy) -> float:
 def modes(device: str) -> Iterator[str]:
     """Those that this machine can run in."""
     for mode in MODES:
-        if (mode != "graph" or device == "cuda") and (mode != "compile" or compiler()):
+        if (device == "cuda" or not records(mode)) and (compiler() or not compiles(mode)):
             yield mode
 
 

@@ -70,7 +70,7 @@ def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written() -> 
         torch.testing.assert_close(found, expected)
         assert once == before + 1, name
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once, name
-        modes.encoder_as_written(vae)
+        modes.as_written(vae)
         assert "encode" not in vae.__dict__
 
 

@@ -35,6 +35,7 @@ FLOORS = {
         "types",
         "cache",
         "memo",
+        "text",
         "schedule",
         "solvers",
         "attention",

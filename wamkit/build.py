@@ -27,8 +27,8 @@ def build(
 
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
-    the spec. `mode` is how it runs: "eager", "compile" or "graph" (`wamkit.modes`). Raises
-    SpecError with every conflict before any weight is loaded.
+    the spec. `mode` is how it runs: "eager", "compile", "graph" or "compile+graph"
+    (`wamkit.modes`). Raises SpecError with every conflict before any weight is loaded.
     """
     from .policy import Policy
 

@@ -98,7 +98,7 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
     """The mask of the words [B, L] as `additive` makes it, once for a text."""
-    return text.memo.once(("additive", dtype), lambda: additive(text.mask, dtype))
+    return text.lasting.once(("additive", dtype), lambda: additive(text.mask, dtype))
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

@@ -4,6 +4,7 @@
     compile   the blocks' methods through torch.compile, one region for each kind of block and shape
               (on a GPU the VAE's encoding of single pictures too: on a CPU it gains nothing)
     graph     a whole chunk, noise to actions, recorded once for each shape and replayed
+    compile+graph    both: what is recorded are the compiled regions
 
 The same seed gives the same chunk in all of them, up to rounding. Modes change nothing in training:
 where gradients are on, every block runs as written, unless it was compiled for them
@@ -13,6 +14,8 @@ where gradients are on, every block runs as written, unless it was compiled for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
 from types import FunctionType, MethodType
 from typing import Any, Literal
@@ -24,8 +27,8 @@ from .errors import WamkitError, did_you_mean
 from .schedule import Drawn
 from .types import Outcome, Scene
 
-Mode = Literal["eager", "compile", "graph"]
-MODES: tuple[Mode, ...] = ("eager", "compile", "graph")
+Mode = Literal["eager", "compile", "graph", "compile+graph"]
+MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
 
 REGIONS = ("project", "absorb")
 """Methods of a block that are compiled; a block whose `absorb` keeps something between calls names
@@ -37,17 +40,27 @@ def check_mode(mode: str, device: torch.device) -> Mode:
     if mode not in MODES:
         hint = did_you_mean(mode, list(MODES), f"the modes are {', '.join(MODES)}")
         raise WamkitError(f"no mode is called {mode!r}", hint)
-    if mode == "graph" and device.type != "cuda":
+    if records(mode) and device.type != "cuda":
         raise WamkitError(
             f"a CUDA graph needs a CUDA device, and the policy is on {device.type}",
             'choose mode "compile" or "eager", or build the policy with device="cuda"',
         )
-    if mode == "compile" and device.type == "cpu" and compiler() is None:
+    if compiles(mode) and device.type == "cpu" and compiler() is None:
         raise WamkitError(
             "torch.compile needs a C++ compiler on the CPU, and none was found",
             'install g++ (or name one in the variable CXX), or choose mode "eager"',
         )
     return mode  # type: ignore[return-value]
+
+
+def compiles(mode: str) -> bool:
+    """Whether a policy in this mode runs compiled regions."""
+    return "compile" in mode
+
+
+def records(mode: str) -> bool:
+    """Whether a policy in this mode records its chunks, and replays them."""
+    return "graph" in mode
 
 
 def compiler() -> str | None:
@@ -78,7 +91,8 @@ def compile_blocks(root: nn.Module, *, backend: str = "inductor", learns: bool =
 
 
 def as_written(root: nn.Module) -> None:
-    """Undo `compile_blocks`."""
+    """Undo `compile_blocks`, and `compile_encoder` for a VAE below `root`."""
+    getattr(root, "vae", root).__dict__.pop("encode", None)
     for block in blocks(root):
         for name in regions(block):
             block.__dict__.pop(name, None)
@@ -103,11 +117,6 @@ def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
     object.__setattr__(vae, "encode", MethodType(encode, vae))
 
 
-def encoder_as_written(vae: Any) -> None:
-    """Undo `compile_encoder`."""
-    vae.__dict__.pop("encode", None)
-
-
 def blocks(root: nn.Module) -> Iterator[nn.Module]:
     """Every module that is opened at its self-attention (`wamkit.attention.Block`)."""
     for module in root.modules():
@@ -118,6 +127,23 @@ def blocks(root: nn.Module) -> Iterator[nn.Module]:
 def regions(block: nn.Module) -> tuple[str, ...]:
     """The names of the methods of a block that are compiled."""
     return getattr(block, "regions", REGIONS)
+
+
+_fixed: ContextVar[bool] = ContextVar("fixed", default=False)
+
+
+@contextmanager
+def fixed_shapes() -> Iterator[None]:
+    """Within, a region that meets a new shape is compiled for that shape alone.
+
+    `dynamic=False` would say the same at every call of a region, and takes a tenth of a small one.
+    """
+    token = _fixed.set(True)
+    try:
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            yield
+    finally:
+        _fixed.reset(token)
 
 
 def _compiled(
@@ -133,13 +159,16 @@ def _compiled(
         method.__defaults__,
         method.__closure__,
     )
-    compiled = torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(own, backend=backend, fullgraph=True)
 
     def run(block: nn.Module, *args: Any) -> Any:
         if torch.is_grad_enabled() is not learns:
             return method(block, *args)
         try:
-            return compiled(block, *args)
+            if _fixed.get():
+                return compiled(block, *args)
+            with fixed_shapes():
+                return compiled(block, *args)
         except torch._dynamo.exc.Unsupported as error:
             raise WamkitError(
                 f"{type(block).__name__}.{method.__name__} cannot be compiled: {error.msg}",

@@ -29,11 +29,15 @@ from .modes import (
     captured,
     check_mode,
     compile_blocks,
+    compile_encoder,
+    compiles,
+    fixed_shapes,
+    records,
     signature,
 )
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precision import exact
-from .prompts import PromptCache, pooled
+from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
 from .schedule import NoiseSchedule, Several
 from .schedules import ScheduleConfig
@@ -96,6 +100,7 @@ class Policy(nn.Module):
         self.quantized: str = "none"
         self._recorded: dict[tuple[Any, ...], Recorded] = {}
         self._rows: list[Row] | None = None
+        self.instructions = Instructions()
         self.eval()
 
     @staticmethod
@@ -135,11 +140,11 @@ class Policy(nn.Module):
     def set_mode(self, mode: str) -> None:
         """Run as `wamkit.modes` says from now on; call it again after moving the policy.
 
-        "graph" concerns `act` and `decide`; `imagine` runs as written. Raises WamkitError if this
-        policy cannot run so on its device.
+        What is recorded is `act` and `decide`; `imagine` is not. Raises WamkitError if this policy
+        cannot run so on its device.
         """
         chosen = check_mode(mode, self.device)
-        if chosen == "graph" and self.paradigm.streams:
+        if records(chosen) and self.paradigm.streams:
             raise WamkitError(
                 f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
                 "recorded for one shape",
@@ -147,9 +152,11 @@ class Policy(nn.Module):
             )
         as_written(self)
         self._recorded.clear()
-        self._rows = None
-        if chosen == "compile":
+        self._moved()
+        if compiles(chosen):
             compile_blocks(self)
+            if self.device.type == "cuda":  # on a CPU it gains nothing, and takes a minute
+                compile_encoder(self.vae)
         self.mode = chosen
 
     def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
@@ -166,7 +173,7 @@ class Policy(nn.Module):
                 f"this policy is {self.quantized} already, and its own weights are gone",
                 f"load it again, then quantize it to {kind!r}",
             )
-        self._rows = None
+        self._moved()
         unfuse(self)
         done = quantize(self, chosen, DTYPES[self.spec.dtype], least)
         self.quantized = chosen
@@ -183,10 +190,20 @@ class Policy(nn.Module):
                 f"this policy is {self.quantized}, and rounded weights cannot learn",
                 "load it again, and train it before it is quantized",
             )
+        self._moved()
         if mode:
-            self._rows = None
             unfuse(self)
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Policy:
+        """As that of a module, which moves and casts weights."""
+        self._moved()
+        return super()._apply(fn, recurse)
+
+    def _moved(self) -> None:
+        """Take nothing for granted that follows from where weights are, or what they are."""
+        self._rows = None
+        self.instructions.forget()
 
     def _prepare(self) -> None:
         """Fuse layers (`wamkit.fused`) for the first chunk, and again if weights have moved."""
@@ -248,7 +265,7 @@ class Policy(nn.Module):
         self._require_choices(choices)
         self._prepare()
         rng = generator(seed)
-        if self.mode != "graph":
+        if not records(self.mode):
             return self._acted(choices)(scene, rng)
         key = signature(scene, choices)
         if key not in self._recorded:
@@ -261,7 +278,8 @@ class Policy(nn.Module):
 
         def act(scene: Scene, rng: torch.Generator) -> Outcome:
             model = self.guided(scene.text.tokens.shape[0])
-            return self.paradigm.act(model, scene, self.schedules, rng, **choices)
+            with fixed_shapes() if compiles(self.mode) else nullcontext():
+                return self.paradigm.act(model, scene, self.schedules, rng, **choices)
 
         return act
 
@@ -299,7 +317,8 @@ class Policy(nn.Module):
         self._prepare()
         scene = scenes.blank(self, observation)
         model = self.guided(observation.batch)
-        clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
+        with fixed_shapes() if compiles(self.mode) else nullcontext():
+            clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
         pictures = scenes.decoded(self, clip, observation)
         return Imagined(
             self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)

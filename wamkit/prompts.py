@@ -1,13 +1,15 @@
-"""Embeddings of prompts that were encoded before, under the encoder's fingerprint."""
+"""What was made of instructions before: embeddings, and what follows from those and weights."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .conditioner import Conditioner
 from .interfaces.text_encoder import TextEncoder
@@ -49,6 +51,45 @@ class PromptCache:
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
         return stacked(rows)
+
+
+class Instructions:
+    """The texts met last, and what a network made of their words (`Text.lasting`).
+
+    Everything is forgotten as soon as a weight was replaced or changed in place, which its version
+    counter tells. Who changes weights behind torch's back (`weight.data`) calls `forget`.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self.most = most
+        self._texts: OrderedDict[Hashable, Text] = OrderedDict()
+        self._slots: list[tuple[dict[str, Any], str]] | None = None
+        self._seen: list[tuple[int, int]] = []
+
+    def forget(self) -> None:
+        """Keep nothing, and look for the weights anew."""
+        self._texts.clear()
+        self._slots = None
+
+    def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
+        """`make()`, or what it made before for this key while the weights of `root` were these."""
+        if self._slots is None:
+            self._slots = [(m._parameters, n) for m in root.modules() for n in m._parameters]
+        weights = [slot[name] for slot, name in self._slots]
+        seen = [(id(p), 0 if p.is_inference() else p._version) for p in weights if p is not None]
+        if seen != self._seen:
+            self._texts.clear()
+            self._seen = seen
+        if key not in self._texts:
+            self._texts[key] = make()
+        self._texts.move_to_end(key)
+        while len(self._texts) > self.most:
+            self._texts.popitem(last=False)
+        return self._texts[key].again()
+
+    def __reduce__(self) -> tuple[type[Instructions], tuple[int]]:
+        """A copy begins with none."""
+        return Instructions, (self.most,)
 
 
 class _Pooled:

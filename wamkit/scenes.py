@@ -7,7 +7,6 @@ A policy's two ways in. `blank`: what is observed, with room at noise level 1 fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,7 +108,7 @@ def _scene(
 ) -> Scene:
     text = words(policy, tuple(observation.prompt))
     if canvas is not None and (extra := picture(policy, canvas)) is not None:
-        text = replace(text, extra=extra)
+        text = text.again(extra=extra)
     state = physical_state(policy, observation)
     lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
     clips = arranged(policy.spec, z, future, shown, level)
@@ -266,7 +265,17 @@ def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
 
 
 def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
-    """Instructions, in the spec's template or another, at the width that the backbone reads."""
+    """Instructions, in the spec's template or another, at the width that the backbone reads.
+
+    In use, a policy that is asked for the same ones again knows what its network made of them.
+    """
+    if torch.is_grad_enabled() or policy.training:
+        return _words(policy, prompts, template)
+    key = prompts, template, policy.device
+    return policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
+
+
+def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Text:
     text = policy.prompts.encode(prompts, template)
     tokens = text.tokens.to(policy.device)
     if isinstance(policy.text_adapter, nn.Linear):

@@ -19,6 +19,7 @@ from torch import Tensor
 from .cache import KVCache
 from .memo import Memo as Memo
 from .memo import Rung
+from .text import Text as Text
 
 
 def base(role: str) -> str:
@@ -32,43 +33,6 @@ class Segment(NamedTuple):
     role: str
     length: int
     valid: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
-
-
-@dataclass(frozen=True)
-class Text:
-    """An instruction as embeddings, and what some backbones want beside it."""
-
-    tokens: Tensor  # [B, L, width]
-    valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
-    extra: Tensor | None = None  # [B, L', extra width] what the backbone's conditioner made
-    copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
-    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """What attention is to hide or to weigh: None, bool [B, L], or float32 to add to scores.
-
-        A key that stands for n equal ones counts as n of them when log n is added to its score:
-        sum over n of exp(s) is exp(s + log n).
-        """
-        if self.copies is None:
-            return self.valid
-        weight = self.copies.float().log()
-        return weight if self.valid is None else weight.masked_fill(~self.valid, float("-inf"))
-
-    def pick(self, index: Tensor) -> Text:
-        """The samples `index` [B'], in that order; a sample may come more than once."""
-        parts = (self.tokens, self.valid, self.extra, self.copies)
-        return Text(*(None if x is None else x[index] for x in parts))  # type: ignore[arg-type]
-
-    def append(self, token: Tensor) -> Text:
-        """This text with more tokens [B, L', width] at the end, all of them real."""
-        tokens = torch.cat([self.tokens, token.to(self.tokens.dtype)], 1)
-        valid, copies = (
-            None if x is None else torch.cat([x, x.new_ones(token.shape[:2])], 1)
-            for x in (self.valid, self.copies)
-        )
-        return Text(tokens, valid, self.extra, copies)
 
 
 @dataclass(frozen=True)

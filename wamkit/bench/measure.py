@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..modes import records
 from ..observation import Observation
 from ..parts import KINDS
 from ..policy import DTYPES, Policy
@@ -28,7 +29,7 @@ from .taps import Call, Stages, recorded
 BOUNDARIES = {
     "pictures": "JPEG bytes of a 480 x 640 picture a camera to uint8 tensors; not in a chunk",
     "camera layout": "crop, resize and place all views on the canvas, from tensors on the device",
-    "text": "the prompt to embeddings: looked up where the encoder is frozen",
+    "text": "embeddings of a prompt met before, and what the network made of them: looked up",
     "text, new": "a prompt the policy has not met, through the text encoder; not in a chunk",
     "conditioner": "the backbone's own conditioner of picture or words",
     "VAE": "pixels of all views to latents",
@@ -252,7 +253,7 @@ def _work(calls: Sequence[Call], mode: str) -> dict[str, tuple[int, int]]:
         same = [call for call in calls if call.stage == stage]
         ops, moved = sum(call.operations for call in same), sum(call.bytes for call in same)
         found[stage] = ops // len(same), moved // len(same)
-    if mode == "graph":
+    if records(mode):
         passes = [c for c in calls if c.stage.startswith(("prefill", "step"))]
         total = sum(c.operations for c in passes), sum(c.bytes for c in passes)
         found["network, one graph"] = total

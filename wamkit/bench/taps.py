@@ -14,7 +14,7 @@ import torch
 
 from ..cost import Counter
 from ..interfaces.action_head import is_prefill
-from ..modes import blocks
+from ..modes import blocks, records
 from ..policy import Policy
 from ..types import Memo
 from .machine import seconds
@@ -59,13 +59,13 @@ class Stages:
         """While this lasts, every stage of `policy` is written down."""
         places: list[tuple[Any, str, Label]] = [
             (policy.cameras, "canvas", lambda *_: "camera layout"),
-            (policy.prompts, "encode", lambda *_: "text"),
+            (policy.instructions, "get", lambda *_: "text"),
             (policy.vae, "encode", lambda *_: "VAE"),
             (policy, "chunk_of", lambda *_: "decode of actions"),
         ]
         if policy.conditioner is not None:
             places.append((policy.conditioner, "forward", lambda *_: "conditioner"))
-        if policy.mode == "graph":
+        if records(policy.mode):
             places.append((policy, "decide", lambda *_, **__: "network, one graph"))
         else:
             places.append((policy, "model", _pass))

@@ -26,7 +26,7 @@ def command(
     source: Source,
     tiny: Tiny = False,
     device: Device = "cpu",
-    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
+    mode: Annotated[str, typer.Option(help="eager, compile, graph or compile+graph.")] = "eager",
     quantize: Quantize = "none",
     batch: Annotated[int, typer.Option(min=1, help="Observations at once.")] = 1,
     steps: Annotated[

@@ -36,7 +36,8 @@ def command(
         ),
     ] = None,
     mode: Annotated[
-        Literal["eager", "compile", "graph"], typer.Option(help="How the policy runs.")
+        Literal["eager", "compile", "graph", "compile+graph"],
+        typer.Option(help="How the policy runs."),
     ] = "eager",
     quantize: Quantize = "none",
     tiny: Tiny = False,

@@ -111,7 +111,7 @@ class ExpertBlock(nn.Module):
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         told, attn2, words = None, self.attn2, cond.words
         if attn2 is not None and words is not None:
-            once = cond.text.memo.once
+            once = cond.text.lasting.once
             k, v = once((id(self), "text"), lambda: alone(*attn2.key_value(words)))
             told = k, v, mask_of(cond.text, k.dtype)
         return self._absorb(attended, rest, told)
@@ -147,7 +147,7 @@ class ConditionEmbedder(nn.Module):
         if embedder is None:
             return None
         dtype = self.time_proj.weight.dtype
-        return text.memo.once((id(self), "words"), lambda: embedder(text.tokens.to(dtype)))
+        return text.lasting.once((id(self), "words"), lambda: embedder(text.tokens.to(dtype)))
 
 
 def embedded(embedder: nn.Module, sigma: Tensor) -> Tensor:

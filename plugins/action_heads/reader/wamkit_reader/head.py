@@ -264,7 +264,7 @@ class DiTReader(ReaderHead):
         shown = [attention.show(states, valid) for states in read]
         if (embedder := self.text_embedder) is not None:
             text = scene.text
-            words = text.memo.once(
+            words = text.lasting.once(
                 (id(self), "words"), lambda: embedder(text.tokens.to(embedder.weight.dtype))
             )
             shown.append(attention.show(words, text.mask))

@@ -142,7 +142,7 @@ class CosmosBlock(nn.Module):
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         attn, words = self.attn2, cond.words
-        k, v = cond.text.memo.once(
+        k, v = cond.text.lasting.once(
             (id(self), "words"), lambda: alone(*attn.key_value(words)), of=words
         )
         return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))

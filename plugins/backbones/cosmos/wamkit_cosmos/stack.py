@@ -96,7 +96,7 @@ class CosmosStack(nn.Module):
         """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
         dtype = self.transformer_blocks[0].get_parameter("attn1.to_q.weight").dtype
         shared, level = self.time_embed(sigma.float())
-        words = text.memo.once(
+        words = text.lasting.once(
             (id(self), "words"),
             lambda: self.crossattn_proj(text.tokens.to(dtype)),
             of=text.tokens,

@@ -139,7 +139,8 @@ class LTXBlock(nn.Module):
 def told(attn: Attention, cond: Conditioning) -> Told:
     """What the words say through `attn`, computed once for a text."""
     words = cond.words
-    k, v = cond.text.memo.once((id(attn), "words"), lambda: alone(*attn.key_value(words)), of=words)
+    once = cond.text.lasting.once
+    k, v = once((id(attn), "words"), lambda: alone(*attn.key_value(words)), of=words)
     return k, v, mask_of(cond.text, k.dtype)
 
 

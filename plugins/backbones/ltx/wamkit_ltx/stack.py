@@ -79,7 +79,7 @@ class Stack(nn.Module, ABC):
         """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
         level, modulation = self.time_embed(sigma)
         prompt = None if self.prompt_adaln is None else self.prompt_adaln(sigma)[1]
-        words = text.memo.once(
+        words = text.lasting.once(
             (id(self), "words"), lambda: self._words(text.tokens), of=text.tokens
         )
         return Conditioning(modulation, level, prompt, *turned, words, text, shape)

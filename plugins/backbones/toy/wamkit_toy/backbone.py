@@ -85,7 +85,8 @@ class ToyBlock(nn.Module):
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        k, v = cond.text.memo.once((id(self), "words"), lambda: self._told(cond), of=cond.words)
+        once = cond.text.lasting.once
+        k, v = once((id(self), "words"), lambda: self._told(cond), of=cond.words)
         return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))
 
     def _told(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
@@ -131,7 +132,7 @@ class ToyStack(nn.Module):
         """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
         dtype = self.text.weight.dtype
         time = self.time(sinusoid(1000 * sigma, self.width).to(dtype))
-        words = text.memo.once(
+        words = text.lasting.once(
             (id(self), "words"), lambda: self.text(text.tokens.to(dtype)), of=text.tokens
         )
         return Conditioning(time, *turned, words, text, shape)

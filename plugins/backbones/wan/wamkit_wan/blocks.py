@@ -126,10 +126,13 @@ class WanBlock(nn.Module):
 
     def _told(self, cond: Conditioning) -> Told:
         """Keys and values of words and picture, computed once for a text."""
-        attn, words, image, once = self.attn2, cond.words, cond.image, cond.text.memo.once
-        k, v = once((id(self), "words"), lambda: alone(*attn.key_value(words)), of=words)
+        attn, words, image, text = self.attn2, cond.words, cond.image, cond.text
+        k, v = text.lasting.once(
+            (id(self), "words"), lambda: alone(*attn.key_value(words)), of=words
+        )
         seen = None
         if image is not None:
+            once = text.memo.once
             seen = once((id(self), "image"), lambda: alone(*attn.image_key_value(image)), of=image)
         return k, v, mask_of(cond.text, k.dtype), seen
 

@@ -60,7 +60,7 @@ class ConditionEmbedder(nn.Module):
         """
         dtype, picture = self.time_proj.weight.dtype, self.image_embedder
         level, modulation = self.time(sigma)
-        words = text.memo.once(
+        words = text.lasting.once(
             (id(self), "words"), lambda: self.text_embedder(text.tokens.to(dtype)), of=text.tokens
         )
         image, tokens = None, text.extra

@@ -1,0 +1,120 @@
+"""What a network makes of an instruction is made once, and forgotten when a weight changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from wamkit.compositions import Cell, matrix
+from wamkit.memo import Memo
+from wamkit.policy import Policy
+from wamkit.spec import parse
+from wamkit.trial import batch_of, observation
+
+CELLS = [c for c in matrix() if c.runs and (c.action_head, c.paradigm) == ("mot", "single_pass")]
+READS = [c for c in CELLS if c.spec.backbone.traits.text == "cross"]
+CHANGES: dict[str, Callable[[Policy], object]] = {
+    "in place": lambda policy: _each(policy, lambda p: p.mul_(1.5)),
+    "replaced": lambda policy: policy.load_state_dict(_state(policy), assign=True),
+    "replaced in a part": lambda policy: policy.backbone.load_state_dict(  # type: ignore[attr-defined]
+        {k: 1.5 * v for k, v in policy.backbone.state_dict().items()},  # type: ignore[attr-defined]
+        assign=True,
+    ),
+    "learned": lambda policy: _learn(policy),
+    "cast": lambda policy: policy.double().float(),
+}
+
+
+def made_of(cell: Cell) -> Policy:
+    """Its policy, with the state beside the words and not among them."""
+    spec = cell.spec.dump()
+    spec["action_head"]["state"] = "token"
+    return Policy.from_spec(parse(spec).fitted())
+
+
+def _name(cell: Cell) -> str:
+    return cell.backbone
+
+
+@torch.no_grad()
+def _each(policy: nn.Module, change: Callable[[torch.Tensor], object]) -> None:
+    for p in policy.parameters():
+        change(p)
+
+
+def _state(policy: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: 1.5 * v for k, v in policy.state_dict().items()}
+
+
+def _learn(policy: Policy) -> None:
+    policy.train()
+    policy.loss(batch_of(policy.spec), seed=0).total.backward()
+    torch.optim.SGD([p for p in policy.parameters() if p.grad is not None], 0.1).step()
+    policy.eval()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hashable]]:
+    """The keys of everything that was computed for a memo, with the memo it is in."""
+    found: list[Any] = []
+    plain = Memo.once
+
+    def once(memo: Memo, key: Hashable, make: Callable[[], Any], *, of: object = None) -> Any:
+        def counted() -> Any:
+            found.append((id(memo), key))
+            return make()
+
+        return plain(memo, key, counted, of=of)
+
+    monkeypatch.setattr(Memo, "once", once)
+    yield found
+
+
+@pytest.mark.parametrize("cell", READS, ids=_name)
+def test_what_follows_from_the_words_is_computed_once_for_many_chunks(
+    cell: Cell, made: list[Any]
+) -> None:
+    policy, seen = made_of(cell), observation(cell.spec)
+    first = policy.act(seen, seed=0).values
+    (text,) = policy.instructions._texts.values()
+    lasting = [key for memo, key in made if memo == id(text.lasting)]
+    assert len(lasting) >= 2 * cell.spec.backbone.traits.depth  # of the video, and of its expert
+    del made[:]
+    assert torch.equal(policy.act(seen, seed=0).values, first)
+    assert made and id(text.lasting) not in {memo for memo, _ in made}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("cell", READS, ids=_name)
+def test_changed_weights_are_never_read_with_what_others_made(
+    cell: Cell, change: Callable[[Policy], object]
+) -> None:
+    policy, seen = made_of(cell), observation(cell.spec)
+    policy.act(seen, seed=0)
+    change(policy)
+    fresh = copy.deepcopy(policy)
+    assert not fresh.instructions._texts
+    assert torch.equal(policy.act(seen, seed=0).values, fresh.act(seen, seed=0).values)
+
+
+def test_few_instructions_are_kept_and_the_last_ones() -> None:
+    policy = made_of(CELLS[0])
+    seen = observation(CELLS[0].spec)
+    for i in range(6):
+        policy.act(seen.__class__(seen.images, [f"{i}"] * 2, seen.state), seed=0)
+    kept = [prompts[0] for prompts, _, _ in policy.instructions._texts]  # type: ignore[misc]
+    assert kept == ["2", "3", "4", "5"]
+
+
+def test_nothing_is_kept_while_a_policy_learns() -> None:
+    policy = made_of(CELLS[0])
+    policy.train()
+    policy.loss(batch_of(policy.spec), seed=0)
+    with torch.no_grad():
+        policy.loss(batch_of(policy.spec), seed=0)
+    assert not policy.instructions._texts

@@ -1,0 +1,60 @@
+"""An instruction as a network reads it. Letters as in `wamkit.types`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .memo import Memo
+
+
+@dataclass(frozen=True)
+class Text:
+    """An instruction as embeddings, and what some backbones want beside it.
+
+    `memo` is for what stays the same over a chunk; what follows from the words and from weights
+    alone belongs into `lasting`, which a policy keeps for as long as it gets the instruction.
+    """
+
+    tokens: Tensor  # [B, L, width]
+    valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
+    extra: Tensor | None = None  # [B, L', extra width] what the backbone's conditioner made
+    copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
+    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+    lasting: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """What attention is to hide or to weigh: None, bool [B, L], or float32 to add to scores.
+
+        A key that stands for n equal ones counts as n of them when log n is added to its score:
+        sum over n of exp(s) is exp(s + log n).
+        """
+        if self.copies is None:
+            return self.valid
+        weight = self.copies.float().log()
+        return weight if self.valid is None else weight.masked_fill(~self.valid, float("-inf"))
+
+    def again(self, **changes: Any) -> Text:
+        """The same words for another chunk, with what lasts; `changes` may touch `extra` alone."""
+        new = replace(self, **changes)
+        object.__setattr__(new, "lasting", self.lasting)
+        return new
+
+    def pick(self, index: Tensor) -> Text:
+        """The samples `index` [B'], in that order; a sample may come more than once."""
+        parts = (self.tokens, self.valid, self.extra, self.copies)
+        return Text(*(None if x is None else x[index] for x in parts))  # type: ignore[arg-type]
+
+    def append(self, token: Tensor) -> Text:
+        """This text with more tokens [B, L', width] at the end, all of them real."""
+        tokens = torch.cat([self.tokens, token.to(self.tokens.dtype)], 1)
+        valid, copies = (
+            None if x is None else torch.cat([x, x.new_ones(token.shape[:2])], 1)
+            for x in (self.valid, self.copies)
+        )
+        return Text(tokens, valid, self.extra, copies)
