@@ -1,6 +1,6 @@
 """Fast-WAM's way of acting written plainly, against wamkit's, with the same weights in one run.
 
-    python benchmarks/baseline.py                 256 x 8, 512 x 8
+    python benchmarks/baseline.py --plot docs/speed.svg      64 x 8, 256 x 8, 512 x 8
     python benchmarks/baseline.py 128 8 --rounds 15
 
 The plain ways do what github.com/yuantianyuan01/FastWAM does (commit 45d8e14, `infer_action` in
@@ -35,6 +35,7 @@ from torch import Tensor
 
 import wamkit
 from wamkit.bench import machine
+from wamkit.chart import bars, write
 from wamkit.layers import rotary_angles
 from wamkit.modes import compiler
 from wamkit.policy import Policy, generator
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("width", nargs="?", type=int, help="of the video network, times 64")
     parser.add_argument("layers", nargs="?", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--plot", type=Path, help="an SVG of the processor times")
     chosen = parser.parse_args()
     about = machine(torch.device("cpu"))
     print(
@@ -264,15 +266,21 @@ def main() -> None:
     )
     print("| width x layers | way | ms | CPU ms | wamkit's best is faster by | difference |")
     print("|---|---|---|---|---|---|")
-    sizes = ((256, 8), (512, 8)) if chosen.width is None else ((chosen.width, chosen.layers),)
+    sizes = [(chosen.width, chosen.layers)]
+    if chosen.width is None:
+        sizes = [(64, 8), (256, 8), (512, 8)]
+    drawn: dict[str, dict[str, float]] = {}
     for width, layers in sizes:
         ways = compared(width, layers, chosen.rounds)
         best = min(way.cpu for name, way in ways.items() if name.startswith("wamkit"))
+        drawn[f"ms of a chunk, {width} x {layers}"] = {n: way.cpu for n, way in ways.items()}
         for name, way in ways.items():
             print(
                 f"| {width} x {layers} | {name} | {way.milliseconds:.0f} | {way.cpu:.0f} | "
                 f"{way.cpu / best:.2f}x | {way.error:.0e} |"
             )
+    if chosen.plot is not None:
+        write(chosen.plot, bars(drawn))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How the time of a chunk grows with the work: tokens, frames, steps, batch and layers.
+"""How the time of a chunk grows with the work: tokens, cameras, frames, steps, batch, layers.
 
     python benchmarks/growth.py [FOLDER]
 
 A small composition around the toy backbone, one size multiplied at a time by 1, 2, 4 and 8, on the
-CPU: medians of 5 from latents to actions, all sizes in turn, and the operations that were counted.
+CPU: medians of 5 from pictures to actions, all sizes in turn, and the operations that were counted.
 Writes one picture for each paradigm into FOLDER (benchmarks/plots), time over that of factor 1.
 """
 
@@ -21,19 +21,21 @@ import wamkit
 from wamkit.bench import machine
 from wamkit.chart import lines, write
 from wamkit.cost import Counter
-from wamkit.scenes import blank
 from wamkit.spec import override, read
 from wamkit.trial import observation
 
 SPEC = Path(__file__).parent.parent / "examples" / "toy.toml"
 FACTORS = (1, 2, 4, 8)
+AXES = ("tokens", "cameras", "frames", "steps", "batch", "layers")
 
 
 def sized(paradigm: str, axis: str, factor: int) -> tuple[dict[str, Any], int]:
     """A spec with one size multiplied, and its batch."""
-    sizes = {"tokens": 1, "frames": 1, "steps": 1, "batch": 1, "layers": 1} | {axis: factor}
+    sizes = dict.fromkeys(AXES, 1) | {axis: factor}
     raw = dict(read(SPEC)) | {"paradigm": {"name": paradigm}}
-    raw["cameras"] = {"views": [{"name": "front", "size": [64, 64 * sizes["tokens"]]}]}
+    size = [64, 64 * sizes["tokens"]]
+    views = [{"name": f"camera {i}", "size": size} for i in range(sizes["cameras"])]
+    raw["cameras"] = {"layout": "side_by_side", "views": views}
     return override(
         raw,
         [
@@ -52,15 +54,16 @@ def grown(paradigm: str, axis: str) -> list[tuple[int, float, float]]:
     for factor in FACTORS:
         raw, batch = sized(paradigm, axis, factor)
         policy = wamkit.build(raw)
-        scene = blank(policy, observation(policy.spec, batch=batch))
+        seen = observation(policy.spec, batch=batch)
+        policy.act(seen, seed=0)
         with Counter() as counter:
-            policy.decide(scene, seed=0)
-        ready.append((policy, scene, counter.operations))
+            policy.act(seen, seed=0)
+        ready.append((policy, seen, counter.operations))
     times: list[list[float]] = [[] for _ in ready]
     for _ in range(5):
-        for i, (policy, scene, _) in enumerate(ready):
+        for i, (policy, seen, _) in enumerate(ready):
             start = time.perf_counter()
-            policy.decide(scene, seed=0)
+            policy.act(seen, seed=0)
             times[i].append(time.perf_counter() - start)
     return [
         (factor, statistics.median(t), float(work))
@@ -82,7 +85,7 @@ def main() -> None:
     print("|---" * (3 + 2 * len(FACTORS[1:])) + "|")
     for paradigm in ("single_pass", "joint"):
         series: dict[str, list[tuple[float, float]]] = {}
-        for axis in ("tokens", "frames", "steps", "batch", "layers"):
+        for axis in AXES:
             found = grown(paradigm, axis)
             _, base, work = found[0]
             series[axis] = [(float(f), seconds / base) for f, seconds, _ in found]
