@@ -59,7 +59,7 @@ def test_what_arrives_cannot_be_written_to() -> None:
 @pytest.mark.parametrize(
     "value",
     [np.array([object()]), np.array([1j]), np.zeros(1, "f4,f4"), np.complex64(1), {1, 2}],
-    ids=str,
+    ids=["object", "complex", "record", "complex number", "set"],
 )
 def test_objects_records_and_complex_numbers_are_not_sent(value: Any) -> None:
     with pytest.raises(WamkitError, match="this cannot be sent"):

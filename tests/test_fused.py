@@ -384,6 +384,18 @@ def test_compiled_blocks_are_whole_and_have_one_product() -> None:
     assert [len(products) for products in graphs] == [1]
 
 
+@torch.no_grad()
+def test_compiled_blocks_are_never_stale_whoever_enters_them() -> None:
+    built = policy()
+    batch = batch_of(built.spec)
+    modes.compile_blocks(built, backend="eager")
+    built.act(observation(built.spec), seed=0)
+    built.load_state_dict({k: 1.5 * v for k, v in built.state_dict().items()}, assign=True)
+    found = built.loss(batch, seed=0).total
+    modes.as_written(built)
+    torch.testing.assert_close(found, built.loss(batch, seed=0).total)
+
+
 def test_what_is_saved_are_ordinary_weights(tmp_path: Path) -> None:
     built = policy()
     built.save(tmp_path / "before")

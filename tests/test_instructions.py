@@ -25,6 +25,7 @@ CHANGES: dict[str, Callable[[Policy], object]] = {
         {k: 1.5 * v for k, v in policy.backbone.state_dict().items()},  # type: ignore[attr-defined]
         assign=True,
     ),
+    "layers replaced": lambda policy: _replace(policy),
     "learned": lambda policy: _learn(policy),
     "cast": lambda policy: policy.double().float(),
 }
@@ -49,6 +50,15 @@ def _each(policy: nn.Module, change: Callable[[torch.Tensor], object]) -> None:
 
 def _state(policy: nn.Module) -> dict[str, torch.Tensor]:
     return {k: 1.5 * v for k, v in policy.state_dict().items()}
+
+
+def _replace(policy: Policy) -> None:
+    for module in list(policy.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Linear):
+                other = copy.deepcopy(layer)
+                _each(other, lambda p: p.mul_(1.5))
+                setattr(module, name, other)
 
 
 def _learn(policy: Policy) -> None:
@@ -107,7 +117,7 @@ def test_few_instructions_are_kept_and_the_last_ones() -> None:
     seen = observation(CELLS[0].spec)
     for i in range(6):
         policy.act(seen.__class__(seen.images, [f"{i}"] * 2, seen.state), seed=0)
-    kept = [prompts[0] for prompts, _, _ in policy.instructions._texts]  # type: ignore[misc]
+    kept = [prompts[0] for prompts, *_ in policy.instructions._texts]  # type: ignore[misc]
     assert kept == ["2", "3", "4", "5"]
 
 
@@ -118,3 +128,18 @@ def test_nothing_is_kept_while_a_policy_learns() -> None:
     with torch.no_grad():
         policy.loss(batch_of(policy.spec), seed=0)
     assert not policy.instructions._texts
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["a loss", "a chunk"])
+@torch.no_grad()
+def test_what_is_computed_in_lower_precision_does_not_last(within: bool) -> None:
+    policy, seen = made_of(READS[0]), observation(READS[0].spec)
+    expected = made_of(READS[0]).act(seen, seed=0).values
+    batch = batch_of(policy.spec, size=len(seen.prompt))
+    assert batch.observation.prompt == seen.prompt
+    if within:
+        policy.loss(batch, seed=0, compute=torch.bfloat16)
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            policy.act(seen, seed=0)
+    assert torch.equal(policy.act(seen, seed=0).values, expected)

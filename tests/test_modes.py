@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,6 +133,29 @@ def test_a_recording_acts_on_new_pictures_with_new_noise(cell: Cell) -> None:
     recorded = modes.Recorded(act, first, generator(0), taped)
     for scene, seed in ((first, 0), (other, 5), (first, 5)):
         close(recorded(scene, generator(seed)).action, act(scene, generator(seed)).action)
+
+
+@torch.no_grad()
+def test_a_recording_holds_the_words_it_leans_away_from() -> None:
+    policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance=2"], tiny=True)
+    scene = blank(policy, observation(policy.spec))
+    kept: list[Any] = []
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        negative = policy.spec.text_encoder.negative
+        kept.extend(
+            weakref.ref(text.tokens)
+            for (words, *_), text in policy.instructions._texts.items()  # type: ignore[misc]
+            if set(words) == {negative}
+        )
+        return lambda: None  # as a graph, which holds no tensor
+
+    recorded = modes.Recorded(policy._acted({}), scene, generator(0), capture)
+    policy.instructions.forget()
+    gc.collect()
+    assert [ref() is not None for ref in kept] == [True]
+    del recorded
 
 
 def test_scenes_of_one_shape_share_a_recording() -> None:

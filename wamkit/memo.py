@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 class Memo:
-    """What stays the same over the steps of one chunk, computed once.
+    """What stays the same over the steps of a chunk, or for as long as a text lasts, computed once.
 
     Values are kept only while gradients are off: in training every pass computes its own. A copy
     made by `dataclasses.replace` starts with an empty memo.

@@ -192,6 +192,7 @@ class Recorded:
     """
 
     def __init__(self, act: Act, scene: Scene, rng: torch.Generator, capture: Capture) -> None:
+        self._act = act  # and what it holds: replayed operations read memory that must stay
         self._inputs = [x.clone() for x in tensors(scene)]
         self._noise = Drawn(rng)
         left = iter(self._inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -36,7 +37,7 @@ from .modes import (
     signature,
 )
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
-from .precision import exact
+from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
 from .schedule import NoiseSchedule, Several
@@ -240,6 +241,7 @@ class Policy(nn.Module):
 
     def guided(self, batch: int) -> Model:
         """The model as acting uses it: with the guidance that the schedules ask for."""
+        self._prepare()
         scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
         if all(scale == 1 for scale in scales.values()):
             return self.model
@@ -263,10 +265,10 @@ class Policy(nn.Module):
     def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
         """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
-        self._prepare()
         rng = generator(seed)
         if not records(self.mode):
             return self._acted(choices)(scene, rng)
+        self._prepare()  # forgets recordings of weights that have moved
         key = signature(scene, choices)
         if key not in self._recorded:
             self._recorded[key] = Recorded(self._acted(choices), scene, rng, captured)
@@ -274,10 +276,11 @@ class Policy(nn.Module):
         return self._recorded[key](scene, rng)
 
     def _acted(self, choices: Mapping[str, Any]) -> Act:
-        """The paradigm's `act` around this policy's network."""
+        """The paradigm's `act` around this policy's network; it holds the model it used last."""
+        used: list[Model] = []  # a recording reads the words it leans away from, where they lie
 
         def act(scene: Scene, rng: torch.Generator) -> Outcome:
-            model = self.guided(scene.text.tokens.shape[0])
+            used[:] = [model := self.guided(scene.text.tokens.shape[0])]
             with fixed_shapes() if compiles(self.mode) else nullcontext():
                 return self.paradigm.act(model, scene, self.schedules, rng, **choices)
 
@@ -314,7 +317,6 @@ class Policy(nn.Module):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
-        self._prepare()
         scene = scenes.blank(self, observation)
         model = self.guided(observation.batch)
         with fixed_shapes() if compiles(self.mode) else nullcontext():
@@ -336,12 +338,10 @@ class Policy(nn.Module):
         """
         scene = scenes.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
-        lowered = compute != torch.float32
-        with (
-            torch.autocast(self.device.type, compute, cache_enabled=False)
-            if lowered
-            else nullcontext()
-        ):
+        if compute != torch.float32:  # what is computed so must not last
+            noisy = noisy.with_(text=replace(noisy.text))
+        self._prepare()
+        with lowered(self.device, compute):
             velocity = self.model(noisy)
         parts = {
             part: self._part_loss(part, goal, noisy, velocity, batch)

@@ -1,8 +1,9 @@
-"""Layers that compute in float32 whatever a pass is lowered to."""
+"""Passes lowered to another dtype, and layers that compute in float32 all the same."""
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,3 +31,10 @@ def exact(model: nn.Module) -> nn.Module:
         if type(layer) is nn.Linear and any(re.search(p, f"{name}.weight") for p in kept):
             layer.__class__ = ExactLinear
     return model
+
+
+def lowered(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Within, a pass runs under torch's autocast in `dtype`; as it is where that is float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype, cache_enabled=False)

@@ -56,13 +56,15 @@ class PromptCache:
 class Instructions:
     """The texts met last, and what a network made of their words (`Text.lasting`).
 
-    Everything is forgotten as soon as a weight was replaced or changed in place, which its version
-    counter tells. Who changes weights behind torch's back (`weight.data`) calls `forget`.
+    Everything is forgotten as soon as a module or a weight was replaced, or a weight changed in
+    place, which its version counter tells. Who changes weights behind torch's back (`weight.data`)
+    calls `forget`.
     """
 
     def __init__(self, most: int = 4) -> None:
         self.most = most
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
+        self._links: list[tuple[dict[str, Any], str, nn.Module | None]] = []
         self._slots: list[tuple[dict[str, Any], str]] | None = None
         self._seen: list[tuple[int, int]] = []
 
@@ -73,8 +75,12 @@ class Instructions:
 
     def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
         """`make()`, or what it made before for this key while the weights of `root` were these."""
+        if any(held.get(name) is not child for held, name, child in self._links):
+            self.forget()
         if self._slots is None:
-            self._slots = [(m._parameters, n) for m in root.modules() for n in m._parameters]
+            modules = list(root.modules())
+            self._links = [(m._modules, *link) for m in modules for link in m._modules.items()]
+            self._slots = [(m._parameters, n) for m in modules for n in m._parameters]
         weights = [slot[name] for slot, name in self._slots]
         seen = [(id(p), 0 if p.is_inference() else p._version) for p in weights if p is not None]
         if seen != self._seen:

@@ -271,7 +271,11 @@ def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None)
     """
     if torch.is_grad_enabled() or policy.training:
         return _words(policy, prompts, template)
-    key = prompts, template, policy.device
+    kind = policy.device.type
+    lowered = None
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        lowered = torch.get_autocast_dtype(kind)
+    key = prompts, template, policy.device, lowered
     return policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
 
 
