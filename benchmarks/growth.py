@@ -9,8 +9,8 @@ Writes one picture for each paradigm into FOLDER (benchmarks/plots), time over t
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ def grown(paradigm: str, axis: str) -> list[tuple[int, float, float]]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "plots"
+    parser = argparse.ArgumentParser(description="How the time of a chunk grows with the work.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "plots")
+    folder: Path = parser.parse_args().folder
     about = machine(torch.device("cpu"))
     print(
         f"{about['name']}, {about['threads']} threads, load {about['load']}, torch "

@@ -11,6 +11,7 @@ the files and nothing else. Needs the size in disk and twice the size in memory,
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 
 SHARD = 2**30  # bytes
-VARIANTS = {"": "2.2-ti2v-5b", "tiny": "tiny"}
+VARIANTS = {"published": "2.2-ti2v-5b", "tiny": "tiny"}
 
 LOADING = """
 import json, resource, sys, time
@@ -99,7 +100,9 @@ def read(files: list[Path]) -> float:
 
 
 def main() -> None:
-    variant = VARIANTS[sys.argv[1] if len(sys.argv) > 1 else ""]
+    parser = argparse.ArgumentParser(description="Load a sharded checkpoint of random weights.")
+    parser.add_argument("size", nargs="?", default="published", choices=list(VARIANTS))
+    variant = VARIANTS[parser.parse_args().size]
     size = 10.1e9 if variant != "tiny" else 1e7
     free = shutil.disk_usage(tempfile.gettempdir()).free
     memory = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])

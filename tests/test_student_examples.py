@@ -121,7 +121,7 @@ def test_06_measures_every_solver(run: Run, tmp_path: Path) -> None:
 def test_07_brings_a_head_that_fits_and_is_held_to_the_contract(run: Run) -> None:
     found = run("07", "--quick")
     assert "single_pass  acts [2, 6, 4]" in found and "idm          acts [2, 6, 4]" in found
-    assert "joint, mutual: refused." in found and found.count("contract: ") == 5
+    assert "joint, mutual: refused." in found and found.count("contract: ") == 6
 
 
 def test_07_leaves_no_head_behind() -> None:

@@ -57,8 +57,10 @@ def command(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Train a policy; `RUN/checkpoints/last/policy` can be used at any time meanwhile, and so can
-    `best/policy` if episodes are held out.
+    """Train a policy on recordings, from a spec or from a saved one.
+
+    RUN/checkpoints/last/policy can be used at any time meanwhile, and so can best/policy if
+    episodes are held out.
 
     Ctrl-C ends with a checkpoint (exit code 130); --resume goes on as if nothing had happened. On
     several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
