@@ -25,6 +25,8 @@ def spec_for(
 ) -> PolicySpec:
     chosen = {"backbone": backbone, "action_head": "mot", "paradigm": paradigm}
     parts = {kind: registry().get(kind, name) for kind, name in chosen.items()}  # type: ignore[arg-type]
+    if paradigm == "autoregressive":
+        settings = {"full": "slide"} | settings
     made = [cls(**(settings if kind == "paradigm" else {})) for kind, cls in parts.items()]  # type: ignore[call-arg]
     return parse(override(compose(*made).dump(), changes))
 

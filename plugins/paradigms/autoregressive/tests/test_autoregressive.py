@@ -74,7 +74,7 @@ def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
     parts = registry().get("backbone", backbone)(), registry().get("action_head", head)()
-    spec = compose(*parts, Autoregressive(**settings))
+    spec = compose(*parts, Autoregressive(**({"full": "slide"} | settings)))
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
     return parse(override(spec.dump(), (*sizes, *changes)))

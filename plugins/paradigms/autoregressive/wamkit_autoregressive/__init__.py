@@ -42,10 +42,11 @@ class Autoregressive(ParadigmConfig):
     window: int | None = Field(None, gt=0)
     """How many past blocks are visible, at most chunks - 1, which it is if left open. The first
     frames of an episode always are."""
-    full: Literal["slide", "restart"] = "slide"
-    """What follows when an episode has as many blocks as a training sample: the oldest block leaves
-    the memory and the first frames stay (`slide`), or the network begins anew at the newest frames
-    and with the newest state (`restart`: DreamZero)."""
+    full: Literal["slide", "restart"] = "restart"
+    """What follows when an episode has as many blocks as a training sample: the network begins
+    anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
+    leaves the memory, and the first frames and the first state stay (`slide`: LingBot-VA), which
+    asks for distances in time and states of an age that no sample of so few blocks has shown."""
     copy_noise: float = Field(0.5, ge=0, le=1)
     """Share of training samples in which the clean copies of frames are noised, each block at a
     level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero: 0."""
