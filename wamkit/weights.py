@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
 
@@ -130,9 +130,10 @@ def _translated(
         if names and sum(sizes) != entry.shape[0]:
             found[name] = entry  # no stack of ours: reported as unexpected, under its own name
             continue
-        for new, start, size in zip(names, accumulate(sizes, initial=0), sizes, strict=False):
-            shape = (size, *entry.shape[1:])
-            found[new] = replace(entry, shape=shape, rows=(start, start + size))
+        ends = accumulate(sizes, initial=0)
+        for new, (start, end) in zip(names, pairwise(ends), strict=True):
+            shape = (end - start, *entry.shape[1:])
+            found[new] = replace(entry, shape=shape, rows=(start, end))
     return found
 
 

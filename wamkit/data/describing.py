@@ -83,8 +83,9 @@ def _compute(
 ) -> dict[str, Statistics]:
     action, state = method["action"], method["state"]
     names = [name for name in (action, state) if name is not None]
-    for name, purpose in zip(names, ("action", "state"), strict=False):
-        recording.feature(name, purpose)
+    for purpose in ("action", "state"):
+        if method[purpose] is not None:
+            recording.feature(method[purpose], purpose)
     numbers = Numbers(recording, chosen(recording, episodes), names)
     values = list(numbers[action].T)
     for ours, theirs in method["relative"]:

@@ -82,7 +82,7 @@ class FluxStack(nn.Module, ABC):
         angles = torch.cat(
             [
                 rotary_angles(place, size, theta=self.theta)
-                for place, size in zip(places, self.axes, strict=False)
+                for place, size in zip(places[: len(self.axes)], self.axes, strict=True)
             ],
             -1,
         )

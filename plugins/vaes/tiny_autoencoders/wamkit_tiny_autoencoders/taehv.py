@@ -17,6 +17,7 @@ last group with the last picture instead of the first group with the first one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ def decoder(
 ) -> nn.Sequential:
     """The reverse; each stage doubles space, and time where `time` is 2."""
     layers: list[nn.Module] = [Squash(), conv(latent, widths[0]), nn.ReLU()]
-    for width, after, stride in zip(widths, widths[1:], time, strict=False):
+    for (width, after), stride in zip(pairwise(widths), time, strict=True):
         layers += [MemoryBlock(width) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), Grow(width, stride), conv(width, after, bias=False)]
     return nn.Sequential(*layers, nn.ReLU(), conv(widths[-1], channels))
