@@ -13,6 +13,10 @@ in every step. Tables of positions, the masks and the state's word are made once
 the zeros as one word that counts as 111, which is the same attention. `no cache` passes the
 observed frame with every action step instead, as its `infer_joint` passes video.
 
+In bfloat16 the plain ways compute in it what the published code does, norms' weights, modulation
+and the actions between steps among it; the norm of queries and keys is float32 inside, and
+positions are complex128. Only noise levels are not rounded, so that both sides pass the same ones.
+
 From latents to normalized actions, 10 steps, batch 1, random weights, CPU, float32. All ways run in
 turn: `ms` is the median on the clock, `CPU ms` the least processor time, which others on the
 machine disturb less, and what the ratio is of.
@@ -21,6 +25,7 @@ machine disturb less, and what the ratio is of.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +36,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import wamkit
 from wamkit.bench import machine
@@ -85,19 +90,48 @@ def rms(norm: Any, x: Tensor) -> Tensor:
     return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype) * norm.weight
 
 
-def level_of(embedder: Any, sigma: Tensor) -> Tensor:
-    """Noise levels [n] as modulations [n, 6, D]."""
-    steps = torch.arange(LEVELS // 2, dtype=torch.float64).div(LEVELS // 2)
-    angles = torch.outer((1000 * sigma).type(torch.float64), torch.pow(10000, -steps))
-    wave = torch.cat([angles.cos(), angles.sin()], 1).to(sigma.dtype)
-    return embedder.time_proj(F.silu(embedder.time_embedder(wave))).unflatten(1, (6, -1))
+def lowered(module: Any, dtype: torch.dtype) -> Any:
+    """`module`, or a copy of it in `dtype` if its weights have another."""
+    if all(weight.dtype == dtype for weight in module.parameters()):
+        return module
+    return copy.deepcopy(module).to(dtype)
+
+
+class Levels:
+    """What embeds noise levels, in the dtype of everything else."""
+
+    def __init__(self, embedder: Any, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.embed, self.project = (
+            lowered(part, dtype) for part in (embedder.time_embedder, embedder.time_proj)
+        )
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """Noise levels [n] as modulations [n, 6, D]."""
+        steps = torch.arange(LEVELS // 2, dtype=torch.float64, device=sigma.device)
+        steps = steps.div(LEVELS // 2)
+        angles = torch.outer((1000 * sigma).type(torch.float64), torch.pow(10000, -steps))
+        wave = torch.cat([angles.cos(), angles.sin()], 1).to(self.dtype)
+        return self.project(F.silu(self.embed(wave))).unflatten(1, (6, -1))
+
+
+class Layer:
+    """The weights of a block, all of them in one dtype."""
+
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
+        self.attn, self.told, net = block.attn1, block.attn2, block.ffn.net
+        self.first, self.last = net[0].proj, net[2]
+        self.norms = [lowered(n, dtype) for n in (self.attn.norm_q, self.attn.norm_k)]
+        self.told_norms = [lowered(n, dtype) for n in (self.told.norm_q, self.told.norm_k)]
+        self.norm: nn.LayerNorm = lowered(block.norm2, dtype)
+        self.table: Tensor = block.scale_shift_table.detach().to(dtype)  # [1, 6, D]
 
 
 @dataclass
 class Expert:
     """One of the two networks on its way through the layers."""
 
-    blocks: Sequence[Any]
+    layers: Sequence[Layer]
     x: Tensor  # [B, S, D]
     places: Tensor  # [S, 1, E / 2] complex128
     modulation: Tensor  # [B, 6, D], or [B, S, 6, D] for a level of each token
@@ -105,57 +139,73 @@ class Expert:
     told: Tensor  # bool [B, 1, S, L]
     heads: int
 
-    def shown(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    def shown(self, at: int) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
         """q, k, v [B, S, H * E] and the rest of the modulation."""
-        block, each = self.blocks[layer], self.modulation.ndim == 4
-        attn = block.attn1
-        table = (block.scale_shift_table + self.modulation).chunk(6, 2 if each else 1)
+        layer, each = self.layers[at], self.modulation.ndim == 4
+        attn, (norm_q, norm_k) = layer.attn, layer.norms
+        table = (layer.table + self.modulation).chunk(6, 2 if each else 1)
         shift, scale, *rest = [part.squeeze(2) for part in table] if each else table
         y = F.layer_norm(self.x, self.x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        q, k = rms(attn.norm_q, attn.to_q(y)), rms(attn.norm_k, attn.to_k(y))
+        q, k = rms(norm_q, attn.to_q(y)), rms(norm_k, attn.to_k(y))
         v = attn.to_v(y)
         return turned(q, self.places, self.heads), turned(k, self.places, self.heads), v, rest
 
-    def take(self, layer: int, heard: Tensor, rest: Sequence[Tensor]) -> None:
+    def take(self, at: int, heard: Tensor, rest: Sequence[Tensor]) -> None:
         """What attention found [B, S, H * E], then the words, then the feed-forward."""
-        block, (gate, shift, scale, gate_ffn) = self.blocks[layer], rest
-        x, attn = self.x + gate * block.attn1.to_out[0](heard), block.attn2
-        y = F.layer_norm(x, x.shape[-1:], block.norm2.weight, block.norm2.bias, 1e-6)
-        q, k = rms(attn.norm_q, attn.to_q(y)), rms(attn.norm_k, attn.to_k(self.words))
+        layer, (gate, shift, scale, gate_ffn) = self.layers[at], rest
+        x, attn, (norm_q, norm_k) = self.x, layer.told, layer.told_norms
+        x = x + gate * layer.attn.to_out[0](heard)
+        y = F.layer_norm(x, x.shape[-1:], layer.norm.weight, layer.norm.bias, 1e-6)
+        q, k = rms(norm_q, attn.to_q(y)), rms(norm_k, attn.to_k(self.words))
         heard = attention(q, k, attn.to_v(self.words), self.heads, self.told)
         x = x + attn.to_out[0](heard)
         y = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        first, last = block.ffn.net[0].proj, block.ffn.net[2]
-        self.x = x + gate_ffn * last(F.gelu(first(y), approximate="tanh"))
+        self.x = x + gate_ffn * layer.last(F.gelu(layer.first(y), approximate="tanh"))
 
 
 class Plain:
-    """A policy's weights, used as Fast-WAM's code uses its own."""
+    """A policy's weights, used as Fast-WAM's code uses its own, on their device.
 
+    All that is computed has the dtype of the backbone's matrices.
+    """
+
+    @torch.no_grad()
     def __init__(self, policy: Policy, scene: Scene) -> None:
+        """The words of `scene` are those that are attended to, padding included (`spelled`)."""
         assert scene.video is not None and scene.action is not None
-        self.policy, self.head, self.backbone = policy, policy.action_head, policy.backbone
-        self.frame = scene.video.only("context").z[:, :, :1]  # [B, C, 1, h, w]
+        backbone: Any = policy.backbone
+        head: Any = policy.action_head
+        self.policy, self.head, self.backbone, self.scene = policy, head, backbone, scene
+        dtype = self.dtype = backbone.patch_embedding.weight.dtype
+        self.layers = [Layer(block, dtype) for block in backbone.blocks]
+        self.head_layers = [Layer(block, dtype) for block in head.blocks]
+        self.levels = Levels(backbone.condition_embedder, dtype)
+        self.head_levels = Levels(head.condition_embedder, dtype)
+        self.frame = scene.video.only("context").z[:, :, :1].to(dtype)  # [B, C, 1, h, w]
+        self.device, self.actions = self.frame.device, scene.action.x.shape[1]
         traits = policy.spec.backbone.traits
-        self.heads, self.scene, self.actions = traits.heads, scene, scene.action.x.shape[1]
-        _, _, cond = self.backbone.embed(scene.video.only("context"), scene.text)
+        self.heads = traits.heads
+        _, _, cond = backbone.embed(scene.video.only("context"), scene.text)
         self.seen = torch.complex(cond.cos.double(), cond.sin.double())[:, None]
-        angles = rotary_angles(torch.arange(self.actions), traits.head_size)
+        places = torch.arange(self.actions, device=self.device)
+        angles = rotary_angles(places, traits.head_size)
         self.places = torch.polar(torch.ones_like(angles), angles)[:, None]
 
+    @torch.no_grad()
     def act(self, *, cached: bool) -> Tensor:
         """The actions [B, N, A], normalized."""
-        scene, head = self.scene, self.head
+        scene, head, device = self.scene, self.head, self.device
         assert scene.action is not None and scene.state is not None
-        words = torch.cat([scene.text.tokens, head.state_encoder(scene.state)[:, None]], 1)  # type: ignore[operator]
-        valid = torch.ones(words.shape[:2], dtype=torch.bool)
+        state = head.state_encoder(scene.state.to(self.dtype))[:, None]
+        words = torch.cat([scene.text.tokens.to(self.dtype), state], 1)
+        valid = torch.ones(words.shape[:2], dtype=torch.bool, device=device)
         if scene.text.valid is not None:
             valid[:, :-1] = scene.text.valid
         seen, count = len(self.seen), self.actions
-        mask = torch.zeros(seen + count, seen + count, dtype=torch.bool)
+        mask = torch.zeros(seen + count, seen + count, dtype=torch.bool, device=device)
         mask[:seen, :seen] = True
         mask[seen:, :] = True
-        x = draw(tuple(scene.action.x.shape), scene.action.x, generator(0))
+        x = draw(tuple(scene.action.x.shape), scene.action.x, generator(0)).to(self.dtype)
         past = None
         if cached:
             past = passed([self.video(words, valid)], mask[:seen, :seen], None)
@@ -164,34 +214,44 @@ class Plain:
             if not cached:
                 experts.insert(0, self.video(words, valid))
             passed(experts, mask[seen:] if cached else mask, past)
-            x = x + head.action_decoder(experts[-1].x) * (lower - sigma)  # type: ignore[operator]
+            x = x + head.action_decoder(experts[-1].x) * (lower - sigma)
         return x
 
     def video(self, words: Tensor, valid: Tensor) -> Expert:
         """The network of the observed frame, whose tokens all have level 0."""
-        backbone: Any = self.backbone
-        patches, embedder = backbone.patch_embedding, backbone.condition_embedder
+        patches, embedder = self.backbone.patch_embedding, self.backbone.condition_embedder
         x = F.conv3d(self.frame, patches.weight, patches.bias, stride=patches.stride)
         x = x.flatten(2).transpose(1, 2).contiguous()
-        modulation = level_of(embedder, torch.zeros(x.shape[1]))[None]
+        modulation = self.levels(torch.zeros(x.shape[1], device=self.device))[None]
         told = valid[:, None].expand(-1, x.shape[1], -1)[:, None]
         text = embedder.text_embedder(words)
-        return Expert(backbone.blocks, x, self.seen, modulation, text, told, self.heads)
+        return Expert(self.layers, x, self.seen, modulation, text, told, self.heads)
 
     def action(self, x: Tensor, sigma: float, words: Tensor, valid: Tensor) -> Expert:
         """The network of the actions."""
-        head: Any = self.head
-        embedder = head.condition_embedder
-        modulation = level_of(embedder, torch.full((len(x),), sigma))
-        tokens, text = head.action_encoder(x), embedder.text_embedder(words)
+        head = self.head
+        modulation = self.head_levels(torch.full((len(x),), sigma, device=self.device))
+        tokens, text = head.action_encoder(x), head.condition_embedder.text_embedder(words)
         told = valid[:, None].expand(-1, x.shape[1], -1)[:, None]
-        return Expert(head.blocks, tokens, self.places, modulation, text, told, self.heads)
+        return Expert(self.head_layers, tokens, self.places, modulation, text, told, self.heads)
+
+
+def spelled(text: Text) -> Text:
+    """One text with every word that counts for several as so many, as published code has them."""
+    if text.copies is None:
+        return text
+    counts = text.copies[0].long()
+    tokens, valid = (
+        None if x is None else x.repeat_interleave(counts, 1) for x in (text.tokens, text.valid)
+    )
+    assert tokens is not None
+    return Text(tokens, valid)
 
 
 def passed(experts: Sequence[Expert], mask: Tensor, past: Cache | None) -> Cache:
     """All layers, every one an attention of all tokens to all under one boolean mask."""
     kept: Cache = []
-    for layer in range(len(experts[0].blocks)):
+    for layer in range(len(experts[0].layers)):
         shown = [expert.shown(layer) for expert in experts]
         q, k = torch.cat([s[0] for s in shown], 1), torch.cat([s[1] for s in shown], 1)
         v = torch.cat([s[2] for s in shown], 1)
@@ -252,13 +312,13 @@ def compared(width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Plain Fast-WAM against wamkit on a CPU.")
     parser.add_argument("width", nargs="?", type=int, help="of the video network, times 64")
     parser.add_argument("layers", nargs="?", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--plot", type=Path, help="an SVG of the processor times")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     about = machine(torch.device("cpu"))
     print(
         f"{about['name']}, {about['threads']} threads, load {about['load']}, torch "

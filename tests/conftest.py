@@ -1,13 +1,33 @@
-"""What tests of the command line share."""
+"""What tests of the command line share, and no contract is tried twice in one session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wamkit.cli import app
+from wamkit.compositions import tiny
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What a plugin's own tests check of a part, test_contracts.py leaves out where both run."""
+
+    def check(item: pytest.Item) -> tuple[Any, ...] | None:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "contract_check" not in params:
+            return None
+        part = tiny(params["contract_part"])
+        return params["contract_check"], part.kind, part.model_dump_json()
+
+    again = Path(__file__).parent / "test_contracts.py"
+    own = {check(item) for item in items if item.path != again} - {None}
+    left = {item for item in items if item.path == again and check(item) in own}
+    if left:
+        config.hook.pytest_deselected(items=list(left))
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from wamkit.trial import observation
 
 ROOT = Path(__file__).parent.parent
 TOY = str(ROOT / "examples" / "toy.toml")
+SMALL = ROOT / "tests" / "data" / "small.toml"
 ONLY = ["--backbone", "toy", "--backbone", "timm_vit", "--action-head", "mot"]
 
 
@@ -64,11 +65,11 @@ def test_mistakes_end_in_words(words: list[str], said: str) -> None:
 def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
     plot = tmp_path / "compare.svg"
     other = tmp_path / "wide.toml"
-    other.write_text(Path(TOY).read_text().replace("width = 64", "width = 128"))
-    code, text, err = run("compare", TOY, str(other), "--plot", str(plot))
-    assert code == 0 and "toy" in text and "wide" in text and "median of 5" in err
+    other.write_text(SMALL.read_text().replace("\nwidth = 16", "\nwidth = 32"))
+    code, text, err = run("compare", str(SMALL), str(other), "--plot", str(plot))
+    assert code == 0 and "small" in text and "wide" in text and "median of 5" in err
     ElementTree.fromstring(plot.read_text())
-    code, text, _ = run("compare", TOY, str(other), "--no-measure", "--json")
+    code, text, _ = run("compare", str(SMALL), str(other), "--no-measure", "--json")
     one, two = json.loads(text)
     assert one["milliseconds"] is None and one["passes"] == two["passes"] == 11
     assert one["total"] < two["total"] and one["operations"] < two["operations"]
@@ -76,7 +77,7 @@ def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_the_cost_counted_without_weights_is_that_of_the_real_policy() -> None:
-    spec = parse(read(TOY))
+    spec = parse(read(SMALL))
     policy, found = Policy.from_spec(spec), cost(spec)
     scene, counts = shapes(spec, policy.action_head, "cpu"), []
     for text in (scene.text, scene.text.again()):

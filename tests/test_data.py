@@ -21,14 +21,10 @@ from wamkit.data.film import Film
 from wamkit.data.frames import Pictures
 from wamkit.data.loading import Order
 from wamkit.errors import WamkitError
-from wamkit.spec import PolicySpec, parse
+from wamkit.spec import PolicySpec, parse, read
 
-RAW: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 1},
-    "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-    "text_encoder": {"name": "bytes"},
-    "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
-    "paradigm": {"name": "single_pass"},
+SMALL = Path(__file__).parent / "data" / "small.toml"
+RAW: dict[str, Any] = read(SMALL) | {
     "actions": {
         "chunk": 4,
         "groups": [{"name": "arm", "size": 2, "kind": "delta"}, {"name": "gripper", "size": 1}],
@@ -37,7 +33,6 @@ RAW: dict[str, Any] = {
     "cameras": {
         "views": [{"name": "front", "size": [16, 32]}, {"name": "wrist", "size": [16, 16]}]
     },
-    "video": {"frames": 3, "every": 2},
 }
 
 

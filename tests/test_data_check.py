@@ -16,21 +16,10 @@ from wamkit.data import Recording, Samples, check
 from wamkit.data.example import record
 from wamkit.data.film import Film
 from wamkit.errors import WamkitError
-from wamkit.spec import PolicySpec, parse
+from wamkit.spec import parse, read
 
-SPEC: PolicySpec = parse(
-    {
-        "backbone": {"name": "toy", "depth": 1},
-        "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-        "text_encoder": {"name": "bytes"},
-        "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
-        "paradigm": {"name": "single_pass"},
-        "actions": {"chunk": 4, "groups": [{"name": "arm", "size": 3}]},
-        "state": {"size": 2},
-        "cameras": {"views": [{"name": "front", "size": [16, 32]}]},
-        "video": {"frames": 3, "every": 2},
-    }
-)
+SMALL = Path(__file__).parent / "data" / "small.toml"
+SPEC = parse(read(SMALL, ["state.size=2", "cameras.views.0.size=[16, 32]"]))
 DATA = "data/chunk-000/file-000.parquet"
 FILM = "videos/observation.images.front/chunk-000/file-000.mp4"
 

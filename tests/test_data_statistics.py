@@ -13,26 +13,17 @@ import wamkit
 from wamkit.actions import ActionSpace, Statistics
 from wamkit.data import Feature, Recording, Samples, Writer, statistics
 from wamkit.errors import WamkitError
-from wamkit.spec import PolicySpec, parse
+from wamkit.spec import PolicySpec, parse, read
+
+SMALL = Path(__file__).parent / "data" / "small.toml"
 
 
 def spec_of(kind: str) -> PolicySpec:
     arm: dict[str, Any] = {"name": "arm", "size": 2, "kind": kind}
     if kind == "relative":
         arm["state"] = 1
-    return parse(
-        {
-            "backbone": {"name": "toy", "depth": 1},
-            "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-            "text_encoder": {"name": "bytes"},
-            "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
-            "paradigm": {"name": "single_pass"},
-            "actions": {"chunk": 4, "groups": [{"name": "gripper", "size": 1}, arm]},
-            "state": {"size": 3},
-            "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
-            "video": {"frames": 3, "every": 2},
-        }
-    )
+    actions = {"chunk": 4, "groups": [{"name": "gripper", "size": 1}, arm]}
+    return parse(read(SMALL, ["state.size=3"]) | {"actions": actions})
 
 
 @pytest.fixture(scope="module")

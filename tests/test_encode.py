@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 import wamkit
-from wamkit import modes
-from wamkit.compositions import compose, default
+from wamkit.compiling import as_written, compile_encoder
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.spaces import CameraConfig
-from wamkit.trial import observation
+from wamkit.trial import composed, observation
 
 VIEWS = [{"name": name, "size": [32, 32]} for name in ("front", "wrist")]
 
@@ -35,7 +34,7 @@ class Counted:
 
 def built(layout: str, vae: str) -> Policy:
     """A tiny policy with two views around a VAE."""
-    spec = compose(default(registry().get("vae", vae)))
+    spec = composed(vae=vae)
     side = 2 * spec.vae.stride[1] * spec.backbone.traits.patch[1]
     views = [view | {"size": [side, side]} for view in VIEWS]
     cameras = CameraConfig.model_validate({"layout": layout, "views": views})
@@ -53,25 +52,24 @@ def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: s
     assert shape[2] == policy.spec.video.context == 1
 
 
-def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written() -> None:
-    for name in registry().names("vae"):
-        config: Any = registry().get("vae", name)()  # type: ignore[call-arg]
-        vae = config.tiny().build()
-        _, height, width = vae.stride
-        pixels = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
-        with torch.no_grad():
-            expected = vae.encode(pixels[:, :, :1])
-            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-            modes.compile_encoder(vae, backend="eager")
-            for _ in range(2):
-                found = vae.encode(pixels[:, :, :1])
-            once = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-            vae.encode(pixels)
-        torch.testing.assert_close(found, expected)
-        assert once == before + 1, name
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once, name
-        modes.as_written(vae)
-        assert "encode" not in vae.__dict__
+@pytest.mark.parametrize("name", registry().names("vae"))
+def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written(name: str) -> None:
+    vae: Any = composed(vae=name).vae.build()
+    _, height, width = vae.stride
+    pixels = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
+    with torch.no_grad():
+        expected = vae.encode(pixels[:, :, :1])
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        compile_encoder(vae, backend="eager")
+        for _ in range(2):
+            found = vae.encode(pixels[:, :, :1])
+        once = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        vae.encode(pixels)
+    torch.testing.assert_close(found, expected)
+    assert once == before + 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once
+    as_written(vae)
+    assert "encode" not in vae.__dict__
 
 
 class Asking(torch.nn.Module):
@@ -91,7 +89,7 @@ def test_a_vae_that_cannot_be_compiled_says_so() -> None:
     pixels = torch.rand(1, 3, 1, 4, 4)
     asking, apart = Asking(), Apart()
     for vae in (asking, apart):
-        modes.compile_encoder(vae, backend="eager")
+        compile_encoder(vae, backend="eager")
     with torch.no_grad(), pytest.raises(WamkitError, match="cannot be compiled") as refused:
         asking.encode(pixels)
     assert "`compiles = False`" in refused.value.hint

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Stream, run, sdpa
+from wamkit.attention import QKV, Stream, run, sdpa
 from wamkit.cache import KV, KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
@@ -194,14 +195,36 @@ def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> N
 def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
     cached = KV(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4))
     cache = KVCache([{"context": cached}])
-    one, two = (KV(torch.randn(1, 2, 2, 4), torch.randn(1, 2, 2, 4)) for _ in range(2))
+    kept, heard = cached.k.clone(), []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+        heard.append((k.data_ptr(), k.clone()))
+        return sdpa(q, k, v, valid)
+
+    sees = {"context": {"context"}, "action": {"context", "action"}}
+    passed = []
     with torch.no_grad():
-        first = cache.followed_by(0, ("context",), one)
-        where = first.k.data_ptr()
-        second = cache.followed_by(0, ("context",), two)
-    assert second.k.data_ptr() == where
-    torch.testing.assert_close(second.k, torch.cat([cached.k, two.k], 2))
-    torch.testing.assert_close(cached.k, cache.layers[0]["context"].k)
+        for x in (torch.randn(1, 2, 8), torch.randn(1, 2, 8)):
+            block = Bare()
+            passed.append(block.project(x, None)[0].k)
+            stream = Stream([block], x, (Segment("action", 2),), None)
+            run([stream], sees, attend=attend, cache=cache)
+    (where, one), (again, two) = heard
+    assert where == again
+    torch.testing.assert_close(one, torch.cat([kept, passed[0]], 2))
+    torch.testing.assert_close(two, torch.cat([kept, passed[1]], 2))
+    assert torch.equal(cache.layers[0]["context"].k, kept)
+
+
+class Bare:
+    """A block of two heads without weights."""
+
+    def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return QKV(heads, 2 * heads, 3 * heads), x
+
+    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
+        return attended + rest
 
 
 def test_a_cache_takes_in_a_newer_one() -> None:

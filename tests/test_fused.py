@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wamkit import fused, modes
+from wamkit import fused
 from wamkit.compositions import matrix
 from wamkit.fused import fuse, projected, unfuse
 from wamkit.interfaces.paradigm import remember
 from wamkit.policy import Policy
+from wamkit.regions import Regions
 from wamkit.scenes import blank
 from wamkit.train.checkpoints import read_state, write_state
 from wamkit.train.processes import Processes
@@ -70,7 +71,7 @@ def memory(module: nn.Module) -> int:
 
 
 def rows(module: nn.Module) -> list[fused.Row]:
-    return [j for m in module.modules() for j in m.__dict__.get(fused._ROWS, {}).values()]
+    return [j for m in module.modules() for j in m.__dict__.get(fused.ROWS, {}).values()]
 
 
 @torch.no_grad()
@@ -359,7 +360,7 @@ def test_a_step_of_training_is_acted_on() -> None:
 def test_a_policy_that_was_moved_is_fused_again(part: str, mode: str) -> None:
     built = policy()
     if mode == "compile":
-        modes.compile_blocks(built, backend="eager")
+        built.regions = Regions("eager")
     built.act(observation(built.spec), seed=0)
     module: Any = built if part == "policy" else built.backbone
     state = {name: 1.5 * x for name, x in module.state_dict().items()}
@@ -388,11 +389,12 @@ def test_compiled_blocks_are_whole_and_have_one_product() -> None:
 def test_compiled_blocks_are_never_stale_whoever_enters_them() -> None:
     built = policy()
     batch = batch_of(built.spec)
-    modes.compile_blocks(built, backend="eager")
+    built.regions = Regions("eager")
     built.act(observation(built.spec), seed=0)
     built.load_state_dict({k: 1.5 * v for k, v in built.state_dict().items()}, assign=True)
-    found = built.loss(batch, seed=0).total
-    modes.as_written(built)
+    with built.regions.entered():
+        found = built.loss(batch, seed=0).total
+    built.regions = None
     torch.testing.assert_close(found, built.loss(batch, seed=0).total)
 
 

@@ -11,85 +11,41 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import wamkit
-from wamkit.compositions import compose, default
 from wamkit.data import Columns
-from wamkit.data.example import record
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
 from wamkit.registry import registry
-from wamkit.spec import parse
+from wamkit.spec import parse, read
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
 from wamkit.train.learning import adapted, choose
-from wamkit.train.logs import read
 from wamkit.train.plan import plan, work
 from wamkit.train.trainer import Data, Summary, train
-from wamkit.trial import batch_of, observation
+from wamkit.train.trial import logged, recordings, same, saved, short_run, state
+from wamkit.trial import batch_of, composed, observation
 
 pytest.importorskip("peft")
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
-RAW: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 2, "heads": 2, "head_size": 12, "text_width": 16},
-    "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-    "text_encoder": {"name": "bytes"},
-    "action_head": {"name": "mot", "width": 16, "feed_forward": 32},
-    "paradigm": {"name": "single_pass"},
-    "actions": {"chunk": 4, "groups": [{"name": "arm", "size": 3}]},
-    "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
-    "video": {"frames": 3, "every": 2},
-}
-SHORT: dict[str, Any] = {
-    "steps": 4,
-    "batch": 4,
-    "lr": 3e-3,
-    "validation": 0.3,
-    "validation_batches": 1,
-    "log_every": 1,
-    "save_every": 2,
-    "lora": {"rank": 2, "alpha": 6},
-}
+SMALL = Path(__file__).parent / "data" / "small.toml"
+LORA = {"rank": 2, "alpha": 6}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("data") / "set"
-    return record(place, parse(RAW), episodes=3, frames=10, size=(16, 16), pictures="image")
+    return recordings(tmp_path_factory.mktemp("data") / "set", parse(read(SMALL)))
 
 
-def run(
-    folder: Path, out: Path, policy: Policy | None = None, resume: bool = False, **settings: Any
-) -> Summary:
-    tell = settings.pop("tell", None)
-    config = TrainConfig.model_validate(SHORT | settings)
-    policy = policy or wamkit.build(RAW)
-    return train(policy, Data(folder, Columns()), out, config, resume=resume, tell=tell)
-
-
-def saved(run: Path) -> dict[str, Tensor]:
-    return Policy.load(run / "checkpoints" / "last" / "policy").state_dict()
-
-
-def state(run: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    found: dict[str, Tensor] = {}
-    for file in (run / "checkpoints" / "last" / "state").iterdir():
-        found |= load_file(file)
-    return found
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def run(folder: Path, out: Path, policy: Policy | None = None, **settings: Any) -> Summary:
+    return short_run(policy or wamkit.build(SMALL), folder, out, **{"lora": LORA, **settings})
 
 
 def test_the_saved_policy_is_merged_and_acts_as_the_adapted_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = wamkit.build(RAW)
+    policy = wamkit.build(SMALL)
     plain = {name: x.clone() for name, x in policy.state_dict().items()}
     seen = observation(policy.spec)
     chunks = []
@@ -113,7 +69,7 @@ def test_the_saved_policy_is_merged_and_acts_as_the_adapted_one(
 
 
 def test_adapters_alone_learn_and_at_a_rate_of_their_own(folder: Path, tmp_path: Path) -> None:
-    policy = wamkit.build(RAW)
+    policy = wamkit.build(SMALL)
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     run(folder, tmp_path / "run", policy, lora={"rank": 2, "lr": 6e-3}, weight_decay=0)
     after = saved(tmp_path / "run")
@@ -126,7 +82,7 @@ def test_adapters_alone_learn_and_at_a_rate_of_their_own(folder: Path, tmp_path:
     assert {n for n in kept if n.startswith("weight/backbone")} == {
         f"weight/{n.removesuffix('.weight')}.lora_{x}.default.weight" for n in changed for x in "AB"
     }
-    rates = read(tmp_path / "run" / "log.jsonl")[0]["lr"]
+    rates = logged(tmp_path / "run")[0]["lr"]
     assert rates["backbone"] == pytest.approx(2 * rates["action_head"])
 
 
@@ -151,7 +107,7 @@ def test_a_resumed_run_is_the_run_with_everything_switched_on(folder: Path, tmp_
     kept, weights = state(tmp_path / "whole"), saved(tmp_path / "whole")
     layer = "backbone.blocks.1.ffn.net.2"
     a, b = (kept[f"ema/{layer}.lora_{x}.default.weight"] for x in "AB")
-    base = wamkit.build(RAW).state_dict()[f"{layer}.weight"]
+    base = wamkit.build(SMALL).state_dict()[f"{layer}.weight"]
     torch.testing.assert_close(weights[f"{layer}.weight"], base + 16.0 / 2 * (b @ a))
     with pytest.raises(WamkitError, match="another lora"):
         run(folder, tmp_path / "cut", resume=True, **on | {"lora": {"rank": 3}})
@@ -163,7 +119,7 @@ def every_backbone() -> list[str]:
 
 @pytest.mark.parametrize("name", every_backbone())
 def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
-    policy = Policy.from_spec(compose(default(registry().get("backbone", name))))
+    policy = Policy.from_spec(composed(backbone=name))
     names = set(policy.state_dict())
     config = TrainConfig(lora=Lora(rank=2))
     choose(policy, config.parts)
@@ -192,7 +148,7 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
 
 
 def test_layers_are_chosen_by_expression() -> None:
-    policy = wamkit.build(RAW)
+    policy = wamkit.build(SMALL)
     every = lora.chosen(policy.backbone, "backbone", None)  # type: ignore[arg-type]
     assert "backbone.blocks.0.ffn.net.0.proj" in every and "backbone.enter" not in every
     found = lora.chosen(policy.backbone, "backbone", r"\.to_[qv]$")  # type: ignore[arg-type]
@@ -212,14 +168,14 @@ def test_layers_are_chosen_by_expression() -> None:
 def test_mistakes_are_said(folder: Path, tmp_path: Path, settings: list[str], message: str) -> None:
     with pytest.raises(WamkitError) as error:
         config = read_config(None, settings)
-        train(wamkit.build(RAW), Data(folder, Columns()), tmp_path / "run", config)
+        train(wamkit.build(SMALL), Data(folder, Columns()), tmp_path / "run", config)
     assert message in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_without_peft_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(WamkitError, match=r"hint: pip install 'wamkit\[lora\]'"):
-        adapted(wamkit.build(RAW), TrainConfig(lora=Lora()))
+        adapted(wamkit.build(SMALL), TrainConfig(lora=Lora()))
 
 
 def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,6 +18,7 @@ from wamkit import modes
 from wamkit.compositions import Cell, matrix
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy, generator
+from wamkit.regions import Regions
 from wamkit.scenes import blank
 from wamkit.trial import batch_of, observation
 
@@ -48,14 +49,14 @@ def test_compiled_regions_compute_the_same_and_are_compiled_once(cell: Cell) -> 
     # Without code generation: what is tested is that regions are whole, and need no second look.
     policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
     expected = policy.act(seen, seed=0).values
-    modes.compile_blocks(policy, backend="eager")
+    policy.regions = Regions("eager")
     before = graphs()
     close(policy.act(seen, seed=0).values, expected)
     after = graphs()
     assert after > before
     close(policy.act(seen, seed=0).values, expected)
     assert graphs() == after
-    modes.as_written(policy)
+    policy.set_mode("eager")
     assert torch.equal(policy.act(seen, seed=0).values, expected)
 
 
@@ -74,7 +75,7 @@ def test_training_runs_as_written_in_every_mode() -> None:
     cell = next(c for c in HEADS if c.action_head == "mot")
     policy, batch = Policy.from_spec(cell.spec), batch_of(cell.spec)
     expected = policy.loss(batch, seed=0).total
-    modes.compile_blocks(policy, backend="eager")
+    policy.regions = Regions("eager")
     before = graphs()
     assert torch.equal(policy.loss(batch, seed=0).total, expected) and graphs() == before
 
@@ -83,7 +84,8 @@ def test_what_is_compiled_is_not_saved(tmp_path: Any) -> None:
     cell = next(c for c in HEADS if c.action_head == "mot")
     policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
     expected = policy.act(seen, seed=0).values
-    modes.compile_blocks(policy, backend="eager")
+    policy.regions = Regions("eager")
+    policy.act(seen, seed=0)
     again = Policy.load(policy.save(tmp_path / "policy"))
     assert again.mode == "eager" and torch.equal(again.act(seen, seed=0).values, expected)
 
@@ -189,22 +191,3 @@ def test_without_a_compiler_the_error_names_one(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(WamkitError, match="and none was found"):
         modes.check_mode("compile", torch.device("cpu"))
-
-
-class Keeping(nn.Module):
-    """A block that does more than compute."""
-
-    def project(self, x: Tensor, cond: Any) -> Tensor:
-        print("project")
-        return x
-
-    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
-        return attended
-
-
-@torch.no_grad()
-def test_a_block_that_cannot_be_compiled_is_named() -> None:
-    block = Keeping()
-    modes.compile_blocks(nn.ModuleList([block]), backend="eager")
-    with pytest.raises(WamkitError, match=r"Keeping\.project cannot be compiled"):
-        block.project(torch.zeros(1), None)

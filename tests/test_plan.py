@@ -54,12 +54,10 @@ def test_going_back_costs_twice_as_much_as_going_there() -> None:
 
 def test_what_is_kept_for_going_back_grows_with_depth_and_shrinks_when_layers_run_again() -> None:
     deep, shallow = (spec_with(f"backbone.depth={n}") for n in (12, 4))
-    plain = [work(spec).activations for spec in (deep, shallow)]
-    again = [work(spec, recompute=True).activations for spec in (deep, shallow)]
-    assert 1.7 < plain[0] / plain[1] < 3
-    assert again[0] < plain[0] / 2
-    more = work(deep, recompute=True).operations / work(deep).operations
-    assert 1.2 < more < 1.4
+    plain, less, again = work(deep), work(shallow), work(deep, recompute=True)
+    assert 1.7 < plain.activations / less.activations < 3
+    assert again.activations < plain.activations / 2
+    assert 1.2 < again.operations / plain.operations < 1.4
 
 
 def test_half_as_many_bytes_in_bfloat16() -> None:

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wamkit
-from wamkit.compositions import compose, default
 from wamkit.cost import FORMULAS
 from wamkit.policy import Policy
 from wamkit.precision import ExactLinear
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, observation
 
 BACKBONES = registry().names("backbone")
 
@@ -42,7 +41,7 @@ class Products(TorchDispatchMode):
 
 def built(name: str, dtype: str) -> Policy:
     """A tiny policy around a backbone."""
-    spec = compose(default(registry().get("backbone", name)))
+    spec = composed(backbone=name)
     return wamkit.build(spec.model_copy(update={"dtype": dtype}))
 
 

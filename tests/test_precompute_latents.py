@@ -16,15 +16,11 @@ from wamkit.data import Recording, Samples, StoredLatents, collate, precompute
 from wamkit.data.example import record
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
-from wamkit.spec import parse
+from wamkit.spec import parse, read
 
-RAW: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 1},
+SMALL = Path(__file__).parent / "data" / "small.toml"
+RAW: dict[str, Any] = read(SMALL) | {
     "vae": {"name": "wan2.1", "width": "tiny"},
-    "text_encoder": {"name": "bytes"},
-    "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
-    "paradigm": {"name": "single_pass"},
-    "actions": {"chunk": 4, "groups": [{"name": "arm", "size": 3}]},
     "cameras": {
         "views": [{"name": "front", "size": [16, 16]}, {"name": "wrist", "size": [16, 16]}]
     },

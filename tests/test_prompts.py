@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.compositions import compose, default
 from wamkit.prompts import PromptCache, trimmed
 from wamkit.registry import registry
 from wamkit.scenes import clean
-from wamkit.trial import batch_of
+from wamkit.trial import batch_of, composed
 from wamkit.types import Text
 
 WIDTH = 4
@@ -59,7 +58,7 @@ def test_what_may_be_looked_at_is_never_cut() -> None:
 
 @pytest.mark.parametrize("name", registry().names("backbone"))
 def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
-    policy = wamkit.build(compose(default(registry().get("backbone", name))))
+    policy = wamkit.build(composed(backbone=name))
     scene = clean(policy, batch_of(policy.spec, size=1))
     rng = torch.Generator().manual_seed(0)
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)

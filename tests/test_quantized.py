@@ -13,11 +13,12 @@ from torch import nn
 
 import wamkit
 from wamkit.bench.rounding import quantized, relative
+from wamkit.compiling import blocks
 from wamkit.errors import WamkitError
-from wamkit.modes import blocks, compile_blocks
 from wamkit.parts import BackboneConfig
 from wamkit.policy import Policy
 from wamkit.quantized import KINDS, LEAST, check_kind, layers
+from wamkit.regions import Regions
 from wamkit.registry import registry
 from wamkit.trial import batch_of, observation
 from wamkit.weights import cast
@@ -90,7 +91,7 @@ def test_rounded_blocks_are_compiled_whole(kind: str, backend: str) -> None:
     rounded = policy()
     rounded.quantize(kind, least=SMALL)
     expected = acted(rounded)
-    compile_blocks(rounded, backend=backend)
+    rounded.regions = Regions(backend)
     torch.testing.assert_close(acted(rounded), expected, rtol=0, atol=2e-3)
 
 

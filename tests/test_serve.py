@@ -22,12 +22,10 @@ from wamkit.bench.taps import tapped
 from wamkit.errors import WamkitError
 from wamkit.observation import Observation, read_image
 from wamkit.policy import Policy
-from wamkit.registry import registry
 from wamkit.serve.client import Client
 from wamkit.serve.codec import unpack
 from wamkit.serve.server import Server, address_of, beside, bound
-from wamkit.spec import override, parse
-from wamkit.trial import compose
+from wamkit.trial import changed, composed
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "examples" / "toy.toml"
@@ -44,8 +42,7 @@ def policy() -> Policy:
 def remembering() -> Policy:
     """A policy that goes through an episode block by block."""
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
-    parts = [registry().get(kind, name)() for kind, name in names.items()]  # type: ignore[arg-type,call-arg]
-    return package.build(parse(override(compose(*parts).dump(), [])))
+    return package.build(changed(composed(**names)))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.slicing import PUBLISHED, evenly, sliced, student_of
 from wamkit.spec import parse, read
-from wamkit.testing import _inputs, _shown
-from wamkit.trial import observation
+from wamkit.trial import composed, observation, scene_of, shown
 
 SPECS = {
     name: spec
@@ -65,7 +64,7 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
     spec = SPECS[name]
     config, traits = spec.backbone, spec.backbone.traits
     few = max(1, traits.feed_forward // 2)
-    teacher, (video, text) = _redrawn(config), _inputs(spec)
+    teacher, (video, text) = _redrawn(config), scene_of(config.traits, spec.latent_size)
     small = sliced(teacher, config, range(traits.depth), traits.heads, few)
     # Any weight of the teacher that the student's copy misses, and that reads units, is silenced.
     kept = set(evenly(few, traits.feed_forward))
@@ -74,8 +73,8 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
         columns, left = tensor.shape[-1], small.state_dict()[key].shape[-1]
         if tensor.ndim == 2 and columns - left == len(gone):
             tensor[:, [columns - traits.feed_forward + i for i in gone]] = 0
-    expected = _shown(teacher, video, text)
-    torch.testing.assert_close(_shown(small, video, text), expected, atol=1e-5, rtol=1e-5)
+    expected = shown(teacher, video, text)
+    torch.testing.assert_close(shown(small, video, text), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -89,8 +88,8 @@ def test_a_student_runs_and_says_where_it_came_from(name: str) -> None:
     made = student_of(config, layers, heads, few)
     assert made.traits.width == heads * traits.head_size and made.traits.depth == len(layers)
     assert made.origin is not None and made.origin.startswith(f"random weights of {name}")
-    video, text = _inputs(spec)
-    assert _shown(student, video, text).isfinite().all()
+    video, text = scene_of(config.traits, spec.latent_size)
+    assert shown(student, video, text).isfinite().all()
     policy = Policy.from_spec(spec.model_copy(update={"backbone": made}).fitted())
     policy.backbone.load_state_dict(student.state_dict())  # type: ignore[attr-defined]
     assert policy.act(observation(spec), seed=0).values.isfinite().all()
@@ -142,7 +141,7 @@ def test_a_sinusoid_as_wide_as_the_model_keeps_its_frequencies() -> None:
 def test_a_backbone_that_cannot_be_resized_is_refused() -> None:
     rest = [n for n in registry().names("backbone") if n not in SPECS]
     for name in rest:
-        config = compose(default(registry().get("backbone", name))).backbone
+        config = composed(backbone=name).backbone
         with pytest.raises(WamkitError, match=f"{name} cannot be resized"):
             student_of(config, (0,), 1, 1)
 

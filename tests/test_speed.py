@@ -131,9 +131,7 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
     def around(model: Callable[..., Any], scene: Any, cache: Any = None, keep: Any = ()) -> Any:
         out = model(scene, cache=cache, keep=keep)
         if cache is not None:
-            places.append(
-                [(r.whole.k.data_ptr(), r.whole.v.data_ptr()) for r in cache._room.values()]
-            )
+            places.append([(room.k.data_ptr(), room.v.data_ptr()) for room in cache.rooms.values()])
         return out
 
     with tapped(policy, "model", around):

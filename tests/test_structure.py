@@ -39,6 +39,8 @@ FLOORS = {
         "schedule",
         "solvers",
         "attention",
+        "regions",
+        "compiling",
         "layers",
         "fused",
         "clip",
@@ -54,6 +56,8 @@ FLOORS = {
     5: {
         "simulate",
         "testing",
+        "stacks",
+        "parity",
         "trial",
         "replay",
         "scaffold",

@@ -13,77 +13,35 @@ from torch import Tensor
 
 import wamkit
 from wamkit.attention import recomputed
-from wamkit.data import Columns, Samples, collate, statistics
-from wamkit.data.example import record
+from wamkit.data import Samples, collate, statistics
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
-from wamkit.spec import parse
+from wamkit.spec import parse, read
 from wamkit.train import checkpoints, read_config
 from wamkit.train.batches import seed_of, shard
 from wamkit.train.config import TrainConfig
 from wamkit.train.learning import share_of_peak
-from wamkit.train.logs import read
-from wamkit.train.trainer import Data, Summary, train
+from wamkit.train.trainer import Summary
+from wamkit.train.trial import logged, recordings, same, saved, short_run, state
 from wamkit.trial import batch_of
 
-RAW: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 2, "heads": 2, "head_size": 12, "text_width": 16},
-    "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-    "text_encoder": {"name": "bytes"},
-    "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "text"},
-    "paradigm": {"name": "single_pass"},
-    "actions": {"chunk": 4, "groups": [{"name": "arm", "size": 2}, {"name": "grip", "size": 1}]},
-    "state": {"size": 2},
-    "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
-    "video": {"frames": 3, "every": 2},
-}
-SHORT: dict[str, Any] = {
-    "steps": 6,
-    "batch": 4,
-    "lr": 3e-3,
-    "ema": 0.9,
-    "validation": 0.3,
-    "validation_batches": 1,
-    "log_every": 1,
-    "save_every": 3,
-}
+SMALL = Path(__file__).parent / "data" / "small.toml"
+RAW = read(SMALL, ["state.size=2", "action_head.state=text"])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("data") / "set"
-    return record(place, parse(RAW), episodes=3, frames=10, size=(16, 16), pictures="image")
+    return recordings(tmp_path_factory.mktemp("data") / "set", parse(RAW))
 
 
-def run(
-    folder: Path, out: Path, policy: Policy | None = None, resume: bool = False, **settings: Any
-) -> Summary:
-    tell = settings.pop("tell", None)
-    config = TrainConfig(**SHORT | settings)
-    policy = policy or wamkit.build(RAW)
-    return train(policy, Data(folder, Columns()), out, config, resume=resume, tell=tell)
-
-
-def saved(run: Path, name: str = "last") -> dict[str, Tensor]:
-    return Policy.load(run / "checkpoints" / name / "policy").state_dict()
-
-
-def state(run: Path, name: str = "last") -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    found: dict[str, Tensor] = {}
-    for file in (run / "checkpoints" / name / "state").iterdir():
-        found |= load_file(file)
-    return found
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def run(folder: Path, out: Path, policy: Policy | None = None, **settings: Any) -> Summary:
+    longer = {"steps": 6, "save_every": 3, "ema": 0.9}
+    return short_run(policy or wamkit.build(RAW), folder, out, **{**longer, **settings})
 
 
 def test_training_lowers_the_loss_on_held_out_samples(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", steps=60, save_every=30, warmup=0.1, lr=1e-2, batch=8)
-    lines = read(tmp_path / "run" / "log.jsonl")
+    lines = logged(tmp_path / "run")
     held = [line["validation"]["loss"] for line in lines if "validation" in line]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(held) == 2 and len(losses) == 60
@@ -108,7 +66,7 @@ def test_a_resumed_run_has_every_weight_of_one_that_was_never_interrupted(
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
     assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
     timeless = ("samples_per_second", "tokens_per_second", "waiting")
-    logs = [read(tmp_path / name / "log.jsonl") for name in ("cut", "whole")]
+    logs = [logged(tmp_path / name) for name in ("cut", "whole")]
     for lines in logs:
         for line in lines:
             for key in timeless:
@@ -161,7 +119,7 @@ def test_frozen_parts_stay_and_parts_have_rates_of_their_own(folder: Path, tmp_p
         name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])
     }
     assert changed == {"action_head", "text_encoder"}
-    rates = read(tmp_path / "run" / "log.jsonl")[0]["lr"]
+    rates = logged(tmp_path / "run")[0]["lr"]
     assert set(rates) == {"action_head", "text_encoder"}
     assert rates["text_encoder"] == pytest.approx(3 * rates["action_head"])
 
@@ -196,7 +154,7 @@ def test_bfloat16_keeps_weights_in_float32(folder: Path, tmp_path: Path) -> None
     run(folder, tmp_path / "half", policy, steps=2, precision="bfloat16")
     run(folder, tmp_path / "full", steps=2)
     assert all(p.dtype == torch.float32 for p in policy.parameters())
-    half, whole = (read(tmp_path / n / "log.jsonl")[0]["loss"] for n in ("half", "full"))
+    half, whole = (logged(tmp_path / n)[0]["loss"] for n in ("half", "full"))
     assert half == pytest.approx(whole, rel=2e-2) and half != whole
 
 
@@ -256,7 +214,7 @@ def test_a_kill_while_saving_loses_nothing(
 def test_the_newest_checkpoints_and_the_best_are_kept(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", save_every=1, keep=2, lr=1e-3)
     place = tmp_path / "run" / "checkpoints"
-    lines = read(tmp_path / "run" / "log.jsonl")
+    lines = logged(tmp_path / "run")
     held = {line["step"]: line["validation"]["loss"] for line in lines if "validation" in line}
     best = min(held, key=lambda step: held[step])
     assert (place / "best").resolve().name == f"step-{best:06d}"
@@ -288,7 +246,7 @@ def test_the_gradient_noise_scale_is_told_where_there_are_passes(
     folder: Path, tmp_path: Path
 ) -> None:
     run(folder, tmp_path / "run", accumulate=4, steps=4)
-    lines = [x for x in read(tmp_path / "run" / "log.jsonl") if "loss" in x]
+    lines = [x for x in logged(tmp_path / "run") if "loss" in x]
     assert all("noise_scale" in line and line["gradient"] > 0 for line in lines)
 
 
@@ -311,7 +269,7 @@ def test_values_are_those_of_demonstrations_that_succeed(folder: Path, tmp_path:
     assert values is not None
     assert values.tolist() == pytest.approx([2 * 0.5**5 - 1, 1.0, 1.0])  # 4 actions, 10 frames
     run(folder, tmp_path / "run", policy, steps=1)
-    assert "value" in read(tmp_path / "run/log.jsonl")[0]["parts"]
+    assert "value" in logged(tmp_path / "run")[0]["parts"]
 
 
 def test_shards_together_are_the_batch() -> None:

@@ -13,52 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from wamkit.data import Columns
-from wamkit.data.example import record
-from wamkit.policy import Policy
-from wamkit.spec import parse
-from wamkit.train.config import TrainConfig
-from wamkit.train.logs import read
-from wamkit.train.trainer import Data, train
+import wamkit
+from wamkit.train.trial import logged, recordings, saved, short_run
 
-RAW: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 2, "heads": 2, "head_size": 12, "text_width": 16},
-    "vae": {"name": "pixel_shuffle", "strides": [2, 8, 8]},
-    "text_encoder": {"name": "bytes"},
-    "action_head": {"name": "mot", "width": 16, "feed_forward": 32},
-    "paradigm": {"name": "single_pass"},
-    "actions": {"chunk": 4, "groups": [{"name": "arm", "size": 3}]},
-    "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
-    "video": {"frames": 3, "every": 2},
-}
-SETTINGS: dict[str, Any] = {
-    "steps": 4,
-    "batch": 4,
-    "lr": 3e-3,
-    "ema": 0.9,
-    "validation": 0.3,
-    "validation_batches": 1,
-    "log_every": 1,
-    "save_every": 2,
-    "imagine_every": 4,
-}
+SMALL = Path(__file__).parent / "data" / "small.toml"
+SETTINGS: dict[str, Any] = {"ema": 0.9, "imagine_every": 4}
 LORA = {"rank": 2}
 SCRIPT = """
 import json, os, sys
+from functools import partial
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import wamkit
-from wamkit.data import Columns
-from wamkit.train.config import TrainConfig
-from wamkit.train.trainer import Data, train
-from functools import partial
 from wamkit.train import trainer
+from wamkit.train.trial import short_run
 trainer.compile_blocks = partial(trainer.compile_blocks, backend="eager")
 for job in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(job["port"])
-    config = TrainConfig.model_validate(job["settings"])
-    data = Data(__import__("pathlib").Path(job["data"]), Columns())
-    train(wamkit.build(job["spec"]), data, job["out"], config, resume=job["resume"])
+    data, out = Path(job["data"]), Path(job["out"])
+    short_run(wamkit.build(job["spec"]), data, out, resume=job["resume"], **job["settings"])
 """
 
 
@@ -66,14 +40,13 @@ SHARED = """
 import sys
 import torch
 torch.set_num_threads(1)
-from wamkit.compositions import compose, default
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.train.config import TrainConfig
 from wamkit.train.learning import choose
 from wamkit.train.processes import full, joined
 from wamkit.train.trainee import Team, Trainee
-from wamkit.trial import batch_of
+from wamkit.trial import batch_of, composed
 
 def gradients(spec, config, processes):
     policy = Policy.from_spec(spec)
@@ -87,7 +60,7 @@ def gradients(spec, config, processes):
 with joined("cpu") as processes:
     for kind in ("backbone", "action_head"):
         for name in registry().names(kind):
-            spec = compose(default(registry().get(kind, name)))
+            spec = composed(**{kind: name})
             whole = gradients(spec, TrainConfig(), processes)
             parts = gradients(spec, TrainConfig(sharding="fsdp", recompute=True), processes)
             assert whole.keys() == parts.keys(), name
@@ -104,7 +77,7 @@ def port() -> int:
 
 def in_two(script: str, *jobs: dict[str, Any]) -> None:
     """Run a script with jobs in two processes, as torchrun would start them."""
-    told = json.dumps([{"spec": RAW, "port": port(), "resume": False} | job for job in jobs])
+    told = json.dumps([{"spec": str(SMALL), "port": port(), "resume": False} | job for job in jobs])
     here = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
     here |= {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
@@ -120,20 +93,15 @@ def in_two(script: str, *jobs: dict[str, Any]) -> None:
     assert [process.returncode for process in started] == [0, 0], errors
 
 
-def alone(data: Path, out: Path, *, resume: bool = False, **settings: Any) -> None:
-    import wamkit
-
-    config = TrainConfig.model_validate(SETTINGS | settings)
-    train(wamkit.build(RAW), Data(data, Columns()), out, config, resume=resume)
+def alone(data: Path, out: Path, **settings: Any) -> None:
+    short_run(wamkit.build(SMALL), data, out, **{**SETTINGS, **settings})
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one process and of two, each way, and of two that go on where one stopped."""
     place = tmp_path_factory.mktemp("runs")
-    data = record(
-        place / "data", parse(RAW), episodes=3, frames=10, size=(16, 16), pictures="image"
-    )
+    data = recordings(place / "data", wamkit.build(SMALL).spec)
     alone(data, place / "one", accumulate=2)
     alone(data, place / "mixed", accumulate=2, steps=4, schedule="constant")
     alone(data, place / "lora", accumulate=2, lora=LORA)
@@ -160,11 +128,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in read(run / "log.jsonl") if "loss" in line]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return Policy.load(run / "checkpoints" / "last" / "policy").state_dict()
+    return [line["loss"] for line in logged(run) if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -180,14 +144,16 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 )
 def test_two_processes_train_as_one_does(runs: Path, how: str, like: str) -> None:
     assert losses(runs / how) == pytest.approx(losses(runs / like), rel=1e-4)
-    ours, theirs = weights(runs / how), weights(runs / like)
+    ours, theirs = saved(runs / how), saved(runs / like)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5)
-    told = [line["validation"] for line in read(runs / how / "log.jsonl") if "validation" in line]
-    assert told[-1]["loss"] == pytest.approx(
-        read(runs / like / "log.jsonl")[-1]["validation"]["loss"], rel=1e-4
-    )
+        found, wanted = ours[name], theirs[name]
+        if name.endswith("text_kv.bias"):  # of keys it changes nothing: AdamW follows rounding
+            found, wanted = (bias.chunk(2)[1] for bias in (found, wanted))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-5)
+    told = [line["validation"] for line in logged(runs / how) if "validation" in line]
+    held = logged(runs / like)[-1]["validation"]
+    assert told[-1]["loss"] == pytest.approx(held["loss"], rel=1e-4)
     assert (runs / how / "imagined" / "step-000004.png").is_file()
 
 

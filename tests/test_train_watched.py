@@ -12,25 +12,17 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.data import Columns
 from wamkit.data.example import record
 from wamkit.spec import parse, read
 from wamkit.train.config import TrainConfig
 from wamkit.train.devices import known, peak_for
 from wamkit.train.logs import read as lines
 from wamkit.train.plan import work
-from wamkit.train.trainer import Data, Summary, train
+from wamkit.train.trainer import Summary
+from wamkit.train.trial import short_run
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["backbone.depth=1", "cameras.views.0.size=[16, 16]"]
-SHORT: dict[str, Any] = {
-    "steps": 4,
-    "batch": 2,
-    "validation": 0.5,
-    "validation_batches": 1,
-    "log_every": 1,
-    "save_every": 2,
-}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -40,10 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), pictures="image")
 
 
-def run(folder: Path, out: Path, resume: bool = False, **settings: Any) -> Summary:
-    config = TrainConfig.model_validate(SHORT | settings)
+def run(folder: Path, out: Path, **settings: Any) -> Summary:
     policy = wamkit.build(TOY, SMALL)
-    return train(policy, Data(folder, Columns()), out, config, resume=resume)
+    return short_run(policy, folder, out, **{"batch": 2, "validation": 0.5, **settings})
 
 
 def words(folder: Path, out: Path, *more: Any) -> list[Any]:

@@ -12,7 +12,7 @@ Letters as in `types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .cache import KV, KVCache, joined
 from .errors import WamkitError
+from .regions import compiles, region
 from .types import Segment
 from .visibility import Visibility
 
@@ -42,7 +43,12 @@ class QKV(NamedTuple):
 
 
 class Block(Protocol):
-    """A transformer block opened at its self-attention."""
+    """A transformer block opened at its self-attention.
+
+    What a block keeps from call to call, such as the keys of the words (`Text.lasting`), is what a
+    third method `told(cond)` returns; `absorb` is given it as `told`, or None: then it asks itself.
+    The other two methods only compute, so that a layer can be compiled.
+    """
 
     def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
         """Tokens [B, S, D] to q, k, v, and whatever `absorb` needs besides."""
@@ -98,19 +104,12 @@ def run(
         )
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
-    plans = _plans(streams, sees, cache)
-    for layer, blocks in enumerate(zip(*(stream.blocks for stream in streams), strict=True)):
+    again = _again.get() and torch.is_grad_enabled()
+    for layer, lap in enumerate(_laps(streams, sees, cache)):
         ends = prefill and layer == depth - 1 and layer not in hidden
-        awake = tuple([i for i, block in enumerate(blocks) if block is not None])
-        key = awake, () if cache is None else tuple(cache.layers[layer])
-        if key not in plans:
-            plans[key] = _plan(streams, *key, sees)
-        step = partial(_step, streams, blocks, layer, plans[key], attend, cache, keep, ends)
+        step = partial(_step, streams, layer, lap, attend, keep, ends)
         tokens = [stream.x for stream in streams]
-        if _again.get() and torch.is_grad_enabled():
-            tokens, shown = checkpoint(step, tokens, use_reentrant=False)
-        else:
-            tokens, shown = step(tokens)
+        tokens, shown = checkpoint(step, tokens, use_reentrant=False) if again else step(tokens)
         kept.append(shown)
         for stream, x in zip(streams, tokens, strict=True):
             stream.x = x
@@ -138,139 +137,251 @@ def recomputed() -> Iterator[None]:
 class Source(NamedTuple):
     """Tokens in a row of one stream."""
 
-    stream: int
+    stream: int  # place among those that are awake
     start: int
     length: int
-    valid: Tensor | None  # [B, length], as `Text.mask`
 
-    def keys(self, shown: Mapping[int, QKV]) -> KV:
+    def of(self, shown: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The keys and values of these tokens."""
-        _, k, v = shown[self.stream]
+        k, v = shown[self.stream]
         if self.length == k.shape[2]:
-            return KV(k, v, self.valid)
-        return KV(
-            k.narrow(2, self.start, self.length), v.narrow(2, self.start, self.length), self.valid
-        )
+            return k, v
+        return k.narrow(2, self.start, self.length), v.narrow(2, self.start, self.length)
 
 
 class Hearing(NamedTuple):
     """Queries in a row that attend to the same keys."""
 
     length: int
-    cached: tuple[str, ...]
-    sources: tuple[Source, ...]
+    keys: int  # place among the keys of the plan
 
 
 class Plan(NamedTuple):
-    """Who hears whom in a layer: the same in all layers where the same streams are awake."""
+    """Who hears whom: the same in all layers where the same streams are awake."""
 
-    hearings: dict[int, tuple[Hearing, ...]]  # stream -> its queries, run by run
-    sources: dict[str, tuple[Source, ...]]  # role -> where its keys are
+    hearings: tuple[tuple[Hearing, ...], ...]  # of each stream that is awake, run by run
+    keys: tuple[tuple[Source, ...], ...]  # what is new among the keys that some queries attend to
 
 
-def _plans(streams: Sequence[Stream], sees: Visibility, cache: KVCache | None) -> dict[Any, Plan]:
-    """The plans of a pass, by who is awake and what is cached; they last as long as the cache."""
+class Wanted(NamedTuple):
+    """Keys that some queries attend to."""
+
+    cached: tuple[str, ...]  # roles, which come first
+    sources: tuple[Source, ...]
+    masks: tuple[tuple[Tensor | None, int], ...]  # of the sources, as `Text.mask`, and lengths
+
+
+class Keys(NamedTuple):
+    """The keys of a plan as a layer finds them."""
+
+    plan: Plan
+    known: tuple[tuple[Tensor, Tensor] | None, ...]  # what is cached of them, with room behind it
+    masks: tuple[Tensor | None, ...]  # as `Text.mask`
+
+
+class Lap(NamedTuple):
+    """A layer of a pass: all about it that tokens do not change."""
+
+    awake: tuple[int, ...]
+    keys: Keys
+    roles: dict[str, Wanted]  # where the keys of each role are
+
+
+def told_of(block: Any, cond: Any) -> tuple[Any, ...]:
+    """What `absorb` is given besides where it is compiled, if its block keeps anything."""
+    return (block.told(cond),) if compiles() and hasattr(block, "told") else ()
+
+
+def _laps(streams: Sequence[Stream], sees: Visibility, cache: KVCache | None) -> Sequence[Lap]:
+    """The layers of a pass; they last as long as the cache it looks at."""
+    awake = list(zip(*([b is not None for b in stream.blocks] for stream in streams), strict=True))
     if cache is None or torch.is_grad_enabled():
-        return {}
+        return _planned(streams, awake, sees, cache)
     held = [sees, *(s.valid for stream in streams for s in stream.segments)]  # so ids stay theirs
     shapes = [tuple([s[:2] for s in stream.segments]) for stream in streams]
-    key = streams[0].x.shape[0], *map(id, held), *shapes
-    return cache.plans.setdefault(key, (held, {}))[1]  # type: ignore[no-any-return]
+    key = streams[0].x.shape[0], *awake, *map(id, held), *shapes
+    found = cache.plans.get(key)
+    if found is None:
+        found = cache.plans[key] = held, _planned(streams, awake, sees, cache)
+    return found[1]  # type: ignore[no-any-return]
+
+
+def _planned(
+    streams: Sequence[Stream],
+    awake: Sequence[tuple[bool, ...]],
+    sees: Visibility,
+    cache: KVCache | None,
+) -> Sequence[Lap]:
+    plans: dict[Any, tuple[Plan, list[Wanted], dict[str, Wanted]]] = {}
+    like, laps = streams[0].x, []
+    for layer, who in enumerate(awake):
+        places = tuple([i for i, wakes in enumerate(who) if wakes])
+        key = places, () if cache is None else tuple(cache.layers[layer])
+        if key not in plans:
+            plans[key] = _plan([streams[i].segments for i in places], key[1], sees)
+        plan, wanted, roles = plans[key]
+        rooms = [
+            cache.room(layer, want.cached, want.masks, want.sources)
+            if cache is not None and want.cached
+            else None
+            for want in wanted
+        ]
+        known = tuple([None if room is None else (room.k, room.v) for room in rooms])
+        masks = tuple([_mask(r, w, like) for r, w in zip(rooms, wanted, strict=True)])
+        laps.append(Lap(places, Keys(plan, known, masks), roles))
+    return laps
+
+
+def _mask(room: KV | None, wanted: Wanted, like: Tensor) -> Tensor | None:
+    """Which keys may be attended to: those known, and the new ones behind them."""
+    if room is None:
+        return joined(wanted.masks, like)
+    if torch.is_grad_enabled():  # there is no room yet
+        return joined([(room.valid, room.k.shape[2]), *wanted.masks], like)
+    return room.valid
 
 
 def _plan(
-    streams: Sequence[Stream], awake: tuple[int, ...], cached: tuple[str, ...], sees: Visibility
-) -> Plan:
-    """One run of queries for each run of segments that see the same roles."""
-    pieces: dict[str, list[tuple[int, int, Segment]]] = {}
-    for i in awake:
+    rows: Sequence[tuple[Segment, ...]], cached: tuple[str, ...], sees: Visibility
+) -> tuple[Plan, list[Wanted], dict[str, Wanted]]:
+    """The plan, more about each of its keys, and where the keys of each role are.
+
+    One run of queries for each run of segments that see the same roles.
+    """
+    pieces: dict[str, list[tuple[Source, Tensor | None]]] = {}
+    for i, segments in enumerate(rows):
         start = 0
-        for segment in streams[i].segments:
-            pieces.setdefault(segment.role, []).append((i, start, segment))
+        for segment in segments:
+            piece = Source(i, start, segment.length), segment.valid
+            pieces.setdefault(segment.role, []).append(piece)
             start += segment.length
 
-    def sources(roles: Collection[str]) -> tuple[Source, ...]:
-        rows: list[list[tuple[int, int, Segment]]] = []
+    def want(roles: Collection[str]) -> Wanted:
+        """Role by role, and neighbors as one."""
+        runs: list[list[tuple[Source, Tensor | None]]] = []
         for piece in (piece for role, found in pieces.items() if role in roles for piece in found):
-            i, start, _ = rows[-1][-1] if rows else (-1, 0, None)
-            if i == piece[0] and start + rows[-1][-1][2].length == piece[1]:
-                rows[-1].append(piece)
+            last = runs[-1][-1][0] if runs else Source(-1, 0, 0)
+            if (last.stream, last.start + last.length) == (piece[0].stream, piece[0].start):
+                runs[-1].append(piece)
             else:
-                rows.append([piece])
-        return tuple(
-            Source(
-                row[0][0],
-                row[0][1],
-                sum(segment.length for _, _, segment in row),
-                joined([(s.valid, s.length) for _, _, s in row], streams[row[0][0]].x),
-            )
-            for row in rows
+                runs.append([piece])
+        sources = tuple(
+            Source(run[0][0].stream, run[0][0].start, sum(source.length for source, _ in run))
+            for run in runs
         )
+        masks = tuple((mask, source.length) for run in runs for source, mask in run)
+        old = tuple(role for role in cached if role in roles and role not in pieces)
+        return Wanted(old, sources, masks)
 
-    def hearings(segments: tuple[Segment, ...]) -> Iterator[Hearing]:
+    wanted: list[Wanted] = []
+    hearings = []
+    for segments in rows:
+        mine = []
         for seen, group in groupby(segments, key=lambda segment: frozenset(sees[segment.role])):
-            old = tuple(role for role in cached if role in seen and role not in pieces)
-            yield Hearing(sum(segment.length for segment in group), old, sources(seen))
-
-    return Plan(
-        {i: tuple(hearings(streams[i].segments)) for i in awake},
-        {role: sources({role}) for role in pieces},
-    )
+            new = want(seen)
+            same = (i for i, other in enumerate(wanted) if other[:2] == new[:2])
+            if (at := next(same, len(wanted))) == len(wanted):
+                wanted.append(new)
+            mine.append(Hearing(sum(segment.length for segment in group), at))
+        hearings.append(tuple(mine))
+    plan = Plan(tuple(hearings), tuple([want.sources for want in wanted]))
+    return plan, wanted, {role: want({role}) for role in pieces}
 
 
 def _step(
     streams: Sequence[Stream],
-    blocks: Sequence[Block | None],
     layer: int,
-    plan: Plan,
+    lap: Lap,
     attend: Attend,
-    cache: KVCache | None,
     keep: Collection[str],
     ends: bool,
     tokens: Sequence[Tensor],
 ) -> tuple[list[Tensor], dict[str, KV]]:
     """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
-    shown: dict[int, QKV] = {}
-    rests: dict[int, Any] = {}
-    for i in plan.hearings:
-        block = blocks[i]
-        assert block is not None
-        shown[i], rests[i] = block.project(tokens[i], streams[i].cond)
+    blocks: list[Any] = [streams[i].blocks[layer] for i in lap.awake]
+    conds = [streams[i].cond for i in lap.awake]
+    told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
+    new, shown = _layer(
+        blocks,
+        [tokens[i] for i in lap.awake],
+        conds,
+        told,
+        lap.keys,
+        attend,
+        bool(keep),
+        ends,
+    )
     after = list(tokens)
-    for i, hearings in plan.hearings.items() if not ends else ():
-        block = blocks[i]
-        assert block is not None
-        heard = _hear(hearings, shown[i].q, shown, attend, cache, layer)
-        after[i] = block.absorb(heard.transpose(1, 2).flatten(2), rests[i], streams[i].cond)
-    found = plan.sources
-    return after, {
-        role: KV.join([source.keys(shown) for source in found[role]]).kept()
-        for role in keep
-        if role in found
-    }
+    for i, x in zip(lap.awake, new, strict=not ends):
+        after[i] = x
+    kept = {}
+    for role in keep:
+        if role in lap.roles:
+            at = lap.roles[role]
+            k, v = _row([source.of(shown) for source in at.sources])
+            kept[role] = KV(k, v, joined(at.masks, k)).kept()
+    return after, kept
 
 
-def _hear(
-    hearings: tuple[Hearing, ...],
-    q: Tensor,
-    shown: Mapping[int, QKV],
+@region
+def _layer(
+    blocks: Sequence[Block],
+    tokens: Sequence[Tensor],
+    conds: Sequence[Any],
+    told: Sequence[tuple[Any, ...]],
+    keys: Keys,
     attend: Attend,
-    cache: KVCache | None,
-    layer: int,
-) -> Tensor:
-    """One attention for each run of queries; [B, H, S, E]."""
-    parts = (q,) if len(hearings) == 1 else q.split([hearing.length for hearing in hearings], 2)
-    heard = []
-    for hearing, part in zip(hearings, parts, strict=True):
-        new = [source.keys(shown) for source in hearing.sources]
-        if cache is None or not hearing.cached:
-            keys = KV.join(new)
-        elif new:
-            keys = cache.followed_by(layer, hearing.cached, *new)
-        else:
-            keys = KV.join([cache.layers[layer][role] for role in hearing.cached])
-        heard.append(attend(part, keys.k, keys.v, keys.valid))
-    return heard[0] if len(heard) == 1 else torch.cat(heard, 2)
+    shows: bool,
+    ends: bool,
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """All blocks of a layer, and attention between them: next tokens, and keys and values."""
+    queries, shown, rests = [], [], []
+    for block, x, cond in zip(blocks, tokens, conds, strict=True):
+        (q, k, v), rest = block.project(x, cond)
+        queries.append(q)
+        shown.append((k, v))
+        rests.append(rest)
+    if ends:
+        return [], shown
+    (hearings, sources), known, masks = keys
+    found = [_keys(new, room, shown) for new, room in zip(sources, known, strict=True)]
+    after = []
+    for i, block in enumerate(blocks):
+        parts = queries[i].split([hearing.length for hearing in hearings[i]], 2)
+        heard = [
+            attend(part, *found[hearing.keys], masks[hearing.keys])
+            for part, hearing in zip(parts, hearings[i], strict=True)
+        ]
+        row = heard[0] if len(heard) == 1 else torch.cat(heard, 2)
+        row = row.transpose(1, 2).flatten(2)
+        after.append(block.absorb(row, rests[i], conds[i], *told[i]))
+    return after, shown if shows else []
+
+
+def _keys(
+    sources: Sequence[Source],
+    room: tuple[Tensor, Tensor] | None,
+    shown: Sequence[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """The keys and values that some queries attend to; new ones are written behind those known."""
+    new = [source.of(shown) for source in sources]
+    if room is None:
+        return _row(new)
+    if torch.is_grad_enabled():
+        return _row([room, *new])
+    end = room[0].shape[2] - sum(source.length for source in sources)
+    for source, pair in zip(sources, new, strict=True):
+        for whole, part in zip(room, pair, strict=True):
+            whole.narrow(2, end, source.length).copy_(part)
+        end += source.length
+    return room
+
+
+def _row(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All keys and all values in a row."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([k for k, _ in pairs], 2), torch.cat([v for _, v in pairs], 2)
 
 
 def _by_role(streams: Sequence[Stream]) -> dict[str, Tensor]:

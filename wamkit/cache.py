@@ -49,24 +49,21 @@ def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor |
     return torch.cat(found, 1)
 
 
-class _Room:
-    """Keys and values in a row, and views of the last ones, which every step writes anew."""
-
-    def __init__(self, whole: KV, fresh: Sequence[KV]) -> None:
-        lengths = [kv.k.shape[2] for kv in fresh]
-        sizes = [whole.k.shape[2] - sum(lengths), *lengths]
-        self.whole = whole
-        self.k, self.v = (x.split(sizes, 2)[1:] for x in whole[:2])
-        none = (None,) * len(fresh)
-        self.valid = none if whole.valid is None else whole.valid.split(sizes, 1)[1:]
+def _behind(parts: Sequence[Tensor], count: int) -> Tensor:
+    """Tensors [B, K, S, E] in a row, and so many empty places behind them."""
+    if len(parts) == 1 and not count:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[2] = count
+    return torch.cat([*parts, parts[0].new_empty(shape)], 2)
 
 
 class KVCache:
     """What a pass leaves behind: keys and values by layer and role, and hidden states.
 
     A pass that looks at cached roles beside its own writes its own keys behind the cached ones, in
-    a buffer that is made at the first step and rewritten in place at the others: the step loop
-    allocates nothing and copies no cached key.
+    a buffer that is made before its first step (`room`): the step loop allocates nothing and
+    copies no cached key.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class KVCache:
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
         self.levels = dict(levels or {})  # role -> [B], the noise its frames had; only with hidden
         self._rows: dict[Hashable, Tensor] = {}
-        self._room: dict[Hashable, _Room] = {}
+        self.rooms: dict[Hashable, KV] = {}  # see `room`
         self.plans: dict[Hashable, Any] = {}  # who hears whom in passes that look at this cache
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
 
@@ -119,25 +116,32 @@ class KVCache:
             self._rows[key] = make()
         return self._rows[key]
 
-    def followed_by(self, layer: int, roles: tuple[str, ...], *fresh: KV) -> KV:
-        """The cached keys of `roles`, then those of `fresh`, which are written where they belong.
+    def room(
+        self,
+        layer: int,
+        roles: tuple[str, ...],
+        fresh: Sequence[tuple[Tensor | None, int]] = (),
+        source: Hashable = None,
+    ) -> KV:
+        """The cached keys of `roles` in a row, and behind them room for those of a pass.
 
-        Without gradients the room is made once, and the result is good until it is asked for again.
+        `fresh` are masks [B, S], as `Text.mask`, and lengths S of what the pass writes there, anew
+        in each of its steps; `source` says what it is. Made once for each; with gradients there is
+        no room behind what is cached.
         """
-        if torch.is_grad_enabled():
-            return KV.join([*(self.layers[layer][role] for role in roles), *fresh])
-        key = layer, roles, *[kv.k.shape[2] for kv in fresh]
-        room = self._room.get(key)
-        if room is None:
-            room = _Room(KV.join([*(self.layers[layer][role] for role in roles), *fresh]), fresh)
-            self._room[key] = room
-        else:
-            for kv, k, v, valid in zip(fresh, room.k, room.v, room.valid, strict=True):
-                k.copy_(kv.k)
-                v.copy_(kv.v)
-                if valid is not None and kv.valid is not None:
-                    valid.copy_(kv.valid)
-        return room.whole
+        parts = [self.layers[layer][role] for role in roles]
+        count = sum(length for _, length in fresh)
+        if torch.is_grad_enabled() or not count:
+            fresh, count = (), 0
+        masks = [None if mask is None else id(mask) for mask, _ in fresh]  # which a plan holds
+        key = layer, roles, source, count, *masks
+        if key in self.rooms:
+            return self.rooms[key]
+        k, v = (_behind([part[i] for part in parts], count) for i in (0, 1))  # type: ignore[misc]
+        whole = KV(k, v, joined([*((p.valid, p.k.shape[2]) for p in parts), *fresh], k))
+        if not torch.is_grad_enabled():
+            self.rooms[key] = whole
+        return whole
 
     def without(self, roles: Collection[str]) -> KVCache:
         """What is left when `roles` are dropped."""

@@ -25,7 +25,7 @@ LARGEST_ON_CPU = 2**20
 """Numbers in the largest row that is fused on the CPU; three layers of 512 x 512 have fewer.
 Beyond, one product takes as long as several, and weights that are mapped from a file stay so."""
 
-_ROWS = "_fused"  # where a module keeps its own: names of layers -> Row
+ROWS = "_fused"  # where a module keeps its own: names of layers -> Row
 
 
 class Row:
@@ -74,7 +74,7 @@ class Row:
 
 def projected(owner: nn.Module, x: Tensor, *names: str) -> tuple[Tensor, ...]:
     """What the layers `names` of `owner` make of x [..., inputs]: one [..., outputs] of each."""
-    rows = owner.__dict__.get(_ROWS)
+    rows = owner.__dict__.get(ROWS)
     if rows is not None and not torch.is_grad_enabled():
         row = rows.get(names)
         # Compiled code is entered through a policy that has just looked (`Policy.decide`).
@@ -106,12 +106,12 @@ def fuse(root: nn.Module) -> list[Row]:
     with torch.inference_mode(False):
         for owner in owners:
             rows = {names: _row_of(owner, names) for names in type(owner).together}  # type: ignore[attr-defined]
-            owner.__dict__[_ROWS] = {k: row for k, row in rows.items() if row is not None}
+            owner.__dict__[ROWS] = {k: row for k, row in rows.items() if row is not None}
     kept: list[Row] = []
     for owner in owners:  # a weight that two owners share lies with the second
-        holding = {k: row for k, row in owner.__dict__.pop(_ROWS).items() if row.holds()}
+        holding = {k: row for k, row in owner.__dict__.pop(ROWS).items() if row.holds()}
         if holding:
-            owner.__dict__[_ROWS] = holding
+            owner.__dict__[ROWS] = holding
             kept += list(holding.values())
     return kept
 
@@ -121,7 +121,7 @@ def unfuse(root: nn.Module) -> None:
     """Undo `fuse`: every weight has memory of its own again."""
     with torch.inference_mode(False):
         for module in root.modules():
-            for row in module.__dict__.pop(_ROWS, {}).values():
+            for row in module.__dict__.pop(ROWS, {}).values():
                 row.part()
 
 

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cache import KV
+from .fused import alone
 from .types import Text
+
+
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Python numbers as a tensor [n] on a device, brought there once; nobody writes to it.
+
+    Made anew at every call, it would wait for a CUDA device each time, and could not be recorded.
+    """
+    return _brought(values, dtype, device)
+
+
+# As torch.compiler.assume_constant_result, which imports the compiler: its code holds the tensor.
+constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=None)  # none is forgotten: what was recorded reads it where it lies
+def _brought(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:
@@ -99,6 +120,19 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
     """The mask of the words [B, L] as `additive` makes it, once for a text."""
     return text.lasting.once(("additive", dtype), lambda: additive(text.mask, dtype))
+
+
+def told(text: Text, key: object, show: Callable[[], tuple[Tensor, Tensor]], words: Tensor) -> KV:
+    """Keys and values of `words`, as `show` makes them, and their mask: once for a text.
+
+    `key` is the id of the layer that reads them.
+    """
+
+    def make() -> KV:
+        k, v = alone(*show())
+        return KV(k, v, mask_of(text, k.dtype))
+
+    return text.lasting.once((key, "told"), make, of=words)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

@@ -1,27 +1,24 @@
 """How a policy runs: as written, with its blocks compiled, or as one recorded CUDA graph.
 
     eager     every operation as it is written
-    compile   the blocks' methods through torch.compile, one region for each kind of block and shape
+    compile   every layer through torch.compile, as one region for each kind of layer and shape
               (on a GPU the VAE's encoding of single pictures too: on a CPU it gains nothing)
     graph     a whole chunk, noise to actions, recorded once for each shape and replayed
     compile+graph    both: what is recorded are the compiled regions
 
 The same seed gives the same chunk in all of them, up to rounding. Modes change nothing in training:
-where gradients are on, every block runs as written, unless it was compiled for them
-(`compile_blocks(learns=True)`).
+where gradients are on, every layer runs as written, unless its blocks were compiled for them
+(`wamkit.compiling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from types import FunctionType, MethodType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import WamkitError, did_you_mean
 from .schedule import Drawn
@@ -29,10 +26,6 @@ from .types import Outcome, Scene
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
-
-REGIONS = ("project", "absorb")
-"""Methods of a block that are compiled; a block whose `absorb` keeps something between calls names
-the ones that do not: `regions = ("project", "_absorb")`."""
 
 
 def check_mode(mode: str, device: torch.device) -> Mode:
@@ -70,112 +63,6 @@ def compiler() -> str | None:
 
     names = (os.environ.get("CXX"), "g++", "c++", "clang++")
     return next((found for name in names if name and (found := shutil.which(name))), None)
-
-
-def compile_blocks(root: nn.Module, *, backend: str = "inductor", learns: bool = False) -> None:
-    """Compile the regions of every block below `root`; blocks of a kind share what is compiled.
-
-    What is compiled runs where gradients are off, or where they are on if the policy `learns`.
-    """
-    # A policy meets more shapes than dynamo's default of 8: prefill and steps of several roles.
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 64)
-    made: dict[tuple[type, str], Callable[..., Any]] = {}
-    for block in blocks(root):
-        for name in regions(block):
-            key = type(block), name
-            if key not in made:
-                cure = f"let {type(block).__name__}.regions name methods that only compute"
-                made[key] = _compiled(getattr(type(block), name), backend, learns, cure)
-            setattr(block, name, MethodType(made[key], block))
-
-
-def as_written(root: nn.Module) -> None:
-    """Undo `compile_blocks`, and `compile_encoder` for a VAE below `root`."""
-    getattr(root, "vae", root).__dict__.pop("encode", None)
-    for block in blocks(root):
-        for name in regions(block):
-            block.__dict__.pop(name, None)
-
-
-def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
-    """Compile a VAE's `encode` for single pictures; clips are encoded as written.
-
-    A VAE that cannot be compiled says so by a class attribute, `compiles = False`.
-    """
-    kind = type(vae)
-    if not getattr(kind, "compiles", True):
-        return
-    compiled = _compiled(
-        kind.encode, backend, False, f"give {kind.__name__} the attribute `compiles = False`"
-    )
-
-    def encode(vae: Any, pixels: Tensor) -> Tensor:
-        single = pixels.shape[2] == 1  # a clip would be one region for every number of pictures
-        return (compiled if single else kind.encode)(vae, pixels)  # type: ignore[no-any-return]
-
-    object.__setattr__(vae, "encode", MethodType(encode, vae))
-
-
-def blocks(root: nn.Module) -> Iterator[nn.Module]:
-    """Every module that is opened at its self-attention (`wamkit.attention.Block`)."""
-    for module in root.modules():
-        if all(hasattr(type(module), name) for name in REGIONS):
-            yield module
-
-
-def regions(block: nn.Module) -> tuple[str, ...]:
-    """The names of the methods of a block that are compiled."""
-    return getattr(block, "regions", REGIONS)
-
-
-_fixed: ContextVar[bool] = ContextVar("fixed", default=False)
-
-
-@contextmanager
-def fixed_shapes() -> Iterator[None]:
-    """Within, a region that meets a new shape is compiled for that shape alone.
-
-    `dynamic=False` would say the same at every call of a region, and takes a tenth of a small one.
-    """
-    token = _fixed.set(True)
-    try:
-        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-            yield
-    finally:
-        _fixed.reset(token)
-
-
-def _compiled(
-    method: Callable[..., Any], backend: str, learns: bool, cure: str
-) -> Callable[..., Any]:
-    """A method that runs compiled where gradients are off, or on, and as written elsewhere."""
-    assert isinstance(method, FunctionType)
-    # A copy with a code object of its own: what one policy compiles does not count for another.
-    own = FunctionType(
-        method.__code__.replace(),
-        method.__globals__,
-        method.__name__,
-        method.__defaults__,
-        method.__closure__,
-    )
-    compiled = torch.compile(own, backend=backend, fullgraph=True)
-
-    def run(block: nn.Module, *args: Any) -> Any:
-        if torch.is_grad_enabled() is not learns:
-            return method(block, *args)
-        try:
-            if _fixed.get():
-                return compiled(block, *args)
-            with fixed_shapes():
-                return compiled(block, *args)
-        except torch._dynamo.exc.Unsupported as error:
-            raise WamkitError(
-                f"{type(block).__name__}.{method.__name__} cannot be compiled: {error.msg}",
-                f'{cure}, or choose mode "eager"',
-            ) from None
-
-    return run
 
 
 Act = Callable[[Scene, torch.Generator], Outcome]

@@ -17,29 +17,18 @@ from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
 from .cameras import CameraLayout
+from .compiling import as_written, compile_encoder
 from .conditioner import Conditioner
 from .errors import WamkitError, did_you_mean
 from .fused import Row, fuse, unfuse
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
-from .modes import (
-    Act,
-    Mode,
-    Recorded,
-    as_written,
-    captured,
-    check_mode,
-    compile_blocks,
-    compile_encoder,
-    compiles,
-    fixed_shapes,
-    records,
-    signature,
-)
+from .modes import Act, Mode, Recorded, captured, check_mode, compiles, records, signature
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
+from .regions import Regions
 from .schedule import NoiseSchedule, Several
 from .schedules import ScheduleConfig
 from .session import Session
@@ -101,6 +90,7 @@ class Policy(nn.Module):
         self.quantized: str = "none"
         self._recorded: dict[tuple[Any, ...], Recorded] = {}
         self._rows: list[Row] | None = None
+        self.regions: Regions | None = None
         self.instructions = Instructions()
         self.eval()
 
@@ -154,10 +144,9 @@ class Policy(nn.Module):
         as_written(self)
         self._recorded.clear()
         self._moved()
-        if compiles(chosen):
-            compile_blocks(self)
-            if self.device.type == "cuda":  # on a CPU it gains nothing, and takes a minute
-                compile_encoder(self.vae)
+        self.regions = Regions() if compiles(chosen) else None
+        if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
+            compile_encoder(self.vae)
         self.mode = chosen
 
     def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
@@ -205,6 +194,8 @@ class Policy(nn.Module):
         """Take nothing for granted that follows from where weights are, or what they are."""
         self._rows = None
         self.instructions.forget()
+        if self.regions is not None:
+            self.regions.forget()
 
     def _prepare(self) -> None:
         """Fuse layers (`wamkit.fused`) for the first chunk, and again if weights have moved."""
@@ -281,7 +272,7 @@ class Policy(nn.Module):
 
         def act(scene: Scene, rng: torch.Generator) -> Outcome:
             used[:] = [model := self.guided(scene.text.tokens.shape[0])]
-            with fixed_shapes() if compiles(self.mode) else nullcontext():
+            with nullcontext() if self.regions is None else self.regions.entered():
                 return self.paradigm.act(model, scene, self.schedules, rng, **choices)
 
         return act
@@ -319,7 +310,7 @@ class Policy(nn.Module):
             )
         scene = scenes.blank(self, observation)
         model = self.guided(observation.batch)
-        with fixed_shapes() if compiles(self.mode) else nullcontext():
+        with nullcontext() if self.regions is None else self.regions.entered():
             clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
         pictures = scenes.decoded(self, clip, observation)
         return Imagined(

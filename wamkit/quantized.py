@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from .errors import WamkitError, did_you_mean
-from .modes import blocks
+from .compiling import blocks
 
 if TYPE_CHECKING:
     from .policy import Policy

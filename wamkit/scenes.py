@@ -26,9 +26,7 @@ def blank(policy: Policy, observation: Observation) -> Scene:
     """What is observed, with room at noise level 1 for one chunk and its future."""
     spec = policy.spec
     expect_pictures(observation, spec.video.context)
-    state = physical_state(policy, observation)
-    if state is not None:
-        policy.states.encode(state)  # before the expensive part: is it of the right size?
+    state = _state(policy, physical_state(policy, observation))  # before the expensive part
     canvas = canvas_of(policy, observation)
     z = latents(policy, canvas)
     batch, channels = z.shape[:2]
@@ -37,7 +35,7 @@ def blank(policy: Policy, observation: Observation) -> Scene:
     shapes["action"] = (batch, spec.actions.chunk, spec.actions.size)
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
     shown = guide(policy, canvas, spec.video.frames)
-    return _scene(policy, observation, z, future, shown, numbers, 1.0, canvas)
+    return _scene(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
 def clean(policy: Policy, batch: Batch) -> Scene:
@@ -54,10 +52,11 @@ def clean(policy: Policy, batch: Batch) -> Scene:
             f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
             "change actions.chunk or actions.groups in the spec, or the data",
         )
-    state = physical_state(policy, batch.observation)
+    physical = physical_state(policy, batch.observation)
     actions = batch.actions.to(policy.device)
     valid = None if batch.step_valid is None else batch.step_valid.to(policy.device)
-    numbers = {"action": policy.actions.encode(actions, state, valid)}
+    numbers = {"action": policy.actions.encode(actions, physical, valid)}
+    state = _state(policy, physical)
     for part in spec.predicts[1:]:
         numbers[part] = _outcome(policy, part, batch)
     observed = spec.latent_frames[0]
@@ -69,9 +68,8 @@ def clean(policy: Policy, batch: Batch) -> Scene:
                 "leave the latents out",
             )
         z = batch.latents.to(policy.device).float()
-        return _scene(
-            policy, batch.observation, z[:, :, :observed], z[:, :, observed:], None, numbers, 0.0
-        )
+        clip = z[:, :, :observed], z[:, :, observed:], None
+        return _scene(policy, batch.observation, *clip, numbers, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
     z = latents(policy, canvas)
     future = z[:, :, observed:]
@@ -79,7 +77,7 @@ def clean(policy: Policy, batch: Batch) -> Scene:
         future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
     shown = guide(policy, canvas, spec.pictures)
     seen = z[:, :, :observed]
-    return _scene(policy, batch.observation, seen, future, shown, numbers, 0.0, canvas)
+    return _scene(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
 
 
 def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -103,22 +101,16 @@ def _scene(
     future: Tensor,
     shown: Tensor | None,
     numbers: Mapping[str, Tensor],
+    state: Tensor | None,
     level: float,
     canvas: Tensor | None = None,
 ) -> Scene:
     text = words(policy, tuple(observation.prompt))
     if canvas is not None and (extra := picture(policy, canvas)) is not None:
         text = text.again(extra=extra)
-    state = physical_state(policy, observation)
     lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
     clips = arranged(policy.spec, z, future, shown, level)
-    return assembled(
-        text,
-        clips,
-        lifted_numbers,
-        None if state is None else policy.states.encode(state),
-        level,
-    )
+    return assembled(text, clips, lifted_numbers, state, level)
 
 
 def arranged(
@@ -168,7 +160,8 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
 
     [B, 3, T, height, width]; where views are frames of their own, [B * V, ...], samples outermost.
     """
-    images = {name: value.to(policy.device) for name, value in observation.images.items()}
+    device = policy.device
+    images = {name: _sent(value, device) for name, value in observation.images.items()}
     return policy.cameras.canvas(images)
 
 
@@ -247,7 +240,10 @@ def picture(policy: Policy, canvas: Tensor) -> Tensor | None:
 
 
 def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
-    """The robot's state [B, P] in physical units; WamkitError if it is missing or not wanted."""
+    """The robot's state [B, P] in physical units, on the device where it was given.
+
+    WamkitError if it is missing or not wanted.
+    """
     size, state = policy.spec.state.size, observation.state
     if size == 0:
         if state is not None:
@@ -261,7 +257,22 @@ def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
             f"no state; this policy expects {size} numbers",
             f"pass them: --state {','.join(['0'] * size)}",
         )
-    return state.to(policy.device)  # type: ignore[no-any-return]
+    return state  # type: ignore[no-any-return]
+
+
+def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
+    """A physical state [B, P] as the network reads it, on the policy's device.
+
+    Normalized where it is, which is mostly the host: a device would be sent the statistics too.
+    """
+    if state is None:
+        return None
+    return _sent(policy.states.encode(state), policy.device)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """What is observed on a device, for which the host does not wait."""
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:

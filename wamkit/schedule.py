@@ -138,7 +138,7 @@ def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int =
     """Standard normal noise, drawn in float32 on the generator's device, placed as `like`.
 
     The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
-    `Several` generators divide among them.
+    `Several` generators divide among them. A CUDA device is not waited for.
     """
     if isinstance(rng, Drawn):
         return rng.noise(shape, like, axis)
@@ -146,8 +146,9 @@ def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int =
         rows = shape[axis] // len(rng.parts)
         own = (*shape[:axis], rows, *shape[axis + 1 :])
         return torch.cat([draw(own, like, part, axis) for part in rng.parts], axis)
-    noise = torch.randn(shape, generator=rng, device=rng.device)
-    return noise.to(device=like.device, dtype=like.dtype)
+    pinned = like.is_cuda and rng.device.type == "cpu"  # so that the host need not wait
+    noise = torch.randn(shape, generator=rng, device=rng.device, pin_memory=pinned)
+    return noise.to(device=like.device, dtype=like.dtype, non_blocking=pinned)
 
 
 @lru_cache(maxsize=32)

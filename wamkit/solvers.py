@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from .layers import constant
 from .memo import Rung
 
 Fresh = Callable[[int], Tensor]
@@ -41,7 +41,8 @@ class Run(ABC):
         self.x = x  # [B, ...]
         self.nodes = tuple(nodes)
         self.levels = self._evaluated()
-        self._ladder = _on((*self.levels, nodes[-1]), x.device)  # [evaluations + 1]
+        levels = (*self.levels, self.nodes[-1])
+        self._ladder = constant(levels, torch.float32, x.device)  # [evaluations + 1]
         self._sigma = self._ladder.expand(x.shape[0], -1).unbind(1)  # [B] of each
         self._place = 0
 
@@ -227,13 +228,6 @@ class Consistency(Run):
         if self._noise is None or lower == 0:
             return x0
         return (1 - lower) * x0 + lower * self._noise[place]
-
-
-@lru_cache(maxsize=64)
-def _on(levels: tuple[float, ...], device: torch.device) -> Tensor:
-    """Levels as float32 on a device, brought there once; nobody writes to them."""
-    with torch.inference_mode(False):
-        return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 def _time(sigma: float) -> float:

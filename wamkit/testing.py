@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from . import weights
 from .attention import run, sdpa
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
-from .parts import KINDS, Part
+from .parity import uncalled
+from .parts import KINDS, BackboneConfig, Part
 from .policy import Policy
 from .registry import registry
 from .spec import PolicySpec
-from .trial import batch_of, compose, default, observation, run_dense
+from .stacks import STACK
+from .trial import batch_of, compose, default, observation, redrawn, run_dense, scene_of, shown
 from .types import Frames, Text
-from .visibility import Visibility, everyone
+from .visibility import Visibility
 
 __all__ = ["pytest_generate_tests", "test_contract"]
 
@@ -65,41 +68,12 @@ def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_
 # Backbones ------------------------------------------------------------------------------------
 
 
-def _inputs(spec: PolicySpec, *, frames: int = 3) -> tuple[Frames, Text]:
-    traits, (height, width) = spec.backbone.traits, spec.latent_size
-    rng = torch.Generator().manual_seed(1)
-    z = torch.randn(2, traits.latent_channels, frames, height, width, generator=rng)
-    roles = ("context",) + ("target",) * (frames - 1)
-    sigma = torch.full((2, frames), 0.75)
-    sigma[:, 0] = 0
-    valid = torch.ones(2, 5, dtype=torch.bool)
-    valid[0, 3:] = False
-    words, guide, extra = torch.randn(2, 5, traits.text_width, generator=rng), None, None
-    if traits.guide_channels:
-        guide = torch.randn(2, traits.guide_channels, frames, height, width, generator=rng)
-    if traits.extra_width:
-        extra = torch.randn(2, 1, traits.extra_width, generator=rng)
-    clip = Frames(z, roles, torch.arange(frames).float(), sigma, guide)
-    return clip, Text(words, valid, extra)
+def _inputs(spec: PolicySpec) -> tuple[Frames, Text]:
+    return scene_of(spec.backbone.traits, spec.latent_size)
 
 
 def _backbone(spec: PolicySpec) -> Any:
-    """The backbone with every weight redrawn, so that zero-initialized ones hide nothing."""
-    model = spec.backbone.build()
-    rng = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
-    return model.eval()
-
-
-def _shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None) -> Tensor:
-    """The velocity of frames; of a backbone that cannot imagine, its final tokens [B, S, D]."""
-    if model.traits.imagines:
-        return denoise(model, video, text, sees)
-    stream = stream_of(model, replace(video), replace(text))
-    run([stream], sees or everyone(s.role for s in stream.segments), attend=model.attend)
-    return stream.x
+    return redrawn(spec.backbone.build()).eval()
 
 
 def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
@@ -116,8 +90,8 @@ def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
     qkv, _ = model.blocks[0].project(stream.x, stream.cond)
     assert qkv.q.shape == (2, t.heads, length, t.head_size)
     assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
-    shown = _shown(model, video, text)
-    assert shown.shape == (video.z.shape if t.imagines else stream.x.shape)
+    expected = video.z.shape if t.imagines else stream.x.shape
+    assert shown(model, video, text).shape == expected
 
 
 def imagines_or_says_that_it_cannot(spec: PolicySpec, tmp: Path) -> None:
@@ -146,7 +120,7 @@ def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> N
 def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     """What is closed can be computed once; the rest sees the same keys."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = _shown(model, video, text, CLIP)
+    full = shown(model, video, text, CLIP)
     seen = stream_of(model, video.only("context"), text)
     cache = run([seen], CLIP, attend=model.attend, keep=("text", "context"), prefill=True)
     for _ in range(2):  # the second step rewrites the first one's keys in place
@@ -174,12 +148,12 @@ def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
 def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
     """Words that are not valid change nothing; words that are do, if words are read at all."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    one = _shown(model, video, text)
+    one = shown(model, video, text)
     hidden, seen = text.tokens.clone(), text.tokens.clone()
     hidden[0, 3:] += 1
     seen[0, :3] += 1
-    _close(_shown(model, video, replace(text, tokens=hidden)), one, 1e-5)
-    heard = (_shown(model, video, replace(text, tokens=seen)) - one).abs().max()
+    _close(shown(model, video, replace(text, tokens=hidden)), one, 1e-5)
+    heard = (shown(model, video, replace(text, tokens=seen)) - one).abs().max()
     assert heard == 0 if model.traits.text == "none" else heard > 1e-4
 
 
@@ -190,12 +164,19 @@ def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
     velocity depends on, such as those for what the last block makes of the words.
     """
     model, (video, text) = _backbone(spec), _inputs(spec)
-    _shown(model, video, text).square().mean().backward()
+    shown(model, video, text).square().mean().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # Keys that never matter: a bias added to all keys of a head cancels in the softmax.
     dead = [n for n in dead if not n.endswith(("to_k.bias", "k_proj.bias"))]
     dead = [n for n in dead if not any(re.search(p, n) for p in getattr(model, "silent", ()))]
     assert not dead, f"no gradient reaches {', '.join(dead)}"
+
+
+@torch.no_grad()
+def calls_every_linear_layer_as_a_module(spec: PolicySpec, tmp: Path) -> None:
+    """Adapters of low rank and quantized layers stand in for modules, and must be noticed."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    assert not (left := uncalled(model, lambda: shown(model, video, text))), left
 
 
 def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
@@ -207,7 +188,7 @@ def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     video, text = _inputs(spec)
-    assert torch.equal(_shown(model, video, text), _shown(again.eval(), video, text))
+    assert torch.equal(shown(model, video, text), shown(again.eval(), video, text))
 
 
 def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
@@ -225,9 +206,9 @@ def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
 def runs_in_bfloat16(spec: PolicySpec, tmp: Path) -> None:
     """Half the bytes, nearly the same numbers; noise levels stay float32."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = _shown(model, video, text)
+    full = shown(model, video, text)
     weights.cast(model, torch.bfloat16)
-    half = _shown(model, video, text).float()
+    half = shown(model, video, text).float()
     error = (half - full).norm() / full.norm()
     assert error < 0.05, f"relative error {error:.3f}"
 
@@ -376,6 +357,16 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert error <= tolerance, f"differs by {error:.2e}, allowed {tolerance:.0e}"
 
 
+def _of_backbone(check: Callable[[BackboneConfig], None]) -> Callable[[PolicySpec, Path], None]:
+    """A check of a configuration as one of a spec."""
+
+    @wraps(check)
+    def run(spec: PolicySpec, tmp: Path) -> None:
+        check(spec.backbone)
+
+    return run
+
+
 CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "backbone": (
         states_its_traits_truly,
@@ -385,9 +376,11 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
         keeps_noise_levels_to_their_frames,
         hides_padding_of_the_text,
         passes_gradients_to_every_weight,
+        calls_every_linear_layer_as_a_module,
         survives_saving_and_loading,
         builds_without_memory,
         runs_in_bfloat16,
+        *map(_of_backbone, STACK),
     ),
     "vae": (
         has_the_shapes_it_states,

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from ..compiling import blocks
 from ..cost import Counter
 from ..interfaces.action_head import is_prefill
-from ..modes import blocks, records
+from ..modes import records
 from ..policy import Policy
 from ..types import Memo
 from .machine import seconds

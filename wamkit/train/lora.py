@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
-from ..modes import blocks
+from ..compiling import blocks
 from .config import Lora
 from .processes import full
 

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiling import as_written, compile_blocks
 from ..data import Columns, Loader, Recording, Samples, split, statistics
 from ..errors import WamkitError
-from ..modes import as_written, compile_blocks, compiler
+from ..modes import compiler
 from ..policy import Policy
 from . import checkpoints, learning, loggers, logs
 from .batches import Feed, seed_of, shard
@@ -141,7 +142,7 @@ class Trainer:
                     "compile=true needs a C++ compiler on the CPU, and none was found",
                     "install g++ (or name one in the variable CXX), or leave compile=true out",
                 )
-            compile_blocks(policy, learns=True)
+            compile_blocks(policy)
         self.team = Team(Trainee(policy, config), config, processes)
         self.learned = self.team.learned()
         self.optimizer = learning.optimizer(policy, config)

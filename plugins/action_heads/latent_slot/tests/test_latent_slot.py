@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from math import prod
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, compose, observation
+from wamkit.trial import batch_of, composed, observation
 from wamkit.types import Frames, Noisy, Outcome
 from wamkit.visibility import everyone
 
@@ -59,19 +58,13 @@ class _Together(Paradigm):
         return corrupt(scene, schedules, rng)
 
 
-@cache
-def around(backbone: str) -> PolicySpec:
-    """A tiny spec with a backbone."""
-    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
-
-
 def spec_for(backbone: str = "toy", *, paradigm: Any = None, **how: Any) -> PolicySpec:
     """A tiny policy that writes its numbers into latent frames; it may have conflicts."""
     parts = {
         "action_head": LatentSlot(**how),
         "paradigm": paradigm or registry().parts["paradigm"]["single_pass"](),  # type: ignore[call-arg]
     }
-    return around(backbone).model_copy(update=parts).fitted()
+    return composed(backbone=backbone).model_copy(update=parts).fitted()
 
 
 def head_for(

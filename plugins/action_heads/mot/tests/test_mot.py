@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from wamkit_mot.interpolate import Units, resized
 
 from wamkit.errors import WamkitError
 from wamkit.registry import registry
-from wamkit.spec import PolicySpec
-from wamkit.trial import compose
-from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.trial import composed, scene_of
+from wamkit.types import Noisy, Scene
 
 BACKBONES = [
     name
@@ -31,24 +29,14 @@ SEES = {
 }
 
 
-@cache
-def composed(backbone: str) -> PolicySpec:
-    """A tiny spec around a backbone."""
-    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
-
-
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
     """A tiny backbone, a head with `settings`, and a scene for both."""
     torch.manual_seed(0)
-    spec = composed(backbone)
+    spec = composed(backbone=backbone)
     model = spec.backbone.build()
     sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
     head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
-    traits = spec.backbone.traits
-    z = torch.randn(2, traits.latent_channels, 2, *spec.latent_size)
-    video = Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0.0, 0.5]] * 2))
-    extra = torch.randn(2, 1, traits.extra_width) if traits.extra_width else None
-    text = Text(torch.randn(2, 4, traits.text_width), extra=extra)
+    video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=2)
     action = Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     return model, head, Scene(text, video, action, torch.randn(2, 3))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,13 @@ import torch
 from wamkit_mot import Mot
 
 from wamkit import check
-from wamkit.registry import registry
 from wamkit.spec import PolicySpec
-from wamkit.trial import compose
+from wamkit.trial import composed
 from wamkit.weights import save
 
 
-@cache
-def composed(backbone: str) -> PolicySpec:
-    """A tiny spec around a backbone."""
-    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
-
-
 def spec_for(backbone: str, **settings: Any) -> PolicySpec:
-    spec = composed(backbone)
+    spec = composed(backbone=backbone)
     head = Mot.model_validate({"width": 32, "feed_forward": 48} | settings)
     return spec.model_copy(update={"action_head": head})
 

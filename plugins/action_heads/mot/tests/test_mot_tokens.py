@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from wamkit_mot import Mot
 
 from wamkit.layers import latent_times
 from wamkit.registry import registry
-from wamkit.spec import PolicySpec
-from wamkit.trial import compose
-from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.trial import composed, everything, redrawn
+from wamkit.types import Noisy, Scene
 from wamkit.weights import cast, parameters
 
 OWN: list[dict[str, Any]] = [
@@ -47,37 +45,15 @@ SEES = {
 }
 
 
-@cache
-def composed(backbone: str) -> PolicySpec:
-    """A tiny spec around a backbone."""
-    return compose(registry().parts["backbone"][backbone]())  # type: ignore[call-arg]
-
-
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
     """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
     torch.manual_seed(0)
-    spec = composed(backbone)
+    spec = composed(backbone=backbone)
     sizes = spec.sizes.model_copy(update={"predicts": PREDICTS})
     model = spec.backbone.build().eval()
     head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
-    with torch.no_grad():
-        for p in [*model.parameters(), *head.parameters()]:
-            p.add_(torch.randn_like(p) * 0.3 / max(1, p[0].numel()) ** 0.5)
-    traits = spec.backbone.traits
-    extra = torch.randn(2, 1, traits.extra_width) if traits.extra_width else None
-    z = torch.randn(2, traits.latent_channels, 1, *spec.latent_size)
-    return (
-        model,
-        head,
-        Scene(
-            Text(torch.randn(2, 4, traits.text_width), extra=extra),
-            Frames(z, ("context",), torch.zeros(1), torch.zeros(2, 1)),
-            Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7])),
-            torch.randn(2, 3),
-            next_state=Noisy(torch.randn(2, 1, 3), torch.tensor([0.3, 0.5])),
-            value=Noisy(torch.randn(2, 1, 1), torch.tensor([0.9, 0.1])),
-        ),
-    )
+    redrawn(torch.nn.ModuleList([model, head]))
+    return model, head, everything(spec)
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -235,7 +211,7 @@ def test_actions_stand_between_the_frames_they_lead_to() -> None:
 
 
 def test_the_adaptive_decoder_begins_with_zeros() -> None:
-    spec = composed("toy")
+    spec = composed(backbone="toy")
     head = Mot(width=32, feed_forward=48, decoder="adaln").build(spec.sizes)
     assert not head.action_decoder.proj_out.weight.any()
     assert not head.action_decoder.proj_out.bias.any()
@@ -243,7 +219,7 @@ def test_the_adaptive_decoder_begins_with_zeros() -> None:
 
 def test_the_expert_of_efficient_wam_has_its_published_size() -> None:
     wan: Any = registry().parts["backbone"]["wan"]()  # type: ignore[call-arg]
-    spec = composed("wan")
+    spec = composed(backbone="wan")
     small = wan.resized([0, 1, 3, 5, 7, 10, 13, 16, 19, 22, 25, 29], 16, 8192)
     sizes = spec.sizes.model_copy(
         update={"backbone": small, "action": 14, "state": 14, "chunk": 16, "predicts": ("action",)}

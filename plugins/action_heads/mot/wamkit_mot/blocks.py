@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.fused import alone, projected
+from wamkit.cache import KV
+from wamkit.fused import projected
 from wamkit.layers import (
     Embedder,
     FeedForward,
     LayerNorm,
     RMSNorm,
-    mask_of,
     modulated,
     rotate_pairs,
     sinusoid,
     split_heads,
+    told,
 )
 from wamkit.parts import Traits
 from wamkit.types import Text
@@ -79,14 +80,8 @@ class Attention(nn.Module):
         return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
 
 
-Told = tuple[Tensor, Tensor, Tensor | None]
-"""Keys and values of the words [B, H, L, E], and their mask."""
-
-
 class ExpertBlock(nn.Module):
     """One block of the expert, opened at its self-attention."""
-
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(
         self, width: int, feed_forward: int, traits: Traits, *, text: bool, bias: bool
@@ -108,15 +103,17 @@ class ExpertBlock(nn.Module):
             q, k = rotate_pairs(q, *cond.turn), rotate_pairs(k, *cond.turn)
         return QKV(q, k, v), (x, gate, *rest)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        told, attn2, words = None, self.attn2, cond.words
-        if attn2 is not None and words is not None:
-            once = cond.text.lasting.once
-            k, v = once((id(self), "text"), lambda: alone(*attn2.key_value(words)))
-            told = k, v, mask_of(cond.text, k.dtype)
-        return self._absorb(attended, rest, told)
+    def told(self, cond: Conditioning) -> KV | None:
+        """Keys and values of the words, if the block reads them."""
+        attn2, words = self.attn2, cond.words
+        if attn2 is None or words is None:
+            return None
+        return told(cond.text, id(self), lambda: attn2.key_value(words), words)
 
-    def _absorb(self, attended: Tensor, rest: Any, told: Told | None) -> Tensor:
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    ) -> Tensor:
+        told = self.told(cond) if told is None else told
         x, gate, shift, scale, gate_ffn = rest
         x = (x.float() + gate * self.attn1.to_out[0](attended)).to(x.dtype)
         if self.attn2 is not None and self.norm2 is not None and told is not None:

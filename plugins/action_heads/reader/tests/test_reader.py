@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,24 +11,15 @@ from wamkit_reader import Reader
 
 from wamkit import check
 from wamkit.cache import KVCache
-from wamkit.compositions import compose
 from wamkit.policy import Policy
-from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, redrawn, observation
 from wamkit.types import Frames, Noisy, Scene, Text
 
 SMALL: dict[str, Any] = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4}
 READS = ("each", "one", "last", "all")
-
-
-@cache
-def around(backbone: str, paradigm: str) -> PolicySpec:
-    """A tiny spec of these two, and whatever fits them."""
-    parts = registry().parts
-    return compose(parts["backbone"][backbone](), parts["paradigm"][paradigm]())  # type: ignore[call-arg]
 
 
 def spec_for(
@@ -40,21 +30,12 @@ def spec_for(
     **settings: Any,
 ) -> PolicySpec:
     """A tiny spec with this head, whose small sizes `settings` may overrule."""
-    spec = around(backbone, paradigm)
+    spec = composed(backbone=backbone, paradigm=paradigm)
     if depth is not None:
         spec = spec.model_copy(
             update={"backbone": spec.backbone.model_copy(update={"depth": depth})}
         )
     return spec.model_copy(update={"action_head": Reader(**SMALL | settings)}).fitted()
-
-
-def redrawn(policy: Policy) -> Policy:
-    """The policy with every weight moved, so that zero-initialized ones hide nothing."""
-    rng = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in policy.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
-    return policy
 
 
 def inputs(spec: PolicySpec, layers: int) -> tuple[Scene, list[torch.Tensor]]:

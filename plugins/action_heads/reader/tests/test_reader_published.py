@@ -12,17 +12,15 @@ from torch import Tensor, nn
 from wamkit_reader import Reader
 
 from wamkit import weights
-from wamkit.compositions import compose
 from wamkit.registry import registry
+from wamkit.trial import composed
 from wamkit.types import Noisy, Scene, Text
 
 pytest.importorskip("diffusers")
 
 
 def sizes_of(backbone: str) -> Any:
-    parts = registry().parts
-    spec = compose(parts["backbone"][backbone](), parts["paradigm"]["single_pass"]())  # type: ignore[call-arg]
-    return spec.sizes
+    return composed(backbone=backbone, paradigm="single_pass").sizes
 
 
 def test_the_published_expert_has_its_published_size() -> None:

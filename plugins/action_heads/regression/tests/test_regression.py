@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -10,21 +9,12 @@ import torch
 from wamkit_regression import Regression
 
 from wamkit import check
-from wamkit.compositions import compose
 from wamkit.policy import Policy
-from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, observation
 from wamkit.types import Noisy, Scene, Text
-
-
-@cache
-def around(backbone: str, paradigm: str) -> PolicySpec:
-    """A tiny spec of these two, and whatever fits them."""
-    parts = registry().parts
-    return compose(parts["backbone"][backbone](), parts["paradigm"][paradigm]())  # type: ignore[call-arg]
 
 
 def spec_for(
@@ -32,7 +22,8 @@ def spec_for(
 ) -> PolicySpec:
     """A tiny spec with this head, as `settings` want it."""
     head = Regression(**{"width": 24} | settings)
-    return around(backbone, paradigm).model_copy(update={"action_head": head}).fitted()
+    spec = composed(backbone=backbone, paradigm=paradigm)
+    return spec.model_copy(update={"action_head": head}).fitted()
 
 
 def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,15 @@ from torch import Tensor, nn
 from wamkit_state_fusion import StateFusion
 
 from wamkit import check, weights
-from wamkit.compositions import compose
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, redrawn, observation
 from wamkit.types import Noisy, Scene, Text
 
 SMALL: dict[str, Any] = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "adapter": 8}
-
-
-@cache
-def around(backbone: str, paradigm: str) -> PolicySpec:
-    """A tiny spec of these two, and whatever fits them."""
-    parts = registry().parts
-    return compose(parts["backbone"][backbone](), parts["paradigm"][paradigm]())  # type: ignore[call-arg]
 
 
 def spec_for(
@@ -36,16 +27,8 @@ def spec_for(
 ) -> PolicySpec:
     """A tiny spec with this head, whose small sizes `settings` may overrule."""
     head = StateFusion(**SMALL | settings)
-    return around(backbone, paradigm).model_copy(update={"action_head": head}).fitted()
-
-
-def redrawn(policy: Policy) -> Policy:
-    """The policy with every weight moved, so that zero-initialized ones hide nothing."""
-    rng = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in policy.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
-    return policy
+    spec = composed(backbone=backbone, paradigm=paradigm)
+    return spec.model_copy(update={"action_head": head}).fitted()
 
 
 def test_the_published_head_has_its_published_size() -> None:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, Block
+from wamkit.attention import QKV, Block, told_of
 from wamkit.interfaces import VideoBackbone
 from wamkit.types import Frames, Segment, Text
 
 
-class CorrectedBlock:
+class CorrectedBlock(nn.Module):
     """A block whose output is corrected before anyone sees it."""
 
     def __init__(self, block: Block, adapter: nn.Module) -> None:
-        self._block, self._adapter = block, adapter
+        super().__init__()
+        self.block: Any = block
+        self.adapter = adapter
 
     def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
         """As the block's."""
-        return self._block.project(x, cond)
+        return self.block.project(x, cond)  # type: ignore[no-any-return]
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
+    def told(self, cond: Any) -> tuple[Any, ...]:
+        """As the block's, if it has that."""
+        return told_of(self.block, cond)
+
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Any, told: tuple[Any, ...] | None = None
+    ) -> Tensor:
         """As the block's, plus what the adapter makes of it."""
-        x = self._block.absorb(attended, rest, cond)
-        return x + self._adapter(x)  # type: ignore[no-any-return]
+        x = self.block.absorb(attended, rest, cond, *(told or ()))
+        return x + self.adapter(x)  # type: ignore[no-any-return]
 
 
 class Corrected:
-    """A backbone in which the blocks named in `adapters` are corrected; place -> adapter."""
+    """A backbone some of whose blocks are corrected."""
 
-    def __init__(self, backbone: VideoBackbone, adapters: Mapping[int, nn.Module]) -> None:
-        self.traits, self.attend = backbone.traits, backbone.attend
-        self._backbone, self._adapters = backbone, adapters
-
-    @property
-    def blocks(self) -> Sequence[Block]:
-        """The backbone's, some of them corrected."""
-        return [
-            CorrectedBlock(block, self._adapters[i]) if i in self._adapters else block
-            for i, block in enumerate(self._backbone.blocks)
-        ]
+    def __init__(self, backbone: VideoBackbone, blocks: Sequence[Block]) -> None:
+        self.traits, self.attend, self.blocks = backbone.traits, backbone.attend, blocks
+        self._backbone = backbone
 
     def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Any]:
         """As the backbone's."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.attention import Block, sdpa
 from wamkit.cache import KVCache
 from wamkit.fused import projected
 from wamkit.interfaces import ReaderHead, VideoBackbone
@@ -27,7 +27,7 @@ from wamkit.reading import places
 from wamkit.types import Memo, Scene, Velocity
 from wamkit.visibility import Visibility
 
-from .adapters import Corrected
+from .adapters import Corrected, CorrectedBlock
 
 if TYPE_CHECKING:
     from . import StateFusion
@@ -97,6 +97,8 @@ class StateFusionHead(ReaderHead):
             self.state_numbers = nn.Linear(sizes.state, part)
         self.words = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
         count = len(self.layers) + sum(x is not None for x in (self.state_numbers, self.words))
+        self._plain: list[Block] = []  # blocks of the backbone, and the same corrected
+        self._made: list[Block] = []
         self.fused_norm = LayerNorm(count * part)
         self.fused_proj = nn.Linear(count * part, width)
         self.trunk = nn.ModuleList(perceptron(width, width, width) for _ in range(config.blocks))
@@ -116,8 +118,21 @@ class StateFusionHead(ReaderHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
-        corrected = Corrected(backbone, {int(k): v for k, v in self.adapters.items()})
+        corrected = Corrected(backbone, self._corrected(backbone.blocks))
         return super().join(corrected, scene, sees, cache, keep)
+
+    def _corrected(self, blocks: Sequence[Block]) -> Sequence[Block]:
+        """The backbone's blocks, some of them corrected; the same objects for the same blocks."""
+        if [id(block) for block in blocks] != [id(block) for block in self._plain]:
+            adapters = {int(place): adapter for place, adapter in self.adapters.items()}
+            self._plain, self._made = (
+                list(blocks),
+                [
+                    CorrectedBlock(block, adapters[i]) if i in adapters else block
+                    for i, block in enumerate(blocks)
+                ],
+            )
+        return self._made
 
     def read(
         self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor

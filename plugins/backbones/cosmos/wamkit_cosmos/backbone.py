@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import modulated
+from wamkit.layers import constant, modulated
 from wamkit.types import Frames, Segment, Text, base
 
 from .blocks import Conditioning, Modulation, by_frame
@@ -75,7 +75,9 @@ class CosmosBackbone(CosmosStack):
         dtype = self.patch_embed.proj.weight.dtype
         given = video.memo.once(
             (id(self), "given"),
-            lambda: torch.tensor([base(r) in GIVEN for r in video.roles]).to(video.z.device),
+            lambda: constant(
+                tuple([base(r) in GIVEN for r in video.roles]), torch.bool, video.z.device
+            ),
             of=video.roles,
         )  # [T] bool
         masks = video.memo.once(

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.fused import alone, projected
-from wamkit.layers import RMSNorm, mask_of, modulated, split_heads
+from wamkit.cache import KV
+from wamkit.fused import projected
+from wamkit.layers import RMSNorm, modulated, split_heads, told
 from wamkit.types import Text
 
 if TYPE_CHECKING:
@@ -116,14 +117,8 @@ class FeedForward(nn.Module):
         return self.net[2](self.net[0](x))
 
 
-Told = tuple[Tensor, Tensor, Tensor | None]
-"""Keys and values of the words [B, H, L, E], and their mask."""
-
-
 class CosmosBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
-
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, feed_forward: int, sizes: Cosmos) -> None:
         super().__init__()
@@ -140,14 +135,15 @@ class CosmosBlock(nn.Module):
         turn = cond.cos, cond.sin
         return QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v), (x, gate)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+    def told(self, cond: Conditioning) -> KV:
+        """Keys and values of the words."""
         attn, words = self.attn2, cond.words
-        k, v = cond.text.lasting.once(
-            (id(self), "words"), lambda: alone(*attn.key_value(words)), of=words
-        )
-        return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))
+        return told(cond.text, id(self), lambda: attn.key_value(words), words)
 
-    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    ) -> Tensor:
+        told = self.told(cond) if told is None else told
         x, gate = rest
         x = added(x, gate, self.attn1.leave(attended), cond)
         shift, scale, gate = self.norm2(cond)
@@ -157,7 +153,7 @@ class CosmosBlock(nn.Module):
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         return added(x, gate, self.ff(y), cond)
 
-    def _listen(self, x: Tensor, told: Told) -> Tensor:
+    def _listen(self, x: Tensor, told: KV) -> Tensor:
         """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
         heard = sdpa(self.attn2.query(x), *told)
         return self.attn2.leave(heard.transpose(1, 2).flatten(2))

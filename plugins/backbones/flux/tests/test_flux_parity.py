@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,13 @@ from wamkit_flux.weights import FLUX1, FLUX2
 
 from wamkit import WamkitError
 from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.parity import (
+    randomized,
+    same_gradients,
+    same_shapes,
+    uncalled,
+    velocity_gradients,
+)
 from wamkit.types import Frames, Text
 from wamkit.weights import cast, parameters
 
@@ -29,19 +35,6 @@ CONFIGS: dict[str, Any] = {
 cases = pytest.mark.parametrize("case", CONFIGS)
 ROLES = ("target", "context", "context")
 B, T, H, W, L = 2, 3, 4, 6, 7  # batch, latent frames, height and width, words
-
-
-def randomized(model: Any) -> Any:
-    """Draw every parameter anew, so that no norm, bias or branch is trivial."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
-            draw = torch.randn(p.shape, generator=generator)
-            if p.ndim == 1:
-                p.copy_(1 + 0.2 * draw if re.search(r"norm_\w+\.weight", name) else 0.1 * draw)
-            else:
-                p.copy_(draw / p[0].numel() ** 0.5)
-    return model
 
 
 def reference(config: Any) -> Any:
@@ -232,20 +225,8 @@ def test_gradients_equal_those_of_diffusers(
     case: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     frames, text = scene(case)
-    weight = torch.randn(frames.z.shape, generator=torch.Generator().manual_seed(3))
-
-    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
-        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
-        loss = (weight * predict(model, replace(frames, z=z), replace(text, tokens=words))).mean()
-        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
-        return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
-
-    wanted, found = gradients(references[case], expected), gradients(backbones[case], denoise)
-    assert set(found) == set(wanted)
-    for name, gradient in wanted.items():
-        scale = float(gradient.abs().max())
-        error = float((found[name] - gradient).abs().max())
-        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+    wanted = velocity_gradients(references[case], frames, text, expected)
+    same_gradients(velocity_gradients(backbones[case], frames, text), wanted)
 
 
 @torch.no_grad()
@@ -405,16 +386,7 @@ def test_original_names_of_kontext_are_those_of_diffusers_own_converter() -> Non
 
 @cases
 def test_every_linear_layer_is_called_as_a_module(case: str, backbones: dict[str, Any]) -> None:
-    backbone, called = backbones[case], set()
-    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, module in linear.items()
-    ]
-    denoise(backbone, *scene(case))
-    for hook in hooks:
-        hook.remove()
-    assert called == set(linear)
+    assert not uncalled(backbones[case], lambda: denoise(backbones[case], *scene(case)))
 
 
 def test_guides_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
@@ -444,7 +416,5 @@ def test_guides_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
 def test_published_sizes_have_the_names_and_shapes_of_diffusers(config: Any, count: int) -> None:
     with torch.device("meta"):
         ours, theirs = config.build(), reference(config)
-    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
-    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    same_shapes(ours, theirs)
     assert parameters(ours) == count
-    assert not list(ours.buffers())

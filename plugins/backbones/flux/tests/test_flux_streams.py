@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 from wamkit_flux import Flux1, Flux2
 
 from wamkit import WamkitError
-from wamkit.attention import Stream, run
-from wamkit.interfaces.backbone import stream_of
-from wamkit.types import Frames, Segment, Text
-from wamkit.visibility import everyone
+from wamkit.stacks import STACK, grid, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "klein": Flux2(variant="tiny", latent_channels=16),
@@ -21,76 +17,22 @@ CONFIGS: dict[str, Any] = {
     "kontext": Flux1(variant="tiny", extra_width=20),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
-B, H, W, L = 2, 4, 6, 7  # batch, latent height and width, words
 
 
-def scene(case: str) -> tuple[Frames, Text]:
-    config, rng = CONFIGS[case], torch.Generator().manual_seed(2)
-    z = torch.randn(B, config.traits.latent_channels, 2, H, W, generator=rng)
-    levels = torch.tensor([[0.0, 0.9], [0.2, 0.4]])
-    extra = torch.randn(B, 1, 20, generator=rng) if case == "kontext" else None
-    text = Text(torch.randn(B, L, config.text_width, generator=rng), extra=extra)
-    return Frames(z, ("context", "target"), torch.arange(2.0), levels), text
-
-
-def target(x: Tensor, frames: Frames, case: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens of the target frame, their levels and their places; it stands at image 0."""
-    _, p, q = CONFIGS[case].traits.patch
-    rows, columns = torch.meshgrid(torch.arange(H // p), torch.arange(W // q), indexing="ij")
-    at = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float()
-    return x[:, -len(at) :], frames.sigma[:, 1:].expand(-1, len(at)), at
+def at_image_0(times: Tensor, rows: int, columns: int) -> Tensor:
+    """Places of the tokens of targets; all of them are the image in the making."""
+    return grid(0 * times, rows, columns)
 
 
 @cases
-@torch.no_grad()
 def test_tokens_of_a_target_placed_by_hand_give_the_numbers_of_the_stream(case: str) -> None:
-    backbone, (frames, text) = CONFIGS[case].build(), scene(case)
-    whole = stream_of(backbone, frames, text)
-    x, sigma, at = target(whole.x, frames, case)
-    first = stream_of(backbone, frames.only("context"), text)
-    cond = backbone.place(sigma, at, text)
-    second = Stream(backbone.blocks, x, (Segment("action", x.shape[1]),), cond)
-    run([whole], everyone(["text", "context", "target"]))
-    run([first, second], everyone(["text", "context", "action"]))
-    torch.testing.assert_close(torch.cat([first.x, second.x], 1), whole.x, rtol=2e-5, atol=2e-5)
+    placed_by_hand(CONFIGS[case], at_image_0, tolerance=2e-5)
 
 
 @cases
-@torch.no_grad()
-def test_a_placed_token_feels_its_own_level_and_place_only(case: str) -> None:
-    backbone, (frames, text) = CONFIGS[case].build(), scene(case)
-    x, sigma, at = target(stream_of(backbone, frames, text).x, frames, case)
-    louder, moved = sigma.clone(), at.clone()
-    louder[:, 3] = 1
-    moved[5] = torch.tensor([-1.0, 0.5, 7.0])
-    for block in backbone.blocks[0], backbone.blocks[-1]:
-        one = block.project(x, backbone.place(sigma, at, text))[0]
-        two = block.project(x, backbone.place(louder, at, text))[0]
-        three = block.project(x, backbone.place(sigma, moved, text))[0]
-        changed = (two.k - one.k).abs().amax((0, 1, 3)) > 1e-4
-        assert changed.nonzero().flatten().tolist() == [3]
-        changed = (three.k - one.k).abs().amax((0, 1, 3)) > 1e-4
-        assert changed.nonzero().flatten().tolist() == [5]
-        assert torch.equal(one.v, three.v)
-
-
-@cases
-def test_an_expert_attends_with_the_stream_and_every_weight_of_it_learns(case: str) -> None:
-    torch.manual_seed(0)
-    config, (frames, text) = CONFIGS[case], scene(case)
-    backbone, expert = config.build(), config.expert(20, 28)
-    assert config.traits.experts and len(expert.blocks) == config.traits.depth
-    x = torch.randn(B, 4, 20)
-    at = torch.tensor([[-1.0, -1, -1], [0, -1, -1], [0.5, -1, -1], [1, -1, -1]])
-    sigma = torch.tensor([[0.0, 0.8, 0.8, 0.8], [0.0, 0.3, 0.3, 0.3]])
-    video = stream_of(backbone, frames, text)
-    segments = (Segment("state", 1), Segment("action", 3))
-    action = Stream(expert.blocks, x, segments, expert.place(sigma, at, text))
-    run([video, action], everyone(["text", "context", "target", "state", "action"]))
-    assert action.x.shape == x.shape
-    (action.x.square().mean() + video.x.square().mean()).backward()
-    dead = [n for n, p in expert.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert [n for n in dead if not n.endswith("to_k.bias")] == []
+@pytest.mark.parametrize("check", STACK)
+def test_other_tokens_and_other_sizes(case: str, check: Any) -> None:
+    check(CONFIGS[case])
 
 
 @cases

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import modulated
+from wamkit.layers import constant, modulated
 from wamkit.types import Frames, Memo, Segment, Text, base
 
 from .blocks import Conditioning, Lanes, lanes_of
@@ -142,9 +142,9 @@ class FluxBackbone(FluxStack):
         device, images = video.z.device, [0] * len(video.roles)
         for k, i in enumerate(video.where("context")):
             images[i] = self.reference * (k + 1)
-        numbers = [base(role) not in ("context", "target") for role in video.roles]
-        slots = torch.tensor(numbers, device=device) * (video.times.to(device) + 1)
-        axes = [torch.tensor(images, device=device) - self.reference * slots]
+        numbers = tuple([base(role) not in ("context", "target") for role in video.roles])
+        slots = constant(numbers, torch.bool, device) * (video.times.to(device) + 1)
+        axes = [constant(tuple(images), torch.long, device) - self.reference * slots]
         axes += [torch.arange(size, device=device) for size in shape[1:]]
         grid = torch.meshgrid(*(axis.double() for axis in axes), indexing="ij")
         return torch.stack([place.flatten() for place in grid], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,13 @@ from wamkit_ltx.positions import places
 from wamkit import WamkitError
 from wamkit.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.parity import (
+    randomized,
+    same_gradients,
+    same_shapes,
+    uncalled,
+    velocity_gradients,
+)
 from wamkit.parts import Weighted
 from wamkit.types import Frames, Text
 from wamkit.visibility import everyone
@@ -32,24 +38,6 @@ TINY = LTX(variant="tiny", latent_channels=8, text_width=20)
 PUBLISHED = {"0.9-2b": 1_923_385_472, "0.9.7-13b": 13_042_569_344}
 B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, words
 FPS = 25.0
-
-
-def randomized(model: Any) -> Any:
-    """Draw every parameter anew, so that no norm, bias or table is trivial.
-
-    What is normalized next is drawn small, so that the norms' epsilons can be told apart.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
-            draw = torch.randn(p.shape, generator=generator)
-            if p.ndim == 1:
-                p.copy_(1 + 0.2 * draw if "norm" in name and "weight" in name else 0.1 * draw)
-            else:
-                p.copy_(0.3 * draw if "table" in name else draw / p[0].numel() ** 0.5)
-            if re.search("to_q|to_k|proj_in", name):
-                p.mul_(0.03)
-    return model
 
 
 def reference_of(config: LTX) -> Any:
@@ -78,7 +66,7 @@ def original_name(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def reference() -> Any:
-    return randomized(reference_of(TINY))
+    return randomized(reference_of(TINY), small="to_q|to_k|proj_in")  # what is normalized next
 
 
 @pytest.fixture(scope="module")
@@ -188,21 +176,8 @@ def test_a_frame_is_where_its_time_says_not_where_it_stands(reference: Any, back
 
 def test_gradients_equal_those_of_diffusers(reference: Any, backbone: Any) -> None:
     frames, text = scene()
-    weight = torch.randn(frames.z.shape, generator=torch.Generator().manual_seed(3))
-
-    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
-        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
-        loss = (weight * predict(model, replace(frames, z=z), Text(words, text.valid))).mean()
-        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
-        return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
-
-    wanted, found = gradients(reference, expected), gradients(backbone, denoise)
-    assert set(found) == set(wanted)
-    for name, gradient in wanted.items():
-        scale = float(gradient.abs().max())
-        assert scale > 0, name
-        error = float((found[name] - gradient).abs().max())
-        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+    wanted = velocity_gradients(reference, frames, text, expected)
+    same_gradients(velocity_gradients(backbone, frames, text), wanted)
 
 
 def test_bfloat16_stays_near_float32(reference: Any, folder: Path) -> None:
@@ -249,16 +224,7 @@ def test_positions_turn_the_whole_width_and_leave_the_rest_in_front() -> None:
 
 
 def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
-    called = set()
-    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, module in linear.items()
-    ]
-    denoise(backbone, *scene())
-    for hook in hooks:
-        hook.remove()
-    assert called == set(linear)
+    assert not uncalled(backbone, lambda: denoise(backbone, *scene()))
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
@@ -266,10 +232,8 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
     config = LTX.model_validate({"variant": variant})
     with torch.device("meta"):
         ours, theirs = LTXBackbone(config), reference_of(config)
-    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
-    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    same_shapes(ours, theirs)
     assert parameters(ours) == PUBLISHED[variant]
-    assert not list(ours.buffers())
 
 
 def test_original_names_become_those_of_diffusers_own_converter(reference: Any) -> None:

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
-from wamkit.fused import alone, projected
-from wamkit.layers import FeedForward, RMSNorm, mask_of, rotate_pairs, split_heads
+from wamkit.cache import KV
+from wamkit.fused import projected
+from wamkit.layers import FeedForward, RMSNorm, rotate_pairs, split_heads, told
 from wamkit.types import Text
 
 
@@ -103,14 +104,8 @@ class Attention(nn.Module):
         return self.to_out[0](attended)
 
 
-Told = tuple[Tensor, Tensor, Tensor | None]
-"""Keys and values of the words [B, H, L, E], and their mask."""
-
-
 class LTXBlock(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward."""
-
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
         super().__init__()
@@ -126,25 +121,27 @@ class LTXBlock(nn.Module):
         turn = cond.cos, cond.sin
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        return self._absorb(attended, rest, cond, told(self.attn2, cond))
+    def told(self, cond: Conditioning) -> KV:
+        """What the words say."""
+        return said(self.attn2, cond)
 
-    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, words: Told) -> Tensor:
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    ) -> Tensor:
+        words = self.told(cond) if told is None else told
         x, gate, shift, scale, gate_ff = rest
         x = added(x, gate, self.attn1.leave(attended, None), cond)
         x = x + listened(self.attn2, x, words)
         return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
 
 
-def told(attn: Attention, cond: Conditioning) -> Told:
-    """What the words say through `attn`, computed once for a text."""
+def said(attn: Attention, cond: Conditioning) -> KV:
+    """What the words say through `attn`."""
     words = cond.words
-    once = cond.text.lasting.once
-    k, v = once((id(attn), "words"), lambda: alone(*attn.key_value(words)), of=words)
-    return k, v, mask_of(cond.text, k.dtype)
+    return told(cond.text, id(attn), lambda: attn.key_value(words), words)
 
 
-def listened(attn: Attention, x: Tensor, words: Told) -> Tensor:
+def listened(attn: Attention, x: Tensor, words: KV) -> Tensor:
     """What the tokens x [B, S, D] take from the words through `attn`, [B, S, D]."""
     q, gates = attn.query(x)
     return attn.leave(sdpa(q, *words).transpose(1, 2).flatten(2), gates)

@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.cache import KV
 from wamkit.layers import FeedForward, mask_of
 
 from .blocks import (
     Attention,
     Conditioning,
-    Told,
     added,
     by_frame,
     listened,
     modulation,
     rms_modulated,
-    told,
+    said,
 )
 from .positions import rotate_halves
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 class LTX2Block(nn.Module):
     """Self-attention, cross-attention to the words, feed-forward, in the design of 2.0 or 2.3."""
-
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, config: LTX2, width: int, feed_forward: int) -> None:
         super().__init__()
@@ -61,19 +59,20 @@ class LTX2Block(nn.Module):
         shown = QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v)
         return shown, (x, gates, gate, *rest)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
+    def told(self, cond: Conditioning) -> tuple[KV | None, Tensor | None]:
+        """What the words say; where they follow the level of each frame, which of them may."""
         if cond.prompt is None:
-            return self._absorb(attended, rest, cond, told(self.attn2, cond), None)
-        return self._absorb(attended, rest, cond, None, mask_by_frame(cond, attended.dtype))
+            return said(self.attn2, cond), None
+        return None, mask_by_frame(cond, cond.words.dtype)
 
-    def _absorb(
+    def absorb(
         self,
         attended: Tensor,
         rest: Any,
         cond: Conditioning,
-        words: Told | None,
-        mask: Tensor | None,
+        told: tuple[KV | None, Tensor | None] | None = None,
     ) -> Tensor:
+        words, mask = self.told(cond) if told is None else told
         x, gates, gate, shift, scale, gate_ff, *text = rest
         x = added(x, gate, self.attn1.leave(attended, gates), cond)
         if words is not None:

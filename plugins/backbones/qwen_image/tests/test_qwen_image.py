@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,13 @@ from wamkit_qwen_image.backbone import QwenImageBackbone, pack, unpack
 from wamkit import WamkitError
 from wamkit.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
+from wamkit.parity import (
+    randomized,
+    same_gradients,
+    same_shapes,
+    uncalled,
+    velocity_gradients,
+)
 from wamkit.spec import parse_part
 from wamkit.types import Frames, Text
 from wamkit.weights import cast, parameters
@@ -27,24 +32,6 @@ AS_PUBLISHED = QwenImage(variant="tiny", text_sigma="target")
 ROLES = ("context", "context", "target")
 LEVELS = torch.tensor([0.951, 0.0375])
 both = pytest.mark.parametrize("variant", ["edit-2509", "edit-2511"])
-
-
-def randomized(model: Any) -> Any:
-    """Draw every parameter anew, so that no norm or bias is trivial.
-
-    What is normalized next is drawn small, so that the norms' epsilons can be told apart.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
-            draw = torch.randn(p.shape, generator=generator)
-            if p.ndim == 1:
-                p.copy_(1 + 0.2 * draw if "norm" in name and "weight" in name else 0.1 * draw)
-            else:
-                p.copy_(draw / p[0].numel() ** 0.5)
-            if any(part in name for part in ("to_q", "to_k", "add_q", "add_k", "img_in")):
-                p.mul_(0.03)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +48,8 @@ def references() -> dict[str, Any]:
                 joint_attention_dim=24,
                 axes_dims_rope=(8, 12, 12),
                 zero_cond_t=variant == "edit-2511",
-            ).eval()
+            ).eval(),
+            small="to_q|to_k|add_q|add_k|img_in",  # what is normalized next
         )
         for variant in ("edit-2509", "edit-2511")
     }
@@ -133,24 +121,9 @@ def test_gradients_equal_those_of_diffusers(
     variant: str, references: dict[str, Any], backbone: Any
 ) -> None:
     frames, text = scene(variant)
-    weight = torch.randn(B, 16, H, W, generator=torch.Generator().manual_seed(3))
-
-    def gradients(model: Any, predict: Callable[..., Tensor]) -> dict[str, Tensor]:
-        z, words = frames.z.clone().requires_grad_(), text.tokens.clone().requires_grad_()
-        loss = (weight * predict(model, replace(frames, z=z), Text(words, text.valid))).mean()
-        inputs = {"z": z, "words": words, **dict(model.named_parameters())}
-        found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
-        return {k: torch.zeros(()) if g is None else g for k, g in zip(inputs, found, strict=True)}
-
-    wanted, found = gradients(references[variant], expected), gradients(backbone, target)
-    assert set(found) == set(wanted)
-    silent = {name for name in wanted if re.search(backbone.silent[0], name)}
-    for gradient_of in (wanted, found):
-        assert silent == {n for n, gradient in gradient_of.items() if not gradient.abs().max() > 0}
-    for name in set(wanted) - silent:
-        scale = float(wanted[name].abs().max())
-        error = float((found[name] - wanted[name]).abs().max())
-        assert error < 1e-4 * max(scale, 1e-3), f"{name}: {error} at scale {scale}"
+    wanted = velocity_gradients(references[variant], frames, text, expected)
+    found = velocity_gradients(backbone, frames, text, target)
+    same_gradients(found, wanted, backbone.silent)
 
 
 @pytest.mark.parametrize("variant", ["edit-2509", "edit-2511"])
@@ -160,10 +133,8 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
     with torch.device("meta"):
         ours = QwenImageBackbone(config)
         theirs = diffusers.QwenImageTransformer2DModel()
-    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
-    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
-    assert (len(wanted), parameters(ours)) == (1933, 20_430_401_088)
-    assert not list(ours.buffers())
+    same_shapes(ours, theirs)
+    assert (len(ours.state_dict()), parameters(ours)) == (1933, 20_430_401_088)
 
 
 def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
@@ -253,16 +224,7 @@ def test_packing_is_undone_by_unpacking() -> None:
 
 
 def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
-    called = set()
-    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, module in linear.items()
-    ]
-    denoise(backbone, *scene("edit-2511"))
-    for hook in hooks:
-        hook.remove()
-    assert called == set(linear)
+    assert not uncalled(backbone, lambda: denoise(backbone, *scene("edit-2511")))
 
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import sdpa
-from wamkit.layers import RMSNorm, modulated
+from wamkit.layers import RMSNorm, constant, modulated
 from wamkit.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame
@@ -109,8 +109,8 @@ class QwenImageBackbone(QwenImageStack):
         out of its corner.
         """
         device = video.z.device
-        reference = [not role.startswith("target") for role in video.roles]
-        index = (video.times.to(device) + 1) * torch.tensor(reference, device=device)
+        reference = tuple([not role.startswith("target") for role in video.roles])
+        index = (video.times.to(device) + 1) * constant(reference, torch.bool, device)
         line = torch.arange(words, device=device) + max(rows // 2, columns // 2)
         row = torch.arange(rows, device=device) - (rows - rows // 2)
         column = torch.arange(columns, device=device) - (columns - columns // 2)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import LayerNorm, split_heads
+from wamkit.layers import LayerNorm, constant, split_heads
 from wamkit.types import Frames, Segment, Text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class PatchEmbed(nn.Module):
         """
         dtype = self.proj.weight.dtype
         x = z.float().flatten(3).permute(0, 2, 3, 1).unflatten(-1, (3, -1))  # [B, T, h w, 3, p p]
-        mean, deviation = x.new_tensor(self.mean), x.new_tensor(self.deviation)
+        mean, deviation = (constant(n, x.dtype, x.device) for n in (self.mean, self.deviation))
         x = ((x + 1) / 2 - mean[:, None]) / deviation[:, None]
         return F.linear(x.flatten(3).to(dtype), self.proj.weight.flatten(1), self.proj.bias)
 

@@ -16,16 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.cache import KV
 from wamkit.fused import projected
 from wamkit.layers import (
     Embedder,
     FeedForward,
-    mask_of,
     modulated,
     rotary_angles,
     rotate_pairs,
     sinusoid,
     split_heads,
+    told,
 )
 from wamkit.parts import Traits
 from wamkit.types import Frames, Segment, Text
@@ -51,10 +52,6 @@ class Conditioning:
     noisy: tuple[Tensor, Tensor] | None = None  # z and sigma, where data is what is predicted
 
 
-Told = tuple[Tensor, Tensor, Tensor | None]
-"""Keys and values of the words [B, H, L, E], and their mask."""
-
-
 class ToyBlock(nn.Module):
     """Self-attention, text cross-attention, feed-forward; each scaled by a frame's noise level.
 
@@ -62,7 +59,6 @@ class ToyBlock(nn.Module):
     """
 
     together = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
         super().__init__()
@@ -84,17 +80,19 @@ class ToyBlock(nn.Module):
         turn = cond.cos, cond.sin
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        once = cond.text.lasting.once
-        k, v = once((id(self), "words"), lambda: self._told(cond), of=cond.words)
-        return self._absorb(attended, rest, cond, (k, v, mask_of(cond.text, k.dtype)))
+    def told(self, cond: Conditioning) -> KV:
+        """Keys and values of the words."""
+        return told(cond.text, id(self), lambda: self._words(cond), cond.words)
 
-    def _told(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
+    def _words(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
         """Keys and values of the words, two of [B, H, L, E]."""
         k, v = self.text_kv(cond.words).chunk(2, -1)
         return split_heads(k, self.head_size), split_heads(v, self.head_size)
 
-    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    ) -> Tensor:
+        told = self.told(cond) if told is None else told
         x, gate, shift, scale, gate_ffn = rest
         x = x + (gate * by_frame(self.to_out(attended), cond)).flatten(1, 2)
         heard = sdpa(split_heads(self.text_q(x), self.head_size), *told)

@@ -6,6 +6,7 @@ latents   0 |    1    |    2         time channels of latent 0, and decoding tak
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,8 +39,9 @@ class PixelShuffle(nn.Module):
             raise ValueError(
                 f"found pixels with T = {frames}, H = {height}, W = {width}; {expected}"
             )
-        times = [0] * (t - 1) + list(range(frames))  # picture 0 fills the first block
-        x = pixels[:, :, times].unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
+        first = pixels[:, :, :1].expand(-1, -1, t - 1, -1, -1)  # picture 0 fills the first block
+        x = torch.cat([first, pixels], 2)
+        x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # from [B, 3, T, t, H, h, W, w]
 
     def decode(self, z: Tensor) -> Tensor:

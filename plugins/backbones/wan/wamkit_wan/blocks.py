@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
+from wamkit.cache import KV
 from wamkit.fused import alone, projected
 from wamkit.layers import (
     FeedForward,
     LayerNorm,
     RMSNorm,
-    mask_of,
     modulated,
     rotate_pairs,
     split_heads,
+    told,
 )
 from wamkit.types import Text
 
@@ -87,14 +88,12 @@ class Attention(nn.Module):
         return self.to_out[0](attended)
 
 
-Told = tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...] | None]
+Told = tuple[KV, tuple[Tensor, ...] | None]
 """Keys and values of the words [B, H, L, E], their mask, and those of the picture, if any."""
 
 
 class WanBlock(nn.Module):
     """Self-attention, cross-attention to text and image, feed-forward."""
-
-    regions = ("project", "_absorb")  # `absorb` itself looks into the memo of the text
 
     def __init__(
         self, width: int, heads: int, head_size: int, feed_forward: int, *, image: bool = False
@@ -114,33 +113,31 @@ class WanBlock(nn.Module):
         turn = cond.cos, cond.sin
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        return self._absorb(attended, rest, cond, self._told(cond))
-
-    def _absorb(self, attended: Tensor, rest: Any, cond: Conditioning, told: Told) -> Tensor:
+    def absorb(
+        self, attended: Tensor, rest: Any, cond: Conditioning, told: Told | None = None
+    ) -> Tensor:
+        told = self.told(cond) if told is None else told
         x, gate, shift, scale, gate_ffn = rest
         x = added(x, gate, self.attn1.leave(attended), cond)
         x = x + self._listen(self.norm2(x), told)
         y = self.ffn(modulated(by_frame(x, cond), shift, scale).flatten(1, 2))
         return added(x, gate_ffn, y, cond)
 
-    def _told(self, cond: Conditioning) -> Told:
+    def told(self, cond: Conditioning) -> Told:
         """Keys and values of words and picture, computed once for a text."""
         attn, words, image, text = self.attn2, cond.words, cond.image, cond.text
-        k, v = text.lasting.once(
-            (id(self), "words"), lambda: alone(*attn.key_value(words)), of=words
-        )
+        said = told(text, id(self), lambda: attn.key_value(words), words)
         seen = None
         if image is not None:
             once = text.memo.once
             seen = once((id(self), "image"), lambda: alone(*attn.image_key_value(image)), of=image)
-        return k, v, mask_of(cond.text, k.dtype), seen
+        return said, seen
 
     def _listen(self, x: Tensor, told: Told) -> Tensor:
         """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
-        k, v, mask, seen = told
+        words, seen = told
         q = self.attn2.query(x)
-        heard = sdpa(q, k, v, mask)
+        heard = sdpa(q, *words)
         if seen is not None:
             heard = heard + sdpa(q, *seen)
         return self.attn2.leave(heard.transpose(1, 2).flatten(2))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.clip import Encoder
-from wamkit.layers import LayerNorm
+from wamkit.layers import LayerNorm, constant
 from wamkit.weights import Dialect
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -93,6 +93,6 @@ class ImageEncoder(nn.Module):
         """
         size, dtype = (self.size, self.size), self.pre_layrnorm.weight.dtype
         square = F.interpolate(picture.float(), size, mode="bicubic", align_corners=False)
-        mean, std = (torch.tensor(x, device=picture.device)[:, None, None] for x in (MEAN, STD))
-        pixels = (0.5 * square + 0.5 - mean) / std
+        mean, std = (constant(x, square.dtype, square.device) for x in (MEAN, STD))
+        pixels = (0.5 * square + 0.5 - mean[:, None, None]) / std[:, None, None]
         return self.encoder(self.pre_layrnorm(self.embeddings(pixels.to(dtype))))

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from wamkit.layers import constant
+
 from .vae_blocks import Chunk
 from .vae_decoder import Decoder
 from .vae_encoder import Encoder
@@ -188,8 +190,8 @@ class WanVAE(nn.Module):
 
     def _latent_constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each latent channel, [C, 1, 1, 1], on the device of `like`."""
-        mean = torch.tensor(self.config.latents_mean, device=like.device, dtype=like.dtype)
-        std = torch.tensor(self.config.latents_std, device=like.device, dtype=like.dtype)
+        mean = constant(self.config.latents_mean, like.dtype, like.device)
+        std = constant(self.config.latents_std, like.dtype, like.device)
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
 

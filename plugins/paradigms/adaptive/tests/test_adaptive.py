@@ -11,7 +11,6 @@ import torch
 from wamkit_adaptive import Adaptive
 
 from wamkit import check
-from wamkit.compositions import compose
 from wamkit.cost import cost
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
@@ -19,7 +18,7 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank
 from wamkit.spec import PolicySpec, parse
-from wamkit.trial import observation
+from wamkit.trial import composed, observation
 
 PLAN = {"name": "planning", "inner": "conditional", "proposals": 2, "futures": 1, "values": 1}
 WAYS: list[dict[str, Any]] = [
@@ -31,9 +30,7 @@ ways = pytest.mark.parametrize("way", WAYS, ids=["idm", "planning", "joint"])
 
 
 def spec_for(way: dict[str, Any], **settings: Any) -> PolicySpec:
-    parts = registry().parts
-    toy, mot = parts["backbone"]["toy"](), parts["action_head"]["mot"]()  # type: ignore[call-arg]
-    spec = compose(toy, mot, Adaptive(**way))
+    spec = composed(Adaptive(**way), backbone="toy", action_head="mot")
     return spec.model_copy(update={"paradigm": spec.paradigm.model_copy(update=settings)})
 
 

@@ -10,11 +10,10 @@ from wamkit_autoregressive import Autoregressive
 
 from wamkit import check
 from wamkit.errors import SpecError
-from wamkit.policy import Policy, generator
+from wamkit.policy import Policy
 from wamkit.registry import registry
-from wamkit.scenes import clean
 from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, compose, observation
+from wamkit.trial import batch_of, changed, compose, composed, corrupted, observation
 from wamkit.types import Scene
 from wamkit.visibility import Visibility
 
@@ -73,16 +72,11 @@ def literal(picture: str) -> str:
 def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
-    parts = registry().get("backbone", backbone)(), registry().get("action_head", head)()
-    spec = compose(*parts, Autoregressive(**({"full": "slide"} | settings)))
+    paradigm = Autoregressive(**({"full": "slide"} | settings))
+    spec = composed(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
-    return parse(override(spec.dump(), (*sizes, *changes)))
-
-
-def corrupted(policy: Policy, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Any]:
-    scene = clean(policy, batch_of(policy.spec, size=size))
-    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, generator(seed)))
+    return changed(spec, *sizes, *changes)
 
 
 def test_the_table_is_the_published_mask() -> None:

@@ -17,8 +17,8 @@ from wamkit.policy import Policy, generator
 from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import clean
-from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, compose
+from wamkit.spec import PolicySpec
+from wamkit.trial import batch_of, changed, composed, redrawn
 from wamkit.types import Frames, Noisy, Outcome, Past, Scene, Velocity
 
 HEADS = ("mot", "shared_stream", "latent_slot")
@@ -30,11 +30,11 @@ DREAMZERO: dict[str, Any] = {"copy_noise": 0, "action": "mutual"}
 def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
-    parts = registry().get("backbone", backbone)(), registry().get("action_head", head)()
-    spec = compose(*parts, Autoregressive(**({"full": "slide"} | settings)))
+    paradigm = Autoregressive(**({"full": "slide"} | settings))
+    spec = composed(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
-    return parse(override(spec.dump(), (*sizes, *changes)))
+    return changed(spec, *sizes, *changes)
 
 
 @dataclass
@@ -114,11 +114,9 @@ class Lesson:
 
 def awake(spec: PolicySpec) -> Policy:
     """The policy with every weight redrawn, so that zero-initialized ones hide nothing."""
-    policy, rng = Policy.from_spec(spec), generator(2)
-    with torch.no_grad():
-        for part in (policy.backbone, policy.action_head):
-            for p in part.parameters():  # type: ignore[attr-defined]
-                p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, p[0].numel()) ** 0.5)
+    policy = Policy.from_spec(spec)
+    for part in (policy.backbone, policy.action_head):
+        redrawn(part)  # type: ignore[type-var]
     return policy
 
 
@@ -166,10 +164,9 @@ def test_streaming_equals_the_training_pass_where_frames_and_actions_see_each_ot
 @torch.no_grad()
 def test_streaming_equals_the_training_pass_where_frames_are_guided(head: str) -> None:
     wan = registry().get("backbone", "wan")(variant="2.1-i2v-14b")  # type: ignore[call-arg]
-    paradigm = Autoregressive(**LINGBOT)
-    spec = compose(wan, registry().get("action_head", head)(), paradigm)  # type: ignore[call-arg]
+    spec = composed(wan, Autoregressive(**LINGBOT), action_head=head)
     assert spec.backbone.traits.guide_channels and spec.backbone.traits.extra_width
-    policy = awake(parse(override(spec.dump(), ["paradigm.chunks=3"])))
+    policy = awake(changed(spec, "paradigm.chunks=3"))
     streamed(policy, Lesson(policy), 3)
 
 

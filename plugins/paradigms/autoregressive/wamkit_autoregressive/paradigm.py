@@ -259,9 +259,8 @@ class AutoregressiveParadigm(Paradigm):
         """The clip of the scene with the frames of a block as its target."""
         clip = scene.clip
         assert clip is not None
-        at = clip.where("target")
         times = clip.times.clone()
-        times[at] += block * len(at)
+        times[clip.span("target")] += block * len(clip.where("target"))
         return replace(clip, times=times).put(z, "target").at(0.0, "target")
 
 

@@ -9,14 +9,13 @@ import torch
 from wamkit_conditional import Conditional
 
 from wamkit import check
-from wamkit.compositions import compose
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
+from wamkit.scenes import blank
 from wamkit.spec import PolicySpec, parse, parse_part
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, corrupted, observation
 from wamkit.types import Scene, Target
 
 PURE: dict[str, dict[str, Any]] = {
@@ -29,16 +28,11 @@ PURE: dict[str, dict[str, Any]] = {
 
 
 def spec_for(head: str = "mot", **settings: Any) -> PolicySpec:
-    parts = registry().parts
-    toy, chosen = parts["backbone"]["toy"](), parts["action_head"][head]()  # type: ignore[call-arg]
-    return compose(toy, chosen, Conditional(**settings))
+    return composed(Conditional(**settings), backbone="toy", action_head=head)
 
 
-def corrupted(spec: PolicySpec, size: int = 4, seed: int = 1) -> tuple[Scene, Scene, Target]:
-    policy = Policy.from_spec(spec)
-    scene = clean(policy, batch_of(spec, size=size))
-    rng = torch.Generator().manual_seed(seed)
-    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+def samples(spec: PolicySpec) -> tuple[Scene, Scene, Target]:
+    return corrupted(Policy.from_spec(spec), size=4)
 
 
 def levels(scene: Scene) -> dict[str, list[float]]:
@@ -60,7 +54,7 @@ def levels(scene: Scene) -> dict[str, list[float]]:
 def test_a_kind_of_sample_is_what_is_clean_and_what_is_learned(
     kind: str, given: set[str], learned: set[str]
 ) -> None:
-    scene, noisy, target = corrupted(spec_for(**PURE[kind]))
+    scene, noisy, target = samples(spec_for(**PURE[kind]))
     found = levels(noisy)
     for part, sigma in found.items():
         weight = target[part].weight
@@ -77,22 +71,22 @@ def test_a_kind_of_sample_is_what_is_clean_and_what_is_learned(
 
 
 def test_independent_levels_differ_from_part_to_part() -> None:
-    found = levels(corrupted(spec_for(levels="independent", **PURE["policy"]))[1])
+    found = levels(samples(spec_for(levels="independent", **PURE["policy"]))[1])
     assert len({s for sigma in found.values() for s in sigma}) == 16
 
 
 def test_kinds_come_in_their_shares() -> None:
-    paradigm, scene = Conditional().build(), corrupted(spec_for(), size=2000)[0]
-    kinds = paradigm._kinds(scene, torch.Generator().manual_seed(0))
+    many = samples(spec_for())[0].pick(torch.arange(2000) % 4)
+    kinds = Conditional().build()._kinds(many, torch.Generator().manual_seed(0))
     share = torch.bincount(kinds, minlength=4) / 2000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.25, 0.0]), atol=0.04, rtol=0)
 
 
 def test_policy_samples_teach_no_value_if_told_so() -> None:
     # The published flag of this meaning changes nothing by itself; here it does what it says.
-    target = corrupted(spec_for(policy_value=False, **PURE["policy"]))[2]
+    target = samples(spec_for(policy_value=False, **PURE["policy"]))[2]
     assert not target["value"].weight.any() and target["action"].weight.all()
-    target = corrupted(spec_for(policy_value=False, **PURE["world"]))[2]
+    target = samples(spec_for(policy_value=False, **PURE["world"]))[2]
     assert target["value"].weight.all()
 
 

@@ -11,7 +11,6 @@ from wamkit_idm import Idm
 
 from wamkit import check
 from wamkit.cache import KVCache
-from wamkit.compositions import default
 from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.paradigm import denoise, start
 from wamkit.policy import Policy
@@ -19,30 +18,16 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, compose, observation
-from wamkit.types import Frames, Outcome, Scene, Velocity
+from wamkit.trial import acted, batch_of, changed, composed, corrupted, observation
+from wamkit.types import Frames, Scene, Velocity
 from wamkit.visibility import Visibility
 
 IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 
 
 def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpec:
-    known = {"backbone": backbone, "action_head": "mot"}
-    parts = (default(registry().get(kind, name)) for kind, name in known.items())
-    spec = compose(*parts, Idm(**settings))
-    return parse(override(spec.dump(), changes))
-
-
-def acted(policy: Policy, model: Any = None, **choices: Any) -> Outcome:
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng, **choices)
-
-
-def corrupted(policy: Policy, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Any]:
-    scene = clean(policy, batch_of(policy.spec, size=size))
-    rng = torch.Generator().manual_seed(seed)
-    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+    spec = composed(Idm(**settings), backbone=backbone, action_head="mot")
+    return changed(spec, *changes)
 
 
 def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:

@@ -11,32 +11,18 @@ from wamkit_image_edit import ImageEdit
 
 from wamkit import check
 from wamkit.cache import KVCache
-from wamkit.compositions import default
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, compose, observation
-from wamkit.types import Outcome, Scene, Velocity
+from wamkit.scenes import blank
+from wamkit.spec import PolicySpec
+from wamkit.trial import acted, changed, composed, corrupted, observation
+from wamkit.types import Scene, Velocity
 
 
 def spec_for(*changes: str, backbone: str = "flux2", **settings: Any) -> PolicySpec:
-    known = {"backbone": backbone, "action_head": "mot"}
-    parts = (default(registry().get(kind, name)) for kind, name in known.items())
-    spec = compose(*parts, ImageEdit(**settings))
-    return parse(override(spec.dump(), changes))
-
-
-def acted(policy: Policy, model: Any = None) -> Outcome:
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng)
-
-
-def corrupted(policy: Policy) -> tuple[Scene, Scene, Any]:
-    scene, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
-    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+    spec = composed(ImageEdit(**settings), backbone=backbone, action_head="mot")
+    return changed(spec, *changes)
 
 
 def test_the_table_is_the_published_mask() -> None:

@@ -11,7 +11,6 @@ from wamkit_joint import Joint
 
 from wamkit import check
 from wamkit.cache import KVCache
-from wamkit.compositions import default
 from wamkit.errors import SpecError
 from wamkit.interfaces.paradigm import denoise, remember, start
 from wamkit.policy import Policy
@@ -19,24 +18,15 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, compose, observation
-from wamkit.types import Outcome, Scene, Velocity
+from wamkit.trial import acted, batch_of, changed, composed, observation
+from wamkit.types import Scene, Velocity
 
 IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 
 
 def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpec:
-    known = {"backbone": backbone, "action_head": "mot"}
-    parts = (default(registry().get(kind, name)) for kind, name in known.items())
-    spec = compose(*parts, Joint(**settings))
-    return parse(override(spec.dump(), changes))
-
-
-def acted(policy: Policy, model: Any = None, seed: int = 3) -> Outcome:
-    scene = blank(policy, observation(policy.spec))
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng)
+    spec = composed(Joint(**settings), backbone=backbone, action_head="mot")
+    return changed(spec, *changes)
 
 
 class Watched:

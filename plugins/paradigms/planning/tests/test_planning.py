@@ -12,7 +12,6 @@ from wamkit_planning.paradigm import scored
 
 from wamkit import check
 from wamkit.cache import KVCache
-from wamkit.compositions import compose
 from wamkit.errors import WamkitError
 from wamkit.interfaces.proposals import generators, rows
 from wamkit.policy import Policy
@@ -20,7 +19,7 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec, parse
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, composed, observation
 from wamkit.types import Scene, Velocity
 
 INNERS: list[Any] = ["conditional", "single_pass", "idm", {"name": "joint", "attends": "mutual"}]
@@ -30,11 +29,8 @@ named = pytest.mark.parametrize(
 
 
 def spec_for(inner: Any = "conditional", head: str = "mot", **settings: Any) -> PolicySpec:
-    parts = registry().parts
-    toy, chosen = parts["backbone"]["toy"](), parts["action_head"][head]()  # type: ignore[call-arg]
-    spec = compose(toy, chosen, Planning(inner=inner))
-    changed = spec.paradigm.model_copy(update=settings)
-    return spec.model_copy(update={"paradigm": changed})
+    spec = composed(Planning(inner=inner), backbone="toy", action_head=head)
+    return spec.model_copy(update={"paradigm": spec.paradigm.model_copy(update=settings)})
 
 
 @named

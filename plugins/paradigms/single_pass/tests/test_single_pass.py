@@ -9,20 +9,17 @@ import torch
 from wamkit_single_pass import SinglePass
 
 from wamkit import check
-from wamkit.compositions import default
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
 from wamkit.schedule import draw
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, compose, observation
+from wamkit.trial import batch_of, composed, observation
 from wamkit.types import Noisy
 
 
 def spec_for(backbone: str = "wan", **settings: Any) -> PolicySpec:
-    known = {"backbone": backbone, "action_head": "mot"}
-    parts = (default(registry().get(kind, name)) for kind, name in known.items())
-    return compose(*parts, SinglePass(**settings))
+    return composed(SinglePass(**settings), backbone=backbone, action_head="mot")
 
 
 def test_the_table_is_the_published_mask() -> None:

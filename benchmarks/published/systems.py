@@ -1,0 +1,82 @@
+"""Systems of examples/ with random weights, drawn on the device where they are to run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import wamkit
+from wamkit.policy import Policy
+from wamkit.prompts import PromptCache
+from wamkit.spec import parse, read
+from wamkit.types import Text
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WORDS = 16  # of an instruction; a T5 tokenizer makes about so many of a sentence
+SMALL = 0.02  # standard deviation of what is zero at the start of training
+
+
+class Words(nn.Module):
+    """In place of a published text encoder: random words for any instruction, padded as it pads."""
+
+    trainable = False
+
+    def __init__(self, width: int, length: int, padding: str) -> None:
+        """`padding` is "zeros", "mask" or "attended", as in the encoders' own settings."""
+        super().__init__()
+        self.width, self.length, self.padding = width, length, padding
+        count = length if padding == "attended" else min(WORDS, length - 1)
+        self.words = nn.Parameter(torch.randn(1, count, width), requires_grad=False)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """B prompts to the same words [B, L, width]; zeros are one word that counts for all."""
+        words = self.words.expand(len(prompts), -1, -1)
+        if self.padding != "zeros":
+            return Text(words)
+        copies = words.new_ones(words.shape[:2])
+        rest = copies.new_full((len(prompts), 1), self.length - words.shape[1])
+        return Text(nn.functional.pad(words, (0, 0, 0, 1)), copies=torch.cat([copies, rest], 1))
+
+    def fingerprint(self) -> str:
+        """What it gives follows from these."""
+        return f"random words {self.width} {self.length} {self.padding}"
+
+
+def build(name: str, device: str, *, tiny: bool) -> Policy:
+    """The composition of an example with random weights, and words without an encoder's files."""
+    raw = dict(read(EXAMPLES / f"{name}.toml"))
+    text = parse(raw, name).text_encoder
+    padding = getattr(text, "padding", "mask")
+    raw["text_encoder"] = {"name": "bytes", "length": text.max_tokens - 1, "embedding": text.width}
+    if raw["action_head"].get("init") == "video":
+        raw["action_head"] = raw["action_head"] | {"init": "random"}
+    with torch.device(device):  # random weights are drawn where they are needed
+        policy = wamkit.build(raw, tiny=tiny, device=device)
+        text = policy.spec.text_encoder
+        words = Words(text.width, text.max_tokens, padding)
+    policy.text_encoder, policy.prompts = words, PromptCache(words)
+    return redrawn(policy)
+
+
+@torch.no_grad()
+def redrawn(policy: Policy) -> Policy:
+    """`policy` without weights that are zero before training: they would hide what is behind."""
+    for weight in policy.parameters():
+        if not weight.any():
+            weight.normal_(std=SMALL)
+    return policy
+
+
+def largest(difference: float) -> float:
+    """What to sort differences by: one that is no number is larger than all."""
+    return math.inf if math.isnan(difference) else difference
+
+
+def apart(x: Tensor, reference: Tensor) -> float:
+    """|x - reference| / |reference|, in float32."""
+    x, reference = x.detach().float().cpu(), reference.detach().float().cpu()
+    return float((x - reference).norm() / reference.norm())
