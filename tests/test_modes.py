@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,44 @@ def test_a_recording_acts_on_new_pictures_with_new_noise(cell: Cell) -> None:
     recorded = modes.Recorded(act, first, generator(0), taped)
     for scene, seed in ((first, 0), (other, 5), (first, 5)):
         close(recorded(scene, generator(seed)).action, act(scene, generator(seed)).action)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", {_name(c): c for c in [*BACKBONES, *HEADS]}.values(), ids=_name)
+def test_a_recording_holds_what_the_words_say_and_takes_in_others(cell: Cell) -> None:
+    policy = Policy.from_spec(cell.spec)
+    act, seen = policy._acted({}), observation(cell.spec)
+    first, other = (
+        blank(policy, replace(seen, prompt=[prompt] * len(seen.prompt)))
+        for prompt in ("lift the cup", "drop the cup")
+    )
+    products: list[int] = []
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        with Products() as counted:
+            run()
+        products.append(counted.found)
+        return taped(run)
+
+    recorded = modes.Recorded(act, first, generator(0), capture)
+    for scene in (first, other, first):
+        close(recorded(scene, generator(3)).action, act(scene, generator(3)).action)
+    again = blank(policy, replace(seen, prompt=["lift the cup"] * len(seen.prompt)))
+    with Products() as known:
+        act(again, generator(0))
+    assert products == [known.found]
+
+
+class Products(TorchDispatchMode):
+    """How many matrix products there were."""
+
+    found = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.found += func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "linear")
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

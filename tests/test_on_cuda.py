@@ -11,7 +11,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from traceback import extract_stack
 from typing import Any
@@ -30,7 +30,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy import Policy, generator
 from wamkit.scenes import blank
 from wamkit.spec import PolicySpec, parse, read
-from wamkit.trial import observation
+from wamkit.trial import batch_of, observation
 
 CUDA = torch.device("cuda", 0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -173,7 +173,7 @@ class Device(TorchDispatchMode):
         assert policy.device == CUDA
 
 
-@lru_cache(maxsize=None)
+@cache
 def facts(func: Any) -> tuple[str, bool, list[int]]:
     """The name of an operation, whether it draws, and the places of what it writes to."""
     arguments = enumerate(func._schema.arguments)
@@ -324,6 +324,22 @@ def test_a_chunk_on_cuda_mixes_no_devices_and_waits_for_nothing(name: str, devic
     else:
         assert device.refused == []
         close(recorded(scene, generator(0)).action, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name.startswith("toy-mot-")])
+def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
+    name: str, device: Device
+) -> None:
+    spec = spec_of(name)
+    policy = Policy.from_spec(spec)
+    device.hold(policy)
+    policy.imagine(observation(spec), seed=0)
+    if policy.paradigm.streams:
+        session = policy.session()
+        session.act(observation(spec), seed=0)
+        session.act(None, seed=1)
+        session.act(observation(spec, frames=session.pictures), seed=2)
+    policy.train().loss(batch_of(spec), seed=0)
 
 
 @pytest.mark.parametrize("name", ["cosmos-mot-joint", "flux2-mot-joint", "toy"])

@@ -15,20 +15,18 @@ from wamkit.observation import Batch, Observation
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import compose, observation
+from wamkit.spec import PolicySpec
+from wamkit.trial import changed, compose, composed, observation
 from wamkit.types import Outcome, Scene
 
 
 def spec_for(
     *changes: str, backbone: str = "toy", paradigm: str = "autoregressive", **settings: Any
 ) -> PolicySpec:
-    chosen = {"backbone": backbone, "action_head": "mot", "paradigm": paradigm}
-    parts = {kind: registry().get(kind, name) for kind, name in chosen.items()}  # type: ignore[arg-type]
     if paradigm == "autoregressive":
         settings = {"full": "slide"} | settings
-    made = [cls(**(settings if kind == "paradigm" else {})) for kind, cls in parts.items()]  # type: ignore[call-arg]
-    return parse(override(compose(*made).dump(), changes))
+    chosen = registry().get("paradigm", paradigm)(**settings)  # type: ignore[call-arg]
+    return changed(composed(chosen, backbone=backbone, action_head="mot"), *changes)
 
 
 def episode(spec: PolicySpec, pictures: int, *, batch: int = 2) -> Observation:
@@ -95,7 +93,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         height, width = spec.cameras.canvas
         both = ", ".join(f'{{name = "{k}", size = [{height}, {width}]}}' for k in range(views))
         changes = 'cameras.layout="frames"', f"cameras.views=[{both}]"
-        spec = parse(override(spec.dump(), changes))
+        spec = changed(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.frames - spec.video.context
     whole, heard, session = episode(spec, spec.pictures), listened(policy), policy.session()

@@ -25,6 +25,7 @@ FLOORS = {
         "hooks",
         "parts",
         "visibility",
+        "work",
         "spaces",
         "schedules",
         "reading",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .attention import Attend, Block
 from .interfaces.backbone import VideoBackbone
+from .memo import Rungs
 from .types import Frames, Segment, Text
 
 
@@ -45,9 +46,9 @@ class AdaptedBackbone:
         every = tuple(dict.fromkeys(video.roles))
         return self._backbone.embed(video.put(z, *every), text)
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Any:
+    def place(self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None) -> Any:
         """As the backbone's."""
-        return self._backbone.place(sigma, at, text)
+        return self._backbone.place(sigma, at, text, rungs)
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
         """As the backbone's, [B, theirs, T, h, w]."""

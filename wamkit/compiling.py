@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WamkitError
+from .flat import Flat
 from .regions import fixed_shapes, own
 
 METHODS = ("project", "absorb")
@@ -51,6 +52,8 @@ def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
 
     def encode(vae: Any, pixels: Tensor) -> Tensor:
         single = pixels.shape[2] == 1  # a clip would be one region for every number of pictures
+        if single and isinstance(vae, Flat):
+            vae.ready()
         return (compiled if single else kind.encode)(vae, pixels)  # type: ignore[no-any-return]
 
     object.__setattr__(vae, "encode", MethodType(encode, vae))

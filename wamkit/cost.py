@@ -90,7 +90,8 @@ def cost(spec: PolicySpec, **choices: Any) -> Cost:
 
     views, (height, width) = spec.cameras.apart, spec.cameras.canvas
     with Counter() as counter:
-        vae.encode(torch.zeros(views, 3, spec.video.context, height, width, device="meta"))
+        shape = (views, 3, spec.video.context, height, width)
+        vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
     found.stages["encode"], found.bytes = counter.operations, counter.bytes
     schedules, scene = schedules_of(spec), shapes(spec, head)
     model(scene)  # so that the instruction is one that was met before

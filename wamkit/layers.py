@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,15 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=None)  # none is forgotten: what was recorded reads it where it lies
+@cache  # none is forgotten: what was recorded reads it where it lies
 def _brought(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the host does not wait until it is there."""
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:

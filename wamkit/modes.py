@@ -19,9 +19,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .errors import WamkitError, did_you_mean
 from .schedule import Drawn
+from .text import Text
 from .types import Outcome, Scene
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
@@ -74,8 +76,10 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 class Recorded:
     """`act` recorded for one shape of scene: inputs and noise are copied in, and it is replayed.
 
-    Whatever a paradigm reads on the host is recorded as it was: a paradigm that decides by what it
-    computes cannot run this way, and CUDA says so when it is recorded.
+    What was made of the words (`Text.lasting`) is not recorded but read where it lies; for other
+    words it is made anew, and copied there. Whatever a paradigm reads on the host is recorded as
+    it was: a paradigm that decides by what it computes cannot run this way, and CUDA says so when
+    it is recorded.
     """
 
     def __init__(self, act: Act, scene: Scene, rng: torch.Generator, capture: Capture) -> None:
@@ -83,23 +87,45 @@ class Recorded:
         self._inputs = [x.clone() for x in tensors(scene)]
         self._noise = Drawn(rng)
         left = iter(self._inputs)
+        self._scene: Scene = _mapped(scene, lambda _: next(left))
+        self._words = scene.text.lasting
+        self._run(self._scene.text)  # draws the noise, and warms up what wants to be warmed up
         self._outcome: Outcome | None = None
+        self._capture = capture
+        self._record()
 
+    def _run(self, text: Text) -> Outcome:
+        """`act` on the inputs as they are; what was made of `text` before is taken from there."""
+        self._noise.rewind()
+        # A copy starts without memos: what is computed once for a chunk is recorded too.
+        copy: Scene = _mapped(self._scene, lambda x: x)
+        return self._act(copy.with_(text=text.again()), self._noise)
+
+    def _record(self) -> None:
         def run() -> None:
-            self._noise.rewind()
-            # A copy starts without memos: what is computed once for a chunk is recorded too.
-            self._outcome = act(_mapped(still, lambda x: x), self._noise)
+            self._outcome = self._run(self._scene.text)
 
-        still = _mapped(scene, lambda _: next(left))
-        run()  # draws the first noise, and warms up what kernels want to be warmed up
-        self._replay = capture(run)
+        self._replay = self._capture(run)
 
     def __call__(self, scene: Scene, rng: torch.Generator) -> Outcome:
         for mine, given in zip(self._inputs, tensors(scene), strict=True):
             mine.copy_(given)
         self._noise.redraw(rng)
+        if scene.text.lasting is not self._words:
+            self._reword()
+            self._words = scene.text.lasting
         self._replay()
         return _mapped(self._outcome, Tensor.clone)  # type: ignore[no-any-return]
+
+    def _reword(self) -> None:
+        """Make of the new words what was made of the last ones, and put it where that lies."""
+        fresh = replace(self._scene.text)
+        self._run(fresh)
+        old, new = self._scene.text.lasting.values(), fresh.lasting.values()
+        mine, theirs = tree_leaves([old[key] for key in new]), tree_leaves(list(new.values()))
+        for there, here in zip(mine, theirs, strict=True):
+            if isinstance(there, Tensor):
+                there.copy_(here)
 
 
 def captured(run: Callable[[], None]) -> Callable[[], None]:

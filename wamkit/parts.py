@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from .errors import WamkitError
+from .vae_dtype import in_its_dtype
 from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
+    from .work import Pass
 
 HUB = "hf:"
 """What a path to a repository of the Hugging Face hub begins with."""
@@ -64,6 +66,8 @@ class Traits(BaseModel):
     """Numbers in a head (E)."""
     feed_forward: int = 0
     """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
+    gated: bool = False
+    """True if a third layer of a block's feed-forward gates what the first one makes (SwiGLU)."""
     latent_channels: int
     """Channels of the latents it denoises (C)."""
     text_width: int
@@ -237,6 +241,13 @@ class VAEConfig(Weighted):
 
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns projections from this VAE's channels to the backbone's, and back."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What it computes in, whatever its file holds; latents are float32."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "build" in vars(cls):  # so that no plugin has to see to the dtype
+            cls.build = in_its_dtype(cls.build)  # type: ignore[method-assign]
 
     @property
     def channels(self) -> int:
@@ -249,7 +260,7 @@ class VAEConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must state its stride")
 
     def build(self) -> Any:
-        """Return a `wamkit.interfaces.VAE`."""
+        """Return a `wamkit.interfaces.VAE`; the caller gets it in `dtype`."""
         raise NotImplementedError(f"{type(self).__name__} must build a VAE")
 
 
@@ -320,6 +331,8 @@ class ActionHeadConfig(Weighted):
     kind: ClassVar[Kind] = "action_head"
     heard: ClassVar[bool] = True
     """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+    shares_blocks: ClassVar[bool] = False
+    """True if the head's tokens pass the backbone's own blocks."""
     regresses: ClassVar[bool] = False
     """True if the head predicts the numbers at once and looks at no noise: one pass is all."""
 
@@ -336,6 +349,23 @@ class ActionHeadConfig(Weighted):
     def tokens(self, sizes: Sizes) -> Mapping[str, int]:
         """role -> tokens that the head adds to a pass."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
+
+    @property
+    def state_is_word(self) -> bool:
+        """True if the robot's state is one more word of the instruction."""
+        return False
+
+    def layers_read(self, traits: Traits) -> tuple[int, ...]:
+        """The backbone's layers whose outputs the head reads, counted from 0."""
+        return ()
+
+    def operations(self, sizes: Sizes, given: Pass) -> float | None:
+        """Operations of the head's own network in a pass over one sample (`wamkit.work`).
+
+        Without what its tokens cost in blocks of the backbone (`shares_blocks`). None if no
+        formula is known; `wamkit bench` then prints none.
+        """
+        return None
 
     def build(self, sizes: Sizes) -> Any:
         """Return a `wamkit.interfaces.ActionHead`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .parts import ActionHeadConfig, Conflict
+from .parts import ActionHeadConfig, Conflict, Traits
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
@@ -22,6 +22,9 @@ class ReaderConfig(ActionHeadConfig):
     layers: Layers | None = None
     """Blocks whose outputs are read, from 0, or backwards from -1; "all" of them; left open, those
     that the head was published with, at the same height of the stack."""
+
+    def layers_read(self, traits: Traits) -> tuple[int, ...]:
+        return () if self.layers is None else places(self.layers, traits.depth)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         depth = spec.backbone.traits.depth

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import WamkitError
+from .layers import sent
 from .observation import Batch, Observation
 from .types import Frames, Noisy, Scene, Text
 
@@ -53,9 +54,10 @@ def clean(policy: Policy, batch: Batch) -> Scene:
             "change actions.chunk or actions.groups in the spec, or the data",
         )
     physical = physical_state(policy, batch.observation)
-    actions = batch.actions.to(policy.device)
-    valid = None if batch.step_valid is None else batch.step_valid.to(policy.device)
-    numbers = {"action": policy.actions.encode(actions, physical, valid)}
+    actions = batch.actions  # made ready where they are, which is mostly the host
+    valid = None if batch.step_valid is None else batch.step_valid.to(actions.device)
+    actions = policy.actions.encode(actions, physical, valid)
+    numbers = {"action": sent(actions, policy.device)}
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
         numbers[part] = _outcome(policy, part, batch)
@@ -67,7 +69,7 @@ def clean(policy: Policy, batch: Batch) -> Scene:
                 "themselves",
                 "leave the latents out",
             )
-        z = batch.latents.to(policy.device).float()
+        z = sent(batch.latents, policy.device).float()
         clip = z[:, :, :observed], z[:, :, observed:], None
         return _scene(policy, batch.observation, *clip, numbers, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
@@ -88,10 +90,10 @@ def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
             f"this policy learns to predict the {part}, and the batch holds none",
             f"give Batch({part}=...), or choose a paradigm that does not predict it",
         )
-    given = given.to(policy.device).float()
     if part == "next_state":
-        return policy.states.encode(given)[:, None]
-    return given.nan_to_num().reshape(-1, 1, 1)  # NaN: not known, and not learned from
+        return sent(policy.states.encode(given.float())[:, None], policy.device)
+    # NaN: not known, and not learned from
+    return sent(given.float().nan_to_num().reshape(-1, 1, 1), policy.device)
 
 
 def _scene(
@@ -161,14 +163,14 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
     [B, 3, T, height, width]; where views are frames of their own, [B * V, ...], samples outermost.
     """
     device = policy.device
-    images = {name: _sent(value, device) for name, value in observation.images.items()}
+    images = {name: sent(value, device) for name, value in observation.images.items()}
     return policy.cameras.canvas(images)
 
 
 @torch.no_grad()
 def latents(policy: Policy, canvas: Tensor) -> Tensor:
     """Pictures as latents [B, C, T, h, w] float32; views that are frames follow each other in T."""
-    z = policy.vae.encode(canvas.to(vae_dtype(policy))).float()
+    z = policy.vae.encode(canvas.to(vae_dtype(policy.vae))).float()
     views = policy.spec.cameras.apart
     if views == 1:
         return z
@@ -201,7 +203,7 @@ def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     views = spec.cameras.apart
     if views > 1:
         z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
-    pictures = policy.vae.decode(z.to(vae_dtype(policy))).float().clamp(-1, 1)
+    pictures = policy.vae.decode(z.to(vae_dtype(policy.vae))).float().clamp(-1, 1)
     pictures[:, :, : spec.video.context] = canvas
     return pictures.cpu()
 
@@ -267,12 +269,7 @@ def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
     """
     if state is None:
         return None
-    return _sent(policy.states.encode(state), policy.device)
-
-
-def _sent(x: Tensor, device: torch.device) -> Tensor:
-    """What is observed on a device, for which the host does not wait."""
-    return x.to(device, non_blocking=device.type == "cuda")
+    return sent(policy.states.encode(state), policy.device)
 
 
 def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
@@ -312,7 +309,7 @@ def expect_pictures(observation: Observation, count: int) -> None:
             )
 
 
-def vae_dtype(policy: Policy) -> torch.dtype:
-    """What the VAE computes in."""
-    parameter = next(iter(policy.vae.parameters()), None)  # type: ignore[attr-defined]
+def vae_dtype(vae: Any) -> torch.dtype:
+    """What a VAE is given, which is the dtype of its weights; float32 if it has none."""
+    parameter = next(iter(vae.parameters()), None)
     return torch.float32 if parameter is None else parameter.dtype

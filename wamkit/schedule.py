@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import WamkitError
+from .layers import sent
 from .schedules import TWICE, ScheduleConfig, check_steps
 from .solvers import SOLVERS, Run
 
@@ -248,7 +249,7 @@ class NoiseSchedule:
         sigma = self._sample(shape, rng)
         if self.config.quantize:
             sigma = (1000 * sigma).bfloat16().float() / 1000
-        return sigma.to(like.device)
+        return sent(sigma, like.device)
 
     def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """Levels of this shape on the generator's device."""

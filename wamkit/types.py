@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .cache import KVCache
+from .memo import Given, Rung, Rungs
 from .memo import Memo as Memo
-from .memo import Rung
 from .text import Text as Text
 
 
@@ -44,7 +44,7 @@ class Frames:
     times: Tensor  # [T] place on the latent time axis
     sigma: Tensor  # [B, T] float32 in [0, 1]; 0 is data, 1 is noise
     guide: Tensor | None = None  # [B, G, T, h, w] extra channels, for backbones that want them
-    rung: Rung | None = None  # where all frames share a level of a run
+    rungs: Rungs | None = None  # where all levels are known at the start of a chunk
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,31 +85,59 @@ class Frames:
 
     def only(self, *roles: str) -> Frames:
         """Just the frames that have one of `roles`."""
-        keep = self.span(*roles)
+        keep, sigma = self.span(*roles), self.sigma[:, self.span(*roles)]
+        rungs = self.ladder
+        if rungs is not None:
+            rungs = rungs.kept([role in roles for role in self.roles], sigma)
         return Frames(
             self.z[:, :, keep],
             tuple(role for role in self.roles if role in roles),
             self.times[keep],
-            self.sigma[:, keep],
+            sigma,
             None if self.guide is None else self.guide[:, :, keep],
+            rungs,
         )
 
     @property
-    def ladder(self) -> Rung | None:
-        """Which of the levels of a run all frames have, as long as they have it."""
-        return None if self.rung is None else self.rung.of(self.sigma)
+    def ladder(self) -> Rungs | None:
+        """What is known of the levels of all frames, as long as they have them.
+
+        No part of it is for frames of different roles.
+        """
+        return None if self.rungs is None else self.rungs.of(self.sigma)
+
+    def rung_of(self, role: str) -> Rung | None:
+        """Which of the levels of a run the frames of a role have, if they share one."""
+        found: list[Rung | Given] = []
+        if (ladder := self.ladder) is not None and role in self.roles:
+            keep = [name == role for name in self.roles]
+            found = [level for level, _ in ladder.kept(keep, self.sigma).columns()]
+        return found[0] if len(found) == 1 and isinstance(found[0], Rung) else None
 
     def at(self, sigma: Tensor | float | Rung, *roles: str) -> Frames:
         """The frames of `roles` set to a noise level: a number, [B], or [B, frames of the role]."""
         rung, level = (sigma, sigma.sigma) if isinstance(sigma, Rung) else (None, sigma)
-        if isinstance(level, Tensor) and level.ndim == 1:
+        if isinstance(level, float | int):
+            rung = Rung.fixed(level, self.sigma.new_full(self.sigma.shape[:1], level))
+        elif level.ndim == 1:
             level = level[:, None]
         if isinstance(level, Tensor) and all(role in roles for role in self.roles):
-            whole = level.expand_as(self.sigma)
-            return self._moved(sigma=whole, rung=None if rung is None else rung.holding(whole))
-        levels = self.sigma.clone()
-        levels[:, self.span(*roles)] = level
-        return self._moved(sigma=levels, rung=None)
+            levels = level.expand_as(self.sigma)
+        else:
+            levels = self.sigma.clone()
+            levels[:, self.span(*roles)] = level
+        rungs = None if rung is None else self._with(rung, roles, levels)
+        return self._moved(sigma=levels, rungs=rungs)
+
+    def _with(self, rung: Rung, roles: Collection[str], sigma: Tensor) -> Rungs:
+        """What is known of the levels `sigma` once the frames of `roles` have this one."""
+        known = self._known.changed(lambda old, at: rung if self.roles[at] in roles else old)
+        return replace(known, sigma=sigma)
+
+    @property
+    def _known(self) -> Rungs:
+        """`ladder`, or levels of which nothing is known but that they are those of these frames."""
+        return self.ladder or Rungs.given(self.sigma, [n for _, n, _ in self.segments(1)])
 
     def put(self, z: Tensor, *roles: str) -> Frames:
         """The frames of `roles` replaced by z [B, C, frames of the role, h, w]."""
@@ -135,6 +163,9 @@ class Frames:
         long as every clip has the same `times`.
         """
         first, memo = clips[0], memo or Memo()
+        sigma, rungs = torch.cat([clip.sigma for clip in clips], 1), None
+        if any(clip.ladder is not None for clip in clips):
+            rungs = Rungs(tuple(part for clip in clips for part in clip._known.parts), sigma)
         for i, clip in enumerate(clips):
             memo = memo.once(("row", len(clips), i), Memo, of=clip.times)
         names = tuple(role for clip in clips for role in clip.roles)
@@ -142,10 +173,11 @@ class Frames:
             torch.cat([clip.z.to(first.z.dtype) for clip in clips], 2),
             memo.once(("roles", names), lambda: names),
             memo.once("times", lambda: torch.cat([clip.times.to(first.times) for clip in clips])),
-            torch.cat([clip.sigma for clip in clips], 1),
+            sigma,
             torch.cat([clip.guide for clip in clips if clip.guide is not None], 2)
             if all(clip.guide is not None for clip in clips)
             else None,
+            rungs,
         )
         object.__setattr__(whole, "memo", memo)
         return whole
@@ -164,8 +196,8 @@ class Frames:
         """The same frames of other samples, which `rows` takes from every tensor that has them."""
         sigma, ladder = rows(self.sigma), self.ladder
         guide = None if self.guide is None else rows(self.guide)
-        rung = None if ladder is None else ladder.holding(sigma)
-        return Frames(rows(self.z), self.roles, self.times, sigma, guide, rung)
+        rungs = None if ladder is None else ladder.mapped(rows, sigma)
+        return Frames(rows(self.z), self.roles, self.times, sigma, guide, rungs)
 
     def _moved(self, **changes: Any) -> Frames:
         """The same frames at another point of their denoising; what depends on places stays."""
@@ -312,8 +344,7 @@ class Scene:
             return self.with_(**{"video" if self.future is None else "future": moved})
         noisy = self.noisy(part)
         if isinstance(sigma, float | int):
-            level = torch.full_like(noisy.sigma, sigma)
-            sigma = Rung(level.new_full((1,), sigma), 0, level)
+            sigma = Rung.fixed(sigma, torch.full_like(noisy.sigma, sigma))
         rung, level = (sigma, sigma.sigma) if isinstance(sigma, Rung) else (None, sigma)
         return self.with_(**{part: Noisy(x, level, noisy.roles, noisy.times, rung)})
 
@@ -362,8 +393,8 @@ class Scene:
 def _still(state: Tensor) -> Piece:
     """The state [B, P] as numbers."""
     level = torch.zeros(len(state), 1, device=state.device)
-    rung = Rung(level.new_zeros(1), 0, level)
-    return Piece("state", state[:, None], level, ("state",), -torch.ones_like(rung.levels), rung)
+    rung, time = Rung.fixed(0.0, level), torch.full((1,), -1.0, device=state.device)
+    return Piece("state", state[:, None], level, ("state",), time, rung)
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,35 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+INSTRUCTIONS += ("asimd", "i8mm", "bf16", "sve")
+"""What decides how fast products are, by the names that Linux gives it on x86 and on Arm."""
+
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a number depends on besides the policy: hardware, software, threads, date."""
+    """What a number depends on besides the policy: hardware, software, threads, date.
+
+    "cores" are those that share no circuits, "processors" what the system runs threads on and this
+    process may use. One name can stand for several processors, so "capability" is the instructions
+    that torch's own kernels use here, and "instructions" those that count for products.
+    """
+    gpu = device.type == "cuda"
+    listed = _listed()
     found: dict[str, Any] = {
         "device": device.type,
-        "name": _processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "cores": os.cpu_count(),
+        "name": torch.cuda.get_device_name(device) if gpu else _name(listed),
+        "cores": _cores(listed),
+        "processors": _processors(),
+        "memory_gb": _memory_gb(device),
+        "capability": _capability(device),
+        "instructions": [] if gpu else _instructions(listed),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
@@ -34,14 +49,65 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _processor() -> str:
-    """The name of the processor as Linux tells it, or as Python does."""
+def busy(found: Mapping[str, Any]) -> str | None:
+    """A warning if more wants to run on a machine (`machine`) than it has processors for."""
+    load, room = found["load"], found["processors"]
+    if load <= room:
+        return None
+    return (
+        f"the machine is busy: a load of {load:g} on {room} processors; times are longer than they "
+        "need be, and vary"
+    )
+
+
+def _listed() -> list[dict[str, str]]:
+    """What Linux tells of every processor; nothing elsewhere."""
     listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not listing.is_file():
+        return []
+    blocks = listing.read_text().strip().split("\n\n")
+    pairs = [[line.partition(":") for line in block.splitlines()] for block in blocks]
+    return [{key.strip(): value.strip() for key, _, value in block} for block in pairs]
+
+
+def _name(listed: Sequence[Mapping[str, str]]) -> str:
+    """The name of the processor as Linux tells it, or as Python does."""
+    named = [processor["model name"] for processor in listed if "model name" in processor]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _cores(listed: Sequence[Mapping[str, str]]) -> int:
+    """Cores of the machine, those counted once that run two threads."""
+    places = {(p["physical id"], p["core id"]) for p in listed if "core id" in p}
+    return len(places) or os.cpu_count() or 1
+
+
+def _processors() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gb(device: torch.device) -> int:
+    """Memory of the device, in whole GB."""
+    if device.type == "cuda":
+        return round(torch.cuda.get_device_properties(device).total_memory / 1e9)
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
+
+
+def _capability(device: torch.device) -> str:
+    """The instructions that torch's own kernels use on a CPU; the architecture of a GPU."""
+    if device.type == "cuda":
+        return "{}.{}".format(*torch.cuda.get_device_capability(device))
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _instructions(listed: Sequence[Mapping[str, str]]) -> list[str]:
+    """Those of INSTRUCTIONS that the processor has."""
+    first = listed[0] if listed else {}
+    flags = set(first.get("flags", first.get("Features", "")).split())
+    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def settle(device: torch.device) -> None:

@@ -80,7 +80,6 @@ def precompute(
     }
     _claim(folder, about)
     pictures, layout = Pictures(recording), CameraLayout(spec.cameras)
-    parameter = next(iter(vae.parameters()), torch.empty(0))
     known = {episode.index: episode for episode in recording.episodes}
     encoded = 0
 
@@ -105,7 +104,7 @@ def precompute(
         made = []
         for i in range(0, len(piece), batch):
             part = piece[i : i + batch]
-            z = vae.encode(canvas(part).to(parameter.dtype)).float()  # as `wamkit.scenes` does
+            z = vae.encode(canvas(part).to(vae_dtype(vae))).float()  # as `wamkit.scenes` does
             if (views := spec.cameras.apart) > 1:
                 z = z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
             made.append(z.to(DTYPES[dtype]).cpu())

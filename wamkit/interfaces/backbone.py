@@ -11,6 +11,7 @@ from torch import Tensor
 from ..attention import Attend, Block, Stream, run
 from ..cache import KVCache
 from ..errors import WamkitError
+from ..memo import Rungs
 from ..parts import Traits
 from ..types import Frames, Segment, Text
 from ..visibility import Visibility, everyone
@@ -40,7 +41,7 @@ class VideoBackbone(Protocol):
         `traits.text` is "none" leaves it to the action head.
         """
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Any:
+    def place(self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None) -> Any:
         """The conditioning of S tokens that belong to no frame, so that they pass the same blocks.
 
         `sigma` [B, S] float32 are noise levels in [0, 1], `at` [S, 3] float32 their times,
@@ -48,6 +49,8 @@ class VideoBackbone(Protocol):
         the places of tokens; fractions and numbers off the grid (-1) are allowed. A family without
         places in time looks at what it has. Where the blocks take one level a pass, it is the
         highest of a sample. `text` is for the words that blocks attend to by cross-attention.
+        `rungs`, as `Frames.ladder`, is what is known of the levels at the start of a chunk, so that
+        what follows from them is looked up (`wamkit.memo.of_levels`) instead of computed.
         """
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:

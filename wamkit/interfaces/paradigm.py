@@ -173,5 +173,5 @@ def levelled(scene: Scene) -> Scene:
     clip = scene.clip
     if scene.video is None or clip is None or not clip.targets:
         return scene
-    level = clip.sigma[:, clip.where(*clip.targets)[0]]
+    level = clip.rung_of(clip.targets[0]) or clip.sigma[:, clip.where(*clip.targets)[0]]
     return scene.with_(video=scene.video.at(level, "context"))

@@ -214,7 +214,8 @@ def work(
     if encodes:
         views, (height, width) = spec.cameras.apart, spec.cameras.canvas
         with torch.no_grad(), Counter() as counter:
-            vae.encode(torch.zeros(views, 3, spec.pictures, height, width, device="meta"))
+            shape = (views, 3, spec.pictures, height, width)
+            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
         operations += counter.operations
     learned = sum(prod(p.shape) for p in every if p.requires_grad)
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes, Traits
+from wamkit.work import Pass, layer_of
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -70,6 +72,16 @@ class Mot(ActionHeadConfig):
         beside = 1 if self.state == "noisy_token" and sizes.state else 0
         others = {part: 1 for part in sizes.predicts if part != "action"}
         return {**clean, "action": beside + sizes.chunk + self.registers, **others}
+
+    @property
+    def state_is_word(self) -> bool:
+        return self.state == "text"
+
+    def operations(self, sizes: Sizes, given: Pass) -> float:
+        layer = layer_of(sizes.traits, self.width, self.feed_forward)
+        if self.block == "own":
+            layer = replace(layer, gated=False, cross=self.reads_text)
+        return len(self.awake(sizes.traits)) * layer.all(given.numbers, given)
 
     def tiny(self) -> Mot:
         small = {"width": 32, "feed_forward": 64, "every": min(self.every, 2)}

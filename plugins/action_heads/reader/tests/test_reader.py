@@ -15,7 +15,7 @@ from wamkit.policy import Policy
 from wamkit.replay import uncached
 from wamkit.scenes import blank
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, redrawn, observation
+from wamkit.trial import batch_of, composed, observation, redrawn
 from wamkit.types import Frames, Noisy, Scene, Text
 
 SMALL: dict[str, Any] = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4}

@@ -35,6 +35,7 @@ from wamkit.layers import (
 from wamkit.memo import of_level
 from wamkit.parts import Sizes
 from wamkit.reading import places
+from wamkit.regions import region
 from wamkit.types import Piece, Scene, levels_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ class Block(nn.Module):
         x = x + self.attn2.read(x, shown)
         shift, scale, gate = rest
         return (x.float() + gate * self.ffn(_scaled(x, shift, scale))).to(x.dtype)
+
+
+@region
+def _passed(block: Block, x: Tensor, modulation: Tensor, shown: KV, turn: Turn | None) -> Tensor:
+    """The block's forward, as one piece where a policy runs compiled."""
+    return block(x, modulation, shown, turn)  # type: ignore[no-any-return]
 
 
 def _scaled(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -191,7 +198,7 @@ class DiTReader(ReaderHead):
             key = (id(block), *(p.roles[0] for p in pieces))
             make = partial(self._shown, block.attn2, i, scene, hidden, valid)
             shown = scene.text.memo.once(key, make, of=source)
-            x = block(x, modulation, shown, turn)
+            x = _passed(block, x, modulation, shown, turn)
         shift, scale = (self.scale_shift_table.float() + noise[:, :, None]).unbind(2)
         parts = modulated(x, shift, scale).split([p.x.shape[1] for p in pieces], 1)
         return {

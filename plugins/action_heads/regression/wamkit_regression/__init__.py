@@ -10,6 +10,7 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Sizes, Traits
 from wamkit.reading import ReaderConfig, unread_state
+from wamkit.work import Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -52,6 +53,24 @@ class Regression(ReaderConfig):
         text = "pooled" if traits.text == "none" else "none"
         layers = self.layers if self.layers is not None else (-1,)
         return self.model_copy(update={"layers": layers, "text": self.text or text})
+
+    @property
+    def state_is_word(self) -> bool:
+        return self.state == "text"
+
+    def operations(self, sizes: Sizes, given: Pass) -> float:
+        if not given.numbers:
+            return 0.0
+        inputs = len(self.layers_read(sizes.traits)) * sizes.traits.width
+        pooled = 4 * inputs * given.shown(given.numbers) if self.pool == "attention" else 0
+        inputs += sizes.state if self.state == "numbers" else 0
+        inputs += sizes.traits.text_width if self.text == "pooled" else 0
+        outputs = sum(
+            sizes.numbers(part) * (sizes.chunk if part == "action" else 1)
+            for part in sizes.predicts
+        )
+        hidden = inputs + (self.depth - 1) * self.width + outputs
+        return float(pooled + 2 * hidden * self.width)
 
     def tiny(self) -> Regression:
         layers = self.layers if self.layers == "all" else None

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
+from wamkit.work import Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -25,6 +26,7 @@ class SharedStream(ActionHeadConfig):
     """
 
     source = "https://github.com/dreamzero0/dreamzero and https://github.com/robbyant/lingbot-va"
+    shares_blocks = True
 
     name: Literal["shared_stream"] = "shared_stream"
     embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"
@@ -53,6 +55,9 @@ class SharedStream(ActionHeadConfig):
         state = {"state": 1} if self.state == "token" and sizes.state else {}
         others = {part: 1 for part in sizes.predicts if part != "action"}
         return {**state, "action": sizes.chunk, **others}
+
+    def operations(self, sizes: Sizes, given: Pass) -> float:
+        return 0.0
 
     def tiny(self) -> SharedStream:
         return self.model_copy(update={"weights": None})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import QKV, Block, told_of
 from wamkit.interfaces import VideoBackbone
+from wamkit.memo import Rungs
 from wamkit.types import Frames, Segment, Text
 
 
@@ -47,9 +48,9 @@ class Corrected:
         """As the backbone's."""
         return self._backbone.embed(video, text)
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Any:
+    def place(self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None) -> Any:
         """As the backbone's."""
-        return self._backbone.place(sigma, at, text)
+        return self._backbone.place(sigma, at, text, rungs)
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:
         """As the backbone's."""

@@ -121,7 +121,7 @@ class Flux2(_Flux):
 
     @property
     def traits(self) -> Traits:
-        return self._traits(latent_channels=self.latent_channels, patch=(1, 1, 1))
+        return self._traits(gated=True, latent_channels=self.latent_channels, patch=(1, 1, 1))
 
     def expert(self, width: int, feed_forward: int) -> Any:
         from .flux2 import Flux2Expert

@@ -49,7 +49,8 @@ class Ends(Stack):
             (id(self), "turn"), lambda: self._turn(places(video)), of=video.times
         )
         _, _, frames, rows, columns = video.z.shape
-        cond = self._condition(video.sigma, turned, text, (frames, rows, columns))
+        shape, known = (frames, rows, columns), (video.memo, video.ladder)
+        cond = self._condition(video.sigma, turned, text, shape, *known)
         return x, video.segments(rows * columns), cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import Embedder, sinusoid
+from wamkit.memo import Memo, Rungs, of_levels, spread
 from wamkit.types import Text
 
 from . import positions
@@ -68,21 +69,38 @@ class Stack(nn.Module, ABC):
         """The stack, input side first."""
         return self.transformer_blocks
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`; every token has a level of its own."""
         turned = text.memo.once((id(self), "turn"), lambda: self._turn(at.float()), of=at)
-        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1))
+        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1), text.memo, rungs)
 
     def _condition(
-        self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
+        self,
+        sigma: Tensor,
+        turned: Turn,
+        text: Text,
+        shape: tuple[int, int, int],
+        memo: Memo,
+        rungs: Rungs | None,
     ) -> Conditioning:
-        """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
-        level, modulation = self.time_embed(sigma)
-        prompt = None if self.prompt_adaln is None else self.prompt_adaln(sigma)[1]
+        """Noise levels sigma [B, T] of frames, positions and words, for the blocks.
+
+        What is made of levels that are known, as `rungs`, is kept in `memo`.
+        """
+        found, owner = of_levels(memo, (id(self), "level"), self._level, sigma, rungs)
+        level, modulation, *rest = (spread(x, owner) for x in found)
+        prompt = rest[0] if rest else None
         words = text.lasting.once(
             (id(self), "words"), lambda: self._words(text.tokens), of=text.tokens
         )
         return Conditioning(modulation, level, prompt, *turned, words, text, shape)
+
+    def _level(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """Levels [B, T] embedded, their modulation, and that of the words if they follow it."""
+        rest = () if self.prompt_adaln is None else (self.prompt_adaln(sigma)[1],)
+        return *self.time_embed(sigma), *rest
 
     def _words(self, tokens: Tensor) -> Tensor:
         """[B, L, text width] to what the blocks attend to."""

@@ -11,12 +11,16 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from wamkit.flat import Flat
+
+from .vae_single import convolutions, moments
 
 SEED = 0  # of the noise that 0.9.1's decoder adds between its layers
 
 
-class LTXVideoVAE(nn.Module):
+class LTXVideoVAE(Flat):
     """Encode clips to latents of about unit variance, and decode them, the same every time.
 
     `name` is diffusers' class and `blocks` what it is built from; its state dict is this one's.
@@ -30,6 +34,7 @@ class LTXVideoVAE(nn.Module):
         super().__init__()
         model = getattr(diffusers, name)(**blocks)
         self.encoder, self.decoder, self.level = model.encoder, model.decoder, level
+        self.keep_flat(convolutions(self.encoder), "repeats")
         self.register_buffer("latents_mean", model.latents_mean)
         self.register_buffer("latents_std", model.latents_std)
         self.channels = int(model.config.latent_channels)
@@ -51,7 +56,12 @@ class LTXVideoVAE(nn.Module):
                 f"found pixels of shape {list(pixels.shape)}; expected [B, 3, T, H, W] with "
                 f"T = 1 + {frames}k, H a multiple of {rows} and W a multiple of {columns}"
             )
-        mean = self.encoder(pixels)[:, : self.channels]  # what follows is the posterior's variance
+        if T == 1:
+            self.ready()
+            found = moments(self.encoder, pixels[:, :, 0]).unsqueeze(2)
+        else:
+            found = self.encoder(pixels)
+        mean = found[:, : self.channels]  # what follows is the posterior's variance
         return (mean - _axes(self.latents_mean)) / _axes(self.latents_std)
 
     def decode(self, z: Tensor) -> Tensor:

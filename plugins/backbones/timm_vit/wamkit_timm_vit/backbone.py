@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.errors import WamkitError
 from wamkit.layers import LayerNorm, constant, split_heads
+from wamkit.memo import Rungs
 from wamkit.types import Frames, Segment, Text
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ class ViTBackbone(nn.Module):
         turn = video.memo.once((id(self), "turn"), lambda: self._turn(video))
         return x.flatten(1, 2), video.segments(x.shape[2]), Conditioning(turn)
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`; noise levels and words are not read, nor are times.
 
         Learned positions are added to patches on the way in, so that other tokens have none. For

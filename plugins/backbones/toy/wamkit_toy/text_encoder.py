@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wamkit.errors import WamkitError
-from wamkit.layers import FeedForward, sinusoid
+from wamkit.layers import FeedForward, sent, sinusoid
 from wamkit.types import Text
 
 START = 256  # the row of the table after those of the 256 bytes
@@ -38,10 +38,8 @@ class ByteEncoder(nn.Module):
         """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` bytes."""
         rows = [self._row(prompt) for prompt in prompts]
         device = self.table.weight.device
-        ids = torch.tensor(
-            [row + [0] * (1 + self.length - len(row)) for row in rows], device=device
-        )
-        lengths = torch.tensor([len(row) for row in rows], device=device)
+        ids = torch.tensor([row + [0] * (1 + self.length - len(row)) for row in rows])
+        ids, lengths = sent(ids, device), sent(torch.tensor([len(row) for row in rows]), device)
         places = torch.arange(1 + self.length, device=device)  # [L]
         valid = places < lengths[:, None]  # [B, L]
         x = self.table(ids)  # [B, L, width]

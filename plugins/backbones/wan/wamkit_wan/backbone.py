@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.layers import modulated
+from wamkit.memo import Memo, Rungs
 from wamkit.types import Frames, Segment, Text
 
 from .blocks import Conditioning, WanBlock, by_frame
@@ -74,12 +75,15 @@ class WanBackbone(nn.Module):
         turned = video.memo.once(
             (id(self), "turn"), lambda: self._turn(places(video, *shape[1:])), of=video.times
         )
-        cond = self._condition(video.sigma, turned, text, tuple(shape))
+        known = video.memo, video.ladder
+        cond = self._condition(video.sigma, turned, text, tuple(shape), *known)
         return grid.flatten(2).transpose(1, 2), video.segments(shape[1] * shape[2]), cond
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
-        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1))
+        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1), text.memo, rungs)
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
         table = self.scale_shift_table.float() + cond.level.unsqueeze(2)  # [B, T, 2, D]
@@ -89,7 +93,13 @@ class WanBackbone(nn.Module):
         return y.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def _condition(
-        self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
+        self,
+        sigma: Tensor,
+        turned: Turn,
+        text: Text,
+        shape: tuple[int, int, int],
+        memo: Memo,
+        rungs: Rungs | None,
     ) -> Conditioning:
         """Raises WamkitError if the picture's tokens are missing or not wanted."""
         found = 0 if text.extra is None else text.extra.shape[-1]
@@ -99,7 +109,7 @@ class WanBackbone(nn.Module):
                 f"{self.traits.extra_width} (0 is none)",
                 "give Text(extra=...) as [B, tokens, width], or choose another variant",
             )
-        return self.condition_embedder(sigma, turned, text, shape)  # type: ignore[no-any-return]
+        return self.condition_embedder(sigma, turned, text, shape, memo, rungs)  # type: ignore[no-any-return]
 
     def _require(self, video: Frames) -> None:
         """Raise WamkitError if guide channels are missing or not wanted."""

@@ -37,7 +37,7 @@ from wamkit.types import Text
 class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
-    modulation: Tensor  # [B, T, 6, D] float32, of each frame's noise level
+    modulation: Tensor  # [B, T, 6, D] float32, of each frame's noise level; B and T may be 1
     level: Tensor  # [B, T, D] float32, the same before its projection, for the way out
     cos: Tensor  # [S, E / 2] float32 rotary positions
     sin: Tensor  # [S, E / 2]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import Embedder, FeedForward, LayerNorm, rotary_angles, sinusoid
+from wamkit.memo import Memo, Rungs, of_levels, spread
 from wamkit.types import Text
 
 from .blocks import Conditioning
@@ -53,13 +54,16 @@ class ConditionEmbedder(nn.Module):
         turn: Turn,
         text: Text,
         shape: tuple[int, int, int],
+        memo: Memo,
+        rungs: Rungs | None,
     ) -> Conditioning:
         """Noise levels sigma [B, T] of `shape[0]` frames, rotary positions and words, for blocks.
 
-        The picture's tokens are read only by a model that has an embedder for them.
+        What is made of levels that are known, as `rungs`, is kept in `memo`. The picture's tokens are read only by a model that has an embedder for them.
         """
         dtype, picture = self.time_proj.weight.dtype, self.image_embedder
-        level, modulation = self.time(sigma)
+        found, owner = of_levels(memo, (id(self), "time"), self.time, sigma, rungs)
+        level, modulation = (spread(x, owner) for x in found)
         words = text.lasting.once(
             (id(self), "words"), lambda: self.text_embedder(text.tokens.to(dtype)), of=text.tokens
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from wamkit.memo import Rungs
 from wamkit.parts import Traits
 from wamkit.types import Text
 
@@ -33,7 +34,10 @@ class WanExpert(nn.Module):
             for _ in range(traits.depth)
         )
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`, for tokens of the expert's own."""
         turned = text.memo.once((id(self), "turn"), lambda: turn(at, self.head_size), of=at)
-        return self.condition_embedder(sigma, turned, text, (sigma.shape[1], 1, 1))  # type: ignore[no-any-return]
+        shape = sigma.shape[1], 1, 1
+        return self.condition_embedder(sigma, turned, text, shape, text.memo, rungs)  # type: ignore[no-any-return]

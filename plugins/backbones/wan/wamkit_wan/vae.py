@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from wamkit.flat import Flat
 from wamkit.layers import constant
 
-from .vae_blocks import Chunk
+from .vae_blocks import CausalConv3d, Chunk
 from .vae_decoder import Decoder
 from .vae_encoder import Encoder
 
@@ -111,7 +112,7 @@ def tiny(shape: WanVAEShape) -> WanVAEShape:
     return replace(shape, base_width=4, decoder_width=decoder_width)
 
 
-class WanVAE(nn.Module):
+class WanVAE(Flat):
     """Encode clips to latents of mean 0 and deviation 1 per channel, and decode them.
 
     The state dict has the keys and shapes of diffusers' `AutoencoderKLWan`; `vae_weights` renames
@@ -134,6 +135,8 @@ class WanVAE(nn.Module):
             temporal=config.temporal_downsample,
             residual=config.residual,
         )
+        causal = (layer for layer in self.encoder.modules() if isinstance(layer, CausalConv3d))
+        self.keep_flat(causal, "zeros")
         self.quant_conv = nn.Conv3d(2 * self.channels, 2 * self.channels, 1)
         self.post_quant_conv = nn.Conv3d(self.channels, self.channels, 1)
         self.decoder = Decoder(
@@ -152,6 +155,7 @@ class WanVAE(nn.Module):
         of the stride. Raises ValueError for any other shape.
         """
         self._check_pixels(pixels)
+        self.ready()
         x = patchify(pixels, self.config.patch)  # [B, 3*p*p, T, H/p, W/p]
         chunks = [x[:, :, :1]]
         if x.shape[2] > 1:

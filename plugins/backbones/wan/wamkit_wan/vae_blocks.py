@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wamkit.flat import convolved
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -61,12 +63,7 @@ class CausalConv3d(nn.Conv3d):
         if reach:
             chunk.remember(self, seen, reach)
         if seen.shape[2] == 1:
-            # Channels last in memory: convolutions of a frame are faster so, and stay so.
-            frame, kernel = (
-                part.contiguous(memory_format=torch.channels_last)
-                for part in (x[:, :, 0], self.weight[:, :, -1])
-            )
-            return F.conv2d(frame, kernel, self.bias, padding=self.padding[1:]).unsqueeze(2)
+            return convolved(self, x[:, :, 0], "zeros").unsqueeze(2)
         missing = reach - (seen.shape[2] - x.shape[2])
         return super().forward(F.pad(seen, (0, 0, 0, 0, missing, 0)) if missing else seen)
 

@@ -189,7 +189,7 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(parse(override(tiny.dump(), (size, "video.coarser=2"))))
+    policy = Policy.from_spec(changed(tiny, size, "video.coarser=2"))
     assert check(policy.spec) == []
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.future is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wamkit.cache import KVCache
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
+from wamkit.layers import sent
 from wamkit.schedule import draw, shifted
 from wamkit.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
 
@@ -138,7 +139,7 @@ class AutoregressiveParadigm(Paradigm):
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
         share = torch.rand(batch, 1, generator=rng, device=rng.device) < self.config.copy_noise
         u = torch.rand(batch, copies, generator=rng, device=rng.device) / 2
-        level = (shifted(u, flow.shift) * share).to(z.device).repeat_interleave(size, 1)
+        level = sent(shifted(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
         noise = _by_place("video", draw(tuple(z.shape), z, rng))
         clean = Frames(
             _by_place("video", flow.add(_by_place("video", z), noise, level)),

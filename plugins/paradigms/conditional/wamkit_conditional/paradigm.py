@@ -18,6 +18,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
+from wamkit.layers import constant, sent
 from wamkit.schedule import draw
 from wamkit.types import Frames, Goal, Outcome, Scene, Target
 
@@ -153,7 +154,7 @@ class ConditionalParadigm(Paradigm):
         tokens = scene.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
         u = torch.rand(tokens.shape[0], generator=rng, device=rng.device)
-        return torch.bucketize(u, edges, right=True).to(tokens.device)
+        return sent(torch.bucketize(u, edges, right=True), tokens.device)
 
     def _leader(self, kind: str, part: str, parts: list[str]) -> str:
         """The part whose level `part` takes in samples of a kind."""
@@ -169,7 +170,7 @@ def told(x: Tensor) -> Tensor:
 
 def _where(kind: Tensor, flags: list[bool]) -> Tensor:
     """For each sample the flag of its kind [B] bool."""
-    return torch.tensor(flags, device=kind.device)[kind]
+    return constant(tuple(flags), torch.bool, kind.device)[kind]
 
 
 def _each(kind: Tensor, rows: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, override, parse
+from wamkit.spec import PolicySpec, parse
 from wamkit.trial import acted, batch_of, changed, composed, corrupted, observation
 from wamkit.types import Frames, Scene, Velocity
 from wamkit.visibility import Visibility
@@ -220,7 +220,7 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(parse(override(tiny.dump(), (size, "video.coarser=2"))))
+    policy = Policy.from_spec(changed(tiny, size, "video.coarser=2"))
     assert check(policy.spec) == []
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.future is not None

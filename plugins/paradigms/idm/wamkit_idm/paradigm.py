@@ -16,6 +16,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
+from wamkit.layers import sent
 from wamkit.schedule import draw
 from wamkit.types import Frames, Outcome, Scene, Target
 
@@ -86,7 +87,7 @@ class IdmParadigm(Paradigm):
             return noisy, target
         flow, x = schedules["video"], scene.take("video")
         share = torch.rand(len(x), generator=rng, device=rng.device) < self.config.copy_noise
-        level = flow.sample((len(x),), x, rng) * share.to(x.device)
+        level = flow.sample((len(x),), x, rng) * sent(share, x.device)
         shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
         copy = _copy(scene.put("video", shown, level))
         assert noisy.clip is not None

@@ -20,6 +20,7 @@ from wamkit.interfaces.paradigm import (
     start,
 )
 from wamkit.interfaces.proposals import Observed, generators, rows
+from wamkit.layers import sent
 from wamkit.schedule import draw, fork
 from wamkit.types import Frames, Goal, Outcome, Scene, Target
 
@@ -186,7 +187,7 @@ class PlanningParadigm(Paradigm):
         teaches = torch.rand(batch, generator=rng, device=rng.device) < self.config.value_share
         noise = draw(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
-        teaches = teaches.to(level.device)
+        teaches = sent(teaches, level.device)
         goals: dict[str, Goal] = {}
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))

@@ -1,0 +1,88 @@
+"""The encoders of LTX's VAEs for a picture by itself, in two dimensions.
+
+Before a clip they see its first picture again, so that a picture alone is the same at all times in
+every layer: it is convolved once, by kernels summed over time (`wamkit.flat`). Where two moments
+become one they are equal. The layers are diffusers', and so is what comes out, up to rounding.
+
+Letters: B pictures, D channels of a layer, H and W height and width at its resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.flat import convolved
+
+EPS = 1e-8  # of the norms of diffusers' encoders, which have no weights
+
+
+def convolutions(encoder: nn.Module) -> Iterator[nn.Conv3d]:
+    """Every convolution of an encoder."""
+    return (layer for layer in encoder.modules() if isinstance(layer, nn.Conv3d))
+
+
+def moments(encoder: Any, picture: Tensor) -> Tensor:
+    """A picture [B, 3, H, W] in [-1, 1] to mean and log variance [B, C + 1, h, w].
+
+    The one variance of all channels is not repeated for each of them.
+    """
+    x = _convolved(encoder.conv_in, _patched(picture, encoder.patch_size))
+    for stage in encoder.down_blocks:
+        for block in stage.resnets:
+            x = _residual(block, x)
+        for layer in stage.downsamplers or ():
+            x = _shrunk(layer, x)
+        if (widened := getattr(stage, "conv_out", None)) is not None:
+            x = _residual(widened, x)
+    for block in encoder.mid_block.resnets:
+        x = _residual(block, x)
+    return _convolved(encoder.conv_out, F.silu(_normed(x)))
+
+
+def _convolved(layer: Any, x: Tensor) -> Tensor:
+    """By diffusers' causal convolution, or by a plain one."""
+    return convolved(getattr(layer, "conv", layer), x, "repeats")
+
+
+def _normed(x: Tensor) -> Tensor:
+    """Each position at a root mean square of one, computed in float32; the dtype of x out."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + EPS)).to(x.dtype)
+
+
+def _residual(block: Any, x: Tensor) -> Tensor:
+    """Two rounds of norm, SiLU and convolution, added to x: [B, D, H, W] to [B, D', H, W]."""
+    y = _convolved(block.conv1, F.silu(_normed(x)))
+    y = _convolved(block.conv2, F.silu(_normed(y)))
+    if block.norm3 is not None:
+        x = block.norm3(x.movedim(1, -1)).movedim(-1, 1)
+    return y + (x if block.conv_shortcut is None else _convolved(block.conv_shortcut, x))
+
+
+def _shrunk(layer: Any, x: Tensor) -> Tensor:
+    """By a convolution with strides, or by one whose cells are folded into channels.
+
+    What is folded is added to the means of so many folded channels of x.
+    """
+    if not hasattr(layer, "group_size"):
+        return _convolved(layer, x)
+    means = _folded(x, layer.stride).unflatten(1, (-1, layer.group_size)).mean(2)
+    return _folded(_convolved(layer.conv, x), layer.stride) + means
+
+
+def _folded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """Cells of time x rows x columns to channels: [B, D, H, W] to [B, D t h w, H / h, W / w]."""
+    t, h, w = stride
+    cells = x.unflatten(3, (-1, w)).unflatten(2, (-1, h)).permute(0, 1, 3, 5, 2, 4)
+    return cells[:, :, None].expand(-1, -1, t, -1, -1, -1, -1).flatten(1, 4)
+
+
+def _patched(picture: Tensor, patch: int) -> Tensor:
+    """Squares of pixels to channels, columns before rows: [B, 3, H, W] to [B, 3 p p, ...]."""
+    squares = picture.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    return squares.permute(0, 1, 5, 3, 2, 4).flatten(1, 3)

@@ -1,0 +1,121 @@
+"""The checks that plugins run on themselves find what they are there for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wamkit.parity import gradients, randomized, same_gradients, same_shapes, uncalled
+from wamkit.stacks import STACK, placed_by_hand
+from wamkit.trial import changed, composed, redrawn
+
+TOY: Any = composed(backbone="toy").backbone
+feels, attends, cut, refuses = STACK
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda sigma, at: (sigma.mean(1, keepdim=True).expand_as(sigma), at),
+        lambda sigma, at: (sigma, 0 * at),
+        lambda sigma, at: (sigma, at + 0.1 * at.mean(0)),
+        lambda sigma, at: (sigma.roll(1, 1), at.roll(1, 0)),
+    ],
+    ids=["one level for all", "no places", "places that know each other", "of their neighbors"],
+)
+def test_tokens_at_wrong_levels_and_places_are_found(how: Any) -> None:
+    class Misplaced(type(TOY)):  # type: ignore[misc]
+        def build(self) -> Any:
+            model = super().build()
+            right = model.place
+            model.place = lambda sigma, at, text: right(*how(sigma, at), text)
+            return model
+
+    for check in (feels, placed_by_hand):
+        with pytest.raises(AssertionError):
+            check(Misplaced(**TOY.model_dump()))
+
+
+class Deaf(type(TOY)):  # type: ignore[misc]
+    """A toy whose experts have a weight that nothing depends on."""
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        made = super().expert(width, feed_forward)
+        made.idle = nn.Parameter(torch.ones(1))
+        return made
+
+
+class Stiff(type(TOY)):  # type: ignore[misc]
+    """A toy that stays as it is."""
+
+    def resized(self, layers: Any, heads: int, feed_forward: int) -> Any:
+        return self
+
+
+def test_weights_that_do_not_learn_and_sizes_that_stay_are_found() -> None:
+    with pytest.raises(AssertionError, match="no gradient reaches idle"):
+        attends(Deaf(**TOY.model_dump()))
+    for check in (cut, refuses):
+        with pytest.raises(AssertionError):
+            check(Stiff(**TOY.model_dump()))
+
+
+class Pair(nn.Module):
+    """Two layers, the second of which is not called as a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.one(self.norm(x)), self.two.weight)
+
+
+def test_layers_that_adapters_would_miss_are_named() -> None:
+    pair = Pair()
+    assert uncalled(pair, lambda: pair(torch.ones(1, 3))) == {"two"}
+
+
+def test_gradients_of_every_weight_are_compared() -> None:
+    one, two = randomized(Pair()), randomized(Pair())
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+    assert ((one.norm.weight - 1).abs() < 1).all() and one.two.bias.any()
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+    def found(model: Pair) -> dict[str, Tensor]:
+        return gradients(model, lambda x: model(x).sin().sum(), x=x)
+
+    same_gradients(found(one), found(two), silent=[r"two\.bias"])
+    with pytest.raises(AssertionError):
+        same_gradients(found(one), found(two))  # the bias has none
+    with torch.no_grad():
+        two.one.bias[0] += 1e-2
+    with pytest.raises(AssertionError, match="at scale"):
+        same_gradients(found(one), found(two), silent=[r"two\.bias"])
+
+
+def test_other_shapes_and_buffers_are_found() -> None:
+    same_shapes(Pair(), Pair())
+    wide = Pair()
+    wide.two = nn.Linear(3, 4)
+    with pytest.raises(AssertionError):
+        same_shapes(Pair(), wide)
+    wide.register_buffer("more", torch.zeros(1))
+    with pytest.raises(AssertionError):
+        same_shapes(wide, wide)
+
+
+def test_a_spec_is_composed_by_name_and_changed_as_on_the_command_line() -> None:
+    spec = composed(TOY, action_head="reader")
+    assert (spec.backbone.name, spec.action_head.name) == ("toy", "reader")
+    assert composed(backbone="toy") is composed(backbone="toy")
+    assert changed(spec, "actions.chunk=3").actions.chunk == 3
+    model = spec.backbone.build()
+    before = [p.clone() for p in model.parameters()]
+    assert all(
+        not torch.equal(p, q) for p, q in zip(before, redrawn(model).parameters(), strict=True)
+    )
