@@ -29,7 +29,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -274,6 +274,16 @@ class Way:
     error: float  # largest difference of its actions from the first way's
 
 
+def fresh(scene: Scene) -> Scene:
+    """The same scene for another chunk: nothing is kept but what lasts for an instruction."""
+    clips = {
+        part: replace(clip)
+        for part in ("video", "future")
+        if (clip := getattr(scene, part)) is not None
+    }
+    return scene.with_(text=scene.text.again(), **clips)
+
+
 @torch.no_grad()
 def compared(width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     """All ways at one size, in turn."""
@@ -288,12 +298,12 @@ def compared(width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     runs: dict[str, Callable[[], Tensor]] = {
         "plain, no cache": lambda: plain.act(cached=False),
         "plain, joined cache": lambda: plain.act(cached=True),
-        "wamkit, eager": lambda: policy.decide(scene, seed=0).action,
+        "wamkit, eager": lambda: policy.decide(fresh(scene), seed=0).action,
     }
     if compiler() is not None:
         fast = small(width, layers)
         fast.set_mode("compile")
-        runs["wamkit, compile"] = lambda: fast.decide(scene, seed=0).action
+        runs["wamkit, compile"] = lambda: fast.decide(fresh(scene), seed=0).action
     found = {name: run() for name, run in runs.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor
 
 import wamkit
 from wamkit.compiling import as_written, compile_encoder
+from wamkit.encoder import record_encoder
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
 from wamkit.registry import registry
@@ -70,6 +73,85 @@ def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written(name:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once
     as_written(vae)
     assert "encode" not in vae.__dict__
+
+
+@pytest.mark.parametrize("name", ["wan2.2", "ltx"])
+def test_compiled_code_reads_flat_kernels_and_follows_a_weight(name: str) -> None:
+    if name == "ltx":
+        pytest.importorskip("diffusers", reason="the VAE is diffusers' class")
+    vae: Any = composed(vae=name).vae.build().eval()
+    _, height, width = vae.stride
+    pixels = torch.rand(1, 3, 1, height, width) * 2 - 1
+    with torch.no_grad():
+        compile_encoder(vae, backend="eager")
+        vae.encode(pixels)
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        vae.encoder.conv_in.get_parameter(next(iter(vae.encoder.conv_in.state_dict()))).mul_(2)
+        found = vae.encode(pixels)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+        as_written(vae)
+        vae.forget()
+        torch.testing.assert_close(found, vae.encode(pixels))
+
+
+class Tape:
+    """Records nothing: what was recorded runs again, which is what a CUDA graph does on a GPU."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.played = 0
+
+    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+        self.made += 1
+        run()
+
+        def play() -> None:
+            self.played += 1
+            run()
+
+        return play
+
+
+@pytest.mark.parametrize("name", registry().names("vae"))
+def test_single_pictures_are_recorded_once_for_a_shape(name: str) -> None:
+    vae: Any = composed(vae=name).vae.build().eval()
+    _, height, width = vae.stride
+    clip = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
+    tape = Tape()
+    with torch.no_grad():
+        expected = [vae.encode(x) for x in (clip[:, :, :1], clip[:, :, 1:2], clip[:1, :, :1], clip)]
+        record_encoder(vae, tape)
+        found = [vae.encode(x) for x in (clip[:, :, :1], clip[:, :, 1:2], clip[:1, :, :1], clip)]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)
+    assert tape.made == 2 and tape.played == 3
+    other = copy.deepcopy(vae)
+    for p in other.parameters():
+        p.data.zero_()
+    with torch.no_grad():
+        assert torch.equal(other.encode(clip[:, :, :1]), type(vae).encode(other, clip[:, :, :1]))
+        assert torch.equal(vae.encode(clip[:, :, :1]), expected[0])
+    as_written(vae)
+    assert "encode" not in vae.__dict__
+
+
+@pytest.mark.parametrize("name", ["wan2.2", "taew2.2"])
+def test_it_is_recorded_anew_when_weights_are_others(name: str) -> None:
+    vae: Any = composed(vae=name).vae.build().eval()
+    _, height, width = vae.stride
+    pixels, tape = torch.rand(1, 3, 1, height, width) * 2 - 1, Tape()
+    with torch.no_grad():
+        record_encoder(vae, tape)
+        vae.encode(pixels)
+        weight = next(p for p in vae.encoder.parameters() if p.ndim > 3)
+        weight.mul_(2)  # in place: a kernel made of it lies elsewhere
+        found = vae.encode(pixels)
+        assert tape.made == (2 if name == "wan2.2" else 1)
+        assert torch.equal(found, type(vae).encode(vae, pixels))
+        weight.data = weight.data.clone()
+        before = tape.made
+        vae.encode(pixels)
+        assert tape.made == before + 1
 
 
 class Asking(torch.nn.Module):

@@ -11,6 +11,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from traceback import extract_stack
@@ -346,19 +347,20 @@ def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
 @torch.no_grad()
 def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     spec = spec_of(name)
-    action = spec.schedules.action.model_copy(update={"guidance": 2.0})
-    spec = spec.model_copy(
-        update={"schedules": spec.schedules.model_copy(update={"action": action})}
-    )
-    policy = Policy.from_spec(spec)
+    leaning = spec.schedules.action.model_copy(update={"guidance": 2.0})
+    schedules = spec.schedules.model_copy(update={"action": leaning})
+    policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)
-    scene = blank(policy, observation(spec, frames=spec.video.context))
+    seen = observation(spec, frames=spec.video.context)
+    scene = blank(policy, seen)
     recorded = modes.Recorded(policy._acted({}), scene, generator(0), device.capture)
-    del scene
-    policy.instructions.forget()
+    needed = list(device.read.values())
+    policy.instructions.forget()  # as when a weight changes
     policy.prompts._kept.clear()
-    for steps in range(1, 100):  # as many schedules of other lengths
-        policy.schedules["action"].start(torch.zeros(1, 2, 3, device=CUDA), steps=steps)
+    other = replace(seen, prompt=[f"job {sample}" for sample in range(seen.batch)])
+    recorded(blank(policy, other), generator(0))
+    for steps in range(2, 100, 2):  # levels of other runs
+        policy.schedules["action"].start(scene.noisy("action").x, steps=steps)
+    del scene
     gc.collect()
-    assert len(device.read) > 50 and all(memory() is not None for memory in device.read.values())
-    del recorded
+    assert len(needed) > 50 and all(memory() is not None for memory in needed)

@@ -105,16 +105,20 @@ def run(
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
     again = _again.get() and torch.is_grad_enabled()
+    tokens = [stream.x for stream in streams]
     for layer, lap in enumerate(_laps(streams, sees, cache)):
         ends = prefill and layer == depth - 1 and layer not in hidden
-        step = partial(_step, streams, layer, lap, attend, keep, ends)
-        tokens = [stream.x for stream in streams]
-        tokens, shown = checkpoint(step, tokens, use_reentrant=False) if again else step(tokens)
+        if again:
+            step = partial(_step, streams, layer, lap, attend, keep, ends)
+            tokens, shown = checkpoint(step, tokens, use_reentrant=False)
+        else:
+            tokens, shown = _step(streams, layer, lap, attend, keep, ends, tokens)
         kept.append(shown)
-        for stream, x in zip(streams, tokens, strict=True):
-            stream.x = x
-        outputs.append(_by_role(streams) if layer in hidden else {})
-    return KVCache(kept, outputs if hidden else ())
+        if hidden:
+            outputs.append(_by_role(streams, tokens) if layer in hidden else {})
+    for stream, x in zip(streams, tokens, strict=True):
+        stream.x = x
+    return KVCache(kept, outputs)
 
 
 _again: ContextVar[bool] = ContextVar("again", default=False)
@@ -189,7 +193,10 @@ class Lap(NamedTuple):
 
 def told_of(block: Any, cond: Any) -> tuple[Any, ...]:
     """What `absorb` is given besides where it is compiled, if its block keeps anything."""
-    return (block.told(cond),) if compiles() and hasattr(block, "told") else ()
+    if not compiles():
+        return ()
+    told = getattr(block, "told", None)
+    return () if told is None else (told(cond),)
 
 
 def _laps(streams: Sequence[Stream], sees: Visibility, cache: KVCache | None) -> Sequence[Lap]:
@@ -301,20 +308,12 @@ def _step(
     blocks: list[Any] = [streams[i].blocks[layer] for i in lap.awake]
     conds = [streams[i].cond for i in lap.awake]
     told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
-    new, shown = _layer(
-        blocks,
-        [tokens[i] for i in lap.awake],
-        conds,
-        told,
-        lap.keys,
-        attend,
-        bool(keep),
-        ends,
-    )
+    given = [tokens[i] for i in lap.awake]
+    new, shown = _layer(blocks, given, conds, told, lap.keys, attend, bool(keep), ends)
     after = list(tokens)
     for i, x in zip(lap.awake, new, strict=not ends):
         after[i] = x
-    kept = {}
+    kept: dict[str, KV] = {}
     for role in keep:
         if role in lap.roles:
             at = lap.roles[role]
@@ -344,21 +343,36 @@ def _layer(
     if ends:
         return [], shown
     (hearings, sources), known, masks = keys
-    found = [_keys(new, room, shown) for new, room in zip(sources, known, strict=True)]
+    found = [gather(new, room, shown) for new, room in zip(sources, known, strict=True)]
     after = []
     for i, block in enumerate(blocks):
-        parts = queries[i].split([hearing.length for hearing in hearings[i]], 2)
-        heard = [
-            attend(part, *found[hearing.keys], masks[hearing.keys])
-            for part, hearing in zip(parts, hearings[i], strict=True)
-        ]
-        row = heard[0] if len(heard) == 1 else torch.cat(heard, 2)
-        row = row.transpose(1, 2).flatten(2)
+        row = hear(queries[i], hearings[i], found, masks, attend)
         after.append(block.absorb(row, rests[i], conds[i], *told[i]))
     return after, shown if shows else []
 
 
-def _keys(
+def hear(
+    q: Tensor,
+    hearings: Sequence[Hearing],
+    keys: Sequence[tuple[Tensor, Tensor]],
+    masks: Sequence[Tensor | None],
+    attend: Attend,
+) -> Tensor:
+    """What the queries of a stream find, run by run, [B, S, H * E]."""
+    if len(hearings) == 1:
+        ((_, at),) = hearings
+        heard = attend(q, *keys[at], masks[at])
+    else:
+        parts = q.split([hearing.length for hearing in hearings], 2)
+        found = [
+            attend(part, *keys[at], masks[at])
+            for part, (_, at) in zip(parts, hearings, strict=True)
+        ]
+        heard = torch.cat(found, 2)
+    return heard.transpose(1, 2).flatten(2)
+
+
+def gather(
     sources: Sequence[Source],
     room: tuple[Tensor, Tensor] | None,
     shown: Sequence[tuple[Tensor, Tensor]],
@@ -384,10 +398,10 @@ def _row(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([k for k, _ in pairs], 2), torch.cat([v for _, v in pairs], 2)
 
 
-def _by_role(streams: Sequence[Stream]) -> dict[str, Tensor]:
+def _by_role(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
-    for stream in streams:
-        parts = stream.x.split([segment.length for segment in stream.segments], 1)
+    for stream, x in zip(streams, tokens, strict=True):
+        parts = x.split([segment.length for segment in stream.segments], 1)
         for segment, part in zip(stream.segments, parts, strict=True):
             found.setdefault(segment.role, []).append(part)
     return {role: torch.cat(parts, 1) for role, parts in found.items()}

@@ -22,7 +22,7 @@ from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
 from .interfaces import ActionHead
 from .policy import DTYPES, schedules_of
-from .scenes import arranged, assembled
+from .scenes import arranged, assembled, vae_dtype
 from .spec import PolicySpec
 from .types import Scene, Text, Velocity
 from .weights import cast

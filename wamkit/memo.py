@@ -232,9 +232,10 @@ def spread(x: Tensor, owner: Tensor | None) -> Tensor:
     return x if owner is None else x.index_select(1, owner)
 
 
-def stacked(blocks: Iterable[nn.Module], rows: Callable[[Any], Tensor]) -> Tensor:
-    """What `rows` makes of each block, [R, G, ...], in a table [R, G, blocks, ...] for `own_rows`.
+def stacked(blocks: Iterable[nn.Module], level: Tensor, rows: Callable[[Any], Tensor]) -> Tensor:
+    """What `rows` says of each block, [R, G, ...], in a table [R, G, blocks, ...] for `own_rows`.
 
+    It says it of `level` [R, G, D], which tells the shape of a table without blocks.
     The blocks learn their places in it. A table holds R times what a level makes of all blocks, R
     at most AT_ONCE.
     """
@@ -243,10 +244,10 @@ def stacked(blocks: Iterable[nn.Module], rows: Callable[[Any], Tensor]) -> Tenso
         found.append(x := rows(block))
         block.__dict__["_row"] = place
         block.register_buffer("_row_of", _at(place, x.device), persistent=False)
-    return torch.stack(found, 2)
+    return torch.stack(found, 2) if found else level.new_empty(*level.shape[:2], 0)
 
 
-def own_rows(block: nn.Module, table: Tensor, owner: Tensor | None) -> Tensor:
+def own_rows(block: nn.Module, table: Tensor, owner: Tensor | None = None) -> Tensor:
     """What a `stacked` table [B, G, blocks, ...] holds for a block, for each token [B, S, ...].
 
     Compiled code is the same for all blocks: it reads the place of a block from memory.

@@ -247,7 +247,7 @@ class VAEConfig(Weighted):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "build" in vars(cls):  # so that no plugin has to see to the dtype
-            cls.build = in_its_dtype(cls.build)  # type: ignore[method-assign]
+            cls.build = in_its_dtype(cls.build)  # type: ignore[assignment]
 
     @property
     def channels(self) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from baseline import Plain, spelled
+from baseline import Plain, fresh, spelled
 from torch import Tensor
 
 from wamkit.bench import Roof, Row, measure
@@ -20,7 +20,6 @@ from wamkit.policy import generator
 from wamkit.replay import uncached
 from wamkit.scenes import blank
 from wamkit.trial import observation
-from wamkit.types import Scene
 
 from .goals import BASELINE, Measured, Stage
 from .kernels import Profile, profiled
@@ -158,16 +157,6 @@ class Subject:
     def _floor(self, work: Work) -> float:
         """Milliseconds that work takes at least."""
         return 1000 * self.top.floor(*work)
-
-
-def fresh(scene: Scene) -> Scene:
-    """The same scene for another chunk: nothing is kept but what lasts for an instruction."""
-    clips = {
-        part: replace(clip)
-        for part in ("video", "future")
-        if (clip := getattr(scene, part)) is not None
-    }
-    return scene.with_(text=scene.text.again(), **clips)
 
 
 def _work(calls: list[Call], kind: str) -> Work:

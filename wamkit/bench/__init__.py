@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from .machine import Roof, machine, roof
+from .machine import Roof, busy, machine, roof
 from .measure import Report, Row, measure
-from .versus import versus
+from .versus import differences, versus
 
-__all__ = ["Report", "Roof", "Row", "machine", "measure", "roof", "versus"]
+__all__ = [
+    "Report",
+    "Roof",
+    "Row",
+    "busy",
+    "differences",
+    "machine",
+    "measure",
+    "roof",
+    "versus",
+]

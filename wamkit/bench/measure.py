@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -23,23 +24,13 @@ from ..parts import KINDS
 from ..policy import DTYPES, Policy
 from ..spec import PolicySpec
 from ..trial import observation
+from .boundaries import FIGURES, STAGES
+from .formula import by_formula
 from .machine import Roof, machine, peak_bytes, roof, seconds
 from .taps import Call, Stages, recorded
 
-BOUNDARIES = {
-    "pictures": "JPEG bytes of a 480 x 640 picture a camera to uint8 tensors; not in a chunk",
-    "camera layout": "crop, resize and place all views on the canvas, from tensors on the device",
-    "text": "embeddings of a prompt met before, and what the network made of them: looked up",
-    "text, new": "a prompt the policy has not met, through the text encoder; not in a chunk",
-    "conditioner": "the backbone's own conditioner of picture or words",
-    "VAE": "pixels of all views to latents",
-    "prefill": "one pass of what is observed, whose keys are kept",
-    "step": "one evaluation of the network in the denoising loop",
-    "network, one graph": "prefill and all steps as one recorded CUDA graph, inputs copied in",
-    "decode of actions": "normalized numbers to physical units on the CPU",
-    "between stages": "copies to the device, noise, solver, bookkeeping",
-    "chunk": "policy.act: tensors of pictures in, actions in physical units on the CPU out",
-}
+ROUNDS = 20
+"""Chunks that are counted: the fewest of which the 95th percentile is not simply the longest."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +68,19 @@ class Report:
         float  # control rate at which a chunk is ready when the last one has been played
     )
     wants_hertz: float
-    closed_formula: float  # operations counted in all passes over those of the closed formula
+    closed_formula: float | None  # operations counted in all passes over those of the formula
+    formulas: Mapping[str, float]  # the same by stage; empty where a part gives no formula
     framework: float | None  # share of a chunk that is neither in a part nor in a kernel it calls
+    framework_quartiles: tuple[float, float] | None  # the first and the third, of the rounds
     random: tuple[str, ...]  # parts with random weights
     rounds: int
+    quantized: str  # kind of rounding, or "none"
+    choices: Mapping[str, Any]  # of the paradigm, for every chunk
+    sizes: Mapping[str, Any]  # the spec
 
     def json(self) -> dict[str, Any]:
         """As plain data, with the boundary of each number."""
-        return {**asdict(self), "boundaries": BOUNDARIES}
+        return {**asdict(self), "boundaries": {**STAGES, **FIGURES}}
 
 
 @torch.no_grad()
@@ -93,7 +89,7 @@ def measure(
     *,
     mode: str = "eager",
     batch: int = 1,
-    rounds: int = 10,
+    rounds: int = ROUNDS,
     warmup: int = 2,
     name: str = "",
     choices: Mapping[str, Any] | None = None,
@@ -114,8 +110,9 @@ def measure(
     work = Stages(device, counts=True)
     with work.watching(policy):
         act()
-    share = framework(policy, act, rounds) if mode == "eager" else None
+    shares = framework(policy, act, rounds) if mode == "eager" else []
 
+    top = roof(device, dtype)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     policy.set_mode(mode)
@@ -130,9 +127,9 @@ def measure(
             total = seconds(act, device)
         staged.append((stages.calls, total))
     peak = peak_bytes(device)
-    top = roof(device, dtype)
+    top = top.higher(roof(device, dtype))
     rows = [*_beside(policy, seen, device, rounds), *_rows(staged, _work(work.calls, mode), top)]
-    passes = [c for c in work.calls if c.stage.startswith(("prefill", "step"))]
+    formulas = _formulas(spec, [call for call in work.calls if call.given is not None])
     ops, moved = sum(c.operations for c in work.calls), sum(c.bytes for c in work.calls)
     chunk = _row("chunk", whole, 1, statistics.median(whole), (ops, moved), top)
     took = chunk.median_ms / 1000
@@ -151,15 +148,20 @@ def measure(
         actions_per_second=batch * spec.actions.chunk / took,
         sustains_hertz=spec.actions.chunk / took,
         wants_hertz=spec.actions.hertz,
-        closed_formula=sum(c.operations for c in passes) / max(1, batch * by_formula(spec, passes)),
-        framework=share,
+        closed_formula=formulas.pop("", None),
+        formulas=formulas,
+        framework=statistics.median(shares) if shares else None,
+        framework_quartiles=_quartiles(shares) if shares else None,
         random=tuple(k for k in KINDS if _random(getattr(spec, k), getattr(policy, k))),
         rounds=rounds,
+        quantized=policy.quantized,
+        choices=chosen,
+        sizes=spec.dump(),
     )
 
 
-def framework(policy: Policy, act: Callable[[], None], rounds: int) -> float:
-    """The share of a chunk that goes when the same parts are called by hand with the same tensors.
+def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[float]:
+    """Of every round, the share that goes when the parts are called by hand with the same tensors.
 
     Every call of a part's own methods (blocks, attention, ends, VAE, text, layout) is recorded
     once, and made again in the same order with nothing between; what is computed once for a chunk
@@ -176,7 +178,26 @@ def framework(policy: Policy, act: Callable[[], None], rounds: int) -> float:
     by_hand()
     spent = _processor if policy.device.type == "cpu" else seconds
     pairs = [(spent(act, policy.device), spent(by_hand, policy.device)) for _ in range(rounds)]
-    return statistics.median((whole - hand) / whole for whole, hand in pairs)
+    return [(whole - hand) / whole for whole, hand in pairs]
+
+
+def _quartiles(found: Sequence[float]) -> tuple[float, float]:
+    first, _, third = statistics.quantiles(found, n=4, method="inclusive")
+    return first, third
+
+
+def _formulas(spec: PolicySpec, calls: Sequence[Call]) -> dict[str, float]:
+    """Counted over computed operations of passes by stage, and of all under "", if any."""
+    expected = by_formula(spec, [call.given for call in calls if call.given is not None])
+    if not expected or not all(expected):
+        return {}
+    counted: dict[str, float] = {}
+    computed: dict[str, float] = {}
+    for call, operations in zip(calls, expected, strict=True):
+        for stage in (call.stage, ""):
+            counted[stage] = counted.get(stage, 0) + call.operations
+            computed[stage] = computed.get(stage, 0) + operations
+    return {stage: operations / computed[stage] for stage, operations in counted.items()}
 
 
 def _processor(run: Callable[[], Any], device: torch.device) -> float:
@@ -184,42 +205,6 @@ def _processor(run: Callable[[], Any], device: torch.device) -> float:
     start = time.process_time()
     run()
     return time.process_time() - start
-
-
-def by_formula(spec: PolicySpec, passes: Sequence[Call]) -> float:
-    """Operations of some passes over one sample, by a closed formula.
-
-    For every layer and token of width D, with F the feed-forward's and I = heads x head size:
-    2 (4 D I + 2 D F) for projections and feed-forward, and 2 D I twice more where words are read by
-    cross-attention; 4 I for every pair of a query and a key it sees. Ends, modulation and norms are
-    left out, and the head's tokens are taken to be as wide as its configuration says.
-    """
-    traits, tokens = spec.backbone.traits, spec.tokens()
-    inner, keys = traits.heads * traits.head_size, traits.key_heads * traits.head_size
-    words = tokens["text"] if traits.text == "cross" else 0
-    head = spec.action_head
-    narrow = getattr(head, "width", None), getattr(head, "feed_forward", None)
-
-    def token(width: int, hidden: int) -> float:
-        return 2 * (2 * width * inner + 2 * width * keys + 2 * width * hidden) + (
-            4 * width * inner + 4 * inner * words if words else 0
-        )
-
-    wide = token(traits.width, traits.feed_forward or 4 * traits.width)
-    small = token(narrow[0] or traits.width, narrow[1] or traits.feed_forward)
-    total = 0.0
-    for call in passes:
-        roles, _, cached = call.stage.partition(" (cached: ")
-        inside = [role.partition(".")[0].rstrip("'") for role in roles.split(": ")[1].split(", ")]
-        known = [r.partition(".")[0] for r in cached.rstrip(")").split(", ") if r]
-        seen = {role for role in (*inside, *known) if role in tokens}
-        for role in set(inside) & set(tokens):
-            video = role in ("context", "target")
-            visible = spec.paradigm.sees.get(role, ())
-            pairs = sum(tokens[other] for other in seen if other in visible and other != "text")
-            each = (wide if video else small) + 4 * inner * pairs
-            total += traits.depth * tokens[role] * each
-    return total
 
 
 def _beside(policy: Policy, seen: Observation, device: torch.device, rounds: int) -> list[Row]:
@@ -283,20 +268,23 @@ def _row(
     top: Roof | None,
 ) -> Row:
     """`times` are those of single calls, `total` that of a chunk, in seconds."""
-    ordered = sorted(times)
-    median = statistics.median(ordered)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    median = statistics.median(times)
     floor = top.floor(*work) if top is not None else 0.0
     return Row(
         stage,
         calls,
         1000 * median,
-        1000 * p95,
+        1000 * p95(times),
         0.0 if total is None else calls * median / total,
         *work,
         1000 * floor,
         median / floor if floor else None,
     )
+
+
+def p95(times: Sequence[float]) -> float:
+    """What 19 of 20 of `times` keep within; of fewer than 20 the longest."""
+    return sorted(times)[ceil(0.95 * len(times)) - 1]
 
 
 def _random(config: Any, part: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import WamkitError
 from ..policy import Policy
 from ..serve.server import Server, address_of, beside, bound
-from .measure import Row
+from .measure import Row, p95
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,4 @@ def network(policy: Policy, rounds: int = 10) -> Network:
 
 def _row(stage: str, times: list[float]) -> Row:
     """`times` in milliseconds."""
-    ordered = sorted(times)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return Row(stage, calls=0, median_ms=median(ordered), p95_ms=p95, share=0.0)
+    return Row(stage, calls=0, median_ms=median(times), p95_ms=p95(times), share=0.0)

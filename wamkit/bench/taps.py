@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 
+from .. import attention
 from ..compiling import blocks
 from ..cost import Counter
 from ..interfaces.action_head import is_prefill
 from ..modes import records
 from ..policy import Policy
 from ..types import Memo
+from ..work import Pass
+from .formula import on_paper
 from .machine import seconds
 
 Label = Callable[..., str]
@@ -26,6 +31,14 @@ Label = Callable[..., str]
 @contextmanager
 def tapped(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
     """`owner.name(...)` becomes `around(method, ...)` for as long as the block lasts."""
+    if isinstance(owner, ModuleType):
+        plain = getattr(owner, name)
+        setattr(owner, name, lambda *args, **kwargs: around(plain, *args, **kwargs))
+        try:
+            yield
+        finally:
+            setattr(owner, name, plain)
+        return
     before = owner.__dict__.get(name)
     method = getattr(owner, name)
     object.__setattr__(owner, name, lambda *args, **kwargs: around(method, *args, **kwargs))
@@ -45,6 +58,7 @@ class Call:
     seconds: float
     operations: int = 0
     bytes: int = 0
+    given: Pass | None = None  # of a pass of the network that was counted
 
 
 @dataclass
@@ -72,14 +86,17 @@ class Stages:
             places.append((policy, "model", _pass))
         with ExitStack() as stack:
             for owner, name, label in places:
-                stack.enter_context(tapped(owner, name, self._written(label)))
+                paper = partial(on_paper, policy.spec, policy.paradigm.sees)
+                written = self._written(label, paper if name == "model" else None)
+                stack.enter_context(tapped(owner, name, written))
             yield
 
-    def _written(self, label: Label) -> Callable[..., Any]:
+    def _written(self, label: Label, paper: Callable[..., Pass] | None) -> Callable[..., Any]:
         def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found: list[Any] = []
             call = Call(label(*args, **kwargs), 0.0)
             if self.counts:
+                call.given = None if paper is None else paper(*args, **kwargs)
                 with Counter() as counter:
                     found.append(method(*args, **kwargs))
                 call.operations, call.bytes = counter.operations, counter.bytes
@@ -114,7 +131,9 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
         (policy.prompts, "encode"),
         (policy.vae, "encode"),
         (policy, "chunk_of"),
-        *((backbone, name) for name in ("embed", "unembed", "attend")),
+        *((backbone, name) for name in ("embed", "unembed")),
+        (attention, "gather"),  # keys of a layer, new ones written behind those known
+        (attention, "hear"),  # its attention, from queries to what `absorb` is given
         *((block, name) for block in blocks(policy) for name in ("project", "absorb")),
         *((head, name) for name in ("stream", "unembed", "read", "slots") if hasattr(head, name)),
     ]

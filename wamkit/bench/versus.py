@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import WamkitError
 
-HARDWARE = ("device", "name", "cores", "processors", "memory_gb", "capability", "instructions")
+HARDWARE = ("device", "name", "cores", "processors", "capability", "instructions")
 """Of a machine, what no code changes."""
 SETTINGS = ("threads",)
 """Of a machine, what whoever measures sets."""

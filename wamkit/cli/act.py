@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+import os
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import (
@@ -21,6 +25,15 @@ from .output import busy, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ..observation import ActionChunk
+
+PARTS = {
+    "start": "Python and the command line",
+    "spec": "wamkit, plugins and the spec",
+    "torch": "torch's own import",
+    "build": "pictures and building",
+    "act": "acting",
+}
+"""Of the time of a command, in their order."""
 
 EXAMPLE = "wamkit act examples/toy.toml --image front=photo.jpg --prompt 'pick up the cup'"
 
@@ -41,16 +54,22 @@ def command(
 
     With --tiny, what is left out of the state or the pictures is filled in, and said.
     """
+    start = age()
+    marks = [0.0 if start is None else start, time.perf_counter()]
     from .inputs import chosen, loaded, observed
 
-    begin = perf_counter()
     spec, notes = chosen(source, overrides or [], tiny=tiny)
+    marks.append(time.perf_counter())
+    import torch  # noqa: F401  here, so that its time can be told from that of the rest
+
+    marks.append(time.perf_counter())
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
     policy, untrained = loaded(source, spec, device, overrides or [], quantize)
-    ready = perf_counter()
+    marks.append(time.perf_counter())
     with busy("acting"):
         chunk = policy.act(seen, seed=seed)
-    done = perf_counter()
+    marks.append(time.perf_counter())
+    spent = _split(marks)
     notes += filled + untrained
     if chunk.normalized:
         notes.append("no statistics yet: actions are in normalized units")
@@ -63,6 +82,7 @@ def command(
                 "hertz": chunk.hertz,
                 "seed": seed,
                 "normalized": chunk.normalized,
+                "seconds": spent,
                 "notes": notes,
             },
             indent=None,
@@ -73,8 +93,29 @@ def command(
     _draw(chunk)
     say(
         f"{' x '.join(map(str, chunk.values.shape))} at {chunk.hertz:g} Hz, seed {seed}; "
-        f"{(ready - begin) * 1000:.0f} ms to load, {(done - ready) * 1000:.0f} ms to act"
+        f"{(spent['whole'] - spent['start'] - spent['act']) * 1000:.0f} ms to load, "
+        f"{spent['act'] * 1000:.0f} ms to act"
     )
+    since = "the command was called" if start is None else "the process began"
+    parts = ", ".join(f"{spent[name]:.2f} s {words}" for name, words in PARTS.items())
+    say(f"{spent['whole']:.2f} s since {since}: {parts}")
+
+
+def age() -> float | None:
+    """Seconds since this process began, to a hundredth; None where the system does not tell."""
+    stat = Path("/proc/self/stat")
+    if not stat.is_file() or not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    fields = stat.read_text().rpartition(")")[2].split()  # the name before it may hold anything
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was started
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+
+
+def _split(marks: list[float]) -> Mapping[str, float]:
+    """Seconds of each of PARTS, and of the "whole"; `marks` are the first, and when each ended."""
+    first, *ends = marks
+    spans = [first, *(b - a for a, b in pairwise(ends))]
+    return {**dict(zip(PARTS, spans, strict=True)), "whole": sum(spans)}
 
 
 def _draw(chunk: ActionChunk) -> None:

@@ -30,9 +30,9 @@ def command(
     quantize: Quantize = "none",
     batch: Annotated[int, typer.Option(min=1, help="Observations at once.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps of the actions.")
+        int | None, typer.Option(min=1, help="Denoising steps, of the video and of the actions.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Chunks that are counted.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Chunks that are counted.")] = 20,
     versus: Annotated[
         Path | None,
         typer.Option("--vs", metavar="FILE.json", help="An earlier report of this machine."),
@@ -53,7 +53,7 @@ def command(
         )
     chosen_sets = [*(overrides or [])]
     if steps is not None:
-        chosen_sets.append(f"schedules.action.steps={steps}")
+        chosen_sets += _steps(source, chosen_sets, steps)
     earlier = None if versus is None else _earlier(versus)
     report, net, rounding, notes = _measured(
         source, chosen_sets, tiny, device, mode, quantize, batch, rounds, server
@@ -66,10 +66,17 @@ def command(
         found["quantized"] = rounding.json()
     ratios: dict[str, float] = {}
     if earlier is not None:
+        from ..bench import differences
         from ..bench import versus as compared
 
         ratios = compared(found, earlier)
-        found["versus"] = ratios
+        found["versus"], found["differs"] = ratios, differences(found, earlier)
+        notes += [f"not as before: {words}" for words in found["differs"]]
+    from ..bench import busy as warning
+
+    if (busily := warning(report.machine)) is not None:
+        found["warning"] = busily
+        notes.append(busily)
     if json:
         emit(found)
         return
@@ -129,6 +136,34 @@ def _measured(
     return report, net, rounding, notes + untrained
 
 
+def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
+    """Overrides that give every schedule so many steps. WamkitError if no loop goes by them.
+
+    Which schedule drives a loop is the paradigm's affair: of several, the longest.
+    """
+    from ..spec import parse, read
+
+    raw = read(source, sets)
+    spec = parse(raw, str(source))
+
+    def passes(count: int) -> int:
+        flows = {
+            part: None if flow is None else flow.model_copy(update={"steps": count})
+            for part, flow in spec.schedules
+        }
+        told = spec.model_copy(update={"schedules": spec.schedules.model_copy(update=flows)})
+        return sum(stage.passes for stage in spec.paradigm.program(told))
+
+    if passes(2) == passes(8):
+        raise WamkitError(
+            f"{spec.paradigm.name} with {spec.action_head.name} makes no denoising steps: all is "
+            "predicted at once",
+            "leave out --steps",
+        )
+    named = [part for part, flow in spec.schedules if flow is not None]
+    return [f"schedules.{part}.steps={steps}" for part in named]
+
+
 def _earlier(file: Path) -> Mapping[str, Any]:
     try:
         found = loads(file.read_text())
@@ -147,15 +182,19 @@ def _draw(
     ratios: Mapping[str, float],
     rounding: Rounding | None,
 ) -> None:
+    from ..bench.boundaries import FIGURES
+
     machine, roof = report.machine, report.roof
     say(
         f"{report.spec}, mode {report.mode}, batch {report.batch}, {report.dtype}, on "
-        f"{machine['name']} ({machine['threads']} threads, load {machine['load']}), "
+        f"{machine['name']} ({machine['capability']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, load {machine['load']}), "
         f"torch {machine['torch']}, wamkit {machine['wamkit']}, {machine['date']}"
     )
     if report.random:
         say(f"random weights: {', '.join(report.random)}; times are real, actions mean nothing")
-    columns = ["calls", "median ms", "p95 ms", "share", "GFLOP", "MB", "floor ms", "x floor"]
+    slowest = "p95 ms" if report.rounds >= 20 else "max ms"  # see boundaries.FIGURES
+    columns = ["calls", "median ms", slowest, "share", "GFLOP", "MB", "floor ms", "x floor"]
     if ratios:
         columns.append("faster than before")
     made = table("stage", *columns, right=columns, keep=("stage",))
@@ -188,13 +227,24 @@ def _draw(
         f"first chunk {report.first_ms:.3g} ms; peak memory {report.peak_bytes / 1e9:.3g} GB "
         f"({'tensors' if machine['device'] == 'cuda' else 'the whole process'})"
     )
-    say(f"operations counted / closed formula: {report.closed_formula:.2f}")
-    if report.framework is not None:
-        say(f"framework: {100 * report.framework:.1f} % of a chunk is spent between the parts")
+    if report.closed_formula is None:
+        say("no formula: a part does not tell what it computes")
+    else:
+        low, high = min(report.formulas.values()), max(report.formulas.values())
+        say(
+            f"operations counted / closed formula: {report.closed_formula:.2f} "
+            f"({low:.2f} to {high:.2f} by stage)"
+        )
+    if report.framework is not None and report.framework_quartiles is not None:
+        low, high = report.framework_quartiles
+        say(
+            f"framework: {100 * report.framework:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of a "
+            "chunk is spent between the parts"
+        )
     if rounding is not None:
         say(rounding.words())
     say("\nWhat each number is of", "bold")
-    shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"}
+    shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"} | set(FIGURES)
     for stage in words:
         if stage in shown:
             say(f"  {stage}: {words[stage]}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..cameras import CameraLayout
 from ..errors import WamkitError
 from ..policy import DTYPES, _seeded
+from ..scenes import vae_dtype
 from ..spec import PolicySpec
 from .frames import Pictures
 from .latents import INDEX, name_of, opened, settings, weights_mark

@@ -25,7 +25,7 @@ from ..attention import recomputed
 from ..cost import Counter
 from ..parts import Weighted
 from ..policy import DTYPES, schedules_of
-from ..scenes import arranged, assembled
+from ..scenes import arranged, assembled, vae_dtype
 from ..spec import PolicySpec
 from ..types import Text
 from ..visibility import closed_part

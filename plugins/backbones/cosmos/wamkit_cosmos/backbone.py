@@ -14,6 +14,7 @@ wamkit's sigma and velocity as they are. Predict2.5 is rectified flow in its own
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.layers import constant, modulated
+from wamkit.memo import Given, Rung, Rungs
 from wamkit.types import Frames, Segment, Text, base
 
 from .blocks import Conditioning, Modulation, by_frame
@@ -87,22 +89,53 @@ class CosmosBackbone(CosmosStack):
         )
         grid = self.patch_embed(torch.cat([video.z.to(dtype), masks], 1))
         _, frames, rows, columns, _ = grid.shape
-        announced = given & (video.sigma == 0)
-        sigma = torch.where(announced, self.context_sigma, video.sigma.float())
+        rungs = video.ladder
+        if rungs is None or torch.is_grad_enabled():
+            level = self._embedded(torch.where(given, self._told(video.sigma), video.sigma))
+        else:
+            level = self._known(self._announced(rungs, video), video.memo)
         turned = video.memo.once(
             (id(self), "turn"),
             lambda: self._turn(_places(video, rows, columns)),
             of=video.times,
         )
-        cond = self._condition(sigma, turned, text, (frames, rows, columns))
+        cond = self._condition(level, turned, text, (frames, rows, columns))
         return grid.flatten(1, 3), video.segments(rows * columns), cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        shift, scale = self.norm_out(cond)
+        level = cond.level
+        table = level.out
+        if table is None:
+            table = self.norm_out(level.shared, level.own)
+        shift, scale = table.unsqueeze(2).chunk(2, -1)  # [B, T, 1, D]
         y = self.proj_out(modulated(by_frame(x, cond), shift, scale))  # [B, T, n, patch * C]
         # On the way in channels come before rows and columns of a patch, on the way out after.
         y = y.unflatten(2, cond.shape[1:]).unflatten(-1, (*self.traits.patch[1:], -1))
         return y.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """As of any stack, and what the way out makes of the levels."""
+        level = self._embedded(sigma)
+        return *super()._rows(sigma), self.norm_out(level.shared, level.own)
+
+    def _told(self, sigma: Tensor) -> Tensor:
+        """Noise levels as they are announced where frames are given."""
+        return torch.where(sigma == 0, self.context_sigma, sigma.float())
+
+    def _announced(self, rungs: Rungs, video: Frames) -> Rungs:
+        """The rungs with levels as they are announced, made once for as long as they last."""
+
+        def told(level: Rung | Given, place: int) -> Rung | Given:
+            if base(video.roles[place]) not in GIVEN:
+                return level
+            key, once = (id(self), "announced", place), video.memo.once
+            if isinstance(level, Given):
+                sigma, of = level.sigma, level.source
+                return replace(level, sigma=once(key, lambda: self._told(sigma), of=of))
+            levels = level.levels
+            return replace(level, levels=once(key, lambda: self._told(levels), of=levels))
+
+        return rungs.changed(told)
 
     def _require(self, video: Frames, text: Text) -> None:
         """Raise WamkitError for what this family has no place for."""

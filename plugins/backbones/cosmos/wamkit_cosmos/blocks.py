@@ -24,6 +24,7 @@ from wamkit.attention import QKV, sdpa
 from wamkit.cache import KV
 from wamkit.fused import projected
 from wamkit.layers import RMSNorm, modulated, split_heads, told
+from wamkit.memo import own_rows
 from wamkit.types import Text
 
 if TYPE_CHECKING:
@@ -31,11 +32,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Noise levels of frames, embedded, or what was made of them already; float32 but `own`."""
+
+    shared: Tensor | None = None  # [B, T, 3 D] what all layers share of shift, scale and gate
+    own: Tensor | None = None  # [B, T, D] after SiLU, what a layer's own part of them is made of
+    rows: Tensor | None = None  # [B, G, blocks, 9 D] of all blocks, as `wamkit.memo.stacked`
+    owner: Tensor | None = None  # [T] whose row is whose
+    out: Tensor | None = None  # [B, T, 2 D] of the norm on the way out
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
-    shared: Tensor  # [B, T, 3 D] float32, the part of shift, scale and gate that all layers share
-    level: Tensor  # [B, T, D] of each frame's noise level, after SiLU; what the own part is made of
+    level: Level  # of each frame
     cos: Tensor  # [S, E / 2] float32 rotary positions
     sin: Tensor  # [S, E / 2]
     words: Tensor  # [B, L, text width]
@@ -52,11 +63,10 @@ class Modulation(nn.Module):
         self.linear_1 = nn.Linear(width, rank, bias=False)
         self.linear_2 = nn.Linear(rank, parts * width, bias=False)
 
-    def forward(self, cond: Conditioning) -> tuple[Tensor, ...]:
-        """As many of [B, T, 1, D] float32 as there are parts."""
-        own = self.linear_2(self.linear_1(cond.level)).float()
-        table = own + cond.shared[..., : own.shape[-1]]
-        return table.unsqueeze(2).chunk(self.parts, -1)
+    def forward(self, shared: Tensor, own: Tensor) -> Tensor:
+        """What `Level` has of noise levels to all parts [B, T, parts * D] float32."""
+        found = self.linear_2(self.linear_1(own)).float()
+        return found + shared[..., : found.shape[-1]]
 
 
 class Attention(nn.Module):
@@ -129,11 +139,23 @@ class CosmosBlock(nn.Module):
         self.ff = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        shift, scale, gate = self.norm1(cond)
+        shift, scale, gate, *rest = self._modulation(cond.level).unsqueeze(2).chunk(9, -1)
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         q, k, v = self.attn1.enter(y)
         turn = cond.cos, cond.sin
-        return QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v), (x, gate)
+        return QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v), (x, gate, *rest)
+
+    def modulation(self, shared: Tensor, own: Tensor) -> Tensor:
+        """Shifts, scales and gates of all three sublayers [B, T, 9 D] float32."""
+        norms = self.norm1, self.norm2, self.norm3
+        return torch.cat([norm(shared, own) for norm in norms], -1)
+
+    def _modulation(self, level: Level) -> Tensor:
+        """The same of levels that may have been looked up."""
+        if level.rows is not None:
+            return own_rows(self, level.rows, level.owner)
+        assert level.shared is not None and level.own is not None
+        return self.modulation(level.shared, level.own)
 
     def told(self, cond: Conditioning) -> KV:
         """Keys and values of the words."""
@@ -144,12 +166,12 @@ class CosmosBlock(nn.Module):
         self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
     ) -> Tensor:
         told = self.told(cond) if told is None else told
-        x, gate = rest
+        x, gate, *rest = rest
         x = added(x, gate, self.attn1.leave(attended), cond)
-        shift, scale, gate = self.norm2(cond)
+        shift, scale, gate = rest[:3]
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         x = added(x, gate, self._listen(y, told), cond)
-        shift, scale, gate = self.norm3(cond)
+        shift, scale, gate = rest[3:]
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         return added(x, gate, self.ff(y), cond)
 

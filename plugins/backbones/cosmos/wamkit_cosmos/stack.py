@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import RMSNorm, rotary_angles, sinusoid
+from wamkit.memo import Memo, Rungs, spread, stacked
 from wamkit.types import Text
 
-from .blocks import Conditioning, CosmosBlock
+from .blocks import Conditioning, CosmosBlock, Level
 
 if TYPE_CHECKING:
     from . import Cosmos
@@ -85,23 +86,46 @@ class CosmosStack(nn.Module):
         """The stack, input side first."""
         return self.transformer_blocks
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`; every token has a level of its own, announced as it is."""
         turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
-        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1))
+        if rungs is None or torch.is_grad_enabled():
+            level = self._embedded(sigma)
+        else:
+            level = self._known(rungs, text.memo)
+        return self._condition(level, turned, text, (sigma.shape[1], 1, 1))
+
+    def _embedded(self, sigma: Tensor) -> Level:
+        """Noise levels [B, T] of frames, for the blocks."""
+        dtype = self.transformer_blocks[0].get_parameter("attn1.to_q.weight").dtype
+        shared, own = self.time_embed(sigma.float())
+        return Level(shared, own.to(dtype))
+
+    def _known(self, rungs: Rungs, memo: Memo) -> Level:
+        """The same of levels that are known at the start of a chunk: looked up."""
+        (rows, *out), owner = rungs.once(memo, (id(self), "level"), self._rows)
+        return Level(None, None, rows, owner, *(spread(x, owner) for x in out))
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """What all blocks make of sigma [R, G]: [R, G, blocks, 9 D] float32."""
+        level = self._embedded(sigma)
+        shared, own = level.shared, level.own
+        assert shared is not None
+        return (stacked(self.blocks, shared, lambda block: block.modulation(shared, own)),)
 
     def _condition(
-        self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
+        self, level: Level, turned: Turn, text: Text, shape: tuple[int, int, int]
     ) -> Conditioning:
-        """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
+        """Noise levels of frames, positions and words, for the blocks."""
         dtype = self.transformer_blocks[0].get_parameter("attn1.to_q.weight").dtype
-        shared, level = self.time_embed(sigma.float())
         words = text.lasting.once(
             (id(self), "words"),
             lambda: self.crossattn_proj(text.tokens.to(dtype)),
             of=text.tokens,
         )
-        return Conditioning(shared, level.to(dtype), *turned, words, text, shape)
+        return Conditioning(level, *turned, words, text, shape)
 
     def _turn(self, at: Tensor) -> Turn:
         """The time, row and column of each token `at` [S, 3] as rotary positions.

@@ -8,6 +8,7 @@ FLUX predicts noise - data, which is wamkit's velocity as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.layers import constant, modulated
+from wamkit.memo import Rung, Rungs
 from wamkit.types import Frames, Memo, Segment, Text, base
 
-from .blocks import Conditioning, Lanes, lanes_of
+from .blocks import Conditioning, lanes_of
 from .stack import FluxStack, Turn
 
 if TYPE_CHECKING:
@@ -34,10 +36,13 @@ class LastNorm(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, 2 * width, bias=bias)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """x [B, T, n, D] and level [B, T, D] to [B, T, n, D]."""
-        table = self.linear(F.silu(level).to(self.linear.weight.dtype))
-        scale, shift = table.float().unsqueeze(2).chunk(2, -1)  # [B, T, 1, D]
+    def table(self, level: Tensor) -> Tensor:
+        """level [B, T, D] to scale and shift [B, T, 2 D] float32."""
+        return self.linear(F.silu(level).to(self.linear.weight.dtype)).float()
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """x [B, T, n, D], and scale and shift [B, T, 2 D], to [B, T, n, D]."""
+        scale, shift = table.unsqueeze(2).chunk(2, -1)  # [B, T, 1, D]
         return modulated(x, shift, scale)
 
 
@@ -79,19 +84,24 @@ class FluxBackbone(FluxStack):
             (id(self), "turn"), lambda: self._turn(self._places(video, shape)), of=video.times
         )
         if text is None or not text.tokens.shape[1]:
-            cond = self._conditioning([video.sigma], text, shape, turn, video.memo)
+            lanes = [(video.sigma, video.ladder)]
+            cond = self._conditioning(lanes, text, shape, turn, video.memo)
             return tokens, segments, cond
         words, of = text.memo.once((id(self), "words"), lambda: self._words(text), of=text.tokens)
         segments = (Segment("text", words.shape[1], text.mask), *segments)
         turn, _ = video.memo.once((id(self), "both", id(turn)), partial(_in_a_row, of, turn), of=of)
-        sigmas = [self._sigma_of_words(video), video.sigma]
-        cond = self._conditioning(sigmas, text, shape, turn, video.memo)
+        lanes = [self._level_of_words(video), (video.sigma, video.ladder)]
+        cond = self._conditioning(lanes, text, shape, turn, video.memo)
         return torch.cat([words, tokens], 1), segments, cond
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        y = self.proj_out(self.norm_out(lanes_of(x, cond)[-1], cond.level[-1]))
+        table = self.out(cond.level[-1]) if cond.out is None else cond.out
+        y = self.proj_out(self.norm_out(lanes_of(x, cond)[-1], table))
         y = y.unflatten(2, cond.shape[1:]).unflatten(-1, (-1, *self.traits.patch[1:]))
         return y.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+
+    def out(self, level: Tensor) -> Tensor:
+        return self.norm_out.table(level)
 
     def _frames(self, video: Frames) -> tuple[Tensor, tuple[int, int, int]]:
         """Tokens [B, S, D] of the frames; and frames, token rows, token columns."""
@@ -109,16 +119,19 @@ class FluxBackbone(FluxStack):
         count = torch.arange(words.shape[1], device=words.device, dtype=torch.float64)
         return words, self._turn(count.new_zeros(len(count), 3), count)
 
-    def _sigma_of_words(self, video: Frames) -> Tensor:
+    def _level_of_words(self, video: Frames) -> tuple[Tensor, Rungs | None]:
         """Noise level [B, 1] of the words; see `text_sigma` of the configuration."""
         noisy = [i for i, role in enumerate(video.roles) if base(role) not in ("context", "state")]
         if self.config.text_sigma == "target" and noisy:
-            return video.sigma[:, noisy[:1]]
-        return torch.zeros_like(video.sigma[:, :1])
+            sigma, rung = video.sigma.narrow(1, noisy[0], 1), video.rung_of(video.roles[noisy[0]])
+        else:
+            sigma = torch.zeros_like(video.sigma[:, :1])
+            rung = Rung.fixed(0.0, sigma)
+        return sigma, Rungs.row([(rung, 1)], sigma)
 
     def _conditioning(
         self,
-        sigmas: Lanes,
+        lanes: Sequence[tuple[Tensor, Rungs | None]],
         text: Text | None,
         shape: tuple[int, int, int],
         turn: Turn,
@@ -135,7 +148,7 @@ class FluxBackbone(FluxStack):
                 if wanted
                 else "leave out Text(extra=...)",
             )
-        return super()._conditioning(sigmas, text, shape, turn, memo)
+        return super()._conditioning(lanes, text, shape, turn, memo)
 
     def _places(self, video: Frames, shape: tuple[int, int, int]) -> Tensor:
         """Image, row and column of every token [S, 3] float64."""

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from wamkit.attention import QKV
 from wamkit.fused import projected
 from wamkit.layers import RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.memo import own_rows
 from wamkit.parts import Traits
 
 Lanes = list[Tensor]
@@ -42,9 +43,12 @@ class Conditioning:
 
     words: int  # tokens of text at the head of the stream (L); 0 if their keys are cached
     shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
-    level: Lanes  # [B, 1 or T, D] float32, of each noise level
-    double: Lanes  # [B, 1 or T, 6, D] float32 modulation of all double blocks; empty in FLUX.1
+    level: Lanes  # [B, 1 or T, D] float32, of each noise level; empty where it was looked up
+    double: Lanes  # [B, 1 or T, 6, D] float32 modulation of all double blocks; in FLUX.1 of each,
+    # as `wamkit.memo.stacked`, where levels were looked up, and else empty
     single: Lanes  # [B, 1 or T, 3, D] the same of all single blocks
+    owners: tuple[Tensor | None, ...]  # whose row is whose where each block has its own
+    out: Tensor | None  # [B, T, 2 D] float32 of the last norm, where levels were looked up
     cos: Tensor  # [S, E / 2] float32 rotary positions
     sin: Tensor  # [S, E / 2]
 
@@ -68,6 +72,12 @@ def tables(modulation: Lanes) -> list[tuple[Tensor, ...]]:
 def added(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
     """x + gate * y in float32; the dtype of x out."""
     return (x.float() + gate * y).to(x.dtype)
+
+
+def own_lanes(block: nn.Module, found: Lanes, cond: Conditioning) -> Lanes:
+    """What was looked up of all blocks, for one: [B, 1 or T, m, D] of each lane."""
+    owners = zip(found, cond.owners, strict=True)
+    return [own_rows(block, lane, owner) for lane, owner in owners]
 
 
 def modulation(linear: nn.Linear, level: Tensor, count: int) -> Tensor:

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 
 from wamkit.fused import projected
 from wamkit.layers import Embedder, FeedForward, RMSNorm, split_heads
+from wamkit.memo import stacked
 from wamkit.types import Memo, Text
 
 from .backbone import FluxBackbone, LastNorm
-from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
+from .blocks import (
+    Conditioning,
+    DoubleBlock,
+    Lanes,
+    SingleBlock,
+    Sizes,
+    modulation,
+    own_lanes,
+)
 from .stack import LEVELS, FluxStack, embedded
 
 if TYPE_CHECKING:
@@ -57,6 +66,8 @@ class Flux1DoubleBlock(DoubleBlock):
             self.norm1_context = Modulation(sizes.width, 6)
 
     def modulation(self, cond: Conditioning) -> Lanes:
+        if not cond.level:
+            return own_lanes(self, cond.double, cond)
         *words, frames = cond.level
         return [*(self.norm1_context(level) for level in words), self.norm1(frames)]
 
@@ -84,6 +95,8 @@ class Flux1SingleBlock(SingleBlock):
         self.proj_out = nn.Linear(sizes.inner + sizes.hidden, sizes.width)
 
     def modulation(self, cond: Conditioning) -> Lanes:
+        if not cond.level:
+            return own_lanes(self, cond.single, cond)
         return [self.norm(level) for level in cond.level]
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -126,12 +139,28 @@ class TimeText(nn.Module):
         return found
 
 
-class Flux1Backbone(FluxBackbone):
+class Flux1Stack(FluxStack):
+    """Modulation as all of FLUX.1 has it."""
+
+    apart = True
+    theta = THETA
+
+    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
+        return [], []
+
+    def known(self, level: Tensor, *, words: bool) -> tuple[Tensor, Tensor]:
+        name = "norm1_context" if words else "norm1"
+        return (
+            stacked(self.transformer_blocks, level, lambda b: b.get_submodule(name)(level)),
+            stacked(self.single_transformer_blocks, level, lambda b: b.norm(level)),
+        )
+
+
+class Flux1Backbone(Flux1Stack, FluxBackbone):
     """`VideoBackbone` with the architecture of FLUX.1 Kontext."""
 
     keep_float32 = KEEP_FLOAT32
     reference = 1
-    theta = THETA
 
     def __init__(self, config: Flux1) -> None:
         super().__init__(config)
@@ -154,15 +183,11 @@ class Flux1Backbone(FluxBackbone):
     def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
         return self.time_text_embed(sigma, text, memo)
 
-    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
-        return [], []
 
-
-class Flux1Expert(FluxStack):
+class Flux1Expert(Flux1Stack):
     """Blocks of FLUX.1 over tokens of `width`, without words, guidance scale and pooled text."""
 
     keep_float32 = KEEP_FLOAT32
-    theta = THETA
 
     def __init__(self, config: Flux1, width: int, feed_forward: int) -> None:
         super().__init__()
@@ -178,6 +203,3 @@ class Flux1Expert(FluxStack):
 
     def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
         return self.time_text_embed(sigma, None, memo)
-
-    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
-        return [], []

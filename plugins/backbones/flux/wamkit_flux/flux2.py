@@ -131,6 +131,7 @@ class Flux2Backbone(FluxBackbone):
     keep_float32 = KEEP_FLOAT32
     reference = 10
     theta = THETA
+    apart = False
 
     def __init__(self, config: Flux2) -> None:
         super().__init__(config)
@@ -154,6 +155,10 @@ class Flux2Backbone(FluxBackbone):
     def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
         return self.time_guidance_embed(sigma, memo)
 
+    def known(self, level: Tensor, *, words: bool) -> tuple[Tensor, Tensor]:
+        double = self.double_stream_modulation_txt if words else self.double_stream_modulation_img
+        return double(level), self.single_stream_modulation(level)
+
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         *words, frames = levels
         double = [self.double_stream_modulation_txt(level) for level in words]
@@ -166,6 +171,7 @@ class Flux2Expert(FluxStack):
 
     keep_float32 = KEEP_FLOAT32
     theta = THETA
+    apart = False
 
     def __init__(self, config: Flux2, width: int, feed_forward: int) -> None:
         super().__init__()
@@ -183,6 +189,9 @@ class Flux2Expert(FluxStack):
 
     def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
         return self.time_guidance_embed(sigma, memo)
+
+    def known(self, level: Tensor, *, words: bool) -> tuple[Tensor, Tensor]:
+        return self.double_stream_modulation_img(level), self.single_stream_modulation(level)
 
     def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
         (tokens,) = levels

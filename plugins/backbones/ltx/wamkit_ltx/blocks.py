@@ -32,7 +32,7 @@ class Conditioning:
 
     modulation: Tensor  # [B, T, 6 or 9, D] float32, of each frame's noise level; B, T may be 1
     level: Tensor  # [B, T, D] float32, the same before its projection, for the way out
-    prompt: Tensor | None  # [B, T, 2, text width] float32, the level's for words; LTX-2.3 alone
+    prompt: Tensor | None  # [B, T, 2, text width] float32, the same for words; LTX-2.3 alone
     cos: Tensor  # [H, S, E / 2] float32 rotary positions
     sin: Tensor  # [H, S, E / 2]
     words: Tensor  # [B, L, D], or [B, L, text width] in LTX-2.3

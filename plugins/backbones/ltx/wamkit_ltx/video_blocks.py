@@ -25,7 +25,6 @@ from .blocks import (
     Attention,
     Conditioning,
     added,
-    by_frame,
     listened,
     modulation,
     rms_modulated,
@@ -85,23 +84,30 @@ class LTX2Block(nn.Module):
         return added(x, gate_ff, self.ff(rms_modulated(x, shift, scale, cond)), cond)
 
     def _listened_by_frame(self, x: Tensor, cond: Conditioning, mask: Tensor | None) -> Tensor:
-        """What the tokens x [B, S, D] take from the words as each frame's level modulates them."""
+        """What the tokens x [B, S, D] take from the words as each frame's level modulates them.
+
+        Frames that share a level hear the same words. Keys that follow the level are made in each
+        step: of all levels of a run they would take more room than the weights.
+        """
         assert cond.prompt is not None
+        groups = cond.prompt.shape[1]
         shift, scale = modulation(
             self.prompt_scale_shift_table, cond.prompt
-        )  # two of [B, T, 1, width]
-        words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, T, L, text width]
-        k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B T, H, L, E]
-        q, gates = self.attn2.query(by_frame(x, cond).flatten(0, 1))  # [B T, H, n, E], [B T, n, H]
-        heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B T, n, H E]
+        )  # two of [B, G, 1, width], G groups of tokens: the frames, or all that share a level
+        words = cond.words.unsqueeze(1).float() * (1 + scale) + shift  # [B, G, L, text width]
+        k, v = self.attn2.key_value(words.flatten(0, 1).to(x.dtype))  # two of [B G, H, L, E]
+        asked = x.unflatten(1, (groups, -1)).flatten(0, 1)  # [B G, n, D]
+        q, gates = self.attn2.query(asked)  # [B G, H, n, E], [B G, n, H]
+        heard = sdpa(q, k, v, mask).transpose(1, 2).flatten(2)  # [B G, n, H E]
         return self.attn2.leave(heard, gates).reshape(*x.shape[:2], -1)
 
 
 def mask_by_frame(cond: Conditioning, dtype: torch.dtype) -> Tensor | None:
-    """The mask of the words for each frame [B T, L], once for a text."""
-    mask, frames = mask_of(cond.text, dtype), cond.shape[0]
-    if mask is None:
+    """The mask of the words for each frame, or all that share a level [B G, L], once for a text."""
+    mask = mask_of(cond.text, dtype)
+    if mask is None or cond.prompt is None:
         return None
+    groups = cond.prompt.shape[1]
     return cond.text.memo.once(
-        ("by frame", frames), lambda: mask.repeat_interleave(frames, 0), of=mask
+        ("by frame", groups), lambda: mask.repeat_interleave(groups, 0), of=mask
     )

@@ -13,7 +13,7 @@ that time, and its velocity the negative of the prediction.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
+from wamkit.memo import Rung, Rungs, spread, stacked
 from wamkit.types import Frames, Segment, Text, base
 
 from . import REFERENCES
@@ -51,11 +52,30 @@ class WayOut(nn.Module):
         self.linear_1 = nn.Linear(level_width, width)
         self.linear_2 = nn.Linear(width, patch)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Tokens [B, T, n, D] and levels [B, T, width of levels] to patches [B, T, n, patch]."""
-        scale = self.linear_1(level).float().unsqueeze(2)
-        y = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1 + scale)
+    def scale(self, level: Tensor) -> Tensor:
+        """Levels [B, T, width of levels] to [B, T, D] float32."""
+        return self.linear_1(level).float()
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Tokens [B, T, n, D] and scales [B, T, D] to patches [B, T, n, patch]."""
+        y = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1 + scale.unsqueeze(2))
         return self.linear_2(y.to(x.dtype))
+
+
+class Told(NamedTuple):
+    """Noise levels of words and frames in a row, embedded, or what was made of them already."""
+
+    level: Tensor | None = None  # [B, 1 + T, width of levels]
+    layers: Tensor | None = None  # [B, G, blocks, 4 D], as `wamkit.memo.stacked`
+    noise: Tensor | None = None  # the same of the noise refiner
+    references: Tensor | None = None  # the same of the reference refiner
+    out: Tensor | None = None  # [B, G, D] of the way out
+    owner: Tensor | None = None  # [1 + T] whose column is whose
+
+    def of_frames(self, made: Tensor) -> Tensor:
+        """What was made of the levels [B, G, ...] for the frames, [B, T, ...] or [B, 1, ...]."""
+        each = spread(made, self.owner)
+        return each if each.shape[1] == 1 else each[:, 1:]
 
 
 class OmniGen2Backbone(OmniGen2Stack):
@@ -93,9 +113,8 @@ class OmniGen2Backbone(OmniGen2Stack):
         dtype = self.x_embedder.weight.dtype
         patches = pack(video.z.to(dtype), self.traits.patch)  # [B, T, rows, columns, patch]
         _, frames, rows, columns, _ = patches.shape
-        embedders, shape = self.time_caption_embed, (frames, rows, columns)
-        level = embedders.level(torch.cat([self._text_sigma(video), video.sigma], 1)).to(dtype)
-        x = self._refined(video, patches.flatten(2, 3), level[:, 1:], shape)
+        shape, told = (frames, rows, columns), self._told(video)
+        x = self._refined(video, patches.flatten(2, 3), told, shape)
         times = video.times.to(x.device)
         cos, sin = video.memo.once(
             (id(self), "all"), lambda: self._turn(places_of(times, shape)), of=video.times
@@ -110,19 +129,57 @@ class OmniGen2Backbone(OmniGen2Stack):
             cos, sin, _ = video.memo.once(
                 (id(self), "joined", id(cos)), partial(_joined, places, cos, sin, len(x)), of=places
             )
-        owner = video.memo.once((id(self), "owner", words), lambda: _owner(shape, words, x.device))
-        return x, segments, Joined(cos, sin, level, owner, words, shape)
+        owner = self._owner(video, told, words, shape)
+        scale = None if told.out is None else told.of_frames(told.out)
+        cond = Joined(cos, sin, told.level, told.layers, owner, words, shape, scale)
+        return x, segments, cond
 
     def unembed(self, x: Tensor, cond: Joined) -> Tensor:
-        y = -self.norm_out(by_frame(x, cond), cond.level[:, 1:])
+        scale = cond.scale
+        if scale is None:
+            assert cond.level is not None
+            scale = self.norm_out.scale(cond.level[:, 1:])
+        y = -self.norm_out(by_frame(x, cond), scale)
         return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
 
-    def _text_sigma(self, video: Frames) -> Tensor:
+    def _told(self, video: Frames) -> Told:
+        """Noise levels of words and frames; looked up if all of them are known, as rungs."""
+        ladder, (sigma, rung) = video.ladder, self._text_level(video)
+        if ladder is None or rung is None or torch.is_grad_enabled():
+            return Told(self._level(torch.cat([sigma, video.sigma], 1)))
+        rungs = Rungs(((rung, 1), *ladder.parts), video.sigma)
+        found, owner = rungs.once(video.memo, (id(self), "level"), self._rows)
+        return Told(None, *found, owner)
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """As of any stack; then what both refiners and the way out make of the levels."""
+        level = self._level(sigma)
+        refiners = self.noise_refiner, self.ref_image_refiner
+        rows = (stacked(blocks, level, lambda b: b.modulation(level)) for blocks in refiners)
+        return *super()._rows(sigma), *rows, self.norm_out.scale(level)
+
+    def _owner(
+        self, video: Frames, told: Told, words: int, shape: tuple[int, int, int]
+    ) -> Tensor | None:
+        """The column of each token among what was told of the levels [S]; None for one of all."""
+        rows, of = told.layers, told.owner
+        if rows is not None and rows.shape[1] == 1:
+            return None
+        key = (id(self), "owner", words, id(of))
+
+        def make() -> Tensor:
+            groups = _owner(shape, words, video.z.device)
+            return groups if of is None else of[groups]
+
+        return video.memo.once(key, make, of=of)
+
+    def _text_level(self, video: Frames) -> tuple[Tensor, Rung | None]:
         """The noise level [B, 1] that the words are modulated with."""
         targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
         if self.text_sigma == "clean" or not targets:
-            return torch.zeros_like(video.sigma[:, :1])
-        return video.sigma.narrow(1, targets[0], 1)
+            sigma = torch.zeros_like(video.sigma[:, :1])
+            return sigma, Rung.fixed(0.0, sigma)
+        return video.sigma.narrow(1, targets[0], 1), video.rung_of(video.roles[targets[0]])
 
     def _words(self, text: Text, dtype: torch.dtype) -> tuple[Tensor, Places]:
         """Refined words [B, L, D], and their places: they end where the first frame begins."""
@@ -136,7 +193,7 @@ class OmniGen2Backbone(OmniGen2Stack):
         return refine(self.context_refiner, tokens, places, text.mask), places
 
     def _refined(
-        self, video: Frames, patches: Tensor, level: Tensor, shape: tuple[int, int, int]
+        self, video: Frames, patches: Tensor, told: Told, shape: tuple[int, int, int]
     ) -> Tensor:
         """Patches [B, T, n, patch] to tokens [B, T n, D], every frame refined by itself."""
         device = patches.device
@@ -145,14 +202,10 @@ class OmniGen2Backbone(OmniGen2Stack):
             lambda: self._turn(places_of(torch.zeros(1, device=device), shape)),
             of=video.times,
         )
-        owner = video.memo.once(
-            (id(self), "one group"),
-            lambda: torch.zeros(patches.shape[2], dtype=torch.long, device=device),
-        )
         done: dict[int, Tensor] = {}
-        for reference, embedder, blocks in (
-            (True, self.ref_image_patch_embedder, self.ref_image_refiner),
-            (False, self.x_embedder, self.noise_refiner),
+        for reference, embedder, blocks, rows in (
+            (True, self.ref_image_patch_embedder, self.ref_image_refiner, told.references),
+            (False, self.x_embedder, self.noise_refiner, told.noise),
         ):
             at = [i for i, r in enumerate(video.roles) if (base(r) in GIVEN) is reference]
             if not at:
@@ -160,8 +213,14 @@ class OmniGen2Backbone(OmniGen2Stack):
             x = embedder(torch.stack([patches[:, i] for i in at], 1))  # [B, frames, n, D]
             if reference:
                 x = x + self._indexes(video.roles, at)
-            levels = torch.stack([level[:, i] for i in at], 1).flatten(0, 1).unsqueeze(1)
-            x = refine(blocks, x.flatten(0, 1), Conditioning(cos, sin, levels, owner))
+            made = told.of_frames(told.level if rows is None else rows)  # type: ignore[arg-type]
+            if made.shape[1] > 1:  # a level for each frame, and a frame is a sample here
+                made = torch.stack([made[:, i] for i in at], 1)
+                made = made.expand(len(x), *made.shape[1:]).flatten(0, 1).unsqueeze(1)
+            cond = Conditioning(
+                cos, sin, *((made, None) if rows is None else (None, made)), owner=None
+            )
+            x = refine(blocks, x.flatten(0, 1), cond)
             done |= zip(at, x.unflatten(0, (-1, len(at))).unbind(1), strict=True)
         return torch.cat([done[i] for i in range(len(video.roles))], 1)
 

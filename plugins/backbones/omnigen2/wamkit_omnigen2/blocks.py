@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.fused import projected
 from wamkit.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
+from wamkit.memo import own_rows, spread
 
 EPS = 1e-5
 
@@ -38,8 +39,9 @@ class Places:
 class Conditioning(Places):
     """What the other blocks need besides tokens; nobody else looks inside."""
 
-    level: Tensor  # [B, G, width of levels] SiLU of the embedded noise level of each group
-    owner: Tensor  # [S] the group of each token
+    level: Tensor | None  # [B, G, width of levels] SiLU of the embedded level of each group
+    rows: Tensor | None  # [B, G, blocks, 4 D], as `wamkit.memo.stacked`, where it is looked up
+    owner: Tensor | None  # [S] the group of each token; None if each is one, or all are
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Joined(Conditioning):
 
     words: int  # L, the first tokens of the stream; 0 if they are cached
     shape: tuple[int, int, int]  # frames, token rows, token columns
+    scale: Tensor | None  # [B, T, D] float32 of the way out, where levels are looked up
 
 
 class Heads(NamedTuple):
@@ -130,10 +133,12 @@ class ModulatedNorm(nn.Module):
         self.linear = nn.Linear(level_width, 4 * width)
         self.norm = RMSNorm(width, EPS)
 
-    def forward(self, x: Tensor, cond: Conditioning) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [B, S, D] normalized and scaled, and the factors [B, S, D] float32 of the rest."""
-        four = self.linear(cond.level).float().chunk(4, -1)  # four of [B, G, D]
-        scale, gate, scale_ffn, gate_ffn = (part[:, cond.owner] for part in four)
+    def forward(self, x: Tensor, four: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [B, S, D] normalized and scaled, and the factors [B, S, D] float32 of the rest.
+
+        All are made of `four` [B, S, 4 D] float32, or [B, 1, 4 D].
+        """
+        scale, gate, scale_ffn, gate_ffn = four.chunk(4, -1)
         y = (self.norm(x.float()) * (1 + scale)).to(x.dtype)
         return y, (gate.tanh(), 1 + scale_ffn, gate_ffn.tanh())
 
@@ -146,7 +151,12 @@ class OmniGen2Block(ContextBlock):
         self.norm1 = ModulatedNorm(width, level_width)
 
     def enter(self, x: Tensor, cond: Any) -> tuple[Tensor, tuple[Tensor | float, ...]]:
-        return self.norm1(x, cond)
+        table = self.modulation(cond.level) if cond.rows is None else own_rows(self, cond.rows)
+        return self.norm1(x, spread(table, cond.owner))
+
+    def modulation(self, level: Tensor) -> Tensor:
+        """All four factors [B, G, 4 D] float32 of levels [B, G, width of levels]."""
+        return self.norm1.linear(level).float()  # type: ignore[no-any-return, operator, union-attr]
 
 
 def refine(blocks: Iterable[Any], x: Tensor, cond: Places, valid: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import Embedder, RMSNorm, sinusoid
+from wamkit.memo import Rungs, stacked
 from wamkit.types import Text
 
 from .blocks import EPS, Conditioning, Heads, OmniGen2Block, turn
@@ -68,16 +69,29 @@ class OmniGen2Stack(nn.Module):
         """The stack, input side first."""
         return self.layers
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`; every token has a level of its own.
 
         Times are counted in tokens of the sequence, of which a frame's time has as many as the
         longer side of an image, which is not known here.
         """
         cos, sin = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
+        if rungs is None or torch.is_grad_enabled():
+            return Conditioning(cos, sin, self._level(sigma), None, None)
+        (rows, *_), owner = rungs.once(text.memo, (id(self), "level"), self._rows)
+        return Conditioning(cos, sin, None, rows, owner)
+
+    def _level(self, sigma: Tensor) -> Tensor:
+        """SiLU of embedded levels [B, G] in the dtype of the blocks [B, G, width of levels]."""
         dtype = self.layers[0].get_parameter("attn.to_q.weight").dtype
-        level = self.time_caption_embed.level(sigma).to(dtype)
-        return Conditioning(cos, sin, level, torch.arange(len(at), device=at.device))
+        return self.time_caption_embed.level(sigma).to(dtype)
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """What all blocks make of levels sigma [R, G], [R, G, blocks, 4 D]."""
+        level = self._level(sigma)
+        return (stacked(self.layers, level, lambda block: block.modulation(level)),)
 
     def _turn(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [1, 1, S, E / 2] of place in the sequence, row and column `at` [S, 3]."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.layers import RMSNorm, constant, modulated
+from wamkit.memo import Rung, Rungs
 from wamkit.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame
@@ -34,10 +35,9 @@ class WayOut(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Tokens [B, T, n, D] and levels [B, T, D] to [B, T, n, D]."""
-        scale, shift = self.linear(level).float().unsqueeze(2).chunk(2, -1)
-        return modulated(x, shift, scale)
+    def forward(self, level: Tensor) -> Tensor:
+        """Levels [B, T, D] to scale and shift [B, T, 2 D] float32."""
+        return self.linear(level).float()
 
 
 class QwenImageBackbone(QwenImageStack):
@@ -74,14 +74,14 @@ class QwenImageBackbone(QwenImageStack):
         _, frames, rows, columns, _ = x.shape
         shape = frames, rows, columns
         x, segments, words = x.flatten(1, 3), video.segments(rows * columns), 0
-        text_sigma = None
+        lanes: list[tuple[Tensor, Rungs | None]] = [(video.sigma, video.ladder)]
         if text is not None:
             y = text.memo.once(
                 (id(self), "words"),
                 lambda: self.txt_in(self.txt_norm(text.tokens.to(dtype))),
                 of=text.tokens,
             )
-            words, text_sigma = y.shape[1], self._text_sigma(video)
+            words, lanes = y.shape[1], [self._text_level(video), *lanes]
             x = torch.cat([y, x], 1)
             segments = (Segment("text", words, text.mask), *segments)
         turned = video.memo.once(
@@ -89,18 +89,27 @@ class QwenImageBackbone(QwenImageStack):
             lambda: self._turn(self._places(video, words, rows, columns)),
             of=video.times,
         )
-        return x, segments, self._condition(video.sigma, turned, shape, text_sigma, words)
+        level = self._level(lanes if words else lanes[-1:], video.memo)
+        return x, segments, Conditioning(words, level, *turned, shape)
 
     def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        y = self.proj_out(self.norm_out(by_frame(x, cond), cond.level))
+        table = self.norm_out(cond.level.frames) if cond.level.out is None else cond.level.out
+        scale, shift = table.unsqueeze(2).chunk(2, -1)  # two of [B, T, 1, D]
+        y = self.proj_out(modulated(by_frame(x, cond), shift, scale))
         return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
 
-    def _text_sigma(self, video: Frames) -> Tensor:
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """As of any stack, and what the way out makes of the levels."""
+        return *super()._rows(sigma), self.norm_out(self._embedded(sigma))
+
+    def _text_level(self, video: Frames) -> tuple[Tensor, Rungs | None]:
         """The noise level [B, 1] that the words are modulated with."""
         targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
         if self.text_sigma == "clean" or not targets:
-            return torch.zeros_like(video.sigma[:, :1])
-        return video.sigma.narrow(1, targets[0], 1)
+            sigma = torch.zeros_like(video.sigma[:, :1])
+            return sigma, Rungs.row([(Rung.fixed(0.0, sigma), 1)], sigma)
+        sigma = video.sigma.narrow(1, targets[0], 1)
+        return sigma, Rungs.row([(video.rung_of(video.roles[targets[0]]), 1)], sigma)
 
     def _places(self, video: Frames, words: int, rows: int, columns: int) -> Tensor:
         """Image index, row and column of each token [S, 3] float64.

@@ -24,6 +24,19 @@ from torch import Tensor, nn
 from wamkit.attention import QKV
 from wamkit.fused import projected
 from wamkit.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.memo import own_rows
+
+
+@dataclass(frozen=True)
+class Level:
+    """Noise levels of words and frames, embedded, or what was made of them already."""
+
+    text: Tensor | None = None  # [B, 1, D] SiLU of the embedded level of the words, if any pass
+    frames: Tensor | None = None  # [B, T, D] the same of each frame
+    text_rows: Tensor | None = None  # [B, 1, blocks, 6 D], as `wamkit.memo.stacked`
+    rows: Tensor | None = None  # [B, G, blocks, 6 D] the same of each frame
+    owner: Tensor | None = None  # [T] whose row is whose
+    out: Tensor | None = None  # [B, T, 2 D] float32 of the last norm
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,7 @@ class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
     words: int  # L, the first tokens of the stream; 0 if there are none or they are cached
-    text_level: Tensor | None  # [B, 1, D] SiLU of the embedded noise level of the words, if any
-    level: Tensor  # [B, T, D] the same of each frame
+    level: Level  # of words and frames
     cos: Tensor  # [S, E / 2] float32 rotary positions of words and frames
     sin: Tensor  # [S, E / 2]
     shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
@@ -64,7 +76,6 @@ class Attention(nn.Module):
 class Side(NamedTuple):
     """The weights of a block that one kind of token goes through."""
 
-    modulation: nn.Linear
     names: tuple[str, str, str]
     norm_query: RMSNorm
     norm_key: RMSNorm
@@ -89,8 +100,9 @@ class QwenImageBlock(nn.Module):
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
         shown, rest = [], []
-        for side, level, tokens in self._sides(x, cond):
-            six = side.modulation(level).float().unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
+        tables = self._modulation(cond.level)
+        for (side, tokens), table in zip(self._sides(x, cond), tables, strict=True):
+            six = table.unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
             y = modulated(tokens, *six[:2]).flatten(1, 2)
             rows = projected(self.attn, y, *side.names)
             q, k, v = (split_heads(row, self.head_size) for row in rows)
@@ -102,35 +114,46 @@ class QwenImageBlock(nn.Module):
 
     def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
         done = []
-        for (side, _, heard), kept in zip(self._sides(attended, cond), rest, strict=True):
+        for (side, heard), kept in zip(self._sides(attended, cond), rest, strict=True):
             tokens, gate, shift, scale, gate_out = kept
             tokens = added(tokens, gate, side.out(heard))
             y = side.feed_forward(modulated(tokens, shift, scale))
             done.append(added(tokens, gate_out, y).flatten(1, 2))
         return torch.cat(done, 1)
 
-    def _sides(self, x: Tensor, cond: Conditioning) -> Iterator[tuple[Side, Tensor, Tensor]]:
-        """Words if there are any, then frames: weights, levels [B, G, D], tokens [B, G, n, D]."""
+    def modulation(self, level: Tensor, *, words: bool) -> Tensor:
+        """Shifts, scales and gates [B, G, 6 D] float32 of levels [B, G, D] of words or frames."""
+        return (self.txt_mod if words else self.img_mod)[1](level).float()
+
+    def _modulation(self, level: Level) -> list[Tensor]:
+        """Those of the words, if any pass, then those of the frames."""
+        if level.rows is not None:
+            text = [] if level.text_rows is None else [own_rows(self, level.text_rows, None)]
+            return [*text, own_rows(self, level.rows, level.owner)]
+        assert level.frames is not None
+        text = [] if level.text is None else [self.modulation(level.text, words=True)]
+        return [*text, self.modulation(level.frames, words=False)]
+
+    def _sides(self, x: Tensor, cond: Conditioning) -> Iterator[tuple[Side, Tensor]]:
+        """Words if there are any, then frames: weights, tokens [B, G, n, D]."""
         attn = self.attn
-        if cond.text_level is not None:
+        if cond.words:
             words = Side(
-                self.txt_mod[1],  # type: ignore[arg-type]
                 WORDS,
                 attn.norm_added_q,
                 attn.norm_added_k,
                 attn.to_add_out,
                 self.txt_mlp,
             )
-            yield words, cond.text_level, x[:, None, : cond.words]
+            yield words, x[:, None, : cond.words]
         images = Side(
-            self.img_mod[1],  # type: ignore[arg-type]
             IMAGES,
             attn.norm_q,
             attn.norm_k,
             attn.to_out[0],  # type: ignore[arg-type]
             self.img_mlp,
         )
-        yield images, cond.level, by_frame(x, cond)
+        yield images, by_frame(x, cond)
 
 
 def by_frame(x: Tensor, cond: Conditioning) -> Tensor:

@@ -6,6 +6,7 @@ diffusers' `QwenImageTransformer2DModel` (Apache-2.0). Letters as in `wamkit.typ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.layers import Embedder, rotary_angles, sinusoid
+from wamkit.memo import Memo, Rungs, spread, stacked
 from wamkit.types import Text
 
-from .blocks import Conditioning, QwenImageBlock
+from .blocks import Conditioning, Level, QwenImageBlock
 
 if TYPE_CHECKING:
     from . import QwenImage
@@ -60,30 +62,50 @@ class QwenImageStack(nn.Module):
         """The stack, input side first."""
         return self.transformer_blocks
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`, for tokens that take the weights of images.
 
         Every token has a level of its own. Times stand on the axis of images: 0 is the image in the
         making, a reference is at its time plus one. Rows and columns count from the middle.
         """
         turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
-        return self._condition(sigma, turned, (sigma.shape[1], 1, 1))
+        level = self._level([(sigma, rungs)], text.memo)
+        return Conditioning(0, level, *turned, (sigma.shape[1], 1, 1))
 
-    def _condition(
-        self,
-        sigma: Tensor,
-        turned: Turn,
-        shape: tuple[int, int, int],
-        text_sigma: Tensor | None = None,
-        words: int = 0,
-    ) -> Conditioning:
-        """Noise levels sigma [B, T] of frames and, if words pass, text_sigma [B, 1] of theirs."""
-        levels = sigma if text_sigma is None else torch.cat([text_sigma, sigma], 1)
-        level = self.time_text_embed(levels).to(
-            self.transformer_blocks[0].get_parameter("attn.to_q.weight").dtype
-        )
-        text_level = None if text_sigma is None else level[:, :1]
-        return Conditioning(words, text_level, level[:, -sigma.shape[1] :], *turned, shape)
+    def _level(self, lanes: Sequence[tuple[Tensor, Rungs | None]], memo: Memo) -> Level:
+        """Noise levels [B, 1] of words, if any pass, and [B, T] of frames, for the blocks.
+
+        If all of them are known, as rungs, they are looked up in `memo`.
+        """
+        known = [rungs for _, rungs in lanes if rungs is not None]
+        if len(known) < len(lanes) or torch.is_grad_enabled():
+            level, text = self._embedded(torch.cat([sigma for sigma, _ in lanes], 1)), None
+            if len(lanes) > 1:
+                text, level = level[:, :1], level[:, 1:]
+            return Level(text, level)
+        (rows, *out), owner = known[-1].once(memo, (id(self), "level"), self._rows)
+        text_rows = None
+        if len(known) > 1:
+            (text_rows,), _ = known[0].once(memo, (id(self), "text level"), self._text_rows)
+        ends = (spread(x, owner) for x in out)
+        return Level(None, None, text_rows, rows, owner, *ends)
+
+    def _embedded(self, sigma: Tensor) -> Tensor:
+        """SiLU of embedded levels [B, T, D]."""
+        dtype = self.transformer_blocks[0].get_parameter("attn.to_q.weight").dtype
+        return self.time_text_embed(sigma).to(dtype)  # type: ignore[no-any-return]
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """What all blocks make of levels sigma [R, G] of frames, [R, G, blocks, 6 D]."""
+        level = self._embedded(sigma)
+        return (stacked(self.blocks, level, lambda b: b.modulation(level, words=False)),)
+
+    def _text_rows(self, sigma: Tensor) -> tuple[Tensor]:
+        """The same of levels of words."""
+        level = self._embedded(sigma)
+        return (stacked(self.blocks, level, lambda b: b.modulation(level, words=True)),)
 
     def _turn(self, at: Tensor) -> Turn:
         """The image index, row and column of each token `at` [S, 3] as rotary positions."""

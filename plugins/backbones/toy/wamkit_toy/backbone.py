@@ -28,6 +28,7 @@ from wamkit.layers import (
     split_heads,
     told,
 )
+from wamkit.memo import Memo, Rungs, own_rows, stacked
 from wamkit.parts import Traits
 from wamkit.types import Frames, Segment, Text
 
@@ -40,10 +41,19 @@ LEAST = 0.05
 
 
 @dataclass(frozen=True)
+class Level:
+    """Noise levels as blocks want them: embedded, or what all blocks made of them already."""
+
+    time: Tensor | None = None  # [B, T, D]
+    rows: Tensor | None = None  # [B, G, blocks, 6 D], as `wamkit.memo.stacked`
+    owner: Tensor | None = None  # [T] whose row is whose
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """What the blocks need besides tokens; nobody else looks inside."""
 
-    time: Tensor  # [B, T, D] embedding of each frame's noise level
+    level: Level  # of each frame
     cos: Tensor  # [S, E / 2] rotary positions
     sin: Tensor  # [S, E / 2]
     words: Tensor  # [B, L, D]
@@ -71,7 +81,7 @@ class ToyBlock(nn.Module):
         self.ffn = FeedForward(width, feed_forward)
 
     def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        table = self.modulation(F.silu(cond.time)).unsqueeze(2)  # [B, T, 1, 6 D]
+        table = self._modulation(cond.level).unsqueeze(2)  # [B, T, 1, 6 D]
         shift, scale, gate, *rest = table.chunk(6, -1)
         y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
         q, k, v = (
@@ -79,6 +89,12 @@ class ToyBlock(nn.Module):
         )
         turn = cond.cos, cond.sin
         return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), (x, gate, *rest)
+
+    def _modulation(self, level: Level) -> Tensor:
+        """Shifts, scales and gates [B, T, 6 D]."""
+        if level.rows is not None:
+            return own_rows(self, level.rows, level.owner)
+        return self.modulation(level.time)
 
     def told(self, cond: Conditioning) -> KV:
         """Keys and values of the words."""
@@ -119,21 +135,40 @@ class ToyStack(nn.Module):
             for _ in range(traits.depth)
         )
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """As `VideoBackbone.place`; every token has a level of its own."""
         turned = text.memo.once((id(self), "turn"), lambda: self._turn(at), of=at)
-        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1))
+        level = self._level(sigma, text.memo, rungs)
+        return self._condition(level, turned, text, (sigma.shape[1], 1, 1))
+
+    def _level(self, sigma: Tensor, memo: Memo, rungs: Rungs | None) -> Level:
+        """Noise levels [B, T] for the blocks; those that are known, as `rungs`, are looked up."""
+        if rungs is None or torch.is_grad_enabled():
+            return Level(self._time(sigma))
+        (rows,), owner = rungs.once(memo, (id(self), "level"), self._rows)
+        return Level(None, rows, owner)
+
+    def _time(self, sigma: Tensor) -> Tensor:
+        """sigma [B, T] embedded [B, T, D]."""
+        wave = sinusoid(1000 * sigma, self.width).to(self.text.weight.dtype)
+        return F.silu(self.time(wave))
+
+    def _rows(self, sigma: Tensor) -> tuple[Tensor]:
+        """What all blocks make of sigma [R, G], [R, G, blocks, 6 D]."""
+        time = self._time(sigma)
+        return (stacked(self.blocks, time, lambda block: block.modulation(time)),)
 
     def _condition(
-        self, sigma: Tensor, turned: Turn, text: Text, shape: tuple[int, int, int]
+        self, level: Level, turned: Turn, text: Text, shape: tuple[int, int, int]
     ) -> Conditioning:
-        """Noise levels sigma [B, T] of frames, positions and words, for the blocks."""
+        """Noise levels of frames, positions and words, for the blocks."""
         dtype = self.text.weight.dtype
-        time = self.time(sinusoid(1000 * sigma, self.width).to(dtype))
         words = text.lasting.once(
             (id(self), "words"), lambda: self.text(text.tokens.to(dtype)), of=text.tokens
         )
-        return Conditioning(time, *turned, words, text, shape)
+        return Conditioning(level, *turned, words, text, shape)
 
     def _turn(self, at: Tensor) -> Turn:
         """The time, row and column of each token `at` [S, 3] as rotary positions."""
@@ -169,7 +204,8 @@ class ToyBackbone(ToyStack):
         key = (id(self), "spots", x.dtype)
         spots = video.memo.once(key, lambda: _spots(video, rows, columns, x))
         x = x + spots.repeat(1, frames, 1)
-        cond = self._condition(video.sigma, turned, text, (frames, rows, columns))
+        level = self._level(video.sigma, video.memo, video.ladder)
+        cond = self._condition(level, turned, text, (frames, rows, columns))
         if self.predicts == "data":
             cond = replace(cond, noisy=(video.z, video.sigma))
         return x, video.segments(rows * columns), cond

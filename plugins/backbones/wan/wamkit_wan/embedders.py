@@ -59,7 +59,8 @@ class ConditionEmbedder(nn.Module):
     ) -> Conditioning:
         """Noise levels sigma [B, T] of `shape[0]` frames, rotary positions and words, for blocks.
 
-        What is made of levels that are known, as `rungs`, is kept in `memo`. The picture's tokens are read only by a model that has an embedder for them.
+        What is made of levels that are known, as `rungs`, is kept in `memo`. The picture's tokens
+        are read only by a model that has an embedder for them.
         """
         dtype, picture = self.time_proj.weight.dtype, self.image_embedder
         found, owner = of_levels(memo, (id(self), "time"), self.time, sigma, rungs)

@@ -1,0 +1,176 @@
+"""Single pictures convolved in two dimensions, by kernels kept while their weights stay."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wamkit
+from wamkit import flat
+from wamkit.flat import KEPT, Flat, Past, convolved
+from wamkit.registry import registry
+from wamkit.weights import cast
+
+pasts = pytest.mark.parametrize("past", get_args(Past))
+
+
+class Encoder(Flat):
+    """One causal convolution."""
+
+    def __init__(self, past: Past) -> None:
+        super().__init__()
+        self.past = past
+        self.conv = nn.Conv3d(3, 4, 3, stride=(2, 2, 1), padding=(0, 1, 1))
+        self.keep_flat([self.conv], past)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ready()
+        return convolved(self.conv, x, self.past)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The same by the three-dimensional kernel, over two pictures before this one."""
+        clip = x[:, :, None]
+        before = clip * (self.past == "repeats")
+        return self.conv(torch.cat([before, before, clip], 2))[:, :, 0]  # type: ignore[no-any-return]
+
+
+def picture() -> Tensor:
+    return torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+
+
+def kept(encoder: Encoder) -> Any:
+    return encoder.conv.__dict__.get(KEPT)
+
+
+@pasts
+@torch.no_grad()
+def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: Past) -> None:
+    encoder = Encoder(past).eval()
+    found = encoder(picture())
+    torch.testing.assert_close(found, encoder.plain(picture()), rtol=1e-5, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pasts
+@torch.no_grad()
+def test_kernels_are_made_once_and_again_when_a_weight_changes(past: Past) -> None:
+    encoder = Encoder(past).eval()
+    encoder(picture())
+    first = kept(encoder)
+    encoder(picture())
+    assert kept(encoder) is first
+    assert first.kernel.nbytes * 3 == encoder.conv.weight.nbytes
+
+    def follows() -> None:
+        x = picture().to(encoder.conv.weight.dtype)
+        wanted = encoder.plain(x).float()
+        assert (encoder(x) - wanted).norm() < 0.01 * wanted.norm()
+
+    encoder.conv.weight.mul_(-2)  # in place
+    follows()
+    encoder.conv.weight = nn.Parameter(torch.randn_like(encoder.conv.weight))  # replaced
+    follows()
+    state = {name: 3 * x for name, x in encoder.state_dict().items()}
+    encoder.load_state_dict(state)
+    follows()
+    encoder.load_state_dict({name: -x for name, x in state.items()}, assign=True)
+    follows()
+    cast(encoder, torch.bfloat16)
+    follows()
+    assert kept(encoder).kernel.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_kernels_are_in_no_state_and_no_copy() -> None:
+    encoder = Encoder("repeats").eval()
+    names = set(encoder.state_dict())
+    encoder(picture())
+    assert set(encoder.state_dict()) == names
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert kept(other).kernel is None
+        other.conv.weight.zero_()
+        assert torch.equal(other(picture()), other.plain(picture()))
+        assert kept(other).kernel.count_nonzero() == 0 and kept(encoder).kernel.any()
+
+
+@torch.no_grad()
+def test_kernels_are_gone_when_weights_learn_or_move() -> None:
+    encoder = Encoder("repeats").eval()
+    for change in (encoder.train, encoder.double, lambda: nn.Sequential(encoder).to("cpu")):
+        encoder.eval().float()
+        encoder(picture())
+        assert kept(encoder) is not None
+        change()
+        assert kept(encoder) is None
+    encoder.float().train()
+    encoder(picture())
+    assert kept(encoder) is None
+
+
+@pasts
+def test_with_gradients_every_slice_of_the_kernel_learns_what_it_should(past: Past) -> None:
+    encoder = Encoder(past).eval()
+    with torch.no_grad():
+        encoder(picture())  # something is kept, and not used
+    encoder(picture()).square().sum().backward()
+    found = encoder.conv.weight.grad
+    encoder.conv.weight.grad = None
+    encoder.plain(picture()).square().sum().backward()
+    assert found is not None and encoder.conv.weight.grad is not None
+    torch.testing.assert_close(found, encoder.conv.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_made_in_inference_mode_has_no_version_and_works() -> None:
+    with torch.inference_mode():
+        encoder = Encoder("zeros").eval()
+        torch.testing.assert_close(encoder(picture()), encoder.plain(picture()))
+        assert kept(encoder).holds(encoder.conv.weight)
+
+
+SINGLE = [
+    (name, variant)
+    for name, variant in [("wan2.1", None), ("wan2.2", None)]
+    + [("ltx", v) for v in ("0.9.0", "0.9.1", "0.9.5")]
+    + [("ltx2", v) for v in ("2.0", "2.3")]
+    if name in registry().names("vae")
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), SINGLE)
+@torch.no_grad()
+def test_a_picture_takes_no_convolution_over_time(
+    name: str, variant: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name.startswith("ltx"):
+        pytest.importorskip("diffusers", reason="the VAE is diffusers' class")
+    table = {"name": name, "width": "tiny"} | ({"variant": variant} if variant else {})
+    vae = wamkit.load_part("vae", table).eval()
+    _, height, width = vae.stride
+    pixels = torch.rand(2, 3, 1, height, 2 * width) * 2 - 1
+    expected = vae.encode(pixels)
+    reach: list[int] = []
+    forward = nn.Conv3d.forward
+
+    def seen(layer: nn.Conv3d, x: Tensor) -> Tensor:
+        reach.append(layer.kernel_size[0])
+        return forward(layer, x)
+
+    made: list[Tensor] = []
+    flattened = flat._flattened
+
+    def counted(weight: Tensor, past: Past) -> Tensor:
+        made.append(weight)
+        return flattened(weight, past)
+
+    monkeypatch.setattr(nn.Conv3d, "forward", seen)
+    monkeypatch.setattr(flat, "_flattened", counted)
+    assert torch.equal(vae.encode(pixels), expected)
+    assert all(pictures == 1 for pictures in reach) and not made
+    frames = F.pad(pixels, (0, 0, 0, 0, 0, vae.stride[0]), mode="replicate")
+    torch.testing.assert_close(vae.encode(frames)[:, :, :1], expected, rtol=1e-4, atol=1e-4)
