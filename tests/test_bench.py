@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 import wamkit
-from wamkit.bench import Report, Roof, measure, versus
+from wamkit.bench import Report, Roof, busy, differences, machine, measure, versus
+from wamkit.bench.measure import p95
 from wamkit.bench.taps import Stages, tapped
 from wamkit.cost import cost
 from wamkit.errors import WamkitError
@@ -21,6 +23,7 @@ from wamkit.policy import Policy
 from wamkit.trial import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
+FASTWAM = TOY.with_name("fastwam.toml")
 
 
 @cache
@@ -56,17 +59,39 @@ def test_work_is_that_of_the_same_chunk_on_the_meta_device() -> None:
     assert report().chunk.operations == pytest.approx(sum(counted.values()), rel=1e-4)
 
 
-def test_the_closed_formula_agrees_where_little_is_left_out() -> None:
-    raw = ["backbone.heads=4", "backbone.head_size=32", "backbone.depth=2"]
-    raw += ["action_head.width=128", "action_head.feed_forward=512", "actions.chunk=32"]
-    raw += ["schedules.action.steps=2", "text_encoder.length=16"]
-    found = measure(wamkit.build(TOY, raw), rounds=2, warmup=0)
-    assert 0.9 < found.closed_formula < 1.3
-
-
 def test_floors_follow_from_the_roof() -> None:
     top = Roof(bytes_per_second=100.0, operations_per_second=1000.0, dtype="float32")
     assert top.floor(5000, 100) == 5.0 and top.floor(100, 5000) == 50.0
+
+
+def test_of_two_roofs_the_better_halves_are_taken() -> None:
+    one, two = Roof(100.0, 2000.0, "float32"), Roof(300.0, 1000.0, "float32")
+    assert one.higher(two) == two.higher(one) == Roof(300.0, 2000.0, "float32")
+
+
+def test_of_twenty_calls_the_95th_percentile_is_not_the_longest() -> None:
+    assert p95([1.0] * 18 + [2.0, 9.0]) == 2.0
+    assert p95([1.0, 9.0, 2.0]) == 9.0
+
+
+def test_how_much_the_framework_costs_comes_with_its_spread() -> None:
+    found = report()
+    assert found.framework is not None and found.framework_quartiles is not None
+    low, high = found.framework_quartiles
+    assert low <= found.framework <= high
+
+
+def test_a_machine_is_told_by_more_than_its_name() -> None:
+    found = machine(torch.device("cpu"))
+    assert found["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert 1 <= found["cores"] <= (os.cpu_count() or 1) and found["processors"] >= 1
+    assert isinstance(found["instructions"], list) and found["threads"] == torch.get_num_threads()
+
+
+def test_a_busy_machine_is_warned_of() -> None:
+    found = busy({"load": 5.5, "processors": 2})
+    assert found is not None and "a load of 5.5 on 2 processors" in found
+    assert busy({"load": 1.5, "processors": 2}) is None
 
 
 def test_measuring_leaves_no_tap_behind() -> None:
@@ -120,6 +145,76 @@ def test_a_report_of_another_machine_is_refused() -> None:
         versus(now, {})
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "value", "reason"),
+    [
+        (("machine",), "capability", "AVX1", "another machine: capability was AVX1, and is"),
+        (("machine",), "instructions", ["amx_int8"], r"instructions was \[amx_int8\], and is"),
+        (("machine",), "threads", 64, "other settings of this machine: threads was 64"),
+        ((), "batch", 7, "other work: batch was 7, and is 1"),
+        (("sizes", "backbone"), "depth", 99, "other work: backbone.depth was 99, and is"),
+        (("sizes", "schedules", "action"), "steps", 99, "other work: schedules.action.steps was"),
+    ],
+)
+def test_a_report_of_other_work_is_refused_with_what_differs(
+    place: tuple[str, ...], key: str, value: Any, reason: str
+) -> None:
+    now = report().json()
+    other = json.loads(json.dumps(now))
+    table = other
+    for name in place:
+        table = table[name]
+    table[key] = value
+    with pytest.raises(WamkitError, match=reason) as found:
+        versus(now, other)
+    assert "measure both" in found.value.hint
+
+
+def test_a_report_of_another_policy_is_refused() -> None:
+    other = measure(wamkit.build(FASTWAM, tiny=True), rounds=2, warmup=0).json()
+    with pytest.raises(WamkitError, match=r"of other work: .*; and \d+ more") as found:
+        versus(report().json(), other)
+    assert "wamkit compare" in found.value.hint
+
+
+def test_what_one_compares_is_said_and_not_refused() -> None:
+    now = report().json()
+    other = json.loads(json.dumps(now))
+    assert differences(now, other) == ()
+    other["mode"], other["quantized"], other["machine"]["torch"] = "compile", "int8", "1.0"
+    other["sizes"]["dtype"] = other["dtype"] = "bfloat16"
+    other["sizes"]["backbone"]["weights"] = "models/trained"
+    assert versus(now, other)["chunk"] == pytest.approx(1)
+    assert differences(now, other) == (
+        "mode was compile, and is eager",
+        "quantized was int8, and is none",
+        "dtype was bfloat16, and is float32",
+        f"torch was 1.0, and is {now['machine']['torch']}",
+    )
+
+
+def test_a_report_that_does_not_tell_its_work_is_refused() -> None:
+    now = report().json()
+    with pytest.raises(WamkitError, match="does not tell all") as found:
+        versus(now, {key: now[key] for key in now if key != "sizes"})
+    assert "measure the earlier version again" in found.value.hint
+
+
+@pytest.mark.parametrize(("name", "calls"), [("fastwam_joint", 3), ("fastwam_idm", 6)])
+def test_steps_are_those_of_every_loop(wamkit: Any, name: str, calls: int) -> None:
+    words = [TOY.parent / f"{name}.toml", "--tiny", "--rounds", "2", "--steps", "3", "--json"]
+    code, out, _ = wamkit("bench", *words)
+    rows = json.loads(out)["rows"]
+    assert code == 0
+    assert sum(row["calls"] for row in rows if row["stage"].startswith("step")) == calls
+
+
+def test_steps_where_nothing_is_denoised_are_refused(wamkit: Any) -> None:
+    words = ["bench", TOY.parent / "light_wam.toml", "--tiny", "--steps", "3"]
+    code, _, err = wamkit(*words)
+    assert code == 2 and "makes no denoising steps" in err and "leave out --steps" in err
+
+
 def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> None:
     words = ["bench", TOY, "--tiny", "--rounds", "2", "--steps", "2"]
     code, out, _ = wamkit(*words, "--json")
@@ -137,6 +232,11 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         "a chunk sustains control at",
         "faster than before",
         "policy.act: tensors of pictures in",
+        "max ms",
+        "of fewer than 20 calls the longest",
+        "operations counted / closed formula: 1.",
+        "control: actions of a chunk over its median time",
+        "peak memory: CPU: the most this process ever held",
     ):
         assert phrase in out
 

@@ -94,7 +94,10 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _odd(strides: Sequence[int]) -> bool:
     """Whether pairs of such strides are no complex numbers."""
-    return strides[-1] != 1 or any(stride % 2 for stride in strides[:-1])
+    odd = strides[-1] - 1
+    for stride in strides[:-1]:  # written out: this runs in every layer and step
+        odd |= stride % 2
+    return bool(odd)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:

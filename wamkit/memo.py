@@ -105,7 +105,8 @@ class Given:
     """Noise levels that nothing is known about but that they stay as they are."""
 
     sigma: Tensor  # [B, G]
-    source: Tensor  # what it was taken from: tells whether it is still the same
+    source: Tensor  # what it was cut from: tells whether it is still the same
+    start: int = 0  # where
 
     def is_like(self, other: Any) -> bool:
         """Never: frames beside each other may have different levels."""
@@ -113,6 +114,7 @@ class Given:
 
     def once(self, memo: Memo, key: Hashable, make: Make) -> tuple[Tensor, ...]:
         """What `make` says of these levels, [B, G, ...] each."""
+        key = key, self.start, self.sigma.shape[1]
         return memo.once(key, lambda: make(self.sigma), of=self.source)
 
 
@@ -129,8 +131,11 @@ class Rungs:
     @staticmethod
     def given(sigma: Tensor, lengths: Iterable[int]) -> Rungs:
         """Levels [B, S] that stay as they are, cut into parts of so many."""
-        pieces = sigma.split(list(lengths), 1)
-        return Rungs(tuple([(Given(x, x), x.shape[1]) for x in pieces]), sigma)
+        parts, start = [], 0
+        for piece in sigma.split(list(lengths), 1):
+            parts.append((Given(piece, sigma, start), piece.shape[1]))
+            start += piece.shape[1]
+        return Rungs(tuple(parts), sigma)
 
     @staticmethod
     def row(parts: Sequence[tuple[Rung | Given | None, int]], sigma: Tensor) -> Rungs | None:

@@ -8,6 +8,7 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -315,7 +316,7 @@ class Sizes(BaseModel):
     predicts: tuple[str, ...] = ("action",)
     """The numbers that are denoised: "action", and "next_state" and "value" if asked for."""
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Those of the backbone."""
         return self.backbone.traits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,6 +65,8 @@ def command(
     server = Server(policy, source.stem, renamed)
     with busy("warming up"):
         server.warm_up()
+        gc.collect()
+        gc.freeze()  # what compiling left behind is looked through no more, in the midst of a chunk
     if policy.actions.statistics is None:
         untrained = [*untrained, "no statistics yet: actions are in normalized units"]
     if host not in LOCAL:

@@ -6,6 +6,7 @@ chunk [N, A] --flatten--> a b c d --tile--> a b c d a b c d a b --cut--> slots [
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.interfaces import SlotHead
+from wamkit.memo import Rung, Rungs
 from wamkit.parts import Sizes
 from wamkit.types import Frames, Noisy, Piece, Scene, base
 
@@ -99,7 +101,8 @@ class LatentSlotHead(SlotHead):
             of=given,
         )
         z = x.unflatten(2, self.sizes.latent).transpose(1, 2)  # [B, C, slots, h, w]
-        return self._clip(scene, z, piece.roles, times, piece.sigma.expand(-1, z.shape[2]))
+        sigma = piece.sigma.expand(-1, z.shape[2])
+        return self._clip(scene, z, piece.roles, times, sigma, piece.rung)
 
     def _blank(self, scene: Scene, blank: Tensor) -> Frames:
         """The frame before all others, observed like them."""
@@ -112,15 +115,23 @@ class LatentSlotHead(SlotHead):
             ),
         )
         z = blank.float()[None, :, None].expand(tokens.shape[0], -1, -1, -1, -1)
-        return self._clip(scene, z, ("context",), time, sigma)
+        return self._clip(scene, z, ("context",), time, sigma, Rung.fixed(0.0, sigma))
 
     def _clip(
-        self, scene: Scene, z: Tensor, roles: tuple[str, ...], times: Tensor, sigma: Tensor
+        self,
+        scene: Scene,
+        z: Tensor,
+        roles: tuple[str, ...],
+        times: Tensor,
+        sigma: Tensor,
+        rung: Rung | None,
     ) -> Frames:
         """Slots as frames; where frames are guided, what is clean is shown as observed."""
         channels = self.sizes.traits.guide_channels
+        runs = [(rung, len(list(run))) for _, run in groupby(roles)]
+        rungs = Rungs.row(runs, sigma)
         if not channels:
-            return Frames(z, roles, times, sigma)
+            return Frames(z, roles, times, sigma, rungs=rungs)
         masks = channels - z.shape[1]
 
         def guide() -> Tensor:
@@ -129,4 +140,5 @@ class LatentSlotHead(SlotHead):
             return z.new_zeros(z.shape[0], channels, *z.shape[2:])
 
         key = (id(self), "guide", base(roles[0]), z.shape)
-        return Frames(z, roles, times, sigma, scene.text.memo.once(key, guide, of=scene.state))
+        shown = scene.text.memo.once(key, guide, of=scene.state)
+        return Frames(z, roles, times, sigma, shown, rungs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from wamkit.attention import Block, Stream
 from wamkit.interfaces import ExpertHead, VideoBackbone
 from wamkit.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
-from wamkit.memo import of_level
+from wamkit.memo import Rungs, of_level
 from wamkit.parts import BackboneConfig, Sizes
 from wamkit.types import PARTS, Scene, Segment
 
@@ -58,6 +59,10 @@ def encoder(numbers: int, width: int, layers: int) -> nn.Module:
     first = nn.Linear(numbers, width)
     rest = [m for _ in range(layers - 1) for m in (nn.SiLU(), nn.Linear(width, width))]
     return nn.Sequential(first, *rest) if rest else first
+
+
+def _clean(encoder: nn.Module, x: Tensor) -> Tensor:
+    return encoder(x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -151,20 +156,24 @@ class MotHead(ExpertHead):
         )
         if not found:
             return None
-        tokens, places = [self._encoded(row) for row in found], self._places(scene, found)
+        tokens, places = [self._encoded(row, scene) for row in found], self._places(scene, found)
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, 1)
         if places.wave is not None:
             x = x + places.wave.to(x.dtype)
         cond, level = self._condition(scene, found, places)
         return Tokens(self.blocks, x, places.segments, cond, places.spans, level)
 
-    def _encoded(self, row: Row) -> Tensor:
-        """The tokens of a row [B, n, D]."""
+    def _encoded(self, row: Row, scene: Scene) -> Tensor:
+        """The tokens of a row [B, n, D]; those of the state are kept."""
         if row.x is None:
             tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
             return tokens.expand(len(row.sigma), -1, -1)
-        encoder = self.get_submodule(f"{row.kind}_encoder")
-        return encoder(row.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
+        encoder, x = self.get_submodule(f"{row.kind}_encoder"), row.x
+        if row.kind != "state":
+            return encoder(x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
+        key = (id(self), "state token")
+        make = partial(_clean, encoder, x)
+        return scene.text.memo.once(key, make, of=scene.state)
 
     def _places(self, scene: Scene, found: Sequence[Row]) -> Places:
         """The tokens' places, made once for as long as the numbers of the scene stand there."""
@@ -200,8 +209,11 @@ class MotHead(ExpertHead):
         adaptive = self.config.decoder == "adaln"
         if embedder is None:
             sigma = for_tokens([column.sigma for column in columns], columns, 1)
-            count = sum(sum(column.counts) for column in columns)
-            cond = self.expert.place(sigma.expand(-1, count), places.at, scene.text)
+            counts = [sum(column.counts) for column in columns]
+            sigma = sigma.expand(-1, sum(counts))
+            parts = [(column.rung, n) for column, n in zip(columns, counts, strict=True)]
+            rungs = Rungs.row(parts, sigma)
+            cond = self.expert.place(sigma, places.at, scene.text, rungs)
             if not adaptive:
                 return cond, None
         memo, key = scene.text.memo, (id(self), "level")

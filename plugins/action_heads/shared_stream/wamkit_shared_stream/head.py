@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wamkit.attention import Stream
 from wamkit.interfaces import ExpertHead, VideoBackbone
 from wamkit.layers import latent_times, sinusoid
-from wamkit.memo import of_level
+from wamkit.memo import Rung, Rungs, of_level
 from wamkit.parts import Sizes
 from wamkit.types import PARTS, Piece, Scene, Segment
 
@@ -86,7 +86,11 @@ class SharedStreamHead(ExpertHead):
         tokens = torch.cat(x, 1)
         if wave is not None:
             tokens = tokens + wave.to(tokens.dtype)
-        cond = backbone.place(torch.cat(levels, 1), at, scene.text)
+        sigma = torch.cat(levels, 1)
+        rungs = Rungs.row([(piece.rung, piece.x.shape[1]) for piece in pieces], sigma)
+        if words is not None and rungs is not None:
+            rungs = Rungs(((Rung.fixed(0.0, levels[0]), lengths[0]), *rungs.parts), sigma)
+        cond = backbone.place(sigma, at, scene.text, rungs)
         parts = [*(["text"] if words is not None else []), *(piece.part for piece in pieces)]
         return Tokens(backbone.blocks, tokens, tuple(segments), cond, _spans(parts, lengths))
 

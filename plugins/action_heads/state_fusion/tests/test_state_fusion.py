@@ -16,7 +16,7 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
 from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, redrawn, observation
+from wamkit.trial import batch_of, composed, observation, redrawn
 from wamkit.types import Noisy, Scene, Text
 
 SMALL: dict[str, Any] = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "adapter": 8}

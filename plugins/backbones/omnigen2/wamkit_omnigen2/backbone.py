@@ -149,7 +149,8 @@ class OmniGen2Backbone(OmniGen2Stack):
             return Told(self._level(torch.cat([sigma, video.sigma], 1)))
         rungs = Rungs(((rung, 1), *ladder.parts), video.sigma)
         found, owner = rungs.once(video.memo, (id(self), "level"), self._rows)
-        return Told(None, *found, owner)
+        layers, noise, references, out = found
+        return Told(None, layers, noise, references, out, owner)
 
     def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
         """As of any stack; then what both refiners and the way out make of the levels."""
@@ -217,9 +218,8 @@ class OmniGen2Backbone(OmniGen2Stack):
             if made.shape[1] > 1:  # a level for each frame, and a frame is a sample here
                 made = torch.stack([made[:, i] for i in at], 1)
                 made = made.expand(len(x), *made.shape[1:]).flatten(0, 1).unsqueeze(1)
-            cond = Conditioning(
-                cos, sin, *((made, None) if rows is None else (None, made)), owner=None
-            )
+            level = made if rows is None else None
+            cond = Conditioning(cos, sin, level, None if rows is None else made, None)
             x = refine(blocks, x.flatten(0, 1), cond)
             done |= zip(at, x.unflatten(0, (-1, len(at))).unbind(1), strict=True)
         return torch.cat([done[i] for i in range(len(video.roles))], 1)

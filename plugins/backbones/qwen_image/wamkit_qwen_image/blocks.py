@@ -103,7 +103,7 @@ class QwenImageBlock(nn.Module):
         tables = self._modulation(cond.level)
         for (side, tokens), table in zip(self._sides(x, cond), tables, strict=True):
             six = table.unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
-            y = modulated(tokens, *six[:2]).flatten(1, 2)
+            y = modulated(tokens, six[0], six[1]).flatten(1, 2)
             rows = projected(self.attn, y, *side.names)
             q, k, v = (split_heads(row, self.head_size) for row in rows)
             shown.append(QKV(side.norm_query(q), side.norm_key(k), v))
