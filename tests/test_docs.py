@@ -47,6 +47,7 @@ def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, 
 
     words = shlex.split(SHORTENED.get(command, command), comments=True)
     assert words[0] == "wamkit"
+    words, into = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "argv", words)
     code = 0
@@ -55,6 +56,8 @@ def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, 
     except SystemExit as end:
         code = int(end.code or 0)
     out, err = capsys.readouterr()
+    if into is not None:
+        (home / into).write_text(out)
     return code, out, err
 
 
@@ -73,6 +76,15 @@ def test_the_commands_of_the_readme_run_one_after_the_other(
         expected = 1 if command.split("  ")[0].strip() in LACKS_FILES else 0
         assert code == expected, f"{command}\n{err}"
         assert (out + err).strip() and "Traceback" not in out + err, command
+
+
+def test_the_commands_about_speed_run(home: Path, monkeypatch: Any, capsys: Any) -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    for command in "".join(re.findall(r"```bash\n(.*?)```", page, re.S)).splitlines():
+        quick = command.replace("bench ", "bench --tiny --rounds 2 ").partition("  #")[0]
+        quick = quick.replace("--mode compile", "--mode eager")  # which takes a minute here
+        code, out, err = _run(quick, home, monkeypatch, capsys)
+        assert code == 0 and (out + err).strip(), f"{command}\n{err}"
 
 
 def test_the_command_for_a_photograph_prints_a_chunk_of_32_by_7(

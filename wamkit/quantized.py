@@ -1,10 +1,13 @@
-"""Weights of large linear layers in 8 bits, by torchao: less to read, and faster products.
+"""Weights of large linear layers in 8 bits: less to read, and faster products.
 
     kind              weight       input         where it runs
     float8            e4m3, rows   e4m3, rows    CUDA devices of compute capability 8.9 and above
     float8_weights    e4m3, rows   as it is      anywhere
     int8              int8, rows   int8, rows    anywhere
     int8_weights      int8, rows   as it is      anywhere
+
+All are torchao's, but for `int8` on x86 processors, where torch's own kernel is faster, compiled or
+not, with scales and errors as torchao's (`wamkit.integers`).
 
 "rows": a scale of its own for every output of a weight, and for every token of an input. Rounding
 happens once, when the policy is told (`Policy.quantize`), and is never saved.
@@ -28,8 +31,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from .errors import WamkitError, did_you_mean
 from .compiling import blocks
+from .errors import WamkitError, did_you_mean
+from .integers import fits, round_layers
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -62,7 +66,7 @@ def check_kind(kind: str, device: torch.device, dtype: str) -> Kind:
         raise WamkitError(f"no quantization is called {kind!r}", hint)
     if kind == "none":
         return kind
-    if find_spec("torchao") is None:
+    if find_spec("torchao") is None and not (kind == "int8" and fits(device)):
         raise WamkitError(
             "quantized weights need torchao, which is not installed", "pip install 'wamkit[quant]'"
         )
@@ -100,9 +104,12 @@ def quantize(policy: Policy, kind: Kind, dtype: torch.dtype, least: int = LEAST)
         )
     numbers = sum(layer.weight.numel() for layer in chosen)
     whole = sum(p.numel() for module in modules for p in module.parameters())
-    apply, config = _config(kind)
-    for layer in chosen:
-        apply(layer, config)
+    if kind == "int8" and fits(chosen[0].weight.device):
+        round_layers(modules, set(chosen))
+    else:
+        apply, config = _config(kind)
+        for layer in chosen:
+            apply(layer, config)
     return Rounded(len(chosen), numbers, whole - numbers)
 
 
@@ -117,9 +124,9 @@ def layers(
                 continue
             seen.add(layer)
             weight = layer.weight
-            fits = not any(size % multiple for size in weight.shape)
+            even = not any(size % multiple for size in weight.shape)
             large = weight.numel() >= least and weight.dtype == dtype
-            if fits and large and not re.search(MODULATION, name):
+            if even and large and not re.search(MODULATION, name):
                 yield layer
 
 
