@@ -129,7 +129,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
         assert cure in refused.value.hint
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(WamkitError, match="torchao") as refused:
-        check_kind("int8", torch.device("cpu"), "float32")
+        check_kind("int8_weights", torch.device("cpu"), "float32")
     assert refused.value.hint == "pip install 'wamkit[quant]'"
     assert check_kind("none", torch.device("cpu"), "float32") == KINDS[0]
 

@@ -56,7 +56,7 @@ FLOORS = {
         "guidance",
         "losses",
     },
-    4: {"build", "policy", "folder", "scenes", "session", "modes", "quantized", ""},
+    4: {"build", "policy", "folder", "scenes", "session", "modes", "quantized", "integers", ""},
     5: {
         "simulate",
         "testing",

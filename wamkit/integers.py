@@ -1,15 +1,19 @@
 """Linear layers whose products are of 8-bit integers, on x86 processors, by torch's own kernel.
 
-    x [S, inputs]  --/ its largest number, row by row-->  int8  --*weight in int8-->  * the same + bias
+    x [S, inputs] --/ largest of a row--> 8 bits --* weight in 8 bits--> * largest of a row, + bias
 
 torch rounds an input with one scale for all its rows (`torch.ops.quantized.linear_dynamic`). Rows
 that are brought to the same size first have a scale each, which costs next to nothing, and makes
 the error that of torchao's scheme. Without instructions for sums of products of 8 bits (VNNI) the
 kernel needs inputs of 7 bits, or its sums overflow; which it is is tried out once.
+
+torch 2.15 says that the form in which the kernel takes a weight (`torch.qint8`) is to go. Where it
+is gone, `fits` is False, and torchao's layers are taken.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import count
@@ -32,7 +36,9 @@ class Packed:
         weight = weight.detach().float().contiguous()
         scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zero = torch.zeros(len(scale), dtype=torch.long)
-        rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*quantize_per_channel.*deprecated")
+            rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self.weight = torch.ops.quantized.linear_prepack(rounded, None)
 
     def times(self, x: Tensor, *, narrow: bool) -> Tensor:
@@ -56,16 +62,18 @@ class Int8Linear(nn.Module):
 
     number: Tensor  # []
     shape: Tensor  # [outputs, inputs] in one byte
+    bias: Tensor | None  # [outputs]
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.packed, number = Packed(layer.weight), next(_numbers)
         _packed[number] = self.packed
-        self.bias = None if layer.bias is None else layer.bias.detach()
+        bias = None if layer.bias is None else layer.bias.detach()
         shape = torch.zeros((), dtype=torch.int8).expand(layer.weight.shape)
         self.register_buffer("number", torch.tensor(number), persistent=False)
         self.register_buffer("shape", shape, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
@@ -99,7 +107,8 @@ def _operations(x: Any, number: Any, shape: Any, *_: Any, **__: Any) -> int:
 
 def fits(device: torch.device) -> bool:
     """True if a device runs these layers."""
-    return device.type == "cpu" and torch.backends.quantized.engine in ENGINES
+    has = hasattr(torch, "quantize_per_channel") and hasattr(torch.ops.quantized, "linear_dynamic")
+    return has and device.type == "cpu" and torch.backends.quantized.engine in ENGINES
 
 
 @cache

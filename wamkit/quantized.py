@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -104,13 +104,23 @@ def quantize(policy: Policy, kind: Kind, dtype: torch.dtype, least: int = LEAST)
         )
     numbers = sum(layer.weight.numel() for layer in chosen)
     whole = sum(p.numel() for module in modules for p in module.parameters())
-    if kind == "int8" and fits(chosen[0].weight.device):
-        round_layers(modules, set(chosen))
-    else:
-        apply, config = _config(kind)
-        for layer in chosen:
-            apply(layer, config)
+    own = kind == "int8" and fits(chosen[0].weight.device)
+    round_in_place(modules, chosen, kind, own=own)
     return Rounded(len(chosen), numbers, whole - numbers)
+
+
+def round_in_place(
+    modules: Iterable[nn.Module], chosen: Sequence[nn.Module], kind: Kind, *, own: bool
+) -> None:
+    """Round the layers `chosen` below `modules`: as in `wamkit.integers` (`own`), or by torchao."""
+    if kind == "none":
+        return
+    if own:
+        round_layers(modules, set(chosen))
+        return
+    apply, config = _config(kind)
+    for layer in chosen:
+        apply(layer, config)
 
 
 def layers(

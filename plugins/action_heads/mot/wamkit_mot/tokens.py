@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wamkit.attention import Stream
+from wamkit.layers import constant
 from wamkit.memo import Rung
 from wamkit.types import PARTS, Piece, Scene, Segment
 
@@ -102,8 +103,8 @@ def _beside(
 ) -> tuple[Tensor, tuple[str, ...], Tensor, Rung | None]:
     """Level, roles, places, rung of `count` tokens, `offset` places after a chunk's first step."""
     sigma = chunk.sigma if chunk.sigma.shape[1] == 1 else chunk.sigma[:, -1:]
-    steps = torch.arange(count, device=chunk.times.device, dtype=chunk.times.dtype)
-    return sigma, chunk.roles[:1] * count, chunk.times[0] + offset + steps, chunk.rung
+    steps = constant(tuple(range(offset, offset + count)), chunk.times.dtype, chunk.times.device)
+    return sigma, chunk.roles[:1] * count, chunk.times[0] + steps, chunk.rung
 
 
 def segments(found: Sequence[Row]) -> tuple[Segment, ...]:

@@ -32,7 +32,7 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.memo import of_level
+from wamkit.memo import Memo
 from wamkit.parts import Sizes
 from wamkit.reading import places
 from wamkit.regions import region
@@ -140,12 +140,15 @@ class Levels(nn.Module):
         self.both = rank is not None
 
     def forward(self, sigma: Tensor, level: Tensor) -> Tensor:
-        """Levels of tokens [B, S] and of the frames they read [B] to [B, S, D], float32."""
+        """Levels of tokens [B, S], and of the frames they read [B, 1], to [B, S, D], float32.
+
+        Levels of tokens may be [R, 1, S], of R steps: [R, B, S, D].
+        """
         own: Tensor = self.action(sinusoid(1000 * sigma, LEVELS))
         if not self.both:
             return own
-        seen = self.video(sinusoid(1000 * level, LEVELS))[:, None]
-        product: Tensor = self.out(self.left(own) * self.right(seen))
+        seen = self.right(self.video(sinusoid(1000 * level, LEVELS)))
+        product: Tensor = self.out(self.left(own) * seen)
         return product
 
 
@@ -213,16 +216,29 @@ class DiTReader(ReaderHead):
         A batch of one serves all samples.
         """
 
+        both, memo = self.levels.both, scene.text.memo
+
         def make(sigma: Tensor) -> tuple[Tensor, ...]:
-            noise = self.levels(sigma.float(), level.float())
+            noise = self.levels(sigma.float(), level[:, None].float())
             modulation = self.modulation(F.silu(noise).to(self.modulation.weight.dtype))
             return noise, modulation.float().unflatten(-1, (6, -1))
 
-        if self.levels.both or any(piece.rung is None for piece in pieces):
+        # Frames that are passed in every step have a new level there, and what is made of both
+        # could not be looked up.
+        moves = both and scene.clip is not None
+        if moves or torch.is_grad_enabled() or any(piece.rung is None for piece in pieces):
             noise, modulation = make(levels_of(pieces))
             return noise, modulation
-        memo, key = scene.text.memo, (id(self), "level")
-        found = [(p, of_level(memo, key, make, p.sigma, p.rung)) for p in pieces]
+        kept = memo.once((id(self), "levels"), Memo, of=level) if both else memo
+        found = []
+        for piece in pieces:
+            assert piece.rung is not None
+            if both:  # [1, B, 1, ...], each sample with the level of its frames
+                rows = piece.rung.once(kept, (id(self), "level"), lambda x: make(x[:, None]))
+                found.append((piece, [x[0] for x in rows]))
+            else:
+                rows = piece.rung.once(kept, (id(self), "level"), make)
+                found.append((piece, list(rows)))
         noise, modulation = found[0][1]
         if len(found) > 1:
             noise = torch.cat([x.expand(*p.x.shape[:2], -1) for p, (x, _) in found], 1)

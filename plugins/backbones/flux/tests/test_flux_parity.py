@@ -262,7 +262,6 @@ def test_clean_references_equal_the_fixed_reference_mode_of_diffusers(
 
 
 @cases
-@torch.no_grad()
 def test_a_noise_level_is_not_rounded_before_it_is_multiplied(
     case: str, folders: dict[str, Path], backbones: dict[str, Any]
 ) -> None:
@@ -322,7 +321,6 @@ def test_references_are_told_apart_by_their_order(backbones: dict[str, Any]) -> 
     assert (denoise(backbones["klein"], swapped, text)[:, :, 0] - one).abs().max() > 0.01
 
 
-@torch.no_grad()
 def test_clean_words_do_not_feel_the_level_of_the_target(folders: dict[str, Path]) -> None:
     frames, text = scene("klein")
     levels = {}
