@@ -17,8 +17,9 @@ from wamkit.bench.taps import Stages
 from wamkit.cache import KVCache
 from wamkit.cost import Counter, shapes
 from wamkit.parts import ActionHeadConfig
-from wamkit.policy import DTYPES, schedules_of
+from wamkit.policy import DTYPES
 from wamkit.registry import registry
+from wamkit.schedule import schedules_of
 from wamkit.spec import parse, read
 from wamkit.trial import observation
 from wamkit.types import Scene, Velocity

@@ -72,7 +72,9 @@ class Work(TorchDispatchMode):
 
 def constant_work(policy: Policy) -> tuple[int, set[str]]:
     """How many later steps a chunk has, and what they do that is the same in all of them."""
-    work, met, found, steps = Work(), set(), set(), 0
+    work, steps = Work(), 0
+    met: set[tuple[str, int]] = set()
+    found: set[str] = set()
 
     def around(model: Callable[..., Any], scene: Scene, cache: Any = None, keep: Any = ()) -> Any:
         nonlocal steps

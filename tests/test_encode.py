@@ -101,7 +101,7 @@ class Tape:
         self.made = 0
         self.played = 0
 
-    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
         self.made += 1
         run()
 

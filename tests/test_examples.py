@@ -15,7 +15,8 @@ import torch
 
 from wamkit.check import check
 from wamkit.cli.meta import parameters
-from wamkit.policy import Policy, schedules_of
+from wamkit.policy import Policy
+from wamkit.schedule import schedules_of
 from wamkit.spec import PolicySpec, parse, read
 from wamkit.trial import batch_of, observation
 

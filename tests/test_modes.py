@@ -114,7 +114,7 @@ class Tape(TorchDispatchMode):
                     old.copy_(fresh)
 
 
-def taped(run: Callable[[], None]) -> Callable[[], None]:
+def taped(run: Callable[[], None], device: Any = None) -> Callable[[], None]:
     with Tape() as tape:
         run()
     return tape.replay
@@ -149,7 +149,7 @@ def test_a_recording_holds_what_the_words_say_and_takes_in_others(cell: Cell) ->
     )
     products: list[int] = []
 
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
+    def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
         with Products() as counted:
             run()
         products.append(counted.found)
@@ -182,7 +182,7 @@ def test_a_recording_holds_the_words_it_leans_away_from() -> None:
     scene = blank(policy, observation(policy.spec))
     kept: list[Any] = []
 
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
+    def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
         run()
         negative = policy.spec.text_encoder.negative
         kept.extend(

@@ -47,7 +47,7 @@ class Far(Tensor):
 
     @staticmethod
     def __new__(cls, here: Tensor) -> Far:
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             here.shape,
             strides=here.stride(),
@@ -56,7 +56,7 @@ class Far(Tensor):
             device=CUDA,
         )
         made.here = here
-        return made  # type: ignore[no-any-return]
+        return made
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -146,14 +146,15 @@ class Device(TorchDispatchMode):
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
         """What is noted within."""
-        self.noted = found = []
+        found: list[str] = []
+        self.noted = found
         try:
             yield found
         finally:
             self.noted = None
 
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """As `wamkit.modes.captured`, but a replay leaves everything as it is."""
+    def capture(self, run: Callable[[], None], on: Any = None) -> Callable[[], None]:
+        """As `wamkit.modes.Graphs`, but a replay leaves everything as it is."""
         self.capturing = True
         self.made, self.read = {}, {}
         try:

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .cache import KV, KVCache, joined
 from .errors import WamkitError
+from .layers import additive
 from .regions import compiles, region
 from .types import Segment
 from .visibility import Visibility
@@ -234,7 +235,12 @@ def _planned(
             for want in wanted
         ]
         known = tuple([None if room is None else (room.k, room.v) for room in rooms])
-        masks = tuple([_mask(r, w, like) for r, w in zip(rooms, wanted, strict=True)])
+        masks = tuple(
+            [
+                additive(_mask(room, want, like), like.dtype)
+                for room, want in zip(rooms, wanted, strict=True)
+            ]
+        )
         laps.append(Lap(places, Keys(plan, known, masks), roles))
     return laps
 

@@ -21,8 +21,9 @@ from torch.utils.flop_counter import flop_registry
 from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
 from .interfaces import ActionHead
-from .policy import DTYPES, schedules_of
+from .policy import DTYPES
 from .scenes import arranged, assembled, vae_dtype
+from .schedule import schedules_of
 from .spec import PolicySpec
 from .types import Scene, Text, Velocity
 from .weights import cast

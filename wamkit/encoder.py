@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .flat import KEPT, Flat
 
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""Records what a function does on the device; the result does it again on the same memory."""
+Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+"""Records what a function does on a device; the result does it again on the same memory."""
 
 
 class RecordedEncoder:
@@ -36,7 +36,7 @@ class RecordedEncoder:
         def run() -> None:
             self._z = self._encode(self._pixels)
 
-        self._replay = capture(run)
+        self._replay = capture(run, self._pixels.device)
         return self
 
     def holds(self) -> bool:

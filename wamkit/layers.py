@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .cache import KV
 from .fused import alone
@@ -88,8 +89,21 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin = (y[:, None] if y.ndim == 2 else y.transpose(-3, -2) for y in (cos, sin))
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).transpose(1, 2)
     else:  # the same in one operation, which the compiler does not know
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * _unit(cos, sin))
     return turned.flatten(-2).to(x.dtype)
+
+
+_units: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
+
+
+def _unit(cos: Tensor, sin: Tensor) -> Tensor:
+    """cos + i sin, made once for as long as the table of cosines is there."""
+    if torch.is_grad_enabled():
+        return torch.complex(cos, sin)
+    found = _units.get(cos)
+    if found is None or found[0] is not sin:
+        found = _units[cos] = sin, torch.complex(cos, sin)
+    return found[1]
 
 
 def _odd(strides: Sequence[int]) -> bool:

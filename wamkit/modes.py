@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from .encoder import Capture
 from .errors import WamkitError, did_you_mean
 from .schedule import Drawn
 from .text import Text
@@ -69,8 +70,6 @@ def compiler() -> str | None:
 
 Act = Callable[[Scene, torch.Generator], Outcome]
 """A scene and what draws the noise, to an outcome: all that runs on the device for one chunk."""
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""Records what a function does on the device; the result does it again on the same memory."""
 
 
 class Recorded:
@@ -105,11 +104,10 @@ class Recorded:
         def run() -> None:
             self._outcome = self._run(self._scene.text)
 
-        self._replay = self._capture(run)
+        self._replay = self._capture(run, self._inputs[0].device)
 
     def __call__(self, scene: Scene, rng: torch.Generator) -> Outcome:
-        for mine, given in zip(self._inputs, tensors(scene), strict=True):
-            mine.copy_(given)
+        torch._foreach_copy_(self._inputs, tensors(scene))
         self._noise.redraw(rng)
         if scene.text.lasting is not self._words:
             self._reword()
@@ -128,24 +126,44 @@ class Recorded:
                 there.copy_(here)
 
 
-def captured(run: Callable[[], None]) -> Callable[[], None]:
-    """`run` as a CUDA graph. Raises WamkitError if it cannot be recorded."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError as error:
-        raise WamkitError(
-            f"this policy cannot be recorded as a CUDA graph: {error}",
-            'a paradigm that decides by what it computes cannot; choose mode "compile" or "eager"',
-        ) from None
-    return graph.replay
+class Graphs:
+    """The CUDA graphs of a policy: recorded on one stream, into one pool of memory.
+
+    They may share it, because what a replay finds is copied out before the next one.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._pools: dict[torch.device, Any] = {}
+
+    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+        """A copy begins with none."""
+        return Graphs, ()
+
+    def __call__(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """`run` as a graph. Raises WamkitError if it cannot be recorded."""
+        with torch.cuda.device(device):
+            stream = self._streams.get(device) or torch.cuda.Stream()
+            self._streams[device] = stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(2):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # What other threads do, such as pinning memory for a loader, spoils nothing.
+            pool, errors = self._pools.get(device), "thread_local"
+            try:
+                with torch.cuda.graph(graph, pool, stream, capture_error_mode=errors):
+                    run()
+            except RuntimeError as error:
+                raise WamkitError(
+                    f"this policy cannot be recorded as a CUDA graph: {error.__context__ or error}",
+                    "a paradigm that decides by what it computes cannot; "
+                    'choose mode "compile" or "eager"',
+                ) from None
+            self._pools[device] = graph.pool()
+        return graph.replay
 
 
 def signature(scene: Scene, choices: Mapping[str, Any]) -> tuple[Any, ...]:

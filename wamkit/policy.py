@@ -19,22 +19,22 @@ from .cache import KVCache
 from .cameras import CameraLayout
 from .compiling import as_written, compile_encoder
 from .conditioner import Conditioner
+from .encoder import record_encoder
 from .errors import WamkitError, did_you_mean
 from .fused import Row, fuse, unfuse
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
-from .modes import Act, Mode, Recorded, captured, check_mode, compiles, records, signature
+from .modes import Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
 from .regions import Regions
-from .schedule import NoiseSchedule, Several
-from .schedules import ScheduleConfig
+from .schedule import Several, schedules_of
 from .session import Session
 from .spec import PolicySpec
 from .stored import StoredEncoder
-from .types import Goal, Outcome, Scene, Velocity
+from .types import Goal, Outcome, Scene, Text, Velocity
 from .weights import cast
 
 Seed = int | Sequence[int] | None
@@ -89,6 +89,7 @@ class Policy(nn.Module):
         self.mode: Mode = "eager"
         self.quantized: str = "none"
         self._recorded: dict[tuple[Any, ...], Recorded] = {}
+        self._capture = Graphs()
         self._rows: list[Row] | None = None
         self.regions: Regions | None = None
         self.instructions = Instructions()
@@ -147,6 +148,8 @@ class Policy(nn.Module):
         self.regions = Regions() if compiles(chosen) else None
         if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
             compile_encoder(self.vae)
+        if records(chosen):
+            record_encoder(self.vae, self._capture)
         self.mode = chosen
 
     def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
@@ -232,13 +235,20 @@ class Policy(nn.Module):
 
     def guided(self, batch: int) -> Model:
         """The model as acting uses it: with the guidance that the schedules ask for."""
+        return self._leaning(self._negative(batch))
+
+    def _negative(self, batch: int) -> Text | None:
+        """The words that acting leans away from; None without guidance."""
         self._prepare()
-        scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
-        if all(scale == 1 for scale in scales.values()):
-            return self.model
+        if all(flow.config.guidance == 1 for flow in self.schedules.values()):
+            return None
         sentence = (self.spec.text_encoder.negative,) * batch
-        negative = scenes.words(self, sentence, "{instruction}")
-        return guided(self.model, negative, scales)
+        return scenes.words(self, sentence, "{instruction}")
+
+    def _leaning(self, negative: Text | None) -> Model:
+        """The model, leaning away from these words if there are any."""
+        scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
+        return self.model if negative is None else guided(self.model, negative, scales)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
@@ -262,16 +272,24 @@ class Policy(nn.Module):
         self._prepare()  # forgets recordings of weights that have moved
         key = signature(scene, choices)
         if key not in self._recorded:
-            self._recorded[key] = Recorded(self._acted(choices), scene, rng, captured)
-            rng = generator(rng.initial_seed())
+            again = rng.initial_seed() if seed is None else seed
+            with torch.inference_mode(False), torch.no_grad():
+                self._recorded[key] = Recorded(self._acted(choices), scene, rng, self._capture)
+            rng = generator(again)
         return self._recorded[key](scene, rng)
 
     def _acted(self, choices: Mapping[str, Any]) -> Act:
-        """The paradigm's `act` around this policy's network; it holds the model it used last."""
-        used: list[Model] = []  # a recording reads the words it leans away from, where they lie
+        """The paradigm's `act` around this policy's network.
+
+        The words it leans away from are looked up once: a recording reads them where they lie.
+        """
+        away: dict[int, Text | None] = {}
 
         def act(scene: Scene, rng: torch.Generator) -> Outcome:
-            used[:] = [model := self.guided(scene.text.tokens.shape[0])]
+            batch = scene.text.tokens.shape[0]
+            if batch not in away:
+                away[batch] = self._negative(batch)
+            model = self._leaning(away[batch])
             with nullcontext() if self.regions is None else self.regions.entered():
                 return self.paradigm.act(model, scene, self.schedules, rng, **choices)
 
@@ -286,10 +304,10 @@ class Policy(nn.Module):
 
     def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
         """What a paradigm made of a scene, in physical units on the CPU."""
-        values = self.action_head.lower("action", out.action).float()
-        chunk = self.actions.decode(values, scenes.physical_state(self, observation))
+        values = self.action_head.lower("action", out.action).float().cpu()
+        state = scenes.physical_state(self, observation)
         return ActionChunk(
-            values=chunk.cpu(),
+            values=self.actions.decode(values, None if state is None else state.cpu()),
             hertz=self.spec.actions.hertz,
             names=self.actions.names,
             normalized=self.actions.statistics is None,
@@ -401,27 +419,6 @@ def generator(seed: Seed) -> torch.Generator:
     else:
         rng.manual_seed(seed)
     return rng
-
-
-def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
-    """The schedule of each part; a head that regresses needs one evaluation, of pure noise."""
-    tokens, given = spec.tokens(), spec.schedules
-    configs = {
-        "video": given.video,
-        "action": given.action,
-        "next_state": given.next_state or given.action,
-        "value": given.value or given.action,
-    }
-    if spec.action_head.regresses:
-        for part in ("action", "next_state", "value"):
-            configs[part] = ScheduleConfig(
-                steps=1,
-                density="pure_noise",
-                weight="none",
-                loss_weight=configs[part].loss_weight,
-            )
-    roles = {**tokens, "video": tokens["context"] + tokens["target"]}
-    return {part: NoiseSchedule(config, roles[part]) for part, config in configs.items()}
 
 
 def _text_encoder(spec: PolicySpec) -> Any:

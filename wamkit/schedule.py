@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from .errors import WamkitError
 from .layers import sent
 from .schedules import TWICE, ScheduleConfig, check_steps
 from .solvers import SOLVERS, Run
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
 
 CLOSE = 1e-6
 """Levels nearer than this are one: a step between them would be lost in rounding."""
@@ -317,3 +321,24 @@ class NoiseSchedule:
             return torch.ones_like(sigma)
         low, mean = _bell(self.shift)
         return (torch.exp(-2 * (sigma - 0.5) ** 2) - low).clamp(min=0) / mean
+
+
+def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
+    """The schedule of each part; a head that regresses needs one evaluation, of pure noise."""
+    tokens, given = spec.tokens(), spec.schedules
+    configs = {
+        "video": given.video,
+        "action": given.action,
+        "next_state": given.next_state or given.action,
+        "value": given.value or given.action,
+    }
+    if spec.action_head.regresses:
+        for part in ("action", "next_state", "value"):
+            configs[part] = ScheduleConfig(
+                steps=1,
+                density="pure_noise",
+                weight="none",
+                loss_weight=configs[part].loss_weight,
+            )
+    roles = {**tokens, "video": tokens["context"] + tokens["target"]}
+    return {part: NoiseSchedule(config, roles[part]) for part, config in configs.items()}

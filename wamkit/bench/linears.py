@@ -44,6 +44,7 @@ def main() -> None:
             layers = deepcopy(plain)
             round_in_place([layers], list(layers), kind, own=ours)
             error = float((layers(x) - exact).norm() / exact.norm())
+            torch.compiler.reset()
             compiled = torch.compile(layers, fullgraph=True, dynamic=False)
             print(
                 f"{inputs} to {hidden} and back, {tokens} tokens, {name}: "

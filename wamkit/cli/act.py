@@ -82,7 +82,6 @@ def command(
                 "hertz": chunk.hertz,
                 "seed": seed,
                 "normalized": chunk.normalized,
-                "seconds": spent,
                 "notes": notes,
             },
             indent=None,

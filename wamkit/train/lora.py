@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import WamkitError
 from ..compiling import blocks
+from ..errors import WamkitError
 from .config import Lora
 from .processes import full
 

@@ -24,8 +24,9 @@ from ..adapters import AdaptedBackbone, LatentAdapter
 from ..attention import recomputed
 from ..cost import Counter
 from ..parts import Weighted
-from ..policy import DTYPES, schedules_of
+from ..policy import DTYPES
 from ..scenes import arranged, assembled, vae_dtype
+from ..schedule import schedules_of
 from ..spec import PolicySpec
 from ..types import Text
 from ..visibility import closed_part

@@ -30,6 +30,7 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
+from wamkit.memo import Memo, Rungs, of_levels, spread
 from wamkit.parts import Traits
 from wamkit.types import Frames, Segment, Text
 
@@ -115,30 +116,46 @@ class Transformer(nn.Module):
 
         # Each frame has a noise level of its own, and words are never noisy. That is what allows
         # the words and the observed frames to be computed once and kept.
-        each = self._modulation(F.pad(video.sigma, (1, 0)))  # [B, 1 + T, 3 D], first the words'
-        of_words = each[:, :1].expand(-1, count, -1)
-        of_patches = each[:, 1:].repeat_interleave(per_frame, 1)
-        shift, scale, gate = torch.cat([of_words, of_patches], 1).chunk(3, -1)
+        each = self._modulation(video.sigma, video.memo, video.ladder)  # of frames
+        each = each.expand(len(z), grid[0], -1).repeat_interleave(per_frame, 1)  # of patches
+        if text is not None:
+            clean = text.memo.once(
+                (id(self), "clean"), lambda: self._of_levels(video.sigma.new_zeros(1, 1))
+            )
+            each = torch.cat([clean[0].expand(len(z), count, -1), each], 1)
+        shift, scale, gate = each.chunk(3, -1)
         # What depends on places alone is the same at every denoising step: made once, and kept.
         cos, sin = video.memo.once(
             (id(self), "turn", count), lambda: self._turn(_places(video, count, grid))
         )
         return x, segments, Conditioning(shift, scale, gate, cos, sin, count, grid)
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text) -> Conditioning:
+    def place(
+        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
+    ) -> Conditioning:
         """What S tokens of no frame need in these blocks, at levels [B, S] and places [S, 3].
 
-        It is how an action head sends tokens of its own through the blocks of the video.
+        It is how an action head sends tokens of its own through the blocks of the video. `rungs`
+        is what is known of the levels when a chunk begins.
         """
-        shift, scale, gate = self._modulation(sigma).chunk(3, -1)
+        shift, scale, gate = self._modulation(sigma, text.memo, rungs).chunk(3, -1)
         # Such tokens are no words: the first of the four axes is 0.
         cos, sin = text.memo.once((id(self), "turn"), lambda: self._turn(F.pad(at, (1, 0))), of=at)
         return Conditioning(shift, scale, gate, cos, sin, 0, (sigma.shape[1], 1, 1))
 
-    def _modulation(self, sigma: Tensor) -> Tensor:
+    def _modulation(self, sigma: Tensor, memo: Memo, rungs: Rungs | None) -> Tensor:
+        """Shift, scale and gate [B, S, 3 D], or [B, 1, 3 D] if all share a level; B may be 1.
+
+        A chunk knows the levels of its denoising steps when it begins: what the network makes of
+        them is computed once for all steps, kept, and looked up.
+        """
+        (made,), owner = of_levels(memo, (id(self), "levels"), self._of_levels, sigma, rungs)
+        return spread(made, owner)
+
+    def _of_levels(self, sigma: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate [B, S, 3 D] for noise levels [B, S] in [0, 1]."""
         wave = sinusoid(1000 * sigma, self.traits.width).to(self.modulation.weight.dtype)
-        return self.modulation(F.silu(self.time(wave)))
+        return (self.modulation(F.silu(self.time(wave))),)
 
     def _turn(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [S, E / 2] of places [S, 4]: word, time, row, column, a quarter of E each."""
