@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -64,28 +65,37 @@ class Instructions:
     def __init__(self, most: int = 4) -> None:
         self.most = most
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
-        self._links: list[tuple[dict[str, Any], str, nn.Module | None]] = []
+        self._links: list[tuple[dict[str, Any], str]] = []
+        self._modules: list[nn.Module | None] = []  # what the links lead to
         self._slots: list[tuple[dict[str, Any], str]] | None = None
-        self._seen: list[tuple[int, int]] = []
+        self._weights: list[nn.Parameter | None] = []
+        self._counted: list[nn.Parameter] = []  # those that count their changes
+        self._versions: list[int] = []
 
     def forget(self) -> None:
         """Keep nothing, and look for the weights anew."""
         self._texts.clear()
         self._slots = None
+        self._weights, self._counted, self._versions = [], [], []
 
     def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
         """`make()`, or what it made before for this key while the weights of `root` were these."""
-        if any(held.get(name) is not child for held, name, child in self._links):
+        if not _same([held.get(name) for held, name in self._links], self._modules):
             self.forget()
         if self._slots is None:
             modules = list(root.modules())
-            self._links = [(m._modules, *link) for m in modules for link in m._modules.items()]
+            self._links = [(m._modules, name) for m in modules for name in m._modules]
+            self._modules = [held[name] for held, name in self._links]
             self._slots = [(m._parameters, n) for m in modules for n in m._parameters]
         weights = [slot[name] for slot, name in self._slots]
-        seen = [(id(p), 0 if p.is_inference() else p._version) for p in weights if p is not None]
-        if seen != self._seen:
+        if not _same(weights, self._weights):
+            self._weights, self._versions = weights, []
+            self._counted = [p for p in weights if p is not None and not p.is_inference()]
             self._texts.clear()
-            self._seen = seen
+        versions = [p._version for p in self._counted]
+        if versions != self._versions:
+            self._texts.clear()
+            self._versions = versions
         if key not in self._texts:
             self._texts[key] = make()
         self._texts.move_to_end(key)
@@ -96,6 +106,11 @@ class Instructions:
     def __reduce__(self) -> tuple[type[Instructions], tuple[int]]:
         """A copy begins with none."""
         return Instructions, (self.most,)
+
+
+def _same(found: Sequence[object], expected: Sequence[object]) -> bool:
+    """Whether the very same objects are in both."""
+    return len(found) == len(expected) and all(map(is_, found, expected))
 
 
 class _Pooled:
