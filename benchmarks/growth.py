@@ -4,7 +4,8 @@
 
 A small composition around the toy backbone, one size multiplied at a time by 1, 2, 4 and 8, on the
 CPU: medians of 5 from pictures to actions, all sizes in turn, and the operations that were counted.
-Writes one picture for each paradigm into FOLDER (benchmarks/plots), time over that of factor 1.
+Writes one picture for each size into FOLDER (benchmarks/plots): time and operations over those of
+factor 1.
 """
 
 from __future__ import annotations
@@ -85,17 +86,18 @@ def main() -> None:
     )
     print(" | " + " | ".join(f"work at {f}" for f in FACTORS[1:]) + " |")
     print("|---" * (3 + 2 * len(FACTORS[1:])) + "|")
-    for paradigm in ("single_pass", "joint"):
+    for axis in AXES:
         series: dict[str, list[tuple[float, float]]] = {}
-        for axis in AXES:
+        for paradigm in ("single_pass", "joint"):
             found = grown(paradigm, axis)
             _, base, work = found[0]
-            series[axis] = [(float(f), seconds / base) for f, seconds, _ in found]
+            series[f"{paradigm}, time"] = [(float(f), s / base) for f, s, _ in found]
+            series[f"{paradigm}, work"] = [(float(f), w / work) for f, _, w in found]
             cells = [f"{s / base:.2f}x" for _, s, _ in found[1:]]
             cells += [f"{w / work:.2f}x" for _, _, w in found[1:]]
             print(f"| {paradigm} | {axis} | {1000 * base:.1f} | " + " | ".join(cells) + " |")
-        picture = lines(series, x="times as many", y=f"{paradigm}: time of a chunk, relative")
-        write(folder / f"growth_{paradigm}.svg", picture)
+        picture = lines(series, x=f"times as many {axis}", y="a chunk, relative")
+        write(folder / f"growth_{axis}.svg", picture)
     print(f"\nwrote {folder}/growth_*.svg")
 
 
