@@ -46,7 +46,7 @@ from wamkit.train.config import TrainConfig
 from wamkit.train.learning import choose
 from wamkit.train.processes import full, joined
 from wamkit.train.trainee import Team, Trainee
-from wamkit.trial import batch_of, composed
+from wamkit.trial import batch_of, composed, observation
 
 def gradients(spec, config, processes):
     policy = Policy.from_spec(spec)
@@ -55,6 +55,8 @@ def gradients(spec, config, processes):
     team = Team(trainee, config, processes) if config.sharding == "fsdp" else None
     losses = trainee(batch_of(spec), 0) if team is None else team.losses(batch_of(spec), 0)
     losses["total"].backward()
+    if team is not None and spec.latent_frames[1]:
+        trainee.imagine(observation(spec, frames=spec.video.context), 0)
     return {n: full(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
 
 with joined("cpu") as processes:

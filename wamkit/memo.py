@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
@@ -45,6 +47,22 @@ class Memo:
         return {key: value for key, (_, value) in self._kept.items()}
 
 
+_directly: ContextVar[bool] = ContextVar("directly", default=False)
+
+
+@contextmanager
+def directly() -> Iterator[None]:
+    """Within, every block makes of a noise level what it needs when it runs: nothing is looked up.
+
+    For networks in pieces, whose blocks have their weights only while they run.
+    """
+    token = _directly.set(True)
+    try:
+        yield
+    finally:
+        _directly.reset(token)
+
+
 @dataclass(frozen=True)
 class Rung:
     """A noise level as one of those that a run passes, all of which are known at its start.
@@ -63,7 +81,7 @@ class Rung:
 
     def of(self, sigma: Tensor) -> Rung | None:
         """This rung if `sigma` is the very tensor it was made for: another has left the ladder."""
-        return self if sigma is self.sigma else None
+        return self if sigma is self.sigma and not _directly.get() else None
 
     def holding(self, sigma: Tensor) -> Rung:
         """The same rung where the part has its level as `sigma`."""
@@ -141,11 +159,11 @@ class Rungs:
     def row(parts: Sequence[tuple[Rung | Given | None, int]], sigma: Tensor) -> Rungs | None:
         """Rungs of parts in a row, unless one of them is not known."""
         known = tuple([(level, count) for level, count in parts if level is not None])
-        return Rungs(known, sigma) if len(known) == len(parts) else None
+        return Rungs(known, sigma) if len(known) == len(parts) and not _directly.get() else None
 
     def of(self, sigma: Tensor) -> Rungs | None:
         """These if `sigma` is the very tensor they were made for."""
-        return self if sigma is self.sigma else None
+        return self if sigma is self.sigma and not _directly.get() else None
 
     def kept(self, keep: Sequence[bool], sigma: Tensor) -> Rungs:
         """Those to be kept, of which `keep` [S] tells; none of the parts is kept by half."""

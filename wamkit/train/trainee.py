@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..attention import recomputed
 from ..errors import WamkitError
+from ..memo import directly
 from ..observation import Batch, Imagined, Observation
 from ..policy import DTYPES, Policy
 from .config import TrainConfig
@@ -29,13 +30,18 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """`total`, which trains, and the loss of each part."""
-        with recomputed() if self._recompute else nullcontext():
+        with recomputed() if self._recompute else nullcontext(), self._in_pieces():
             losses = self.policy.loss(batch, seed=seed, compute=self._compute)
         return {"total": losses.total, **losses.parts}
 
     def imagine(self, observation: Observation, seed: int) -> Imagined:
         """The future that the policy imagines."""
-        return self.policy.imagine(observation, seed=seed)
+        with self._in_pieces():
+            return self.policy.imagine(observation, seed=seed)
+
+    def _in_pieces(self) -> AbstractContextManager[None]:
+        """Blocks that are shared out have their weights only while they run."""
+        return directly() if isinstance(self, FSDPModule) else nullcontext()
 
 
 class Team:
