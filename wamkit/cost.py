@@ -41,7 +41,17 @@ class Cost:
     """Operations of "encode" (the VAE), and of "act" (all passes)."""
 
 
-FORMULAS = {**flop_registry, torch.ops.aten._int_mm: flop_registry[torch.ops.aten.mm]}
+_ATTENTION = "_scaled_dot_product_flash_attention"
+FORMULAS = {
+    **{  # of the CPU's attention, which older versions of torch do not count
+        getattr(torch.ops.aten, f"{_ATTENTION}_for_cpu{way}"): flop_registry[
+            getattr(torch.ops.aten, f"{_ATTENTION}{way}")
+        ]
+        for way in ("", "_backward")
+    },
+    **flop_registry,
+    torch.ops.aten._int_mm: flop_registry[torch.ops.aten.mm],
+}
 
 
 class Counter(TorchDispatchMode):

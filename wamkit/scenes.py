@@ -122,7 +122,7 @@ def arranged(
     batch, observed, imagined = z.shape[0], z.shape[2], future.shape[2]
     times = torch.arange(observed + imagined, device=z.device, dtype=torch.float32)
     sigma = torch.zeros(batch, observed + imagined, device=z.device)
-    sigma[:, observed:] = level
+    sigma[:, observed:].fill_(level)
     roles = ("context",) * observed, ("target",) * imagined
     if spec.video.coarser == 1 or not imagined:
         return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown), None

@@ -125,7 +125,11 @@ class Frames:
             levels = level.expand_as(self.sigma)
         else:
             levels = self.sigma.clone()
-            levels[:, self.span(*roles)] = level
+            where = self.span(*roles)
+            if isinstance(level, Tensor) or not isinstance(where, slice):
+                levels[:, where] = level
+            else:  # a number goes with the kernel
+                levels[:, where].fill_(level)
         rungs = None if rung is None else self._with(rung, roles, levels)
         return self._moved(sigma=levels, rungs=rungs)
 
