@@ -167,18 +167,23 @@ class Rungs:
 
     def kept(self, keep: Sequence[bool], sigma: Tensor) -> Rungs:
         """Those to be kept, of which `keep` [S] tells; none of the parts is kept by half."""
-        starts = accumulate([count for _, count in self.parts], initial=0)
-        parts = [part for part, start in zip(self.parts, starts, strict=False) if keep[start]]
+        parts = [
+            part for part, start in zip(self.parts, self._starts(), strict=True) if keep[start]
+        ]
         return Rungs(tuple(parts), sigma)
 
     def changed(self, change: Callable[[Rung | Given, int], Rung | Given]) -> Rungs:
         """With `change(level, place of its first)` in place of each level."""
-        starts = accumulate([count for _, count in self.parts], initial=0)
         parts = [
             (change(level, start), count)
-            for (level, count), start in zip(self.parts, starts, strict=False)
+            for (level, count), start in zip(self.parts, self._starts(), strict=True)
         ]
         return replace(self, parts=tuple(parts))
+
+    def _starts(self) -> list[int]:
+        """The place of each part's first."""
+        ends = accumulate([count for _, count in self.parts], initial=0)
+        return list(ends)[:-1]
 
     def mapped(self, rows: Callable[[Tensor], Tensor], sigma: Tensor) -> Rungs:
         """The same for other samples, which `rows` takes from a tensor that has them."""
