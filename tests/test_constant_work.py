@@ -74,6 +74,7 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
     """How many later steps a chunk has, and what they do that is the same in all of them."""
     work, steps = Work(), 0
     met: set[tuple[str, int]] = set()
+    caches: list[Any] = []  # kept, so that no run after it has a cache of the same number
     found: set[str] = set()
 
     def around(model: Callable[..., Any], scene: Scene, cache: Any = None, keep: Any = ()) -> Any:
@@ -86,6 +87,7 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
         work.found = [] if kind in met else None
         steps += kind in met
         met.add(kind)
+        caches.append(cache)
         try:
             return model(scene, cache=cache, keep=keep)
         finally:
