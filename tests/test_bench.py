@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wamkit
 from wamkit.bench import Report, Roof, busy, differences, machine, measure, versus
 from wamkit.bench.measure import p95
-from wamkit.bench.taps import Stages, tapped
+from wamkit.bench.taps import Stages, recorded, tapped
 from wamkit.cost import cost
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
@@ -79,6 +81,43 @@ def test_how_much_the_framework_costs_comes_with_its_spread() -> None:
     assert found.framework is not None and found.framework_quartiles is not None
     low, high = found.framework_quartiles
     assert low <= found.framework <= high
+
+
+@torch.no_grad()
+def test_by_hand_the_same_operations_run() -> None:
+    calls: list[Callable[[], Any]] = []
+
+    def act() -> None:
+        policy().act(observation(policy().spec, batch=1), seed=0)
+
+    def by_hand() -> None:
+        for call in calls:
+            call()
+
+    act()
+    with recorded(policy(), calls):
+        act()
+    by_hand()
+    with Operations() as whole:
+        act()
+    with Operations() as hand:
+        by_hand()
+    missing = whole.found - hand.found
+    assert not hand.found - whole.found
+    assert missing.total() < 0.005 * whole.found.total()
+    assert not set(missing) & {"addmm", "add", "mul", "cat", "copy_", "clone", "randn"}
+
+
+class Operations(TorchDispatchMode):
+    """How often each operation of torch runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[func._overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_machine_is_told_by_more_than_its_name() -> None:

@@ -37,6 +37,8 @@ def test_it_acts_learns_caches_and_comes_back(cell: Cell, tmp_path: Path) -> Non
         fast = policy.paradigm.act(policy.model, scene, policy.schedules, generator(0)).action
     scale = max(1.0, float(slow.abs().max()))
     torch.testing.assert_close(fast / scale, slow / scale, atol=2e-5, rtol=0)
+    if not policy.paradigm.looks_ahead:  # then there was no room for a future
+        assert torch.equal(policy.chunk_of(policy.decide(scene, seed=0), seen).values, chunk.values)
 
     again = Policy.load(policy.save(tmp_path / "policy"))
     assert torch.equal(again.act(seen, seed=0).values, chunk.values)

@@ -106,14 +106,15 @@ def run(
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
     again = _again.get() and torch.is_grad_enabled()
+    compiled = compiles()
     tokens = [stream.x for stream in streams]
     for layer, lap in enumerate(_laps(streams, sees, cache)):
         ends = prefill and layer == depth - 1 and layer not in hidden
         if again:
-            step = partial(_step, streams, layer, lap, attend, keep, ends)
+            step = partial(_step, streams, layer, lap, attend, keep, ends, compiled)
             tokens, shown = checkpoint(step, tokens, use_reentrant=False)
         else:
-            tokens, shown = _step(streams, layer, lap, attend, keep, ends, tokens)
+            tokens, shown = _step(streams, layer, lap, attend, keep, ends, compiled, tokens)
         kept.append(shown)
         if hidden:
             outputs.append(_by_role(streams, tokens) if layer in hidden else {})
@@ -308,17 +309,26 @@ def _step(
     attend: Attend,
     keep: Collection[str],
     ends: bool,
-    tokens: Sequence[Tensor],
+    compiled: bool,
+    tokens: list[Tensor],
 ) -> tuple[list[Tensor], dict[str, KV]]:
     """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
-    blocks: list[Any] = [streams[i].blocks[layer] for i in lap.awake]
-    conds = [streams[i].cond for i in lap.awake]
-    told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
+    awake = [streams[i] for i in lap.awake]
+    blocks: list[Any] = [stream.blocks[layer] for stream in awake]
+    conds = [stream.cond for stream in awake]
     given = [tokens[i] for i in lap.awake]
-    new, shown = _layer(blocks, given, conds, told, lap.keys, attend, bool(keep), ends)
-    after = list(tokens)
-    for i, x in zip(lap.awake, new, strict=not ends):
-        after[i] = x
+    if compiled:
+        told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
+        new, shown = _region(blocks, given, conds, told, lap.keys, attend, bool(keep), ends)
+    else:
+        untold = [()] * len(blocks)
+        new, shown = _layer(blocks, given, conds, untold, lap.keys, attend, bool(keep), ends)
+    if len(awake) == len(tokens) and not ends:
+        after = new
+    else:
+        after = list(tokens)
+        for i, x in zip(lap.awake, new, strict=not ends):
+            after[i] = x
     kept: dict[str, KV] = {}
     for role in keep:
         if role in lap.roles:
@@ -328,7 +338,6 @@ def _step(
     return after, kept
 
 
-@region
 def _layer(
     blocks: Sequence[Block],
     tokens: Sequence[Tensor],
@@ -355,6 +364,9 @@ def _layer(
         row = hear(queries[i], hearings[i], found, masks, attend)
         after.append(block.absorb(row, rests[i], conds[i], *told[i]))
     return after, shown if shows else []
+
+
+_region = region(_layer)
 
 
 def hear(

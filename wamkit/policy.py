@@ -259,7 +259,8 @@ class Policy(nn.Module):
         WamkitError for others, and if cameras, pictures or state are not what is expected.
         """
         self._require_choices(choices)
-        out = self.decide(scenes.blank(self, observation), seed=seed, **choices)
+        scene = scenes.blank(self, observation, ahead=self.paradigm.looks_ahead)
+        out = self.decide(scene, seed=seed, **choices)
         return self.chunk_of(out, observation)
 
     @torch.no_grad()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -54,6 +54,12 @@ class PromptCache:
         return stacked(rows)
 
 
+Places = tuple[list[dict[str, Any]], list[str]]
+"""Dictionaries, and of each a name in it."""
+
+_version = attrgetter("_version")
+
+
 class Instructions:
     """The texts met last, and what a network made of their words (`Text.lasting`).
 
@@ -65,9 +71,9 @@ class Instructions:
     def __init__(self, most: int = 4) -> None:
         self.most = most
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
-        self._links: list[tuple[dict[str, Any], str]] = []
+        self._links: Places = ([], [])
         self._modules: list[nn.Module | None] = []  # what the links lead to
-        self._slots: list[tuple[dict[str, Any], str]] | None = None
+        self._slots: Places | None = None
         self._weights: list[nn.Parameter | None] = []
         self._counted: list[nn.Parameter] = []  # those that count their changes
         self._versions: list[int] = []
@@ -80,19 +86,20 @@ class Instructions:
 
     def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
         """`make()`, or what it made before for this key while the weights of `root` were these."""
-        if not _same([held.get(name) for held, name in self._links], self._modules):
+        # Runs over all modules and weights before every chunk, so each loop is a `map`.
+        if not _same(map(dict.get, *self._links), self._modules):
             self.forget()
         if self._slots is None:
             modules = list(root.modules())
-            self._links = [(m._modules, name) for m in modules for name in m._modules]
-            self._modules = [held[name] for held, name in self._links]
-            self._slots = [(m._parameters, n) for m in modules for n in m._parameters]
-        weights = [slot[name] for slot, name in self._slots]
+            self._links = _columns((m._modules, name) for m in modules for name in m._modules)
+            self._modules = list(map(dict.get, *self._links))
+            self._slots = _columns((m._parameters, n) for m in modules for n in m._parameters)
+        weights = list(map(dict.get, *self._slots))
         if not _same(weights, self._weights):
             self._weights, self._versions = weights, []
             self._counted = [p for p in weights if p is not None and not p.is_inference()]
             self._texts.clear()
-        versions = [p._version for p in self._counted]
+        versions = list(map(_version, self._counted))
         if versions != self._versions:
             self._texts.clear()
             self._versions = versions
@@ -108,8 +115,14 @@ class Instructions:
         return Instructions, (self.most,)
 
 
-def _same(found: Sequence[object], expected: Sequence[object]) -> bool:
+def _columns(places: Iterable[tuple[dict[str, Any], str]]) -> Places:
+    found = list(places)
+    return [held for held, _ in found], [name for _, name in found]
+
+
+def _same(found: Iterable[object], expected: Sequence[object]) -> bool:
     """Whether the very same objects are in both."""
+    found = list(found)
     return len(found) == len(expected) and all(map(is_, found, expected))
 
 

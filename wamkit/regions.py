@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from operator import attrgetter, is_
 from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,6 +60,9 @@ def compiles() -> bool:
     return _entered.get() is not None and not torch.is_grad_enabled()
 
 
+_form = attrgetter("dtype", "device", "shape")
+
+
 class Way(NamedTuple):
     """How a call gets to what was compiled for it, and back."""
 
@@ -66,8 +70,8 @@ class Way(NamedTuple):
     inputs: list[Tensor | None]  # None where an argument goes
     arguments: tuple[tuple[int, int], ...]  # place among the inputs, and among the arguments
     result: Any  # places among the outputs, in the tuples and lists that the function returns
-    links: tuple[tuple[Any, Any, Any], ...]  # a dictionary, a name in it, and what it must hold
-    forms: tuple[tuple[Tensor, torch.dtype, torch.device], ...]  # of the weights
+    links: tuple[list[Any], ...]  # dictionaries, names in them, and what these must hold
+    forms: tuple[list[Tensor], list[Any]]  # weights, and of each what code was made for
     held: tuple[Any, ...]  # so that ids stay theirs
     found: list[object]  # one: the visit in which the links were seen to hold
 
@@ -81,12 +85,12 @@ class Way(NamedTuple):
         """Whether all modules and weights are still those that the inputs were taken from."""
         if self.found[0] is visit:
             return True
-        for held, name, value in self.links:
-            if held.get(name) is not value:
-                return False
-        for weight, dtype, device in self.forms:
-            if weight.dtype is not dtype or weight.device != device:
-                return False
+        *places, values = self.links
+        if not all(map(is_, map(dict.get, *places), values)):
+            return False
+        weights, forms = self.forms
+        if list(map(_form, weights)) != forms:
+            return False
         self.found[0] = visit
         return True
 
@@ -165,7 +169,11 @@ class Regions:
 
     def _watched(self, graph: Any, inputs: Any) -> Callable[..., Any]:
         """What the backend makes of a graph; its calls are written down."""
-        compiled = torch._dynamo.lookup_backend(self.backend)(graph, inputs)
+        from torch._inductor import config
+
+        # Shapes of arguments are part of a way's key, those of weights of its forms.
+        with config.patch(size_asserts=False):
+            compiled = torch._dynamo.lookup_backend(self.backend)(graph, inputs)
 
         def call(*given: Any) -> Any:
             found = compiled(*given)
@@ -176,23 +184,26 @@ class Regions:
 
     def _look(self, x: Any, leaves: list[Tensor], kind: list[Any]) -> None:
         """Append the tensors in an argument, and what kind of an argument it is."""
+        form = type(x)
+        if form is list or form is tuple:  # the most frequent first: this runs in every layer
+            kind += (form, len(x))
+            for y in x:
+                self._look(y, leaves, kind)
+            return
         seen = self._known.get(id(x))
         if seen is not None:  # most are: they come again with every layer
             leaves += seen[1]
             kind.append(seen[2])
         elif isinstance(x, Tensor):
             leaves.append(x)
-            kind += (type(x), x.shape, x.stride(), x.dtype)
+            kind += (form, x.shape, x.stride(), x.dtype)
         elif x is None or isinstance(x, PLAIN):
-            kind += (type(x), x)
+            kind += (form, x)
         elif isinstance(x, nn.Module):
+            self._known[id(x)] = x, [], id(x)
             kind.append(id(x))
         elif isinstance(x, Memo):
             kind.append(Memo)
-        elif type(x) is tuple or type(x) is list:
-            kind += (type(x), len(x))
-            for y in x:
-                self._look(y, leaves, kind)
         elif type(x) is dict:
             kind += (dict, *x)
             for y in x.values():
@@ -272,8 +283,9 @@ def way_of(
     shape = _shape(result, {id(x): i for i, x in enumerate(outputs)})
     if shape is None:
         return None
-    forms = tuple((x, x.dtype, x.device) for x in weights.values())
-    return Way(compiled, inputs, tuple(places), shape, links, forms, held, [visit])
+    forms = list(weights.values()), list(map(_form, weights.values()))
+    columns = [list(column) for column in zip(*links, strict=True)] or [[], [], []]
+    return Way(compiled, inputs, tuple(places), shape, tuple(columns), forms, held, [visit])
 
 
 def _objects(x: Any) -> Iterator[Any]:

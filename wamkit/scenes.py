@@ -23,17 +23,23 @@ if TYPE_CHECKING:
     from .spec import PolicySpec
 
 
-def blank(policy: Policy, observation: Observation) -> Scene:
-    """What is observed, with room at noise level 1 for one chunk and its future."""
+def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Scene:
+    """What is observed, with room at noise level 1 for one chunk and its future.
+
+    Without the future if not `ahead`, for paradigms that act without one.
+    """
     spec = policy.spec
     expect_pictures(observation, spec.video.context)
     state = _state(policy, physical_state(policy, observation))  # before the expensive part
     canvas = canvas_of(policy, observation)
     z = latents(policy, canvas)
     batch, channels = z.shape[:2]
-    future = z.new_zeros(batch, channels, spec.latent_frames[1], *spec.target_size)
-    shapes = {part: (batch, 1, spec.sizes.numbers(part)) for part in spec.predicts}
-    shapes["action"] = (batch, spec.actions.chunk, spec.actions.size)
+    frames = spec.latent_frames[1] if ahead else 0
+    future = z.new_zeros(batch, channels, frames, *spec.target_size)
+    shapes = {"action": (batch, spec.actions.chunk, spec.actions.size)}
+    if len(spec.predicts) > 1:
+        sizes = spec.sizes
+        shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
     shown = guide(policy, canvas, spec.video.frames)
     return _scene(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
@@ -124,7 +130,10 @@ def arranged(
     sigma = torch.zeros(batch, observed + imagined, device=z.device)
     sigma[:, observed:].fill_(level)
     roles = ("context",) * observed, ("target",) * imagined
-    if spec.video.coarser == 1 or not imagined:
+    if not imagined:
+        seen = None if shown is None else shown[:, :, :observed]
+        return Frames(z, roles[0], times, sigma, seen), None
+    if spec.video.coarser == 1:
         return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown), None
     start = 0 if spec.video.times == "restart" else observed
     theirs = times[start : start + imagined]

@@ -211,7 +211,18 @@ class NoiseSchedule:
 
         Where `low` is set, the last level above 0 is stretched to it, as LTX's terminal shift does.
         """
-        c, steps = self.config, steps or self.config.steps
+        steps = steps or self.config.steps
+        if steps not in self._grids:
+            self._grids[steps] = self._grid(steps)
+        return list(self._grids[steps])
+
+    @cached_property
+    def _grids(self) -> dict[int, list[float]]:
+        """Those that were asked for, by steps."""
+        return {}
+
+    def _grid(self, steps: int) -> list[float]:
+        c = self.config
         if c.spacing == "karras":
             return [*karras(c.high, c.low, steps), 0.0]
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)

@@ -163,9 +163,10 @@ def measure(
 def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[float]:
     """Of every round, the share that goes when the parts are called by hand with the same tensors.
 
-    Every call of a part's own methods (blocks, attention, ends, VAE, text, layout) is recorded
-    once, and made again in the same order with nothing between; what is computed once for a chunk
-    is computed once here too.
+    Every call of a part's own methods (blocks, attention, ends, VAE, text, layout) and every
+    operation of torch between them (noise, a solver's steps, room for keys) is recorded once, and
+    made again in the same order with nothing between; what is computed once for a chunk is computed
+    once here too.
     """
     calls: list[Callable[[], Any]] = []
     with recorded(policy, calls):

@@ -5,7 +5,7 @@ A tap stands in front of a method of one object while a `with` block lasts, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import attention
 from ..compiling import blocks
@@ -117,13 +118,42 @@ def _pass(scene: Any, cache: Any = None, keep: Any = ()) -> str:
     return f"{kind}: {roles}" + (" (cached: " + ", ".join(sorted(known)) + ")" if known else "")
 
 
+class _Between(TorchDispatchMode):
+    """Keeps what torch computes while it is not `inside` a call that is kept."""
+
+    def __init__(self, calls: list[Callable[[], Any]]) -> None:
+        super().__init__()
+        self.calls, self.depth = calls, 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Within, what is computed belongs to one call."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if not self.depth:
+            self.calls.append(partial(func, *args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
-    """While this lasts, every call of a part's own methods is kept, to be made again by hand."""
+    """While this lasts, every call of a part's own methods is kept, to be made again by hand.
+
+    So is every operation of torch between them, such as a solver's step.
+    """
+    between = _Between(calls)
 
     def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        calls.append(lambda: method(*args, **kwargs))
-        return method(*args, **kwargs)
+        calls.append(partial(method, *args, **kwargs))
+        with between.inside():
+            return method(*args, **kwargs)
 
     head, backbone = policy.action_head, policy.backbone
     places: list[tuple[Any, str]] = [
@@ -142,7 +172,8 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
     def once(memo: Memo, key: Hashable, make: Callable[[], Any], *, of: object = None) -> Any:
         def made() -> Any:
             calls.append(make)  # when its caller is called again, it will find the value kept
-            return make()
+            with between.inside():
+                return make()
 
         return plain(memo, key, made, of=of)
 
@@ -151,4 +182,5 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
             stack.enter_context(tapped(owner, name, around))
         stack.callback(setattr, Memo, "once", plain)
         setattr(Memo, "once", once)  # noqa: B010
+        stack.enter_context(between)
         yield

@@ -42,6 +42,8 @@ class Paradigm(ABC):
     sees: Visibility
     choices: Mapping[str, str] = {}
     """What a caller may choose for one chunk, as keyword arguments of `act`: name -> what it is."""
+    looks_ahead: bool = True
+    """Whether acting passes frames that are to come; `act` is given a scene without any if not."""
     streams: bool = False
     """Whether a chunk knows of those before: `act` is then given the scene at the beginning of the
     episode, with `Scene.past` from the second chunk on. An outcome without memory ends the episode

@@ -34,6 +34,7 @@ class ConditionalParadigm(Paradigm):
     def __init__(self, config: Conditional) -> None:
         self.config = config
         self.sees = config.sees
+        self.looks_ahead = config.act != "action_only"
 
     def act(
         self,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class ImageEditParadigm(Paradigm):
     """ImageWAM's schedule over any backbone and head."""
 
+    looks_ahead = False
+
     def __init__(self, config: ImageEdit) -> None:
         self.config = config
         self.sees = config.sees

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class SinglePassParadigm(Paradigm):
     """Fast-WAM's schedule over any backbone and head."""
 
+    looks_ahead = False
+
     def __init__(self, config: SinglePass) -> None:
         self.config = config
         self.sees = config.sees
