@@ -1,6 +1,6 @@
 """Fast-WAM's way of acting written plainly, against wamkit's, with the same weights in one run.
 
-    python benchmarks/baseline.py --plot docs/speed.svg      64 x 8, 256 x 8, 512 x 8
+    python benchmarks/baseline.py --plot docs/speed.svg      64, 128, 256, 512 x 8
     python benchmarks/baseline.py 128 8 --rounds 15
 
 The plain ways do what github.com/yuantianyuan01/FastWAM does (commit 45d8e14, `infer_action` in
@@ -19,7 +19,10 @@ positions are complex128. Only noise levels are not rounded, so that both sides 
 
 From latents to normalized actions, 10 steps, batch 1, random weights, CPU, float32. All ways run in
 turn: `ms` is the median on the clock, `CPU ms` the least processor time, which others on the
-machine disturb less, and what the ratio is of.
+machine disturb less, and what the ratio is of. Below the table, from the same run, what wamkit
+itself costs: the share of `policy.act`, from pictures to actions, that goes when the same parts and
+operations are called by hand (`wamkit.bench.measure.framework`); median and quartiles of as many
+rounds.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from torch import Tensor, nn
 
 import wamkit
 from wamkit.bench import machine
+from wamkit.bench.measure import framework
 from wamkit.chart import bars, write
 from wamkit.layers import rotary_angles
 from wamkit.modes import compiler
@@ -285,9 +289,20 @@ def fresh(scene: Scene) -> Scene:
 
 
 @torch.no_grad()
-def compared(width: int, layers: int, rounds: int) -> Mapping[str, Way]:
+def own_share(policy: Policy, rounds: int) -> list[float]:
+    """Quartiles of the share of a chunk that is wamkit's own."""
+    seen = observation(policy.spec, batch=1)
+
+    def act() -> None:
+        policy.act(seen, seed=0)
+
+    act()
+    return statistics.quantiles(framework(policy, act, max(rounds, 2)), n=4, method="inclusive")
+
+
+@torch.no_grad()
+def compared(policy: Policy, width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     """All ways at one size, in turn."""
-    policy = small(width, layers)
     scene = blank(policy, observation(policy.spec, batch=1))
     words = torch.zeros(1, WORDS, policy.spec.backbone.traits.text_width)
     words[:, :REAL].normal_()
@@ -338,10 +353,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---|---|---|---|---|")
     sizes = [(chosen.width, chosen.layers)]
     if chosen.width is None:
-        sizes = [(64, 8), (256, 8), (512, 8)]
+        sizes = [(64, 8), (128, 8), (256, 8), (512, 8)]
     drawn: dict[str, dict[str, float]] = {}
+    shares: dict[str, list[float]] = {}
     for width, layers in sizes:
-        ways = compared(width, layers, chosen.rounds)
+        policy = small(width, layers)
+        ways = compared(policy, width, layers, chosen.rounds)
+        shares[f"{width} x {layers}"] = own_share(policy, chosen.rounds)
         best = min(way.cpu for name, way in ways.items() if name.startswith("wamkit"))
         drawn[f"ms of a chunk, {width} x {layers}"] = {n: way.cpu for n, way in ways.items()}
         for name, way in ways.items():
@@ -349,6 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"| {width} x {layers} | {name} | {way.milliseconds:.0f} | {way.cpu:.0f} | "
                 f"{way.cpu / best:.2f}x | {way.error:.0e} |"
             )
+    print("\n| width x layers | framework | quartiles |")
+    print("|---|---|---|")
+    for size, (low, middle, high) in shares.items():
+        print(f"| {size} | {middle:.1%} | {low:.1%} to {high:.1%} |")
     if chosen.plot is not None:
         write(chosen.plot, bars(drawn))
 

@@ -96,13 +96,6 @@ def run(
     Raises WamkitError if a role is present that the table does not speak of.
     """
     depth = len(streams[0].blocks)
-    present = {segment.role for stream in streams for segment in stream.segments}
-    if unknown := present - set(sees):
-        raise WamkitError(
-            f"the visibility table has no row for {', '.join(sorted(unknown))}; "
-            f"it speaks of {', '.join(sorted(sees))}",
-            "add a row for it to the paradigm's `sees`",
-        )
     kept: list[dict[str, KV]] = []
     outputs: list[dict[str, Tensor]] = []
     again = _again.get() and torch.is_grad_enabled()
@@ -221,6 +214,13 @@ def _planned(
     sees: Visibility,
     cache: KVCache | None,
 ) -> Sequence[Lap]:
+    present = {segment.role for stream in streams for segment in stream.segments}
+    if unknown := present - set(sees):
+        raise WamkitError(
+            f"the visibility table has no row for {', '.join(sorted(unknown))}; "
+            f"it speaks of {', '.join(sorted(sees))}",
+            "add a row for it to the paradigm's `sees`",
+        )
     plans: dict[Any, tuple[Plan, list[Wanted], dict[str, Wanted]]] = {}
     like, laps = streams[0].x, []
     for layer, who in enumerate(awake):
@@ -313,17 +313,18 @@ def _step(
     tokens: list[Tensor],
 ) -> tuple[list[Tensor], dict[str, KV]]:
     """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
-    awake = [streams[i] for i in lap.awake]
+    every = len(lap.awake) == len(streams)
+    awake = streams if every else [streams[i] for i in lap.awake]
+    given = tokens if every else [tokens[i] for i in lap.awake]
     blocks: list[Any] = [stream.blocks[layer] for stream in awake]
     conds = [stream.cond for stream in awake]
-    given = [tokens[i] for i in lap.awake]
     if compiled:
         told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
         new, shown = _region(blocks, given, conds, told, lap.keys, attend, bool(keep), ends)
     else:
         untold = [()] * len(blocks)
         new, shown = _layer(blocks, given, conds, untold, lap.keys, attend, bool(keep), ends)
-    if len(awake) == len(tokens) and not ends:
+    if every and not ends:
         after = new
     else:
         after = list(tokens)
@@ -360,9 +361,11 @@ def _layer(
     (hearings, sources), known, masks = keys
     found = [gather(new, room, shown) for new, room in zip(sources, known, strict=True)]
     after = []
-    for i, block in enumerate(blocks):
-        row = hear(queries[i], hearings[i], found, masks, attend)
-        after.append(block.absorb(row, rests[i], conds[i], *told[i]))
+    for block, q, heard, rest, cond, more in zip(
+        blocks, queries, hearings, rests, conds, told, strict=True
+    ):
+        row = hear(q, heard, found, masks, attend)
+        after.append(block.absorb(row, rest, cond, *more))
     return after, shown if shows else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ class KVCache:
         self.plans: dict[Hashable, Any] = {}  # who hears whom in passes that look at this cache
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
 
-    @property
+    @cached_property
     def roles(self) -> frozenset[str]:
         """The roles that are kept."""
         return frozenset(role for layer in self.layers for role in layer)

@@ -87,17 +87,16 @@ class Instructions:
     def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
         """`make()`, or what it made before for this key while the weights of `root` were these."""
         # Runs over all modules and weights before every chunk, so each loop is a `map`.
-        if not _same(map(dict.get, *self._links), self._modules):
+        if not _hold(self._links, self._modules):
             self.forget()
         if self._slots is None:
             modules = list(root.modules())
             self._links = _columns((m._modules, name) for m in modules for name in m._modules)
             self._modules = list(map(dict.get, *self._links))
             self._slots = _columns((m._parameters, n) for m in modules for n in m._parameters)
-        weights = list(map(dict.get, *self._slots))
-        if not _same(weights, self._weights):
-            self._weights, self._versions = weights, []
-            self._counted = [p for p in weights if p is not None and not p.is_inference()]
+        if not _hold(self._slots, self._weights):
+            self._weights, self._versions = list(map(dict.get, *self._slots)), []
+            self._counted = [p for p in self._weights if p is not None and not p.is_inference()]
             self._texts.clear()
         versions = list(map(_version, self._counted))
         if versions != self._versions:
@@ -120,10 +119,9 @@ def _columns(places: Iterable[tuple[dict[str, Any], str]]) -> Places:
     return [held for held, _ in found], [name for _, name in found]
 
 
-def _same(found: Iterable[object], expected: Sequence[object]) -> bool:
-    """Whether the very same objects are in both."""
-    found = list(found)
-    return len(found) == len(expected) and all(map(is_, found, expected))
+def _hold(places: Places, expected: Sequence[object]) -> bool:
+    """Whether the very same objects are in all places."""
+    return len(places[0]) == len(expected) and all(map(is_, map(dict.get, *places), expected))
 
 
 class _Pooled:
