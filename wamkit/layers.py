@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -144,17 +145,21 @@ def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
     return text.lasting.once(("additive", dtype), lambda: additive(text.mask, dtype))
 
 
-def told(text: Text, key: object, show: Callable[[], tuple[Tensor, Tensor]], words: Tensor) -> KV:
-    """Keys and values of `words`, as `show` makes them, and their mask: once for a text.
+class Reader(Protocol):
+    """An attention that looks at words."""
 
-    `key` is the id of the layer that reads them.
-    """
+    def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] to keys and values, two of [B, K, L, E]."""
+
+
+def told(text: Text, reader: Reader, words: Tensor) -> KV:
+    """Keys and values that `reader` makes of `words`, and their mask: once for a text."""
 
     def make() -> KV:
-        k, v = alone(*show())
+        k, v = alone(*reader.key_value(words))
         return KV(k, v, mask_of(text, k.dtype))
 
-    return text.lasting.once((key, "told"), make, of=words)
+    return text.lasting.once((id(reader), "told"), make, of=words)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

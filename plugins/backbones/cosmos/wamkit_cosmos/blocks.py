@@ -159,8 +159,7 @@ class CosmosBlock(nn.Module):
 
     def told(self, cond: Conditioning) -> KV:
         """Keys and values of the words."""
-        attn, words = self.attn2, cond.words
-        return told(cond.text, id(self), lambda: attn.key_value(words), words)
+        return told(cond.text, self.attn2, cond.words)
 
     def absorb(
         self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None

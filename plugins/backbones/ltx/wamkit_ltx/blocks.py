@@ -137,8 +137,7 @@ class LTXBlock(nn.Module):
 
 def said(attn: Attention, cond: Conditioning) -> KV:
     """What the words say through `attn`."""
-    words = cond.words
-    return told(cond.text, id(attn), lambda: attn.key_value(words), words)
+    return told(cond.text, attn, cond.words)
 
 
 def listened(attn: Attention, x: Tensor, words: KV) -> Tensor:

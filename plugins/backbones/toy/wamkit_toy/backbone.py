@@ -98,11 +98,11 @@ class ToyBlock(nn.Module):
 
     def told(self, cond: Conditioning) -> KV:
         """Keys and values of the words."""
-        return told(cond.text, id(self), lambda: self._words(cond), cond.words)
+        return told(cond.text, self, cond.words)
 
-    def _words(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
-        """Keys and values of the words, two of [B, H, L, E]."""
-        k, v = self.text_kv(cond.words).chunk(2, -1)
+    def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] to keys and values, two of [B, H, L, E]."""
+        k, v = self.text_kv(words).chunk(2, -1)
         return split_heads(k, self.head_size), split_heads(v, self.head_size)
 
     def absorb(

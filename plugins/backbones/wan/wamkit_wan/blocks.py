@@ -126,7 +126,7 @@ class WanBlock(nn.Module):
     def told(self, cond: Conditioning) -> Told:
         """Keys and values of words and picture, computed once for a text."""
         attn, words, image, text = self.attn2, cond.words, cond.image, cond.text
-        said = told(text, id(self), lambda: attn.key_value(words), words)
+        said = told(text, attn, words)
         seen = None
         if image is not None:
             once = text.memo.once
