@@ -145,21 +145,21 @@ def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
     return text.lasting.once(("additive", dtype), lambda: additive(text.mask, dtype))
 
 
-class Reader(Protocol):
+class Listener(Protocol):
     """An attention that looks at words."""
 
     def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, D] to keys and values, two of [B, K, L, E]."""
 
 
-def told(text: Text, reader: Reader, words: Tensor) -> KV:
-    """Keys and values that `reader` makes of `words`, and their mask: once for a text."""
+def told(text: Text, listener: Listener, words: Tensor) -> KV:
+    """Keys and values that `listener` makes of `words`, and their mask: once for a text."""
 
     def make() -> KV:
-        k, v = alone(*reader.key_value(words))
+        k, v = alone(*listener.key_value(words))
         return KV(k, v, mask_of(text, k.dtype))
 
-    return text.lasting.once((id(reader), "told"), make, of=words)
+    return text.lasting.once((id(listener), "told"), make, of=words)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
