@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +211,26 @@ def test_scenes_of_one_shape_share_a_recording() -> None:
     assert modes.signature(small, {}) != modes.signature(small, {"fast": True})
 
 
+def test_recordings_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wamkit.policy.MOST", 2)
+    policy = Policy.from_spec(HEADS[0].spec)
+    monkeypatch.setattr(policy, "mode", "graph")
+    made: list[int] = []
+
+    def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
+        made.append(1)
+        return taped(run)
+
+    monkeypatch.setattr(policy, "_capture", capture)
+    seen = {n: observation(policy.spec, batch=n) for n in (1, 2, 3)}
+    chunks = {n: policy.act(seen[n], seed=0).values for n in (1, 2)}
+    for batch, recordings in ((1, 2), (3, 3), (1, 3), (2, 4), (1, 4)):
+        values = policy.act(seen[batch], seed=0).values
+        assert len(made) == recordings and len(policy._recorded) == 2
+        if batch in chunks:
+            close(values, chunks[batch])
+
+
 def test_a_graph_is_refused_where_there_is_no_cuda_device() -> None:
     with pytest.raises(WamkitError) as found:
         wamkit.build("examples/toy.toml", tiny=True, mode="graph")
@@ -230,3 +251,49 @@ def test_without_a_compiler_the_error_names_one(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(WamkitError, match="and none was found"):
         modes.check_mode("compile", torch.device("cpu"))
+
+
+class Pretended:
+    """A stream that does nothing."""
+
+    def wait_stream(self, other: Any) -> None:
+        pass
+
+
+def test_graphs_lie_in_the_pool_of_one_that_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch counts who uses a pool: one that nobody uses any more must not be used again."""
+    uses: dict[int, int] = {}
+
+    class Graph:
+        place = 0
+
+        def pool(self) -> int:
+            return self.place
+
+        def replay(self) -> None:
+            pass
+
+        def __del__(self) -> None:
+            uses[self.place] -= 1
+
+    @contextmanager
+    def graph(made: Graph, pool: int | None, *_: Any, **__: Any) -> Iterator[None]:
+        assert pool is None or uses[pool] > 0
+        made.place = len(uses) + 1 if pool is None else pool
+        uses[made.place] = uses.get(made.place, 0) + 1
+        yield
+
+    replaced: dict[str, Any] = {"CUDAGraph": Graph, "graph": graph, "Stream": Pretended}
+    replaced |= {"current_stream": Pretended, "device": nullcontext, "stream": nullcontext}
+    for name, what in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, what)
+    device, graphs = torch.device("cuda", 0), modes.Graphs()
+    held = [graphs(lambda: None, device) for _ in range(2)]
+    assert uses == {1: 2}
+    del held[0]
+    held.append(graphs(lambda: None, device))
+    assert uses == {1: 2}
+    held.clear()
+    assert uses == {1: 0}
+    held.append(graphs(lambda: None, device))
+    assert uses == {1: 0, 2: 1}

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -143,6 +144,14 @@ class Device(TorchDispatchMode):
                     if any(x is y for place in writes for y in tensors([args[place]])):
                         self.note(f"{func} writes to memory from before")
 
+    def attend(self, mask: Tensor, grouped: bool) -> None:
+        """Note a mask that is copied before attention, or that keeps it from its fast kernels."""
+        *strides, last = mask.stride()
+        if mask.dtype == torch.bool or last != 1 or any(n % 8 for n in strides):
+            self.note(f"a mask of strides {mask.stride()} is copied")
+        if grouped:
+            self.note("a mask beside grouped keys")
+
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
         """What is noted within."""
@@ -207,10 +216,19 @@ def _near(x: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def device() -> Iterator[Device]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """A pretended device; torch looks for no real one while its own pretending is on."""
     layers._brought.cache_clear()
+    plain = F.scaled_dot_product_attention
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), Device() as pretended:
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            mask = args[0] if args else kwargs.get("attn_mask")
+            if mask is not None and pretended.capturing:
+                pretended.attend(mask, kwargs.get("enable_gqa", False))
+            return plain(q, k, v, *args, **kwargs)
+
+        monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
         yield pretended
     layers._brought.cache_clear()
 

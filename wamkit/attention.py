@@ -70,11 +70,24 @@ class Stream:
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
     """Softmax attention, [B, H, S, E] out; `valid` [B, S of the keys] is as `Text.mask`."""
-    mask = None if valid is None else valid[:, None, None, :]
-    if mask is not None and mask.is_floating_point():
-        mask = mask.to(q.dtype)
-    grouped = q.shape[1] != k.shape[1]
+    if valid is not None and valid.is_floating_point():
+        valid = valid.to(q.dtype)
+    mask, grouped = None, q.shape[1] != k.shape[1]
+    if valid is not None and q.is_cuda:
+        mask = valid.as_strided(  # `additive` has aligned its rows: a view of it is taken as it is
+            (len(valid), q.shape[1], q.shape[2], valid.shape[1]), (valid.stride(0), 0, 0, 1)
+        )
+        if grouped:  # no fast kernel takes both
+            k, v, grouped = _each(k, q), _each(v, q), False
+    elif valid is not None:
+        mask = valid[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
+def _each(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values [B, K, S, E] for every head of q [B, H, ...]: [B, H, S, E]."""
+    times = q.shape[1] // x.shape[1]
+    return x.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2)
 
 
 def run(

@@ -130,14 +130,27 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     return (x * share[..., None].to(x.dtype)).sum(1)
 
 
+ALIGNED = 8
+"""Numbers between the rows of a mask that attention on CUDA takes as it is: others it copies at
+every call (PyTorch, `aten/src/ATen/native/transformers/attention.cpp`, `preprocess_mask`)."""
+
+
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A mask [B, S], as `Text.mask`, as attention adds it to scores: 0 where it may look.
 
-    Attention converts any other mask at every call.
+    Attention converts any other mask at every call. On CUDA its rows begin at multiples of
+    ALIGNED numbers.
     """
-    if mask is None or mask.is_floating_point():
-        return None if mask is None else mask.to(dtype)
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+    if mask is None:
+        return None
+    if mask.is_floating_point():
+        weights = mask.to(dtype)
+    else:
+        weights = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+    length = mask.shape[-1]
+    if not mask.is_cuda or length % ALIGNED == 0:
+        return weights
+    return F.pad(weights, (0, -length % ALIGNED))[:, :length]
 
 
 def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:

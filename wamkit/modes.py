@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ from .types import Outcome, Scene
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
+
+MOST = 32
+"""Recordings that a policy keeps, those that were used last: each length of an instruction has its
+own, and so have batch sizes and choices."""
 
 
 def check_mode(mode: str, device: torch.device) -> Mode:
@@ -134,7 +139,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
-        self._pools: dict[torch.device, Any] = {}
+        self._graphs: dict[torch.device, WeakSet[torch.cuda.CUDAGraph]] = {}
 
     def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
         """A copy begins with none."""
@@ -151,8 +156,10 @@ class Graphs:
                     run()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # What other threads do, such as pinning memory for a loader, spoils nothing.
-            pool, errors = self._pools.get(device), "thread_local"
+            # A pool is that of a graph that is still there: torch gives up one without any.
+            graphs = self._graphs.setdefault(device, WeakSet())
+            pool = next((other.pool() for other in graphs), None)
+            errors = "thread_local"  # other threads may, for example, pin memory for a loader
             try:
                 with torch.cuda.graph(graph, pool, stream, capture_error_mode=errors):
                     run()
@@ -162,7 +169,7 @@ class Graphs:
                     "a paradigm that decides by what it computes cannot; "
                     'choose mode "compile" or "eager"',
                 ) from None
-            self._pools[device] = graph.pool()
+            graphs.add(graph)
         return graph.replay
 
 

@@ -24,7 +24,7 @@ from .errors import WamkitError, did_you_mean
 from .fused import Row, fuse, unfuse
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
-from .modes import Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
+from .modes import MOST, Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
@@ -272,12 +272,16 @@ class Policy(nn.Module):
             return self._acted(choices)(scene, rng)
         self._prepare()  # forgets recordings of weights that have moved
         key = signature(scene, choices)
-        if key not in self._recorded:
+        recorded = self._recorded.pop(key, None)
+        if recorded is None:
             again = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
-                self._recorded[key] = Recorded(self._acted(choices), scene, rng, self._capture)
+                recorded = Recorded(self._acted(choices), scene, rng, self._capture)
             rng = generator(again)
-        return self._recorded[key](scene, rng)
+        self._recorded[key] = recorded  # the last one is the one that was used last
+        if len(self._recorded) > MOST:
+            del self._recorded[next(iter(self._recorded))]
+        return recorded(scene, rng)
 
     def _acted(self, choices: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.

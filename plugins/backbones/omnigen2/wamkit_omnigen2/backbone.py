@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
+from wamkit.layers import mask_of
 from wamkit.memo import Rung, Rungs, spread, stacked
 from wamkit.types import Frames, Segment, Text, base
 
@@ -191,7 +192,7 @@ class OmniGen2Backbone(OmniGen2Stack):
         index = valid.cumsum(1) - 1  # [B or 1, L]; padding is skipped, and never looked at
         before = index - valid.sum(1, keepdim=True)
         places = Places(*turn(*zip((before, index, index), self.axes, strict=True)))
-        return refine(self.context_refiner, tokens, places, text.mask), places
+        return refine(self.context_refiner, tokens, places, mask_of(text, dtype)), places
 
     def _refined(
         self, video: Frames, patches: Tensor, told: Told, shape: tuple[int, int, int]
