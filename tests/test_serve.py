@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 import wamkit as package
 from wamkit.bench.taps import tapped
+from wamkit.cli.serve import unready
 from wamkit.errors import WamkitError
 from wamkit.observation import Observation, read_image
 from wamkit.policy import Policy
@@ -265,6 +266,7 @@ TYPED = (
 def typed() -> Iterator[tuple[Any, str, int]]:
     """`wamkit serve` in a process of its own, what it printed, and its port."""
     words = ["serve", str(TOY), "--tiny", "--port", "0", "--view", "front=observation/image"]
+    words += ["--prompt", "pick up the cup", "--prompt", "put it down"]
     run = subprocess.Popen(
         [sys.executable, "-c", TYPED, *words],
         stdout=subprocess.PIPE,
@@ -373,6 +375,23 @@ def test_warming_up_makes_a_chunk_and_what_follows_it(make: Any, chunks: int) ->
     with tapped(make(), "decide", around):
         Server(make()).warm_up()
     assert len(made) == chunks
+
+
+def test_warming_up_reads_the_instructions_that_are_named() -> None:
+    read: list[str] = []
+
+    def around(method: Any, words: Sequence[str], *rest: Any) -> Any:
+        read.extend(words)
+        return method(words, *rest)
+
+    with tapped(policy().prompts, "encode", around):
+        Server(policy()).warm_up(["lift it", "let it go at once"])
+    assert read == ["lift it", "let it go at once"]
+
+
+def test_instructions_that_come_as_a_surprise_are_warned_of_where_they_cost() -> None:
+    assert unready("eager", []) == unready("compile", ["lift it"]) == []
+    assert "in mode graph the first request" in unready("graph", [])[0]
 
 
 def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -36,6 +37,14 @@ def command(
             help="The key of a view's picture in a request; by default observation/VIEW.",
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INSTRUCTION",
+            help="An instruction that robots will send, made ready for before the first request; "
+            "may be repeated.",
+        ),
+    ] = None,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="How the policy runs."),
@@ -64,16 +73,26 @@ def command(
     policy.set_mode(mode)
     server = Server(policy, source.stem, renamed)
     with busy("warming up"):
-        server.warm_up()
+        server.warm_up(prompt or ())
         gc.collect()
         gc.freeze()  # what compiling left behind is looked through no more, in the midst of a chunk
     if policy.actions.statistics is None:
         untrained = [*untrained, "no statistics yet: actions are in normalized units"]
     if host not in LOCAL:
         untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
-    for line in notes + untrained:
+    for line in notes + untrained + unready(mode, prompt or []):
         note(line)
     asyncio.run(_serve(server, listener, address_of(listener)))
+
+
+def unready(mode: str, prompts: Sequence[str]) -> list[str]:
+    """What is to be said of instructions that nobody named before, if these were."""
+    if mode == "eager" or prompts:
+        return []
+    return [
+        f"in mode {mode} the first request with an instruction of another length takes seconds to "
+        "minutes: name those that robots will send with --prompt"
+    ]
 
 
 async def _serve(server: Server, listener: socket.socket, address: tuple[str, int]) -> None:

@@ -11,10 +11,11 @@ import asyncio
 import errno
 import http
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from time import perf_counter
@@ -54,10 +55,14 @@ class Server:
         self._worker = ThreadPoolExecutor(1, "policy")
         self._settings = copy_context()
 
-    def warm_up(self) -> None:
-        """Make one chunk, and the one after it where the paradigm remembers: whatever is compiled,
-        recorded or allocated at first is there when the first client asks."""
-        self._submit(self._rehearse).result()
+    def warm_up(self, prompts: Sequence[str] = ()) -> None:
+        """Make a chunk for each instruction, and the one after it where the paradigm remembers.
+
+        Whatever is encoded, compiled, recorded or allocated at first is there when a client asks.
+        Without any, one chunk for some instruction: others may have another length.
+        """
+        for prompt in prompts or (None,):
+            self._submit(partial(self._rehearse, prompt)).result()
 
     @asynccontextmanager
     async def open(self, listener: socket.socket) -> AsyncIterator[None]:
@@ -78,10 +83,11 @@ class Server:
         finally:
             self._worker.shutdown()
 
-    def _rehearse(self) -> None:
+    def _rehearse(self, prompt: str | None) -> None:
         session = self.policy.session()
         for _ in range(2 if self.policy.paradigm.streams else 1):
-            session.act(observation(self.policy.spec, batch=1, frames=session.pictures), seed=0)
+            seen = observation(self.policy.spec, batch=1, frames=session.pictures)
+            session.act(seen if prompt is None else replace(seen, prompt=[prompt]), seed=0)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         return self._worker.submit(self._settings.run, work)
