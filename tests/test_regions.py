@@ -155,6 +155,20 @@ def test_weights_of_another_dtype_are_looked_at_again() -> None:
     assert found.asked == 2
 
 
+def test_weights_that_lie_otherwise_are_looked_at_again() -> None:
+    found, held = Counted("eager"), nn.Linear(4, 4)
+    args = [held], torch.randn(3, 4), told(), Room(torch.randn(2, 4)), torch.tanh
+    with torch.no_grad():
+        for _ in range(2):
+            with found.entered():
+                check(*args)
+        assert found.asked == 1
+        held.weight.data = held.weight.data.t().contiguous().t()
+        with found.entered():
+            check(*args)
+    assert found.asked == 2
+
+
 def test_outside_and_with_gradients_a_region_runs_as_written(regions: Counted) -> None:
     args = layers(), torch.randn(3, 4), told(), Room(torch.randn(2, 4)), torch.tanh
     with torch.enable_grad():

@@ -63,6 +63,11 @@ def compiles() -> bool:
 _form = attrgetter("dtype", "device", "shape")
 
 
+def _forms(weights: Sequence[Tensor]) -> list[Any]:
+    """What compiled code takes for granted of weights: it checks none of this itself."""
+    return [*map(_form, weights), *map(Tensor.stride, weights)]
+
+
 class Way(NamedTuple):
     """How a call gets to what was compiled for it, and back."""
 
@@ -71,7 +76,7 @@ class Way(NamedTuple):
     arguments: tuple[tuple[int, int], ...]  # place among the inputs, and among the arguments
     result: Any  # places among the outputs, in the tuples and lists that the function returns
     links: tuple[list[Any], ...]  # dictionaries, names in them, and what these must hold
-    forms: tuple[list[Tensor], list[Any]]  # weights, and of each what code was made for
+    forms: tuple[list[Tensor], list[Any]]  # weights, and what code was made for
     held: tuple[Any, ...]  # so that ids stay theirs
     found: list[object]  # one: the visit in which the links were seen to hold
 
@@ -89,7 +94,7 @@ class Way(NamedTuple):
         if not all(map(is_, map(dict.get, *places), values)):
             return False
         weights, forms = self.forms
-        if list(map(_form, weights)) != forms:
+        if _forms(weights) != forms:
             return False
         self.found[0] = visit
         return True
@@ -283,7 +288,7 @@ def way_of(
     shape = _shape(result, {id(x): i for i, x in enumerate(outputs)})
     if shape is None:
         return None
-    forms = list(weights.values()), list(map(_form, weights.values()))
+    forms = list(weights.values()), _forms(list(weights.values()))
     columns = [list(column) for column in zip(*links, strict=True)] or [[], [], []]
     return Way(compiled, inputs, tuple(places), shape, tuple(columns), forms, held, [visit])
 
