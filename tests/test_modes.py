@@ -212,7 +212,7 @@ def test_scenes_of_one_shape_share_a_recording() -> None:
 
 
 def test_recordings_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wamkit.policy.MOST", 2)
+    monkeypatch.setattr("wamkit.policy.RECORDINGS", 2)
     policy = Policy.from_spec(HEADS[0].spec)
     monkeypatch.setattr(policy, "mode", "graph")
     made: list[int] = []

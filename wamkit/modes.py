@@ -31,8 +31,8 @@ from .types import Outcome, Scene
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
 
-MOST = 32
-"""Recordings that a policy keeps, those that were used last: each length of an instruction has its
+RECORDINGS = 32
+"""How many a policy keeps, those that were used last: each length of an instruction has its
 own, and so have batch sizes and choices."""
 
 

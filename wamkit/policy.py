@@ -24,7 +24,7 @@ from .errors import WamkitError, did_you_mean
 from .fused import Row, fuse, unfuse
 from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
-from .modes import MOST, Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
+from .modes import RECORDINGS, Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
@@ -279,7 +279,7 @@ class Policy(nn.Module):
                 recorded = Recorded(self._acted(choices), scene, rng, self._capture)
             rng = generator(again)
         self._recorded[key] = recorded  # the last one is the one that was used last
-        if len(self._recorded) > MOST:
+        if len(self._recorded) > RECORDINGS:
             del self._recorded[next(iter(self._recorded))]
         return recorded(scene, rng)
 

@@ -36,7 +36,8 @@ class Paradigm(ABC):
     """When each part is denoised. Knows roles and schedules, and no backbone or head by name.
 
     Scenes come complete: in training every part holds clean data, in use whatever has not happened
-    yet is blank at level 1, and only its shape matters.
+    yet is blank at level 1, and only its shape matters. Frames that are to come are there only for
+    who `looks_ahead`.
     """
 
     sees: Visibility
