@@ -30,6 +30,7 @@ FLOORS = {
         "spaces",
         "schedules",
         "reading",
+        "placeholders",
     },
     1: {"registry", "spec", "check", "pretrained", "conditioner", "nested"},
     2: {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import WamkitError
+from .placeholders import refuse_placeholder
 from .spaces import ActionConfig, Normalization, StateConfig
 
 
@@ -178,6 +179,7 @@ class StateSpace:
 def read_statistics(path: str | Path) -> dict[str, Statistics]:
     """`action` and `state` statistics from a JSON file."""
     file = Path(path)
+    refuse_placeholder(file)
     try:
         raw = json.loads(file.read_text())
         items = dict(raw).items()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .errors import WamkitError
 from .parts import HUB
+from .placeholders import refuse_placeholder
 
 INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
 SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -116,6 +117,7 @@ def _downloaded(path: str) -> Path:
 
 
 def _shards(index: Path) -> list[Path]:
+    refuse_placeholder(index)
     try:
         table = json.loads(index.read_text())["weight_map"]
         names = sorted(set(table.values()))
@@ -187,6 +189,7 @@ class Reader:
 
 def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """name -> shape, dtype; the file's size must be what its header says (format: safetensors)."""
+    refuse_placeholder(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -207,8 +210,9 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         state = "truncated" if size < expected else "too long"
+        off = f"{abs(expected - size):,} bytes {'missing' if size < expected else 'too many'}"
         raise WamkitError(
-            f"{file} is {state}: found {size} bytes, its header says {expected}", DAMAGED
+            f"{file} is {state}: found {size} bytes, its header says {expected} ({off})", DAMAGED
         )
     return found
 
@@ -225,6 +229,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=1)
 def _unpickled_at(file: Path, _changed: int) -> dict[str, Tensor]:
+    refuse_placeholder(file)
     try:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, BadZipFile, OSError, ValueError) as error:

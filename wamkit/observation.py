@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import WamkitError
+from .placeholders import refuse_placeholder
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def read_image(path: str | Path) -> Image.Image:
     file = Path(path).expanduser()
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
+    refuse_placeholder(file)
     try:
         with Image.open(file) as image:
             image.load()

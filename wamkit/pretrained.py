@@ -15,10 +15,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import WamkitError
 from .parts import Conflict, TextEncoderConfig
+from .placeholders import refuse_placeholder
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
 
+SMALL_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
+"""What a tokenizer is read from, where it is there."""
 TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
 
 
@@ -74,15 +89,30 @@ class PretrainedText(TextEncoderConfig):
                 f"there is no tokenizer in {tokenizer}: none of {', '.join(TOKENIZERS)}",
                 self.layout,
             )
-        config = json.loads((model / "config.json").read_text())
+        config = _table(model / "config.json")
         if config.get("model_type") != self.model_type:
             raise WamkitError(
                 f"{model} holds a model of type {config.get('model_type')!r}, expected "
                 f"{self.model_type!r}",
                 self.layout,
             )
+        for file in tokenizer.iterdir():
+            if file.name in SMALL_FILES:
+                _table(file) if file.suffix == ".json" else refuse_placeholder(file)
         self.expect({**config, **config.get("text_config", {})}, model)
         return model, tokenizer
+
+
+def _table(file: Path) -> dict[str, Any]:
+    """A JSON file with a table in it. Raises WamkitError if it is anything else."""
+    refuse_placeholder(file)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WamkitError(f"{file} is no JSON: {error}", "download or copy it again") from None
+    if not isinstance(found, dict):
+        raise WamkitError(f"{file} holds a {type(found).__name__}, expected a table", "copy it")
+    return found
 
 
 def load(
@@ -128,7 +158,21 @@ def load(
         )
     others = sorted({*model.glob("*.json"), *tokenizer.iterdir()} - set(shards))
     files = [*shards, *(file for file in others if file.is_file())]
-    return made, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), identity(files)
+    return made, _tokenizer(AutoTokenizer, tokenizer), identity(files)
+
+
+def _tokenizer(cls: Any, folder: Path) -> Any:
+    """The tokenizer in a folder. Raises WamkitError whatever transformers raises."""
+    try:
+        return cls.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of any kind, as deep as the files are wrong
+        files = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file()))
+        reason = str(error).strip().splitlines()[0]
+        raise WamkitError(
+            f"no tokenizer can be made of the files in {folder} ({files}): "
+            f"{type(error).__name__}: {reason}",
+            "copy the folder of the tokenizer again, whole",
+        ) from None
 
 
 def identity(files: Sequence[Path]) -> str:

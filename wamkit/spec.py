@@ -26,6 +26,7 @@ from .parts import (
     TextEncoderConfig,
     VAEConfig,
 )
+from .placeholders import refuse_placeholder
 from .registry import registry
 from .schedules import Schedules
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
@@ -205,6 +206,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             f"{file} is no spec: its name ends in {file.suffix!r}",
             "a spec is a .toml, .yaml or .json file",
         )
+    refuse_placeholder(file)
     try:
         raw = readers[file.suffix](file.read_text())
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from .options import Device, Json, Overrides, Quantize, Source, Tiny
 from .output import busy, emit, note, say, show_table, table
 
@@ -165,6 +166,7 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
 
 
 def _earlier(file: Path) -> Mapping[str, Any]:
+    refuse_placeholder(file)
     try:
         found = loads(file.read_text())
     except JSONDecodeError as error:

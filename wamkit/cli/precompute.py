@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec, parse, read
 from .options import Column, Device, Json, Overrides, Spec
 from .output import console, emit, say
@@ -95,6 +96,7 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
         raise WamkitError(f"{prompts} cannot be read: {problem}", "name a text file") from None
     if not lines:
         raise WamkitError(f"{prompts} holds no instruction", "write one a line")
+    refuse_placeholder(prompts)
     return lines
 
 

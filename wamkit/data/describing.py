@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..actions import Statistics
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
 from .frames import Numbers
 from .layout import Columns, Recording
@@ -122,6 +123,7 @@ def _read(file: Path, data: str) -> dict[str, Statistics] | None:
     """What the file says, if it speaks of these data."""
     if not file.is_file():
         return None
+    refuse_placeholder(file)
     try:
         told = json.loads(file.read_text())
         tables = told["statistics"] if told["data"] == data else None

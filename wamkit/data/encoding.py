@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..cameras import CameraLayout
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from ..policy import DTYPES, _seeded
 from ..scenes import vae_dtype
 from ..spec import PolicySpec
@@ -119,6 +120,7 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
     """Make the folder, or find that it was begun with the very same settings."""
     file = folder / INDEX
     if file.is_file():
+        refuse_placeholder(file)
         if json.loads(file.read_text()) != about:
             raise WamkitError(
                 f"{folder} was made of other data, with other settings or by another VAE",

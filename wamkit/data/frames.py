@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from . import parquet
 from .layout import TOLERANCE, Episode, Recording
 from .video import Videos
@@ -190,6 +191,8 @@ def picture(
         if data is None and path is None:
             raise ValueError("the cell is empty")
         source = (folder / str(path)) if data is None else io.BytesIO(data)
+        if isinstance(source, Path):
+            refuse_placeholder(source)
         with Image.open(source) as image:
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
 from .layout import Columns, Recording
 
@@ -60,6 +61,7 @@ class StoredLatents:
         """Raises WamkitError if the folder holds none, or a file is missing or damaged."""
         self.folder = Path(folder).expanduser()
         file = self.folder / INDEX
+        refuse_placeholder(file)
         try:
             self.about = json.loads(file.read_text())
             shards = int(self.about["shards"])
@@ -121,6 +123,7 @@ class StoredLatents:
 
 def opened(file: Path) -> Any:
     """A safetensors file, mapped into memory. Raises WamkitError if it is damaged."""
+    refuse_placeholder(file)
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:

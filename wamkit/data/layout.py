@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WamkitError, did_you_mean
+from ..placeholders import refuse_placeholder
 from . import parquet
 
 INFO = Path("meta", "info.json")
@@ -228,6 +229,7 @@ def _info(folder: Path) -> dict[str, Any]:
     file = folder / INFO
     if not file.is_file():
         raise WamkitError(f"no data set at {folder}: it has no {INFO}", "name a LeRobot folder")
+    refuse_placeholder(file)
     try:
         info = json.loads(file.read_text())
         version, _ = str(info["codebase_version"]), float(info["fps"])
@@ -249,6 +251,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
+    refuse_placeholder(file)
     try:
         return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 
 INSTALL = "pip install 'wamkit[data]'"
 
@@ -28,6 +29,7 @@ def opened(file: Path) -> Any:
     module = arrow()
     if not file.is_file():
         raise WamkitError(f"{file} is missing", "copy the whole data set again")
+    refuse_placeholder(file)
     try:
         return module.parquet.ParquetFile(file)
     except (OSError, module.ArrowException) as error:

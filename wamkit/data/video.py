@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..placeholders import refuse_placeholder
 from .parquet import INSTALL
 
 INHERITED: list[Any] = []
@@ -38,6 +39,7 @@ class Video:
         self._av = pyav()
         if not file.is_file():
             raise WamkitError(f"{file} is missing", "copy the whole data set again")
+        refuse_placeholder(file)
         try:
             self._container = self._av.open(str(file))
             self._stream = self._container.streams.video[0]

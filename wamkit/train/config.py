@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ..errors import SpecError, WamkitError
+from ..placeholders import refuse_placeholder
 from ..spaces import Section
 from ..spec import explained, override
 
@@ -176,6 +177,7 @@ def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
 
 
 def _read(path: Path) -> dict[str, Any]:
+    refuse_placeholder(path)
     try:
         text = path.read_text()
         if path.suffix == ".toml":
