@@ -51,6 +51,7 @@ FLOORS = {
         "clip",
         "weights",
         "precision",
+        "tolerance",
     },
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {

@@ -22,7 +22,7 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 
     Made anew at every call, it would wait for a CUDA device each time, and could not be recorded.
     """
-    return _brought(values, dtype, device)
+    return _brought(values, dtype, device, torch.get_default_dtype())
 
 
 # As torch.compiler.assume_constant_result, which imports the compiler: its code holds the tensor.
@@ -30,7 +30,9 @@ constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache  # none is forgotten: what was recorded reads it where it lies
-def _brought(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _brought(
+    values: tuple[float, ...], dtype: torch.dtype, device: torch.device, _default: torch.dtype
+) -> Tensor:  # by the default dtype, too: `wamkit.tolerance.float64` reads float32 as float64
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 

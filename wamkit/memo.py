@@ -77,7 +77,7 @@ class Rung:
     @staticmethod
     def fixed(level: float, sigma: Tensor) -> Rung:
         """The only rung of a run that stays at `level`, where the part has it as `sigma`."""
-        return Rung(_alone(level, sigma.device), 0, sigma)
+        return Rung(_alone(level, sigma.device, torch.get_default_dtype()), 0, sigma)
 
     def of(self, sigma: Tensor) -> Rung | None:
         """This rung if `sigma` is the very tensor it was made for: another has left the ladder."""
@@ -113,9 +113,9 @@ class Rung:
 
 
 @cache  # none is forgotten: what was recorded reads it where it lies
-def _alone(level: float, device: torch.device) -> Tensor:
+def _alone(level: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.full((1,), level, device=device)
+        return torch.full((1,), level, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
