@@ -1,13 +1,14 @@
 """Records `omnigen2.safetensors`: what OmniGen2's own class computes at tiny size.
 
 Run it in a checkout of github.com/VectorSpaceLab/OmniGen2 (Apache-2.0) at commit
-0f72fa92564d9f8ba76f53fcc3c05aca2372458f, with torch, diffusers and einops installed:
+0f72fa92564d9f8ba76f53fcc3c05aca2372458f, with torch, diffusers, einops and wamkit installed:
 
     PYTHONPATH=. python record.py omnigen2.safetensors
 
-Weights, inputs, velocities and gradients are drawn and computed in float32 on a CPU. In the file,
-`weights.` are those of the class, `gradients.` the gradients of sum(direction * prediction) with
-respect to them; the other names are inputs, the prediction and the inputs' gradients. The
+Weights and inputs are drawn in float32; velocities and gradients are computed from them in float64
+on a CPU, so that every processor finds the same. In the file, `weights.` are those of the class,
+`gradients.` the gradients of sum(direction * prediction) with respect to them, rounded to float32
+to halve the file; the other names are inputs, the prediction and the inputs' gradients. The
 prediction is that of the class, data - noise.
 """
 
@@ -16,6 +17,8 @@ from types import ModuleType
 
 import torch
 from safetensors.torch import save_file
+
+from wamkit.tolerance import doubled, float64
 
 # The repository's fused norm asks for a GPU as soon as it is imported; torch's is the same norm.
 fused = ModuleType("omnigen2.ops.triton.layer_norm")
@@ -63,18 +66,21 @@ tensors = {
 }
 valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 sigma = torch.tensor([0.951, 0.0375])  # 1 is noise; the class counts the other way
-z, text = (tensors[name].clone().requires_grad_() for name in ("z", "text"))
-prediction = model(
-    z[:, :, -1],
-    1 - sigma,
-    text,
-    OmniGen2RotaryPosEmbed.get_freqs_cis(AXES, LENGTHS, 10_000),
-    valid,
-    [[one[:, i] for i in range(REFERENCES)] for one in z],
-)
-(tensors["direction"] * prediction).sum().backward()
+exact = doubled(model)
+with float64():
+    z, text, direction = (tensors[name].double() for name in ("z", "text", "direction"))
+    prediction = exact(
+        z.requires_grad_()[:, :, -1],
+        1 - sigma.double(),
+        text.requires_grad_(),
+        OmniGen2RotaryPosEmbed.get_freqs_cis(AXES, LENGTHS, 10_000),
+        valid,
+        [[one[:, i] for i in range(REFERENCES)] for one in z],
+    )
+    (direction * prediction).sum().backward()
 tensors |= {"valid": valid, "sigma": sigma, "prediction": prediction}
 tensors |= {"z_gradient": z.grad, "text_gradient": text.grad}
 for name, p in model.named_parameters():
-    tensors[f"weights.{name}"], tensors[f"gradients.{name}"] = p, p.grad
+    tensors[f"weights.{name}"] = p
+    tensors[f"gradients.{name}"] = exact.get_parameter(name).grad.to(torch.float32)
 save_file({name: t.detach().contiguous() for name, t in tensors.items()}, sys.argv[1])
