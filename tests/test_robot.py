@@ -111,11 +111,12 @@ def test_unknown_and_missing_cameras_are_named() -> None:
         layout.canvas({"front": _plain(0, (4, 4))})
 
 
-def _space(kind: Any, normalization: Any = "min_max", **more: Any) -> ActionSpace:
+def _space(kind: Any, normalization: Any = "min_max", clip: Any = None, **more: Any) -> ActionSpace:
     group = ActionGroup(name="arm", size=2, kind=kind, normalization=normalization, **more)
     grip = ActionGroup(name="grip", size=1, normalization="none")
     data = torch.stack([torch.linspace(-4, 4, 101), torch.linspace(0, 1, 101), torch.ones(101)], -1)
-    return ActionSpace(ActionConfig(chunk=2, groups=(group, grip)), Statistics.of(data))
+    config = ActionConfig(chunk=2, groups=(group, grip), clip=clip)
+    return ActionSpace(config, Statistics.of(data))
 
 
 @pytest.mark.parametrize("normalization", ["min_max", "mean_std", "quantile", "none"])
@@ -130,8 +131,9 @@ def test_normalization_comes_back_exactly(normalization: str) -> None:
 
 
 def test_values_are_clipped_and_constant_dimensions_only_shifted() -> None:
-    space = _space("absolute")
+    space = _space("absolute", clip=5.0)
     assert float(space.encode(torch.full((1, 1, 3), 100.0), None)[0, 0, 0]) == 5.0
+    assert float(_space("absolute").encode(torch.full((1, 1, 3), 100.0), None)[0, 0, 0]) == 25.0
     still = StateSpace(StateConfig(size=1), Statistics.of(torch.full((9, 1), 3.0)))
     assert float(still.encode(torch.tensor([[3.5]]))) == 0.5
 

@@ -55,6 +55,7 @@ FLOORS = {
     },
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {
+        "normalization",
         "guidance",
         "losses",
     },

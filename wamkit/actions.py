@@ -6,92 +6,17 @@ Statistics are plain numbers that travel with the policy; without them values pa
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import WamkitError
+from .normalization import Normalizer, Statistics
 from .placeholders import refuse_placeholder
 from .spaces import ActionConfig, Normalization, StateConfig
 
-
-@dataclass(frozen=True)
-class Statistics:
-    """Numbers that describe each dimension of a data set, all of the same length."""
-
-    min: tuple[float, ...]
-    max: tuple[float, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    q01: tuple[float, ...]
-    q99: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        sizes = {name: len(values) for name, values in asdict(self).items()}
-        if len(set(sizes.values())) > 1:
-            raise WamkitError(f"statistics of unequal length: {sizes}", "compute them again")
-
-    @staticmethod
-    def of(values: Tensor) -> Statistics:
-        """Exact statistics of values [..., A] over all leading axes."""
-        flat = values.double().flatten(0, -2)
-        q = torch.quantile(flat, torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
-        rows = (flat.amin(0), flat.amax(0), flat.mean(0), flat.std(0, correction=0), q[0], q[1])
-        return Statistics(*(tuple(row.tolist()) for row in rows))
-
-    @staticmethod
-    def parse(raw: Any, where: str) -> Statistics:
-        """Statistics from plain data. Raises WamkitError if a row is missing or no numbers."""
-        try:
-            rows = {k: tuple(float(v) for v in raw[k]) for k in Statistics.__dataclass_fields__}
-        except (KeyError, TypeError, ValueError) as error:
-            raise WamkitError(
-                f"{where} holds no statistics: {error}", "it needs min, max, mean, std, q01 and q99"
-            ) from None
-        return Statistics(**rows)
-
-
-class Normalizer:
-    """value -> (value - center) / half, each dimension by the rule of its group.
-
-    min_max and quantile map their range to [-1, 1], mean_std to unit variance. A dimension that
-    never changes in the data is only shifted.
-    """
-
-    def __init__(
-        self, rules: list[Normalization], statistics: Statistics | None, clip: float
-    ) -> None:
-        self.statistics = statistics
-        self.clip = clip
-        center, half = [], []
-        for i, rule in enumerate(rules):
-            c, h = 0.0, 1.0
-            if statistics is not None and rule != "none":
-                s = statistics
-                if rule == "mean_std":
-                    c, h = s.mean[i], s.std[i]
-                else:
-                    low, high = (s.min[i], s.max[i]) if rule == "min_max" else (s.q01[i], s.q99[i])
-                    c, h = (high + low) / 2, (high - low) / 2
-                if h < 1e-4:
-                    h = 1.0
-            center.append(c)
-            half.append(h)
-        self.center = torch.tensor(center)
-        self.half = torch.tensor(half)
-
-    def encode(self, values: Tensor) -> Tensor:
-        """Physical [..., A] to normalized, clipped."""
-        center, half = self.center.to(values.device), self.half.to(values.device)
-        return ((values.float() - center) / half).clamp(-self.clip, self.clip)
-
-    def decode(self, values: Tensor) -> Tensor:
-        """Normalized [..., A] to physical."""
-        center, half = self.center.to(values.device), self.half.to(values.device)
-        return values.float() * half + center
+__all__ = ["ActionSpace", "Normalizer", "StateSpace", "Statistics", "read_statistics"]
 
 
 class ActionSpace:
@@ -154,7 +79,13 @@ class ActionSpace:
 
 
 class StateSpace:
-    """The robot's state to what the network reads."""
+    """The robot's state to what the network reads.
+
+    What the data hold is never cut. What they lack is kept within plus and minus `LIMIT`, or as far
+    from 0 as the data go.
+    """
+
+    LIMIT = 5.0
 
     def __init__(self, config: StateConfig, statistics: Statistics | None = None) -> None:
         self.config = config
@@ -163,7 +94,8 @@ class StateSpace:
                 f"statistics of {len(statistics.min)} numbers for a state of {config.size}",
                 "compute them on this robot's data",
             )
-        self.normalizer = Normalizer([config.normalization] * config.size, statistics, clip=5.0)
+        rules = [config.normalization] * config.size
+        self.normalizer = Normalizer(rules, statistics, self.LIMIT, keeps_data=True)
 
     def encode(self, state: Tensor) -> Tensor:
         """Physical [B, P] to normalized. Raises WamkitError if P is another size."""

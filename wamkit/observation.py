@@ -15,6 +15,9 @@ from torch import Tensor
 from .errors import WamkitError
 from .placeholders import refuse_placeholder
 
+LARGE = 2**13
+"""Numbers of a state from here on stay float64 where float32, coarser than 1/1000, is not exact."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -180,11 +183,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _state(value: Any) -> Tensor:
     try:
-        state = torch.as_tensor(value, dtype=torch.float32)
+        known = isinstance(value, Tensor)
+        given = torch.as_tensor(value, dtype=None if known else torch.float64)
+        state = given.float()
     except (TypeError, ValueError, RuntimeError) as error:
         raise WamkitError(f"the state is no list of numbers: {error}", "pass P numbers") from None
     if state.ndim not in (1, 2):
         raise WamkitError(f"the state has shape {list(state.shape)}", "pass [P] or [B, P]")
     if not bool(torch.isfinite(state).all()):
         raise WamkitError("the state holds numbers that are not finite", "check the sensors")
+    if given.dtype in (torch.float64, torch.int64, torch.int32):
+        blurred = state.to(given) != given
+        state = given.double() if bool(blurred[given.abs() >= LARGE].any()) else state
     return state.reshape(-1, state.shape[-1])

@@ -97,7 +97,7 @@ def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
             f"give Batch({part}=...), or choose a paradigm that does not predict it",
         )
     if part == "next_state":
-        return sent(policy.states.encode(given.float())[:, None], policy.device)
+        return sent(policy.states.encode(given)[:, None], policy.device)
     # NaN: not known, and not learned from
     return sent(given.float().nan_to_num().reshape(-1, 1, 1), policy.device)
 

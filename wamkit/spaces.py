@@ -39,8 +39,15 @@ class ActionConfig(Section):
     hertz: float = Field(10.0, gt=0)
     """Actions a second on the robot."""
     groups: tuple[ActionGroup, ...] = Field(min_length=1)
-    clip: float = Field(5.0, gt=0)
-    """Normalized values are kept within plus and minus this."""
+    clip: float | None = Field(None, gt=0)
+    """Normalized actions are cut to plus and minus this, those that are learned from too; "none"
+    cuts nothing. What is cut is told by `wamkit data check`, `data stats` and `train`."""
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _none(cls, clip: object) -> object:
+        """TOML has no null."""
+        return None if clip == "none" else clip
 
     @property
     def size(self) -> int:

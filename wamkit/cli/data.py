@@ -14,7 +14,6 @@ from .options import Column, Json, Overrides
 from .output import FOUND, busy, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
-    from ..actions import Statistics
     from ..data import Columns, Recording
 
 EXAMPLE = "wamkit data check recordings/cups --spec spec.toml"
@@ -93,17 +92,34 @@ def _check(
         found = check(
             folder, spec, columns, decode=decode, advance=lambda n: progress.advance(task, n)
         )
+    besides = _remarks(folder, spec, columns)
     if json:
         rows = [vars(finding) for finding in found]
-        emit({"folder": str(folder), "fits": not found, "findings": rows})
+        told = {"folder": str(folder), "fits": not found, "findings": rows, "notes": besides}
+        emit(told)
     elif not found:
         say(f"{folder} is whole.")
     else:
         say(f"{folder} has {len(found)} fault{'s' if len(found) > 1 else ''}:", "bold")
         for number, finding in enumerate(found, 1):
             say(f"  {number}. {finding}")
+    if not json:
+        for line in besides:
+            note(line)
     if found:
         raise typer.Exit(FOUND)
+
+
+def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[str]:
+    """What normalization does to the numbers, as far as they can be read."""
+    from ..data import Recording, remarks
+
+    if spec is None:
+        return []
+    try:
+        return remarks(Recording(folder), spec, columns)
+    except WamkitError:  # the faults of the data are told already
+        return []
 
 
 def _show(recording: Recording, out: Path | None, json: bool) -> None:
@@ -192,34 +208,27 @@ def _stats(
     from dataclasses import asdict
     from json import dumps
 
-    from ..data import statistics
+    from ..data import remarks, statistics
+    from ..data.scaling import labels_of
 
     with busy("computing statistics"):
         found = statistics(recording, spec, columns)
+        told_besides = remarks(recording, spec, columns, statistics=found) if spec else []
     told = {name: asdict(value) for name, value in found.items()}
     if out is not None:
         out.write_text(dumps(told, indent=1) + "\n")
     if json:
         emit(told)
+        for line in told_besides:
+            note(line)
         return
     made = table("number", *NUMBERS, right=NUMBERS)
     for name, value in found.items():
-        for i, label in enumerate(_labels(name, value, recording, columns, spec)):
-            made.add_row(label, *(f"{getattr(value, column)[i]:.6g}" for column in NUMBERS))
+        for i, label in enumerate(labels_of(name, recording, columns, spec)):
+            shown = (f"{getattr(value, column)[i]:.6g}" for column in NUMBERS)
+            made.add_row(f"{name} {label}", *shown)
     show_table(made)
+    for line in told_besides:
+        note(line)
     if out is not None:
         note(f"wrote {out}")
-
-
-def _labels(
-    name: str, value: Statistics, recording: Recording, columns: Columns, spec: PolicySpec | None
-) -> list[str]:
-    """A label for each number: of the spec, of the data set, or its place."""
-    if name == "action" and spec is not None:
-        from ..actions import ActionSpace
-
-        return [f"action {label}" for label in ActionSpace(spec.actions).names]
-    names = recording.features[getattr(columns, name)].names
-    if isinstance(names, list) and len(names) == len(value.min):
-        return [f"{name} {label}" for label in names]
-    return [f"{name} {i}" for i in range(len(value.min))]

@@ -93,6 +93,7 @@ def command(
             device=device,
             resume=resume,
             tell=progress.tell,
+            note=note,
         )
     if first:
         _summary(done, out, json)

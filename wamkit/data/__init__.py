@@ -14,6 +14,7 @@ from .latents import StoredLatents
 from .layout import Columns, Episode, Feature, Recording
 from .loading import Loader, collate
 from .samples import Sample, Samples, split
+from .scaling import remarks
 from .writing import Writer
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "collate",
     "precompute",
+    "remarks",
     "split",
     "statistics",
 ]

@@ -44,16 +44,7 @@ def statistics(
     computed anew when the data or the method has changed. Raises WamkitError if a number is not
     finite or a column is not there.
     """
-    columns = columns or Columns()
-    relative = _relative(spec)
-    method: dict[str, Any] = {
-        "method": METHOD,
-        "action": columns.action,
-        "state": _state_column(recording, spec, columns),
-        "relative": relative,
-        "steps": spec.steps if spec is not None and relative else None,
-        "episodes": None if episodes is None else sorted(set(episodes)),
-    }
+    method = _method(recording, spec, columns or Columns(), episodes)
     place = Path(cache).expanduser() if cache else recording.folder / "meta" / "wamkit"
     mark = hashlib.sha256(json.dumps(method).encode()).hexdigest()[:16]
     file, data = place / f"statistics-{mark}.json", recording.fingerprint()
@@ -79,9 +70,20 @@ def describe(values: Sequence[NDArray[Any]], where: str) -> Statistics:
     return Statistics(*(tuple(map(float, row)) for row in zip(*rows, strict=True)))
 
 
-def _compute(
+def quantities(
+    recording: Recording,
+    spec: PolicySpec | None = None,
+    columns: Columns | None = None,
+    episodes: Sequence[int] | None = None,
+) -> dict[str, list[NDArray[Any]]]:
+    """What statistics are of: `action` and `state`, an array of all frames for each number."""
+    columns = columns or Columns()
+    return _quantities(recording, _method(recording, spec, columns, episodes), episodes)
+
+
+def _quantities(
     recording: Recording, method: dict[str, Any], episodes: Sequence[int] | None
-) -> dict[str, Statistics]:
+) -> dict[str, list[NDArray[Any]]]:
     action, state = method["action"], method["state"]
     names = [name for name in (action, state) if name is not None]
     for purpose in ("action", "state"):
@@ -97,10 +99,35 @@ def _compute(
             for k in range(min(method["steps"], episode.length)):
                 pieces.append(target[k:] - felt[: episode.length - k])
         values[ours] = np.concatenate(pieces)
-    found = {"action": describe(values, action)}
+    found = {"action": values}
     if state is not None:
-        found["state"] = describe(list(numbers[state].T), state)
+        found["state"] = list(numbers[state].T)
     return found
+
+
+def _compute(
+    recording: Recording, method: dict[str, Any], episodes: Sequence[int] | None
+) -> dict[str, Statistics]:
+    found = _quantities(recording, method, episodes)
+    return {name: describe(values, method[name]) for name, values in found.items()}
+
+
+def _method(
+    recording: Recording,
+    spec: PolicySpec | None,
+    columns: Columns,
+    episodes: Sequence[int] | None,
+) -> dict[str, Any]:
+    """All that decides the statistics of a data set."""
+    relative = _relative(spec)
+    return {
+        "method": METHOD,
+        "action": columns.action,
+        "state": _state_column(recording, spec, columns),
+        "relative": relative,
+        "steps": spec.steps if spec is not None and relative else None,
+        "episodes": None if episodes is None else sorted(set(episodes)),
+    }
 
 
 def _relative(spec: PolicySpec | None) -> list[tuple[int, int]]:

@@ -28,12 +28,12 @@ class Sample(TypedDict):
 
     images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] beside latents
     frame_valid: Tensor  # [T] bool, False outside the episode
-    state: NotRequired[Tensor]  # [P] float32 at t, physical units
+    state: NotRequired[Tensor]  # [P] at t, physical units; float32, or float64 where that is coarse
     prompt: str
-    actions: Tensor  # [N, A] float32, those of frames t to t + N - 1, physical units
+    actions: Tensor  # [N, A], those of frames t to t + N - 1, as the state
     step_valid: Tensor  # [N] bool, False after the end of the episode
     latents: NotRequired[Tensor]  # [C, t, h, w], if they are stored
-    next_state: NotRequired[Tensor]  # [P] float32 when the actions are done, or at the end
+    next_state: NotRequired[Tensor]  # [P] when the actions are done, or at the end
     value: NotRequired[float]  # in [-1, 1] when the actions are done, if the policy predicts it
     progress: int  # frames left in the episode after t
     episode: int
@@ -70,6 +70,8 @@ class Samples(Dataset[Sample]):
         names = [self.columns.action, "timestamp", *([self.columns.state] * (spec.state.size > 0))]
         names += ["task_index"] if "task_index" in recording.features else []
         self._numbers = Numbers(recording, self.episodes, names)
+        inputs = set(names) & {self.columns.action, self.columns.state}
+        self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
         self._pictures = Pictures(recording, tolerance)
         self._on_time(tolerance)
         self._delta = np.repeat(
@@ -108,7 +110,7 @@ class Samples(Dataset[Sample]):
             images={},
             frame_valid=torch.from_numpy(frame_valid),
             prompt=self._prompt(place, t),
-            actions=torch.from_numpy(actions.astype(np.float32)),
+            actions=torch.from_numpy(actions.astype(self._exact[self.columns.action])),
             step_valid=torch.from_numpy(step_valid),
             progress=last - t,
             episode=episode.index,
@@ -119,8 +121,9 @@ class Samples(Dataset[Sample]):
             sample["value"] = 2 * self.discount ** (last - after) - 1
         if self.spec.state.size:
             states = self._numbers.of(place, self.columns.state)
-            sample["state"] = torch.from_numpy(states[t].astype(np.float32))
-            sample["next_state"] = torch.from_numpy(states[after].astype(np.float32))
+            exact = self._exact[self.columns.state]
+            sample["state"] = torch.from_numpy(states[t].astype(exact))
+            sample["next_state"] = torch.from_numpy(states[after].astype(exact))
         if self.latents is not None:
             sample["latents"] = self.latents[episode.index, t]
             moments = moments[: self.spec.video.context]
@@ -160,6 +163,15 @@ class Samples(Dataset[Sample]):
                     f"{times[late[0]]:.4f} s, {off[late[0]]:.4f} s off its place",
                     "run `wamkit data check` on the folder, or allow a larger tolerance",
                 )
+
+
+def exact_enough(values: np.ndarray) -> type[np.floating]:
+    """float32, or float64 for numbers whose small range it would blur, such as large counts."""
+    if not len(values) or values.dtype.itemsize < 4 or values.dtype == np.float32:
+        return np.float32
+    exact = values.astype(np.float64)
+    lost = np.abs(exact.astype(np.float32) - exact).max(0, initial=0.0)
+    return np.float64 if (lost > 1e-6 * np.ptp(exact, 0)).any() else np.float32
 
 
 def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..compiling import as_written, compile_blocks
-from ..data import Columns, Loader, Recording, Samples, split, statistics
+from ..data import Columns, Loader, Recording, Samples, remarks, split, statistics
 from ..errors import WamkitError
 from ..modes import compiler
 from ..policy import Policy
@@ -35,6 +36,7 @@ from .trainee import Team, Trainee
 from .watching import HeldOut, picture
 
 Tell = Callable[[int, Mapping[str, Any]], None]
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,17 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     tell: Tell | None = None,
+    note: Note = warnings.warn,
 ) -> Summary:
     """Train `policy` on a data set, and write everything about it to the folder `out`.
 
     To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
-    the first process. Raises WamkitError if anything does not fit, or if a loss is not finite.
+    the first process, and `note` of what normalization cuts from the data. Raises WamkitError if
+    anything does not fit, or if a loss is not finite.
     """
     loggers.expect(config.loggers)
     with joined(device) as processes:
-        run = Trainer(policy, data, out, config, processes)
+        run = Trainer(policy, data, out, config, processes, note)
         return run.go(resume=resume, tell=tell or (lambda step, told: None))
 
 
@@ -94,6 +98,7 @@ class Trainer:
         out: str | Path,
         config: TrainConfig,
         processes: Processes,
+        note: Note = warnings.warn,
     ) -> None:
         self.config, self.processes, self.policy = config, processes, policy
         shards = processes.world * config.accumulate
@@ -118,6 +123,10 @@ class Trainer:
                 found = statistics(recording, policy.spec, data.columns, episodes=learn)
             processes.wait()
         policy.set_statistics(found)
+        if processes.first:
+            known: dict[str, Any] = {"episodes": learn, "statistics": found}
+            for line in remarks(recording, policy.spec, data.columns, **known):
+                note(line)
         loader = Loader(
             samples,
             config.batch // processes.world,

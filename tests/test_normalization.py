@@ -1,0 +1,195 @@
+"""Whatever changes is scaled, comes back as it was, and is never cut in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wamkit.actions import ActionSpace, StateSpace, Statistics, read_statistics
+from wamkit.data import Feature, Recording, Samples, Writer, collate, remarks
+from wamkit.errors import WamkitError
+from wamkit.normalization import changes
+from wamkit.spaces import ActionConfig, StateConfig
+from wamkit.spec import parse, read
+
+TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
+SMALL = Path(__file__).parent / "data" / "small.toml"
+Run = Callable[..., tuple[int, str, str]]
+RNG = np.random.default_rng(0)
+RULES = ("min_max", "mean_std", "quantile")
+EVENTS = np.where(np.isin(np.arange(400) % 100, (60, 61)), 1.0, 0.0)
+KINDS = {
+    "suction that is on in 2 % of frames": EVENTS,
+    "button of one frame": np.eye(1, 400, 7)[0],
+    "button in micrometers": np.eye(1, 400, 7)[0] * 1e-6,
+    "nearly constant with one other value": np.where(
+        np.arange(400) == 7, 0.0, 1.569 + 0.001 * RNG.random(400)
+    ),
+    "micrometers in meters": 1e-6 * RNG.normal(size=400),
+    "steps of 1 kHz": 0.4 + 5e-5 * RNG.random(400),
+    "nanometers": 1e-9 * RNG.random(400),
+    "millions": 1e6 * RNG.normal(size=400),
+    "encoder counts": 1e7 + RNG.integers(0, 30, 400),
+    "wrapped angle": np.angle(np.exp(1j * (np.pi + 0.2 * RNG.normal(size=400)))),
+    "on or off": np.arange(400) % 2 == 0,
+}
+
+
+def _space(values: np.ndarray, rule: Any, clip: float | None = None) -> ActionSpace:
+    groups: Any = [{"name": "a", "size": 1, "normalization": rule}]
+    known = Statistics.of(torch.tensor(values)[:, None])
+    return ActionSpace(ActionConfig(groups=groups, clip=clip), known)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_is_in_the_data_is_scaled_and_comes_back(kind: str, rule: str) -> None:
+    values = KINDS[kind]
+    x = torch.tensor(values, dtype=torch.float32)[None, :, None]
+    space = _space(values, rule)
+    encoded = space.encode(x, None)
+    assert 0.01 < float(encoded.std()) < 1000
+    back = space.decode(encoded, None)
+    rounding = float(np.abs(values.astype(float)).max()) * 1e-6
+    torch.testing.assert_close(back, x, rtol=0, atol=max(rounding, 1e-6 * float(np.ptp(x.numpy()))))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_small_range_far_from_zero_keeps_its_digits_in_float64(rule: str) -> None:
+    values = 1.7e9 + RNG.random(400)  # seconds of a clock
+    encoded = _space(values, rule).encode(torch.tensor(values)[None, :, None], None)[0, :, 0]
+    low, high = encoded.min(), encoded.max()
+    expected = torch.tensor((values - values.min()) / np.ptp(values), dtype=torch.float32)
+    torch.testing.assert_close((encoded - low) / (high - low), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.0, -1e-8, 1e9])
+def test_a_constant_is_moved_to_zero_and_not_scaled(rule: str, value: float) -> None:
+    space = _space(np.full(50, value), rule)
+    x = torch.full((1, 2, 1), value, dtype=torch.float64)
+    assert float(space.encode(x, None).abs().max()) == 0
+    assert float(space.encode(x + 0.5, None).max()) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_rounding_is_no_change_and_the_next_count_is_one() -> None:
+    tenth = np.float32(0.1)
+    assert not changes(float(tenth), float(np.nextafter(tenth, np.float32(1))))
+    assert not changes(0.3, 0.1 + 0.2) and not changes(2.0, 2.0) and not changes(3.0, 1.0)
+    assert changes(0.0, 1e-12) and changes(0.1, 0.1 + 1e-9) and changes(2.0**24, 2.0**24 + 2)
+    assert changes(-1.7e308, 1.7e308)
+
+
+def test_a_clip_cuts_and_no_clip_does_not() -> None:
+    x = torch.tensor(EVENTS, dtype=torch.float32)[None, :, None]
+    cut = _space(EVENTS, "mean_std", 5.0)
+    assert float(cut.decode(cut.encode(x, None), None).max()) == pytest.approx(0.72, abs=1e-3)
+    whole = _space(EVENTS, "mean_std")
+    assert float(whole.decode(whole.encode(x, None), None).max()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_state_of_the_data_is_never_cut_and_another_is_bounded() -> None:
+    known = Statistics.of(torch.tensor(EVENTS)[:, None])
+    space = StateSpace(StateConfig(size=1, normalization="mean_std"), known)
+    assert float(space.encode(torch.tensor([[1.0]]))) == pytest.approx(7.0, abs=1e-3)
+    assert float(space.encode(torch.tensor([[9.0]]))) == pytest.approx(7.0, abs=1e-3)
+    assert float(space.encode(torch.tensor([[-9.0]]))) == -5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"std": [0.1, 0.0]}, r"number 1 has std 0, and goes from 0 to 2"),
+        ({"std": [0.1, -1.0]}, r"number 1 has a negative std"),
+        ({"min": [0, 3]}, r"number 1 has min 3 above max 2"),
+        ({"q01": [0, 3]}, r"number 1 has q01 3 above q99 2"),
+        ({"mean": [0, float("nan")]}, r"number 1 has mean nan"),
+        ({"min": [2, 3]}, r"number 0 has min 2 above max 1; number 1 has min 3 above max 2"),
+    ],
+)
+def test_statistics_that_no_data_can_have_are_refused(
+    tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
+    rows = {"min": [0, 0], "max": [1, 2], "mean": [0.5, 1], "std": [0.1, 0.2]}
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"action": rows | {"q01": [0, 0], "q99": [1, 2]} | change}))
+    with pytest.raises(WamkitError, match=problem):
+        read_statistics(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An arm, a suction that is rarely on, and a number that never changes."""
+    features = {
+        "observation.images.front": Feature("image", (48, 64, 3)),
+        "action": Feature("float32", (4,)),
+    }
+    place = tmp_path_factory.mktemp("data") / "suction"
+    with Writer(place, 10, features) as writer:
+        for episode in range(2):
+            for t in range(100):
+                arm = RNG.normal(0, 0.05, 2)
+                values = np.r_[arm, 3.0, EVENTS[100 * episode + t]]
+                picture = np.full((48, 64, 3), t, np.uint8)
+                writer.add_frame({"observation.images.front": picture, "action": values})
+            writer.add_episode("pick it with the suction")
+    return place
+
+
+GROUPS = (
+    'actions.groups=[{name="arm",size=3,normalization="mean_std"},'
+    '{name="suction",size=1,normalization="mean_std"}]'
+)
+
+
+def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
+    wamkit: Run, folder: Path, tmp_path: Path
+) -> None:
+    cut = "action suction is cut in {} of {} frames (2 %): from 1 to 0.72"
+    cure = "--set actions.groups.1.normalization=min_max, or --set actions.clip=none"
+    still = "action arm.2 (3) never changes"
+    words = ["--set", GROUPS, "--set", "actions.clip=5"]
+    for verb in ("check", "stats"):
+        code, _, err = wamkit("data", verb, folder, "--spec", TOY, *words)
+        assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
+    run = ["--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--train", "validation=0"]
+    code, _, err = wamkit("train", TOY, "--data", folder, *run, *words)
+    assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
+    for setting in ("actions.groups.1.normalization=min_max", "actions.clip=none"):
+        code, _, err = wamkit("data", "check", folder, "--spec", TOY, *words, "--set", setting)
+        assert code == 0 and "is cut" not in err
+
+
+def test_what_lies_far_out_is_told(folder: Path) -> None:
+    spec = parse(
+        read(TOY, [GROUPS.replace('1,normalization="mean_std"', '1,normalization="none"')])
+    )
+    assert len(remarks(Recording(folder), spec)) == 1  # the constant
+    spec = parse(read(TOY, [GROUPS, "actions.clip=0.5"]))
+    assert sum("is cut" in line for line in remarks(Recording(folder), spec)) == 3
+
+
+def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
+    spec = parse(read(SMALL, ["state.size=2"]))
+    features = {
+        "observation.images.front": Feature("image", (16, 16, 3)),
+        "observation.state": Feature("float64", (2,)),
+        "action": Feature("float64", (spec.actions.size,)),
+    }
+    with Writer(tmp_path / "set", spec.actions.hertz, features) as writer:
+        for t in range(8):
+            values = {"observation.state": [1.7e9 + t / 10, t], "action": [t] * spec.actions.size}
+            picture = np.zeros((16, 16, 3), np.uint8)
+            writer.add_frame({"observation.images.front": picture, **values})
+        writer.add_episode("count")
+    samples = Samples(tmp_path / "set", spec)
+    batch = collate([samples[0], samples[3]])
+    assert batch.actions.dtype == torch.float32
+    state = batch.observation.state
+    assert state is not None and float(state[1, 0] - state[0, 0]) == pytest.approx(0.3, abs=1e-5)

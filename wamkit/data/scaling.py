@@ -1,0 +1,156 @@
+"""What normalization does to the numbers of a data set: what is cut, far out, or constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..actions import ActionSpace, StateSpace, Statistics
+from ..normalization import Normalizer
+from ..spec import PolicySpec
+from .describing import describe, quantities
+from .layout import Columns, Recording
+
+FAR = 10.0
+"""From here on a normalized number is told: most others are below 1."""
+
+
+def remarks(
+    recording: Recording,
+    spec: PolicySpec,
+    columns: Columns | None = None,
+    *,
+    episodes: Sequence[int] | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
+) -> list[str]:
+    """A sentence for every number that is cut or far out when a policy learns, with what to change.
+
+    `statistics` are those of the same numbers, if they are known. Raises WamkitError as
+    `wamkit.data.statistics` does.
+    """
+    columns = columns or Columns()
+    values: dict[str, list[NDArray[Any]]] | None = None
+    if statistics is None:
+        values = quantities(recording, spec, columns, episodes)
+        statistics = {
+            name: describe(found, getattr(columns, name)) for name, found in values.items()
+        }
+    lines: list[str] = []
+    for name, normalizer in _normalizers(spec, statistics).items():
+        labels = labels_of(name, recording, columns, spec)
+        for i in _suspects(normalizer):
+            if values is None:
+                values = quantities(recording, spec, columns, episodes)
+            cure = _cure(name, spec, i)
+            line = _line(f"{name} {labels[i]}", normalizer, i, values[name][i], cure)
+            lines += [line] if line else []
+        lines += _constants(name, labels, normalizer)
+    return lines
+
+
+def labels_of(
+    name: str, recording: Recording, columns: Columns, spec: PolicySpec | None
+) -> list[str]:
+    """A label for each number: of the spec, of the data set, or its place."""
+    if name == "action" and spec is not None:
+        return list(ActionSpace(spec.actions).names)
+    feature = recording.features[getattr(columns, name)]
+    names, size = feature.names, int(np.prod(feature.shape))
+    if isinstance(names, dict) and len(names) == 1:  # such as {"motors": [...]}
+        names = next(iter(names.values()))
+    if isinstance(names, list) and len(names) == size:
+        return [str(label) for label in names]
+    return [str(i) for i in range(size)]
+
+
+def _normalizers(spec: PolicySpec, statistics: Mapping[str, Statistics]) -> dict[str, Normalizer]:
+    found = {"action": ActionSpace(spec.actions, statistics["action"]).normalizer}
+    if spec.state.size:
+        found["state"] = StateSpace(spec.state, statistics["state"]).normalizer
+    return found
+
+
+def _ends(normalizer: Normalizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest and the largest normalized values of the data, not cut."""
+    assert normalizer.statistics is not None
+    rows = (normalizer.statistics.min, normalizer.statistics.max)
+    low, high = (
+        (torch.tensor(row, dtype=torch.float64) - normalizer.center) / normalizer.half
+        for row in rows
+    )
+    return low, high
+
+
+def _suspects(normalizer: Normalizer) -> Iterator[int]:
+    """Numbers some values of which are cut or far out."""
+    assert normalizer.statistics is not None
+    low, high = _ends(normalizer)
+    most = torch.maximum(low.abs(), high.abs())
+    cut = (low < normalizer.low * (1 + 1e-6)) | (high > normalizer.high * (1 + 1e-6))
+    for i in range(len(most)):
+        scaled = normalizer.rules[i] != "none" and not normalizer.statistics.constant(i)
+        if bool(cut[i]) or (scaled and bool(most[i] > FAR)):
+            yield i
+
+
+def _line(
+    label: str, normalizer: Normalizer, i: int, values: NDArray[Any], cure: str
+) -> str | None:
+    exact = values.astype(np.float64)
+    center, half = float(normalizer.center[i]), float(normalizer.half[i])
+    found = (exact - center) / half
+    low, high = float(normalizer.low[i]), float(normalizer.high[i])
+    beyond = np.maximum(found - high, low - found)
+    rule = normalizer.rules[i]
+    if (cut := beyond > 1e-6 * max(abs(low), abs(high))).any():
+        worst = int(beyond.argmax())
+        kept = min(max(found[worst], low), high) * half + center
+        return (
+            f"{label} is cut in {_share(cut)}: from {exact[worst]:.4g} to {kept:.4g} where it is "
+            f"worst (actions.clip = {normalizer.clip:g} under {rule}); to keep it: "
+            f"{f'--set {cure}, or ' if cure else ''}--set actions.clip=none"
+        )
+    if not (far := np.abs(found) > FAR).any():
+        return None
+    worst = int(np.abs(found).argmax())
+    return (
+        f"{label} is {exact[worst]:.4g} at {found[worst]:.4g} times the unit of {rule}, and beyond "
+        f"{FAR:g} in {_share(far)}: rare values of it weigh much in the loss"
+        + (f"; --set {cure} keeps all within 1" if cure else "")
+    )
+
+
+def _share(places: NDArray[np.bool_]) -> str:
+    count, total = int(places.sum()), len(places)
+    return f"{count} of {total} frames ({100 * count / total:.2g} %)"
+
+
+def _cure(name: str, spec: PolicySpec, i: int) -> str:
+    """The setting that makes the range of number `i` fit; empty if that is so already."""
+    if name == "state":
+        return "" if spec.state.normalization == "min_max" else "state.normalization=min_max"
+    for place, group in enumerate(spec.actions.groups):
+        if i < group.size:
+            least = spec.actions.clip is not None and spec.actions.clip < 1
+            fits = group.normalization == "min_max" or least
+            return "" if fits else f"actions.groups.{place}.normalization=min_max"
+        i -= group.size
+    return ""
+
+
+def _constants(name: str, labels: Sequence[str], normalizer: Normalizer) -> list[str]:
+    """One line for the numbers that never change."""
+    known = normalizer.statistics
+    assert known is not None
+    still = [
+        f"{label} ({known.min[i]:.6g})"
+        for i, label in enumerate(labels)
+        if known.constant(i) and normalizer.rules[i] != "none"
+    ]
+    if not still:
+        return []
+    return [f"{name} {', '.join(still)} never changes in the data: it is moved to 0, not scaled"]
