@@ -31,7 +31,7 @@ def run(*words: str) -> tuple[int, str, str]:
 def test_the_matrix_is_a_table_with_the_reasons_below(tmp_path: Path) -> None:
     out = tmp_path / "matrix.md"
     code, text, _ = run("matrix", *ONLY, "--out", str(out))
-    assert code == 0 and "toy" in text and "run; a number is the reason of a refusal" in text
+    assert code == 0 and "toy" in text and "fit; a number is the reason of a refusal" in text
     table = out.read_text()
     assert table.startswith("| backbone | action head | ")
     assert "| toy | mot | " in table and "refused (1)" in table and "Hint: " in table

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import WamkitError
 from ..placeholders import refuse_placeholder
+from .folding import brief
 from .options import Device, Json, Overrides, Quantize, Source, Tiny
 from .output import busy, emit, note, say, show_table, table
 
@@ -205,28 +206,28 @@ def _draw(
         made.add_row(
             row.stage,
             str(row.calls or "-"),
-            f"{row.median_ms:.3g}",
-            f"{row.p95_ms:.3g}",
+            brief(row.median_ms),
+            brief(row.p95_ms),
             f"{100 * row.share:.1f} %" if row.calls else "",
-            f"{row.operations / 1e9:.3g}" if row.operations else "",
-            f"{row.bytes / 1e6:.3g}" if row.operations else "",
-            f"{row.floor_ms:.3g}" if row.floor_ms else "",
+            brief(row.operations / 1e9) if row.operations else "",
+            brief(row.bytes / 1e6) if row.operations else "",
+            brief(row.floor_ms) if row.floor_ms else "",
             f"{row.times_floor:.2f}" if row.times_floor else "",
             *last,
             style="bold" if row.stage == "chunk" else None,
         )
     show_table(made)
     say(
-        f"roof, measured in this run: copies {roof.bytes_per_second / 1e9:.3g} GB/s, "
-        f"{roof.dtype} products {roof.operations_per_second / 1e12:.3g} TFLOP/s"
+        f"roof, measured in this run: copies {brief(roof.bytes_per_second / 1e9)} GB/s, "
+        f"{roof.dtype} products {brief(roof.operations_per_second / 1e12)} TFLOP/s"
     )
     say(
-        f"{report.chunks_per_second:.3g} chunks/s, {report.actions_per_second:.3g} actions/s; a "
-        f"chunk sustains control at {report.sustains_hertz:.3g} Hz, the spec wants "
+        f"{brief(report.chunks_per_second)} chunks/s, {brief(report.actions_per_second)} "
+        f"actions/s; a chunk sustains control at {brief(report.sustains_hertz)} Hz, the spec wants "
         f"{report.wants_hertz:g} Hz"
     )
     say(
-        f"first chunk {report.first_ms:.3g} ms; peak memory {report.peak_bytes / 1e9:.3g} GB "
+        f"first chunk {brief(report.first_ms)} ms; peak memory {brief(report.peak_bytes / 1e9)} GB "
         f"({'tensors' if machine['device'] == 'cuda' else 'the whole process'})"
     )
     if report.closed_formula is None:

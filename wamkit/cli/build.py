@@ -42,8 +42,8 @@ def command(
         return
     for line in notes:
         note(line)
-    say(f"wrote {folder}")
-    made = table("file", "bytes", right=("bytes",))
+    say(f"wrote {folder}", whole=True)
+    made = table("file", "bytes", right=("bytes",), keep=("file",))
     for name, size in files.items():
         made.add_row(name, f"{size:,}")
     show_table(made)

@@ -124,5 +124,5 @@ def command(
     ):
         rows.add_row(label, value)
     show_table(rows)
-    say(f"wrote {out}")
+    say(f"wrote {out}", whole=True)
     note(f"look at it: wamkit data show {out}")

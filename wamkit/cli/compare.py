@@ -12,6 +12,7 @@ import typer
 from ..errors import SpecError, WamkitError
 from ..spec import PolicySpec, parse, read
 from .check import conflicts_of
+from .folding import brief
 from .options import Device, Json, Overrides
 from .output import busy, emit, note, say, show_table, table
 
@@ -27,7 +28,7 @@ class Row:
     tokens: dict[str, int]
     passes: int
     operations: int
-    bytes: int
+    bytes_moved: int  # read from memory and written to it
     milliseconds: float | None  # of one chunk at toy size, median
 
     @property
@@ -73,7 +74,7 @@ def command(
     if measure:
         note(f"ms: one chunk at toy size on {device}, median of 5; see `wamkit bench` for more")
     if plot is not None:
-        say(f"wrote {plot}")
+        say(f"wrote {plot}", whole=True)
 
 
 def compared(spec: PolicySpec, name: str, device: str | None) -> list[Row]:
@@ -114,11 +115,8 @@ def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> f
 
 
 def _draw(rows: list[Row]) -> None:
-    made = table(
-        "spec", "backbone", "VAE", "head", "tokens", "passes", "TFLOP", "GB", "ms", keep=("spec",)
-    )
-    for column in made.columns[1:]:
-        column.justify = "right"
+    heads = ("backbone", "VAE", "head", "tokens", "passes", "TFLOP", "GB moved", "ms")
+    made = table("spec", *heads, right=heads, keep=("spec",))
     for row in rows:
         sizes = [_count(row.parameters[kind]) for kind in ("backbone", "vae", "action_head")]
         video = row.tokens.get("context", 0) + row.tokens.get("target", 0)
@@ -129,18 +127,19 @@ def _draw(rows: list[Row]) -> None:
             *sizes,
             f"{video} + {numbers}",
             str(row.passes),
-            f"{row.operations / 1e12:.3g}",
-            f"{row.bytes / 1e9:.3g}",
+            brief(row.operations / 1e12),
+            brief(row.bytes_moved / 1e9),
             took,
         )
     show_table(made)
-    say("tokens: of frames + of numbers; passes, TFLOP, GB: of one chunk, the VAE's included")
+    say("tokens: of frames + of numbers; the rest: of one chunk, the VAE's included")
+    say("GB moved: what is read from and written to memory, which is not how much it has to hold")
 
 
 def _count(parameters: int) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if parameters >= size:
-            return f"{parameters / size:.3g}{letter}"
+            return f"{brief(parameters / size)}{letter}"
     return str(parameters)
 
 
@@ -148,7 +147,7 @@ def _series(rows: list[Row]) -> dict[str, dict[str, float]]:
     series = {
         "parameters, billions": {row.name: row.total / 1e9 for row in rows},
         "TFLOP a chunk": {row.name: row.operations / 1e12 for row in rows},
-        "GB a chunk": {row.name: row.bytes / 1e9 for row in rows},
+        "GB moved a chunk": {row.name: row.bytes_moved / 1e9 for row in rows},
     }
     times = {row.name: row.milliseconds for row in rows if row.milliseconds is not None}
     return {**series, "ms a chunk at toy size": times} if times else series

@@ -155,7 +155,7 @@ def _show(recording: Recording, out: Path | None, json: bool) -> None:
         )
         say(f"{len(files)} files, {size:,} bytes")
         say()
-        made = table("feature", "dtype", "shape", "names", keep=("feature",))
+        made = table("feature", "dtype", "shape", "names", keep=("feature", "dtype", "shape"))
         for name, feature in recording.features.items():
             shape = " x ".join(map(str, feature.shape))
             made.add_row(name, feature.dtype, shape, _names(feature.names))
@@ -222,7 +222,7 @@ def _stats(
         for line in told_besides:
             note(line)
         return
-    made = table("number", *NUMBERS, right=NUMBERS)
+    made = table("number", *NUMBERS, right=NUMBERS, keep=("number",))
     for name, value in found.items():
         for i, label in enumerate(labels_of(name, recording, columns, spec)):
             shown = (f"{getattr(value, column)[i]:.6g}" for column in NUMBERS)

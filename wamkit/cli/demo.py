@@ -160,7 +160,8 @@ def _plain(page: Path, data: Found, baselines: dict[str, Found], ways: list[Way]
 
 
 def _draw(page: Path, baselines: dict[str, Found], ways: list[Way]) -> None:
-    made = table("who acts", "successes", "95 % interval", "training, s", right=("training, s",))
+    heads = ("successes", "95 % interval", "training, s")
+    made = table("who acts", *heads, right=heads[2:], keep=("who acts", *heads))
     for way in ways:
         if way.result is None or way.training is None:
             made.add_row(way.name, "no result", "", "")
@@ -169,7 +170,7 @@ def _draw(page: Path, baselines: dict[str, Found], ways: list[Way]) -> None:
     for name, found in baselines.items():
         made.add_row(name, *_score(found), "")
     show_table(made)
-    say(f"wrote {page}")
+    say(f"wrote {page}", whole=True)
 
 
 def _score(found: Found) -> tuple[str, str]:

@@ -131,7 +131,14 @@ def _draw(
     if not machine["cuda"]:
         say("no CUDA device: policies run on the CPU")
     say()
-    made = table("plugin", "from", "version", "status", "offers", keep=("plugin",))
+    made = table(
+        "plugin",
+        "from",
+        "version",
+        "status",
+        "offers",
+        keep=("plugin", "from", "version", "status"),
+    )
     for row in plugins:
         offers = ", ".join(row["parts"]) or row["reason"]
         made.add_row(row["plugin"], row["from"], row["version"], row["status"], offers)

@@ -142,7 +142,7 @@ def command(
         note("the policy has no statistics: its actions are in normalized units")
     for folder in (record, dataset):
         if folder is not None:
-            say(f"wrote {folder}")
+            say(f"wrote {folder}", whole=True)
 
 
 def _actor(

@@ -152,7 +152,8 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
 
 
 def _draw_parts(told: Mapping[str, Any]) -> None:
-    made = table("part", "name", "weights", "parameters", right=("parameters",), keep=("name",))
+    heads = ("part", "name", "weights", "parameters")
+    made = table(*heads, right=("parameters",), keep=("part", "name", "weights"))
     total = 0
     for part in told["parts"]:
         label = " ".join(filter(None, (part["name"], part["variant"])))
@@ -183,11 +184,10 @@ def _draw_sizes(told: Mapping[str, Any]) -> None:
 
 def _draw_grid(told: Mapping[str, Any]) -> None:
     roles: dict[str, int] = told["roles"]
-    made = table("", *(f"{role}\n{count}" for role, count in roles.items()), "sees")
-    for column in made.columns[1:-1]:
-        column.justify = "center"
+    heads = ("", "tokens", *roles, "sees")
+    made = table(*heads, center=roles, right=("tokens", "sees"), keep=("",), keys=2)
     for row, count in roles.items():
         seen = told["sees"][row]
         marks = [mark(column in seen) for column in roles]
-        made.add_row(f"{row} {count}", *marks, str(sum(roles[column] for column in seen)))
+        made.add_row(row, str(count), *marks, str(sum(roles[column] for column in seen)))
     show_table(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -41,12 +42,7 @@ def command(
     if json:
         emit({"parts": parts, "aside": aside, "clashes": clashes})
         return
-    made = table("kind", "name", "what it is", "from", "license", "needs", keep=("kind", "name"))
-    for row in parts:
-        needs = [f"{m} (missing)" if m in row["missing"] else m for m in row["needs"]]
-        labels = (row["kind"], row["name"], row["summary"], row["from"], row["license"])
-        made.add_row(*labels, ", ".join(needs))
-    show_table(made)
+    _draw(parts)
     if aside:
         say("\nSet aside:", "bold")
         for entry in aside:
@@ -55,6 +51,35 @@ def command(
         say("\nOffered more than once, so that none can be used:", "bold")
         for clash in clashes:
             say(f"  {clash['kind']} {clash['name']}: {', '.join(clash['from'])}")
+
+
+def _draw(parts: list[dict[str, Any]]) -> None:
+    """A table for each kind; what is usual of parts is said once, above."""
+    usual = {key: _most([row[key] for row in parts]) for key in ("from", "license")}
+    if parts:
+        license, origin = usual["license"], usual["from"]
+        say(f"where nothing else is said: license {license}, from {origin}")
+    for kind in dict.fromkeys(row["kind"] for row in parts):
+        say(f"\nkind {kind}", "bold")
+        made = table("name", "what it is", keep=("name",))
+        for row in parts:
+            if row["kind"] == kind:
+                made.add_row(row["name"], _text(row, usual))
+        made.show_header = False
+        show_table(made)
+
+
+def _text(row: dict[str, Any], usual: dict[str, str]) -> str:
+    """The summary of a part, and what is unusual about it."""
+    needs = [f"{m} (missing)" if m in row["missing"] else m for m in row["needs"]]
+    more = [f"{key} {row[key]}" for key in ("license", "from") if row[key] != usual[key]]
+    if needs:
+        more.append(f"needs {', '.join(needs)}")
+    return f"{row['summary']}; {'; '.join(more)}" if more else row["summary"]
+
+
+def _most(values: list[str]) -> str:
+    return Counter(values).most_common(1)[0][0] if values else ""
 
 
 def described(cls: type[Part]) -> dict[str, Any]:

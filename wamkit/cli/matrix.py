@@ -1,4 +1,4 @@
-"""`wamkit matrix`: which backbone runs with which action head under which paradigm, and why not."""
+"""`wamkit matrix`: which backbone fits which action head under which paradigm, and why not."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         "|" + "---|" * (len(columns) + 2),
     ]
     for (backbone, head), row in rows.items():
-        marks = ["runs" if c.runs else f"refused ({numbers[_reason(c)]})" for c in row]
+        marks = ["fits" if c.runs else f"refused ({numbers[_reason(c)]})" for c in row]
         lines.append(f"| {backbone} | {head} | " + " | ".join(marks) + " |")
     if numbers:
         lines += ["", "Why something is refused:", ""]
@@ -84,9 +84,8 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 def _draw(cells: Sequence[Cell]) -> None:
     columns, numbers = _columns(cells), {r: i for i, r in enumerate(_reasons(cells), 1)}
-    made = table("backbone", "action head", *columns, keep=("backbone", "action head"))
-    for column in made.columns[2:]:
-        column.justify = "center"
+    heads = ("backbone", "action head")
+    made = table(*heads, *columns, keep=heads, center=columns, keys=2)
     last = ""
     for (backbone, head), row in _rows(cells).items():
         marks = [mark(True) if c.runs else str(numbers[_reason(c)]) for c in row]
@@ -94,7 +93,7 @@ def _draw(cells: Sequence[Cell]) -> None:
         last = backbone
     show_table(made)
     runs = sum(cell.runs for cell in cells)
-    say(f"\n{runs} of {len(cells)} run; a number is the reason of a refusal")
+    say(f"\n{runs} of {len(cells)} fit; a number is the reason of a refusal")
     for (why, hint), number in numbers.items():
         lead = f"  {number}. "
         say(f"{lead}{why}")

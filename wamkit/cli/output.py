@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,10 +15,11 @@ import typer
 
 from ..errors import SpecError, WamkitError
 from ..parts import Conflict
+from .folding import fold, folds, width
+from .tables import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 DEBUG = "WAMKIT_DEBUG"
 
@@ -31,13 +33,26 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 1000
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+    columns = None if stream.isatty() or "COLUMNS" in os.environ else 1000
+    return Console(stderr=stderr, width=columns, markup=False, highlight=False, emoji=False)
 
 
-def say(text: str = "", style: str | None = None) -> None:
-    """One line of the answer, on stdout; never wrapped, so that it can be copied."""
+def say(text: str = "", style: str | None = None, *, whole: bool = False) -> None:
+    """A paragraph of the answer, on stdout; a terminal's lines end at spaces.
+
+    What is to be copied is `whole`: its lines stay as they are.
+    """
+    if folds() and not whole:
+        text = "\n".join(
+            line for each in text.split("\n") for line in fold(each, width(), " " * _lead(each))
+        )
     console().print(text, style=style, soft_wrap=True)
+
+
+def _lead(line: str) -> int:
+    """Columns before the text of a line: spaces, and the number of an entry."""
+    found = re.match(r" *(\d+\. )?", line)
+    return found.end() if found else 0
 
 
 def note(text: str) -> None:
@@ -55,34 +70,42 @@ def busy(what: str) -> AbstractContextManager[Any]:
     return console(stderr=True).status(f"{what} ...")
 
 
-def table(*columns: str, right: Iterable[str] = (), keep: Iterable[str] = ()) -> Table:
-    """An empty table; columns named in `right` are numbers, those in `keep` are not wrapped."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def table(
+    *columns: str,
+    right: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    center: Iterable[str] = (),
+    keys: int = 1,
+) -> Table:
+    """An empty table, of which the first `keys` columns say what a row is about.
 
-    right, keep = set(right), set(keep)
-    made = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
-    for name in columns:
-        justify: Any = "right" if name in right else "left"
-        made.add_column(name, justify=justify, no_wrap=name in right | keep, overflow="fold")
-    return made
+    Columns named in `right` are numbers, those in `center` marks; they and those in `keep` are
+    never folded. The others are text, which is folded at spaces.
+    """
+    right, center = set(right), set(center)
+    whole = right | center | set(keep)
+
+    def column(name: str) -> Column:
+        justify: Any = "right" if name in right else "center" if name in center else "left"
+        return Column(name, justify, name in whole)
+
+    return Table([column(name) for name in columns], keys=keys)
 
 
 def show_table(made: Table) -> None:
-    """Print a table on stdout."""
-    console().print(made)
+    """Print a table on stdout, laid out for the width at hand; nothing in it is cut or split."""
+    out = console()
+    for line in made.lines(width(), "─" if _unicode() else "-"):
+        out.print(line.text, style=line.style, soft_wrap=True)
+
+
+def _unicode() -> bool:
+    return "utf" in (getattr(sys.stdout, "encoding", None) or "ascii").lower()
 
 
 def mark(filled: bool) -> str:
     """A filled or an empty place, in characters that stdout can print."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-    return ("■" if filled else "·") if "utf" in encoding else ("#" if filled else ".")
+    return ("■" if filled else "·") if _unicode() else ("#" if filled else ".")
 
 
 def conflict_lines(conflicts: Sequence[Conflict]) -> str:

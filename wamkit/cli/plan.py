@@ -10,6 +10,7 @@ import typer
 from ..errors import SpecError, WamkitError, did_you_mean
 from ..spec import parse, read
 from .check import conflicts_of
+from .folding import brief
 from .options import Json, Overrides, Spec
 from .output import FOUND, busy, emit, note, say, show_table, table
 
@@ -124,7 +125,7 @@ def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None
     for name, size in (made.memory | {"total": made.total}).items():
         shown.add_row(name, f"{size / 1e9:.2f}")
     show_table(shown)
-    say(f"{made.operations / 1e12:.3g} TFLOP a sample, there and back")
+    say(f"{brief(made.operations / 1e12)} TFLOP a sample, there and back")
     if made.days is not None:
         long = f"{made.days:.1f} days" if made.days >= 1 else f"{made.days * 24:.1f} hours"
         say(f"{long} on {devices} x {gpu or 'device'} at {utilization:.0%} of the peak")

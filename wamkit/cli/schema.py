@@ -36,4 +36,4 @@ def command(
         ) from None
     finally:
         part.unlink(missing_ok=True)
-    say(f"wrote {out}")
+    say(f"wrote {out}", whole=True)

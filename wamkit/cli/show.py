@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,6 +22,7 @@ from ..parts import (
 )
 from ..registry import registry
 from ..spec import override, parse_part
+from .folding import count, fold_items, folds, width
 from .listing import described
 from .options import Json, Kind, Name
 from .output import emit, say, show_table, table
@@ -51,7 +53,7 @@ def command(
         emit({**described(cls), **about, "keys": keys, "variants": rows})
         return
     say(f"{kind} {name}", "bold")
-    say(cleandoc(cls.__doc__ or ""))
+    say(_paragraphs(cleandoc(cls.__doc__ or "")))
     say(f"\nsource: {cls.source or 'wamkit'}")
     about = described(cls)
     say(f"license: {about['license']}")
@@ -60,7 +62,7 @@ def command(
         lacking = ", ".join(about["missing"])
         say(f"needs: {', '.join(about['needs'])}" + (f" (missing: {lacking})" if lacking else ""))
     say()
-    made = table("key", "type", "value", "meaning", keep=("key",))
+    made = table("key", "type", "value", "meaning", keep=("key", "value"))
     for key in keys:
         made.add_row(key["key"], key["type"], _plain(key["value"]), key["meaning"])
     show_table(made)
@@ -100,8 +102,17 @@ def facts(part: Part) -> dict[str, Any]:
     return {}
 
 
+def _paragraphs(text: str) -> str:
+    """`text` with a line for each paragraph, where it is folded anew; lists stay as they are."""
+    if not folds():
+        return text
+    blocks = re.split(r"\n\s*\n", text)
+    joined = [b if re.search(r"\n[\s*-]", b) else " ".join(b.split()) for b in blocks]
+    return "\n\n".join(joined)
+
+
 def _show_facts(rows: list[dict[str, Any]]) -> None:
-    """A table with a row for each variant; columns that are nowhere unusual are left out."""
+    """A table with a row for each variant; columns that are nowhere unusual are told in a line."""
     usual = {k: f.default for k, f in Traits.model_fields.items() if not f.is_required()}
     usual["patch"] = None  # always of interest
     columns = [
@@ -110,11 +121,30 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
         if any(_plain(row[label]) != _plain(usual.get(label, ...)) for row in rows)
     ]
     say()
+    if rows[0]["variant"] == "-":  # there are no variants
+        _show_sees(rows[0].pop("sees", {}))
+        plain, lead, columns = list(rows[0])[1:], "facts", []
+    else:
+        plain, lead = [k for k in rows[0] if k not in columns], "as usual"
+    if told := [f"{key} {_plain(rows[0][key])}" for key in plain]:
+        say(fold_items([f"{lead}: {told[0]}", *told[1:]], width(), "  ", ";"), whole=True)
+    if not columns:
+        return
+    say()
     numbers = [c for c in columns if all(isinstance(row[c], int) for row in rows)]
-    made = table(*columns, right=numbers, keep=("variant",))
+    made = table(*columns, right=numbers, keep=columns)
     for row in rows:
         made.add_row(*(_plain(row[label]) for label in columns))
     show_table(made)
+
+
+def _show_sees(sees: dict[str, list[str]]) -> None:
+    """Who sees whom, of a paradigm."""
+    if sees:
+        made = table("role", "sees", keep=("role",))
+        for role, seen in sees.items():
+            made.add_row(role, ", ".join(seen) or "nothing")
+        show_table(made)
 
 
 def _key(label: str, field: FieldInfo, part: Part) -> dict[str, Any]:
@@ -164,9 +194,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return "x".join(map(str, value))
+        return ("x" if all(isinstance(v, int) for v in value) else ", ").join(map(_plain, value))
     if isinstance(value, dict):
-        if value and all(isinstance(v, list) for v in value.values()):
-            return "; ".join(f"{k} sees {', '.join(v) or 'nothing'}" for k, v in value.items())
         return f"{{{', '.join(f'{k} = {_plain(v)}' for k, v in value.items())}}}"
-    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else str(value)
+    return count(value) if isinstance(value, int) else str(value)

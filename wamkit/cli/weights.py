@@ -82,7 +82,7 @@ def _inspect(path: Path, json: bool) -> None:
     say(f"{told['tensors']} tensors ({dtypes}), {told['parameters']:,} numbers")
     say(f"layout: {'; '.join(told['layouts']) or 'none that an installed part knows'}")
     say()
-    made = table("tensor", "shape", keep=("tensor",))
+    made = table("tensor", "shape", keep=("tensor", "shape"))
     for name, shape in told["names"].items():
         made.add_row(name, " x ".join(map(str, shape)) or "a number")
     show_table(made)
