@@ -272,8 +272,8 @@ def test_without_pyarrow_or_pyav_the_error_says_what_to_install(
 
     samples = Samples(folder, spec_with())
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(WamkitError, match=r"need PyAV.*\n.*pip install 'wamkit\[data\]'"):
+    with pytest.raises(WamkitError, match=r'need PyAV.*\n.*pip install -e "\.\[data\]"'):
         samples[0]
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(WamkitError, match=r"need pyarrow.*\n.*pip install 'wamkit\[data\]'"):
+    with pytest.raises(WamkitError, match=r'need pyarrow.*\n.*pip install -e "\.\[data\]"'):
         Samples(folder, spec_with())

@@ -126,7 +126,7 @@ def test_a_missing_simulator_is_told_with_what_to_install(
     monkeypatch.setattr("wamkit.simulate.environment.find_spec", lambda name: None)
     code, _, err = wamkit("demo", "--quick", "--out", tmp_path / "demo")
     assert code == 2 and "environment metaworld needs metaworld" in err
-    assert "pip install 'wamkit[sim]'" in err and not (tmp_path / "demo").exists()
+    assert 'pip install -e ".[sim]"' in err and not (tmp_path / "demo").exists()
 
 
 def test_a_task_for_another_robot_is_refused_before_anything_is_made(

@@ -174,7 +174,7 @@ def test_mistakes_are_said(folder: Path, tmp_path: Path, settings: list[str], me
 
 def test_without_peft_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(WamkitError, match=r"hint: pip install 'wamkit\[lora\]'"):
+    with pytest.raises(WamkitError, match=r'hint: pip install -e "\.\[lora\]"'):
         adapted(wamkit.build(SMALL), TrainConfig(lora=Lora()))
 
 

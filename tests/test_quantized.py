@@ -15,6 +15,7 @@ import wamkit
 from wamkit.bench.rounding import quantized, relative
 from wamkit.compiling import blocks
 from wamkit.errors import WamkitError
+from wamkit.install import install_hint
 from wamkit.parts import BackboneConfig
 from wamkit.policy import Policy
 from wamkit.quantized import KINDS, LEAST, check_kind, layers
@@ -130,7 +131,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(WamkitError, match="torchao") as refused:
         check_kind("int8_weights", torch.device("cpu"), "float32")
-    assert refused.value.hint == "pip install 'wamkit[quant]'"
+    assert refused.value.hint == install_hint("quant")
     assert check_kind("none", torch.device("cpu"), "float32") == KINDS[0]
 
 

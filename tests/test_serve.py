@@ -353,7 +353,7 @@ def test_what_is_not_installed_is_said_with_the_cure(
     monkeypatch.setattr("wamkit.serve.find_spec", lambda name: None)
     code, _, err = wamkit(*words)
     assert code == 2 and "serving needs websockets and msgpack, which is not installed" in err
-    assert "hint: pip install 'wamkit[serve]'" in err
+    assert 'hint: pip install -e ".[serve]"' in err
 
 
 def test_the_policy_works_under_the_settings_of_the_thread_that_serves_it() -> None:

@@ -20,6 +20,8 @@ CORE = ROOT / "wamkit"
 FLOORS = {
     0: {
         "errors",
+        "install",
+        "variables",
         "describe",
         "chart",
         "hooks",

@@ -102,7 +102,7 @@ def test_loggers_are_named_on_the_command_line(wamkit: Run, folder: Path, tmp_pa
         listed = f"tensorboard,{name}"
         code, _, err = wamkit(*words(folder, tmp_path / name, "--steps", 1, "--logger", listed))
         assert code == 2 and f"the logger {name} is not installed" in err
-        assert f"hint: pip install 'wamkit[{name}]'" in err and not (tmp_path / name).exists()
+        assert f'hint: pip install -e ".[{name}]"' in err and not (tmp_path / name).exists()
     code, _, err = wamkit(*words(folder, tmp_path / "typo", "--logger", "tensorbored"))
     assert code == 2 and "'tensorboard', 'trackio' or 'wandb'" in err
 

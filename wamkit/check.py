@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .install import install_hint
 from .parts import HUB, KINDS, Conflict
 from .spec import PolicySpec, draft, read
 
@@ -239,14 +240,6 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
             )
 
 
-def install_hint(modules: Collection[str]) -> str:
-    """The command that installs these modules."""
-    wanted = set(modules)
-    if "transformers" in wanted:
-        wanted.add("sentencepiece")  # what most of its tokenizers are read with
-    return f"pip install {' '.join(sorted(wanted))}"
-
-
 def _stored(spec: PolicySpec) -> Iterator[Conflict]:
     path = spec.text_encoder.embeddings
     if path is not None and not Path(path).expanduser().is_file():
@@ -270,7 +263,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
             yield Conflict(
                 between=(kind,),
                 why=f"{part.name} needs {', '.join(missing)}, which is not installed",
-                hint=install_hint(missing),
+                hint=install_hint(modules=missing),
                 missing=True,
             )
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import WamkitError
+from .install import install_hint
 from .parts import HUB
 from .placeholders import refuse_placeholder
 
@@ -104,7 +105,7 @@ def _downloaded(path: str) -> Path:
     except ImportError:
         raise WamkitError(
             f"{path} is on the Hugging Face hub, and huggingface_hub is not installed",
-            "pip install huggingface_hub, or name a local folder",
+            f"{install_hint(modules=['huggingface_hub'])}, or name a local folder",
         ) from None
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.model"]))

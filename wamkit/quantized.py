@@ -33,6 +33,7 @@ from torch import nn
 
 from .compiling import blocks
 from .errors import WamkitError, did_you_mean
+from .install import install_hint
 from .integers import fits, round_layers
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def check_kind(kind: str, device: torch.device, dtype: str) -> Kind:
         return kind
     if find_spec("torchao") is None and not (kind == "int8" and fits(device)):
         raise WamkitError(
-            "quantized weights need torchao, which is not installed", "pip install 'wamkit[quant]'"
+            "quantized weights need torchao, which is not installed", install_hint("quant")
         )
     if kind == "float8":
         if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:

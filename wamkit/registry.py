@@ -14,9 +14,9 @@ import pluggy
 from .errors import WamkitError, did_you_mean
 from .hooks import API, Hooks
 from .parts import ALL_KINDS, Kind, Part
+from .variables import BLOCK
 
 GROUP = "wamkit"
-BLOCK = "WAMKIT_BLOCK_PLUGINS"
 
 Status = Literal["ok", "broken", "blocked", "incompatible"]
 

@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import did_you_mean
+from ..variables import VARIABLES
+from .help import Verb, formatter
 from .output import polite
 
 # What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
@@ -45,6 +47,22 @@ VERBS = {
 class Verbs(TyperGroup):
     """The verbs as typer commands."""
 
+    def get_help(self, ctx: Any) -> str:
+        """The page, folded at spaces."""
+        ctx.formatter_class = formatter(type(ctx).formatter_class)
+        return super().get_help(ctx)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every verb with its whole summary."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb(name).help.splitlines()[0]) for name in VERBS])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The environment variables, and the example."""
+        with formatter.section("Environment variables"):
+            formatter.write_dl(list(VARIABLES.items()))
+        super().format_epilog(ctx, formatter)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Every verb."""
         return list(VERBS)
@@ -63,7 +81,7 @@ def verb(name: str) -> Any:
     """The typer command of one verb."""
     module = import_module(f".{VERBS[name]}", __name__)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, epilog=f"Example: {module.EXAMPLE}")(polite(module.command))
+    alone.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(polite(module.command))
     return typer.main.get_command(alone)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import typer
 
 from .. import __version__
-from ..check import install_hint
+from ..install import install_hint
 from ..registry import registry
+from ..variables import OTHERS, VARIABLES
 from .options import Json
 from .output import FOUND, emit, error, say, show_table, table
 
@@ -58,6 +59,7 @@ def command(json: Json = False) -> None:
         for (kind, name), owners in found.clashes.items()
     ]
     lacking = missing_modules()
+    variables = {name: os.environ.get(name) for name in (*VARIABLES, *OTHERS)}
     if json:
         emit(
             {
@@ -66,12 +68,13 @@ def command(json: Json = False) -> None:
                 "versions": versions,
                 "machine": machine,
                 "plugins": plugins,
+                "variables": variables,
                 "missing": lacking,
                 "broken": broken,
             }
         )
     else:
-        _draw(versions, machine, plugins, lacking, broken)
+        _draw(versions, machine, plugins, variables, lacking, broken)
     if broken:
         raise typer.Exit(FOUND)
 
@@ -110,7 +113,7 @@ def missing_modules() -> list[dict[str, Any]]:
             label = f"{cls.kind} {cls.model_fields['name'].default}"
             wanted.setdefault(absent, []).append(label)
     return [
-        {"modules": list(modules), "for": labels, "cure": install_hint(modules)}
+        {"modules": list(modules), "for": labels, "cure": install_hint(modules=modules)}
         for modules, labels in wanted.items()
     ]
 
@@ -119,6 +122,7 @@ def _draw(
     versions: dict[str, str | None],
     machine: dict[str, Any],
     plugins: list[dict[str, Any]],
+    variables: dict[str, str | None],
     lacking: list[dict[str, Any]],
     broken: list[str],
 ) -> None:
@@ -142,6 +146,11 @@ def _draw(
     for row in plugins:
         offers = ", ".join(row["parts"]) or row["reason"]
         made.add_row(row["plugin"], row["from"], row["version"], row["status"], offers)
+    show_table(made)
+    say()
+    made = table("environment variable", "value", keep=("environment variable", "value"))
+    for name, value in variables.items():
+        made.add_row(name, "not set" if value is None else value)
     show_table(made)
     for entry in lacking:
         say(

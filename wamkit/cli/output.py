@@ -15,13 +15,12 @@ import typer
 
 from ..errors import SpecError, WamkitError
 from ..parts import Conflict
+from ..variables import DEBUG
 from .folding import fold, folds, width
 from .tables import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-DEBUG = "WAMKIT_DEBUG"
 
 FOUND = 1  # exit code: a check found something
 BAD = 2  # exit code: bad usage or bad input

@@ -2,7 +2,7 @@
 
 `Recording` is what a folder holds, `Samples` are what a policy learns from, `Loader` gives them in
 batches in an order that can be resumed, `Writer` makes a folder. One sample on one screen: `Sample`
-in `samples.py`. Reading needs `pip install 'wamkit[data]'` (pyarrow and PyAV), nothing of LeRobot.
+in `samples.py`. Reading needs `pip install -e ".[data]"` (pyarrow and PyAV), nothing of LeRobot.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..install import install_hint
 from ..placeholders import refuse_placeholder
 
-INSTALL = "pip install 'wamkit[data]'"
+INSTALL = install_hint("data")
 
 
 def arrow() -> Any:

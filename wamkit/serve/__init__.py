@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from ..errors import WamkitError
+from ..install import install_hint
 
 
 def require() -> None:
@@ -16,5 +17,5 @@ def require() -> None:
     if missing := [name for name in ("websockets", "msgpack") if find_spec(name) is None]:
         raise WamkitError(
             f"serving needs {' and '.join(missing)}, which is not installed",
-            "pip install 'wamkit[serve]'",
+            install_hint("serve"),
         )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..install import install_hint
 from ..parts import EnvironmentConfig
 from ..registry import registry
 from ..spec import override, parse_part
@@ -103,7 +104,7 @@ def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
     if missing := [module for module in cls.requires if find_spec(module) is None]:
         raise WamkitError(
             f"environment {name} needs {', '.join(missing)}, which is not installed",
-            "pip install 'wamkit[sim]'",
+            install_hint(modules=missing),
         )
     assert isinstance(config, EnvironmentConfig)
     return config

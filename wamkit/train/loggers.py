@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import WamkitError
+from ..install import install_hint
 
 PROJECT = "wamkit"
 IDENTITY = "tracking.txt"  # in the folder of a run: what trackers know it by
@@ -41,9 +42,7 @@ def expect(names: Iterable[str]) -> None:
     """Raise WamkitError unless those loggers are installed."""
     for name in names:
         if find_spec(name) is None:
-            raise WamkitError(
-                f"the logger {name} is not installed", f"pip install 'wamkit[{name}]'"
-            )
+            raise WamkitError(f"the logger {name} is not installed", install_hint(modules=[name]))
 
 
 def opened(name: str, run: Path, after: int, settings: Mapping[str, Any]) -> Logger:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..compiling import blocks
 from ..errors import WamkitError
+from ..install import install_hint
 from .config import Lora
 from .processes import full
 
@@ -31,7 +32,7 @@ def expect() -> None:
     """Raise WamkitError unless peft is installed."""
     if find_spec("peft") is None:
         raise WamkitError(
-            "adapters of low rank need peft, which is not installed", "pip install 'wamkit[lora]'"
+            "adapters of low rank need peft, which is not installed", install_hint("lora")
         )
 
 

@@ -1,0 +1,20 @@
+"""The environment variables that wamkit reads, which `wamkit --help` and `wamkit doctor` list."""
+
+from __future__ import annotations
+
+BLOCK = "WAMKIT_BLOCK_PLUGINS"
+DEBUG = "WAMKIT_DEBUG"
+
+VARIABLES = {
+    BLOCK: "Names of plugins or distributions to leave out, with commas between them.",
+    DEBUG: "Set to 1: an unexpected error prints its traceback in place of one line.",
+}
+"""Every variable of wamkit's own -> what it does. A test compares it with the code and the docs."""
+
+OTHERS = {
+    "COLUMNS": "Columns that tables are laid out for; else those of the terminal, 120 in a pipe.",
+    "NO_COLOR": "Set to anything: no colors and no bold type.",
+    "MUJOCO_GL": "How MuJoCo renders; `egl` where it is not set and there is no display.",
+    "HF_HOME": "Where files of `hf:owner/name` are kept; read by huggingface_hub.",
+}
+"""Variables with a meaning beyond wamkit that change what it does."""
