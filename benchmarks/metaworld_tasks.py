@@ -206,7 +206,7 @@ def evaluate(asked: Any) -> None:
         for task in asked.tasks:
             if task not in found["tasks"]:
                 found["tasks"][task] = judged(task)
-                out.write_text(json.dumps(found, indent=1) + "\n")
+                out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
             yield cells(task, [found["tasks"][task]])
         # Wilson's interval of all episodes together is, if anything, too wide for a mean of tasks.
         yield cells("mean", [found["tasks"][task] for task in asked.tasks])

@@ -174,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(verdict(measure, values))
     if asked.out:
         settings = {k: str(v) for k, v in vars(asked).items() if k != "out"}
-        asked.out.write_text(json.dumps({"settings": settings, "found": found}, indent=1) + "\n")
+        asked.out.write_text(
+            json.dumps({"settings": settings, "found": found}, indent=1, allow_nan=False) + "\n"
+        )
         print(f"wrote {asked.out}")
 
 

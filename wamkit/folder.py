@@ -8,7 +8,6 @@ README.md              what it is, where its parts come from, under which licens
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import yaml
 from torch import Tensor, nn
 
-from . import __version__, weights
+from . import __version__, strict_json, weights
 from .actions import read_statistics
 from .build import resolve
 from .errors import WamkitError
@@ -59,7 +58,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
                     own = {name: state[f"{kind}.{name}"] for name in own}
                 weights.write(own, part / f"{kind}.safetensors")
         tables = {name: asdict(value) for name, value in policy.statistics.items()}
-        (part / STATISTICS).write_text(json.dumps(tables, indent=1) + "\n")
+        (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
         (part / CARD).write_text(card(policy))
         (part / SPEC).write_text(yaml.safe_dump(_portable(policy.spec).dump(), sort_keys=False))
         part.chmod(0o755)

@@ -66,6 +66,15 @@ class Statistics:
             )
         return found
 
+    def expect_finite(self, name: str) -> None:
+        """Raise WamkitError if a number of the statistics of `name` is NaN or infinite."""
+        for row, values in asdict(self).items():
+            if not all(map(math.isfinite, values)):
+                raise WamkitError(
+                    f"statistics of {name} that are not finite: {row} is {list(values)}",
+                    "compute them again: `wamkit data stats DIR --spec SPEC --out FILE`",
+                )
+
     def constant(self, i: int) -> bool:
         """Whether number `i` never changes in the data, up to rounding."""
         return not changes(self.min[i], self.max[i])

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import WamkitError
+from .finite import fault
 from .placeholders import refuse_placeholder
 
 LARGE = 2**13
@@ -97,6 +98,16 @@ class Batch:
     next_state: Tensor | None = None  # [B, P] physical units, the state when the actions are done
     value: Tensor | None = None  # [B] in [-1, 1], how well it goes from there; NaN if not known
     latents: Tensor | None = None  # [B, C, T, h, w] of the pictures, encoded before
+
+    def __post_init__(self) -> None:
+        """Raises WamkitError if numbers on the host are not finite: a device is not waited for."""
+        for name in ("actions", "next_state", "latents"):
+            values = getattr(self, name)
+            if values is not None and values.device.type == "cpu" and (bad := fault(values)):
+                raise WamkitError(
+                    f"the {name} of a batch are not finite: {bad}",
+                    "run `wamkit data check` on the data set they come from",
+                )
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,12 @@ def _state(value: Any) -> Tensor:
     if state.ndim not in (1, 2):
         raise WamkitError(f"the state has shape {list(state.shape)}", "pass [P] or [B, P]")
     if not bool(torch.isfinite(state).all()):
-        raise WamkitError("the state holds numbers that are not finite", "check the sensors")
+        place = (~torch.isfinite(state)).nonzero()[0].tolist()
+        raise WamkitError(
+            f"the state holds numbers that are not finite: {float(state[tuple(place)])} at "
+            f"number {place[-1]}",
+            "check the sensors",
+        )
     if given.dtype in (torch.float64, torch.int64, torch.int32):
         blurred = state.to(given) != given
         state = given.double() if bool(blurred[given.abs() >= LARGE].any()) else state

@@ -53,7 +53,7 @@ class Conflict(BaseModel):
 class Traits(BaseModel):
     """Facts about a backbone that hold before a single weight is loaded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     depth: int
     """Number of blocks."""
@@ -116,7 +116,7 @@ class Stage(BaseModel):
 class Part(BaseModel):
     """A configuration that can build what it configures. Frozen; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     kind: ClassVar[Kind]
     license: ClassVar[str] = "Apache-2.0"

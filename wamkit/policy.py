@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import losses, scenes
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
+from .blame import expect_chunk, expect_pictures
 from .cache import KVCache
 from .cameras import CameraLayout
 from .compiling import as_written, compile_encoder
@@ -215,6 +216,8 @@ class Policy(nn.Module):
                 f"statistics of {', '.join(unknown)}; expected action and state",
                 "rename the tables",
             )
+        for name, table in statistics.items():
+            table.expect_finite(name)
         self.actions = ActionSpace(self.spec.actions, statistics.get("action"))
         self.states = StateSpace(self.spec.state, statistics.get("state"))
 
@@ -256,7 +259,8 @@ class Policy(nn.Module):
         each sample, every one gets the chunk it would get alone.
 
         `choices` are what the paradigm leaves to the caller (`paradigm.choices`). Raises
-        WamkitError for others, and if cameras, pictures or state are not what is expected.
+        WamkitError for others, if cameras, pictures or state are not what is expected, and if an
+        action is not finite.
         """
         self._require_choices(choices)
         scene = scenes.blank(self, observation, ahead=self.paradigm.looks_ahead)
@@ -308,10 +312,10 @@ class Policy(nn.Module):
         return Session(self)
 
     def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
-        """What a paradigm made of a scene, in physical units on the CPU."""
+        """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.lower("action", out.action).float().cpu()
         state = scenes.physical_state(self, observation)
-        return ActionChunk(
+        chunk = ActionChunk(
             values=self.actions.decode(values, None if state is None else state.cpu()),
             hertz=self.spec.actions.hertz,
             names=self.actions.names,
@@ -319,12 +323,14 @@ class Policy(nn.Module):
             value=None if out.value is None else out.value.float().cpu(),
             notes={name: note.cpu() for name, note in out.notes.items()},
         )
+        expect_chunk(self, chunk, values, observation)
+        return chunk
 
     @torch.no_grad()
     def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
         """The future pictures the policy expects, observed ones first.
 
-        Raises WamkitError if the policy imagines nothing (video.frames equals video.context).
+        Raises WamkitError if it imagines nothing (video.frames equals video.context), or NaN.
         """
         if self.spec.latent_frames[1] == 0:
             raise WamkitError(
@@ -336,6 +342,7 @@ class Policy(nn.Module):
         with nullcontext() if self.regions is None else self.regions.entered():
             clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
         pictures = scenes.decoded(self, clip, observation)
+        expect_pictures(self, pictures, observation)
         return Imagined(
             self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
         )

@@ -128,9 +128,10 @@ def load(
     from transformers.utils import logging
 
     from .files import find, headers
+    from .finite import WHOLE, expect_weights
 
     shards = find(model)
-    headers(shards)  # refuses what is truncated
+    entries = headers(shards)  # refuses what is truncated
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing or unexpected is judged below
     try:
@@ -156,6 +157,9 @@ def load(
             f"the weights in {model} are not those of its config.json; {'; '.join(problems)}",
             "copy config.json and the safetensors files from the same checkpoint",
         )
+    where = {name: f"{name} of {entry.file}" for name, entry in entries.items()}
+    whole = sum(file.stat().st_size for file in shards) <= WHOLE
+    expect_weights(made.named_parameters(), where, whole)
     others = sorted({*model.glob("*.json"), *tokenizer.iterdir()} - set(shards))
     files = [*shards, *(file for file in others if file.is_file())]
     return made, _tokenizer(AutoTokenizer, tokenizer), identity(files)

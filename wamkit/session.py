@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import scenes
 from .errors import WamkitError
+from .finite import fault
 from .observation import ActionChunk, Observation
 from .types import Past, Scene
 
@@ -95,7 +96,11 @@ class Session:
             self._observe(self._told(observation), executed)
         assert self._scene is not None and self._first is not None
         out = self.policy.decide(self._scene, seed=seed, **choices)
-        chunk = self.policy.chunk_of(out, self._first)
+        try:
+            chunk = self.policy.chunk_of(out, self._first)
+        except WamkitError:
+            self._forget()  # what is remembered is no better than what came of it
+            raise
         self._memory = out.memory
         self._chunks.append(chunk.values)
         return chunk
@@ -145,6 +150,11 @@ class Session:
             tuple(done.shape) == wanted,
             f"executed actions {list(done.shape)}; the session waits for {list(wanted)}",
         )
+        if (bad := fault(done)) is not None:
+            raise WamkitError(
+                f"the executed actions are not finite: {bad} (sample, step, number)",
+                "pass what the robot did, in physical units",
+            )
         clip = {
             name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
         }

@@ -15,7 +15,7 @@ Normalization = Literal["min_max", "mean_std", "quantile", "none"]
 class Section(BaseModel):
     """A frozen table of a spec that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class ActionGroup(Section):

@@ -35,7 +35,7 @@ from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 class PolicySpec(BaseModel):
     """Everything that decides what a policy is. `wamkit.build` turns it into one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     backbone: SerializeAsAny[BackboneConfig]
     vae: SerializeAsAny[VAEConfig]

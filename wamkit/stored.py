@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import WamkitError, did_you_mean
 from .files import headers
+from .finite import fault
 from .parts import TextEncoderConfig
 from .prompts import stacked
 from .types import Text
@@ -55,6 +56,12 @@ class StoredEncoder(nn.Module):
                 raise WamkitError(
                     f"{self.file} has no embedding of {prompt!r}; it has {len(self.texts)} others",
                     f"{near}, and run `wamkit precompute text` again",
+                )
+        for prompt in prompts:
+            if (bad := fault(self.texts[prompt].tokens)) is not None:
+                raise WamkitError(
+                    f"{self.file}: the embedding of {prompt!r} is not finite: {bad}",
+                    "run `wamkit precompute text` again into another file",
                 )
         return stacked([self.texts[prompt] for prompt in prompts])
 
@@ -109,6 +116,11 @@ def precompute(
     new = [sentence for sentence in sentences if sentence not in known]
     for count, sentence in enumerate(new, 1):
         known[sentence] = encoder.encode([sentence])
+        if (bad := fault(known[sentence].tokens)) is not None:
+            raise WamkitError(
+                f"text encoder {config.name!r} makes of {sentence!r} what is not finite: {bad}",
+                "load its weights in float32 or bfloat16, or download them again",
+            )
         advance(1)
         if count % every == 0:
             _write(known, config, encoder.fingerprint(), file)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .errors import WamkitError
 from .files import Entry, find, headers, opened
+from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
 
 ALIGNED = 64  # bytes; what torch gives its own tensors
 WRITER = "wamkit"
@@ -171,10 +172,17 @@ def _assign(
     dtype: torch.dtype | None,
     device: torch.device | str,
 ) -> None:
-    """Replace every meta tensor of `model` by the one in its file."""
+    """Replace every meta tensor of `model` by the one in its file.
+
+    Raises WamkitError with every parameter that is found not to be finite (`wamkit.finite` says
+    which are looked at).
+    """
     by_file: dict[Path, list[str]] = {}
     for name, entry in entries.items():
         by_file.setdefault(entry.file, []).append(name)
+    parameters = {name for name, _ in model.named_parameters()}
+    whole = sum(file.stat().st_size for file in by_file) <= WHOLE
+    origins, bad = {}, []
     for file, names in by_file.items():
         with opened(file, device) as source:
             ours = source.metadata.get("writer") == WRITER
@@ -182,9 +190,17 @@ def _assign(
                 tensor = source.tensor(entries[name])
                 if ours and tensor.data_ptr() % ALIGNED:
                     tensor = tensor.clone()  # the few whose neighbors have odd sizes
-                if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                converted = dtype not in (None, tensor.dtype) and tensor.is_floating_point()
+                if converted:
                     tensor = tensor.to(dtype)
+                origins[name] = f"{entries[name].name} of {file}"
+                looked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
+                if looked and name in parameters and (wrong := fault(tensor)) is not None:
+                    bad.append(f"{origins[name]}: {wrong}")
                 _put(model, name, tensor)
+    if bad:
+        raise unusable(bad)
+    setattr(model, ORIGINS, origins)
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -306,5 +322,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             continue
         wanted = torch.float32 if any(re.search(p, name) for p in kept) else dtype
         if tensor.dtype != wanted:
-            tensor.data = tensor.data.to(wanted)
+            before, tensor.data = tensor.dtype, tensor.data.to(wanted)
+            if isinstance(tensor, nn.Parameter) and not is_finite(tensor):
+                origin = getattr(model, ORIGINS, {}).get(name, name)
+                raise unusable([f"{origin}, from {before} to {wanted}: {fault(tensor)}"])
     return model

@@ -7,13 +7,13 @@ same interpreter: so both ends run as they do on a robot, over loopback.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from .. import strict_json
 from ..errors import WamkitError
 from ..policy import Policy
 from ..serve.server import Server, address_of, beside, bound
@@ -54,7 +54,7 @@ def network(policy: Policy, rounds: int = 10) -> Network:
             f"the client of the measurement failed: {done.stderr.strip().splitlines()[-1:]}",
             "try `wamkit serve` with the same policy, and a client of your own",
         )
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = strict_json.loads(done.stdout)
     whole, inner = found["round_trip_ms"], found["policy_ms"]
     rest = [all_ - policy_ for all_, policy_ in zip(whole, inner, strict=True)]
     rows = (_row("network", rest), _row("round trip", whole))

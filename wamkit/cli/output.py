@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from .. import strict_json
 from ..errors import SpecError, WamkitError
 from ..parts import Conflict
 from ..variables import DEBUG
@@ -61,7 +61,7 @@ def note(text: str) -> None:
 
 def emit(data: Any, indent: int | None = 2) -> None:
     """The answer as JSON, on stdout."""
-    print(json.dumps(data, indent=indent))
+    print(strict_json.dumps(data, indent=indent))
 
 
 def busy(what: str) -> AbstractContextManager[Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import strict_json
 from ..errors import WamkitError
 from ..spec import schema
 from .output import emit, say
@@ -28,7 +28,7 @@ def command(
         return
     part = out.with_name(f".{out.name}.part")
     try:
-        part.write_text(json.dumps(schema(), indent=2) + "\n")
+        part.write_text(strict_json.dumps(schema(), indent=2) + "\n")
         os.replace(part, out)
     except OSError as problem:
         raise WamkitError(

@@ -7,7 +7,6 @@ which LeRobot writes into meta/stats.json, are something else.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import strict_json
 from ..actions import Statistics
 from ..errors import WamkitError
 from ..placeholders import refuse_placeholder
@@ -46,7 +46,7 @@ def statistics(
     """
     method = _method(recording, spec, columns or Columns(), episodes)
     place = Path(cache).expanduser() if cache else recording.folder / "meta" / "wamkit"
-    mark = hashlib.sha256(json.dumps(method).encode()).hexdigest()[:16]
+    mark = hashlib.sha256(strict_json.dumps(method).encode()).hexdigest()[:16]
     file, data = place / f"statistics-{mark}.json", recording.fingerprint()
     if (known := _read(file, data)) is not None:
         return known
@@ -152,7 +152,7 @@ def _read(file: Path, data: str) -> dict[str, Statistics] | None:
         return None
     refuse_placeholder(file)
     try:
-        told = json.loads(file.read_text())
+        told = strict_json.loads(file.read_text())
         tables = told["statistics"] if told["data"] == data else None
     except (ValueError, KeyError, TypeError) as error:
         raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
@@ -166,7 +166,7 @@ def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
     part = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(told, indent=1) + "\n")
+        part.write_text(strict_json.dumps(told, indent=1) + "\n")
         os.replace(part, file)
     except OSError:
         if required:

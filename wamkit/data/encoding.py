@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .. import strict_json
 from ..cameras import CameraLayout
 from ..errors import WamkitError
+from ..finite import fault
 from ..placeholders import refuse_placeholder
 from ..policy import DTYPES, _seeded
 from ..scenes import vae_dtype
@@ -110,6 +111,12 @@ def precompute(
             if (views := spec.cameras.apart) > 1:
                 z = z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
             made.append(z.to(DTYPES[dtype]).cpu())
+            if (bad := fault(made[-1])) is not None:
+                raise WamkitError(
+                    f"VAE {spec.vae.name!r} in {spec.vae.dtype} makes latents that are not finite "
+                    f"of episode {part[0][0]}, frames {part[0][1]} to {part[-1][1]}: {bad}",
+                    "set vae.dtype=float32, or look at the VAE's weights",
+                )
             encoded += len(part)
             advance(len(part))
         _write(file, {"starts": torch.tensor(piece), "latents": torch.cat(made)})
@@ -121,7 +128,7 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
     file = folder / INDEX
     if file.is_file():
         refuse_placeholder(file)
-        if json.loads(file.read_text()) != about:
+        if strict_json.loads(file.read_text()) != about:
             raise WamkitError(
                 f"{folder} was made of other data, with other settings or by another VAE",
                 "choose another folder, or remove this one",
@@ -131,7 +138,7 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
         raise WamkitError(f"{folder} holds something else", "choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{INDEX}.part")
-    part.write_text(json.dumps(about, indent=1) + "\n")
+    part.write_text(strict_json.dumps(about, indent=1) + "\n")
     os.replace(part, file)
 
 

@@ -10,7 +10,6 @@ depends on where its clip begins: there is one clip for each stored moment t.
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .. import strict_json
 from ..errors import WamkitError
+from ..finite import fault
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
 from .layout import Columns, Recording
@@ -63,7 +64,7 @@ class StoredLatents:
         file = self.folder / INDEX
         refuse_placeholder(file)
         try:
-            self.about = json.loads(file.read_text())
+            self.about = strict_json.loads(file.read_text())
             shards = int(self.about["shards"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WamkitError(
@@ -92,7 +93,14 @@ class StoredLatents:
         shard, row = self._places[moment]
         if shard not in self._open:
             self._open[shard] = opened(self.files[shard])
-        return self._open[shard].get_slice("latents")[row]  # type: ignore[no-any-return]
+        found: Tensor = self._open[shard].get_slice("latents")[row]
+        if (bad := fault(found)) is not None:
+            raise WamkitError(
+                f"{self.files[shard]}: the latents of episode {moment[0]}, frame {moment[1]} are "
+                f"not finite: {bad}",
+                f"remove the file and {AGAIN}",
+            )
+        return found
 
     def expect(self, recording: Recording, spec: PolicySpec, columns: Columns) -> None:
         """Raises WamkitError if they were made of other data, or with other settings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .. import strict_json
 from ..errors import WamkitError
 from ..folder import _replace
 from . import film, parquet
@@ -282,7 +282,7 @@ def notes(folder: Path) -> dict[str, Any]:
     """`Writer.notes` of a data set; empty if it has none. Raises WamkitError if it is damaged."""
     file = folder / NOTES
     try:
-        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        found: dict[str, Any] = strict_json.loads(file.read_text()) if file.is_file() else {}
     except ValueError as error:
         raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
     return found
@@ -371,7 +371,9 @@ def _tasks(tasks: Mapping[str, int], arrow: Any) -> Any:
         "task_index": arrow.array(list(tasks.values()), arrow.int64()),
         "__index_level_0__": arrow.array(list(tasks), arrow.string()),
     }
-    return arrow.table(columns).replace_schema_metadata({b"pandas": json.dumps(about).encode()})
+    return arrow.table(columns).replace_schema_metadata(
+        {b"pandas": strict_json.dumps(about).encode()}
+    )
 
 
 def _put(table: Any, file: Path) -> None:
@@ -382,7 +384,7 @@ def _put(table: Any, file: Path) -> None:
 
 def _text(file: Path, data: Any) -> None:
     file.unlink(missing_ok=True)
-    file.write_text(json.dumps(data, indent=4) + "\n")
+    file.write_text(strict_json.dumps(data, indent=4) + "\n")
 
 
 def _link(source: str, goal: str) -> None:

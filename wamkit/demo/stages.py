@@ -11,7 +11,6 @@ OUT/NAME/episode.gif, episode.json    one episode beside what was imagined in it
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from .. import strict_json
 from ..errors import SpecError, WamkitError
 from ..spec import PolicySpec, parse, read
 
@@ -303,7 +303,7 @@ def _kept(file: Path, make: Callable[[], Found]) -> Found:
 
 def _read(file: Path) -> Found:
     try:
-        found: Found = json.loads(file.read_text())
+        found: Found = strict_json.loads(file.read_text())
     except ValueError as error:
         raise WamkitError(f"{file} cannot be read: {error}", "remove it and ask again") from None
     return found
@@ -312,5 +312,5 @@ def _read(file: Path) -> Found:
 def _write(file: Path, found: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(found, indent=2) + "\n")
+    part.write_text(strict_json.dumps(found, indent=2) + "\n")
     os.replace(part, file)

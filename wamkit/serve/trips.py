@@ -6,7 +6,6 @@ with random pictures of the sizes that the policy wants, and prints what it foun
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from time import perf_counter
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import strict_json
 from .client import Client
 from .codec import pack
 
@@ -52,4 +52,4 @@ def trips(host: str, port: int, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(trips(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(strict_json.dumps(trips(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -33,7 +33,13 @@ class Robot:
     kind: str = "simulated"  # of robot, as data sets note it
 
     def limited(self, action: NDArray[Any]) -> NDArray[np.float32]:
-        """An action [A] within the limits."""
+        """An action [A] within the limits. Raises WamkitError if a number is not finite."""
+        if not np.isfinite(action).all():
+            place = int(np.flatnonzero(~np.isfinite(action))[0])
+            raise WamkitError(
+                f"an action is not finite: {np.asarray(action)[place]} for {self.actions[place]!r}",
+                "look at what decides it: the policy, or the environment's expert",
+            )
         return np.clip(np.asarray(action, np.float32), self.low, self.high).astype(np.float32)
 
 

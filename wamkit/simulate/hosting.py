@@ -6,6 +6,7 @@ several cores. No torch here: it would be loaded once a process.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import traceback
@@ -51,7 +52,7 @@ class Host:
         """Begin an episode."""
         self.environment.reset(seed)
         self._done = 0
-        return self.environment.see()  # type: ignore[no-any-return]
+        return self._look()
 
     def advance(self, actions: NDArray[Any], every: int) -> Progress:
         """Carry out actions [K, A], until success or the end; look after every so many of them.
@@ -69,7 +70,7 @@ class Host:
             due = count % every == 0 or count == len(actions)
             if every == 1 or (due and not made.over):
                 start = perf_counter()
-                made.looks[count] = self.environment.see()
+                made.looks[count] = self._look()
                 made.seconds["observation"].append(perf_counter() - start)
             if made.over:
                 break
@@ -107,17 +108,45 @@ class Host:
             if step.over or (success_at is not None and steps - success_at >= linger):
                 break
             if keep or expert is not None:
-                seen = self.environment.see()
-        last = self.environment.see() if keep else None
+                seen = self._look()
+        last = self._look() if keep else None
         solved = success_at is not None
         return Attempt(
             seed, solved, total, steps, first.instruction, frames=tuple(frames), last=last
         )
 
+    def _look(self) -> Seen:
+        """What is seen now. Raises WamkitError if it is not what an environment must show."""
+        seen: Seen = self.environment.see()
+        where = f"environment {self.config.name}, step {self._done}"
+        state = np.asarray(seen.state)
+        if not np.isfinite(state).all():
+            place = int(np.flatnonzero(~np.isfinite(state))[0])
+            names = self.robot().state
+            name = names[place] if place < len(names) else str(place)
+            raise WamkitError(
+                f"{where}: the state is {state[place]} at {name!r}, expected finite numbers",
+                "the simulation has become unstable: choose another seed, or mend the environment",
+            )
+        for name, picture in seen.pictures.items():
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise WamkitError(
+                    f"{where}: camera {name!r} shows {picture.dtype} {list(picture.shape)}, "
+                    "expected uint8 [height, width, 3]",
+                    "have the environment scale what it renders to 8 bits",
+                )
+        return seen
+
     def _step(self, action: NDArray[Any]) -> Step:
         """One action; the episode is over after `max_steps`."""
         step: Step = self.environment.step(self.robot().limited(action))
         self._done += 1
+        if not math.isfinite(step.reward):
+            raise WamkitError(
+                f"environment {self.config.name} gives a reward of {step.reward} at step "
+                f"{self._done}",
+                "a reward is a finite number; mend the environment",
+            )
         return Step(step.reward, step.success, step.over or self._done >= self.config.max_steps)
 
     def close(self) -> None:

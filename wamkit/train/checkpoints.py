@@ -15,7 +15,6 @@ holds, and any number of processes can read it. Nothing is pickled.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -32,7 +31,7 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from .. import folder
+from .. import folder, strict_json
 from ..errors import WamkitError
 from ..policy import Policy
 from .processes import Processes, full
@@ -131,7 +130,7 @@ class RunFolder:
                 whole[name] = gathered.cpu()
         if self.processes.first:
             folder.save(policy, part / POLICY, whole)
-            (part / RUN).write_text(json.dumps(dict(run), indent=1) + "\n")
+            (part / RUN).write_text(strict_json.dumps(dict(run), indent=1) + "\n")
             finish(part, goal)
             _link(self.checkpoints / "last", goal.name)
             if best:

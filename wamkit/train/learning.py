@@ -181,6 +181,8 @@ class NoiseScale:
         """`short` and `long`: squared lengths of the gradients of `few` and of `many` samples."""
         square = (many * long - few * short) / (many - few)
         spread = (short - long) / (1 / few - 1 / many)
+        if not (math.isfinite(square) and math.isfinite(spread)):
+            return  # squares of large gradients leave the range of float32; gradients do not
         self.square = 0.95 * self.square + 0.05 * square
         self.spread = 0.95 * self.spread + 0.05 * spread
 

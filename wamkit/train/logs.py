@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import chart
+from .. import chart, strict_json
 from .loggers import opened
 
 
@@ -24,14 +24,14 @@ class Log:
         self.file = run / "log.jsonl"
         kept = [line for line in read(self.file) if line["step"] <= after]
         part = self.file.with_name(".log.jsonl.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.write_text("".join(strict_json.dumps(line) + "\n" for line in kept))
         part.replace(self.file)
         self._stream = self.file.open("a", buffering=1)
         self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, told: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
-        self._stream.write(json.dumps({"step": step, **told}) + "\n")
+        self._stream.write(strict_json.dumps({"step": step, **told}) + "\n")
         named = dict(_flat(told))
         for logger in self._loggers:
             logger.numbers(step, named)

@@ -6,7 +6,6 @@ the run's seed, the update's number and the shard, so a run that is resumed is t
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import warnings
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import strict_json
 from ..compiling import as_written, compile_blocks
 from ..data import Columns, Loader, Recording, Samples, remarks, split, statistics
 from ..errors import WamkitError
@@ -301,6 +301,12 @@ class Trainer:
                 told = self.held.loss(self.team)
                 if log is not None:
                     log.write(self.step, {"validation": told})
+                if not math.isfinite(told["loss"]):
+                    raise WamkitError(
+                        f"the validation loss after update {self.step} is not finite; its samples "
+                        "are those of the held-out episodes",
+                        "look at them with `wamkit data check`, or lower lr",
+                    )
                 better = saves and told["loss"] < self.best
                 self.best = told["loss"] if better else self.best
             if draws and policy.spec.latent_frames[1]:
@@ -373,7 +379,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Path) -> None:
         try:
-            run = json.loads((checkpoint / checkpoints.RUN).read_text())
+            run = strict_json.loads((checkpoint / checkpoints.RUN).read_text())
         except ValueError as error:
             raise WamkitError(
                 f"{checkpoint} cannot be read: {error}", "point `last` elsewhere"

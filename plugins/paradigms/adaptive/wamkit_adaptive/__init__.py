@@ -40,7 +40,7 @@ class Adaptive(ParadigmConfig):
     """Settings of `inner` that are different in deliberation; left open, those of its last way."""
     proposals: int = Field(4, gt=1)
     """Fast proposals that are compared (K), in one batch over one reading of what is observed."""
-    threshold: float = Field(0.1, ge=0)
+    threshold: float = Field(0.1, ge=0, allow_inf_nan=True)
     """Disagreement above which a sample deliberates: the mean over the steps and numbers of a chunk
     of the standard deviation over proposals, of normalized actions. 0: always, without proposals;
     infinity (inf): never, with a single one. `calibrate` finds it for a budget."""
