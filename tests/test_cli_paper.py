@@ -11,7 +11,7 @@ import typer
 
 from wamkit.cli.output import polite
 from wamkit.errors import WamkitError
-from wamkit.registry import registry
+from wamkit.registry import forget, registry
 
 TOY = """
 [backbone]
@@ -58,20 +58,30 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[wamkit]\n{name} = {name}_plugin\n")
         (tmp_path / f"{name}_plugin.py").write_text(source)
-        registry.cache_clear()
+        forget()
 
     yield install
-    registry.cache_clear()
+    forget()
 
 
 CLASHING = """
 from typing import Literal
 from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig
+from wamkit.parts import BackboneConfig, Traits
+
+WAMKIT_API = 1
 
 class Second(BackboneConfig):
     '''Another toy.'''
     name: Literal["toy"] = "toy"
+
+    @property
+    def traits(self):
+        return Traits(depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4,
+                      text_width=8)
+
+    def build(self):
+        raise RuntimeError("it is never built")
 
 @hookimpl
 def register(add):
@@ -109,23 +119,34 @@ def test_a_broken_plugin_and_a_clash_are_told_and_stop_nothing(
     code, out, _ = wamkit("list")
     assert code == 0 and "single_pass" in out
     assert "broken (from broken), broken: ImportError: no module named nowhere" in out
-    assert "backbone toy: second, wamkit" in out
+    assert "backbone toy: second, wamkit; write second:toy or toy" in out
 
     code, out, err = wamkit("doctor")
     assert code == 1
     assert "plugin broken (from broken) is broken: ImportError" in err
-    assert "backbone toy is offered by second and by wamkit" in err
+    assert "note: backbone toy is offered by second and by wamkit; write second:toy or toy" in out
+
+
+def test_the_first_party_part_keeps_a_name_that_another_distribution_offers(
+    wamkit: Run, plug: Callable[[str, str], None], toy: Path
+) -> None:
+    plug("second", CLASHING)
+    assert wamkit("check", str(toy))[0] == 0
+    code, out, _ = wamkit("show", "backbone", "second:toy", "--json")
+    assert code == 0 and "Another toy." in out
+    code, out, _ = wamkit("check", str(toy), "--set", "backbone=second:toy")
+    assert code == 1 and "second:toy denoises latents of 4" in out
 
 
 def test_a_blocked_plugin_is_shown_and_breaks_nothing(
     wamkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAMKIT_BLOCK_PLUGINS", "mot")
-    registry.cache_clear()
+    forget()
     code, out, _ = wamkit("list", "--json")
     aside = json.loads(out)["aside"]
     doctor, _, _ = wamkit("doctor")
-    registry.cache_clear()
+    forget()
     assert [entry["status"] for entry in aside] == ["blocked"]
     assert (code, doctor) == (0, 0)
 

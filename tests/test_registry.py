@@ -9,15 +9,32 @@ from typing import Any, Literal
 import pytest
 
 from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part
+from wamkit.hooks import API, hookimpl
+from wamkit.parts import BackboneConfig, Part, Traits
 from wamkit.registry import Registry, registry
 
+TRAITS = Traits(
+    depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4, text_width=8
+)
 
-class Mine(BackboneConfig):
+
+class Sound(BackboneConfig):
+    """What every sound backbone states."""
+
+    name: Literal["sound"] = "sound"
+
+    @property
+    def traits(self) -> Traits:
+        return TRAITS
+
+    def build(self) -> Any:
+        raise WamkitError("it is never built here")
+
+
+class Mine(Sound):
     """A backbone of my own."""
 
-    name: Literal["mine"] = "mine"
+    name: Literal["mine"] = "mine"  # type: ignore[assignment]
 
 
 def plugin(*parts: type[Part], **attributes: Any) -> Any:
@@ -28,7 +45,7 @@ def plugin(*parts: type[Part], **attributes: Any) -> Any:
         for part in parts:
             add(part)
 
-    return SimpleNamespace(register=register, **attributes)
+    return SimpleNamespace(register=register, **{"WAMKIT_API": API, **attributes})
 
 
 class Point(EntryPoint):
@@ -42,7 +59,7 @@ class Point(EntryPoint):
 
 
 def point(name: str, distribution: str, gives: Any) -> Point:
-    made = Point(name=name, value="x", group="wamkit")
+    made = Point(name=name, value=f"{name}_plugin", group="wamkit")
     vars(made).update(
         gives=gives, dist=SimpleNamespace(metadata={"Name": distribution, "Version": "1.2"})
     )
@@ -69,27 +86,28 @@ def test_a_plugin_that_fails_while_registering_leaves_nothing_behind() -> None:
         add(Mine)
         raise RuntimeError("half way")
 
-    found = Registry().load([point("half", "dist", SimpleNamespace(register=register))])
+    half = SimpleNamespace(register=register, WAMKIT_API=API)
+    found = Registry().load([point("half", "dist", half)])
     assert found.plugins[0].reason == "RuntimeError: half way"
     assert found.names("backbone") == []
 
 
 def test_a_plugin_without_the_hook_says_so() -> None:
-    found = Registry().load([point("empty", "dist", SimpleNamespace())])
+    found = Registry().load([point("empty", "dist", SimpleNamespace(WAMKIT_API=API))])
     assert found.plugins[0].status == "broken"
     assert "it registers no part; does it implement `register(add)`?" in found.plugins[0].reason
 
 
 def test_a_name_offered_twice_names_both_distributions_and_spoils_nothing_else() -> None:
-    class Other(BackboneConfig):
+    class Other(Sound):
         """Another one of that name."""
 
-        name: Literal["mine"] = "mine"
+        name: Literal["mine"] = "mine"  # type: ignore[assignment]
 
-    class Third(BackboneConfig):
+    class Third(Sound):
         """A bystander."""
 
-        name: Literal["third"] = "third"
+        name: Literal["third"] = "third"  # type: ignore[assignment]
 
     found = Registry().load(
         [point("a", "dist-a", plugin(Mine)), point("b", "dist-b", plugin(Other, Third))]
@@ -97,10 +115,14 @@ def test_a_name_offered_twice_names_both_distributions_and_spoils_nothing_else()
     with pytest.raises(WamkitError) as error:
         found.get("backbone", "mine")
     assert str(error.value) == (
-        "backbone 'mine' is offered by dist-a and by dist-b; a name must have one owner\n"
-        "  hint: uninstall one of them, or set WAMKIT_BLOCK_PLUGINS to the one to leave out"
+        "backbone 'mine' is offered by dist-a and by dist-b\n"
+        "  hint: write 'dist-a:mine' or 'dist-b:mine', uninstall one of them, or set "
+        "WAMKIT_BLOCK_PLUGINS to the one to leave out"
     )
-    assert found.names("backbone") == ["third"]
+    assert found.names("backbone") == ["dist-a:mine", "dist-b:mine", "third"]
+    made = found.get("backbone", "dist_b:mine")
+    assert issubclass(made, Other) and made().name == "dist-b:mine"
+    assert found.get("backbone", "dist-b:third")().name == "dist-b:third"
 
 
 @pytest.mark.parametrize("block", ["mine", "dist-mine", "Dist_Mine"])

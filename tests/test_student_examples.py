@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wamkit.registry import registry
+from wamkit.registry import forget, registry
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("0*.py"))
@@ -32,7 +32,7 @@ def run(monkeypatch: Any, capsys: Any) -> Iterator[Run]:
         return str(capsys.readouterr().out)
 
     yield run
-    registry.cache_clear()  # one of them registers a head
+    forget()  # one of them registers a head
     sys.modules.pop("toy_task", None)
 
 

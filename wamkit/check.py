@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .errors import WamkitError
 from .install import install_hint
 from .parts import HUB, KINDS, Conflict
+from .registry import registry
 from .spec import PolicySpec, draft, read
+from .variables import BLOCK, DEBUG
 
 
 class _Absent(Exception):
@@ -47,6 +51,11 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
                 values[kind] = values[kind].fit(partial)
             except _Absent:
                 continue
+            except WamkitError:
+                raise
+            except Exception as error:
+                conflicts.append(failed(error))
+                continue
             partial = _Draft(values)
     return conflicts + list(_rules(partial))
 
@@ -74,6 +83,24 @@ def _rules(spec: Any) -> Iterator[Conflict]:
             yield from rule(spec)
         except _Absent:
             continue
+        except WamkitError:
+            raise
+        except Exception as error:
+            yield failed(error)
+
+
+def failed(error: Exception) -> Conflict:
+    """The conflict of a plugin whose rule failed; `error` again if no plugin is to blame."""
+    plugin = registry().blame(error)
+    if plugin is None or os.environ.get(DEBUG):
+        raise error
+    return Conflict(
+        between=(f"plugin {plugin.name}",),
+        why=f"a bug in {plugin.name} (from {plugin.distribution} {plugin.version}): "
+        f"{type(error).__name__}: {error}",
+        hint=f"tell its authors; {DEBUG}=1 shows where it happened, and {BLOCK}={plugin.name} "
+        "leaves it out",
+    )
 
 
 def _cameras(spec: PolicySpec) -> Iterator[Conflict]:

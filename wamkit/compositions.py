@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .check import check
+from .check import check, failed
+from .errors import SpecError
 from .parts import KINDS, Conflict, Part
 from .registry import registry
 from .spec import PolicySpec, parse_part
@@ -86,7 +87,8 @@ class Cell:
     backbone: str
     action_head: str
     paradigm: str
-    spec: PolicySpec
+    spec: PolicySpec | None
+    """None if a plugin's bug kept it from being made."""
     conflicts: tuple[Conflict, ...]
 
     @property
@@ -114,16 +116,33 @@ def matrix(
         )
     }
     for backbone in rows["backbone"]:
-        fitting = compose(default(backbone))
+        fitting, conflicts = _tried(lambda cls=backbone: compose(default(cls)))  # type: ignore[misc]
         for head, paradigm in product(rows["action_head"], rows["paradigm"]):
-            parts = {kind: getattr(fitting, kind) for kind in KINDS}
-            parts["action_head"] = tiny(default(head))
-            parts["paradigm"] = tiny(default(paradigm))
-            spec = around(parts)
-            yield Cell(
-                fitting.backbone.name,
-                spec.action_head.name,
-                spec.paradigm.name,
-                spec,
-                tuple(check(spec)),
+            names: tuple[str, str, str] = tuple(  # type: ignore[assignment]
+                cls.model_fields["name"].default for cls in (backbone, head, paradigm)
             )
+            if fitting is None:
+                yield Cell(*names, None, conflicts)
+                continue
+            parts = {kind: getattr(fitting, kind) for kind in KINDS}
+
+            def made(parts: Any = parts, head: Any = head, paradigm: Any = paradigm) -> PolicySpec:
+                parts["action_head"] = tiny(default(head))
+                parts["paradigm"] = tiny(default(paradigm))
+                return around(parts)
+
+            spec, found = _tried(made)
+            yield Cell(*names, spec, found if spec is None else tuple(check(spec)))
+
+
+def _tried(make: Callable[[], PolicySpec]) -> tuple[PolicySpec | None, tuple[Conflict, ...]]:
+    """The spec, or why there is none: nothing fits, or a plugin has a bug."""
+    try:
+        return make(), ()
+    except SpecError as error:
+        return None, error.conflicts
+    except AssertionError as error:
+        hint = "install a part that fits it, or set an adapter"
+        return None, (Conflict(between=("backbone",), why=str(error), hint=hint),)
+    except Exception as error:
+        return None, (failed(error),)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from .describe import describe
 from .errors import SpecError, WamkitError, did_you_mean
+from .part_rules import schema_fault
 from .parts import (
     KINDS,
     ActionHeadConfig,
@@ -402,8 +403,16 @@ def _fields_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[st
     return tuple(model.model_fields)
 
 
+def has_schema(cls: type[Part]) -> bool:
+    """True unless a field of the part has a type that JSON cannot describe (`wamkit doctor`)."""
+    return not schema_fault(cls)
+
+
 def schema() -> dict[str, Any]:
-    """JSON schema of every spec that can be written with the parts installed."""
+    """JSON schema of every spec that can be written with the parts installed.
+
+    A part that has no JSON schema (`has_schema`) is left out.
+    """
     bases = {
         "backbone": BackboneConfig,
         "vae": VAEConfig,
@@ -413,7 +422,8 @@ def schema() -> dict[str, Any]:
     }
     fields: dict[str, Any] = {}
     for kind in KINDS:
-        classes: list[Any] = list(registry().parts[kind].values()) or [bases[kind]]
+        classes: list[Any] = [cls for cls in registry().parts[kind].values() if has_schema(cls)]
+        classes = classes or [bases[kind]]
         union: Any = reduce(or_, classes)
         discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union
         fields[kind] = (discriminated, ...)

@@ -12,7 +12,9 @@ import typer
 
 from .. import __version__
 from ..install import install_hint
+from ..part_rules import schema_fault
 from ..registry import registry
+from ..spec import has_schema
 from ..variables import OTHERS, VARIABLES
 from .options import Json
 from .output import FOUND, emit, error, say, show_table, table
@@ -45,6 +47,7 @@ def command(json: Json = False) -> None:
             "version": p.version,
             "status": p.status,
             "reason": p.reason,
+            "notes": list(p.notes),
             "parts": [f"{kind} {name}" for kind, name in p.parts],
         }
         for p in found.plugins
@@ -55,7 +58,19 @@ def command(json: Json = False) -> None:
         if p.status in ("broken", "incompatible")
     ]
     broken += [
-        f"{kind} {name} is offered by {' and by '.join(owners)}; uninstall one of them"
+        f"{schema_fault(cls)} (from {found.origin[cls.kind, cls.model_fields['name'].default]})"
+        for cls in found
+        if not has_schema(cls)
+    ]
+    notes = [
+        f"plugin {p.name} (from {p.distribution}) {note} when it was imported; this was undone"
+        for p in found.plugins
+        for note in p.notes
+        if p.status == "ok"
+    ]
+    notes += [
+        f"{kind} {name} is offered by {' and by '.join(owners)}; write "
+        + " or ".join(found.labels(kind, name))
         for (kind, name), owners in found.clashes.items()
     ]
     lacking = missing_modules()
@@ -71,10 +86,11 @@ def command(json: Json = False) -> None:
                 "variables": variables,
                 "missing": lacking,
                 "broken": broken,
+                "notes": notes,
             }
         )
     else:
-        _draw(versions, machine, plugins, variables, lacking, broken)
+        _draw(versions, machine, plugins, variables, lacking, notes, broken)
     if broken:
         raise typer.Exit(FOUND)
 
@@ -124,6 +140,7 @@ def _draw(
     plugins: list[dict[str, Any]],
     variables: dict[str, str | None],
     lacking: list[dict[str, Any]],
+    notes: list[str],
     broken: list[str],
 ) -> None:
     say(f"wamkit {__version__}, Python {platform.python_version()}", "bold")
@@ -156,6 +173,8 @@ def _draw(
         say(
             f"missing {', '.join(entry['modules'])}, for {', '.join(entry['for'])}: {entry['cure']}"
         )
+    for line in notes:
+        say(f"note: {line}")
     for line in broken:
         error(line)
     if not broken:

@@ -38,7 +38,10 @@ def command(
         for p in found.plugins
         if p.status != "ok"
     ]
-    clashes = [{"kind": k, "name": n, "from": owners} for (k, n), owners in found.clashes.items()]
+    clashes = [
+        {"kind": k, "name": n, "from": owners, "write": found.labels(k, n)}
+        for (k, n), owners in found.clashes.items()
+    ]
     if json:
         emit({"parts": parts, "aside": aside, "clashes": clashes})
         return
@@ -48,9 +51,10 @@ def command(
         for entry in aside:
             say(f"  {entry['plugin']} (from {entry['from']}), {entry['status']}: {entry['reason']}")
     if clashes:
-        say("\nOffered more than once, so that none can be used:", "bold")
+        say("\nOffered more than once:", "bold")
         for clash in clashes:
-            say(f"  {clash['kind']} {clash['name']}: {', '.join(clash['from'])}")
+            names = " or ".join(clash["write"])
+            say(f"  {clash['kind']} {clash['name']}: {', '.join(clash['from'])}; write {names}")
 
 
 def _draw(parts: list[dict[str, Any]]) -> None:

@@ -173,8 +173,12 @@ def _unexpected(problem: Exception) -> NoReturn:
 
         traceback.print_exception(problem)
     else:
+        from ..registry import registry
+
+        plugin = registry().blame(problem)
+        owner = f"{plugin.name} (from {plugin.distribution} {plugin.version})" if plugin else ""
         error(
-            f"a bug in wamkit or in a plugin: {type(problem).__name__}: {problem}",
+            f"a bug in {owner or 'wamkit or in a plugin'}: {type(problem).__name__}: {problem}",
             f"set {DEBUG}=1 to see where it happened",
         )
     raise typer.Exit(BAD) from None

@@ -100,6 +100,9 @@ def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
     Raises WamkitError if there is no such environment or task, or a module is missing.
     """
     name, colon, subject = text.partition(":")
+    owned = ":".join(text.split(":")[:2])
+    if name not in registry().names("environment") and owned in registry().names("environment"):
+        name, (colon, subject) = owned, text.removeprefix(owned).partition(":")[1:]
     raw: dict[str, Any] = {"name": name}
     cls: Any = registry().get("environment", name)
     if colon:

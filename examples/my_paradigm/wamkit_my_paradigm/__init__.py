@@ -7,6 +7,8 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import ParadigmConfig, Part, Stage
 from wamkit.visibility import Visibility
 
+WAMKIT_API = 1
+
 
 class Glance(ParadigmConfig):
     """The action looks at a future of pure noise, in which one pass already sees where it goes."""

@@ -15,6 +15,8 @@ from wamkit.work import Pass, ends_of
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class LatentSlot(ActionHeadConfig):
     """Numbers tiled over whole latent frames, which the backbone denoises like pictures.

@@ -16,6 +16,8 @@ from wamkit.work import Pass, layer_of
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class Mot(ActionHeadConfig):
     """An action expert with weights of its own that shares attention with the video.

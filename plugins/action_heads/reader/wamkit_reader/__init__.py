@@ -15,6 +15,8 @@ from wamkit.work import Layer, Pass
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 Reads = Literal["each", "one", "last", "all"]
 
 OPEN: Mapping[str, Mapping[str, str]] = {

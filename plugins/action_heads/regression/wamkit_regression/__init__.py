@@ -15,6 +15,8 @@ from wamkit.work import Pass
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class Regression(ReaderConfig):
     """A perceptron over pooled features of one or several layers: the baseline of every table.

@@ -14,6 +14,8 @@ from wamkit.work import Pass
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class SharedStream(ActionHeadConfig):
     """Actions and state as more tokens of the backbone; only its ways in and out are the head's.

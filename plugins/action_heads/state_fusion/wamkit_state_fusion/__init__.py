@@ -15,6 +15,8 @@ from wamkit.work import Pass
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class StateFusion(ReaderConfig):
     """Learned queries pool some layers, the pools are fused, and every action is read off at once.

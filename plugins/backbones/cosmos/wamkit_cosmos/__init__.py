@@ -10,6 +10,8 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
 
+WAMKIT_API = 1
+
 Variant = Literal["predict2-2b", "predict2-14b", "predict2.5-2b", "tiny"]
 
 # fmt: off

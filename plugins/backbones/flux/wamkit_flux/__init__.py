@@ -23,6 +23,8 @@ from wamkit.parts import (
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 # fmt: off
 SIZES_2: dict[str, dict[str, Any]] = {
     "klein-4b": {

@@ -12,6 +12,8 @@ from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_s
 
 from .vae_config import LTX2VAE, LTXVAE
 
+WAMKIT_API = 1
+
 # fmt: off
 SIZES: dict[str, dict[str, int]] = {
     "0.9-2b": {

@@ -13,6 +13,8 @@ from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizab
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 REFERENCES = 5  # the most reference images it has embeddings for
 
 SIZES: dict[str, dict[str, Any]] = {

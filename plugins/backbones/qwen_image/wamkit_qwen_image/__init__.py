@@ -10,6 +10,8 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
 
+WAMKIT_API = 1
+
 Variant = Literal["edit-2509", "edit-2511", "tiny"]
 
 PUBLISHED: dict[str, Any] = {

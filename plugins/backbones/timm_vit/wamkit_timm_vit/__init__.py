@@ -11,6 +11,8 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
 from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 Variant = Literal[
     "vit_small_patch14_dinov2",
     "vit_base_patch14_dinov2",

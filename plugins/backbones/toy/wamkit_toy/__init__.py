@@ -13,6 +13,8 @@ from wamkit.spec import PolicySpec
 
 from .parts import Bytes, PixelShuffle
 
+WAMKIT_API = 1
+
 
 class Toy(BackboneConfig):
     """A one-page video diffusion transformer: what a backbone has to be, and nothing else."""

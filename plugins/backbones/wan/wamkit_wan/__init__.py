@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .vae import WanVAEShape
 
+WAMKIT_API = 1
+
 Variant = Literal[
     "2.1-t2v-1.3b",
     "2.1-t2v-14b",

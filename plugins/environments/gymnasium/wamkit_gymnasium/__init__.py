@@ -10,6 +10,8 @@ from pydantic import Field, JsonValue
 from wamkit.hooks import hookimpl
 from wamkit.parts import EnvironmentConfig, Part
 
+WAMKIT_API = 1
+
 
 class Gymnasium(EnvironmentConfig):
     """An environment registered with gymnasium that takes a vector of continuous numbers.

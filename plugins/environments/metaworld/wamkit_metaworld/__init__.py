@@ -13,6 +13,8 @@ from wamkit.parts import EnvironmentConfig, Part
 
 from .tasks import TASKS
 
+WAMKIT_API = 1
+
 
 class MetaWorld(EnvironmentConfig):
     """A task of Meta-World v3: a Sawyer arm moves its hand and gripper over a table.

@@ -10,6 +10,8 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import EnvironmentConfig, Part
 
+WAMKIT_API = 1
+
 
 class PushT(EnvironmentConfig):
     """PushT (Chi et al., arXiv 2303.04137): push the gray T until it covers the green one.

@@ -15,6 +15,8 @@ from wamkit.visibility import Visibility
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class Idm(ParadigmConfig):
     """First the future is imagined, fully or in part, then the action is read off it.

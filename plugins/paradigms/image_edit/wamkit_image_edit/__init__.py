@@ -14,6 +14,8 @@ from wamkit.visibility import Visibility
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class ImageEdit(ParadigmConfig):
     """One future frame is learned as an edit of the present; acting makes no edit.

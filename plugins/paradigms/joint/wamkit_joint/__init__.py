@@ -16,6 +16,8 @@ from wamkit.visibility import Visibility, everyone
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 OBSERVED = frozenset({"text", "context", "state"})
 
 

@@ -12,6 +12,8 @@ from wamkit.visibility import Visibility
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
 
+WAMKIT_API = 1
+
 
 class SinglePass(ParadigmConfig):
     """Imagine in training, one pass in use: the action sees what is observed, never the future.

@@ -20,6 +20,8 @@ from pydantic_core import PydanticCustomError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, TextEncoderConfig
 
+WAMKIT_API = 1
+
 
 class OpenCLIP(TextEncoderConfig):
     """The frozen text tower of a CLIP model, one embedding a token instead of one a prompt.

@@ -13,6 +13,8 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import Part
 from wamkit.pretrained import PretrainedText
 
+WAMKIT_API = 1
+
 RecipeName = Literal["qwen-image-edit", "qwen-image", "omnigen2", "cosmos2.5"]
 
 SIZES: dict[str, dict[str, int]] = {

@@ -16,6 +16,8 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import Part
 from wamkit.pretrained import PretrainedText
 
+WAMKIT_API = 1
+
 Padding = Literal["mask", "zeros", "attended"]
 
 

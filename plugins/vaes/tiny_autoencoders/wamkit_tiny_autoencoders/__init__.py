@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, VAEConfig
 
+WAMKIT_API = 1
+
 
 class _Tiny(VAEConfig):
     """What they share: a license, two widths, and numbers that follow from the family."""
