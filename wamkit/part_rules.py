@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -47,6 +51,8 @@ FACTS: Mapping[str, Mapping[str, Any]] = {
 """kind -> facts that every command may ask for before anything is built, and their types."""
 NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 LONGEST_NAME = 64
+TORCH_LOADED = 17
+"""Exit code of a process in which torch was loaded."""
 
 
 def faults(offered: Any) -> list[str]:
@@ -140,6 +146,21 @@ def behavior_faults(cls: type[Part]) -> list[str]:
         if action == "tiny" and not isinstance(made, Part | dict):
             found.append(f"{label}.tiny() returns {made!r}; expected a part or a table")
     return found
+
+
+@lru_cache(maxsize=256)
+def imports_torch(package: str) -> bool:
+    """True if importing `package` loads torch, as a fresh process shows."""
+    script = (
+        "import importlib, sys; importlib.import_module(sys.argv[1]); "
+        f"sys.exit({TORCH_LOADED} if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, package],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+    )
+    return done.returncode == TORCH_LOADED
 
 
 def schema_fault(cls: type[Part]) -> str:

@@ -28,6 +28,7 @@ from .attention import run, sdpa
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
 from .parity import uncalled
+from .part_rules import imports_torch, schema_fault
 from .parts import KINDS, BackboneConfig, Part
 from .policy import Policy
 from .registry import registry
@@ -367,6 +368,16 @@ def _of_backbone(check: Callable[[BackboneConfig], None]) -> Callable[[PolicySpe
     return run
 
 
+def is_listed_without_torch(spec: PolicySpec, tmp: Path) -> None:
+    """Importing a plugin loads no torch, and each of its parts can be described in JSON."""
+    packages = {plugin.package for plugin in registry().plugins}
+    for kind in KINDS:
+        cls = type(getattr(spec, kind))
+        package = cls.__module__.partition(".")[0]
+        assert package not in packages or not imports_torch(package), f"{package} imports torch"
+        assert not schema_fault(cls), schema_fault(cls)
+
+
 CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "backbone": (
         states_its_traits_truly,
@@ -391,6 +402,7 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "action_head": (),
     "paradigm": (),
     "policy": (
+        is_listed_without_torch,
         acts_reproducibly,
         goes_on_through_an_episode,
         acts_the_same_with_fused_layers,
