@@ -93,6 +93,36 @@ def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path:
     assert code == 2 and "name a file of the same variant" in err
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_convert_writes_float8_as_it_is_or_as_it_is_told(
+    run: Run, saved: Any, tmp_path: Path, kind: torch.dtype
+) -> None:
+    backbone, _ = saved
+    state = {k: v.to(kind if v.ndim == 2 else v.dtype) for k, v in backbone.state_dict().items()}
+    file, out = tmp_path / "small.safetensors", tmp_path / "new.safetensors"
+    save_file({f"ema.{k}": v.contiguous() for k, v in state.items()}, file)
+    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out, "--prefix", "ema"]
+    code, _, err = run("weights", "convert", file, *words)
+    assert code == 0, err
+    again = load_file(out)
+    assert all(again[k].dtype == v.dtype for k, v in state.items())
+    assert all(torch.equal(again[k].double(), v.double()) for k, v in state.items())
+    assert run("weights", "convert", file, *words, "--dtype", "bfloat16")[0] == 0
+    assert {v.dtype for v in load_file(out).values()} == {torch.bfloat16}
+    code, text, _ = run("weights", "inspect", file)
+    assert code == 0 and "backbone wan, diffusers, behind the prefix ema." in text
+
+
+def test_convert_refuses_to_round_numbers_to_infinity(run: Run, saved: Any, tmp_path: Path) -> None:
+    backbone, file = saved
+    state = {k: v.clone() for k, v in backbone.state_dict().items()}
+    state["proj_out.bias"][0] = 1e6
+    save_file(state, file)
+    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--dtype", "float16"]
+    code, _, err = run("weights", "convert", file, *words, "--out", tmp_path / "new.safetensors")
+    assert code == 2 and "infinite in F16: proj_out.bias" in " ".join(err.split())
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Path("x"), "run": print}, tmp_path / "bad.pt")
     with pytest.raises(WamkitError, match="is no checkpoint that can be read as data alone"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import WamkitError
 from .install import install_hint
+from .locate import split
 from .parts import HUB, KINDS, Conflict
 from .registry import registry
 from .spec import PolicySpec, draft, read
@@ -302,7 +303,7 @@ def _folders(spec: Any) -> Iterator[Conflict]:
         except _Absent:
             continue
         remote = path is not None and path.startswith(HUB)
-        if path is not None and not remote and not Path(path).expanduser().exists():
+        if path is not None and not remote and not Path(split(path)[0]).expanduser().exists():
             yield Conflict(
                 between=(f"{kind}.weights",),
                 why=f"nothing is at {path}",

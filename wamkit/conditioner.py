@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import WamkitError
+from .locate import split
 from .parts import HUB, Conflict
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def place(config: Published, folder: str) -> str | None:
     path = config.conditioner_weights or config.weights
     if path is None or path.startswith(HUB):
         return path
+    path, _ = split(path)
     root = Path(path).expanduser()
     if (root / folder).is_dir():
         return str(root / folder)
@@ -69,7 +71,8 @@ def missing(config: Published, folder: str) -> Iterator[Conflict]:
     try:
         path = place(config, folder)
     except WamkitError as error:
-        if config.weights is not None and Path(config.weights).expanduser().exists():
+        named = config.weights
+        if named is not None and Path(split(named)[0]).expanduser().exists():
             between = ("backbone.weights", "backbone.conditioner_weights")
             yield Conflict(between=between, why=error.what, hint=error.hint, missing=True)
         return

@@ -6,31 +6,25 @@ never as code.
 
 from __future__ import annotations
 
-import json
-import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import WamkitError
+from .formats import code, multiplied
 from .install import install_hint
+from .locate import DAMAGED, PICKLED, header, split, weight_files
 from .parts import HUB
 from .placeholders import refuse_placeholder
-
-INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
-SINGLES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-PICKLED = (".pt", ".pth")
-DAMAGED = "the file is damaged or incomplete: download or copy it again"
 
 
 @dataclass(frozen=True)
@@ -45,46 +39,22 @@ class Entry:
     """First row and the one after the last, if it is a piece."""
     swapped: bool = False
     """True if its two halves are to change places."""
+    scale: Entry | None = None
+    """What a float8 weight is multiplied by."""
+    stored: tuple[int, ...] = ()
+    """Its shape in the file."""
 
 
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
-    """The files at `path`: a file, or a folder with one safetensors file or a sharded index.
+    """The files at `path`: a file, or a folder with one safetensors file or shards.
 
     `path` may be "hf:owner/name", a repository of the Hugging Face hub that is downloaded or was
-    before. `folders` are subfolders to look into, such as "transformer". Raises WamkitError with
-    what was looked for.
+    before, and end in "#prefix" (`wamkit.prefixes`). `folders` are subfolders to look into, such as
+    "transformer". Raises WamkitError with what was looked for.
     """
-    place = _downloaded(str(path)) if is_remote(path) else Path(path).expanduser()
-    if place.is_file():
-        if place.suffix not in (".safetensors", *PICKLED):
-            raise WamkitError(
-                f"{place} is no file of weights: its name ends in {place.suffix!r}",
-                "weights are a .safetensors file, or a .pt or .pth checkpoint",
-            )
-        return [place]
-    if not place.is_dir():
-        raise WamkitError(f"no weights at {place}", "name a folder or a safetensors file")
-    for folder in [place, *(place / name for name in folders)]:
-        for name in INDEXES:
-            if (folder / name).is_file():
-                return _shards(folder / name)
-        for name in SINGLES:
-            if (folder / name).is_file():
-                return [folder / name]
-        files = sorted(folder.glob("*.safetensors"))
-        if len(files) == 1:
-            return files
-        if files:
-            names = ", ".join(f.name for f in files)
-            raise WamkitError(
-                f"{folder} holds several safetensors files and no index: {names}",
-                "name one of them",
-            )
-    looked = ", ".join([str(place), *(str(place / name) for name in folders)])
-    raise WamkitError(
-        f"no safetensors file in {looked}",
-        "name the folder that holds *.safetensors, or the file itself",
-    )
+    where, _ = split(path)
+    place = _downloaded(where) if is_remote(where) else Path(where).expanduser()
+    return weight_files(place, folders)
 
 
 def is_remote(path: str | Path | None) -> bool:
@@ -117,22 +87,6 @@ def _downloaded(path: str) -> Path:
         ) from None
 
 
-def _shards(index: Path) -> list[Path]:
-    refuse_placeholder(index)
-    try:
-        table = json.loads(index.read_text())["weight_map"]
-        names = sorted(set(table.values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise WamkitError(f"{index} is no index of shards: {error}", "download it again") from None
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise WamkitError(
-            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}",
-            "download the missing files",
-        )
-    return [index.parent / name for name in names]
-
-
 def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """Every tensor of the files by name, without reading any of them.
 
@@ -140,14 +94,14 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for file in files:
-        told = _pickled_header(file) if file.suffix in PICKLED else _header(file)
+        told = _pickled_header(file) if file.suffix in PICKLED else header(file)
         for name, (shape, dtype) in told.items():
             if name in found:
                 raise WamkitError(
                     f"{name} is both in {found[name].file} and in {file}",
                     "remove the file that does not belong",
                 )
-            found[name] = Entry(file, name, shape, dtype)
+            found[name] = Entry(file, name, shape, dtype, stored=shape)
     return found
 
 
@@ -175,9 +129,16 @@ class Reader:
     metadata: Mapping[str, str]
     device: torch.device
 
-    def tensor(self, entry: Entry) -> Tensor:
-        """The tensor of an entry in its shape; rows cut out, halves swapped where it says so."""
-        if isinstance(self.source, Mapping):
+    def tensor(self, entry: Entry, scale: Tensor | None = None) -> Tensor:
+        """The tensor of an entry in its shape; rows cut out, halves swapped where it says so.
+
+        With the `scale` of a float8 weight, it is multiplied by that first, in float32.
+        """
+        if scale is not None:
+            whole = self.tensor(replace(entry, rows=None, swapped=False, shape=(-1,)))
+            whole = multiplied(whole.reshape(entry.stored), scale)
+            tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
+        elif isinstance(self.source, Mapping):
             whole = self.source[entry.name].to(self.device)
             tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
         elif entry.rows is not None:
@@ -188,39 +149,9 @@ class Reader:
         return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
 
 
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """name -> shape, dtype; the file's size must be what its header says (format: safetensors)."""
-    refuse_placeholder(file)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise WamkitError(
-                f"{file} is no safetensors file: its header does not fit into it", DAMAGED
-            )
-        try:
-            table = json.loads(stream.read(length))
-            tensors = {k: v for k, v in table.items() if k != "__metadata__"}
-            ends = [entry["data_offsets"][1] for entry in tensors.values()]
-            found = {k: (tuple(v["shape"]), str(v["dtype"])) for k, v in tensors.items()}
-        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise WamkitError(
-                f"{file} is no safetensors file: its header is garbled ({error})", DAMAGED
-            ) from None
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        state = "truncated" if size < expected else "too long"
-        off = f"{abs(expected - size):,} bytes {'missing' if size < expected else 'too many'}"
-        raise WamkitError(
-            f"{file} is {state}: found {size} bytes, its header says {expected} ({off})", DAMAGED
-        )
-    return found
-
-
 def _pickled_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """As `_header`, for a pickled checkpoint."""
-    return {k: (tuple(v.shape), str(v.dtype)) for k, v in _unpickled(file).items()}
+    return {k: (tuple(v.shape), code(v.dtype)) for k, v in _unpickled(file).items()}
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -232,9 +163,10 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
 def _unpickled_at(file: Path, _changed: int) -> dict[str, Tensor]:
     refuse_placeholder(file)
     try:
-        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, BadZipFile, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        mapped = is_zipfile(file)  # the format before torch 1.6 is none, and is read whole
+        content = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:  # as many kinds as there are ways to hurt a pickle
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WamkitError(
             f"{file} is no checkpoint that can be read as data alone: {reason}",
             "convert it to safetensors where it was made, or download it again",

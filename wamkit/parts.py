@@ -153,7 +153,8 @@ class Weighted(Part):
     """A part that has weights of its own."""
 
     weights: str | None = None
-    """Folder or file with published weights, or hf:owner/name; none means random weights."""
+    """Folder or file with published weights, or hf:owner/name; none means random weights. Where a
+    file holds several sets, `file#prefix` reads the one whose names begin so."""
     origin: str | None = None
     """What `weights` were made of, where they are not as published; `wamkit slice` writes it."""
 

@@ -132,6 +132,7 @@ def load(
 
     shards = find(model)
     entries = headers(shards)  # refuses what is truncated
+    read_as = _dtype(model, entries)
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing or unexpected is judged below
     try:
@@ -140,7 +141,7 @@ def load(
                 model,
                 local_files_only=True,
                 use_safetensors=True,
-                dtype="auto",
+                dtype=read_as,
                 output_loading_info=True,
                 **options,
             )
@@ -163,6 +164,37 @@ def load(
     others = sorted({*model.glob("*.json"), *tokenizer.iterdir()} - set(shards))
     files = [*shards, *(file for file in others if file.is_file())]
     return made, _tokenizer(AutoTokenizer, tokenizer), identity(files)
+
+
+def _dtype(model: Path, held: Mapping[str, Any]) -> Any:
+    """What transformers is to read the files as: their own dtype, float8 widened.
+
+    Raises WamkitError if a file is damaged, or its numbers are packed: transformers would read them
+    with a program of their own, or as numbers.
+    """
+    from .formats import FLOAT8, FLOATS, UNPACKED, unpacked, widened
+
+    packed = _table(model / "config.json").get("quantization_config")
+    if packed is not None:
+        method = packed.get("quant_method", "of no name") if isinstance(packed, dict) else packed
+        raise WamkitError(f"{model} is quantized ({method}, its config.json says)", UNPACKED)
+    entries = unpacked(held, str(model))
+    if scaled := [name for name, entry in entries.items() if entry.scale is not None]:
+        raise WamkitError(
+            f"{model} is scaled float8, which text encoders are not read from: {scaled[0]}, ...",
+            UNPACKED,
+        )
+    whole = [
+        f"{name} {entry.dtype}"
+        for name, entry in entries.items()
+        if entry.dtype not in FLOATS and re.search(r"(^|\.)(weight|bias)$", name)
+    ]
+    if whole:
+        raise WamkitError(
+            f"{model} holds integers where its model has floats: {', '.join(whole[:6])}", UNPACKED
+        )
+    small = any(entry.dtype in FLOAT8 for entry in entries.values())
+    return widened(entries) if small else "auto"
 
 
 def _tokenizer(cls: Any, folder: Path) -> Any:

@@ -22,19 +22,13 @@ from torch import Tensor, nn
 from .errors import WamkitError
 from .files import Entry, find, headers, opened
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
+from .formats import DTYPES, FLOAT8, OF_CODE, code, other_kind, unpacked, widened
+from .locate import split
+from .prefixes import Entries, Fit, bare, chosen, unwrapped
 
 ALIGNED = 64  # bytes; what torch gives its own tensors
 WRITER = "wamkit"
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+STORED = "_stored_dtypes"  # where a loaded model keeps what dtypes its files have
 
 
 @dataclass(frozen=True)
@@ -80,15 +74,20 @@ class Dialect:
 def dialect_of(names: Iterable[str], dialects: Sequence[Dialect], where: str) -> Dialect:
     """The layout whose sentinel is among `names`. Raises WamkitError if there is none."""
     names = list(names)
-    for dialect in dialects:
-        if any(re.search(dialect.sentinel, name) for name in names):
-            return dialect
+    if (found := _layout(names, dialects)) is not None:
+        return found
     known = "; ".join(f"{d.name} (has {d.sentinel})" for d in dialects)
     sample = ", ".join(sorted(names)[:3]) or "nothing"
-    raise WamkitError(
-        f"{where} is in no layout known here: found {sample}, ...; known are {known}",
-        "check that the files belong to this model and variant",
-    )
+    what = f"{where} is in no layout known here: found {sample}, ...; known are {known}"
+    raise _explained(what, names, "check that the files belong to this model and variant")
+
+
+def _explained(what: str, names: Iterable[str], hint: str) -> WamkitError:
+    """The error, with what the file is instead where that can be told."""
+    from .recognize import what_it_is
+
+    found = what_it_is(list(names))
+    return WamkitError(f"{what}\n  {found[0]}", found[1]) if found else WamkitError(what, hint)
 
 
 def load(
@@ -103,16 +102,36 @@ def load(
     """Give `model`, built on the meta device, the weights at `path`; return the layout's name.
 
     Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
-    is right stay mapped to their file until they are written to. Raises WamkitError listing all
-    missing, unexpected and misshapen tensors.
+    is right stay mapped to their file until they are written to; float8 is widened. A prefix that
+    all names share is taken off (`wamkit.prefixes`). Raises WamkitError listing all missing,
+    unexpected and misshapen tensors, and those of another kind of number.
     """
-    entries = headers(find(path, folders))
-    dialect = dialect_of(entries, dialects, str(path)) if dialects else Dialect("wamkit", "")
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict(keep_vars=True).items()}
+    state = model.state_dict(keep_vars=True)
+    wanted = {k: tuple(v.shape) for k, v in state.items()}
+    place, prefix = split(path)
+    entries: Entries = bare(unpacked(headers(find(path, folders)), place), place)
+
+    def fit(some: Entries) -> Fit | None:
+        layout = _layout(some, dialects)
+        names = set(_translated(some, layout, wanted)) if layout else set()
+        lost, extra = len(wanted.keys() - names), len(names - wanted.keys())
+        return Fit(layout.name, lost, extra) if layout and lost < len(wanted) else None
+
+    if prefix is not None:
+        entries = chosen(entries, prefix, place)
+    entries = unwrapped(entries, fit, place)
+    dialect = dialect_of(entries, dialects, place) if dialects else Dialect("wamkit", "")
     found = _translated(entries, dialect, wanted)
-    _compare(wanted, found, path)
+    _compare({k: v.dtype for k, v in state.items()}, wanted, found, path)
     _assign(model, found, dtype, device)
     return dialect.name
+
+
+def _layout(names: Iterable[str], dialects: Sequence[Dialect]) -> Dialect | None:
+    """The first layout whose sentinel is among `names`; wamkit's own where none are given."""
+    if not dialects:
+        return Dialect("wamkit", "")
+    return next((d for d in dialects if any(re.search(d.sentinel, n) for n in names)), None)
 
 
 def _translated(
@@ -139,7 +158,10 @@ def _translated(
 
 
 def _compare(
-    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Entry], path: str | Path
+    kinds: Mapping[str, torch.dtype],
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Entry],
+    path: str | Path,
 ) -> None:
     problems = []
     if missing := sorted(set(wanted) - set(found)):
@@ -154,11 +176,22 @@ def _compare(
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape (found for expected): {_few(wrong)}")
-    if problems:
-        raise WamkitError(
-            f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems),
-            "check the variant; `wamkit show KIND NAME` prints its sizes",
+    hint = "check the variant; `wamkit show KIND NAME` prints its sizes"
+    numbers = [
+        f"{k} {found[k].dtype} for {code(kinds[k])}"
+        for k in sorted(set(wanted) & set(found))
+        if other_kind(found[k].dtype, kinds[k])
+    ]
+    if numbers:
+        problems.append(
+            f"{len(numbers)} of another kind of number (found for expected): {_few(numbers)}"
         )
+        hint = "integers are no weights without what scales them: name those in floating point"
+    if problems:
+        what = f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems)
+        if len(missing) <= len(wanted) / 2:
+            raise WamkitError(what, hint)
+        raise _explained(what, [entry.name for entry in found.values()], hint)
 
 
 def _few(names: Sequence[str], most: int = 8) -> str:
@@ -183,16 +216,20 @@ def _assign(
     parameters = {name for name, _ in model.named_parameters()}
     whole = sum(file.stat().st_size for file in by_file) <= WHOLE
     origins, bad = {}, []
+    scales, wide = _scales(entries, device), widened(entries)
+    stored = {name: _kept(entry) for name, entry in entries.items()}
     for file, names in by_file.items():
         with opened(file, device) as source:
             ours = source.metadata.get("writer") == WRITER
             for name in names:
-                tensor = source.tensor(entries[name])
+                tensor = source.tensor(entries[name], scales.get(entries[name].name))
+                if entries[name].dtype in FLOAT8 and entries[name].scale is None:
+                    tensor = tensor.to(wide)
                 if ours and tensor.data_ptr() % ALIGNED:
                     tensor = tensor.clone()  # the few whose neighbors have odd sizes
-                converted = dtype not in (None, tensor.dtype) and tensor.is_floating_point()
-                if converted:
-                    tensor = tensor.to(dtype)
+                converted = entries[name].dtype in FLOAT8
+                if dtype not in (None, tensor.dtype) and tensor.is_floating_point():
+                    converted, tensor = True, tensor.to(dtype)
                 origins[name] = f"{entries[name].name} of {file}"
                 looked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
                 if looked and name in parameters and (wrong := fault(tensor)) is not None:
@@ -201,6 +238,52 @@ def _assign(
     if bad:
         raise unusable(bad)
     setattr(model, ORIGINS, origins)
+    setattr(model, STORED, stored)
+
+
+def _kept(entry: Entry) -> torch.dtype:
+    """What a tensor is written back as: the dtype of its file, or that of a product."""
+    return OF_CODE[entry.dtype] if entry.scale is None else torch.float32
+
+
+def _scales(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
+    """Name of a float8 weight in its file -> what it is multiplied by."""
+    found: dict[str, Tensor] = {}
+    by_file: dict[Path, list[Entry]] = {}
+    for entry in entries.values():
+        if entry.scale is not None:
+            by_file.setdefault(entry.scale.file, []).append(entry)
+    for file, mine in by_file.items():
+        with opened(file, device) as source:
+            found |= {e.name: source.tensor(e.scale) for e in mine if e.scale is not None}
+    return found
+
+
+def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The state of a model, each tensor in the dtype that its file has, or its floats in `dtype`.
+
+    Raises WamkitError if a number becomes infinite in `dtype`.
+    """
+    known: dict[str, torch.dtype] = {}
+    for place, module in model.named_modules():
+        for name, kind in getattr(module, STORED, {}).items():
+            known[f"{place}.{name}" if place else name] = kind
+    state: dict[str, Tensor] = {}
+    large = []
+    for name, tensor in model.state_dict().items():
+        wanted = known.get(name, tensor.dtype) if dtype is None else dtype
+        state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+            lost = torch.isfinite(tensor) & ~torch.isfinite(state[name])
+            large += [name] if bool(lost.any()) else []
+    if large:
+        raise WamkitError(
+            f"{len(large)} tensors hold numbers that are infinite in {code(dtype)}: {_few(large)}"
+            if dtype
+            else "",
+            "choose bfloat16 or float32",
+        )
+    return state
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -219,18 +302,24 @@ def save(model: nn.Module, path: str | Path) -> int:
 
 
 def save_like(
-    model: nn.Module, path: str | Path, like: str | Path, dialects: Sequence[Dialect]
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | Path,
+    like: str | Path,
+    dialects: Sequence[Dialect],
 ) -> int:
-    """Write the state of `model` in the layout of the file `like`, under that file's names.
+    """Write a model, or its state, in the layout of the file `like`, under that file's names.
 
     What `load` split, swapped or squeezed is put together again; tensors of `like` that carry no
     weights are left out. Raises WamkitError if a tensor of the model has no place there.
     """
-    entries, ours = headers(find(like)), model.state_dict()
-    dialect = dialect_of(entries, dialects, str(like))
+    place, prefix = split(like)
+    ours = model.state_dict() if isinstance(model, nn.Module) else model
+    whole: Entries = unpacked(headers(find(like)), place)
+    inner = bare(whole if prefix is None else chosen(whole, prefix, place), place)
+    dialect = dialect_of(inner, dialects, place)
     state: dict[str, Tensor] = {}
     used: set[str] = set()
-    for name, entry in entries.items():
+    for name, entry in inner.items():
         names = [new for new in dialect.rename(name) if new in ours]
         if not names:
             continue
@@ -243,7 +332,7 @@ def save_like(
                 f"{name} has shape {list(entry.shape)} in {like}, {list(tensor.shape)} here",
                 "name a file of the same variant",
             )
-        state[name] = tensor.reshape(entry.shape)
+        state[entry.name] = tensor.reshape(entry.shape)
         used.update(names)
     if homeless := sorted(set(ours) - used):
         raise WamkitError(

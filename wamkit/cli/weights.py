@@ -30,6 +30,15 @@ class Action(StrEnum):
     convert = "convert"
 
 
+class Dtype(StrEnum):
+    """What floats are written as."""
+
+    stored = "stored"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 def command(
     action: Annotated[Action, typer.Argument(help="Look into a file, or convert it.")],
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A file, or a folder with shards.")],
@@ -41,14 +50,21 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="A file whose layout to write.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What floats are written as.")] = Dtype.stored,
+    prefix: Annotated[
+        str | None, typer.Option(help="Of several sets in a file, what the names begin with.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a file of weights holds, or convert it to another layout.
 
     `convert` needs --part and --out, and --set for the variant (`--set variant=...`). It writes the
     layout that parts are saved in, or that of the file --like. Every tensor has to find its place,
-    none changes its numbers.
+    none changes its numbers: each keeps its dtype, but for scaled float8, which is
+    multiplied out in float32. --dtype rounds all floats.
     """
+    if prefix is not None:
+        path = Path(f"{path}#{prefix}")
     if action is Action.inspect:
         _inspect(path, json)
         return
@@ -57,14 +73,18 @@ def command(
             "convert needs to know whose weights these are, and where to write them",
             f"wamkit weights convert {path} --part backbone:NAME --set variant=... --out NEW",
         )
-    _convert(path, part, overrides or [], like, out, json)
+    _convert(path, part, overrides or [], like, out, dtype, json)
 
 
 def _inspect(path: Path, json: bool) -> None:
     from ..files import find, headers
+    from ..locate import split
+    from ..prefixes import chosen
 
     files = find(path)
     entries = headers(files)
+    if (prefix := split(path)[1]) is not None:
+        entries = chosen(entries, prefix, str(path))
     told: dict[str, Any] = {
         "files": {str(file): file.stat().st_size for file in files},
         "tensors": len(entries),
@@ -92,18 +112,34 @@ def layouts_of(entries: dict[str, Entry]) -> list[str]:
     """The installed parts, and which of their layouts, that know a name among `entries`."""
     import re
 
+    from ..prefixes import bare, shared
+
     found = []
-    for cls in registry():
-        part: Any = parse_part(cls.kind, cls.model_fields["name"].default)
-        for layout in part.layouts() if isinstance(part, Weighted) else ():
-            if any(re.search(layout.sentinel, name) for name in entries):
-                found.append(f"{cls.kind} {part.name}, {layout.name}")
+    held = set(bare(entries, "the file"))
+    for prefix in ("", *shared(held)):
+        names = [name.removeprefix(prefix) for name in held]
+        behind = f", behind the prefix {prefix}" if prefix else ""
+        for cls in registry():
+            part: Any = parse_part(cls.kind, cls.model_fields["name"].default)
+            for layout in part.layouts() if isinstance(part, Weighted) else ():
+                if any(re.search(layout.sentinel, name) for name in names):
+                    found.append(f"{cls.kind} {part.name}, {layout.name}{behind}")
+        if found:
+            break
     return found
 
 
 def _convert(
-    path: Path, label: str, overrides: list[str], like: Path | None, out: Path, json: bool
+    path: Path,
+    label: str,
+    overrides: list[str],
+    like: Path | None,
+    out: Path,
+    dtype: Dtype,
+    json: bool,
 ) -> None:
+    import torch
+
     from .. import weights
 
     kind, _, name = label.partition(":")
@@ -117,10 +153,13 @@ def _convert(
     if out.suffix != ".safetensors":
         raise WamkitError(f"{out} would not be a safetensors file", "let --out end in .safetensors")
     with busy(f"converting {path}"):
+        made = part.build()
+        wanted = None if dtype is Dtype.stored else getattr(torch, dtype)
+        state = weights.as_stored(made, wanted)
         if like is None:
-            count = weights.save(part.build(), out)
+            count = weights.write(state, out)
         else:
-            count = weights.save_like(part.build(), out, like, part.layouts())
+            count = weights.save_like(state, out, like, part.layouts())
     size = out.stat().st_size
     if json:
         emit({"out": str(out), "tensors": count, "bytes": size})

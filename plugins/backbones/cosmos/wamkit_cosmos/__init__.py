@@ -111,14 +111,21 @@ class Cosmos(VariantBackbone):
         sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
         return Cosmos.model_validate({**self.model_dump(), **sizes, "weights": None})
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .backbone import CosmosBackbone
-        from .weights import DIALECTS
 
         return materialize(
-            lambda: CosmosBackbone(self), self.weights, dialects=DIALECTS, folders=("transformer",)
+            lambda: CosmosBackbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
         )
 
 

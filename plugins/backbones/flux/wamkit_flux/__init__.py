@@ -141,14 +141,21 @@ class Flux2(_Flux):
             text_sigma=self.text_sigma,
         )
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import FLUX2
+
+        return FLUX2
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .flux2 import Flux2Backbone
-        from .weights import FLUX2
 
         return materialize(
-            lambda: Flux2Backbone(self), self.weights, dialects=FLUX2, folders=("transformer",)
+            lambda: Flux2Backbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
         )
 
 
@@ -208,14 +215,21 @@ class Flux1(_Flux):
         if self.extra_width:
             yield from missing(self, ENCODER_FOLDER)
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import FLUX1
+
+        return FLUX1
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .flux1 import Flux1Backbone
-        from .weights import FLUX1
 
         return materialize(
-            lambda: Flux1Backbone(self), self.weights, dialects=FLUX1, folders=("transformer",)
+            lambda: Flux1Backbone(self),
+            self.weights,
+            dialects=self.layouts(),
+            folders=("transformer",),
         )
 
 
@@ -238,15 +252,19 @@ class Flux2VAE(VAEConfig):
     def tiny(self) -> Flux2VAE:
         return Flux2VAE(width="tiny")
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import VAE
+
+        return VAE
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import PUBLISHED, TINY, Flux2Autoencoder
-        from .weights import VAE
 
         sizes = TINY if self.width == "tiny" else PUBLISHED
         return materialize(
-            lambda: Flux2Autoencoder(sizes), self.weights, dialects=VAE, folders=("vae",)
+            lambda: Flux2Autoencoder(sizes), self.weights, dialects=self.layouts(), folders=("vae",)
         )
 
 
@@ -269,15 +287,19 @@ class Flux1VAE(VAEConfig):
     def tiny(self) -> Flux1VAE:
         return Flux1VAE(width="tiny")
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import VAE
+
+        return VAE
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import PUBLISHED, TINY, Flux1Autoencoder
-        from .weights import VAE
 
         sizes = TINY if self.width == "tiny" else PUBLISHED
         return materialize(
-            lambda: Flux1Autoencoder(sizes), self.weights, dialects=VAE, folders=("vae",)
+            lambda: Flux1Autoencoder(sizes), self.weights, dialects=self.layouts(), folders=("vae",)
         )
 
 

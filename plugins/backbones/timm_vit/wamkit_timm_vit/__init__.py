@@ -169,13 +169,17 @@ class TimmViT(VariantBackbone):
                 hint=f'set vae.name = "pixel_shuffle" and vae.strides = {list(wanted)}',
             )
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
         from .backbone import ViTBackbone
-        from .weights import DIALECTS
 
-        return materialize(lambda: ViTBackbone(self), self.weights, dialects=DIALECTS)
+        return materialize(lambda: ViTBackbone(self), self.weights, dialects=self.layouts())
 
 
 @hookimpl

@@ -7,7 +7,7 @@ is not imported before `build`, since that would import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
@@ -87,14 +87,19 @@ class OpenCLIP(TextEncoderConfig):
         sizes = {"layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
         return self.model_copy(update={**sizes, "weights": None})
 
+    def layouts(self) -> Sequence[Any]:
+        from .weights import DIALECTS
+
+        return DIALECTS
+
     def build(self) -> Any:
         from wamkit.weights import materialize
 
-        from .encoder import DIALECTS, OpenCLIPEncoder, text_tower
+        from .encoder import OpenCLIPEncoder, text_tower
 
         quick_gelu = bool(published(models()[self.model]).get("quick_gelu", False))
         make = lambda: text_tower(self.sizes, quick_gelu=quick_gelu)  # noqa: E731
-        tower = materialize(make, self.weights, dialects=DIALECTS)
+        tower = materialize(make, self.weights, dialects=self.layouts())
         return OpenCLIPEncoder(tower, self.layer)
 
 
