@@ -18,10 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
+from .guidance import guided
 from .interfaces import ActionHead
+from .interfaces.paradigm import Model
 from .policy import DTYPES
+from .repeats import Repeats
 from .scenes import arranged, assembled, vae_dtype
 from .schedule import schedules_of
 from .spec import PolicySpec
@@ -67,23 +71,46 @@ class Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        out = func(*args, **kwargs)
-        if func is torch.ops.higher_order.out_dtype:  # an operation, and the dtype of its result
-            func, args = args[0], args[2:]
-        packet = getattr(func, "_overloadpacket", None)
-        if packet in FORMULAS:
-            self.operations += int(FORMULAS[packet](*args, **kwargs, out_val=out))
-            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
-            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        key = meta_ops.key_of(func, args, kwargs)
+        out = meta_ops.run(func, args, kwargs, key)
+        if key is None or key not in _SPENT:
+            spent = _spent(func, args, kwargs, out)
+            if key is None:
+                self._add(spent)
+                return out
+            if len(_SPENT) >= meta_ops.LIMIT:
+                _SPENT.clear()
+            _SPENT[key] = spent
+        self._add(_SPENT[key])
         return out
+
+    def _add(self, spent: tuple[int, int]) -> None:
+        self.operations += spent[0]
+        self.bytes += spent[1]
+
+
+_SPENT: dict[Any, tuple[int, int]] = {}
+
+
+def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[int, int]:
+    """Operations and bytes of one operation."""
+    if func is torch.ops.higher_order.out_dtype:  # an operation, and the dtype of its result
+        func, args = args[0], args[2:]
+    packet = getattr(func, "_overloadpacket", None)
+    if packet not in FORMULAS:
+        return 0, 0
+    tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+    moved = sum(x.numel() * x.element_size() for x in tensors)
+    return int(FORMULAS[packet](*args, **kwargs, out_val=out)), moved
 
 
 @torch.no_grad()
-def cost(spec: PolicySpec, **choices: Any) -> Cost:
+def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     """What a chunk costs at the sizes of `spec`; `choices` are the paradigm's.
 
     The text encoder is left out, and what follows from its words alone (`Text.lasting`): that runs
-    once for an instruction, not for a chunk.
+    once for an instruction, not for a chunk. Passes that repeat one before are counted as that one;
+    `every_pass` runs them all the same, for tests.
     """
     with torch.device("meta"):
         vae, backbone = _built(spec.vae), _built(spec.backbone)
@@ -94,26 +121,46 @@ def cost(spec: PolicySpec, **choices: Any) -> Cost:
         adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
         backbone = AdaptedBackbone(backbone, adapter.to("meta"))
     paradigm, found = spec.paradigm.build(), Cost()
-
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
-        found.passes += 1
-        return head.join(backbone, scene, paradigm.sees, cache, keep)  # type: ignore[no-any-return]
-
     views, (height, width) = spec.cameras.apart, spec.cameras.canvas
     with Counter() as counter:
         shape = (views, 3, spec.video.context, height, width)
         vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
     found.stages["encode"], found.bytes = counter.operations, counter.bytes
-    schedules, scene = schedules_of(spec), shapes(spec, head)
-    model(scene)  # so that the instruction is one that was met before
+    schedules, scene, counter = schedules_of(spec), shapes(spec, head), Counter()
+    spent: list[tuple[int, int]] = []
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        found.passes += 1
+        before = counter.operations, counter.bytes
+        out = head.join(backbone, scene, paradigm.sees, cache, keep)
+        spent.append((counter.operations - before[0], counter.bytes - before[1]))
+        return out  # type: ignore[no-any-return]
+
+    def repeated(number: int) -> None:
+        found.passes += 1
+        counter.operations += spent[number][0]
+        counter.bytes += spent[number][1]
+
+    with Counter():
+        model(scene)  # so that the instruction is one that was met before
     found.passes = 0
-    with Counter() as counter:
+    spent.clear()
+    with counter:
         again = scene.with_(text=scene.text.again())
-        paradigm.act(model, again, schedules, torch.Generator(), **choices)
+        ran = leaning(spec, again.text, model if every_pass else Repeats(model, repeated))
+        paradigm.act(ran, again, schedules, torch.Generator(), **choices)
     found.stages["act"] = counter.operations
     found.bytes += counter.bytes
     found.operations = sum(found.stages.values())
     return found
+
+
+def leaning(spec: PolicySpec, text: Text, model: Model) -> Model:
+    """`model` with the guidance that the schedules ask for, away from words as many as `text`'s."""
+    scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
+    if all(scale == 1 for scale in scales.values()):
+        return model
+    return guided(model, Text(torch.zeros_like(text.tokens), extra=text.extra), scales)
 
 
 def _unweighted(part: Any) -> Any:

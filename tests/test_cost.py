@@ -1,0 +1,89 @@
+"""What a chunk costs is counted once for each kind of pass, as if all had been run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from wamkit import meta_ops
+from wamkit.cost import Counter, cost
+from wamkit.spec import PolicySpec, parse, read
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+GUIDED = ("schedules.action.guidance=3.0", "schedules.video.guidance=2.0")
+COMPOSED = [
+    ("fastwam", ()),
+    ("fastwam", GUIDED),
+    ("fastwam", ("schedules.action.solver=heun", "schedules.action.steps=8")),
+    ("fastwam", ("schedules.action.steps=150",)),
+    ("fastwam_joint", GUIDED),
+    ("efficient_wam", ()),
+    ("efficient_wam", ("schedules.action.steps=9", "paradigm.refresh=[0,2,3,7]")),
+    ("fastwam_idm", ()),
+    ("mimic_video", ()),
+    ("ge_act", GUIDED),
+    ("light_wam", ()),
+    ("lingbot_va", ()),
+    ("dreamzero_5b", ()),
+    ("cosmos_policy", ()),
+    ("cosmos_policy_planning", ()),
+    ("adaptive_wam", GUIDED),
+    ("image_wam_4b", ()),
+]
+
+
+def _tiny(name: str, overrides: tuple[str, ...]) -> PolicySpec:
+    return parse(read(EXAMPLES / f"{name}.toml", overrides)).tiny()[0]
+
+
+@pytest.fixture
+def plainly(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No result of an operation is taken from one before."""
+    monkeypatch.setattr(meta_ops, "key_of", lambda *_: None)
+    yield monkeypatch
+
+
+@pytest.mark.parametrize("name, overrides", COMPOSED)
+def test_passes_that_repeat_are_counted_as_if_they_were_run(
+    name: str, overrides: tuple[str, ...]
+) -> None:
+    spec = _tiny(name, overrides)
+    for choices in spec.paradigm.modes.values():
+        assert cost(spec, **choices) == cost(spec, every_pass=True, **choices)
+
+
+@pytest.mark.parametrize("name", ["fastwam", "mimic_video", "cosmos_policy", "image_wam_4b"])
+def test_operations_that_are_remembered_cost_what_they_did(
+    name: str, plainly: pytest.MonkeyPatch
+) -> None:
+    spec = _tiny(name, GUIDED)
+    exact = cost(spec, every_pass=True)
+    plainly.undo()
+    assert cost(spec) == exact
+
+
+def test_guidance_is_in_the_count() -> None:
+    plain, guided = cost(_tiny("fastwam", ())), cost(_tiny("fastwam", GUIDED))
+    assert guided.passes == plain.passes
+    assert guided.stages["act"] > 1.8 * plain.stages["act"]
+
+
+def test_a_remembered_operation_makes_a_tensor_of_its_own_in_the_same_form() -> None:
+    x = torch.zeros(4, 6, device="meta").t()
+    with Counter():
+        one, two = x * 2, x * 2
+        row, view = x @ x.t(), x.view(6, 4)
+    assert one.stride() == two.stride() == (x * 2).stride()
+    assert one.untyped_storage()._cdata != two.untyped_storage()._cdata
+    assert row.shape == (6, 6) and view.untyped_storage()._cdata == x.untyped_storage()._cdata
+
+
+def test_what_is_not_on_the_meta_device_is_computed() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    with Counter() as counter:
+        one, two = x @ x.t(), (x + 1) @ x.t()
+    assert counter.operations == 2 * 2 * 2 * 2 * 3
+    assert torch.equal(one, x @ x.t()) and torch.equal(two, (x + 1) @ x.t())
