@@ -11,7 +11,7 @@ from typing import Any
 from .errors import WamkitError
 from .install import install_hint
 from .locate import split
-from .parts import HUB, KINDS, Conflict
+from .parts import HUB, KINDS, Conflict, Part
 from .registry import registry
 from .spec import PolicySpec, draft, read
 from .variables import BLOCK, DEBUG
@@ -268,6 +268,19 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
             )
 
 
+def lacking(part: Part) -> list[str]:
+    """The modules that a part needs and that are not installed."""
+    missing = []
+    for name in part.requires:
+        try:
+            found = find_spec(name)
+        except (ImportError, ValueError):  # a parent that is not there, a module without a spec
+            found = None
+        if found is None:
+            missing.append(name)
+    return missing
+
+
 def _stored(spec: PolicySpec) -> Iterator[Conflict]:
     path = spec.text_encoder.embeddings
     if path is not None and not Path(path).expanduser().is_file():
@@ -286,7 +299,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
         except _Absent:
             continue
         stored = getattr(part, "embeddings", None) is not None  # then the part is never built
-        missing = [name for name in part.requires if not stored and find_spec(name) is None]
+        missing = [] if stored else lacking(part)
         if missing:
             yield Conflict(
                 between=(kind,),

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
 from .cache import KVCache
+from .check import lacking
 from .guidance import guided
 from .interfaces import ActionHead
 from .interfaces.paradigm import Model
@@ -43,6 +44,8 @@ class Cost:
     bytes: int = 0
     stages: dict[str, int] = field(default_factory=dict)
     """Operations of "encode" (the VAE), and of "act" (all passes)."""
+    left_out: tuple[str, ...] = ()
+    """What is not in these numbers because it cannot be built on this machine, and why."""
 
 
 _ATTENTION = "_scaled_dot_product_flash_attention"
@@ -112,20 +115,20 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     once for an instruction, not for a chunk. Passes that repeat one before are counted as that one;
     `every_pass` runs them all the same, for tests.
     """
+    vae, found = vae_on_meta(spec), Cost()
+    if isinstance(vae, str):
+        found.left_out = (f"vae: {vae}",)
     with torch.device("meta"):
-        vae, backbone = _built(spec.vae), _built(spec.backbone)
+        backbone = _unweighted(spec.backbone).build()
         head = _unweighted(spec.action_head).build(spec.sizes)
     for module in (backbone, head):
         cast(module, DTYPES[spec.dtype])
     if spec.vae.adapter == "linear":
         adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
         backbone = AdaptedBackbone(backbone, adapter.to("meta"))
-    paradigm, found = spec.paradigm.build(), Cost()
-    views, (height, width) = spec.cameras.apart, spec.cameras.canvas
-    with Counter() as counter:
-        shape = (views, 3, spec.video.context, height, width)
-        vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
-    found.stages["encode"], found.bytes = counter.operations, counter.bytes
+    paradigm = spec.paradigm.build()
+    encoded = encoding(spec, vae, spec.video.context)
+    found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
     schedules, scene, counter = schedules_of(spec), shapes(spec, head), Counter()
     spent: list[tuple[int, int]] = []
 
@@ -163,12 +166,29 @@ def leaning(spec: PolicySpec, text: Text, model: Model) -> Model:
     return guided(model, Text(torch.zeros_like(text.tokens), extra=text.extra), scales)
 
 
+def vae_on_meta(spec: PolicySpec) -> Any:
+    """The VAE on the meta device; or why it cannot be built here, in words."""
+    if missing := lacking(spec.vae):
+        return f"not counted: {', '.join(missing)} is not installed"
+    try:
+        with torch.device("meta"):
+            return _unweighted(spec.vae).build()
+    except ImportError as error:
+        return f"not counted: {error}"
+
+
+def encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
+    """What it takes to encode so many pictures of each view; nothing for a VAE that is not here."""
+    views, (height, width) = spec.cameras.apart, spec.cameras.canvas
+    with torch.no_grad(), Counter() as counter:
+        if not isinstance(vae, str):
+            shape = (views, 3, pictures, height, width)
+            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
+    return counter
+
+
 def _unweighted(part: Any) -> Any:
     return part.model_copy(update={"weights": None}) if part.weights is not None else part
-
-
-def _built(part: Any) -> Any:
-    return _unweighted(part).build()
 
 
 def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_Made = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]  # size, stride, dtype
+_Made = tuple[torch.Size, tuple[int, ...], torch.dtype]  # size, stride, dtype
 
 LIMIT = 50_000
 """Operations that are kept; a spec has a few hundred."""
-_made: dict[Hashable, _Made | tuple[_Made, ...] | None] = {}
+_made: dict[Hashable, _Made | list[_Made] | None] = {}
 
 
 def key_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Hashable | None:
@@ -43,9 +43,7 @@ def run(func: Any, args: Any, kwargs: Mapping[str, Any], key: Hashable | None) -
         made = _made[key]
         if made is None:
             return func(*args, **kwargs)
-        if made and isinstance(made[0], tuple) and isinstance(made[0][0], tuple):
-            return tuple(_empty(one) for one in made)  # type: ignore[arg-type]
-        return _empty(made)  # type: ignore[arg-type]
+        return tuple(map(_empty, made)) if isinstance(made, list) else _empty(made)
     out = func(*args, **kwargs)
     if len(_made) >= LIMIT:
         _made.clear()
@@ -67,7 +65,7 @@ def _part(x: Any, tensors: list[Tensor]) -> Hashable:
     return type(x), x
 
 
-def _described(out: Any, args: Any) -> _Made | tuple[_Made, ...] | None:
+def _described(out: Any, args: Any) -> _Made | list[_Made] | None:
     """What is needed to make `out` again; None if it is not new tensors on the meta device."""
     several = isinstance(out, tuple)
     tensors = out if several else (out,)
@@ -76,7 +74,7 @@ def _described(out: Any, args: Any) -> _Made | tuple[_Made, ...] | None:
     old = {x.untyped_storage()._cdata for x in _tensors(args)}
     if any(x.untyped_storage()._cdata in old for x in tensors):
         return None
-    made = tuple((tuple(x.shape), x.stride(), x.dtype) for x in tensors)
+    made = [(x.shape, x.stride(), x.dtype) for x in tensors]
     return made if several else made[0]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import typer
 
 from ..check import check
+from ..errors import SpecError, WamkitError
 from ..parts import Conflict
-from ..spec import draft, parse, read
+from ..spec import PolicySpec, draft, parse, read
 from .options import Json, Overrides, Spec, Tiny
 from .output import FOUND, conflict_lines, emit, say
 
@@ -46,6 +48,37 @@ def conflicts_of(
         return check(raw)
     _, mistakes = draft(raw)
     return mistakes or check(parse(raw, str(path)).tiny()[0])
+
+
+def specs_of(
+    paths: Sequence[Path], overrides: Sequence[str], needed: Collection[str] = ()
+) -> list[PolicySpec]:
+    """The specs at `paths`, to be counted without their files. All are read before any is used.
+
+    `needed` are the kinds of part whose modules must be here. Raises WamkitError with all that is
+    wrong, in whichever file.
+    """
+    specs: list[PolicySpec] = []
+    faults: list[Conflict] = []
+    for path in paths:
+        found: list[Conflict] = []
+        try:
+            raw = read(path, overrides)
+            found = [c for c in check(raw) if not c.missing or c.between[0] in needed]
+            if not found:
+                specs.append(parse(raw, str(path)))
+        except WamkitError as error:
+            if len(paths) == 1:
+                raise
+            faults.append(Conflict(between=(str(path),), why=error.what, hint=error.hint))
+        if found and len(paths) == 1:
+            raise SpecError(found, str(path))
+        for conflict in found:
+            between = (f"{path}: {conflict.between[0]}", *conflict.between[1:])
+            faults.append(conflict.model_copy(update={"between": between}))
+    if faults:
+        raise SpecError(faults, f"{len(paths) - len(specs)} of {len(paths)} specs")
+    return specs
 
 
 def report(source: str, composition: list[Conflict], missing: list[Conflict]) -> None:

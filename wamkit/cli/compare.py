@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import SpecError, WamkitError
-from ..spec import PolicySpec, parse, read
-from .check import conflicts_of
+from ..errors import WamkitError
+from ..spec import PolicySpec
+from .check import specs_of
 from .folding import brief
+from .inputs import expect_device
 from .options import Device, Json, Overrides
-from .output import busy, emit, note, say, show_table, table
+from .output import FOUND, busy, emit, note, say, show_table, table
 
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
+
+UNKNOWN = "?"
+"""In the place of a number that could not be counted; a note says why."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,18 @@ class Row:
     """One spec, run one way."""
 
     name: str
-    parameters: dict[str, int]  # kind -> count, of what runs for every chunk
+    parameters: dict[str, int | None]  # kind -> count, of what runs for every chunk
     tokens: dict[str, int]
-    passes: int
-    operations: int
-    bytes_moved: int  # read from memory and written to it
-    milliseconds: float | None  # of one chunk at toy size, median
+    passes: int | None = None  # None, as all that follow, if it could not be counted
+    operations: int | None = None
+    bytes_moved: int | None = None  # read from memory and written to it
+    milliseconds: float | None = None  # of one chunk at toy size, median
+    left_out: tuple[str, ...] = ()  # what is not in these numbers, and why
 
     @property
     def total(self) -> int:
         """All parameters that run for every chunk."""
-        return sum(self.parameters.values())
+        return sum(count or 0 for count in self.parameters.values())
 
 
 def command(
@@ -49,18 +54,17 @@ def command(
 ) -> None:
     """Compare specs: parameters, tokens, passes, operations and bytes of a chunk, and its latency.
 
-    Sizes and work are those of the specs themselves, counted without a weight; the latency is that
-    of the same compositions at toy size, random weights, on this machine. Text encoders are left
-    out: they run once for an instruction.
+    All specs are checked before any is counted. A row says what could not be counted because its
+    module is not installed; the exit code is then 1. Sizes and work are those of the specs
+    themselves, counted without a weight; the latency is that of the same compositions at toy size,
+    random weights, on this machine. Text encoders are left out: they run once for an instruction.
     """
     if plot is not None and plot.suffix != ".svg":
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
-    rows: list[Row] = []
-    for path in specs:
-        found = [c for c in conflicts_of(path, overrides or [], tiny=False) if not c.missing]
-        if found:
-            raise SpecError(found, str(path))
-        spec = parse(read(path, overrides or []), str(path))
+    chosen, rows = specs_of(specs, overrides or []), list[Row]()
+    if measure:
+        expect_device(device)
+    for path, spec in zip(specs, chosen, strict=True):
         with busy(f"counting {path.stem}"):
             rows += compared(spec, path.stem, device if measure else None)
     if plot is not None:
@@ -69,31 +73,64 @@ def command(
         write(plot, bars(_series(rows)))
     if json:
         emit([{**vars(row), "total": row.total} for row in rows])
-        return
-    _draw(rows)
-    if measure:
+    else:
+        _draw(rows)
+    for row in rows:
+        for part in row.left_out:
+            note(f"{row.name}: {part}")
+    if measure and not json:
         note(f"ms: one chunk at toy size on {device}, median of 5; see `wamkit bench` for more")
-    if plot is not None:
+    if plot is not None and not json:
         say(f"wrote {plot}", whole=True)
+    if any(row.left_out for row in rows):
+        raise typer.Exit(FOUND)
 
 
 def compared(spec: PolicySpec, name: str, device: str | None) -> list[Row]:
-    """One row for each way that the spec's paradigm can go; timed on `device` if there is one."""
-    from ..cost import cost
+    """One row for each way that the spec's paradigm can go; timed on `device` if there is one.
+
+    What cannot be built on this machine is left out of a row, which says so.
+    """
     from .meta import parameters
 
-    sizes = {}
+    left_out, sizes = [], dict[str, int | None]()
     for kind in ("backbone", "vae", "action_head"):
         count = parameters(getattr(spec, kind), spec.sizes)
-        sizes[kind] = count if isinstance(count, int) else 0
+        sizes[kind] = count if isinstance(count, int) else None
+        if isinstance(count, str):
+            left_out.append(f"{kind}: {count}")
     tokens = {role: count for role, count in spec.tokens().items() if count}
     rows = []
     for mode, choices in spec.paradigm.modes.items():
-        spent = cost(spec, **choices)
-        took = None if device is None else milliseconds(spec, device, choices)
-        label = f"{name}, {mode}" if mode else name
-        rows.append(Row(label, sizes, tokens, spent.passes, spent.operations, spent.bytes, took))
+        row = Row(f"{name}, {mode}" if mode else name, sizes, tokens, left_out=tuple(left_out))
+        rows.append(_filled(row, spec, choices, device))
     return rows
+
+
+def _filled(row: Row, spec: PolicySpec, choices: Mapping[str, Any], device: str | None) -> Row:
+    """The row with what can be counted and timed here; one that fails does not cost the others."""
+    from ..cost import cost
+
+    try:
+        spent = cost(spec, **choices)
+        missing = tuple(dict.fromkeys((*row.left_out, *spent.left_out)))
+        row = replace(
+            row,
+            passes=spent.passes,
+            operations=spent.operations,
+            bytes_moved=spent.bytes,
+            left_out=missing,
+        )
+    except Exception as problem:  # of whatever a part does, the row tells
+        why = f"work not counted: {type(problem).__name__}: {problem}"
+        return replace(row, left_out=(*row.left_out, why))
+    if device is None:
+        return row
+    try:
+        return replace(row, milliseconds=milliseconds(spec, device, choices))
+    except Exception as problem:
+        why = f"not timed: {type(problem).__name__}: {problem}"
+        return replace(row, left_out=(*row.left_out, why))
 
 
 def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> float:
@@ -121,22 +158,23 @@ def _draw(rows: list[Row]) -> None:
         sizes = [_count(row.parameters[kind]) for kind in ("backbone", "vae", "action_head")]
         video = row.tokens.get("context", 0) + row.tokens.get("target", 0)
         numbers = sum(row.tokens.values()) - video - row.tokens.get("text", 0)
-        took = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
         made.add_row(
             row.name,
             *sizes,
             f"{video} + {numbers}",
-            str(row.passes),
-            brief(row.operations / 1e12),
-            brief(row.bytes_moved / 1e9),
-            took,
+            UNKNOWN if row.passes is None else str(row.passes),
+            UNKNOWN if row.operations is None else brief(row.operations / 1e12),
+            UNKNOWN if row.bytes_moved is None else brief(row.bytes_moved / 1e9),
+            "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
         )
     show_table(made)
     say("tokens: of frames + of numbers; the rest: of one chunk, the VAE's included")
     say("GB moved: what is read from and written to memory, which is not how much it has to hold")
 
 
-def _count(parameters: int) -> str:
+def _count(parameters: int | None) -> str:
+    if parameters is None:
+        return UNKNOWN
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if parameters >= size:
             return f"{brief(parameters / size)}{letter}"
@@ -144,10 +182,13 @@ def _count(parameters: int) -> str:
 
 
 def _series(rows: list[Row]) -> dict[str, dict[str, float]]:
-    series = {
-        "parameters, billions": {row.name: row.total / 1e9 for row in rows},
-        "TFLOP a chunk": {row.name: row.operations / 1e12 for row in rows},
-        "GB moved a chunk": {row.name: row.bytes_moved / 1e9 for row in rows},
-    }
-    times = {row.name: row.milliseconds for row in rows if row.milliseconds is not None}
-    return {**series, "ms a chunk at toy size": times} if times else series
+    series = {"parameters, billions": {row.name: row.total / 1e9 for row in rows}}
+    for label, size, values in (
+        ("TFLOP a chunk", 1e12, {row.name: row.operations for row in rows}),
+        ("GB a chunk", 1e9, {row.name: row.bytes_moved for row in rows}),
+        ("ms a chunk at toy size", 1, {row.name: row.milliseconds for row in rows}),
+    ):
+        known = {name: value / size for name, value in values.items() if value is not None}
+        if known:
+            series[label] = known
+    return series

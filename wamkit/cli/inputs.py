@@ -13,6 +13,8 @@ from ..parts import KINDS, Weighted
 from ..spec import PolicySpec, parse, read
 
 if TYPE_CHECKING:
+    import torch
+
     from ..observation import Observation
     from ..policy import Policy
 
@@ -38,16 +40,9 @@ def loaded(
     source: Path, spec: PolicySpec, device: str, overrides: Sequence[str], quantize: str = "none"
 ) -> tuple[Policy, list[str]]:
     """The policy that `chosen` chose, quantized, and notes on which of its weights are random."""
-    import torch
-
     from .output import busy
 
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise WamkitError("this machine has no CUDA device", "--device cpu")
+    place = expect_device(device)
     if quantize != "none":
         from ..quantized import check_kind
 
@@ -62,6 +57,19 @@ def loaded(
             random = [kind for kind in KINDS if _random(policy, kind)]
     policy.quantize(quantize)
     return policy, [f"random weights: {', '.join(random)}"] if random else []
+
+
+def expect_device(device: str) -> torch.device:
+    """The device of that name. Raises WamkitError if this machine has none."""
+    import torch
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise WamkitError("this machine has no CUDA device", "--device cpu")
+    return place
 
 
 def _random(policy: Policy, kind: str) -> bool:

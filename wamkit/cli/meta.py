@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
+from ..check import lacking
 from ..parts import (
     ActionHeadConfig,
     ParadigmConfig,
@@ -23,7 +22,7 @@ def parameters(part: Part, sizes: Sizes | None = None) -> int | str:
         return 0
     if isinstance(part, TextEncoderConfig) and part.by_reference:
         return "kept by reference, in a folder of its own"
-    if missing := [name for name in part.requires if find_spec(name) is None]:
+    if missing := lacking(part):
         return f"not counted: {', '.join(missing)} is not installed"
     if isinstance(part, ActionHeadConfig) and sizes is None:
         return "depends on the rest of a policy: `wamkit explain SPEC`"

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import SpecError, WamkitError, did_you_mean
-from ..spec import parse, read
-from .check import conflicts_of
+from ..errors import WamkitError, did_you_mean
+from .check import specs_of
 from .folding import brief
 from .options import Json, Overrides, Spec
 from .output import FOUND, busy, emit, note, say, show_table, table
@@ -84,9 +83,7 @@ def command(
     if gpu is not None:
         limit = limit or int(PEAKS[gpu].memory)
         peak = peak or getattr(PEAKS[gpu], chosen.precision)
-    if found := [c for c in conflicts_of(spec, overrides or [], tiny=False) if not c.missing]:
-        raise SpecError(found, str(spec))
-    policy = parse(read(spec, overrides or []), str(spec))
+    (policy,) = specs_of([spec], overrides or [], needed=("backbone", "action_head"))
     from ..train.plan import plan
 
     with busy(f"counting {spec}"):
@@ -133,6 +130,8 @@ def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None
     if made.limit is not None:
         verdict = "fits" if made.fits else "does not fit"
         say(f"it {verdict} into {made.limit / 1e9:.0f} GB", "bold")
+    for part in made.left_out:
+        note(part)
     for hint in made.hints:
         say(f"hint: {hint}")
     note("an estimate: kernels' own space and fragments of memory add to it; keep 10 % free")

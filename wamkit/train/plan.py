@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from ..adapters import AdaptedBackbone, LatentAdapter
 from ..attention import recomputed
-from ..cost import Counter
+from ..cost import Counter, encoding, vae_on_meta
 from ..parts import Weighted
 from ..policy import DTYPES
-from ..scenes import arranged, assembled, vae_dtype
+from ..scenes import arranged, assembled
 from ..schedule import schedules_of
 from ..spec import PolicySpec
 from ..types import Text
@@ -44,6 +44,7 @@ class Work:
     resting: int  # bytes of weights that do not
     block: int  # parameters of the largest block that learn
     depth: int
+    left_out: tuple[str, ...] = ()  # what cannot be built on this machine, and why
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Plan:
     limit: int | None
     hints: tuple[str, ...] = field(default=())
     """What to change if it does not fit."""
+    left_out: tuple[str, ...] = field(default=())
+    """What is not in these numbers because it cannot be built on this machine, and why."""
 
     @property
     def total(self) -> int:
@@ -93,7 +96,7 @@ def plan(
     hints: list[str] = []
     if limit is not None and sum(memory.values()) > limit:
         hints = _hints(spec, config, devices, limit, latents)
-    return Plan(memory, kept(spec), one.operations, days, limit, tuple(hints))
+    return Plan(memory, kept(spec), one.operations, days, limit, tuple(hints), one.left_out)
 
 
 def on_each(one: Work, config: TrainConfig, devices: int, per_pass: int) -> dict[str, int]:
@@ -181,8 +184,9 @@ def work(
 ) -> Work:
     """What a sample of `spec` takes; the text encoder is left out. `encodes`: the VAE is used."""
     parts = parts or Parts()
+    vae = vae_on_meta(spec)
     with torch.device("meta"):
-        vae, backbone = _unweighted(spec.vae).build(), _unweighted(spec.backbone).build()
+        backbone = _unweighted(spec.backbone).build()
         head = _unweighted(spec.action_head).build(spec.sizes)
         adapter = None
         if spec.vae.adapter == "linear":
@@ -213,11 +217,7 @@ def work(
         total.backward()
     operations = meter.operations
     if encodes:
-        views, (height, width) = spec.cameras.apart, spec.cameras.canvas
-        with torch.no_grad(), Counter() as counter:
-            shape = (views, 3, spec.pictures, height, width)
-            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
-        operations += counter.operations
+        operations += encoding(spec, vae, spec.pictures).operations
     learned = sum(prod(p.shape) for p in every if p.requires_grad)
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
     if isinstance(vae, nn.Module):
@@ -228,7 +228,8 @@ def work(
         if isinstance(block, nn.Module)
     ]
     depth = len(backbone.blocks)
-    return Work(operations, meter.most, learned, resting, max(blocks, default=0), depth)
+    left_out = (f"vae: {vae}",) if isinstance(vae, str) else ()
+    return Work(operations, meter.most, learned, resting, max(blocks, default=0), depth, left_out)
 
 
 def _velocity(found: Any, part: str) -> Tensor | None:
