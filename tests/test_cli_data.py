@@ -48,6 +48,7 @@ def test_check_lists_faults_with_their_place(wamkit: Run, folder: Path, tmp_path
         "why": "is missing",
         "episode": None,
         "frame": None,
+        "hint": "copy the whole data set again",
     }
 
 

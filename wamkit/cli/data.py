@@ -10,7 +10,7 @@ import typer
 
 from ..errors import WamkitError
 from ..spec import PolicySpec, parse, read
-from .options import Column, Json, Overrides
+from .options import Column, Json, Overrides, Tolerance
 from .output import FOUND, busy, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class Action(StrEnum):
 
 
 TAKES = {
-    Action.check: ("--spec", "--column", "--decode"),
-    Action.show: ("--out",),
-    Action.stats: ("--spec", "--column", "--out"),
+    Action.check: ("--spec", "--column", "--decode", "--tolerance"),
+    Action.show: ("--out", "--tolerance"),
+    Action.stats: ("--spec", "--column", "--out", "--tolerance"),
 }
 
 
@@ -53,6 +53,7 @@ def command(
     decode: Annotated[
         bool, typer.Option("--decode", help="Look at every picture, which takes long (check).")
     ] = False,
+    tolerance: Tolerance = None,
     json: Json = False,
 ) -> None:
     """Find faults in a data set (exit code 1 if there is one), show it, or describe its numbers.
@@ -60,9 +61,16 @@ def command(
     With --spec, `check` also says what the policy needs and the data set lacks, and `stats` treats
     relative actions as the policy learns them.
     """
-    from ..data import Columns, Recording
+    from ..data import TOLERANCE, Columns, Recording
 
-    given = {"--spec": spec, "--column": column, "--out": out, "--decode": decode}
+    given: dict[str, object] = {
+        "--spec": spec,
+        "--column": column,
+        "--out": out,
+        "--decode": decode,
+    }
+    given["--tolerance"] = tolerance is not None
+    allowed = TOLERANCE if tolerance is None else tolerance
     for name, value in given.items():
         if value and name not in TAKES[action]:
             raise WamkitError(f"{name} has no meaning for `data {action}`", "leave it out")
@@ -73,15 +81,20 @@ def command(
     columns = Columns.of(column or ())
     policy = parse(read(spec, overrides or []), str(spec)) if spec is not None else None
     if action is Action.check:
-        _check(folder, policy, columns, decode, json)
+        _check(folder, policy, columns, decode, allowed, json)
     elif action is Action.show:
-        _show(Recording(folder), out, json)
+        _show(Recording(folder), out, allowed, json)
     else:
-        _stats(Recording(folder), policy, columns, out, json)
+        _stats(Recording(folder), policy, columns, out, allowed, json)
 
 
 def _check(
-    folder: Path, spec: PolicySpec | None, columns: Columns, decode: bool, json: bool
+    folder: Path,
+    spec: PolicySpec | None,
+    columns: Columns,
+    decode: bool,
+    tolerance: float,
+    json: bool,
 ) -> None:
     from rich.progress import Progress
 
@@ -90,7 +103,12 @@ def _check(
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("checking", total=None)
         found = check(
-            folder, spec, columns, decode=decode, advance=lambda n: progress.advance(task, n)
+            folder,
+            spec,
+            columns,
+            decode=decode,
+            tolerance=tolerance,
+            advance=lambda n: progress.advance(task, n),
         )
     besides = _remarks(folder, spec, columns)
     if json:
@@ -102,7 +120,10 @@ def _check(
     else:
         say(f"{folder} has {len(found)} fault{'s' if len(found) > 1 else ''}:", "bold")
         for number, finding in enumerate(found, 1):
-            say(f"  {number}. {finding}")
+            lead = f"  {number}. "
+            say(f"{lead}{finding}")
+            if finding.hint:
+                say(f"{' ' * len(lead)}hint: {finding.hint}")
     if not json:
         for line in besides:
             note(line)
@@ -122,7 +143,7 @@ def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[st
         return []
 
 
-def _show(recording: Recording, out: Path | None, json: bool) -> None:
+def _show(recording: Recording, out: Path | None, tolerance: float, json: bool) -> None:
     episodes, files = recording.episodes, recording.files()
     frames = sum(episode.length for episode in episodes)
     lengths = [episode.length for episode in episodes] or [0]
@@ -166,7 +187,7 @@ def _show(recording: Recording, out: Path | None, json: bool) -> None:
             made.add_row(str(number), task)
         show_table(made)
     if out is not None:
-        _strip(recording, out)
+        _strip(recording, out, tolerance)
         note(f"wrote {out}")
 
 
@@ -176,7 +197,7 @@ def _names(names: object) -> str:
     )
 
 
-def _strip(recording: Recording, out: Path) -> None:
+def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     """A row of pictures for each camera, evenly from the first episode."""
     import numpy as np
     from PIL import Image
@@ -187,7 +208,7 @@ def _strip(recording: Recording, out: Path) -> None:
         raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
     episode = recording.episodes[0]
     frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
-    pictures, rows = Pictures(recording), []
+    pictures, rows = Pictures(recording, tolerance), []
     for camera in recording.cameras:
         shown = [Image.fromarray(p) for p in pictures.at(episode, camera, frames)]
         width = max(1, round(shown[0].width * HEIGHT / shown[0].height))
@@ -203,13 +224,24 @@ def _strip(recording: Recording, out: Path) -> None:
 
 
 def _stats(
-    recording: Recording, spec: PolicySpec | None, columns: Columns, out: Path | None, json: bool
+    recording: Recording,
+    spec: PolicySpec | None,
+    columns: Columns,
+    out: Path | None,
+    tolerance: float,
+    json: bool,
 ) -> None:
     from dataclasses import asdict
     from json import dumps
 
     from ..data import remarks, statistics
+    from ..data.needs import expect_numbers
+    from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
+
+    if spec is not None:
+        expect_numbers(recording, spec, columns)
+    expect_on_time(recording, tolerance)
 
     with busy("computing statistics"):
         found = statistics(recording, spec, columns)

@@ -60,6 +60,14 @@ Quantize = Annotated[
     Literal["none", "float8", "float8_weights", "int8", "int8_weights"],
     typer.Option(help="Large weights in 8 bits while the policy acts; nothing on disk changes."),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How far the time of a frame or of its picture may be off; 0.0001 if left out.",
+    ),
+]
 Column = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,7 +11,7 @@ import typer
 from ..errors import WamkitError
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec, parse, read
-from .options import Column, Device, Json, Overrides, Spec
+from .options import Column, Device, Json, Overrides, Spec, Tolerance
 from .output import console, emit, say
 
 EXAMPLE = "wamkit precompute text spec.toml --prompts prompts.txt --out text.safetensors"
@@ -56,6 +56,7 @@ def command(
     ] = Number.float32,
     batch: Annotated[int, typer.Option(min=1, help="Clips in one pass (latents).")] = 4,
     device: Device = "cpu",
+    tolerance: Tolerance = None,
     json: Json = False,
 ) -> None:
     """Encode instructions or pictures once, so that it need not be done in training or use.
@@ -66,8 +67,13 @@ def command(
     """
     policy = parse(read(spec, overrides or []), str(spec))
     if what is What.text:
-        idle = {"--column": column, "--stride": stride != 1, "--dtype": dtype != "float32"}
+        idle: dict[str, object] = {
+            "--column": column,
+            "--stride": stride != 1,
+            "--dtype": dtype != "float32",
+        }
         idle |= {"--batch": batch != 4, "--device": device != "cpu"}
+        idle["--tolerance"] = tolerance is not None
         for name, is_given in idle.items():
             if is_given:
                 raise WamkitError(f"{name} has no meaning for `precompute text`", "leave it out")
@@ -77,7 +83,13 @@ def command(
             "latents are of the pictures of a data set", "name it: --data DIR, and no --prompts"
         )
     else:
-        options = {"stride": stride, "dtype": str(dtype), "batch": batch, "device": device}
+        options: dict[str, Any] = {
+            "stride": stride,
+            "dtype": str(dtype),
+            "batch": batch,
+            "device": device,
+        }
+        options |= {} if tolerance is None else {"tolerance": tolerance}
         _latents(policy, data, out, column or [], options, json)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Column, Device, Json, Overrides, Source
+from .options import Column, Device, Json, Overrides, Source, Tolerance
 from .output import INTERRUPTED, console, emit, note, say
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def command(
     latents: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Latents of `wamkit precompute latents`.")
     ] = None,
+    tolerance: Tolerance = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in RUN, exactly.")
     ] = False,
@@ -67,7 +68,7 @@ def command(
     """
     from ..train import read_config
 
-    typed = {"steps": steps, "batch": batch, "lr": lr}
+    typed = {"steps": steps, "batch": batch, "lr": lr, "tolerance": tolerance}
     given = [f"{name}={value}" for name, value in typed.items() if value is not None]
     if logger:
         given.append(f"loggers={[name for words in logger for name in words.split(',')]}")

@@ -11,13 +11,14 @@ from .checking import Finding, check
 from .describing import statistics
 from .encoding import precompute
 from .latents import StoredLatents
-from .layout import Columns, Episode, Feature, Recording
+from .layout import TOLERANCE, Columns, Episode, Feature, Recording
 from .loading import Loader, collate
 from .samples import Sample, Samples, split
 from .scaling import remarks
 from .writing import Writer
 
 __all__ = [
+    "TOLERANCE",
     "Columns",
     "Episode",
     "Feature",

@@ -20,8 +20,9 @@ from ..scenes import vae_dtype
 from ..spec import PolicySpec
 from .frames import Pictures
 from .latents import INDEX, name_of, opened, settings, weights_mark
-from .layout import Columns, Recording
-from .samples import chosen, clip, expect
+from .layout import TOLERANCE, Columns, Recording
+from .needs import expect
+from .samples import chosen, clip
 
 Moment = tuple[int, int]  # episode, frame
 
@@ -47,6 +48,7 @@ def precompute(
     device: str = "cpu",
     batch: int = 4,
     shard: int = 512,
+    tolerance: float = TOLERANCE,
     advance: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Encode what `folder` lacks, `shard` clips a file; return how many clips were encoded.
@@ -82,7 +84,7 @@ def precompute(
         "clips": len(wanted),
     }
     _claim(folder, about)
-    pictures, layout = Pictures(recording), CameraLayout(spec.cameras)
+    pictures, layout = Pictures(recording, tolerance), CameraLayout(spec.cameras)
     known = {episode.index: episode for episode in recording.episodes}
     encoded = 0
 

@@ -16,7 +16,9 @@ from PIL import Image
 from ..errors import WamkitError
 from ..placeholders import refuse_placeholder
 from . import parquet
+from .alignment import EXACT, Alignment, strict
 from .layout import TOLERANCE, Episode, Recording
+from .timing import ceiling
 from .video import Videos
 
 CHECK = "run `wamkit data check` on the folder"
@@ -49,6 +51,8 @@ class Numbers:
             for name in columns:
                 pieces[name].append(table[name][mine])
         for name, parts in pieces.items():
+            if name not in recording.features:
+                raise WamkitError(f"{recording.folder} has no feature {name!r}", CHECK)
             shape = recording.features[name].shape
             whole = np.concatenate(parts) if parts else np.empty((0, *shape))
             if (found := prod(whole.shape[1:])) != prod(shape):
@@ -75,6 +79,8 @@ def _columns(file: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
             found[name] = parquet.array(table[name])
         except ValueError as error:
             raise WamkitError(f"{file}: {name!r} holds {error}", CHECK) from None
+        if found[name].dtype.kind not in "iufb":
+            raise WamkitError(f"{file}: {name!r} holds {table[name].type}, no numbers", CHECK)
     return found
 
 
@@ -120,6 +126,7 @@ class Pictures:
         self._lately = Lately(room)
         self.tolerance = tolerance
         self._videos = Videos()
+        self._alignment = Alignment(recording, tolerance)
         self._groups: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
         self._owners: dict[Path, list[NDArray[Any]]] = {}  # file -> row group -> episode of a row
 
@@ -144,15 +151,49 @@ class Pictures:
             )
         return stacked
 
+    def expect_counted(self, episodes: Sequence[Episode]) -> None:
+        """Raises WamkitError unless the pictures of these episodes are known by their number.
+
+        Of episodes that do not begin at time 0 nothing else tells which picture is the first.
+        """
+        for episode in episodes:
+            for key in self.recording.films:
+                video = self._videos[episode.clips[key].file]
+                if not self._alignment.looked_up(video, key, episode).counted:
+                    frames = sum(e.length for e in self.recording.sharing(episode, key))
+                    raise WamkitError(
+                        f"{video.file}: the times of episode {episode.index} do not begin at 0, "
+                        f"and the video has not a picture for each of {frames} frames",
+                        "let times begin at 0 in each episode, or make the video again",
+                    )
+
     def _decoded(
         self, dtype: str, episode: Episode, key: str, frames: Sequence[int]
     ) -> Sequence[NDArray[np.uint8]]:
         """Pictures of frames in ascending order, read anew."""
         if dtype != "video":
             return [self._embedded(episode, key, frame) for frame in frames]
-        clip = episode.clips[key]
-        seconds = [clip.start + frame / self.recording.fps for frame in frames]
-        return self._videos[clip.file].at(seconds, self.tolerance)
+        clip, fps = episode.clips[key], self.recording.fps
+        video = self._videos[clip.file]
+        placed = self._alignment.placed(video, key, episode)
+        seconds = [clip.start + frame / fps for frame in frames]
+        if placed is None:
+            try:
+                return video.at(seconds, strict(seconds[-1], fps, self.tolerance))
+            except WamkitError:
+                placed = self._alignment.looked_up(video, key, episode)
+        known = placed.seconds[list(frames)]
+        missing = np.flatnonzero(~np.isfinite(known))
+        if not missing.size:
+            return video.at(known.tolist(), EXACT)
+        first = int(missing[0])
+        try:
+            return video.at(seconds[first:], strict(seconds[first], fps, self.tolerance))
+        except WamkitError as problem:
+            off = float(placed.off[frames[first]])
+            near = f"; the nearest is {off:.4f} s off" if np.isfinite(off) else ""
+            cure = f", or allow it: --tolerance {ceiling(off)}" if near else ""
+            raise WamkitError(f"{problem.what}{near}", f"{CHECK}{cure}") from None
 
     def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[np.uint8]:
         """A picture that stands in the parquet as a PNG or JPEG file."""

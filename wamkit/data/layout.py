@@ -8,7 +8,6 @@ the same `Recording`, which knows for each episode where its rows and its pictur
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WamkitError, did_you_mean
-from ..placeholders import refuse_placeholder
-from . import parquet
+from . import metadata
+from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
+from .metadata import PICTURES
 
 INFO = Path("meta", "info.json")
-PICTURES = ("video", "image")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # in every folder
+SPAN = ("dataset_from_index", "dataset_to_index")
 TOLERANCE = 1e-4  # seconds that a picture may be off, as in LeRobot
 
 
@@ -66,6 +66,7 @@ class Episode:
     tasks: tuple[str, ...]
     data: Path  # the parquet file with its rows, perhaps among others
     clips: Mapping[str, Clip] = field(default_factory=dict)  # camera -> its mp4
+    span: tuple[int, ...] = ()  # first and last + 1 of its frames among all, where that is told
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,14 @@ class Recording:
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder is no data set, or of a version that is not read."""
         self.folder = Path(folder).expanduser()
-        self.info = _info(self.folder)
+        file = self.folder / INFO
+        if not file.is_file():
+            raise WamkitError(
+                f"no data set at {self.folder}: it has no {INFO}", "name a LeRobot folder"
+            )
+        self.info, faults = metadata.information(file)
+        if faults:
+            raise DataError(faults, str(self.folder))
         self.version = str(self.info["codebase_version"])
         self.fps = float(self.info["fps"])
         self.features = {
@@ -119,27 +127,60 @@ class Recording:
         """Keys of the features that are pictures."""
         return tuple(name for name, feature in self.features.items() if feature.is_picture)
 
-    @cached_property
+    @property
+    def films(self) -> tuple[str, ...]:
+        """Keys of the cameras whose pictures are in mp4 files."""
+        return tuple(name for name in self.cameras if self.features[name].dtype == "video")
+
+    @property
     def episodes(self) -> tuple[Episode, ...]:
-        """Every episode, in order. Raises WamkitError if the metadata cannot be read."""
-        rows = self._rows_of_v3() if self.version.startswith("v3") else self._rows_of_v2()
-        return tuple(sorted(rows, key=lambda episode: episode.index))
+        """Every episode, in order. Raises WamkitError, with all faults, if one cannot be used."""
+        found, faults = self.survey
+        refuse(faults, f"{self.folder}: the metadata")
+        return found
 
     @cached_property
+    def survey(self) -> tuple[tuple[Episode, ...], tuple[Finding, ...]]:
+        """The episodes that can be used, in order, and what is wrong with the others."""
+        rows, faults = self._rows()
+        found, wrong = metadata.made(rows, self._episode)
+        known: dict[int, Episode] = {}
+        place = str(rows[0][0]) if rows else ""
+        for episode in found:
+            if episode.index in known:
+                wrong.append(Finding(place, "is there twice", episode.index, hint=CONVERT))
+            known.setdefault(episode.index, episode)
+        return tuple(known[index] for index in sorted(known)), (*faults, *wrong)
+
+    @property
     def tasks(self) -> dict[int, str]:
-        """task_index -> instruction."""
-        if not self.version.startswith("v3"):
-            lines = _lines(self.folder / "meta" / "tasks.jsonl")
-            return {int(line["task_index"]): str(line["task"]) for line in lines}
-        file = self.folder / "meta" / "tasks.parquet"
-        found = parquet.rows(file)
-        texts = [name for name in (found[0] if found else {}) if name != "task_index"]
-        if found and ("task_index" not in found[0] or len(texts) != 1):
-            raise WamkitError(
-                f"{file} has the columns {', '.join(found[0])}; expected the task and task_index",
-                "write or convert the data set again",
-            )
-        return {int(row["task_index"]): str(row[texts[0]]) for row in found}
+        """task_index -> instruction. Raises WamkitError, with all faults, if one has no words."""
+        found, faults = self.words
+        refuse(faults, f"{self.folder}: the metadata")
+        return found
+
+    @cached_property
+    def words(self) -> tuple[dict[int, str], list[Finding]]:
+        """task_index -> instruction, and what is wrong with the others."""
+        return metadata.tasks(self.folder, v3=self.version.startswith("v3"))
+
+    def sharing(self, episode: Episode, camera: str) -> tuple[Episode, ...]:
+        """The episodes in the same mp4 file, in the order in which they are there."""
+        return self._by_film[camera][episode.clips[camera].file]
+
+    @cached_property
+    def _by_film(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
+        found: dict[str, dict[Path, list[Episode]]] = {name: {} for name in self.films}
+        for episode in self.survey[0]:
+            for name, clip in episode.clips.items():
+                found[name].setdefault(clip.file, []).append(episode)
+        return {
+            name: {
+                file: tuple(sorted(mine, key=lambda e: (e.clips[name].start, e.index)))
+                for file, mine in files.items()
+            }
+            for name, files in found.items()
+        }
 
     def feature(self, key: str, purpose: str) -> Feature:
         """The feature at `key`. Raises WamkitError with the nearest name if there is none."""
@@ -171,49 +212,45 @@ class Recording:
                     total.update(hashlib.file_digest(opened, "sha256").digest())
         return total.hexdigest()
 
-    def _rows_of_v3(self) -> list[Episode]:
+    def _rows(self) -> tuple[list[tuple[Path, dict[str, Any]]], list[Finding]]:
+        """The rows of the episodes as they are written, each with its file."""
+        if not self.version.startswith("v3"):
+            file = self.folder / "meta" / "episodes.jsonl"
+            told, faults = metadata.lines(file)
+            return [(file, row) for row in told], faults
         place = self.folder / "meta" / "episodes"
         files = sorted(place.rglob("*.parquet"))
         if not files:
-            raise WamkitError(f"{place} holds no parquet file", "copy the whole data set again")
-        videos = [name for name in self.cameras if self.features[name].dtype == "video"]
-        found = []
+            why = f"{place} holds no parquet file"
+            return [], [Finding(str(place), why, hint="copy the whole data set again")]
+        wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+        keys = ("chunk_index", "file_index", "from_timestamp")
+        wanted += [f"videos/{name}/{key}" for name in self.films for key in keys]
+        rows: list[tuple[Path, dict[str, Any]]] = []
+        faults = []
         for file in files:
-            wanted = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-            keys = ("chunk_index", "file_index", "from_timestamp")
-            wanted += [f"videos/{name}/{key}" for name in videos for key in keys]
-            for row in parquet.rows(file, wanted):
-                clips = {}
-                for name in videos:
-                    chunk, number, start = (row[f"videos/{name}/{key}"] for key in keys)
-                    path = self._path(
-                        "video_path", video_key=name, chunk_index=chunk, file_index=number
-                    )
-                    clips[name] = Clip(path, float(start))
-                data = self._path(
-                    "data_path",
-                    chunk_index=row["data/chunk_index"],
-                    file_index=row["data/file_index"],
-                )
-                tasks = tuple(map(str, row["tasks"] or ()))
-                found.append(Episode(row["episode_index"], row["length"], tasks, data, clips))
-        return found
+            told, wrong = metadata.table(file, wanted, ["tasks", *SPAN])
+            rows += [(file, row) for row in told]
+            faults += wrong
+        return rows, faults
 
-    def _rows_of_v2(self) -> list[Episode]:
-        size = int(self.info.get("chunks_size", 1000))
-        found = []
-        for row in _lines(self.folder / "meta" / "episodes.jsonl"):
-            index = int(row["episode_index"])
+    def _episode(self, row: dict[str, Any]) -> Episode:
+        """A row of the metadata. Raises ValueError in words."""
+        index, length = whole(row, "episode_index"), whole(row, "length", 1)
+        clips = {}
+        if self.version.startswith("v3"):
+            for name in self.films:
+                file = self._path("video_path", video_key=name, **_file(row, f"videos/{name}"))
+                clips[name] = Clip(file, seconds(row, f"videos/{name}/from_timestamp"))
+            data = self._path("data_path", **_file(row, "data"))
+        else:
+            size = whole({"chunks_size": 1000} | self.info, "chunks_size", 1)
             place = {"episode_chunk": index // size, "episode_index": index}
-            clips = {
-                name: Clip(self._path("video_path", video_key=name, **place))
-                for name in self.cameras
-                if self.features[name].dtype == "video"
-            }
-            tasks = tuple(map(str, row.get("tasks", ())))
+            for name in self.films:
+                clips[name] = Clip(self._path("video_path", video_key=name, **place))
             data = self._path("data_path", **place)
-            found.append(Episode(index, int(row["length"]), tasks, data, clips))
-        return found
+        span = tuple(whole(row, name) for name in SPAN if row.get(name) is not None)
+        return Episode(index, length, metadata.words_of(row), data, clips, span)
 
     def _path(self, template: str, **values: Any) -> Path:
         try:
@@ -225,36 +262,6 @@ class Recording:
             ) from None
 
 
-def _info(folder: Path) -> dict[str, Any]:
-    file = folder / INFO
-    if not file.is_file():
-        raise WamkitError(f"no data set at {folder}: it has no {INFO}", "name a LeRobot folder")
-    refuse_placeholder(file)
-    try:
-        info = json.loads(file.read_text())
-        version, _ = str(info["codebase_version"]), float(info["fps"])
-        for raw in info["features"].values():
-            tuple(map(int, raw["shape"])), str(raw["dtype"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WamkitError(
-            f"{file} cannot be read: {type(error).__name__}: {error}",
-            "it needs codebase_version, fps, and features with dtype and shape",
-        ) from None
-    if not version.startswith(("v2.", "v3.")):
-        raise WamkitError(
-            f"{file} is of version {version}; read are v2.0, v2.1 and v3.0",
-            "convert the data set with LeRobot's own script",
-        )
-    if not float(info["fps"]) > 0:
-        raise WamkitError(f"{file}: fps is {info['fps']}", "it is the number of frames a second")
-    return dict(info)
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    refuse_placeholder(file)
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise WamkitError(
-            f"{file} cannot be read: {error}", "copy the whole data set again"
-        ) from None
+def _file(row: Mapping[str, Any], place: str) -> dict[str, int]:
+    """The numbers of a file of version 3."""
+    return {key: whole(row, f"{place}/{key}") for key in ("chunk_index", "file_index")}

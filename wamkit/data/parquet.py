@@ -64,9 +64,15 @@ def rows(file: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any
 def array(column: Any) -> NDArray[Any]:
     """A column of numbers or of lists of numbers as [rows, ...]; a missing number is NaN.
 
-    Raises ValueError if the lists are not all of one length.
+    Raises ValueError if the lists are not all of one length, or hold what is no number.
     """
-    column = column.combine_chunks()
+    try:
+        return _array(column.combine_chunks())
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(f"{column.type}: {error}") from None
+
+
+def _array(column: Any) -> NDArray[Any]:
     kind = str(column.type)
     if not kind.startswith(("fixed_size_list", "list", "large_list")):
         return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
@@ -77,5 +83,5 @@ def array(column: Any) -> NDArray[Any]:
         lengths = np.diff(column.offsets.to_numpy())
         if len(lengths) and (lengths != lengths[0]).any():
             raise ValueError("lists of different lengths")
-    inner = array(arrow().chunked_array([flat]))
+    inner = _array(flat)
     return inner.reshape(len(column), -1, *inner.shape[1:])

@@ -16,6 +16,8 @@ from ..spec import PolicySpec
 from .frames import Numbers, Pictures
 from .latents import StoredLatents
 from .layout import TOLERANCE, Columns, Episode, Recording
+from .needs import expect
+from .timing import on_time
 
 
 class Sample(TypedDict):
@@ -74,7 +76,10 @@ class Samples(Dataset[Sample]):
         self._finite(sorted(inputs))
         self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
         self._pictures = Pictures(recording, tolerance)
-        self._on_time(tolerance)
+        numbers = self._numbers
+        times = [numbers.of(place, "timestamp")[:, 0] for place in range(len(self.episodes))]
+        started = on_time(recording, self.episodes, times, tolerance)
+        self._pictures.expect_counted([e for e in self.episodes if e.index in started])
         self._delta = np.repeat(
             [group.kind == "delta" for group in spec.actions.groups],
             [group.size for group in spec.actions.groups],
@@ -169,17 +174,13 @@ class Samples(Dataset[Sample]):
                 "run `wamkit data check` on the folder, and leave out those episodes",
             )
 
-    def _on_time(self, tolerance: float) -> None:
-        """Raises WamkitError if the frames are not evenly 1 / fps apart."""
-        for place, episode in enumerate(self.episodes):
-            times = self._numbers.of(place, "timestamp")[:, 0].astype(np.float64)
-            off = np.abs(times - np.arange(episode.length) / self.recording.fps)
-            if (late := np.flatnonzero(~(off <= tolerance))).size:
-                raise WamkitError(
-                    f"{episode.data}: episode {episode.index}, frame {late[0]} is at "
-                    f"{times[late[0]]:.4f} s, {off[late[0]]:.4f} s off its place",
-                    "run `wamkit data check` on the folder, or allow a larger tolerance",
-                )
+
+def expect_on_time(recording: Recording, tolerance: float = TOLERANCE) -> None:
+    """Raises WamkitError if the frames of an episode are not evenly 1 / fps apart."""
+    episodes = recording.episodes
+    numbers = Numbers(recording, episodes, ["timestamp"])
+    times = [numbers.of(place, "timestamp")[:, 0] for place in range(len(episodes))]
+    on_time(recording, episodes, times, tolerance)
 
 
 def exact_enough(values: np.ndarray) -> type[np.floating]:
@@ -205,33 +206,6 @@ def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     moments = t + (np.arange(spec.pictures) - video.context + 1) * video.every
     inside = np.clip(moments, 0, length - 1)
     return inside.tolist(), moments == inside
-
-
-def expect(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
-    """Raises WamkitError if a data set is not what a spec needs."""
-    for view in spec.cameras.views:
-        key = columns.view(view.name)
-        if not recording.feature(key, view.name).is_picture:
-            raise WamkitError(
-                f"{key!r} holds no pictures, and view {view.name!r} needs them",
-                f"map it: {view.name}=KEY; the cameras are {', '.join(recording.cameras)}",
-            )
-    numbers = {"action": (columns.action, spec.actions.size, "actions.groups")}
-    if spec.state.size:
-        numbers["state"] = (columns.state, spec.state.size, "state.size")
-    for name, (key, size, where) in numbers.items():
-        found = recording.feature(key, name)
-        if found.is_picture or int(np.prod(found.shape)) != size:
-            raise WamkitError(
-                f"{key!r} is {found.dtype} {list(found.shape)}, the spec has {size} numbers",
-                f"change {where} in the spec, or map another column: {name}=KEY",
-            )
-    if abs(recording.fps - spec.actions.hertz) > 1e-6:
-        raise WamkitError(
-            f"{recording.folder} has {recording.fps:g} frames a second, the spec "
-            f"{spec.actions.hertz:g} actions",
-            f"set actions.hertz={recording.fps:g}, and video.every for the pictures",
-        )
 
 
 def chosen(recording: Recording, episodes: Sequence[int] | None) -> tuple[Episode, ...]:

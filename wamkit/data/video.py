@@ -57,6 +57,16 @@ class Video:
         return float(self._stream.average_rate or 0)
 
     @property
+    def pictures(self) -> int:
+        """How many pictures the header of the file speaks of; 0 if it does not."""
+        return int(self._stream.frames or 0)
+
+    @property
+    def start(self) -> float:
+        """Seconds at which the header of the file has the first picture."""
+        return float((self._stream.start_time or 0) * self._stream.time_base)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of its pictures."""
         return self._stream.height, self._stream.width

@@ -30,6 +30,7 @@ FREE = {
     "loggers",
     "peak",
     "measure_peak",
+    "tolerance",
 }
 """What may be changed when a run is resumed: everything else decides the numbers themselves."""
 
@@ -131,6 +132,8 @@ class TrainConfig(Section):
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: every process holds all weights, or a share of each block's."""
 
+    tolerance: float = Field(1e-4, ge=0)
+    """Seconds that the time of a frame, or of its picture, may be off in the data."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the episodes that are held out; 0 for none."""
     validate_every: int = Field(500, ge=0)

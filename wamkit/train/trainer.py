@@ -114,6 +114,7 @@ class Trainer:
             "columns": data.columns,
             "latents": data.latents,
             "discount": config.discount,
+            "tolerance": config.tolerance,
         }
         samples = Samples(recording, policy.spec, episodes=learn, **chosen)
         if samples.latents is not None:

@@ -1,0 +1,129 @@
+"""Which picture of an mp4 file is which frame: by its time, or by its number where times drift.
+
+A file that has as many pictures as its episodes have frames has them in the same order, whatever
+its times say: offsets that add up where files were joined, a rate that is a little off, a first
+picture that is not at 0. In any other file the time of a picture decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layout import TOLERANCE, Episode, Recording
+from .timing import CARE
+from .video import Video
+
+EXACT = 1e-5  # seconds between a picture and itself
+Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The pictures of one episode."""
+
+    seconds: Times  # of each frame's picture in the file; NaN if there is none
+    off: Times  # how far the nearest picture is from where the metadata has it
+    counted: bool  # by number, and not by time
+
+
+def strict(moment: float, fps: float, tolerance: float = TOLERANCE) -> float:
+    """Seconds that a picture may always be off: what float32 cannot say is no fault."""
+    coarse = CARE * float(np.spacing(np.float32(abs(moment))))
+    return min(tolerance, TOLERANCE) + min(coarse, 0.25 / fps)
+
+
+def even(times: Times) -> bool:
+    """Whether pictures come at one rate."""
+    steps = np.diff(times)
+    return not len(steps) or float(np.ptp(steps)) < 0.5 * float(np.median(steps))
+
+
+def aligned(
+    times: Times, starts: Sequence[float], lengths: Sequence[int], fps: float, tolerance: float
+) -> list[Placed]:
+    """The pictures of the episodes that share a file, which has pictures at `times`.
+
+    `starts` ascend: seconds in the file at which each episode begins by the metadata.
+    """
+    firsts = np.cumsum([0, *lengths])
+    counted = len(times) == firsts[-1]
+    expected = [start + np.arange(n) / fps for start, n in zip(starts, lengths, strict=True)]
+    if counted and not even(times) and len(lengths) > 1:
+        # A picture may be missing in one episode and another too many: times must roughly agree.
+        ahead = times - np.concatenate(expected)
+        counted = float(np.abs(ahead - np.median(ahead)).max()) < 0.5 / fps
+    found = []
+    for place, wanted in enumerate(expected):
+        if counted:
+            mine = times[firsts[place] : firsts[place + 1]]
+            found.append(Placed(mine, np.abs(mine - wanted), True))
+            continue
+        nearest = _nearest(times, wanted, 0.5 / fps)
+        off = np.abs(nearest - wanted)
+        least = strict(float(wanted[-1]), fps, tolerance)
+        seconds = np.where(off <= max(tolerance, least), nearest, np.nan)
+        found.append(Placed(seconds, off, False))
+    return found
+
+
+def _nearest(times: Times, wanted: Times, half: float) -> Times:
+    """The nearest picture to each moment, within the episode if it has any."""
+    first, after = np.searchsorted(times, (wanted[0] - half, wanted[-1] + half))
+    mine = times[first:after] if after > first else times
+    if not len(mine):
+        return np.full(len(wanted), np.inf)
+    right = np.clip(np.searchsorted(mine, wanted), 0, len(mine) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(wanted - mine[left] <= mine[right] - wanted, mine[left], mine[right])
+
+
+class Alignment:
+    """The times of pictures in the files of a recording, looked up where the metadata are off."""
+
+    def __init__(self, recording: Recording, tolerance: float) -> None:
+        self.recording, self.tolerance = recording, tolerance
+        self._tables: dict[tuple[str, Path], dict[int, Placed] | None] = {}
+
+    def placed(self, video: Video, key: str, episode: Episode) -> Placed | None:
+        """Where the pictures of an episode are; None where they are as the metadata say."""
+        name = key, episode.clips[key].file
+        if name not in self._tables:
+            plain = self._agrees(video, key, episode)
+            self._tables[name] = None if plain else self._table(video, key, episode)
+        table = self._tables[name]
+        return None if table is None else table[episode.index]
+
+    def looked_up(self, video: Video, key: str, episode: Episode) -> Placed:
+        """Where the pictures of an episode are, by the index of the file."""
+        name = key, episode.clips[key].file
+        if self._tables.get(name) is None:
+            self._tables[name] = self._table(video, key, episode)
+        table = self._tables[name]
+        assert table is not None
+        return table[episode.index]
+
+    def _agrees(self, video: Video, key: str, episode: Episode) -> bool:
+        """Whether the header of a file and the metadata say the same, or too little to tell."""
+        fps, sharing = self.recording.fps, self.recording.sharing(episode, key)
+        lengths = [e.length for e in sharing]
+        total = sum(lengths)
+        if video.pictures != total:
+            return True
+        starts = np.array([e.clips[key].start for e in sharing])
+        counted = video.start + np.cumsum([0, *lengths[:-1]]) / fps
+        drift = float(np.abs(starts - counted).max())
+        if video.fps > 0:
+            drift = max(drift, total * abs(1 / video.fps - 1 / fps))
+        return drift <= strict(float(starts[-1]) + lengths[-1] / fps, fps)
+
+    def _table(self, video: Video, key: str, episode: Episode) -> dict[int, Placed]:
+        sharing = self.recording.sharing(episode, key)
+        starts = [e.clips[key].start for e in sharing]
+        lengths = [e.length for e in sharing]
+        found = aligned(video.times(), starts, lengths, self.recording.fps, self.tolerance)
+        return {e.index: placed for e, placed in zip(sharing, found, strict=True)}

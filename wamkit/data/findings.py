@@ -1,0 +1,85 @@
+"""What is wrong with a data set: a place, what was found there, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import WamkitError
+
+AGAIN = "copy the whole data set again"
+CONVERT = "write or convert the data set again"
+SHOWN = 8  # faults in one error message
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, where, and the cure."""
+
+    file: str
+    why: str
+    episode: int | None = None
+    frame: int | None = None
+    hint: str = ""
+
+    def __str__(self) -> str:
+        places = (("episode", self.episode), ("frame", self.frame))
+        words = [f"{name} {number}" for name, number in places if number is not None]
+        return f"{', '.join([self.file, *words])}: {self.why}"
+
+
+class DataError(WamkitError):
+    """A data set that cannot be used, with every reason."""
+
+    def __init__(self, findings: Sequence[Finding], about: str = "") -> None:
+        self.findings = tuple(findings)
+        first = self.findings[0]
+        if len(findings) == 1:
+            super().__init__(str(first) if not about else first.why, first.hint)
+            return
+        lines = [f"- {f}" + (f"\n    hint: {f.hint}" if f.hint else "") for f in findings[:SHOWN]]
+        if len(findings) > SHOWN:
+            lines.append(f"- and {len(findings) - SHOWN} more")
+        what = f"{about or 'the data set'} has {len(findings)} faults:\n" + "\n".join(lines)
+        super().__init__(what, "run `wamkit data check` on the folder")
+
+
+def refuse(findings: Iterable[Finding], about: str = "") -> None:
+    """Raises DataError if there is any."""
+    if found := list(findings):
+        raise DataError(found, about)
+
+
+def of(problem: WamkitError, file: str, episode: int | None = None) -> list[Finding]:
+    """An error in words as findings."""
+    if isinstance(problem, DataError):
+        return list(problem.findings)
+    return [Finding(file, problem.what, episode, hint=problem.hint)]
+
+
+def whole(row: Mapping[str, Any], name: str, least: int = 0) -> int:
+    """A whole number of a row, also if it is written as 12.0. Raises ValueError in words."""
+    value = row.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise ValueError(f"{name} is missing")
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    if not math.isfinite(value) or int(value) != value:
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value:g}, expected {least} or more")
+    return int(value)
+
+
+def seconds(row: Mapping[str, Any], name: str) -> float:
+    """A moment of a row. Raises ValueError in words."""
+    value = row.get(name)
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}, expected seconds") from None
+    if not math.isfinite(found) or found < 0:
+        raise ValueError(f"{name} is {found:g}, expected seconds from 0 on")
+    return found

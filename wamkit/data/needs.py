@@ -1,0 +1,125 @@
+"""What a policy needs, and a data set lacks: everything at once, each with what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from ..errors import WamkitError, did_you_mean
+from ..spec import PolicySpec
+from .findings import Finding, refuse
+from .layout import INFO, OWN, Columns, Recording
+
+
+def expect(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+    """Raises WamkitError, with all reasons, if a data set is not what a spec needs."""
+    refuse(lacking(recording, spec, columns), f"{recording.folder} for this policy")
+
+
+def expect_numbers(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+    """As `expect`, of actions and states alone."""
+    refuse(_numbers(recording, spec, columns), f"{recording.folder} for this policy")
+
+
+def lacking(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+    """Yield every reason why the policy cannot learn from the data set."""
+    yield from _views(recording, spec, columns)
+    yield from _numbers(recording, spec, columns)
+    fps, hertz = recording.fps, spec.actions.hertz
+    if abs(fps - hertz) > 1e-6:
+        yield _finding(
+            f"{recording.folder} has {fps:g} frames a second, the spec {hertz:g} actions",
+            f"--set actions.hertz={fps:g}, and --set video.every={_every(spec, fps)} for the same "
+            "pictures a second",
+        )
+    try:
+        told = any(recording.tasks.values()) or any(e.tasks for e in recording.survey[0])
+    except WamkitError:  # told of the metadata themselves
+        told = True
+    if not told:
+        yield _finding("the data set has no instruction for any episode", "write its tasks")
+
+
+def _finding(why: str, hint: str) -> Finding:
+    return Finding(str(INFO), why, hint=hint)
+
+
+def _every(spec: PolicySpec, fps: float) -> int:
+    return max(1, round(spec.video.every * fps / spec.actions.hertz))
+
+
+def _views(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+    views, cameras = [view.name for view in spec.cameras.views], recording.cameras
+    for name in sorted(set(columns.views) - set(views)):
+        yield _finding(
+            f"the policy has no view {name!r}; it has {', '.join(views)}",
+            did_you_mean(name, views, f"write --column {views[0]}={columns.views[name]}"),
+        )
+    there = f"its cameras are {', '.join(cameras)}" if cameras else "it has no camera"
+    free = [name for name in cameras if name not in {columns.view(view) for view in views}]
+    for view in views:
+        key = columns.view(view)
+        if key in cameras:
+            continue
+        cure = _likely(view, free) or _likely(view, list(cameras))
+        hint = f"--column {view}={cure}" if cure else "record it, or leave the view out"
+        if cure in free and len(free) > 1:
+            free.remove(cure)
+        if key in recording.features:
+            yield _finding(
+                f"{key!r} holds no pictures, and view {view!r} needs them; {there}", hint
+            )
+        else:
+            yield _finding(f"the data set has no {key!r} for {view}; {there}", hint)
+
+
+def _likely(name: str, keys: list[str]) -> str:
+    """The key that is most like a name; the first if none is."""
+    short = {key.rsplit(".", 1)[-1]: key for key in keys}
+    for last, key in short.items():
+        if name in last or last in name:
+            return key
+    said = did_you_mean(name, list(short))
+    near = [key for last, key in short.items() if repr(last) in said]
+    return (near or keys or [""])[0]
+
+
+def _numbers(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+    wanted = {"action": (columns.action, spec.actions.size, "the sizes of actions.groups")}
+    if spec.state.size:
+        wanted["state"] = (columns.state, spec.state.size, "state.size")
+    numeric = {
+        name: prod(feature.shape)
+        for name, feature in recording.features.items()
+        if name not in OWN and not feature.is_picture and _is_number(feature.dtype)
+    }
+    for name, (key, size, where) in wanted.items():
+        if numeric.get(key) == size:
+            continue
+        fitting = [other for other, count in numeric.items() if count == size and other != key]
+        option = f"--column {name}={_likely(name, fitting)}" if fitting else ""
+        if key in recording.features:
+            feature = recording.features[key]
+            change = f"change {where} in the spec to {numeric[key]}" if key in numeric else ""
+            yield _finding(
+                f"{key!r} is {feature.dtype} {list(feature.shape)}, the spec has {size} numbers",
+                ", or ".join(filter(None, [change, option]))
+                or f"name another: --column {name}=KEY",
+            )
+            continue
+        there = ", ".join(f"{other} ({count})" for other, count in numeric.items()) or "none"
+        drop = ", or --set state.size=0" if name == "state" else ""
+        near = did_you_mean(key, list(numeric), f"name one of them: --column {name}=KEY")
+        yield _finding(
+            f"the data set has no {key!r} for {name}; its numbers are {there}",
+            (option or near) + drop,
+        )
+
+
+def _is_number(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "iufb"
+    except TypeError:
+        return False

@@ -1,0 +1,151 @@
+"""What is wrong with the rows of a parquet file: columns, episodes, numbers, times, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WamkitError
+from . import parquet, timing
+from .findings import CONVERT, Finding, of
+from .frames import picture
+from .layout import Episode, Recording
+from .samples import not_finite
+
+COPY = "copy it again, or write the data set again"
+
+
+def data_file(
+    recording: Recording, file: Path, episodes: list[Episode], decode: bool, tolerance: float
+) -> Iterator[Finding]:
+    """Rows of a parquet file: there, of the right shape, finite, on time."""
+    first = episodes[0].index if len(episodes) == 1 else None
+    try:
+        table = parquet.read(file)
+    except WamkitError as problem:
+        yield from of(problem, str(file), first)
+        return
+    columns: dict[str, NDArray[Any]] = {}
+    for name, feature in recording.features.items():
+        if feature.dtype == "video":
+            continue
+        if name not in table.column_names:
+            yield Finding(str(file), f"there is no column {name!r}", hint=CONVERT)
+        elif feature.dtype not in ("image", "string"):
+            try:
+                columns[name] = parquet.array(table[name])
+            except ValueError as error:
+                why = f"{name!r} has a wrong shape: {error}"
+                yield Finding(str(file), why, hint="give every frame the same number of values")
+                continue
+            if columns[name].dtype.kind not in "iufb":
+                why = f"{name!r} holds {table[name].type}, the metadata says {feature.dtype}"
+                yield Finding(str(file), why, hint="write it as numbers")
+                del columns[name]
+    if "episode_index" not in columns:
+        return
+    owners = columns["episode_index"].ravel()
+    yield from _owners(file, owners, episodes)
+    for episode in episodes:
+        rows = np.flatnonzero(owners == episode.index)
+        if len(rows) != episode.length:
+            yield Finding(
+                str(file),
+                f"{len(rows)} rows, the metadata says {episode.length} frames",
+                episode.index,
+                min(len(rows), episode.length),
+                f"{COPY}, or correct its length and files in meta/episodes",
+            )
+        elif (np.diff(rows) != 1).any():
+            at = int(np.flatnonzero(np.diff(rows) != 1)[0]) + 1
+            why = "its rows are not in one piece"
+            yield Finding(str(file), why, episode.index, at, "sort the rows by index")
+        mine = {name: values[rows] for name, values in columns.items()}
+        for frame, why, hint in _numbers(recording, mine):
+            yield Finding(str(file), why, episode.index, frame, hint)
+        if "timestamp" in mine:
+            times = mine["timestamp"].ravel()
+            yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
+        yield from _pictures(recording, table, file, episode, rows, decode)
+
+
+def _owners(file: Path, owners: NDArray[Any], episodes: list[Episode]) -> Iterator[Finding]:
+    """Rows that belong to no episode."""
+    known = {episode.index for episode in episodes}
+    exact = owners.astype(np.float64)
+    if lost := int((~np.isfinite(exact)).sum()):
+        yield Finding(str(file), f"{lost} rows have no episode_index", hint=COPY)
+    for other in sorted(set(exact[np.isfinite(exact)].tolist()) - known):
+        why = f"rows of episode {other:g}, which the metadata does not know"
+        yield Finding(str(file), why, hint="drop the rows, or write the metadata of that episode")
+
+
+def _numbers(
+    recording: Recording, columns: dict[str, NDArray[Any]]
+) -> Iterator[tuple[int, str, str]]:
+    """Frame, fault and cure, of one episode."""
+    for name, values in columns.items():
+        flat, shape = values.reshape(len(values), -1), recording.features[name].shape
+        if len(values) and flat.shape[1] != int(np.prod(shape)):
+            why = f"{name!r} has {flat.shape[1]} numbers, the metadata says {list(shape)}"
+            yield 0, why, "correct its shape in meta/info.json, or write the data again"
+        if flat.dtype.kind == "f":
+            bad = np.unique(not_finite(flat)[:, 0])
+            if bad.size:
+                why = f"{name!r} is NaN or infinite in {bad.size} frames"
+                yield int(bad[0]), why, "leave out those episodes, or fill in what was measured"
+    if "task_index" in columns and (numbers := columns["task_index"].ravel()).size:
+        for number in sorted(set(numbers.tolist()) - set(recording.words[0])):
+            if number == number:  # what is NaN is told above
+                at = int(np.argmax(numbers == number))
+                yield at, f"task {number} has no instruction", "write it into meta/tasks"
+    if "frame_index" in columns:
+        frames = columns["frame_index"].ravel()
+        off = np.flatnonzero(frames != np.arange(len(frames)))
+        if off.size:
+            why = f"frame_index is {frames[off[0]]}, expected {off[0]}"
+            yield int(off[0]), why, "sort the rows, and count frames from 0 in each episode"
+    if "index" in columns and len(columns["index"]):
+        counts = columns["index"].ravel()
+        off = np.flatnonzero(np.diff(counts) != 1)
+        if off.size or counts[0] < 0:
+            at = int(off[0]) + 1 if off.size else 0
+            yield at, f"index is {counts[at]}, which does not go on by 1", "count frames from 0"
+
+
+def _pictures(
+    recording: Recording,
+    table: Any,
+    file: Path,
+    episode: Episode,
+    rows: NDArray[np.intp],
+    decode: bool,
+) -> Iterator[Finding]:
+    """Pictures within the parquet, all of them or the first."""
+    for name, feature in recording.features.items():
+        if feature.dtype != "image" or name not in table.column_names:
+            continue
+        cells = table[name].combine_chunks()
+        for frame in range(len(rows)) if decode else range(min(1, len(rows))):
+            try:
+                cell = cells[int(rows[frame])].as_py()
+                shown = picture(cell, recording.folder, episode, frame)
+            except WamkitError as problem:
+                hint = "record that frame again, or leave the episode out"
+                yield Finding(str(file), problem.what, episode.index, frame, hint)
+                continue
+            if shown.shape[:2] != feature.size:
+                yield other_size(file, name, shown.shape, feature.size, episode, frame)
+
+
+def other_size(
+    file: Path, name: str, found: Any, said: tuple[int, int], episode: Episode, frame: int
+) -> Finding:
+    """Pictures that are not as large as the metadata says."""
+    why = f"{name!r} is {found[0]}x{found[1]}, the metadata says {said[0]}x{said[1]}"
+    hint = f"correct the shape of {name!r} in meta/info.json, or write the pictures again"
+    return Finding(str(file), why, episode.index, frame, hint)
