@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from wamkit.company import expect_alike
 from wamkit.compositions import Cell, matrix
 from wamkit.policy import Policy, generator
 from wamkit.replay import uncached
 from wamkit.scenes import blank
-from wamkit.trial import batch_of, observation
+from wamkit.trial import batch_of, observation, redrawn
 
 CELLS = list(matrix())
 
@@ -21,7 +22,7 @@ def _name(cell: Cell) -> str:
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.runs], ids=_name)
-def test_it_acts_learns_caches_and_comes_back(cell: Cell, tmp_path: Path) -> None:
+def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_path: Path) -> None:
     policy = Policy.from_spec(cell.spec)
     seen = observation(cell.spec)
     chunk = policy.act(seen, seed=0)
@@ -48,6 +49,8 @@ def test_it_acts_learns_caches_and_comes_back(cell: Cell, tmp_path: Path) -> Non
         grads = [p.grad for p in part.parameters() if p.grad is not None]  # type: ignore[attr-defined]
         assert grads and all(bool(g.isfinite().all()) for g in grads)
         assert any(bool(g.any()) for g in grads)
+
+    expect_alike(redrawn(policy))
 
 
 # Why something cannot be: the heart of each reason that a registered part gives.

@@ -86,6 +86,7 @@ FLOORS = {
     5: {
         "simulate",
         "testing",
+        "company",
         "stacks",
         "parity",
         "trial",

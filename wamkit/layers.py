@@ -124,11 +124,14 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Ten
 
 
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """The mean [B, D] of tokens [B, S, D] in their dtype; `valid` [B, S] is as `Text.mask`."""
+    """The mean [B, D] of tokens [B, S, D] in their dtype; `valid` [B, S] is as `Text.mask`.
+
+    Zero where no token of a sample is real.
+    """
     if valid is None:
         return x.mean(1)
     weight = valid.exp() if valid.is_floating_point() else valid.float()
-    share = weight / weight.sum(1, keepdim=True)
+    share = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     return (x * share[..., None].to(x.dtype)).sum(1)
 
 

@@ -31,7 +31,7 @@ from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
 from .regions import Regions
-from .schedule import Several, schedules_of
+from .schedule import Samples, schedules_of
 from .session import Session
 from .spec import PolicySpec
 from .stored import StoredEncoder
@@ -348,14 +348,14 @@ class Policy(nn.Module):
         )
 
     def loss(
-        self, batch: Batch, *, seed: int | None = None, compute: torch.dtype = torch.float32
+        self, batch: Batch, *, seed: Seed = None, compute: torch.dtype = torch.float32
     ) -> Losses:
         """Velocity losses of one batch, weighted by noise level and masked where data is padding.
 
+        With a seed for each sample, they are the mean of what every one gives alone.
         With another `compute` than float32 the pass of backbone and head runs under torch's
         autocast: matrix products and attention in that dtype, weights and losses as they are, and
-        what a part keeps in float32 (`keep_float32`) in float32.
-        Raises WamkitError if the batch does not fit.
+        what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
         """
         scene = scenes.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
@@ -424,12 +424,9 @@ def generator(seed: Seed) -> torch.Generator:
     Of several seeds, one that draws for each sample of a batch by its own.
     """
     if isinstance(seed, Sequence):
-        return Several([generator(one) for one in seed])
+        return Samples([generator(one) for one in seed])
     rng = torch.Generator()
-    if seed is None:
-        rng.seed()
-    else:
-        rng.manual_seed(seed)
+    _ = rng.seed() if seed is None else rng.manual_seed(seed)
     return rng
 
 

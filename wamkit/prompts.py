@@ -39,12 +39,13 @@ class PromptCache:
         sentences = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
         if self.encoder.trainable:
             self.encoded += len(sentences)
-            return self.encoder.encode(sentences)
+            return _with_a_token(self.encoder.encode(sentences))
         mark = self._mark = self._mark or self.encoder.fingerprint()
         for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
             if (mark, sentence) not in self._kept:
                 with torch.no_grad():
-                    self._kept[mark, sentence] = trimmed(self.encoder.encode([sentence]))
+                    encoded = _with_a_token(self.encoder.encode([sentence]))
+                    self._kept[mark, sentence] = trimmed(encoded)
                 self.encoded += 1
         rows = [self._kept[mark, sentence] for sentence in sentences]
         for sentence in sentences:
@@ -163,6 +164,16 @@ def trimmed(text: Text) -> Text:
         valid=None if bool(valid.all()) else valid,
         copies=None if text.copies is None else text.copies[:, :length],
     )
+
+
+def _with_a_token(text: Text) -> Text:
+    """The text, or of one without any token a token of padding, which attention is not to see."""
+    if text.tokens.shape[1]:
+        return text
+    tokens = F.pad(text.tokens, (0, 0, 0, 1))
+    valid = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    copies = None if text.copies is None else F.pad(text.copies, (0, 1))
+    return replace(text, tokens=tokens, valid=valid, copies=copies)
 
 
 def stacked(rows: Sequence[Text]) -> Text:

@@ -61,10 +61,17 @@ class Several(torch.Generator):
 
     def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
         made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
-        if not isinstance(parts[0], Drawn):
+        if not isinstance(parts[0], Drawn | Chosen):
             made.set_state(parts[0].get_state())
         made.parts = tuple(parts)
         return made
+
+
+class Samples(Several):
+    """Generators for the samples of a batch: each draws for its own, and for all copies of it.
+
+    Row k * B + b of copies that lie one after the other is copy k of sample b.
+    """
 
 
 class Drawn(torch.Generator):
@@ -126,15 +133,48 @@ class Drawn(torch.Generator):
                     child.redraw(seeded)
 
 
+class Chosen(torch.Generator):
+    """A generator for some samples of a batch: it draws for the whole batch, and gives theirs.
+
+    So a sample gets the same noise whichever others are chosen with it.
+    """
+
+    source: torch.Generator
+    index: Tensor  # [B'] the samples
+    batch: int  # of how many
+
+    def __new__(cls, source: torch.Generator, index: Tensor, batch: int) -> Chosen:
+        made = super().__new__(cls, source.device)  # type: ignore[call-arg]
+        made.source, made.index, made.batch = source, index, batch
+        return made
+
+    def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
+        """As `draw`, of the samples that are chosen."""
+        copies, index = shape[axis] // len(self.index), self.index.to(like.device)
+        whole = (*shape[:axis], copies * self.batch, *shape[axis + 1 :])
+        rows = [index + copy * self.batch for copy in range(copies)]
+        return draw(whole, like, self.source, axis).index_select(axis, torch.cat(rows))
+
+
+def copied(rng: torch.Generator) -> torch.Generator:
+    """A generator that will draw what `rng` would draw next."""
+    if isinstance(rng, Several):
+        return type(rng)([copied(part) for part in rng.parts])
+    aside = torch.Generator(rng.device)
+    aside.set_state(rng.get_state())
+    return aside
+
+
 def fork(rng: torch.Generator, count: int) -> list[torch.Generator]:
     """`count` generators seeded by `rng`, which itself stays where it is."""
+    if isinstance(rng, Chosen):
+        return [Chosen(child, rng.index, rng.batch) for child in fork(rng.source, count)]
     if isinstance(rng, Drawn):
         return rng.forked(count)
     if isinstance(rng, Several):
         columns = zip(*(fork(part, count) for part in rng.parts), strict=True)
-        return [Several(column) for column in columns]
-    aside = torch.Generator(rng.device)
-    aside.set_state(rng.get_state())
+        return [type(rng)(column) for column in columns]
+    aside = copied(rng)
     seeds = torch.randint(2**62, (count,), generator=aside, device=rng.device).tolist()
     return [torch.Generator(rng.device).manual_seed(seed) for seed in seeds]
 
@@ -145,15 +185,33 @@ def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int =
     The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
     `Several` generators divide among them. A CUDA device is not waited for.
     """
-    if isinstance(rng, Drawn):
+    if isinstance(rng, Drawn | Chosen):
         return rng.noise(shape, like, axis)
     if isinstance(rng, Several):
         rows = shape[axis] // len(rng.parts)
         own = (*shape[:axis], rows, *shape[axis + 1 :])
-        return torch.cat([draw(own, like, part, axis) for part in rng.parts], axis)
+        found = [draw(own, like, part, axis) for part in rng.parts]
+        if isinstance(rng, Samples) and rows > 1:
+            return torch.stack(found, axis + 1).flatten(axis, axis + 1)
+        return torch.cat(found, axis)
     pinned = like.is_cuda and rng.device.type == "cpu"  # so that the host need not wait
     noise = torch.randn(shape, generator=rng, device=rng.device, pin_memory=pinned)
     return noise.to(device=like.device, dtype=like.dtype, non_blocking=pinned)
+
+
+def uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Numbers in [0, 1) on the generator's device, for choices of training.
+
+    The first axis is that of the batch, which `Several` generators divide among them; a single
+    number () for a whole batch is the first one's, and every generator goes on by as much.
+    """
+    if not isinstance(rng, Several):
+        return torch.rand(shape, generator=rng, device=rng.device)
+    if not shape:
+        first, *_ = [uniform((), part) for part in rng.parts]
+        return first
+    own = (shape[0] // len(rng.parts), *shape[1:])
+    return torch.cat([uniform(own, part) for part in rng.parts])
 
 
 @lru_cache(maxsize=32)
@@ -267,8 +325,11 @@ class NoiseSchedule:
         return sent(sigma, like.device)
 
     def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """Levels of this shape on the generator's device."""
+        """Levels of this shape on the generator's device; of several, each draws for its own."""
         c = self.config
+        if isinstance(rng, Several):
+            own = (shape[0] // len(rng.parts), *shape[1:])
+            return torch.cat([self._sample(own, part) for part in rng.parts])
 
         def flat() -> Tensor:
             return torch.rand(shape, generator=rng, device=rng.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ class Session:
         observation: Observation | None,
         executed: Tensor | None = None,
         *,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         **choices: Any,
     ) -> ActionChunk:
         """The next actions, in physical units.
@@ -80,7 +81,7 @@ class Session:
         units; left out, those of the chunk itself. Without an observation the policy goes on as if
         what it imagined had happened; the next observation then holds all pictures since the last
         one, and `executed` the actions of all chunks since then, one after the other. A new
-        instruction begins a new episode at the newest pictures.
+        instruction begins a new episode at the newest pictures, of all robots at once.
 
         Raises WamkitError as `Policy.act` does, and if pictures, samples or actions are not as many
         as there must be.

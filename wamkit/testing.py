@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import weights
 from .attention import run, sdpa
+from .company import expect_alike
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
 from .parity import uncalled
@@ -323,6 +324,11 @@ def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def gives_a_sample_the_same_alone_and_in_company(spec: PolicySpec, tmp: Path) -> None:
+    """Chunk, imagined frames and losses of a sample do not depend on the rest of its batch."""
+    expect_alike(redrawn(Policy.from_spec(spec)))
+
+
 def learns(spec: PolicySpec, tmp: Path) -> None:
     """A loss is finite, and its gradient reaches the backbone, and the head if it has weights."""
     policy = Policy.from_spec(spec).train()
@@ -406,6 +412,7 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
         acts_reproducibly,
         goes_on_through_an_episode,
         acts_the_same_with_fused_layers,
+        gives_a_sample_the_same_alone_and_in_company,
         learns,
         comes_back_from_a_folder,
         imagines,

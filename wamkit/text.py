@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .memo import Memo
@@ -51,10 +52,24 @@ class Text:
         return Text(*(None if x is None else x[index] for x in parts))  # type: ignore[arg-type]
 
     def append(self, token: Tensor) -> Text:
-        """This text with more tokens [B, L', width] at the end, all of them real."""
-        tokens = torch.cat([self.tokens, token.to(self.tokens.dtype)], 1)
+        """This text with more tokens [B, L', width], all real, behind the last of each sample.
+
+        Not behind the padding: a token stands where it would stand if its sample were alone.
+        """
+        token, count = token.to(self.tokens.dtype), token.shape[1]
+        if self.valid is None:
+            tokens = torch.cat([self.tokens, token], 1)
+            copies = self.copies
+            if copies is not None:
+                copies = torch.cat([copies, copies.new_ones(token.shape[:2])], 1)
+            return Text(tokens, None, self.extra, copies)
+        places = torch.arange(self.valid.shape[1] + count, device=token.device)
+        ends = (self.valid * (places[:-count] + 1)).amax(1)  # [B] tokens up to the last real one
+        index = ends[:, None] + places[:count]  # [B, L']
+        where = index[..., None].expand(-1, -1, token.shape[2])
+        tokens = F.pad(self.tokens, (0, 0, 0, count)).scatter(1, where, token)
         valid, copies = (
-            None if x is None else torch.cat([x, x.new_ones(token.shape[:2])], 1)
+            None if x is None else F.pad(x, (0, count)).scatter(1, index, 1)
             for x in (self.valid, self.copies)
         )
         return Text(tokens, valid, self.extra, copies)

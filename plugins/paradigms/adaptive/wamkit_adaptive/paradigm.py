@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
 from wamkit.interfaces.proposals import Observed, generators, rows
+from wamkit.schedule import Chosen, copied
 from wamkit.types import Frames, Outcome, Scene, Target
 
 from .budget import calibrated
@@ -60,8 +61,7 @@ class AdaptiveParadigm(Paradigm):
             out = (self.slow if deliberate else self.fast).act(model, scene, schedules, rng)
             every = torch.full_like(rows(scene, 1), int(deliberate)).bool()
             return Outcome(out.action, out.video, out.value, {**out.notes, "deliberated": every})
-        aside = torch.Generator(rng.device)
-        aside.set_state(rng.get_state())
+        aside = copied(rng)
         observed = Observed(model, scene)
         out, disagreement = self.compared(observed, scene, schedules, rng)
         hard = disagreement > self.config.threshold
@@ -69,6 +69,7 @@ class AdaptiveParadigm(Paradigm):
         index = hard.nonzero()[:, 0]  # waits for the device
         if len(index) == 0:
             return Outcome(out.action, out.video, out.value, notes)
+        aside = Chosen(aside, index, len(hard))
         found = self.slow.act(observed.some(index), scene.pick(index), schedules, aside)
         value = None
         if out.value is not None and found.value is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from wamkit.cache import KVCache
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
 from wamkit.layers import sent
-from wamkit.schedule import draw, shifted
+from wamkit.schedule import draw, shifted, uniform
 from wamkit.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
 
 from .memory import Memory, Names
@@ -137,8 +137,8 @@ class AutoregressiveParadigm(Paradigm):
         if not copies:
             return [noisy]
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
-        share = torch.rand(batch, 1, generator=rng, device=rng.device) < self.config.copy_noise
-        u = torch.rand(batch, copies, generator=rng, device=rng.device) / 2
+        share = uniform((batch, 1), rng) < self.config.copy_noise
+        u = uniform((batch, copies), rng) / 2
         level = sent(shifted(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
         noise = _by_place("video", draw(tuple(z.shape), z, rng))
         clean = Frames(

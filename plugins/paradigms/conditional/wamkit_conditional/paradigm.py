@@ -19,7 +19,7 @@ from wamkit.interfaces.paradigm import (
     start,
 )
 from wamkit.layers import constant, sent
-from wamkit.schedule import draw
+from wamkit.schedule import draw, uniform
 from wamkit.types import Frames, Goal, Outcome, Scene, Target
 
 from . import GIVEN, LEARNED
@@ -154,7 +154,7 @@ class ConditionalParadigm(Paradigm):
         """The kind of each sample [B], as places in LEARNED."""
         tokens = scene.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
-        u = torch.rand(tokens.shape[0], generator=rng, device=rng.device)
+        u = uniform((tokens.shape[0],), rng)
         return sent(torch.bucketize(u, edges, right=True), tokens.device)
 
     def _leader(self, kind: str, part: str, parts: list[str]) -> str:

@@ -17,7 +17,7 @@ from wamkit.interfaces.paradigm import (
     start,
 )
 from wamkit.layers import sent
-from wamkit.schedule import draw
+from wamkit.schedule import draw, uniform
 from wamkit.types import Frames, Outcome, Scene, Target
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class IdmParadigm(Paradigm):
         is that of a draw for each sample.
         """
         noisy, target = corrupt(scene, schedules, rng)
-        left_out = torch.rand((), generator=rng, device=rng.device) < self.config.first_frame
+        left_out = uniform((), rng) < self.config.first_frame
         if left_out:
             return noisy, target
         flow, x = schedules["video"], scene.take("video")
-        share = torch.rand(len(x), generator=rng, device=rng.device) < self.config.copy_noise
+        share = uniform((len(x),), rng) < self.config.copy_noise
         level = flow.sample((len(x),), x, rng) * sent(share, x.device)
         shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
         copy = _copy(scene.put("video", shown, level))

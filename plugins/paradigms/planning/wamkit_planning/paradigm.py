@@ -21,7 +21,7 @@ from wamkit.interfaces.paradigm import (
 )
 from wamkit.interfaces.proposals import Observed, generators, rows
 from wamkit.layers import sent
-from wamkit.schedule import draw, fork
+from wamkit.schedule import draw, fork, uniform
 from wamkit.types import Frames, Goal, Outcome, Scene, Target
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class PlanningParadigm(Paradigm):
             return noisy, target
         flow, value = schedules["value"], scene.take("value")
         batch = len(value)
-        teaches = torch.rand(batch, generator=rng, device=rng.device) < self.config.value_share
+        teaches = uniform((batch,), rng) < self.config.value_share
         noise = draw(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
         teaches = sent(teaches, level.device)

@@ -1,0 +1,151 @@
+"""A sample gets in a batch what it gets alone: prompts are padded and noise is drawn for many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import wamkit
+from wamkit.company import PROMPTS, Words, expect_alike, picked
+from wamkit.layers import masked_mean
+from wamkit.policy import Policy, generator
+from wamkit.prompts import PromptCache, stacked, trimmed
+from wamkit.registry import registry
+from wamkit.schedule import Chosen, Several, copied, draw, fork, uniform
+from wamkit.trial import batch_of, changed, composed, observation, redrawn
+from wamkit.types import Text
+
+
+def moved(*changes: str, head: dict[str, Any] | None = None, **names: str) -> Policy:
+    """A policy without zeros around parts that are named, with some settings changed."""
+    given = [registry().get("action_head", head.pop("name"))(**head)] if head else []
+    return redrawn(wamkit.build(changed(composed(*given, **names), *changes)))
+
+
+STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
+
+
+@pytest.mark.parametrize("backbone", STREAMS)
+@pytest.mark.parametrize("state", ["text", "token"])
+def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, state: str) -> None:
+    policy = moved(head={"name": "mot", "state": state}, backbone=backbone, paradigm="single_pass")
+    expect_alike(policy)
+    expect_alike(policy, ("a", "b c d e f g", "h i j"), alone=2)
+
+
+@pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
+def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None:
+    for negative in ("", "worst quality of all the pictures"):
+        changes = ("schedules.action.guidance=2.0", f'text_encoder.negative="{negative}"')
+        expect_alike(moved(*changes, backbone=backbone, action_head="mot", paradigm="joint"))
+
+
+@pytest.mark.parametrize("paradigm", ["adaptive", "planning"])
+def test_copies_of_a_sample_have_the_noise_of_the_sample(paradigm: str) -> None:
+    changes = ("paradigm.threshold=0.01",) if paradigm == "adaptive" else ()
+    policy = moved(*changes, backbone="toy", action_head="mot", paradigm=paradigm)
+    expect_alike(policy, (*PROMPTS, "and again"), alone=2)
+
+
+def test_a_sample_deliberates_alike_whichever_others_do() -> None:
+    policy = moved(backbone="toy", action_head="mot", paradigm="adaptive")
+    paradigm: Any = policy.paradigm
+    seen = observation(policy.spec, batch=3)
+    apart = policy.act(seen, seed=[0, 1, 2]).notes["disagreement"]
+    most = int(apart.argmax())
+    threshold = float(apart.sort().values[1:].mean())  # the one that is least sure deliberates
+    paradigm.config = paradigm.config.model_copy(update={"threshold": threshold})
+    chunk = policy.act(seen, seed=[0, 1, 2])
+    assert chunk.notes["deliberated"].tolist() == [i == most for i in range(3)]
+    alone = policy.act(picked(seen, most), seed=[most]).values[0]
+    torch.testing.assert_close(chunk.values[most], alone, rtol=0, atol=1e-4)
+
+
+def test_a_session_of_two_robots_is_two_sessions() -> None:
+    policy = moved(backbone="qwen_image", action_head="mot", paradigm="autoregressive")
+    policy.prompts = PromptCache(Words(policy.spec.text_encoder.width))
+    whole = replace(observation(policy.spec, frames=5), prompt=PROMPTS)
+    episodes = []
+    for row in (None, 0, 1):
+        session, start, chunks = policy.session(), 0, []
+        for k in range(2):
+            images = {n: x[:, start : start + session.pictures] for n, x in whole.images.items()}
+            start += session.pictures
+            seen = replace(whole, images=images)
+            seed = [k, k + 5] if row is None else [k + 5 * row]
+            one = seen if row is None else picked(seen, row)
+            chunks.append(session.act(one, seed=seed).values)
+        episodes.append(torch.stack(chunks))
+    together, *alone = episodes
+    torch.testing.assert_close(together, torch.cat(alone, 1), rtol=0, atol=1e-4)
+
+
+DENSITIES = ("uniform", "indexed", "beta", "sqrt", "logit_normal", "lognormal_mix")
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_training_levels_are_drawn_for_each_sample(density: str) -> None:
+    names = {"backbone": "toy", "action_head": "mot", "paradigm": "conditional"}
+    policy = wamkit.build(changed(composed(**names), f"schedules.action.density={density}"))
+    flow, like = policy.schedules["action"], torch.zeros(1)
+    both = flow.sample((2, 3), like, generator([3, 4]))
+    assert torch.equal(both[1:], flow.sample((1, 3), like, generator([4])))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_a_batch_with_a_seed_for_each_sample_loses_what_its_samples_lose() -> None:
+    policy = moved(backbone="toy", action_head="mot", paradigm="conditional")
+    batch = batch_of(policy.spec)
+    with torch.no_grad():
+        both = policy.loss(batch, seed=[3, 4]).parts["action"]
+        rows = [policy.loss(picked(batch, i), seed=[3 + i]).parts["action"] for i in range(2)]
+    torch.testing.assert_close(both, torch.stack(rows).mean(), rtol=1e-4, atol=0)
+
+
+def test_tokens_are_appended_behind_the_last_real_one() -> None:
+    tokens, new = torch.arange(1.0, 9).view(2, 4, 1), torch.tensor([[[-1.0]], [[-2.0]]])
+    valid = torch.tensor([[True, True, False, False], [True, False, True, True]])
+    text = Text(tokens * valid[..., None], valid, copies=torch.full((2, 4), 3.0)).append(new)
+    assert text.tokens[..., 0].tolist() == [[1, 2, -1, 0, 0], [5, 0, 7, 8, -2]]
+    assert text.valid is not None and text.copies is not None
+    assert text.valid.tolist() == [
+        [True, True, True, False, False],
+        [True, False, True, True, True],
+    ]
+    assert text.copies[0, 2] == text.copies[1, 4] == 1 and text.copies[0, 0] == 3
+    nothing = Text(tokens, torch.zeros(2, 4, dtype=torch.bool)).append(new.expand(-1, 2, -1))
+    assert nothing.tokens[0, :2, 0].tolist() == [-1, -1]
+    plain = Text(tokens).append(new)
+    assert plain.valid is None and plain.tokens[:, -1, 0].tolist() == [-1, -2]
+
+
+@pytest.mark.parametrize("backbone", ["toy", "flux2", "omnigen2", "qwen_image"])
+def test_a_prompt_without_tokens_is_read_as_one_and_in_company(backbone: str) -> None:
+    policy = moved(backbone=backbone, action_head="regression", paradigm="single_pass")
+    width = policy.spec.text_encoder.width
+    policy.prompts = PromptCache(Words(width), template="")
+    empty = policy.act(picked(observation(policy.spec), 0), seed=[0]).values
+    assert empty.isfinite().all()
+    text = policy.prompts.encode(["a"])
+    assert text.tokens.shape == (1, 1, width) and text.valid is not None and not text.valid.any()
+    both = stacked([text, trimmed(Text(torch.randn(1, 3, width)))])
+    assert masked_mean(both.tokens, both.mask)[0].abs().max() == 0
+
+
+def test_generators_of_samples_give_every_copy_its_samples_noise() -> None:
+    like = torch.zeros(1)
+    rng = generator([3, 4])
+    assert isinstance(rng, Several)
+    two = draw((4, 5), like, rng)  # two copies of two samples, copy by copy
+    torch.testing.assert_close(two[1::2], draw((2, 5), like, generator([4])))
+    children = fork(generator([3, 4]), 2)
+    alone = fork(generator([4]), 2)
+    assert torch.equal(draw((2, 5), like, children[1])[1:], draw((1, 5), like, alone[1]))
+    whole, index = draw((3, 5), like, generator(7)), torch.tensor([2, 0])
+    assert torch.equal(draw((2, 5), like, Chosen(generator(7), index, 3)), whole[index])
+    before = generator([3, 4])
+    assert torch.equal(draw((2, 2), like, copied(before)), draw((2, 2), like, before))
+    assert uniform((), generator([3, 4])) == uniform((), generator(3))
