@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import make_dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
+from wamkit.compositions import matrix
+from wamkit.installation import installed
 from wamkit.part_rules import behavior_faults, faults, schema_fault
 from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
 from wamkit.registry import Registry
@@ -152,3 +155,50 @@ def test_parts_that_fail_only_when_asked_leave_the_others_usable(tmp_path: Path)
     found.plug(plugin(backbone("late", traits=property(fails))), "late", "dist-late")
     assert [cls.model_fields["name"].default for cls in found] == ["good"]
     assert {p.name: p.status for p in found.plugins} == {"good": "ok", "late": "broken"}
+
+
+def installed_beside(*classes: type[Part]) -> Registry:
+    """A registry with what is installed and a plugin of each of `classes`."""
+    from wamkit.hooks import hookimpl
+
+    found = Registry().load(installed())
+    for index, cls in enumerate(classes):
+
+        @hookimpl
+        def register(add: Any, cls: type[Part] = cls) -> None:
+            add(cls)
+
+        module = SimpleNamespace(__name__=__name__.partition(".")[0], register=register)
+        found.plug(module, f"buggy{index}", f"dist-buggy{index}")
+    return found
+
+
+def test_a_rule_that_fails_is_the_conflict_of_its_plugin_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Buggy(VAEConfig):
+        """Fits four channels, and fails when it is asked."""
+
+        name: Literal["aaa_buggy"] = "aaa_buggy"
+
+        @property
+        def channels(self) -> int:
+            return 4
+
+        @property
+        def stride(self) -> tuple[int, int, int]:
+            return (1, 8, 8)
+
+        def fit(self, spec: Any) -> Any:
+            raise TypeError("a rule broke")
+
+        def build(self) -> Any: ...
+
+    rules = backbone("ruleful", conflicts=fails)
+    found = installed_beside(Buggy, rules)
+    monkeypatch.setattr(import_module("wamkit.registry"), "_found", [found])
+    cells = list(matrix(("toy", "ruleful"), ("mot",), ("joint",)))
+    assert [cell.runs for cell in cells] == [True, False]
+    bugs = [conflict.why for conflict in cells[1].conflicts]
+    assert all("a bug in buggy" in why for why in bugs)
+    assert any("KeyError: 'a size'" in why for why in bugs)

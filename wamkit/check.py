@@ -79,15 +79,31 @@ def _rules(spec: Any) -> Iterator[Conflict]:
     ]
     for kind in KINDS:
         rules.append(lambda s, k=kind: getattr(s, k).conflicts(s))  # type: ignore[misc]
+    rules.append(_facts)
+    found = 0
     for rule in rules:
+        if rule is _facts and found:
+            continue
         try:
-            yield from rule(spec)
+            for conflict in rule(spec):
+                found += 1
+                yield conflict
         except _Absent:
             continue
         except WamkitError:
             raise
         except Exception as error:
             yield failed(error)
+
+
+def _facts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Ask for what `explain` and `build` will ask for, so that a plugin's bug shows here."""
+    try:
+        spec.tokens()
+        spec.paradigm.program(spec)
+    except WamkitError:  # said where it is asked for in earnest
+        return
+    yield from ()
 
 
 def failed(error: Exception) -> Conflict:

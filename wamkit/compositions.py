@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from .check import check, failed
-from .errors import SpecError
+from .errors import SpecError, WamkitError
 from .parts import KINDS, Conflict, Part
 from .registry import registry
 from .spec import PolicySpec, parse_part
@@ -40,15 +40,29 @@ def compose(*parts: Part) -> PolicySpec:
         for part in given.values():
             if (table := part.companions().get(kind)) is not None:
                 choices[kind] = [parse_part(kind, table)]
-    reasons: set[str] = set()
+    reasons: list[Conflict] = []
     for combination in product(*choices.values()):
-        spec = around(dict(zip(choices, combination, strict=True)))
-        conflicts = check(spec)
+        try:
+            spec = around(dict(zip(choices, combination, strict=True)))
+            conflicts = check(spec)
+        except WamkitError:
+            raise
+        except Exception as error:  # one part's bug leaves the other combinations
+            conflicts = [failed(error)]
         if not conflicts:
             return spec
-        reasons |= {str(conflict) for conflict in conflicts}
+        reasons += [conflict for conflict in conflicts if conflict not in reasons]
     named = ", ".join(f"{part.kind} {part.name}" for part in parts)
-    raise AssertionError(f"{named} fits nothing:\n" + "\n".join(sorted(reasons)))
+    raise FitsNothing(named, reasons)
+
+
+class FitsNothing(AssertionError):
+    """No registered parts make a policy with those that are wanted."""
+
+    def __init__(self, named: str, reasons: list[Conflict]) -> None:
+        super().__init__(f"{named} fits nothing:\n" + "\n".join(sorted(map(str, reasons))))
+        self.named = named
+        self.reasons = reasons
 
 
 def around(parts: dict[str, Any]) -> PolicySpec:
@@ -141,8 +155,10 @@ def _tried(make: Callable[[], PolicySpec]) -> tuple[PolicySpec | None, tuple[Con
         return make(), ()
     except SpecError as error:
         return None, error.conflicts
-    except AssertionError as error:
-        hint = "install a part that fits it, or set an adapter"
-        return None, (Conflict(between=("backbone",), why=str(error), hint=hint),)
+    except FitsNothing as error:
+        bugs = tuple(reason for reason in error.reasons if reason.between[0].startswith("plugin "))
+        hint = "install parts that fit it, or set an adapter"
+        nothing = Conflict(between=("backbone",), why=f"{error.named} fits nothing", hint=hint)
+        return None, bugs or (nothing, *error.reasons)
     except Exception as error:
         return None, (failed(error),)

@@ -240,7 +240,8 @@ def _key(cls: type[Part]) -> tuple[Kind, str]:
 
 
 def _failed(error: BaseException) -> tuple[Status, str, list[type[Part]]]:
-    return "broken", f"{type(error).__name__}: {error}", []
+    text = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+    return "broken", " ".join(text.split()), []
 
 
 def _offered(
@@ -255,7 +256,7 @@ def _offered(
         why = f"it does not say for which plugin API it was written; add WAMKIT_API = {API}"
         return "incompatible", why, []
     if type(wants) is not int or wants != API:
-        why = f"written for plugin API {wants}, this wamkit has {API}"
+        why = f"written for plugin API {wants!r}, this wamkit has {API}"
         return "incompatible", why, []
     offered: list[type[Part]] = []
     manager = pluggy.PluginManager("wamkit")
