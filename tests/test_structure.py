@@ -68,6 +68,7 @@ FLOORS = {
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {
         "normalization",
+        "pixels",
         "guidance",
         "losses",
     },

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import WamkitError, did_you_mean
@@ -21,6 +23,8 @@ class CameraLayout:
 
     def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
         """Pictures [B, T, 3, h, w], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
+
+        Deep ones are [B, T, 1, h, w] and scaled by their view's `value_range`.
 
         Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises
         WamkitError if a camera is missing or unknown, or the views differ in batch or time.
@@ -46,16 +50,41 @@ class CameraLayout:
             )
         batch, time = counts[names[0]]
         if self.config.apart > 1:
-            views = [placed(_unit(images[v.name]).flatten(0, 1), v) for v in self.config.views]
+            views = [placed(self._unit(images, v).flatten(0, 1), v) for v in self.config.views]
             stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
             return stacked.flatten(0, 1).transpose(1, 2)
         first = images[names[0]]
         canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
-            picture = placed(_unit(images[view.name]).flatten(0, 1), view)
+            picture = placed(self._unit(images, view).flatten(0, 1), view)
             canvas[:, :, top : top + height, left : left + width] = picture
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
+
+    def expect_units(self, images: Mapping[str, Tensor]) -> None:
+        """Raise WamkitError if a deep picture on the host is beyond its view's `value_range` in
+        every pixel, and so would be all black or all white: it is in another unit."""
+        for view in self.config.views:
+            image = images.get(view.name)
+            if view.value_range is None or image is None or image.device.type != "cpu":
+                continue
+            low, high = map(float, torch.aminmax(image))
+            if low < high and (high <= view.value_range[0] or low >= view.value_range[1]):
+                raise WamkitError(
+                    f"camera {view.name!r}: all values, from {low:g} to {high:g}, are beyond its "
+                    f"value_range of {view.value_range[0]:g} to {view.value_range[1]:g}",
+                    "give them in the unit of the range, such as millimeters",
+                )
+
+    def _unit(self, images: Mapping[str, Tensor], view: View) -> Tensor:
+        """Pictures of a view [B, T, 3, h, w] float in [-1, 1]; deep ones by its `value_range`."""
+        image = images[view.name]
+        expect_channels(self.config, view.name, image.shape[-3], image, f"camera {view.name!r}")
+        if view.value_range is not None:
+            low, high = view.value_range
+            image = ((image.float() - low) / (high - low)).clamp(0, 1) * 2 - 1
+            return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
+        return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
 
     def together(self, canvas: Tensor) -> Tensor:
         """One canvas [B, 3, T, H, W]; views that are frames of their own are laid in a row."""
@@ -76,9 +105,30 @@ class CameraLayout:
         }
 
 
-def _unit(image: Tensor) -> Tensor:
-    """uint8 or [-1, 1] to float in [-1, 1]."""
-    return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
+def expect_channels(
+    config: CameraConfig, name: str, channels: int, values: Tensor | NDArray[Any], where: str
+) -> None:
+    """Raise WamkitError unless a view's pictures are deep where it has a `value_range`, else color.
+
+    `values` are those of the pictures in question, `where` says which they are.
+    """
+    place = next(i for i, view in enumerate(config.views) if view.name == name)
+    key, view = f"cameras.views.{place}.value_range", config.views[place]
+    if channels == 1 and view.value_range is None:
+        low, high = float(values.min()), float(values.max())
+        high += low == high
+        raise WamkitError(
+            f"{where}: one channel with values from {low:g} to {high:g}, and view {name!r} has no "
+            "value_range that says which of them are black and white",
+            f"set {key}=[{low:g}, {high:g}], or what the sensor can measure, for training and "
+            "acting alike; or convert the pictures to 8-bit color",
+        )
+    if channels != 1 and view.value_range is not None:
+        raise WamkitError(
+            f"{where}: 8-bit color, and view {name!r} expects one channel of values from "
+            f"{view.value_range[0]:g} to {view.value_range[1]:g}",
+            f"give the picture as it was recorded, or leave {key} out",
+        )
 
 
 def placed(image: Tensor, view: View) -> Tensor:

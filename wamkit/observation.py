@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .errors import WamkitError
 from .finite import fault
-from .placeholders import refuse_placeholder
+from .pixels import deep, is_deep, pixels, read_pixels
 
 LARGE = 2**13
 """Numbers of a state from here on stay float64 where float32, coarser than 1/1000, is not exact."""
@@ -26,7 +26,9 @@ class Observation:
 
     `images`: camera name -> a path, a PIL image, an array or a tensor. Arrays are uint8
     [height, width, 3], tensors uint8 in [0, 255] or float in [-1, 1], shaped [3, height, width],
-    [T, 3, height, width] (oldest first) or [B, T, 3, height, width].
+    [T, 3, height, width] (oldest first) or [B, T, 3, height, width]. One channel in place of three
+    is a deep picture in units of its own, such as depth in millimeters: of any number type, float32
+    in `images`, and only for views with `value_range`.
     `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or B of them.
 
     Raises WamkitError if an image cannot be read, a number is not finite, or batch sizes differ.
@@ -128,16 +130,20 @@ class Losses:
 
 
 def _image(name: str, value: Any) -> Tensor:
-    """Any picture as [B, T, 3, height, width]."""
+    """Any picture as [B, T, 3, height, width]; a deep one as [B, T, 1, height, width] float32."""
+    where = f"image {name!r}"
     if isinstance(value, str | Path):
-        value = read_image(value)
+        value = read_pixels(value)
     if isinstance(value, Image.Image):
-        value = np.asarray(value.convert("RGB"))
+        value = pixels(value, where)
     if isinstance(value, np.ndarray):
-        if value.ndim != 3 or value.shape[-1] != 3 or value.dtype != np.uint8:
+        one = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] == 1)
+        if one and value.dtype.kind in "uif":
+            value = deep(value, where)
+        elif value.ndim != 3 or value.shape[-1] != 3 or value.dtype != np.uint8:
             raise WamkitError(
-                f"image {name!r} is an array {value.dtype} {list(value.shape)}; "
-                "expected uint8 [height, width, 3]",
+                f"{where} is an array {value.dtype} {list(value.shape)}; "
+                "expected uint8 [height, width, 3], or one deep channel [height, width]",
                 "convert it, or pass a tensor [3, height, width]",
             )
         value = torch.from_numpy(np.array(value)).permute(2, 0, 1)
@@ -146,10 +152,14 @@ def _image(name: str, value: Any) -> Tensor:
             f"image {name!r} is a {type(value).__name__}",
             "pass a path, a PIL image, a uint8 array or a tensor",
         )
+    if value.ndim in (3, 4, 5) and value.shape[-3] == 1 and value.dtype != torch.bool:
+        values = deep(value.cpu().unsqueeze(-1).numpy(), where)[..., 0]
+        value = torch.from_numpy(values).to(value.device)
+        return value.reshape(*(1,) * (5 - value.ndim), *value.shape)
     if value.ndim not in (3, 4, 5) or value.shape[-3] != 3:
         raise WamkitError(
             f"image {name!r} has shape {list(value.shape)}; expected [3, height, width], "
-            "[T, 3, height, width] or [B, T, 3, height, width]",
+            "[T, 3, height, width] or [B, T, 3, height, width], or 1 deep channel in place of 3",
             "move the color axis before height and width",
         )
     if value.dtype != torch.uint8:
@@ -168,28 +178,16 @@ def _image(name: str, value: Any) -> Tensor:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A picture from a file, upright. Raises WamkitError if there is none, or it is no picture."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise WamkitError(f"no image at {file}", "check the path")
-    refuse_placeholder(file)
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return _upright(image).convert("RGB")
-    except UnidentifiedImageError:
+    """A color picture from a file, upright. Raises WamkitError as `wamkit.pixels.read_pixels`, and
+    for a deep picture, which only a view of a spec can scale."""
+    found = read_pixels(path)
+    if is_deep(found):
         raise WamkitError(
-            f"{file} is not an image (or of a format that Pillow does not read)",
-            "pass a PNG or JPEG file",
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise WamkitError(f"{file} is a damaged image: {error}", "save or copy it again") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
+            f"{path} has one channel of more than 8 bits, with values from {found.min():g} to "
+            f"{found.max():g}; expected 8-bit color",
+            "give the path itself to Observation, for a view with value_range, or convert it",
+        )
+    return Image.fromarray(found)
 
 
 def _state(value: Any) -> Tensor:

@@ -172,6 +172,7 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
     [B, 3, T, height, width]; where views are frames of their own, [B * V, ...], samples outermost.
     """
     device = policy.device
+    policy.cameras.expect_units(observation.images)
     images = {name: sent(value, device) for name, value in observation.images.items()}
     return policy.cameras.canvas(images)
 

@@ -76,6 +76,18 @@ class View(Section):
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape is made to fit: distorted, cut at the center, or framed."""
 
+    value_range: tuple[float, float] | None = None
+    """For deep pictures, of one channel such as depth: the values that become black and white, in
+    the picture's own units ([300, 3500] for depth in millimeters). Between them the scale is
+    linear, beyond them it ends, and all three colors are the same. Color pictures are refused."""
+
+    @field_validator("value_range")
+    @classmethod
+    def _rising(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not given[0] < given[1]:
+            raise ValueError("the first value of a range must be below the second")
+        return given
+
     @field_validator("size")
     @classmethod
     def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:

@@ -67,12 +67,15 @@ def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
 def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0) -> Observation:
     """Random pictures and state for the cameras of a spec."""
     rng = torch.Generator().manual_seed(seed)
-    images = {
-        view.name: torch.randint(
-            0, 256, (batch, frames, 3, 24, 32), generator=rng, dtype=torch.uint8
-        )
-        for view in spec.cameras.views
-    }
+    images = {}
+    for view in spec.cameras.views:
+        if view.value_range is None:
+            shape = (batch, frames, 3, 24, 32)
+            images[view.name] = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
+        else:
+            low, high = view.value_range
+            deep = torch.rand(batch, frames, 1, 24, 32, generator=rng)
+            images[view.name] = low + (high - low) * deep
     state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
     return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
 

@@ -203,6 +203,7 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     from PIL import Image
 
     from ..data.frames import Pictures
+    from ..pixels import is_deep
 
     if not recording.cameras or not recording.episodes:
         raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
@@ -210,7 +211,12 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
     pictures, rows = Pictures(recording, tolerance), []
     for camera in recording.cameras:
-        shown = [Image.fromarray(p) for p in pictures.at(episode, camera, frames)]
+        found = pictures.at(episode, camera, frames)
+        if is_deep(found):
+            low, high = float(found.min()), float(found.max())
+            note(f"{camera}: one channel; {low:g} is shown black, {high:g} white")
+            found = ((found - low) / ((high - low) or 1) * 255).astype(np.uint8).repeat(3, -1)
+        shown = [Image.fromarray(p) for p in found]
         width = max(1, round(shown[0].width * HEIGHT / shown[0].height))
         rows.append([picture.resize((width, HEIGHT)) for picture in shown])
     whole = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), HEIGHT * len(rows)))
@@ -232,12 +238,12 @@ def _stats(
     json: bool,
 ) -> None:
     from dataclasses import asdict
-    from json import dumps
 
     from ..data import remarks, statistics
     from ..data.needs import expect_numbers
     from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
+    from ..strict_json import dumps
 
     if spec is not None:
         expect_numbers(recording, spec, columns)

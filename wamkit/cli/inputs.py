@@ -153,15 +153,17 @@ def _moments(spec: PolicySpec, files: dict[str, list[str]], *, tiny: bool) -> li
 
 
 def _pictures(name: str, paths: Sequence[str]) -> Any:
-    """The pictures of one camera as a tensor [T, 3, height, width] uint8."""
+    """The pictures of one camera as a tensor [T, 3, height, width] uint8; [T, 1, ...] if deep."""
     import numpy as np
     import torch
 
-    from ..observation import read_image
+    from ..pixels import read_pixels
 
-    arrays = [np.asarray(read_image(path)) for path in paths]
+    arrays = [read_pixels(path) for path in paths]
     if len({array.shape for array in arrays}) > 1:
         sizes = ", ".join(f"{a.shape[0]}x{a.shape[1]}" for a in arrays)
+        if len({array.shape[2] for array in arrays}) > 1:
+            sizes = ", ".join("deep" if a.shape[2] == 1 else "color" for a in arrays)
         raise WamkitError(
             f"the pictures of camera {name!r} differ in size: {sizes}",
             "give pictures of one camera, all of the same size",

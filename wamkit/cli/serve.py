@@ -124,6 +124,12 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
     for camera in told["cameras"].values():
         height, width = camera["size"]
         moments = f"{count}, " if count > 1 else ""
+        if (ends := camera.get("value_range")) is not None:
+            kind = f"one channel [{moments}height, width], {ends[0]:g} to {ends[1]:g}"
+            made.add_row(camera["key"], f"{kind}, made {height} x {width}")
+            shape = f"({moments}{height}, {width}), {ends[0]:g}, np.float32"
+            lines.append(f'"{camera["key"]}": np.full({shape}),')
+            continue
         made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
         lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
     if size := told["state"]["size"]:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import WamkitError
 from ..spec import PolicySpec
 from .alignment import EXACT, Placed, aligned, even
+from .depth import Looked
 from .findings import AGAIN, CONVERT, DataError, Finding, of
 from .layout import INFO, OWN, TOLERANCE, Columns, Episode, Recording
 from .needs import lacking
@@ -49,15 +50,17 @@ def check(
     if spec is not None:
         found += _guarded(lacking(recording, spec, columns or Columns()), str(INFO))
     found += _guarded(_tasks(recording), "meta")
+    looked = Looked()
     by_data = _grouped((episode.data, episode) for episode in episodes)
     for file, mine in by_data.items():
-        found += _guarded(data_file(recording, file, mine, decode, tolerance), str(file))
+        found += _guarded(data_file(recording, file, mine, decode, tolerance, looked), str(file))
         advance(len(mine))
     for camera in recording.films:
         by_film = _grouped((episode.clips[camera].file, episode) for episode in episodes)
         for file, mine in by_film.items():
-            found += _guarded(_film(recording, camera, file, decode, tolerance), str(file))
+            found += _guarded(_film(recording, camera, file, decode, tolerance, looked), str(file))
             advance(len(mine))
+    found += looked.findings(recording, spec, columns or Columns())
     place = recording.folder
     return list(dict.fromkeys(_short(finding, place) for finding in found))
 
@@ -144,7 +147,12 @@ def _tasks(recording: Recording) -> Iterator[Finding]:
 
 
 def _film(
-    recording: Recording, camera: str, file: Path, decode: bool, tolerance: float
+    recording: Recording,
+    camera: str,
+    file: Path,
+    decode: bool,
+    tolerance: float,
+    looked: Looked,
 ) -> Iterator[Finding]:
     """An mp4 file: there, of the right size and rate, with a picture for every frame."""
     fps, size = recording.fps, recording.features[camera].size
@@ -171,8 +179,8 @@ def _film(
         for episode, one in zip(episodes, placed, strict=True):
             if (finding := _missing(file, episode, camera, one, times, fps)) is not None:
                 yield finding
-            elif decode:
-                yield from _decoded(video, episode, one)
+            elif decode or video.deep:
+                yield from _decoded(video, episode, one, camera, looked, decode)
     finally:
         video.close()
 
@@ -203,10 +211,14 @@ def _missing(
     return Finding(str(file), why, episode.index, int(missing[0]), hint)
 
 
-def _decoded(video: Video, episode: Episode, one: Placed) -> Iterator[Finding]:
-    for frame, moment in enumerate(one.seconds.tolist()):
+def _decoded(
+    video: Video, episode: Episode, one: Placed, camera: str, looked: Looked, whole: bool
+) -> Iterator[Finding]:
+    """Pictures that cannot be decoded, of all or of the first; the others are noted."""
+    for frame, moment in enumerate(one.seconds.tolist()[: None if whole else 1]):
         try:
-            video.at([moment], EXACT)
+            (shown,) = video.at([moment], EXACT)
+            looked.add(camera, (str(video.file), episode.index, frame), shown)
         except WamkitError as problem:
             yield Finding(str(video.file), problem.what, episode.index, frame, problem.hint)
             return

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import strict_json
-from ..cameras import CameraLayout
+from ..cameras import CameraLayout, expect_channels
 from ..errors import WamkitError
 from ..finite import fault
 from ..placeholders import refuse_placeholder
@@ -96,6 +96,8 @@ def precompute(
             for index, t in part:
                 frames, _ = clip(spec, t, known[index].length)
                 shown = pictures.at(known[index], columns.view(view.name), frames)
+                where = f"{columns.view(view.name)!r} of episode {index} at frame {frames[0]}"
+                expect_channels(spec.cameras, view.name, shown.shape[-1], shown, where)
                 clips.append(torch.from_numpy(shown).permute(0, 3, 1, 2))
             views[view.name] = torch.stack(clips).to(device)
         return layout.canvas(views)

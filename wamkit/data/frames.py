@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
+from ..pixels import pixels
 from ..placeholders import refuse_placeholder
 from . import parquet
 from .alignment import EXACT, Alignment, strict
@@ -89,20 +90,20 @@ class Lately:
 
     def __init__(self, room: int) -> None:
         self.room, self.held = room, 0
-        self._kept: OrderedDict[tuple[int, str, int], NDArray[np.uint8]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str, int], NDArray[Any]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Lately], tuple[int]]:
         """Another process begins with none."""
         return Lately, (self.room,)
 
-    def get(self, place: tuple[int, str, int]) -> NDArray[np.uint8] | None:
+    def get(self, place: tuple[int, str, int]) -> NDArray[Any] | None:
         """The picture at a place: episode, camera and frame."""
         found = self._kept.get(place)
         if found is not None:
             self._kept.move_to_end(place)
         return found
 
-    def put(self, place: tuple[int, str, int], picture: NDArray[np.uint8]) -> None:
+    def put(self, place: tuple[int, str, int], picture: NDArray[Any]) -> None:
         """Keep a picture that is not here yet, and give up the oldest where there is no room."""
         if picture.nbytes > self.room:
             return
@@ -130,8 +131,11 @@ class Pictures:
         self._groups: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
         self._owners: dict[Path, list[NDArray[Any]]] = {}  # file -> row group -> episode of a row
 
-    def at(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """[len(frames), height, width, 3] of the camera `key`. Raises WamkitError."""
+    def at(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[Any]:
+        """[len(frames), height, width, 3] uint8 of the camera `key`. Raises WamkitError.
+
+        Deep ones are [len(frames), height, width, 1] float32, in the recording's own units.
+        """
         feature, found = self.recording.features[key], {}
         for frame in frames:
             if (kept := self._lately.get((episode.index, key, frame))) is not None:
@@ -142,6 +146,12 @@ class Pictures:
             ):
                 found[frame] = decoded
                 self._lately.put((episode.index, key, frame), decoded)
+        if len(shapes := {picture.shape for picture in found.values()}) > 1:
+            raise WamkitError(
+                f"{key!r} of episode {episode.index} has pictures {sorted(shapes)} in frames "
+                f"{min(frames)} to {max(frames)}, expected one shape",
+                CHECK,
+            )
         stacked = np.stack([found[frame] for frame in frames])
         if stacked.shape[1:3] != feature.size:
             raise WamkitError(
@@ -169,7 +179,7 @@ class Pictures:
 
     def _decoded(
         self, dtype: str, episode: Episode, key: str, frames: Sequence[int]
-    ) -> Sequence[NDArray[np.uint8]]:
+    ) -> Sequence[NDArray[Any]]:
         """Pictures of frames in ascending order, read anew."""
         if dtype != "video":
             return [self._embedded(episode, key, frame) for frame in frames]
@@ -195,7 +205,7 @@ class Pictures:
             cure = f", or allow it: --tolerance {ceiling(off)}" if near else ""
             raise WamkitError(f"{problem.what}{near}", f"{CHECK}{cure}") from None
 
-    def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[np.uint8]:
+    def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[Any]:
         """A picture that stands in the parquet as a PNG or JPEG file."""
         group, row = self._locate(episode, frame)
         place = (episode.data, key, group)
@@ -225,8 +235,8 @@ class Pictures:
 
 def picture(
     cell: dict[str, Any] | None, folder: Path, episode: Episode, frame: int
-) -> NDArray[np.uint8]:
-    """A cell of an image column, its bytes or the file it names, as [height, width, 3]."""
+) -> NDArray[Any]:
+    """A cell of an image column, its bytes or the file it names, as `wamkit.pixels` gives it."""
     try:
         data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
         if data is None and path is None:
@@ -235,7 +245,12 @@ def picture(
         if isinstance(source, Path):
             refuse_placeholder(source)
         with Image.open(source) as image:
-            return np.array(image.convert("RGB"))
+            return pixels(
+                image,
+                f"{episode.data}: the picture of episode {episode.index} at frame {frame}",
+            )
+    except WamkitError:
+        raise
     except (OSError, ValueError, SyntaxError) as error:
         raise WamkitError(
             f"{episode.data}: no readable picture in episode {episode.index} at frame {frame}: "

@@ -33,7 +33,7 @@ def settings(recording: Recording, spec: PolicySpec, columns: Columns) -> dict[s
     """What decides the latents besides the weights of the VAE."""
     return {
         "vae": spec.vae.model_dump(mode="json", exclude={"weights", "adapter"}),
-        "cameras": spec.cameras.model_dump(mode="json"),
+        "cameras": spec.cameras.model_dump(mode="json", exclude_none=True),
         "video": spec.video.model_dump(mode="json") | {"pictures": spec.pictures},
         "views": {view.name: columns.view(view.name) for view in spec.cameras.views},
         "data": recording.fingerprint(),

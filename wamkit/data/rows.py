@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from . import parquet, timing
+from .depth import Looked
 from .findings import CONVERT, Finding, of
 from .frames import picture
 from .layout import Episode, Recording
@@ -20,9 +21,17 @@ COPY = "copy it again, or write the data set again"
 
 
 def data_file(
-    recording: Recording, file: Path, episodes: list[Episode], decode: bool, tolerance: float
+    recording: Recording,
+    file: Path,
+    episodes: list[Episode],
+    decode: bool,
+    tolerance: float,
+    looked: Looked,
 ) -> Iterator[Finding]:
-    """Rows of a parquet file: there, of the right shape, finite, on time."""
+    """Rows of a parquet file: there, of the right shape, finite, on time.
+
+    The pictures in them are noted in `looked`.
+    """
     first = episodes[0].index if len(episodes) == 1 else None
     try:
         table = parquet.read(file)
@@ -70,7 +79,7 @@ def data_file(
         if "timestamp" in mine:
             times = mine["timestamp"].ravel()
             yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
-        yield from _pictures(recording, table, file, episode, rows, decode)
+        yield from _pictures(recording, table, file, episode, rows, decode, looked)
 
 
 def _owners(file: Path, owners: NDArray[Any], episodes: list[Episode]) -> Iterator[Finding]:
@@ -124,6 +133,7 @@ def _pictures(
     episode: Episode,
     rows: NDArray[np.intp],
     decode: bool,
+    looked: Looked,
 ) -> Iterator[Finding]:
     """Pictures within the parquet, all of them or the first."""
     for name, feature in recording.features.items():
@@ -138,6 +148,7 @@ def _pictures(
                 hint = "record that frame again, or leave the episode out"
                 yield Finding(str(file), problem.what, episode.index, frame, hint)
                 continue
+            looked.add(name, (str(file), episode.index, frame), shown)
             if shown.shape[:2] != feature.size:
                 yield other_size(file, name, shown.shape, feature.size, episode, frame)
 

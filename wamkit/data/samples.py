@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..cameras import expect_channels
 from ..errors import WamkitError
 from ..spec import PolicySpec
 from .frames import Numbers, Pictures
@@ -28,7 +29,8 @@ class Sample(TypedDict):
     many pictures (T) and actions (N) there are follows from the spec: `pictures` and `steps`.
     """
 
-    images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] beside latents
+    images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] beside latents; deep
+    # pictures [T, 1, height, width] float32
     frame_valid: Tensor  # [T] bool, False outside the episode
     state: NotRequired[Tensor]  # [P] at t, physical units; float32, or float64 where that is coarse
     prompt: str
@@ -101,6 +103,9 @@ class Samples(Dataset[Sample]):
                 "choose other episodes, or store latents of these",
             )
 
+        for view in spec.cameras.views:  # told before a run begins, not in it; no file stays open
+            self._shown(view.name, self.episodes[0], [0], Pictures(recording, tolerance))
+
     def __len__(self) -> int:
         return len(self._moments)
 
@@ -134,9 +139,20 @@ class Samples(Dataset[Sample]):
             sample["latents"] = self.latents[episode.index, t]
             moments = moments[: self.spec.video.context]
         for view in self.spec.cameras.views:
-            pictures = self._pictures.at(episode, self.columns.view(view.name), moments)
+            pictures = self._shown(view.name, episode, moments, self._pictures)
             sample["images"][view.name] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         return sample
+
+    def _shown(
+        self, view: str, episode: Episode, frames: Sequence[int], source: Pictures
+    ) -> np.ndarray:
+        """Pictures of a view. Raises WamkitError if they are deep and the view is not, or the other
+        way round."""
+        key = self.columns.view(view)
+        pictures = source.at(episode, key, frames)
+        where = f"{key!r} of episode {episode.index} at frame {frames[0]}"
+        expect_channels(self.spec.cameras, view, pictures.shape[-1], pictures, where)
+        return pictures
 
     def moment(self, index: int) -> tuple[int, int]:
         """The episode of a sample, and its frame there."""

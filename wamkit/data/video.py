@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..pixels import deep
 from ..placeholders import refuse_placeholder
 from .parquet import INSTALL
 
@@ -71,6 +72,12 @@ class Video:
         """Height and width of its pictures."""
         return self._stream.height, self._stream.width
 
+    @property
+    def deep(self) -> bool:
+        """True if its pictures have one channel of more than 8 bits, such as depth."""
+        bits = [part.bits for part in self._stream.codec_context.format.components]
+        return len(bits) == 1 and bits[0] > 8
+
     def close(self) -> None:
         """Close the file."""
         self._container.close()
@@ -91,15 +98,32 @@ class Video:
             pass
         return np.sort(np.array(found, dtype=np.float64))
 
-    def at(self, seconds: Sequence[float], tolerance: float) -> list[NDArray[np.uint8]]:
+    def at(self, seconds: Sequence[float], tolerance: float) -> list[NDArray[Any]]:
         """The pictures [height, width, 3] at these moments, each within `tolerance` seconds.
 
-        Raises WamkitError if there is none, or it cannot be decoded.
+        Deep ones are [height, width, 1] float32 in the file's own units. Raises WamkitError if
+        there is none, or it cannot be decoded.
         """
-        shown: dict[float, NDArray[np.uint8]] = {}
+        shown: dict[float, NDArray[Any]] = {}
         for moment in sorted(set(seconds)):
-            shown[moment] = self._at(moment, tolerance).to_ndarray(format="rgb24")
+            shown[moment] = self._pixels(self._at(moment, tolerance))
         return [shown[moment] for moment in seconds]
+
+    def _pixels(self, frame: Any) -> NDArray[Any]:
+        bits = [part.bits for part in frame.format.components]
+        if max(bits) <= 8 or (len(bits) > 1 and max(bits) < 16):
+            return frame.to_ndarray(format="rgb24")  # type: ignore[no-any-return]
+        if len(bits) == 1:
+            try:
+                values = frame.to_ndarray()
+            except ValueError:
+                pass
+            else:
+                return deep(values, str(self.file))
+        raise WamkitError(
+            f"{self.file} has pictures of format {frame.format.name}, which is not read",
+            "encode colors in 8 or 10 bits a channel, and depth as gray16le",
+        )
 
     def _at(self, moment: float, tolerance: float) -> Any:
         now = None if self._last is None else float(self._last.time)

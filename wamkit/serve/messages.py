@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import WamkitError, did_you_mean
 from ..observation import ActionChunk, Observation
+from ..pixels import deep
 from ..policy import Policy
 from ..session import Session
 from ..spec import PolicySpec
@@ -57,6 +58,7 @@ class Messages:
             "policy": self.name,
             "cameras": {
                 view.name: {"key": self.images[view.name], "size": list(view.size)}
+                | ({} if view.value_range is None else {"value_range": list(view.value_range)})
                 for view in spec.cameras.views
             },
             "pictures": spec.video.context,
@@ -108,7 +110,11 @@ class Messages:
         )
 
     def _observation(self, request: Mapping[str, Any], pictures: int) -> Observation:
-        images = {view: _clip(key, request[key], pictures) for view, key in self.images.items()}
+        ranged = {view.name for view in self.policy.spec.cameras.views if view.value_range}
+        images = {
+            view: (_deep_clip if view in ranged else _clip)(key, request[key], pictures)
+            for view, key in self.images.items()
+        }
         prompt, size = request[PROMPT], self.policy.spec.state.size
         if not isinstance(prompt, str):
             raise WamkitError(
@@ -143,6 +149,12 @@ def _clip(key: str, found: Any, count: int) -> Tensor:
             "send the picture itself as a numpy array",
         )
     told = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
+    if found.dtype != np.uint8 and (found.dtype.kind in "ui" or 3 not in found.shape):
+        raise WamkitError(
+            told,
+            "depth and other deep pictures are taken by views with value_range, and this policy "
+            "was trained on 8-bit color: send that",
+        )
     if found.dtype != np.uint8:
         raise WamkitError(
             told,
@@ -165,6 +177,25 @@ def _clip(key: str, found: Any, count: int) -> Tensor:
             + (", or begin a new episode with 'reset'" if count > 1 else ""),
         )
     return torch.from_numpy(np.array(clip)).movedim(-1, 1)[None]
+
+
+def _deep_clip(key: str, found: Any, count: int) -> Tensor:
+    """Deep pictures of one camera as a tensor [1, T, 1, height, width] float32, oldest first."""
+    shapes = "[height, width]" if count == 1 else f"[{count}, height, width]"
+    expected = f"expected one channel {shapes} of any number type, in the recording's own units"
+    if not isinstance(found, np.ndarray):
+        raise WamkitError(
+            f"{key!r} is a {type(found).__name__}; {expected}",
+            "send the picture itself as a numpy array",
+        )
+    clip = found[..., 0] if found.ndim > 2 and found.shape[-1] == 1 else found
+    clip = clip[None] if clip.ndim == 2 else clip
+    if found.dtype.kind not in "uif" or clip.ndim != 3 or len(clip) != count or 0 in clip.shape:
+        raise WamkitError(
+            f"{key!r} is {found.dtype} {list(found.shape)}; {expected}",
+            "send what the camera measured, such as uint16 millimeters",
+        )
+    return torch.from_numpy(deep(clip[..., None], repr(key))).movedim(-1, 1)[None]
 
 
 def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:

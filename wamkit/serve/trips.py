@@ -25,8 +25,11 @@ def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for camera in metadata["cameras"].values():
-        shape = (metadata["pictures"], *camera["size"], 3)
-        found[camera["key"]] = rng.integers(0, 256, shape, dtype=np.uint8)
+        shape = (metadata["pictures"], *camera["size"])
+        if (ends := camera.get("value_range")) is not None:
+            found[camera["key"]] = rng.uniform(ends[0], ends[1], shape).astype(np.float32)
+        else:
+            found[camera["key"]] = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     if metadata["state"]["size"]:
         found[metadata["state"]["key"]] = np.zeros(metadata["state"]["size"], np.float32)
     return {**found, "prompt": "pick up the cup", "seed": 0}

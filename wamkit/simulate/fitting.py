@@ -41,6 +41,13 @@ def conflicts(
                 f"{', '.join(cameras)}",
                 hint=did_you_mean(camera, cameras, f"--view {view}={cameras[0]}"),
             )
+    for place, its in enumerate(spec.cameras.views):
+        if its.value_range is not None:
+            yield Conflict(
+                between=(f"cameras.views.{place}.value_range", "environment"),
+                why=f"view {its.name!r} takes deep pictures, an environment shows 8-bit color",
+                hint="evaluate a policy that was trained on color",
+            )
     if spec.actions.size != len(robot.actions):
         yield Conflict(
             between=("actions.groups", "environment"),

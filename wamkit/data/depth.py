@@ -1,0 +1,98 @@
+"""Which pictures of a data set are deep, and what a spec says of them; for `wamkit data check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cameras import expect_channels
+from ..errors import WamkitError
+from ..pixels import is_deep
+from ..spec import PolicySpec
+from .findings import Finding
+from .layout import Columns, Recording
+
+Place = tuple[str, int, int]  # file, episode, frame
+ONE = "one channel of more than 8 bits"
+INSIDE = 0.1
+"""Share of pixels within a view's `value_range` below which the range is taken for another unit."""
+
+
+class Look(NamedTuple):
+    """One picture that was looked at."""
+
+    place: Place
+    shape: tuple[int, ...]
+    values: NDArray[Any]  # some pixels of a deep picture, its smallest and its largest included
+
+
+class Looked:
+    """The pictures of each camera that were looked at."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[Look]] = {}
+
+    def add(self, key: str, place: Place, picture: NDArray[Any]) -> None:
+        """Take note of a picture [height, width, 3], or [height, width, 1] if it is deep."""
+        values = np.empty(0, np.float32)
+        if is_deep(picture):
+            flat = picture.ravel()
+            some = flat[:: max(1, len(flat) // 64)]
+            values = np.append(some, [flat.min(), flat.max()])
+        self._of.setdefault(key, []).append(Look(place, picture.shape, values))
+
+    def findings(
+        self, recording: Recording, spec: PolicySpec | None, columns: Columns
+    ) -> Iterator[Finding]:
+        """What is wrong with the depth of the pictures, by camera."""
+        for key, looks in self._of.items():
+            deep = [look for look in looks if look.shape[-1] == 1]
+            count = f"{len(deep)} of {len(looks)} pictures that were looked at"
+            if deep and len(deep) < len(looks):
+                why = f"{key!r}: {count} have {ONE}, the others are 8-bit color"
+                yield _at(deep[0], why, "record the camera in one way, or leave episodes out")
+            said = recording.features[key].shape
+            if deep and 3 in (said[0], said[-1]) and len(said) == 3:
+                why = f"{key!r}: {count} have {ONE}, the metadata says {list(said)}"
+                yield _at(deep[0], why, "correct the shape in meta/info.json: 1 channel")
+            views = spec.cameras.views if spec is not None else ()
+            for view in views:
+                if columns.view(view.name) == key and spec is not None:
+                    yield from _of_view(spec, view.name, key, looks, deep)
+
+
+def _of_view(
+    spec: PolicySpec, view: str, key: str, looks: list[Look], deep: list[Look]
+) -> Iterator[Finding]:
+    """What a view of the spec and its pictures disagree about."""
+    given = next(v.value_range for v in spec.cameras.views if v.name == view)
+    color = [look for look in looks if look.shape[-1] != 1]
+    for kind, channels in ((deep, 1), (color, 3)):
+        if not kind:
+            continue
+        values = np.concatenate([look.values for look in kind])
+        count = f"{len(kind)} of {len(looks)} pictures of {key!r} that were looked at"
+        try:
+            expect_channels(spec.cameras, view, channels, values, count)
+        except WamkitError as problem:
+            yield _at(kind[0], problem.what, problem.hint)
+    if deep and given is not None:
+        values = np.concatenate([look.values for look in deep])
+        inside = float(((values > given[0]) & (values < given[1])).mean())
+        if inside < INSIDE:
+            why = (
+                f"{1 - inside:.0%} of the values of {key!r} are beyond value_range = "
+                f"[{given[0]:g}, {given[1]:g}] of view {view!r}, black or white"
+            )
+            hint = (
+                f"they go from {values.min():g} to {values.max():g}: give the range in their unit"
+            )
+            yield _at(deep[0], why, hint)
+
+
+def _at(look: Look, why: str, hint: str) -> Finding:
+    file, episode, frame = look.place
+    return Finding(file, why, episode, frame, hint)
