@@ -39,7 +39,7 @@ FLOORS = {
         "placeholders",
         "locate",
     },
-    1: {"registry", "spec", "check", "pretrained", "conditioner", "nested"},
+    1: {"registry", "spec", "check", "pretrained", "conditioner", "nested", "records", "runs"},
     2: {
         "files",
         "finite",

@@ -24,6 +24,7 @@ from .actions import read_statistics
 from .build import resolve
 from .errors import WamkitError
 from .parts import KINDS
+from .runs import find, through
 from .spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -97,13 +98,14 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """Read a policy written by `save`, through the same loaders as published weights.
 
     `overrides` change the spec, for example its steps; what they make of the sizes must still fit
-    the files.
+    the files. Of a run or its checkpoints the policy is loaded that `wamkit.runs.find` chooses.
     """
     from .policy import Policy
 
-    home = Path(folder).expanduser()
+    home = through(Path(folder).expanduser())
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
+    home = find(home).policy
     spec = resolve(home, overrides)
     files = {}
     for kind in KINDS:

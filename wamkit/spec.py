@@ -178,18 +178,16 @@ SCALARS = ("dtype", "seed", "format")
 
 
 def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The raw tables of a spec file, or of a saved policy's folder, with `key=value` overrides.
+    """The raw tables of a spec file, or of a saved policy, with `key=value` overrides.
 
-    Raises WamkitError if there is no such file, or it is not TOML, YAML or JSON.
+    Of a run or its checkpoints it is the policy that `wamkit.runs.find` chooses. Raises WamkitError
+    if there is no such file, or it is not TOML, YAML or JSON.
     """
+    from .runs import find, is_folder
+
     file = Path(path)
-    if file.is_dir():
-        file = file / "spec.yaml"
-        if not file.is_file():
-            raise WamkitError(
-                f"{path} is a folder without spec.yaml; a saved policy has one",
-                "name a spec file, or a folder written by `wamkit build SPEC --out FOLDER`",
-            )
+    if is_folder(file):
+        file = find(file).policy / "spec.yaml"
     if not file.is_file():
         near = [str(p) for p in file.parent.glob("*") if p.suffix in {".toml", ".yaml", ".yml"}]
         raise WamkitError(

@@ -22,6 +22,7 @@ from .options import (
     Tiny,
 )
 from .output import busy, emit, note, say, show_table, table
+from .sources import taken
 
 if TYPE_CHECKING:
     from ..observation import ActionChunk
@@ -58,6 +59,7 @@ def command(
     marks = [0.0 if start is None else start, time.perf_counter()]
     from .inputs import chosen, loaded, observed
 
+    source = taken(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     marks.append(time.perf_counter())
     import torch  # noqa: F401  here, so that its time can be told from that of the rest

@@ -15,6 +15,7 @@ from ..placeholders import refuse_placeholder
 from .folding import brief
 from .options import Device, Json, Overrides, Quantize, Source, Tiny
 from .output import busy, emit, note, say, show_table, table
+from .sources import taken
 
 if TYPE_CHECKING:
     from ..bench import Report
@@ -53,12 +54,13 @@ def command(
         raise WamkitError(
             f"a request to a server is of one robot, and --batch is {batch}", "leave out --batch"
         )
+    named, source = source.stem, taken(source)
     chosen_sets = [*(overrides or [])]
     if steps is not None:
         chosen_sets += _steps(source, chosen_sets, steps)
     earlier = None if versus is None else _earlier(versus)
     report, net, rounding, notes = _measured(
-        source, chosen_sets, tiny, device, mode, quantize, batch, rounds, server
+        source, named, chosen_sets, tiny, device, mode, quantize, batch, rounds, server
     )
     found = report.json()
     if net is not None:
@@ -89,6 +91,7 @@ def command(
 
 def _measured(
     source: Path,
+    named: str,
     sets: list[str],
     tiny: bool,
     device: str,
@@ -125,11 +128,11 @@ def _measured(
     with busy("measuring"):
         rounding, net = None, None
         if quantize == "none":
-            report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=source.stem)
+            report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=named)
         else:
             from ..bench.rounding import quantized
 
-            report, rounding = quantized(policy, quantize, mode, batch, rounds, source.stem)
+            report, rounding = quantized(policy, quantize, mode, batch, rounds, named)
         if server:
             from ..bench.network import network
 

@@ -9,6 +9,7 @@ import typer
 
 from .options import Json, Overrides, Spec, Tiny
 from .output import busy, emit, note, say, show_table, table
+from .sources import taken
 
 EXAMPLE = "wamkit build examples/toy.toml --out policy"
 
@@ -29,6 +30,7 @@ def command(
     from .inputs import chosen, loaded
 
     free(out)  # before the long part
+    spec = taken(spec)
     described, notes = chosen(spec, overrides or [], tiny=tiny)
     numbers = {} if statistics is None else read_statistics(statistics)
     policy, untrained = loaded(spec, described, "cpu", overrides or [])

@@ -13,6 +13,7 @@ from ..parts import Conflict
 from ..spec import PolicySpec, draft, parse, read
 from .options import Json, Overrides, Spec, Tiny
 from .output import FOUND, conflict_lines, emit, say
+from .sources import taken
 
 EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
 
@@ -21,6 +22,7 @@ def command(
     spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
 ) -> None:
     """Find every conflict in a spec before anything is built. Exit code 1 if there is one."""
+    spec = taken(spec)
     found = conflicts_of(spec, overrides or (), tiny=tiny)
     composition = [c for c in found if not c.missing]
     missing = [c for c in found if c.missing]

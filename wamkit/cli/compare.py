@@ -16,6 +16,7 @@ from .folding import brief
 from .inputs import expect_device
 from .options import Device, Json, Overrides
 from .output import FOUND, busy, emit, note, say, show_table, table
+from .sources import taken
 
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
 
@@ -61,7 +62,8 @@ def command(
     """
     if plot is not None and plot.suffix != ".svg":
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
-    chosen, rows = specs_of(specs, overrides or []), list[Row]()
+    places = [taken(path) for path in specs]
+    chosen, rows = specs_of(places, overrides or []), list[Row]()
     if measure:
         expect_device(device)
     for path, spec in zip(specs, chosen, strict=True):

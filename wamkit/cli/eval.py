@@ -13,6 +13,7 @@ from ..errors import SpecError, WamkitError
 from .options import Device, Json, Overrides
 from .output import emit, note, say, show_table, table
 from .playing import EnvOption, EnvSettings, Processes, progress
+from .sources import taken
 
 if TYPE_CHECKING:
     from ..data import Writer
@@ -157,15 +158,16 @@ def _actor(
 ) -> Actor:
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
     from ..build import resolve
+    from ..runs import is_folder
     from ..simulate.fitting import conflicts, views_of
     from .inputs import loaded
 
-    folder = Path(policy)
-    if not folder.is_dir():
+    if not is_folder(policy):
         raise WamkitError(
             f"no saved policy at {policy}",
             "name the folder of one, or a baseline: random or expert",
         )
+    folder = taken(Path(policy))
     spec = resolve(folder, overrides or [])
     named, robot = _pairs("--view", view), workers.robot()
     streams = spec.paradigm.build().streams

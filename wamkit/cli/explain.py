@@ -14,6 +14,7 @@ from .check import conflicts_of, report
 from .meta import parameters
 from .options import Json, Overrides, Spec, Tiny
 from .output import FOUND, emit, mark, note, say, show_table, table
+from .sources import taken
 
 EXAMPLE = "wamkit explain examples/toy.toml"
 
@@ -25,7 +26,7 @@ def command(
 
     No weights are loaded. Exit code 1 if the parts do not fit each other.
     """
-    chosen = overrides or []
+    chosen, spec = overrides or [], taken(spec)
     found = conflicts_of(spec, chosen, tiny=tiny)
     broken = [c for c in found if not c.missing]
     if broken:

@@ -13,6 +13,7 @@ import typer
 from ..errors import WamkitError
 from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
 from .output import busy, emit, note, say
+from .sources import taken
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,6 +51,7 @@ def command(
 
     _writable(out)
     begin = perf_counter()
+    source = taken(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
     policy, untrained = loaded(source, spec, device, overrides or [])

@@ -10,6 +10,7 @@ from ..build import build, resolve
 from ..check import check
 from ..errors import SpecError, WamkitError
 from ..parts import KINDS, Weighted
+from ..runs import is_folder
 from ..spec import PolicySpec, parse, read
 
 if TYPE_CHECKING:
@@ -21,23 +22,38 @@ if TYPE_CHECKING:
 
 def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[PolicySpec, list[str]]:
     """The spec at `source`, checked, and notes on what `tiny` changed."""
-    if source.is_dir():
+    if is_folder(source):
         if tiny:
             raise WamkitError(
                 f"{source} is a saved policy; --tiny is for specs",
                 "act from the spec it was built from",
             )
         return resolve(source, overrides), []
-    if not tiny:
-        return resolve(source, overrides), []
+    return at_toy_size(source, overrides) if tiny else (resolve(source, overrides), [])
+
+
+def at_toy_size(source: Path, overrides: Sequence[str]) -> tuple[PolicySpec, list[str]]:
+    """The spec at `source`, also of a saved policy, with every size made tiny, and notes on that.
+
+    Checked as it will be built. Weights of a saved policy do not fit it and are left out.
+    """
     spec, changes = parse(read(source, overrides), str(source)).tiny()
     if conflicts := check(spec):
         raise SpecError(conflicts, f"{source} at toy size")
-    return spec, [f"tiny {kind}: {words}" for kind, words in changes.items()]
+    notes = [f"tiny {kind}: {words}" for kind, words in changes.items()]
+    if notes and is_folder(source):
+        notes.append(f"the weights of {source} do not fit toy size and are left out")
+    return spec, notes
 
 
 def loaded(
-    source: Path, spec: PolicySpec, device: str, overrides: Sequence[str], quantize: str = "none"
+    source: Path,
+    spec: PolicySpec,
+    device: str,
+    overrides: Sequence[str],
+    quantize: str = "none",
+    *,
+    tiny: bool = False,
 ) -> tuple[Policy, list[str]]:
     """The policy that `chosen` chose, quantized, and notes on which of its weights are random."""
     from .output import busy
@@ -48,7 +64,7 @@ def loaded(
 
         check_kind(quantize, place, spec.dtype)  # before any weight is loaded
     with busy(f"loading {source}"):
-        if source.is_dir():
+        if is_folder(source) and not (tiny and spec != resolve(source, overrides)):
             from ..policy import Policy
 
             policy, random = Policy.load(source, overrides, device=device), []

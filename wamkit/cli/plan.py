@@ -12,6 +12,7 @@ from .check import specs_of
 from .folding import brief
 from .options import Json, Overrides, Spec
 from .output import FOUND, busy, emit, note, say, show_table, table
+from .sources import taken
 
 if TYPE_CHECKING:
     from ..train.plan import Plan
@@ -83,7 +84,7 @@ def command(
     if gpu is not None:
         limit = limit or int(PEAKS[gpu].memory)
         peak = peak or getattr(PEAKS[gpu], chosen.precision)
-    (policy,) = specs_of([spec], overrides or [], needed=("backbone", "action_head"))
+    (policy,) = specs_of([taken(spec)], overrides or [], needed=("backbone", "action_head"))
     from ..train.plan import plan
 
     with busy(f"counting {spec}"):

@@ -13,6 +13,7 @@ from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec, parse, read
 from .options import Column, Device, Json, Overrides, Spec, Tolerance
 from .output import console, emit, say
+from .sources import taken
 
 EXAMPLE = "wamkit precompute text spec.toml --prompts prompts.txt --out text.safetensors"
 
@@ -65,6 +66,7 @@ def command(
     spec. `latents` takes --data; training then reads them in place of the pictures. A run that was
     interrupted goes on where it stopped.
     """
+    spec = taken(spec)
     policy = parse(read(spec, overrides or []), str(spec))
     if what is What.text:
         idle: dict[str, object] = {

@@ -13,6 +13,7 @@ import typer
 from ..errors import WamkitError
 from .options import Device, Overrides, Quantize, Source, Tiny
 from .output import busy, note, say, show_table, table
+from .sources import taken
 
 if TYPE_CHECKING:
     import socket
@@ -65,13 +66,14 @@ def command(
     from ..serve.server import Server, address_of, bound
     from .inputs import chosen, loaded
 
+    named, source = source.stem, taken(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     renamed = _renamed(view or [])
     keys_of(spec, renamed)  # before any weight is loaded: are the views there?
     listener = bound(host, port)
     policy, untrained = loaded(source, spec, device, overrides or [], quantize)
     policy.set_mode(mode)
-    server = Server(policy, source.stem, renamed)
+    server = Server(policy, named, renamed)
     with busy("warming up"):
         server.warm_up(prompt or ())
         gc.collect()

@@ -14,6 +14,7 @@ from ..spec import parse, read
 from .check import conflicts_of
 from .options import Json, Overrides, Spec, Tiny
 from .output import busy, emit, note, say
+from .sources import taken
 
 EXAMPLE = "wamkit slice fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
 
@@ -43,6 +44,7 @@ def command(
     The head size stays, so that the width becomes heads times head size. Writes
     backbone.safetensors and spec.yaml, the same composition around the student.
     """
+    spec = taken(spec)
     found = [c for c in conflicts_of(spec, overrides or [], tiny=tiny) if not c.missing]
     if found:
         raise SpecError(found, str(spec))

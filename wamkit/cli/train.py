@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Column, Device, Json, Overrides, Source, Tolerance
+from .options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
 from .output import INTERRUPTED, console, emit, note, say
+from .sources import taken
 
 if TYPE_CHECKING:
     from ..train.trainer import Summary
@@ -45,6 +46,7 @@ def command(
             help="Besides log.jsonl: tensorboard, trackio or wandb; may be repeated.",
         ),
     ] = None,
+    tiny: Tiny = False,
     overrides: Overrides = None,
     column: Column = None,
     latents: Annotated[
@@ -75,12 +77,18 @@ def command(
     chosen = read_config(config, [*(settings or []), *given])
     from ..data import Columns
     from ..train.trainer import Data, train
+    from .inputs import at_toy_size, loaded
     from .inputs import chosen as chosen_spec
-    from .inputs import loaded
 
     first = int(os.environ.get("RANK", 0)) == 0
-    spec, _ = chosen_spec(source, overrides or [], tiny=False)
-    policy, notes = loaded(source, spec, "cpu", overrides or [])
+    source = taken(source)
+    changes: list[str] = []
+    if tiny:
+        spec, changes = at_toy_size(source, overrides or [])
+    else:
+        spec, _ = chosen_spec(source, overrides or [], tiny=False)
+    policy, notes = loaded(source, spec, "cpu", overrides or [], tiny=tiny)
+    notes = changes + notes
     if first and not json:
         for line in notes:
             note(line)

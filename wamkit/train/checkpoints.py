@@ -5,39 +5,38 @@ RUN/train.yaml                    the settings, and what the data were
 RUN/log.jsonl                     one line every few steps
 RUN/checkpoints/step-000100/policy    a saved policy, for `wamkit.Policy.load`
 RUN/checkpoints/step-000100/state     what is needed to go on: weights, their average, moments
-RUN/checkpoints/step-000100/run.json  step, place in the data
-RUN/checkpoints/last              link to the newest
-RUN/checkpoints/best              link to the best on held-out episodes, if any are held out
+RUN/checkpoints/step-000100/files.json  what files there are, and what tells them from others
+RUN/checkpoints/step-000100/run.json  step, place in the data, the best step; written last
+RUN/checkpoints/last              link to the newest, or a text file that names it
+RUN/checkpoints/best              the same for the best on held-out episodes, if any are held out
 
-Tensors are written by torch.distributed.checkpoint as safetensors: every process writes what it
-holds, and any number of processes can read it. Nothing is pickled.
+A run is resumed from the newest finished checkpoint, whatever became of `last` on the way
+(`wamkit.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every process
+writes what it holds, and any number of processes can read it. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
-from .. import folder, strict_json
+from .. import folder, runs, strict_json
 from ..errors import WamkitError
 from ..policy import Policy
+from ..records import Record, faults, manifest, read_manifest, read_record
+from ..runs import FILES, LOG, POLICY, RUN, SETTINGS, SPEC, STATE
+from .begun import differences, read_begun
 from .processes import Processes, full
+from .states import read_state, write_state
 
-SPEC, SETTINGS, LOG = "spec.yaml", "train.yaml", "log.jsonl"
-STATE, POLICY, RUN = "state", "policy", "run.json"
+__all__ = ["LOG", "POLICY", "RUN", "SETTINGS", "SPEC", "STATE", "RunFolder", "finish", "read_state"]
 
 
 class RunFolder:
@@ -46,105 +45,190 @@ class RunFolder:
     def __init__(self, place: str | Path, processes: Processes, keep: int) -> None:
         self.place = Path(place).expanduser().absolute()
         self.processes, self.keep = processes, keep
-        self.checkpoints = self.place / "checkpoints"
-
-    @property
-    def best(self) -> Path | None:
-        """The checkpoint with the lowest loss on held-out episodes, if any was validated."""
-        link = self.checkpoints / "best"
-        return link.resolve() if link.is_dir() else None
+        self.checkpoints = self.place / runs.CHECKPOINTS
 
     def begin(self, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         """Make the folder of a new run. Raises WamkitError if it holds another one."""
-        if self.place.exists() and (not self.place.is_dir() or any(self.place.iterdir())):
-            raise WamkitError(
-                f"{self.place} is not empty",
-                "go on with --resume, or choose another folder for this run",
-            )
+        with self.processes.agreed():
+            if self.place.exists() and not self.place.is_dir():
+                raise WamkitError(
+                    f"{self.place} is a file", "choose another folder for this run with --out"
+                )
+            if self.place.exists() and any(self.place.iterdir()):
+                raise WamkitError(
+                    f"{self.place} is not empty",
+                    "go on with --resume, or choose another folder for this run",
+                )
         self.processes.wait()  # all have looked before the first one writes
-        if self.processes.first:
-            self.checkpoints.mkdir(parents=True)
-            (self.place / SPEC).write_text(yaml.safe_dump(dict(spec), sort_keys=False))
-            (self.place / SETTINGS).write_text(yaml.safe_dump(dict(told), sort_keys=False))
+        with self.processes.agreed():
+            if self.processes.first:
+                with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
+                    self.checkpoints.mkdir(parents=True)
+                    _write(self.place / SPEC, yaml.safe_dump(dict(spec), sort_keys=False))
+                    _write(self.place / SETTINGS, yaml.safe_dump(dict(told), sort_keys=False))
 
-    def go_on(self, told: dict[str, Any], spec: Mapping[str, Any], free: set[str]) -> Path:
-        """The newest checkpoint of the run that is here.
+    def go_on(
+        self, told: dict[str, Any], spec: Mapping[str, Any], free: set[str]
+    ) -> tuple[Path, Record, list[str]]:
+        """The newest finished checkpoint of the run that is here, its record, and what to note.
 
-        Raises WamkitError if there is none, or if what decides the numbers was something else then.
+        Raises WamkitError if there is none, if it is damaged, or if what decides the numbers was
+        something else then.
         """
-        try:
-            then = yaml.safe_load((self.place / SETTINGS).read_text())
-            policy = yaml.safe_load((self.place / SPEC).read_text())
-        except (OSError, yaml.YAMLError):
-            raise WamkitError(f"there is no run in {self.place}", "leave --resume out") from None
-        last = self.checkpoints / "last"
-        if not (last / RUN).is_file():
+        with self.processes.agreed():
+            changed = differences(*read_begun(self.place), told, spec, free)
+            if changed:
+                names = " and another ".join(changed)
+                raise WamkitError(
+                    f"{self.place} was trained with another {names}: {', '.join(changed.values())}",
+                    "resume with what it was begun with; see its spec.yaml and train.yaml",
+                )
+            checkpoint, notes = self._newest()
+            record = self._record(checkpoint)
+        self.processes.wait()  # all have read before the first one writes
+        with self.processes.agreed():
+            if self.processes.first:
+                with _writing(f"{self.place} cannot be gone on with", "make it writable"):
+                    runs.settle(self.checkpoints)
+                    _write(self.place / SETTINGS, yaml.safe_dump(told, sort_keys=False))
+        return self.checkpoints / f"step-{record.step:06d}", record, notes
+
+    def _newest(self) -> tuple[Path, list[str]]:
+        """The newest finished checkpoint, and a note on newer ones that were not finished."""
+        every, there = runs.finished(self.checkpoints), runs.steps(self.checkpoints)
+        if not every and there:
+            raise WamkitError(
+                f"{self.place} has no finished checkpoint: {there[-1].name} lacks {RUN}",
+                "copy the run again with all its files, or begin a new run from a policy in it: "
+                f"wamkit train {there[-1] / POLICY} --out ANOTHER",
+            )
+        if not every:
             raise WamkitError(
                 f"{self.place} has no checkpoint yet", "remove it and begin again, without --resume"
             )
-        changed = [] if policy == spec else ["spec"]
-        if then["data"] != told["data"]:
-            changed.append("data")
-        changed += [
-            name
-            for name, value in told["settings"].items()
-            if name not in free and then["settings"].get(name) != value
-        ]
-        if changed:
+        step, checkpoint = every[-1]
+        newer = [p.name for p in there if (runs.step_of(p) or 0) > step]
+        words = f"{', '.join(newer)} lacks {RUN}, so it was not finished: "
+        notes = [f"{words}going on from {checkpoint.name}"] if newer else []
+        pointed = runs.named(self.checkpoints, "last")
+        if pointed not in (None, checkpoint, self.checkpoints / "last"):
+            notes.append(f"last is {pointed.name}, going on from the newest: {checkpoint.name}")
+        return checkpoint, notes
+
+    def _record(self, checkpoint: Path) -> Record:
+        """What is noted of a checkpoint, if its files are those that were saved."""
+        record = read_record(checkpoint / RUN)
+        files = read_manifest(checkpoint / FILES).files
+        if wrong := list(faults(checkpoint, files, STATE)):
             raise WamkitError(
-                f"{self.place} was trained with another {' and another '.join(changed)}",
-                "resume with what it was begun with; see its spec.yaml and train.yaml",
+                f"{checkpoint} is damaged: {'; '.join(wrong)}", self._instead(record.step)
             )
-        self.processes.wait()  # all have read before the first one writes
-        if self.processes.first:
-            (self.place / SETTINGS).write_text(yaml.safe_dump(told, sort_keys=False))
-        return last.resolve()
+        return record
+
+    def _instead(self, step: int) -> str:
+        """What to do where the checkpoint of a step cannot be read."""
+        name = f"step-{step:06d}"
+        older = [p.name for k, p in runs.finished(self.checkpoints) if k < step]
+        if older:
+            return (
+                f"copy {name} again, or move it out of {self.checkpoints}: --resume then goes on "
+                f"from {older[-1]}"
+            )
+        return (
+            f"copy {name} again; there is no other checkpoint, but a new run can begin from its "
+            f"policy: wamkit train {self.checkpoints / name / POLICY} --out ANOTHER"
+        )
+
+    def has(self, step: int | None) -> bool:
+        """True if the checkpoint of this step is still there."""
+        return step is not None and (self.checkpoints / f"step-{step:06d}" / RUN).is_file()
+
+    def restore(self, checkpoint: Path, state: Mapping[str, Tensor]) -> None:
+        """Read the tensors of a checkpoint in place. Raises WamkitError if they are not those."""
+        try:
+            read_state(state, checkpoint / STATE, self.processes)
+        except WamkitError as error:
+            step = runs.step_of(checkpoint) or 0
+            raise WamkitError(error.what, error.hint or self._instead(step)) from None
 
     def save(
         self,
-        step: int,
         policy: Policy,
         weights: Iterable[tuple[str, Tensor]],
         state: Mapping[str, Tensor],
         run: Mapping[str, Any],
-        *,
-        best: bool,
     ) -> Path:
         """Write a checkpoint under another name, then rename it, then move the links.
 
-        `weights` are those the saved policy gets, by name. If this is interrupted at any moment,
-        `last` is the checkpoint before, and the unfinished one is removed at the next.
+        `weights` are those the saved policy gets, by name; `run` what its record says. If this is
+        interrupted at any moment, `last` is the checkpoint before, and the unfinished one is
+        removed at the next. Raises WamkitError in every process if it fails in one.
         """
-        goal = self.checkpoints / f"step-{step:06d}"
+        goal = self.checkpoints / f"step-{run['step']:06d}"
         part = self.checkpoints / f".{goal.name}.part"
-        if self.processes.first:
-            for rest in self.checkpoints.glob(".*.part"):
-                shutil.rmtree(rest)
-            part.mkdir()
+        try:
+            self._write(goal, part, policy, weights, state, run)
+        except (WamkitError, OSError) as error:
+            if self.processes.first:
+                shutil.rmtree(part, ignore_errors=True)
+            reason = error.what if isinstance(error, WamkitError) else str(error)
+            raise WamkitError(f"{goal} could not be written: {reason}", self._safe()) from None
         self.processes.wait()
+        return goal
+
+    def _safe(self) -> str:
+        """What is not lost where a checkpoint could not be written, and how to go on."""
+        try:
+            every = runs.finished(self.checkpoints)
+        except WamkitError:
+            every = []
+        first = "make room, or make the folder writable"
+        if not every:
+            return f"{first}; nothing was saved before it, so begin again with another --out"
+        return (
+            f"{first}; {every[-1][1].name} is whole: the same command with --resume goes on from it"
+        )
+
+    def _write(
+        self,
+        goal: Path,
+        part: Path,
+        policy: Policy,
+        weights: Iterable[tuple[str, Tensor]],
+        state: Mapping[str, Tensor],
+        run: Mapping[str, Any],
+    ) -> None:
+        first = self.processes.first
+        with self.processes.agreed():
+            if first:
+                for rest in self.checkpoints.glob(".*.part"):
+                    runs.remove(rest)
+                part.mkdir()
         write_state(state, part / STATE, self.processes)
         whole: dict[str, Tensor] = {}
         for name, value in weights:  # one at a time, and kept in one process alone
             gathered = full(value)
-            if self.processes.first:
+            if first:
                 whole[name] = gathered.cpu()
-        if self.processes.first:
-            folder.save(policy, part / POLICY, whole)
-            (part / RUN).write_text(strict_json.dumps(dict(run), indent=1) + "\n")
-            finish(part, goal)
-            _link(self.checkpoints / "last", goal.name)
-            if best:
-                _link(self.checkpoints / "best", goal.name)
-            self._forget()
-        self.processes.wait()
-        return goal
+        with self.processes.agreed():
+            if first:
+                folder.save(policy, part / POLICY, whole)
+                record = Record.model_validate(run)
+                for file, told in ((FILES, manifest(part)), (RUN, record)):
+                    _write(
+                        part / file,
+                        strict_json.dumps(told.model_dump(mode="json"), indent=1) + "\n",
+                    )
+                finish(part, goal)
+                runs.point(self.checkpoints / "last", goal.name)
+                if record.best_step is not None:
+                    runs.point(self.checkpoints / "best", f"step-{record.best_step:06d}")
+                self._forget(record.best_step)
 
-    def _forget(self) -> None:
+    def _forget(self, best: int | None) -> None:
         """Remove all checkpoints but the newest and the best."""
-        every = sorted(self.checkpoints.glob("step-*"), key=lambda p: int(p.name[5:]))
-        named = {(self.checkpoints / name).resolve() for name in ("last", "best")}
-        for old in every[: -self.keep]:
-            if old not in named:
+        for old in runs.steps(self.checkpoints)[: -self.keep]:
+            if runs.step_of(old) != best:
                 shutil.rmtree(old)
 
 
@@ -154,34 +238,24 @@ def finish(part: Path, goal: Path) -> None:
     if goal.exists():
         os.replace(goal, old)
     os.replace(part, goal)
-    shutil.rmtree(old, ignore_errors=True)
+    runs.remove(old)
 
 
-def _link(link: Path, target: str) -> None:
-    """Point a link, relative to its own folder, somewhere else at one stroke."""
-    new = link.with_name(f".{link.name}.part-link")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    os.replace(new, link)
-
-
-def write_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -> None:
-    """Write tensors to a new folder, each process what it holds."""
-    place.mkdir(exist_ok=True)
-    writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a process alone is alone
-        save(dict(state), storage_writer=writer, no_dist=processes.world == 1)
-
-
-def read_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -> None:
-    """Read tensors into those of `state`, in place. Raises WamkitError if any is missing."""
+def _write(file: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            source = HuggingFaceStorageReader(str(place))
-            load(dict(state), storage_reader=source, no_dist=processes.world == 1)
-    except Exception as error:
-        raise WamkitError(
-            f"{place} cannot be read: {error}", "resume from another checkpoint: point `last` at it"
-        ) from None
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+
+
+@contextmanager
+def _writing(what: str, hint: str) -> Iterator[None]:
+    """What the file system refuses, in words."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise WamkitError(f"{what}: {error.strerror}{where}", hint) from None

@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from .. import chart, strict_json
+from ..errors import WamkitError
+from ..records import MOST
 from .loggers import opened
+
+
+class HeldOut(BaseModel):
+    """The loss on held-out episodes."""
+
+    loss: float
+
+
+class Line(BaseModel):
+    """A line of log.jsonl, as far as it is read again."""
+
+    step: int = Field(ge=0, le=MOST)
+    loss: float | None = None
+    parts: dict[str, float] = Field(default_factory=dict)
+    validation: HeldOut | None = None
 
 
 class Log:
     """log.jsonl of a run, and other places where its lines go."""
 
     def __init__(
-        self, run: Path, loggers: Iterable[str], after: int, settings: Mapping[str, Any]
+        self,
+        run: Path,
+        loggers: Iterable[str],
+        after: int,
+        settings: Mapping[str, Any],
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         """What was logged for later steps than `after` is forgotten: it will be logged again.
 
-        `settings` are shown by loggers that show settings.
+        `settings` are shown by loggers that show settings. `note` hears of damaged lines; they are
+        left out, and the log that had them is kept beside the new one. Raises WamkitError if the
+        log cannot be written.
         """
         self.file = run / "log.jsonl"
-        kept = [line for line in read(self.file) if line["step"] <= after]
-        part = self.file.with_name(".log.jsonl.part")
-        part.write_text("".join(strict_json.dumps(line) + "\n" for line in kept))
-        part.replace(self.file)
-        self._stream = self.file.open("a", buffering=1)
+        with self._writing():
+            kept, damaged = _sorted(self.file)
+            if damaged:
+                copy = self.file.with_name("log-damaged.jsonl")
+                copy.write_bytes(self.file.read_bytes())
+                places = ", ".join(map(str, damaged[:8])) + (" ..." if len(damaged) > 8 else "")
+                note(f"{self.file} has damaged lines: {places}; left out, and kept in {copy.name}")
+            part = self.file.with_name(".log.jsonl.part")
+            lines = (strict_json.dumps(line) + "\n" for line in kept if line["step"] <= after)
+            part.write_text("".join(lines))
+            part.replace(self.file)
+            self._stream = self.file.open("a", buffering=1)
         self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, told: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
-        self._stream.write(strict_json.dumps({"step": step, **told}) + "\n")
+        with self._writing():
+            self._stream.write(strict_json.dumps({"step": step, **told}) + "\n")
         named = dict(_flat(told))
         for logger in self._loggers:
             logger.numbers(step, named)
@@ -41,9 +75,21 @@ class Log:
         for logger in self._loggers:
             logger.picture(step, name, file)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WamkitError(
+                f"{self.file} cannot be written: {error.strerror}",
+                "make room or make it writable; the same command with --resume goes on from the "
+                "newest checkpoint",
+            ) from None
+
     def close(self) -> None:
         """Nothing more will be told."""
-        self._stream.close()
+        with suppress(OSError):  # a line that could not be written was said to be when it came
+            self._stream.close()
         for logger in self._loggers:
             logger.close()
 
@@ -57,23 +103,45 @@ def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, floa
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that was cut short by a crash is left out."""
-    lines = []
-    for text in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
+    """The lines of a log; those that are damaged are left out, as one cut short by a crash is."""
+    return _sorted(file)[0]
+
+
+def _sorted(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a log, and the numbers of those that are damaged, counted from 1.
+
+    The last one does not count if a crash has cut it short.
+    """
+    lines, damaged = [], []
+    texts = file.read_bytes().split(b"\n") if file.exists() else []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
             continue
-    return lines
+        try:
+            line = strict_json.loads(text)
+            Line.model_validate(line, strict=True)
+        except (ValueError, RecursionError, ValidationError):
+            if number < len(texts):
+                damaged.append(number)
+            continue
+        lines.append(line)
+    return lines, damaged
 
 
 def curve(run: Path) -> Path:
     """Draw the losses of a run over its steps into loss.svg."""
     series: dict[str, list[tuple[float, float]]] = {}
     for line in read(run / "log.jsonl"):
-        losses = {"total": line["loss"], **line["parts"]} if "loss" in line else {}
-        if "validation" in line:
-            losses["held out"] = line["validation"]["loss"]
+        known = Line.model_validate(line)
+        losses = {} if known.loss is None else {"total": known.loss, **known.parts}
+        if known.validation is not None:
+            losses["held out"] = known.validation.loss
         for name, value in losses.items():
-            series.setdefault(name, []).append((line["step"], value))
-    return chart.write(run / "loss.svg", chart.lines(series, x="step", y="loss"))
+            series.setdefault(name, []).append((known.step, value))
+    try:
+        return chart.write(run / "loss.svg", chart.lines(series, x="step", y="loss"))
+    except OSError as error:
+        raise WamkitError(
+            f"{run / 'loss.svg'} cannot be written: {error.strerror}",
+            "make room or make it writable; the checkpoints are whole",
+        ) from None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,28 @@ class Processes:
         """Until all have come here."""
         if self.world > 1:
             dist.barrier()
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A block in which processes do not wait for each other; if one fails in it, all do.
+
+        Raises in every process what went wrong in it, or else a WamkitError with what went wrong
+        in the first that failed.
+        """
+        problem: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            problem = error
+        if self.world > 1:
+            said = [None] if problem is None else _said(problem)
+            every: list[Any] = [None] * self.world
+            dist.all_gather_object(every, said)
+            failed = [told for told in every if told[0] is not None]
+            if problem is None and failed:
+                problem = WamkitError(*failed[0])
+        if problem is not None:
+            raise problem
 
     def any(self, here: bool) -> bool:
         """True if it is true in any process."""
@@ -73,6 +96,15 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(place, dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
+
+
+def _said(problem: Exception) -> list[str]:
+    """What went wrong and what to do, as words that can be sent to another process."""
+    if isinstance(problem, WamkitError):
+        return [problem.what, problem.hint]
+    if isinstance(problem, OSError):
+        return [str(problem)]
+    return [f"{type(problem).__name__}: {problem}"]
 
 
 def full(x: Tensor) -> Tensor:

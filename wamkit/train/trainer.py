@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import strict_json
 from ..compiling import as_written, compile_blocks
 from ..data import Columns, Loader, Recording, Samples, remarks, split, statistics
 from ..errors import WamkitError
 from ..modes import compiler
 from ..policy import Policy
-from . import checkpoints, learning, loggers, logs
+from ..records import Record
+from . import learning, loggers, logs
 from .batches import Feed, seed_of, shard
 from .checkpoints import RunFolder
 from .config import FREE, TrainConfig
@@ -79,8 +79,9 @@ def train(
     """Train `policy` on a data set, and write everything about it to the folder `out`.
 
     To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
-    the first process, and `note` of what normalization cuts from the data. Raises WamkitError if
-    anything does not fit, or if a loss is not finite.
+    the first process, and `note` of what is worth a line: what normalization cuts from the data, a
+    checkpoint that is passed over. Raises WamkitError if anything does not fit, if a loss is not
+    finite, or if a file cannot be written or read.
     """
     loggers.expect(config.loggers)
     with joined(device) as processes:
@@ -100,7 +101,7 @@ class Trainer:
         processes: Processes,
         note: Note = warnings.warn,
     ) -> None:
-        self.config, self.processes, self.policy = config, processes, policy
+        self.config, self.processes, self.policy, self.note = config, processes, policy, note
         shards = processes.world * config.accumulate
         if config.batch % shards:
             raise WamkitError(
@@ -171,18 +172,24 @@ class Trainer:
             "folder": str(data.folder),
         }
         self.step, self.best = 0, math.inf
+        self.best_step: int | None = None
 
     def go(self, *, resume: bool, tell: Tell) -> Summary:
         """Train to the last step, or until somebody interrupts."""
         config, spec = self.config, self.policy.spec.dump()
+        checkpoint = self.folder.checkpoints / "last"
         if resume:
-            self._restore(self.folder.go_on(self.told, spec, FREE))
+            checkpoint, record, notes = self.folder.go_on(self.told, spec, FREE)
+            for line in notes if self.processes.first else ():
+                self.note(line)
+            self._restore(checkpoint, record)
         else:
             self.folder.begin(self.told, spec)
         log: logs.Log | None = None
-        if self.processes.first:
-            log = logs.Log(self.folder.place, config.loggers, self.step, self.told)
-        first, loss, checkpoint = self.step, None, self.folder.checkpoints / "last"
+        with self.processes.agreed():
+            if self.processes.first:
+                log = logs.Log(self.folder.place, config.loggers, self.step, self.told, self.note)
+        first, loss = self.step, None
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
         try:
@@ -192,24 +199,26 @@ class Trainer:
                     loss = told["loss"]
                     tell(self.step, told)
                     last = self.step == config.steps
-                    if log is not None and self._logs(self.step):
+                    if self._logs(self.step):
                         pace = self._pace(self.step - since, perf_counter() - mark)
                         pace["waiting"] = (self.feed.waited - waited) / (perf_counter() - mark)
-                        log.write(self.step, told | pace)
+                        self._write(log, told | pace)
                         mark, since, waited = perf_counter(), self.step, self.feed.waited
                     saves = last or self.step % config.save_every == 0
                     better = self._watch(log, saves)
                     if saves:
-                        checkpoint = self._save(self.feed.loader.state_dict(), best=better)
+                        self.best_step = self.step if better else self.best_step
+                        checkpoint = self._save(self.feed.loader.state_dict())
                 interrupted = self.step < config.steps
                 if interrupted:
-                    checkpoint = self._save(self.feed.loader.state_dict(), best=False)
+                    checkpoint = self._save(self.feed.loader.state_dict())
         finally:
             self._leave()
             if log is not None:
                 log.close()
-        if self.processes.first:
-            logs.curve(self.folder.place)
+        with self.processes.agreed():
+            if self.processes.first:
+                logs.curve(self.folder.place)
         seconds = perf_counter() - begin
         pace = self._pace(self.step - first, seconds)
         return Summary(
@@ -221,7 +230,7 @@ class Trainer:
             pace.get("utilization"),
             loss,
             checkpoint,
-            self.folder.best,
+            self._best_checkpoint(),
             interrupted,
         )
 
@@ -265,6 +274,12 @@ class Trainer:
             line["noise_scale"] = self.noise.value
         return line
 
+    def _write(self, log: logs.Log | None, told: Mapping[str, Any]) -> None:
+        """A line of the log, in the process that has it; if it cannot be written, all stop."""
+        with self.processes.agreed():
+            if log is not None:
+                log.write(self.step, told)
+
     def _logs(self, step: int) -> bool:
         """Whether the update that makes `step` of them is logged."""
         return step == self.config.steps or step % self.config.log_every == 0
@@ -282,7 +297,7 @@ class Trainer:
         words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
         more = f" and {len(moments) - 8} more" if len(moments) > 8 else ""
         self.optimizer.zero_grad()
-        checkpoint = self._save(self.feed.before, best=False)
+        checkpoint = self._save(self.feed.before)
         what = "loss" if chosen else "gradient"
         raise WamkitError(
             f"the {what} of update {self.step + 1} is not finite; its samples: {words}{more}",
@@ -300,8 +315,7 @@ class Trainer:
         with self.average.applied() if self.average is not None else nullcontext():
             if validates and self.held is not None:
                 told = self.held.loss(self.team)
-                if log is not None:
-                    log.write(self.step, {"validation": told})
+                self._write(log, {"validation": told})
                 if not math.isfinite(told["loss"]):
                     raise WamkitError(
                         f"the validation loss after update {self.step} is not finite; its samples "
@@ -354,7 +368,7 @@ class Trainer:
         others = {n: x for n, x in self.team.weights().items() if n not in parameters}
         return state | {f"buffer/{name}": x for name, x in others.items()}
 
-    def _save(self, place: Mapping[str, int], *, best: bool) -> Path:
+    def _save(self, place: Mapping[str, int]) -> Path:
         weights = self.team.weights()
         if self.average is not None:
             weights |= dict(zip(self.learned, self.average.values, strict=True))
@@ -364,11 +378,16 @@ class Trainer:
             "step": self.step,
             "loader": dict(place),
             "best": None if self.best == math.inf else self.best,
+            "best_step": self.best_step,
             "noise": vars(self.noise),
         }
         state = self._tensors()
         with nullcontext() if adapters is None else adapters.aside():
-            return self.folder.save(self.step, self.policy, named, state, run, best=best)
+            return self.folder.save(self.policy, named, state, run)
+
+    def _best_checkpoint(self) -> Path | None:
+        step = self.best_step
+        return None if step is None else self.folder.checkpoints / f"step-{step:06d}"
 
     def _leave(self) -> None:
         """Give the policy back as others know it: blocks as written, adapters merged."""
@@ -378,18 +397,15 @@ class Trainer:
         if self.adapters is not None:
             self.adapters.merge()
 
-    def _restore(self, checkpoint: Path) -> None:
-        try:
-            run = strict_json.loads((checkpoint / checkpoints.RUN).read_text())
-        except ValueError as error:
-            raise WamkitError(
-                f"{checkpoint} cannot be read: {error}", "point `last` elsewhere"
-            ) from None
-        checkpoints.read_state(self._tensors(), checkpoint / checkpoints.STATE, self.processes)
-        self.step = run["step"]
-        self.best = math.inf if run["best"] is None else run["best"]
-        vars(self.noise).update(run["noise"])
-        self.feed.loader.load_state_dict(run["loader"])
+    def _restore(self, checkpoint: Path, record: Record) -> None:
+        with self.processes.agreed():
+            self.feed.loader.load_state_dict(record.loader.model_dump())
+        self.folder.restore(checkpoint, self._tensors())
+        self.step, self.best_step = record.step, record.best_step
+        if not self.folder.has(self.best_step):
+            self.best_step = None
+        self.best = math.inf if record.best is None else record.best
+        vars(self.noise).update(record.noise.model_dump())
 
 
 @contextmanager

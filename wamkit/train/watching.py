@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -78,19 +78,31 @@ def picture(team: Team, samples: Samples, file: Path, processes: Processes) -> N
         )
     now = Observation(_first(seen.images, count.context), seen.prompt, seen.state)
     future = team.trainee.imagine(now, 0)
-    if not processes.first:
-        return
-    real = team.trainee.policy.cameras.canvas(_first(seen.images, count.frames))
-    real = team.trainee.policy.cameras.together(real)
-    rows = [_strip(real[0].cpu()), _strip(future.canvas[0].cpu())]
-    height, width = sum(row.height for row in rows) + BAR, max(row.width for row in rows)
-    sheet = Image.new("RGB", (width, height), "white")
-    sheet.paste(rows[0], (0, 0))
-    sheet.paste(rows[1], (0, rows[0].height + BAR))
-    file.parent.mkdir(exist_ok=True)
+    with processes.agreed():
+        if processes.first:
+            real = team.trainee.policy.cameras.canvas(_first(seen.images, count.frames))
+            _draw([team.trainee.policy.cameras.together(real), future.canvas], file)
+
+
+def _draw(canvases: Sequence[Tensor], file: Path) -> None:
+    """Write strips of canvases [1, 3, T, height, width], one below the other."""
+    rows = [_strip(canvas[0].cpu()) for canvas in canvases]
+    height = sum(row.height for row in rows) + BAR * (len(rows) - 1)
+    sheet = Image.new("RGB", (max(row.width for row in rows), height), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + BAR
     part = file.with_name(f".{file.name}.part.png")
-    sheet.save(part)
-    os.replace(part, file)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        sheet.save(part)
+        os.replace(part, file)
+    except OSError as error:
+        raise WamkitError(
+            f"{file} cannot be written: {error.strerror or error}",
+            "make room, or go on without pictures: --train imagine_every=0 --resume",
+        ) from None
 
 
 def _first(images: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
