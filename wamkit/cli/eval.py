@@ -28,7 +28,8 @@ BASELINES = ("random", "expert")
 
 def command(
     policy: Annotated[
-        str, typer.Argument(metavar="POLICY", help="A saved policy, or `random` or `expert`.")
+        str,
+        typer.Argument(metavar="POLICY", help="A saved policy or a run, or `random` or `expert`."),
     ],
     env: EnvOption,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 20,

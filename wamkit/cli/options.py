@@ -26,10 +26,14 @@ def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
 Kind = Annotated[str, typer.Argument(help="A kind of part.", autocompletion=complete_kind)]
 Name = Annotated[str, typer.Argument(help="A part of that kind.", autocompletion=complete_name)]
 Spec = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="A .toml, .yaml or .json spec, or a saved policy.")
+    Path,
+    typer.Argument(metavar="SPEC", help="A .toml, .yaml or .json spec, a saved policy or a run."),
 ]
 Source = Annotated[
-    Path, typer.Argument(metavar="SPEC_OR_FOLDER", help="A spec, or the folder of a saved policy.")
+    Path,
+    typer.Argument(
+        metavar="SPEC_OR_FOLDER", help="A spec, or the folder of a saved policy or a run."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -140,4 +140,9 @@ class Loader:
                     f"the order was of {name} {state[name]}, this one is of {now[name]}",
                     "resume with the same data, seed and total batch size",
                 )
+        if not 0 <= state["position"] < len(self.order):
+            raise WamkitError(
+                f"the order has {len(self.order)} batches, and this is place {state['position']}",
+                "resume from another checkpoint: this one is damaged",
+            )
         self.order.epoch, self.order.position = state["epoch"], state["position"]

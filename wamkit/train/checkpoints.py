@@ -84,14 +84,16 @@ class RunFolder:
                     "resume with what it was begun with; see its spec.yaml and train.yaml",
                 )
             checkpoint, notes = self._newest()
-            record = self._record(checkpoint)
+            return checkpoint, self._record(checkpoint), notes
+
+    def take_up(self, told: dict[str, Any]) -> None:
+        """Note under which settings the run goes on, and give copied checkpoints their names."""
         self.processes.wait()  # all have read before the first one writes
         with self.processes.agreed():
             if self.processes.first:
                 with _writing(f"{self.place} cannot be gone on with", "make it writable"):
                     runs.settle(self.checkpoints)
                     _write(self.place / SETTINGS, yaml.safe_dump(told, sort_keys=False))
-        return self.checkpoints / f"step-{record.step:06d}", record, notes
 
     def _newest(self) -> tuple[Path, list[str]]:
         """The newest finished checkpoint, and a note on newer ones that were not finished."""
@@ -148,7 +150,7 @@ class RunFolder:
         try:
             read_state(state, checkpoint / STATE, self.processes)
         except WamkitError as error:
-            step = runs.step_of(checkpoint) or 0
+            step = read_record(checkpoint / RUN).step
             raise WamkitError(error.what, error.hint or self._instead(step)) from None
 
     def save(

@@ -177,12 +177,13 @@ class Trainer:
     def go(self, *, resume: bool, tell: Tell) -> Summary:
         """Train to the last step, or until somebody interrupts."""
         config, spec = self.config, self.policy.spec.dump()
-        checkpoint = self.folder.checkpoints / "last"
+        checkpoint = self.folder.checkpoints / "last"  # until there is one
         if resume:
             checkpoint, record, notes = self.folder.go_on(self.told, spec, FREE)
             for line in notes if self.processes.first else ():
                 self.note(line)
             self._restore(checkpoint, record)
+            self.folder.take_up(self.told)
         else:
             self.folder.begin(self.told, spec)
         log: logs.Log | None = None

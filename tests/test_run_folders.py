@@ -1,0 +1,442 @@
+"""Folders of runs that were damaged, copied without links or had no room: said in words, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import wamkit as package
+from wamkit import runs
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy
+from wamkit.spec import parse, read
+from wamkit.train.trainer import Summary
+from wamkit.train.trial import logged, recordings, same, saved, short_run, state
+
+SMALL = Path(__file__).parent / "data" / "small.toml"
+NEWEST, OLDER = "step-000004", "step-000002"
+Damage = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recordings(tmp_path_factory.mktemp("data") / "set", parse(read(SMALL)))
+
+
+@pytest.fixture(scope="module")
+def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps, saved after two and after four."""
+    place = tmp_path_factory.mktemp("runs") / "run"
+    go(folder, place)
+    return place
+
+
+def go(folder: Path, out: Path, **settings: Any) -> Summary:
+    return short_run(package.build(SMALL), folder, out, **settings)
+
+
+def copied(run: Path, goal: Path, *, links: str = "kept") -> Path:
+    """A copy of a run whose links were kept, followed or dropped."""
+    shutil.copytree(run, goal, symlinks=links != "followed")
+    if links == "dropped":
+        for name in runs.NAMES:
+            (goal / "checkpoints" / name).unlink(missing_ok=True)
+    return goal
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_a_checkpoint_is_said_and_the_one_before_is_gone_on_from(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    with room_for(100_000), pytest.raises(WamkitError) as found:
+        go(folder, run, steps=6, resume=True)
+    words = str(found.value)
+    assert "step-000006 could not be written" in words and "too large" in words
+    assert f"{NEWEST} is whole: the same command with --resume" in words
+    assert not list((run / "checkpoints").glob(".*"))  # room is given back
+    assert go(folder, run, steps=6, resume=True).step == 6
+    go(folder, tmp_path / "whole", steps=4)
+    go(folder, tmp_path / "whole", steps=6, resume=True)
+    assert same(state(run), state(tmp_path / "whole"))
+
+
+def test_no_room_for_the_first_checkpoint_is_said(folder: Path, tmp_path: Path) -> None:
+    with room_for(100_000), pytest.raises(WamkitError, match="nothing was saved before it"):
+        go(folder, tmp_path / "run")
+
+
+def test_no_room_for_a_line_of_the_log_is_said(folder: Path, tmp_path: Path) -> None:
+    with room_for(6000), pytest.raises(WamkitError, match=r"log\.jsonl cannot be written"):
+        go(folder, tmp_path / "run", steps=60, save_every=60)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("method", ["write_data", "read_data"])
+def test_ctrl_c_while_tensors_are_written_or_read_is_still_ctrl_c(
+    folder: Path, begun: Path, tmp_path: Path, monkeypatch: Any, interrupt: Any, method: str
+) -> None:
+    from wamkit.train import states
+
+    def stop(*_: Any) -> None:
+        raise interrupt
+
+    base = states.HuggingFaceStorageReader if "read" in method else states.HuggingFaceStorageWriter
+    monkeypatch.setattr(base, method, stop)
+    with pytest.raises(interrupt):
+        go(folder, copied(begun, tmp_path / "run"), steps=6, resume=True)
+
+
+@pytest.mark.parametrize("place", [".step-000006.part", "step-000006", "last", "best"])
+def test_a_file_where_a_folder_or_a_link_should_be_is_no_hindrance(
+    folder: Path, begun: Path, tmp_path: Path, place: str
+) -> None:
+    run = copied(begun, tmp_path / "run", links="dropped")
+    (run / "checkpoints" / place).write_text("something else")
+    assert go(folder, run, steps=6, resume=True).step == 6
+    assert (run / "checkpoints/last/run.json").is_file()
+
+
+def test_what_is_in_the_way_of_a_new_run_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(WamkitError, match="is a file"):
+        go(folder, tmp_path / "run")
+    with pytest.raises(WamkitError, match="a run cannot begin in"):
+        go(folder, tmp_path / "run" / "below")
+
+
+def of_state(change: Callable[[Path], Any]) -> Damage:
+    return lambda run: change(next((run / "checkpoints" / NEWEST / "state").iterdir()))
+
+
+def other(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
+    """Tensors changed, and the list of files made to fit them, as a port would."""
+
+    def damage(run: Path) -> None:
+        from wamkit.records import manifest
+
+        checkpoint = run / "checkpoints" / NEWEST
+        file = next((checkpoint / "state").iterdir())
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+        (checkpoint / "files.json").unlink()
+        told = manifest(checkpoint).model_dump_json()
+        (checkpoint / "files.json").write_text(told)
+
+    return damage
+
+
+def text(name: str, words: str | bytes) -> Damage:
+    data = words.encode() if isinstance(words, str) else words
+    return lambda run: (run / name).write_bytes(data)
+
+
+def record(**changes: Any) -> Damage:
+    def damage(run: Path) -> None:
+        file = run / "checkpoints" / NEWEST / "run.json"
+        told = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps({k: v for k, v in told.items() if v != "absent"}))
+
+    return damage
+
+
+def placed(position: int) -> Damage:
+    def damage(run: Path) -> None:
+        file = run / "checkpoints" / NEWEST / "run.json"
+        told = json.loads(file.read_text())
+        told["loader"]["position"] = position
+        file.write_text(json.dumps(told))
+
+    return damage
+
+
+def settings(change: Callable[[dict[str, Any]], Any]) -> Damage:
+    def damage(run: Path) -> None:
+        import yaml
+
+        told = yaml.safe_load((run / "train.yaml").read_text())
+        change(told)
+        (run / "train.yaml").write_text(yaml.safe_dump(told))
+
+    return damage
+
+
+def first(tensors: dict[str, torch.Tensor], change: Callable[[torch.Tensor], Any]) -> None:
+    name = min(name for name in tensors if name.startswith("weight/"))
+    tensors[name] = change(tensors[name])
+
+
+RUN = f"checkpoints/{NEWEST}/run.json"
+FAULTS: dict[str, tuple[Damage, list[str]]] = {
+    "a state cut off": (
+        of_state(lambda p: p.write_bytes(p.read_bytes()[:1000])),
+        [NEWEST, "has 1000 bytes of", f"--resume then goes on from {OLDER}"],
+    ),
+    "an empty state": (of_state(lambda p: p.write_bytes(b"")), [NEWEST, "has 0 bytes of"]),
+    "no state": (of_state(Path.unlink), [NEWEST, ".safetensors is missing"]),
+    "no folder": (lambda r: shutil.rmtree(r / "checkpoints" / NEWEST / "state"), ["is missing"]),
+    "another's state": (
+        of_state(lambda p: p.write_bytes(p.read_bytes()[:-64] + bytes(range(64)))),
+        ["is another file than was saved, or it is damaged"],
+    ),
+    "a stranger's shard": (
+        of_state(lambda p: shutil.copy(p, p.with_name("shard-00007.safetensors"))),
+        ["shard-00007.safetensors does not belong to it"],
+    ),
+    "a folder for a file": (of_state(lambda p: (p.unlink(), p.mkdir())), ["cannot be read"]),
+    "other shapes": (
+        other(lambda t: first(t, lambda x: x[:1].clone())),
+        ["holds another state", "expected"],
+    ),
+    "other dtypes": (other(lambda t: first(t, lambda x: x.double())), ["torch.float64; expected"]),
+    "fewer tensors": (
+        other(lambda t: [t.pop(name) for name in list(t) if name.startswith("weight/")]),
+        ["is missing", "more"],
+    ),
+    "more tensors": (
+        other(lambda t: t.update(ghost=torch.ones(2))),
+        ["ghost belongs to nothing here"],
+    ),
+    "no list of files": (
+        lambda r: (r / "checkpoints" / NEWEST / "files.json").unlink(),
+        ["files.json cannot be read: No such file"],
+    ),
+    "a list of numbers": (
+        text(f"checkpoints/{NEWEST}/files.json", '{"files": {"a": 3, "b": "x"}}'),
+        ["files.json is damaged", "files.a", "files.b"],
+    ),
+    "an empty record": (text(RUN, ""), ["run.json is damaged: it is empty"]),
+    "a binary record": (text(RUN, bytes([0xFF, 0, 0x80])), ["run.json is damaged: it is no text"]),
+    "half a record": (text(RUN, '{"step": 4,'), ["run.json is damaged: "]),
+    "a list": (text(RUN, "[1]"), ["it holds a list, not a table"]),
+    "depths": (text(RUN, "[" * 100_000), ["run.json is damaged"]),
+    "no keys": (text(RUN, "{}"), ["step: it is missing", "loader: it is missing", "noise"]),
+    "unknown keys": (record(setp=4), ["setp: no such key"]),
+    "two faults": (
+        record(step="4", noise=None, best_step=-1),
+        ["step: ", "found '4'", "noise: ", "best_step: ", "found -1"],
+    ),
+    "another step": (record(step=7), [f"it is of step 7, its folder is {NEWEST}"]),
+    "a huge number": (record(step=10**40), ["run.json is damaged: step"]),
+    "no number": (record(best=float("nan")), ["run.json is damaged: best"]),
+    "another order": (
+        record(loader={"epoch": 0, "position": 1, "seed": 0, "size": 7, "batch": 4}),
+        ["the order was of size 7"],
+    ),
+    "another place": (placed(10**9), ["the order has 5 batches, and this is place 1000000000"]),
+    "empty settings": (text("train.yaml", ""), ["train.yaml is damaged: it is empty"]),
+    "a number": (text("train.yaml", "3"), ["train.yaml is damaged: it holds a int"]),
+    "broken YAML": (text("train.yaml", "a: [1,\nb: }"), ["train.yaml is damaged"]),
+    "a binary file": (text("train.yaml", bytes(range(128, 160))), ["train.yaml is damaged"]),
+    "wrong types": (
+        text("train.yaml", "data: 3\nsettings: 7\n"),
+        ["data: ", "settings: ", "folder: it is missing"],
+    ),
+    "a setting lost": (settings(lambda t: t["settings"].pop("lr")), ["it lacks settings.lr"]),
+    "an unknown setting": (
+        settings(lambda t: t["settings"].update(rate=1)),
+        ["settings.rate: no such key"],
+    ),
+    "a wrong setting": (
+        settings(lambda t: t["settings"].update(lr="fast", steps=-1)),
+        ["settings.lr: ", "settings.steps: "],
+    ),
+    "an empty spec": (text("spec.yaml", ""), ["spec.yaml"]),
+    "no spec": (lambda r: (r / "spec.yaml").unlink(), ["spec.yaml"]),
+    "half a spec": (text("spec.yaml", "backbone: {name: toy}\n"), ["spec.yaml", "vae", "actions"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damage_is_named_before_anything_is_changed(
+    folder: Path, begun: Path, tmp_path: Path, fault: str
+) -> None:
+    damage, words = FAULTS[fault]
+    run = copied(begun, tmp_path / "run")
+    damage(run)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    with pytest.raises(WamkitError) as found:
+        go(folder, run, steps=6, resume=True)
+    assert [word for word in words if word not in str(found.value)] == [], found.value
+    assert "hint: " in str(found.value)
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    log = run / "log.jsonl"
+    lines = log.read_bytes().splitlines()
+    bad = [
+        b"[1]",
+        b'{"step": "x"}',
+        b'{"loss": 1}',
+        bytes([0xFF, 0x80]),
+        b'{"step": 1, "parts": 3}',
+    ]
+    log.write_bytes(b"\n".join([*bad, *lines, b'{"step": 4, "lo']))
+    told: list[str] = []
+    from wamkit.data import Columns
+    from wamkit.train.config import TrainConfig
+    from wamkit.train.trainer import Data, train
+    from wamkit.train.trial import SHORT
+
+    config = TrainConfig.model_validate({**SHORT, "steps": 6})
+    data = Data(folder, Columns())
+    train(package.build(SMALL), data, run, config, resume=True, note=told.append)
+    assert ["damaged lines: 1, 2, 3, 4, 5;" in line for line in told] == [True]
+    assert (run / "log-damaged.jsonl").read_bytes().startswith(b"[1]")
+    steps = [line["step"] for line in logged(run) if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("links", ["kept", "followed", "dropped"])
+def test_a_run_goes_on_whatever_became_of_its_links(
+    folder: Path, begun: Path, tmp_path: Path, links: str
+) -> None:
+    run = copied(begun, tmp_path / "run", links=links)
+    done = go(folder, run, steps=6, resume=True)
+    assert done.step == 6 and done.best is not None and done.best.is_dir()
+    place = run / "checkpoints"
+    assert (place / "last").resolve() == place / "step-000006"
+    assert (place / "best").resolve() == done.best
+    names = {p.name for p in place.iterdir()}
+    assert names == {OLDER, NEWEST, "step-000006", "last", "best"}
+
+
+def test_links_that_lead_nowhere_or_elsewhere_are_not_followed(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run", links="dropped")
+    (run / "checkpoints/last").symlink_to("/nowhere/step-000099")
+    (run / "checkpoints/best").symlink_to(begun)
+    assert go(folder, run, steps=5, resume=True).step == 5
+    assert (begun / "spec.yaml").is_file()
+    (run / "checkpoints/last").unlink()
+    (run / "checkpoints/last").symlink_to(OLDER)
+    assert go(folder, run, steps=6, resume=True).step == 6
+
+
+def test_a_checkpoint_that_is_here_under_the_name_last_alone_is_gone_on_from(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run", links="followed")
+    for name in (NEWEST, OLDER, "best"):
+        shutil.rmtree(run / "checkpoints" / name)
+    assert runs.find(run).policy == run / "checkpoints/last/policy"
+    assert go(folder, run, steps=6, resume=True).step == 6
+    assert runs.steps(run / "checkpoints")[0].name == NEWEST
+
+
+def test_an_older_copy_under_the_name_last_is_not_lost_and_not_taken(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run", links="dropped")
+    place = run / "checkpoints"
+    shutil.copytree(place / OLDER, place / "last")
+    changed = (place / "last/run.json").read_text().replace('"epoch": ', '"epoch":  ')
+    (place / "last/run.json").write_text(changed)  # not the same file: it may be all there is of it
+    assert go(folder, run, steps=6, resume=True).step == 6
+    assert (place / "last-copy-1/run.json").read_text() == changed
+
+
+def test_without_links_text_files_name_the_checkpoints(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wamkit: Any
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    done = go(folder, tmp_path / "run")
+    place = tmp_path / "run" / "checkpoints"
+    assert (place / "last").read_text() == f"{NEWEST}\n"
+    assert done.best is not None and (place / "best").read_text() == f"{done.best.name}\n"
+    assert go(folder, tmp_path / "run", steps=6, resume=True).step == 6
+    whole = saved(tmp_path / "run", "step-000006")
+    assert same(Policy.load(place / "last/policy").state_dict(), whole)
+    assert wamkit("check", place / "last")[0] == wamkit("check", place / "best/policy")[0] == 0
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over_with_a_note(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    (run / "checkpoints" / NEWEST / "run.json").unlink()
+    assert go(folder, run, steps=6, resume=True).step == 6
+    other = copied(begun, tmp_path / "other", links="dropped")
+    shutil.rmtree(other / "checkpoints" / NEWEST)
+    assert go(folder, other, steps=6, resume=True).step == 6
+    assert same(state(run), state(other))
+    for checkpoint in runs.steps(run / "checkpoints"):
+        (checkpoint / "run.json").unlink()
+    with pytest.raises(WamkitError, match=r"no finished checkpoint: .* lacks run\.json") as found:
+        go(folder, run, steps=7, resume=True)
+    assert "remove" not in str(found.value)
+
+
+def test_a_run_and_its_checkpoints_are_names_of_the_policy_in_them(
+    begun: Path, tmp_path: Path, wamkit: Any
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    best = runs.best(run / "checkpoints")
+    assert best is not None
+    for place in (run, run / "checkpoints"):
+        found = runs.find(place)
+        assert found.policy == best / "policy" and "the best on held-out" in str(found.note)
+    for name in (NEWEST, "last"):
+        assert runs.find(run / "checkpoints" / name).policy.parent.name == name
+    assert runs.find(best / "policy") == runs.Found(best / "policy")
+    assert same(Policy.load(run).state_dict(), Policy.load(best / "policy").state_dict())
+    (run / "checkpoints/best").unlink()
+    assert runs.find(run / "checkpoints/best/policy").policy == best / "policy"
+    shutil.rmtree(best)
+    shutil.copytree(begun / "checkpoints" / OLDER, run / "checkpoints" / OLDER, dirs_exist_ok=True)
+    code, _, err = wamkit("explain", run)
+    assert code == 0 and "note:" in err and "taking checkpoints/step-" in err
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ([], "it is empty"),
+        (["meta/info.json"], "it is a data set"),
+        (["model_index.json"], "a published model in diffusers' layout"),
+        (["pyproject.toml"], "a Python project"),
+        (["a.txt", "b.txt"], "it holds a.txt, b.txt"),
+        (["train.yaml"], "has no checkpoint with a policy: none was saved yet"),
+        (["checkpoints/step-000003/state/x"], "has no checkpoint with a policy: none is whole"),
+        (["state/x"], "a checkpoint that was not finished"),
+    ],
+)
+def test_a_folder_that_holds_no_policy_says_what_it_is(
+    tmp_path: Path, files: list[str], words: str, wamkit: Any
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    for name in files:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("")
+    code, _, err = wamkit("act", place, "--prompt", "x", "--image", SMALL)
+    assert code == 2 and words in err and "hint:" in err
