@@ -1,4 +1,4 @@
-"""Folders of runs that were damaged, copied without links or had no room: said in words, resumed."""
+"""Folders of runs: damaged, copied without links, without room; said in words, and resumed."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
     ),
     "another step": (record(step=7), [f"it is of step 7, its folder is {NEWEST}"]),
     "a huge number": (record(step=10**40), ["run.json is damaged: step"]),
-    "no number": (record(best=float("nan")), ["run.json is damaged: best"]),
+    "no number": (record(best=float("nan")), ["run.json is damaged"]),
     "another order": (
         record(loader={"epoch": 0, "position": 1, "seed": 0, "size": 7, "batch": 4}),
         ["the order was of size 7"],

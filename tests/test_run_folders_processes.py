@@ -1,4 +1,4 @@
-"""What goes wrong with a checkpoint in one of two processes ends both, in words, and neither waits."""
+"""What goes wrong with a checkpoint in one of two processes ends both, in words."""
 
 from __future__ import annotations
 
