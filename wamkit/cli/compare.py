@@ -62,8 +62,9 @@ def command(
     """
     if plot is not None and plot.suffix != ".svg":
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
-    places = [taken(path) for path in specs]
-    chosen, rows = specs_of(places, overrides or []), list[Row]()
+    chosen, rows = specs_of(specs, overrides or []), list[Row]()
+    for path in specs:
+        taken(path)  # says which policy of a run it is
     if measure:
         expect_device(device)
     for path, spec in zip(specs, chosen, strict=True):
