@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .configs import config_conflicts
 from .errors import WamkitError
 from .install import install_hint
 from .locate import split
@@ -76,6 +77,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _relative,
         _modules,
         _folders,
+        _configs,
     ]
     for kind in KINDS:
         rules.append(lambda s, k=kind: getattr(s, k).conflicts(s))  # type: ignore[misc]
@@ -339,3 +341,11 @@ def _folders(spec: Any) -> Iterator[Conflict]:
                 hint="name a folder or a safetensors file, or leave the key out for random weights",
                 missing=True,
             )
+
+
+def _configs(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            yield from config_conflicts(getattr(spec, kind))
+        except _Absent:
+            continue

@@ -9,45 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from .errors import WamkitError
+from .kinds import ALL_KINDS as ALL_KINDS
+from .kinds import HUB as HUB
+from .kinds import KINDS as KINDS
+from .kinds import Conflict as Conflict
+from .kinds import Kind as Kind
+from .kinds import Stage as Stage
+from .published import Published, open_fields
+from .resizing import expect_resizable as expect_resizable
 from .vae_dtype import in_its_dtype
 from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
     from .work import Pass
-
-HUB = "hf:"
-"""What a path to a repository of the Hugging Face hub begins with."""
-
-KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
-"""The kinds of part that a policy is made of."""
-ALL_KINDS = (*KINDS, "environment")
-"""Every kind of part there is: those of a policy, and what it is tried in."""
-Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
-
-
-class Conflict(BaseModel):
-    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    between: tuple[str, ...]
-    """The places in the spec that disagree, such as `backbone` and `vae.name`."""
-    why: str
-    """What was found and what was expected."""
-    hint: str
-    """What to change or type next."""
-    missing: bool = False
-    """True if the parts fit, and only a file or a module is not on this machine."""
-
-    def __str__(self) -> str:
-        return f"{' + '.join(self.between)}: {self.why}\n    hint: {self.hint}"
 
 
 class Traits(BaseModel):
@@ -102,17 +81,6 @@ class Traits(BaseModel):
         return (frames // t) * ((height // h) * (width // w) + self.frame_tokens)
 
 
-class Stage(BaseModel):
-    """One step of a paradigm's program: these roles pass through the network so many times."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    roles: tuple[str, ...]
-    passes: int
-    does: str
-    """What the stage is for, in a few words."""
-
-
 class Part(BaseModel):
     """A configuration that can build what it configures. Frozen; unknown keys are refused."""
 
@@ -158,6 +126,25 @@ class Weighted(Part):
     origin: str | None = None
     """What `weights` were made of, where they are not as published; `wamkit slice` writes it."""
 
+    config_folders: ClassVar[tuple[str, ...]] = ()
+    """Subfolders of a checkpoint in which its weights and their config.json may be."""
+    compares_config: ClassVar[bool] = True
+    """False for a part that compares the config.json of its weights in `conflicts` itself."""
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        """How the config.json beside published weights is read; optional.
+
+        Where it is given, a size that the spec leaves open is that of the folder, and one that is
+        written must be the folder's.
+        """
+        return ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return {**given, **open_fields(cls, given)} if isinstance(given, dict) else given
+
     def layouts(self) -> Sequence[Any]:
         """The `wamkit.weights.Dialect`s its files may be in; none for wamkit's own names alone."""
         return ()
@@ -167,6 +154,7 @@ class BackboneConfig(Weighted):
     """A video or image-editing diffusion transformer."""
 
     kind: ClassVar[Kind] = "backbone"
+    config_folders: ClassVar[tuple[str, ...]] = ("transformer",)
 
     @property
     def traits(self) -> Traits:
@@ -198,23 +186,6 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must build a backbone")
 
 
-def expect_resizable(traits: Traits, layers: Sequence[int], heads: int, feed_forward: int) -> None:
-    """Raise WamkitError unless a stack can be cut to these blocks, heads and feed-forward."""
-    ascending = all(a < b for a, b in pairwise(layers))
-    if not layers or not ascending or layers[0] < 0 or layers[-1] >= traits.depth:
-        raise WamkitError(
-            f"found layers {list(layers)}, expected places in a stack of {traits.depth}, ascending",
-            f"name each layer once, from 0 to {traits.depth - 1}",
-        )
-    group = traits.heads // traits.key_heads
-    if heads < 1 or heads % group or feed_forward < 1:
-        raise WamkitError(
-            f"found {heads} heads and a feed-forward of {feed_forward}, expected a multiple of "
-            f"{group} heads and a positive width",
-            f"the whole stack has {traits.heads} heads and a feed-forward of {traits.feed_forward}",
-        )
-
-
 def open_size(**limits: Any) -> Any:
     """A field that the variant sets unless the spec writes it."""
     return Field(None, **limits)
@@ -232,14 +203,28 @@ class VariantBackbone(BackboneConfig):
         if not isinstance(given, dict):
             return given
         written = {key: value for key, value in given.items() if value is not None}
-        variant = written.get("variant", cls.model_fields["variant"].default)
-        return {**cls.sizes.get(variant, {}), **written}
+        told = dict(open_fields(cls, written))
+        if "variant" in written:  # it must be that of the folder: `wamkit.configs`
+            return {**told, **cls.sizes.get(written["variant"], {}), **written}
+        variant = told.pop("variant", None) or cls._variant_of(told)
+        return {"variant": variant, **cls.sizes.get(variant, {}), **told, **written}
+
+    @classmethod
+    def _variant_of(cls, told: Mapping[str, Any]) -> str:
+        """The default, or else the first variant with these sizes, if there is one."""
+        default = str(cls.model_fields["variant"].default)
+        for variant in (default, *cls.sizes):
+            sizes = cls.sizes.get(variant, {})
+            if all(told.get(key, size) == size for key, size in sizes.items()):
+                return variant
+        return default
 
 
 class VAEConfig(Weighted):
     """What turns pictures into latents and back."""
 
     kind: ClassVar[Kind] = "vae"
+    config_folders: ClassVar[tuple[str, ...]] = ("vae",)
 
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns projections from this VAE's channels to the backbone's, and back."""

@@ -45,6 +45,8 @@ class PretrainedText(TextEncoderConfig):
     """
 
     by_reference = True
+    compares_config = False  # `folders` does
+    config_folders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     requires = ("transformers",)
     model_type: ClassVar[str]
     """What the model's config.json calls itself."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 
+from .configs import config_conflicts
 from .describe import describe
 from .errors import SpecError, WamkitError, did_you_mean
 from .part_rules import schema_fault
@@ -304,7 +305,7 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
             )
             continue
         try:
-            values[kind] = parse_part(kind, raw[kind])
+            values[kind] = _part(kind, raw[kind])
         except SpecError as error:
             conflicts += error.conflicts
     for key, cls in SECTIONS.items():
@@ -339,7 +340,18 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
 
 
 def parse_part(kind: str, raw: Any) -> Part:
-    """One part from its table. Raises SpecError with every mistake in it."""
+    """One part from its table. Raises SpecError with every mistake in it.
+
+    What contradicts the config.json of its weights is one.
+    """
+    part = _part(kind, raw)
+    if conflicts := list(config_conflicts(part)):
+        raise SpecError(conflicts, kind)
+    return part
+
+
+def _part(kind: str, raw: Any) -> Part:
+    """A part that may contradict its weights: that is a matter of the check."""
     if isinstance(raw, str):
         raw = {"name": raw}
     if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.published import Published
+
+from .published import TRANSFORMER
 
 WAMKIT_API = 1
 
@@ -89,6 +92,10 @@ class Cosmos(VariantBackbone):
             latent_channels=self.latent_channels,
             text_width=self.text_stack or self.text_width,
         )
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return TRANSFORMER
 
     def tiny(self) -> Cosmos:
         return Cosmos(

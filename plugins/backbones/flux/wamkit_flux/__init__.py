@@ -19,6 +19,9 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
+from wamkit.published import Published
+
+from . import published
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -125,6 +128,10 @@ class Flux2(_Flux):
     def traits(self) -> Traits:
         return self._traits(gated=True, latent_channels=self.latent_channels, patch=(1, 1, 1))
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.FLUX2
+
     def expert(self, width: int, feed_forward: int) -> Any:
         from .flux2 import Flux2Expert
 
@@ -184,6 +191,10 @@ class Flux1(_Flux):
     @property
     def traits(self) -> Traits:
         return self._traits(latent_channels=16, patch=(1, 2, 2), extra_width=self.extra_width)
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.FLUX1
 
     def expert(self, width: int, feed_forward: int) -> Any:
         from .flux1 import Flux1Expert
@@ -249,6 +260,10 @@ class Flux2VAE(VAEConfig):
     def stride(self) -> tuple[int, int, int]:
         return 1, 16, 16
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.VAE2
+
     def tiny(self) -> Flux2VAE:
         return Flux2VAE(width="tiny")
 
@@ -283,6 +298,10 @@ class Flux1VAE(VAEConfig):
     @property
     def stride(self) -> tuple[int, int, int]:
         return 1, 8, 8
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.VAE1
 
     def tiny(self) -> Flux1VAE:
         return Flux1VAE(width="tiny")

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.published import Published
 
+from . import published
 from .vae_config import LTX2VAE, LTXVAE
 
 WAMKIT_API = 1
@@ -96,6 +98,10 @@ class LTX(_Backbone):
     """True for 0.9.5 and later: latent f begins at picture 8f - 7, the first at 0. False for 0.9.0
     and 0.9.1: at picture 8f."""
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.LTX
+
     def tiny(self) -> LTX:
         return LTX(
             variant="tiny",
@@ -142,6 +148,10 @@ class LTX2(_Backbone):
     layer projects the text, which is published as wide as the model."""
     fps: float = Field(24.0, gt=0)
     """Pictures a second: the model knows the time of a frame in seconds."""
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.LTX2
 
     def tiny(self) -> LTX2:
         return LTX2(

@@ -1,8 +1,8 @@
 """Configurations of the VAEs of LTX-Video and LTX-2, with the block tables of each variant.
 
 The tables are those of diffusers' `scripts/convert_ltx_to_diffusers.py` and
-`convert_ltx2_to_diffusers.py`. A variant is named in the spec, not read from a `config.json`, so
-that original files and saved policies can do without; where there is one, it must agree.
+`convert_ltx2_to_diffusers.py`. A variant is named in the spec, so that original files and
+saved policies can do without a `config.json`; where there is one, it is read from there, or agrees.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.parts import Conflict, VAEConfig
+from wamkit.published import Published
 from wamkit.spec import PolicySpec
+
+from .published import vae_of
 
 DECODE_SIGMA = 0.05
 _COMMON: dict[str, Any] = {
@@ -208,6 +211,10 @@ class LTXVAE(_VAE):
             )
         return self
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return vae_of(BLOCKS, _tiny, "AutoencoderKLLTXVideo")
+
     def tiny(self) -> LTXVAE:
         return self.model_copy(update={"width": "tiny", "weights": None})
 
@@ -238,6 +245,10 @@ class LTX2VAE(_VAE):
 
     name: Literal["ltx2"] = "ltx2"
     variant: Literal["2.0", "2.3"] = "2.0"
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return vae_of(BLOCKS_2, _tiny, "AutoencoderKLLTX2Video")
 
     def tiny(self) -> LTX2VAE:
         return self.model_copy(update={"width": "tiny", "weights": None})

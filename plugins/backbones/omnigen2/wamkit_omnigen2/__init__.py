@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.published import Published
+
+from .published import TRANSFORMER
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -94,6 +97,10 @@ class OmniGen2(VariantBackbone):
             frames="one",
             text="stream",
         )
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return TRANSFORMER
 
     def tiny(self) -> OmniGen2:
         return OmniGen2(

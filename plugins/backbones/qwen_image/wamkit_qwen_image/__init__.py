@@ -9,6 +9,9 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.published import Published
+
+from .published import TRANSFORMER
 
 WAMKIT_API = 1
 
@@ -79,6 +82,10 @@ class QwenImage(VariantBackbone):
             frames="one",
             text="stream",
         )
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return TRANSFORMER
 
     def tiny(self) -> QwenImage:
         return QwenImage(

@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.published import Published
 from wamkit.spec import PolicySpec
+
+from .published import reader
 
 WAMKIT_API = 1
 
@@ -145,6 +148,10 @@ class TimmViT(VariantBackbone):
             text="none",
             imagines=False,
         )
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return reader(SIZES)
 
     def tiny(self) -> TimmViT:
         """Few and narrow layers; patches, tokens and positions stay of the same kind."""

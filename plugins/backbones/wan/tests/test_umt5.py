@@ -193,7 +193,8 @@ def test_it_cannot_exist_without_files() -> None:
 
 
 def test_a_width_that_is_not_the_files_is_named(folder: Path) -> None:
-    (why,) = complaints(UMT5(weights=str(folder)))
+    assert UMT5(weights=str(folder)).embedding == 32  # read where it is left open
+    (why,) = complaints(UMT5(weights=str(folder), embedding=4096))
     assert why.endswith("makes embeddings of width 32, expected 4096")
 
 

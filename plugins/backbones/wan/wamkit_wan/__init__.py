@@ -16,7 +16,9 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
+from wamkit.published import Published
 
+from . import published
 from .text_encoder_config import UMT5
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Wan(VariantBackbone):
 
     source = "https://github.com/Wan-Video/Wan2.2 and https://github.com/Wan-Video/Wan2.1"
     sizes = SIZES
+    config_folders = ("transformer", *FOLDERS["low"], *FOLDERS["high"])
 
     name: Literal["wan"] = "wan"
     variant: Variant = "2.2-ti2v-5b"
@@ -121,6 +124,10 @@ class Wan(VariantBackbone):
             guide_channels=self.guide_channels,
             extra_width=self.extra_width,
         )
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.TRANSFORMER
 
     def tiny(self) -> Wan:
         return Wan(
@@ -194,6 +201,10 @@ class WanVAE21(VAEConfig):
     def stride(self) -> tuple[int, int, int]:
         return 4, 8, 8
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.VAE21
+
     def tiny(self) -> WanVAE21:
         return self.model_copy(update={"width": "tiny", "weights": None})
 
@@ -223,6 +234,10 @@ class WanVAE22(VAEConfig):
     @property
     def stride(self) -> tuple[int, int, int]:
         return 4, 16, 16
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return published.VAE22
 
     def tiny(self) -> WanVAE22:
         return self.model_copy(update={"width": "tiny", "weights": None})

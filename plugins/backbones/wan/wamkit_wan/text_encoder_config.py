@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from wamkit.errors import WamkitError
 from wamkit.pretrained import PretrainedText
+from wamkit.published import Published
 
 
 class UMT5(PretrainedText):
@@ -41,6 +42,10 @@ class UMT5(PretrainedText):
     def tiny(self) -> dict[str, Any]:
         """The byte encoder, with room for every instruction of the usual benchmarks."""
         return {"name": "bytes", "length": 128}
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (Published((cls.model_type,), lambda c, _: {"embedding": c["d_model"]}),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         if sizes["d_model"] != self.embedding:

@@ -19,8 +19,14 @@ from pydantic_core import PydanticCustomError
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, TextEncoderConfig
+from wamkit.published import Config, Published
 
 WAMKIT_API = 1
+
+
+def _tower(config: Config, folder: Path) -> dict[str, Any]:
+    text = config["model_cfg"]["text_cfg"]
+    return {"layers": text["layers"], "heads": text["heads"], "embedding": text["width"]}
 
 
 class OpenCLIP(TextEncoderConfig):
@@ -66,6 +72,10 @@ class OpenCLIP(TextEncoderConfig):
                 f"an embedding of {self.width} cannot be cut into {self.sizes['heads']} heads",
             )
         return self
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (Published((), _tower, file="open_clip_config.json"),)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part
 from wamkit.pretrained import PretrainedText
+from wamkit.published import Config, Published, open_fields
 
 WAMKIT_API = 1
 
@@ -53,6 +54,16 @@ class _Qwen(PretrainedText):
         return {"name": "bytes", "length": 128}
 
 
+def _hidden(config: Config, folder: Path) -> dict[str, Any]:
+    """The hidden size, of the language model where there are several."""
+    return {"embedding": {**config, **config.get("text_config", {})}["hidden_size"]}
+
+
+def _hidden_and_layers(config: Config, folder: Path) -> dict[str, Any]:
+    words = {**config, **config.get("text_config", {})}
+    return {**_hidden(config, folder), "layers": words["num_hidden_layers"]}
+
+
 class Qwen3(_Qwen):
     """The lower layers of a frozen Qwen3, read at several depths as FLUX.2 klein does.
 
@@ -82,6 +93,10 @@ class Qwen3(_Qwen):
     @property
     def width(self) -> int:
         return len(self.layers) * self.embedding
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (Published((cls.model_type,), _hidden),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         _same(folder, "a hidden size of", sizes["hidden_size"], self.embedding, "embedding")
@@ -116,6 +131,7 @@ class Qwen25VL(_Qwen):
         "diffusers' layout, or of a Qwen2.5-VL"
     )
     folder_names = (("text_encoder", "mllm"), ("tokenizer", "processor"))
+    config_folders = ("text_encoder", "mllm")
 
     name: Literal["qwen2.5-vl"] = "qwen2.5-vl"
     recipe: RecipeName = "qwen-image-edit"
@@ -128,13 +144,21 @@ class Qwen25VL(_Qwen):
     embedding: int = _size()
     """Hidden size of the model: 3584 and 2048."""
 
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (Published((cls.model_type,), _hidden_and_layers),)
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         sizes = SIZES.get(given.get("recipe") or cls.model_fields["recipe"].default, {})
-        return {**sizes, **{key: value for key, value in given.items() if value is not None}}
+        return {
+            **sizes,
+            **open_fields(cls, given),
+            **{key: value for key, value in given.items() if value is not None},
+        }
 
     @property
     def width(self) -> int:

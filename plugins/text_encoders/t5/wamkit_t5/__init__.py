@@ -5,7 +5,7 @@ One encoder, two published models; what becomes of padding is a choice with a na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part
 from wamkit.pretrained import PretrainedText
+from wamkit.published import Published
 
 WAMKIT_API = 1
 
@@ -43,6 +44,10 @@ class _T5(PretrainedText):
     def tiny(self) -> dict[str, Any]:
         """The byte encoder, with room for every instruction of the usual benchmarks."""
         return {"name": "bytes", "length": 128}
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (Published((cls.model_type,), lambda c, _: {"embedding": c["d_model"]}),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         if sizes["d_model"] != self.embedding:

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, VAEConfig
+from wamkit.published import Config, Published
 
 WAMKIT_API = 1
+
+
+def _width(config: Config, folder: Path) -> dict[str, Any]:
+    widths = set(config["encoder_block_out_channels"]) | set(config["decoder_block_out_channels"])
+    if widths not in ({64}, {6}):
+        raise WamkitError(
+            f"its stages are {sorted(widths)} channels wide, expected 64", "name madebyollin/taef1"
+        )
+    return {"width": "published" if widths == {64} else "tiny"}
+
+
+TAEF1_CONFIG = Published(
+    ("AutoencoderTiny",),
+    _width,
+    fixed={
+        "latent_channels": 16,
+        "num_encoder_blocks": (1, 3, 3, 3),
+        "num_decoder_blocks": (3, 3, 3, 1),
+    },
+)
 
 
 class _Tiny(VAEConfig):
@@ -94,6 +117,10 @@ class TAEF1(_Tiny):
     strides = (1, 8, 8)
 
     name: Literal["taef1"] = "taef1"
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        return (TAEF1_CONFIG,)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import IMAGE

@@ -1,0 +1,49 @@
+"""How the config.json of diffusers' Cosmos transformer becomes sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.published import Config, Published
+
+
+def _read(config: Config, folder: Path) -> dict[str, Any]:
+    heads, head, out = (
+        config[key] for key in ("num_attention_heads", "attention_head_dim", "out_channels")
+    )
+    if config["in_channels"] != out + 1:
+        raise WamkitError(
+            f"in_channels is {config['in_channels']}, expected {out + 1}: latents and a mask of "
+            "what is given",
+            "name a Video2World model; Text2Image ones are shown no frames",
+        )
+    projected = config.get("use_crossattn_projection", False)
+    words = config.get("encoder_hidden_states_channels", 1024)
+    return {
+        "layers": config["num_layers"],
+        "heads": heads,
+        "head_size": head,
+        "feed_forward": int(config["mlp_ratio"] * heads * head),
+        "modulation_rank": config["adaln_lora_dim"],
+        "latent_channels": out,
+        "text_width": words if projected else config["text_embed_dim"],
+        "text_stack": config["crossattn_proj_in_channels"] if projected else 0,
+        "rope_scale": tuple(map(float, config["rope_scale"])),
+    }
+
+
+TRANSFORMER = (
+    Published(
+        ("CosmosTransformer3DModel",),
+        _read,
+        fixed={
+            "patch_size": (1, 2, 2),
+            "concat_padding_mask": True,
+            "extra_pos_embed_type": None,
+            "img_context_dim_in": None,
+            "controlnet_block_every_n": None,
+        },
+    ),
+)

@@ -1,0 +1,102 @@
+"""How the config.json files of diffusers' LTX transformers and VAEs become sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.published import Config, Published
+
+
+def _read(config: Config, folder: Path) -> dict[str, Any]:
+    heads, head = config["num_attention_heads"], config["attention_head_dim"]
+    if config.get("out_channels") not in (None, config["in_channels"]):
+        raise WamkitError(
+            f"it makes {config['out_channels']} channels of {config['in_channels']}",
+            "name a model that denoises the latents that it is given",
+        )
+    if config.get("cross_attention_dim", heads * head) != heads * head:
+        raise WamkitError(
+            f"cross_attention_dim is {config['cross_attention_dim']}, expected {heads * head}",
+            "name a model that reads words as wide as its tokens",
+        )
+    return {
+        "layers": config["num_layers"],
+        "heads": heads,
+        "head_size": head,
+        "feed_forward": 4 * heads * head,
+        "latent_channels": config["in_channels"],
+        "text_width": config["caption_channels"],
+    }
+
+
+def _read_2(config: Config, folder: Path) -> dict[str, Any]:
+    newer = (
+        bool(config.get("gated_attn")),
+        bool(config.get("cross_attn_mod")),
+        not config.get("use_prompt_embeddings", True),
+    )
+    if len(set(newer)) > 1:
+        raise WamkitError(
+            f"gated_attn, cross_attn_mod and its projection of the words are {list(newer)}, "
+            "expected none of them changed (2.0) or all (2.3)",
+            "name the files of LTX-2.0 or 2.3",
+        )
+    sizes = _read(config, folder)
+    width = sizes["heads"] * sizes["head_size"]
+    return {
+        **sizes,
+        "text_width": width if newer[0] else sizes["text_width"],
+        "design": "2.3" if newer[0] else "2.0",
+    }
+
+
+_FIXED: dict[str, Any] = {
+    "patch_size": 1,
+    "patch_size_t": 1,
+    "activation_fn": "gelu-approximate",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "attention_bias": True,
+    "attention_out_bias": True,
+    "qk_norm": "rms_norm_across_heads",
+}
+LTX = (Published(("LTXVideoTransformer3DModel",), _read, fixed=_FIXED),)
+LTX2 = (
+    Published(
+        ("LTX2VideoTransformer3DModel",),
+        _read_2,
+        fixed={
+            **_FIXED,
+            "rope_type": "split",
+            "use_prompt_adaln_single": True,
+            "ff_bias": True,
+            "use_keyframes_abs_pos_embedding": False,
+            "causal_offset": 1,
+            "timestep_scale_multiplier": 1000,
+            "vae_scale_factors": (8, 32, 32),
+        },
+    ),
+)
+
+
+def vae_of(blocks: Mapping[str, Mapping[str, Any]], tiny: Any, name: str) -> tuple[Published, ...]:
+    """How a VAE's config.json tells which variant it is, by its tables of blocks."""
+    widths = {"published": dict, "tiny": tiny}
+
+    def fill(config: Config, folder: Path) -> dict[str, Any]:
+        for variant, table in blocks.items():
+            for width, change in widths.items():
+                wanted = change(table)
+                told = {key: config[key] for key in wanted if key in config}
+                if all(_lists(told[key]) == _lists(wanted[key]) for key in told):
+                    return {"variant": variant, "width": width}
+        return {}
+
+    return (Published((name,), lambda config, folder: fill(config, folder)),)
+
+
+def _lists(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

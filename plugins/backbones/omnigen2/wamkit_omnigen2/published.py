@@ -1,0 +1,40 @@
+"""How the config.json of OmniGen2's own repository becomes sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.published import Config, Published
+
+
+def _read(config: Config, folder: Path) -> dict[str, Any]:
+    heads, axes = config["num_attention_heads"], tuple(config["axes_dim_rope"])
+    width, step = config["hidden_size"], config.get("multiple_of", 256)
+    if heads * sum(axes) != width:
+        raise WamkitError(
+            f"{heads} heads that turn by {list(axes)} are {heads * sum(axes)} wide, and "
+            f"hidden_size is {width}",
+            "name the files of OmniGen2",
+        )
+    inner = int((config.get("ffn_dim_multiplier") or 1) * 4 * width)
+    return {
+        "layers": config["num_layers"],
+        "refiners": config["num_refiner_layers"],
+        "heads": heads,
+        "key_heads": config["num_kv_heads"],
+        "axes": axes,
+        "feed_forward": step * -(-inner // step),
+        "latent_channels": config["in_channels"],
+        "text_width": config["text_feat_dim"],
+    }
+
+
+TRANSFORMER = (
+    Published(
+        ("OmniGen2Transformer2DModel",),
+        _read,
+        fixed={"patch_size": 2, "norm_eps": 1e-5, "out_channels": None, "timestep_scale": 1000.0},
+    ),
+)

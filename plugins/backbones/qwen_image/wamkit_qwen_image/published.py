@@ -1,0 +1,52 @@
+"""How the config.json of diffusers' Qwen-Image transformer becomes sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.published import Config, Published
+
+
+def _read(config: Config, folder: Path) -> dict[str, Any]:
+    heads, head, out = (
+        config[key] for key in ("num_attention_heads", "attention_head_dim", "out_channels")
+    )
+    axes = tuple(config["axes_dims_rope"])
+    if sum(axes) != head or config["in_channels"] != 4 * out:
+        raise WamkitError(
+            f"heads of {head} turn by {list(axes)}, and {config['in_channels']} channels come in "
+            f"for {out}; expected axes that add up to a head, and {4 * out} channels",
+            "name the files of Qwen-Image-Edit",
+        )
+    return {
+        "layers": config["num_layers"],
+        "heads": heads,
+        "axes": axes,
+        "feed_forward": 4 * heads * head,
+        "latent_channels": out,
+        "text_width": config["joint_attention_dim"],
+    }
+
+
+def _variant(config: Config, folder: Path) -> dict[str, Any]:
+    """Which of the two published ones; their sizes are the same."""
+    if config.get("num_layers") != 60:
+        return {}
+    return {"variant": "edit-2511" if config.get("zero_cond_t") else "edit-2509"}
+
+
+TRANSFORMER = (
+    Published(
+        ("QwenImageTransformer2DModel",),
+        _read,
+        _variant,
+        {
+            "patch_size": 2,
+            "guidance_embeds": False,
+            "use_additional_t_cond": False,
+            "use_layer3d_rope": False,
+        },
+    ),
+)

@@ -1,0 +1,35 @@
+"""How timm's config.json becomes the name of a variant, and what its pixels are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.published import Config, Published
+
+PIXELS = {(0.485, 0.456, 0.406): "imagenet", (0.5, 0.5, 0.5): "half"}
+
+
+def reader(variants: Iterable[str]) -> tuple[Published, ...]:
+    """How the configuration of one of these models is read."""
+    known = tuple(variants)
+
+    def read(config: Config, folder: Path) -> dict[str, Any]:
+        name, about = config["architecture"], config.get("pretrained_cfg") or {}
+        tagged = f"{name}.{about.get('tag')}"
+        told: dict[str, Any] = {"variant": tagged if tagged in known else name}
+        if "mean" in about:
+            mean = tuple(about["mean"])
+            if mean not in PIXELS:
+                raise WamkitError(
+                    f"it was trained on pixels of mean {list(mean)}, expected one of "
+                    f"{[list(m) for m in PIXELS]}",
+                    "name another of timm's weights for this model",
+                )
+            told["pixels"] = PIXELS[mean]
+        return told
+
+    names = tuple(dict.fromkeys([*known, *(variant.partition(".")[0] for variant in known)]))
+    return (Published(names, read),)

@@ -1,0 +1,128 @@
+"""How Wan's published config.json files become sizes: diffusers' and the original ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wamkit.errors import WamkitError
+from wamkit.locate import header, weight_files
+from wamkit.published import Config, Published
+
+EXPERTS = ("high_noise_model", "low_noise_model", "transformer_2")
+
+
+def _diffusers(config: Config, folder: Path) -> dict[str, Any]:
+    out = config.get("out_channels") or config["in_channels"]
+    return {
+        "layers": config["num_layers"],
+        "heads": config["num_attention_heads"],
+        "head_size": config["attention_head_dim"],
+        "feed_forward": config["ffn_dim"],
+        "latent_channels": out,
+        "guide_channels": config["in_channels"] - out,
+        "text_width": config["text_dim"],
+        "extra_width": config.get("image_dim") or 0,
+    }
+
+
+def _original(config: Config, folder: Path) -> dict[str, Any]:
+    if config.get("model_type") not in ("t2v", "i2v", "ti2v"):
+        raise WamkitError(
+            f"model_type is {config.get('model_type')!r}, expected t2v, i2v or ti2v",
+            "other members of the family take conditions that are not built here",
+        )
+    return {
+        "layers": config["num_layers"],
+        "heads": config["num_heads"],
+        "head_size": config["dim"] // config["num_heads"],
+        "feed_forward": config["ffn_dim"],
+        "latent_channels": config["out_dim"],
+        "guide_channels": config["in_dim"] - config["out_dim"],
+        "text_width": config.get("text_dim", 4096),
+        "extra_width": 1280 if _reads_pictures(config, folder) else 0,
+    }
+
+
+def _reads_pictures(config: Config, folder: Path) -> bool:
+    """Whether CLIP tokens are taken: 2.1's image-to-video does, 2.2's experts do not."""
+    if config["model_type"] != "i2v" or folder.name in EXPERTS:
+        return False
+    try:
+        files = [f for f in weight_files(folder) if f.suffix == ".safetensors"]
+        return any("img_emb." in name for file in files for name in header(file)) or not files
+    except WamkitError:
+        return True
+
+
+def _experts(config: Config, folder: Path) -> dict[str, Any]:
+    """The variant with two transformers, where both are there."""
+    if not any((folder.parent / name).is_dir() for name in EXPERTS):
+        return {}
+    guided = (config.get("in_channels") or config.get("in_dim", 16)) > 16
+    return {"variant": "2.2-i2v-a14b" if guided else "2.2-t2v-a14b"}
+
+
+TRANSFORMER = (
+    Published(
+        ("WanTransformer3DModel",),
+        _diffusers,
+        _experts,
+        {
+            "patch_size": (1, 2, 2),
+            "freq_dim": 256,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "eps": 1e-6,
+            "pos_embed_seq_len": None,
+        },
+    ),
+    Published(
+        ("WanModel",),
+        _original,
+        _experts,
+        {
+            "patch_size": (1, 2, 2),
+            "freq_dim": 256,
+            "cross_attn_norm": True,
+            "qk_norm": True,
+            "eps": 1e-6,
+            "window_size": (-1, -1),
+        },
+    ),
+)
+
+
+def _width(config: Config, published: tuple[int, int], tiny: tuple[int, int]) -> Mapping[str, Any]:
+    widths = (config["base_dim"], config.get("decoder_base_dim") or config["base_dim"])
+    known = {published: "published", tiny: "tiny"}
+    if widths not in known:
+        raise WamkitError(
+            f"its encoder and decoder are {widths[0]} and {widths[1]} channels wide, expected "
+            f"{published[0]} and {published[1]}",
+            "name the published VAE",
+        )
+    return {"width": known[widths]}
+
+
+_BLOCKS = {
+    "dim_mult": (1, 2, 4, 4),
+    "num_res_blocks": 2,
+    "temperal_downsample": (False, True, True),
+    "attn_scales": (),
+}
+VAE21 = (
+    Published(
+        ("AutoencoderKLWan", "AutoencoderKLQwenImage"),
+        lambda config, folder: _width(config, (96, 96), (4, 4)),
+        fixed={**_BLOCKS, "z_dim": 16, "is_residual": False, "patch_size": None},
+    ),
+)
+VAE22 = (
+    Published(
+        ("AutoencoderKLWan",),
+        lambda config, folder: _width(config, (160, 256), (4, 6)),
+        fixed={**_BLOCKS, "z_dim": 48, "is_residual": True, "patch_size": 2},
+    ),
+)

@@ -1,0 +1,45 @@
+"""The kinds of part there are, and what is said when parts do not fit; no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+HUB = "hf:"
+"""What a path to a repository of the Hugging Face hub begins with."""
+
+KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
+"""The kinds of part that a policy is made of."""
+ALL_KINDS = (*KINDS, "environment")
+"""Every kind of part there is: those of a policy, and what it is tried in."""
+Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
+
+
+class Conflict(BaseModel):
+    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    between: tuple[str, ...]
+    """The places in the spec that disagree, such as `backbone` and `vae.name`."""
+    why: str
+    """What was found and what was expected."""
+    hint: str
+    """What to change or type next."""
+    missing: bool = False
+    """True if the parts fit, and only a file or a module is not on this machine."""
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.between)}: {self.why}\n    hint: {self.hint}"
+
+
+class Stage(BaseModel):
+    """One step of a paradigm's program: these roles pass through the network so many times."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    roles: tuple[str, ...]
+    passes: int
+    does: str
+    """What the stage is for, in a few words."""
