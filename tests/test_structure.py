@@ -21,6 +21,7 @@ FLOORS = {
     0: {
         "errors",
         "install",
+        "noise",
         "variables",
         "strict_json",
         "describe",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -11,15 +13,37 @@ COLORS = ("#3b6ea8", "#d9822b", "#4f9d69", "#b5495b", "#7a5ea8", "#8c8c8c", "#c2
 FONT = 'font-family="system-ui, sans-serif"'
 
 
+WIDE, NARROW = set("mwMW@%&"), set("iljtfrI.,:;'|!()[] ")
+
+
+def text_width(words: str, size: float = 13) -> float:
+    """An upper bound of the width of a text in any usual sans-serif font, in units of the picture.
+
+    Pictures are drawn without knowing the font, so that room is made for the widest.
+    """
+    ems = 0.0
+    for letter in words:
+        if unicodedata.east_asian_width(letter) in "WF":
+            ems += 1.05
+        elif letter in WIDE:
+            ems += 1.02
+        else:
+            small = letter.islower() or letter.isdigit() or letter in "_-"
+            ems += 0.42 if letter in NARROW else 0.66 if small else 0.85
+    return ems * size
+
+
 def bars(series: Mapping[str, Mapping[str, float]], *, width: int = 900) -> str:
     """Horizontal bars: a panel for each measure, a bar for each name, each panel to its own scale.
 
     `series` is measure -> name -> value, every value at least 0.
     """
     names = list(dict.fromkeys(name for values in series.values() for name in values))
-    left = 16 + 7 * max((len(name) for name in names), default=0)
+    left = 16 + max(map(text_width, names), default=0)
     columns = max(1, len(series))
-    panel, row, top = (width - left) / columns, 22, 44
+    titles = 16 + max((text_width(measure) * 1.1 for measure in series), default=0)
+    panel, row, top = max((width - left) / columns, titles, 150), 22, 44
+    width = math.ceil(left + columns * panel)
     height = top + row * len(names) + 12
     body = []
     for i, name in enumerate(names):
@@ -58,7 +82,13 @@ def lines(
     }
     every = [point for points in clean.values() for point in points] or [(0.0, 0.0)]
     (x0, x1), (y0, y1) = (_range([p[axis] for p in every]) for axis in (0, 1))
-    left, right, top, bottom = 62, 16, 16 + 18 * len(clean), 44
+    ticks = [[low + i * (high - low) / 4 for i in range(5)] for low, high in ((x0, x1), (y0, y1))]
+    left = 16 + max(text_width(_short(down)) for down in ticks[1])
+    right = 16 + text_width(_short(ticks[0][-1])) / 2  # the last number stands below the end
+    top, bottom = 16 + 18 * len(clean), 44
+    named = max(map(text_width, clean), default=0)
+    need = max(text_width(x), 1.1 * text_width(y) + 24 + named)
+    width = math.ceil(max(width, left + right + need))
 
     def place(point: tuple[float, float]) -> str:
         across = left + (point[0] - x0) / (x1 - x0) * (width - left - right)
@@ -68,8 +98,7 @@ def lines(
     body = [
         f'<path d="M{left},{top} V{height - bottom} H{width - right}" fill="none" stroke="#999"/>'
     ]
-    for i in range(5):
-        across, down = x0 + i * (x1 - x0) / 4, y0 + i * (y1 - y0) / 4
+    for across, down in zip(*ticks, strict=True):
         at_x, at_y = place((across, down)).split(",")
         body.append(_text(float(at_x), height - bottom + 16, _short(across), anchor="middle"))
         body.append(_text(left - 6, float(at_y) + 4, _short(down), anchor="end"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -40,6 +41,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models(inner)]
 
 
+@cache
 def _docstrings(cls: type[BaseModel]) -> dict[str, str]:
     """field -> the string right below it in the source of this class alone."""
     try:

@@ -19,7 +19,6 @@ ends of the network stay as they are. Library: github.com/pytorch/ao (BSD-3-Clau
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +34,7 @@ from .compiling import blocks
 from .errors import WamkitError, did_you_mean
 from .install import install_hint
 from .integers import fits, round_layers
+from .noise import silence_torchao
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -143,14 +143,10 @@ def layers(
 
 def _config(kind: Kind) -> tuple[Any, Any]:
     """torchao's way to round one layer, and its settings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of what torchao registers with torch on import
+    silence_torchao()
     # Compiled code is kept for this process alone where a weight is no plain tensor: no news.
     warnings.filterwarnings("ignore", ".*_stable_hash_for_caching")
-    try:
-        ao: Any = import_module("torchao.quantization")
-    finally:
-        logging.disable(before)
+    ao: Any = import_module("torchao.quantization")
     rows = ao.PerRow()
     # Settings of the compiler are the caller's: torchao would change them for the whole process.
     config = {

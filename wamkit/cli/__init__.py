@@ -5,6 +5,7 @@ A verb is a module with a function `command`, whose signature is its command lin
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ class Verbs(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Every verb with its whole summary."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, verb(name).help.splitlines()[0]) for name in VERBS])
+            formatter.write_dl([(name, _summary(verb(name).help)) for name in VERBS])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The environment variables, and the example."""
@@ -75,6 +76,11 @@ class Verbs(TyperGroup):
             hint = did_you_mean(cmd_name, list(VERBS), f"The commands are {', '.join(VERBS)}.")
             ctx.fail(f"No such command {cmd_name!r}. {hint[0].upper()}{hint[1:]}")
         return None
+
+
+def _summary(text: str) -> str:
+    """The first sentence."""
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
 def verb(name: str) -> Any:

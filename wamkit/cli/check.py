@@ -11,6 +11,7 @@ from ..check import check
 from ..errors import SpecError, WamkitError
 from ..parts import Conflict
 from ..spec import PolicySpec, draft, parse, read
+from .folding import unbroken
 from .options import Json, Overrides, Spec, Tiny
 from .output import FOUND, conflict_lines, emit, say
 from .sources import taken
@@ -85,6 +86,7 @@ def specs_of(
 
 def report(source: str, composition: list[Conflict], missing: list[Conflict]) -> None:
     """Print conflicts, those of the composition before those of this machine."""
+    source = unbroken(source)
     if not composition and not missing:
         say(f"{source} fits.")
     if composition:

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import WamkitError
 from ..spec import PolicySpec, parse, read
+from .folding import unbroken
 from .options import Column, Json, Overrides, Tolerance
 from .output import FOUND, busy, console, emit, note, say, show_table, table
 
@@ -116,9 +117,9 @@ def _check(
         told = {"folder": str(folder), "fits": not found, "findings": rows, "notes": besides}
         emit(told)
     elif not found:
-        say(f"{folder} is whole.")
+        say(f"{unbroken(folder)} is whole.")
     else:
-        say(f"{folder} has {len(found)} fault{'s' if len(found) > 1 else ''}:", "bold")
+        say(f"{unbroken(folder)} has {len(found)} fault{'s' if len(found) > 1 else ''}:", "bold")
         for number, finding in enumerate(found, 1):
             lead = f"  {number}. "
             say(f"{lead}{finding}")
@@ -169,7 +170,8 @@ def _show(recording: Recording, out: Path | None, tolerance: float, json: bool) 
     if json:
         emit(told)
     else:
-        say(f"{recording.folder}: LeRobot {recording.version}, robot {told['robot']}", "bold")
+        name = unbroken(recording.folder)
+        say(f"{name}: LeRobot {recording.version}, robot {told['robot']}", "bold")
         say(
             f"{len(episodes)} episodes of {min(lengths)} to {max(lengths)} frames, {frames:,} "
             f"frames at {recording.fps:g} a second, {frames / recording.fps / 60:.1f} minutes"

@@ -31,6 +31,14 @@ def _told() -> int | None:
     return int(words) if words.isascii() and words.isdigit() and int(words) else None
 
 
+GLUE = "\ue000"  # stands for a space at which no line may end; of the range for private use
+
+
+def unbroken(name: object) -> str:
+    """A path or name for `say`, which then breaks no line at its spaces."""
+    return str(name).replace(" ", GLUE)
+
+
 def cells(text: str) -> int:
     """Columns that a line takes on a terminal, where some characters take two and some none."""
     if text.isascii():

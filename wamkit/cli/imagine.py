@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import WamkitError
+from .folding import unbroken
 from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
 from .output import busy, emit, note, say
 from .sources import taken
@@ -70,9 +71,10 @@ def command(
         return
     for line in notes:
         note(line)
+    imagined = len(pictures) - future.observed
     say(
-        f"wrote {out}: {future.observed} observed and {len(pictures) - future.observed} imagined "
-        f"pictures, seed {seed}; {(ready - begin) * 1000:.0f} ms to load, "
+        f"wrote {unbroken(out)}: {future.observed} observed and {imagined} imagined pictures, "
+        f"seed {seed}; {(ready - begin) * 1000:.0f} ms to load, "
         f"{(done - ready) * 1000:.0f} ms to imagine"
     )
 

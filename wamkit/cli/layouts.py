@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from string import ascii_lowercase
 
-from .folding import cells, fold, fold_items
+from .folding import GLUE, cells, fold, fold_items, unbroken
 from .tables import (
     GAP,
     PROSE,
@@ -147,9 +147,13 @@ def beneath(table: Table, width: int, rule: str) -> Lines:
         if len(rest) == 1 and not table.columns[rest[0]].whole:
             texts = [text for _, text in told]
         else:
-            texts = [f"{column.name}: {text}".removeprefix(": ") for column, text in told]
+            texts = [
+                f"{column.name}: {unbroken(text) if column.whole else text}".removeprefix(": ")
+                for column, text in told
+            ]
         for text in _packed(texts, width - 4):
-            lines += [Line(f"    {line}", row.style) for line in fold(text, width - 4, "  ")]
+            for line in fold(text, width - 4, "  "):
+                lines.append(Line(f"    {line}".replace(GLUE, " "), row.style))
     return lines
 
 

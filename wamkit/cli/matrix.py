@@ -44,7 +44,7 @@ def command(
         return
     _draw(cells)
     if out is not None:
-        say(f"\nwrote {out}")
+        say(f"\nwrote {out}", whole=True)
 
 
 def as_data(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -38,14 +38,14 @@ def command(
             f"{folder} cannot be written: {problem.strerror}",
             "choose another one with --out FOLDER",
         ) from None
-    say(f"wrote {folder}", "bold")
+    say(f"wrote {folder}", "bold", whole=True)
     for line in tree(files):
         say(f"  {line}")
     place = quote(str(folder))
     say("\nnext:", "bold")
-    say(f"  pip install -e {place}")
-    say(f"  pytest {place}")
-    say(f"  wamkit show {kind} {name}")
+    say(f"  pip install -e {place}", whole=True)
+    say(f"  pytest {place}", whole=True)
+    say(f"  wamkit show {kind} {name}", whole=True)
 
 
 def tree(files: list[str]) -> list[str]:

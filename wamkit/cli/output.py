@@ -14,9 +14,10 @@ import typer
 
 from .. import strict_json
 from ..errors import SpecError, WamkitError
+from ..noise import silence_torchao
 from ..parts import Conflict
 from ..variables import DEBUG
-from .folding import fold, folds, width
+from .folding import GLUE, fold, folds, width
 from .tables import Column, Table
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def say(text: str = "", style: str | None = None, *, whole: bool = False) -> Non
         text = "\n".join(
             line for each in text.split("\n") for line in fold(each, width(), " " * _lead(each))
         )
-    console().print(text, style=style, soft_wrap=True)
+    console().print(text.replace(GLUE, " "), style=style, soft_wrap=True)
 
 
 def _lead(line: str) -> int:
@@ -134,6 +135,7 @@ def polite(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        silence_torchao()
         try:
             command(*args, **kwargs)
             sys.stdout.flush()

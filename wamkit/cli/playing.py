@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +13,14 @@ from .output import console
 
 
 def complete_environment(incomplete: str) -> list[str]:
-    """The environments that begin like this."""
-    return [name for name in registry().names("environment") if name.startswith(incomplete)]
+    """The environments that begin like this, and behind a colon the tasks of one."""
+    found = registry()
+    offered = list(names := found.names("environment"))
+    for name in names:
+        if incomplete.startswith(f"{name}:"):
+            cls: Any = found.get("environment", name)
+            offered += [f"{name}:{task}" for task in cls.subjects]
+    return [name for name in offered if name.startswith(incomplete)]
 
 
 ENV_HELP = "An environment (`wamkit list environment`), with its task after a colon."

@@ -11,6 +11,7 @@ import typer
 from ..errors import WamkitError
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec, parse, read
+from .folding import unbroken
 from .options import Column, Device, Json, Overrides, Spec, Tolerance
 from .output import console, emit, say
 from .sources import taken
@@ -125,8 +126,8 @@ def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
     if json:
         emit({"out": str(out), "encoded": done, "prompts": len(set(lines))})
         return
-    say(f"wrote {out}: {done} of {len(set(lines))} instructions were new")
-    say(f'now set text_encoder.embeddings = "{out}"')
+    say(f"wrote {unbroken(out)}: {done} of {len(set(lines))} instructions were new")
+    say(f'now set text_encoder.embeddings = "{out}"', whole=True)
 
 
 def _latents(
@@ -148,5 +149,5 @@ def _latents(
     if json:
         emit({"out": str(out), "encoded": done, "clips": total, "bytes": size})
         return
-    say(f"wrote {out}: {done} of {total} clips were new, {size:,} bytes")
-    say(f'now give the path to the samples: Samples(..., latents="{out}")')
+    say(f"wrote {unbroken(out)}: {done} of {total} clips were new, {size:,} bytes")
+    say(f'now give the path to the samples: Samples(..., latents="{out}")', whole=True)

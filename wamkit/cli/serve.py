@@ -150,7 +150,8 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
         "from wamkit.serve.client import Client\n\n"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {said}\n    }})\n"
-        f'    print(reply["actions"].shape)  # ({told["chunk"]}, {len(told["actions"])})\n'
+        f'    print(reply["actions"].shape)  # ({told["chunk"]}, {len(told["actions"])})\n',
+        whole=True,
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"ready at ws://{shown}:{port} (health: http://{shown}:{port}/healthz); Ctrl-C ends it")

@@ -14,6 +14,7 @@ from ..describe import meanings
 from ..parts import (
     ActionHeadConfig,
     BackboneConfig,
+    EnvironmentConfig,
     ParadigmConfig,
     Part,
     TextEncoderConfig,
@@ -49,7 +50,9 @@ def command(
     keys = [_key(label, field, part) for label, field in cls.model_fields.items()]
     rows = [_row(each, params) for each in _variants(cls, raw, part)]
     if json:
-        about = {"doc": cleandoc(cls.__doc__ or ""), "source": cls.source}
+        about: dict[str, Any] = {"doc": cleandoc(cls.__doc__ or ""), "source": cls.source}
+        if isinstance(part, EnvironmentConfig):
+            about["tasks"] = dict(part.subjects)
         emit({**described(cls), **about, "keys": keys, "variants": rows})
         return
     say(f"{kind} {name}", "bold")
@@ -62,11 +65,22 @@ def command(
         lacking = ", ".join(about["missing"])
         say(f"needs: {', '.join(about['needs'])}" + (f" (missing: {lacking})" if lacking else ""))
     say()
-    made = table("key", "type", "value", "meaning", keep=("key", "value"))
+    tables = any(isinstance(key["value"], dict) for key in keys)  # which fold at their spaces
+    names = ("key",) if tables else ("key", "value")
+    made = table("key", "type", "value", "meaning", keep=names)
     for key in keys:
         made.add_row(key["key"], key["type"], _plain(key["value"]), key["meaning"])
     show_table(made)
     _show_facts(rows)
+    if isinstance(part, EnvironmentConfig) and part.subjects:
+        say(
+            f"\n{len(part.subjects)} tasks, as in `--env {name}:{next(iter(part.subjects))}`",
+            "bold",
+        )
+        made = table("task", "instruction", keep=("task",))
+        for task, instruction in part.subjects.items():
+            made.add_row(task, instruction)
+        show_table(made)
 
 
 def _variants(cls: type[Part], raw: dict[str, Any], part: Part) -> list[Part]:

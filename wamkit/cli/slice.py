@@ -84,7 +84,7 @@ def command(
         return
     say(f"kept blocks {_json.dumps(chosen)} of {traits.depth}, {wanted[0]} of {traits.heads} heads")
     say(f"{counts[0]:,} parameters became {counts[1]:,}")
-    say(f"wrote {goal}; try `wamkit explain {goal}`")
+    say(f"wrote {goal}; try `wamkit explain {goal}`", whole=True)
 
 
 def chosen_layers(words: str, depth: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .folding import unbroken
 from .options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
 from .output import INTERRUPTED, console, emit, note, say
 from .sources import taken
@@ -160,9 +161,9 @@ def _summary(done: Summary, out: Path, json: bool) -> None:
         f"{done.samples_per_second:.1f} samples/s, {done.tokens_per_second:,.0f} tokens/s, "
         f"{done.waiting:.0%} of the time waiting for data{reached}"
     )
-    say(f"the policy: {done.checkpoint / 'policy'}; losses: {out / 'loss.svg'}")
+    say(f"the policy: {unbroken(done.checkpoint / 'policy')}; losses: {unbroken(out / 'loss.svg')}")
     if done.best is not None:
-        say(f"the best so far on held-out episodes: {done.best / 'policy'}")
+        say(f"the best so far on held-out episodes: {unbroken(done.best / 'policy')}")
     else:
         note(f"nothing was validated, so none is the best: {out / 'checkpoints/last/policy'}")
     if done.utilization is None:

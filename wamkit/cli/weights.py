@@ -14,6 +14,7 @@ from ..errors import WamkitError
 from ..parts import ActionHeadConfig, Weighted
 from ..registry import registry
 from ..spec import override, parse_part
+from .folding import unbroken
 from .options import Json, Overrides
 from .output import busy, emit, note, say, show_table, table
 
@@ -97,7 +98,7 @@ def _inspect(path: Path, json: bool) -> None:
         emit(told)
         return
     for name, size in told["files"].items():
-        say(f"{name}: {size:,} bytes")
+        say(f"{unbroken(name)}: {size:,} bytes")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in told["dtypes"].items())
     say(f"{told['tensors']} tensors ({dtypes}), {told['parameters']:,} numbers")
     say(f"layout: {'; '.join(told['layouts']) or 'none that an installed part knows'}")
@@ -165,4 +166,4 @@ def _convert(
         emit({"out": str(out), "tensors": count, "bytes": size})
         return
     note("every tensor found its place")
-    say(f"wrote {out}: {count} tensors, {size:,} bytes")
+    say(f"wrote {unbroken(out)}: {count} tensors, {size:,} bytes")

@@ -36,15 +36,18 @@ def streams(told: Mapping[str, Any]) -> str:
         "frames": f"pictures, {parts['vae']} and {parts['backbone']}",
         "numbers": f"numbers, {parts['action_head']}",
     }
-    y = 26.0
+    y, widest = 26.0, float(WIDTH)
     for name, label in made_by.items():
         members = {role: count for role, count in roles.items() if kind(role) == name and count}
         if members:
-            body.append(_stream(y, name, label, members))
+            drawn, width = _stream(y, name, label, members)
+            body.append(drawn)
+            widest = max(widest, width)
             y += 62
     lead = "Who sees whom: rows see filled columns"
     body.append(_text(0, y + 16, lead, weight=600))
-    drawn, y = _grid(y + 28, told)
+    drawn, y, width = _grid(y + 28, told)
+    widest = max(widest, width)
     body.append(drawn)
     if told["text"] != "stream":
         where = "the blocks" if told["text"] == "cross" else "the action head"
@@ -53,36 +56,38 @@ def streams(told: Mapping[str, Any]) -> str:
     words = "; ".join(
         f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in told["sees"].items()
     )
-    return _svg(WIDTH, y + 4, "Streams of tokens and who sees whom", words, body)
+    return _svg(widest, y + 4, "Streams of tokens and who sees whom", words, body)
 
 
-def _stream(y: float, name: str, label: str, members: Mapping[str, int]) -> str:
-    """One stream: a block for each role, with its number of tokens."""
-    step = WIDTH / max(3, len(members))
+def _stream(y: float, name: str, label: str, members: Mapping[str, int]) -> tuple[str, float]:
+    """One stream: a block for each role, with its number of tokens; and how wide it is."""
+    labels = [f"{role} {count}" for role, count in members.items()]
+    step = max(WIDTH / max(3, len(members)), 14 + max(chart.text_width(t, 8) for t in labels))
     body = [_text(0, y + 12, label, size=12)]
-    for i, (role, count) in enumerate(members.items()):
+    for i in range(len(members)):
         x, width = i * step, step - 6
         body.append(
             f'<rect class="{name}" x="{x:.1f}" y="{y + 18}" width="{width:.1f}" height="32" '
             'rx="5"/>'
         )
-        size = 12 if len(members) <= 4 else 8
-        body.append(
-            _text(x + width / 2, y + 38, f"{role} {count}", size=size, anchor="middle", css="on")
-        )
-    return "".join(body)
+        size = 12 if chart.text_width(labels[i], 12) < step - 8 else 8
+        body.append(_text(x + width / 2, y + 38, labels[i], size=size, anchor="middle", css="on"))
+    return "".join(body), max(step * len(members), chart.text_width(label, 12))
 
 
-def _grid(y: float, told: Mapping[str, Any]) -> tuple[str, float]:
-    """The table of visibility, and where it ends."""
+def _grid(y: float, told: Mapping[str, Any]) -> tuple[str, float, float]:
+    """The table of visibility, where it ends below, and at the right."""
     roles = list(told["roles"])
-    left, cell = 92.0, min(44.0, (WIDTH - 92.0) / len(roles))
     size, row = (12, 28.0) if len(roles) <= 8 else (8, 16.0)
-    top = y + (20 if len(roles) <= 5 else 64)
+    longest = max(chart.text_width(role, size) for role in roles)
+    left = max(92.0, longest + 12)
+    cell = max(12.0, min(44.0, (WIDTH - left) / len(roles)))
+    upright = len(roles) <= 5 and max(chart.text_width(r, 11) for r in roles) < cell + 6
+    top = y + (20 if upright else max(64, longest * math.sin(math.pi / 3) + 16))
     body = []
     for i, role in enumerate(roles):
         x = left + cell * (i + 0.5)
-        if len(roles) <= 5:
+        if upright:
             body.append(_text(x, top - 8, role, size=11, anchor="middle"))
         else:
             turned = f' transform="rotate(-60 {x:.1f} {top - 6:.1f})"'
@@ -97,13 +102,16 @@ def _grid(y: float, told: Mapping[str, Any]) -> tuple[str, float]:
                 f'y="{top + row * j + 2:.1f}" width="{cell - 4:.1f}" height="{row - 4:.1f}" '
                 'rx="3"/>'
             )
-    return "".join(body), top + row * len(roles) + 4
+    width = left + cell * len(roles) + (0 if upright else longest / 2)
+    return "".join(body), top + row * len(roles) + 4, width
 
 
 def success(rates: Mapping[str, Mapping[str, Any]]) -> str:
     """A bar for each name with the whisker of its interval; `rates` are results of evaluations."""
-    left, row, right = 104.0, 34.0, 46.0
-    scale = WIDTH - left - right
+    row, right = 34.0, 46.0
+    left = max(104.0, 12 + max((chart.text_width(name, 12) for name in rates), default=0))
+    scale = max(120.0, WIDTH - left - right)
+    whole = left + scale + right
     body = []
     for share in (0.0, 0.5, 1.0):
         x = left + share * scale
@@ -125,12 +133,12 @@ def success(rates: Mapping[str, Mapping[str, Any]]) -> str:
             f'<path class="whisker" d="M{x0:.1f},{middle} H{x1:.1f} M{x0:.1f},{y + 7} v12 '
             f'M{x1:.1f},{y + 7} v12"/>'
         )
-        body.append(_text(WIDTH - right + 8, y + 18, f"{rate:.0%}", size=12))
+        body.append(_text(whole - right + 8, y + 18, f"{rate:.0%}", size=12))
     words = "; ".join(
         f"{name} {found['successes']} of {found['episodes']}" for name, found in rates.items()
     )
     title = "Success with 95 % intervals"
-    return _svg(WIDTH, 26 + row * len(rates), title, words, body)
+    return _svg(whole, 26 + row * len(rates), title, words, body)
 
 
 def losses(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:

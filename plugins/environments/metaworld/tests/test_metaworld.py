@@ -15,6 +15,7 @@ import pytest
 from wamkit_metaworld import MetaWorld
 from wamkit_metaworld.tasks import TASKS
 
+from wamkit.cli.playing import complete_environment
 from wamkit.simulate import Workers
 from wamkit.simulate.contract import expect_environment
 
@@ -49,3 +50,12 @@ def test_every_task_has_an_expert_and_words_of_its_own() -> None:
 
     assert set(TASKS) == set(metaworld.ALL_V3_ENVIRONMENTS) == set(ENV_POLICY_MAP)
     assert len(set(TASKS.values())) == len(TASKS) == 50
+
+
+def test_its_tasks_are_listed_and_completed() -> None:
+    offered = complete_environment("metaworld:button-press-t")
+    assert offered == [
+        "metaworld:button-press-topdown-v3",
+        "metaworld:button-press-topdown-wall-v3",
+    ]
+    assert len(MetaWorld.subjects) == 50 and dict(MetaWorld.subjects) == TASKS

@@ -27,10 +27,11 @@ class MetaWorld(EnvironmentConfig):
     license = "MIT"
     source = "https://github.com/Farama-Foundation/Metaworld"
     requires = ("metaworld", "packaging")
+    subjects = TASKS
 
     name: Literal["metaworld"] = "metaworld"
     task: str = "button-press-topdown-v3"
-    """Which of the fifty, such as reach-v3 or drawer-open-v3."""
+    """Which of the fifty, such as reach-v3; `wamkit show environment metaworld` lists them."""
     camera: Literal["corner", "corner2", "corner3", "corner4", "topview", "gripperPOV"] = "corner2"
     """Where it is seen from. `corner2` stands a little nearer than in the files, as most work on
     pictures of Meta-World has it."""
