@@ -20,7 +20,7 @@ from wamkit.cli.folding import brief, cells
 from wamkit.data import Writer
 from wamkit.data.example import record
 from wamkit.data.layout import Feature
-from wamkit.registry import registry
+from wamkit.registry import forget, registry
 from wamkit.spec import parse, read
 
 Run = Callable[..., tuple[int, str, str]]
@@ -380,7 +380,7 @@ def test_a_part_with_a_long_name(at: At, tmp_path: Path, monkeypatch: pytest.Mon
     (info / "METADATA").write_text(about)
     (info / "entry_points.txt").write_text("[wamkit]\nlong = long_name_plugin\n")
     (tmp_path / "long_name_plugin.py").write_text(LONG)
-    registry.cache_clear()
+    forget()
     try:
         name = "a_variational_autoencoder_with_a_name_of_fifty_one"
         for words in (["list", "vae"], ["show", "vae", name], ["doctor"]):
@@ -389,7 +389,7 @@ def test_a_part_with_a_long_name(at: At, tmp_path: Path, monkeypatch: pytest.Mon
                 expect_whole(found, text, skip=("missing", "summary", "variables"))
                 assert name in text
     finally:
-        registry.cache_clear()
+        forget()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_hints_of_the_code_about_extras_come_from_one_function() -> None:
         for node in ast.walk(tree):
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and text not in docs:
-                assert 'pip install -e "' not in text and ".[" not in text, f"{file}: {text}"
+                assert 'pip install -e "' not in text and '".[' not in text, f"{file}: {text}"
 
 
 def _read(file: Path) -> set[str]:
