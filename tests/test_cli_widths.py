@@ -350,6 +350,8 @@ from typing import Literal
 from wamkit.hooks import hookimpl
 from wamkit.parts import VAEConfig
 
+WAMKIT_API = 1
+
 class Long(VAEConfig):
     '''A part of a stranger.'''
     license = "A-License-Whose-Name-Is-As-Long-As-A-Line-Of-A-Small-Terminal-1.0"
@@ -365,6 +367,9 @@ class Long(VAEConfig):
     @property
     def stride(self):
         return 4, 8, 8
+
+    def build(self):
+        raise NotImplementedError
 
 @hookimpl
 def register(add):
