@@ -101,7 +101,7 @@ def _totals(recording: Recording, *, complete: bool) -> Iterator[Finding]:
     for name, count in counted.items() if complete else ():
         said = recording.info.get(name, count)
         if said != count:
-            why = f"{name} is {said}, the episodes' metadata has {count}"
+            why = f"{name} is {said!r}, the episodes' metadata has {count}"
             yield Finding(file, why, hint=f"set {name} to {count}, or {AGAIN}")
     if complete and not episodes:
         yield Finding(file, "there is no episode", hint="record one, or name another folder")

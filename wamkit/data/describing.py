@@ -90,6 +90,8 @@ def _quantities(
         if method[purpose] is not None:
             recording.feature(method[purpose], purpose)
     numbers = Numbers(recording, chosen(recording, episodes), names)
+    if not len(numbers[action]):
+        raise WamkitError(f"{recording.folder} has no frame", "record episodes first")
     values = list(numbers[action].T)
     for ours, theirs in method["relative"]:
         pieces = []

@@ -11,6 +11,7 @@ from ..errors import WamkitError
 
 AGAIN = "copy the whole data set again"
 CONVERT = "write or convert the data set again"
+MOST = 10**12  # of what is counted in a data set
 SHOWN = 8  # faults in one error message
 
 
@@ -68,8 +69,9 @@ def whole(row: Mapping[str, Any], name: str, least: int = 0) -> int:
         raise ValueError(f"{name} is {value!r}, expected a whole number")
     if not math.isfinite(value) or int(value) != value:
         raise ValueError(f"{name} is {value!r}, expected a whole number")
-    if value < least:
-        raise ValueError(f"{name} is {value:g}, expected {least} or more")
+    if not least <= value < MOST:
+        bound = f"{least} or more" if value < least else f"less than {MOST:g}"
+        raise ValueError(f"{name} is {value:g}, expected {bound}")
     return int(value)
 
 

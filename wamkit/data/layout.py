@@ -8,9 +8,10 @@ the same `Recording`, which knows for each episode where its rows and its pictur
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,18 @@ class Recording:
             if episode.index in known:
                 wrong.append(Finding(place, "is there twice", episode.index, hint=CONVERT))
             known.setdefault(episode.index, episode)
+        wrong += self._overlaps(known.values(), place)
         return tuple(known[index] for index in sorted(known)), (*faults, *wrong)
+
+    def _overlaps(self, episodes: Iterable[Episode], place: str) -> Iterator[Finding]:
+        """Episodes that begin in a film while another is still being shown."""
+        for name, files in self._shared(episodes).items():
+            for file, mine in files.items():
+                for one, other in pairwise(mine):
+                    first, start = one.clips[name].start, other.clips[name].start
+                    if start - first < 0.5 * one.length / self.fps:
+                        why = f"begins at {start:g} s in {file}, within episode {one.index}"
+                        yield Finding(place, why, other.index, hint=CONVERT)
 
     @property
     def tasks(self) -> dict[int, str]:
@@ -170,8 +182,12 @@ class Recording:
 
     @cached_property
     def _by_film(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
+        return self._shared(self.survey[0])
+
+    def _shared(self, episodes: Iterable[Episode]) -> dict[str, dict[Path, tuple[Episode, ...]]]:
+        """Camera -> mp4 file -> the episodes in it, in the order in which they are there."""
         found: dict[str, dict[Path, list[Episode]]] = {name: {} for name in self.films}
-        for episode in self.survey[0]:
+        for episode in episodes:
             for name, clip in episode.clips.items():
                 found[name].setdefault(clip.file, []).append(episode)
         return {
@@ -253,13 +269,15 @@ class Recording:
         return Episode(index, length, metadata.words_of(row), data, clips, span)
 
     def _path(self, template: str, **values: Any) -> Path:
+        file, known = self.folder / INFO, self.info.get(template)
         try:
-            return self.folder / str(self.info[template]).format(**values)
+            if not isinstance(known, str):
+                raise ValueError(f"it is {known!r}")
+            return self.folder / known.format(**values)
         except (KeyError, IndexError, ValueError) as error:
-            raise WamkitError(
-                f"{self.folder / INFO}: {template} is missing or cannot be filled in: {error}",
-                "convert the data set with LeRobot's own script",
-            ) from None
+            why = f"{file}: {template} is missing or cannot be filled in: {error}"
+            hint = "convert the data set with LeRobot's own script"
+            raise DataError([Finding(str(file), why, hint=hint)]) from None
 
 
 def _file(row: Mapping[str, Any], place: str) -> dict[str, int]:

@@ -10,46 +10,55 @@ from typing import Any, TypeVar
 from ..errors import WamkitError
 from ..placeholders import placeholder
 from . import parquet
-from .findings import AGAIN, CONVERT, Finding, of, whole
+from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
 
 T = TypeVar("T")
 PICTURES = ("video", "image")
+NEEDED = "it needs codebase_version, fps, and features with dtype and shape"
 
 
 def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """What info.json says, and what is wrong with it."""
+    """What info.json says, and everything that is wrong with it."""
     if (other := placeholder(file)) is not None:
         return {}, of(other, str(file))
     try:
-        info = dict(json.loads(file.read_text()))
-        str(info["codebase_version"]), float(info["fps"])
-        for raw in info["features"].values():
-            tuple(map(int, raw["shape"])), str(raw["dtype"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        why = f"{file} cannot be read: {type(error).__name__}: {error}"
-        hint = "it needs codebase_version, fps, and features with dtype and shape"
-        return {}, [Finding(str(file), why, hint=hint)]
+        info = json.loads(file.read_text())
+        if not isinstance(info, dict):
+            raise TypeError(f"it holds a {type(info).__name__}, expected a table")
+    except (OSError, ValueError, TypeError) as error:
+        return {}, [Finding(str(file), f"{file} cannot be read: {error}", hint=NEEDED)]
     return info, [Finding(str(file), f"{file}{why}", hint=hint) for why, hint in _wrong(info)]
 
 
 def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    version, fps = str(info["codebase_version"]), float(info["fps"])
+    if missing := [key for key in ("codebase_version", "fps", "features") if key not in info]:
+        yield f" cannot be read: KeyError: {', '.join(map(repr, missing))}", NEEDED
+    version = str(info.get("codebase_version", "v3.0"))
     if not version.startswith(("v2.", "v3.")):
         yield (
             f" is of version {version}; read are v2.0, v2.1 and v3.0",
             "convert the data set with LeRobot's own script",
         )
-    if not 0 < fps < float("inf"):
-        yield f": fps is {info['fps']}", "it is the number of frames a second"
-    for name, raw in info["features"].items():
-        shape = tuple(map(int, raw["shape"]))
-        if min(shape, default=1) < 1:
-            yield f": {name!r} has the shape {list(shape)}", "sizes are 1 or more"
-        elif str(raw["dtype"]) in PICTURES and len(shape) != 3:
-            yield (
-                f": {name!r} is {raw['dtype']} of shape {list(shape)}",
-                "pictures are [height, width, 3]",
-            )
+    try:
+        right = 0 < float(info.get("fps", 1)) < float("inf")
+    except (TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
+        yield f": fps is {info['fps']!r}", "it is the number of frames a second"
+    features = info.get("features", {})
+    if not isinstance(features, dict):
+        yield f": features is {features!r:.60}", "it is a table: name = {dtype, shape}"
+        return
+    for name, raw in features.items():
+        try:
+            shape, dtype = tuple(map(int, raw["shape"])), raw["dtype"]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            yield f": {name!r} is {raw!r:.80}", "a feature has dtype and shape"
+            continue
+        if not isinstance(dtype, str) or min(shape, default=1) < 1:
+            yield f": {name!r} is {dtype} of shape {list(shape)}", "write its type and its sizes"
+        elif dtype in PICTURES and len(shape) != 3:
+            yield f": {name!r} is {dtype} of shape {list(shape)}", "pictures are [height, width, 3]"
 
 
 def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
@@ -65,8 +74,11 @@ def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
         if not line.strip():
             continue
         try:
-            found.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
+            told = json.loads(line)
+            if not isinstance(told, dict):
+                raise ValueError(f"a {type(told).__name__}")
+            found.append(told)
+        except ValueError as error:
             why = f"line {number} is no JSON table: {error}"
             faults.append(Finding(str(file), why, hint="write that line again"))
     return found, faults
@@ -95,15 +107,13 @@ def made(
     for place, (file, row) in enumerate(rows):
         try:
             found.append(make(row))
+        except DataError as error:  # the same for every row
+            faults += [fault for fault in error.findings if fault not in faults]
         except ValueError as error:
-            hint = error.hint if isinstance(error, WamkitError) else CONVERT
-            why = error.what if isinstance(error, WamkitError) else str(error)
             number = row.get("episode_index")
             known = number if isinstance(number, int) and number >= 0 else None
-            where = why if known is not None else f"row {place}: {why}"
-            if isinstance(error, WamkitError):  # the same for every row
-                known, where = None, why
-            faults.append(Finding(str(file), where, known, hint=hint))
+            why = str(error) if known is not None else f"row {place}: {error}"
+            faults.append(Finding(str(file), why, known, hint=CONVERT))
     return found, faults
 
 

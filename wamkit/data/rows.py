@@ -58,7 +58,7 @@ def data_file(
     if "episode_index" not in columns:
         return
     owners = columns["episode_index"].ravel()
-    yield from _owners(file, owners, episodes)
+    yield from _owners(recording, file, owners, episodes)
     for episode in episodes:
         rows = np.flatnonzero(owners == episode.index)
         if len(rows) != episode.length:
@@ -82,15 +82,22 @@ def data_file(
         yield from _pictures(recording, table, file, episode, rows, decode, looked)
 
 
-def _owners(file: Path, owners: NDArray[Any], episodes: list[Episode]) -> Iterator[Finding]:
-    """Rows that belong to no episode."""
+def _owners(
+    recording: Recording, file: Path, owners: NDArray[Any], episodes: list[Episode]
+) -> Iterator[Finding]:
+    """Rows that belong to no episode, or to one that is said to be elsewhere."""
     known = {episode.index for episode in episodes}
+    elsewhere = {episode.index: episode.data for episode in recording.survey[0]}
     exact = owners.astype(np.float64)
     if lost := int((~np.isfinite(exact)).sum()):
         yield Finding(str(file), f"{lost} rows have no episode_index", hint=COPY)
     for other in sorted(set(exact[np.isfinite(exact)].tolist()) - known):
         why = f"rows of episode {other:g}, which the metadata does not know"
-        yield Finding(str(file), why, hint="drop the rows, or write the metadata of that episode")
+        hint = "drop the rows, or write the metadata of that episode"
+        if other in elsewhere:
+            why = f"rows of episode {other:g}, which the metadata has in {elsewhere[int(other)]}"
+            hint = "correct its file in meta/episodes"
+        yield Finding(str(file), why, hint=hint)
 
 
 def _numbers(
@@ -98,8 +105,10 @@ def _numbers(
 ) -> Iterator[tuple[int, str, str]]:
     """Frame, fault and cure, of one episode."""
     for name, values in columns.items():
+        if not len(values):
+            continue
         flat, shape = values.reshape(len(values), -1), recording.features[name].shape
-        if len(values) and flat.shape[1] != int(np.prod(shape)):
+        if flat.shape[1] != int(np.prod(shape)):
             why = f"{name!r} has {flat.shape[1]} numbers, the metadata says {list(shape)}"
             yield 0, why, "correct its shape in meta/info.json, or write the data again"
         if flat.dtype.kind == "f":

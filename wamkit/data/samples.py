@@ -163,13 +163,13 @@ class Samples(Dataset[Sample]):
         """The instruction of a frame, or the first of its episode."""
         episode, tasks = self.episodes[place], self.recording.tasks
         if "task_index" in self.recording.features:
-            number = int(self._numbers.of(place, "task_index")[t, 0])
+            number = self._numbers.of(place, "task_index")[t, 0]
             if number not in tasks:
                 raise WamkitError(
                     f"episode {episode.index}, frame {t} is of task {number}, which has no words",
                     "run `wamkit data check` on the folder",
                 )
-            return tasks[number]
+            return tasks[int(number)]
         if not episode.tasks:
             raise WamkitError(f"episode {episode.index} has no instruction", "add its task")
         return episode.tasks[0]
