@@ -115,3 +115,22 @@ def test_a_folder_that_holds_something_is_left_alone(
     code, _, err = wamkit(*words(folder, tmp_path))
     assert code == 2 and "is not empty" in err and "--resume" in err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_composition_is_trained_with_every_size_made_tiny_and_resumed(
+    wamkit: Run, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    tiny = ["train", TOY, "--tiny", "--data", folder, "--out", run, "--batch", 2]
+    code, _, err = wamkit(*tiny, "--steps", 1)
+    assert code == 0 and "note: tiny backbone: toy, tiny" in err
+    assert wamkit(*tiny, "--steps", 2, "--resume")[0] == 0
+    code, _, err = wamkit(*["train", TOY, *tiny[3:]], "--steps", 3, "--resume")
+    assert code == 2 and "was trained with another spec" in err and "backbone.depth was" in err
+    saved = ["train", run, "--tiny", "--data", folder, "--batch", 2, "--steps", 1]
+    code, _, err = wamkit(*saved, "--out", tmp_path / "again")
+    assert code == 0 and "taking checkpoints/" in err and "left out" not in err
+    assert wamkit("build", TOY, "--out", tmp_path / "policy")[0] == 0
+    saved[1] = tmp_path / "policy"
+    code, _, err = wamkit(*saved, "--out", tmp_path / "smaller")
+    assert code == 0 and "do not fit toy size and are left out" in err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -46,6 +48,19 @@ def command(
             "may be repeated.",
         ),
     ] = None,
+    ping_interval: Annotated[
+        float, typer.Option(min=0, help="Seconds between pings to clients; 0 for no pings.")
+    ] = 20,
+    ping_timeout: Annotated[
+        float,
+        typer.Option(min=0, help="Drop a client that answers no ping for so long; 0 for never."),
+    ] = 600,
+    session_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that the session of a client that is gone waits.")
+    ] = 600,
+    keep_sessions: Annotated[
+        int, typer.Option(min=0, help="Sessions that wait at most; 0 for none.")
+    ] = 8,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="How the policy runs."),
@@ -62,8 +77,19 @@ def command(
     from ..serve import require
 
     require()
+    times = {
+        "--ping-interval": ping_interval,
+        "--ping-timeout": ping_timeout,
+        "--session-timeout": session_timeout,
+    }
+    if endless := [name for name, seconds in times.items() if not isfinite(seconds)]:
+        raise WamkitError(
+            f"{' and '.join(endless)} must be a number of seconds",
+            "for example --ping-timeout 3600, or 0 for never",
+        )
     from ..serve.messages import keys_of
     from ..serve.server import Server, address_of, bound
+    from ..serve.sessions import Patience
     from .inputs import chosen, loaded
 
     named, source = source.stem, taken(source)
@@ -73,7 +99,8 @@ def command(
     listener = bound(host, port)
     policy, untrained = loaded(source, spec, device, overrides or [], quantize)
     policy.set_mode(mode)
-    server = Server(policy, named, renamed)
+    patience = Patience(ping_interval or None, ping_timeout or None, session_timeout, keep_sessions)
+    server = Server(policy, named, renamed, patience)
     with busy("warming up"):
         server.warm_up(prompt or ())
         gc.collect()
@@ -84,7 +111,17 @@ def command(
         untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
     for line in notes + untrained + unready(mode, prompt or []):
         note(line)
+    _log_to_stderr()
     asyncio.run(_serve(server, listener, address_of(listener)))
+
+
+def _log_to_stderr() -> None:
+    """Who comes, goes and comes back, a line each with its time."""
+    logger = logging.getLogger("wamkit.serve")
+    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.handlers, logger.propagate = [handler], False
 
 
 def unready(mode: str, prompts: Sequence[str]) -> list[str]:
@@ -99,7 +136,8 @@ def unready(mode: str, prompts: Sequence[str]) -> list[str]:
 
 async def _serve(server: Server, listener: socket.socket, address: tuple[str, int]) -> None:
     async with server.open(listener):
-        _draw(server.messages.metadata(), *address)
+        kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
+        _draw({**server.messages.metadata(), "session": kept}, *address)
         sys.stdout.flush()
         await asyncio.Event().wait()
 
@@ -148,6 +186,7 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
     say(
         "import numpy as np\n"
         "from wamkit.serve.client import Client\n\n"
+        f"{_kept(told)}"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {said}\n    }})\n"
         f'    print(reply["actions"].shape)  # ({told["chunk"]}, {len(told["actions"])})\n',
@@ -155,6 +194,14 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"ready at ws://{shown}:{port} (health: http://{shown}:{port}/healthz); Ctrl-C ends it")
+
+
+def _kept(told: dict[str, Any]) -> str:
+    """What a client may rely on, as a comment."""
+    timeout = told.get("session", {}).get("timeout")
+    if not timeout:
+        return ""
+    return f"# A broken connection is made anew; the session waits {timeout:g} s.\n"
 
 
 def _reachable(host: str) -> str:

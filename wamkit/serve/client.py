@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from ..errors import WamkitError
 from .codec import LIMIT, pack, unpack
@@ -20,24 +21,35 @@ class Client:
             reply = policy.infer({"observation/front": picture, "prompt": "pick up the cup"})
             reply["actions"]  # [N, A] float32, in physical units
 
-    `metadata` says which keys the policy wants, and what its actions are. Raises WamkitError if
-    nobody answers within `timeout` seconds.
+    `metadata` says which keys the policy wants, and what its actions are. A connection that breaks
+    is made anew for up to `timeout` seconds, and goes on with the session. Raises WamkitError if
+    nobody answers within that time, or if the server no longer has the session that counts.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8000, *, timeout: float = 10) -> None:
         self.address = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        self._timeout, self._count, self._anew = timeout, 0, False
+        self._line: ClientConnection
+        self.session: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         try:
-            # Directly: a robot's pictures have no business with a proxy.
-            self._line = connect(
-                self.address, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
-            )
-        except (OSError, WebSocketException) as error:
+            self._connect(timeout)
+        except (OSError, WebSocketException, _Broken) as error:
             raise WamkitError(
                 f"no policy answers at {self.address}: {error}",
                 f"start one there: wamkit serve POLICY --host {host} --port {port}",
             ) from None
-        self._anew = False
-        self.metadata: dict[str, Any] = self._heard()
+
+    def _connect(self, timeout: float) -> None:
+        """Connect, with the session of before if there was one, and hear the greeting."""
+        known = f"/?session={self.session['id']}" if self.session else ""
+        # Directly: a robot's pictures have no business with a proxy.
+        self._line = connect(
+            self.address + known, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
+        )
+        greeting = self._heard()
+        self.session = greeting.pop("session", {})
+        self.metadata = greeting
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `pictures`.
@@ -45,9 +57,46 @@ class Client:
         Raises WamkitError with the server's words if it does not take the observation.
         """
         anew = {"reset": True} if self._anew else {}
-        reply = self._heard(pack({**observation, **anew}))
+        self._count += 1
+        number = {"request": self._count} if self.session else {}
+        request = pack({**observation, **anew, **number})
+        try:
+            reply = self._heard(request)
+        except _Broken as broken:
+            self._again(str(broken), anew=bool(anew or observation.get("reset")))
+            try:
+                reply = self._heard(request)
+            except _Broken as error:
+                raise self._closed(str(error)) from None
         self._anew = False
         return reply
+
+    def _again(self, why: str, *, anew: bool) -> None:
+        """Make a broken connection anew. Raises WamkitError if the episode cannot go on there."""
+        end, pause = monotonic() + self._timeout, 0.1
+        while True:
+            try:
+                self._connect(max(0.1, end - monotonic()))
+                break
+            except (OSError, WebSocketException, _Broken) as error:
+                if monotonic() + pause > end:
+                    raise self._closed(f"{why}; and nobody answers now: {error}") from None
+                sleep(pause)
+                pause = min(2 * pause, 2.0)
+        if self.metadata.get("remembers") and not self.session.get("resumed") and not anew:
+            self._line.close()
+            raise WamkitError(
+                f"the connection to {self.address} broke ({why}), and the server no longer has "
+                "this session",
+                "begin a new episode with a new Client; `wamkit serve --session-timeout` says how "
+                "long sessions are kept",
+            )
+
+    def _closed(self, why: str) -> WamkitError:
+        return WamkitError(
+            f"{self.address} has closed the connection: {why}",
+            "see what the server says; a new Client begins a new session",
+        )
 
     def reset(self) -> None:
         """A new episode begins with the next observation."""
@@ -75,10 +124,9 @@ class Client:
                 self._line.send(request)
             answer = self._line.recv()
         except ConnectionClosed as error:
-            raise WamkitError(
-                f"{self.address} has closed the connection: {error}",
-                "see what the server says; a new Client begins a new session",
-            ) from None
+            if _broke(error):
+                raise _Broken(str(error)) from None
+            raise self._closed(str(error)) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
             self._line.close()
@@ -87,3 +135,15 @@ class Client:
             raise WamkitError(f"{self.address} says: {answer}")
         found: dict[str, Any] = unpack(answer)
         return found
+
+
+class _Broken(Exception):
+    """A connection that broke, and that neither side closed on purpose."""
+
+
+def _broke(error: ConnectionClosed) -> bool:
+    """True if no close frame came, or one that tells of pings without an answer."""
+    ends = [end for end in (error.rcvd, error.sent) if end is not None]
+    if any("keepalive" in end.reason for end in ends):
+        return True
+    return error.rcvd is None and not (error.sent is not None and error.sent.code == 1000)

@@ -24,6 +24,7 @@ from ..policy import Policy
 from ..session import Session
 from ..spec import PolicySpec
 
+NUMBER = "request"  # a client that counts its requests can send one again
 STATE, PROMPT, SEED, RESET, EXECUTED = "observation/state", "prompt", "seed", "reset", "executed"
 
 
@@ -128,6 +129,17 @@ class Messages:
         if EXECUTED not in request:
             return None
         return _numbers(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
+
+
+def numbered(found: Any, before: int | None) -> int:
+    """The number of a request. Raises WamkitError if it is none, or behind the one before."""
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise WamkitError(f"'{NUMBER}' is {found!r}; expected a count", "count requests from 1")
+    if before is not None and found < before:
+        raise WamkitError(
+            f"request {found} came after request {before}", "count on in the same session"
+        )
+    return found
 
 
 def _told(chunk: ActionChunk) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A policy that answers robots over websockets, one chunk a request, as openpi's server does.
 
-Every connection has a session of its own, so that paradigms that remember do so client by client.
+Every client has a session of its own, so that paradigms that remember do so client by client; it
+outlives a connection that breaks (`wamkit.serve.sessions`).
 One thread does all that concerns the policy, requests in the order in which they came; another
 reads and writes, and tells `GET /healthz` at any time that the server is alive.
 """
@@ -13,12 +14,12 @@ import http
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from threading import Thread
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -27,10 +28,10 @@ from websockets.http11 import Request, Response
 
 from ..errors import WamkitError
 from ..policy import Policy
-from ..session import Session
 from ..trial import observation
 from .codec import LIMIT, pack, unpack
-from .messages import Messages
+from .messages import NUMBER, Messages, numbered
+from .sessions import Held, Patience, Sessions
 
 T = TypeVar("T")
 
@@ -48,9 +49,14 @@ class Server:
     """
 
     def __init__(
-        self, policy: Policy, name: str = "", renamed: Mapping[str, str] | None = None
+        self,
+        policy: Policy,
+        name: str = "",
+        renamed: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        self.policy = policy
+        self.policy, self.patience = policy, patience or Patience()
+        self.sessions = Sessions(policy.session, self.patience)
         self.messages = Messages(policy, name or policy.spec.backbone.name, renamed or {})
         self._worker = ThreadPoolExecutor(1, "policy")
         self._settings = copy_context()
@@ -78,9 +84,12 @@ class Server:
                 max_size=LIMIT,
                 origins=[None],
                 process_request=_health,
+                ping_interval=self.patience.ping_interval,
+                ping_timeout=self.patience.ping_timeout,
             ):
                 yield
         finally:
+            self.sessions.clear()
             self._worker.shutdown()
 
     def _rehearse(self, prompt: str | None) -> None:
@@ -94,35 +103,60 @@ class Server:
 
     async def _client(self, connection: ServerConnection) -> None:
         """One client, from its greeting to its end."""
-        session, before = self.policy.session(), None
+        (held, resumed), before, broken = self.sessions.take(connection), None, False
+        told = {"id": held.name, "resumed": resumed, "timeout": self.patience.session_timeout}
         try:
-            await connection.send(pack(self.messages.metadata()))
+            await connection.send(pack({**self.messages.metadata(), "session": told}))
             async for message in connection:
-                came = perf_counter()
-                work = partial(self._answer, session, message, came, before)
+                came, held.heard = perf_counter(), monotonic()
+                work = partial(self._answer, held, connection, message, came, before)
                 await connection.send(await asyncio.wrap_future(self._submit(work)))
                 before = perf_counter() - came
         except ConnectionClosed:
             return
         except Exception as error:
-            await connection.send(f"a bug in the server: {type(error).__name__}: {error}")
+            broken = True  # whatever it was in the midst of is not gone on with
+            with suppress(ConnectionClosed):
+                await connection.send(f"a bug in the server: {type(error).__name__}: {error}")
             raise  # websockets logs it, and closes this connection with code 1011
+        finally:
+            self.sessions.leave(held, connection, broken=broken)
 
     def _answer(
-        self, session: Session, message: str | bytes, came: float, before: float | None
+        self,
+        held: Held,
+        connection: ServerConnection,
+        message: str | bytes,
+        came: float,
+        before: float | None,
     ) -> str | bytes:
-        """A reply in bytes, or as text what is wrong with the request; times in seconds."""
-        begun = perf_counter()
+        """A reply in bytes, or as text what is wrong with the request; times in seconds.
+
+        A request that has the number of the one before it was sent again, because the connection
+        broke before its reply was there: it is answered as before, and not acted on twice.
+        """
+        begun, number = perf_counter(), None
         try:
             if isinstance(message, str):
                 raise WamkitError("a text frame", "send binary frames of msgpack")
-            reply = self.messages.answer(session, unpack(message))
+            request = unpack(message)
+            if held.owner is not connection:
+                raise WamkitError("another client has taken this session", "connect again")
+            if isinstance(request, dict) and NUMBER in request:
+                number = numbered(request.pop(NUMBER), held.number)
+                if number == held.number and held.reply is not None:
+                    return held.reply
+            reply = self.messages.answer(held.session, request)
         except WamkitError as error:
+            if number is not None:
+                held.number, held.reply = number, str(error)
             return str(error)
         timing = {"infer_ms": 1000 * (perf_counter() - begun), "wait_ms": 1000 * (begun - came)}
         if before is not None:
             timing["prev_total_ms"] = 1000 * before
-        return pack({**reply, "server_timing": timing})
+        packed = pack({**reply, "server_timing": timing})
+        held.number, held.reply = number, packed if number is not None else None
+        return packed
 
 
 def _health(connection: ServerConnection, request: Request) -> Response | None:
