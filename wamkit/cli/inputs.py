@@ -37,11 +37,14 @@ def at_toy_size(source: Path, overrides: Sequence[str]) -> tuple[PolicySpec, lis
 
     Checked as it will be built. Weights of a saved policy do not fit it and are left out.
     """
-    spec, changes = parse(read(source, overrides), str(source)).tiny()
+    whole = parse(read(source, overrides), str(source))
+    spec, changes = whole.tiny()
+    if spec.dump() == whole.dump():
+        return whole, []
     if conflicts := check(spec):
         raise SpecError(conflicts, f"{source} at toy size")
     notes = [f"tiny {kind}: {words}" for kind, words in changes.items()]
-    if notes and is_folder(source):
+    if is_folder(source):
         notes.append(f"the weights of {source} do not fit toy size and are left out")
     return spec, notes
 
@@ -64,7 +67,7 @@ def loaded(
 
         check_kind(quantize, place, spec.dtype)  # before any weight is loaded
     with busy(f"loading {source}"):
-        if is_folder(source) and not (tiny and spec != resolve(source, overrides)):
+        if is_folder(source) and not (tiny and spec.dump() != resolve(source, overrides).dump()):
             from ..policy import Policy
 
             policy, random = Policy.load(source, overrides, device=device), []
