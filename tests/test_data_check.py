@@ -94,8 +94,9 @@ def test_numbers_that_are_not_finite_are_found(folder: Path) -> None:
 
     _edit(folder, spoil)
     assert sorted(_found(folder)) == [
-        f"{DATA}, episode 0, frame 5: 'action' is NaN or infinite in 1 frames",
-        f"{DATA}, episode 1, frame 7: 'observation.state' is NaN or infinite in 2 frames",
+        f"{DATA}, episode 0, frame 5: 'action' is NaN or infinite in 1 frames, first number 1",
+        f"{DATA}, episode 1, frame 7: 'observation.state' is NaN or infinite in 2 frames, first "
+        "number 0",
     ]
 
 

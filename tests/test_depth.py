@@ -216,8 +216,12 @@ def test_data_check_tells_of_depth(folder: Path) -> None:
     shape, view = check(folder, spec(), decode=True)
     assert "24 of 24 pictures" in shape.why and "the metadata says [16, 32, 3]" in shape.why
     assert "view 'front'" in view.why and "value_range=[600, 3810]" in view.hint
-    (found_here,) = check(folder, spec(RANGE))
-    assert "2 of 2 pictures that were looked at" in found_here.why
+    (found,) = check(folder, spec(RANGE))
+    assert "2 of 2 pictures that were looked at" in found.why
+    info = folder / "meta" / "info.json"
+    info.write_text(info.read_text().replace("32,\n                3", "32,\n                1"))
+    assert Recording(folder).features[KEY].shape == (16, 32, 1)
+    assert check(folder, spec(RANGE), decode=True) == []
 
 
 def test_data_check_tells_of_a_range_in_another_unit(folder: Path) -> None:

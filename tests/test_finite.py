@@ -19,7 +19,7 @@ import wamkit as package
 from wamkit import Observation, Policy, WamkitError, finite, strict_json, weights
 from wamkit.actions import Statistics
 from wamkit.build import resolve
-from wamkit.data import Samples
+from wamkit.data import Recording, Samples, check, statistics
 from wamkit.data.example import record
 from wamkit.observation import Batch
 from wamkit.parts import EnvironmentConfig
@@ -221,6 +221,10 @@ def test_recorded_actions_are_refused_with_episode_frame_and_number(
     with pytest.raises(WamkitError, match="in episode 1, frame 7, number 2") as error:
         Samples(folder, small)
     assert f"'action' is {value} in" in str(error.value)
+    with pytest.raises(WamkitError, match="in episode 1, frame 7, number 2"):
+        statistics(Recording(folder), small)
+    (found,) = check(folder, small)
+    assert (found.episode, found.frame) == (1, 7) and found.why.endswith("first number 2")
 
 
 def test_a_session_refuses_executed_actions_that_are_not_finite() -> None:
@@ -245,8 +249,9 @@ def test_a_session_begins_anew_after_a_chunk_that_is_not_finite(
     healthy = weight.detach().clone()
     with torch.no_grad():
         weight[0, 0] = NAN
-    with pytest.raises(WamkitError, match="not finite"):
+    with pytest.raises(WamkitError, match="not finite") as error:
         session.act(observation(policy.spec, batch=1, frames=session.pictures), seed=0)
+    assert "go on with a new one" in error.value.hint
     with torch.no_grad():
         weight.copy_(healthy)
     assert session.pictures == policy.spec.video.context

@@ -163,7 +163,12 @@ def _image(name: str, value: Any) -> Tensor:
             "move the color axis before height and width",
         )
     if value.dtype != torch.uint8:
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        if not value.is_floating_point():
+            raise WamkitError(
+                f"image {name!r} has 3 channels of {value.dtype}",
+                "pass uint8 in [0, 255] or float in [-1, 1]; a deep picture has 1 channel",
+            )
+        if not bool(torch.isfinite(value).all()):
             raise WamkitError(
                 f"image {name!r} holds {value.dtype} values that are not all finite",
                 "pass uint8 in [0, 255] or float in [-1, 1]",

@@ -99,9 +99,10 @@ class Session:
         out = self.policy.decide(self._scene, seed=seed, **choices)
         try:
             chunk = self.policy.chunk_of(out, self._first)
-        except WamkitError:
+        except WamkitError as error:
             self._forget()  # what is remembered is no better than what came of it
-            raise
+            hint = f"{error.hint}; the session forgets the episode: go on with a new one"
+            raise WamkitError(error.what, hint) from None
         self._memory = out.memory
         self._chunks.append(chunk.values)
         return chunk

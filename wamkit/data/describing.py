@@ -92,6 +92,7 @@ def _quantities(
     numbers = Numbers(recording, chosen(recording, episodes), names)
     if not len(numbers[action]):
         raise WamkitError(f"{recording.folder} has no frame", "record episodes first")
+    numbers.expect_finite(names)
     values = list(numbers[action].T)
     for ours, theirs in method["relative"]:
         pieces = []

@@ -27,6 +27,14 @@ ROOM = 2**28
 """Bytes of decoded pictures kept by default: 256 MiB."""
 
 
+def not_finite(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Places [n, 2], row and column, of numbers that are NaN, or infinite as float32."""
+    if values.dtype.kind != "f":
+        return np.empty((0, 2), np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.argwhere(~np.isfinite(values.astype(np.float32, copy=False)))
+
+
 class Numbers:
     """Columns of numbers of some episodes, one after the other, read once."""
 
@@ -36,6 +44,7 @@ class Numbers:
         """Raises WamkitError if a file is missing or damaged, or holds other rows than expected."""
         self.episodes = tuple(episodes)
         self.starts = np.cumsum([0, *(episode.length for episode in episodes)])
+        self._labels = {name: recording.features[name].labels for name in columns}
         self._columns: dict[str, NDArray[Any]] = {}
         pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
         file: Path | None = None
@@ -62,6 +71,22 @@ class Numbers:
                     CHECK,
                 )
             self._columns[name] = whole.reshape(len(whole), found)
+
+    def expect_finite(self, columns: Sequence[str]) -> None:
+        """Raises WamkitError with the first number that is NaN, or infinite as float32."""
+        for name in columns:
+            bad = not_finite(self[name])
+            if not bad.size:
+                continue
+            row, place = map(int, bad[0])
+            which = int(np.searchsorted(self.starts, row, "right")) - 1
+            episode, frame = self.episodes[which], row - int(self.starts[which])
+            raise WamkitError(
+                f"{episode.data}: {name!r} is {self[name][row, place]} in episode "
+                f"{episode.index}, frame {frame}, number {self._labels[name][place]}; "
+                f"{len(np.unique(bad[:, 0]))} frames are not finite",
+                f"{CHECK}, and leave out those episodes",
+            )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """All frames of a column, [frames, numbers]."""

@@ -8,6 +8,7 @@ the same `Recording`, which knows for each episode where its rows and its pictur
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,16 @@ class Feature:
     shape: tuple[int, ...]
     """Of one frame; pictures are height, width, 3 or 3, height, width, as `names` tell."""
     names: Any = None
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for each number of a frame: those of the data set, or their places."""
+        names, size = self.names, math.prod(self.shape)
+        if isinstance(names, dict) and len(names) == 1:  # such as {"motors": [...]}
+            names = next(iter(names.values()))
+        if isinstance(names, list) and len(names) == size:
+            return [str(label) for label in names]
+        return [str(i) for i in range(size)]
 
     @property
     def is_picture(self) -> bool:

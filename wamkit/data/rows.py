@@ -13,9 +13,8 @@ from ..errors import WamkitError
 from . import parquet, timing
 from .depth import Looked
 from .findings import CONVERT, Finding, of
-from .frames import picture
+from .frames import not_finite, picture
 from .layout import Episode, Recording
-from .samples import not_finite
 
 COPY = "copy it again, or write the data set again"
 
@@ -112,10 +111,13 @@ def _numbers(
             why = f"{name!r} has {flat.shape[1]} numbers, the metadata says {list(shape)}"
             yield 0, why, "correct its shape in meta/info.json, or write the data again"
         if flat.dtype.kind == "f":
-            bad = np.unique(not_finite(flat)[:, 0])
+            bad = not_finite(flat)
             if bad.size:
-                why = f"{name!r} is NaN or infinite in {bad.size} frames"
-                yield int(bad[0]), why, "leave out those episodes, or fill in what was measured"
+                frames, labels = np.unique(bad[:, 0]), recording.features[name].labels
+                place = int(bad[0, 1])
+                which = labels[place] if place < len(labels) else place
+                why = f"{name!r} is NaN or infinite in {frames.size} frames, first number {which}"
+                yield int(frames[0]), why, "leave out those episodes, or fill in what was measured"
     if "task_index" in columns and (numbers := columns["task_index"].ravel()).size:
         for number in sorted(set(numbers.tolist()) - set(recording.words[0])):
             if number == number:  # what is NaN is told above

@@ -75,7 +75,7 @@ class Samples(Dataset[Sample]):
         names += ["task_index"] if "task_index" in recording.features else []
         self._numbers = Numbers(recording, self.episodes, names)
         inputs = set(names) & {self.columns.action, self.columns.state}
-        self._finite(sorted(inputs))
+        self._numbers.expect_finite(sorted(inputs))
         self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
         self._pictures = Pictures(recording, tolerance)
         numbers = self._numbers
@@ -174,22 +174,6 @@ class Samples(Dataset[Sample]):
             raise WamkitError(f"episode {episode.index} has no instruction", "add its task")
         return episode.tasks[0]
 
-    def _finite(self, columns: Sequence[str]) -> None:
-        """Raises WamkitError if an action or a state is not a number in float32."""
-        for name in columns:
-            bad = not_finite(self._numbers[name])
-            if not bad.size:
-                continue
-            row, place = map(int, bad[0])
-            episode = int(np.searchsorted(self._numbers.starts, row, "right")) - 1
-            frame = row - int(self._numbers.starts[episode])
-            raise WamkitError(
-                f"{self.episodes[episode].data}: {name!r} is {self._numbers[name][row, place]} in "
-                f"episode {self.episodes[episode].index}, frame {frame}, number {place}; "
-                f"{len(np.unique(bad[:, 0]))} frames are not finite",
-                "run `wamkit data check` on the folder, and leave out those episodes",
-            )
-
 
 def expect_on_time(recording: Recording, tolerance: float = TOLERANCE) -> None:
     """Raises WamkitError if the frames of an episode are not evenly 1 / fps apart."""
@@ -206,14 +190,6 @@ def exact_enough(values: np.ndarray) -> type[np.floating]:
     exact = values.astype(np.float64)
     lost = np.abs(exact.astype(np.float32) - exact).max(0, initial=0.0)
     return np.float64 if (lost > 1e-6 * np.ptp(exact, 0)).any() else np.float32
-
-
-def not_finite(values: np.ndarray) -> np.ndarray:
-    """Places [n, 2], row and column, of numbers that are NaN or infinite as float32."""
-    if values.dtype.kind != "f":
-        return np.empty((0, 2), np.int64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.argwhere(~np.isfinite(values.astype(np.float32, copy=False)))
 
 
 def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:

@@ -58,13 +58,7 @@ def labels_of(
     """A label for each number: of the spec, of the data set, or its place."""
     if name == "action" and spec is not None:
         return list(ActionSpace(spec.actions).names)
-    feature = recording.features[getattr(columns, name)]
-    names, size = feature.names, int(np.prod(feature.shape))
-    if isinstance(names, dict) and len(names) == 1:  # such as {"motors": [...]}
-        names = next(iter(names.values()))
-    if isinstance(names, list) and len(names) == size:
-        return [str(label) for label in names]
-    return [str(i) for i in range(size)]
+    return recording.features[getattr(columns, name)].labels
 
 
 def _normalizers(spec: PolicySpec, statistics: Mapping[str, Statistics]) -> dict[str, Normalizer]:

@@ -6,6 +6,7 @@ that was interrupted, or that was too small, is gone on with: no seed is tried t
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -121,6 +122,8 @@ def collect(
     episodes, and those that are whole at Ctrl-C; without it a collection is saved whole or not at
     all. `told` hears of every attempt. Raises WamkitError if the expert fails too often.
     """
+    if not 0 <= noise < math.inf:
+        raise WamkitError(f"a noise of {noise}", "a finite number from 0 on: --noise 0.1")
     asked = Asked(workers.config, seed, noise, linger)
     entry, unsaved = asked.begin(made.notes), 0
     limit = PATIENCE * episodes + 10
