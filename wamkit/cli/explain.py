@@ -155,16 +155,20 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
 def _draw_parts(told: Mapping[str, Any]) -> None:
     heads = ("part", "name", "weights", "parameters")
     made = table(*heads, right=("parameters",), keep=("part", "name", "weights"))
-    total = 0
+    total, besides = 0, []
     for part in told["parts"]:
         label = " ".join(filter(None, (part["name"], part["variant"])))
         count = part["parameters"]
         total += count if isinstance(count, int) else 0
-        shown = f"{count:,}" if isinstance(count, int) else count
+        shown = f"{count:,}" if isinstance(count, int) else "not counted"
+        if not isinstance(count, int):
+            besides.append(f"{part['kind']}: {count}")
         came = part["weights"] or ("random" if isinstance(count, int) and count else "-")
         made.add_row(part["kind"], label, came, shown)
     made.add_row("together", "", "", f"{total:,}", style="bold")
     show_table(made)
+    for line in besides:
+        say(line)
 
 
 def _draw_sizes(told: Mapping[str, Any]) -> None:
