@@ -218,3 +218,32 @@ def test_another_model_is_named(copy: Path) -> None:
 
 def test_tiny_is_the_byte_encoder() -> None:
     assert UMT5(weights="somewhere").tiny() == {"name": "bytes", "length": 128}
+
+
+def test_float8_is_widened_and_what_is_packed_is_refused(copy: Path) -> None:
+    file = copy / "text_encoder" / "model.safetensors"
+    state = load_file(file)
+    matrices = [name for name, tensor in state.items() if tensor.ndim == 2]
+    small = {k: v.to(torch.float8_e4m3fn) if k in matrices else v for k, v in state.items()}
+    save_file(small, file, metadata={"format": "pt"})
+    made = config(copy).build().model
+    assert {p.dtype for p in made.parameters()} == {torch.float32}  # as the rest of the file
+    assert torch.equal(made.shared.weight, small["shared.weight"].float())
+    scale = {k.removesuffix("weight") + "scale_weight": torch.ones(()) for k in matrices}
+    packed = {
+        "is scaled float8": {**small, **scale},
+        "integers where its model has floats": {
+            k: (10 * v).to(torch.int8) if k in matrices else v for k, v in state.items()
+        },
+        r"is quantized \(bitsandbytes": {**state, "shared.weight.absmax": torch.ones(3)},
+    }
+    for words, tensors in packed.items():
+        save_file(tensors, file, metadata={"format": "pt"})
+        with pytest.raises(WamkitError, match=words):
+            config(copy).build()
+    save_file(state, file, metadata={"format": "pt"})
+    table = json.loads((copy / "text_encoder" / "config.json").read_text())
+    table["quantization_config"] = {"quant_method": "fp8"}
+    (copy / "text_encoder" / "config.json").write_text(json.dumps(table))
+    with pytest.raises(WamkitError, match=r"is quantized \(fp8, its config\.json says\)"):
+        config(copy).build()
