@@ -139,7 +139,10 @@ def _right(folder: Path, tolerance: float = 1e-4) -> bool:
 @pytest.mark.parametrize("step", [0.02, 0.05, 0.1, 0.12])
 def test_offsets_that_add_up_in_a_joined_film_are_read_by_number(folder: Path, step: float) -> None:
     _start(folder, [1.2 * i + step * i for i in range(3)])
-    assert check(folder, SPEC, decode=True) == [] and _right(folder)
+    notes: list[str] = []
+    assert check(folder, SPEC, decode=True, note=notes.append) == [] and _right(folder)
+    (note,) = notes
+    assert f"up to {2 * step:.4f} s off" in note and "episode 2; " in note and "by number" in note
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,25 @@ def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
     assert batch.actions.dtype == torch.float32
     state = batch.observation.state
     assert state is not None and float(state[1, 0] - state[0, 0]) == pytest.approx(0.3, abs=1e-5)
+
+
+def test_differences_of_an_angle_that_wraps_are_told(tmp_path: Path) -> None:
+    arm: Any = {"name": "arm", "size": 2, "kind": "relative", "state": 0}
+    actions = {"chunk": 4, "groups": [arm]}
+    spec = parse(read(SMALL, ["state.size=2"]) | {"actions": actions})
+    features = {
+        "observation.images.front": Feature("image", (8, 8, 3)),
+        "observation.state": Feature("float32", (2,)),
+        "action": Feature("float32", (2,)),
+    }
+    turning = np.angle(np.exp(1j * 0.05 * np.arange(201)))
+    with Writer(tmp_path / "set", 10, features) as writer:
+        for t in range(200):
+            values = {
+                "observation.state": [turning[t], 0.05 * t],
+                "action": [turning[t + 1], 0.05 * (t + 1)],
+            }
+            writer.add_frame({"observation.images.front": np.zeros((8, 8, 3), np.uint8), **values})
+        writer.add_episode("turn")
+    (line,) = remarks(Recording(tmp_path / "set"), spec)
+    assert line.startswith("action arm.0 jumps by a turn of 6.283 rad in ")

@@ -101,6 +101,7 @@ def _check(
 
     from ..data import check
 
+    besides: list[str] = []
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("checking", total=None)
         found = check(
@@ -110,8 +111,9 @@ def _check(
             decode=decode,
             tolerance=tolerance,
             advance=lambda n: progress.advance(task, n),
+            note=besides.append,
         )
-    besides = _remarks(folder, spec, columns)
+    besides += _remarks(folder, spec, columns)
     if json:
         rows = [vars(finding) for finding in found]
         told = {"folder": str(folder), "fits": not found, "findings": rows, "notes": besides}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import WamkitError
 from ..spec import PolicySpec
-from .alignment import EXACT, Placed, aligned, even
+from .alignment import EXACT, Placed, aligned, even, strict
 from .depth import Looked
 from .findings import AGAIN, CONVERT, DataError, Finding, of
 from .layout import INFO, OWN, TOLERANCE, Columns, Episode, Recording
@@ -31,12 +31,14 @@ def check(
     decode: bool = False,
     tolerance: float = TOLERANCE,
     advance: Callable[[int], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
     """All findings; none means that the data set can be read to its end.
 
     With a spec also what the policy needs and the data set lacks. `decode` looks at every picture,
     and not only at the index of each video, which takes long. Times and pictures may be `tolerance`
-    seconds off. `advance` is told of each episode. Raises WamkitError if there is no such folder.
+    seconds off. `advance` is told of each episode, `note` of what is no fault but worth knowing.
+    Raises WamkitError if there is no such folder.
     """
     if not Path(folder).expanduser().is_dir():
         raise WamkitError(f"no folder at {folder}", "name the folder of a LeRobot data set")
@@ -58,7 +60,8 @@ def check(
     for camera in recording.films:
         by_film = _grouped((episode.clips[camera].file, episode) for episode in episodes)
         for file, mine in by_film.items():
-            found += _guarded(_film(recording, camera, file, decode, tolerance, looked), str(file))
+            told = _film(recording, camera, mine[0], decode, tolerance, looked, note)
+            found += _guarded(told, str(file))
             advance(len(mine))
     found += looked.findings(recording, spec, columns or Columns())
     place = recording.folder
@@ -149,14 +152,15 @@ def _tasks(recording: Recording) -> Iterator[Finding]:
 def _film(
     recording: Recording,
     camera: str,
-    file: Path,
+    mine: Episode,
     decode: bool,
     tolerance: float,
     looked: Looked,
+    note: Callable[[str], None],
 ) -> Iterator[Finding]:
-    """An mp4 file: there, of the right size and rate, with a picture for every frame."""
+    """The mp4 file of an episode: there, of its size and rate, with a picture for every frame."""
     fps, size = recording.fps, recording.features[camera].size
-    mine = next(e for e in recording.survey[0] if e.clips[camera].file == file)
+    file = mine.clips[camera].file
     episodes = recording.sharing(mine, camera)
     try:
         video = Video(file)
@@ -169,6 +173,14 @@ def _film(
         starts = [episode.clips[camera].start for episode in episodes]
         placed = aligned(times, starts, lengths, fps, tolerance)
         counted = all(one.counted for one in placed)
+        off = [float(one.off.max()) for one in placed]
+        if counted and max(off) > strict(float(times[-1]), fps, tolerance):
+            worst = int(np.argmax(off))
+            note(
+                f"{file.relative_to(recording.folder)}: pictures are up to {off[worst]:.4f} s off "
+                f"the times of their frames, most in episode {episodes[worst].index}; it has a "
+                "picture for every frame, and is read by number"
+            )
         rate = (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else fps
         if even(times) and abs(rate - fps) > (0.01 if counted else 0.001) * fps:
             why = f"the video has {rate:.4g} pictures a second, {INFO} says {fps:g}"

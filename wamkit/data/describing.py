@@ -122,7 +122,7 @@ def _method(
     episodes: Sequence[int] | None,
 ) -> dict[str, Any]:
     """All that decides the statistics of a data set."""
-    relative = _relative(spec)
+    relative = relative_pairs(spec)
     return {
         "method": METHOD,
         "action": columns.action,
@@ -133,7 +133,7 @@ def _method(
     }
 
 
-def _relative(spec: PolicySpec | None) -> list[tuple[int, int]]:
+def relative_pairs(spec: PolicySpec | None) -> list[tuple[int, int]]:
     """Pairs of an action's number and the state's number that it is relative to."""
     pairs, start = [], 0
     for group in spec.actions.groups if spec is not None else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,7 +155,7 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
         return number, text
 
     pairs, wrong = made([(file, row) for row in rows], pair)
-    numbers = [number for number, _ in pairs]
-    for number in sorted({n for n in numbers if numbers.count(n) > 1}):
+    counts = Counter(number for number, _ in pairs)
+    for number in sorted(number for number, count in counts.items() if count > 1):
         wrong.append(Finding(str(file), f"task {number} is there twice", hint=CONVERT))
     return dict(pairs), [*faults, *wrong]

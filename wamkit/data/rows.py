@@ -86,15 +86,14 @@ def _owners(
 ) -> Iterator[Finding]:
     """Rows that belong to no episode, or to one that is said to be elsewhere."""
     known = {episode.index for episode in episodes}
-    elsewhere = {episode.index: episode.data for episode in recording.survey[0]}
     exact = owners.astype(np.float64)
     if lost := int((~np.isfinite(exact)).sum()):
         yield Finding(str(file), f"{lost} rows have no episode_index", hint=COPY)
     for other in sorted(set(exact[np.isfinite(exact)].tolist()) - known):
         why = f"rows of episode {other:g}, which the metadata does not know"
         hint = "drop the rows, or write the metadata of that episode"
-        if other in elsewhere:
-            why = f"rows of episode {other:g}, which the metadata has in {elsewhere[int(other)]}"
+        if home := [episode.data for episode in recording.survey[0] if episode.index == other]:
+            why = f"rows of episode {other:g}, which the metadata has in {home[0]}"
             hint = "correct its file in meta/episodes"
         yield Finding(str(file), why, hint=hint)
 
@@ -119,8 +118,8 @@ def _numbers(
                 why = f"{name!r} is NaN or infinite in {frames.size} frames, first number {which}"
                 yield int(frames[0]), why, "leave out those episodes, or fill in what was measured"
     if "task_index" in columns and (numbers := columns["task_index"].ravel()).size:
-        for number in sorted(set(numbers.tolist()) - set(recording.words[0])):
-            if number == number:  # what is NaN is told above
+        for number in sorted(set(numbers.tolist())):
+            if number == number and number not in recording.words[0]:  # NaN is told above
                 at = int(np.argmax(numbers == number))
                 yield at, f"task {number} has no instruction", "write it into meta/tasks"
     if "frame_index" in columns:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..actions import ActionSpace, StateSpace, Statistics
 from ..normalization import Normalizer
 from ..spec import PolicySpec
-from .describing import describe, quantities
+from .describing import describe, quantities, relative_pairs
 from .layout import Columns, Recording
 
 FAR = 10.0
@@ -49,6 +49,12 @@ def remarks(
             line = _line(f"{name} {labels[i]}", normalizer, i, values[name][i], cure)
             lines += [line] if line else []
         lines += _constants(name, labels, normalizer)
+    for i, _ in relative_pairs(spec):
+        known = statistics["action"]
+        if max(abs(known.min[i]), abs(known.max[i])) > np.pi:
+            values = values or quantities(recording, spec, columns, episodes)
+            label = labels_of("action", recording, columns, spec)[i]
+            lines += _turns(f"action {label}", values["action"][i])
     return lines
 
 
@@ -116,6 +122,19 @@ def _line(
         f"{FAR:g} in {_share(far)}: rare values of it weigh much in the loss"
         + (f"; --set {cure} keeps all within 1" if cure else "")
     )
+
+
+def _turns(label: str, values: NDArray[Any]) -> list[str]:
+    """One line if differences of an angle jump by a whole turn, where it wraps."""
+    size = np.abs(values.astype(np.float64))
+    for turn, unit in ((2 * np.pi, "rad"), (360.0, "degrees")):
+        jumps = np.abs(size - turn) < turn / 6
+        if jumps.any() and (jumps | (size < turn / 6)).all():
+            return [
+                f"{label} jumps by a turn of {turn:.4g} {unit} in {_share(jumps)}, where the angle "
+                "wraps: record it unwrapped, or as sine and cosine"
+            ]
+    return []
 
 
 def _share(places: NDArray[np.bool_]) -> str:

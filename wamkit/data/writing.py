@@ -132,7 +132,7 @@ class Writer:
         length = len(self._rows)
         number = self._tasks.setdefault(task, len(self._tasks))
         own = {
-            "timestamp": np.arange(length, dtype=np.float32) / np.float32(self.fps),
+            "timestamp": (np.arange(length) / self.fps).astype(np.float32),
             "frame_index": np.arange(length),
             "episode_index": np.full(length, self._episodes),
             "index": np.arange(self._frames, self._frames + length),
