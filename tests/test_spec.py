@@ -11,8 +11,8 @@ import yaml
 
 import wamkit
 from wamkit.build import resolve
-from wamkit.errors import SpecError, WamkitError
-from wamkit.spec import override, parse, read, schema
+from wamkit.errors import Note, SpecError, WamkitError
+from wamkit.spec import override, parse, parse_part, read, schema
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 TOY = next(p for p in EXAMPLES if p.stem == "toy")
@@ -184,3 +184,93 @@ def test_a_backbone_that_cannot_imagine_so_much_is_refused(
         other = traits.model_copy(update=change)
         monkeypatch.setattr(type(spec.backbone), "traits", property(lambda _, t=other: t))
         assert [c.hint[: len(hint)] for c in wamkit.check(spec)] == [hint]
+
+
+def test_a_part_that_gets_another_name_leaves_its_settings_behind(raw: dict[str, Any]) -> None:
+    raw["text_encoder"] = {"name": "bytes", "template": "do {instruction}", "embeddings": "x"}
+    raw["backbone"] = {"name": "toy", "weights": "w"}
+    for form in ("backbone.name=wan", "backbone=wan"):
+        with pytest.warns(Note, match="backbone is now 'wan': left out weights"):
+            assert override(raw, [form])["backbone"] == {"name": "wan"}
+    with pytest.warns(Note, match="left out embeddings, .*; kept template"):
+        changed = override(raw, ["text_encoder.name=t5-xxl"])
+    assert changed["text_encoder"] == {"name": "t5-xxl", "template": "do {instruction}"}
+    both = ["backbone.layers=2", "backbone.name=wan"]
+    for order in (both, both[::-1]):
+        with pytest.warns(Note):
+            assert override(raw, order)["backbone"] == {"name": "wan", "layers": 2}
+    again = override(raw, ["backbone.name=toy", "text_encoder.template=put {instruction}"])
+    assert again["backbone"] == raw["backbone"]
+    assert again["text_encoder"]["template"] == "put {instruction}"
+
+
+def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) -> None:
+    raw["paradigm"] = {"name": "adaptive", "inner": {"name": "idm", "first_frame": 0.5}}
+    with pytest.warns(Note, match="paradigm.inner is now 'joint': left out first_frame"):
+        changed = override(raw, ["paradigm.inner.name=joint"])
+    assert changed["paradigm"] == {"name": "adaptive", "inner": {"name": "joint"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "never"),
+    [
+        (
+            'actions.groups=[{name="a",size=4,normalize="x"}]',
+            ["actions.groups.0.normalize", "did you mean 'normalization'?"],
+            ["at least 1 item"],
+        ),
+        ("state.normalization=quantiles", ["did you mean 'quantile'?", "min_max, mean_std"], []),
+        ("actions.normalise=x", ["actions.groups[0].normalization"], []),
+        ("actions.groups.0.chunk=8", ["it belongs elsewhere: actions.chunk"], []),
+        ("action_head.hertz=8", ["it belongs elsewhere: actions.hertz"], []),
+        ("chunk=8", ["it belongs elsewhere: actions.chunk"], []),
+        ("cameras.views=[top,left]", ['views = [{ name = "top", size = [224, 224] }'], []),
+        ('cameras.views=["top"]', ['write a table: { name = "top", size'], []),
+        ("cameras.views.0.flip=horizontally", ["did you mean 'horizontal'?"], ["at least 1"]),
+        ("schedules.action.solver=eulr", ["did you mean 'euler'?", "heun"], []),
+        ("schedules.action.steps=ten", ["a whole number, such as steps = 10"], []),
+        ("dtype=bfloat", ["did you mean 'bfloat16'?"], []),
+        ("paradigm.name=jont", ["did you mean 'joint'?"], []),
+    ],
+)
+def test_a_mistake_is_told_with_what_may_stand_there(
+    raw: dict[str, Any], text: str, said: list[str], never: list[str]
+) -> None:
+    found = "\n".join(map(str, wamkit.check(override(raw, [text]))))
+    assert all(words in found for words in said), found
+    assert not any(words in found for words in [*never, "wamkit schema"]), found
+
+
+def test_a_variant_is_told_with_the_nearest() -> None:
+    with pytest.raises(WamkitError, match=r"did you mean '2\.2-ti2v-5b'"):
+        parse_part("backbone", {"name": "wan", "variant": "2.2-t2v-5b"})
+
+
+def test_a_byte_order_mark_is_read_over_and_other_encodings_are_named(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "examples/toy.toml").read_text()
+    plain = tmp_path / "plain.toml"
+    plain.write_text(text)
+    marked = tmp_path / "marked.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read(marked) == read(plain)
+    for suffix, dumped in ((".json", json.dumps(read(plain))), (".yaml", json.dumps(read(plain)))):
+        file = tmp_path / f"marked{suffix}"
+        file.write_bytes(b"\xef\xbb\xbf" + dumped.encode())
+        assert read(file) == read(plain)
+    wide = tmp_path / "wide.toml"
+    wide.write_text(text, encoding="utf-16")
+    with pytest.raises(WamkitError, match="UTF-16 or UTF-32, expected UTF-8"):
+        read(wide)
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b"# one\n# gr\xfc\xdfe\n")
+    with pytest.raises(WamkitError, match="line 2 holds the byte 0xfc"):
+        read(latin)
+
+
+def test_the_home_of_nobody_is_a_path_that_is_not_there(raw: dict[str, Any]) -> None:
+    with pytest.raises(WamkitError, match=r"no spec at ~nobodyhere/x\.toml"):
+        read("~nobodyhere/x.toml")
+    raw["backbone"] = {"name": "toy", "weights": "~nobodyhere/x.safetensors"}
+    raw["text_encoder"] = {"name": "bytes", "embeddings": "~nobodyhere/text.safetensors"}
+    found = "\n".join(map(str, wamkit.check(raw)))
+    assert "nothing is at ~nobodyhere" in found and "no file is at ~nobodyhere" in found

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import WamkitError
 from .normalization import Normalizer, Statistics
+from .paths import read_text
 from .placeholders import refuse_placeholder
 from .spaces import ActionConfig, Normalization, StateConfig
 
@@ -113,7 +114,7 @@ def read_statistics(path: str | Path) -> dict[str, Statistics]:
     file = Path(path)
     refuse_placeholder(file)
     try:
-        raw = json.loads(file.read_text())
+        raw = json.loads(read_text(file))
         items = dict(raw).items()
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise WamkitError(f"{file} cannot be read: {error}", "copy or compute it again") from None

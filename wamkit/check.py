@@ -13,6 +13,7 @@ from .errors import WamkitError
 from .install import install_hint
 from .locate import split
 from .parts import HUB, KINDS, Conflict, Part
+from .paths import expanded
 from .registry import registry
 from .spec import PolicySpec, draft, read
 from .variables import BLOCK, DEBUG
@@ -301,7 +302,7 @@ def lacking(part: Part) -> list[str]:
 
 def _stored(spec: PolicySpec) -> Iterator[Conflict]:
     path = spec.text_encoder.embeddings
-    if path is not None and not Path(path).expanduser().is_file():
+    if path is not None and not expanded(path).is_file():
         yield Conflict(
             between=("text_encoder.embeddings",),
             why=f"no file is at {path}",
@@ -334,7 +335,7 @@ def _folders(spec: Any) -> Iterator[Conflict]:
         except _Absent:
             continue
         remote = path is not None and path.startswith(HUB)
-        if path is not None and not remote and not Path(split(path)[0]).expanduser().exists():
+        if path is not None and not remote and not expanded(split(path)[0]).exists():
             yield Conflict(
                 between=(f"{kind}.weights",),
                 why=f"nothing is at {path}",

@@ -8,12 +8,12 @@ transformer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import WamkitError
 from .locate import split
 from .parts import HUB, Conflict
+from .paths import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +53,7 @@ def place(config: Published, folder: str) -> str | None:
     if path is None or path.startswith(HUB):
         return path
     path, _ = split(path)
-    root = Path(path).expanduser()
+    root = expanded(path)
     if (root / folder).is_dir():
         return str(root / folder)
     if config.conditioner_weights is None:
@@ -72,11 +72,11 @@ def missing(config: Published, folder: str) -> Iterator[Conflict]:
         path = place(config, folder)
     except WamkitError as error:
         named = config.weights
-        if named is not None and Path(split(named)[0]).expanduser().exists():
+        if named is not None and expanded(split(named)[0]).exists():
             between = ("backbone.weights", "backbone.conditioner_weights")
             yield Conflict(between=between, why=error.what, hint=error.hint, missing=True)
         return
-    if path and not path.startswith(HUB) and not Path(path).expanduser().exists():
+    if path and not path.startswith(HUB) and not expanded(path).exists():
         yield Conflict(
             between=("backbone.conditioner_weights",),
             why=f"nothing is at {path}",

@@ -33,6 +33,10 @@ class SpecError(WamkitError):
         super().__init__(f"{source} cannot be built: {count}\n{lines}")
 
 
+class Note(UserWarning):
+    """Something that a user should know of what was understood; no fault."""
+
+
 def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
     """`did you mean 'x'?` for the nearest known word, or `otherwise`."""
     near = get_close_matches(word, known, n=1, cutoff=0.5)

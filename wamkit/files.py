@@ -24,6 +24,7 @@ from .formats import code, multiplied
 from .install import install_hint
 from .locate import DAMAGED, PICKLED, header, split, weight_files
 from .parts import HUB
+from .paths import expanded
 from .placeholders import refuse_placeholder
 
 
@@ -53,7 +54,7 @@ def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
     "transformer". Raises WamkitError with what was looked for.
     """
     where, _ = split(path)
-    place = _downloaded(where) if is_remote(where) else Path(where).expanduser()
+    place = _downloaded(where) if is_remote(where) else expanded(where)
     return weight_files(place, folders)
 
 

@@ -24,6 +24,7 @@ from .actions import read_statistics
 from .build import resolve
 from .errors import WamkitError
 from .parts import KINDS
+from .paths import expanded
 from .runs import find, through
 from .spec import PolicySpec
 
@@ -71,7 +72,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
 
 def free(folder: str | Path) -> Path:
     """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise."""
-    goal = Path(folder).expanduser().absolute()
+    goal = expanded(folder).absolute()
     taken = goal.exists() and (not goal.is_dir() or any(goal.iterdir()))
     if taken and not (goal / SPEC).is_file():
         raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
@@ -102,7 +103,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """
     from .policy import Policy
 
-    home = through(Path(folder).expanduser())
+    home = through(expanded(folder))
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
     home = find(home).policy
@@ -151,7 +152,7 @@ def _portable(spec: PolicySpec) -> PolicySpec:
         if not paths:
             continue
         if getattr(part, "by_reference", False):
-            path = str(Path(part.weights).expanduser().absolute())
+            path = str(expanded(part.weights).absolute())
             update[kind] = part.model_copy(update={"weights": path})
         else:
             update[kind] = part.model_copy(update=dict.fromkeys(paths))

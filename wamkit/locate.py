@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import WamkitError
+from .paths import expanded
 from .placeholders import placeholder, refuse_placeholder
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -35,7 +36,7 @@ def split(path: str | Path) -> tuple[str, str | None]:
     """`file#prefix` as the path and the prefix of the names that are wanted; None without one."""
     text = str(path)
     place, mark, prefix = text.rpartition("#")
-    if not mark or Path(text).expanduser().exists():
+    if not mark or expanded(text).exists():
         return text, None
     return place, prefix
 

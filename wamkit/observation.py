@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import WamkitError
 from .finite import fault
+from .paths import expect_text
 from .pixels import deep, is_deep, pixels, read_pixels
 
 LARGE = 2**13
@@ -49,6 +50,7 @@ class Observation:
                     f"the instruction is empty: {prompt!r}",
                     'say what to do, such as "pick up the red cup"',
                 )
+            expect_text(prompt, "instruction")
         state = None if self.state is None else _state(self.state)
         sizes = {f"image {k!r}": v.shape[0] for k, v in images.items()} | {"prompt": len(prompts)}
         if state is not None:

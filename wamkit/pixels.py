@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .errors import WamkitError
+from .paths import expanded
 from .placeholders import refuse_placeholder
 
 COLORS = re.compile(r"^(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK|[RGBAXCMYK]);(?:16|32)")
@@ -81,7 +82,7 @@ def read_pixels(path: str | Path) -> NDArray[Any]:
 
     Raises WamkitError if there is none, or it is no picture, and as `pixels` does.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
     refuse_placeholder(file)

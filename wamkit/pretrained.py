@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import WamkitError
 from .parts import Conflict, TextEncoderConfig
+from .paths import expanded
 from .placeholders import refuse_placeholder
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PretrainedText(TextEncoderConfig):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.embeddings is not None:
             return  # what it said is stored, the files are not needed
-        if self.weights is not None and not Path(self.weights).expanduser().exists():
+        if self.weights is not None and not expanded(self.weights).exists():
             return  # a path that leads nowhere is reported for all parts alike
         try:
             self.folders()
@@ -79,7 +80,7 @@ class PretrainedText(TextEncoderConfig):
                 f"{self.name} cannot exist without its published files, and none are named",
                 f"set text_encoder.weights: {self.layout}; or try the policy with --tiny",
             )
-        root = Path(self.weights).expanduser()
+        root = expanded(self.weights)
         model, tokenizer = (
             next((root / name for name in names if (root / name).is_dir()), root)
             for names in self.folder_names

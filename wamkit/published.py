@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .errors import WamkitError
 from .kinds import HUB
 from .locate import INDEX, PICKLED, STEMS, SUFFIX, split
+from .paths import expanded
 from .placeholders import refuse_placeholder
 
 Config = Mapping[str, Any]
@@ -84,7 +85,7 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
                 "copy it again from the checkpoint that the weights are of",
             ) from None
         return Found(file, called, fields, suggested, differing)
-    if not called or Path(split(weights)[0]).expanduser().is_file():
+    if not called or expanded(split(weights)[0]).is_file():
         return None  # what lies beside a file that is named need not belong to it
     wanted = " or ".join(dict.fromkeys(name for kind in kinds for name in kind.names))
     raise WamkitError(f"{file} is that of a {called}, expected {wanted}", "")
@@ -116,7 +117,7 @@ def name_of(config: Config) -> str:
 
 def _file(path: str, name: str, folders: Sequence[str]) -> Path | None:
     """The configuration of the weights at `path`, in the folder that they are in."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_file():
         ours = place.name.startswith(STEMS) and place.name.endswith((SUFFIX, INDEX, *PICKLED))
         file = place.parent / name

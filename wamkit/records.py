@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from . import strict_json
 from .errors import WamkitError
+from .mistakes import explained
 from .spaces import Section
-from .spec import explained
 
 T = TypeVar("T", bound=BaseModel)
 Mark = Annotated[str, Field(pattern=r"^\d{1,18}:[0-9a-f]{16}$")]

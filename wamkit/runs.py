@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import WamkitError
+from .paths import expanded
 from .records import read_record
 
 CHECKPOINTS, POLICY, STATE, RUN = "checkpoints", "policy", "state", "run.json"
@@ -141,7 +142,7 @@ def find(path: str | Path) -> Found:
     Of several checkpoints the best is taken, otherwise the newest with a policy. Raises WamkitError
     with what the folder is if there is no policy in it.
     """
-    given = Path(path).expanduser()
+    given = expanded(path)
     place = through(given)
     note = None if place == given else f"{given} is {place} here"
     if (place / POLICY).is_dir():  # a checkpoint
@@ -160,7 +161,7 @@ def find(path: str | Path) -> Found:
 
 def is_folder(path: str | Path) -> bool:
     """True if a saved policy, a run or a part of one is meant, and not a spec file."""
-    return through(Path(path).expanduser()).is_dir()
+    return through(expanded(path)).is_dir()
 
 
 def through(path: Path) -> Path:

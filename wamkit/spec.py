@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from .configs import config_conflicts
 from .describe import describe
 from .errors import SpecError, WamkitError, did_you_mean
+from .mistakes import explained, home_of, keys_of
+from .overrides import BASES
+from .overrides import override as override
 from .part_rules import schema_fault
 from .parts import (
     KINDS,
@@ -28,6 +31,7 @@ from .parts import (
     TextEncoderConfig,
     VAEConfig,
 )
+from .paths import expanded, expect_text, read_text
 from .placeholders import refuse_placeholder
 from .registry import registry
 from .schedules import Schedules
@@ -186,7 +190,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """
     from .runs import find, is_folder
 
-    file = Path(path)
+    file = expanded(path)
     if is_folder(file):
         file = find(file).policy / "spec.yaml"
     if not file.is_file():
@@ -208,15 +212,30 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         )
     refuse_placeholder(file)
     try:
-        raw = readers[file.suffix](file.read_text())
-    except ValueError as error:
+        raw = readers[file.suffix](read_text(file))
+    except WamkitError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise WamkitError(f"{file} cannot be read: {error}", "mend the line named above") from None
     if not isinstance(raw, dict):
         raise WamkitError(
             f"{file} holds a {type(raw).__name__}, a spec is a table",
             "start from examples/toy.toml",
         )
+    _expect_text(raw, str(file))
     return override(raw, overrides)
+
+
+def _expect_text(value: Any, where: str) -> None:
+    """Refuse half characters, which JSON and YAML can write as escapes."""
+    if isinstance(value, str):
+        expect_text(value, f"value of {where}")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _expect_text(inner, f"{where}: {key}" if ": " not in where else f"{where}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            _expect_text(inner, where)
 
 
 def _yaml(text: str) -> Any:
@@ -226,54 +245,6 @@ def _yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(error) from None
-
-
-def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `raw` with each `path.to.key=value` set; values are written as in TOML.
-
-    Raises WamkitError if an override has no `=` or its path runs through a value.
-    """
-    result = json.loads(json.dumps(dict(raw), default=str))
-    for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or not path.strip():
-            raise WamkitError(
-                f"the override {text!r} is not of the form path.to.key=value",
-                "for example --set schedules.action.steps=5",
-            )
-        *parents, last = path.strip().split(".")
-        table: Any = result
-        for key in parents:
-            table = _step(table, key, path, create=True)
-        if isinstance(table, list):
-            _step(table, last, path, create=False)
-            table[int(last)] = _value(value)
-        else:
-            table[last] = _value(value)
-    return result
-
-
-def _step(table: Any, key: str, path: str, *, create: bool) -> Any:
-    if isinstance(table, list):
-        if not key.isdigit() or int(key) >= len(table):
-            raise WamkitError(
-                f"{path}: {key!r} is no place in a list of {len(table)}", "count from 0"
-            )
-        return table[int(key)]
-    below = table.setdefault(key, {}) if create else table.get(key)
-    if not isinstance(below, dict | list):
-        raise WamkitError(
-            f"{path}: {key} is the value {below!r}, not a table",
-            f"set {key} itself, or check the path against `wamkit schema`",
-        )
-    return below
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
 
 
 def parse(raw: Mapping[str, Any], source: str = "the spec") -> PolicySpec:
@@ -291,7 +262,11 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     known = [*KINDS, *SECTIONS, *SCALARS]
     for key in raw:
         if key not in known:
-            hint = did_you_mean(key, known, f"known are {', '.join(known)}")
+            place, listed = home_of(key, SECTIONS), f"known are {', '.join(known)}"
+            if place is not None and place.rpartition(".")[2] == key:
+                hint = f"it belongs elsewhere: {place}"
+            else:
+                hint = did_you_mean(key, known, f"did you mean {place}?" if place else listed)
             conflicts.append(Conflict(between=(key,), why="no such section in a spec", hint=hint))
     for kind in KINDS:
         if kind not in raw:
@@ -315,14 +290,14 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
                 Conflict(
                     between=(key,),
                     why="the spec has no such table",
-                    hint=f"add [{key}]; `wamkit schema` lists its keys",
+                    hint=f"add [{key}] with {keys_of(cls)}",
                 )
             )
         elif key in raw:
             try:
                 values[key] = cls.model_validate(raw[key])
             except ValidationError as error:
-                conflicts += explained(error, key, cls)
+                conflicts += explained(error, key, cls, SECTIONS)
         else:
             values[key] = PolicySpec.model_fields[key].get_default(call_default_factory=True)
     for key in SCALARS:
@@ -366,51 +341,7 @@ def _part(kind: str, raw: Any) -> Part:
     try:
         return cls.model_validate(dict(raw))
     except ValidationError as error:
-        raise SpecError(explained(error, kind, cls), kind) from None
-
-
-def explained(error: ValidationError, where: str, cls: type[BaseModel]) -> list[Conflict]:
-    """Pydantic's findings in the words of this library."""
-    found: list[Conflict] = []
-    for item in error.errors(include_url=False):
-        if isinstance(nested := item.get("ctx", {}).get("error"), SpecError):
-            found += nested.conflicts
-            continue
-        place = (
-            ".".join([where, *map(str, item["loc"])]) if where else ".".join(map(str, item["loc"]))
-        )
-        keys = list(_fields_at(cls, item["loc"][:-1]))
-        if item["type"] == "extra_forbidden":
-            hint = did_you_mean(str(item["loc"][-1]), keys, f"known are {', '.join(keys)}")
-            why = "no such key"
-        elif item["type"] == "missing":
-            why, hint = "it is missing", f"add {item['loc'][-1]} = ..."
-        else:
-            why = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            if not isinstance(item["input"], Mapping | BaseModel):
-                why += f", found {item['input']!r}"
-            hint = f"change it; `wamkit schema` says what {place} may be"
-        found.append(Conflict(between=(place or where,), why=why, hint=hint))
-    return found
-
-
-def _fields_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[str]:
-    """Names of the keys of the table at `path` below `cls`."""
-    model: Any = cls
-    for key in path:
-        if isinstance(key, int):
-            continue
-        model = (
-            model.model_fields[key].annotation
-            if key in getattr(model, "model_fields", {})
-            else None
-        )
-        for inner in getattr(model, "__args__", ()):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
-        if not hasattr(model, "model_fields"):
-            return ()
-    return tuple(model.model_fields)
+        raise SpecError(explained(error, kind, cls, SECTIONS), kind) from None
 
 
 def has_schema(cls: type[Part]) -> bool:
@@ -423,17 +354,10 @@ def schema() -> dict[str, Any]:
 
     A part that has no JSON schema (`has_schema`) is left out.
     """
-    bases = {
-        "backbone": BackboneConfig,
-        "vae": VAEConfig,
-        "text_encoder": TextEncoderConfig,
-        "action_head": ActionHeadConfig,
-        "paradigm": ParadigmConfig,
-    }
     fields: dict[str, Any] = {}
     for kind in KINDS:
         classes: list[Any] = [cls for cls in registry().parts[kind].values() if has_schema(cls)]
-        classes = classes or [bases[kind]]
+        classes = classes or [BASES[kind]]
         union: Any = reduce(or_, classes)
         discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union
         fields[kind] = (discriminated, ...)

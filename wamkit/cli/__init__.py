@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from ..errors import did_you_mean
 from ..variables import VARIABLES
 from .help import Verb, formatter
+from .notes import noted
 from .output import polite
 
 # What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
@@ -86,8 +87,9 @@ def _summary(text: str) -> str:
 def verb(name: str) -> Any:
     """The typer command of one verb."""
     module = import_module(f".{VERBS[name]}", __name__)
+    run = polite(noted(module.command))
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(polite(module.command))
+    alone.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
     return typer.main.get_command(alone)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WamkitError
+from ..paths import read_text
 from ..placeholders import refuse_placeholder
 from .folding import brief
 from .options import Device, Json, Overrides, Quantize, Source, Tiny
@@ -172,7 +173,7 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
 def _earlier(file: Path) -> Mapping[str, Any]:
     refuse_placeholder(file)
     try:
-        found = loads(file.read_text())
+        found = loads(read_text(file))
     except JSONDecodeError as error:
         raise WamkitError(
             f"{file} is not JSON: {error}", "write one with wamkit bench --json > FILE.json"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import WamkitError
+from ..paths import read_text
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec, parse, read
 from .folding import unbroken
@@ -106,7 +107,7 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
         assert data is not None
         return list(Recording(data).tasks.values())
     try:
-        lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(prompts).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
         raise WamkitError(f"{prompts} cannot be read: {problem}", "name a text file") from None
     if not lines:

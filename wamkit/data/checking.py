@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import WamkitError
+from ..paths import expanded
 from ..spec import PolicySpec
 from .alignment import EXACT, Placed, aligned, even, strict
 from .depth import Looked
@@ -40,12 +41,12 @@ def check(
     seconds off. `advance` is told of each episode, `note` of what is no fault but worth knowing.
     Raises WamkitError if there is no such folder.
     """
-    if not Path(folder).expanduser().is_dir():
+    if not expanded(folder).is_dir():
         raise WamkitError(f"no folder at {folder}", "name the folder of a LeRobot data set")
     try:
         recording = Recording(folder)
     except WamkitError as problem:
-        place = Path(folder).expanduser()
+        place = expanded(folder)
         return [_short(finding, place) for finding in of(problem, str(folder))]
     episodes, faults = recording.survey
     found = [*faults, *_totals(recording, complete=not faults)]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .. import strict_json
 from ..actions import Statistics
 from ..errors import WamkitError
+from ..paths import expanded
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
 from .frames import Numbers
@@ -45,7 +46,7 @@ def statistics(
     finite or a column is not there.
     """
     method = _method(recording, spec, columns or Columns(), episodes)
-    place = Path(cache).expanduser() if cache else recording.folder / "meta" / "wamkit"
+    place = expanded(cache) if cache else recording.folder / "meta" / "wamkit"
     mark = hashlib.sha256(strict_json.dumps(method).encode()).hexdigest()[:16]
     file, data = place / f"statistics-{mark}.json", recording.fingerprint()
     if (known := _read(file, data)) is not None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .. import strict_json
 from ..errors import WamkitError
 from ..finite import fault
+from ..paths import expanded
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
 from .layout import Columns, Recording
@@ -60,7 +61,7 @@ class StoredLatents:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder holds none, or a file is missing or damaged."""
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         file = self.folder / INDEX
         refuse_placeholder(file)
         try:

@@ -18,6 +18,7 @@ from PIL import Image
 from .. import strict_json
 from ..errors import WamkitError
 from ..folder import _replace
+from ..paths import expanded
 from . import film, parquet
 from .frames import Numbers, Pictures
 from .layout import INFO, OWN, Feature, Recording
@@ -56,7 +57,7 @@ class Writer:
         A data set that is there already is added to. Raises WamkitError if it has other features,
         or the folder holds something else.
         """
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = expanded(folder).absolute()
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}
         self._limits = {"data": data_megabytes, "video": video_megabytes}

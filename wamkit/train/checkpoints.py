@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .. import folder, runs, strict_json
 from ..errors import WamkitError
+from ..paths import expanded
 from ..policy import Policy
 from ..records import Record, faults, manifest, read_manifest, read_record
 from ..runs import FILES, LOG, POLICY, RUN, SETTINGS, SPEC, STATE
@@ -43,7 +44,7 @@ class RunFolder:
     """Where a run keeps what it makes."""
 
     def __init__(self, place: str | Path, processes: Processes, keep: int) -> None:
-        self.place = Path(place).expanduser().absolute()
+        self.place = expanded(place).absolute()
         self.processes, self.keep = processes, keep
         self.checkpoints = self.place / runs.CHECKPOINTS
 

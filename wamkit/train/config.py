@@ -11,9 +11,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ..errors import SpecError, WamkitError
+from ..mistakes import explained
+from ..paths import read_text
 from ..placeholders import refuse_placeholder
 from ..spaces import Section
-from ..spec import explained, override
+from ..spec import override
 
 FREE = {
     "steps",
@@ -170,19 +172,13 @@ def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        conflicts = explained(error, "", TrainConfig)
-        hint = "see wamkit/train/config.py for what there is"
-        wrong = [
-            c.model_copy(update={"hint": hint}) if "wamkit schema" in c.hint else c
-            for c in conflicts
-        ]
-        raise SpecError(wrong, source) from None
+        raise SpecError(explained(error, "", TrainConfig), source) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     refuse_placeholder(path)
     try:
-        text = path.read_text()
+        text = read_text(path)
         if path.suffix == ".toml":
             raw = tomllib.loads(text)
         elif path.suffix in {".yaml", ".yml"}:

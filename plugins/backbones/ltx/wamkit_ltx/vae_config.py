@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.parts import Conflict, VAEConfig
+from wamkit.paths import expanded, read_text
 from wamkit.published import Published
 from wamkit.spec import PolicySpec
 
@@ -163,7 +164,7 @@ class _VAE(VAEConfig):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         for file in self._config_files():
-            found = json.loads(file.read_text())
+            found = json.loads(read_text(file))
             wrong = [
                 f"{key} = {found[key]} for {self.blocks[key]}"
                 for key in SILENT
@@ -182,7 +183,7 @@ class _VAE(VAEConfig):
         """The configuration that lies beside the weights, if there is one."""
         if self.weights is None:
             return []
-        root = Path(self.weights).expanduser()
+        root = expanded(self.weights)
         places = (root / "config.json", root / "vae" / "config.json")
         return [place for place in places if place.is_file()]
 

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, TextEncoderConfig
+from wamkit.paths import read_text
 from wamkit.published import Config, Published
 
 WAMKIT_API = 1
@@ -125,7 +126,7 @@ def models() -> dict[str, Path]:
 @lru_cache
 def published(file: Path) -> dict[str, Any]:
     """What a JSON file of open_clip says about its model."""
-    found: dict[str, Any] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads(read_text(file))
     return found
 
 

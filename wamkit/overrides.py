@@ -1,0 +1,121 @@
+"""Values set from outside a file: `path.to.key=value`, and parts that are exchanged by name."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from .errors import Note, WamkitError
+from .parts import (
+    ActionHeadConfig,
+    BackboneConfig,
+    ParadigmConfig,
+    TextEncoderConfig,
+    VAEConfig,
+)
+from .paths import expect_text
+
+BASES: dict[str, type[BaseModel]] = {
+    "backbone": BackboneConfig,
+    "vae": VAEConfig,
+    "text_encoder": TextEncoderConfig,
+    "action_head": ActionHeadConfig,
+    "paradigm": ParadigmConfig,
+}
+"""kind -> what all parts of this kind know."""
+OWN = ("weights", "origin", "embeddings")
+"""Of that, what belongs to one part alone: its files."""
+
+
+def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with each `path.to.key=value` set; values are written as in TOML.
+
+    A part that gets another name, by `backbone.name=toy` or `backbone=toy`, loses the settings of
+    the former one; a `Note` says which. What other overrides set for it stays. Raises WamkitError
+    if an override has no `=` or its path runs through a value.
+    """
+    result = json.loads(json.dumps(dict(raw), default=str))
+    typed: set[str] = set()
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        path = path.strip()
+        if not equals or not path:
+            raise WamkitError(
+                f"the override {text!r} is not of the form path.to.key=value",
+                "for example --set schedules.action.steps=5",
+            )
+        expect_text(text, f"override {path}")
+        if not _renamed(result, path, _value(value), typed):
+            _set(result, path, _value(value))
+        typed.add(path)
+    return result
+
+
+def _set(result: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    table: Any = result
+    for key in parents:
+        table = _step(table, key, path, create=True)
+    if isinstance(table, list):
+        _step(table, last, path, create=False)
+        table[int(last)] = value
+    else:
+        table[last] = value
+
+
+def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str]) -> bool:
+    """Whether `path` is a part's, which gets the new `name` here; its old settings are dropped."""
+    place = path.removesuffix(".name")
+    *parents, last = place.split(".")
+    kind = place.partition(".")[0]  # of a nested table too, such as `paradigm.inner`
+    table: Any = result
+    for key in parents:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    old = table.get(last) if isinstance(table, Mapping) else None
+    if isinstance(old, str) and place in BASES:
+        old = {"name": old}
+    if kind not in BASES or not isinstance(name, str) or not isinstance(old, Mapping):
+        return False
+    if old.get("name") in (name, None):
+        return False
+    shared = BASES[kind].model_fields
+    kept, dropped = {"name": name}, []
+    for key, value in old.items():
+        if f"{place}.{key}" in typed or (key in shared and key not in OWN):
+            kept.setdefault(key, value)
+        elif key != "name":
+            dropped.append(key)
+    table[last] = kept
+    if dropped:
+        words = f"{place} is now {name!r}: left out {', '.join(dropped)}, which were settings of "
+        words += f"{old['name']!r}" + (f"; kept {', '.join(list(kept)[1:])}" * (len(kept) > 1))
+        warnings.warn(words, Note, stacklevel=3)
+    return True
+
+
+def _step(table: Any, key: str, path: str, *, create: bool) -> Any:
+    if isinstance(table, list):
+        if not key.isdigit() or int(key) >= len(table):
+            raise WamkitError(
+                f"{path}: {key!r} is no place in a list of {len(table)}", "count from 0"
+            )
+        return table[int(key)]
+    below = table.setdefault(key, {}) if create else table.get(key)
+    if not isinstance(below, dict | list):
+        raise WamkitError(
+            f"{path}: {key} is the value {below!r}, not a table",
+            f"set {key} itself: --set {key}=...",
+        )
+    return below
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
