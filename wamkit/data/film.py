@@ -38,7 +38,7 @@ class Film:
         self.fps = Fraction(fps).limit_denominator(1001)
         name, options = CODECS[codec]
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._container: Any = self._av.open(str(file), "w")
+        self._container: Any = self._av.open(str(file.absolute()), "w")
         self._stream: Any = self._container.add_stream(name, rate=self.fps, options=options)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import WamkitError
+from ..paths import expect_text, read_text
 from ..placeholders import placeholder
 from . import parquet
 from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
@@ -23,7 +24,7 @@ def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
     if (other := placeholder(file)) is not None:
         return {}, of(other, str(file))
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(read_text(file))
         if not isinstance(info, dict):
             raise TypeError(f"it holds a {type(info).__name__}, expected a table")
     except (OSError, ValueError, TypeError) as error:
@@ -67,7 +68,7 @@ def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
     if (other := placeholder(file)) is not None:
         return [], of(other, str(file))
     try:
-        text = file.read_text()
+        text = read_text(file)
     except (OSError, ValueError) as error:
         return [], [Finding(str(file), f"{file} cannot be read: {error}", hint=AGAIN)]
     found, faults = [], []
@@ -78,6 +79,7 @@ def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
             told = json.loads(line)
             if not isinstance(told, dict):
                 raise ValueError(f"a {type(told).__name__}")
+            expect_text("".join(map(str, told.values())), "line")
             found.append(told)
         except ValueError as error:
             why = f"line {number} is no JSON table: {error}"

@@ -32,7 +32,7 @@ def opened(file: Path) -> Any:
         raise WamkitError(f"{file} is missing", "copy the whole data set again")
     refuse_placeholder(file)
     try:
-        return module.parquet.ParquetFile(file)
+        return module.parquet.ParquetFile(file.absolute())  # `press:v2/x` is no address
     except (OSError, module.ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
 

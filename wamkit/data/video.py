@@ -42,7 +42,7 @@ class Video:
             raise WamkitError(f"{file} is missing", "copy the whole data set again")
         refuse_placeholder(file)
         try:
-            self._container = self._av.open(str(file))
+            self._container = self._av.open(str(file.absolute()))  # `press:v2/x` is no address
             self._stream = self._container.streams.video[0]
         except (self._av.FFmpegError, IndexError) as error:
             raise WamkitError(

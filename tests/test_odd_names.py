@@ -1,0 +1,122 @@
+"""Names that look like something else, and text that no encoding can write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wamkit import Observation
+from wamkit.build import resolve
+from wamkit.check import check
+from wamkit.data import Recording
+from wamkit.data.example import record
+from wamkit.errors import WamkitError
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TOY, PHOTO = EXAMPLES / "toy.toml", EXAMPLES / "images/coffee.jpg"
+NAMES = [
+    "press:v2",
+    "file:press",
+    "my cups",
+    "tasse à café ☕",
+    "two\nlines",
+    "http:",
+    "a#b",
+    "50%d",
+]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("pictures", ["video", "image"])
+def test_a_data_set_in_a_folder_of_any_name_is_read(
+    pictures: str, wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    record(made, resolve(TOY), episodes=2, frames=12, pictures=pictures, size=(48, 64))
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        shutil.copytree(made, name)
+        code, out, err = wamkit("data", "check", name)
+        assert code == 0, (name, out, err)
+    code, _, err = wamkit("data", "show", "press:v2", "--out", "strip:v1.png")
+    assert code == 0 and Path("strip:v1.png").is_file(), err
+
+
+def test_data_sets_policies_and_films_are_written_under_any_name(
+    wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(Path("cups:v2"), resolve(TOY), episodes=2, frames=12, pictures="video", size=(48, 64))
+    assert len(Recording("cups:v2").episodes) == 2
+    for name in ("toy:v2", "two\nlines", "mon modèle"):
+        assert wamkit("build", TOY, "--out", name)[0] == 0
+        look = ("--image", PHOTO, "--prompt", "pick up the cup")
+        code, _, err = wamkit("act", name, *look)
+        assert code == 0, (name, err)
+    code, _, err = wamkit("imagine", "toy:v2", *look, "--out", "future:v2.gif")
+    assert code == 0 and Path("future:v2.gif").is_file(), err
+    code, _, err = wamkit(
+        "train", TOY, "--data", "cups:v2", "--out", "run:v2", "--steps", 1, "--batch", 2
+    )
+    assert code == 0 and Path("run:v2/checkpoints").is_dir(), err
+
+
+@pytest.mark.parametrize("prompt", ["pick \udcff\udcfe up", "gr\udcfc\udcdfe", "\ud83d cup"])
+def test_an_instruction_with_half_characters_is_refused(prompt: str, wamkit: Run) -> None:
+    code, out, err = wamkit("act", TOY, "--image", PHOTO, "--prompt", prompt)
+    assert (code, out) == (2, "") and "instruction holds characters that are not UTF-8" in err
+    with pytest.raises(WamkitError, match="instruction holds characters"):
+        Observation({"front": str(PHOTO)}, ["fine", prompt])
+
+
+def test_files_of_instructions_are_utf_8(wamkit: Run, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "text.safetensors"
+    prompts.write_bytes("\ufeffgrüße\r\npick up\r\n".encode())
+    code, _, err = wamkit("precompute", "text", TOY, "--prompts", prompts, "--out", out)
+    assert code == 0, err
+    from wamkit.stored import StoredEncoder
+
+    stored = StoredEncoder(out, resolve(TOY).text_encoder)
+    assert set(stored.texts) == {"grüße", "pick up"}
+    prompts.write_bytes(b"pick up\ngr\xfc\xdfe\n")
+    code, _, err = wamkit("precompute", "text", TOY, "--prompts", prompts, "--out", out)
+    assert code == 2 and "line 2 holds the byte 0xfc" in err
+
+
+def test_specs_cannot_hold_half_characters(tmp_path: Path) -> None:
+    raw = {"text_encoder": {"name": "bytes", "negative": "bl\udcfcr"}}
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(raw))
+    with pytest.raises(WamkitError, match=r"text_encoder.negative holds characters"):
+        check(file)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("act", TOY, "--image", "~nobodyhere/x.png", "--prompt", "x"),
+        ("data", "check", "~nobodyhere/x"),
+        ("data", "show", "~nobodyhere/x", "--out", "x.png"),
+        ("weights", "inspect", "~nobodyhere/x.safetensors"),
+        ("check", TOY, "--set", "backbone.weights=~nobodyhere/x"),
+        ("train", TOY, "--data", "~nobodyhere/x", "--out", "x"),
+        ("eval", "~nobodyhere/x", "--env", "pusht"),
+        ("serve", "~nobodyhere/x"),
+        ("bench", TOY, "--vs", "~nobodyhere/x.json"),
+        ("compare", TOY, "~nobodyhere/x.toml"),
+        ("plan", TOY, "--config", "~nobodyhere/x.toml"),
+        ("precompute", "text", TOY, "--prompts", "~nobodyhere/x", "--out", "x"),
+    ],
+    ids=lambda words: " ".join(map(str, words[:2])),
+)
+def test_the_home_of_nobody_is_a_path_like_any_other(
+    words: tuple[object, ...], wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = wamkit(*words)
+    assert code in (1, 2) and "nobodyhere" in out + err and "a bug" not in err
