@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from wamkit.errors import WamkitError
 from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.rendering import drawing, prepare
 
 if TYPE_CHECKING:
     from . import Gymnasium
@@ -26,13 +26,14 @@ class GymnasiumEnvironment:
     def __init__(self, config: Gymnasium) -> None:
         """Raises WamkitError if there is no such environment, or it is not as configured."""
         self.config = config
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a display otherwise
+        prepare()
         gymnasium.logger.min_level = gymnasium.logger.ERROR
         given: dict[str, Any] = dict(config.arguments)
         if not config.pictures:
             given.setdefault("render_mode", "rgb_array")
         try:
-            self._env: Any = gymnasium.make(config.id, **given)
+            with drawing(f"gymnasium:{config.id}", but=gymnasium.error.Error):
+                self._env: Any = gymnasium.make(config.id, **given)
         except gymnasium.error.Error as problem:
             raise WamkitError(
                 f"gymnasium makes no {config.id!r}: {problem}",
@@ -46,8 +47,9 @@ class GymnasiumEnvironment:
             )
         self._low, self._high = (np.asarray(x, np.float32) for x in (box.low, box.high))
         self._seen: Any = None
-        self.reset(0)
-        seen = self.see()
+        with drawing(f"gymnasium:{config.id}"):
+            self.reset(0)
+            seen = self.see()
         names = tuple(f"action.{i}" for i in range(len(self._low)))
         unit = config.unit_actions
         self.robot = Robot(

@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 
 from wamkit.errors import WamkitError
 from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.rendering import drawing, expect_mujoco, prepare, without_display
 
 if TYPE_CHECKING:
     from . import MetaWorld
 
-if sys.platform == "linux" and not {"DISPLAY", "MUJOCO_GL"} & set(os.environ):
-    if "mujoco" in sys.modules:
-        raise WamkitError(
-            "mujoco was imported before it was told how to render without a display",
-            "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
-        )
-    os.environ["MUJOCO_GL"] = "egl"  # read when mujoco is imported
+if without_display() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
+    raise WamkitError(
+        "mujoco was imported before it was told how to render without a display",
+        "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
+    )
+prepare()
+expect_mujoco()
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), drawing("metaworld"):
     warnings.simplefilter("ignore")
     import metaworld
     import mujoco
@@ -86,7 +87,8 @@ class MetaWorldEnvironment:
 
     def see(self) -> Seen:
         if self._renderer is None:
-            self._renderer = self._made()
+            with drawing(f"metaworld:{self.config.task}"):
+                self._renderer = self._made()
         self._renderer.update_scene(self._env.data, camera=self.config.camera)
         picture = self._renderer.render()
         if self.config.camera in UPSIDE_DOWN:

@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.rendering import drawing, prepare
 
 from .planner import Planner
 
 if TYPE_CHECKING:
     from . import PushT
 
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory, not on a display
+prepare()
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
-from gym_pusht.envs.pusht import PushTEnv
+with drawing("pusht"):
+    from gym_pusht.envs.pusht import PushTEnv
 
 TABLE = 512.0  # units of its height and width
 CAMERA = "top"
@@ -37,7 +39,8 @@ class PushTEnvironment:
 
     def __init__(self, config: PushT) -> None:
         self.config = config
-        self._env = table(config.size)
+        with drawing("pusht"):
+            self._env = table(config.size)
         self.robot = Robot(
             cameras={CAMERA: (config.size, config.size)},
             state=("disk.x", "disk.y"),
