@@ -43,6 +43,7 @@ FLOORS = {
         "overrides",
         "paths",
         "published",
+        "hub",
         "kinds",
         "resizing",
     },

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from .errors import WamkitError
 from .formats import code, multiplied
-from .install import install_hint
+from .hub import WEIGHTS, local
+from .hub import is_remote as is_remote
 from .locate import DAMAGED, PICKLED, header, split, weight_files
-from .parts import HUB
-from .paths import expanded
 from .placeholders import refuse_placeholder
 
 
@@ -49,43 +48,13 @@ class Entry:
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
     """The files at `path`: a file, or a folder with one safetensors file or shards.
 
-    `path` may be "hf:owner/name", a repository of the Hugging Face hub that is downloaded or was
-    before, and end in "#prefix" (`wamkit.prefixes`). `folders` are subfolders to look into, such as
-    "transformer". Raises WamkitError with what was looked for.
+    `path` may be "hf:owner/name" (`wamkit.hub`), and end in "#prefix" (`wamkit.prefixes`).
+    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
+    looked for.
     """
     where, _ = split(path)
-    place = _downloaded(where) if is_remote(where) else expanded(where)
+    place = local(where, files=WEIGHTS)
     return weight_files(place, folders)
-
-
-def is_remote(path: str | Path | None) -> bool:
-    """True for "hf:owner/name"."""
-    return str(path or "").startswith(HUB)
-
-
-def _downloaded(path: str) -> Path:
-    """The local copy of "hf:owner/name", fetched if need be."""
-    name = path.removeprefix(HUB)
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError:
-        raise WamkitError(
-            f"{path} is on the Hugging Face hub, and huggingface_hub is not installed",
-            f"{install_hint(modules=['huggingface_hub'])}, or name a local folder",
-        ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.model"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WamkitError(
-            f"{path} cannot be fetched, and no copy is here: {reason}",
-            f"copy the repository {name} by other means and name its local folder",
-        ) from None
 
 
 def headers(files: Iterable[Path]) -> dict[str, Entry]:

@@ -23,6 +23,8 @@ from . import __version__, strict_json, weights
 from .actions import read_statistics
 from .build import resolve
 from .errors import WamkitError
+from .hub import POLICY as POLICY_FILES
+from .hub import local
 from .parts import KINDS
 from .paths import expanded
 from .runs import find, through
@@ -103,7 +105,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """
     from .policy import Policy
 
-    home = through(expanded(folder))
+    home = through(local(folder, files=POLICY_FILES))
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
     home = find(home).policy

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import WamkitError
+from .hub import POLICY as POLICY_FILES
+from .hub import is_remote, local
 from .paths import expanded
 from .records import read_record
 
@@ -142,7 +144,7 @@ def find(path: str | Path) -> Found:
     Of several checkpoints the best is taken, otherwise the newest with a policy. Raises WamkitError
     with what the folder is if there is no policy in it.
     """
-    given = expanded(path)
+    given = local(path, files=POLICY_FILES)
     place = through(given)
     note = None if place == given else f"{given} is {place} here"
     if (place / POLICY).is_dir():  # a checkpoint
@@ -161,7 +163,7 @@ def find(path: str | Path) -> Found:
 
 def is_folder(path: str | Path) -> bool:
     """True if a saved policy, a run or a part of one is meant, and not a spec file."""
-    return through(expanded(path)).is_dir()
+    return is_remote(path) or through(expanded(path)).is_dir()
 
 
 def through(path: Path) -> Path:

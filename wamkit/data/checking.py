@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import WamkitError
-from ..paths import expanded
+from ..hub import local
 from ..spec import PolicySpec
 from .alignment import EXACT, Placed, aligned, even, strict
 from .depth import Looked
@@ -41,13 +41,13 @@ def check(
     seconds off. `advance` is told of each episode, `note` of what is no fault but worth knowing.
     Raises WamkitError if there is no such folder.
     """
-    if not expanded(folder).is_dir():
+    folder = local(folder, "dataset")
+    if not folder.is_dir():
         raise WamkitError(f"no folder at {folder}", "name the folder of a LeRobot data set")
     try:
         recording = Recording(folder)
     except WamkitError as problem:
-        place = expanded(folder)
-        return [_short(finding, place) for finding in of(problem, str(folder))]
+        return [_short(finding, folder) for finding in of(problem, str(folder))]
     episodes, faults = recording.survey
     found = [*faults, *_totals(recording, complete=not faults)]
     if spec is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WamkitError, did_you_mean
-from ..paths import expanded
+from ..hub import local
 from . import metadata
 from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
 from .metadata import PICTURES
@@ -119,7 +119,7 @@ class Recording:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder is no data set, or of a version that is not read."""
-        self.folder = expanded(folder)
+        self.folder = local(folder, "dataset")
         file = self.folder / INFO
         if not file.is_file():
             raise WamkitError(

@@ -1,0 +1,107 @@
+"""Repositories of the Hugging Face hub, `hf:owner/name[/path][@revision]`, as local folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import Note, WamkitError
+from .install import install_hint
+from .parts import HUB
+from .paths import expanded
+
+SECONDS = 5.0
+"""How long the hub may take to say what a repository holds."""
+WEIGHTS = ("*.safetensors", "*.json", "*.model")
+"""What is fetched of a repository of weights."""
+POLICY = (*WEIGHTS, "*.yaml")
+_FORM = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?P<path>(?:/[^@]*)?)(?:@(?P<revision>\S+))?")
+
+Kind = Literal["model", "dataset"]
+
+
+def is_remote(path: str | Path | None) -> bool:
+    """True for `hf:owner/name`."""
+    return str(path or "").startswith(HUB)
+
+
+def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> Path:
+    """The folder or file that `path` means; one on the hub is fetched if it is not here yet.
+
+    Before anything is fetched a `Note` says how much it is and under which license. `files` are
+    patterns of what is wanted; all if there are none. Raises WamkitError if it cannot be had.
+    """
+    if not is_remote(path):
+        return expanded(path)
+    told = _FORM.fullmatch(str(path))
+    if told is None:
+        raise WamkitError(
+            f"{path} names no repository of the hub",
+            "write hf:owner/name, with /path and @revision behind it if need be",
+        )
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise WamkitError(
+            f"{path} is on the Hugging Face hub, and huggingface_hub is not installed",
+            f"{install_hint(modules=['huggingface_hub'])}, or name a local folder",
+        ) from None
+    inside = told["path"].strip("/")
+    wanted = [f"{inside}/{pattern}" for pattern in files or ("*",)] + [inside] if inside else files
+    where: dict[str, Any] = {"repo_type": kind, "revision": told["revision"]}
+    try:
+        _announce(hub, str(path), told["name"], where, wanted)
+        found = hub.snapshot_download(
+            told["name"], allow_patterns=list(wanted) or None, etag_timeout=SECONDS, **where
+        )
+    except Exception as error:  # of the network, of the hub, of its client: all are told alike
+        try:
+            found = hub.snapshot_download(
+                told["name"], allow_patterns=list(wanted) or None, local_files_only=True, **where
+            )
+        except Exception:
+            raise WamkitError(
+                f"{path} cannot be fetched, and no copy is here: {_reason(error)}",
+                f"check the name and the network, or copy the {kind} {told['name']} by other "
+                "means and name its local folder",
+            ) from None
+    place = Path(found) / inside
+    if not place.exists():
+        raise WamkitError(f"{told['name']} on the hub has no {inside}", "check the path behind it")
+    return place
+
+
+def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:
+    """Say what is to be fetched; the revision in `where` becomes the commit it stands for."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    about = hub.HfApi().repo_info(name, files_metadata=True, timeout=SECONDS, **where)
+    where["revision"] = about.sha
+    missing = [
+        file
+        for file in about.siblings or ()
+        if (not wanted or any(fnmatch(file.rfilename, pattern) for pattern in wanted))
+        and not isinstance(
+            hub.try_to_load_from_cache(
+                name, file.rfilename, revision=about.sha, repo_type=where["repo_type"]
+            ),
+            str,
+        )
+    ]
+    if missing:
+        size = sum(file.size or 0 for file in missing)
+        card = about.card_data
+        license = (card.get("license") if card is not None else None) or "not stated"
+        shown = f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+        files = f"{len(missing)} file" + "s" * (len(missing) != 1)
+        warnings.warn(f"fetching {path}: {files}, {shown}, license: {license}", Note, stacklevel=4)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
