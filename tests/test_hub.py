@@ -49,7 +49,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert options["revision"] == "0" * 40
         return str(home / name)
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.HfApi, "repo_info", repo_info)
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: None)
@@ -83,7 +83,7 @@ def test_a_name_that_is_none_is_refused(path: str) -> None:
 
 
 def test_offline_is_said_at_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WamkitError, match="HF_HUB_OFFLINE is set"):
         local("hf:me/toy")
 

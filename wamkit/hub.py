@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -67,8 +66,8 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
         except Exception:
             raise WamkitError(
                 f"{path} cannot be fetched, and no copy is here: {_reason(error)}",
-                f"check the name and the network, or copy the {kind} {told['name']} by other "
-                "means and name its local folder",
+                f"copy the repository {told['name']} by other means and name its local folder, or "
+                "check the name and the network",
             ) from None
     place = Path(found) / inside
     if not place.exists():
@@ -78,7 +77,7 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
 
 def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:
     """Say what is to be fetched; the revision in `where` becomes the commit it stands for."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if hub.constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     about = hub.HfApi().repo_info(name, files_metadata=True, timeout=SECONDS, **where)
     where["revision"] = about.sha
