@@ -23,7 +23,7 @@ def versus(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float
 
     Raises WamkitError if the earlier one is of another machine or of another policy, or no report.
     """
-    _expect_report(before)
+    expect_report(before)
     machines = now["machine"], before["machine"]
     if found := _different(*machines, HARDWARE):
         raise WamkitError(
@@ -59,7 +59,8 @@ def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str,
     )
 
 
-def _expect_report(found: Mapping[str, Any]) -> None:
+def expect_report(found: Mapping[str, Any]) -> None:
+    """Raises WamkitError unless it is a report that `versus` can compare with."""
     if not {"machine", "rows", "chunk"} <= set(found):
         raise WamkitError(
             "the earlier file is no report of `wamkit bench`", "write one with --json > FILE.json"

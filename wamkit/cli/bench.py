@@ -180,6 +180,9 @@ def _earlier(file: Path) -> Mapping[str, Any]:
         ) from None
     if not isinstance(found, dict):
         raise WamkitError(f"{file} holds no report", "write one with wamkit bench --json")
+    from ..bench.versus import expect_report
+
+    expect_report(found)  # before anything is measured
     return found
 
 
