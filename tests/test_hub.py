@@ -20,6 +20,8 @@ from wamkit.hub import local
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, PHOTO = EXAMPLES / "toy.toml", EXAMPLES / "images/coffee.jpg"
 hub = pytest.importorskip("huggingface_hub")
+errors = pytest.importorskip("huggingface_hub.errors")
+constants = pytest.importorskip("huggingface_hub.constants")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -32,7 +34,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def repo_info(self: Any, name: str, **options: Any) -> Any:
         assert options["timeout"] <= 10 and options["files_metadata"]
         if not (home / name).is_dir():
-            raise hub.errors.HFValidationError(f"no repository {name}")
+            raise errors.HFValidationError(f"no repository {name}")
         files = [p for p in (home / name).rglob("*") if p.is_file()]
         return SimpleNamespace(
             sha="0" * 40,
@@ -45,11 +47,11 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def snapshot_download(name: str, local_files_only: bool = False, **options: Any) -> str:
         if local_files_only:
-            raise hub.errors.LocalEntryNotFoundError("nothing is here")
+            raise errors.LocalEntryNotFoundError("nothing is here")
         assert options["revision"] == "0" * 40
         return str(home / name)
 
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.HfApi, "repo_info", repo_info)
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: None)
@@ -83,7 +85,7 @@ def test_a_name_that_is_none_is_refused(path: str) -> None:
 
 
 def test_offline_is_said_at_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WamkitError, match="HF_HUB_OFFLINE is set"):
         local("hf:me/toy")
 

@@ -77,7 +77,9 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
 
 def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:
     """Say what is to be fetched; the revision in `where` becomes the commit it stands for."""
-    if hub.constants.HF_HUB_OFFLINE:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     about = hub.HfApi().repo_info(name, files_metadata=True, timeout=SECONDS, **where)
     where["revision"] = about.sha
