@@ -14,6 +14,7 @@ from .install import install_hint
 from .locate import split
 from .parts import HUB, KINDS, Conflict, Part
 from .paths import expanded
+from .programs import level_conflicts
 from .registry import registry
 from .spec import PolicySpec, draft, read
 from .variables import BLOCK, DEBUG
@@ -72,6 +73,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _canvas,
         _clip,
         _future,
+        level_conflicts,
         _coarser,
         _stored,
         _state,

@@ -209,6 +209,7 @@ def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:
         Text(
             zeros(spec.text_encoder.max_tokens, traits.text_width),
             extra=zeros(1, traits.extra_width) if traits.extra_width else None,
+            follows=traits.text_follows,
         ),
         arranged(spec, z, future, shown, 1.0),
         {part: head.lift(part, x) for part, x in numbers.items()},

@@ -32,7 +32,7 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
             away, rows = negative, text.tokens.shape[0]
             if len(away.tokens) != rows:
                 away = away.pick(torch.zeros(rows, dtype=torch.long, device=away.tokens.device))
-            joined = stacked([text, away])
+            joined = stacked([text, away]).following(text.follows)
             extra = text.extra
             if extra is not None:
                 other = away.extra if away.extra is not None else extra

@@ -43,3 +43,5 @@ class Stage(BaseModel):
     passes: int
     does: str
     """What the stage is for, in a few words."""
+    kept: tuple[str, ...] = ()
+    """Roles that it sees by the keys of the stage before."""

@@ -14,7 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .cache import KV
 from .fused import alone
-from .types import Text
+from .memo import Rung
+from .types import Frames, Text
 
 
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -156,6 +157,21 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if not mask.is_cuda or length % ALIGNED == 0:
         return weights
     return F.pad(weights, (0, -length % ALIGNED))[:, :length]
+
+
+def text_level(text: Text | None, video: Frames) -> tuple[Tensor, Rung | None]:
+    """The noise level [B, 1] of words in the stream of `video`, and which level of a run it is.
+
+    That of the first target frames of the pass if the words follow them (`Text.follows`); else,
+    and where the pass has none, 0.
+    """
+    beside = None if text is None else text.beside
+    frames: Frames = video if beside is None else beside
+    if text is None or not text.follows or not frames.targets:
+        sigma = torch.zeros_like(video.sigma[:, :1])
+        return sigma, Rung.fixed(0.0, sigma)
+    role = frames.targets[0]
+    return frames.sigma.narrow(1, frames.roles.index(role), 1), frames.rung_of(role)
 
 
 def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:

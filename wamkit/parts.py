@@ -21,64 +21,13 @@ from .kinds import Kind as Kind
 from .kinds import Stage as Stage
 from .published import Published, open_fields
 from .resizing import expect_resizable as expect_resizable
+from .traits import Traits as Traits
 from .vae_dtype import in_its_dtype
 from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
     from .work import Pass
-
-
-class Traits(BaseModel):
-    """Facts about a backbone that hold before a single weight is loaded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
-
-    depth: int
-    """Number of blocks."""
-    width: int
-    """Size of a token (D)."""
-    heads: int
-    """Query heads (H)."""
-    key_heads: int
-    """Key and value heads (K); fewer than `heads` when they are grouped."""
-    head_size: int
-    """Numbers in a head (E)."""
-    feed_forward: int = 0
-    """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
-    gated: bool = False
-    """True if a third layer of a block's feed-forward gates what the first one makes (SwiGLU)."""
-    latent_channels: int
-    """Channels of the latents it denoises (C)."""
-    text_width: int
-    """Width of the text embeddings it was trained on."""
-    patch: tuple[int, int, int] = (1, 2, 2)
-    """Latent frames, rows and columns that make one token."""
-    frames: Literal["one", "many"] = "many"
-    """Image-editing backbones denoise one frame a pass, video backbones many."""
-    sigma_per_frame: bool = True
-    """Frames of one pass may have noise levels of their own."""
-    frame_tokens: int = 0
-    """Tokens that every frame has besides those of its patches (class and register tokens)."""
-    text: Literal["cross", "stream", "none"] = "cross"
-    """Text by cross-attention inside the blocks, as tokens of the stream, or not read at all: then
-    `text_width` is what the action head reads, and it must (`ActionHeadConfig.reads_text`)."""
-    attention: Literal["softmax", "linear"] = "softmax"
-    imagines: bool = True
-    """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
-    guide_channels: int = 0
-    """Extra input channels with every frame that say what is observed: a mask for each picture of
-    a latent, and the latents of the clip with gray for what is not."""
-    extra_width: int = 0
-    """Width of what the backbone's own conditioner makes of the picture or the words, which must
-    come with the text (`Text.extra`); 0 for none."""
-    experts: bool = False
-    """True if the configuration's `expert` makes narrower copies of its blocks."""
-
-    def tokens(self, frames: int, height: int, width: int) -> int:
-        """Number of tokens of `frames` latent frames of height x width latents."""
-        t, h, w = self.patch
-        return (frames // t) * ((height // h) * (width // w) + self.frame_tokens)
 
 
 class Part(BaseModel):
@@ -103,6 +52,10 @@ class Part(BaseModel):
         part of the same kind. The caller tells the user what became of what.
         """
         return self
+
+    def variations(self) -> Sequence[Part]:
+        """The part under other settings that change what it computes, for `wamkit.testing`."""
+        return ()
 
     def fit(self, spec: PolicySpec) -> Part:
         """This part with what was left open (`None`) taken from the others."""

@@ -306,7 +306,7 @@ def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Te
     extra = None
     if policy.pooled is not None:
         extra = policy.pooled.encode(prompts, template).tokens.to(policy.device)
-    return Text(tokens, valid, extra, copies)
+    return Text(tokens, valid, extra, copies, policy.spec.backbone.traits.text_follows)
 
 
 def expect_pictures(observation: Observation, count: int) -> None:

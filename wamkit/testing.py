@@ -6,9 +6,9 @@
 
     PARTS = [MyBackbone()]
 
-Every part is tried at its tiny size, among companions that fit it. Without PARTS, every registered
-part of a policy is tried; for environments see `wamkit.simulate.contract`. The checks themselves
-are plain functions and may be called one by one.
+Every part, and each of its `variations`, is tried at its tiny size, among companions that fit it.
+Without PARTS, every registered part of a policy is tried; for environments see
+`wamkit.simulate.contract`. The checks themselves are plain functions and may be called one by one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,24 @@ from torch import Tensor
 
 from . import weights
 from .attention import run, sdpa
-from .company import expect_alike
 from .errors import WamkitError
 from .interfaces import denoise, stream_of
 from .parity import uncalled
 from .part_rules import imports_torch, schema_fault
 from .parts import KINDS, BackboneConfig, Part
-from .policy import Policy
+from .policy_contract import POLICY
+from .policy_contract import close as _close
 from .registry import registry
 from .spec import PolicySpec
 from .stacks import STACK
-from .trial import batch_of, compose, default, observation, redrawn, run_dense, scene_of, shown
+from .trial import (
+    compose,
+    default,
+    redrawn,
+    run_dense,
+    scene_of,
+    shown,
+)
 from .types import Frames, Text
 from .visibility import Visibility
 
@@ -56,9 +63,17 @@ def pytest_generate_tests(metafunc: Any) -> None:
     parts = getattr(metafunc.module, "PARTS", None) or [
         default(cls) for cls in registry() if cls.kind in KINDS
     ]
+    parts = [every for part in parts for every in (part, *part.variations())]
     cases = [(fn, part) for part in parts for fn in (*CHECKS[part.kind], *CHECKS["policy"])]
-    ids = [f"{part.kind} {part.name}: {fn.__name__.replace('_', ' ')}" for fn, part in cases]
+    ids = [f"{_label(part)}: {fn.__name__.replace('_', ' ')}" for fn, part in cases]
     metafunc.parametrize(("contract_check", "contract_part"), cases, ids=ids)
+
+
+def _label(part: Part) -> str:
+    """The part, and what of it is not as it is by default."""
+    changed = part.model_dump(exclude_defaults=True, exclude={"name"})
+    given = {key: value for key, value in changed.items() if isinstance(value, str)}
+    return " ".join([part.kind, part.name, *(f"{k}={v}" for k, v in given.items())])
 
 
 def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_path: Path) -> None:
@@ -122,16 +137,52 @@ def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> N
 def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     """What is closed can be computed once; the rest sees the same keys."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = shown(model, video, text, CLIP)
+    sees = _without_words(spec)
+    full = shown(model, video, text, sees)
     seen = stream_of(model, video.only("context"), text)
-    cache = run([seen], CLIP, attend=model.attend, keep=("text", "context"), prefill=True)
+    keep = ("context",) if model.traits.text_follows else ("text", "context")
+    cache = run([seen], sees, attend=model.attend, keep=keep, prefill=True)
     for _ in range(2):  # the second step rewrites the first one's keys in place
         rest = stream_of(model, video.only("target"), text, cache)
-        run([rest], CLIP, attend=model.attend, cache=cache)
+        run([rest], sees, attend=model.attend, cache=cache)
         if model.traits.imagines:
             _close(model.unembed(rest.x, rest.cond), full[:, :, 1:], 1e-5)
         else:
             _close(rest.x, full[:, -rest.x.shape[1] :], 1e-5)
+
+
+def _without_words(spec: PolicySpec) -> Visibility:
+    """CLIP, and where words follow the target, as the traits say, the context does not see them."""
+    follows = spec.backbone.traits.text_follows
+    return {**CLIP, "context": {"context"}} if follows else CLIP
+
+
+@torch.no_grad()
+def gives_words_the_noise_level_it_states(spec: PolicySpec, tmp: Path) -> None:
+    """Words in the stream have the level of target frames if the traits say so, and else 0."""
+    model, (video, text) = _backbone(spec), _inputs(spec)
+    if model.traits.text != "stream" or not model.traits.imagines:
+        return
+
+    def words(frames: Frames) -> Tensor:
+        stream = stream_of(model, frames, text)
+        keys = (
+            model.blocks[0]
+            .project(stream.x, stream.cond)[0]
+            .k.split([segment.length for segment in stream.segments], 2)
+        )
+        return next(k for k, s in zip(keys, stream.segments, strict=True) if s.role == "text")
+
+    one, two = words(video), words(video.at(0.25, "target"))
+    clean, alone = words(video.at(0.0, "target")), words(video.only("context"))
+    _close(alone, clean, 1e-5)  # a pass without target frames has words at 0
+    if model.traits.text_follows:
+        assert min((one - two).abs().max(), (one - clean).abs().max()) > 1e-4, (
+            "words follow nothing"
+        )
+    else:
+        _close(one, clean, 1e-6)
+        _close(two, clean, 1e-6)
 
 
 @torch.no_grad()
@@ -140,8 +191,9 @@ def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
     model, (video, text) = _backbone(spec), _inputs(spec)
     if not (spec.backbone.traits.sigma_per_frame and spec.backbone.traits.imagines):
         return
-    one = denoise(model, video, text, CLIP)
-    two = denoise(model, video.at(0.25, "target"), text, CLIP)
+    sees = _without_words(spec)
+    one = denoise(model, video, text, sees)
+    two = denoise(model, video.at(0.25, "target"), text, sees)
     _close(one[:, :, :1], two[:, :, :1], 1e-6)
     assert (one[:, :, 1:] - two[:, :, 1:]).abs().max() > 1e-4, "the noise level changes nothing"
 
@@ -282,88 +334,6 @@ def keeps_its_fingerprint(spec: PolicySpec, tmp: Path) -> None:
     assert marks[0] == marks[1]
 
 
-# Whole policies around any part ---------------------------------------------------------------
-
-
-def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
-    """The same seed gives the same chunk; another seed another one, if the head looks at noise."""
-    policy, seen = Policy.from_spec(spec), observation(spec)
-    one, two = policy.act(seen, seed=0).values, policy.act(seen, seed=0).values
-    assert one.shape == (2, spec.actions.chunk, spec.actions.size) and one.isfinite().all()
-    assert torch.equal(one, two)
-    other = policy.act(seen, seed=1).values
-    assert spec.action_head.regresses or not torch.allclose(one, other, rtol=0, atol=1e-5)
-
-
-def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
-    """Chunk after chunk, with whatever it remembers, and the same again for the same seeds."""
-    policy, episodes = Policy.from_spec(spec), []
-    for _ in range(2):
-        session, values = policy.session(), []
-        for k in range(3):
-            seen = observation(spec, frames=session.pictures, seed=k)
-            values.append(session.act(seen, seed=k).values)
-        episodes.append(torch.stack(values))
-    assert episodes[0].isfinite().all() and torch.equal(*episodes)
-
-
-def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
-    """Layers computed as one (`wamkit.fused`) change no number and no weight that is saved."""
-    policy, seen = Policy.from_spec(spec), observation(spec)
-    rng = torch.Generator().manual_seed(2)
-    for p in policy.parameters():  # zeros would hide everything
-        inputs = p[0].numel() if p.ndim else 1
-        p.data = p.data + torch.randn(p.shape, generator=rng) * 0.3 / max(1, inputs) ** 0.5
-    before = {name: x.clone() for name, x in policy.state_dict().items()}
-    apart = policy.train().act(seen, seed=0).values
-    _close(policy.eval().act(seen, seed=0).values, apart, 1e-4)
-    says = any(getattr(type(module), "together", ()) for module in policy.modules())
-    assert bool(policy._rows) == says
-    after = policy.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def gives_a_sample_the_same_alone_and_in_company(spec: PolicySpec, tmp: Path) -> None:
-    """Chunk, imagined frames and losses of a sample do not depend on the rest of its batch."""
-    expect_alike(redrawn(Policy.from_spec(spec)))
-
-
-def learns(spec: PolicySpec, tmp: Path) -> None:
-    """A loss is finite, and its gradient reaches the backbone, and the head if it has weights."""
-    policy = Policy.from_spec(spec).train()
-    losses = policy.loss(batch_of(spec), seed=0)
-    losses.total.backward()
-    for kind in ("action_head", "backbone"):
-        learned = list(getattr(policy, kind).parameters())
-        grads = [p.grad for p in learned if p.grad is not None]
-        assert grads or not learned, f"no gradient in the {kind}"
-        assert all(bool(g.isfinite().all()) for g in grads), f"a gradient of the {kind} is endless"
-
-
-def comes_back_from_a_folder(spec: PolicySpec, tmp: Path) -> None:
-    """Saved and loaded, it gives the same chunk."""
-    policy, seen = Policy.from_spec(spec), observation(spec)
-    again = Policy.load(policy.save(tmp / "policy"))
-    assert again.spec == spec
-    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
-
-
-def imagines(spec: PolicySpec, tmp: Path) -> None:
-    """The imagined clip has the pictures the spec asks for, in range."""
-    if not spec.backbone.traits.imagines:
-        return
-    out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
-    assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
-    assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
-
-
-def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    scale = max(1.0, float(expected.detach().abs().max()))
-    error = float((found - expected).detach().abs().max()) / scale
-    assert error <= tolerance, f"differs by {error:.2e}, allowed {tolerance:.0e}"
-
-
 def _of_backbone(check: Callable[[BackboneConfig], None]) -> Callable[[PolicySpec, Path], None]:
     """A check of a configuration as one of a spec."""
 
@@ -390,6 +360,7 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
         imagines_or_says_that_it_cannot,
         attends_role_by_role_as_under_a_dense_mask,
         gives_the_same_numbers_from_a_cache,
+        gives_words_the_noise_level_it_states,
         keeps_noise_levels_to_their_frames,
         hides_padding_of_the_text,
         passes_gradients_to_every_weight,
@@ -407,14 +378,5 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     "text_encoder": (encodes_prompts_alike_alone_and_together, keeps_its_fingerprint),
     "action_head": (),
     "paradigm": (),
-    "policy": (
-        is_listed_without_torch,
-        acts_reproducibly,
-        goes_on_through_an_episode,
-        acts_the_same_with_fused_layers,
-        gives_a_sample_the_same_alone_and_in_company,
-        learns,
-        comes_back_from_a_folder,
-        imagines,
-    ),
+    "policy": (is_listed_without_torch, *POLICY),
 }

@@ -25,6 +25,8 @@ class Text:
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
     extra: Tensor | None = None  # [B, L', extra width] what the backbone's conditioner made
     copies: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one each
+    follows: bool = False  # whether its tokens have the level of the targets (Traits.text_level)
+    beside: Any = None  # frames of the pass in a stream of their own, among which its targets are
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
     lasting: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
@@ -46,10 +48,28 @@ class Text:
         object.__setattr__(new, "lasting", self.lasting)
         return new
 
+    def following(self, follows: bool) -> Text:
+        """The same words, with or without the level of the target frames."""
+        new = replace(self, follows=follows)
+        object.__setattr__(new, "memo", self.memo)
+        object.__setattr__(new, "lasting", self.lasting)
+        return new
+
+    def with_beside(self, frames: Any) -> Text:
+        """The same words in a pass with these frames beside the words' own stream."""
+        new = replace(self, beside=frames)
+        object.__setattr__(new, "memo", self.memo)
+        object.__setattr__(new, "lasting", self.lasting)
+        return new
+
     def pick(self, index: Tensor) -> Text:
         """The samples `index` [B'], in that order; a sample may come more than once."""
-        parts = (self.tokens, self.valid, self.extra, self.copies)
-        return Text(*(None if x is None else x[index] for x in parts))  # type: ignore[arg-type]
+
+        def rows(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index]
+
+        valid, extra, copies = rows(self.valid), rows(self.extra), rows(self.copies)
+        return Text(self.tokens[index], valid, extra, copies, self.follows)
 
     def append(self, token: Tensor) -> Text:
         """This text with more tokens [B, L', width], all real, behind the last of each sample.
@@ -62,7 +82,7 @@ class Text:
             copies = self.copies
             if copies is not None:
                 copies = torch.cat([copies, copies.new_ones(token.shape[:2])], 1)
-            return Text(tokens, None, self.extra, copies)
+            return Text(tokens, None, self.extra, copies, self.follows)
         places = torch.arange(self.valid.shape[1] + count, device=token.device)
         ends = (self.valid * (places[:-count] + 1)).amax(1)  # [B] tokens up to the last real one
         index = ends[:, None] + places[:count]  # [B, L']
@@ -72,4 +92,4 @@ class Text:
             None if x is None else F.pad(x, (0, count)).scatter(1, index, 1)
             for x in (self.valid, self.copies)
         )
-        return Text(tokens, valid, self.extra, copies)
+        return Text(tokens, valid, self.extra, copies, self.follows)

@@ -30,6 +30,15 @@ def cacheable(roles: Collection[str], sees: Visibility, present: Collection[str]
     return True
 
 
+def followed(sees: Visibility, present: Collection[str]) -> Visibility:
+    """What changes what, where words have the noise level of the target frames that are present.
+
+    As `sees`, but words change with the target frames as if they looked at them.
+    """
+    targets = {role for role in present if role.partition(".")[0] == "target"}
+    return {**sees, "text": {*sees.get("text", ()), *targets}}
+
+
 def closed_part(
     roles: Collection[str], sees: Visibility, present: Collection[str]
 ) -> frozenset[str]:

@@ -147,6 +147,7 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
 
     Which schedule drives a loop is the paradigm's affair: of several, the longest.
     """
+    from ..programs import program_of
     from ..spec import parse, read
 
     raw = read(source, sets)
@@ -158,7 +159,7 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
             for part, flow in spec.schedules
         }
         told = spec.model_copy(update={"schedules": spec.schedules.model_copy(update=flows)})
-        return sum(stage.passes for stage in spec.paradigm.program(told))
+        return sum(stage.passes for stage in program_of(told, spec.paradigm))
 
     if passes(2) == passes(8):
         raise WamkitError(

@@ -8,8 +8,9 @@ from typing import Any
 import typer
 
 from ..parts import KINDS
+from ..programs import program_of
 from ..spec import PolicySpec, parse, read
-from ..visibility import Visibility, closed_part
+from ..visibility import Visibility, closed_part, followed
 from .check import conflicts_of, report
 from .meta import parameters
 from .options import Json, Overrides, Spec, Tiny
@@ -57,6 +58,10 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
     observed, imagined = spec.latent_frames
     sees = {role: sorted(seen) for role, seen in spec.paradigm.sees.items()}
     present = [r for r in _roles(sees) if _count(r, tokens) and (streamed or r != "text")]
+    program = program_of(spec)
+    depends = _without_text(sees, streamed)
+    if spec.backbone.traits.text_follows:
+        depends = followed(depends, {role for stage in program for role in stage.roles})
     known = {r for r in present if r in ("text", "context", "state") or r.endswith("'")}
     return {
         "parts": [_part(spec, kind) for kind in KINDS],
@@ -81,9 +86,10 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "state": spec.state.size,
         "tokens": {role: count for role, count in tokens.items() if count},
         "text": spec.backbone.traits.text,
+        "text_level": spec.backbone.traits.text_level if streamed else "clean",
         "roles": {role: _count(role, tokens) for role in present},
         "sees": {row: [col for col in present if col in sees.get(row, ())] for row in present},
-        "cacheable": sorted(closed_part(known, _without_text(sees, streamed), present)),
+        "cacheable": sorted(closed_part(known, depends, present)),
         "program": [
             {
                 "does": stage.does,
@@ -91,7 +97,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
                 "passes": stage.passes,
                 "tokens": sum(_count(r, tokens) for r in stage.roles if streamed or r != "text"),
             }
-            for stage in spec.paradigm.program(spec)
+            for stage in program
         ],
     }
 
@@ -136,6 +142,9 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
         words = told["tokens"].get("text", 0)
         where = "the blocks" if told["text"] == "cross" else "the action head alone"
         say(f"text: {words} tokens, read inside {where} by cross-attention")
+    if told["text_level"] != "clean":
+        level = "words have the noise level of the target frames, and are computed anew with them"
+        say(level + ("; 0 in passes without any" if told["text_level"] != "target" else ""))
     kept = ", ".join(told["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")

@@ -76,11 +76,14 @@ def entrance(
 ) -> dict[str, Stream]:
     """The frames of a scene at the entrance of the backbone's stack, under "video" and "future"."""
     streams: dict[str, Stream] = {}
+    text = scene.text
+    if text.follows and scene.future is not None:  # the targets may be where the words are not
+        text = text.with_beside(scene.future)
     for name in ("video", "future"):
         frames = getattr(scene, name)
         if frames is not None:
             words = not streams  # one set of words is enough where they are in the stream
-            streams[name] = stream_of(backbone, frames, scene.text, cache, words=words)
+            streams[name] = stream_of(backbone, frames, text, cache, words=words)
     return streams
 
 

@@ -70,8 +70,11 @@ def stream_of(
 ) -> Stream:
     """Frames at the entrance of the backbone's stack.
 
-    Where words are in the stream they come along, unless they are cached or `words` is False.
+    Where words are in the stream they come along, unless they are cached or `words` is False; at
+    which noise level, the traits say (`Traits.text_level`).
     """
+    if text.follows != backbone.traits.text_follows:
+        text = text.following(backbone.traits.text_follows)
     cached = cache is not None and "text" in cache.roles
     leave_out = (cached or not words) and backbone.traits.text == "stream"
     given: Text | None = text

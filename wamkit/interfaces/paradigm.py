@@ -17,7 +17,7 @@ from ..cache import KVCache
 from ..schedule import NoiseSchedule, draw
 from ..solvers import Run
 from ..types import Frames, Goal, Outcome, Scene, Target, Velocity
-from ..visibility import Visibility, closed_part
+from ..visibility import Visibility, closed_part, followed
 
 Model = Callable[..., Velocity]
 """model(scene, cache=None, keep=()) -> Velocity: backbone, head and visibility in one function.
@@ -88,9 +88,11 @@ def remember(
 ) -> tuple[KVCache | None, Scene]:
     """One pass over those of `roles` that are closed under `sees`, and the scene without them.
 
-    Nothing is passed, and None returned, if the frames among `roles` look at anything else.
+    Nothing is passed, and None returned, if the frames among `roles` look at anything else. Words
+    that have the noise level of target frames (`Text.follows`) are not closed beside any.
     """
-    known = closed_part(roles, sees, scene.roles)
+    depends = followed(sees, scene.roles) if scene.text.follows else sees
+    known = closed_part(roles, depends, scene.roles)
     if scene.video is None or not set(scene.video.roles) & known:
         return None, scene
     inside = scene.without("action", "next_state", "value")

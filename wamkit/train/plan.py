@@ -25,11 +25,12 @@ from ..attention import recomputed
 from ..cost import Counter, encoding, vae_on_meta
 from ..parts import Weighted
 from ..policy import DTYPES
+from ..programs import program_of
 from ..scenes import arranged, assembled
 from ..schedule import schedules_of
 from ..spec import PolicySpec
 from ..types import Text
-from ..visibility import closed_part
+from ..visibility import closed_part, followed
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
 
@@ -167,6 +168,10 @@ def kept(spec: PolicySpec) -> int:
     present = {role for role, count in tokens.items() if count}
     if traits.text != "stream":
         present.discard("text")  # words have no keys of their own in the stream
+    if traits.text_follows:  # words change with the target frames that acting passes, if any
+        acting = {role for stage in program_of(spec) for role in stage.roles}
+        sees = followed(sees, acting)
+        present -= {"target"} - acting
     closed = closed_part(present & {"text", "context", "state"}, sees, present)
     count = sum(tokens[role] for role in closed)
     size = DTYPES[spec.dtype].itemsize
@@ -260,7 +265,11 @@ def _scene(spec: PolicySpec, head: Any) -> Any:
     numbers["action"] = torch.cat([chunk] * blocks, 1)
     extra = zeros(1, traits.extra_width) if traits.extra_width else None
     return assembled(
-        Text(zeros(spec.text_encoder.max_tokens, traits.text_width), extra=extra),
+        Text(
+            zeros(spec.text_encoder.max_tokens, traits.text_width),
+            extra=extra,
+            follows=traits.text_follows,
+        ),
         arranged(spec, z, future, shown, 0.0),
         numbers,
         zeros(spec.state.size) if spec.state.size else None,

@@ -68,10 +68,12 @@ class _Flux(VariantBackbone):
     feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     text_width: int = open_size(gt=0)
-    text_sigma: Literal["clean", "target"] = "clean"
-    """Noise level of the words. `clean`: 0, so that they can be computed once for all steps of a
-    chunk. `target`: that of the first frame that is no context, as published, and 0 where there is
-    none; for the numbers of the published pipelines give the context frames that level as well."""
+    text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
+    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
+    target frame, as published, in use as in training: words, and what sees them, are computed anew
+    in each step, and a paradigm that acts in passes without a target frame is refused.
+    `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
+    action saw words at the target's level."""
 
     @property
     def width(self) -> int:
@@ -90,8 +92,13 @@ class _Flux(VariantBackbone):
             text_width=self.text_width,
             frames="one",
             text="stream",
+            text_level=self.text_sigma,
             **more,
         )
+
+    def variations(self) -> Sequence[Part]:
+        others = ("target", "target_or_clean")
+        return [self.model_copy(update={"text_sigma": level}) for level in others]
 
     def _resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> dict[str, Any]:
         """This configuration's fields for only these blocks. Raises WamkitError as `resized`."""

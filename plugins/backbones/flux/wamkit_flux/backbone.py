@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import constant, modulated
-from wamkit.memo import Rung, Rungs
+from wamkit.layers import constant, modulated, text_level
+from wamkit.memo import Rungs
 from wamkit.types import Frames, Memo, Segment, Text, base
 
 from .blocks import Conditioning, lanes_of
@@ -90,7 +90,8 @@ class FluxBackbone(FluxStack):
         words, of = text.memo.once((id(self), "words"), lambda: self._words(text), of=text.tokens)
         segments = (Segment("text", words.shape[1], text.mask), *segments)
         turn, _ = video.memo.once((id(self), "both", id(turn)), partial(_in_a_row, of, turn), of=of)
-        lanes = [self._level_of_words(video), (video.sigma, video.ladder)]
+        sigma, rung = text_level(text, video)
+        lanes = [(sigma, Rungs.row([(rung, 1)], sigma)), (video.sigma, video.ladder)]
         cond = self._conditioning(lanes, text, shape, turn, video.memo)
         return torch.cat([words, tokens], 1), segments, cond
 
@@ -118,16 +119,6 @@ class FluxBackbone(FluxStack):
         words = self.context_embedder(text.tokens.to(self.context_embedder.weight.dtype))
         count = torch.arange(words.shape[1], device=words.device, dtype=torch.float64)
         return words, self._turn(count.new_zeros(len(count), 3), count)
-
-    def _level_of_words(self, video: Frames) -> tuple[Tensor, Rungs | None]:
-        """Noise level [B, 1] of the words; see `text_sigma` of the configuration."""
-        noisy = [i for i, role in enumerate(video.roles) if base(role) not in ("context", "state")]
-        if self.config.text_sigma == "target" and noisy:
-            sigma, rung = video.sigma.narrow(1, noisy[0], 1), video.rung_of(video.roles[noisy[0]])
-        else:
-            sigma = torch.zeros_like(video.sigma[:, :1])
-            rung = Rung.fixed(0.0, sigma)
-        return sigma, Rungs.row([(rung, 1)], sigma)
 
     def _conditioning(
         self,

@@ -161,6 +161,10 @@ class LTX2(_Backbone):
             fps=self.fps,
         )
 
+    def variations(self) -> Sequence[Part]:
+        other = "2.0" if self.design == "2.3" else "2.3"
+        return [self.model_copy(update={"design": other})]
+
     def expert(self, width: int, feed_forward: int) -> Any:
         from .stack import LTX2Stack
 

@@ -55,10 +55,12 @@ class OmniGen2(VariantBackbone):
     name: Literal["omnigen2"] = "omnigen2"
     variant: Literal["omnigen2", "tiny"] = "omnigen2"
     """Sets every size below that is not written; `tiny` is for tests."""
-    text_sigma: Literal["clean", "target"] = "clean"
-    """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
-    over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
-    none."""
+    text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
+    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
+    target frame, as published, in use as in training: words, and what sees them, are computed anew
+    in each step, and a paradigm that acts in passes without a target frame is refused.
+    `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
+    action saw words at the target's level."""
     layers: int = open_size(gt=0)
     """Blocks in which words and images attend to each other."""
     refiners: int = open_size(gt=0)
@@ -96,6 +98,7 @@ class OmniGen2(VariantBackbone):
             text_width=self.text_width,
             frames="one",
             text="stream",
+            text_level=self.text_sigma,
         )
 
     @classmethod
@@ -106,6 +109,10 @@ class OmniGen2(VariantBackbone):
         return OmniGen2(
             variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
         )
+
+    def variations(self) -> Sequence[Part]:
+        others = ("target", "target_or_clean")
+        return [self.model_copy(update={"text_sigma": level}) for level in others]
 
     def expert(self, width: int, feed_forward: int) -> Any:
         from .stack import OmniGen2Stack

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import mask_of
-from wamkit.memo import Rung, Rungs, spread, stacked
+from wamkit.layers import mask_of, text_level
+from wamkit.memo import Rungs, spread, stacked
 from wamkit.types import Frames, Segment, Text, base
 
 from . import REFERENCES
@@ -93,7 +93,6 @@ class OmniGen2Backbone(OmniGen2Stack):
         self.traits = traits = config.traits
         width, (_, rows, columns) = traits.width, traits.patch
         super().__init__(config, width, config.feed_forward, words=True)
-        self.text_sigma = config.text_sigma
         patch, level_width = rows * columns * traits.latent_channels, level_width_of(width)
         sizes = width, Heads(traits.heads, traits.key_heads, traits.head_size), config.feed_forward
         self.x_embedder = nn.Linear(patch, width)
@@ -114,7 +113,7 @@ class OmniGen2Backbone(OmniGen2Stack):
         dtype = self.x_embedder.weight.dtype
         patches = pack(video.z.to(dtype), self.traits.patch)  # [B, T, rows, columns, patch]
         _, frames, rows, columns, _ = patches.shape
-        shape, told = (frames, rows, columns), self._told(video)
+        shape, told = (frames, rows, columns), self._told(video, text)
         x = self._refined(video, patches.flatten(2, 3), told, shape)
         times = video.times.to(x.device)
         cos, sin = video.memo.once(
@@ -143,9 +142,9 @@ class OmniGen2Backbone(OmniGen2Stack):
         y = -self.norm_out(by_frame(x, cond), scale)
         return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
 
-    def _told(self, video: Frames) -> Told:
+    def _told(self, video: Frames, text: Text | None) -> Told:
         """Noise levels of words and frames; looked up if all of them are known, as rungs."""
-        ladder, (sigma, rung) = video.ladder, self._text_level(video)
+        ladder, (sigma, rung) = video.ladder, text_level(text, video)
         if ladder is None or rung is None or torch.is_grad_enabled():
             return Told(self._level(torch.cat([sigma, video.sigma], 1)))
         rungs = Rungs(((rung, 1), *ladder.parts), video.sigma)
@@ -174,14 +173,6 @@ class OmniGen2Backbone(OmniGen2Stack):
             return groups if of is None else of[groups]
 
         return video.memo.once(key, make, of=of)
-
-    def _text_level(self, video: Frames) -> tuple[Tensor, Rung | None]:
-        """The noise level [B, 1] that the words are modulated with."""
-        targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
-        if self.text_sigma == "clean" or not targets:
-            sigma = torch.zeros_like(video.sigma[:, :1])
-            return sigma, Rung.fixed(0.0, sigma)
-        return video.sigma.narrow(1, targets[0], 1), video.rung_of(video.roles[targets[0]])
 
     def _words(self, text: Text, dtype: torch.dtype) -> tuple[Tensor, Places]:
         """Refined words [B, L, D], and their places: they end where the first frame begins."""

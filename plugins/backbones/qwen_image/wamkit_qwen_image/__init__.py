@@ -52,10 +52,12 @@ class QwenImage(VariantBackbone):
     """Sets every size below that is not written. The two published ones have the same sizes;
     edit-2511 was trained with clean reference images, as a policy shows them, edit-2509 with
     references marked as noisy as the image in the making. `tiny` is for tests."""
-    text_sigma: Literal["clean", "target"] = "clean"
-    """Noise level that the words are modulated with. `clean` is 0, so that their keys can be kept
-    over the steps; `target` is that of the first target frame, as published, or 0 if a pass has
-    none."""
+    text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
+    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
+    target frame, as published, in use as in training: words, and what sees them, are computed anew
+    in each step, and a paradigm that acts in passes without a target frame is refused.
+    `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
+    action saw words at the target's level."""
     layers: int = open_size(gt=0)
     heads: int = open_size(gt=0)
     axes: tuple[Even, Even, Even] = open_size()
@@ -81,6 +83,7 @@ class QwenImage(VariantBackbone):
             text_width=self.text_width,
             frames="one",
             text="stream",
+            text_level=self.text_sigma,
         )
 
     @classmethod
@@ -91,6 +94,10 @@ class QwenImage(VariantBackbone):
         return QwenImage(
             variant="tiny", latent_channels=self.latent_channels, text_sigma=self.text_sigma
         )
+
+    def variations(self) -> Sequence[Part]:
+        others = ("target", "target_or_clean")
+        return [self.model_copy(update={"text_sigma": level}) for level in others]
 
     def expert(self, width: int, feed_forward: int) -> Any:
         from .stack import QwenImageStack

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import sdpa
-from wamkit.layers import RMSNorm, constant, modulated
-from wamkit.memo import Rung, Rungs
+from wamkit.layers import RMSNorm, constant, modulated, text_level
+from wamkit.memo import Rungs
 from wamkit.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame
@@ -52,7 +52,6 @@ class QwenImageBackbone(QwenImageStack):
     def __init__(self, config: QwenImage) -> None:
         self.traits = traits = config.traits
         super().__init__(config, traits.width, config.feed_forward, words=True)
-        self.text_sigma = config.text_sigma
         width, (_, rows, columns) = traits.width, traits.patch
         packed = traits.latent_channels * rows * columns
         self.txt_norm = RMSNorm(traits.text_width)
@@ -81,7 +80,8 @@ class QwenImageBackbone(QwenImageStack):
                 lambda: self.txt_in(self.txt_norm(text.tokens.to(dtype))),
                 of=text.tokens,
             )
-            words, lanes = y.shape[1], [self._text_level(video), *lanes]
+            sigma, rung = text_level(text, video)
+            words, lanes = y.shape[1], [(sigma, Rungs.row([(rung, 1)], sigma)), *lanes]
             x = torch.cat([y, x], 1)
             segments = (Segment("text", words, text.mask), *segments)
         turned = video.memo.once(
@@ -101,15 +101,6 @@ class QwenImageBackbone(QwenImageStack):
     def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
         """As of any stack, and what the way out makes of the levels."""
         return *super()._rows(sigma), self.norm_out(self._embedded(sigma))
-
-    def _text_level(self, video: Frames) -> tuple[Tensor, Rungs | None]:
-        """The noise level [B, 1] that the words are modulated with."""
-        targets = [i for i, role in enumerate(video.roles) if role.startswith("target")]
-        if self.text_sigma == "clean" or not targets:
-            sigma = torch.zeros_like(video.sigma[:, :1])
-            return sigma, Rungs.row([(Rung.fixed(0.0, sigma), 1)], sigma)
-        sigma = video.sigma.narrow(1, targets[0], 1)
-        return sigma, Rungs.row([(video.rung_of(video.roles[targets[0]]), 1)], sigma)
 
     def _places(self, video: Frames, words: int, rows: int, columns: int) -> Tensor:
         """Image index, row and column of each token [S, 3] float64.

@@ -13,6 +13,7 @@ from wamkit.errors import WamkitError
 from wamkit.interfaces.proposals import Observed
 from wamkit.parts import Stage
 from wamkit.policy import generator
+from wamkit.programs import program_of
 
 from . import once
 
@@ -44,7 +45,7 @@ def calibrated(
     Raises WamkitError if the proposals alone cost more, or there are no observations.
     """
     spec, config = policy.spec, paradigm.config
-    fast, slow = (config.way(kind).program(spec) for kind in ("fast", "slow"))
+    fast, slow = (program_of(spec, config.way(kind)) for kind in ("fast", "slow"))
     read, direct = _work(spec, [s for s in fast if once(s)]), _work(spec, fast)
     asking = read + config.proposals * (direct - read)
     thinking = _work(spec, slow) - _work(spec, [s for s in slow if once(s)])

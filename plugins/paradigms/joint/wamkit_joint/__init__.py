@@ -130,7 +130,8 @@ class Joint(ParadigmConfig):
         if together < action:
             alone = tuple(role for role in both if role in ("state", "action"))
             does = "denoise the action against the video's keys of the pass before"
-            stages.append(Stage(roles=alone, passes=action - together, does=does))
+            passes = action - together
+            stages.append(Stage(roles=alone, passes=passes, does=does, kept=("target",)))
         return tuple(stages)
 
     def build(self) -> Any:

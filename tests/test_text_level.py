@@ -1,0 +1,203 @@
+"""Words that have the noise level of the target: what is cached, what is refused, what is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import wamkit
+from wamkit.check import check
+from wamkit.cli.explain import explained
+from wamkit.company import expect_alike
+from wamkit.interfaces import stream_of
+from wamkit.layers import text_level
+from wamkit.policy import Policy
+from wamkit.programs import program_of
+from wamkit.registry import registry
+from wamkit.replay import uncached
+from wamkit.spec import PolicySpec
+from wamkit.testing import gives_words_the_noise_level_it_states
+from wamkit.train.plan import kept
+from wamkit.trial import acted, changed, compose, composed, default, redrawn, scene_of
+from wamkit.types import Scene, Velocity
+
+STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
+
+
+def around(
+    backbone: str = "qwen_image",
+    paradigm: str = "joint",
+    head: str = "mot",
+    level: str = "target",
+    **settings: Any,
+) -> PolicySpec:
+    part: Any = registry().get("backbone", backbone)
+    chosen: Any = registry().get("paradigm", paradigm)
+    parts = [
+        part(text_sigma=level),
+        chosen(**settings),
+        default(registry().get("action_head", head)),
+    ]
+    return compose(*parts)
+
+
+def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
+    """The passes of one chunk: roles, the level of target frames, and that of words."""
+    found = []
+    model: Any = policy.model
+
+    def watched(scene: Scene, **given: Any) -> Velocity:
+        clip = scene.clip
+        if scene.video is not None and (given.get("cache") is None):
+            text = scene.text if scene.future is None else scene.text.with_beside(scene.future)
+            level = float(text_level(text, scene.video)[0][0, 0])
+            target = None
+            if clip is not None and clip.targets:
+                target = float(clip.sigma[0, clip.where("target")[0]])
+            found.append((scene.roles, target, level))
+        return model(scene, **given)  # type: ignore[no-any-return]
+
+    acted(policy, watched)
+    return found
+
+
+HEADS = ("mot", "shared_stream", "latent_slot", "reader", "regression")
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", ["flux2", "omnigen2", "qwen_image"])
+def test_words_pass_with_the_target_in_every_step(backbone: str, head: str) -> None:
+    policy = redrawn(wamkit.build(around(backbone, head=head)))
+    seen = passes(policy)
+    assert len(seen) > 1 and all(target == level for _, target, level in seen)
+    assert all({"text", "context", "target"} <= roles for roles, _, _ in seen)
+    fast, slow = acted(policy), acted(policy, uncached(policy.model))
+    torch.testing.assert_close(fast.action, slow.action, rtol=0, atol=1e-4)
+    expect_alike(policy)
+
+
+@pytest.mark.parametrize("settings", [{"refresh": (0, 1)}, {"attends": "mutual"}])
+def test_every_way_to_denoise_jointly_keeps_the_level(settings: dict[str, Any]) -> None:
+    policy = redrawn(wamkit.build(around(**settings)))
+    assert all(target == level for _, target, level in passes(policy))
+    if "refresh" not in settings:  # there, words are as old as the frames they passed with
+        fast, slow = acted(policy), acted(policy, uncached(policy.model))
+        torch.testing.assert_close(fast.action, slow.action, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("paradigm", ["conditional", "planning"])
+def test_copies_and_conditions_keep_the_level(paradigm: str) -> None:
+    policy = redrawn(wamkit.build(around("flux2", paradigm)))
+    assert all(target == level for _, target, level in passes(policy))
+    expect_alike(policy)
+
+
+@pytest.mark.parametrize("backbone", STREAMS)
+def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: str) -> None:
+    names = {"backbone": backbone, "action_head": "mot", "paradigm": "joint"}
+    wide = ("video.coarser=2", 'cameras.views=[{name="front",size=[128,192]}]')
+    spec = changed(composed(**names), *wide, 'backbone.text_sigma="target"')
+    policy = redrawn(wamkit.build(spec))
+    seen = passes(policy)
+    assert all(target == level and level > 0 for _, target, level in seen[:2])
+    frames, text = scene_of(spec.backbone.traits, spec.latent_size)
+    stream = policy.action_head.join(
+        policy.backbone,
+        Scene(text.following(True), frames.only("context"), future=frames.only("target")),
+        policy.paradigm.sees,
+    )
+    other = policy.action_head.join(
+        policy.backbone,
+        Scene(
+            text.following(True),
+            frames.only("context"),
+            future=frames.only("target").at(0.25, "target"),
+        ),
+        policy.paradigm.sees,
+    )
+    assert stream.video is not None and other.video is not None
+    assert (stream.video - other.video).abs().max() > 1e-4  # the context sees the words
+
+
+def why(spec: PolicySpec) -> list[str]:
+    return [conflict.why for conflict in check(spec) if "backbone.text_sigma" in conflict.between]
+
+
+@pytest.mark.parametrize("backbone", STREAMS)
+def test_acting_without_the_target_is_refused_or_asked_for(backbone: str) -> None:
+    names = {"backbone": backbone, "action_head": "mot"}
+    for paradigm in ("single_pass", "image_edit"):
+        spec = composed(paradigm=paradigm, **names)
+        (found,) = why(changed(spec, 'backbone.text_sigma="target"'))
+        assert "acts in passes that have none" in found and "denoise the action" in found
+        asked = changed(spec, 'backbone.text_sigma="target_or_clean"')
+        assert not check(asked)
+        policy = redrawn(wamkit.build(asked))
+        assert next(level for _, _, level in passes(policy)) == 0
+        assert explained(asked)["cacheable"] == explained(spec)["cacheable"]
+        expect_alike(policy)
+    for paradigm in ("idm", "autoregressive"):
+        for level in ("target", "target_or_clean"):
+            spec = changed(composed(paradigm=paradigm, **names), f'backbone.text_sigma="{level}"')
+            assert "the frames of one pass have several" in why(spec)[0]
+    assert not why(changed(composed(paradigm="joint", **names), 'backbone.text_sigma="target"'))
+
+
+def test_without_target_frames_words_are_clean_everywhere() -> None:
+    spec = composed(backbone="qwen_image", action_head="mot", paradigm="single_pass")
+    alone = changed(spec, "video.frames=1", 'backbone.text_sigma="target"')
+    assert not check(alone)
+    assert "text" in explained(alone)["cacheable"]
+
+
+def test_explain_and_plan_tell_that_nothing_is_kept() -> None:
+    clean, spec = around(level="clean"), around()
+    assert {"text", "context"} <= set(explained(clean)["cacheable"])
+    told = explained(spec)
+    assert told["cacheable"] == [] and told["text_level"] == "target"
+    assert {"text", "context", "target"} <= set(told["program"][0]["roles"])
+    assert len(program_of(clean)) == len(program_of(spec)) + 1
+    assert kept(clean) > kept(spec) == 0
+
+
+def test_explain_says_it_in_words(tmp_path: Any) -> None:
+    import json
+
+    from wamkit.cli import app
+
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(around().dump()))
+    out = CliRunner().invoke(app, ["explain", str(file)]).output
+    assert "words have the noise level of the target frames" in out
+    assert "nothing can be computed once and kept" in out
+
+
+def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> None:
+    spec = around(level="clean")
+    built = type(spec.backbone).build
+
+    class Secret(type(spec.backbone)):  # type: ignore[misc]
+        def build(self) -> Any:
+            model = built(self)
+            embed = model.embed
+            model.embed = lambda video, text: embed(video, text and text.following(True))
+            return model
+
+    part = Secret.model_validate(spec.backbone.model_dump())
+    secret = spec.model_copy(update={"backbone": part})
+    gives_words_the_noise_level_it_states(spec, tmp_path)
+    with pytest.raises(AssertionError):
+        gives_words_the_noise_level_it_states(secret, tmp_path)
+
+
+def test_words_of_a_backbone_alone_follow_its_traits() -> None:
+    config = around().backbone
+    model = config.build()
+    frames, text = scene_of(config.traits, (4, 6))
+    one = stream_of(model, frames, text).cond
+    two = stream_of(model, frames, replace(text, follows=True)).cond
+    torch.testing.assert_close(one.level.text, two.level.text)
