@@ -54,6 +54,7 @@ FLOORS = {
         "spec",
         "check",
         "programs",
+        "trained",
         "pretrained",
         "conditioner",
         "nested",

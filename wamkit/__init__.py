@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .build import build, load_part
-from .check import check
+from .check import check, warnings_of
 from .errors import SpecError, WamkitError
 from .hooks import hookimpl
 from .registry import registry
@@ -39,6 +39,7 @@ __all__ = [
     "hookimpl",
     "load_part",
     "registry",
+    "warnings_of",
 ]
 
 _HOMES = {

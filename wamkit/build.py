@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .check import check
-from .errors import SpecError, WamkitError
+from .check import check, warnings_of
+from .errors import SpecError, WamkitError, WamkitWarning
 from .parts import ActionHeadConfig, Kind, Part
 from .spec import PolicySpec, parse, parse_part, read
 
@@ -28,11 +29,16 @@ def build(
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
     the spec. `mode` is how it runs: "eager", "compile", "graph" or "compile+graph"
-    (`wamkit.modes`). Raises SpecError with every conflict before any weight is loaded.
+    (`wamkit.modes`). Raises SpecError with every conflict before any weight is loaded, and warns
+    (`WamkitWarning`) of what `warnings_of` finds.
     """
     from .policy import Policy
 
-    return Policy.from_spec(resolve(spec, overrides, tiny=tiny), device=device, mode=mode)
+    chosen = resolve(spec, overrides, tiny=tiny)
+    if not isinstance(spec, PolicySpec):  # who made one has been told
+        for caution in warnings_of(chosen):
+            warnings.warn(str(caution), WamkitWarning, stacklevel=2)
+    return Policy.from_spec(chosen, device=device, mode=mode)
 
 
 def resolve(

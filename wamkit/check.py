@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .configs import config_conflicts
 from .errors import WamkitError
 from .install import install_hint
 from .locate import split
-from .parts import HUB, KINDS, Conflict, Part
+from .parts import HUB, KINDS, Caution, Conflict, Finding, Part
 from .paths import expanded
 from .programs import level_conflicts
 from .registry import registry
 from .spec import PolicySpec, draft, read
+from .trained import named, strange_text_encoder, strange_vae
 from .variables import BLOCK, DEBUG
 
 
@@ -47,6 +48,24 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
     """
     if isinstance(spec, PolicySpec):
         return list(_rules(spec))
+    partial, conflicts = _fitted(spec)
+    return conflicts + list(_rules(partial))
+
+
+def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Caution]:
+    """What fits in `spec` and may yet not do what one expects; of a broken one, as far as it goes.
+
+    `spec` is as for `check`. A warning changes no result and no exit code.
+    """
+    partial = spec if isinstance(spec, PolicySpec) else _fitted(spec)[0]
+    rules: list[Callable[[Any], Iterator[Caution]]] = [strange_vae, strange_text_encoder]
+    for kind in KINDS:
+        rules.append(lambda s, k=kind: getattr(s, k).cautions(s))  # type: ignore[misc]
+    return list(_found(rules, partial))
+
+
+def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
+    """A draft of a spec with what was left open filled in, and the mistakes in its text."""
     values, conflicts = draft(spec if isinstance(spec, Mapping) else read(spec))
     partial: Any = _Draft(values)
     for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
@@ -61,7 +80,19 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
                 conflicts.append(failed(error))
                 continue
             partial = _Draft(values)
-    return conflicts + list(_rules(partial))
+    return partial, conflicts
+
+
+F = TypeVar("F", bound=Finding)
+
+
+def _found(rules: Iterable[Callable[[Any], Iterator[F]]], spec: Any) -> Iterator[F]:
+    """What the rules find; one that asks for a section that is itself in conflict is skipped."""
+    for rule in rules:
+        try:
+            yield from rule(spec)
+        except Exception:  # or a plugin's bug, of which `check` tells
+            continue
 
 
 def _rules(spec: Any) -> Iterator[Conflict]:
@@ -136,8 +167,8 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
             between=("vae", "backbone"),
             why=f"{spec.vae.name} makes latents of {theirs} channels, "
             f"{spec.backbone.name} denoises latents of {ours}",
-            hint="choose the VAE the backbone was trained with, or set "
-            'vae.adapter = "linear" to learn projections between the two',
+            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}, or "
+            'set vae.adapter = "linear" to learn projections between the two',
         )
 
 
@@ -150,7 +181,7 @@ def _guides(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"this variant of {spec.backbone.name} is guided by {traits.guide_channels} "
             f"channels, {spec.vae.name} makes {spec.vae.stride[0]} of mask and "
             f"{spec.vae.channels} of latents",
-            hint="choose the VAE the backbone was trained with",
+            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}",
         )
 
 
@@ -162,7 +193,7 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"{spec.text_encoder.name} makes embeddings of width {theirs}, "
             f"{spec.backbone.name} reads width {ours}",
             hint='set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
-            "the backbone was trained with",
+            f"the backbone was trained with{named(spec.backbone, 'text_encoder')}",
         )
     if spec.backbone.traits.text == "none" and not spec.action_head.reads_text:
         yield Conflict(

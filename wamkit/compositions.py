@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .check import check, failed
+from .check import check, failed, warnings_of
 from .errors import SpecError, WamkitError
-from .parts import KINDS, Conflict, Part
+from .parts import KINDS, Caution, Conflict, Part
 from .registry import registry
 from .spec import PolicySpec, parse_part
 
@@ -104,6 +104,11 @@ class Cell:
     spec: PolicySpec | None
     """None if a plugin's bug kept it from being made."""
     conflicts: tuple[Conflict, ...]
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What fits and may yet not do what one expects."""
+        return () if self.spec is None else tuple(warnings_of(self.spec))
 
     @property
     def runs(self) -> bool:

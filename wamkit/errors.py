@@ -41,3 +41,7 @@ def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
     """`did you mean 'x'?` for the nearest known word, or `otherwise`."""
     near = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+class WamkitWarning(UserWarning):
+    """What `wamkit.build` warns of, as Python warns: parts that fit and may not belong together."""

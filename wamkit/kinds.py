@@ -16,22 +16,31 @@ ALL_KINDS = (*KINDS, "environment")
 Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
 
 
-class Conflict(BaseModel):
-    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
+class Finding(BaseModel):
+    """Something about a spec that one should know, and what to do about it. A value."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     between: tuple[str, ...]
-    """The places in the spec that disagree, such as `backbone` and `vae.name`."""
+    """The places in the spec that it is about, such as `backbone` and `vae.name`."""
     why: str
     """What was found and what was expected."""
     hint: str
     """What to change or type next."""
-    missing: bool = False
-    """True if the parts fit, and only a file or a module is not on this machine."""
 
     def __str__(self) -> str:
         return f"{' + '.join(self.between)}: {self.why}\n    hint: {self.hint}"
+
+
+class Conflict(Finding):
+    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
+
+    missing: bool = False
+    """True if the parts fit, and only a file or a module is not on this machine."""
+
+
+class Caution(Finding):
+    """Why parts that can be combined may not do what one expects: a warning, never a refusal."""
 
 
 class Stage(BaseModel):

@@ -16,11 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 from .kinds import ALL_KINDS as ALL_KINDS
 from .kinds import HUB as HUB
 from .kinds import KINDS as KINDS
+from .kinds import Caution as Caution
 from .kinds import Conflict as Conflict
+from .kinds import Finding as Finding
 from .kinds import Kind as Kind
 from .kinds import Stage as Stage
 from .published import Published, open_fields
 from .resizing import expect_resizable as expect_resizable
+from .traits import TrainedWith as TrainedWith
 from .traits import Traits as Traits
 from .vae_dtype import in_its_dtype
 from .visibility import Visibility
@@ -67,6 +70,10 @@ class Part(BaseModel):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """Yield every reason why this part cannot work in `spec`."""
+        yield from ()
+
+    def cautions(self, spec: PolicySpec) -> Iterator[Caution]:
+        """Yield every reason why this part may not do in `spec` what one expects of it."""
         yield from ()
 
 
@@ -199,6 +206,12 @@ class VAEConfig(Weighted):
         """Pictures, rows and columns that make one latent; the first picture is one by itself."""
         raise NotImplementedError(f"{type(self).__name__} must state its stride")
 
+    @property
+    def latent_space(self) -> str | None:
+        """What its latents mean: VAEs of one space can stand in for each other. Named after the
+        first part that makes it; None for latents that no backbone was trained on."""
+        return self.name
+
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VAE`; the caller gets it in `dtype`."""
         raise NotImplementedError(f"{type(self).__name__} must build a VAE")
@@ -229,6 +242,11 @@ class TextEncoderConfig(Weighted):
     def max_tokens(self) -> int:
         """The most tokens a prompt can take."""
         raise NotImplementedError(f"{type(self).__name__} must state its max_tokens")
+
+    @property
+    def embedding_space(self) -> str | None:
+        """What its embeddings mean, as `VAEConfig.latent_space`; None if that is learned here."""
+        return self.name
 
     def build(self) -> Any:
         """Return a `wamkit.interfaces.TextEncoder`."""

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _names(given: Any) -> Any:
+    """One name stands for a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class TrainedWith(BaseModel):
+    """The parts that published weights were trained with, by their names in the registry.
+
+    Any of those that are named; () where that is not said, and then nothing warns of others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    vae: Names = ()
+    text_encoder: Names = ()
 
 
 class Traits(BaseModel):
@@ -57,6 +77,9 @@ class Traits(BaseModel):
     come with the text (`Text.extra`); 0 for none."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
+
+    trained_with: TrainedWith = TrainedWith()
+    """Which VAE and which text encoder the published weights of this variant know."""
 
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Number of tokens of `frames` latent frames of height x width latents."""

@@ -26,12 +26,14 @@ def command(
 ) -> None:
     """Build a policy and save it to a folder, whole or not at all."""
     from ..actions import read_statistics
+    from ..check import warnings_of
     from ..folder import free, save
     from .inputs import chosen, loaded
 
     free(out)  # before the long part
     spec = taken(spec)
     described, notes = chosen(spec, overrides or [], tiny=tiny)
+    cautions = warnings_of(described)
     numbers = {} if statistics is None else read_statistics(statistics)
     policy, untrained = loaded(spec, described, "cpu", overrides or [])
     notes += untrained
@@ -40,9 +42,10 @@ def command(
         folder = save(policy, out)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if json:
-        emit({"folder": str(folder), "files": files, "notes": notes})
+        warned = [c.model_dump(mode="json") for c in cautions]
+        emit({"folder": str(folder), "files": files, "notes": notes, "warnings": warned})
         return
-    for line in notes:
+    for line in (*notes, *(f"warning: {caution}" for caution in cautions)):
         note(line)
     say(f"wrote {folder}", whole=True)
     made = table("file", "bytes", right=("bytes",), keep=("file",))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from ..check import check
+from ..check import check, warnings_of
 from ..errors import SpecError, WamkitError
-from ..parts import Conflict
+from ..parts import Caution, Conflict
 from ..spec import PolicySpec, draft, parse, read
 from .folding import unbroken
 from .options import Json, Overrides, Spec, Tiny
@@ -25,6 +25,7 @@ def command(
     """Find every conflict in a spec before anything is built. Exit code 1 if there is one."""
     spec = taken(spec)
     found = conflicts_of(spec, overrides or (), tiny=tiny)
+    cautions = cautions_of(spec, overrides or (), tiny=tiny)
     composition = [c for c in found if not c.missing]
     missing = [c for c in found if c.missing]
     if json:
@@ -34,10 +35,12 @@ def command(
                 "fits": not found,
                 "conflicts": [c.model_dump(mode="json") for c in composition],
                 "missing": [c.model_dump(mode="json") for c in missing],
+                "warnings": [c.model_dump(mode="json") for c in cautions],
             }
         )
     else:
         report(str(spec), composition, missing)
+        warn(cautions)
     if found:
         raise typer.Exit(FOUND)
 
@@ -82,6 +85,21 @@ def specs_of(
     if faults:
         raise SpecError(faults, f"{len(paths) - len(specs)} of {len(paths)} specs")
     return specs
+
+
+def cautions_of(path: Path, overrides: list[str] | tuple[str, ...], *, tiny: bool) -> list[Caution]:
+    """Every warning about the spec at `path`, at toy size if `tiny`."""
+    raw = read(path, overrides)
+    if not tiny:
+        return warnings_of(raw)
+    return [] if draft(raw)[1] else warnings_of(parse(raw, str(path)).tiny()[0])
+
+
+def warn(cautions: Sequence[Caution]) -> None:
+    """Print what fits and may yet not do what one expects."""
+    if cautions:
+        say("Warning:" if len(cautions) == 1 else "Warnings:", "bold")
+        say(conflict_lines(cautions))
 
 
 def report(source: str, composition: list[Conflict], missing: list[Conflict]) -> None:

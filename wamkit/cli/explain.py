@@ -7,11 +7,12 @@ from typing import Any
 
 import typer
 
+from ..check import warnings_of
 from ..parts import KINDS
 from ..programs import program_of
 from ..spec import PolicySpec, parse, read
 from ..visibility import Visibility, closed_part, followed
-from .check import conflicts_of, report
+from .check import conflicts_of, report, warn
 from .meta import parameters
 from .options import Json, Overrides, Spec, Tiny
 from .output import FOUND, emit, mark, note, say, show_table, table
@@ -42,13 +43,15 @@ def command(
     changes: dict[str, str] = {}
     if tiny:
         policy, changes = policy.tiny()
-    told = explained(policy)
+    told, cautions = explained(policy), warnings_of(policy)
     if json:
-        emit({"spec": str(spec), "tiny": changes, **told})
+        warned = [c.model_dump(mode="json") for c in cautions]
+        emit({"spec": str(spec), "tiny": changes, **told, "warnings": warned})
         return
     for kind, words in changes.items():
         note(f"tiny {kind}: {words}")
     _draw(policy, told)
+    warn(cautions)
 
 
 def explained(spec: PolicySpec) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..compositions import Cell, matrix
+from .check import warn
 from .options import Json
 from .output import busy, emit, mark, say, show_table, table
 
@@ -59,6 +60,7 @@ def as_data(cells: Sequence[Cell]) -> dict[str, Any]:
                 "paradigm": cell.paradigm,
                 "runs": cell.runs,
                 "conflicts": [c.model_dump(mode="json") for c in cell.conflicts],
+                "warnings": [c.model_dump(mode="json") for c in cell.cautions],
             }
             for cell in cells
         ],
@@ -98,6 +100,7 @@ def _draw(cells: Sequence[Cell]) -> None:
         lead = f"  {number}. "
         say(f"{lead}{why}")
         say(f"{' ' * len(lead)}hint: {hint}")
+    warn(list(dict.fromkeys(c for cell in cells for c in cell.cautions)))
 
 
 def _columns(cells: Sequence[Cell]) -> list[str]:

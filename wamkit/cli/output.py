@@ -15,7 +15,7 @@ import typer
 from .. import strict_json
 from ..errors import SpecError, WamkitError
 from ..noise import silence_torchao
-from ..parts import Conflict
+from ..parts import Finding
 from ..variables import DEBUG
 from .folding import GLUE, fold, folds, width
 from .tables import Column, Table
@@ -108,8 +108,8 @@ def mark(filled: bool) -> str:
     return ("■" if filled else "·") if _unicode() else ("#" if filled else ".")
 
 
-def conflict_lines(conflicts: Sequence[Conflict]) -> str:
-    """Conflicts numbered from 1, each with what to do."""
+def conflict_lines(conflicts: Sequence[Finding]) -> str:
+    """Conflicts or warnings numbered from 1, each with what to do."""
     lines = []
     for number, conflict in enumerate(conflicts, 1):
         lead = f"  {number}. "

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
 from wamkit.published import Published
 
 from .published import TRANSFORMER
@@ -39,6 +39,14 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 # fmt: on
+
+
+PREDICT2 = TrainedWith(vae="wan2.1", text_encoder="t5-11b")
+TRAINED_WITH = {
+    "predict2-2b": PREDICT2,
+    "predict2-14b": PREDICT2,
+    "predict2.5-2b": TrainedWith(vae="wan2.1", text_encoder="qwen2.5-vl"),
+}
 
 
 class Cosmos(VariantBackbone):
@@ -91,6 +99,7 @@ class Cosmos(VariantBackbone):
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_stack or self.text_width,
+            trained_with=TRAINED_WITH.get(self.variant, TrainedWith()),
         )
 
     @classmethod

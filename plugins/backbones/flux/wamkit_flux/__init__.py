@@ -13,6 +13,7 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import (
     Conflict,
     Part,
+    TrainedWith,
     Traits,
     VAEConfig,
     VariantBackbone,
@@ -56,6 +57,14 @@ SIZES_1: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
+KLEIN = TrainedWith(vae="flux2", text_encoder="qwen3")
+TRAINED_WITH = {
+    "klein-4b": KLEIN,
+    "klein-9b": KLEIN,
+    "kontext-dev": TrainedWith(vae="flux1", text_encoder="t5-xxl"),
+}
+
+
 class _Flux(VariantBackbone):
     """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
 
@@ -93,6 +102,7 @@ class _Flux(VariantBackbone):
             frames="one",
             text="stream",
             text_level=self.text_sigma,
+            trained_with=TRAINED_WITH.get(getattr(self, "variant", ""), TrainedWith()),
             **more,
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
 from wamkit.published import Published
 
 from . import published
@@ -51,6 +51,8 @@ SIZES_2: dict[str, dict[str, Any]] = {
 class _Backbone(VariantBackbone):
     """What LTX-Video and LTX-2 have in common as configurations."""
 
+    trained_with: ClassVar[TrainedWith]
+
     variant: str
     layers: int = open_size(gt=0)
     heads: int = open_size(gt=0)
@@ -75,6 +77,7 @@ class _Backbone(VariantBackbone):
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             patch=(1, 1, 1),
+            trained_with=TrainedWith() if self.variant == "tiny" else self.trained_with,
         )
 
     def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
@@ -89,6 +92,7 @@ class LTX(_Backbone):
     license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
     source = "https://github.com/Lightricks/LTX-Video"
     sizes = SIZES
+    trained_with = TrainedWith(vae="ltx", text_encoder="t5-xxl")
 
     name: Literal["ltx"] = "ltx"
     variant: Literal["0.9-2b", "0.9.7-13b", "tiny"] = "0.9-2b"
@@ -139,6 +143,7 @@ class LTX2(_Backbone):
     license = "LTX-2 Community License"
     source = "https://github.com/Lightricks/LTX-2"
     sizes = SIZES_2
+    trained_with = TrainedWith(vae="ltx2", text_encoder="gemma-3-12b")  # and connectors: no part
 
     name: Literal["ltx2"] = "ltx2"
     variant: Literal["2.0", "2.3", "tiny"] = "2.0"

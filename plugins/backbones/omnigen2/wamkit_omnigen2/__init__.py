@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.parts import (
+    Conflict,
+    Part,
+    TrainedWith,
+    Traits,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
 from wamkit.published import Published
 
 from .published import TRANSFORMER
@@ -44,6 +52,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 Even = Annotated[int, Field(gt=0, multiple_of=2)]
+
+
+TRAINED_WITH = TrainedWith(vae="flux1", text_encoder="qwen2.5-vl")
 
 
 class OmniGen2(VariantBackbone):
@@ -99,6 +110,7 @@ class OmniGen2(VariantBackbone):
             frames="one",
             text="stream",
             text_level=self.text_sigma,
+            trained_with=TrainedWith() if self.variant == "tiny" else TRAINED_WITH,
         )
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
 from wamkit.published import Published
 
 from .published import TRANSFORMER
@@ -39,6 +39,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 Even = Annotated[int, Field(gt=0, multiple_of=2)]
+
+
+TRAINED_WITH = TrainedWith(vae="wan2.1", text_encoder="qwen2.5-vl")
 
 
 class QwenImage(VariantBackbone):
@@ -84,6 +87,7 @@ class QwenImage(VariantBackbone):
             frames="one",
             text="stream",
             text_level=self.text_sigma,
+            trained_with=TrainedWith() if self.variant == "tiny" else TRAINED_WITH,
         )
 
     @classmethod

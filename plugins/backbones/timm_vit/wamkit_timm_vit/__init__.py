@@ -8,7 +8,15 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Traits, VariantBackbone, expect_resizable, open_size
+from wamkit.parts import (
+    Conflict,
+    Part,
+    TrainedWith,
+    Traits,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
 from wamkit.published import Published
 from wamkit.spec import PolicySpec
 
@@ -147,6 +155,7 @@ class TimmViT(VariantBackbone):
             frame_tokens=self.class_token + self.registers,
             text="none",
             imagines=False,
+            trained_with=TrainedWith(vae="pixel_shuffle"),
         )
 
     @classmethod

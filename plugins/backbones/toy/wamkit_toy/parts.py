@@ -22,6 +22,10 @@ class Bytes(TextEncoderConfig):
     """Width of an embedding; left open, that of the backbone's text."""
 
     @property
+    def embedding_space(self) -> None:
+        return None
+
+    @property
     def width(self) -> int:
         return self.embedding or 0
 
@@ -67,6 +71,10 @@ class PixelShuffle(VAEConfig):
     @property
     def stride(self) -> tuple[int, int, int]:
         return self.strides
+
+    @property
+    def latent_space(self) -> None:
+        return None
 
     def tiny(self) -> PixelShuffle:
         return self.model_copy(update={"weights": None})

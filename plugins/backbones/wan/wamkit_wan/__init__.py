@@ -10,6 +10,7 @@ from wamkit.hooks import hookimpl
 from wamkit.parts import (
     Conflict,
     Part,
+    TrainedWith,
     Traits,
     VAEConfig,
     VariantBackbone,
@@ -123,6 +124,7 @@ class Wan(VariantBackbone):
             text_width=self.text_width,
             guide_channels=self.guide_channels,
             extra_width=self.extra_width,
+            trained_with=self._trained_with(),
         )
 
     @classmethod
@@ -136,6 +138,12 @@ class Wan(VariantBackbone):
             guide_channels=self.guide_channels,
             extra_width=16 if self.extra_width else 0,
         )
+
+    def _trained_with(self) -> TrainedWith:
+        if self.variant == "tiny":
+            return TrainedWith()
+        vae = "wan2.2" if self.variant == "2.2-ti2v-5b" else "wan2.1"
+        return TrainedWith(vae=vae, text_encoder="umt5-xxl")
 
     def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Wan:
         expect_resizable(self.traits, layers, heads, feed_forward)

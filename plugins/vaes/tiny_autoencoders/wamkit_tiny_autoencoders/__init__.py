@@ -40,6 +40,7 @@ class _Tiny(VAEConfig):
     license = "MIT"
     latent: ClassVar[int]
     strides: ClassVar[tuple[int, int, int]]
+    space: ClassVar[str]
 
     width: Literal["published", "tiny"] = "published"
     """`tiny` is a few channels wide, for tests; only `published` reads the published files."""
@@ -51,6 +52,10 @@ class _Tiny(VAEConfig):
     @property
     def stride(self) -> tuple[int, int, int]:
         return self.strides
+
+    @property
+    def latent_space(self) -> str:
+        return self.space
 
     def tiny(self) -> Self:
         return self.model_copy(update={"width": "tiny", "weights": None})
@@ -82,6 +87,7 @@ class _Video(_Tiny):
 class TAEW21(_Video):
     """A tiny video VAE in the latent space of `wan2.1`, that of Cosmos and Qwen-Image too."""
 
+    space = "wan2.1"
     latent = 16
     strides = (4, 8, 8)
     patch = 1
@@ -92,6 +98,7 @@ class TAEW21(_Video):
 class TAEW22(_Video):
     """A tiny video VAE in the latent space of `wan2.2`."""
 
+    space = "wan2.2"
     latent = 48
     strides = (4, 16, 16)
     patch = 2
@@ -102,6 +109,7 @@ class TAEW22(_Video):
 class TAELTX2(_Video):
     """A tiny video VAE in the latent space of `ltx2`; 2.0 and 2.3 have weights of their own."""
 
+    space = "ltx2"
     latent = 128
     strides = (8, 32, 32)
     patch = 4
@@ -113,6 +121,7 @@ class TAEF1(_Tiny):
     """A tiny image VAE in the latent space of `flux1`: T pictures are T latents."""
 
     source = "https://github.com/madebyollin/taesd"
+    space = "flux1"
     latent = 16
     strides = (1, 8, 8)
 
