@@ -273,3 +273,9 @@ def test_a_view_that_the_policy_does_not_have_is_told(strange: Path) -> None:
     found = check(strange, SPEC, Columns({"frnt": "observation.images.cam_high"}))
     assert "the policy has no view 'frnt'; it has front" in str(found[0])
     assert found[0].hint == "did you mean 'front'?"
+
+
+def test_a_feature_that_the_metadata_lacks_is_told(folder: Path) -> None:
+    features = Recording(folder).info["features"]
+    info(features={name: raw for name, raw in features.items() if name != "timestamp"})(folder)
+    assert examine(folder) == ["meta/info.json: there is no feature 'timestamp'"]

@@ -44,6 +44,9 @@ class Numbers:
         """Raises WamkitError if a file is missing or damaged, or holds other rows than expected."""
         self.episodes = tuple(episodes)
         self.starts = np.cumsum([0, *(episode.length for episode in episodes)])
+        for name in columns:
+            if name not in recording.features:
+                raise WamkitError(f"{recording.folder} has no feature {name!r}", CHECK)
         self._labels = {name: recording.features[name].labels for name in columns}
         self._columns: dict[str, NDArray[Any]] = {}
         pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
@@ -61,8 +64,6 @@ class Numbers:
             for name in columns:
                 pieces[name].append(table[name][mine])
         for name, parts in pieces.items():
-            if name not in recording.features:
-                raise WamkitError(f"{recording.folder} has no feature {name!r}", CHECK)
             shape = recording.features[name].shape
             whole = np.concatenate(parts) if parts else np.empty((0, *shape))
             if (found := prod(whole.shape[1:])) != prod(shape):
