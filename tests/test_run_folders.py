@@ -188,12 +188,19 @@ def first(tensors: dict[str, torch.Tensor], change: Callable[[torch.Tensor], Any
 
 
 RUN = f"checkpoints/{NEWEST}/run.json"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 1234\n"
 FAULTS: dict[str, tuple[Damage, list[str]]] = {
     "a state cut off": (
         of_state(lambda p: p.write_bytes(p.read_bytes()[:1000])),
         [NEWEST, "has 1000 bytes of", f"--resume then goes on from {OLDER}"],
     ),
     "an empty state": (of_state(lambda p: p.write_bytes(b"")), [NEWEST, "has 0 bytes of"]),
+    "a pointer for a state": (
+        of_state(lambda p: p.write_text(POINTER)),
+        ["is a pointer of git-lfs", "`git lfs pull` fetches it"],
+    ),
+    "a pointer for a record": (text(RUN, POINTER), ["is a pointer of git-lfs"]),
+    "a pointer for settings": (text("train.yaml", POINTER), ["is a pointer of git-lfs"]),
     "no state": (of_state(Path.unlink), [NEWEST, ".safetensors is missing"]),
     "no folder": (lambda r: shutil.rmtree(r / "checkpoints" / NEWEST / "state"), ["is missing"]),
     "another's state": (

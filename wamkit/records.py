@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from . import strict_json
 from .errors import WamkitError
 from .mistakes import explained
+from .placeholders import placeholder, refuse_placeholder
 from .spaces import Section
 
 T = TypeVar("T", bound=BaseModel)
@@ -91,6 +92,7 @@ def parsed(file: Path, cls: type[T], read: Callable[[str], Any], cure: str) -> T
         raise WamkitError(f"{file} cannot be read: {error.strerror}", cure) from None
     if not text.strip():
         raise WamkitError(f"{file} is damaged: it is empty", cure)
+    refuse_placeholder(file)
     try:
         raw = read(text)
         plain = json.dumps(raw)
@@ -140,7 +142,9 @@ def faults(folder: Path, files: Mapping[str, str], under: str) -> Iterator[str]:
         if found == wanted:
             continue
         there = found.partition(":")[0]
-        if there == size:
+        if there != "0" and (stand_in := placeholder(file)):
+            yield stand_in.what
+        elif there == size:
             yield f"{name} is another file than was saved, or it is damaged"
         else:
             yield f"{name} has {there} bytes of {size}"
