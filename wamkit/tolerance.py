@@ -118,6 +118,10 @@ def _distance(found: Tensor, expected: Tensor) -> tuple[float, int]:
     return float(apart[place]), place
 
 
+_BYTES = {torch.frombuffer, torch.from_file, Tensor.view}
+"""What reads bytes as numbers: a dtype there says what they are."""
+
+
 class _Doubling(TorchFunctionMode):
     """Reads float32 as float64 in what torch is asked for."""
 
@@ -128,6 +132,8 @@ class _Doubling(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if func in _BYTES:
+            return func(*args, **(kwargs or {}))
         if func is Tensor.float:
             func = Tensor.double
         named = {key: _wide(x) for key, x in (kwargs or {}).items()}

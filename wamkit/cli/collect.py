@@ -43,6 +43,9 @@ def command(
         Literal["video", "image"],
         typer.Option(help="Pictures in mp4 files, or unchanged within the tables."),
     ] = "video",
+    codec: Annotated[
+        Literal["av1", "h264"], typer.Option(help="What mp4 files are encoded in.")
+    ] = "av1",
     add: Annotated[bool, typer.Option("--add", help="Add to a data set that is there.")] = False,
     json: Json = False,
 ) -> None:
@@ -70,7 +73,7 @@ def command(
     with (
         Workers(config, max(1, processes), apart=processes > 0) as workers,
         progress("episodes", max(0, episodes - before)) as (advance, log),
-        writer(out, workers.robot(), pictures) as made,
+        writer(out, workers.robot(), pictures, codec) as made,
     ):
 
         def told(attempt: Attempt) -> None:

@@ -1,8 +1,16 @@
-"""Pictures into an mp4 file as they come, through PyAV."""
+"""Pictures into an mp4 file as they come, through PyAV; the file is whole, or not there.
+
+An encoder may wait for itself for ever: libsvtav1 has done so while it was emptied, each of its
+threads in want of another. Python cannot interrupt that. So every call of an encoder is made in a
+thread of its own, and one that does not answer is left where it hangs, with all that it holds.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,15 +21,22 @@ from numpy.typing import NDArray
 from ..errors import WamkitError
 from .video import pyav
 
-# What LeRobot writes: a key frame every two pictures, so that any picture is found quickly.
+# What LeRobot writes: a key frame every two pictures, so that any picture is found quickly. The
+# AV1 encoder works on one picture at a time, with a third of its threads: as quick for pictures of
+# this size, and few that could wait for each other.
 CODECS = {
-    "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}),
+    "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"g": "2", "crf": "23"}),
 }
+HANGING: list[Any] = []
+"""Films whose encoder hangs. They must not be freed: freeing one would wait for it."""
 
 
 class Film:
-    """One mp4 file that is being written."""
+    """One mp4 file that is being written; it appears when it is closed."""
+
+    patience = 120.0
+    """Seconds after which a call of the encoder that has not come back is given up."""
 
     def __init__(self, file: Path, fps: float, size: tuple[int, int], codec: str) -> None:
         """Raises WamkitError if the codec is unknown, or height or width is odd."""
@@ -34,14 +49,17 @@ class Film:
                 "resize them, or use dtype image",
             )
         os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings otherwise
-        self._av, self.file = pyav(), file
+        self._av, self.file, self.codec = pyav(), file, codec
         self.fps = Fraction(fps).limit_denominator(1001)
         name, options = CODECS[codec]
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._container: Any = self._av.open(str(file.absolute()), "w")
+        self._part = file.with_name(f".{file.name}.part")
+        self._container: Any = self._av.open(str(self._part.absolute()), "w", format="mp4")
         self._stream: Any = self._container.add_stream(name, rate=self.fps, options=options)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"
+        self._call: threading.Thread | None = None
+        self._over = False
         self.pictures = 0
         self.bytes = 0  # of the pictures that have left the encoder
 
@@ -51,21 +69,75 @@ class Film:
         return float(self.pictures / self.fps)
 
     def add(self, picture: NDArray[np.uint8]) -> None:
-        """One more picture [height, width, 3]."""
+        """One more picture [height, width, 3]. Raises WamkitError if the encoder hangs."""
         frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = self.pictures, 1 / self.fps
-        self._mux(self._stream.encode(frame))
+        self._within(self.patience, "took in a picture of", lambda: self._encode(frame))
         self.pictures += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the index."""
-        if self.pictures:
-            self._mux(self._stream.encode())
-        self._container.close()
+        """Write what the encoder still holds, and the index. Raises WamkitError if it hangs."""
+        if not self._over:
+            self._finish(self.patience)
+            os.replace(self._part, self.file)
 
-    def _mux(self, packets: list[Any]) -> None:
+    def discard(self) -> None:
+        """Give the film up: no file appears, and an encoder that hangs is not waited for long."""
+        if not self._over:
+            with suppress(WamkitError, OSError):
+                self._finish(min(self.patience, 10.0))
+            self._part.unlink(missing_ok=True)
+
+    def _finish(self, patience: float) -> None:
+        def finish() -> None:
+            if self.pictures:
+                self._encode()
+            self._container.close()
+
+        self._within(patience, "finished", finish)
+        self._over = True
+
+    def _encode(self, *frame: Any) -> None:
+        packets = self._stream.encode(*frame)
         self.bytes += sum(packet.size for packet in packets)
         self._container.mux(packets)
+
+    def _within(self, patience: float, doing: str, call: Callable[[], None]) -> None:
+        """Do this in a thread; give the film up if it takes longer than `patience` seconds."""
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:
+                errors.append(error)
+
+        # After Ctrl-C the call before may still be running; an encoder takes one at a time.
+        before, self._call = self._call, threading.Thread(target=run, daemon=True)
+        for thread in (before, self._call):
+            if thread is None:
+                continue
+            if thread is self._call:
+                thread.start()
+            thread.join(patience)
+            if thread.is_alive():
+                self._give_up(patience, doing)
+        self._call = None
+        if errors:
+            raise errors[0]
+
+    def _give_up(self, patience: float, doing: str) -> None:
+        HANGING.append(self)
+        self._over = True
+        self._part.unlink(missing_ok=True)
+        others = " or ".join(codec for codec in CODECS if codec != self.codec)
+        raise WamkitError(
+            f"the encoder {CODECS[self.codec][0]} hangs: it has not come back for {patience:g} s "
+            f"while it {doing} {self.file.name}. {self.file} is not written; files that were "
+            "complete before are whole",
+            f"do it again with another codec, {others}: --codec {others} on the command line, "
+            f"codec={others!r} of wamkit.data.Writer",
+        )
 
 
 def about(size: tuple[int, int], fps: float, codec: str) -> dict[str, Any]:

@@ -184,6 +184,9 @@ class Writer:
     def discard(self) -> None:
         """Forget what has not been saved."""
         if self._place.exists():
+            for shot in self._films.values():
+                shot.discard()
+            self._films = {}
             self._close()
             shutil.rmtree(self._place, ignore_errors=True)
 
@@ -245,9 +248,9 @@ class Writer:
     def _close(self) -> None:
         if self._table is not None:
             self._table.close()
-        for shot in self._films.values():
-            shot.close()
-        self._table, self._films = None, {}
+        self._table = None
+        while self._films:  # one that fails is not closed again
+            self._films.popitem()[1].close()
 
     def _info(self) -> dict[str, Any]:
         kinds = {"timestamp": "float32"}

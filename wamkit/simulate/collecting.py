@@ -75,7 +75,9 @@ class Asked:
         return {"environment": environment, **numbers}
 
 
-def writer(folder: Path, robot: Robot, pictures: Literal["video", "image"]) -> Writer:
+def writer(
+    folder: Path, robot: Robot, pictures: Literal["video", "image"], codec: str = "av1"
+) -> Writer:
     """A data set for what the robot sees and does, under LeRobot's names."""
     features = {
         f"observation.images.{name}": Feature(pictures, (*size, 3))
@@ -87,7 +89,7 @@ def writer(folder: Path, robot: Robot, pictures: Literal["video", "image"]) -> W
     features["action"] = Feature("float32", (len(robot.actions),), list(robot.actions))
     features["next.reward"] = Feature("float32", (1,))
     features["next.success"] = Feature("bool", (1,))
-    return Writer(folder, robot.hertz, features, robot.kind)
+    return Writer(folder, robot.hertz, features, robot.kind, codec=codec)
 
 
 def add(made: Writer, attempt: Attempt) -> None:

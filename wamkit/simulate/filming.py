@@ -60,8 +60,9 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
         try:
             for picture in shown:
                 made.add(picture)
-        finally:
             made.close()
+        finally:
+            made.discard()  # nothing, once it is closed
         return
     skip = max(1, round(hertz / GIF_HERTZ))
     images: list[Any] = [Image.fromarray(picture) for picture in shown[::skip]]

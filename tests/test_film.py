@@ -1,0 +1,144 @@
+"""A film is whole or not there, also where its encoder hangs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wamkit.data import Feature, Recording, Writer
+from wamkit.data.film import HANGING, Film
+from wamkit.data.video import Video
+from wamkit.errors import WamkitError
+from wamkit.simulate import filming
+
+CAMERA = "observation.images.front"
+FEATURES = {CAMERA: Feature("video", (48, 64, 3)), "action": Feature("float32", (1,))}
+PICTURE = np.full((48, 64, 3), 90, np.uint8)
+
+
+class Stuck:
+    """In place of an encoder: it takes pictures, and never comes back from one call."""
+
+    def __init__(self, stream: Any, at: str, freed: threading.Event) -> None:
+        self.stream, self.at, self.freed = stream, at, freed
+
+    def encode(self, *frame: Any) -> list[Any]:
+        if ("picture" if frame else "end") == self.at:
+            self.freed.wait()
+        return list(self.stream.encode(*frame))
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Make every new film hang at a "picture" or at its "end"."""
+    freed, begin = threading.Event(), Film.__init__
+
+    def make(at: str) -> None:
+        def stuck(film: Film, *args: Any, **named: Any) -> None:
+            begin(film, *args, **named)
+            film._stream = Stuck(film._stream, at, freed)
+
+        monkeypatch.setattr(Film, "patience", 0.2)
+        monkeypatch.setattr(Film, "__init__", stuck)
+
+    yield make
+    freed.set()
+    while HANGING:
+        HANGING.pop()._call.join()
+
+
+def write(folder: Path, **options: Any) -> None:
+    with Writer(folder, 10, FEATURES, **options) as writer:
+        writer.add_episode("go", ({CAMERA: PICTURE, "action": [t]} for t in range(4)))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+@pytest.mark.parametrize("codec", ["av1", "h264"])
+def test_a_film_appears_when_it_is_closed(tmp_path: Path, codec: str) -> None:
+    film = Film(tmp_path / "a" / "film.mp4", 10, (48, 64), codec)
+    for _ in range(5):
+        film.add(PICTURE)
+    assert not film.file.exists() and film.seconds == 0.5
+    film.close()
+    film.close()
+    film.discard()
+    assert files(tmp_path) == ["a/film.mp4"]
+    assert len(Video(film.file).times()) == 5 and film.bytes > 0
+
+
+def test_a_film_that_is_discarded_leaves_nothing(tmp_path: Path) -> None:
+    film = Film(tmp_path / "film.mp4", 10, (48, 64), "av1")
+    film.add(PICTURE)
+    film.discard()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "other"), [("av1", "libsvtav1", "h264"), ("h264", "libx264", "av1")]
+)
+@pytest.mark.parametrize(
+    ("at", "doing"), [("picture", "took in a picture of"), ("end", "finished")]
+)
+def test_an_encoder_that_hangs_is_given_up(
+    tmp_path: Path, hang: Any, codec: str, name: str, other: str, at: str, doing: str
+) -> None:
+    hang(at)
+    film = Film(tmp_path / "film.mp4", 10, (48, 64), codec)
+    with pytest.raises(WamkitError) as error:
+        film.add(PICTURE)
+        film.close()
+    assert f"the encoder {name} hangs: it has not come back for 0.2 s" in error.value.what
+    assert f"while it {doing} film.mp4. {film.file} is not written" in error.value.what
+    assert f"--codec {other}" in str(error.value) and f"codec='{other}'" in str(error.value)
+    film.discard()
+    assert not files(tmp_path) and list(map(id, HANGING)) == [id(film)]
+
+
+def test_a_data_set_is_as_it_was_before_an_encoder_hung(tmp_path: Path, hang: Any) -> None:
+    folder = tmp_path / "set"
+    write(folder)
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    hang("end")
+    with pytest.raises(WamkitError, match="the encoder libsvtav1 hangs"):
+        write(folder)
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [episode.length for episode in Recording(folder).episodes] == [4]
+
+
+def test_several_films_that_hang_are_told_of_once(tmp_path: Path, hang: Any) -> None:
+    hang("end")
+    both = FEATURES | {"observation.images.side": FEATURES[CAMERA]}
+    with (
+        pytest.raises(WamkitError, match="the encoder libx264 hangs"),
+        Writer(tmp_path / "set", 10, both, codec="h264") as writer,
+    ):
+        frame = {CAMERA: PICTURE, "observation.images.side": PICTURE, "action": [0]}
+        writer.add_episode("go", [frame])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_of_an_episode_that_fails_leaves_nothing(
+    tmp_path: Path, hang: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang("picture")
+    monkeypatch.setattr(filming, "pictures", lambda *_: [PICTURE])
+    with pytest.raises(WamkitError, match="the encoder libx264 hangs"):
+        filming.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+    assert files(tmp_path) == []
+
+
+def test_an_error_of_the_encoder_is_the_caller_s(tmp_path: Path) -> None:
+    film = Film(tmp_path / "film.mp4", 10, (48, 64), "h264")
+    with pytest.raises(ValueError):
+        film.add(np.zeros((48, 64, 5), np.uint8))
+    film.discard()
+    assert files(tmp_path) == []
