@@ -75,7 +75,7 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
     two = wamkit(*words(folder, tmp_path / "two", "--steps", 1, "--latents", tmp_path / "z"))
     assert one[0] == two[0] == 0
     losses = [lines(tmp_path / name / "log.jsonl")[0]["loss"] for name in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import wamkit
 from wamkit.compiling import as_written, compile_encoder
 from wamkit.encoder import record_encoder
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.spaces import CameraConfig
@@ -68,7 +69,7 @@ def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written(name:
             found = vae.encode(pixels[:, :, :1])
         once = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         vae.encode(pixels)
-    torch.testing.assert_close(found, expected)
+    same_values(found, expected)
     assert once == before + 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == once
     as_written(vae)
@@ -91,7 +92,7 @@ def test_compiled_code_reads_flat_kernels_and_follows_a_weight(name: str) -> Non
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
         as_written(vae)
         vae.forget()
-        torch.testing.assert_close(found, vae.encode(pixels))
+        same_values(found, vae.encode(pixels))
 
 
 class Tape:
@@ -122,15 +123,14 @@ def test_single_pictures_are_recorded_once_for_a_shape(name: str) -> None:
         expected = [vae.encode(x) for x in (clip[:, :, :1], clip[:, :, 1:2], clip[:1, :, :1], clip)]
         record_encoder(vae, tape)
         found = [vae.encode(x) for x in (clip[:, :, :1], clip[:, :, 1:2], clip[:1, :, :1], clip)]
-    for mine, theirs in zip(found, expected, strict=True):
-        assert torch.equal(mine, theirs)
+    same_values(found, expected)  # of copies: other strides may take another kernel
     assert tape.made == 2 and tape.played == 3
     other = copy.deepcopy(vae)
     for p in other.parameters():
         p.data.zero_()
     with torch.no_grad():
         assert torch.equal(other.encode(clip[:, :, :1]), type(vae).encode(other, clip[:, :, :1]))
-        assert torch.equal(vae.encode(clip[:, :, :1]), expected[0])
+        same_values(vae.encode(clip[:, :, :1]), expected[0])
     as_written(vae)
     assert "encode" not in vae.__dict__
 

@@ -14,6 +14,7 @@ from wamkit.attention import QKV, Stream, run, sdpa
 from wamkit.cache import KV, KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
+from wamkit.parity import float64, same_values
 from wamkit.parts import Sizes
 from wamkit.registry import registry
 from wamkit.trial import compose, run_dense
@@ -157,6 +158,7 @@ def test_every_way_to_join_predicts_both_and_passes_gradients(
 
 @pytest.mark.parametrize(("backbone", "kind"), PAIRS)
 @torch.no_grad()
+@float64()
 def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> None:
     torch.manual_seed(0)
     sees = SEES["action sees the present"]
@@ -170,10 +172,11 @@ def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> No
     assert prefill.video is None and prefill.action is None
     for _ in range(3):
         fast = head.join(model, scene.with_(video=None), sees, cache=prefill.cache).action
-        torch.testing.assert_close(fast, full, atol=1e-5, rtol=0)
+        same_values(fast, full)
 
 
 @pytest.mark.parametrize(("backbone", "rule"), list(product(SPECS, SEES)))
+@float64()
 def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> None:
     torch.manual_seed(0)
     model, head, scene = SPECS[backbone].backbone.build(), _head("mot", backbone), _scene(backbone)
@@ -189,9 +192,10 @@ def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> N
     run(one, SEES[rule])
     run_dense(two, SEES[rule])
     for a, b in zip(one, two, strict=True):
-        torch.testing.assert_close(a.x, b.x, atol=1e-5, rtol=0)
+        same_values(a.x, b.x)
 
 
+@float64()
 def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
     cached = KV(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4))
     cache = KVCache([{"context": cached}])
@@ -211,8 +215,8 @@ def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
             run([stream], sees, attend=attend, cache=cache)
     (where, one), (again, two) = heard
     assert where == again
-    torch.testing.assert_close(one, torch.cat([kept, passed[0]], 2))
-    torch.testing.assert_close(two, torch.cat([kept, passed[1]], 2))
+    same_values(one, torch.cat([kept, passed[0]], 2))
+    same_values(two, torch.cat([kept, passed[1]], 2))
     assert torch.equal(cache.layers[0]["context"].k, kept)
 
 

@@ -15,6 +15,7 @@ import torch
 import wamkit
 from wamkit.data import Columns
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.spec import parse, read
@@ -58,8 +59,8 @@ def test_the_saved_policy_is_merged_and_acts_as_the_adapted_one(
     run(folder, tmp_path / "run", policy, tell=act)
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it would raise
     loaded = Policy.load(tmp_path / "run/checkpoints/last/policy")
-    torch.testing.assert_close(loaded.act(seen, seed=0).values, chunks[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(policy.act(seen, seed=0).values, chunks[0], rtol=1e-5, atol=1e-5)
+    same_values(loaded.act(seen, seed=0).values, chunks[0])
+    same_values(policy.act(seen, seed=0).values, chunks[0])
     weights = loaded.state_dict()
     assert weights.keys() == policy.state_dict().keys() == plain.keys()
     assert not torch.equal(
@@ -108,7 +109,7 @@ def test_a_resumed_run_is_the_run_with_everything_switched_on(folder: Path, tmp_
     layer = "backbone.blocks.1.ffn.net.2"
     a, b = (kept[f"ema/{layer}.lora_{x}.default.weight"] for x in "AB")
     base = wamkit.build(SMALL).state_dict()[f"{layer}.weight"]
-    torch.testing.assert_close(weights[f"{layer}.weight"], base + 16.0 / 2 * (b @ a))
+    same_values(weights[f"{layer}.weight"], base + 16.0 / 2 * (b @ a))
     with pytest.raises(WamkitError, match="another lora"):
         run(folder, tmp_path / "cut", resume=True, **on | {"lora": {"rank": 3}})
 
@@ -143,8 +144,8 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
     adapters.merge()
     assert set(policy.state_dict()) == names
     for n, x in policy.state_dict().items():
-        torch.testing.assert_close(merged[n], x, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(policy.loss(batch, seed=0).total, loss, rtol=1e-4, atol=1e-5)
+        same_values(merged[n], x)
+    same_values(policy.loss(batch, seed=0).total, loss)
 
 
 def test_layers_are_chosen_by_expression() -> None:

@@ -29,6 +29,7 @@ from wamkit import layers, modes
 from wamkit.check import check
 from wamkit.compositions import Cell, matrix
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 from wamkit.policy import Policy, generator
 from wamkit.scenes import blank
 from wamkit.spec import PolicySpec, parse, read
@@ -320,8 +321,7 @@ def spec_of(name: str) -> PolicySpec:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    scale = max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(found.cpu() / scale, expected / scale, atol=2e-5, rtol=0)
+    same_values(found, expected)
 
 
 @pytest.mark.parametrize("name", [*CELLS, *FILES])

@@ -13,6 +13,7 @@ import yaml
 import wamkit
 from wamkit.actions import Statistics
 from wamkit.losses import video_loss
+from wamkit.parity import float64, same_values
 from wamkit.policy import Policy
 from wamkit.spec import override, parse, read
 from wamkit.trial import batch_of, observation
@@ -34,6 +35,7 @@ def statistics(policy: Policy) -> dict[str, Statistics]:
     return found
 
 
+@float64()
 def test_statistics_turn_values_into_physical_units() -> None:
     policy = build()
     seen = observation(policy.spec, batch=1)
@@ -41,7 +43,7 @@ def test_statistics_turn_values_into_physical_units() -> None:
     policy.set_statistics(statistics(policy))
     physical = policy.act(seen, seed=0)
     assert plain.normalized and not physical.normalized
-    torch.testing.assert_close(policy.actions.normalizer.decode(plain.values), physical.values)
+    same_values(policy.actions.normalizer.decode(plain.values), physical.values)
     assert physical.names == ("arm.0", "arm.1", "arm.2", "gripper") and physical.hertz == 10
 
 
@@ -127,6 +129,7 @@ def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     assert policy.loss(other, seed=3).parts["action"] == one["action"]
 
 
+@float64()
 def test_padded_frames_do_not_count_in_thevideo_loss() -> None:
     rng = torch.Generator().manual_seed(0)
     velocity, predicted = (torch.randn(2, 4, 2, 3, 3, generator=rng) for _ in range(2))
@@ -134,19 +137,20 @@ def test_padded_frames_do_not_count_in_thevideo_loss() -> None:
     valid = torch.tensor([[True, False], [True, True]])
     loss = video_loss(predicted, target, valid)
     error = (predicted - velocity).square().mean((1, 3, 4))
-    torch.testing.assert_close(loss, (2 * error[0, 0] + error[1].mean()) / 2)
+    same_values(loss, (2 * error[0, 0] + error[1].mean()) / 2)
     predicted[0, :, 1] += 9
     assert torch.equal(video_loss(predicted, target, valid), loss)
     predicted[1, :, 1] += 9
     assert video_loss(predicted, target, valid) > loss
 
 
+@float64()
 def test_loss_weights_and_dimension_masks_are_applied() -> None:
     policy = build("schedules.video.loss_weight=0.25")
     batch = batch_of(policy.spec)
     losses = policy.loss(batch, seed=0)
     expected = losses.parts["action"] + 0.25 * losses.parts["video"]
-    torch.testing.assert_close(losses.total.detach(), expected)
+    same_values(losses.total.detach(), expected)
     half = replace(batch, dim_valid=torch.tensor([True, True, False, False]))
     assert policy.loss(half, seed=0).parts["action"] != losses.parts["action"]
 

@@ -22,6 +22,7 @@ from wamkit.bench.taps import tapped
 from wamkit.cli.serve import unready
 from wamkit.errors import WamkitError
 from wamkit.observation import Observation, read_image
+from wamkit.parity import other_values, same_values
 from wamkit.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import unpack
@@ -92,9 +93,9 @@ def test_a_reply_is_what_the_policy_would_do_here(client: Client) -> None:
     reply = client.infer(request(seed=5))
     here = policy().act(Observation({"front": picture()}, WORDS, [0.5, -1.0]), seed=5)
     assert reply["actions"].dtype == np.float32 and reply["actions"].shape == (8, 4)
-    assert np.allclose(reply["actions"], here.values[0].numpy(), atol=1e-6)
+    same_values(reply["actions"], here.values[0].numpy())
     other = client.infer(request(seed=6))["actions"]
-    assert not np.allclose(other, reply["actions"], atol=1e-3)
+    other_values(other, reply["actions"])
 
 
 def test_every_reply_says_how_long_it_took(client: Client) -> None:
@@ -227,9 +228,9 @@ def test_clients_remember_each_its_own_episode() -> None:
     session = remembering().session()
     here = session.act(observed(seen(1, video.context)), seed=0).values[0].numpy()
     after = session.act(observed(seen(3, new)), torch.from_numpy(done)[None], seed=1).values[0]
-    assert np.allclose(first["actions"], here, atol=1e-6)
-    assert np.allclose(second["actions"], after.numpy(), atol=1e-6)
-    assert np.allclose(again["actions"], first["actions"], atol=1e-6)
+    same_values(first["actions"], here)
+    same_values(second["actions"], after.numpy())
+    same_values(again["actions"], first["actions"])
 
 
 def test_nobody_at_an_address_is_said_with_the_cure() -> None:
@@ -293,7 +294,7 @@ def test_the_served_chunk_is_that_of_act_with_the_same_seed_and_picture(
     seen = {"observation/image": np.asarray(read_image(CUP)), "prompt": WORDS, "seed": 7}
     with Client(port=typed[2]) as client:
         found = client.infer(seen)["actions"]
-    assert np.allclose(found, json.loads(out)["actions"][0], atol=1e-6)
+    same_values(found, np.array(json.loads(out)["actions"][0], np.float32))
 
 
 def test_the_client_that_is_printed_runs(typed: tuple[Any, str, int], capsys: Any) -> None:

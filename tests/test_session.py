@@ -12,6 +12,7 @@ from torch import Tensor
 from wamkit.actions import Statistics
 from wamkit.errors import WamkitError
 from wamkit.observation import Batch, Observation
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
@@ -87,6 +88,7 @@ def test_the_first_chunk_is_that_of_act() -> None:
 
 @pytest.mark.parametrize(("backbone", "views"), [("toy", 1), ("wan", 1), ("toy", 2), ("wan", 2)])
 @torch.no_grad()
+@float64()
 def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -> None:
     spec = spec_for("paradigm.chunks=3", backbone=backbone)
     if views > 1:  # each is a latent frame by itself
@@ -109,15 +111,15 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         past = told.past
         assert past is not None and past.video is not None and past.action is not None
         frames, actions = scene.take("video").chunk(3, 2)[k], scene.take("action").chunk(3, 1)[k]
-        torch.testing.assert_close(past.video, frames, atol=1e-5, rtol=0)
-        torch.testing.assert_close(past.action, actions, atol=1e-5, rtol=0)
+        same_values(past.video, frames)
+        same_values(past.action, actions)
         assert told.state is heard[0][0].state
     zero = policy.action_head.lower("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
-    torch.testing.assert_close(zero, torch.full_like(zero, -2.0))
+    same_values(zero, torch.full_like(zero, -2.0))
     # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
     first = policy.action_head.lower("action", heard[0][1].action)
     again = policy.action_head.lower("action", heard[1][0].past.action)  # type: ignore[union-attr, arg-type]
-    torch.testing.assert_close(again, first, atol=1e-5, rtol=0)
+    same_values(again, first)
 
 
 def test_an_observation_holds_the_pictures_since_the_last_one() -> None:
@@ -144,6 +146,7 @@ def test_an_episode_keeps_its_robots_and_its_actions_their_shape() -> None:
     session.act(part(whole, 1, 3), torch.zeros(2, 6, 4))
 
 
+@float64()
 def test_relative_actions_are_relative_to_the_state_at_the_beginning() -> None:
     relative = '[{name = "arm", size = 3, kind = "relative", state = 0}, {name = "g", size = 1}]'
     policy = Policy.from_spec(spec_for(f"actions.groups={relative}"))
@@ -153,12 +156,13 @@ def test_relative_actions_are_relative_to_the_state_at_the_beginning() -> None:
     second = session.act(part(whole, 1, 3, state=whole.state + 10), seed=1).values
     for chunk, (_, out) in zip((first, second), heard, strict=True):
         normal = policy.action_head.lower("action", out.action)
-        torch.testing.assert_close(chunk[..., :3], normal[..., :3] + whole.state[:, None])
+        same_values(chunk[..., :3], normal[..., :3] + whole.state[:, None])
     past = heard[1][0].past
     assert past is not None and past.action is not None
-    torch.testing.assert_close(past.action, heard[0][1].action, atol=1e-5, rtol=0)
+    same_values(past.action, heard[0][1].action)
 
 
+@float64()
 def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 7)
@@ -176,7 +180,7 @@ def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
     session.act(part(whole, 0, 1), seed=0)
     session.act(part(whole, 1, 3), actions[:, :6], seed=1)
     soon = session.act(part(whole, 3, 5), actions[:, 6:], seed=2).values
-    torch.testing.assert_close(late, soon, atol=1e-5, rtol=0)
+    same_values(late, soon)
 
 
 def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart() -> None:
@@ -247,10 +251,12 @@ def test_guidance_goes_on_through_an_episode() -> None:
         chunks.append([session.act(part(whole, 0, 1), seed=0).values])
         chunks[-1] += [session.act(part(whole, k, k + 2), seed=0).values for k in (1, 3)]
     for guided, without in zip(*chunks, strict=True):
-        assert guided.isfinite().all() and not torch.allclose(guided, without, atol=1e-4)
+        assert guided.isfinite().all()
+        other_values(guided, without, 1e-4)
 
 
 @torch.no_grad()
+@float64()
 def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
     streaming = registry().get("paradigm", "autoregressive")()  # type: ignore[call-arg]
@@ -261,4 +267,4 @@ def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     assert sample.video is not None and chunk.video is not None
     one, two = sample.video.guide, chunk.video.guide
     assert one is not None and two is not None
-    torch.testing.assert_close(one[:, :, : two.shape[2]], two, atol=1e-5, rtol=0)
+    same_values(one[:, :, : two.shape[2]], two)

@@ -15,6 +15,7 @@ from wamkit.build import build
 from wamkit.data import Recording, check
 from wamkit.data.frames import Numbers
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 from wamkit.parts import EnvironmentConfig
 from wamkit.policy import Policy
 from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
@@ -191,7 +192,7 @@ def test_episodes_side_by_side_are_those_one_by_one(policy: Policy) -> None:
         alone = _actions(evaluate(one, range(5), actor(policy), {}, keep=True))
         together = _actions(evaluate(three, range(5), actor(policy), {}, keep=True))
     for seed in range(5):
-        assert np.allclose(alone[seed], together[seed], atol=1e-5)
+        same_values(alone[seed], together[seed])
 
 
 def _actions(attempts: Any) -> Mapping[int, NDArray[Any]]:

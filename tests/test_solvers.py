@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wamkit.parity import float64, same_values
 from wamkit.schedule import NoiseSchedule, draw
 from wamkit.schedules import ScheduleConfig
 from wamkit.solvers import SOLVERS, Run
@@ -74,7 +75,7 @@ def test_a_run_counts_evaluations_and_tells_its_levels(solver: str, steps: int) 
         run.advance((run.x - data) / run.level)
     assert tuple(seen) == run.levels and min(seen) > 0 and seen == sorted(seen, reverse=True)
     assert run.level == 0 and not run.sigma.any()
-    torch.testing.assert_close(run.x, data)
+    same_values(run.x, data)
 
 
 def test_euler_is_the_grid_and_its_steps_to_the_bit() -> None:
@@ -112,6 +113,7 @@ def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(solver: str) -> None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@float64()
 def test_a_run_may_end_on_the_way(solver: str) -> None:
     x, data = noise(), noise().flip(0)
     flow = schedule(solver, steps=8)
@@ -122,7 +124,7 @@ def test_a_run_may_end_on_the_way(solver: str) -> None:
     above = [s for s in whole.nodes if s > 0.7]
     assert list(run.nodes) == [*above, 0.7] and run.levels[0] == 1
     if solver != "consistency":  # which is on the way with noise of its own
-        torch.testing.assert_close(again, 0.3 * data + 0.7 * x)
+        same_values(again, 0.3 * data + 0.7 * x)
     none = flow.start(x, until=1.0)
     assert none.done and none.evaluations == 0 and none.level == 1 and torch.equal(none.x, x)
     assert none.sigma.tolist() == [1] * 4
@@ -161,6 +163,7 @@ def _many() -> Tensor:
 
 
 @pytest.mark.parametrize(("steps", "until"), [(1, 0), (2, 0), (3, 0), (16, 0), (10, 0.5)])
+@float64()
 def test_unipc_is_the_one_of_diffusers(steps: int, until: float) -> None:
     diffusers = pytest.importorskip("diffusers")
     run = schedule("unipc", steps=steps).start(noise().float(), until=until)
@@ -174,9 +177,10 @@ def test_unipc_is_the_one_of_diffusers(steps: int, until: float) -> None:
     for time, level in zip(reference.timesteps, run.levels, strict=True):
         x = reference.step(bent(x, level), time, x).prev_sample
         run.advance(bent(run.x, run.level))
-        torch.testing.assert_close(run.x, x, atol=1e-5, rtol=0)
+        same_values(run.x, x)
 
 
+@float64()
 def test_ab2_is_cosmos_s_multistep() -> None:
     """The published formula on x0, in sigma from 80 to 4, and one evaluation at 4 to finish."""
     flow = schedule("ab2", spacing="karras", low=0.8, high=80 / 81, steps=5)
@@ -195,10 +199,10 @@ def test_ab2_is_cosmos_s_multistep() -> None:
             x = math.exp(-dt) * x + dt * (ahead * x0 + behind * before[1])
         before = (s, x0)
         run.advance(bent(run.x, run.level))
-        torch.testing.assert_close(run.x * (1 + t), x)
+        same_values(run.x * (1 + t), x)
     run.advance(bent(run.x, run.level))
     assert run.done
-    torch.testing.assert_close(run.x, _x0(x, levels[-1]))
+    same_values(run.x, _x0(x, levels[-1]))
 
 
 def _x0(x: Tensor, edm: float) -> Tensor:
@@ -207,6 +211,7 @@ def _x0(x: Tensor, edm: float) -> Tensor:
     return x / (1 + edm) - s * bent(x / (1 + edm), s)
 
 
+@float64()
 def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
     flow = schedule("consistency", steps=3)
     run = flow.start(noise(), rng=rng())
@@ -217,8 +222,8 @@ def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
         run.advance(bent(run.x, run.level))
         if i < 2:
             x = (1 - run.levels[i + 1]) * data + run.levels[i + 1] * again[i]
-            torch.testing.assert_close(run.x, x)
-    torch.testing.assert_close(run.x, data)
+            same_values(run.x, x)
+    same_values(run.x, data)
     with pytest.raises(ValueError, match=r"start the run with rng=\.\.\."):
         flow.start(noise())
     assert flow.start(noise(), steps=1).evaluations == 1

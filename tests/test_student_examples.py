@@ -61,7 +61,7 @@ def test_the_index_names_every_spec_and_every_script() -> None:
 def test_01_by_hand_is_what_wamkit_does(run: Run) -> None:
     found = run("01", "--quick")
     gaps = [float(gap) for gap in re.findall(r"(\S+) apart", found)]
-    assert len(gaps) == 3 and max(gaps) < 1e-5
+    assert len(gaps) == 3 and max(gaps) < 1e-4  # of numbers around 1
 
 
 def test_02_says_what_is_computed_once(run: Run, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_03_acts_the_same_with_a_memory_and_for_less(run: Run, tmp_path: Path) -
     found = run("03", "--quick", "--out", str(tmp_path))
     rows = re.findall(r"WAM\S* +(\S+) .* (\S+)x$", found, re.M)
     assert len(rows) == 2
-    assert all(float(gap) < 1e-5 and float(saved) > 1 for gap, saved in rows)
+    assert all(float(gap) < 1e-4 and float(saved) > 1 for gap, saved in rows)
     assert pictures(tmp_path) == {"cache.svg"}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .company import expect_alike
 from .policy import Policy
 from .replay import uncached
 from .spec import PolicySpec
+from .tolerance import other_values, same_values
 from .trial import acted, batch_of, observation, redrawn
 
 
@@ -22,7 +22,8 @@ def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
     assert one.shape == (2, spec.actions.chunk, spec.actions.size) and one.isfinite().all()
     assert torch.equal(one, two)
     other = policy.act(seen, seed=1).values
-    assert spec.action_head.regresses or not torch.allclose(one, other, rtol=0, atol=1e-5)
+    if not spec.action_head.regresses:
+        other_values(other, one, 1e-4)
 
 
 def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
@@ -47,7 +48,7 @@ def acts_the_same_without_a_cache(spec: PolicySpec, tmp: Path) -> None:
         return
     policy = redrawn(Policy.from_spec(spec))
     fast, slow = acted(policy), acted(policy, uncached(policy.model))
-    close(fast.action, slow.action, 1e-4)
+    same_values(fast.action, slow.action)
 
 
 def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
@@ -59,7 +60,7 @@ def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
         p.data = p.data + torch.randn(p.shape, generator=rng) * 0.3 / max(1, inputs) ** 0.5
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     apart = policy.train().act(seen, seed=0).values
-    close(policy.eval().act(seen, seed=0).values, apart, 1e-4)
+    same_values(policy.eval().act(seen, seed=0).values, apart)
     says = any(getattr(type(module), "together", ()) for module in policy.modules())
     assert bool(policy._rows) == says
     after = policy.state_dict()
@@ -99,12 +100,6 @@ def imagines(spec: PolicySpec, tmp: Path) -> None:
     out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
     assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
     assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    scale = max(1.0, float(expected.detach().abs().max()))
-    error = float((found - expected).detach().abs().max()) / scale
-    assert error <= tolerance, f"differs by {error:.2e}, allowed {tolerance:.0e}"
 
 
 POLICY: Sequence[Callable[[PolicySpec, Path], None]] = (

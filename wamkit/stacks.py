@@ -24,6 +24,7 @@ from .attention import Stream, run
 from .errors import WamkitError
 from .interfaces import stream_of
 from .parts import BackboneConfig
+from .tolerance import ROUNDING, same_values
 from .trial import redrawn, scene_of
 from .types import Frames, Segment, Text
 from .visibility import everyone
@@ -40,7 +41,7 @@ def grid(times: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @torch.no_grad()
-def placed_by_hand(config: BackboneConfig, places: Places = grid, tolerance: float = 1e-5) -> None:
+def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
     """Tokens of target frames that are placed by hand give the numbers of the frames.
 
     `places` says where the tokens of frames stand, if the family has its own idea of that.
@@ -56,7 +57,7 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid, tolerance: flo
     _run(backbone, whole)
     _run(backbone, first, second)
     found = torch.cat([first.x, second.x], 1)
-    torch.testing.assert_close(found, whole.x, rtol=tolerance, atol=tolerance)
+    same_values(found, whole.x)
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
     for block in backbone.blocks:
         # Positions may be in the tokens already; else tokens that are alike differ by their keys.
         alike = block.project(even.x[:, -1:].expand_as(even.x), even.cond)[0].k[:, :, -8:]
-        turns = bool((alike - alike[:, :, -1:]).abs().max() > 1e-4)
+        turns = bool(_changed(alike, alike[:, :, -1:].expand_as(alike)))
         one = block.project(x, backbone.place(sigma, at, text))[0]
         two = block.project(x, backbone.place(louder, at, text))[0]
         three = block.project(x, backbone.place(sigma, elsewhere, text))[0]
@@ -162,8 +163,9 @@ def _run(backbone: Any, *streams: Stream) -> None:
 
 
 def _changed(one: Tensor, two: Tensor) -> list[int]:
-    """The tokens whose keys [B, K, S, E] differ."""
-    return ((one - two).abs().amax((0, 1, 3)) > 1e-4).nonzero().flatten().tolist()
+    """The tokens whose keys [B, K, S, E] differ, by more than rounding."""
+    least = ROUNDING[one.dtype] * one.abs().max()
+    return ((one - two).abs().amax((0, 1, 3)) > least).nonzero().flatten().tolist()
 
 
 STACK: tuple[Callable[[BackboneConfig], None], ...] = (

@@ -1,8 +1,9 @@
 """Record what Fast-WAM's own code computes at tiny size, for `test_fastwam.py`.
 
 Run it inside a checkout of https://github.com/yuantianyuan01/FastWAM (commit 45d8e14) as
-`PYTHONPATH=src python make_fastwam_tiny.py OUT.safetensors`. The file holds the weights under the
-names of a released checkpoint, one training sample, and what the training pass predicts for it.
+`PYTHONPATH=src python make_fastwam_tiny.py OUT.safetensors`, with torch, einops and wamkit. The
+file holds the weights under the names of a released checkpoint and one training sample, drawn in
+float32, and what the training pass predicts for it, computed in float64 on a CPU.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from fastwam.models.wan22.schedulers.scheduler_continuous import WanContinuousFl
 from fastwam.models.wan22.wan_video_dit import WanVideoDiT
 from safetensors.torch import save_file
 
+from wamkit.tolerance import doubled, float64
+
 HEADS, HEAD, TEXT, LAYERS = 2, 12, 16, 2
 
 
 def build() -> tuple[MoT, torch.nn.Linear]:
+    torch.manual_seed(0)
     shared = {"num_heads": HEADS, "attn_head_dim": HEAD, "num_layers": LAYERS, "text_dim": TEXT}
     shared |= {"freq_dim": 256, "eps": 1e-6}
     video = WanVideoDiT(
@@ -39,20 +43,12 @@ def build() -> tuple[MoT, torch.nn.Linear]:
 
 
 @torch.no_grad()
-def main(out: str) -> None:
-    mot, proprio = build()
+@float64()
+def computed(
+    mot: MoT, proprio: torch.nn.Linear, inputs: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What the published code makes of the inputs, in float64."""
     video, action = mot.mixtures["video"], mot.mixtures["action"]
-    rng = torch.Generator().manual_seed(1)
-    inputs = {
-        "latents": torch.randn(2, 16, 3, 4, 6, generator=rng),
-        "noise_video": torch.randn(2, 16, 3, 4, 6, generator=rng),
-        "actions": torch.randn(2, 6, 4, generator=rng),
-        "noise_action": torch.randn(2, 6, 4, generator=rng),
-        "timestep_video": torch.tensor([951.0, 312.5]),
-        "timestep_action": torch.tensor([87.5, 640.0]),
-        "text": torch.randn(2, 5, TEXT, generator=rng),
-        "proprio": torch.randn(2, 3, generator=rng),
-    }
     flow = WanContinuousFlowMatchScheduler(shift=5.0)
     latents = flow.add_noise(inputs["latents"], inputs["noise_video"], inputs["timestep_video"])
     latents[:, :, :1] = inputs["latents"][:, :, :1]
@@ -88,13 +84,29 @@ def main(out: str) -> None:
     error_a = (velocity_a - (inputs["noise_action"] - inputs["actions"])).square()
     weight_v = flow.training_weight(inputs["timestep_video"])
     weight_a = flow.training_weight(inputs["timestep_action"])
-    outputs = {
+    return {
         "mask": allowed.to(torch.uint8),
         "velocity_video": velocity_v,
         "velocity_action": velocity_a,
         "loss_video": (error_v.mean((1, 2, 3, 4)) * weight_v).mean(),
         "loss_action": (error_a.mean((1, 2)) * weight_a).mean(),
     }
+
+
+def main(out: str) -> None:
+    mot, proprio = build()
+    rng = torch.Generator().manual_seed(1)
+    inputs = {
+        "latents": torch.randn(2, 16, 3, 4, 6, generator=rng),
+        "noise_video": torch.randn(2, 16, 3, 4, 6, generator=rng),
+        "actions": torch.randn(2, 6, 4, generator=rng),
+        "noise_action": torch.randn(2, 6, 4, generator=rng),
+        "timestep_video": torch.tensor([951.0, 312.5]),
+        "timestep_action": torch.tensor([87.5, 640.0]),
+        "text": torch.randn(2, 5, TEXT, generator=rng),
+        "proprio": torch.randn(2, 3, generator=rng),
+    }
+    outputs = computed(*doubled((mot, proprio, inputs)))
     state = {f"weights/{k}": v for k, v in mot.state_dict().items()}
     state |= {f"weights/proprio_encoder.{k}": v for k, v in proprio.state_dict().items()}
     state |= {f"inputs/{k}": v for k, v in inputs.items()}

@@ -11,6 +11,7 @@ from wamkit_mot import Mot
 from wamkit_mot.interpolate import Units, resized
 
 from wamkit.errors import WamkitError
+from wamkit.parity import float64, same_values
 from wamkit.registry import registry
 from wamkit.trial import composed, scene_of
 from wamkit.types import Noisy, Scene
@@ -93,11 +94,12 @@ def units(width: tuple[int, int]) -> Units:
     return Units(width, (12, 12), (30, 20))
 
 
+@float64()
 def test_resizing_interpolates_every_axis_and_keeps_the_size_of_outputs() -> None:
     ramp = torch.arange(9.0).expand(4, 9)
     assert torch.equal(resized(ramp[0], (5,), units((9, 5))), torch.tensor([0.0, 2, 4, 6, 8]))
     narrow = resized(ramp, (4, 3), units((9, 3)))
-    torch.testing.assert_close(narrow, torch.tensor([0.0, 4, 8]).expand(4, 3) * 3**0.5)
+    same_values(narrow, torch.tensor([0.0, 4, 8]).expand(4, 3) * 3**0.5)
     assert torch.equal(resized(ramp, (4, 9), units((9, 9))), ramp)
 
 
@@ -118,6 +120,7 @@ def test_resizing_does_not_mix_the_pieces_of_a_stack(old: list[int], new: list[i
 
 
 @pytest.mark.parametrize("settings", [{}, {"every": 2}, {"block": "backbone", "every": 2}])
+@float64()
 def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
     model, head, scene = parts(init="video", **settings)
     with torch.no_grad():
@@ -130,9 +133,7 @@ def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
     assert same and all(name.startswith(own) for name in same)
     source = model.blocks[head.layers[1]].attn1.to_q.weight
     goal = head.blocks[head.layers[1]].attn1.to_q.weight
-    torch.testing.assert_close(
-        goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1])))
-    )
+    same_values(goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1]))))
     assert head.join(model, scene, SEES).action.isfinite().all()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from wamkit_mot import Mot
 
 from wamkit.layers import latent_times
+from wamkit.parity import float64, other_values, same_values
 from wamkit.registry import registry
 from wamkit.trial import composed, everything, redrawn
 from wamkit.types import Noisy, Scene
@@ -57,7 +58,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    same_values(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("settings", [*OWN, *COPIED])
 @torch.no_grad()
+@float64()
 def test_what_is_remembered_gives_the_same_numbers(settings: dict[str, Any]) -> None:
     model, head, scene = parts(**settings)
     full = head.join(model, scene, SEES)
@@ -95,6 +97,7 @@ def test_what_is_remembered_gives_the_same_numbers(settings: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("settings", [*OWN, *COPIED])
 @torch.no_grad()
+@float64()
 def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
     model, head, scene = parts(**settings)
     scene, n = scene.without("next_state", "value"), 6
@@ -123,6 +126,7 @@ def test_two_chunks_of_one_role_have_registers_each() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_a_level_is_that_of_its_tokens_alone() -> None:
     model, head, scene = parts(state="token", registers=1, decoder="adaln")
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
@@ -131,10 +135,11 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
     two = head.join(model, scene.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
-    assert (two.value - one.value).abs().max() > 1e-4
+    other_values(two.value, one.value, 0.0001)
 
 
 @torch.no_grad()
+@float64()
 def test_levels_of_single_steps_equal_one_level_for_all() -> None:
     model, head, scene = parts(registers=1, state="noisy_token", decoder="adaln")
     action = scene.noisy("action")
@@ -163,9 +168,10 @@ def test_actions_know_their_order_unless_told_not_to(settings: dict[str, Any], m
     turned = Noisy(action.x.flip(1), action.sigma)
     one = head.join(model, scene, SEES).action
     two = head.join(model, scene.with_(action=turned), SEES).action.flip(1)
-    assert ((one - two).abs().max() > 1e-4) == moves
+    (other_values if moves else same_values)(one, two)
 
 
+@float64()
 def test_the_sinusoid_counts_from_the_state_and_has_its_sines_first() -> None:
     _, head, _ = parts(positions="sinusoid", width=8)
     wave, turn, at = head._placed(torch.tensor([-1.0, 0, 2]))
@@ -175,13 +181,14 @@ def test_the_sinusoid_counts_from_the_state_and_has_its_sines_first() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_places_that_change_are_not_remembered() -> None:
     model, head, scene = parts()
     action = scene.noisy("action")
     later = Noisy(action.x, action.sigma, times=torch.arange(6.0) * 3)
     first = head.join(model, scene, SEES).action
     moved = head.join(model, scene.with_(action=later), SEES).action
-    assert (first - moved).abs().max() > 1e-4
+    other_values(first, moved, 0.0001)
     close(head.join(model, scene, SEES).action, first)
 
 

@@ -11,6 +11,7 @@ from wamkit_reader import Reader
 
 from wamkit import check
 from wamkit.cache import KVCache
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.replay import uncached
 from wamkit.scenes import blank
@@ -49,6 +50,7 @@ def inputs(spec: PolicySpec, layers: int) -> tuple[Scene, list[torch.Tensor]]:
 
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("paradigm", ["single_pass", "joint"])
+@float64()
 def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
     spec = spec_for("toy", paradigm, reads=reads)
     assert check(spec) == []
@@ -58,10 +60,11 @@ def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
         for model in (policy.model, uncached(policy.model)):
             rng = torch.Generator().manual_seed(3)
             found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
-    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+    same_values(*found)
 
 
 @pytest.mark.parametrize("backbone", ["timm_vit", "flux2"])
+@float64()
 def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) -> None:
     paradigm = "single_pass" if backbone == "timm_vit" else "joint"
     policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
@@ -73,7 +76,7 @@ def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) ->
         for model in (policy.model, uncached(policy.model)):
             rng = torch.Generator().manual_seed(3)
             found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
-        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+        same_values(*found)
         # Padding is hidden from the head, words are not.
         for row, heard in ((slice(2, None), False), (slice(0, 2), True)):
             tokens = scene.text.tokens.clone()
@@ -81,7 +84,7 @@ def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) ->
             other = scene.with_(text=replace(scene.text, tokens=tokens))
             rng = torch.Generator().manual_seed(3)
             moved = policy.paradigm.act(policy.model, other, policy.schedules, rng).action
-            assert ((moved - found[0]).abs().max() > 1e-4) == heard
+            (other_values if heard else same_values)(moved, found[0])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_gradients_reach_every_weight(reads: str, state: str) -> None:
     assert not dead
 
 
+@float64()
 def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
     spec = spec_for(depth=3)
     scene, hidden = inputs(spec, 3)
@@ -118,7 +122,7 @@ def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
             for i in range(len(used)):
                 moved = [h + 1 if i == j else h for j, h in enumerate(states)]
                 two = head.read(scene, moved, None, zero)["action"]
-                assert (two - one).abs().max() > 1e-4
+                other_values(two, one, 0.0001)
 
 
 @torch.no_grad()
@@ -135,6 +139,7 @@ def test_what_is_read_becomes_keys_once_for_all_steps() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_the_level_of_the_frames_is_heard_if_asked_for_and_kept_with_them() -> None:
     spec = spec_for("toy", "joint")
     for reads, heard in (("one", True), ("each", False)):
@@ -154,15 +159,15 @@ def test_the_level_of_the_frames_is_heard_if_asked_for_and_kept_with_them() -> N
     kept = policy.model(full.without("action"), keep=("text", "context", "target")).cache
     assert kept is not None
     assert kept.levels["context"].tolist() == [0, 0]
-    torch.testing.assert_close(kept.levels["target"], torch.tensor([0.3, 0.6]))
+    same_values(kept.levels["target"], torch.tensor([0.3, 0.6]))
     fast = policy.model(full.with_(video=None), cache=kept).action
-    torch.testing.assert_close(fast, policy.model(full).action, atol=1e-5, rtol=0)
+    same_values(fast, policy.model(full).action)
 
     moved = kept.renamed({"target": "target'"}).pick(torch.tensor([1, 1, 0])) | KVCache(
         kept.layers, kept.hidden, {"context": torch.ones(3)}
     )
     assert moved.level(("context", "target'")).tolist() == [1, 1, 1]
-    torch.testing.assert_close(moved.level(("target'",)), torch.tensor([0.6, 0.6, 0.3]))
+    same_values(moved.level(("target'",)), torch.tensor([0.6, 0.6, 0.3]))
 
 
 @torch.no_grad()
@@ -245,6 +250,7 @@ def test_numbers_see_each_other_as_the_table_says() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
     spec = spec_for("toy", "single_pass")
     head, model = Reader(**SMALL).build(spec.sizes), spec.backbone.build()
@@ -265,7 +271,7 @@ def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
         times = torch.arange(6.0) + 6 * i
         alone = Noisy(both.x[:, part], both.sigma[:, part], roles[part], times)
         view = replace(scene, text=replace(scene.text), video=video, action=alone)
-        torch.testing.assert_close(head.join(model, view, sees).action, found[:, part])
+        same_values(head.join(model, view, sees).action, found[:, part])
 
 
 @pytest.mark.parametrize(

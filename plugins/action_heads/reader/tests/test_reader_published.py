@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wamkit_reader import Reader
 
 from wamkit import weights
+from wamkit.parity import doubled, float64, same_values
 from wamkit.registry import registry
 from wamkit.trial import composed
 from wamkit.types import Noisy, Scene, Text
@@ -82,6 +83,7 @@ class Published(nn.Module):
 
 
 @torch.no_grad()
+@float64()
 def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = sizes_of("toy")
@@ -97,9 +99,9 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
         state="none",
         weights=str(tmp_path / "ge_act.safetensors"),
     )
-    head = config.build(sizes)
+    head = doubled(config.build(sizes))
     x, sigma = torch.randn(2, 6, 4), torch.tensor([0.3, 0.8])
     hidden = [torch.randn(2, 5, sizes.traits.width) for _ in range(2)]
     scene = Scene(Text(torch.randn(2, 3, sizes.traits.text_width)), action=Noisy(x, sigma))
     found = head.read(scene, hidden, None, torch.zeros(2))["action"]
-    torch.testing.assert_close(found, theirs(x, sigma, hidden), atol=2e-5, rtol=0)
+    same_values(found, theirs(x, sigma, hidden))

@@ -9,6 +9,7 @@ import torch
 from wamkit_regression import Regression
 
 from wamkit import check
+from wamkit.parity import float64, same_values
 from wamkit.policy import Policy
 from wamkit.replay import uncached
 from wamkit.scenes import blank, clean
@@ -26,11 +27,12 @@ def spec_for(
     return spec.model_copy(update={"action_head": head}).fitted()
 
 
+@float64()
 def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
     policy = Policy.from_spec(spec_for())
     seen, batch = observation(policy.spec), batch_of(policy.spec)
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
-    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    same_values(one, two)
     with torch.no_grad():
         scene = clean(policy, batch)
         assert scene.action is not None and scene.video is not None
@@ -38,7 +40,7 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
         still = alone.put("action", torch.zeros_like(scene.action.x), 1.0)
         found = policy.model(still).action
         assert found is not None
-        torch.testing.assert_close(
+        same_values(
             policy.loss(batch, seed=0).parts["action"], (found + scene.action.x).square().mean()
         )
 
@@ -46,13 +48,14 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
 @pytest.mark.parametrize("pool", ["mean", "attention"])
 @pytest.mark.parametrize("paradigm", ["single_pass", "joint"])
 @torch.no_grad()
+@float64()
 def test_a_cache_changes_nothing(pool: str, paradigm: str) -> None:
     policy = Policy.from_spec(spec_for("toy", paradigm, pool=pool, layers="all"))
     scene, found = blank(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
         found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
-    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+    same_values(*found)
 
 
 @pytest.mark.parametrize("backbone", ["toy", "timm_vit"])

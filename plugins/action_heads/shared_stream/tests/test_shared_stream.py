@@ -13,6 +13,7 @@ from wamkit_shared_stream import SharedStream
 
 from wamkit import check
 from wamkit.layers import latent_times
+from wamkit.parity import float64, other_values, same_values
 from wamkit.registry import registry
 from wamkit.spec import PolicySpec
 from wamkit.trial import composed, everything, redrawn
@@ -56,7 +57,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=3e-5, rtol=0)
+    same_values(found, expected)
 
 
 CASES = [*((name, {}) for name in BACKBONES), *(("wan", settings) for settings in SETTINGS[1:])]
@@ -81,6 +82,7 @@ def test_every_weight_of_the_head_and_of_the_blocks_learns(
 
 @pytest.mark.parametrize(("backbone", "settings"), CASES)
 @torch.no_grad()
+@float64()
 def test_what_is_remembered_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
     full = head.join(model, scene, SEES)
@@ -95,6 +97,7 @@ def test_what_is_remembered_gives_the_same_numbers(backbone: str, settings: dict
 
 @pytest.mark.parametrize(("backbone", "settings"), CASES)
 @torch.no_grad()
+@float64()
 def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
     scene, n = scene.without("next_state", "value"), 6
@@ -114,6 +117,7 @@ def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, A
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.no_grad()
+@float64()
 def test_actions_know_their_order_their_level_and_the_instruction(backbone: str) -> None:
     model, head, scene = parts(backbone)
     action = scene.noisy("action")
@@ -129,7 +133,7 @@ def test_actions_know_their_order_their_level_and_the_instruction(backbone: str)
     text = scene.text
     told = act(text=Text(text.tokens.flip(0), text.valid, text.extra))
     for other in (turned, louder, told):
-        assert (one - other).abs().max() > 1e-4
+        other_values(one, other, 0.0001)
     hidden = text.tokens.clone()
     hidden[0, 3:] += 1  # padding
     close(act(text=Text(hidden, text.valid, text.extra)), one)
@@ -147,6 +151,7 @@ def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_a_level_is_that_of_its_tokens_alone() -> None:
     model, head, scene = parts()
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
@@ -155,7 +160,7 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
     two = head.join(model, scene.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
-    assert (two.value - one.value).abs().max() > 1e-4
+    other_values(two.value, one.value, 0.0001)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,7 @@ def test_tokens_stand_where_they_are_told_to(positions: str, times: list[float])
 
 
 @torch.no_grad()
+@float64()
 def test_a_robot_has_weights_of_its_own() -> None:
     model, head, scene = parts(embodiments=2, embodiment=1)
     one = head.join(model, scene, SEES).action

@@ -16,7 +16,16 @@ from wamkit_cosmos import Cosmos
 from wamkit_cosmos.weights import DIALECTS
 
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import randomized, same_gradients, uncalled, velocity_gradients
+from wamkit.parity import (
+    doubled,
+    float64,
+    other_values,
+    randomized,
+    same_gradients,
+    same_values,
+    uncalled,
+    velocity_gradients,
+)
 from wamkit.types import Frames, Text
 from wamkit.weights import cast
 
@@ -168,15 +177,17 @@ def expected(
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+    same_values(found, wanted)
 
 
 @cases
 @pytest.mark.parametrize("layout", ["whole", "sharded", "original"])
+@float64()
 def test_velocity_equals_that_of_diffusers(
     case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    backbone = built(CONFIGS[case], folders[case] / layout)
+    references = doubled(references)
+    backbone = doubled(built(CONFIGS[case], folders[case] / layout))
     frames, text = scene(case)
     with torch.no_grad():
         wanted = expected(references[case], frames, text, fps=CONFIGS[case].fps)
@@ -188,9 +199,11 @@ def test_velocity_equals_that_of_diffusers(
 
 
 @cases
+@float64()
 def test_gradients_equal_those_of_diffusers(
     case: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene(case)
     theirs = partial(expected, fps=CONFIGS[case].fps)
     wanted = velocity_gradients(references[case], frames, text, theirs)
@@ -199,9 +212,11 @@ def test_gradients_equal_those_of_diffusers(
 
 @pytest.mark.parametrize("context", [0, 2, 3])
 @torch.no_grad()
+@float64()
 def test_every_number_of_context_frames_is_told_to_the_model(
     context: int, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene(context=context)
     close(
         denoise(backbones["predict2"], frames, text), expected(references["predict2"], frames, text)
@@ -213,34 +228,40 @@ def test_every_number_of_context_frames_is_told_to_the_model(
 
 
 @torch.no_grad()
+@float64()
 def test_a_clean_context_is_announced_at_the_level_of_the_configuration(
     references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
+    references = doubled(references)
     frames, text = scene()
-    exact = built(TINY, folders["predict2"] / "whole", context_sigma=0.0)
-    late = built(TINY, folders["predict2"] / "whole", context_sigma=0.25)
+    exact = doubled(built(TINY, folders["predict2"] / "whole", context_sigma=0.0))
+    late = doubled(built(TINY, folders["predict2"] / "whole", context_sigma=0.25))
     model = references["predict2"]
     close(denoise(exact, frames, text), expected(model, frames, text, announced=0.0))
     close(denoise(late, frames, text), expected(model, frames, text, announced=0.25))
-    assert (denoise(exact, frames, text) - denoise(late, frames, text)).abs().max() > 0.01
+    other_values(denoise(exact, frames, text), denoise(late, frames, text), 0.01)
 
 
 @torch.no_grad()
+@float64()
 def test_a_copy_of_the_context_is_context_too(backbones: dict[str, Any]) -> None:
+    backbones = doubled(backbones)
     frames, text = scene()
     copy = Frames(frames.z, ("context'", "target'", "target'"), frames.times, frames.sigma)
     other = Frames(frames.z, ("target",) * T, frames.times, frames.sigma)
     wanted = denoise(backbones["predict2"], frames, text)
     assert torch.equal(denoise(backbones["predict2"], copy, text), wanted)
-    assert (denoise(backbones["predict2"], other, text) - wanted).abs().max() > 0.01
+    other_values(denoise(backbones["predict2"], other, text), wanted, 0.01)
 
 
 @torch.no_grad()
+@float64()
 def test_queries_and_keys_have_the_epsilon_of_the_original_unless_told_otherwise(
     references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
+    references = doubled(references)
     frames, text = scene()
-    original = built(TINY, folders["predict2"] / "whole", qk_norm_eps=Cosmos().qk_norm_eps)
+    original = doubled(built(TINY, folders["predict2"] / "whole", qk_norm_eps=Cosmos().qk_norm_eps))
     model = reference(TINY)
     model.load_state_dict(references["predict2"].state_dict())
     for name, module in model.named_modules():
@@ -248,17 +269,19 @@ def test_queries_and_keys_have_the_epsilon_of_the_original_unless_told_otherwise
             module.eps = 1e-6
     found = denoise(original, frames, text)
     close(found, expected(model, frames, text))
-    assert (found - expected(references["predict2"], frames, text)).abs().max() > 1e-3
+    other_values(found, expected(references["predict2"], frames, text))
 
 
 @torch.no_grad()
+@float64()
 def test_time_counts_in_latent_frames_unless_pictures_a_second_are_given(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene()
     plain = expected(references["predict2"], frames, text)
     scaled = expected(references["predict2"], frames, text, fps=16)
-    assert (plain - scaled).abs().max() > 1e-3
+    other_values(plain, scaled)
     assert Cosmos().fps is None
     close(denoise(backbones["predict2"], frames, text), plain)
     close(denoise(backbones["16 fps"], frames, text), scaled)
@@ -267,14 +290,16 @@ def test_time_counts_in_latent_frames_unless_pictures_a_second_are_given(
 
 
 @torch.no_grad()
+@float64()
 def test_noise_levels_go_in_as_they_are_not_in_thousandths(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene(context=0)
     wanted = expected(references["predict2"], frames, text)
     close(denoise(backbones["predict2"], frames, text), wanted)
     thousands = expected(references["predict2"], frames, text, scale=1000)
-    assert (thousands - wanted).abs().max() > 0.01
+    other_values(thousands, wanted, 0.01)
 
 
 @torch.no_grad()
@@ -301,21 +326,25 @@ def test_channels_come_first_in_a_patch_on_the_way_in_and_last_on_the_way_out(
 
 
 @torch.no_grad()
+@float64()
 def test_hidden_words_are_hidden_as_in_diffusers(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene("predict2.5")
     valid = torch.arange(L) < torch.tensor([[5], [9]])
     masked = Text(text.tokens, valid)
     found = denoise(backbones["predict2.5"], frames, masked)
     close(found, expected(references["predict2.5"], frames, masked))
-    assert (found - denoise(backbones["predict2.5"], frames, text)).abs().max() > 0.01
+    other_values(found, denoise(backbones["predict2.5"], frames, text), 0.01)
 
 
 @torch.no_grad()
+@float64()
 def test_padding_that_is_attended_may_come_as_one_word_that_counts_for_many(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene()
     text.tokens[:, 5:] = 0
     copies = torch.ones(B, 6)
@@ -327,7 +356,9 @@ def test_padding_that_is_attended_may_come_as_one_word_that_counts_for_many(
 
 
 @torch.no_grad()
+@float64()
 def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str, Any]) -> None:
+    backbones = doubled(backbones)
     backbone, (frames, text) = backbones["predict2"], scene()
     order = [2, 0, 1]
     moved = Frames(
@@ -339,7 +370,7 @@ def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str,
     wanted = denoise(backbone, frames, text)
     close(denoise(backbone, moved, text), wanted[:, :, order])
     stretched = denoise(backbone, replace(moved, times=3 * moved.times), text)
-    assert (stretched - wanted[:, :, order]).abs().max() > 1e-3
+    other_values(stretched, wanted[:, :, order])
 
 
 @cases

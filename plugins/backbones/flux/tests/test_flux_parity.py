@@ -17,9 +17,13 @@ from wamkit_flux.weights import FLUX1, FLUX2
 from wamkit import WamkitError
 from wamkit.interfaces.backbone import denoise, stream_of
 from wamkit.parity import (
+    doubled,
+    float64,
+    other_values,
     randomized,
     same_gradients,
     same_shapes,
+    same_values,
     uncalled,
     velocity_gradients,
 )
@@ -206,34 +210,40 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
 
 @cases
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
+@float64()
 def test_velocity_equals_that_of_diffusers(
     case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    backbone = built(case, folders[case] / layout)
+    references = doubled(references)
+    backbone = doubled(built(case, folders[case] / layout))
     frames, text = scene(case)
     with torch.no_grad():
         wanted = expected(references[case], frames, text)
         first = denoise(backbone, frames, text)
         again = denoise(backbone, frames, text)
     assert wanted.std() > 0.3
-    torch.testing.assert_close(first, wanted, rtol=2e-5, atol=2e-5)
+    same_values(first, wanted)
     assert torch.equal(again, first)
 
 
 @cases
+@float64()
 def test_gradients_equal_those_of_diffusers(
     case: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene(case)
     wanted = velocity_gradients(references[case], frames, text, expected)
     same_gradients(velocity_gradients(backbones[case], frames, text), wanted)
 
 
 @torch.no_grad()
+@float64()
 def test_clean_references_equal_the_fixed_reference_mode_of_diffusers(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     """References at level 0 that see only themselves, as klein-9b-kv was trained."""
+    references, backbones = doubled((references, backbones))
     pytest.importorskip("diffusers")
     from diffusers.models.transformers import transformer_flux2 as theirs
 
@@ -256,9 +266,9 @@ def test_clean_references_equal_the_fixed_reference_mode_of_diffusers(
     sees = {"text": everything, "target": everything, "context": {"context"}}
     found = denoise(backbones["klein"], frames.at(0, "context"), text, sees)[:, :, 2:]
     wanted = wanted.transpose(1, 2).unflatten(2, (1, H, W))
-    torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)
+    same_values(found, wanted)
     same = denoise(backbones["klein"], frames, text, sees)[:, :, 2:]
-    assert (same - wanted).abs().max() > 0.01
+    other_values(same, wanted, 0.01)
 
 
 @cases
@@ -278,8 +288,8 @@ def test_a_noise_level_is_not_rounded_before_it_is_multiplied(
     wanted = stream_of(backbones[case], frames, text).cond.level[-1]
     found = stream_of(half, frames, text).cond.level[-1]
     rounded = stream_of(backbones[case], frames.at(0.948, *set(ROLES)), text).cond.level[-1]
-    assert (found - wanted).abs().max() < 1e-5
-    assert (rounded - wanted).abs().max() > 0.1
+    same_values(found, wanted)
+    other_values(rounded, wanted, 0.1)
 
 
 @cases
@@ -297,10 +307,12 @@ def test_bfloat16_stays_near_float32(
 
 @cases
 @torch.no_grad()
+@float64()
 def test_frames_may_stand_in_any_order_and_at_any_time(
     case: str, backbones: dict[str, Any]
 ) -> None:
     """Pipelines put references last, cached ones come first: places are decided by roles alone."""
+    backbones = doubled(backbones)
     frames, text = scene(case)
     order = [*range(1, len(frames.roles)), 0]
     moved = Frames(
@@ -310,22 +322,25 @@ def test_frames_may_stand_in_any_order_and_at_any_time(
         frames.sigma[:, order],
     )
     wanted = denoise(backbones[case], frames, text)[:, :, order]
-    torch.testing.assert_close(denoise(backbones[case], moved, text), wanted, rtol=2e-5, atol=2e-5)
+    same_values(denoise(backbones[case], moved, text), wanted)
 
 
 @torch.no_grad()
+@float64()
 def test_references_are_told_apart_by_their_order(backbones: dict[str, Any]) -> None:
+    backbones = doubled(backbones)
     frames, text = scene("klein")
     swapped = Frames(frames.z[:, :, [0, 2, 1]], ROLES, frames.times, frames.sigma)
     one = denoise(backbones["klein"], frames, text)[:, :, 0]
-    assert (denoise(backbones["klein"], swapped, text)[:, :, 0] - one).abs().max() > 0.01
+    other_values(denoise(backbones["klein"], swapped, text)[:, :, 0], one, 0.01)
 
 
+@float64()
 def test_clean_words_do_not_feel_the_level_of_the_target(folders: dict[str, Path]) -> None:
     frames, text = scene("klein")
     levels = {}
     for rule in ("clean", "target"):
-        backbone = built("klein", folders["klein"] / "diffusers", text_sigma=rule)
+        backbone = doubled(built("klein", folders["klein"] / "diffusers", text_sigma=rule))
         levels[rule] = [
             stream_of(backbone, video, text).cond.level[0]
             for video in (frames, frames.at(0.5, "target"), frames.only("context"))
@@ -333,7 +348,7 @@ def test_clean_words_do_not_feel_the_level_of_the_target(folders: dict[str, Path
     first, second, none = levels["clean"]
     assert torch.equal(first, second) and torch.equal(first, none)
     first, second, none = levels["target"]
-    assert (first - second).abs().max() > 0.1
+    other_values(first, second, 0.1)
     assert torch.equal(none, levels["clean"][0])
 
 

@@ -13,6 +13,7 @@ from wamkit_flux.pooled import VOCABULARY, PooledWords, Shape
 
 from wamkit import WamkitError, scenes
 from wamkit.check import check
+from wamkit.parity import doubled, float64, same_values
 from wamkit.policy import Policy
 from wamkit.trial import batch_of, compose, observation
 from wamkit.weights import parameters, save
@@ -50,16 +51,17 @@ def tower(tmp_path: Path) -> tuple[Any, Path]:
 
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 @torch.no_grad()
+@float64()
 def test_the_vector_equals_the_pooled_output_of_transformers(
     prefix: str, tower: tuple[Any, Path]
 ) -> None:
-    model, folder = tower
+    model, folder = doubled(tower)
     file = folder / "text_encoder" / "model.safetensors"
     old = {f"{prefix}{name}": tensor for name, tensor in load_file(file).items()}
     if prefix:
         old[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
     save_file(old, file)
-    pooled = TINY.model_copy(update={"weights": str(folder)}).conditioner()
+    pooled: Any = doubled(TINY.model_copy(update={"weights": str(folder)}).conditioner())
     ids = pooled.tokenizer(PROMPTS)
     end = pooled.tokenizer.eot_token_id
     assert ids.shape == (3, 77) and ids[2, -1] == end
@@ -68,7 +70,7 @@ def test_the_vector_equals_the_pooled_output_of_transformers(
     wanted = model(ids).pooler_output
     found = pooled(PROMPTS, None)
     assert wanted.std() > 0.3
-    torch.testing.assert_close(found[:, 0], wanted, rtol=1e-5, atol=1e-5)
+    same_values(found[:, 0], wanted)
 
 
 def test_words_become_the_numbers_of_clips_vocabulary() -> None:
@@ -103,6 +105,7 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
     assert lone.build().traits.extra_width == 8
 
 
+@float64()
 def test_a_policy_reads_each_prompt_once() -> None:
     spec = compose(KONTEXT)
     policy, seen = Policy.from_spec(spec), observation(spec)
@@ -110,7 +113,7 @@ def test_a_policy_reads_each_prompt_once() -> None:
     scene = scenes.blank(policy, seen)
     sentences = [spec.text_encoder.template.replace("{instruction}", p) for p in seen.prompt]
     assert scene.text.extra is not None
-    torch.testing.assert_close(scene.text.extra, policy.conditioner(sentences, None))
+    same_values(scene.text.extra, policy.conditioner(sentences, None))
     policy.act(seen, seed=0)
     assert policy.pooled.encoded == len(set(seen.prompt)) == 2
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from wamkit_flux import Flux1VAE, Flux2VAE
 from wamkit_flux.vae import PUBLISHED, TINY, Flux1Autoencoder, Flux2Autoencoder, Sizes, fold, unfold
 
-from wamkit.parity import gradients, randomized, same_gradients
+from wamkit.parity import doubled, float64, gradients, randomized, same_gradients, same_values
 from wamkit.weights import cast, parameters
 
 CONFIGS: dict[str, Any] = {"flux1": Flux1VAE(width="tiny"), "flux2": Flux2VAE(width="tiny")}
@@ -145,26 +145,32 @@ def reference_decode(model: Any, z: Tensor) -> Tensor:
 @variants
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 @torch.no_grad()
+@float64()
 def test_pictures_and_latents_equal_those_of_diffusers(
     variant: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    vae, model, pixels = built(variant, folders[variant] / layout), references[variant], clip(2)
+    references = doubled(references)
+    vae, model, pixels = (
+        doubled(built(variant, folders[variant] / layout)),
+        references[variant],
+        clip(2),
+    )
     z = vae.encode(pixels)
     out = vae.decode(z)
     assert (out.abs() < 1).float().mean() > 0.8, "the clamp hides what should be compared"
     for t in range(2):
         wanted = reference_encode(model, pixels[:, :, t])
         scale = float(wanted.abs().max())
-        torch.testing.assert_close(z[:, :, t] / scale, wanted / scale, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            out[:, :, t], reference_decode(model, z[:, :, t]).clamp(-1, 1), rtol=1e-5, atol=1e-5
-        )
+        same_values(z[:, :, t] / scale, wanted / scale)
+        same_values(out[:, :, t], reference_decode(model, z[:, :, t]).clamp(-1, 1))
 
 
 @variants
+@float64()
 def test_gradients_equal_those_of_diffusers(
     variant: str, references: dict[str, Any], vaes: dict[str, Any]
 ) -> None:
+    references, vaes = doubled((references, vaes))
     vae, model = vaes[variant], references[variant]
 
     def through(net: Any, encode: Any, decode: Any) -> dict[str, Tensor]:
@@ -193,11 +199,13 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
 
 @variants
 @torch.no_grad()
+@float64()
 def test_a_picture_knows_nothing_of_the_others(variant: str, vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     vae, pixels = vaes[variant], clip(3)
     z = vae.encode(pixels)
     assert z.shape[2] == 3
-    torch.testing.assert_close(vae.encode(pixels[:, :, 1:2]), z[:, :, 1:2], rtol=1e-5, atol=1e-5)
+    same_values(vae.encode(pixels[:, :, 1:2]), z[:, :, 1:2])
 
 
 @variants

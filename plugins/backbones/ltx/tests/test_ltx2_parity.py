@@ -16,9 +16,13 @@ from wamkit_ltx.backbone import LTX2Backbone
 from wamkit import WamkitError
 from wamkit.interfaces.backbone import denoise
 from wamkit.parity import (
+    doubled,
+    float64,
+    other_values,
     randomized,
     same_gradients,
     same_shapes,
+    same_values,
     uncalled,
     velocity_gradients,
 )
@@ -166,21 +170,25 @@ def expected(model: Any, frames: Frames, text: Text, *, apart: bool = True, **ot
 
 @designs
 @pytest.mark.parametrize("layout", ["diffusers", "original.safetensors"])
+@float64()
 def test_velocity_equals_that_of_diffusers(
     design: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    found = built(design, folders[design] / layout)
+    references = doubled(references)
+    found = doubled(built(design, folders[design] / layout))
     with torch.no_grad():
         wanted = expected(references[design], *scene(design))
         velocity = denoise(found, *scene(design))
     assert wanted.std() > 0.3
-    torch.testing.assert_close(velocity, wanted, rtol=0, atol=2e-5)
+    same_values(velocity, wanted)
 
 
 @designs
+@float64()
 def test_only_what_the_video_hears_of_the_audio_is_missing(
     design: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     model, (frames, text) = references[design], scene(design)
     hearing = {n: p for n, p in model.named_parameters() if "audio_to_video_attn.to_out" in n}
     before = {name: p.detach().clone() for name, p in hearing.items()}
@@ -192,23 +200,27 @@ def test_only_what_the_video_hears_of_the_audio_is_missing(
         deaf = expected(model, frames, text, apart=False)
         for name, p in hearing.items():
             p.copy_(before[name])
-    torch.testing.assert_close(found, deaf, rtol=0, atol=2e-5)
-    assert (whole - deaf).abs().max() > 0.01
+    same_values(found, deaf)
+    other_values(whole, deaf, 0.01)
 
 
 @designs
+@float64()
 def test_gradients_equal_those_of_diffusers(
     design: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene(design)
     found = velocity_gradients(backbones[design], frames, text)
     wanted = velocity_gradients(references[design], frames, text, expected)
     same_gradients(found, {name: g for name, g in wanted.items() if g.any()})  # no audio
 
 
+@float64()
 def test_words_are_modulated_by_the_level_of_the_frame_that_listens(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
+    references, backbones = doubled((references, backbones))
     frames, text = scene("2.3")
     roles = ("context", "target", "target.1")
     levels = torch.tensor([[0.0, 0.951, 0.5], [0.0, 0.0375, 0.25]])
@@ -220,18 +232,22 @@ def test_words_are_modulated_by_the_level_of_the_frame_that_listens(
         for i, role in enumerate(roles):
             here = coords[:, :, i * H * W : (i + 1) * H * W]
             wanted = expected(model, alone.only(role), text, video_coords=here)
-            torch.testing.assert_close(found[:, :, i : i + 1], wanted, rtol=0, atol=2e-5)
+            same_values(found[:, :, i : i + 1], wanted)
 
 
 @designs
+@float64()
 def test_pictures_a_second_place_the_frames(
     design: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
+    references = doubled(references)
     frames, text = scene(design)
     with torch.no_grad():
         wanted = expected(references[design], frames, text, fps=5.0)
-        found = denoise(built(design, folders[design] / "diffusers", fps=5.0), frames, text)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+        found = denoise(
+            doubled(built(design, folders[design] / "diffusers", fps=5.0)), frames, text
+        )
+    same_values(found, wanted)
 
 
 @designs

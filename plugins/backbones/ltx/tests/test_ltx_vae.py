@@ -15,6 +15,7 @@ from wamkit_ltx import LTX2VAE, LTXVAE
 from wamkit_ltx.vae_weights import DOWN, FIRST_DOWN, FIRST_UP, UP
 
 from wamkit import WamkitError
+from wamkit.parity import doubled, float64, other_values, same_values
 from wamkit.spec import parse_part
 from wamkit.weights import cast, parameters
 
@@ -132,25 +133,29 @@ def test_weights_of_every_layout_are_those_of_the_reference(
 
 @variants
 @torch.no_grad()
+@float64()
 def test_latents_are_the_normalized_posterior_mean(
     variant: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    vae, model = built(variant, folders[variant] / "diffusers"), references[variant]
+    references = doubled(references)
+    vae, model = doubled(built(variant, folders[variant] / "diffusers")), references[variant]
     pixels = torch.rand(1, 3, 9, 32, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     z = vae.encode(pixels)
     mean = model.encode(pixels).latent_dist.mode()
     assert z.shape == (1, 128, 2, 1, 2)
     wanted = (mean - axes(model.latents_mean)) / axes(model.latents_std)
-    torch.testing.assert_close(z, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(vae.encode(pixels[:, :, :1]), z[:, :, :1], rtol=1e-5, atol=1e-5)
+    same_values(z, wanted)
+    same_values(vae.encode(pixels[:, :, :1]), z[:, :, :1])
 
 
 @variants
 @torch.no_grad()
+@float64()
 def test_decoding_equals_diffusers_and_is_the_same_every_time(
     variant: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    vae, model = built(variant, folders[variant] / "diffusers"), references[variant]
+    references = doubled(references)
+    vae, model = doubled(built(variant, folders[variant] / "diffusers")), references[variant]
     z = torch.randn(1, 128, 2, 2, 3, generator=torch.Generator().manual_seed(2))
     state = torch.random.get_rng_state()
     found, again = vae.decode(z), vae.decode(z)
@@ -161,16 +166,17 @@ def test_decoding_equals_diffusers_and_is_the_same_every_time(
         torch.manual_seed(0)
         full = model.decode(z * axes(model.latents_std) + axes(model.latents_mean), level).sample
     assert (full.abs() < 1).float().mean() > 0.8, "the clamp hides what should be compared"
-    torch.testing.assert_close(found, full.clamp(-1, 1), rtol=1e-5, atol=1e-5)
+    same_values(found, full.clamp(-1, 1))
 
 
 @torch.no_grad()
+@float64()
 def test_the_level_told_to_the_decoder_matters(folders: dict[str, Path]) -> None:
     z = torch.randn(1, 128, 1, 1, 1, generator=torch.Generator().manual_seed(2))
     path = str(folders["0.9.5"] / "diffusers")
     tiny = LTXVAE(variant="0.9.5", weights=path, width="tiny")
     other = tiny.model_copy(update={"decode_sigma": 0.5})
-    assert (tiny.build().decode(z) - other.build().decode(z)).abs().max() > 1e-3
+    other_values(doubled(tiny.build()).decode(z), doubled(other.build()).decode(z))
 
 
 def test_a_level_for_a_decoder_that_is_told_none_is_refused() -> None:

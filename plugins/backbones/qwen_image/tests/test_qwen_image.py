@@ -17,9 +17,13 @@ from wamkit import WamkitError
 from wamkit.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
 from wamkit.parity import (
+    doubled,
+    float64,
+    other_values,
     randomized,
     same_gradients,
     same_shapes,
+    same_values,
     uncalled,
     velocity_gradients,
 )
@@ -34,25 +38,34 @@ LEVELS = torch.tensor([0.951, 0.0375])
 both = pytest.mark.parametrize("variant", ["edit-2509", "edit-2511"])
 
 
+def reference(variant: str) -> Any:
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
+    return diffusers.QwenImageTransformer2DModel(
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(8, 12, 12),
+        zero_cond_t=variant == "edit-2511",
+    ).eval()
+
+
 @pytest.fixture(scope="module")
 def references() -> dict[str, Any]:
-    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
-    return {
-        variant: randomized(
-            diffusers.QwenImageTransformer2DModel(
-                in_channels=64,
-                out_channels=16,
-                num_layers=2,
-                attention_head_dim=32,
-                num_attention_heads=2,
-                joint_attention_dim=24,
-                axes_dims_rope=(8, 12, 12),
-                zero_cond_t=variant == "edit-2511",
-            ).eval(),
-            small="to_q|to_k|add_q|add_k|img_in",  # what is normalized next
-        )
-        for variant in ("edit-2509", "edit-2511")
-    }
+    small = "to_q|to_k|add_q|add_k|img_in"  # what is normalized next
+    return {name: randomized(reference(name), small) for name in ("edit-2509", "edit-2511")}
+
+
+@pytest.fixture(scope="module")
+@float64()
+def wide(references: dict[str, Any]) -> dict[str, Any]:
+    """The references in float64, rotary positions too, which are computed when one is built."""
+    made = {name: reference(name) for name in references}
+    for name, model in made.items():
+        model.load_state_dict(references[name].state_dict())
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -102,26 +115,29 @@ def target(backbone: Any, frames: Frames, text: Text) -> Tensor:
 
 @both
 @pytest.mark.parametrize("layout", ["whole", "sharded"])
+@float64()
 def test_velocity_equals_that_of_diffusers(
-    variant: str, layout: str, references: dict[str, Any], folder: Path
+    variant: str, layout: str, wide: dict[str, Any], folder: Path
 ) -> None:
-    backbone = built(folder / layout)
+    backbone = doubled(built(folder / layout))
     frames, text = scene(variant)
     with torch.no_grad():
-        wanted = expected(references[variant], frames, text)
+        wanted = expected(wide[variant], frames, text)
         first = target(backbone, frames, text)
         again = target(backbone, frames, text)  # with what the first pass remembered
     assert wanted.std() > 0.3
-    torch.testing.assert_close(first, wanted, rtol=0, atol=2e-5)
+    same_values(first, wanted)
     assert torch.equal(again, first)
 
 
 @both
+@float64()
 def test_gradients_equal_those_of_diffusers(
-    variant: str, references: dict[str, Any], backbone: Any
+    variant: str, wide: dict[str, Any], backbone: Any
 ) -> None:
+    backbone = doubled(backbone)
     frames, text = scene(variant)
-    wanted = velocity_gradients(references[variant], frames, text, expected)
+    wanted = velocity_gradients(wide[variant], frames, text, expected)
     found = velocity_gradients(backbone, frames, text, target)
     same_gradients(found, wanted, backbone.silent)
 
@@ -148,8 +164,8 @@ def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
         whole.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
         wanted = whole.time_text_embed(near)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
-    assert (rounded - wanted).abs().max() > 1e-3
+    same_values(found, wanted)
+    other_values(rounded, wanted)
 
 
 def test_bfloat16_stays_near_float32(references: dict[str, Any], folder: Path) -> None:
@@ -165,7 +181,9 @@ def test_bfloat16_stays_near_float32(references: dict[str, Any], folder: Path) -
     assert (found.float() - wanted).norm() / wanted.norm() < 0.03
 
 
+@float64()
 def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: Any) -> None:
+    backbone = doubled(backbone)
     frames, text = scene("edit-2511")
     order = [2, 1, 0]
     moved = Frames(
@@ -177,25 +195,27 @@ def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: A
     swapped = replace(frames, times=torch.tensor([1.0, 0.0, 2.0]))
     with torch.no_grad():
         wanted = denoise(backbone, frames, text)
-        torch.testing.assert_close(
-            denoise(backbone, moved, text), wanted[:, :, order], rtol=1e-5, atol=1e-5
-        )
-        assert (denoise(backbone, swapped, text) - wanted).abs().max() > 0.01
+        same_values(denoise(backbone, moved, text), wanted[:, :, order])
+        other_values(denoise(backbone, swapped, text), wanted, 0.01)
 
 
+@float64()
 def test_words_on_the_level_of_the_target_are_clean_where_there_is_none(folder: Path) -> None:
     frames, text = scene("edit-2511")
-    clean = built(folder / "whole", AS_PUBLISHED.model_copy(update={"text_sigma": "clean"}))
-    published = built(folder / "whole")
+    clean = doubled(
+        built(folder / "whole", AS_PUBLISHED.model_copy(update={"text_sigma": "clean"}))
+    )
+    published = doubled(built(folder / "whole"))
     with torch.no_grad():
         one, two = (denoise(model, frames, text) for model in (clean, published))
-        assert (one - two).abs().max() > 0.01
+        other_values(one, two, 0.01)
         frames = frames.only("context")
         assert torch.equal(denoise(clean, frames, text), denoise(published, frames, text))
 
 
+@float64()
 def test_words_and_references_are_computed_once_for_all_steps(folder: Path) -> None:
-    backbone = built(folder / "whole", QwenImage(variant="tiny"))
+    backbone = doubled(built(folder / "whole", QwenImage(variant="tiny")))
     frames, text = scene("edit-2511")
     sees = {
         "text": {"text", "context"},
@@ -212,7 +232,7 @@ def test_words_and_references_are_computed_once_for_all_steps(folder: Path) -> N
             run([step], sees, cache=cache)
             found = backbone.unembed(step.x, step.cond)
             wanted = denoise(backbone, noisy, text, sees)[:, :, 2:]
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+            same_values(found, wanted)
 
 
 def test_packing_is_undone_by_unpacking() -> None:

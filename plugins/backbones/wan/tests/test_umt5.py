@@ -14,6 +14,7 @@ from wamkit_wan.text_encoder_config import UMT5
 
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
+from wamkit.parity import doubled, float64, same_values
 
 transformers = pytest.importorskip("transformers")
 PROMPTS = ["pick up the cup", "open it", ""]
@@ -63,20 +64,22 @@ def encoder(folder: Path) -> Any:
 def reference(folder: Path, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """transformers called directly: hidden states [B, L, width] and mask [B, L]."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = transformers.UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+    model = doubled(transformers.UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval())
     batch = tokenizer(prompts, padding="max_length", max_length=LENGTH, return_tensors="pt")
     with torch.no_grad():
         found = model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     return found, batch.attention_mask.bool()
 
 
+@float64()
 def test_against_transformers(folder: Path, encoder: Any) -> None:
+    encoder = doubled(encoder)
     expected, mask = reference(folder, PROMPTS)
     found = encoder.encode(PROMPTS).tokens
     assert mask.sum(1).tolist() == [17, 9, 1]
     for row, real, whole in zip(found, mask, expected, strict=True):
         n = int(real.sum())
-        torch.testing.assert_close(row[:n], whole[:n], rtol=0, atol=1e-6)
+        same_values(row[:n], whole[:n])
         assert (row[n:] == 0).all()
 
 

@@ -16,6 +16,8 @@ from wamkit_wan.vae_weights import (
     SENTINEL_ORIGINAL,
 )
 
+from wamkit.parity import doubled, float64, other_values, same_values
+
 SHAPES = {"wan21": WAN21, "wan22": WAN22}
 TABLES = {"wan21": ORIGINAL_21, "wan22": ORIGINAL_22}
 variants = pytest.mark.parametrize("variant", ["wan21", "wan22"])
@@ -118,22 +120,26 @@ def test_keys_and_shapes_are_those_of_diffusers(variant: str, size: str) -> None
 
 @variants
 @pytest.mark.parametrize(("frames", "batch"), [(1, 1), (1, 2), (5, 2), (9, 1)])
+@float64()
 def test_encode_equals_diffusers(
     variant: str, frames: int, batch: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
+    vaes, references = doubled((vaes, references))
     vae, pixels = vaes[variant], clip(frames, batch)
     with torch.no_grad():
         z = vae.encode(pixels)
         expected = reference_encode(references[variant], vae.config, pixels)
     assert z.shape[2:] == (1 + (frames - 1) // 4, 32 // vae.stride[1], 48 // vae.stride[2])
-    torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-5)
+    same_values(z, expected)
 
 
 @variants
 @pytest.mark.parametrize(("frames", "batch"), [(1, 2), (2, 2), (3, 1)])
+@float64()
 def test_decode_equals_diffusers(
     variant: str, frames: int, batch: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
+    vaes, references = doubled((vaes, references))
     vae = vaes[variant]
     z = latents(vae, frames, batch)
     with torch.no_grad():
@@ -141,32 +147,36 @@ def test_decode_equals_diffusers(
         expected = reference_decode(references[variant], vae.config, z)
     assert pixels.shape[2:] == (1 + 4 * (frames - 1), 2 * vae.stride[1], 3 * vae.stride[2])
     assert (pixels.abs() < 1).float().mean() > 0.8, "the clamp hides what should be compared"
-    torch.testing.assert_close(pixels, expected, rtol=1e-5, atol=1e-5)
+    same_values(pixels, expected)
 
 
 @variants
 @pytest.mark.parametrize("frames", [1, 5])
+@float64()
 def test_gradients_of_encode_equal_diffusers(
     variant: str, frames: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
+    vaes, references = doubled((vaes, references))
     vae = vaes[variant]
     ours = gradient(vae.encode, clip(frames))
     theirs = gradient(
         lambda pixels: reference_encode(references[variant], vae.config, pixels), clip(frames)
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    same_values(ours, theirs)
 
 
 @variants
 @pytest.mark.parametrize("frames", [1, 2])
+@float64()
 def test_gradients_of_decode_equal_diffusers(
     variant: str, frames: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
+    vaes, references = doubled((vaes, references))
     vae = vaes[variant]
     z = latents(vae, frames)
     ours = gradient(vae.decode, z)
     theirs = gradient(lambda z: reference_decode(references[variant], vae.config, z), z)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    same_values(ours, theirs)
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -183,24 +193,28 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 @variants
+@float64()
 def test_first_frame_alone_gives_the_first_latent_of_the_clip(
     variant: str, vaes: dict[str, WanVAE]
 ) -> None:
+    vaes = doubled(vaes)
     vae, pixels = vaes[variant], clip(5)
     with torch.no_grad():
         alone, whole = vae.encode(pixels[:, :, :1]), vae.encode(pixels)
-    torch.testing.assert_close(alone, whole[:, :, :1], rtol=1e-5, atol=1e-5)
+    same_values(alone, whole[:, :, :1])
 
 
 @variants
+@float64()
 def test_later_frames_do_not_change_earlier_latents(variant: str, vaes: dict[str, WanVAE]) -> None:
+    vaes = doubled(vaes)
     vae, pixels = vaes[variant], clip(9)
     changed = pixels.clone()
     changed[:, :, 5:] = -changed[:, :, 5:]
     with torch.no_grad():
         before, after = vae.encode(pixels), vae.encode(changed)
     torch.testing.assert_close(before[:, :, :2], after[:, :, :2], rtol=0, atol=0)
-    assert (before[:, :, 2] - after[:, :, 2]).abs().max() > 1e-2
+    other_values(before[:, :, 2], after[:, :, 2], 0.01)
 
 
 @variants
@@ -223,7 +237,10 @@ def test_one_frame_runs_no_convolution_over_time(
 
 
 @variants
+@float64()
 def test_two_threads_share_a_model(variant: str, vaes: dict[str, WanVAE]) -> None:
+    vaes = doubled(vaes)
+
     def there_and_back(pixels: Tensor) -> Tensor:
         with torch.no_grad():
             return vaes[variant].decode(vaes[variant].encode(pixels))
@@ -232,7 +249,7 @@ def test_two_threads_share_a_model(variant: str, vaes: dict[str, WanVAE]) -> Non
     expected = [there_and_back(pixels) for pixels in clips]
     with ThreadPoolExecutor(2) as pool:
         for found, wanted in zip(pool.map(there_and_back, clips), expected, strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+            same_values(found, wanted)
 
 
 @variants

@@ -13,6 +13,7 @@ from wamkit_adaptive import Adaptive
 from wamkit import check
 from wamkit.cost import cost
 from wamkit.errors import WamkitError
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -57,15 +58,17 @@ def test_both_ends_are_exactly_the_two_ways(way: dict[str, Any]) -> None:
 
 
 @ways
+@float64()
 def test_thresholds_beyond_all_disagreement_come_to_the_same(way: dict[str, Any]) -> None:
     for threshold, kind in ((1e-12, "slow"), (1e12, "fast")):
         policy = Policy.from_spec(spec := spec_for(way, threshold=threshold))
         chunk = policy.act(observation(spec), seed=0)
-        torch.testing.assert_close(chunk.values, direct(policy, kind), atol=1e-5, rtol=0)
+        same_values(chunk.values, direct(policy, kind))
         assert chunk.notes["disagreement"].shape == (2,)
 
 
 @ways
+@float64()
 def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec := spec_for(way))
     apart = policy.act(observation(spec), seed=0).notes["disagreement"]
@@ -86,23 +89,25 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
     assert sizes[0] == 2 and sizes[1] == 4 and sizes.count(2) <= sizes.count(1) + 4
     values = policy.chunk_of(out, observation(spec)).values
     easy = ~hard
-    torch.testing.assert_close(values[easy], direct(policy, "fast")[easy], atol=1e-5, rtol=0)
-    assert not torch.allclose(values[hard], direct(policy, "fast")[hard], atol=1e-4)
+    same_values(values[easy], direct(policy, "fast")[easy])
+    other_values(values[hard], direct(policy, "fast")[hard], 0.0001)
 
 
 @ways
 @torch.no_grad()
+@float64()
 def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec := spec_for(way, threshold=1e-12))
     scene, found = blank(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
         found.append(policy.paradigm.act(model, scene, policy.schedules, rng))
-    torch.testing.assert_close(found[0].action, found[1].action, atol=1e-5, rtol=0)
+    same_values(found[0].action, found[1].action)
     one, two = (out.notes["disagreement"] for out in found)
-    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    same_values(one, two)
 
 
+@float64()
 def test_disagreement_is_the_mean_standard_deviation_of_the_proposals() -> None:
     policy = Policy.from_spec(spec := spec_for({}, proposals=3))
     scene = blank(policy, observation(spec))
@@ -120,7 +125,7 @@ def test_disagreement_is_the_mean_standard_deviation_of_the_proposals() -> None:
         out = paradigm.act(policy.model, scene, policy.schedules, torch.Generator().manual_seed(0))
     x = seen[0].unflatten(0, (3, 2))
     expected = ((x - x.mean(0)).square().sum(0) / 2).sqrt().mean((1, 2))
-    torch.testing.assert_close(out.notes["disagreement"], expected)
+    same_values(out.notes["disagreement"], expected)
 
 
 def test_calibration_keeps_the_budget_and_is_saved(tmp_path: Path) -> None:

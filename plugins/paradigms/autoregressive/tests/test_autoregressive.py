@@ -10,6 +10,7 @@ from wamkit_autoregressive import Autoregressive
 
 from wamkit import check
 from wamkit.errors import SpecError
+from wamkit.parity import float64, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.spec import PolicySpec, override, parse
@@ -106,6 +107,7 @@ def test_frames_need_not_see_actions() -> None:
 
 
 @pytest.mark.parametrize("action", ["own_clean_video", "mutual"])
+@float64()
 def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_does(
     action: str,
 ) -> None:
@@ -134,7 +136,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     sigma = numbers.sigma[:, :18].unflatten(1, (3, 6))
     assert torch.equal(sigma[..., 0], sigma[..., 5]) and len(sigma.unique()) == 6
     back = numbers.x[:, :18] - numbers.sigma[:, :18, None] * target["action"].velocity
-    torch.testing.assert_close(back, scene.take("action"), atol=1e-5, rtol=0)
+    same_values(back, scene.take("action"))
 
 
 def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:

@@ -13,6 +13,7 @@ from wamkit_autoregressive import Autoregressive
 from wamkit_autoregressive.memory import Memory
 
 from wamkit.cache import KVCache
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy, generator
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -221,6 +222,7 @@ def acted(
 
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @pytest.mark.parametrize("backbone", ["toy", "wan", "flux2", "qwen_image"])
+@float64()
 def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) -> None:
     policy = awake(spec_for(backbone=backbone, **settings))
     with torch.no_grad():
@@ -228,13 +230,14 @@ def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) ->
     fast = acted(policy, lesson, policy.model, 2)
     slow = acted(policy, lesson, uncached(policy.model), 2)
     for one, two in zip(fast, slow, strict=True):
-        torch.testing.assert_close(one.action, two.action, atol=2e-5, rtol=0)
+        same_values(one.action, two.action)
         assert one.video is not None and two.video is not None
-        torch.testing.assert_close(one.video.z, two.video.z, atol=2e-5, rtol=0)
+        same_values(one.video.z, two.video.z)
 
 
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @torch.no_grad()
+@float64()
 def test_predictions_are_gone_when_the_observation_is_there(settings: dict[str, Any]) -> None:
     policy = awake(spec_for(**settings))
     lesson = Lesson(policy)
@@ -251,12 +254,13 @@ def test_predictions_are_gone_when_the_observation_is_there(settings: dict[str, 
     )
     one = acted(policy, lesson, policy.model, 3, first_seed=0)
     two = acted(policy, lesson, policy.model, 3, first_seed=99)
-    assert not torch.allclose(one[0].action, two[0].action, atol=1e-4)
+    other_values(one[0].action, two[0].action, 0.0001)
     assert torch.equal(one[1].action, two[1].action) and torch.equal(one[2].action, two[2].action)
 
 
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @torch.no_grad()
+@float64()
 def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
     settings: dict[str, Any],
 ) -> None:
@@ -271,14 +275,14 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
 
     blind = then(Past(first.memory))
     believed = then(Past(first.memory, first.video.only("target").z, first.action))
-    torch.testing.assert_close(blind.action, believed.action, atol=2e-6, rtol=0)
+    same_values(blind.action, believed.action)
     assert blind.memory.observed.roles == {"context"} and blind.memory.happened == 0
     assert believed.memory.happened == 1
     both = [torch.cat([f(0), f(1)], axis) for f, axis in ((lesson.frames, 2), (lesson.actions, 1))]
     known = then(Past(blind.memory, *both))
     true = acted(policy, lesson, policy.model, 3)[1].memory
     again = then(Past(true, lesson.frames(1), lesson.actions(1)))
-    torch.testing.assert_close(known.action, again.action, atol=2e-6, rtol=0)
+    same_values(known.action, again.action)
 
 
 @torch.no_grad()
@@ -289,6 +293,7 @@ def test_a_full_memory_may_begin_anew() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_what_is_imagined_is_what_the_action_is_made_from() -> None:
     for settings in (LINGBOT, DREAMZERO):
         policy = awake(spec_for(**settings))
@@ -299,4 +304,4 @@ def test_what_is_imagined_is_what_the_action_is_made_from() -> None:
             torch.randn(out.action.shape, generator=rng)
         clip = policy.paradigm.imagine(policy.model, lesson.beginning(), policy.schedules, rng)
         assert out.video is not None and clip.roles == ("context", "target", "target")
-        torch.testing.assert_close(out.video.z, clip.z, atol=1e-6, rtol=0)
+        same_values(out.video.z, clip.z)

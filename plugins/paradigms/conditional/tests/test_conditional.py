@@ -10,6 +10,7 @@ from wamkit_conditional import Conditional
 
 from wamkit import check
 from wamkit.errors import WamkitError
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -75,11 +76,12 @@ def test_independent_levels_differ_from_part_to_part() -> None:
     assert len({s for sigma in found.values() for s in sigma}) == 16
 
 
+@float64()
 def test_kinds_come_in_their_shares() -> None:
     many = samples(spec_for())[0].pick(torch.arange(2000) % 4)
     kinds = Conditional().build()._kinds(many, torch.Generator().manual_seed(0))
     share = torch.bincount(kinds, minlength=4) / 2000
-    torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.25, 0.0]), atol=0.04, rtol=0)
+    same_values(share, torch.tensor([0.5, 0.25, 0.25, 0.0]), 0.04)
 
 
 def test_policy_samples_teach_no_value_if_told_so() -> None:
@@ -105,6 +107,7 @@ def test_what_is_given_has_no_loss_and_what_is_asked_for_has() -> None:
     ids=["default", "open", "action only", "independent"],
 )
 @torch.no_grad()
+@float64()
 def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> None:
     spec = spec_for(head, **settings)
     policy = Policy.from_spec(spec)
@@ -116,16 +119,17 @@ def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> Non
         seen = scene.put("action", outs[0].action, 0.0)
         futures.append(policy.paradigm.foresee(model, seen, policy.schedules, rng))  # type: ignore[attr-defined]
         values.append(policy.paradigm.judge(model, futures[0], policy.schedules, rng))  # type: ignore[attr-defined]
-    torch.testing.assert_close(outs[0].action, outs[1].action, atol=1e-5, rtol=0)
+    same_values(outs[0].action, outs[1].action)
     for part in ("video", "next_state", "value"):
         one, two = (future.take(part) for future in futures)
-        torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
-    torch.testing.assert_close(values[0], values[1], atol=1e-5, rtol=0)
+        same_values(one, two)
+    same_values(values[0], values[1])
     assert values[0].shape == (2,) and values[0].abs().max() <= 1
     assert (outs[0].value is None) == (settings == {"act": "action_only"})
 
 
 @torch.no_grad()
+@float64()
 def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> None:
     policy = Policy.from_spec(spec := spec_for())
     paradigm: Any = policy.paradigm
@@ -135,12 +139,12 @@ def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> 
         rng = torch.Generator().manual_seed(0)
         given = scene.put("action", scene.take("action") + shift, 0.0)
         found.append(paradigm.foresee(policy.model, given, policy.schedules, rng))
-    assert not torch.allclose(found[0].take("video"), found[1].take("video"), atol=1e-4)
+    other_values(found[0].take("video"), found[1].take("video"), 0.0001)
     values = []
     for future in (found[0], found[0].put("video", found[0].take("video") + 1, 0.0)):
         rng = torch.Generator().manual_seed(0)
         values.append(paradigm.judge(policy.model, future, policy.schedules, rng))
-    assert not torch.allclose(values[0], values[1], atol=1e-6)
+    other_values(values[0], values[1], 1e-6)
 
 
 def test_the_program_counts_the_passes_that_are_made() -> None:

@@ -13,6 +13,7 @@ from wamkit import check
 from wamkit.cache import KVCache
 from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.paradigm import denoise, start
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -74,6 +75,7 @@ def test_the_table_is_the_published_mask_with_both_clean_first_frames_as_one() -
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", ["wan", "toy", "cosmos", "ltx"])
+@float64()
 def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
     _, noisy, _ = corrupted(policy)
@@ -84,13 +86,14 @@ def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: s
     ours = policy.model(noisy)
     theirs = policy.action_head.join(policy.backbone, noisy.with_(video=five), PUBLISHED)
     assert ours.action is not None and theirs.action is not None
-    torch.testing.assert_close(ours.action, theirs.action, atol=2e-6, rtol=0)
+    same_values(ours.action, theirs.action)
     assert ours.video is not None and theirs.video is not None
-    torch.testing.assert_close(ours.video[:, :, 1:3], theirs.video[:, :, 1:3], atol=2e-6, rtol=0)
+    same_values(ours.video[:, :, 1:3], theirs.video[:, :, 1:3])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", IMAGINE)
+@float64()
 def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
     _, noisy, _ = corrupted(policy)
@@ -104,20 +107,22 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     assert cache is not None and kept is not None
     fast = policy.model(numbers, cache=cache | kept).action
     assert full is not None and fast is not None
-    torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+    same_values(fast, full)
 
 
 @pytest.mark.parametrize("backbone", IMAGINE)
 @pytest.mark.parametrize("until", [0.0, 0.6, 1.0])
+@float64()
 def test_remembering_changes_nothing(backbone: str, until: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
     one = acted(policy, until=until)
     two = acted(policy, uncached(policy.model), until=until)
-    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
-    torch.testing.assert_close(one.video.z, two.video.z, atol=2e-6, rtol=0)
+    same_values(one.video.z, two.video.z)
 
 
+@float64()
 def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> None:
     policy = Policy.from_spec(spec_for("action_head.state=token"))
     scene, noisy, target = corrupted(policy)
@@ -127,14 +132,14 @@ def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> N
     assert video.times.tolist() == [0, 1, 2, 1, 2] and target["video"].places == (1, 2)
     velocity = target["video"].velocity
     back = video.only("target").z - video.sigma[:, 1, None, None, None, None] * velocity
-    torch.testing.assert_close(back, scene.take("video"), atol=1e-5, rtol=0)
+    same_values(back, scene.take("video"))
     with torch.no_grad():
         one = policy.model(noisy).action
         seen = policy.model(noisy.with_(video=_moved(video, "target'"))).action
         hidden = policy.model(noisy.with_(video=_moved(video, "target"))).action
     assert one is not None and seen is not None and hidden is not None
-    torch.testing.assert_close(hidden, one, atol=1e-6, rtol=0)
-    assert not torch.allclose(seen, one, atol=1e-4)
+    same_values(hidden, one)
+    other_values(seen, one, 0.0001)
 
 
 def _moved(video: Frames, role: str) -> Frames:
@@ -167,6 +172,7 @@ def test_imagining_may_stop_anywhere() -> None:
     assert video is not None and video.sigma[0].tolist() == pytest.approx([0, 0.3, 0.3])
 
 
+@float64()
 def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> None:
     finished = Policy.from_spec(spec_for())
     for until in (0.0, 0.6, 1.0):
@@ -175,10 +181,11 @@ def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> No
         assert torch.equal(acted(other).action, acted(finished, until=until).action)
         assert torch.equal(acted(other, until=0).action, acted(finished).action)
     one, two = acted(finished, until=0), acted(finished, until=1)
-    assert not torch.allclose(one.action, two.action, atol=1e-4)
+    other_values(one.action, two.action, 0.0001)
 
 
 @torch.no_grad()
+@float64()
 def test_a_finished_video_is_what_the_policy_imagines() -> None:
     policy = Policy.from_spec(spec_for())
     scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
@@ -186,7 +193,7 @@ def test_a_finished_video_is_what_the_policy_imagines() -> None:
     clip = policy.paradigm.imagine(policy.model, scene, policy.schedules, rng)
     found = acted(policy).video
     assert found is not None
-    torch.testing.assert_close(found.z, clip.z, atol=1e-6, rtol=0)
+    same_values(found.z, clip.z)
 
 
 def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
@@ -202,6 +209,7 @@ def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     policy = Policy.from_spec(spec_for(first_frame=0.5))
     assert passes(policy, until="first_frame") == [{"context"}, *[{"action"}] * 3]
@@ -210,12 +218,13 @@ def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     run = start("action", scene, policy.schedules, rng)
     dense = denoise(policy.model, scene.without("video"), {"action": run})
-    torch.testing.assert_close(out.action, dense.take("action"), atol=2e-6, rtol=0)
+    same_values(out.action, dense.take("action"))
     assert set(policy.spec.paradigm.modes) == {"first frame alone", "imagining"}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", ["wan", "flux2"])
+@float64()
 def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> None:
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
@@ -228,7 +237,7 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
     count = policy.spec.latent_frames[1]
     assert noisy.future.roles == ("target",) * count + ("target'",) * count
     one, two = acted(policy), acted(policy, uncached(policy.model))
-    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    same_values(one.action, two.action)
     assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
     assert policy.imagine(observation(policy.spec), seed=0).canvas.isfinite().all()
 

@@ -11,6 +11,7 @@ from wamkit_image_edit import ImageEdit
 
 from wamkit import check
 from wamkit.cache import KVCache
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -40,14 +41,16 @@ def test_the_table_is_the_published_mask() -> None:
 
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 @pytest.mark.parametrize("level", [0.0, 0.4])
+@float64()
 def test_remembering_changes_nothing(backbone: str, level: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=level))
     one, two = acted(policy), acted(policy, uncached(policy.model))
-    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    same_values(one.action, two.action)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
+@float64()
 def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=0.4))
     _, noisy, _ = corrupted(policy)
@@ -57,7 +60,7 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     cache = policy.model(seen, keep=("text", "context", "state")).cache
     fast = policy.model(noisy.with_(video=None), cache=cache).action
     assert full is not None and fast is not None
-    torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+    same_values(fast, full)
 
 
 def test_acting_makes_no_edit_and_the_program_says_so() -> None:
@@ -76,15 +79,17 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
     assert [stage.passes for stage in stages] == [1, 3]
 
 
+@float64()
 def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
     clean_prefix = Policy.from_spec(spec_for())
     assert ImageEdit().prefix_level == 0
     told = Policy.from_spec(spec_for(prefix_level=0.5))
     told.load_state_dict(clean_prefix.state_dict())
-    assert not torch.allclose(acted(told).action, acted(clean_prefix).action, atol=1e-5)
+    other_values(acted(told).action, acted(clean_prefix).action, 1e-5)
 
 
 @pytest.mark.parametrize(("name", "level"), [("same", 0.3), ("target", None)])
+@float64()
 def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames(
     name: Any, level: float | None
 ) -> None:
@@ -95,13 +100,14 @@ def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames
     reference, edited = noisy.video.sigma.unbind(1)
     assert torch.equal(reference, edited if level is None else torch.full((2,), level))
     assert target["video"].places == (1,)
-    assert not torch.isclose(edited, noisy.action.sigma).any()
+    assert not (edited == noisy.action.sigma).any()
     back = noisy.take("video") - edited[:, None, None, None, None] * target["video"].velocity
-    torch.testing.assert_close(back, scene.take("video"), atol=1e-5, rtol=0)
+    same_values(back, scene.take("video"))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["same", "target"])
+@float64()
 def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
     levels: list[list[float]] = []
@@ -115,7 +121,7 @@ def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
     clip = policy.paradigm.imagine(model, scene, policy.schedules, rng)
     grid = policy.schedules["video"].grid()[:-1]
     expected = [[s, s] for s in grid] if name == "target" else [[0.3], *([s] for s in grid)]
-    torch.testing.assert_close([x for row in levels for x in row], [x for r in expected for x in r])
+    same_values([x for row in levels for x in row], [x for r in expected for x in r])
     assert clip.roles == ("context", "target") and clip.sigma[:, 1].tolist() == [0, 0]
 
 

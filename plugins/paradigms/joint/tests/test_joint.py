@@ -13,6 +13,7 @@ from wamkit import check
 from wamkit.cache import KVCache
 from wamkit.errors import SpecError
 from wamkit.interfaces.paradigm import denoise, remember, start
+from wamkit.parity import float64, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -66,12 +67,13 @@ def test_the_tables_are_the_published_masks(attends: Any, published: Any) -> Non
 @pytest.mark.parametrize(
     "settings", [{}, {"refresh": (0, 1)}, {"attends": "mutual"}, {"attends": "full"}]
 )
+@float64()
 def test_remembering_changes_nothing(backbone: str, settings: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, **settings))
     one, two = acted(policy), acted(policy, uncached(policy.model))
-    torch.testing.assert_close(one.action, two.action, atol=2e-6, rtol=0)
+    same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
-    torch.testing.assert_close(one.video.z, two.video.z, atol=2e-6, rtol=0)
+    same_values(one.video.z, two.video.z)
 
 
 @pytest.mark.parametrize("attends", ["action_sees_video", "mutual", "full"])
@@ -88,6 +90,7 @@ def test_a_refresh_at_every_step_is_the_joint_sampling(attends: Any) -> None:
 
 @pytest.mark.parametrize("attends", ["action_sees_video", "mutual", "video_sees_action", "full"])
 @pytest.mark.parametrize("steps", [(3, 3), (2, 4), (4, 2)])
+@float64()
 def test_whichever_is_done_first_stays_and_is_still_looked_at(
     attends: Any, steps: tuple[int, int]
 ) -> None:
@@ -99,13 +102,14 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
         runs = {p: start(p, scene, policy.schedules, rng) for p in ("video", "action")}
         cache, rest = remember(policy.model, scene, policy.paradigm.sees)
         done = denoise(policy.model, rest, runs, cache)
-    torch.testing.assert_close(found.action, done.take("action"), atol=2e-6, rtol=0)
+    same_values(found.action, done.take("action"))
     assert found.video is not None
-    torch.testing.assert_close(found.video.only("target").z, done.take("video"), atol=2e-6, rtol=0)
+    same_values(found.video.only("target").z, done.take("video"))
     assert found.video.sigma.abs().max() == 0
 
 
 @pytest.mark.parametrize("attends", ["mutual", "full"])
+@float64()
 def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) -> None:
     """Efficient-WAM's [0, 1], written out."""
     policy = Policy.from_spec(spec_for(attends=attends, refresh=(0, 1)))
@@ -125,14 +129,15 @@ def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) ->
                 velocity = model(now.with_(video=None), cache=kept)
             action.advance(velocity.take("action", now))
     found = acted(policy)
-    torch.testing.assert_close(found.action, action.x, atol=2e-6, rtol=0)
+    same_values(found.action, action.x)
     assert found.video is not None and video.done
-    torch.testing.assert_close(found.video.only("target").z, video.x, atol=2e-6, rtol=0)
+    same_values(found.video.only("target").z, video.x)
 
 
 @pytest.mark.parametrize("backbone", ["wan", "flux2"])
 @pytest.mark.parametrize("attends", ["action_sees_video", "mutual", "full"])
 @pytest.mark.parametrize("times", ["continue", "restart"])
+@float64()
 def test_targets_may_be_coarser_than_what_is_observed(
     backbone: str, attends: Any, times: str
 ) -> None:
@@ -148,7 +153,7 @@ def test_targets_may_be_coarser_than_what_is_observed(
     assert tuple(found.video.z.shape[-2:]) == policy.spec.target_size
     if attends == "action_sees_video":
         again = acted(policy, uncached(policy.model))
-        torch.testing.assert_close(found.action, again.action, atol=2e-6, rtol=0)
+        same_values(found.action, again.action)
     policy.loss(batch_of(policy.spec), seed=0).total.backward()
     assert any(p.grad is not None for p in policy.backbone.parameters())  # type: ignore[attr-defined]
     pictures = policy.imagine(observation(policy.spec), seed=0)
@@ -171,6 +176,7 @@ def test_the_program_counts_every_pass() -> None:
                 assert sorted(sorted(roles) for roles in told) == found
 
 
+@float64()
 def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
     for tied in (False, True):
         policy = Policy.from_spec(spec_for(f"schedules.action.tied={str(tied).lower()}"))
@@ -186,7 +192,7 @@ def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
                 - sigma.reshape(-1, *(1,) * (target[part].velocity.ndim - 1))
                 * target[part].velocity
             )
-            torch.testing.assert_close(back, scene.take(part), atol=1e-5, rtol=0)
+            same_values(back, scene.take(part))
 
 
 @pytest.mark.parametrize("name", ["clean", "target"])

@@ -14,6 +14,7 @@ from wamkit import check
 from wamkit.cache import KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces.proposals import generators, rows
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.replay import uncached
@@ -48,6 +49,7 @@ def test_one_proposal_is_what_the_inner_paradigm_does(inner: Any) -> None:
 
 @named
 @torch.no_grad()
+@float64()
 def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     paradigm: Any = policy.paradigm
@@ -57,24 +59,26 @@ def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> Non
     rng = torch.Generator().manual_seed(3)
     direct = paradigm.inner.act(policy.model, scene, policy.schedules, rng)
     proposals = many.action.unflatten(0, (3, 2))
-    torch.testing.assert_close(proposals[0], direct.action, atol=1e-5, rtol=0)
-    assert not torch.allclose(proposals[1], proposals[2], atol=1e-3)
+    same_values(proposals[0], direct.action)
+    other_values(proposals[1], proposals[2])
 
 
 @named
 @torch.no_grad()
+@float64()
 def test_remembering_changes_nothing(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     scene, found = blank(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
         found.append(policy.paradigm.act(model, scene, policy.schedules, rng))
-    torch.testing.assert_close(found[0].action, found[1].action, atol=1e-5, rtol=0)
+    same_values(found[0].action, found[1].action)
     assert found[0].value is not None
-    torch.testing.assert_close(found[0].value, found[1].value, atol=1e-5, rtol=0)
+    same_values(found[0].value, found[1].value)
 
 
 @torch.no_grad()
+@float64()
 def test_the_best_scored_proposal_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy.from_spec(spec := spec_for(proposals=3))
     paradigm: Any = policy.paradigm
@@ -85,9 +89,9 @@ def test_the_best_scored_proposal_is_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     out = paradigm.act(policy.model, scene, policy.schedules, rng)
     draws = generators(torch.Generator().manual_seed(0), 3)
     many = paradigm.inner.act(policy.model, scene.pick(rows(scene, 3)), policy.schedules, draws)
-    torch.testing.assert_close(out.action, many.action[[2, 1]], atol=1e-5, rtol=0)
+    same_values(out.action, many.action[[2, 1]])
     assert out.value.tolist() == pytest.approx([0.5, 0.9])
-    torch.testing.assert_close(out.notes["spread"], scores.unflatten(0, (3, 2)).std(0))
+    same_values(out.notes["spread"], scores.unflatten(0, (3, 2)).std(0))
 
 
 @named
@@ -108,11 +112,12 @@ def test_what_is_observed_passes_once_and_the_rest_as_programmed(inner: Any) -> 
     assert max(sizes) == 6 * futures * 2
 
 
+@float64()
 def test_scores_are_the_mean_or_that_of_a_majority_that_succeeds() -> None:
     values = torch.tensor([[0.8, -1.0, 0.5], [0.6, -1.0, -0.95], [-1.0, 0.9, -1.0]])
-    torch.testing.assert_close(scored(values, "mean"), values.mean(0))
+    same_values(scored(values, "mean"), values.mean(0))
     # Two of three succeed; one of three does; one of three does.
-    torch.testing.assert_close(scored(values, "majority"), torch.tensor([0.7, -1.0, -1.0]))
+    same_values(scored(values, "majority"), torch.tensor([0.7, -1.0, -1.0]))
     even = torch.tensor([[0.5], [-1.0]])  # half is enough
     assert scored(even, "majority").tolist() == [0.5]
 
@@ -139,6 +144,7 @@ def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
 
 @pytest.mark.parametrize("inner", INNERS[1:], ids=["single_pass", "idm", "mutual joint"])
 @torch.no_grad()
+@float64()
 def test_the_value_changes_nothing_of_what_the_inner_paradigm_predicts(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     scene = clean(policy, batch_of(spec))
@@ -146,8 +152,8 @@ def test_the_value_changes_nothing_of_what_the_inner_paradigm_predicts(inner: An
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)
     one, two = policy.model(noisy), policy.model(noisy.without("value"))
     assert one.value is not None and two.value is None
-    torch.testing.assert_close(one.take("action", noisy), two.take("action", noisy))
-    torch.testing.assert_close(one.take("video", noisy), two.take("video", noisy))
+    same_values(one.take("action", noisy), two.take("action", noisy))
+    same_values(one.take("video", noisy), two.take("video", noisy))
 
 
 @named

@@ -9,6 +9,7 @@ import torch
 from wamkit_single_pass import SinglePass
 
 from wamkit import check
+from wamkit.parity import float64, other_values, same_values
 from wamkit.policy import Policy
 from wamkit.registry import registry
 from wamkit.scenes import blank, clean
@@ -48,13 +49,15 @@ def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
 
 
 @torch.no_grad()
+@float64()
 def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
     for name in registry().names("backbone"):
         full, fast = _clean(Policy.from_spec(spec_for(name)))
-        torch.testing.assert_close(fast, full, atol=2e-6, rtol=0)
+        same_values(fast, full)
 
 
 @torch.no_grad()
+@float64()
 def test_the_future_in_training_does_not_reach_the_action() -> None:
     policy = Policy.from_spec(spec_for())
     scene = clean(policy, batch_of(policy.spec))
@@ -64,9 +67,9 @@ def test_the_future_in_training_does_not_reach_the_action() -> None:
     other = noisy.video.put(noisy.video.only("target").z + 1, "target")
     two = policy.model(noisy.with_(video=other))
     assert one.action is not None and two.action is not None
-    torch.testing.assert_close(one.action, two.action, atol=1e-6, rtol=0)
+    same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
-    assert not torch.allclose(one.video, two.video, atol=1e-3)
+    other_values(one.video, two.video)
 
 
 def test_the_context_stays_clean_and_levels_are_independent() -> None:
@@ -84,6 +87,7 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
 
 
 @torch.no_grad()
+@float64()
 def test_what_is_predicted_leads_back_to_the_data() -> None:
     policy = Policy.from_spec(spec_for("toy"))
     scene = clean(policy, batch_of(policy.spec))
@@ -94,12 +98,13 @@ def test_what_is_predicted_leads_back_to_the_data() -> None:
     assert noisy.action is not None and scene.action is not None
     video = noisy.video.only("target")
     back = video.z - video.sigma[:, None, :, None, None] * target["video"].velocity
-    torch.testing.assert_close(back, scene.video.only("target").z, atol=1e-5, rtol=0)
+    same_values(back, scene.video.only("target").z)
     back = noisy.action.x - noisy.action.sigma[:, None, None] * target["action"].velocity
-    torch.testing.assert_close(back, scene.action.x, atol=1e-5, rtol=0)
+    same_values(back, scene.action.x)
 
 
 @torch.no_grad()
+@float64()
 def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     policy = Policy.from_spec(spec_for())
     scene = blank(policy, observation(policy.spec))
@@ -113,7 +118,7 @@ def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
         velocity = policy.model(seen.with_(action=Noisy(x, torch.full((2,), sigma)))).action
         assert velocity is not None
         x = x + (lower - sigma) * velocity
-    torch.testing.assert_close(found, x, atol=1e-5, rtol=0)
+    same_values(found, x)
 
 
 def test_the_program_says_what_runs_once_and_what_iterates() -> None:

@@ -15,6 +15,7 @@ from wamkit_open_clip import OpenCLIP, models, obstacle, published
 
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
+from wamkit.parity import doubled, float64, same_values
 from wamkit.weights import save
 
 SIZES: dict[str, Any] = {"layers": 3, "heads": 2, "embedding": 16}
@@ -46,22 +47,24 @@ def encoder() -> Any:
 
 @pytest.mark.parametrize("layout", ["flat", "text"])
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu"])
+@float64()
 def test_against_open_clip(layout: str, name: str, tmp_path: Path) -> None:
     reference = whole_model(layout, quick_gelu="quickgelu" in name)
-    encoder = OpenCLIP(model=name, weights=saved(reference, tmp_path), **SIZES).build()
+    encoder = doubled(OpenCLIP(model=name, weights=saved(reference, tmp_path), **SIZES).build())
     text = encoder.encode(PROMPTS)
     ends = text.valid.sum(1) - 1
     projection = reference.text_projection if layout == "flat" else reference.text.text_projection
     pooled = text.tokens[range(3), ends] @ projection
     with torch.no_grad():
         expected = reference.encode_text(encoder.tokenizer(PROMPTS))
-    torch.testing.assert_close(pooled, expected)
+    same_values(pooled, expected)
 
 
+@float64()
 def test_the_penultimate_layer_skips_the_last_block_and_keeps_the_norm(tmp_path: Path) -> None:
     reference = whole_model("flat")
     file = saved(reference, tmp_path)
-    encoder = OpenCLIP(weights=file, layer="penultimate", **SIZES).build()
+    encoder = doubled(OpenCLIP(weights=file, layer="penultimate", **SIZES).build())
     with torch.no_grad():
         ids = encoder.tokenizer(PROMPTS)
         x = reference.token_embedding(ids) + reference.positional_embedding
@@ -69,7 +72,7 @@ def test_the_penultimate_layer_skips_the_last_block_and_keeps_the_norm(tmp_path:
             x = block(x, attn_mask=reference.attn_mask)
         expected = reference.ln_final(x)
     found = encoder.encode(PROMPTS).tokens
-    torch.testing.assert_close(found, expected[:, : found.shape[1]])
+    same_values(found, expected[:, : found.shape[1]])
 
 
 def test_only_the_text_tower_is_built(encoder: Any) -> None:

@@ -15,6 +15,7 @@ from wamkit_qwen import Qwen3, Qwen25VL
 
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
+from wamkit.parity import doubled, float64, same_values
 from wamkit.spec import parse_part
 
 transformers = pytest.importorskip("transformers")
@@ -112,8 +113,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * max(1.0, scale))
+    same_values(found, expected)
 
 
 # Equal to the published pipelines ----------------------------------------------------------------
@@ -131,11 +131,12 @@ def klein_embeddings(folder: Path, layers: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("layers", [(1, 2, 4), (2, 5), (1,)])
+@float64()
 def test_qwen3_equals_the_pipeline_of_flux2_klein(qwen3: Path, layers: tuple[int, ...]) -> None:
     with torch.no_grad():
         expected = klein_embeddings(qwen3, layers)
     part = klein(qwen3, layers=layers)
-    text = part.build().encode(PROMPTS)
+    text = doubled(part.build()).encode(PROMPTS)
     assert text.valid is None and text.tokens.shape == (2, LENGTH, part.width)
     close(text.tokens, expected)
 
@@ -147,9 +148,10 @@ def test_no_layer_is_loaded_that_is_not_read(qwen3: Path) -> None:
     assert len(whole.layers) == 5 and not isinstance(whole.norm, torch.nn.Identity)
 
 
+@float64()
 def test_masked_padding_of_qwen3_leaves_the_same_words(qwen3: Path) -> None:
-    whole = klein(qwen3).build().encode(PROMPTS).tokens
-    text = klein(qwen3, padding="mask").build().encode(PROMPTS)
+    whole = doubled(klein(qwen3).build()).encode(PROMPTS).tokens
+    text = doubled(klein(qwen3, padding="mask").build()).encode(PROMPTS)
     assert text.valid is not None and text.valid.shape[1] < LENGTH
     for row, real, expected in zip(text.tokens, text.valid, whole, strict=True):
         n = int(real.sum())
@@ -178,6 +180,7 @@ PIPELINES = {"qwen-image": "QwenImagePipeline", "qwen-image-edit": "QwenImageEdi
 
 
 @pytest.mark.parametrize("recipe", PIPELINES)
+@float64()
 def test_templates_are_those_of_qwen_image_without_the_picture(qwen25vl: Path, recipe: str) -> None:
     cls = getattr(diffusers, PIPELINES[recipe])
     names = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer", "processor")
@@ -187,7 +190,7 @@ def test_templates_are_those_of_qwen_image_without_the_picture(qwen25vl: Path, r
     template = pipeline.prompt_template_encode.replace(picture, "")
     drop = pipeline.prompt_template_encode_start_idx
     expected, mask = qwen_image(qwen25vl, template, drop)
-    text = vl(qwen25vl, recipe).build().encode(PROMPTS)
+    text = doubled(vl(qwen25vl, recipe).build()).encode(PROMPTS)
     assert text.valid is not None and torch.equal(text.valid, mask.bool())
     close(text.tokens, expected)
 
@@ -202,6 +205,7 @@ def states(folder: Path, ids: list[list[int]], pad_to: int, *, masked: bool) -> 
     return found.hidden_states, mask
 
 
+@float64()
 def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
     words = tokenizer_of(qwen25vl / "processor")
     system = (
@@ -213,11 +217,12 @@ def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
     ]
     ids = [words(words.apply_chat_template(chat, tokenize=False)).input_ids for chat in chats]
     found, mask = states(qwen25vl, ids, max(map(len, ids)), masked=True)
-    text = vl(qwen25vl, "omnigen2").build().encode(PROMPTS)
+    text = doubled(vl(qwen25vl, "omnigen2").build()).encode(PROMPTS)
     assert text.valid is not None and torch.equal(text.valid, mask.bool())
     close(text.tokens[mask.bool()], found[-1][mask.bool()])
 
 
+@float64()
 def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) -> None:
     words, length = tokenizer_of(qwen25vl / "processor"), 200
     system = "You are a helpful assistant who will provide prompts to an image generator."
@@ -231,14 +236,15 @@ def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) 
     found, _ = states(qwen25vl, ids, length, masked=False)
     expected = [(x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8) for x in found]
     part = vl(qwen25vl, "cosmos2.5", length=length)
-    text = part.build().encode(PROMPTS)
+    text = doubled(part.build()).encode(PROMPTS)
     assert text.valid is None and text.tokens.shape == (2, length, 5 * 32) and part.width == 160
     close(text.tokens, torch.cat(expected[1:], -1))
 
 
 @pytest.mark.parametrize("recipe", ["qwen-image-edit", "omnigen2", "cosmos2.5"])
+@float64()
 def test_a_prompt_is_encoded_alike_alone_and_among_others(qwen25vl: Path, recipe: str) -> None:
-    encoder = vl(qwen25vl, recipe).build()
+    encoder = doubled(vl(qwen25vl, recipe).build())
     both, alone = encoder.encode(PROMPTS), encoder.encode(PROMPTS[1:])
     close(both.tokens[1, : alone.tokens.shape[1]], alone.tokens[0])
 

@@ -15,6 +15,7 @@ from wamkit_t5 import T5XXL, T511B
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
+from wamkit.parity import doubled, float64, other_values, same_values
 from wamkit.spec import parse_part
 
 transformers = pytest.importorskip("transformers")
@@ -72,20 +73,22 @@ def reference(folder: Path, *, masked: bool) -> torch.Tensor:
         return model(batch.input_ids, attention_mask=mask).last_hidden_state
 
 
+@float64()
 def test_padding_is_hidden_from_t5_and_from_the_backbone(folder: Path) -> None:
-    text, expected = config(folder).build().encode(PROMPTS), reference(folder, masked=True)
+    text, expected = doubled(config(folder).build()).encode(PROMPTS), reference(folder, masked=True)
     assert text.copies is None and text.valid is not None
     assert text.valid.sum(1).tolist() == REAL and text.valid.shape == (3, 17)
     for i, n in enumerate(REAL):
-        torch.testing.assert_close(text.tokens[i, :n], expected[i, :n], rtol=0, atol=1e-6)
+        same_values(text.tokens[i, :n], expected[i, :n])
         assert not text.valid[i, n:].any()
     # The mask matters to T5 itself: without it, padding leaks into the words.
     leaked = reference(folder, masked=False)
-    assert (leaked[1, :9] - expected[1, :9]).abs().max() > 1e-2
+    other_values(leaked[1, :9], expected[1, :9], 0.01)
 
 
+@float64()
 def test_zero_vectors_count_as_many_times_as_there_is_padding(folder: Path) -> None:
-    text = config(folder, "zeros", cls=T511B).build().encode(PROMPTS)
+    text = doubled(config(folder, "zeros", cls=T511B).build()).encode(PROMPTS)
     whole = reference(folder, masked=True)
     for i, n in enumerate(REAL):
         whole[i, n:] = 0
@@ -98,7 +101,7 @@ def test_zero_vectors_count_as_many_times_as_there_is_padding(folder: Path) -> N
     def heard(words: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return sdpa(q, (words @ k)[:, None] + 1, (words @ v)[:, None] + 1, mask)
 
-    torch.testing.assert_close(heard(text.tokens, text.mask), heard(whole, None))
+    same_values(heard(text.tokens, text.mask), heard(whole, None))
 
 
 def test_a_batch_as_long_as_it_may_be_keeps_its_length(folder: Path) -> None:
@@ -107,18 +110,20 @@ def test_a_batch_as_long_as_it_may_be_keeps_its_length(folder: Path) -> None:
     assert text.copies[:, -1].tolist() == [1, 8, 16]
 
 
+@float64()
 def test_padding_that_is_attended_to_is_seen_by_t5_too(folder: Path) -> None:
-    text = config(folder, "attended").build().encode(PROMPTS)
+    text = doubled(config(folder, "attended").build()).encode(PROMPTS)
     assert text.valid is None and text.copies is None
-    torch.testing.assert_close(text.tokens, reference(folder, masked=False), rtol=0, atol=1e-6)
+    same_values(text.tokens, reference(folder, masked=False))
 
 
 @pytest.mark.parametrize("padding", ["mask", "zeros", "attended"])
+@float64()
 def test_a_prompt_is_encoded_alike_alone_and_among_others(folder: Path, padding: str) -> None:
-    encoder = config(folder, padding).build()
+    encoder = doubled(config(folder, padding).build())
     both, alone = encoder.encode(PROMPTS), encoder.encode(PROMPTS[1:2])
     n = LENGTH if padding == "attended" else 9
-    torch.testing.assert_close(both.tokens[1, :n], alone.tokens[0, :n], rtol=0, atol=1e-6)
+    same_values(both.tokens[1, :n], alone.tokens[0, :n])
 
 
 def test_the_published_models_are_the_defaults() -> None:

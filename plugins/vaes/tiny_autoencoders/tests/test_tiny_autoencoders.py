@@ -18,7 +18,7 @@ from wamkit_tiny_autoencoders import TAEF1, TAELTX2, TAEW21, TAEW22
 from wamkit_tiny_autoencoders.taef import TINY
 
 from wamkit.errors import WamkitError
-from wamkit.parity import gradients, same_gradients
+from wamkit.parity import doubled, float64, gradients, other_values, same_gradients, same_values
 from wamkit.parts import VAEConfig
 from wamkit.testing import *  # noqa: F403
 from wamkit.weights import cast, parameters
@@ -59,7 +59,7 @@ def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
 def recorded_clip(name: str) -> Tensor:
     """The pixels of record.py, as [B, 3, T, H, W] in [-1, 1]."""
     draw = np.random.RandomState(crc32(name.encode())).random_sample(CLIPS[name])
-    return torch.tensor(draw, dtype=torch.float32).transpose(1, 2) * 2 - 1
+    return torch.from_numpy(draw.astype(np.float32)).float().transpose(1, 2) * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +90,24 @@ def vaes(files: dict[str, Path]) -> dict[str, Any]:
 
 @video
 @torch.no_grad()
+@float64()
 def test_latents_and_pictures_are_the_recorded_ones(
     name: str, golden: dict[str, Tensor], vaes: dict[str, Any]
 ) -> None:
+    vaes = doubled(vaes)
     z = vaes[name].encode(recorded_clip(name))
     wanted = golden[f"{name}.latents"].transpose(1, 2)
     assert wanted.std() > 1
-    torch.testing.assert_close(z, wanted, rtol=0, atol=1e-5)
+    same_values(z, wanted)
     pictures = (vaes[name].decode(z).transpose(1, 2) + 1) / 2
     wanted = golden[f"{name}.pictures"]
     assert wanted.std() > 0.05 and wanted.min() > 0 and wanted.max() < 1
-    torch.testing.assert_close(pictures.flatten()[::7], wanted, rtol=0, atol=1e-5)
+    same_values(pictures.flatten()[::7], wanted)
 
 
+@float64()
 def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     vae = vaes["taew2.2"]
 
     def loss() -> Tensor:
@@ -111,7 +115,7 @@ def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], vaes: dict[s
         return ((pictures + 1) / 2).sin().sum()
 
     wanted = {k.removeprefix("gradients."): t for k, t in golden.items() if "gradients." in k}
-    same_gradients(gradients(vae, loss), wanted)
+    same_gradients(gradients(vae, loss), doubled(wanted), error=1e-6)  # stored in float32
 
 
 @every
@@ -134,13 +138,15 @@ def test_published_sizes_have_the_published_names_and_shapes(name: str) -> None:
 
 @video
 @torch.no_grad()
+@float64()
 def test_later_pictures_change_no_earlier_latent(name: str, vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     clip = torch.rand(1, 3, 1 + 3 * t, *CONFIGS[name].stride[1:]) * 2 - 1
     z = vae.encode(clip)
     for latents in (1, 2, 3):
         some = vae.encode(clip[:, :, : 1 + (latents - 1) * t])
-        torch.testing.assert_close(some, z[:, :, :latents], rtol=1e-5, atol=1e-5)
+        same_values(some, z[:, :, :latents])
     other = clip.clone()
     other[:, :, 1 + t] *= -1
     changed = (vae.encode(other) - z).abs().amax((0, 1, 3, 4))
@@ -149,7 +155,9 @@ def test_later_pictures_change_no_earlier_latent(name: str, vaes: dict[str, Any]
 
 @video
 @torch.no_grad()
+@float64()
 def test_later_latents_change_no_earlier_picture(name: str, vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     z = torch.randn(1, CONFIGS[name].channels, 3, 2, 1)
     pictures = vae.decode(z)
@@ -157,38 +165,44 @@ def test_later_latents_change_no_earlier_picture(name: str, vaes: dict[str, Any]
     for latents in (1, 2):
         some = vae.decode(z[:, :, :latents])
         wanted = pictures[:, :, : 1 + (latents - 1) * t]
-        torch.testing.assert_close(some, wanted, rtol=1e-5, atol=1e-5)
+        same_values(some, wanted)
 
 
 @torch.no_grad()
+@float64()
 def test_the_first_picture_fills_its_group(vaes: dict[str, Any]) -> None:
     # Grouped as the repository's encode_video does it, latent 0 would hold pictures 0 to 3.
+    vaes = doubled(vaes)
     clip = recorded_clip("taew2.1")
     other = clip.clone()
     other[:, :, 1:4] = 0
     one, two = vaes["taew2.1"].encode(clip), vaes["taew2.1"].encode(other)
     assert torch.equal(one[:, :, 0], two[:, :, 0])
-    assert (one[:, :, 1] - two[:, :, 1]).abs().max() > 0.1
+    other_values(one[:, :, 1], two[:, :, 1], 0.1)
 
 
 @every
 @torch.no_grad()
+@float64()
 def test_clips_of_a_batch_know_nothing_of_each_other(name: str, vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     vae, (t, height, width) = vaes[name], CONFIGS[name].stride
     clips = torch.rand(2, 3, 1 + 2 * t, height, 2 * width) * 2 - 1
     z = vae.encode(clips)
     pictures = vae.decode(z)
-    torch.testing.assert_close(vae.encode(clips[1:]), z[1:], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(vae.decode(z[1:]), pictures[1:], rtol=1e-5, atol=1e-5)
+    same_values(vae.encode(clips[1:]), z[1:])
+    same_values(vae.decode(z[1:]), pictures[1:])
 
 
 @torch.no_grad()
+@float64()
 def test_an_image_knows_nothing_of_the_others(vaes: dict[str, Any]) -> None:
+    vaes = doubled(vaes)
     clip = torch.rand(1, 3, 3, 16, 8) * 2 - 1
     z = vaes["taef1"].encode(clip)
     assert z.shape == (1, 16, 3, 2, 1)
     alone = vaes["taef1"].encode(clip[:, :, 1:2])
-    torch.testing.assert_close(alone, z[:, :, 1:2], rtol=1e-5, atol=1e-5)
+    same_values(alone, z[:, :, 1:2])
 
 
 # Against diffusers' AutoencoderTiny ------------------------------------------------------------
@@ -219,6 +233,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
+@float64()
 def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
     model, vae = image
     clip = torch.rand(2, 3, 2, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
@@ -227,11 +242,12 @@ def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> 
     assert z.std() > 1 and (out.abs() < 1).float().mean() > 0.9
     for t in range(2):
         wanted = model.encode(clip[:, :, t]).latents
-        torch.testing.assert_close(z[:, :, t], wanted, rtol=1e-5, atol=1e-5)
+        same_values(z[:, :, t], wanted)
         wanted = model.decode(wanted).sample.clamp(-1, 1)
-        torch.testing.assert_close(out[:, :, t], wanted, rtol=1e-5, atol=1e-5)
+        same_values(out[:, :, t], wanted)
 
 
+@float64()
 def test_gradients_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
     model, vae = image
     clip = torch.rand(1, 3, 1, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1

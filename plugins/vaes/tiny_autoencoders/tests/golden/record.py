@@ -1,16 +1,17 @@
 """Records `taehv.safetensors`: what the class of github.com/madebyollin/taehv computes when narrow.
 
 Run it in a checkout of that repository (MIT) at commit
-1f14a568f24bf8811e0a0ac601613e04fc1581e8, with torch, numpy, safetensors and tqdm installed:
+1f14a568f24bf8811e0a0ac601613e04fc1581e8, with torch, numpy, safetensors, tqdm and wamkit installed:
 
     python record.py taehv.safetensors
 
 The class has one width; it is narrowed in its source. Weights and pixels, which lie in [0, 1], are
-drawn by numpy's frozen generator from their names, so that no file has to hold them. Recorded for
-each model, in float32 on a CPU: the latents [B, T, C, h, w] of a clip whose first picture stands
-`stride` times in front, and every seventh number of the pictures [B, T, 3, H, W] that they decode
-to; for one model also the gradients of the sum of the pictures' sines, through decoder and encoder.
-The metadata holds the names and shapes at published width.
+drawn by numpy's frozen generator from their names and rounded to float32, so that no file has to
+hold them. Recorded for each model, computed in float64 on a CPU: the latents [B, T, C, h, w] of a
+clip whose first picture stands `stride` times in front, and every seventh number of the pictures
+[B, T, 3, H, W] that they decode to; for one model also the gradients of the sum of the pictures'
+sines, through decoder and encoder, which are rounded to float32. The metadata holds the names and
+shapes at published width.
 """
 
 import json
@@ -23,6 +24,8 @@ from zlib import crc32
 import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from wamkit.tolerance import doubled, float64
 
 MODELS = {
     "taew2.1": {"latent_channels": 16},
@@ -66,15 +69,16 @@ for name, options in MODELS.items():
     model = module(narrow).TAEHV(checkpoint_path=None, **options)
     state = {key: weights(key, tuple(t.shape)) for key, t in model.state_dict().items()}
     model.load_state_dict(state)
-    clip = pixels(name)
+    model, clip = doubled((model, pixels(name)))
     clip = torch.cat([*[clip[:, :1]] * (model.t_downscale - 1), clip], 1)
-    z = model.encode_video(clip, show_progress_bar=False)
-    pictures = model.decode_video(z, show_progress_bar=False)
+    with float64():
+        z = model.encode_video(clip, show_progress_bar=False)
+        pictures = model.decode_video(z, show_progress_bar=False)
     print(name, tuple(z.shape), f"std {z.std():.2f}", tuple(pictures.shape), pictures.std())
     print(f"within (0, 1): {((pictures > 0) & (pictures < 1)).float().mean():.3f}")
     tensors[f"{name}.latents"] = z
     tensors[f"{name}.pictures"] = pictures.flatten()[::7]
     if name == "taew2.2":
         pictures.sin().sum().backward()
-        tensors |= {f"gradients.{key}": p.grad for key, p in model.named_parameters()}
+        tensors |= {f"gradients.{key}": p.grad.float() for key, p in model.named_parameters()}
 save_file({k: t.detach().contiguous() for k, t in tensors.items()}, sys.argv[1], metadata)
