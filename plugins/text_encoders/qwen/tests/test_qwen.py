@@ -122,7 +122,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 def klein_embeddings(folder: Path, layers: tuple[int, ...]) -> Tensor:
     """diffusers' own function of FLUX.2 klein."""
     return diffusers.Flux2KleinPipeline._get_qwen3_prompt_embeds(
-        transformers.Qwen3ForCausalLM.from_pretrained(folder / "text_encoder").eval(),
+        doubled(transformers.Qwen3ForCausalLM.from_pretrained(folder / "text_encoder").eval()),
         tokenizer_of(folder / "tokenizer"),
         PROMPTS,
         max_sequence_length=LENGTH,
@@ -159,14 +159,18 @@ def test_masked_padding_of_qwen3_leaves_the_same_words(qwen3: Path) -> None:
         assert (row[n:] == 0).all() and not real[n:].any()
 
 
+def vision_language(folder: Path) -> Any:
+    """transformers' own model, in float64."""
+    cls = transformers.Qwen2_5_VLForConditionalGeneration
+    return doubled(cls.from_pretrained(folder / "mllm").eval())
+
+
 def qwen_image(folder: Path, template: str, drop: int) -> tuple[Tensor, Tensor]:
     """The function of diffusers' own Qwen-Image pipeline."""
     pipeline = diffusers.QwenImagePipeline(
         scheduler=None,
         vae=None,
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder / "mllm"
-        ).eval(),
+        text_encoder=vision_language(folder),
         tokenizer=tokenizer_of(folder / "processor"),
         transformer=None,
     )
@@ -197,7 +201,7 @@ def test_templates_are_those_of_qwen_image_without_the_picture(qwen25vl: Path, r
 
 def states(folder: Path, ids: list[list[int]], pad_to: int, *, masked: bool) -> Any:
     """transformers' whole Qwen2.5-VL on tokens padded on the right."""
-    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "mllm").eval()
+    model = vision_language(folder)
     mask = torch.tensor([[1] * len(row) + [0] * (pad_to - len(row)) for row in ids])
     padded = torch.tensor([row + [0] * (pad_to - len(row)) for row in ids])
     with torch.no_grad():

@@ -65,7 +65,7 @@ def config(folder: Path, padding: str = "mask", length: int = LENGTH, cls: Any =
 def reference(folder: Path, *, masked: bool) -> torch.Tensor:
     """transformers called directly, as the published pipelines do: [3, LENGTH, 32]."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+    model = doubled(transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval())
     batch = tokenizer(PROMPTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
     assert batch.attention_mask.sum(1).tolist() == REAL
     with torch.no_grad():

@@ -235,7 +235,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 @torch.no_grad()
 @float64()
 def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
-    model, vae = image
+    model, vae = doubled(image)
     clip = torch.rand(2, 3, 2, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
     z = vae.encode(clip)
     out = vae.decode(z)
@@ -249,7 +249,7 @@ def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> 
 
 @float64()
 def test_gradients_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
-    model, vae = image
+    model, vae = doubled(image)
     clip = torch.rand(1, 3, 1, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
     def through(net: Any, encode: Any, decode: Any) -> dict[str, Tensor]:
