@@ -11,6 +11,7 @@ import torch
 import wamkit
 from wamkit.company import PROMPTS, Words, expect_alike, picked
 from wamkit.layers import masked_mean
+from wamkit.parity import same_values
 from wamkit.policy import Policy, generator
 from wamkit.prompts import PromptCache, stacked, trimmed
 from wamkit.registry import registry
@@ -61,7 +62,7 @@ def test_a_sample_deliberates_alike_whichever_others_do() -> None:
     chunk = policy.act(seen, seed=[0, 1, 2])
     assert chunk.notes["deliberated"].tolist() == [i == most for i in range(3)]
     alone = policy.act(picked(seen, most), seed=[most]).values[0]
-    torch.testing.assert_close(chunk.values[most], alone, rtol=0, atol=1e-4)
+    same_values(chunk.values[most], alone)
 
 
 def test_a_session_of_two_robots_is_two_sessions() -> None:
@@ -80,7 +81,7 @@ def test_a_session_of_two_robots_is_two_sessions() -> None:
             chunks.append(session.act(one, seed=seed).values)
         episodes.append(torch.stack(chunks))
     together, *alone = episodes
-    torch.testing.assert_close(together, torch.cat(alone, 1), rtol=0, atol=1e-4)
+    same_values(together, torch.cat(alone, 1))
 
 
 DENSITIES = ("uniform", "indexed", "beta", "sqrt", "logit_normal", "lognormal_mix")
@@ -102,7 +103,7 @@ def test_a_batch_with_a_seed_for_each_sample_loses_what_its_samples_lose() -> No
     with torch.no_grad():
         both = policy.loss(batch, seed=[3, 4]).parts["action"]
         rows = [policy.loss(picked(batch, i), seed=[3 + i]).parts["action"] for i in range(2)]
-    torch.testing.assert_close(both, torch.stack(rows).mean(), rtol=1e-4, atol=0)
+    same_values(both, torch.stack(rows).mean())
 
 
 def test_tokens_are_appended_behind_the_last_real_one() -> None:
@@ -140,7 +141,7 @@ def test_generators_of_samples_give_every_copy_its_samples_noise() -> None:
     rng = generator([3, 4])
     assert isinstance(rng, Several)
     two = draw((4, 5), like, rng)  # two copies of two samples, copy by copy
-    torch.testing.assert_close(two[1::2], draw((2, 5), like, generator([4])))
+    same_values(two[1::2], draw((2, 5), like, generator([4])))
     children = fork(generator([3, 4]), 2)
     alone = fork(generator([4]), 2)
     assert torch.equal(draw((2, 5), like, children[1])[1:], draw((1, 5), like, alone[1]))

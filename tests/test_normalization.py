@@ -15,6 +15,7 @@ from wamkit.actions import ActionSpace, StateSpace, Statistics, read_statistics
 from wamkit.data import Feature, Recording, Samples, Writer, collate, remarks
 from wamkit.errors import WamkitError
 from wamkit.normalization import changes
+from wamkit.parity import same_values
 from wamkit.spaces import ActionConfig, StateConfig
 from wamkit.spec import parse, read
 
@@ -56,8 +57,8 @@ def test_what_is_in_the_data_is_scaled_and_comes_back(kind: str, rule: str) -> N
     encoded = space.encode(x, None)
     assert 0.01 < float(encoded.std()) < 1000
     back = space.decode(encoded, None)
-    rounding = float(np.abs(values.astype(float)).max()) * 1e-6
-    torch.testing.assert_close(back, x, rtol=0, atol=max(rounding, 1e-6 * float(np.ptp(x.numpy()))))
+    scale = max(float(np.abs(values.astype(float)).max()), float(np.ptp(x.numpy())))
+    same_values(back, x, 1e-6, scale=scale)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -66,7 +67,7 @@ def test_a_small_range_far_from_zero_keeps_its_digits_in_float64(rule: str) -> N
     encoded = _space(values, rule).encode(torch.tensor(values)[None, :, None], None)[0, :, 0]
     low, high = encoded.min(), encoded.max()
     expected = torch.tensor((values - values.min()) / np.ptp(values), dtype=torch.float32)
-    torch.testing.assert_close((encoded - low) / (high - low), expected, atol=1e-5, rtol=0)
+    same_values((encoded - low) / (high - low), expected, 1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -91,7 +92,7 @@ def test_a_clip_cuts_and_no_clip_does_not() -> None:
     cut = _space(EVENTS, "mean_std", 5.0)
     assert float(cut.decode(cut.encode(x, None), None).max()) == pytest.approx(0.72, abs=1e-3)
     whole = _space(EVENTS, "mean_std")
-    assert float(whole.decode(whole.encode(x, None), None).max()) == pytest.approx(1.0, abs=1e-6)
+    assert float(whole.decode(whole.encode(x, None), None).max()) == pytest.approx(1.0, rel=1e-6)
 
 
 def test_a_state_of_the_data_is_never_cut_and_another_is_bounded() -> None:

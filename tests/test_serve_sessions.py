@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 import wamkit
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 from wamkit.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
@@ -87,7 +88,7 @@ def test_an_episode_goes_on_over_a_connection_that_broke(caplog: Any) -> None:
         cut(one)
         replies = [client.infer(seen(NEXT, 2)) for client in (one, two)]
         assert one.session == {"id": name, "resumed": True, "timeout": 600}
-        assert np.allclose(replies[0]["actions"], replies[1]["actions"], atol=1e-6)
+        same_values(replies[0]["actions"], replies[1]["actions"])
     for words in ("connected: session", "vanished without a word", "is back", "kept for 600 s"):
         assert words in caplog.text
     assert name not in caplog.text and name[:6] in caplog.text
@@ -162,7 +163,7 @@ def test_an_episode_that_begins_anew_needs_no_session_of_before() -> None:
         cut(client)
         until(lambda: not server.sessions.held)
         client.reset()
-        assert np.allclose(client.infer(seen(FIRST, 1))["actions"], first["actions"], atol=1e-6)
+        same_values(client.infer(seen(FIRST, 1))["actions"], first["actions"])
 
 
 def test_no_more_sessions_wait_than_are_wished_for() -> None:
