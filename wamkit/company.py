@@ -100,6 +100,6 @@ def _expect(what: str, alone: Tensor, together: Tensor, tolerance: float) -> Non
     scale = float(alone.abs().max())
     error = float((alone - together).abs().max())
     assert error <= tolerance * scale, (
-        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between alone and in "
-        f"company, allowed {tolerance:.0e}"
+        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between alone "
+        f"and in company, allowed {tolerance:.0e}"
     )
