@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import wamkit
@@ -15,6 +14,7 @@ from wamkit.cli.explain import explained
 from wamkit.company import expect_alike
 from wamkit.interfaces import stream_of
 from wamkit.layers import text_level
+from wamkit.parity import other_values, same_values
 from wamkit.policy import Policy
 from wamkit.programs import program_of
 from wamkit.registry import registry
@@ -76,7 +76,7 @@ def test_words_pass_with_the_target_in_every_step(backbone: str, head: str) -> N
     assert len(seen) > 1 and all(target == level for _, target, level in seen)
     assert all({"text", "context", "target"} <= roles for roles, _, _ in seen)
     fast, slow = acted(policy), acted(policy, uncached(policy.model))
-    torch.testing.assert_close(fast.action, slow.action, rtol=0, atol=1e-4)
+    same_values(fast.action, slow.action)
     expect_alike(policy)
 
 
@@ -86,7 +86,7 @@ def test_every_way_to_denoise_jointly_keeps_the_level(settings: dict[str, Any]) 
     assert all(target == level for _, target, level in passes(policy))
     if "refresh" not in settings:  # there, words are as old as the frames they passed with
         fast, slow = acted(policy), acted(policy, uncached(policy.model))
-        torch.testing.assert_close(fast.action, slow.action, rtol=0, atol=1e-4)
+        same_values(fast.action, slow.action)
 
 
 @pytest.mark.parametrize("paradigm", ["conditional", "planning"])
@@ -120,7 +120,7 @@ def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: s
         policy.paradigm.sees,
     )
     assert stream.video is not None and other.video is not None
-    assert (stream.video - other.video).abs().max() > 1e-4  # the context sees the words
+    other_values(stream.video, other.video, 0.0001)  # the context sees the words
 
 
 def why(spec: PolicySpec) -> list[str]:
@@ -200,4 +200,4 @@ def test_words_of_a_backbone_alone_follow_its_traits() -> None:
     frames, text = scene_of(config.traits, (4, 6))
     one = stream_of(model, frames, text).cond
     two = stream_of(model, frames, replace(text, follows=True)).cond
-    torch.testing.assert_close(one.level.text, two.level.text)
+    same_values(one.level.text, two.level.text)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = [ROOT / "wamkit" / f"{name}.py" for name in ("testing", "stacks", "parity", "trial")]
+SHIPPED = [
+    ROOT / "wamkit" / f"{name}.py"
+    for name in ("testing", "policy_contract", "company", "stacks", "parity", "trial")
+]
 FILES = sorted(
     {
         file
