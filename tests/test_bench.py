@@ -269,7 +269,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         "step: action (cached: context)",
         "roof, measured in this run",
         "a chunk sustains control at",
-        "faster than before",
+        "faster",  # than before, in the line below
         "policy.act: tensors of pictures in",
         "max ms",
         "of fewer than 20 calls the longest",

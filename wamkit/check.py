@@ -137,7 +137,7 @@ def _facts(spec: PolicySpec) -> Iterator[Conflict]:
     try:
         spec.tokens()
         spec.paradigm.program(spec)
-    except WamkitError:  # said where it is asked for in earnest
+    except (WamkitError, NotImplementedError):  # said where it is asked for in earnest
         return
     yield from ()
 

@@ -1,7 +1,7 @@
 """A paradigm of your own, the part that imports no torch: a table, and what runs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ParadigmConfig, Part, Stage
@@ -13,7 +13,7 @@ WAMKIT_API = 1
 class Glance(ParadigmConfig):
     """The action looks at a future of pure noise, in which one pass already sees where it goes."""
 
-    name: str = "glance"
+    name: Literal["glance"] = "glance"
 
     @property
     def sees(self) -> Visibility:

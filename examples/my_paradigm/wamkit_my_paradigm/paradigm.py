@@ -14,8 +14,7 @@ class GlanceParadigm(Paradigm):
     def act(self, model: Any, scene: Scene, schedules: Any, rng: Any, **choices: Any) -> Outcome:
         if "video" in scene.parts:
             scene = scene.put("video", start("video", scene, schedules, rng).x, 1.0)
-        everything = ("text", "context", "state", "target")
-        cache, rest = remember(model, scene, self.sees, everything)
+        cache, rest = remember(model, scene, self.sees, ("text", "context", "state", "target"))
         runs = {"action": start("action", scene, schedules, rng)}
         return Outcome(denoise(model, rest, runs, cache).take("action"))
 
