@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from wamkit_wan.latents import WAN22_MEAN, WAN22_STD
 
 from wamkit import WamkitError, load_part
 from wamkit.check import check
@@ -100,7 +101,7 @@ VAES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
         {
             "base_dim": 4, "decoder_base_dim": 6, "z_dim": 48, "is_residual": True,
             "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
-            "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+            "latents_mean": list(WAN22_MEAN), "latents_std": list(WAN22_STD),
         },
         {"width": "tiny"},
     ),
@@ -238,6 +239,30 @@ def test_the_configuration_of_another_model_is_called_by_its_name(
     with pytest.raises(SpecError, match=words) as error:
         parse_part(kind, {"name": name, "weights": str(tmp_path)})
     assert all(conflict.hint for conflict in error.value.conflicts)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "words"),
+    [
+        ("wan2.2", "latents_mean", [*WAN22_MEAN[:7], 0.5, *WAN22_MEAN[8:]], r"latents_mean\[7\]"),
+        ("wan2.2", "latents_std", [1.0] * 48, r"latents_std\[0\] = 1.0 for 0.4765"),
+        ("wan2.2", "latents_std", [1.0], "latents_std"),
+        ("flux2", "batch_norm_eps", 1e-5, "batch_norm_eps"),
+        ("taef1", "scaling_factor", 0.5, "scaling_factor = 0.5 for 1.0"),
+    ],
+)
+def test_constants_that_leave_no_trace_in_the_weights_are_compared(
+    name: str, key: str, value: Any, words: str, tmp_path: Path
+) -> None:
+    _, cls, given, _ = VAES[name]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"_class_name": cls, **given, key: value}))
+    with pytest.raises(SpecError, match=words):
+        parse_part("vae", {"name": name, "weights": str(tmp_path)})
+    if isinstance(written := given.get(key), list):  # the last digit of float32 is no difference
+        rounded = torch.tensor(written).double().tolist()
+        file.write_text(json.dumps({"_class_name": cls, **given, key: rounded}))
+        assert parse_part("vae", {"name": name, "weights": str(tmp_path)})
 
 
 def test_the_part_that_reads_a_folder_is_offered(tmp_path: Path) -> None:

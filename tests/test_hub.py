@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
-from wamkit import build
+from wamkit import build, load_part
 from wamkit.build import resolve
+from wamkit.check import check, warnings_of
 from wamkit.data.example import record
 from wamkit.errors import Note, WamkitError
 from wamkit.hub import local
+from wamkit.spec import parse_part, read
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, PHOTO = EXAMPLES / "toy.toml", EXAMPLES / "images/coffee.jpg"
@@ -23,6 +27,10 @@ hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")
 constants = pytest.importorskip("huggingface_hub.constants")
 
+WAN = {
+    "name": "wan", "heads": 2, "head_size": 12, "feed_forward": 40, "text_width": 20,
+    "latent_channels": 16, "guide_channels": 0,
+}  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -102,3 +110,61 @@ def test_what_is_missing_is_told_with_its_size(remote: Path) -> None:
     (remote / "me/big/readme.txt").write_bytes(b"0" * 1000)
     with pytest.warns(Note, match=r"1 file, 2\.50 MB, license: cc-by-4\.0"):
         assert local("hf:me/big", files=("*.safetensors",)) == remote / "me/big"
+
+
+def _published(folder: Path, layers: int) -> dict[str, str]:
+    """A published backbone that no variant has the sizes of."""
+    backbone: Any = load_part("backbone", WAN | {"layers": layers})
+    folder.mkdir(parents=True)
+    state = {k: v.contiguous() for k, v in backbone.state_dict().items()}
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "WanTransformer3DModel", "num_attention_heads": 2,
+                "attention_head_dim": 12, "in_channels": 16, "out_channels": 16, "text_dim": 20,
+                "ffn_dim": 40, "num_layers": layers,
+            }
+        )
+    )  # fmt: skip
+    return {"name": "wan", "weights": f"hf:{folder.parent.name}/{folder.name}"}
+
+
+def test_sizes_are_read_from_the_hub_before_the_weights(remote: Path, wamkit: Run) -> None:
+    table = _published(remote / "me/small-wan", 2)
+    raw = read(TOY) | {"backbone": table}
+    (caution,) = (c for c in warnings_of(raw) if "backbone.weights" in c.between)
+    assert "not here yet" in caution.why and "sizes are not known" in caution.why
+    with pytest.warns(Note, match="1 file, "):
+        policy_part: Any = load_part("backbone", table)
+    assert len(policy_part.blocks) == 2
+    assert not [c for c in warnings_of(raw) if "not here yet" in c.why]
+    told = [c for c in check(raw | {"backbone": table | {"layers": 3}}) if "layers" in c.why]
+    assert len(told) == 1 and "backbone.layers" in told[0].between[0]
+
+
+def test_weights_on_the_hub_are_converted_with_their_own_sizes(
+    remote: Path, wamkit: Run, tmp_path: Path
+) -> None:
+    table = _published(remote / "me/smaller-wan", 1)
+    goal = tmp_path / "new.safetensors"
+    words = ("weights", "convert", table["weights"], "--part", "backbone:wan", "--out", goal)
+    code, out, err = wamkit(*words)
+    assert code == 0 and goal.is_file(), out + err
+
+
+def test_a_name_that_is_none_is_a_conflict_of_the_spec(remote: Path) -> None:
+    raw = read(TOY)
+    found = check(raw | {"backbone": raw["backbone"] | {"weights": "hf:one"}})
+    assert [c for c in found if c.between == ("backbone.weights",) and "no repository" in c.why]
+
+
+def test_a_text_encoder_is_named_on_the_hub(remote: Path) -> None:
+    pytest.importorskip("transformers", reason="the part needs it")
+    (remote / "me/words/text_encoder").mkdir(parents=True)
+    config = {"model_type": "umt5", "d_model": 32}
+    (remote / "me/words/text_encoder/config.json").write_text(json.dumps(config))
+    with pytest.raises(WamkitError, match="there is no tokenizer in"):
+        load_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words"})
+    part: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words"})
+    assert part.embedding == 32

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import hub
 from .check import check, warnings_of
 from .errors import SpecError, WamkitError, WamkitWarning
-from .parts import ActionHeadConfig, Kind, Part
+from .hub import is_remote
+from .locate import PICKLED, SUFFIX, split
+from .parts import KINDS, ActionHeadConfig, Kind, Part
 from .spec import PolicySpec, parse, parse_part, read
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def build(
     """
     from .policy import Policy
 
-    chosen = resolve(spec, overrides, tiny=tiny)
+    chosen = resolve(spec, overrides, tiny=tiny, fetch=not tiny)
     if not isinstance(spec, PolicySpec):  # who made one has been told
         for caution in warnings_of(chosen):
             warnings.warn(str(caution), WamkitWarning, stacklevel=2)
@@ -46,13 +49,19 @@ def resolve(
     overrides: Iterable[str] = (),
     *,
     tiny: bool = False,
+    fetch: bool = False,
 ) -> PolicySpec:
-    """The checked spec, with every default written out. Raises SpecError if it has conflicts."""
+    """The checked spec, with every default written out. Raises SpecError if it has conflicts.
+
+    With `fetch`, config.json of weights on the hub is fetched before, so that sizes are theirs.
+    """
     source = str(spec) if isinstance(spec, str | Path) else "the spec"
     if not isinstance(spec, PolicySpec):
         from .spec import override
 
         raw = read(spec, overrides) if isinstance(spec, str | Path) else override(spec, overrides)
+        if fetch:
+            fetch_configs(raw)
         if conflicts := check(raw) if not tiny else []:
             raise SpecError(conflicts, source)
         spec = parse(raw, source)
@@ -68,12 +77,30 @@ def resolve(
     return spec
 
 
+def fetch_configs(raw: Mapping[str, Any]) -> None:
+    """Fetch what says the sizes of the weights that raw tables name on the hub, if it is not here.
+
+    Raises WamkitError if it cannot be had.
+    """
+    for kind in KINDS:
+        table = raw.get(kind)
+        if not isinstance(table, Mapping):
+            continue
+        weights = table.get("weights")
+        if isinstance(weights, str) and is_remote(weights) and table.get("embeddings") is None:
+            place = split(weights)[0]
+            if Path(place.partition("@")[0]).suffix not in (SUFFIX, *PICKLED):
+                hub.fetch_configs(place)
+
+
 def load_part(kind: Kind, config: Mapping[str, Any] | str | Part) -> Any:
     """One part by itself, built from its table, its name or its configuration.
 
     `kind` is backbone, vae, text_encoder or paradigm; an action head needs the sizes of the rest
     and is built with `build`. Raises SpecError if the table is wrong.
     """
+    if isinstance(config, Mapping):
+        fetch_configs({kind: config})
     part = config if isinstance(config, Part) else parse_part(kind, config)
     if isinstance(part, ActionHeadConfig):
         raise WamkitError(

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .configs import config_conflicts
+from .configs import config_conflicts, unseen
 from .errors import WamkitError
+from .hub import standing
 from .install import install_hint
 from .locate import split
-from .parts import HUB, KINDS, Caution, Conflict, Finding, Part
-from .paths import expanded
+from .parts import KINDS, Caution, Conflict, Finding, Part
 from .programs import level_conflicts
 from .registry import registry
 from .spec import PolicySpec, draft, read
@@ -61,6 +61,7 @@ def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Cauti
     rules: list[Callable[[Any], Iterator[Caution]]] = [strange_vae, strange_text_encoder]
     for kind in KINDS:
         rules.append(lambda s, k=kind: getattr(s, k).cautions(s))  # type: ignore[misc]
+        rules.append(lambda s, k=kind: unseen(getattr(s, k)))  # type: ignore[misc]
     return list(_found(rules, partial))
 
 
@@ -335,7 +336,14 @@ def lacking(part: Part) -> list[str]:
 
 def _stored(spec: PolicySpec) -> Iterator[Conflict]:
     path = spec.text_encoder.embeddings
-    if path is not None and not expanded(path).is_file():
+    if path is None:
+        return
+    try:
+        place = standing(path)
+    except WamkitError as error:
+        yield Conflict(between=("text_encoder.embeddings",), why=error.what, hint=error.hint)
+        return
+    if place is not None and not place.is_file():
         yield Conflict(
             between=("text_encoder.embeddings",),
             why=f"no file is at {path}",
@@ -367,8 +375,14 @@ def _folders(spec: Any) -> Iterator[Conflict]:
             path = getattr(getattr(spec, kind), "weights", None)
         except _Absent:
             continue
-        remote = path is not None and path.startswith(HUB)
-        if path is not None and not remote and not expanded(split(path)[0]).exists():
+        if path is None:
+            continue
+        try:
+            place = standing(split(path)[0])
+        except WamkitError as error:
+            yield Conflict(between=(f"{kind}.weights",), why=error.what, hint=error.hint)
+            continue
+        if place is not None and not place.exists():
             yield Conflict(
                 between=(f"{kind}.weights",),
                 why=f"nothing is at {path}",

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from .errors import WamkitError
-from .parts import Conflict, Part, Weighted
+from .hub import is_remote, standing
+from .locate import split
+from .parts import Caution, Conflict, Part, Weighted
 from .published import Found, look
 from .registry import registry
 
@@ -25,7 +27,7 @@ def config_conflicts(part: Part) -> Iterator[Conflict]:
     if found is None:
         return
     if found.differing:
-        told = "; ".join(f"{k} = {f!r} for {w!r}" for k, (f, w) in found.differing.items())
+        told = "; ".join(_pair(k, f, w) for k, (f, w) in found.differing.items())
         yield Conflict(
             between=(place,),
             why=f"{found.file} is that of a {found.called} which {part.name} does not compute "
@@ -33,6 +35,34 @@ def config_conflicts(part: Part) -> Iterator[Conflict]:
             hint=_reader(part) or f"name weights of {part.name} with those settings",
         )
     yield from _sizes(part, found)
+
+
+def unseen(part: Part) -> Iterator[Caution]:
+    """Yield that the sizes of weights on the hub are not known, before they are here."""
+    if not isinstance(part, Weighted) or not part.published() or not is_remote(part.weights):
+        return
+    try:
+        here = standing(split(str(part.weights))[0])
+    except WamkitError:
+        return  # told as a conflict
+    if here is None:
+        variant = getattr(part, "variant", None)
+        assumed = f"those of variant {variant} and of the spec" if variant else "those of the spec"
+        yield Caution(
+            between=(f"{part.kind}.weights",),
+            why=f"{part.weights} is not here yet, so its config.json is not read: its sizes are "
+            f"not known, and {assumed} are assumed",
+            hint="a build fetches config.json first and compares; or download it and check again",
+        )
+
+
+def _pair(key: str, found: Any, wanted: Any) -> str:
+    """A setting, found for expected; of long lists, where they begin to differ."""
+    lists = isinstance(found, list | tuple) and isinstance(wanted, list | tuple)
+    if lists and len(found) == len(wanted) > 4:
+        at = next(i for i, (f, w) in enumerate(zip(found, wanted, strict=True)) if f != w)
+        return f"{key}[{at}] = {found[at]!r} for {wanted[at]!r}"
+    return f"{key} = {found!r} for {wanted!r}"
 
 
 def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:

@@ -24,7 +24,7 @@ from .actions import read_statistics
 from .build import resolve
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
-from .hub import local
+from .hub import is_remote, local
 from .parts import KINDS
 from .paths import expanded
 from .runs import find, through
@@ -153,10 +153,10 @@ def _portable(spec: PolicySpec) -> PolicySpec:
         paths = [f for f in ("weights", "conditioner_weights") if getattr(part, f, None)]
         if not paths:
             continue
-        if getattr(part, "by_reference", False):
+        if getattr(part, "by_reference", False) and not is_remote(part.weights):
             path = str(expanded(part.weights).absolute())
             update[kind] = part.model_copy(update={"weights": path})
-        else:
+        elif not getattr(part, "by_reference", False):
             update[kind] = part.model_copy(update=dict.fromkeys(paths))
     return spec.model_copy(update=update)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from .errors import Note, WamkitError
 from .install import install_hint
-from .parts import HUB
+from .kinds import HUB
 from .paths import expanded
 
 SECONDS = 5.0
@@ -19,9 +19,14 @@ SECONDS = 5.0
 WEIGHTS = ("*.safetensors", "*.json", "*.model")
 """What is fetched of a repository of weights."""
 POLICY = (*WEIGHTS, "*.yaml")
+CONFIGS = ("*config.json",)
+"""What is fetched to know the sizes of weights before the weights."""
+TEXT = (*WEIGHTS, "*.txt")
+"""What is fetched of a text encoder and its tokenizer."""
 _FORM = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?P<path>(?:/[^@]*)?)(?:@(?P<revision>\S+))?")
 
 Kind = Literal["model", "dataset"]
+_here: dict[tuple[str, Kind], Path] = {}  # what this process has fetched, and where it is
 
 
 def is_remote(path: str | Path | None) -> bool:
@@ -37,12 +42,22 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
     """
     if not is_remote(path):
         return expanded(path)
-    told = _FORM.fullmatch(str(path))
-    if told is None:
-        raise WamkitError(
-            f"{path} names no repository of the hub",
-            "write hf:owner/name, with /path and @revision behind it if need be",
-        )
+    place = _fetched(path, kind, files)
+    if not place.exists():
+        told = _parts(path)
+        inside = told["path"].strip("/")
+        raise WamkitError(f"{told['name']} on the hub has no {inside}", "check the path behind it")
+    return place
+
+
+def fetch_configs(path: str) -> None:
+    """Fetch the config.json of weights on the hub, if there is one and it is not here yet."""
+    _fetched(path, "model", CONFIGS)
+
+
+def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
+    """Where what is fetched of `path` would be; it is there unless the repository lacks it."""
+    told = _parts(path)
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -70,9 +85,42 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
                 "check the name and the network",
             ) from None
     place = Path(found) / inside
-    if not place.exists():
-        raise WamkitError(f"{told['name']} on the hub has no {inside}", "check the path behind it")
+    _here[str(path), kind] = place
     return place
+
+
+def standing(path: str | Path, kind: Kind = "model") -> Path | None:
+    """As `local`, without the network: None for what is on the hub and not here yet.
+
+    Of a repository some files may be here and others not. Raises WamkitError if `path` is no name.
+    """
+    if not is_remote(path):
+        return expanded(path)
+    told = _parts(path)
+    place = _here.get((str(path), kind))
+    if place is not None and place.exists():
+        return place
+    try:
+        import huggingface_hub as hub
+
+        found = hub.snapshot_download(
+            told["name"], repo_type=kind, revision=told["revision"], local_files_only=True
+        )
+    except Exception:  # no client, no copy
+        return None
+    place = Path(found) / told["path"].strip("/")
+    return place if place.exists() else None
+
+
+def _parts(path: str | Path) -> re.Match[str]:
+    """Name, path and revision. Raises WamkitError if `path` does not have that form."""
+    told = _FORM.fullmatch(str(path))
+    if told is None:
+        raise WamkitError(
+            f"{path} names no repository of the hub",
+            "write hf:owner/name, with /path and @revision behind it if need be",
+        )
+    return told
 
 
 def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:
@@ -100,7 +148,7 @@ def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Seq
         license = (card.get("license") if card is not None else None) or "not stated"
         shown = f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
         files = f"{len(missing)} file" + "s" * (len(missing) != 1)
-        warnings.warn(f"fetching {path}: {files}, {shown}, license: {license}", Note, stacklevel=4)
+        warnings.warn(f"fetching {path}: {files}, {shown}, license: {license}", Note, stacklevel=5)
 
 
 def _reason(error: Exception) -> str:

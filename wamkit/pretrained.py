@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import WamkitError
+from .hub import TEXT, is_remote, local, standing
 from .parts import Conflict, TextEncoderConfig
-from .paths import expanded
 from .placeholders import refuse_placeholder
 
 if TYPE_CHECKING:
@@ -65,22 +65,30 @@ class PretrainedText(TextEncoderConfig):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.embeddings is not None:
             return  # what it said is stored, the files are not needed
-        if self.weights is not None and not expanded(self.weights).exists():
-            return  # a path that leads nowhere is reported for all parts alike
+        place = ("text_encoder.weights",)
         try:
-            self.folders()
+            root = None if self.weights is None else standing(self.weights)
+        except WamkitError:
+            return  # a path that is none or leads nowhere is reported for all parts alike
+        if self.weights is not None and (root is None or not root.exists()):
+            return
+        if root is not None and is_remote(self.weights) and not _fetched(root):
+            return  # a build fetches the rest
+        try:
+            self._folders(root)
         except WamkitError as error:
-            place = ("text_encoder.weights",)
             yield Conflict(between=place, why=error.what, hint=error.hint, missing=True)
 
     def folders(self) -> tuple[Path, Path]:
-        """Where model and tokenizer are. Raises WamkitError if something is missing."""
-        if self.weights is None:
+        """Where model and tokenizer are, fetched if need be. Raises WamkitError if one is not."""
+        return self._folders(None if self.weights is None else local(self.weights, files=TEXT))
+
+    def _folders(self, root: Path | None) -> tuple[Path, Path]:
+        if root is None:
             raise WamkitError(
                 f"{self.name} cannot exist without its published files, and none are named",
                 f"set text_encoder.weights: {self.layout}; or try the policy with --tiny",
             )
-        root = expanded(self.weights)
         model, tokenizer = (
             next((root / name for name in names if (root / name).is_dir()), root)
             for names in self.folder_names
@@ -104,6 +112,11 @@ class PretrainedText(TextEncoderConfig):
                 _table(file) if file.suffix == ".json" else refuse_placeholder(file)
         self.expect({**config, **config.get("text_config", {})}, model)
         return model, tokenizer
+
+
+def _fetched(root: Path) -> bool:
+    """True if more than a configuration is here of what is on the hub."""
+    return any(any(root.rglob(name)) for name in TOKENIZERS)
 
 
 def _table(file: Path) -> dict[str, Any]:

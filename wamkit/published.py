@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import WamkitError
-from .kinds import HUB
+from .hub import standing
 from .locate import INDEX, PICKLED, STEMS, SUFFIX, split
-from .paths import expanded
 from .placeholders import refuse_placeholder
 
 Config = Mapping[str, Any]
@@ -55,11 +55,14 @@ class Found(NamedTuple):
 def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]) -> Found | None:
     """What the configuration beside `weights` says; None if there is none, or it names no model.
 
+    Of weights on the hub it is read once it is here.
+
     Raises WamkitError if it cannot be read, or is that of another model.
     """
-    if not kinds or weights is None or weights.startswith(HUB):
+    place = None if not kinds or weights is None else standing(split(weights)[0])
+    if place is None:
         return None
-    file = next((f for k in kinds if (f := _file(split(weights)[0], k.file, folders))), None)
+    file = next((f for k in kinds if (f := _file(place, k.file, folders))), None)
     if file is None:
         return None
     config = _settings(file, file.stat().st_mtime_ns)
@@ -70,7 +73,7 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
         differing = {
             key: (config[key], wanted)
             for key, wanted in kind.fixed.items()
-            if key in config and _plain(config[key]) != _plain(wanted)
+            if key in config and not _same(_plain(config[key]), _plain(wanted))
         }
         try:
             fields = {k: _plain(v) for k, v in kind.read(config, file.parent).items()}
@@ -85,7 +88,7 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
                 "copy it again from the checkpoint that the weights are of",
             ) from None
         return Found(file, called, fields, suggested, differing)
-    if not called or expanded(split(weights)[0]).is_file():
+    if not called or place.is_file():
         return None  # what lies beside a file that is named need not belong to it
     wanted = " or ".join(dict.fromkeys(name for kind in kinds for name in kind.names))
     raise WamkitError(f"{file} is that of a {called}, expected {wanted}", "")
@@ -115,9 +118,8 @@ def name_of(config: Config) -> str:
     return str(several[0]) if isinstance(several, list) and several else ""
 
 
-def _file(path: str, name: str, folders: Sequence[str]) -> Path | None:
-    """The configuration of the weights at `path`, in the folder that they are in."""
-    place = expanded(path)
+def _file(place: Path, name: str, folders: Sequence[str]) -> Path | None:
+    """The configuration of the weights at `place`, in the folder that they are in."""
     if place.is_file():
         ours = place.name.startswith(STEMS) and place.name.endswith((SUFFIX, INDEX, *PICKLED))
         file = place.parent / name
@@ -138,6 +140,15 @@ def _settings(file: Path, _changed: int) -> Config:
     if not isinstance(found, dict):
         raise WamkitError(f"{file} holds a {type(found).__name__}, expected a table", "copy it")
     return found
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Equality, of fractions as closely as files write them."""
+    if isinstance(found, tuple) and isinstance(wanted, tuple):
+        return len(found) == len(wanted) and all(map(_same, found, wanted))
+    if isinstance(found, float) and isinstance(wanted, float):
+        return isclose(found, wanted, rel_tol=1e-6)
+    return bool(found == wanted)
 
 
 def _plain(value: Any) -> Any:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .errors import WamkitError, did_you_mean
 from .files import headers
 from .finite import fault
+from .hub import local
 from .parts import TextEncoderConfig
-from .paths import expanded
 from .prompts import stacked
 from .types import Text
 
@@ -40,7 +40,7 @@ class StoredEncoder(nn.Module):
     def __init__(self, file: str | Path, config: TextEncoderConfig) -> None:
         """Raises WamkitError if the file is damaged, or was made with other settings."""
         super().__init__()
-        self.file = expanded(file)
+        self.file = local(file)
         self.width = config.width
         self.texts, made_with, self.mark = read(self.file)
         if made_with != settings(config):

@@ -8,12 +8,13 @@ from pathlib import Path
 import typer
 
 from ..check import check, warnings_of
+from ..configs import unseen
 from ..errors import SpecError, WamkitError
-from ..parts import Caution, Conflict
+from ..parts import KINDS, Caution, Conflict
 from ..spec import PolicySpec, draft, parse, read
 from .folding import unbroken
 from .options import Json, Overrides, Spec, Tiny
-from .output import FOUND, conflict_lines, emit, say
+from .output import FOUND, conflict_lines, emit, note, say
 from .sources import taken
 
 EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
@@ -73,6 +74,9 @@ def specs_of(
             found = [c for c in check(raw) if not c.missing or c.between[0] in needed]
             if not found:
                 specs.append(parse(raw, str(path)))
+                for kind in KINDS:
+                    for caution in unseen(getattr(specs[-1], kind)):
+                        note(f"{path}: {caution}")
         except WamkitError as error:
             if len(paths) == 1:
                 raise

@@ -28,8 +28,8 @@ def chosen(source: Path, overrides: Sequence[str], *, tiny: bool) -> tuple[Polic
                 f"{source} is a saved policy; --tiny is for specs",
                 "act from the spec it was built from",
             )
-        return resolve(source, overrides), []
-    return at_toy_size(source, overrides) if tiny else (resolve(source, overrides), [])
+        return resolve(source, overrides, fetch=True), []
+    return at_toy_size(source, overrides) if tiny else (resolve(source, overrides, fetch=True), [])
 
 
 def at_toy_size(source: Path, overrides: Sequence[str]) -> tuple[PolicySpec, list[str]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..build import fetch_configs
 from ..errors import SpecError, WamkitError
 from ..spec import parse, read
 from .check import conflicts_of
@@ -45,6 +46,8 @@ def command(
     backbone.safetensors and spec.yaml, the same composition around the student.
     """
     spec = taken(spec)
+    if not tiny:
+        fetch_configs(read(spec, overrides or []))
     found = [c for c in conflicts_of(spec, overrides or [], tiny=tiny) if not c.missing]
     if found:
         raise SpecError(found, str(spec))

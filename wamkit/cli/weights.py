@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..build import fetch_configs
 from ..errors import WamkitError
 from ..parts import ActionHeadConfig, Weighted
 from ..registry import registry
@@ -145,6 +146,7 @@ def _convert(
 
     kind, _, name = label.partition(":")
     raw = override({"name": name, "weights": str(path)}, overrides)
+    fetch_configs({kind: raw})
     part: Any = parse_part(kind, raw)
     if isinstance(part, ActionHeadConfig):
         raise WamkitError(

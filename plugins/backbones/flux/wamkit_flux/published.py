@@ -98,7 +98,12 @@ VAE2 = (
     Published(
         ("AutoencoderKLFlux2",),
         _width,
-        fixed={"latent_channels": 32, "patch_size": (2, 2), "decoder_block_out_channels": None},
+        fixed={
+            "latent_channels": 32,
+            "patch_size": (2, 2),
+            "decoder_block_out_channels": None,
+            "batch_norm_eps": 1e-4,
+        },
     ),
 )
 VAE1 = (

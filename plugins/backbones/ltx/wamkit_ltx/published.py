@@ -95,7 +95,7 @@ def vae_of(blocks: Mapping[str, Mapping[str, Any]], tiny: Any, name: str) -> tup
                     return {"variant": variant, "width": width}
         return {}
 
-    return (Published((name,), lambda config, folder: fill(config, folder)),)
+    return (Published((name,), fill, fixed={"scaling_factor": 1.0}),)
 
 
 def _lists(value: Any) -> Any:

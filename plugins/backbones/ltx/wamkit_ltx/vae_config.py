@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from wamkit.hub import standing
+from wamkit.locate import split
 from wamkit.parts import Conflict, VAEConfig
-from wamkit.paths import expanded, read_text
+from wamkit.paths import read_text
 from wamkit.published import Published
 from wamkit.spec import PolicySpec
 
@@ -164,7 +166,10 @@ class _VAE(VAEConfig):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         for file in self._config_files():
-            found = json.loads(read_text(file))
+            try:
+                found = dict(json.loads(read_text(file)))
+            except (TypeError, ValueError):
+                continue  # told of every part's config.json alike
             wrong = [
                 f"{key} = {found[key]} for {self.blocks[key]}"
                 for key in SILENT
@@ -183,7 +188,9 @@ class _VAE(VAEConfig):
         """The configuration that lies beside the weights, if there is one."""
         if self.weights is None:
             return []
-        root = expanded(self.weights)
+        root = standing(split(self.weights)[0])
+        if root is None:
+            return []
         places = (root / "config.json", root / "vae" / "config.json")
         return [place for place in places if place.is_file()]
 

@@ -10,6 +10,8 @@ from wamkit.errors import WamkitError
 from wamkit.locate import header, weight_files
 from wamkit.published import Config, Published
 
+from .latents import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
+
 EXPERTS = ("high_noise_model", "low_noise_model", "transformer_2")
 
 
@@ -116,13 +118,27 @@ VAE21 = (
     Published(
         ("AutoencoderKLWan", "AutoencoderKLQwenImage"),
         lambda config, folder: _width(config, (96, 96), (4, 4)),
-        fixed={**_BLOCKS, "z_dim": 16, "is_residual": False, "patch_size": None},
+        fixed={
+            **_BLOCKS,
+            "z_dim": 16,
+            "is_residual": False,
+            "patch_size": None,
+            "latents_mean": WAN21_MEAN,
+            "latents_std": WAN21_STD,
+        },
     ),
 )
 VAE22 = (
     Published(
         ("AutoencoderKLWan",),
         lambda config, folder: _width(config, (160, 256), (4, 6)),
-        fixed={**_BLOCKS, "z_dim": 48, "is_residual": True, "patch_size": 2},
+        fixed={
+            **_BLOCKS,
+            "z_dim": 48,
+            "is_residual": True,
+            "patch_size": 2,
+            "latents_mean": WAN22_MEAN,
+            "latents_std": WAN22_STD,
+        },
     ),
 )

@@ -30,6 +30,8 @@ TAEF1_CONFIG = Published(
         "latent_channels": 16,
         "num_encoder_blocks": (1, 3, 3, 3),
         "num_decoder_blocks": (3, 3, 3, 1),
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
     },
 )
 
