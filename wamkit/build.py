@@ -27,7 +27,7 @@ def build(
     device: str = "cpu",
     mode: str = "eager",
 ) -> Policy:
-    """A policy from a spec, the path of one, or raw tables.
+    """A policy from a spec, the path of one or of a saved policy, or raw tables.
 
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
@@ -36,7 +36,18 @@ def build(
     (`WamkitWarning`) of what `warnings_of` finds.
     """
     from .policy import Policy
+    from .runs import is_folder
 
+    if isinstance(spec, str | Path) and is_folder(spec):
+        if not tiny:
+            policy = Policy.load(spec, overrides, device=device)
+            policy.set_mode(mode)
+            return policy
+        warnings.warn(
+            f"the weights of {spec} do not fit toy size and are left out",
+            WamkitWarning,
+            stacklevel=2,
+        )
     chosen = resolve(spec, overrides, tiny=tiny, fetch=not tiny)
     if not isinstance(spec, PolicySpec):  # who made one has been told
         for caution in warnings_of(chosen):

@@ -110,6 +110,25 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
     home = find(home).policy
     spec = resolve(home, overrides)
+    found = with_files(spec, home)
+    statistics = read_statistics(home / STATISTICS)
+    policy = Policy.from_spec(found, statistics=statistics)
+    for name in ADAPTERS:
+        if (adapter := _saved(policy, name)) is not None:
+            weights.load(adapter.to("meta"), home / f"{name}.safetensors")
+    policy.spec = spec
+    policy.to(device)
+    return policy
+
+
+def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
+    """The spec of the policy saved in `home`, with every part's weights from its file there.
+
+    The spec in the folder names none of them, and alone means random weights. Raises WamkitError
+    if a file is missing, or belongs to no part.
+    """
+    from .policy import Policy
+
     files = {}
     for kind in KINDS:
         file = home / f"{kind}.safetensors"
@@ -127,14 +146,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     for kind in (*KINDS, *OTHERS):
         if _saved(shape, kind) is not None and not (home / f"{kind}.safetensors").is_file():
             raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
-    statistics = read_statistics(home / STATISTICS)
-    policy = Policy.from_spec(spec.model_copy(update=files), statistics=statistics)
-    for name in ADAPTERS:
-        if (adapter := _saved(policy, name)) is not None:
-            weights.load(adapter.to("meta"), home / f"{name}.safetensors")
-    policy.spec = spec
-    policy.to(device)
-    return policy
+    return spec.model_copy(update=files)
 
 
 def _saved(policy: Policy, kind: str) -> nn.Module | None:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -97,15 +98,17 @@ def precompute(
     file: Path,
     advance: Callable[[int], None] = lambda _: None,
     every: int = 64,
+    encoder: Any = None,
 ) -> int:
     """Encode those of `prompts` that `file` lacks, and write it anew; return how many were encoded.
 
     The file is whole at any moment: it is rewritten under another name every so many prompts and
     then renamed, so that an interrupted run goes on where it stopped. `advance` is told of each
-    prompt. Raises WamkitError if the file was made with other settings or another encoder.
+    prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the file
+    was made with other settings or another encoder.
     """
     sentences = list(dict.fromkeys(config.template.replace("{instruction}", p) for p in prompts))
-    encoder = config.build()
+    encoder = config.build() if encoder is None else encoder
     known: dict[str, Text] = {}
     if file.exists():
         known, made_with, mark = read(file)

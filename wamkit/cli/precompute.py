@@ -11,6 +11,7 @@ import typer
 from ..errors import WamkitError
 from ..paths import read_text
 from ..placeholders import refuse_placeholder
+from ..runs import is_folder
 from ..spec import PolicySpec, parse, read
 from .folding import unbroken
 from .options import Column, Device, Json, Overrides, Spec, Tolerance
@@ -70,6 +71,10 @@ def command(
     """
     spec = taken(spec)
     policy = parse(read(spec, overrides or []), str(spec))
+    if is_folder(spec):
+        from ..folder import with_files
+
+        policy = with_files(policy, spec.absolute())
     if what is What.text:
         idle: dict[str, object] = {
             "--column": column,
@@ -119,11 +124,15 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
 def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
     from rich.progress import Progress
 
+    from ..policy import _seeded
     from ..stored import precompute
 
+    encoder = _seeded(spec, "text_encoder", spec.text_encoder.build, "cpu")
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("encoding", total=len(lines))
-        done = precompute(spec.text_encoder, lines, out, lambda n: progress.advance(task, n))
+        done = precompute(
+            spec.text_encoder, lines, out, lambda n: progress.advance(task, n), encoder=encoder
+        )
     if json:
         emit({"out": str(out), "encoded": done, "prompts": len(set(lines))})
         return

@@ -11,6 +11,7 @@ import typer
 
 from ..build import fetch_configs
 from ..errors import SpecError, WamkitError
+from ..runs import is_folder
 from ..spec import parse, read
 from .check import conflicts_of
 from .options import Json, Overrides, Spec, Tiny
@@ -55,7 +56,15 @@ def command(
     if tiny:
         whole, _ = whole.tiny()
     _free(out)
+    saved = is_folder(spec)
+    if saved and not tiny:
+        from ..folder import with_files
+
+        whole = with_files(whole, spec.absolute())
+    elif saved:
+        note(f"the weights of {spec} do not fit toy size and are left out")
     from .. import weights
+    from ..policy import _seeded
     from ..slicing import sliced, student_of
 
     traits = whole.backbone.traits
@@ -63,7 +72,7 @@ def command(
     wanted = heads or traits.heads, feed_forward or traits.feed_forward
     config = student_of(whole.backbone, chosen, *wanted)
     with busy("slicing"):
-        teacher = whole.backbone.build()
+        teacher = _seeded(whole, "backbone", whole.backbone.build, "cpu")
         student = sliced(teacher, whole.backbone, chosen, *wanted)
         file = (out / "backbone.safetensors").absolute()
         out.mkdir(parents=True, exist_ok=True)
@@ -74,6 +83,15 @@ def command(
     if whole.action_head.weights is not None:
         update["action_head"] = whole.action_head.model_copy(update={"weights": None})
         note("the action head's weights were made for the whole backbone, and are left out")
+    if saved and not tiny:
+        from ..actions import read_statistics
+        from ..folder import STATISTICS
+
+        left = [file.name for file in sorted(spec.glob("*_adapter.safetensors"))]
+        if read_statistics(spec / STATISTICS):
+            left.append(STATISTICS)
+        if left:
+            note(f"a spec cannot name {' and '.join(left)}, which are left out")
     goal = out / "spec.yaml"
     part = out / ".spec.yaml.part"
     import yaml
