@@ -175,3 +175,15 @@ def test_building_warns_as_python_does(tmp_path: Path) -> None:
     built = CliRunner().invoke(app, ["build", str(LIGHT), *sets, "--out", str(out), "--json"])
     assert built.exit_code == 0, built.output
     assert len(json.loads(built.stdout)["warnings"]) == 1
+    assert built.stderr.count("warning: ") == 1
+    seen = ["--image", str(LIGHT.parent / "images/coffee.jpg"), "--prompt", "lift"]
+    seen += ["--state", "0,0,0,0,0,0,0,0", "--json"]
+    for source, more in ((str(LIGHT), sets), (str(out), [])):
+        acted = CliRunner().invoke(app, ["act", source, *more, *seen])
+        assert acted.exit_code == 0, acted.stderr
+        assert json.loads(acted.stdout)["actions"]
+        assert acted.stderr.count("latents of flux1 have as many channels, 16") == 1
+        words = ["train", source, *more, "--data", str(tmp_path / "none"), "--out"]
+        trained = CliRunner().invoke(app, [*words, str(tmp_path / "run"), "--json"])
+        assert trained.exit_code == 2 and "no data set" in trained.stderr
+        assert trained.stderr.count("latents of flux1 have as many channels, 16") == 1

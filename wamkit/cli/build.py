@@ -45,7 +45,7 @@ def command(
         warned = [c.model_dump(mode="json") for c in cautions]
         emit({"folder": str(folder), "files": files, "notes": notes, "warnings": warned})
         return
-    for line in (*notes, *(f"warning: {caution}" for caution in cautions)):
+    for line in notes:
         note(line)
     say(f"wrote {folder}", whole=True)
     made = table("file", "bytes", right=("bytes",), keep=("file",))

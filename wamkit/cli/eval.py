@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .. import strict_json
 from ..errors import SpecError, WamkitError
 from .options import Device, Json, Overrides
 from .output import emit, note, say, show_table, table
@@ -132,10 +133,8 @@ def command(
             "normalized": actor.policy.actions.statistics is None,
         }
     if record is not None:
-        from json import dumps
-
         record.mkdir(parents=True, exist_ok=True)
-        (record / "eval.json").write_text(dumps(found, indent=2) + "\n")
+        (record / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
     if json:
         emit(found)
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..build import build, resolve
-from ..check import check
+from ..check import check, warnings_of
 from ..errors import SpecError, WamkitError
 from ..parts import KINDS, Weighted
 from ..runs import is_folder
@@ -57,10 +57,16 @@ def loaded(
     quantize: str = "none",
     *,
     tiny: bool = False,
+    quiet: bool = False,
 ) -> tuple[Policy, list[str]]:
-    """The policy that `chosen` chose, quantized, and notes on which of its weights are random."""
-    from .output import busy
+    """The policy that `chosen` chose, quantized, and notes on which of its weights are random.
 
+    What `warnings_of` finds is told on stderr before anything is loaded, unless `quiet`.
+    """
+    from .output import busy, note
+
+    for caution in () if quiet else warnings_of(spec):
+        note(f"warning: {caution}")
     place = expect_device(device)
     if quantize != "none":
         from ..quantized import check_kind

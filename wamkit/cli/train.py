@@ -88,7 +88,7 @@ def command(
         spec, changes = at_toy_size(source, overrides or [])
     else:
         spec, _ = chosen_spec(source, overrides or [], tiny=False)
-    policy, notes = loaded(source, spec, "cpu", overrides or [], tiny=tiny)
+    policy, notes = loaded(source, spec, "cpu", overrides or [], tiny=tiny, quiet=not first)
     notes = changes + notes
     if first and not json:
         for line in notes:
