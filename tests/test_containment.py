@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import builtins
+import gc
+import json
+import locale
 import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from wamkit import strict_json
 from wamkit.containment import TORCH, contained
+from wamkit.guards import Refused
 
 
 def test_what_is_printed_by_python_or_a_child_reaches_nobody(
@@ -80,3 +88,54 @@ def test_a_package_that_imports_torch_is_found_also_where_torch_is_loaded(
     with contained("another") as notes:
         import torch  # noqa: F401
     assert notes == []
+
+
+def test_functions_of_other_modules_locale_and_timers_are_as_before() -> None:
+    plain, names = json.dumps, locale.setlocale(locale.LC_ALL)
+    with contained() as notes:
+        json.dumps = lambda *_, **__: "nothing"  # type: ignore[assignment]
+        strict_json.dumps = json.dumps
+        locale.setlocale(locale.LC_ALL, "C.UTF-8" if names == "C" else "C")
+        signal.setitimer(signal.ITIMER_REAL, 1000)
+        gc.disable()
+        sys.stdin = None  # type: ignore[assignment]
+    assert json.dumps is plain and strict_json.dumps([1]) == "[1]"
+    assert locale.setlocale(locale.LC_ALL) == names and gc.isenabled() and sys.stdin is not None
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    told = "; ".join(notes)
+    for trace in ("json.dumps", "wamkit.strict_json.dumps", "locale", "timer", "garbage"):
+        assert trace in told
+
+
+@pytest.mark.parametrize(
+    "act", [lambda: threading.Thread(target=print).start(), lambda: os._exit(7), lambda: os.abort()]
+)
+def test_a_thread_and_the_end_of_the_process_are_refused(act: Callable[[], None]) -> None:
+    before = threading.active_count()
+    with pytest.raises(Refused, match="when it is imported"), contained():
+        act()
+    assert threading.active_count() == before
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+
+
+def test_an_exit_handler_runs_and_is_not_heard() -> None:
+    code = """
+import atexit, sys
+from wamkit.containment import contained
+def unwanted(): open(sys.argv[1], "a").write("unwanted")
+with contained():
+    atexit.register(print, "BYE")
+    atexit.register(lambda: open(sys.argv[1], "a").write("ran"))
+    atexit.register(lambda: sys.exit(3))
+    atexit.register(unwanted)
+atexit.unregister(unwanted)
+atexit.register(print, "said")
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "seen"
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+        )
+        assert (done.stdout, done.stderr) == ("said\n", "") and file.read_text() == "ran"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import pytest
 from wamkit.errors import WamkitError
 from wamkit.hooks import API, hookimpl
 from wamkit.parts import BackboneConfig, Part, Traits
-from wamkit.registry import Registry, registry
+from wamkit.registry import Registry, qualified, registry
 
 TRAITS = Traits(
     depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4, text_width=8
@@ -148,3 +149,9 @@ def test_misspelt_names_and_kinds_get_a_suggestion() -> None:
         registry().get("backbon", "toy")
     with pytest.raises(WamkitError, match="pip install a plugin that offers 'zzzzzz'"):
         registry().get("backbone", "zzzzzz")
+
+
+def test_a_part_under_its_owner_s_name_goes_to_another_process() -> None:
+    part: Any = qualified(Mine, "dist-a")()
+    again = pickle.loads(pickle.dumps(part))
+    assert again == part and type(again) is type(part) and again.name == "dist-a:mine"

@@ -30,6 +30,7 @@ FLOORS = {
         "parts",
         "part_rules",
         "containment",
+        "guards",
         "installation",
         "vae_dtype",
         "traits",

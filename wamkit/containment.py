@@ -11,10 +11,12 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from typing import Any
+
+from .guards import Shared, guarded
 
 NOTE_LENGTH = 120
 
@@ -25,8 +27,10 @@ def contained(package: str = "") -> Iterator[list[str]]:
 
     Standard output and error (of Python, of C and of child processes), the environment, the
     working directory, `sys.argv`, the hooks for exceptions, the filters of warnings, the root
-    logger, signal handlers, the default random generator and the built-in functions are as before
-    afterwards. `sys.path` and import hooks stay: a package may need them for the rest of itself.
+    logger, signal handlers and timers, the locale, the default random generator, and the functions
+    of Python, its standard library and wamkit are as before afterwards. A thread cannot be started,
+    nor the process ended; an exit handler runs, and what it prints is lost. `sys.path` and import
+    hooks stay: a package may need them for the rest of itself.
 
     Args:
         package: Top-level package of the plugin; its own imports of torch are noted.
@@ -42,7 +46,7 @@ def contained(package: str = "") -> Iterator[list[str]]:
         sink = stack.enter_context(_redirected())
         stack.enter_context(redirect_stdout(printed))
         stack.enter_context(redirect_stderr(printed))
-        with _imports_of_torch(package) as found:
+        with _imports_of_torch(package) as found, guarded(_quietly):
             try:
                 yield notes
             finally:
@@ -74,6 +78,7 @@ class _Snapshot:
         self.builtins = dict(vars(builtins))
         self.limit = sys.getrecursionlimit()
         self.signals = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.shared = Shared()
 
     def restore(self, notes: list[str]) -> None:
         """Put everything back, with a note for each thing that a user could have noticed."""
@@ -120,6 +125,7 @@ class _Snapshot:
                 if signal.getsignal(number) is not handler and handler is not None:
                     notes.append(f"replaced the handler of {signal.Signals(number).name}")
                     signal.signal(number, handler)
+        self.shared.restore(notes)
 
 
 def _folder() -> str | None:
@@ -148,6 +154,13 @@ def _redirected() -> Iterator[Any]:
             for number, copy in saved.items():
                 os.dup2(copy, number)
                 os.close(copy)
+
+
+def _quietly(function: Callable[[], Any]) -> None:
+    """Call it; what it prints, or complains of, reaches nobody."""
+    lost = StringIO()
+    with _redirected(), redirect_stdout(lost), redirect_stderr(lost), suppress(BaseException):
+        function()
 
 
 @contextmanager

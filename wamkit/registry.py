@@ -231,8 +231,17 @@ def qualified(cls: type[Part], distribution: str) -> type[Part]:
     made: Any = create_model(
         cls.__name__, __base__=cls, __module__=cls.__module__, name=(literal, name)
     )
+    made.__reduce__ = lambda part: (_again, (cls, distribution, part.__getstate__()))
     made.__doc__ = cls.__doc__
     return made  # type: ignore[no-any-return]
+
+
+def _again(cls: type[Part], distribution: str, state: Any) -> Part:
+    """A qualified part, from what was pickled of it for another process."""
+    made = qualified(cls, distribution)
+    part = made.__new__(made)
+    part.__setstate__(state)
+    return part
 
 
 def _key(cls: type[Part]) -> tuple[Kind, str]:
