@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from wamkit.cli import app
+from wamkit.cli import app, compare
+from wamkit.cli.compare import told_apart
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, LTX = EXAMPLES / "toy.toml", EXAMPLES / "fastwam_on_ltx.toml"
@@ -94,3 +96,36 @@ def test_plan_and_explain_count_the_rest_where_a_vae_is_missing(
     assert code == 0 and "not counted: diffusers" in out + err
     code, out, err = run("bench", file)
     assert code == 2 and "diffusers" in err and "a bug" not in err
+
+
+def test_rows_can_be_told_apart(tmp_path: Path) -> None:
+    texts = {"a/toy.toml", "b/toy.toml", "b/toy.yaml", "other.toml", "run/best", "run/best.v2"}
+    for text in texts:
+        (tmp_path / text).parent.mkdir(exist_ok=True)
+        (tmp_path / text).write_text("") if "run" not in text else (tmp_path / text).mkdir()
+    typed = [*sorted(texts), "a/toy.toml"]
+    names = told_apart([tmp_path / text for text in typed])
+    assert len(names) == len({*names})
+    assert {"a/toy.toml", "b/toy.toml", "toy.yaml", "other", "best", "best.v2"} <= {*names}
+    assert names[-1] == "a/toy.toml (2)"
+
+
+def test_an_interruption_keeps_the_rows_that_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, asked = compare.compared, []
+
+    def interrupted(*words: Any) -> Any:
+        asked.append(words)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return plain(*words)
+
+    monkeypatch.setattr(compare, "compared", interrupted)
+    code, out, err = run("compare", TOY, TOY, "--no-measure", "--json")
+    assert code == 130 and [row["name"] for row in json.loads(out)] == ["toy"]
+    code, out, err = run("compare", TOY, TOY, "--no-measure")
+    assert code == 0 and "toy (2)" in out
+    asked.clear()
+    code, out, err = run("compare", TOY, TOY, "--no-measure")
+    assert code == 130 and "toy" in out and "interrupted: these rows were finished, of 2" in err

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from .check import specs_of
 from .folding import brief
 from .inputs import expect_device
 from .options import Device, Json, Overrides
-from .output import FOUND, busy, emit, note, say, show_table, table
+from .output import FOUND, INTERRUPTED, busy, emit, note, say, show_table, table
 from .sources import taken
 
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
@@ -56,9 +57,11 @@ def command(
     """Compare specs: parameters, tokens, passes, operations and bytes of a chunk, and its latency.
 
     All specs are checked before any is counted. A row says what could not be counted because its
-    module is not installed; the exit code is then 1. Sizes and work are those of the specs
-    themselves, counted without a weight; the latency is that of the same compositions at toy size,
-    random weights, on this machine. Text encoders are left out: they run once for an instruction.
+    module is not installed; the exit code is then 1. Ctrl-C tells the rows that are finished.
+
+    Sizes and work are those of the specs themselves, counted without a weight; the latency is that
+    of the same compositions at toy size, random weights, on this machine. Text encoders are left
+    out: they run once for an instruction.
     """
     if plot is not None and plot.suffix != ".svg":
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
@@ -67,9 +70,15 @@ def command(
         taken(path)  # says which policy of a run it is
     if measure:
         expect_device(device)
-    for path, spec in zip(specs, chosen, strict=True):
-        with busy(f"counting {path.stem}"):
-            rows += compared(spec, path.stem, device if measure else None)
+    names, finished = told_apart(specs), True
+    try:
+        for name, spec in zip(names, chosen, strict=True):
+            with busy(f"counting {name}"):
+                rows.extend(compared(spec, name, device if measure else None))
+    except KeyboardInterrupt:  # what is counted by then is told
+        if not rows:
+            raise
+        finished = False
     if plot is not None:
         from ..chart import bars, write
 
@@ -85,11 +94,37 @@ def command(
         note(f"ms: one chunk at toy size on {device}, median of 5; see `wamkit bench` for more")
     if plot is not None and not json:
         say(f"wrote {plot}", whole=True)
+    if not finished:
+        note(f"interrupted: these rows were finished, of {len(names)} specs")
+        raise typer.Exit(INTERRUPTED)
     if any(row.left_out for row in rows):
         raise typer.Exit(FOUND)
 
 
-def compared(spec: PolicySpec, name: str, device: str | None) -> list[Row]:
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: as much of its end as tells it from the others, or else a number."""
+    parts = [path.absolute().parts for path in paths]
+
+    def name(i: int, more: int) -> str:
+        if more:
+            return "/".join(parts[i][-more:])
+        return parts[i][-1] if paths[i].is_dir() else paths[i].stem
+
+    many = [0] * len(paths)
+    while same := {
+        i
+        for i, j in permutations(range(len(paths)), 2)
+        if parts[i] != parts[j] and name(i, many[i]) == name(j, many[j])
+    }:
+        many = [more + (i in same) for i, more in enumerate(many)]
+    names = [name(i, more) for i, more in enumerate(many)]
+    return [
+        f"{label} ({before + 1})" if (before := names[:i].count(label)) else label
+        for i, label in enumerate(names)
+    ]
+
+
+def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
     """One row for each way that the spec's paradigm can go; timed on `device` if there is one.
 
     What cannot be built on this machine is left out of a row, which says so.
@@ -103,11 +138,9 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> list[Row]:
         if isinstance(count, str):
             left_out.append(f"{kind}: {count}")
     tokens = {role: count for role, count in spec.tokens().items() if count}
-    rows = []
     for mode, choices in spec.paradigm.modes.items():
         row = Row(f"{name}, {mode}" if mode else name, sizes, tokens, left_out=tuple(left_out))
-        rows.append(_filled(row, spec, choices, device))
-    return rows
+        yield _filled(row, spec, choices, device)
 
 
 def _filled(row: Row, spec: PolicySpec, choices: Mapping[str, Any], device: str | None) -> Row:
