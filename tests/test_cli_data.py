@@ -55,7 +55,7 @@ def test_check_lists_faults_with_their_place(wamkit: Run, folder: Path, tmp_path
 def test_show_tells_what_there_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
     code, out, err = wamkit("data", "show", folder, "--out", tmp_path / "strip.png")
     assert code == 0 and "LeRobot v3.0, robot example" in out
-    assert "2 episodes of 12 to 12 frames, 24 frames at 10 a second" in out
+    assert "2 episodes of 12 frames, 24 frames at 10 a second, 2.4 seconds" in out
     assert "observation.images.front" in out and "task 1" in out
     assert f"wrote {tmp_path / 'strip.png'}" in err
     with Image.open(tmp_path / "strip.png") as strip:

@@ -210,7 +210,8 @@ def test_plan(at: At) -> None:
     found, texts = at("plan", SMALL, "--gpu", "h100", "--devices", "2")
     for _, text in texts:
         for name, size in found["memory"].items():
-            assert {*name.split(), f"{size / 1e9:.2f}"} <= words_of(text)
+            assert {*name.split()} <= words_of(text)
+            assert {f"{size / 1e9:.2f}", brief(size / 1e9)} & words_of(text) - {"0.00", "0"}
 
 
 def test_act_with_26_actions(at: At, wide: Path, photo: Path) -> None:

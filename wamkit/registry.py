@@ -231,7 +231,10 @@ def qualified(cls: type[Part], distribution: str) -> type[Part]:
     made: Any = create_model(
         cls.__name__, __base__=cls, __module__=cls.__module__, name=(literal, name)
     )
-    made.__reduce__ = lambda part: (_again, (cls, distribution, part.__getstate__()))
+    made.__reduce__ = lambda part: (  # type: ignore[method-assign, assignment]
+        _again,
+        (cls, distribution, part.__getstate__()),  # type: ignore[attr-defined]
+    )
     made.__doc__ = cls.__doc__
     return made  # type: ignore[no-any-return]
 

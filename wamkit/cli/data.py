@@ -10,7 +10,7 @@ import typer
 
 from ..errors import WamkitError
 from ..spec import PolicySpec, parse, read
-from .folding import unbroken
+from .folding import duration, unbroken
 from .options import Column, Json, Overrides, Tolerance
 from .output import FOUND, busy, console, emit, note, say, show_table, table
 
@@ -174,9 +174,11 @@ def _show(recording: Recording, out: Path | None, tolerance: float, json: bool) 
     else:
         name = unbroken(recording.folder)
         say(f"{name}: LeRobot {recording.version}, robot {told['robot']}", "bold")
+        least, most = min(lengths), max(lengths)
+        each = f"{least} frames" if least == most else f"{least} to {most} frames"
         say(
-            f"{len(episodes)} episodes of {min(lengths)} to {max(lengths)} frames, {frames:,} "
-            f"frames at {recording.fps:g} a second, {frames / recording.fps / 60:.1f} minutes"
+            f"{len(episodes)} episode{'s' * (len(episodes) != 1)} of {each}, {frames:,} "
+            f"frames at {recording.fps:g} a second, {duration(frames / recording.fps)}"
         )
         say(f"{len(files)} files, {size:,} bytes")
         say()

@@ -88,6 +88,14 @@ def brief(value: float) -> str:
     return f"{value:.3g}"
 
 
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which it is at least one."""
+    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{brief(seconds / size)} {name}"
+    return f"{brief(seconds)} seconds"
+
+
 def count(value: int) -> str:
     """A whole number, with every digit; long ones have commas."""
     return f"{value:,}" if abs(value) >= 100_000 else str(value)

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import WamkitError, did_you_mean
 from .check import specs_of
-from .folding import brief
+from .folding import brief, duration
 from .options import Json, Overrides, Spec
 from .output import FOUND, busy, emit, note, say, show_table, table
 from .sources import taken
@@ -118,16 +118,21 @@ def size_of(text: str) -> int:
     raise WamkitError(f"{text!r} is no size", f"for example 80GB; units: {', '.join(UNITS)}")
 
 
+def _gigabytes(size: int) -> str:
+    """Two digits after the point, or as many as a small policy needs to have a size at all."""
+    return f"{size / 1e9:.2f}" if size >= 5e7 else brief(size / 1e9)
+
+
 def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None:
     shown = table("on each device", "GB", right=("GB",))
     for name, size in (made.memory | {"total": made.total}).items():
-        shown.add_row(name, f"{size / 1e9:.2f}")
+        shown.add_row(name, _gigabytes(size))
     show_table(shown)
     say(f"{brief(made.operations / 1e12)} TFLOP a sample, there and back")
     if made.days is not None:
-        long = f"{made.days:.1f} days" if made.days >= 1 else f"{made.days * 24:.1f} hours"
+        long = duration(86400 * made.days)
         say(f"{long} on {devices} x {gpu or 'device'} at {utilization:.0%} of the peak")
-    say(f"keys and values kept while acting: {made.acting / 1e6:.1f} MB a robot")
+    say(f"keys and values kept while acting: {brief(made.acting / 1e6)} MB a robot")
     if made.limit is not None:
         verdict = "fits" if made.fits else "does not fit"
         say(f"it {verdict} into {made.limit / 1e9:.0f} GB", "bold")
