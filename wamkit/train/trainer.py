@@ -255,7 +255,7 @@ class Trainer:
         means = self.processes.mean(torch.stack(found).mean(0))
         length = learning.length(weights)
         if not bool(torch.isfinite(means[0]) & torch.isfinite(length)):
-            self._stop_at(found)
+            self._stop_at(found, names)
         logged = self._logs(self.step + 1)
         shares = learning.lengths(self.optimizer) if logged else {}
         if passes > 1:
@@ -285,8 +285,8 @@ class Trainer:
         """Whether the update that makes `step` of them is logged."""
         return step == self.config.steps or step % self.config.log_every == 0
 
-    def _stop_at(self, found: list[Tensor]) -> None:
-        """Save the state before this update, and say which samples it was."""
+    def _stop_at(self, found: list[Tensor], names: list[str]) -> None:
+        """Save the state before this update, and say which parts and which samples it was."""
         world, passes = self.processes.world, self.config.accumulate
         flags = torch.zeros(world * passes, device=self.processes.device)
         for k, losses in enumerate(found):
@@ -297,11 +297,19 @@ class Trainer:
         moments = [self.samples.moment(i) for i in chosen or whole]
         words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
         more = f" and {len(moments) - 8} more" if len(moments) > 8 else ""
+        if bad:
+            wrong = self.processes.mean((~torch.stack(found).isfinite()).any(0).to(flags))
+            where = [n for n, x in zip(names, wrong.tolist(), strict=True) if x and n != "total"]
+        else:
+            lengths = learning.lengths(self.optimizer)
+            where = [part for part, length in lengths.items() if not math.isfinite(length)]
         self.optimizer.zero_grad()
         checkpoint = self._save(self.feed.before)
         what = "loss" if chosen else "gradient"
+        parts = f" ({', '.join(where)})" if where else ""
         raise WamkitError(
-            f"the {what} of update {self.step + 1} is not finite; its samples: {words}{more}",
+            f"the {what}{parts} of update {self.step + 1} is not finite; its samples: "
+            f"{words}{more}",
             f"look at them with `wamkit data check`, or lower lr; {checkpoint} is the state before",
         )
 
