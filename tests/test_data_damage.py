@@ -98,6 +98,13 @@ def examine(folder: Path) -> list[str]:
     return [str(finding) for finding in found]
 
 
+def _unnamed(folder: Path) -> None:
+    """A film whose header names a codec that does not exist."""
+    data = (folder / FILM).read_bytes()
+    (folder / FILM).unlink()
+    (folder / FILM).write_bytes(data.replace(b"avc1", b"none").replace(b"av01", b"none"))
+
+
 METADATA: dict[str, tuple[Change, str]] = {
     "no length": (column(EPISODES, "length", None), "has no column 'length'"),
     "null length": (column(EPISODES, "length", [12, None, 12]), "episode 1: length is missing"),
@@ -134,6 +141,9 @@ METADATA: dict[str, tuple[Change, str]] = {
     "info cut": (content("meta/info.json", None), "meta/info.json: cannot be read"),
     "info of another kind": (content("meta/info.json", b"[1]"), "holds a list, expected a table"),
     "fps of 0": (info(fps=0), "fps is 0"),
+    "huge fps": (info(fps=1e308), "fps is 1e+308"),
+    "tiny fps": (info(fps=5e-324), "fps is 5e-324"),
+    "film without a codec": (_unnamed, "it names no codec"),
     "fps in words": (info(fps="fast"), "fps is 'fast'"),
     "version to come": (info(codebase_version="v4.0"), "is of version v4.0"),
     "no path": (info(data_path=None), "data_path is missing or cannot be filled in"),
@@ -164,6 +174,7 @@ VALUES: dict[str, Any] = {
     "ragged lists": lambda n: [[1.0] * (i % 3) for i in range(n)],
     "tables": lambda n: [{"a": 1}] * n,
     "NaN": lambda n: [NAN] * n,
+    "pairs": lambda n: [[0, 0]] * n,
     "dates": lambda n: np.array(["2026-01-01"] * n, "datetime64[s]"),
 }
 
@@ -176,6 +187,30 @@ def test_damaged_columns_are_found_whatever_they_hold(
         folder = Path(shutil.copytree(whole, tmp_path / kind))
         column(DATA, name, values)(folder)
         assert examine(folder), kind
+
+
+def test_pictures_that_are_something_else_are_found(tmp_path: Path) -> None:
+    kinds: dict[str, Any] = {
+        "numbers": [1.0] * 36,
+        "lists": [[1, 2]] * 36,
+        "bytes": [b"x"] * 36,
+        "words in place of bytes": [{"bytes": "x", "path": None}] * 36,
+    }
+    for kind, values in kinds.items():
+        folder = record(tmp_path / kind, SPEC, episodes=3, pictures="image")
+        column(DATA, "observation.images.front", values)(folder)
+        found = examine(folder)
+        assert any("no readable picture" in line for line in found), found
+
+
+def test_two_columns_of_one_name_are_found(folder: Path) -> None:
+    for file, name in ((DATA, "timestamp"), (EPISODES, "length"), (TASKS, "task_index")):
+        table = pq.read_table(folder / file)
+        (folder / file).unlink()
+        pq.write_table(table.append_column(name, table[name]), folder / file)
+        assert any(f"has two columns {name!r}" in line for line in examine(folder)), file
+        (folder / file).unlink()
+        pq.write_table(table, folder / file)
 
 
 def test_whole_numbers_may_be_written_as_floats(folder: Path) -> None:

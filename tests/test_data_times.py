@@ -49,6 +49,20 @@ def test_what_float32_cannot_say_is_no_fault(fps: float, seconds: int) -> None:
     assert _ok((count / fps).astype(np.float32).astype(np.float64), fps)
 
 
+@pytest.mark.parametrize("fps", [10, 29.97, 30, 50])
+def test_times_that_were_added_up_in_float32_are_read_by_number(fps: float) -> None:
+    steps = np.full(60_000, 1 / fps, np.float32)
+    steps[0] = 0
+    added = np.cumsum(steps, dtype=np.float32)
+    assert abs(float(added[-1]) - 59_999 / fps) > 10 / fps  # far from where they should be
+    for times in (added, added.astype(np.float64), added + np.float32(3)):
+        late, start = judge(times, fps)
+        assert late is None and start == pytest.approx(float(times[0]))
+    for at, frames in ((40, 1), (40_000, 1), (59_000, 3)):  # a frame that is missing is no rounding
+        assert not _ok(np.concatenate([added[:at], added[at + frames :]]), fps)
+    assert not _ok(np.arange(60_000) / fps * 1.0001, fps)
+
+
 def test_rates_of_television_are_rates_that_are_rounded() -> None:
     count = np.arange(100_000)
     assert _ok(count * 1001 / 30_000, 29.97) and _ok(count * 1001 / 24_000, 23.976)

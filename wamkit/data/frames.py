@@ -259,12 +259,14 @@ class Pictures:
         raise WamkitError(f"{episode.data} lacks frame {frame} of episode {episode.index}", CHECK)
 
 
-def picture(
-    cell: dict[str, Any] | None, folder: Path, episode: Episode, frame: int
-) -> NDArray[Any]:
+def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
     """A cell of an image column, its bytes or the file it names, as `wamkit.pixels` gives it."""
     try:
+        if not isinstance(cell, dict | None):
+            raise ValueError(f"the cell is a {type(cell).__name__}, expected bytes and a path")
         data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+        if not isinstance(data, bytes | None):
+            raise ValueError(f"its bytes are a {type(data).__name__}")
         if data is None and path is None:
             raise ValueError("the cell is empty")
         source = (folder / str(path)) if data is None else io.BytesIO(data)

@@ -16,6 +16,7 @@ from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
 
 T = TypeVar("T")
 PICTURES = ("video", "image")
+RATES = 1e6  # frames a second; more, or as few in so many seconds, is damage
 NEEDED = "it needs codebase_version, fps, and features with dtype and shape"
 
 
@@ -42,7 +43,7 @@ def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "convert the data set with LeRobot's own script",
         )
     try:
-        right = 0 < float(info.get("fps", 1)) < float("inf")
+        right = 1 / RATES < float(info.get("fps", 1)) < RATES
     except (TypeError, ValueError, OverflowError):
         right = False
     if not right:

@@ -26,15 +26,23 @@ def arrow() -> Any:
 
 
 def opened(file: Path) -> Any:
-    """A `pyarrow.parquet.ParquetFile`. Raises WamkitError if it is missing or damaged."""
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises WamkitError if it is missing or damaged, or has two columns of one name.
+    """
     module = arrow()
     if not file.is_file():
         raise WamkitError(f"{file} is missing", "copy the whole data set again")
     refuse_placeholder(file)
     try:
-        return module.parquet.ParquetFile(file.absolute())  # `press:v2/x` is no address
+        found = module.parquet.ParquetFile(file.absolute())  # `press:v2/x` is no address
+        names = found.schema_arrow.names
     except (OSError, module.ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        words = ", ".join(map(repr, twice))
+        raise WamkitError(f"{file} has two columns {words}", "write it again with one of each name")
+    return found
 
 
 def read(file: Path, columns: Sequence[str] | None = None, group: int | None = None) -> Any:

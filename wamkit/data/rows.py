@@ -57,6 +57,10 @@ def data_file(
     if "episode_index" not in columns:
         return
     owners = columns["episode_index"].ravel()
+    if len(owners) != table.num_rows:
+        why = f"'episode_index' has {len(owners)} numbers in {table.num_rows} rows"
+        yield Finding(str(file), why, hint=COPY)
+        return
     yield from _owners(recording, file, owners, episodes)
     for episode in episodes:
         rows = np.flatnonzero(owners == episode.index)

@@ -48,6 +48,9 @@ class Video:
             raise WamkitError(
                 f"{file} is no video or incomplete: {error}", "copy it again"
             ) from None
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise WamkitError(f"{file} is damaged: it names no codec", "copy it again")
         self._stream.codec_context.thread_count = 1  # a worker is a thread already
         self._frames: Iterator[Any] = iter(())
         self._last: Any = None
@@ -75,7 +78,8 @@ class Video:
     @property
     def deep(self) -> bool:
         """True if its pictures have one channel of more than 8 bits, such as depth."""
-        bits = [part.bits for part in self._stream.codec_context.format.components]
+        layout = self._stream.codec_context.format  # None where the header is damaged
+        bits = [part.bits for part in layout.components] if layout is not None else []
         return len(bits) == 1 and bits[0] > 8
 
     def close(self) -> None:
