@@ -270,7 +270,7 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
         ["settings.lr: ", "settings.steps: "],
     ),
     "an empty spec": (text("spec.yaml", ""), ["spec.yaml"]),
-    "no spec": (lambda r: (r / "spec.yaml").unlink(), ["spec.yaml"]),
+    "no spec": (lambda r: (r / "spec.yaml").unlink(), ["lacks spec.yaml", "put spec.yaml back"]),
     "half a spec": (text("spec.yaml", "backbone: {name: toy}\n"), ["spec.yaml", "vae", "actions"]),
 }
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import wamkit
 from wamkit.cli import main
 from wamkit.errors import WamkitError
+from wamkit.files import written
 from wamkit.policy import Policy
 from wamkit.spec import override, read
 from wamkit.stored import StoredEncoder, precompute
@@ -90,3 +92,38 @@ def test_the_command_writes_and_says_what_to_set(
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code and "2 of 2 instructions were new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no JSON", "its sentences are no JSON"),
+        ("no list", "its sentences are no list of texts"),
+        ("another sentence", "it holds nothing"),
+        ("float8", r"torch.float8_e4m3fn \["),
+        ("int8", r"torch.int8 \["),
+    ],
+)
+def test_a_damaged_file_is_refused_in_words(
+    raw: dict[str, Any], tmp_path: Path, kind: str, words: str
+) -> None:
+    file = tmp_path / "text.safetensors"
+    precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
+    with safe_open(file, framework="pt") as opened:
+        about = dict(opened.metadata())
+        tensors = {f"0.{kind}": opened.get_tensor(f"0.{kind}") for kind in ("tokens", "valid")}
+    texts = {"no JSON": "[", "no list": "{}", "another sentence": '["a", "b"]'}
+    about["sentences"] = texts.get(kind, about["sentences"])
+    types = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
+    tensors = {k: v.to(types.get(kind, v.dtype)) for k, v in tensors.items()}
+    written(tensors, file, about)
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    with pytest.raises(WamkitError, match=words) as error:
+        wamkit.build(stored)
+    assert "precompute text" in str(error.value.hint)
+
+
+def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "x.safetensors"
+    with pytest.raises(WamkitError, match=r"x\.safetensors cannot be written: .*No such file"):
+        written({"a": torch.zeros(1)}, file)

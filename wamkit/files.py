@@ -6,6 +6,7 @@ never as code.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import WamkitError
@@ -73,6 +75,23 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
                 )
             found[name] = Entry(file, name, shape, dtype, stored=shape)
     return found
+
+
+def written(
+    tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a file, whole or not at all. Raises WamkitError if there is no room."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        save_file(dict(tensors), part, metadata=None if metadata is None else dict(metadata))
+        os.replace(part, file)
+    except (SafetensorError, OSError) as error:
+        why = str(error).removeprefix("Error while serializing: ")
+        raise WamkitError(
+            f"{file} cannot be written: {why}", "make room, or choose another place"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

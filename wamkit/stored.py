@@ -7,17 +7,16 @@ counts; in the metadata the sentences and the settings of the encoder that made 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import WamkitError, did_you_mean
-from .files import headers
+from .files import headers, written
 from .finite import fault
 from .hub import local
 from .parts import TextEncoderConfig
@@ -25,6 +24,8 @@ from .prompts import stacked
 from .types import Text
 
 KINDS = ("tokens", "valid", "copies")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+AGAIN = "run `wamkit precompute text` again into another file"
 
 
 def settings(config: TextEncoderConfig) -> str:
@@ -63,7 +64,7 @@ class StoredEncoder(nn.Module):
             if (bad := fault(self.texts[prompt].tokens)) is not None:
                 raise WamkitError(
                     f"{self.file}: the embedding of {prompt!r} is not finite: {bad}",
-                    "run `wamkit precompute text` again into another file",
+                    AGAIN,
                 )
         return stacked([self.texts[prompt] for prompt in prompts])
 
@@ -84,12 +85,29 @@ def read(file: Path) -> tuple[dict[str, Text], str, str]:
                 f"{file} holds no stored embeddings", "it is another kind of safetensors file"
             )
         names, found = set(opened.keys()), {}
-        for i, sentence in enumerate(json.loads(about["sentences"])):
+        for i, sentence in enumerate(_sentences(about["sentences"], file)):
             parts = [opened.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
             tokens, valid, copies = parts
-            assert tokens is not None
+            if tokens is None or tokens.ndim < 2 or tokens.dtype not in FLOATS:
+                was = "nothing" if tokens is None else f"{tokens.dtype} {list(tokens.shape)}"
+                raise WamkitError(
+                    f"{file} is damaged: of {sentence!r} it holds {was}, expected embeddings in "
+                    "float32, bfloat16 or float16",
+                    AGAIN,
+                )
             found[sentence] = Text(tokens, valid, copies=copies)
     return found, about["settings"], about["fingerprint"]
+
+
+def _sentences(text: str, file: Path) -> list[str]:
+    """The sentences that the metadata name. Raises WamkitError if they are damaged."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise WamkitError(f"{file} is damaged: its sentences are no JSON: {error}", AGAIN) from None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise WamkitError(f"{file} is damaged: its sentences are no list of texts", AGAIN)
+    return found
 
 
 def precompute(
@@ -138,10 +156,5 @@ def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: P
         parts = zip(KINDS, (text.tokens, text.valid, text.copies), strict=True)
         state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
     about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
-    part = file.with_name(f".{file.name}.part")
     file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(state, part, metadata={**about, "fingerprint": mark})
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    written(state, file, {**about, "fingerprint": mark})

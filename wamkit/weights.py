@@ -369,6 +369,8 @@ def write(state: Mapping[str, Tensor], path: str | Path) -> int:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, file)
+    except OSError as error:  # one of no room does not name the file
+        raise OSError(error.errno, error.strerror, str(file)) from None
     finally:
         part.unlink(missing_ok=True)
     return len(state)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import strict_json
 from ..cameras import CameraLayout, expect_channels
 from ..errors import WamkitError
+from ..files import written
 from ..finite import fault
 from ..placeholders import refuse_placeholder
 from ..policy import DTYPES, _seeded
@@ -123,7 +123,7 @@ def precompute(
                 )
             encoded += len(part)
             advance(len(part))
-        _write(file, {"starts": torch.tensor(piece), "latents": torch.cat(made)})
+        written({"starts": torch.tensor(piece), "latents": torch.cat(made)}, file)
     return encoded
 
 
@@ -144,12 +144,3 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
     part = file.with_name(f".{INDEX}.part")
     part.write_text(strict_json.dumps(about, indent=1) + "\n")
     os.replace(part, file)
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    part = file.with_name(f".{file.name}.part")
-    try:
-        save_file(tensors, part)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -46,6 +46,10 @@ def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
         f"put {SETTINGS} back from a copy, or begin a new run from a policy of this one: "
         f"wamkit train {run} --out ANOTHER"
     )
+    if not (run / SPEC).is_file():
+        raise WamkitError(
+            f"{run} lacks {SPEC}, the policy that it was begun with", cure.replace(SETTINGS, SPEC)
+        )
     begun = parsed(run / SETTINGS, Begun, yaml.safe_load, cure)
     if lacking := [k for k in TrainConfig.model_fields if k not in begun.settings]:
         words = ", ".join(f"settings.{name}" for name in lacking)
