@@ -109,9 +109,8 @@ def test_plan_says_that_it_fits(wamkit: Run) -> None:
     words = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
     code, out, err = wamkit("plan", TOY, *words)
     assert code == 0 and "it fits into 80 GB" in out
-    assert (
-        " on 2 x h100 at 40% of the peak" in out and "0.0" not in out and "moments of AdamW" in out
-    )
+    assert " on 2 x h100 at 40% of the peak" in out and "moments of AdamW" in out
+    assert not {"0.0", "0.00", "0"} & set(out.split())
     assert "keep 10 % free" in err
     code, out, _ = wamkit("plan", TOY, *words, "--json")
     told = json.loads(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,15 +119,11 @@ def size_of(text: str) -> int:
     raise WamkitError(f"{text!r} is no size", f"for example 80GB; units: {', '.join(UNITS)}")
 
 
-def _gigabytes(size: int) -> str:
-    """Two digits after the point, or as many as a small policy needs to have a size at all."""
-    return f"{size / 1e9:.2f}" if size >= 5e7 else brief(size / 1e9)
-
-
 def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None:
     shown = table("on each device", "GB", right=("GB",))
+    digits = max(2, 2 - floor(log10(max(made.total, 1) / 1e9)))
     for name, size in (made.memory | {"total": made.total}).items():
-        shown.add_row(name, _gigabytes(size))
+        shown.add_row(name, f"{size / 1e9:.{digits}f}")
     show_table(shown)
     say(f"{brief(made.operations / 1e12)} TFLOP a sample, there and back")
     if made.days is not None:
