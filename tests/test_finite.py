@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import wamkit as package
-from wamkit import Observation, Policy, WamkitError, finite, strict_json, weights
+from wamkit import Observation, Policy, WamkitError, finite, scenes, strict_json, weights
 from wamkit.actions import Statistics
+from wamkit.blame import expect_pictures
 from wamkit.build import resolve
 from wamkit.data import Recording, Samples, check, statistics
 from wamkit.data.example import record
 from wamkit.observation import Batch
 from wamkit.parts import EnvironmentConfig
+from wamkit.policy import generator
 from wamkit.serve.client import Client
 from wamkit.serve.server import Server, address_of, beside, bound
 from wamkit.simulate import Host, Robot, Seen, Step
@@ -363,3 +365,16 @@ def test_observations_name_the_number_of_the_state() -> None:
 def test_a_saved_policy_that_is_whole_still_loads(saved: Path, tmp_path: Path) -> None:
     again = shutil.copytree(saved, tmp_path / "again")
     assert Policy.load(again).act(observation(spec(), batch=1), seed=0).values.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
+    policy, seen = package.build(spec()), observation(spec(), batch=2)
+    model, scene = policy.guided(2), scenes.blank(policy, seen)
+    clip = policy.paradigm.imagine(model, scene, policy.schedules, generator(0))
+    expect_pictures(policy, scenes.decoded(policy, clip, seen), seen)
+    clip.z[1, 0, -1, 0, 0] = value
+    pictures = scenes.decoded(policy, clip, seen)
+    assert pictures[0].isfinite().all() and not pictures[1].isfinite().all()
+    with pytest.raises(WamkitError, match="imagined pictures are not finite: nan at"):
+        expect_pictures(policy, pictures, seen)

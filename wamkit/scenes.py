@@ -204,6 +204,7 @@ def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     """A clip as pictures on the canvas [B, 3, frames, height, width] (views: [B * V, ...]).
 
     Of what was observed the pictures themselves are shown. Coarser targets give coarser pictures.
+    Infinite numbers become NaN, which no bound hides.
     """
     spec = policy.spec
     canvas, z = canvas_of(policy, observation), clip.z
@@ -213,7 +214,9 @@ def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     views = spec.cameras.apart
     if views > 1:
         z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
-    pictures = policy.vae.decode(z.to(vae_dtype(policy.vae))).float().clamp(-1, 1)
+    raw = policy.vae.decode(z.to(vae_dtype(policy.vae))).float()
+    known = raw.isfinite() & z.isfinite().flatten(1).all(1)[:, None, None, None, None]
+    pictures = raw.clamp(-1, 1).where(known, torch.nan)
     pictures[:, :, : spec.video.context] = canvas
     return pictures.cpu()
 
