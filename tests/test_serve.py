@@ -134,6 +134,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"observation__front": np.zeros((0, 4, 3), np.uint8)}, "red, green and blue"),
     ({"observation__state": [1.0]}, "'observation/state' has shape [1]; expected [2]"),
     ({"observation__state": "up"}, "is a str; expected numbers [2]"),
+    ({"observation__state": ["1", "2"]}, "is a list; expected numbers [2]"),
+    ({"observation__state": np.array([1e200, 0])}, "not finite: inf at number 0"),
     ({"observation__state": [1.0, float("nan")]}, "not finite"),
     ({"seed": -1}, "'seed' is -1"),
 ]

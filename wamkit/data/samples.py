@@ -226,7 +226,7 @@ def split(
     if not 0 <= validation < 1 or count >= len(indexes):
         raise WamkitError(
             f"{count} of {len(indexes)} episodes for validation leaves none to train on",
-            "a share between 0 and 1, and at least two episodes",
+            "set validation=0 to hold out none, or a share below 1 of at least two episodes",
         )
     mixed = np.random.default_rng(seed).permutation(indexes).tolist()
     return tuple(sorted(mixed[count:])), tuple(sorted(mixed[:count]))

@@ -214,7 +214,10 @@ def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
     """Numbers as a tensor [1, *shape] float32; of an axis -1 any length is taken."""
     shown = ", ".join("N" if n < 0 else str(n) for n in shape)
     try:
-        values = np.array(found, dtype=np.float32)
+        if (given := np.array(found)).dtype.kind in "USMmc":
+            raise TypeError("words, times and complex numbers are converted in silence")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+            values = given.astype(np.float32)
     except (TypeError, ValueError):
         raise WamkitError(
             f"{key!r} is a {type(found).__name__}; expected numbers [{shown}]",
