@@ -272,6 +272,16 @@ def test_the_part_that_reads_a_folder_is_offered(tmp_path: Path) -> None:
         parse_part("backbone", {"name": "wan", "weights": str(tmp_path)})
 
 
+def test_in_a_pipeline_a_part_is_not_offered_for_its_neighbor(tmp_path: Path) -> None:
+    for folder, (_, cls, given, _) in (("transformer", BACKBONES["wan"]), ("vae", VAES["wan2.1"])):
+        (tmp_path / folder).mkdir()
+        text = json.dumps({"_class_name": cls, **given, "latents_std": [1.0] * 16})
+        (tmp_path / folder / "config.json").write_text(text)
+    with pytest.raises(SpecError, match="latents_std") as error:
+        parse_part("vae", {"name": "wan2.1", "weights": str(tmp_path)})
+    assert error.value.conflicts[0].hint == "name weights of wan2.1 with those settings"
+
+
 def test_timm_configurations_name_a_variant_and_its_pixels(tmp_path: Path) -> None:
     about = {"tag": "mae", "mean": [0.485, 0.456, 0.406]}
     config = {"architecture": "vit_base_patch16_224", "pretrained_cfg": about}

@@ -107,11 +107,10 @@ def _reader(part: Weighted) -> str | None:
         if not issubclass(cls, Weighted) or not cls.published() or label == part.name:
             continue
         made: Any = cls
-        for folders in (made.config_folders, part.config_folders):
-            try:
-                found = look(part.weights, made.published(), folders)
-            except WamkitError:
-                continue
-            if found is not None and found.called and not found.differing:
-                return f'that is the {cls.kind} {label}: set name = "{label}" in [{cls.kind}]'
+        try:  # the same file that this part read
+            found = look(part.weights, made.published(), part.config_folders)
+        except WamkitError:
+            continue
+        if found is not None and found.called and not found.differing:
+            return f'that is the {cls.kind} {label}: set name = "{label}" in [{cls.kind}]'
     return None

@@ -9,10 +9,16 @@ import torch
 from wamkit_toy.parts import Bytes
 from wamkit_toy.text_encoder import ByteEncoder
 
+from wamkit import Policy, build
+from wamkit.check import check
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
 from wamkit.parity import doubled, float64, other_values, same_values
+from wamkit.spec import read
+from wamkit.trial import observation
 from wamkit.weights import save
+
+TOY = Path(__file__).parents[4] / "examples" / "toy.toml"
 
 
 @pytest.fixture
@@ -97,3 +103,19 @@ def test_an_open_width_cannot_be_built_alone() -> None:
 
 def test_tiny_leaves_the_width_to_the_backbone_again() -> None:
     assert Bytes(length=30, embedding=512).tiny() == Bytes(length=30)
+
+
+def test_a_backbone_that_reads_an_odd_width_needs_an_adapter(tmp_path: Path) -> None:
+    wan = {
+        "name": "wan", "layers": 2, "heads": 2, "head_size": 12, "feed_forward": 40,
+        "text_width": 49, "latent_channels": 48, "guide_channels": 0,
+    }  # fmt: skip
+    vae = {"name": "wan2.2", "width": "tiny"}
+    raw = read(TOY, ["cameras.views.0.size=[64, 96]"]) | {"backbone": wan, "vae": vae}
+    (conflict,) = (c for c in check(raw) if "text_encoder" in c.between)
+    assert "an even number wide" in conflict.why and 'adapter = "linear"' in conflict.hint
+    policy = build(raw | {"text_encoder": {"name": "bytes", "adapter": "linear"}})
+    assert policy.text_encoder.width == 50
+    seen = observation(policy.spec)
+    again = Policy.load(policy.save(tmp_path / "policy"))
+    assert torch.equal(again.act(seen, seed=0).values, policy.act(seen, seed=0).values)

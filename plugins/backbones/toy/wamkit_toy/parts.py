@@ -34,8 +34,19 @@ class Bytes(TextEncoderConfig):
         return 1 + self.length  # the start of the prompt is a token too
 
     def fit(self, spec: PolicySpec) -> Bytes:
-        width = self.embedding or spec.backbone.traits.text_width
-        return self.model_copy(update={"embedding": width})
+        if self.embedding is not None:
+            return self
+        width = spec.backbone.traits.text_width
+        return self.model_copy(update={"embedding": width + (self.adapter == "linear") * width % 2})
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if self.width % 2:  # it was left open
+            yield Conflict(
+                between=("text_encoder", "backbone"),
+                why=f"{spec.backbone.name} reads embeddings of width {self.width}, and those of "
+                "bytes are an even number wide",
+                hint='set text_encoder.adapter = "linear" to learn a projection',
+            )
 
     def tiny(self) -> Bytes:
         return self.model_copy(update={"embedding": None, "weights": None})

@@ -194,3 +194,16 @@ def test_tiny_is_small_random_and_fits_any_backbone() -> None:
     assert (tiny.width, tiny.weights, tiny.adapter) == (32, None, "linear")
     assert (tiny.name, tiny.layer) == ("open_clip", "penultimate")
     assert tiny.build().encode(["lift"]).tokens.shape == (1, 3, 32)
+
+
+@pytest.mark.parametrize("other", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_file_that_mixes_dtypes_is_read_in_the_widest(other: torch.dtype, tmp_path: Path) -> None:
+    plain = OpenCLIP(**SIZES).build()
+    state = {k: v.contiguous() for k, v in plain.tower.state_dict().items()}
+    mixed = {k: v.to(other) if "in_proj" in k else v for k, v in state.items()}
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    made = OpenCLIP(**SIZES, weights=str(tmp_path / "mixed.safetensors")).build()
+    wide = torch.promote_types(other, torch.float32)
+    assert {p.dtype for p in made.tower.parameters()} == {wide}
+    found, expected = made.encode(PROMPTS).tokens, plain.encode(PROMPTS).tokens
+    assert found.dtype == wide and (found - expected).norm() < 0.1 * expected.norm()

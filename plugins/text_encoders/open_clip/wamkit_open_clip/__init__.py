@@ -106,12 +106,12 @@ class OpenCLIP(TextEncoderConfig):
     def build(self) -> Any:
         from wamkit.weights import materialize
 
-        from .encoder import OpenCLIPEncoder, text_tower
+        from .encoder import OpenCLIPEncoder, alike, text_tower
 
         quick_gelu = bool(published(models()[self.model]).get("quick_gelu", False))
         make = lambda: text_tower(self.sizes, quick_gelu=quick_gelu)  # noqa: E731
         tower = materialize(make, self.weights, dialects=self.layouts())
-        return OpenCLIPEncoder(tower, self.layer)
+        return OpenCLIPEncoder(alike(tower), self.layer)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, Literal, Self
 
 import torch
@@ -29,6 +30,14 @@ def text_tower(sizes: Mapping[str, Any], *, quick_gelu: bool) -> TextTransformer
         with torch.device("cpu"):
             tower.attn_mask = tower.build_causal_mask()
     return tower
+
+
+def alike(tower: TextTransformer) -> TextTransformer:
+    """The tower in its widest dtype, where a file mixes several: it computes in one alone."""
+    held = {p.dtype for p in tower.parameters() if p.is_floating_point()}
+    if len(held) < 2:
+        return tower
+    return tower.to(reduce(torch.promote_types, held))
 
 
 class OpenCLIPEncoder(nn.Module):
