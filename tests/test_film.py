@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wamkit.data import Feature, Recording, Writer
-from wamkit.data.film import HANGING, Film
+from wamkit.data.film import CODECS, HANGING, Film
 from wamkit.data.video import Video
 from wamkit.errors import WamkitError
 from wamkit.simulate import filming
@@ -142,3 +142,31 @@ def test_an_error_of_the_encoder_is_the_caller_s(tmp_path: Path) -> None:
         film.add(np.zeros((48, 64, 5), np.uint8))
     film.discard()
     assert files(tmp_path) == []
+
+
+def test_an_encoder_that_is_not_there_is_named_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CODECS, "av1", ("libnone", {}))
+    with pytest.raises(WamkitError, match="no encoder libnone, for av1") as error:
+        write(tmp_path / "set", codec="av1")
+    assert "--codec h264" in str(error.value.hint) and files(tmp_path) == []
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1e-9, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(WamkitError, match="pictures a second"):
+        Film(tmp_path / "film.mp4", fps, (48, 64), "h264")
+    with pytest.raises(WamkitError, match="frames a second"):
+        Writer(tmp_path / "set", fps, FEATURES)
+    assert files(tmp_path) == []
+
+
+def test_the_film_of_an_episode_says_what_its_command_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CODECS, "h264", ("libnone", {}))
+    monkeypatch.setattr(filming, "pictures", lambda *_: [PICTURE])
+    with pytest.raises(WamkitError) as error:
+        filming.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+    assert "--film gif" in str(error.value.hint)

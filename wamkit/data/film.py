@@ -38,10 +38,18 @@ class Film:
     patience = 120.0
     """Seconds after which a call of the encoder that has not come back is given up."""
 
-    def __init__(self, file: Path, fps: float, size: tuple[int, int], codec: str) -> None:
-        """Raises WamkitError if the codec is unknown, or height or width is odd."""
+    def __init__(
+        self, file: Path, fps: float, size: tuple[int, int], codec: str, cure: str | None = None
+    ) -> None:
+        """`cure` is what to type next where this encoder does not do its work.
+
+        Raises WamkitError if the codec is unknown or not there, the rate is none, or height or
+        width is odd.
+        """
         if codec not in CODECS:
             raise WamkitError(f"no codec {codec!r}", f"the codecs are {', '.join(CODECS)}")
+        if not 0.001 < fps < 1e6:  # a NaN neither
+            raise WamkitError(f"{fps:g} pictures a second", "give the rate of the recording")
         if size[0] % 2 or size[1] % 2:
             raise WamkitError(
                 f"pictures of {size[0]}x{size[1]}: a video is an even number of pixels high and "
@@ -51,7 +59,14 @@ class Film:
         os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings otherwise
         self._av, self.file, self.codec = pyav(), file, codec
         self.fps = Fraction(fps).limit_denominator(1001)
+        others = " or ".join(other for other in CODECS if other != codec)
+        self._cure = cure or (
+            f"do it again with another codec, {others}: --codec {others} on the command line, "
+            f"codec={others!r} of wamkit.data.Writer"
+        )
         name, options = CODECS[codec]
+        if name not in self._av.codecs_available:
+            raise WamkitError(f"this PyAV has no encoder {name}, for {codec}", self._cure)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._part = file.with_name(f".{file.name}.part")
         self._container: Any = self._av.open(str(self._part.absolute()), "w", format="mp4")
@@ -130,13 +145,11 @@ class Film:
         HANGING.append(self)
         self._over = True
         self._part.unlink(missing_ok=True)
-        others = " or ".join(codec for codec in CODECS if codec != self.codec)
         raise WamkitError(
             f"the encoder {CODECS[self.codec][0]} hangs: it has not come back for {patience:g} s "
             f"while it {doing} {self.file.name}. {self.file} is not written; files that were "
             "complete before are whole",
-            f"do it again with another codec, {others}: --codec {others} on the command line, "
-            f"codec={others!r} of wamkit.data.Writer",
+            self._cure,
         )
 
 

@@ -57,6 +57,8 @@ class Writer:
         A data set that is there already is added to. Raises WamkitError if it has other features,
         or the folder holds something else.
         """
+        if not 0.001 < fps < 1e6:  # a NaN neither
+            raise WamkitError(f"{fps:g} frames a second", "give the rate of the recording as fps")
         self.folder = expanded(folder).absolute()
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}

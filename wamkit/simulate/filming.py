@@ -56,7 +56,9 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
     """Write an episode as .mp4 or .gif, at its true speed where the format can."""
     shown = list(pictures(attempt, every))
     if file.suffix == ".mp4":
-        made = film.Film(file, hertz, (shown[0].shape[0], shown[0].shape[1]), "h264")
+        size = shown[0].shape[0], shown[0].shape[1]
+        cure = "write the films as pictures that move: --film gif"
+        made = film.Film(file, hertz, size, "h264", cure)
         try:
             for picture in shown:
                 made.add(picture)
