@@ -325,6 +325,23 @@ def test_eval_and_demo(drawn: Drawn) -> None:
         assert "a/long/path/of/a/folder/report.html" in text
 
 
+def test_collect(drawn: Drawn) -> None:
+    from wamkit.cli.collect import _draw
+
+    found = {
+        "episodes": 17,
+        "there_already": 5,
+        "frames": 123456,
+        "attempts": 20,
+        "seeds": [1000, 1019],
+        "hertz": 12.5,
+        "seconds": 1234.5,
+    }
+    for columns, text in drawn(_draw, found, 98765):
+        expect_whole(found, text)
+        expect_folded(text, columns)
+
+
 def test_serve(drawn: Drawn) -> None:
     from wamkit.cli.serve import _draw
 

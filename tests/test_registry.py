@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from pydantic import create_model
 
 from wamkit.errors import WamkitError
 from wamkit.hooks import API, hookimpl
@@ -155,3 +156,17 @@ def test_a_part_under_its_owner_s_name_goes_to_another_process() -> None:
     part: Any = qualified(Mine, "dist-a")()
     again = pickle.loads(pickle.dumps(part))
     assert again == part and type(again) is type(part) and again.name == "dist-a:mine"
+
+
+def test_an_error_does_not_list_hundreds_of_names() -> None:
+    many = [
+        create_model(f"Mine{i}", __base__=Sound, name=(Literal[f"mine_{i}"], f"mine_{i}"))  # type: ignore[valid-type]
+        for i in range(60)
+    ]
+    for cls in many:
+        cls.__doc__ = "One of many."
+    found = Registry().load([point("many", "dist", plugin(*many))])
+    with pytest.raises(WamkitError) as error:
+        found.get("backbone", "mine_59x")
+    assert "installed: 60 of them, see `wamkit list backbone`" in str(error.value)
+    assert "did you mean 'mine_59'?" in str(error.value)

@@ -25,6 +25,9 @@ from .variables import BLOCK
 FIRST_PARTY = "wamkit"
 """The distribution whose parts keep their plain names where another one offers the same."""
 
+SHOWN = 40
+"""Names that an error lists; of more it says how many there are."""
+
 Status = Literal["ok", "broken", "blocked", "incompatible"]
 
 
@@ -105,7 +108,7 @@ class Registry:
         if aside:
             hint += f" (set aside: {', '.join(aside)}; `wamkit list` says why)"
         raise WamkitError(
-            f"no {kind} is called {name!r}; installed: {', '.join(installed) or 'none'}", hint
+            f"no {kind} is called {name!r}; installed: {_told(kind, installed)}", hint
         )
 
     def labels(self, kind: str, name: str) -> list[str]:
@@ -245,6 +248,13 @@ def _again(cls: type[Part], distribution: str, state: Any) -> Part:
     part = made.__new__(made)
     part.__setstate__(state)
     return part
+
+
+def _told(kind: str, names: list[str]) -> str:
+    """All names, or how many there are and what lists them."""
+    if len(names) > SHOWN:
+        return f"{len(names)} of them, see `wamkit list {kind}`"
+    return ", ".join(names) or "none"
 
 
 def _key(cls: type[Part]) -> tuple[Kind, str]:

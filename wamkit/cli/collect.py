@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -115,17 +116,23 @@ def command(
     if json:
         emit(found)
         return
+    _draw(found, made_now)
+    say(f"wrote {out}", whole=True)
+    note(f"look at it: wamkit data show {out}")
+
+
+def _draw(found: Mapping[str, Any], made_now: int) -> None:
+    """What was recorded; `made_now` are the frames of this call."""
     rows = table("", "")
     rows.show_header = False
+    seeds, spent = found["seeds"], found["seconds"]
     for label, value in (
-        ("episodes", f"{done.episodes}, {before} of them there already"),
-        ("frames", str(done.frames)),
-        ("success of the expert", f"{done.episodes} of {done.attempts}"),
-        ("seeds", f"{done.seeds[0]} to {done.seeds[1]}"),
-        ("frames a second", f"{made.fps:g} recorded, {made_now / spent:.0f} made"),
+        ("episodes", f"{found['episodes']}, {found['there_already']} of them there already"),
+        ("frames", str(found["frames"])),
+        ("success of the expert", f"{found['episodes']} of {found['attempts']}"),
+        ("seeds", f"{seeds[0]} to {seeds[1]}"),
+        ("frames a second", f"{found['hertz']:g} recorded, {made_now / spent:.0f} made"),
         ("seconds", f"{spent:.1f}"),
     ):
         rows.add_row(label, value)
     show_table(rows)
-    say(f"wrote {out}", whole=True)
-    note(f"look at it: wamkit data show {out}")
