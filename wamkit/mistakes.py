@@ -140,7 +140,9 @@ def _hint(
         told = " and ".join(f"{words[k]} {v:g}" for k, v in limits.items())
         return f"write a number {told}"
     if field is not None and not field.is_required():
-        return f"change it, or leave {key} out for {_value(field)}"
+        default = field.get_default(call_default_factory=True)
+        meant = "" if default is None else f" for {_value(field) if default else default}"
+        return f"change it, or leave {key} out{meant}"
     return "change it as it says"
 
 
