@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import pytest
 
 from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, statistics
 from wamkit.data.example import record
+from wamkit.data.video import Video
 from wamkit.errors import WamkitError
 from wamkit.spec import parse, read
 
@@ -147,6 +149,7 @@ METADATA: dict[str, tuple[Change, str]] = {
     "fps in words": (info(fps="fast"), "fps is 'fast'"),
     "version to come": (info(codebase_version="v4.0"), "is of version v4.0"),
     "no path": (info(data_path=None), "data_path is missing or cannot be filled in"),
+    "path too long": (info(data_path="x" * 300), "is missing"),
     "path of other names": (info(data_path="data/{x}"), "data_path is missing or cannot be filled"),
     "shape in words": (info(action__shape="three"), "'action' is {"),
     "no type": (info(action__dtype=None), "'action' is None of shape [3]"),
@@ -314,3 +317,33 @@ def test_a_feature_that_the_metadata_lacks_is_told(folder: Path) -> None:
     features = Recording(folder).info["features"]
     info(features={name: raw for name, raw in features.items() if name != "timestamp"})(folder)
     assert examine(folder) == ["meta/info.json: there is no feature 'timestamp'"]
+
+
+def test_files_that_disagree_about_a_shape_are_found(folder: Path) -> None:
+    table = pq.read_table(folder / DATA)
+    owners = np.array(table["episode_index"].to_pylist())
+    (folder / DATA).unlink()
+    for k in range(3):
+        mine = table.filter(pa.array(owners == k))
+        if k == 1:
+            place = mine.column_names.index("action")
+            mine = mine.set_column(place, "action", pa.array([0.5] * mine.num_rows))
+        pq.write_table(mine, folder / DATA.replace("file-000", f"file-{k:03d}"))
+    column(EPISODES, "data/file_index", [0, 1, 2])(folder)
+    assert any("'action' has 1 numbers" in line for line in examine(folder))
+
+
+def test_a_film_that_cannot_be_searched_has_no_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = Video(folder / FILM)
+
+    class Broken:
+        def seek(self, *_: object, **__: object) -> None:
+            raise av.error.PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "_container", Broken())
+        assert not video.times().size
+    assert video.times().size == 36
+    video.close()

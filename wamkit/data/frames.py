@@ -65,6 +65,13 @@ class Numbers:
                 pieces[name].append(table[name][mine])
         for name, parts in pieces.items():
             shape = recording.features[name].shape
+            if len(kinds := {part.shape[1:] for part in parts}) > 1:
+                told = " and ".join(sorted(str(list(kind)) for kind in kinds))
+                raise WamkitError(
+                    f"{name!r} is of shape {told} in different files, the metadata says "
+                    f"{list(shape)}",
+                    CHECK,
+                )
             whole = np.concatenate(parts) if parts else np.empty((0, *shape))
             if (found := prod(whole.shape[1:])) != prod(shape):
                 raise WamkitError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def opened(file: Path) -> Any:
     Raises WamkitError if it is missing or damaged, or has two columns of one name.
     """
     module = arrow()
-    if not file.is_file():
+    if not isfile(file):  # False as well for a name that is too long
         raise WamkitError(f"{file} is missing", "copy the whole data set again")
     refuse_placeholder(file)
     try:

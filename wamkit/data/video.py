@@ -38,7 +38,7 @@ class Video:
         """Raises WamkitError if the file is missing, damaged, or without a video stream."""
         self.file = file
         self._av = pyav()
-        if not file.is_file():
+        if not os.path.isfile(file):  # False as well for a name that is too long
             raise WamkitError(f"{file} is missing", "copy the whole data set again")
         refuse_placeholder(file)
         try:
@@ -92,9 +92,9 @@ class Video:
         A file that breaks off has those before the break.
         """
         found = []
-        self._container.seek(0, stream=self._stream)
         self._last = None
         try:
+            self._container.seek(0, stream=self._stream)
             for packet in self._container.demux(self._stream):
                 if packet.pts is not None and packet.size and not packet.is_corrupt:
                     found.append(float(packet.pts * self._stream.time_base))
