@@ -172,3 +172,12 @@ def test_statistics_are_exact_and_checked(tmp_path: Path) -> None:
         read_statistics(file)
     with pytest.raises(WamkitError, match="statistics of 1 numbers for a state of 2"):
         StateSpace(StateConfig(size=2), stats)
+
+
+@pytest.mark.parametrize("text", ["[]", "0", "null", '"action"'])
+def test_a_statistics_file_that_is_no_table_is_not_taken_for_none(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "statistics.json").write_text(text)
+    with pytest.raises(WamkitError, match="not a table of action and state"):
+        read_statistics(tmp_path / "statistics.json")

@@ -115,7 +115,9 @@ def read_statistics(path: str | Path) -> dict[str, Statistics]:
     refuse_placeholder(file)
     try:
         raw = json.loads(read_text(file))
-        items = dict(raw).items()
+        if not isinstance(raw, dict):
+            raise TypeError(f"it holds a {type(raw).__name__}, not a table of action and state")
+        items = raw.items()
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise WamkitError(f"{file} cannot be read: {error}", "copy or compute it again") from None
     return {name: Statistics.parse(table, f"{file}: {name}") for name, table in items}
