@@ -145,9 +145,13 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
         words = told["tokens"].get("text", 0)
         where = "the blocks" if told["text"] == "cross" else "the action head alone"
         say(f"text: {words} tokens, read inside {where} by cross-attention")
+    level = f"noise level of the text: {told['text_level']}"
     if told["text_level"] != "clean":
-        level = "words have the noise level of the target frames, and are computed anew with them"
-        say(level + ("; 0 in passes without any" if told["text_level"] != "target" else ""))
+        level += (
+            "; words have the noise level of the target frames, and are computed anew with them"
+        )
+        level += "; 0 in passes without any" if told["text_level"] != "target" else ""
+    say(level)
     kept = ", ".join(told["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")
