@@ -92,8 +92,9 @@ def test_the_command_for_a_photograph_prints_a_chunk_of_32_by_7(
 ) -> None:
     first = next(c for c in COMMANDS if c.startswith("wamkit act"))
     code, out, err = _run(first, home, monkeypatch, capsys)
-    rows = [line for line in out.splitlines() if re.match(r"\s*\d\.\d\d ", line)]
-    assert code == 0 and len(rows) == 32 and all(len(row.split()) == 8 for row in rows), err
+    row = re.compile(r"\s*\d\.\d\d(\s+-?\d+\.\d+){7}\s*")
+    rows = [line for line in out.splitlines() if row.fullmatch(line)]
+    assert code == 0 and len(rows) == 32, err
 
 
 def test_the_python_of_the_readme_runs(home: Path, monkeypatch: Any) -> None:
