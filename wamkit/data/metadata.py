@@ -35,7 +35,7 @@ def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
 
 def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if missing := [key for key in ("codebase_version", "fps", "features") if key not in info]:
-        yield f" cannot be read: KeyError: {', '.join(map(repr, missing))}", NEEDED
+        yield f" lacks {', '.join(missing)}", NEEDED
     version = str(info.get("codebase_version", "v3.0"))
     if not version.startswith(("v2.", "v3.")):
         yield (
