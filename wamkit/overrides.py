@@ -8,28 +8,13 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
 from .errors import Note, WamkitError
-from .parts import (
-    ActionHeadConfig,
-    BackboneConfig,
-    ParadigmConfig,
-    TextEncoderConfig,
-    VAEConfig,
-)
+from .part_rules import BASES
+from .parts import KINDS
 from .paths import expect_text
 
-BASES: dict[str, type[BaseModel]] = {
-    "backbone": BackboneConfig,
-    "vae": VAEConfig,
-    "text_encoder": TextEncoderConfig,
-    "action_head": ActionHeadConfig,
-    "paradigm": ParadigmConfig,
-}
-"""kind -> what all parts of this kind know."""
 OWN = ("weights", "origin", "embeddings")
-"""Of that, what belongs to one part alone: its files."""
+"""Of what all parts of a kind know, what belongs to one part alone: its files."""
 
 
 def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -77,9 +62,9 @@ def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str
     for key in parents:
         table = table.get(key) if isinstance(table, Mapping) else None
     old = table.get(last) if isinstance(table, Mapping) else None
-    if isinstance(old, str) and place in BASES:
+    if isinstance(old, str) and place in KINDS:
         old = {"name": old}
-    if kind not in BASES or not isinstance(name, str) or not isinstance(old, Mapping):
+    if kind not in KINDS or not isinstance(name, str) or not isinstance(old, Mapping):
         return False
     if old.get("name") in (name, None):
         return False

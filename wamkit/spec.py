@@ -17,9 +17,8 @@ from .configs import config_conflicts
 from .describe import describe
 from .errors import SpecError, WamkitError, did_you_mean
 from .mistakes import explained, home_of, keys_of
-from .overrides import BASES
 from .overrides import override as override
-from .part_rules import schema_fault
+from .part_rules import BASES, schema_fault
 from .parts import (
     KINDS,
     ActionHeadConfig,
@@ -344,19 +343,15 @@ def _part(kind: str, raw: Any) -> Part:
         raise SpecError(explained(error, kind, cls, SECTIONS), kind) from None
 
 
-def has_schema(cls: type[Part]) -> bool:
-    """True unless a field of the part has a type that JSON cannot describe (`wamkit doctor`)."""
-    return not schema_fault(cls)
-
-
 def schema() -> dict[str, Any]:
     """JSON schema of every spec that can be written with the parts installed.
 
-    A part that has no JSON schema (`has_schema`) is left out.
+    A part that has no JSON schema (`schema_fault`) is left out.
     """
     fields: dict[str, Any] = {}
     for kind in KINDS:
-        classes: list[Any] = [cls for cls in registry().parts[kind].values() if has_schema(cls)]
+        known = registry().parts[kind].values()
+        classes: list[Any] = [cls for cls in known if not schema_fault(cls)]
         classes = classes or [BASES[kind]]
         union: Any = reduce(or_, classes)
         discriminated = Annotated[union, Field(discriminator="name")] if len(classes) > 1 else union

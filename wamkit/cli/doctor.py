@@ -14,7 +14,6 @@ from .. import __version__
 from ..install import install_hint
 from ..part_rules import schema_fault
 from ..registry import registry
-from ..spec import has_schema
 from ..variables import OTHERS, VARIABLES
 from .options import Json
 from .output import FOUND, emit, error, say, show_table, table
@@ -58,9 +57,9 @@ def command(json: Json = False) -> None:
         if p.status in ("broken", "incompatible")
     ]
     broken += [
-        f"{schema_fault(cls)} (from {found.origin[cls.kind, cls.model_fields['name'].default]})"
+        f"{fault} (from {found.origin[cls.kind, cls.model_fields['name'].default]})"
         for cls in found
-        if not has_schema(cls)
+        if (fault := schema_fault(cls))
     ]
     notes = [
         f"plugin {p.name} (from {p.distribution}) {note} when it was imported; this was undone"

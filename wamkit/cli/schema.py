@@ -12,7 +12,7 @@ from .. import strict_json
 from ..errors import WamkitError
 from ..part_rules import schema_fault
 from ..registry import registry
-from ..spec import has_schema, schema
+from ..spec import schema
 from .output import emit, error, say
 
 EXAMPLE = "wamkit schema --out spec.schema.json"
@@ -26,9 +26,9 @@ def command(
     Editors complete and check with it what is typed. It knows the parts that are installed here.
     """
     for cls in registry():
-        if not has_schema(cls):
+        if fault := schema_fault(cls):
             owner = registry().origin[cls.kind, cls.model_fields["name"].default]
-            error(f"left out: {schema_fault(cls)} (from {owner})", "tell its authors")
+            error(f"left out: {fault} (from {owner})", "tell its authors")
     if out is None:
         emit(schema())
         return
