@@ -7,7 +7,6 @@ becomes of tokens; everything else is the same for all of them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from .errors import WamkitError
 from .hub import TEXT, is_remote, local, standing
 from .parts import Conflict, TextEncoderConfig
 from .placeholders import refuse_placeholder
+from .published import json_table
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
@@ -100,7 +100,7 @@ class PretrainedText(TextEncoderConfig):
                 f"there is no tokenizer in {tokenizer}: none of {', '.join(TOKENIZERS)}",
                 self.layout,
             )
-        config = _table(model / "config.json")
+        config = json_table(model / "config.json")
         if config.get("model_type") != self.model_type:
             raise WamkitError(
                 f"{model} holds a model of type {config.get('model_type')!r}, expected "
@@ -109,7 +109,7 @@ class PretrainedText(TextEncoderConfig):
             )
         for file in tokenizer.iterdir():
             if file.name in SMALL_FILES:
-                _table(file) if file.suffix == ".json" else refuse_placeholder(file)
+                json_table(file) if file.suffix == ".json" else refuse_placeholder(file)
         self.expect({**config, **config.get("text_config", {})}, model)
         return model, tokenizer
 
@@ -117,18 +117,6 @@ class PretrainedText(TextEncoderConfig):
 def _fetched(root: Path) -> bool:
     """True if more than a configuration is here of what is on the hub."""
     return any(any(root.rglob(name)) for name in TOKENIZERS)
-
-
-def _table(file: Path) -> dict[str, Any]:
-    """A JSON file with a table in it. Raises WamkitError if it is anything else."""
-    refuse_placeholder(file)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WamkitError(f"{file} is no JSON: {error}", "download or copy it again") from None
-    if not isinstance(found, dict):
-        raise WamkitError(f"{file} holds a {type(found).__name__}, expected a table", "copy it")
-    return found
 
 
 def load(
@@ -190,7 +178,7 @@ def _dtype(model: Path, held: Mapping[str, Any]) -> Any:
     """
     from .formats import FLOAT8, FLOATS, UNPACKED, unpacked, widened
 
-    packed = _table(model / "config.json").get("quantization_config")
+    packed = json_table(model / "config.json").get("quantization_config")
     if packed is not None:
         method = packed.get("quant_method", "of no name") if isinstance(packed, dict) else packed
         raise WamkitError(f"{model} is quantized ({method}, its config.json says)", UNPACKED)

@@ -132,6 +132,11 @@ def _file(place: Path, name: str, folders: Sequence[str]) -> Path | None:
 
 @lru_cache(maxsize=64)
 def _settings(file: Path, _changed: int) -> Config:
+    return json_table(file)
+
+
+def json_table(file: Path) -> dict[str, Any]:
+    """A JSON file with a table in it. Raises WamkitError if it is anything else."""
     refuse_placeholder(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
