@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -39,7 +40,7 @@ def expect_inside(svg: str) -> None:
         assert size * 0.7 <= y <= height, words
         rows.setdefault(round(y, 1), []).append((start, start + long, words))
     for row in rows.values():
-        for one, two in zip(sorted(row), sorted(row)[1:], strict=False):
+        for one, two in pairwise(sorted(row)):
             assert one[1] <= two[0] + 1, (one, two)
 
 

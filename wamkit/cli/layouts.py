@@ -84,7 +84,7 @@ def lettered(table: Table, width: int, rule: str) -> Lines:
     ]
     if len(long) < 2 or len(long) > len(ascii_lowercase):
         return None
-    letters = dict(zip(long, ascii_lowercase, strict=False))
+    letters = dict(zip(long, ascii_lowercase[: len(long)], strict=True))
     columns = [
         replace(column, name=letters.get(i, column.name)) for i, column in enumerate(table.columns)
     ]
