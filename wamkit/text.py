@@ -43,23 +43,23 @@ class Text:
         return weight if self.valid is None else weight.masked_fill(~self.valid, float("-inf"))
 
     def again(self, **changes: Any) -> Text:
-        """The same words for another chunk, with what lasts; `changes` may touch `extra` alone."""
+        """The same words for another chunk, with what lasts; `changes` leave the tokens."""
         new = replace(self, **changes)
         object.__setattr__(new, "lasting", self.lasting)
         return new
 
     def following(self, follows: bool) -> Text:
         """The same words, with or without the level of the target frames."""
-        new = replace(self, follows=follows)
-        object.__setattr__(new, "memo", self.memo)
-        object.__setattr__(new, "lasting", self.lasting)
-        return new
+        return self._in_this_pass(follows=follows)
 
     def with_beside(self, frames: Any) -> Text:
         """The same words in a pass with these frames beside the words' own stream."""
-        new = replace(self, beside=frames)
+        return self._in_this_pass(beside=frames)
+
+    def _in_this_pass(self, **changes: Any) -> Text:
+        """With `changes`, and with all that is kept of the words."""
+        new = self.again(**changes)
         object.__setattr__(new, "memo", self.memo)
-        object.__setattr__(new, "lasting", self.lasting)
         return new
 
     def pick(self, index: Tensor) -> Text:
