@@ -69,6 +69,7 @@ def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
     code, text, err = run("compare", str(SMALL), str(other), "--plot", str(plot))
     assert code == 0 and "small" in text and "wide" in text and "median of 5" in err
     ElementTree.fromstring(plot.read_text())
+    assert "GB moved a chunk" in plot.read_text()  # traffic, which is not memory
     code, text, _ = run("compare", str(SMALL), str(other), "--no-measure", "--json")
     one, two = json.loads(text)
     assert one["milliseconds"] is None and one["passes"] == two["passes"] == 11

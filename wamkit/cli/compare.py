@@ -221,7 +221,7 @@ def _series(rows: list[Row]) -> dict[str, dict[str, float]]:
     series = {"parameters, billions": {row.name: row.total / 1e9 for row in rows}}
     for label, size, values in (
         ("TFLOP a chunk", 1e12, {row.name: row.operations for row in rows}),
-        ("GB a chunk", 1e9, {row.name: row.bytes_moved for row in rows}),
+        ("GB moved a chunk", 1e9, {row.name: row.bytes_moved for row in rows}),
         ("ms a chunk at toy size", 1, {row.name: row.milliseconds for row in rows}),
     ):
         known = {name: value / size for name, value in values.items() if value is not None}
