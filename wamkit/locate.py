@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import WamkitError
-from .paths import expanded
+from .paths import expanded, inside
 from .placeholders import placeholder, refuse_placeholder
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -22,6 +22,7 @@ INDEX = ".index.json"
 SUFFIX = ".safetensors"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 DAMAGED = "the file is damaged or incomplete: download or copy it again"
+MOST_SHARDS = 10_000
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.[a-z]+)")
 _OTHER = {
     ".gguf": "a GGUF file, whose numbers are packed into blocks of a few bits",
@@ -135,6 +136,11 @@ def _set_of(folder: Path, stem: str) -> list[Path]:
             "remove those that do not belong, or copy the folder again",
         )
     (count,) = counts
+    if count > MOST_SHARDS:
+        raise WamkitError(
+            f"{folder} holds {len(found)} shards of {count}, and at most {MOST_SHARDS:,} are read",
+            "download the whole set again, or rename the file if it is no shard",
+        )
     first = 0 if 0 in found else 1
     missing = [i for i in range(first, first + count) if i not in found]
     if missing:
@@ -155,9 +161,9 @@ def _indexed(index: Path) -> list[Path]:
     try:
         table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(table.values()))
-        files = [index.parent / name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WamkitError(f"{index} is no index of shards: {error}", "download it again") from None
+    files = [inside(index.parent, name, str(index)) for name in names]
     missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
     if missing or not names:
         raise WamkitError(

@@ -1,12 +1,18 @@
-"""Paths and text that users name: homes that do not exist, encodings that are not UTF-8."""
+"""Paths and text that users and files name: homes, encodings, names that leave a folder."""
 
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PureWindowsPath
 
 from .errors import WamkitError
 
+LONGEST_PART = 255
+"""Bytes of one part of a path, as most file systems bound it."""
+LONGEST = 1024
+"""Bytes of a relative path that a file may name."""
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, half characters, line separators
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -51,3 +57,46 @@ def expect_text(text: str, what: str) -> str:
             "write it in UTF-8, and see that the terminal's locale is one (LANG=C.UTF-8)",
         ) from None
     return text
+
+
+def inside(root: Path, name: object, what: str) -> Path:
+    """`root / name`, where `name` comes from a file and is not trusted.
+
+    `what` names the place that `name` was read from, for the error. `name` is judged by its text
+    alone, before anything is opened: a file below `root` may be a symbolic link, as in the cache of
+    the Hugging Face hub. Raises WamkitError as `fault_of_name` describes.
+    """
+    if (fault := fault_of_name(name)) is not None:
+        raise WamkitError(
+            f"{what} names the file {str(name)[:80]!r}, which {fault}",
+            f"name a file below {root}: relative, with / between its parts",
+        )
+    return root / str(name)
+
+
+def fault_of_name(name: object) -> str | None:
+    """Why `name` is no relative path of a file that every system understands; None if it is one.
+
+    Refused are other types than text, absolute paths, drives, backslashes, control characters,
+    empty parts, the parts `.` and `..`, parts of more than 255 and paths of more than 1024 bytes.
+    """
+    if not isinstance(name, str):
+        return f"is a {type(name).__name__}, expected text"
+    if not name:
+        return "is empty"
+    if bad := next((c for c in name if unicodedata.category(c) in _UNPRINTABLE), None):
+        return f"holds the control character U+{ord(bad):04X}"
+    if "\\" in name:
+        return "holds a backslash"
+    if name.startswith("/") or PureWindowsPath(name).anchor:
+        return "is an absolute path"
+    for part in (parts := name.split("/")):
+        if not part:
+            return "has an empty part"
+        if part in (".", ".."):
+            return f"has the part {part!r}"
+        if (size := len(part.encode())) > LONGEST_PART:
+            return f"has a part of {size:,} bytes, at most {LONGEST_PART} can be written"
+    if (size := sum(len(part.encode()) + 1 for part in parts) - 1) > LONGEST:
+        return f"has {size:,} bytes, at most {LONGEST:,} are read"
+    return None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
+from ..paths import inside
 from ..pixels import pixels
 from ..placeholders import refuse_placeholder
 from . import parquet
@@ -276,7 +277,8 @@ def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[An
             raise ValueError(f"its bytes are a {type(data).__name__}")
         if data is None and path is None:
             raise ValueError("the cell is empty")
-        source = (folder / str(path)) if data is None else io.BytesIO(data)
+        where = f"{episode.data}: the image of episode {episode.index} at frame {frame}"
+        source = inside(folder, path, where) if data is None else io.BytesIO(data)
         if isinstance(source, Path):
             refuse_placeholder(source)
         with Image.open(source) as image:
