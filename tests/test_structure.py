@@ -48,6 +48,9 @@ FLOORS = {
         "hub",
         "kinds",
         "resizing",
+        "leftovers",
+        "durable",
+        "locking",
     },
     1: {
         "registry",

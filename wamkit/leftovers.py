@@ -1,0 +1,202 @@
+"""Hidden names for what is being written, and what becomes of those that a crash left behind.
+
+FOLDER/.NAME.HOST-PID-START-COUNT.part    the file or folder NAME, until it is whole
+FOLDER/.NAME.HOST-PID-START-COUNT.old     what NAME was before, where a file system can exchange no
+                                          two names; it is put back if NAME is missing
+
+The name says who writes: the host and its process namespace (a checksum), the process id, and when
+that process began (clock ticks since the start of the machine), so that another process with the
+same id is not mistaken for it. What a live process writes is left alone. What a process of another
+host wrote is removed once nothing in it has changed for a day.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+PART, OLD = "part", "old"
+DAY, HOUR = 86_400.0, 3_600.0
+"""Seconds without a change after which a leftover is given up: of another host, of old versions."""
+LONGEST = 160  # bytes of a name that is repeated whole in a hidden one
+PATIENCE = 2.0  # seconds that a reader waits for a live process between two renames
+_HIDDEN = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)-(\d+)\.(part|old)", re.DOTALL)
+_counts = count()
+
+
+def hidden(goal: Path, kind: str = PART) -> Path:
+    """A name in the folder of `goal` that no other call and no other process gets."""
+    pid = os.getpid()
+    owner = f"{_host()}-{pid}-{_start(pid) or 0}-{next(_counts)}"
+    return goal.with_name(f".{_stem(goal.name)}.{owner}.{kind}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes left in `folder`, and put back what lost its place.
+
+    What cannot be removed, such as another user's, is passed over.
+    """
+    names = set(_names(folder))
+    stems = {_stem(name) for name in names}
+    for name in sorted(names):
+        match = _HIDDEN.fullmatch(name)
+        if match is None or _is_alive(match, folder / name):
+            continue
+        if match[6] == OLD and match[1] not in stems:
+            if not _is_shortened(match[1]):
+                _put_back(folder / name, folder / match[1])
+        else:
+            remove(folder / name)
+
+
+def sweep_older(goal: Path) -> None:
+    """Remove what versions before the scheme of today left of `goal`, once it is an hour old."""
+    recover(goal)
+    old = re.compile(
+        rf"\.{re.escape(goal.name)}\.(part|part-link|part\.png|old\.part|(old\.)?\w{{8}})"
+    )
+    for name in _names(goal.parent):
+        place = goal.with_name(name)
+        if old.fullmatch(name) and _age(place) > HOUR:
+            remove(place)
+
+
+def recover(goal: Path) -> Path:
+    """`goal`; if a replacement of it or of a folder above was cut short, what it was, put back.
+
+    Where nothing can be renamed (a file system that is only read) this is the place where it lies.
+    If there is nothing to put back, `goal` is returned as it is, and is not there.
+    """
+    if os.path.lexists(goal) or goal == goal.parent:
+        return goal
+    place = recover(goal.parent) / goal.name
+    end = time.monotonic() + PATIENCE
+    while not os.path.lexists(place):
+        found = _aside(place)
+        if found is None:
+            return place
+        aside, alive = found
+        if not alive:
+            return _put_back(aside, place)
+        if time.monotonic() > end:
+            return aside
+        time.sleep(0.05)
+    return place
+
+
+def remove(place: Path) -> None:
+    """Remove a file, a link or a whole folder; what cannot be removed stays."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
+def _aside(goal: Path) -> tuple[Path, bool] | None:
+    """What `goal` was before a replacement that was not finished, and if it is still going on."""
+    older = re.compile(rf"\.{re.escape(goal.name)}\.old\.(part|\w{{8}})")
+    for name in sorted(_names(goal.parent), reverse=True):
+        place = goal.with_name(name)
+        match = _HIDDEN.fullmatch(name)
+        if match is not None and match[6] == OLD and match[1] == _stem(goal.name):
+            return place, _is_alive(match, place)
+        if match is None and older.fullmatch(name):
+            inner = place if name.endswith(".part") else place / "old"
+            if inner.exists():
+                return inner, False
+    return None
+
+
+def _put_back(aside: Path, goal: Path) -> Path:
+    """Where it is afterwards: `goal`, or still `aside` if nothing can be renamed here."""
+    try:
+        os.rename(aside, goal)
+    except OSError:
+        return goal if os.path.lexists(goal) else aside
+    return goal
+
+
+def _stem(name: str) -> str:
+    """A name as it stands in a hidden one: whole, or shortened to fit into what names may be."""
+    raw = os.fsencode(name)
+    if len(raw) <= LONGEST:
+        return name
+    return f"{raw[:60].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
+
+
+def _is_shortened(stem: str) -> bool:
+    return re.search(r"~[0-9a-f]{8}$", stem) is not None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_alive(match: re.Match[str], place: Path) -> bool:
+    """True if the process that a hidden name speaks of may still write."""
+    host, pid, start = match[2], int(match[3]), int(match[4])
+    if host != _host() or sys.platform == "win32":
+        return _age(place) < DAY
+    return is_running(pid, start)
+
+
+def is_running(pid: int, start: int = 0) -> bool:
+    """True if this process of this host runs; `start` (clock ticks, 0 if unknown) must be its."""
+    if sys.platform == "win32":  # there a signal of 0 is no question
+        return True
+    found = _start(pid)
+    if found is not None:
+        return start in (0, found)
+    if sys.platform == "linux" and Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _start(pid: int) -> int | None:
+    """When a process began, in clock ticks; None if it ended, or where there is no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """A checksum of the host and of the namespace that process ids are counted in."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(f'{socket.gethostname()} {space}'.encode()):08x}"
+
+
+def _age(place: Path) -> float:
+    """Seconds since anything at `place` or below it was changed."""
+    return time.time() - max(_changes(place), default=0.0)
+
+
+def _changes(place: Path) -> Iterator[float]:
+    for path in (place, *(place.rglob("*") if not place.is_symlink() else ())):
+        with suppress(OSError):
+            yield path.lstat().st_mtime
