@@ -47,14 +47,7 @@ class Tally:
     unkept: list[str] = field(default_factory=list)
 
     @property
-    def spread(points: int, kills: int | None) -> list[int]:
-    """So many of the numbers 1 to `points`, evenly; all of them if there are not more."""
-    if kills is None or kills >= points:
-        return list(range(1, points + 1))
-    return sorted({1 + round(i * (points - 1) / max(1, kills - 1)) for i in range(kills)})
-
-
-def tried(self) -> int:
+    def tried(self) -> int:
         """Kills that were made."""
         return sum(self.verdicts.values())
 
