@@ -150,6 +150,8 @@ def test_colors_of_16_bits_are_refused_before_they_are_cut(
         b"P6 32 16 65535\n" + DEPTH[..., None].repeat(3, -1).astype(">u2").tobytes()
     )
     with pytest.raises(WamkitError, match="channels of more than 8 bits"):
+        Observation({"front": Image.open(tmp_path / "wide.ppm")}, "go")
+    with pytest.raises(WamkitError, match="begins with b'P6 32 16"):
         read_image(tmp_path / "wide.ppm")
 
 

@@ -69,6 +69,7 @@ FLOORS = {
         "files",
         "finite",
         "formats",
+        "images",
         "prefixes",
         "recognize",
         "meta_ops",

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import WamkitError
+from .images import damaged, expect_size, opened, turned
 from .paths import expanded
-from .placeholders import refuse_placeholder
 
 COLORS = re.compile(r"^(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK|[RGBAXCMYK]);(?:16|32)")
 """How Pillow calls channels of more than 8 bits in files of which it keeps 8."""
 DEEP = ("I", "F")
 """How its modes of one deep channel begin."""
-ORIENTATION = 0x0112
-"""Number of the EXIF tag that says how a picture was held."""
 UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False)} | {
     7: (1, True),
     8: (1, False),
@@ -41,9 +39,10 @@ def is_deep(picture: NDArray[Any]) -> bool:
 def pixels(image: Image.Image, where: str) -> NDArray[Any]:
     """uint8 [height, width, 3], or float32 [height, width, 1] of a deep picture.
 
-    Raises WamkitError if the picture is damaged, has colors of more than 8 bits, which Pillow
-    would cut, or a deep one has a number that is not finite.
+    Raises WamkitError if the picture is damaged, has more pixels than `wamkit.images.limit` or
+    colors of more than 8 bits, which Pillow would cut, or a deep one a number that is not finite.
     """
+    expect_size(*image.size, where)
     if any(_cut(tile) for tile in getattr(image, "tile", ())):
         raise WamkitError(
             f"{where} has {image.mode} channels of more than 8 bits",
@@ -53,8 +52,8 @@ def pixels(image: Image.Image, where: str) -> NDArray[Any]:
         if not image.mode.startswith(DEEP):
             return np.array(image.convert("RGB"))
         values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise WamkitError(f"{where} is a damaged image: {error}", "save or copy it again") from None
+    except Exception as error:  # decoders raise errors of every kind
+        raise damaged(where, error) from None
     return deep(values, where)
 
 
@@ -85,20 +84,9 @@ def read_pixels(path: str | Path) -> NDArray[Any]:
     file = expanded(path)
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
-    refuse_placeholder(file)
-    try:
-        with Image.open(file) as image:
-            found = pixels(image, str(file))
-            orientation = image.getexif().get(ORIENTATION, 1)
-    except UnidentifiedImageError:
-        raise WamkitError(
-            f"{file} is not an image (or of a format that Pillow does not read)",
-            "pass a PNG or JPEG file",
-        ) from None
-    except WamkitError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise WamkitError(f"{file} is a damaged image: {error}", "save or copy it again") from None
+    with opened(file, str(file)) as image:
+        found = pixels(image, str(file))
+        orientation = turned(image)
     turns, mirrored = UPRIGHT.get(orientation, (0, False))
     found = np.rot90(found, turns)
     return np.ascontiguousarray(found[:, ::-1] if mirrored else found)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 BLOCK = "WAMKIT_BLOCK_PLUGINS"
 DEBUG = "WAMKIT_DEBUG"
+PIXELS = "WAMKIT_MAX_PIXELS"
 
 VARIABLES = {
     BLOCK: "Names of plugins or distributions to leave out, with commas between them.",
     DEBUG: "Set to 1: an unexpected error prints its traceback in place of one line.",
+    PIXELS: "Pixels that an image or a picture of a video may have; 33554432 if not set.",
 }
 """Every variable of wamkit's own -> what it does. A test compares it with the code and the docs."""
 

@@ -11,6 +11,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..images import opened
 from ..modes import records
 from ..observation import Observation
 from ..parts import KINDS
@@ -215,8 +217,9 @@ def _beside(policy: Policy, seen: Observation, device: torch.device, rounds: int
     names = list(seen.images)
 
     def pictures() -> None:
-        found = {name: Image.open(io.BytesIO(buffer.getvalue())) for name in names}
-        Observation(images=found, prompt="pick up the cup")
+        with ExitStack() as files:
+            found = {n: files.enter_context(opened(buffer.getvalue(), n)) for n in names}
+            Observation(images=found, prompt="pick up the cup")
 
     sentence = policy.spec.text_encoder.template.replace("{instruction}", "task 1")
     runs: dict[str, Callable[[], Any]] = {

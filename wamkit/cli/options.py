@@ -50,7 +50,8 @@ Images = Annotated[
     typer.Option(
         "--image",
         metavar="[CAMERA=]FILE",
-        help="What a camera sees; once for each camera, several times for several moments.",
+        help="What a camera sees (PNG, JPEG, WEBP, BMP, GIF or TIFF); once for each camera, "
+        "several times for several moments.",
     ),
 ]
 State = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from math import prod
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import WamkitError
+from ..images import opened
 from ..paths import inside
 from ..pixels import pixels
-from ..placeholders import refuse_placeholder
 from . import parquet
 from .alignment import EXACT, Alignment, strict
 from .layout import TOLERANCE, Episode, Recording
@@ -269,28 +267,15 @@ class Pictures:
 
 def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
     """A cell of an image column, its bytes or the file it names, as `wamkit.pixels` gives it."""
-    try:
-        if not isinstance(cell, dict | None):
-            raise ValueError(f"the cell is a {type(cell).__name__}, expected bytes and a path")
-        data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
-        if not isinstance(data, bytes | None):
-            raise ValueError(f"its bytes are a {type(data).__name__}")
-        if data is None and path is None:
-            raise ValueError("the cell is empty")
-        where = f"{episode.data}: the image of episode {episode.index} at frame {frame}"
-        source = inside(folder, path, where) if data is None else io.BytesIO(data)
-        if isinstance(source, Path):
-            refuse_placeholder(source)
-        with Image.open(source) as image:
-            return pixels(
-                image,
-                f"{episode.data}: the picture of episode {episode.index} at frame {frame}",
-            )
-    except WamkitError:
-        raise
-    except (OSError, ValueError, SyntaxError) as error:
-        raise WamkitError(
-            f"{episode.data}: no readable picture in episode {episode.index} at frame {frame}: "
-            f"{error}",
-            CHECK,
-        ) from None
+    place = f"episode {episode.index} at frame {frame}"
+    found = f"{episode.data}: no readable picture in {place}: it"
+    if not isinstance(cell, dict | None):
+        raise WamkitError(f"{found} is a {type(cell).__name__}, not bytes and a path", CHECK)
+    data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+    if not isinstance(data, bytes | None):
+        raise WamkitError(f"{found} is a {type(data).__name__}, not bytes", CHECK)
+    if data is None and path is None:
+        raise WamkitError(f"{found} is an empty cell", CHECK)
+    where = f"{episode.data}: the picture of {place}"
+    with opened(inside(folder, path, where) if data is None else data, found) as image:
+        return pixels(image, where)

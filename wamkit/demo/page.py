@@ -268,9 +268,9 @@ def _data(raw: bytes, ending: str) -> str:
 
 def _still(film: Path) -> str:
     """The picture in the middle of an animation."""
-    from PIL import Image
+    from ..images import opened
 
-    with Image.open(film) as moving:
+    with opened(film, str(film)) as moving:
         moving.seek(getattr(moving, "n_frames", 1) // 2)
         buffer = BytesIO()
         moving.convert("RGB").save(buffer, "PNG")

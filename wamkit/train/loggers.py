@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
-from PIL import Image
 
 from ..errors import WamkitError
+from ..images import opened as opened_image
 from ..install import install_hint
 
 PROJECT = "wamkit"
@@ -63,7 +63,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, file: Path) -> None:
-        with Image.open(file) as picture:
+        with opened_image(file, str(file)) as picture:
             pixels = np.asarray(picture.convert("RGB"))  # [height, width, 3]
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
