@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..images import expect_size, limit
 from ..pixels import deep
 from ..placeholders import refuse_placeholder
 from .parquet import INSTALL
@@ -19,6 +20,9 @@ from .parquet import INSTALL
 INHERITED: list[Any] = []
 """Files that a forked process found open. It must not close them: their threads did not come along,
 and FFmpeg would wait for them forever."""
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+"""Kinds of files that are opened, by FFmpeg's names; some of the others are lists of further files
+and addresses, which FFmpeg would open."""
 AHEAD = 1.0  # seconds up to which decoding on is taken for quicker than seeking
 
 
@@ -42,15 +46,27 @@ class Video:
             raise WamkitError(f"{file} is missing", "copy the whole data set again")
         refuse_placeholder(file)
         try:
-            self._container = self._av.open(str(file.absolute()))  # `press:v2/x` is no address
+            self._container = self._av.open(
+                str(file.absolute()),  # `press:v2/x` is no address
+                options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+                stream_options=[{"max_pixels": str(limit())}],
+            )
             self._stream = self._container.streams.video[0]
-        except (self._av.FFmpegError, IndexError) as error:
+        except (self._av.FFmpegError, IndexError, ValueError, MemoryError) as error:
             raise WamkitError(
-                f"{file} is no video or incomplete: {error}", "copy it again"
+                f"{file} is no video or incomplete: {error}",
+                "copy it again; mp4, mkv and avi are read",
             ) from None
         if self._stream.codec_context is None:
             self._container.close()
             raise WamkitError(f"{file} is damaged: it names no codec", "copy it again")
+        try:
+            expect_size(self._stream.width, self._stream.height, f"a picture of {file}")
+        except WamkitError:
+            self._container.close()
+            raise
+        # What is decoded may be larger than the header says: the decoder looks as well.
+        self._stream.codec_context.options = {"max_pixels": str(limit())}
         self._stream.codec_context.thread_count = 1  # a worker is a thread already
         self._frames: Iterator[Any] = iter(())
         self._last: Any = None
