@@ -246,7 +246,7 @@ LINES = {
     '{"episode_index": 0, "length": 12}\n{"episode_ind': "line 2 is no JSON table",
     "[1]": "line 1 is no JSON table",
     '{"episode_index": null, "length": 12}': "episode_index is missing",
-    '{"episode_index": 0, "length": NaN}': "length is missing",
+    '{"episode_index": 0, "length": NaN}': "it holds NaN, which is no number in JSON",
     '{"episode_index": 0, "length": 12, "tasks": 5}': "tasks is 5",
 }
 

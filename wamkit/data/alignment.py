@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import WamkitError
 from .layout import TOLERANCE, Episode, Recording
 from .timing import CARE
 from .video import Video
@@ -42,6 +43,20 @@ def even(times: Times) -> bool:
     """Whether pictures come at one rate."""
     steps = np.diff(times)
     return not len(steps) or float(np.ptp(steps)) < 0.5 * float(np.median(steps))
+
+
+def expect_pictures(pictures: int, episodes: Sequence[Episode], file: Path) -> None:
+    """Raises WamkitError if a file has far fewer pictures than its episodes have frames.
+
+    The metadata are not trusted: what follows takes memory for every frame that they claim.
+    """
+    frames = sum(episode.length for episode in episodes)
+    if frames > 10 * pictures + 10_000:
+        raise WamkitError(
+            f"{file} has {pictures:,} pictures, the metadata says {frames:,} frames in "
+            f"{len(episodes)} episodes",
+            "copy the file again, or correct the lengths of its episodes",
+        )
 
 
 def aligned(
@@ -128,5 +143,7 @@ class Alignment:
         sharing = self.recording.sharing(episode, key)
         starts = [e.clips[key].start for e in sharing]
         lengths = [e.length for e in sharing]
-        found = aligned(video.times(), starts, lengths, self.recording.fps, self.tolerance)
+        times = video.times()
+        expect_pictures(len(times), sharing, video.file)
+        found = aligned(times, starts, lengths, self.recording.fps, self.tolerance)
         return {e.index: placed for e, placed in zip(sharing, found, strict=True)}

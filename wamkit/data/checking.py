@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +11,14 @@ import numpy as np
 from ..errors import WamkitError
 from ..hub import local
 from ..spec import PolicySpec
-from .alignment import EXACT, Placed, aligned, even, strict
+from .alignment import EXACT, Placed, aligned, even, expect_pictures, strict
 from .depth import Looked
 from .findings import AGAIN, CONVERT, DataError, Finding, of
 from .layout import INFO, OWN, TOLERANCE, Columns, Episode, Recording
+from .metadata import faults_of_episode_statistics, json_table
 from .needs import lacking
 from .rows import data_file, other_size
+from .schema import fault_of_statistics
 from .timing import ceiling
 from .video import Video
 
@@ -119,10 +120,15 @@ def _totals(recording: Recording, *, complete: bool) -> Iterator[Finding]:
     stats = recording.folder / "meta" / "stats.json"
     if stats.is_file():
         try:
-            dict(json.loads(stats.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            fault = fault_of_statistics(json_table(stats))
+        except ValueError as error:
+            fault = str(error)
+        if fault is not None:
             hint = "wamkit does not need it: remove it, or write it again"
-            yield Finding(str(stats), f"{stats} cannot be read: {error}", hint=hint)
+            yield Finding(str(stats), f"{stats} cannot be read: {fault}", hint=hint)
+    per_episode = recording.folder / "meta" / "episodes_stats.jsonl"
+    if per_episode.is_file():
+        yield from faults_of_episode_statistics(per_episode)
 
 
 def _spans(episodes: Iterable[Episode]) -> Iterator[Finding]:
@@ -170,6 +176,7 @@ def _film(
         return
     try:
         times = video.times()
+        expect_pictures(len(times), episodes, file)
         lengths = [episode.length for episode in episodes]
         starts = [episode.clips[camera].start for episode in episodes]
         placed = aligned(times, starts, lengths, fps, tolerance)

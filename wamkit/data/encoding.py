@@ -18,20 +18,30 @@ from ..placeholders import refuse_placeholder
 from ..policy import DTYPES, _seeded
 from ..scenes import vae_dtype
 from ..spec import PolicySpec
-from .frames import Pictures
+from .frames import Pictures, expect_rows
 from .latents import INDEX, name_of, opened, settings, weights_mark
 from .layout import TOLERANCE, Columns, Recording
 from .needs import expect
 from .samples import chosen, clip
 
+MOST_CLIPS = 10**7
 Moment = tuple[int, int]  # episode, frame
 
 
 def moments(
     recording: Recording, stride: int = 1, episodes: Sequence[int] | None = None
 ) -> list[Moment]:
-    """The moments whose clips are encoded: every `stride`-th frame of each episode."""
+    """The moments whose clips are encoded: every `stride`-th frame of each episode.
+
+    Raises WamkitError if the tables lack frames of an episode, or if there are too many clips.
+    """
     chosen_ones = chosen(recording, episodes)
+    expect_rows(chosen_ones)
+    if (clips := sum(-(-e.length // stride) for e in chosen_ones)) > MOST_CLIPS:
+        raise WamkitError(
+            f"{clips:,} clips would be encoded, at most {MOST_CLIPS:,} are stored in one folder",
+            f"take fewer of them: --stride {stride * -(-clips // MOST_CLIPS)}",
+        )
     return [(e.index, t) for e in chosen_ones for t in range(0, e.length, stride)]
 
 

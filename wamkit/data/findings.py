@@ -66,22 +66,24 @@ def whole(row: Mapping[str, Any], name: str, least: int = 0) -> int:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"{name} is missing")
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise ValueError(f"{name} is {value!r}, expected a whole number")
-    if not math.isfinite(value) or int(value) != value:
-        raise ValueError(f"{name} is {value!r}, expected a whole number")
+        raise ValueError(f"{name} is {value!r:.40}, expected a whole number")
+    if not isinstance(value, int) and (not math.isfinite(value) or int(value) != value):
+        raise ValueError(f"{name} is {value!r:.40}, expected a whole number")
     if not least <= value < MOST:
         bound = f"{least} or more" if value < least else f"less than {MOST:g}"
-        raise ValueError(f"{name} is {value:g}, expected {bound}")
+        raise ValueError(f"{name} is {int(value)!s:.40}, expected {bound}")
     return int(value)
 
 
 def seconds(row: Mapping[str, Any], name: str) -> float:
     """A moment of a row. Raises ValueError in words."""
     value = row.get(name)
+    if value is None or isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} is {value!r:.40}, expected seconds")
     try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, expected seconds") from None
-    if not math.isfinite(found) or found < 0:
-        raise ValueError(f"{name} is {found:g}, expected seconds from 0 on")
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not 0 <= found < MOST:  # a NaN neither
+        raise ValueError(f"{name} is {found:g}, expected seconds from 0 on, less than {MOST:g}")
     return found

@@ -34,6 +34,22 @@ def not_finite(values: NDArray[Any]) -> NDArray[np.int64]:
         return np.argwhere(~np.isfinite(values.astype(np.float32, copy=False)))
 
 
+def expect_rows(episodes: Sequence[Episode]) -> None:
+    """Raises WamkitError if a file of tables has fewer rows than its episodes have frames.
+
+    The lengths in the metadata are not trusted: what follows takes memory for every frame.
+    """
+    claimed: dict[Path, int] = {}
+    for episode in episodes:
+        claimed[episode.data] = claimed.get(episode.data, 0) + episode.length
+    for file, frames in claimed.items():
+        if (rows := parquet.opened(file).metadata.num_rows) < frames:
+            raise WamkitError(
+                f"{file} has {rows:,} rows, the metadata says {frames:,} frames in its episodes",
+                CHECK,
+            )
+
+
 class Numbers:
     """Columns of numbers of some episodes, one after the other, read once."""
 
@@ -251,10 +267,10 @@ class Pictures:
     def _locate(self, episode: Episode, frame: int) -> tuple[int, int]:
         """Row group of the episode's file, and row in it, that hold a frame."""
         if episode.data not in self._owners:
-            file = parquet.opened(episode.data)
-            groups = range(file.num_row_groups)
-            tables = [file.read_row_group(group, ["episode_index"]) for group in groups]
-            owners = [parquet.array(table["episode_index"]) for table in tables]
+            about = parquet.opened(episode.data).metadata
+            counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+            column = parquet.read(episode.data, ["episode_index"])["episode_index"]
+            owners = np.split(parquet.array(column), np.cumsum(counts)[:-1])
             self._owners[episode.data] = owners
         first = 0
         for group, owner in enumerate(self._owners[episode.data]):

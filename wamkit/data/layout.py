@@ -20,7 +20,8 @@ from ..errors import WamkitError, did_you_mean
 from ..hub import local
 from . import metadata
 from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
-from .metadata import PICTURES
+from .schema import MOST_FRAMES, PICTURES
+from .templates import filled
 
 INFO = Path("meta", "info.json")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # in every folder
@@ -128,6 +129,7 @@ class Recording:
         self.info, faults = metadata.information(file)
         if faults:
             raise DataError(faults, str(self.folder))
+        self._paths: dict[str, Path] = {}
         self.version = str(self.info["codebase_version"])
         self.fps = float(self.info["fps"])
         self.features = {
@@ -265,6 +267,8 @@ class Recording:
     def _episode(self, row: dict[str, Any]) -> Episode:
         """A row of the metadata. Raises ValueError in words."""
         index, length = whole(row, "episode_index"), whole(row, "length", 1)
+        if length > MOST_FRAMES:
+            raise ValueError(f"length is {length:,}, an episode has at most {MOST_FRAMES:,} frames")
         clips = {}
         if self.version.startswith("v3"):
             for name in self.films:
@@ -280,16 +284,10 @@ class Recording:
         span = tuple(whole(row, name) for name in SPAN if row.get(name) is not None)
         return Episode(index, length, metadata.words_of(row), data, clips, span)
 
-    def _path(self, template: str, **values: Any) -> Path:
-        file, known = self.folder / INFO, self.info.get(template)
-        try:
-            if not isinstance(known, str):
-                raise ValueError(f"it is {known!r}")
-            return self.folder / known.format(**values)
-        except (KeyError, IndexError, ValueError) as error:
-            why = f"{file}: {template} is missing or cannot be filled in: {error}"
-            hint = "convert the data set with LeRobot's own script"
-            raise DataError([Finding(str(file), why, hint=hint)]) from None
+    def _path(self, template: str, **values: int | str) -> Path:
+        """The file that a template of info.json stands for; episodes of one file share the path."""
+        name = filled(self.info[template], **values)
+        return self._paths.setdefault(name, self.folder / name)
 
 
 def _file(row: Mapping[str, Any], place: str) -> dict[str, int]:

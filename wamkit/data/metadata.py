@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import strict_json
 from ..errors import WamkitError
 from ..paths import expect_text, read_text
 from ..placeholders import placeholder
 from . import parquet
 from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
+from .schema import MOST_BYTES, MOST_EPISODES, fault_of_statistics, faults_of_info
+from .templates import fault_of_template
 
 T = TypeVar("T")
-PICTURES = ("video", "image")
-RATES = 1e6  # frames a second; more, or as few in so many seconds, is damage
 NEEDED = "it needs codebase_version, fps, and features with dtype and shape"
+MOST_LINES_BYTES = 2**30  # of a file of JSON lines
+MOST_LINE_BYTES = 2**20  # of one line
+TEMPLATE = "convert the data set with LeRobot's own script"
+MOST_FAULTS = 1000  # of one file that are kept
 
 
 def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
@@ -25,12 +30,26 @@ def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
     if (other := placeholder(file)) is not None:
         return {}, of(other, str(file))
     try:
-        info = json.loads(read_text(file))
-        if not isinstance(info, dict):
-            raise TypeError(f"it holds a {type(info).__name__}, expected a table")
-    except (OSError, ValueError, TypeError) as error:
+        info = json_table(file)
+    except ValueError as error:
         return {}, [Finding(str(file), f"{file} cannot be read: {error}", hint=NEEDED)]
     return info, [Finding(str(file), f"{file}{why}", hint=hint) for why, hint in _wrong(info)]
+
+
+def json_table(file: Path) -> dict[str, Any]:
+    """The table in a JSON file, which is not trusted. Raises ValueError if it holds no table."""
+    try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, at most {MOST_BYTES:,} are read")
+        found = strict_json.loads(expect_text(read_text(file), "file"))
+        expect_text(json.dumps(found, ensure_ascii=False), "file")  # half characters as escapes
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, expected a table")
+    return found
 
 
 def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -39,53 +58,71 @@ def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
     version = str(info.get("codebase_version", "v3.0"))
     if not version.startswith(("v2.", "v3.")):
         yield (
-            f" is of version {version}; read are v2.0, v2.1 and v3.0",
+            f" is of version {version:.20}; read are v2.0, v2.1 and v3.0",
             "convert the data set with LeRobot's own script",
         )
-    try:
-        right = 1 / RATES < float(info.get("fps", 1)) < RATES
-    except (TypeError, ValueError, OverflowError):
-        right = False
-    if not right:
-        yield f": fps is {info['fps']!r}", "it is the number of frames a second"
-    features = info.get("features", {})
-    if not isinstance(features, dict):
-        yield f": features is {features!r:.60}", "it is a table: name = {dtype, shape}"
         return
-    for name, raw in features.items():
-        try:
-            shape, dtype = tuple(map(int, raw["shape"])), raw["dtype"]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            yield f": {name!r} is {raw!r:.80}", "a feature has dtype and shape"
-            continue
-        if not isinstance(dtype, str) or min(shape, default=1) < 1:
-            yield f": {name!r} is {dtype} of shape {list(shape)}", "write its type and its sizes"
-        elif dtype in PICTURES and len(shape) != 3:
-            yield f": {name!r} is {dtype} of shape {list(shape)}", "pictures are [height, width, 3]"
+    known = {"codebase_version": "v3.0", "fps": 1, "features": {}} | info
+    faults = list(faults_of_info(known))
+    yield from faults
+    if faults or missing:
+        return
+    films = [name for name, raw in info["features"].items() if raw["dtype"] == "video"]
+    for key, cameras in (("data_path", []), ("video_path", films)):
+        if key == "data_path" or films:
+            why = fault_of_template(info.get(key), version[:2], cameras)
+            if why is not None:
+                yield f": {key} is missing or cannot be filled in: {why}", TEMPLATE
 
 
 def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The tables in a file of JSON lines, and the lines that are none."""
     if (other := placeholder(file)) is not None:
         return [], of(other, str(file))
+    found: list[dict[str, Any]] = []
+    faults: list[Finding] = []
     try:
-        text = read_text(file)
+        for number, line in enumerate(_raw_lines(file), 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(_table_of(line))
+            except ValueError as error:
+                why = f"line {number} is no JSON table: {error}"
+                faults.append(Finding(str(file), why, hint="write that line again"))
+            if len(found) > MOST_EPISODES or len(faults) >= MOST_FAULTS:
+                bound = f"more than {len(found) + len(faults) - 1:,} lines"
+                why = f"{bound}, {len(faults):,} of them damaged: the rest is not read"
+                return found, [*faults, Finding(str(file), why, hint=AGAIN)]
     except (OSError, ValueError) as error:
         return [], [Finding(str(file), f"{file} cannot be read: {error}", hint=AGAIN)]
-    found, faults = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            told = json.loads(line)
-            if not isinstance(told, dict):
-                raise ValueError(f"a {type(told).__name__}")
-            expect_text("".join(map(str, told.values())), "line")
-            found.append(told)
-        except ValueError as error:
-            why = f"line {number} is no JSON table: {error}"
-            faults.append(Finding(str(file), why, hint="write that line again"))
     return found, faults
+
+
+def _raw_lines(file: Path) -> Iterator[bytes]:
+    """The lines of a file within bounds. Raises ValueError or OSError if it goes beyond them."""
+    if (size := file.stat().st_size) > MOST_LINES_BYTES:
+        raise ValueError(f"it has {size:,} bytes, at most {MOST_LINES_BYTES:,} are read")
+    with file.open("rb") as stream:
+        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError("it is in UTF-16 or UTF-32, expected UTF-8")
+        stream.seek(0)
+        while line := stream.readline(MOST_LINE_BYTES + 1):
+            if len(line) > MOST_LINE_BYTES:
+                raise ValueError(f"a line has more than {MOST_LINE_BYTES:,} bytes")
+            yield line
+
+
+def _table_of(line: bytes) -> dict[str, Any]:
+    """The table in a line of JSON. Raises ValueError if there is none."""
+    try:
+        told = strict_json.loads(line.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(told, dict):
+        raise ValueError(f"a {type(told).__name__}")
+    expect_text(json.dumps(told, ensure_ascii=False), "line")
+    return told
 
 
 def table(file: Path, wanted: list[str], besides: list[str]) -> tuple[list[dict[str, Any]], Any]:
@@ -118,6 +155,11 @@ def made(
             known = number if isinstance(number, int) and number >= 0 else None
             why = str(error) if known is not None else f"row {place}: {error}"
             faults.append(Finding(str(file), why, known, hint=CONVERT))
+        if len(faults) >= MOST_FAULTS:
+            why = (
+                f"{len(faults):,} of the first {place + 1:,} rows are damaged; the rest is not read"
+            )
+            return found, [*faults, Finding(str(file), why, hint=AGAIN)]
     return found, faults
 
 
@@ -129,7 +171,7 @@ def words_of(row: dict[str, Any]) -> tuple[str, ...]:
     if told is None:
         return ()
     if not isinstance(told, list) or not all(isinstance(text, str) for text in told):
-        raise ValueError(f"tasks is {told!r}, expected a list of instructions")
+        raise ValueError(f"tasks is {told!r:.80}, expected a list of instructions")
     return tuple(told)
 
 
@@ -154,7 +196,7 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
     def pair(row: dict[str, Any]) -> tuple[int, str]:
         number, text = whole(row, "task_index"), row.get(name)
         if not isinstance(text, str):
-            raise ValueError(f"task {number} is {text!r}, expected an instruction")
+            raise ValueError(f"task {number} is {text!r:.80}, expected an instruction")
         return number, text
 
     pairs, wrong = made([(file, row) for row in rows], pair)
@@ -162,3 +204,16 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
     for number in sorted(number for number, count in counts.items() if count > 1):
         wrong.append(Finding(str(file), f"task {number} is there twice", hint=CONVERT))
     return dict(pairs), [*faults, *wrong]
+
+
+def faults_of_episode_statistics(file: Path) -> list[Finding]:
+    """Everything that is wrong with meta/episodes_stats.jsonl of version 2.1."""
+    rows, faults = lines(file)
+
+    def statistics(row: dict[str, Any]) -> None:
+        whole(row, "episode_index")
+        if (fault := fault_of_statistics(row.get("stats"))) is not None:
+            raise ValueError(f"stats: {fault}")
+
+    _, wrong = made([(file, row) for row in rows], statistics)
+    return [*faults, *wrong]

@@ -1,8 +1,12 @@
-"""Parquet columns as arrays, through pyarrow, which is imported when the first file is read."""
+"""Parquet columns as arrays, through pyarrow, which is imported when the first file is read.
+
+A file of some kilobytes can stand for gigabytes: a value repeated 10^9 times, a long text that
+every row refers to. The memory that a read takes is bounded by the size of the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os.path import isfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,13 @@ from ..install import install_hint
 from ..placeholders import refuse_placeholder
 
 INSTALL = install_hint("data")
+LARGEST = 2**31
+"""Bytes that the columns of one read may have in memory: 2 GiB."""
+ALWAYS = 2**28
+"""Bytes that they may have however small the file is: 256 MiB."""
+RATIO = 200
+"""Bytes in memory for each byte of a larger file. Measured values compress 1 to 20 times."""
+TEXT_ROWS = 1024  # at most, of text and of images, that are decoded at once
 
 
 def arrow() -> Any:
@@ -49,10 +60,11 @@ def opened(file: Path) -> Any:
 def read(file: Path, columns: Sequence[str] | None = None, group: int | None = None) -> Any:
     """The columns of a file, or of one row group, as a `pyarrow.Table`.
 
-    Raises WamkitError if the file is missing or damaged, or lacks a column.
+    Raises WamkitError if the file is missing or damaged, lacks a column, or if its content is so
+    much larger than the file that it must be damaged.
     """
-    table = opened(file)
-    names = table.schema_arrow.names
+    opened_file = opened(file)
+    names = opened_file.schema_arrow.names
     wanted = names if columns is None else list(columns)
     if missing := [name for name in wanted if name not in names]:
         raise WamkitError(
@@ -60,14 +72,109 @@ def read(file: Path, columns: Sequence[str] | None = None, group: int | None = N
             "run `wamkit data check` on the folder",
         )
     try:
-        return table.read(columns=wanted) if group is None else table.read_row_group(group, wanted)
-    except (OSError, arrow().ArrowException) as error:
+        groups = range(opened_file.num_row_groups) if group is None else [group]
+        _expect_room(opened_file, file, wanted, _decoded_bytes(opened_file, wanted, groups))
+        if any(_is_text(opened_file, place) for place in _leaves(opened_file, wanted)):
+            batches = list(_batches(opened_file, file, wanted, groups))
+            schema = arrow().schema([opened_file.schema_arrow.field(name) for name in wanted])
+            return arrow().Table.from_batches(batches, None if batches else schema)
+        return (
+            opened_file.read(columns=wanted)
+            if group is None
+            else opened_file.read_row_group(group, wanted)
+        )
+    except (OSError, MemoryError, arrow().ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
 
 
-def rows(file: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a small file."""
+def rows(file: Path, columns: Sequence[str] | None = None, most: int = 10**6) -> list[Any]:
+    """The rows of a file of metadata as dictionaries. Raises WamkitError for more than `most`."""
+    if (count := opened(file).metadata.num_rows) > most:
+        raise WamkitError(
+            f"{file} has {count:,} rows, at most {most:,} are read", "split the data set"
+        )
     return read(file, columns).to_pylist()  # type: ignore[no-any-return]
+
+
+def cells(file: Path, column: str, places: Sequence[int]) -> Iterator[Any]:
+    """The values of a column in these rows, which ascend, as Python objects.
+
+    Few are in memory at a time. Raises WamkitError as `read` does.
+    """
+    opened_file, left, first = opened(file), list(places)[::-1], 0
+    try:
+        for group in range(opened_file.num_row_groups):
+            count = opened_file.metadata.row_group(group).num_rows
+            if not left or left[-1] >= first + count:
+                first += count
+                continue
+            for batch in _batches(opened_file, file, [column], [group]):
+                while left and left[-1] < first + batch.num_rows:
+                    yield batch.column(0)[left.pop() - first].as_py()
+                first += batch.num_rows
+    except (OSError, MemoryError, arrow().ArrowException) as error:
+        raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
+
+
+def _batches(opened_file: Any, file: Path, wanted: list[str], groups: Sequence[int]) -> Any:
+    """The rows of some groups in batches, until they are more than `file` may hold."""
+    leaves = _leaves(opened_file, wanted)
+    chunks = [
+        opened_file.metadata.row_group(group).column(place).total_uncompressed_size
+        for group in groups
+        for place in leaves
+    ]
+    size, total = max(1, min(TEXT_ROWS, ALWAYS // 8 // max([1, *chunks]))), 0
+    for batch in opened_file.iter_batches(size, list(groups), wanted):
+        total += batch.nbytes
+        _expect_room(opened_file, file, wanted, total)
+        yield batch
+
+
+def _leaves(opened_file: Any, wanted: Sequence[str]) -> list[int]:
+    """The places of the physical columns that the columns `wanted` are made of."""
+    paths = [opened_file.schema.column(i).path for i in range(len(opened_file.schema))]
+    return [
+        i for i, path in enumerate(paths) if any(f"{path}.".startswith(f"{n}.") for n in wanted)
+    ]
+
+
+def _is_text(opened_file: Any, place: int) -> bool:
+    return str(opened_file.schema.column(place).physical_type) == "BYTE_ARRAY"
+
+
+def _decoded_bytes(opened_file: Any, wanted: Sequence[str], groups: Sequence[int]) -> int:
+    """What the columns take in memory at least, by the number of their values."""
+    total, rows_read = 0, 0
+    widths = {
+        i: max(8, opened_file.schema.column(i).length or 0) for i in _leaves(opened_file, wanted)
+    }
+    for group in groups:
+        about = opened_file.metadata.row_group(group)
+        rows_read += about.num_rows
+        for place, width in widths.items():
+            total += max(about.num_rows, about.column(place).num_values) * width
+    sizes = (_fixed_size(opened_file.schema_arrow.field(name).type) for name in wanted)
+    return max(total, rows_read * sum(size for size in sizes if size > 1) * 4)
+
+
+def _fixed_size(kind: Any) -> int:
+    """Values of one row of a column of lists of fixed length; a null row has as many."""
+    size = 1
+    while (length := getattr(kind, "list_size", None)) is not None:
+        size, kind = size * length, kind.value_type
+    return size
+
+
+def _expect_room(opened_file: Any, file: Path, wanted: Sequence[str], needed: int) -> None:
+    room = min(LARGEST, max(ALWAYS, RATIO * file.stat().st_size))
+    if needed > room:
+        rows_said = opened_file.metadata.num_rows
+        raise WamkitError(
+            f"{file} has {file.stat().st_size:,} bytes and would take more than {room:,} in "
+            f"memory: {rows_said:,} rows of {', '.join(map(repr, wanted[:8]))}",
+            "the file is damaged, or write smaller files",
+        )
 
 
 def array(column: Any) -> NDArray[Any]:

@@ -33,7 +33,10 @@ def data_file(
     """
     first = episodes[0].index if len(episodes) == 1 else None
     try:
-        table = parquet.read(file)
+        names = parquet.opened(file).schema_arrow.names
+        kinds = {name: feature.dtype for name, feature in recording.features.items()}
+        inline = [name for name in names if kinds.get(name) == "image"]
+        table = parquet.read(file, [name for name in names if name not in inline])
     except WamkitError as problem:
         yield from of(problem, str(file), first)
         return
@@ -41,7 +44,7 @@ def data_file(
     for name, feature in recording.features.items():
         if feature.dtype == "video":
             continue
-        if name not in table.column_names:
+        if name not in names:
             yield Finding(str(file), f"there is no column {name!r}", hint=CONVERT)
         elif feature.dtype not in ("image", "string"):
             try:
@@ -82,7 +85,7 @@ def data_file(
         if "timestamp" in mine:
             times = mine["timestamp"].ravel()
             yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
-        yield from _pictures(recording, table, file, episode, rows, decode, looked)
+        yield from _pictures(recording, inline, file, episode, rows, decode, looked)
 
 
 def _owners(
@@ -142,29 +145,27 @@ def _numbers(
 
 def _pictures(
     recording: Recording,
-    table: Any,
+    inline: list[str],
     file: Path,
     episode: Episode,
     rows: NDArray[np.intp],
     decode: bool,
     looked: Looked,
 ) -> Iterator[Finding]:
-    """Pictures within the parquet, all of them or the first."""
-    for name, feature in recording.features.items():
-        if feature.dtype != "image" or name not in table.column_names:
-            continue
-        cells = table[name].combine_chunks()
-        for frame in range(len(rows)) if decode else range(min(1, len(rows))):
+    """Faults of the images within the parquet, of all of them or of the first."""
+    for name in inline:
+        size = recording.features[name].size
+        wanted = rows.tolist() if decode else rows[:1].tolist()
+        for frame, cell in enumerate(parquet.cells(file, name, wanted)):
             try:
-                cell = cells[int(rows[frame])].as_py()
                 shown = picture(cell, recording.folder, episode, frame)
             except WamkitError as problem:
                 hint = "record that frame again, or leave the episode out"
                 yield Finding(str(file), problem.what, episode.index, frame, hint)
                 continue
             looked.add(name, (str(file), episode.index, frame), shown)
-            if shown.shape[:2] != feature.size:
-                yield other_size(file, name, shown.shape, feature.size, episode, frame)
+            if shown.shape[:2] != size:
+                yield other_size(file, name, shown.shape, size, episode, frame)
 
 
 def other_size(
