@@ -11,8 +11,8 @@ A folder:   with replacing_folder(goal) as part:
 Either is written under a hidden name in the same folder (`wamkit.leftovers`), flushed to the disk,
 and then takes the place of what was there, at one stroke. Before anything is written, what dead
 processes left in that folder is removed, so that a disk they filled has room again. What the file
-system refuses is raised as a WamkitError that names the file and what is safe; `safe` says the
-latter in the caller's own words.
+system refuses is raised as `NotWritten`, which names the file and what is safe; `safe` says the
+latter in the caller's own words. Blocks may be nested: the outermost names its file or folder.
 
 A folder that is made in several steps, or by several processes: take `part = hidden(goal)`, once,
 in the process that lives longest (its id is in the name, and while it lives nobody sweeps the
@@ -36,14 +36,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import WamkitError
-from .leftovers import OLD, hidden, recover, remove, sweep, sweep_older
+from .leftovers import OLD, discard, hidden, inside, recover, remove, sweep, sweep_older
 
 __all__ = [
+    "NotWritten",
+    "discard",
     "hidden",
     "in_words",
     "make_folder",
     "recover",
-    "refusal",
     "remove",
     "replace_folder",
     "replacing",
@@ -59,16 +60,45 @@ _SWAP = 2  # RENAME_EXCHANGE of Linux, and RENAME_SWAP of macOS
 _HERE = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OF_DISKS = (*_FULL, *_CLOSED, errno.EFBIG, errno.EIO, errno.ESTALE)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+class NotWritten(WamkitError):
+    """A file or a folder that the file system refused to write: why, what to do, what is safe."""
+
+    def __init__(
+        self, goal: Path, error: OSError, safe: str | None = None, within: str = ""
+    ) -> None:
+        """`within` names what in `goal` was refused, if it was not `goal` itself."""
+        self.goal, self.error = goal, error
+        if safe is None:
+            is_there = error.errno != errno.ENAMETOOLONG and os.path.lexists(goal)
+            safe = f"{goal} is as it was before" if is_there else "nothing was left behind"
+        why = error.strerror or str(error) or type(error).__name__
+        what = f"{goal} cannot be written: {within}{': ' if within else ''}{why}"
+        super().__init__(what, f"{_cure(error)}; {safe}")
+
+
+def _cure(error: OSError) -> str:
+    if error.errno in _FULL:
+        return "make room, and do it again"
+    if error.errno == errno.EFBIG:
+        return "raise the limit on the size of files (ulimit -f), and do it again"
+    if error.errno in _CLOSED:
+        return "make it writable, or choose another place"
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    return "choose another place"
+
+
 def write_text(file: str | Path, text: str, safe: str | None = None) -> None:
-    """Write a text in UTF-8 to `file`, whole or not at all. Raises WamkitError."""
+    """Write a text in UTF-8 to `file`, whole or not at all. Raises NotWritten."""
     write_bytes(file, text.encode(), safe)
 
 
 def write_bytes(file: str | Path, data: bytes, safe: str | None = None) -> None:
-    """Write `data` to `file`, whole or not at all. Raises WamkitError."""
+    """Write `data` to `file`, whole or not at all. Raises NotWritten."""
     with replacing(file, safe) as part:
         part.write_bytes(data)
 
@@ -78,7 +108,7 @@ def replacing(file: str | Path, safe: str | None = None) -> Iterator[Path]:
     """A path to write to; when the block ends, what was written there becomes `file`.
 
     An error in the block leaves `file` as it was. Its folder must be there. A device or a pipe is
-    written to directly. Raises WamkitError for what the file system refuses.
+    written to directly. Raises NotWritten for what the file system refuses.
     """
     goal = Path(file)
     with in_words(goal, safe):
@@ -102,7 +132,7 @@ def replacing_folder(goal: str | Path, safe: str | None = None) -> Iterator[Path
     """A new folder to fill; when the block ends, it takes the place of `goal`.
 
     An error in the block leaves `goal` as it was. Folders above it are made. A link at `goal` is
-    replaced, and what it points to is left alone. Raises WamkitError for what the file system
+    replaced, and what it points to is left alone. Raises NotWritten for what the file system
     refuses.
     """
     goal = Path(goal)
@@ -181,30 +211,29 @@ def sync(place: Path) -> None:
 
 @contextmanager
 def in_words(goal: Path, safe: str | None = None) -> Iterator[None]:
-    """What the file system refuses in the block, as a WamkitError that names `goal`."""
+    """What the file system refuses in the block, as a `NotWritten` that names `goal`.
+
+    Other errors pass, also those of files that have nothing to do with `goal`.
+    """
     try:
         yield
+    except NotWritten as inner:
+        within = inside(inner.goal, goal)
+        if within is None:
+            raise
+        raise NotWritten(goal, inner.error, safe, within) from None
     except OSError as error:
-        raise refusal(goal, error, safe) from None
+        if not _concerns(error, goal):
+            raise
+        raise NotWritten(goal, error, safe) from None
 
 
-def refusal(goal: Path, error: OSError, safe: str | None = None) -> WamkitError:
-    """The error for a user: what could not be written, why, what to do, and what is safe."""
-    if error.errno in _FULL:
-        cure = "make room, and do it again"
-    elif error.errno == errno.EFBIG:
-        cure = "raise the limit on the size of files (ulimit -f), and do it again"
-    elif error.errno in _CLOSED:
-        cure = "make it writable, or choose another place"
-    elif error.errno == errno.ENAMETOOLONG:
-        cure = "choose a shorter name"
-    else:
-        cure = "choose another place"
-    if safe is None:
-        there = os.path.lexists(goal) if error.errno != errno.ENAMETOOLONG else False
-        safe = f"{goal} is as it was before" if there else "nothing was left behind"
-    why = error.strerror or str(error) or type(error).__name__
-    return WamkitError(f"{goal} cannot be written: {why}", f"{cure}; {safe}")
+def _concerns(error: OSError, goal: Path) -> bool:
+    """True if the error is of `goal`, of what is written for it, or of a disk that is not named."""
+    if not isinstance(error.filename, str):
+        return error.errno is None or error.errno in _OF_DISKS
+    file = Path(error.filename)
+    return file in (goal, *goal.parents) or inside(file, goal) is not None
 
 
 def _exchange(one: Path, other: Path) -> bool:

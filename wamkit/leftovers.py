@@ -41,6 +41,11 @@ def hidden(goal: Path, kind: str = PART) -> Path:
     return goal.with_name(f".{_stem(goal.name)}.{owner}.{kind}")
 
 
+def is_leftover(name: str) -> bool:
+    """True for a name that `hidden` gave."""
+    return _HIDDEN.fullmatch(name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Remove what dead processes left in `folder`, and put back what lost its place.
 
@@ -94,6 +99,22 @@ def recover(goal: Path) -> Path:
     return place
 
 
+def inside(file: Path, goal: Path) -> str | None:
+    """The path in `goal` of a file that is written for it under a hidden name, otherwise None."""
+    if goal.parent not in file.parents:
+        return None
+    first, *rest = file.relative_to(goal.parent).parts
+    match = _HIDDEN.fullmatch(first)
+    return "/".join(rest) if match and match[1] == _stem(goal.name) else None
+
+
+def discard(place: Path) -> None:
+    """Remove what is no longer wanted; killed on the way, no half of it is left under its name."""
+    gone = hidden(place)
+    os.rename(place, gone)
+    remove(gone)
+
+
 def remove(place: Path) -> None:
     """Remove a file, a link or a whole folder; what cannot be removed stays."""
     if place.is_dir() and not place.is_symlink():
@@ -142,7 +163,7 @@ def _is_shortened(stem: str) -> bool:
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
