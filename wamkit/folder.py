@@ -8,9 +8,6 @@ README.md              what it is, where its parts come from, under which licens
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from . import __version__, strict_json, weights
 from .actions import read_statistics
 from .build import resolve
+from .durable import recover, replacing_folder
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
 from .hub import is_remote, local
@@ -36,14 +34,17 @@ if TYPE_CHECKING:
 SPEC, STATISTICS, CARD = "spec.yaml", "statistics.json", "README.md"
 ADAPTERS = ("text_adapter", "latent_adapter")
 OTHERS = (*ADAPTERS, "conditioner")
+FILES = {SPEC, STATISTICS, CARD, *(f"{kind}.safetensors" for kind in (*KINDS, *OTHERS))}
+"""What `save` writes, and replaces."""
 
 
 def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
-    """Write `policy` to `folder`: a new name first, then renamed, so that a failure loses nothing.
+    """Write `policy` to `folder`, whole or not at all (`wamkit.durable`).
 
-    A saved policy that is already there is replaced. With `state`, weights of the whole policy by
-    name, those are written in place of the policy's own. Raises WamkitError if the folder holds
-    anything else, or if the policy's weights were rounded (`wamkit.quantized`).
+    A saved policy that is already there is replaced, at one stroke. With `state`, weights of the
+    whole policy by name, those are written in place of the policy's own. Raises WamkitError if the
+    folder holds anything else, if the file system refuses, or if the policy's weights were rounded
+    (`wamkit.quantized`).
     """
     goal = free(folder)
     if policy.quantized != "none":
@@ -51,9 +52,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
             f"this policy is {policy.quantized}: what is saved are weights that were not rounded",
             "load it again and save that; quantize a policy each time it is loaded",
         )
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
-    try:
+    with replacing_folder(goal) as part:
         for kind in (*KINDS, *OTHERS):
             module = _saved(policy, kind)
             if module is not None:
@@ -65,36 +64,26 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
         (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
         (part / CARD).write_text(card(policy))
         (part / SPEC).write_text(yaml.safe_dump(_portable(policy.spec).dump(), sort_keys=False))
-        part.chmod(0o755)
-        _replace(part, goal)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return goal
 
 
 def free(folder: str | Path) -> Path:
-    """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise."""
-    goal = expanded(folder).absolute()
-    taken = goal.exists() and (not goal.is_dir() or any(goal.iterdir()))
-    if taken and not (goal / SPEC).is_file():
+    """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise.
+
+    It may where nothing is yet, and over a saved policy that has nothing else beside it.
+    """
+    goal = recover(expanded(folder).absolute())
+    inside = sorted(p.name for p in goal.iterdir()) if goal.is_dir() else []
+    if (goal.exists() and not goal.is_dir()) or (inside and SPEC not in inside):
         raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
+    if others := [name for name in inside if name not in FILES]:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise WamkitError(
+            f"{goal} holds more than a saved policy, which would be lost with it: "
+            f"{', '.join(others[:5])}{more}",
+            "choose another folder, or move what is to be kept",
+        )
     return goal
-
-
-def _replace(new: Path, goal: Path) -> None:
-    """Put `new` where `goal` is; the old one is deleted only after the new one is in place."""
-    if not goal.exists():
-        os.replace(new, goal)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{goal.name}.old.", dir=goal.parent))
-    os.replace(goal, aside / "old")
-    try:
-        os.replace(new, goal)
-    except OSError:
-        os.replace(aside / "old", goal)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cpu") -> Policy:

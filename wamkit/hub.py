@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from .durable import recover
 from .errors import Note, WamkitError
 from .install import install_hint
 from .kinds import HUB
@@ -37,11 +38,12 @@ def is_remote(path: str | Path | None) -> bool:
 def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> Path:
     """The folder or file that `path` means; one on the hub is fetched if it is not here yet.
 
+    What a replacement that was cut short left aside is put back (`wamkit.durable.recover`).
     Before anything is fetched a `Note` says how much it is and under which license. `files` are
     patterns of what is wanted; all if there are none. Raises WamkitError if it cannot be had.
     """
     if not is_remote(path):
-        return expanded(path)
+        return recover(expanded(path))
     place = _fetched(path, kind, files)
     if not place.exists():
         told = _parts(path)

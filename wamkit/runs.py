@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .durable import discard, hidden, recover, sync
+from .durable import remove as remove
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
 from .hub import is_remote, local
@@ -97,23 +98,19 @@ def point(link: Path, target: str) -> None:
 
     A link where the file system has links, otherwise a text file with the folder's name.
     """
-    new = link.with_name(f".{link.name}.part-link")
-    remove(new)
+    new = hidden(link)
     try:
-        new.symlink_to(target)
-    except (OSError, NotImplementedError):
-        new.write_text(target + "\n")
-    if link.is_dir() and not link.is_symlink():
-        _set_aside(link)
-    os.replace(new, link)
-
-
-def remove(place: Path) -> None:
-    """Remove a file, a link or a folder, if it is there."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
+        try:
+            new.symlink_to(target)
+        except (OSError, NotImplementedError):
+            new.write_text(target + "\n")
+            sync(new)
+        if link.is_dir() and not link.is_symlink():
+            _set_aside(link)
+        os.replace(new, link)
+        sync(link.parent)
+    finally:
+        remove(new)
 
 
 def _set_aside(copied: Path) -> None:
@@ -125,7 +122,7 @@ def _set_aside(copied: Path) -> None:
             os.replace(copied, own)
             return
         if (own / RUN).is_file() and (own / RUN).read_bytes() == record.read_bytes():
-            shutil.rmtree(copied)
+            discard(copied)
             return
     numbers = (copied.with_name(f"{copied.name}-copy-{k}") for k in range(1, 10_000))
     os.replace(copied, next(place for place in numbers if not place.exists()))
@@ -167,7 +164,11 @@ def is_folder(path: str | Path) -> bool:
 
 
 def through(path: Path) -> Path:
-    """`path` with `last` and `best` replaced by what they stand for, where they are no links."""
+    """`path` with `last` and `best` replaced by what they stand for, where they are no links.
+
+    What a replacement that was cut short left aside is put back before (`wamkit.durable.recover`).
+    """
+    path = recover(path)
     if path.exists() and not (path.is_file() and path.name in NAMES):
         return path
     for place in (path, *path.parents):
