@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..durable import hidden, in_words, make_folder, remove, sweep, sync
 from ..errors import WamkitError
 from .video import pyav
 
@@ -67,9 +68,11 @@ class Film:
         name, options = CODECS[codec]
         if name not in self._av.codecs_available:
             raise WamkitError(f"this PyAV has no encoder {name}, for {codec}", self._cure)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._part = file.with_name(f".{file.name}.part")
-        self._container: Any = self._av.open(str(self._part.absolute()), "w", format="mp4")
+        with in_words(file):
+            make_folder(file.parent)
+            sweep(file.parent)
+            self._part = hidden(file)
+            self._container: Any = self._av.open(str(self._part.absolute()), "w", format="mp4")
         self._stream: Any = self._container.add_stream(name, rate=self.fps, options=options)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"
@@ -87,21 +90,25 @@ class Film:
         """One more picture [height, width, 3]. Raises WamkitError if the encoder hangs."""
         frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = self.pictures, 1 / self.fps
-        self._within(self.patience, "took in a picture of", lambda: self._encode(frame))
+        with in_words(self.file):
+            self._within(self.patience, "took in a picture of", lambda: self._encode(frame))
         self.pictures += 1
 
     def close(self) -> None:
         """Write what the encoder still holds, and the index. Raises WamkitError if it hangs."""
         if not self._over:
-            self._finish(self.patience)
-            os.replace(self._part, self.file)
+            with in_words(self.file):
+                self._finish(self.patience)
+                sync(self._part)
+                os.replace(self._part, self.file)
+                sync(self.file.parent)
 
     def discard(self) -> None:
         """Give the film up: no file appears, and an encoder that hangs is not waited for long."""
         if not self._over:
             with suppress(WamkitError, OSError):
                 self._finish(min(self.patience, 10.0))
-            self._part.unlink(missing_ok=True)
+            remove(self._part)
 
     def _finish(self, patience: float) -> None:
         def finish() -> None:
@@ -144,7 +151,7 @@ class Film:
     def _give_up(self, patience: float, doing: str) -> None:
         HANGING.append(self)
         self._over = True
-        self._part.unlink(missing_ok=True)
+        remove(self._part)
         raise WamkitError(
             f"the encoder {CODECS[self.codec][0]} hangs: it has not come back for {patience:g} s "
             f"while it {doing} {self.file.name}. {self.file} is not written; files that were "

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import strict_json
+from ..durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
 from ..errors import WamkitError
-from ..folder import _replace
+from ..leftovers import sweep_older
 from ..paths import expanded
 from . import film, parquet
 from .frames import Numbers, Pictures
 from .layout import INFO, OWN, Feature, Recording
+from .linking import link_tree
 
 CHUNK = 1000  # files in a folder
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -59,32 +59,43 @@ class Writer:
         """
         if not 0.001 < fps < 1e6:  # a NaN neither
             raise WamkitError(f"{fps:g} frames a second", "give the rate of the recording as fps")
-        self.folder = expanded(folder).absolute()
+        self.folder = recover(expanded(folder).absolute())
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}
         self._limits = {"data": data_megabytes, "video": video_megabytes}
-        self._begin()
+        with in_words(self.folder):
+            self._begin()
 
     def _begin(self) -> None:
-        """Take up the data set as it is in its folder, in a place beside it."""
+        """Take up the data set as it is in its folder, under a hidden name in the same folder."""
         old = self._old()
         self.notes: dict[str, Any] = {} if old is None else notes(old.folder)
         """What else is to be remembered of the data set, as plain data."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._place = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        sweep(self.folder.parent)
+        sweep_older(self.folder)
+        make_folder(self.folder.parent)
+        self._place = hidden(self.folder)
+        self._films: dict[str, film.Film] = {}
+        self._table: Any = None
+        try:
+            self._take_up(old)
+        except OSError:
+            self.discard()
+            raise
+
+    def _take_up(self, old: Recording | None) -> None:
+        """Fill the hidden folder with what is there already."""
+        self._place.mkdir()
         self._tasks: dict[str, int] = {}
         self._episodes = self._frames = 0
         if old is not None:
-            # Files that are complete are never written to again, so a second name is a copy.
-            shutil.copytree(old.folder, self._place, copy_function=_link, dirs_exist_ok=True)
+            link_tree(old.folder, self._place)
             self._tasks = {task: index for index, task in old.tasks.items()}
             self._episodes = max((e.index + 1 for e in old.episodes), default=0)
             self._frames = sum(episode.length for episode in old.episodes)
         self._rows: list[dict[str, Any]] = []  # frames of the episode that is being recorded
         self._starts: dict[str, float] = {}  # camera -> seconds at which that episode began
         self._meta: list[dict[str, Any]] = []
-        self._films: dict[str, film.Film] = {}
-        self._table: Any = None
         self._files: dict[str, int] = {}  # data, or a camera -> number of its open file
 
     def __enter__(self) -> Self:
@@ -114,13 +125,14 @@ class Writer:
                 f"give {', '.join(self.features)}",
             )
         row = {name: _value(name, self.features[name], value) for name, value in values.items()}
-        for name, feature in self.features.items():
-            if feature.dtype == "video":
-                if name not in self._films:
-                    self._films[name] = self._film(name, feature)
-                shot = self._films[name]
-                self._starts.setdefault(name, shot.seconds)
-                shot.add(row.pop(name))
+        with in_words(self.folder):
+            for name, feature in self.features.items():
+                if feature.dtype == "video":
+                    if name not in self._films:
+                        self._films[name] = self._film(name, feature)
+                    shot = self._films[name]
+                    self._starts.setdefault(name, shot.seconds)
+                    shot.add(row.pop(name))
         self._rows.append(row)
 
     def add_episode(self, task: str, frames: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -143,18 +155,23 @@ class Writer:
         }
         stored = {k: f for k, f in self.features.items() if f.dtype != "video"}
         table = _table(stored, self._rows, own)
-        if self._table is None:
-            file = self._next("data", DATA)
-            self._table = parquet.arrow().parquet.ParquetWriter(
-                file, table.schema, compression="snappy"
-            )
-        self._table.write_table(table, row_group_size=length)  # a row group for each episode
-        self._meta.append(self._about(task, length))
-        self._episodes, self._frames, self._rows = self._episodes + 1, self._frames + length, []
-        self._roll()
+        with in_words(self.folder):
+            if self._table is None:
+                file = self._next("data", DATA)
+                self._table = parquet.arrow().parquet.ParquetWriter(
+                    file, table.schema, compression="snappy"
+                )
+            self._table.write_table(table, row_group_size=length)  # a row group for each episode
+            self._meta.append(self._about(task, length))
+            self._episodes, self._frames, self._rows = self._episodes + 1, self._frames + length, []
+            self._roll()
 
     def save(self) -> Path:
-        """Put the data set in its place. Raises WamkitError if an episode has not been ended."""
+        """Put the data set in its place, at one stroke.
+
+        Raises WamkitError if an episode has not been ended, or the file system refuses; what was
+        there is then as it was.
+        """
         if self._rows or not self._episodes:
             raise WamkitError(
                 f"{len(self._rows)} frames belong to no episode yet; there are {self._episodes} "
@@ -162,26 +179,30 @@ class Writer:
                 "call add_episode with their instruction",
             )
         try:
-            self._close()
-            if self._meta:  # of the episodes that are new
-                schema = _schema_of_episodes(list(self._meta[0]), parquet.arrow())
-                rows = parquet.arrow().Table.from_pylist(self._meta, schema=schema)
-                _put(rows, self._next("meta/episodes", EPISODES))
-            _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
-            _text(self._place / INFO, self._info())
-            _text(self._place / "meta" / "stats.json", _stats(Recording(self._place)))
-            if self.notes:
-                _text(self._place / NOTES, self.notes)
-            self._place.chmod(0o755)
-            _replace(self._place, self.folder)
+            with in_words(self.folder):
+                self._finish()
         finally:
             self.discard()
         return self.folder
 
+    def _finish(self) -> None:
+        self._close()
+        if self._meta:  # of the episodes that are new
+            schema = _schema_of_episodes(list(self._meta[0]), parquet.arrow())
+            rows = parquet.arrow().Table.from_pylist(self._meta, schema=schema)
+            _put(rows, self._next("meta/episodes", EPISODES))
+        _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
+        _text(self._place / INFO, self._info())
+        _text(self._place / "meta" / "stats.json", _stats(Recording(self._place)))
+        if self.notes:
+            _text(self._place / NOTES, self.notes)
+        replace_folder(self._place, self.folder)
+
     def keep(self) -> None:
         """Save, and go on in new files: from here on nothing of it can be lost."""
         self.save()
-        self._begin()
+        with in_words(self.folder):
+            self._begin()
 
     def discard(self) -> None:
         """Forget what has not been saved."""
@@ -189,8 +210,9 @@ class Writer:
             for shot in self._films.values():
                 shot.discard()
             self._films = {}
-            self._close()
-            shutil.rmtree(self._place, ignore_errors=True)
+            with suppress(OSError):  # of a file that goes away
+                self._close()
+            remove(self._place)
 
     def _old(self) -> Recording | None:
         """The data set that is there already."""
@@ -391,13 +413,6 @@ def _put(table: Any, file: Path) -> None:
 def _text(file: Path, data: Any) -> None:
     file.unlink(missing_ok=True)
     file.write_text(strict_json.dumps(data, indent=4) + "\n")
-
-
-def _link(source: str, goal: str) -> None:
-    try:
-        os.link(source, goal)
-    except OSError:
-        shutil.copy2(source, goal)
 
 
 def _stats(recording: Recording) -> dict[str, Any]:
