@@ -199,5 +199,5 @@ def test_it_says_so_if_the_folder_cannot_be_written(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (
         2,
         f"error: {tmp_path / 'file' / 'mine'} cannot be written: File exists\n"
-        "hint: choose another one with --out FOLDER\n",
+        "hint: choose another place; nothing was left behind\n",
     )

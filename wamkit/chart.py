@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from .durable import in_words, make_folder, write_text
 
 COLORS = ("#3b6ea8", "#d9822b", "#4f9d69", "#b5495b", "#7a5ea8", "#8c8c8c", "#c2a83e", "#3aa6a6")
 FONT = 'font-family="system-ui, sans-serif"'
@@ -115,12 +116,11 @@ def lines(
 
 
 def write(file: str | Path, svg: str) -> Path:
-    """Write a picture under another name first, then rename it."""
+    """Write a picture, whole or not at all. Raises NotWritten if the file system refuses."""
     goal = Path(file)
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    part = goal.with_name(f".{goal.name}.part")
-    part.write_text(svg)
-    os.replace(part, goal)
+    with in_words(goal):
+        make_folder(goal.parent)
+    write_text(goal, svg)
     return goal
 
 

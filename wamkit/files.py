@@ -6,7 +6,9 @@ never as code.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .durable import replacing
 from .errors import WamkitError
 from .formats import code, multiplied
 from .hub import WEIGHTS, local
@@ -80,18 +83,14 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
 def written(
     tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a file, whole or not at all. Raises WamkitError if there is no room."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        save_file(dict(tensors), part, metadata=None if metadata is None else dict(metadata))
-        os.replace(part, file)
-    except (SafetensorError, OSError) as error:
-        why = str(error).removeprefix("Error while serializing: ")
-        raise WamkitError(
-            f"{file} cannot be written: {why}", "make room, or choose another place"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    """Write tensors to a file, whole or not at all. Raises NotWritten if there is no room."""
+    with replacing(file) as part:
+        try:
+            save_file(dict(tensors), part, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # what the file system says is in its text alone
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            code = int(found[1]) if found else errno.EIO
+            raise OSError(code, os.strerror(code) if found else str(error), str(part)) from None
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
+from .durable import in_words, make_folder, recover, replacing_folder, sweep, write_text
 from .errors import WamkitError, did_you_mean
 from .registry import registry
 
@@ -85,25 +84,33 @@ def write(kind: str, name: str, folder: Path) -> list[str]:
     Raises WamkitError if the kind or the name will not do, or `folder` is not empty.
     """
     refuse(kind, name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    files, goal = render(kind, name), recover(folder.resolve())
+    for place in {goal, *((goal / path).parent for path in files)}:
+        sweep(place)
+    if goal.exists() and not _is_begun(goal, files):
         raise WamkitError(
             f"{folder} exists and is not an empty folder", "choose another one with --out FOLDER"
         )
-    files = render(kind, name)
-    goal = folder.resolve()
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
-    try:
+    if goal.exists():  # it stays the folder it is, since a shell may stand in it
+        for path, text in files.items():
+            with in_words(goal):
+                make_folder((goal / path).parent)
+            write_text(goal / path, text)
+        return list(files)
+    with replacing_folder(goal) as part:
         for path, text in files.items():
             file = part / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        part.chmod(0o755)
-        if goal.exists():  # empty; it stays the folder it is, since a shell may stand in it
-            for child in part.iterdir():
-                os.replace(child, goal / child.name)
-        else:
-            os.replace(part, goal)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return list(files)
+
+
+def _is_begun(folder: Path, files: Mapping[str, str]) -> bool:
+    """True if some of what is to be written is in a folder and nothing else, as after a crash."""
+    if not folder.is_dir():
+        return False
+    there = [path for path in folder.rglob("*") if not path.is_dir()]
+    return len(there) < len(files) and all(
+        path.read_bytes() == files.get(path.relative_to(folder).as_posix(), "").encode()
+        for path in there
+    )

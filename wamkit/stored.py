@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .durable import in_words, make_folder
 from .errors import WamkitError, did_you_mean
 from .files import headers, written
 from .finite import fault
@@ -156,5 +157,6 @@ def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: P
         parts = zip(KINDS, (text.tokens, text.valid, text.copies), strict=True)
         state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
     about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with in_words(file):
+        make_folder(file.parent)
     written(state, file, {**about, "fingerprint": mark})

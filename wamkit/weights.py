@@ -7,7 +7,6 @@ only then is each tensor mapped from its file and handed to the model. There is 
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .durable import replacing
 from .errors import WamkitError
 from .files import Entry, find, headers, opened
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
@@ -347,7 +347,7 @@ def write(state: Mapping[str, Tensor], path: str | Path) -> int:
 
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
     size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
-    Returns the number of tensors.
+    Returns the number of tensors. Raises NotWritten if there is no room.
     """
     order = sorted(state, key=lambda name: (_bytes(state[name]) % ALIGNED != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": WRITER}}
@@ -358,21 +358,11 @@ def write(state: Mapping[str, Tensor], path: str | Path) -> int:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNED)
-    file = Path(path)
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(text)) + text)
-            for name in order:
-                tensor = state[name].detach().cpu().contiguous()
-                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
-    except OSError as error:  # one of no room does not name the file
-        raise OSError(error.errno, error.strerror, str(file)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            tensor = state[name].detach().cpu().contiguous()
+            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return len(state)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..durable import recover
 from ..errors import WamkitError
+from ..paths import expanded
 from .options import Json
 from .output import emit, note, say, show_table, table
 from .playing import Env, EnvSettings, Processes, progress
@@ -61,6 +63,7 @@ def command(
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]
+    out = recover(expanded(out))
     config = choose(env, [*settings, *(env_settings or [])])
     asked = Asked(config, seed, noise, linger)
     there = out.exists() and (not out.is_dir() or any(out.iterdir()))

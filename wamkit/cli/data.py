@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..durable import write_bytes, write_text
 from ..errors import WamkitError
 from ..spec import PolicySpec, parse, read
 from .folding import duration, unbroken
@@ -229,10 +231,12 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             whole.paste(picture, (j * picture.width, i * HEIGHT))
-    try:
-        whole.save(out)
-    except ValueError:
-        raise WamkitError(f"{out} is not the name of a picture", "end it in .png") from None
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind not in Image.SAVE:
+        raise WamkitError(f"{out} is not the name of a picture", "end it in .png")
+    made = BytesIO()
+    whole.save(made, format=kind)
+    write_bytes(out, made.getvalue())
 
 
 def _stats(
@@ -260,7 +264,7 @@ def _stats(
         told_besides = remarks(recording, spec, columns, statistics=found) if spec else []
     told = {name: asdict(value) for name, value in found.items()}
     if out is not None:
-        out.write_text(dumps(told, indent=1) + "\n")
+        write_text(out, dumps(told, indent=1) + "\n")
     if json:
         emit(told)
         for line in told_besides:

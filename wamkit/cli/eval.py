@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .. import strict_json
+from ..durable import recover, replacing_folder
 from ..errors import SpecError, WamkitError
+from ..paths import expanded
 from .options import Device, Json, Overrides
 from .output import emit, note, say, show_table, table
 from .playing import EnvOption, EnvSettings, Processes, progress
@@ -85,13 +87,12 @@ def command(
         raise WamkitError(
             f"--replan, --choice, --view and --set have no meaning for {policy}", "leave them out"
         )
-    for folder, label in ((record, "--record"), (dataset, "--dataset")):
-        if folder is not None and folder.exists() and any(folder.iterdir()):
-            raise WamkitError(f"{folder} is there already", f"choose another folder for {label}")
+    record, dataset = _vacant(record, "--record"), _vacant(dataset, "--dataset")
     keep = record is not None or dataset is not None
     attempts: list[Attempt] = []
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
+        films = None if record is None else stack.enter_context(replacing_folder(record))
         count = max(1, min(processes, episodes))
         workers = stack.enter_context(Workers(config, count, apart=processes > 0))
         robot, every = workers.robot(), 1
@@ -107,34 +108,35 @@ def command(
         advance, _ = stack.enter_context(progress("episodes", episodes))
         seeds = range(seed, seed + episodes)
         for attempt in _played(workers, seeds, policy, actor, keep, seconds):
-            if record is not None:
+            if films is not None:
                 word = "success" if attempt.success else "failure"
-                shoot(attempt, record / f"{attempt.seed}_{word}.{film}", robot.hertz, every)
+                shoot(attempt, films / f"{attempt.seed}_{word}.{film}", robot.hertz, every)
             if made is not None:
                 _add(made, attempt)
             attempts.append(_light(attempt))
             advance()
-    attempts.sort(key=lambda attempt: attempt.seed)
-    found: dict[str, Any] = {
-        "policy": policy,
-        "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
-        "hertz": robot.hertz,
-        **summary(attempts),
-    }
-    if actor is not None:
-        latency = latencies(seconds)
-        spent = (latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]) / 1000
-        found |= {
-            "replan": actor.replan,
-            "chunk": actor.policy.spec.actions.chunk,
-            "batch": len(workers),
-            "latency_ms": latency,
-            "control_rate": actor.replan / spent,
-            "normalized": actor.policy.actions.statistics is None,
+        attempts.sort(key=lambda attempt: attempt.seed)
+        found: dict[str, Any] = {
+            "policy": policy,
+            "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
+            "hertz": robot.hertz,
+            **summary(attempts),
         }
-    if record is not None:
-        record.mkdir(parents=True, exist_ok=True)
-        (record / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
+        if actor is not None:
+            latency = latencies(seconds)
+            spent = (
+                latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]
+            ) / 1000
+            found |= {
+                "replan": actor.replan,
+                "chunk": actor.policy.spec.actions.chunk,
+                "batch": len(workers),
+                "latency_ms": latency,
+                "control_rate": actor.replan / spent,
+                "normalized": actor.policy.actions.statistics is None,
+            }
+        if films is not None:
+            (films / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
     if json:
         emit(found)
         return
@@ -144,6 +146,16 @@ def command(
     for folder in (record, dataset):
         if folder is not None:
             say(f"wrote {folder}", whole=True)
+
+
+def _vacant(folder: Path | None, label: str) -> Path | None:
+    """`folder`, if nothing is in it. Raises WamkitError otherwise."""
+    if folder is None:
+        return None
+    folder = recover(expanded(folder))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WamkitError(f"{folder} is there already", f"choose another folder for {label}")
+    return folder
 
 
 def _actor(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from io import BytesIO
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..durable import write_bytes
 from ..errors import WamkitError
 from .folding import unbroken
 from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
@@ -106,24 +106,15 @@ def write(pictures: list[Image], out: Path, milliseconds: int) -> None:
     """Write an animation or a strip, whole or not at all."""
     from PIL import Image
 
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=out.suffix, dir=out.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        if out.suffix.lower() == ".gif":
-            first, *rest = pictures
-            first.save(part, save_all=True, append_images=rest, duration=milliseconds, loop=0)
-        else:
-            width, height = pictures[0].size
-            strip = Image.new("RGB", (width * len(pictures), height))
-            for i, picture in enumerate(pictures):
-                strip.paste(picture, (i * width, 0))
-            strip.save(part)
-        part.chmod(0o644)
-        os.replace(part, out)
-    except OSError as problem:
-        raise WamkitError(
-            f"{out} cannot be written: {problem.strerror or problem}", "choose another file"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    made = BytesIO()
+    if out.suffix.lower() == ".gif":
+        first, *rest = pictures
+        options: dict[str, Any] = {"append_images": rest, "duration": milliseconds, "loop": 0}
+        first.save(made, format="GIF", save_all=True, **options)
+    else:
+        width, height = pictures[0].size
+        strip = Image.new("RGB", (width * len(pictures), height))
+        for i, picture in enumerate(pictures):
+            strip.paste(picture, (i * width, 0))
+        strip.save(made, format="PNG")
+    write_bytes(out, made.getvalue())

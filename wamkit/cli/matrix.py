@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..compositions import Cell, matrix
+from ..durable import in_words, make_folder, write_text
 from .check import warn
 from .options import Json
 from .output import busy, emit, mark, say, show_table, table
@@ -129,7 +129,6 @@ def _dumps(data: Any) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.part")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text)
-    os.replace(part, file)
+    with in_words(file):
+        make_folder(file.parent)
+    write_text(file, text)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import WamkitError
 from ..scaffold import SUFFIXES, write
 from .output import say
 
@@ -31,13 +30,7 @@ def command(
 ) -> None:
     """Start a plugin: a whole project with a working part and its tests."""
     folder = out or Path(name)
-    try:
-        files = write(kind, name, folder)
-    except OSError as problem:
-        raise WamkitError(
-            f"{folder} cannot be written: {problem.strerror}",
-            "choose another one with --out FOLDER",
-        ) from None
+    files = write(kind, name, folder)
     say(f"wrote {folder}", "bold", whole=True)
     for line in tree(files):
         say(f"  {line}")

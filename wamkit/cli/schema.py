@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import strict_json
-from ..errors import WamkitError
+from ..durable import write_text
 from ..part_rules import schema_fault
 from ..registry import registry
 from ..spec import schema
@@ -32,14 +31,5 @@ def command(
     if out is None:
         emit(schema())
         return
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_text(strict_json.dumps(schema(), indent=2) + "\n")
-        os.replace(part, out)
-    except OSError as problem:
-        raise WamkitError(
-            f"{out} cannot be written: {problem.strerror}", "choose another file"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(out, strict_json.dumps(schema(), indent=2) + "\n")
     say(f"wrote {out}", whole=True)

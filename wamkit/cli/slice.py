@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json as _json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..build import fetch_configs
+from ..durable import recover, replacing_folder
 from ..errors import SpecError, WamkitError
+from ..paths import expanded
 from ..runs import is_folder
 from ..spec import parse, read
 from .check import conflicts_of
@@ -19,6 +20,8 @@ from .output import busy, emit, note, say
 from .sources import taken
 
 EXAMPLE = "wamkit slice fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
+
+WEIGHTS, SPEC = "backbone.safetensors", "spec.yaml"
 
 
 def command(
@@ -55,6 +58,7 @@ def command(
     whole = parse(read(spec, overrides or []), str(spec))
     if tiny:
         whole, _ = whole.tiny()
+    out = recover(expanded(out))
     _free(out)
     saved = is_folder(spec)
     if saved and not tiny:
@@ -74,11 +78,8 @@ def command(
     with busy("slicing"):
         teacher = _seeded(whole, "backbone", whole.backbone.build, "cpu")
         student = sliced(teacher, whole.backbone, chosen, *wanted)
-        file = (out / "backbone.safetensors").absolute()
-        out.mkdir(parents=True, exist_ok=True)
-        weights.save(student, file)
     counts = weights.parameters(teacher), weights.parameters(student)
-    config = config.model_copy(update={"weights": str(file)})
+    config = config.model_copy(update={"weights": str((out / WEIGHTS).absolute())})
     update: dict[str, Any] = {"backbone": config}
     if whole.action_head.weights is not None:
         update["action_head"] = whole.action_head.model_copy(update={"weights": None})
@@ -92,12 +93,13 @@ def command(
             left.append(STATISTICS)
         if left:
             note(f"a spec cannot name {' and '.join(left)}, which are left out")
-    goal = out / "spec.yaml"
-    part = out / ".spec.yaml.part"
     import yaml
 
-    part.write_text(yaml.safe_dump(whole.model_copy(update=update).dump(), sort_keys=False))
-    os.replace(part, goal)
+    goal = out / SPEC
+    with busy("writing"), replacing_folder(out) as part:
+        weights.save(student, part / WEIGHTS)
+        text = yaml.safe_dump(whole.model_copy(update=update).dump(), sort_keys=False)
+        (part / SPEC).write_text(text)
     if whole.backbone.weights is None:
         note("the backbone has random weights, and so has what was cut out of it")
     if json:
@@ -124,6 +126,7 @@ def chosen_layers(words: str, depth: int) -> list[int]:
 
 
 def _free(out: Path) -> None:
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not (out / "backbone.safetensors").is_file():
+    """Raise WamkitError if `out` holds anything but what a slice before left there."""
+    inside = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if (out.exists() and not out.is_dir()) or inside - {WEIGHTS, SPEC}:
         raise WamkitError(f"{out} exists and holds other things", "choose another folder")

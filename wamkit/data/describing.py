@@ -7,7 +7,6 @@ which LeRobot writes into meta/stats.json, are something else.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from .. import strict_json
 from ..actions import Statistics
+from ..durable import NotWritten, in_words, make_folder, write_text
 from ..errors import WamkitError
 from ..paths import expanded
 from ..placeholders import refuse_placeholder
@@ -167,11 +167,11 @@ def _read(file: Path, data: str) -> dict[str, Statistics] | None:
 
 def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
     """Keep the result; a data set that cannot be written to is computed anew each time."""
-    part = file.with_name(f".{file.name}.part")
+    text = strict_json.dumps(told, indent=1) + "\n"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(strict_json.dumps(told, indent=1) + "\n")
-        os.replace(part, file)
-    except OSError:
+        with in_words(file):
+            make_folder(file.parent)
+        write_text(file, text)
+    except NotWritten:
         if required:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from .. import strict_json
 from ..cameras import CameraLayout, expect_channels
+from ..durable import in_words, make_folder, sweep, write_text
 from ..errors import WamkitError
 from ..files import written
 from ..finite import fault
@@ -115,7 +115,7 @@ def precompute(
     for number, piece in enumerate(pieces):
         file = folder / name_of(number, len(pieces))
         if file.is_file():
-            opened(file)
+            _expect_starts(file, piece)
             advance(len(piece))
             continue
         made = []
@@ -137,9 +137,21 @@ def precompute(
     return encoded
 
 
+def _expect_starts(file: Path, piece: list[Moment]) -> None:
+    """Raise WamkitError if a file that is there already holds the clips of other moments."""
+    with opened(file) as stored:
+        found = stored.get_tensor("starts").tolist() if "starts" in stored.keys() else None  # noqa: SIM118
+    if found != [list(moment) for moment in piece]:
+        raise WamkitError(
+            f"{file} holds the latents of other moments than are to be stored there",
+            "choose another folder, or remove this one",
+        )
+
+
 def _claim(folder: Path, about: dict[str, object]) -> None:
     """Make the folder, or find that it was begun with the very same settings."""
     file = folder / INDEX
+    sweep(folder)
     if file.is_file():
         refuse_placeholder(file)
         if strict_json.loads(file.read_text()) != about:
@@ -150,7 +162,6 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WamkitError(f"{folder} holds something else", "choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{INDEX}.part")
-    part.write_text(strict_json.dumps(about, indent=1) + "\n")
-    os.replace(part, file)
+    with in_words(folder):
+        make_folder(folder)
+    write_text(file, strict_json.dumps(about, indent=1) + "\n")

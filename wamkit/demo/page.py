@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from ..durable import write_text
 from . import drawing
 from .stages import SLOWER, Found, Settings, Way
 
@@ -46,9 +46,7 @@ def write(
         f'<link rel="icon" href="data:,"/>\n<style>\n{STYLE.read_text()}</style>\n</head>\n'
         "<body>\n<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
     )
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, file)
+    write_text(file, page)
     return file
 
 

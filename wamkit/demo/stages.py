@@ -11,7 +11,6 @@ OUT/NAME/episode.gif, episode.json    one episode beside what was imagined in it
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import strict_json
+from ..durable import in_words, make_folder, sweep, write_text
 from ..errors import SpecError, WamkitError
 from ..spec import PolicySpec, parse, read
 
@@ -85,6 +85,7 @@ def spec_of(paradigm: str | None, seed: int) -> PolicySpec:
 def begin(out: Path, settings: Settings) -> None:
     """Make the folder, or find it as it was left. Raises WamkitError if it is another one's."""
     asked, file = asdict(settings), out / "demo.json"
+    sweep(out)
     if file.is_file():
         then = _read(file)
         if changed := [name for name, value in asked.items() if then.get(name) != value]:
@@ -96,7 +97,8 @@ def begin(out: Path, settings: Settings) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WamkitError(f"{out} is there already, and no demo", "choose another --out")
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        with in_words(out):
+            make_folder(out)
         _write(file, asked)
 
 
@@ -311,6 +313,4 @@ def _read(file: Path) -> Found:
 
 def _write(file: Path, found: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(strict_json.dumps(found, indent=2) + "\n")
-    os.replace(part, file)
+    write_text(file, strict_json.dumps(found, indent=2) + "\n")

@@ -7,6 +7,7 @@ real | imagined       a green frame from the first success on; an orange one aro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..data import film
+from ..durable import in_words, make_folder, write_bytes
 from .episodes import Attempt
 
 READABLE = 192  # pixels of height that small pictures are enlarged to
@@ -58,22 +60,20 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
         cure = "write the films as pictures that move: --film gif"
-        made = film.Film(file, hertz, size, "h264", cure)
+        shot = film.Film(file, hertz, size, "h264", cure)
         try:
             for picture in shown:
-                made.add(picture)
-            made.close()
+                shot.add(picture)
+            shot.close()
         finally:
-            made.discard()  # nothing, once it is closed
+            shot.discard()  # nothing, once it is closed
         return
     skip = max(1, round(hertz / GIF_HERTZ))
     images: list[Any] = [Image.fromarray(picture) for picture in shown[::skip]]
     first, *rest = images
-    file.parent.mkdir(parents=True, exist_ok=True)
-    first.save(
-        file,
-        save_all=True,
-        append_images=rest,
-        duration=max(20, round(1000 * skip / hertz)),
-        loop=0,
-    )
+    duration = max(20, round(1000 * skip / hertz))
+    with in_words(file):
+        make_folder(file.parent)
+    made = BytesIO()
+    first.save(made, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    write_bytes(file, made.getvalue())
