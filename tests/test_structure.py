@@ -20,6 +20,7 @@ CORE = ROOT / "wamkit"
 FLOORS = {
     0: {
         "errors",
+        "printable",
         "install",
         "noise",
         "variables",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from .printable import printable
+
 if TYPE_CHECKING:
     from .parts import Conflict
 
@@ -14,10 +16,12 @@ class WamkitError(ValueError):
     """Something a user can mend: a spec, a file, an image, a plugin.
 
     `what` is one sentence with what was found and what was expected; `hint` is what to type or
-    change next. Anything else that escapes from wamkit is a bug.
+    change next. Anything else that escapes from wamkit is a bug. Both may quote what a file or a
+    stranger said: characters that a terminal obeys are written out (`wamkit.printable`).
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
+        what, hint = printable(what), printable(hint)
         super().__init__(what if not hint else f"{what}\n  hint: {hint}")
         self.what = what
         self.hint = hint

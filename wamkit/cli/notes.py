@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Note
+from ..printable import printable
 from .output import note
 
 
@@ -22,6 +23,8 @@ def noted(command: Callable[..., None]) -> Callable[..., None]:
 
             def show(message: Any, category: Any, *rest: Any, **options: Any) -> None:
                 if not issubclass(category, Note):
+                    plain_text = printable(str(message))
+                    message = message if plain_text == str(message) else UserWarning(plain_text)
                     plain(message, category, *rest, **options)
                 elif str(message) not in said:
                     said.add(str(message))

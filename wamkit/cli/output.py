@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +16,7 @@ from .. import strict_json
 from ..errors import SpecError, WamkitError
 from ..noise import silence_torchao
 from ..parts import Finding
+from ..printable import printable
 from ..variables import DEBUG
 from .folding import GLUE, fold, folds, width
 from .tables import Column, Table
@@ -29,12 +30,32 @@ INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is; lines of a pipe are as long as they need to be."""
-    from rich.console import Console
+    """A console that prints text as it is; lines of a pipe are as long as they need to be.
 
+    All that verbs print passes here, and what a terminal would obey is written out
+    (`wamkit.printable`), but for the styles and cursor moves of rich itself.
+    """
     stream = sys.stderr if stderr else sys.stdout
     columns = None if stream.isatty() or "COLUMNS" in os.environ else 1000
-    return Console(stderr=stderr, width=columns, markup=False, highlight=False, emoji=False)
+    made: Console = _console_class()(
+        stderr=stderr, width=columns, markup=False, highlight=False, emoji=False
+    )
+    return made
+
+
+@functools.cache
+def _console_class() -> Any:
+    """rich's console, of which every piece of text is printable."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Printing(Console):
+        def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+            for piece in super().render(*args, **options):
+                plain = printable(piece.text)
+                yield piece if piece.control or plain == piece.text else Segment(plain, piece.style)
+
+    return Printing
 
 
 def say(text: str = "", style: str | None = None, *, whole: bool = False) -> None:
@@ -42,6 +63,7 @@ def say(text: str = "", style: str | None = None, *, whole: bool = False) -> Non
 
     What is to be copied is `whole`: its lines stay as they are.
     """
+    text = printable(text)
     if folds() and not whole:
         text = "\n".join(
             line for each in text.split("\n") for line in fold(each, width(), " " * _lead(each))
@@ -62,12 +84,14 @@ def note(text: str) -> None:
 
 def emit(data: Any, indent: int | None = 2) -> None:
     """The answer as JSON, on stdout."""
-    print(strict_json.dumps(data, indent=indent))
+    print(strict_json.dumps(data, indent=indent).replace("\x7f", "\\u007f"))
 
 
 def busy(what: str) -> AbstractContextManager[Any]:
     """Say on a terminal's stderr that something takes its time; a pipe sees nothing of it."""
-    return console(stderr=True).status(f"{what} ...")
+    from rich.text import Text
+
+    return console(stderr=True).status(Text(printable(f"{what} ...", lines=False)))
 
 
 def table(
@@ -87,7 +111,7 @@ def table(
 
     def column(name: str) -> Column:
         justify: Any = "right" if name in right else "center" if name in center else "left"
-        return Column(name, justify, name in whole)
+        return Column(printable(name), justify, name in whole)
 
     return Table([column(name) for name in columns], keys=keys)
 
@@ -173,7 +197,7 @@ def _unexpected(problem: Exception) -> NoReturn:
     elif os.environ.get(DEBUG):
         import traceback
 
-        traceback.print_exception(problem)
+        print(printable("".join(traceback.format_exception(problem))), file=sys.stderr)
     else:
         from ..registry import registry
 

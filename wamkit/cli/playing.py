@@ -58,7 +58,8 @@ def progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callab
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+    name = TextColumn(what, markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield (lambda: bar.advance(task)), (lambda line: bar.console.print(line, style="dim"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import WamkitError
+from ..printable import OneLine
 from .options import Device, Overrides, Quantize, Source, Tiny
 from .output import busy, note, say, show_table, table
 from .sources import taken
@@ -120,7 +121,7 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("wamkit.serve")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(OneLine("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.handlers, logger.propagate = [handler], False
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..printable import printable
 from .folding import cells, fold, fold_items, longest, pad
 
 GAP = 2  # columns between two columns of a table
@@ -50,7 +51,7 @@ class Table:
         """Add a row with a text for each column."""
         if len(texts) != len(self.columns):
             raise ValueError(f"{len(texts)} cells for {len(self.columns)} columns")
-        self.rows.append(Row(tuple(texts), style))
+        self.rows.append(Row(tuple(map(printable, texts)), style))
 
     def only(self, places: Sequence[int]) -> Table:
         """The table of these columns alone."""
