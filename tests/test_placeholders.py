@@ -20,7 +20,7 @@ from wamkit.files import find, headers
 from wamkit.observation import read_image
 from wamkit.placeholders import placeholder
 from wamkit.spec import parse, read
-from wamkit.train.config import _read as read_settings
+from wamkit.train.config import read_settings_file as read_settings
 
 SIZE = 9_876_543_210
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize {SIZE}\n"

@@ -25,6 +25,8 @@ FLOORS = {
         "noise",
         "variables",
         "strict_json",
+        "strict_yaml",
+        "documents",
         "describe",
         "chart",
         "hooks",

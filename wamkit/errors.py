@@ -41,6 +41,11 @@ class Note(UserWarning):
     """Something that a user should know of what was understood; no fault."""
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """`text` for a message: of what is longer than `most` characters, the beginning."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
     """`did you mean 'x'?` for the nearest known word, or `otherwise`."""
     near = get_close_matches(word, known, n=1, cutoff=0.5)

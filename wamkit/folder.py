@@ -13,10 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from torch import Tensor, nn
 
-from . import __version__, strict_json, weights
+from . import __version__, strict_json, strict_yaml, weights
 from .actions import read_statistics
 from .build import resolve
 from .durable import recover, replacing_folder
@@ -63,7 +62,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
         tables = {name: asdict(value) for name, value in policy.statistics.items()}
         (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
         (part / CARD).write_text(card(policy))
-        (part / SPEC).write_text(yaml.safe_dump(_portable(policy.spec).dump(), sort_keys=False))
+        (part / SPEC).write_text(strict_yaml.dumps(_portable(policy.spec).dump()))
     return goal
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from .errors import Note, WamkitError
+from .documents import DEPTH, expect_plain, parse_toml
+from .errors import Note, WamkitError, shortened
 from .part_rules import BASES
 from .parts import KINDS
 from .paths import expect_text
@@ -31,12 +31,17 @@ def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]
         path = path.strip()
         if not equals or not path:
             raise WamkitError(
-                f"the override {text!r} is not of the form path.to.key=value",
+                f"the override {shortened(text)!r} is not of the form path.to.key=value",
                 "for example --set schedules.action.steps=5",
             )
         expect_text(text, f"override {path}")
-        if not _renamed(result, path, _value(value), typed):
-            _set(result, path, _value(value))
+        if path.count(".") >= DEPTH:
+            raise WamkitError(
+                f"the override {path[:40]!r}... has {path.count('.') + 1:,} parts, at most {DEPTH}",
+                "for example --set schedules.action.steps=5",
+            )
+        if not _renamed(result, path, value_of(value), typed):
+            _set(result, path, value_of(value))
         typed.add(path)
     return result
 
@@ -85,22 +90,42 @@ def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str
 
 def _step(table: Any, key: str, path: str, *, create: bool) -> Any:
     if isinstance(table, list):
-        if not key.isdigit() or int(key) >= len(table):
+        if not (key.isascii() and key.isdigit()) or len(key) > 9 or int(key) >= len(table):
             raise WamkitError(
-                f"{path}: {key!r} is no place in a list of {len(table)}", "count from 0"
+                f"{shortened(path)}: {shortened(key)!r} is no place in a list of {len(table)}",
+                "count from 0",
             )
         return table[int(key)]
     below = table.setdefault(key, {}) if create else table.get(key)
     if not isinstance(below, dict | list):
         raise WamkitError(
-            f"{path}: {key} is the value {below!r}, not a table",
+            f"{shortened(path)}: {key} is the value {shortened(repr(below))}, not a table",
             f"set {key} itself: --set {key}=...",
         )
     return below
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """The value that is written as in TOML; what is none there is text.
+
+    Raises WamkitError if it is nested too deep, or if more than one value is written.
+    """
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        found = parse_toml(f"v = {text}")
+    except ValueError as error:
+        if "nested" in str(error):
+            raise WamkitError(
+                f"the value {shortened(text)!r} cannot be read: {error}", "write a plain value"
+            ) from None
         return text.strip()
+    if len(found) > 1:
+        raise WamkitError(
+            f"the value {shortened(text)!r} goes on in another line: {', '.join(list(found)[1:4])}",
+            "write a --set for each",
+        )
+    value = found["v"]
+    try:
+        expect_plain({"v": value}, "it")
+    except WamkitError:  # a date, for example
+        return text.strip()
+    return value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from math import gcd
 from operator import or_
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from .configs import config_conflicts
 from .describe import describe
+from .documents import read_table
 from .errors import SpecError, WamkitError, did_you_mean
 from .mistakes import explained, home_of, keys_of
 from .overrides import override as override
@@ -30,8 +29,7 @@ from .parts import (
     TextEncoderConfig,
     VAEConfig,
 )
-from .paths import expanded, expect_text, read_text
-from .placeholders import refuse_placeholder
+from .paths import expanded
 from .registry import registry
 from .schedules import Schedules
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
@@ -198,52 +196,8 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             f"no spec at {path}",
             did_you_mean(str(file), near, "name a .toml, .yaml or .json file, or a saved policy"),
         )
-    readers: dict[str, Callable[[str], Any]] = {
-        ".toml": tomllib.loads,
-        ".json": json.loads,
-        ".yaml": _yaml,
-        ".yml": _yaml,
-    }
-    if file.suffix not in readers:
-        raise WamkitError(
-            f"{file} is no spec: its name ends in {file.suffix!r}",
-            "a spec is a .toml, .yaml or .json file",
-        )
-    refuse_placeholder(file)
-    try:
-        raw = readers[file.suffix](read_text(file))
-    except WamkitError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise WamkitError(f"{file} cannot be read: {error}", "mend the line named above") from None
-    if not isinstance(raw, dict):
-        raise WamkitError(
-            f"{file} holds a {type(raw).__name__}, a spec is a table",
-            "start from examples/toy.toml",
-        )
-    _expect_text(raw, str(file))
+    raw = read_table(file, "spec", "start from examples/toy.toml")
     return override(raw, overrides)
-
-
-def _expect_text(value: Any, where: str) -> None:
-    """Refuse half characters, which JSON and YAML can write as escapes."""
-    if isinstance(value, str):
-        expect_text(value, f"value of {where}")
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            _expect_text(inner, f"{where}: {key}" if ": " not in where else f"{where}.{key}")
-    elif isinstance(value, list):
-        for inner in value:
-            _expect_text(inner, where)
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(error) from None
 
 
 def parse(raw: Mapping[str, Any], source: str = "the spec") -> PolicySpec:

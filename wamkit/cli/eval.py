@@ -238,10 +238,13 @@ def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, none or a word, as TOML and YAML read it."""
-    import yaml
+    """A number, true, false, null or text, as YAML reads it."""
+    from .. import strict_yaml
 
-    return yaml.safe_load(text)
+    try:
+        return strict_yaml.loads(text)
+    except ValueError as error:
+        raise WamkitError(f"the value {text[:80]!r} cannot be read: {error}", "quote it") from None
 
 
 def _draw(found: dict[str, Any]) -> None:

@@ -93,12 +93,12 @@ def command(
             left.append(STATISTICS)
         if left:
             note(f"a spec cannot name {' and '.join(left)}, which are left out")
-    import yaml
+    from .. import strict_yaml
 
     goal = out / SPEC
     with busy("writing"), replacing_folder(out) as part:
         weights.save(student, part / WEIGHTS)
-        text = yaml.safe_dump(whole.model_copy(update=update).dump(), sort_keys=False)
+        text = strict_yaml.dumps(whole.model_copy(update=update).dump())
         (part / SPEC).write_text(text)
     if whole.backbone.weights is None:
         note("the backbone has random weights, and so has what was cut out of it")

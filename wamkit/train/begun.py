@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import strict_yaml
 from ..errors import WamkitError
 from ..records import parsed
 from ..runs import CHECKPOINTS, SETTINGS, SPEC
@@ -50,11 +49,11 @@ def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
         raise WamkitError(
             f"{run} lacks {SPEC}, the policy that it was begun with", cure.replace(SETTINGS, SPEC)
         )
-    begun = parsed(run / SETTINGS, Begun, yaml.safe_load, cure)
+    begun = parsed(run / SETTINGS, Begun, strict_yaml.loads, cure)
     if lacking := [k for k in TrainConfig.model_fields if k not in begun.settings]:
         words = ", ".join(f"settings.{name}" for name in lacking)
         raise WamkitError(f"{run / SETTINGS} is damaged: it lacks {words}", cure)
-    parsed(run / SETTINGS, _Settings, yaml.safe_load, cure)
+    parsed(run / SETTINGS, _Settings, strict_yaml.loads, cure)
     return begun, parse(read(run / SPEC), str(run / SPEC)).dump()
 
 

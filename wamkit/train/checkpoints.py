@@ -24,10 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
-from .. import folder, runs, strict_json
+from .. import folder, runs, strict_json, strict_yaml
 from ..errors import WamkitError
 from ..paths import expanded
 from ..policy import Policy
@@ -65,8 +64,8 @@ class RunFolder:
             if self.processes.first:
                 with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
                     self.checkpoints.mkdir(parents=True)
-                    _write(self.place / SPEC, yaml.safe_dump(dict(spec), sort_keys=False))
-                    _write(self.place / SETTINGS, yaml.safe_dump(dict(told), sort_keys=False))
+                    _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
+                    _write(self.place / SETTINGS, strict_yaml.dumps(dict(told)))
 
     def go_on(
         self, told: dict[str, Any], spec: Mapping[str, Any], free: set[str]
@@ -94,7 +93,7 @@ class RunFolder:
             if self.processes.first:
                 with _writing(f"{self.place} cannot be gone on with", "make it writable"):
                     runs.settle(self.checkpoints)
-                    _write(self.place / SETTINGS, yaml.safe_dump(told, sort_keys=False))
+                    _write(self.place / SETTINGS, strict_yaml.dumps(told))
 
     def _newest(self) -> tuple[Path, list[str]]:
         """The newest finished checkpoint, and a note on newer ones that were not finished."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ..errors import SpecError, WamkitError
+from ..documents import read_table
+from ..errors import SpecError
 from ..mistakes import explained
-from ..paths import read_text
-from ..placeholders import refuse_placeholder
 from ..spaces import Section
 from ..spec import override
 
@@ -166,7 +164,7 @@ def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
 
     "none" stands for a value that is left out. Raises WamkitError with every mistake.
     """
-    raw = override(_read(path) if path is not None else {}, settings)
+    raw = override(read_settings_file(path) if path is not None else {}, settings)
     source = "the training settings" if path is None else str(path)
     raw = {key: None if value == "none" else value for key, value in raw.items()}
     try:
@@ -175,22 +173,6 @@ def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
         raise SpecError(explained(error, "", TrainConfig), source) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    refuse_placeholder(path)
-    try:
-        text = read_text(path)
-        if path.suffix == ".toml":
-            raw = tomllib.loads(text)
-        elif path.suffix in {".yaml", ".yml"}:
-            import yaml
-
-            raw = yaml.safe_load(text)
-        else:
-            raise ValueError(f"its name ends in {path.suffix!r}, not in .toml or .yaml")
-    except Exception as error:  # unreadable, not UTF-8, or of another language: said alike
-        raise WamkitError(
-            f"the training settings {path} cannot be read: {error}", "name a .toml or .yaml file"
-        ) from None
-    if not isinstance(raw, dict):
-        raise WamkitError(f"{path} holds a {type(raw).__name__}, settings are a table", "lr = 1e-4")
-    return raw
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The table of a file of training settings, unchecked. Raises WamkitError if it is none."""
+    return read_table(path, "file of training settings", "write lr = 1e-4, for example")
