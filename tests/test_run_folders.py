@@ -171,6 +171,21 @@ def placed(position: int) -> Damage:
     return damage
 
 
+def loader(**changes: Any) -> Damage:
+    def damage(run: Path) -> None:
+        file = run / "checkpoints" / NEWEST / "run.json"
+        told = json.loads(file.read_text())
+        told["loader"] |= changes
+        file.write_text(json.dumps(told))
+
+    return damage
+
+
+def files(name: str) -> Damage:
+    mark = f"1:{16 * '0'}"
+    return text(f"checkpoints/{NEWEST}/files.json", json.dumps({"files": {name: mark}}))
+
+
 def settings(change: Callable[[dict[str, Any]], Any]) -> Damage:
     def damage(run: Path) -> None:
         import yaml
@@ -252,6 +267,18 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
         ["the order was of size 7"],
     ),
     "another place": (placed(10**9), ["the order has 5 batches, and this is place 1000000000"]),
+    "an epoch of 10^9": (
+        loader(epoch=10**9),
+        ["run.json is damaged: epoch 1000000000 and position", "the step is 4"],
+    ),
+    "a place that is taken already": (loader(position=0), ["after 0 batches, and the step is 4"]),
+    "a place below 0": (placed(-1), ["run.json is damaged: loader.position"]),
+    "a seed of 10^30": (loader(seed=10**30), ["the order was of seed "]),
+    "a file outside": (
+        files("state/../../../../x"),
+        ["files.json is damaged", "has the part '..'"],
+    ),
+    "an absolute file": (files("/etc/passwd"), ["files.json is damaged", "is an absolute path"]),
     "empty settings": (text("train.yaml", ""), ["train.yaml is damaged: it is empty"]),
     "a number": (text("train.yaml", "3"), ["train.yaml is damaged: it holds a int"]),
     "broken YAML": (text("train.yaml", "a: [1,\nb: }"), ["train.yaml is damaged"]),

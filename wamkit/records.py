@@ -8,18 +8,26 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from . import strict_json
 from .errors import WamkitError
 from .mistakes import explained
+from .paths import fault_of_name
 from .placeholders import placeholder, refuse_placeholder
 from .spaces import Section
 
 T = TypeVar("T", bound=BaseModel)
 Mark = Annotated[str, Field(pattern=r"^\d{1,18}:[0-9a-f]{16}$")]
+MOST_FILES = 10**5  # of one checkpoint
 MOST = 2**53  # the largest step or place; more is damage
 PIECE = 2**16  # bytes that are read at the beginning, in the middle and at the end of a file
+
+
+def _inside(name: str) -> str:
+    if (fault := fault_of_name(name)) is not None:
+        raise ValueError(f"the name of a file of the checkpoint {fault}")
+    return name
 
 
 class Place(Section):
@@ -50,11 +58,27 @@ class Record(Section):
     """The checkpoint that had it."""
     noise: Noise
 
+    def expect_place(self, file: Path) -> None:
+        """Raise WamkitError unless the place in the data is that after `step` batches.
+
+        Every step takes one batch, and an epoch is `size // batch` of them.
+        """
+        place = self.loader
+        batches = place.epoch * (place.size // place.batch) + place.position
+        if batches != self.step:
+            raise WamkitError(
+                f"{file} is damaged: epoch {place.epoch} and position {place.position} are those "
+                f"after {batches} batches, and the step is {self.step}",
+                _cure(file),
+            )
+
 
 class Manifest(Section):
     """files.json of a checkpoint: what tells its files from others."""
 
-    files: dict[str, Mark] = Field(min_length=1)
+    files: dict[Annotated[str, AfterValidator(_inside)], Mark] = Field(
+        min_length=1, max_length=MOST_FILES
+    )
     """File -> its size and a hash of its beginning, middle and end."""
 
 

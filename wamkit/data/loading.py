@@ -12,6 +12,8 @@ from ..errors import WamkitError
 from ..observation import Batch, Observation
 from .samples import Sample, Samples
 
+SEEDS = 2**63  # that a generator of torch takes
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of one `Samples` as a batch."""
@@ -77,7 +79,7 @@ class Order:
         """The batches of this epoch, each that of all processes together."""
         order = torch.arange(self.size)
         if self.shuffle:
-            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % SEEDS)
             order = torch.randperm(self.size, generator=rng)
         return order.split(self.batch * self.world)
 
@@ -133,16 +135,23 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken. Raises WamkitError if that was another order."""
-        now = self.state_dict()
+        now, again = self.state_dict(), "resume from another checkpoint: this one is damaged"
+        for name in now:
+            value = state.get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise WamkitError(
+                    f"the {name} of an order is {value!r:.40}, expected a whole number from 0 on",
+                    again,
+                )
         for name in ("seed", "size", "batch"):
             if state[name] != now[name]:
                 raise WamkitError(
                     f"the order was of {name} {state[name]}, this one is of {now[name]}",
                     "resume with the same data, seed and total batch size",
                 )
-        if not 0 <= state["position"] < len(self.order):
+        if state["position"] >= len(self.order):
             raise WamkitError(
                 f"the order has {len(self.order)} batches, and this is place {state['position']}",
-                "resume from another checkpoint: this one is damaged",
+                again,
             )
         self.order.epoch, self.order.position = state["epoch"], state["position"]

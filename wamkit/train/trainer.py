@@ -26,6 +26,7 @@ from ..errors import WamkitError
 from ..modes import compiler
 from ..policy import Policy
 from ..records import Record
+from ..runs import RUN
 from . import learning, loggers, logs
 from .batches import Feed, seed_of, shard
 from .checkpoints import RunFolder
@@ -409,6 +410,7 @@ class Trainer:
     def _restore(self, checkpoint: Path, record: Record) -> None:
         with self.processes.agreed():
             self.feed.loader.load_state_dict(record.loader.model_dump())
+            record.expect_place(checkpoint / RUN)
         self.folder.restore(checkpoint, self._tensors())
         self.step, self.best_step = record.step, record.best_step
         if not self.folder.has(self.best_step):
