@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,81 @@ def test_they_are_computed_once_and_again_when_the_data_change(
         with monkeypatch.context() as context:
             context.setattr(module, "Numbers", None)  # nothing can be computed now
             assert statistics(Recording(tmp_path / "set")) == first
-    assert len(list((tmp_path / "set" / "meta" / "wamkit").iterdir())) == 1
+    assert not (tmp_path / "set" / "meta" / "wamkit").exists()
+
+
+def _one_value(folder: Path, value: float) -> Path:
+    with Writer(folder, 10, {"action": Feature("float32", (1,))}) as writer:
+        writer.add_episode("try", [{"action": [value]}] * 3)
+    return folder
+
+
+def test_statistics_that_come_with_a_data_set_are_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would scale the actions of the robot otherwise."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    monkeypatch.setenv("WAMKIT_CACHE", str(mine))
+    folder = _one_value(tmp_path / "set", 3)
+    found = statistics(Recording(folder))
+    monkeypatch.setenv("WAMKIT_CACHE", str(theirs))
+    kept = next(file for file in mine.rglob("*") if file.is_file())
+    wrong = json.loads(kept.read_text())
+    wrong["statistics"]["action"]["max"] = [1000.0]
+    for name in (kept.name, f"statistics-{kept.stem[:16]}.json"):
+        place = folder / "meta" / "wamkit" / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps(wrong))
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert statistics(Recording(folder)) == found
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_link_in_a_data_set_is_not_written_through(tmp_path: Path) -> None:
+    folder, outside = _one_value(tmp_path / "set", 4), tmp_path / "outside"
+    outside.mkdir()
+    (folder / "meta" / "wamkit").symlink_to(outside)
+    statistics(Recording(folder))
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"statistics": 3}', "[" * 10**5])
+def test_a_damaged_file_of_the_cache_is_computed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "cache"))
+    recording = Recording(_one_value(tmp_path / "set", 5))
+    found = statistics(recording)
+    (kept,) = (file for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    whole = kept.read_text()
+    kept.write_text(text)
+    assert statistics(recording) == found
+    assert kept.read_text() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "file"))
+    recording = Recording(_one_value(tmp_path / "set", 6))
+    assert statistics(recording)["action"].max == (6.0,)
+    with pytest.raises((WamkitError, OSError)):
+        statistics(recording, cache=tmp_path / "file")
+
+
+def test_tables_with_any_name_decide_the_fingerprint(tmp_path: Path) -> None:
+    folder = _one_value(tmp_path / "set", 7)
+    (folder / "rows").mkdir()
+    (folder / "data" / "chunk-000" / "file-000.parquet").rename(folder / "rows" / "0")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    info["data_path"] = "rows/{file_index}"
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    before = Recording(folder).fingerprint()
+    data = bytearray((folder / "rows" / "0").read_bytes())
+    data[10] ^= 1
+    (folder / "rows" / "0").write_bytes(data)
+    assert Recording(folder).fingerprint() != before
 
 
 def test_an_empty_column_of_the_data_is_named(folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import os
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
 from .errors import WamkitError
+from .variables import CACHE
 
 LONGEST_PART = 255
 """Bytes of one part of a path, as most file systems bound it."""
@@ -22,6 +24,14 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what is computed once: `WAMKIT_CACHE`, or ~/.cache/wamkit.
+
+    What lies there is trusted as the user's own, unlike files of data sets and policies.
+    """
+    return expanded(os.environ.get(CACHE) or Path("~", ".cache", "wamkit"))
 
 
 def read_text(file: Path) -> str:

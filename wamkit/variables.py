@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 BLOCK = "WAMKIT_BLOCK_PLUGINS"
+CACHE = "WAMKIT_CACHE"
 DEBUG = "WAMKIT_DEBUG"
 PIXELS = "WAMKIT_MAX_PIXELS"
 
 VARIABLES = {
     BLOCK: "Names of plugins or distributions to leave out, with commas between them.",
+    CACHE: "Folder of what is computed once, such as statistics of data; else ~/.cache/wamkit.",
     DEBUG: "Set to 1: an unexpected error prints its traceback in place of one line.",
     PIXELS: "Pixels that an image or a picture of a video may have; 33554432 if not set.",
 }

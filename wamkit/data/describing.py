@@ -1,4 +1,8 @@
-"""Exact statistics of actions and states over all frames, kept beside the data they are of.
+"""Exact statistics of actions and states over all frames, kept in the user's own cache.
+
+A policy's actions are scaled by them, so statistics that come with a data set are never believed:
+somebody may have written others than the data have. Those that are computed are kept under the hash
+of the data, in a folder of the user; nothing is written into the data set.
 
 Quantiles are those of all frames together; averages or envelopes of each episode's own quantiles,
 which LeRobot writes into meta/stats.json, are something else.
@@ -19,8 +23,7 @@ from .. import strict_json
 from ..actions import Statistics
 from ..durable import NotWritten, in_words, make_folder, write_text
 from ..errors import WamkitError
-from ..paths import expanded
-from ..placeholders import refuse_placeholder
+from ..paths import cache_folder, expanded
 from ..spec import PolicySpec
 from .frames import Numbers
 from .layout import Columns, Recording
@@ -40,20 +43,21 @@ def statistics(
     """`action` and `state`: what `Policy.set_statistics` takes.
 
     With a spec, numbers of a `relative` group are described as the policy learns them: each of the
-    targets of a sample less the state at its beginning. The result is kept in
-    the folder `cache`, by default meta/wamkit of the data set if that can be written to, and
-    computed anew when the data or the method has changed. Raises WamkitError if a number is not
-    finite or a column is not there.
+    targets of a sample less the state at its beginning. The result is kept in the folder `cache`,
+    by default that of the user (`wamkit.paths.cache_folder`) if it can be written to, and computed
+    anew when the data or the method has changed. What lies in the folder is trusted. Raises
+    WamkitError if a number is not finite or a column is not there.
     """
     method = _method(recording, spec, columns or Columns(), episodes)
-    place = expanded(cache) if cache else recording.folder / "meta" / "wamkit"
-    mark = hashlib.sha256(strict_json.dumps(method).encode()).hexdigest()[:16]
-    file, data = place / f"statistics-{mark}.json", recording.fingerprint()
-    if (known := _read(file, data)) is not None:
+    place = expanded(cache) if cache else cache_folder() / "statistics"
+    about = {"data": recording.fingerprint(), **method}
+    mark = hashlib.sha256(strict_json.dumps(about).encode()).hexdigest()[:32]
+    file = place / f"{mark}.json"
+    if (known := _read(file, about)) is not None:
         return known
     found = _compute(recording, method, episodes)
     tables = {name: asdict(value) for name, value in found.items()}
-    _write(file, {"data": data, **method, "statistics": tables}, required=cache is not None)
+    _write(file, {**about, "statistics": tables}, required=cache is not None)
     return found
 
 
@@ -150,23 +154,20 @@ def _state_column(recording: Recording, spec: PolicySpec | None, columns: Column
     return columns.state if wanted else None
 
 
-def _read(file: Path, data: str) -> dict[str, Statistics] | None:
-    """What the file says, if it speaks of these data."""
-    if not file.is_file():
-        return None
-    refuse_placeholder(file)
+def _read(file: Path, about: dict[str, Any]) -> dict[str, Statistics] | None:
+    """What the file says of these data; None if it is not there, of others, or damaged."""
     try:
-        told = strict_json.loads(file.read_text())
-        tables = told["statistics"] if told["data"] == data else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
-    if tables is None:
+        told = strict_json.loads(file.read_text(encoding="utf-8"))
+        tables = told.pop("statistics")
+        if told != strict_json.loads(strict_json.dumps(about)):
+            return None
+        return {name: Statistics.parse(table, str(file)) for name, table in tables.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return {name: Statistics.parse(table, str(file)) for name, table in tables.items()}
 
 
 def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
-    """Keep the result; a data set that cannot be written to is computed anew each time."""
+    """Keep the result; where the cache cannot be written to, it is computed each time."""
     text = strict_json.dumps(told, indent=1) + "\n"
     try:
         with in_words(file):

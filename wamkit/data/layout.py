@@ -229,15 +229,21 @@ class Recording:
         for place in ("meta/episodes", "data", "videos", "images"):
             kept += sorted(p for p in (self.folder / place).rglob("*") if p.is_file())
         metas = ("tasks.parquet", "tasks.jsonl", "episodes.jsonl")
-        return kept + [p for name in metas if (p := self.folder / "meta" / name).is_file()]
+        kept += [p for name in metas if (p := self.folder / "meta" / name).is_file()]
+        others = self._tables().union(*(files for files in self._by_film.values())) - set(kept)
+        return kept + sorted(p for p in others if p.is_file())
+
+    def _tables(self) -> set[Path]:
+        """The files that hold rows of episodes, wherever the templates of info.json have them."""
+        return {episode.data for episode in self.survey[0]}
 
     def fingerprint(self) -> str:
         """A hash of the data: names and sizes of all files, and the contents of all but videos."""
-        total = hashlib.sha256()
+        total, tables = hashlib.sha256(), self._tables()
         for file in self.files():
             about = f"{file.relative_to(self.folder).as_posix()} {file.stat().st_size}\n"
             total.update(about.encode())
-            if file.suffix in (".parquet", ".json", ".jsonl"):
+            if file in tables or file.suffix in (".parquet", ".json", ".jsonl"):
                 with file.open("rb") as opened:
                     total.update(hashlib.file_digest(opened, "sha256").digest())
         return total.hexdigest()
