@@ -44,6 +44,8 @@ FLOORS = {
         "reading",
         "placeholders",
         "locate",
+        "shards",
+        "safetensors_header",
         "mistakes",
         "overrides",
         "paths",

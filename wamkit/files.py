@@ -28,8 +28,9 @@ from .errors import WamkitError
 from .formats import code, multiplied
 from .hub import WEIGHTS, local
 from .hub import is_remote as is_remote
-from .locate import DAMAGED, PICKLED, header, split, weight_files
+from .locate import PICKLED, split, weight_files
 from .placeholders import refuse_placeholder
+from .safetensors_header import DAMAGED, expect_few, header
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
                     "remove the file that does not belong",
                 )
             found[name] = Entry(file, name, shape, dtype, stored=shape)
+        expect_few(found, len(found), f"{file.parent}")
     return found
 
 

@@ -27,6 +27,8 @@ from .locate import split
 from .prefixes import Entries, Fit, bare, chosen, unwrapped
 
 ALIGNED = 64  # bytes; what torch gives its own tensors
+MOST_OTHERS = 20_000
+"""Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
 WRITER = "wamkit"
 STORED = "_stored_dtypes"  # where a loaded model keeps what dtypes its files have
 
@@ -109,7 +111,13 @@ def load(
     state = model.state_dict(keep_vars=True)
     wanted = {k: tuple(v.shape) for k, v in state.items()}
     place, prefix = split(path)
-    entries: Entries = bare(unpacked(headers(find(path, folders)), place), place)
+    held = headers(find(path, folders))
+    if len(held) > len(wanted) + MOST_OTHERS:
+        raise WamkitError(
+            f"{place} holds {len(held):,} tensors, and this model has {len(wanted):,}",
+            "save the weights of the model alone, and name that file",
+        )
+    entries: Entries = bare(unpacked(held, place), place)
 
     def fit(some: Entries) -> Fit | None:
         layout = _layout(some, dialects)

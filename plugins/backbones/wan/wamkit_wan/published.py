@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wamkit.errors import WamkitError
-from wamkit.locate import header, weight_files
+from wamkit.locate import weight_files
 from wamkit.published import Config, Published
+from wamkit.safetensors_header import header
 
 from .latents import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
 
