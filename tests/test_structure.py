@@ -46,6 +46,7 @@ FLOORS = {
         "locate",
         "shards",
         "safetensors_header",
+        "pickle_scan",
         "mistakes",
         "overrides",
         "paths",
@@ -72,6 +73,7 @@ FLOORS = {
     },
     2: {
         "files",
+        "pickled",
         "finite",
         "formats",
         "images",

@@ -11,8 +11,9 @@ from . import hub
 from .check import check, warnings_of
 from .errors import SpecError, WamkitError, WamkitWarning
 from .hub import is_remote
-from .locate import PICKLED, SUFFIX, split
+from .locate import split
 from .parts import KINDS, ActionHeadConfig, Kind, Part
+from .shards import PICKLED, SUFFIX
 from .spec import PolicySpec, parse, parse_part, read
 
 if TYPE_CHECKING:

@@ -9,28 +9,26 @@ from __future__ import annotations
 import errno
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import pickled
 from .durable import replacing
 from .errors import WamkitError
 from .formats import code, multiplied
 from .hub import WEIGHTS, local
 from .hub import is_remote as is_remote
-from .locate import PICKLED, split, weight_files
-from .placeholders import refuse_placeholder
+from .locate import split, weight_files
 from .safetensors_header import DAMAGED, expect_few, header
+from .shards import PICKLED
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for file in files:
-        told = _pickled_header(file) if file.suffix in PICKLED else header(file)
+        told = _pickled(file) if file.suffix in PICKLED else header(file)
         for name, (shape, dtype) in told.items():
             if name in found:
                 raise WamkitError(
@@ -102,7 +100,7 @@ def opened(file: Path, device: torch.device | str = "cpu") -> Iterator[Reader]:
     Raises WamkitError if the file turns out to be damaged.
     """
     if file.suffix in PICKLED:
-        yield Reader(_unpickled(file), {}, torch.device(device))
+        yield Reader(pickled.tensors(file), {}, torch.device(device))
         return
     try:
         with safe_open(file, framework="pt", device=str(device)) as source:
@@ -139,35 +137,6 @@ class Reader:
         return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
 
 
-def _pickled_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """As `_header`, for a pickled checkpoint."""
-    return {k: (tuple(v.shape), code(v.dtype)) for k, v in _unpickled(file).items()}
-
-
-def _unpickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled checkpoint, mapped; names of nested tables are joined by dots."""
-    return _unpickled_at(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=1)
-def _unpickled_at(file: Path, _changed: int) -> dict[str, Tensor]:
-    refuse_placeholder(file)
-    try:
-        mapped = is_zipfile(file)  # the format before torch 1.6 is none, and is read whole
-        content = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
-    except Exception as error:  # as many kinds as there are ways to hurt a pickle
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WamkitError(
-            f"{file} is no checkpoint that can be read as data alone: {reason}",
-            "convert it to safetensors where it was made, or download it again",
-        ) from None
-    warnings.warn(f"{file} is pickled; `wamkit weights convert` makes it safetensors", stacklevel=2)
-    return dict(_flat(content, ""))
-
-
-def _flat(content: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}{key}.")
+def _pickled(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """As `header`, for a pickled checkpoint."""
+    return {k: (tuple(v.shape), code(v.dtype)) for k, v in pickled.tensors(file).items()}

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from .errors import WamkitError
 from .hub import standing
-from .locate import INDEX, PICKLED, STEMS, SUFFIX, split
+from .locate import STEMS, split
 from .placeholders import refuse_placeholder
+from .shards import INDEX, PICKLED, SUFFIX
 
 Config = Mapping[str, Any]
 

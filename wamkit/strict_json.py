@@ -68,6 +68,8 @@ def read(file: Path, cure: str, *, most: int = BYTES) -> Any:
         if size > most:
             raise WamkitError(f"{file} has {size:,} bytes, at most {most:,} are read", cure)
         return loads(file.read_bytes())
+    except WamkitError:
+        raise
     except UnicodeDecodeError as error:
         raise WamkitError(f"{file} is no text in UTF-8: {error.reason}", cure) from None
     except ValueError as error:
