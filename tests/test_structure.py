@@ -27,6 +27,7 @@ FLOORS = {
         "strict_json",
         "strict_yaml",
         "documents",
+        "trust",
         "describe",
         "chart",
         "hooks",

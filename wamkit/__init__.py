@@ -18,6 +18,7 @@ from .check import check, warnings_of
 from .errors import SpecError, WamkitError
 from .hooks import hookimpl
 from .registry import registry
+from .trust import trusting_paths
 
 if TYPE_CHECKING:
     from .interfaces.backbone import denoise
@@ -39,6 +40,7 @@ __all__ = [
     "hookimpl",
     "load_part",
     "registry",
+    "trusting_paths",
     "warnings_of",
 ]
 

@@ -26,6 +26,7 @@ from .parts import KINDS
 from .paths import expanded
 from .runs import find, through
 from .spec import PolicySpec
+from .trust import named_paths, remember
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -51,6 +52,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
             f"this policy is {policy.quantized}: what is saved are weights that were not rounded",
             "load it again and save that; quantize a policy each time it is loaded",
         )
+    remember(named_paths(_portable(policy.spec).dump()).values())
     with replacing_folder(goal) as part:
         for kind in (*KINDS, *OTHERS):
             module = _saved(policy, kind)

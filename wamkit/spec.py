@@ -33,6 +33,7 @@ from .paths import expanded
 from .registry import registry
 from .schedules import Schedules
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
+from .trust import expect_trusted
 
 
 class PolicySpec(BaseModel):
@@ -183,13 +184,15 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The raw tables of a spec file, or of a saved policy, with `key=value` overrides.
 
     Of a run or its checkpoints it is the policy that `wamkit.runs.find` chooses. Raises WamkitError
-    if there is no such file, or it is not TOML, YAML or JSON.
+    if there is no such file, if it is not TOML, YAML or JSON, or if a saved policy names paths
+    outside its folder that nobody trusts (`wamkit.trust`).
     """
     from .runs import find, is_folder
 
-    file = expanded(path)
+    file, home = expanded(path), None
     if is_folder(file):
-        file = find(file).policy / "spec.yaml"
+        home = find(file).policy
+        file = home / "spec.yaml"
     if not file.is_file():
         near = [str(p) for p in file.parent.glob("*") if p.suffix in {".toml", ".yaml", ".yml"}]
         raise WamkitError(
@@ -197,7 +200,10 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             did_you_mean(str(file), near, "name a .toml, .yaml or .json file, or a saved policy"),
         )
     raw = read_table(file, "spec", "start from examples/toy.toml")
-    return override(raw, overrides)
+    used = override(raw, overrides)
+    if home is not None:
+        expect_trusted(raw, used, home)
+    return used
 
 
 def parse(raw: Mapping[str, Any], source: str = "the spec") -> PolicySpec:

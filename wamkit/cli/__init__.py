@@ -16,6 +16,7 @@ from ..errors import did_you_mean
 from ..variables import VARIABLES
 from .help import Verb, formatter
 from .notes import noted
+from .options import trust_paths
 from .output import polite
 
 # What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
@@ -44,6 +45,7 @@ VERBS = {
     "new": "new",
     "doctor": "doctor",
 }
+_POLICY = re.compile("SPEC|POLICY")  # what may be a saved policy is called so in usage lines
 
 
 class Verbs(TyperGroup):
@@ -90,7 +92,10 @@ def verb(name: str) -> Any:
     run = polite(noted(module.command))
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
-    return typer.main.get_command(alone)
+    command = typer.main.get_command(alone)
+    if any(p.name == "spec" or _POLICY.match(p.metavar or "") for p in command.params):
+        command.params.append(trust_paths())
+    return command
 
 
 def _version(wanted: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ..parts import ALL_KINDS
 from ..registry import registry
+from ..trust import trusting_paths
 
 
 def complete_kind(incomplete: str) -> list[str]:
@@ -81,3 +82,30 @@ Column = Annotated[
         "front=observation.images.top.",
     ),
 ]
+
+
+def _allow(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.with_resource(trusting_paths())
+
+
+def trust_paths() -> Any:
+    """The option `--trust-paths`, for every verb that takes a saved policy."""
+
+    def command(
+        trust_paths: Annotated[
+            bool,
+            typer.Option(
+                "--trust-paths",
+                callback=_allow,
+                help="Read the paths outside its folder that a saved policy names, and remember "
+                "them.",
+            ),
+        ] = False,
+    ) -> None: ...
+
+    alone = typer.Typer(add_completion=False)
+    alone.command()(command)
+    option = next(p for p in typer.main.get_command(alone).params if p.name == "trust_paths")
+    option.expose_value = False
+    return option

@@ -14,6 +14,7 @@ from ..errors import SpecError, WamkitError
 from ..paths import expanded
 from ..runs import is_folder
 from ..spec import parse, read
+from ..trust import named_paths, remember
 from .check import conflicts_of
 from .options import Json, Overrides, Spec, Tiny
 from .output import busy, emit, note, say
@@ -98,8 +99,9 @@ def command(
     goal = out / SPEC
     with busy("writing"), replacing_folder(out) as part:
         weights.save(student, part / WEIGHTS)
-        text = strict_yaml.dumps(whole.model_copy(update=update).dump())
-        (part / SPEC).write_text(text)
+        made = whole.model_copy(update=update).dump()
+        (part / SPEC).write_text(strict_yaml.dumps(made))
+    remember(named_paths(made).values())
     if whole.backbone.weights is None:
         note("the backbone has random weights, and so has what was cut out of it")
     if json:
