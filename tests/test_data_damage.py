@@ -137,7 +137,7 @@ METADATA: dict[str, tuple[Change, str]] = {
     "no task_index": (column(TASKS, "task_index", None), "expected the task and task_index"),
     "null task": (column(TASKS, "task_index", [0, None]), "row 1: task_index is missing"),
     "task twice": (column(TASKS, "task_index", [0, 0]), "task 0 is there twice"),
-    "task without words": (column(TASKS, "__index_level_0__", ["a", None]), "task 1 is None"),
+    "task without words": (column(TASKS, "task", ["a", None]), "task 1 is None"),
     "tasks cut": (content(TASKS, None), "is damaged or incomplete"),
     "stats cut": (content("meta/stats.json", None), "meta/stats.json: cannot be read"),
     "info cut": (content("meta/info.json", None), "meta/info.json: cannot be read"),

@@ -47,8 +47,9 @@ def command(
         typer.Option(help="Pictures in mp4 files, or unchanged within the tables."),
     ] = "video",
     codec: Annotated[
-        Literal["av1", "h264"], typer.Option(help="What mp4 files are encoded in.")
-    ] = "av1",
+        Literal["av1", "h264"] | None,
+        typer.Option(help="What mp4 files are encoded in: av1, or as those that are there."),
+    ] = None,
     add: Annotated[bool, typer.Option("--add", help="Add to a data set that is there.")] = False,
     json: Json = False,
 ) -> None:

@@ -29,6 +29,7 @@ CODECS = {
     "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"g": "2", "crf": "23"}),
 }
+QUALITY = ("g", "crf", "preset")  # of those options, what LeRobot notes of a video
 HANGING: list[Any] = []
 """Films whose encoder hangs. They must not be freed: freeing one would wait for it."""
 
@@ -161,14 +162,20 @@ class Film:
 
 
 def about(size: tuple[int, int], fps: float, codec: str) -> dict[str, Any]:
-    """What LeRobot notes of a video feature."""
+    """What LeRobot notes of a video feature (`get_video_info` of lerobot 0.6.1)."""
+    options = CODECS[codec][1]
+    numbers = {name: int(options[name]) if name in options else None for name in QUALITY}
     return {
         "video.height": size[0],
         "video.width": size[1],
         "video.codec": codec,
         "video.pix_fmt": "yuv420p",
-        "video.is_depth_map": False,
         "video.fps": int(fps) if float(fps).is_integer() else fps,
         "video.channels": 3,
         "has_audio": False,
+        **{f"video.{name}": value for name, value in numbers.items()},
+        "video.fast_decode": 0,
+        "video.video_backend": "pyav",
+        "video.extra_options": {},
+        "is_depth_map": False,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +19,12 @@ from ..durable import hidden, in_words, make_folder, recover, remove, replace_fo
 from ..errors import WamkitError
 from ..leftovers import sweep_older
 from ..paths import expanded
-from . import film, parquet
-from .frames import Numbers, Pictures
+from . import dataset_info, episode_table, film, parquet
+from .dataset_info import DATA, VIDEO, limit
+from .episode_statistics import histogram, of_images, of_values, sampled
 from .layout import INFO, OWN, Feature, Recording
 from .linking import link_tree
 
-CHUNK = 1000  # files in a folder
-DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 NOTES = Path("meta", "wamkit.json")  # LeRobot passes over it
 
@@ -48,27 +47,42 @@ class Writer:
         features: Mapping[str, Feature],
         robot_type: str = "unknown",
         *,
-        codec: str = "av1",
-        data_megabytes: float = 100,
-        video_megabytes: float = 200,
+        codec: str | None = None,
+        data_megabytes: float | None = None,
+        video_megabytes: float | None = None,
     ) -> None:
         """`features` without LeRobot's own (timestamp and so on); pictures are height, width, 3.
 
-        A data set that is there already is added to. Raises WamkitError if it has other features,
-        or the folder holds something else.
+        `codec` is av1 if it is not given, files grow to 100 and 200 MB. A data set that is there
+        already is added to, as it is encoded and divided. Raises WamkitError if it has other
+        features, or the folder holds something else.
         """
         if not 0.001 < fps < 1e6:  # a NaN neither
             raise WamkitError(f"{fps:g} frames a second", "give the rate of the recording as fps")
         self.folder = recover(expanded(folder).absolute())
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}
-        self._limits = {"data": data_megabytes, "video": video_megabytes}
+        limits = {
+            "data_files_size_in_mb": data_megabytes,
+            "video_files_size_in_mb": video_megabytes,
+        }
+        self._limits = {name: value for name, value in limits.items() if value is not None}
+        if not all(0 < value < math.inf for value in self._limits.values()):
+            raise WamkitError(
+                f"files of {data_megabytes} and {video_megabytes} megabytes", "give positive sizes"
+            )
         with in_words(self.folder):
             self._begin()
 
     def _begin(self) -> None:
         """Take up the data set as it is in its folder, under a hidden name in the same folder."""
         old = self._old()
+        self._codecs = {
+            name: self._codec(name, old)
+            for name, feature in self.features.items()
+            if feature.dtype == "video"
+        }
+        self._info = dataset_info.begun(self.fps, self.features, self.robot_type, self._codecs)
         self.notes: dict[str, Any] = {} if old is None else notes(old.folder)
         """What else is to be remembered of the data set, as plain data."""
         sweep(self.folder.parent)
@@ -86,14 +100,17 @@ class Writer:
     def _take_up(self, old: Recording | None) -> None:
         """Fill the hidden folder with what is there already."""
         self._place.mkdir()
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[int, str] = {}
         self._episodes = self._frames = 0
         if old is not None:
             link_tree(old.folder, self._place)
-            self._tasks = {task: index for index, task in old.tasks.items()}
+            self._info = old.info
+            self._tasks = dict(old.tasks)
             self._episodes = max((e.index + 1 for e in old.episodes), default=0)
             self._frames = sum(episode.length for episode in old.episodes)
+        self._info = {**self._info, **self._limits}
         self._rows: list[dict[str, Any]] = []  # frames of the episode that is being recorded
+        self._seen: dict[str, list[Any]] = {}  # camera -> histograms of its frames
         self._starts: dict[str, float] = {}  # camera -> seconds at which that episode began
         self._meta: list[dict[str, Any]] = []
         self._files: dict[str, int] = {}  # data, or a camera -> number of its open file
@@ -125,6 +142,7 @@ class Writer:
                 f"give {', '.join(self.features)}",
             )
         row = {name: _value(name, self.features[name], value) for name, value in values.items()}
+        seen = {n: histogram(row[n]) for n, f in self.features.items() if f.is_picture}
         with in_words(self.folder):
             for name, feature in self.features.items():
                 if feature.dtype == "video":
@@ -134,6 +152,8 @@ class Writer:
                     self._starts.setdefault(name, shot.seconds)
                     shot.add(row.pop(name))
         self._rows.append(row)
+        for name, counts in seen.items():
+            self._seen.setdefault(name, []).append(counts)
 
     def add_episode(self, task: str, frames: Iterable[Mapping[str, Any]] = ()) -> None:
         """End an episode: `frames`, after those added since the last one, with its instruction."""
@@ -145,7 +165,7 @@ class Writer:
                 "add frames first, and say what they show",
             )
         length = len(self._rows)
-        number = self._tasks.setdefault(task, len(self._tasks))
+        number = self._number(task)
         own = {
             "timestamp": (np.arange(length) / self.fps).astype(np.float32),
             "frame_index": np.arange(length),
@@ -162,9 +182,16 @@ class Writer:
                     file, table.schema, compression="snappy"
                 )
             self._table.write_table(table, row_group_size=length)  # a row group for each episode
-            self._meta.append(self._about(task, length))
+            self._meta.append(self._about(task, length) | self._statistics(own))
             self._episodes, self._frames, self._rows = self._episodes + 1, self._frames + length, []
             self._roll()
+
+    def _number(self, task: str) -> int:
+        """The index of an instruction, a new one if it has none."""
+        new = max(self._tasks, default=-1) + 1
+        number = next((index for index, known in self._tasks.items() if known == task), new)
+        self._tasks[number] = task
+        return number
 
     def save(self) -> Path:
         """Put the data set in its place, at one stroke.
@@ -188,15 +215,25 @@ class Writer:
     def _finish(self) -> None:
         self._close()
         if self._meta:  # of the episodes that are new
-            schema = _schema_of_episodes(list(self._meta[0]), parquet.arrow())
-            rows = parquet.arrow().Table.from_pylist(self._meta, schema=schema)
-            _put(rows, self._next("meta/episodes", EPISODES))
-        _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
-        _text(self._place / INFO, self._info())
-        _text(self._place / "meta" / "stats.json", _stats(Recording(self._place)))
+            self._put_metadata()
         if self.notes:
             _text(self._place / NOTES, self.notes)
         replace_folder(self._place, self.folder)
+
+    def _put_metadata(self) -> None:
+        """Write what is in meta/, with the new episodes after those that were there."""
+        old = episode_table.files(self._place)
+        if old:
+            episode_table.complete(Recording(self._place))
+        file = self._next("meta/episodes", EPISODES)
+        rows = [row | episode_table.place_of(file) for row in self._meta]
+        known = parquet.opened(old[0]).schema_arrow if old else None
+        kinds = {field.name: field.type for field in known or ()} or episode_table.kinds_of(rows[0])
+        episode_table.put(rows, kinds, file)
+        _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
+        counts = (self._episodes, self._frames, len(self._tasks))
+        _text(self._place / INFO, dataset_info.counted(self._info, *counts))
+        _text(self._place / "meta" / "stats.json", episode_table.overall(self._place, rows))
 
     def keep(self) -> None:
         """Save, and go on in new files: from here on nothing of it can be lost."""
@@ -227,13 +264,31 @@ class Writer:
                 f"second with {', '.join(theirs)}; not what is to be added",
                 "write to another folder, or with the same fps, features and shapes",
             )
+        dataset_info.expect_places(old.info, self.folder)
         self.robot_type = str(old.info.get("robot_type", self.robot_type))
         return old
+
+    def _codec(self, name: str, old: Recording | None) -> str:
+        """What the videos of a camera are encoded in: as asked for, or as those that are there."""
+        about = old.info["features"][name].get("info") if old is not None else None
+        known = about.get("video.codec") if isinstance(about, dict) else None
+        codec = str(self.codec or known or "av1")
+        if codec not in film.CODECS:
+            raise WamkitError(
+                f"videos of {name!r} in the codec {codec}, which is not written here",
+                f"give codec, one of {', '.join(film.CODECS)}; of a data set with several, LeRobot "
+                "does not merge the videos",
+            )
+        return codec
+
+    def _numbered(self, number: int) -> dict[str, int]:
+        chunk, file = divmod(number, max(1, int(limit(self._info, "chunks_size"))))
+        return {"chunk_index": chunk, "file_index": file}
 
     def _next(self, key: str, template: str, **values: str) -> Path:
         """A file name that is still free, in a folder that exists."""
         number = self._files.get(key, -1) + 1
-        while (file := self._place / template.format(**_numbered(number), **values)).exists():
+        while (file := self._place / template.format(**self._numbered(number), **values)).exists():
             number += 1
         self._files[key] = number
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -241,32 +296,40 @@ class Writer:
 
     def _film(self, name: str, feature: Feature) -> film.Film:
         file = self._next(name, VIDEO, video_key=name)
-        return film.Film(file, self.fps, feature.size, self.codec)
+        return film.Film(file, self.fps, feature.size, self._codecs[name])
 
     def _about(self, task: str, length: int) -> dict[str, Any]:
         """The row of an episode in the metadata."""
-        row: dict[str, Any] = {
-            "episode_index": self._episodes,
-            "tasks": [task],
-            "length": length,
-            "dataset_from_index": self._frames,
-            "dataset_to_index": self._frames + length,
-        }
-        row |= {f"data/{k}": v for k, v in _numbered(self._files["data"]).items()}
+        row: dict[str, Any] = {"episode_index": self._episodes, "tasks": [task], "length": length}
+        row |= {f"data/{k}": v for k, v in self._numbered(self._files["data"]).items()}
+        row["dataset_from_index"] = self._frames
+        row["dataset_to_index"] = self._frames + length
         for name, shot in self._films.items():
-            row |= {f"videos/{name}/{k}": v for k, v in _numbered(self._files[name]).items()}
+            row |= {f"videos/{name}/{k}": v for k, v in self._numbered(self._files[name]).items()}
             row[f"videos/{name}/from_timestamp"] = self._starts.pop(name)
             row[f"videos/{name}/to_timestamp"] = shot.seconds
         return row
 
+    def _statistics(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The statistics of the episode that ends, as columns of its row."""
+        found = {}
+        for name, feature in self.features.items():
+            if feature.is_picture:
+                seen = self._seen.pop(name)
+                found[name] = of_images(seen[frame] for frame in sampled(len(seen)))
+            else:
+                found[name] = of_values(np.stack([row[name] for row in self._rows]))
+        found |= {name: of_values(values.reshape(-1, 1)) for name, values in own.items()}
+        return episode_table.columns_of(found)
+
     def _roll(self) -> None:
         """Begin new files where the open ones have grown large."""
-        here = self._place / DATA.format(**_numbered(self._files["data"]))
-        if here.stat().st_size >= self._limits["data"] * 1e6:
+        here = self._place / DATA.format(**self._numbered(self._files["data"]))
+        if here.stat().st_size >= limit(self._info, "data_files_size_in_mb") * 1e6:
             self._table.close()
             self._table = None
         for name, shot in list(self._films.items()):
-            if shot.bytes >= self._limits["video"] * 1e6:
+            if shot.bytes >= limit(self._info, "video_files_size_in_mb") * 1e6:
                 self._films.pop(name).close()
 
     def _close(self) -> None:
@@ -275,35 +338,6 @@ class Writer:
         self._table = None
         while self._films:  # one that fails is not closed again
             self._films.popitem()[1].close()
-
-    def _info(self) -> dict[str, Any]:
-        kinds = {"timestamp": "float32"}
-        features: dict[str, Any] = {}
-        for name, feature in self.features.items():
-            features[name] = {"dtype": feature.dtype, "shape": list(feature.shape)}
-            features[name]["names"] = feature.names
-            if feature.is_picture:
-                features[name]["names"] = ["height", "width", "channels"]
-            if feature.dtype == "video":
-                features[name]["info"] = film.about(feature.size, self.fps, self.codec)
-        for name in OWN:
-            features[name] = {"dtype": kinds.get(name, "int64"), "shape": [1], "names": None}
-        films = any(feature.dtype == "video" for feature in self.features.values())
-        return {
-            "codebase_version": "v3.0",
-            "robot_type": self.robot_type,
-            "total_episodes": self._episodes,
-            "total_frames": self._frames,
-            "total_tasks": len(self._tasks),
-            "chunks_size": CHUNK,
-            "data_files_size_in_mb": self._limits["data"],
-            "video_files_size_in_mb": self._limits["video"],
-            "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
-            "splits": {"train": f"0:{self._episodes}"},
-            "data_path": DATA,
-            "video_path": VIDEO if films else None,
-            "features": features,
-        }
 
 
 def notes(folder: Path) -> dict[str, Any]:
@@ -322,11 +356,12 @@ def _supported(name: str, feature: Feature) -> Feature:
         numbers = not feature.is_picture and np.dtype(feature.dtype).kind in "iufb"
     except TypeError:
         numbers = False
-    if name in OWN or not (pictures or (numbers and len(feature.shape) == 1)):
+    if name in OWN or "/" in name or not (pictures or (numbers and len(feature.shape) == 1)):
         raise WamkitError(
             f"the feature {name!r} of {feature.dtype} {list(feature.shape)} is not written",
             "numbers are of one axis, such as float32 [7]; pictures are video or image "
-            f"[height, width, 3]; {', '.join(OWN)} are added by themselves",
+            f"[height, width, 3]; {', '.join(OWN)} are added by themselves; LeRobot takes no name "
+            "with a /",
         )
     return feature
 
@@ -369,35 +404,25 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _numbered(number: int) -> dict[str, int]:
-    return {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
-
-
-def _schema_of_episodes(names: list[str], arrow: Any) -> Any:
-    kinds = {"tasks": arrow.list_(arrow.string())}
-    return arrow.schema(
-        [(n, arrow.float64() if "timestamp" in n else kinds.get(n, arrow.int64())) for n in names]
-    )
-
-
-def _tasks(tasks: Mapping[str, int], arrow: Any) -> Any:
+def _tasks(tasks: Mapping[int, str], arrow: Any) -> Any:
     """A table that pandas reads with the instruction as its index, as LeRobot expects."""
     about = {
-        "index_columns": ["__index_level_0__"],
+        "index_columns": ["task"],
         "column_indexes": [],
         "columns": [
             {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": stored}
             | {"metadata": None}
             for name, field, kind, stored in (
                 ("task_index", "task_index", "int64", "int64"),
-                (None, "__index_level_0__", "unicode", "object"),
+                ("task", "task", "unicode", "object"),
             )
         ],
         "pandas_version": "2.0.0",
     }
+    order = sorted(tasks)  # LeRobot's merge takes them by their place
     columns = {
-        "task_index": arrow.array(list(tasks.values()), arrow.int64()),
-        "__index_level_0__": arrow.array(list(tasks), arrow.string()),
+        "task_index": arrow.array(order, arrow.int64()),
+        "task": arrow.array([tasks[index] for index in order], arrow.string()),
     }
     return arrow.table(columns).replace_schema_metadata(
         {b"pandas": strict_json.dumps(about).encode()}
@@ -413,33 +438,3 @@ def _put(table: Any, file: Path) -> None:
 def _text(file: Path, data: Any) -> None:
     file.unlink(missing_ok=True)
     file.write_text(strict_json.dumps(data, indent=4) + "\n")
-
-
-def _stats(recording: Recording) -> dict[str, Any]:
-    """LeRobot's meta/stats.json: of all frames, and of at most 100 pictures of each camera."""
-    names = [name for name, feature in recording.features.items() if not feature.is_picture]
-    numbers = Numbers(recording, recording.episodes, names)
-    found = {name: _rows(numbers[name].astype(np.float64)) for name in names}
-    total = int(numbers.starts[-1])
-    sample = np.unique(np.linspace(0, total - 1, min(total, 100)).round().astype(int))
-    pictures = Pictures(recording)
-    for name in recording.cameras:
-        seen = []
-        for place, episode in enumerate(recording.episodes):
-            first, after = numbers.starts[place : place + 2]
-            mine = sample[(sample >= first) & (sample < after)] - first
-            if len(mine):
-                shown = pictures.at(episode, name, mine.tolist())
-                seen.append(shown.reshape(-1, 3) / 255)
-        rows = _rows(np.concatenate(seen))
-        found[name] = {k: v if k == "count" else [[[x]] for x in v] for k, v in rows.items()}
-        found[name]["count"] = [len(sample)]
-    return found
-
-
-def _rows(values: NDArray[np.float64]) -> dict[str, list[Any]]:
-    rows = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0)}
-    rows["std"] = values.std(0)
-    for percent in (1, 10, 50, 90, 99):
-        rows[f"q{percent:02d}"] = np.quantile(values, percent / 100, axis=0)
-    return {name: row.tolist() for name, row in rows.items()} | {"count": [len(values)]}

@@ -76,7 +76,7 @@ class Asked:
 
 
 def writer(
-    folder: Path, robot: Robot, pictures: Literal["video", "image"], codec: str = "av1"
+    folder: Path, robot: Robot, pictures: Literal["video", "image"], codec: str | None = None
 ) -> Writer:
     """A data set for what the robot sees and does, under LeRobot's names."""
     features = {

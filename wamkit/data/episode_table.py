@@ -1,0 +1,186 @@
+"""The parquet files in meta/episodes of a LeRobot folder of version 3: a row for each episode.
+
+LeRobot's tools look up the file of a row in its columns `meta/episodes/...`, read statistics of the
+episode in `stats/FEATURE/NAME`, and take several files only if their columns are the same (lerobot
+0.6.1, `datasets/dataset_tools.py` and `datasets/io_utils.py`). So files that lack columns are
+completed before another follows, and new rows have the columns that are there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .. import strict_json
+from ..errors import WamkitError
+from . import parquet
+from .episode_statistics import (
+    Statistics,
+    histogram,
+    of_images,
+    of_values,
+    plain,
+    sampled,
+    together,
+)
+from .findings import CONVERT
+from .frames import Numbers, Pictures
+from .layout import Episode, Recording
+
+FOLDER = Path("meta", "episodes")
+BASIC = {"min", "max", "mean", "std", "count"}
+CHUNK_INDEX, FILE_INDEX = "meta/episodes/chunk_index", "meta/episodes/file_index"
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of the data set in a folder, in order."""
+    return sorted((folder / FOLDER).rglob("*.parquet"))
+
+
+def place_of(file: Path) -> dict[str, int]:
+    """The columns that name the file of a row, from chunk-000/file-000.parquet.
+
+    Raises WamkitError if it has another name.
+    """
+    found = re.fullmatch(r"chunk-(\d+)/file-(\d+)", f"{file.parent.name}/{file.stem}")
+    if not found:
+        raise WamkitError(f"{file} is not named as chunk-000/file-000.parquet", CONVERT)
+    return {CHUNK_INDEX: int(found[1]), FILE_INDEX: int(found[2])}
+
+
+def columns_of(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
+    """The statistics of features as columns of a row."""
+    return {
+        f"stats/{feature}/{name}": value
+        for feature, known in statistics.items()
+        for name, value in plain(known).items()
+    }
+
+
+def statistics_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The statistics of features in a row; columns without a value are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for column, value in row.items():
+        if column.startswith("stats/") and value is not None:
+            feature, _, name = column.removeprefix("stats/").rpartition("/")
+            found.setdefault(feature, {})[name] = value
+    return found
+
+
+def measured(recording: Recording, episode: Episode) -> dict[str, Statistics]:
+    """The statistics of every feature of an episode that is stored; images are [h, w, 3] uint8.
+
+    Raises WamkitError if its frames cannot be read.
+    """
+    names = [name for name, feature in recording.features.items() if not feature.is_picture]
+    numbers, images = Numbers(recording, [episode], names), Pictures(recording)
+    found = {name: of_values(numbers[name]) for name in names}
+    for name in recording.cameras:
+        frames = sampled(episode.length)
+        every = (images.at(episode, name, [frame])[0] for frame in frames)
+        found[name] = of_images(histogram(image) for image in every)
+    return found
+
+
+def tasks_of(recording: Recording, episode: Episode) -> list[str]:
+    """The instructions of an episode that is stored, in the order of its frames."""
+    if episode.tasks:
+        return list(episode.tasks)
+    indices = Numbers(recording, [episode], ["task_index"])["task_index"][:, 0]
+    return [recording.tasks[int(index)] for index in dict.fromkeys(indices.tolist())]
+
+
+def complete(recording: Recording) -> None:
+    """Give every file of a data set the columns that another has, and those that LeRobot needs.
+
+    Statistics are computed from the frames where there are none. A file that lacks nothing is left
+    as it is; others are written under a new inode. Raises WamkitError if frames cannot be read.
+    """
+    there = {file: parquet.opened(file).schema_arrow for file in files(recording.folder)}
+    kinds = {f.name: f.type for schema in reversed(there.values()) for f in schema}
+    measure_all = not any(name.startswith("stats/") for name in kinds)
+    episodes = {episode.index: episode for episode in recording.episodes}
+    for file, schema in there.items():
+        missing = (kinds.keys() | {"tasks", CHUNK_INDEX, FILE_INDEX}) - set(schema.names)
+        measure = measure_all or any(name.startswith("stats/") for name in missing)
+        if not missing and not measure:
+            continue
+        rows = []
+        for row in parquet.rows(file):
+            episode = episodes[row["episode_index"]]
+            found = {"tasks": tasks_of(recording, episode)} | place_of(file)
+            found |= columns_of(measured(recording, episode)) if measure else {}
+            rows.append(found | row)
+        added = {
+            name: value
+            for name, value in (rows[0] if rows else {}).items()
+            if name not in kinds and (measure_all or not name.startswith("stats/"))
+        }
+        put(rows, kinds | kinds_of(added), file)
+
+
+def kinds_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The Arrow types in which LeRobot writes the columns of a row, in their order."""
+    arrow = parquet.arrow()
+
+    def kind(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return arrow.list_(kind(name, value[0]))
+        if isinstance(value, str):
+            return arrow.string()
+        real = name.endswith("timestamp") or name.startswith("stats/")
+        return arrow.float64() if real and not name.endswith("/count") else arrow.int64()
+
+    return {name: kind(name, value) for name, value in row.items()}
+
+
+def put(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], file: Path) -> None:
+    """Rows as a file under a new inode: the old one may have a second name elsewhere.
+
+    `kinds`: column -> Arrow type; a column that a row does not have is null. Raises WamkitError if
+    a column cannot hold what a row has.
+    """
+    arrow, columns = parquet.arrow(), {}
+    for name, kind in kinds.items():
+        try:
+            columns[name] = arrow.array([_fitting(row.get(name), kind) for row in rows], kind)
+        except (arrow.ArrowException, TypeError, ValueError) as error:
+            raise WamkitError(
+                f"the column {name!r} of {file.parent.parent} is {kind}: {error}", CONVERT
+            ) from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    arrow.parquet.write_table(arrow.table(columns), file)
+
+
+def _fitting(value: Any, kind: Any) -> Any:
+    """A value as a cell of this type: older versions of LeRobot keep a least value as it is."""
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_fitting(one, kind.value_type) for one in value]
+    if isinstance(value, float) and str(kind) == "bool":
+        return bool(value)
+    return value
+
+
+def overall(folder: Path, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """meta/stats.json once the rows `new` have been added to the table.
+
+    As LeRobot does it, from the file as it was. From all rows where that is missing, or of another
+    form.
+    """
+    file = folder / "meta" / "stats.json"
+    added = [statistics_of(row) for row in new]
+    old: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):
+        old = dict(strict_json.loads(file.read_bytes()))
+    with suppress(KeyError, TypeError, ValueError):
+        return old | {f: plain(together([old[f], *(one[f] for one in added)])) for f in added[0]}
+    every = [statistics_of(row) for one in files(folder) for row in parquet.rows(one)]
+    for feature, mine in added[0].items():
+        known = [one[feature] for one in every if feature in one]
+        whole = [one for one in known if one.keys() >= BASIC]
+        old[feature] = plain(together(whole or [mine]))
+    return old
