@@ -285,7 +285,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
     [
         (["--mode", "graph"], "a CUDA graph needs a CUDA device, and the policy is on cpu"),
         (["--mode", "eagr"], "no mode is called 'eagr'"),
-        (["--device", "gpu"], "no device is called 'gpu'"),
+        (["--device", "gpu"], "there is no device 'gpu'"),
         (["--vs", TOY], "is not JSON"),
     ],
 )

@@ -78,6 +78,7 @@ FLOORS = {
         "finite",
         "formats",
         "images",
+        "placing",
         "prefixes",
         "recognize",
         "meta_ops",

@@ -24,6 +24,7 @@ from .hub import POLICY as POLICY_FILES
 from .hub import is_remote, local
 from .parts import KINDS
 from .paths import expanded
+from .placing import expect_device
 from .runs import find, through
 from .spec import PolicySpec
 from .trust import named_paths, remember
@@ -95,6 +96,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """
     from .policy import Policy
 
+    expect_device(device, numbers=False)
     home = through(local(folder, files=POLICY_FILES))
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")

@@ -27,6 +27,7 @@ from .guidance import guided
 from .interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
 from .modes import RECORDINGS, Act, Graphs, Mode, Recorded, check_mode, compiles, records, signature
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
+from .placing import Placed, expect_device
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
@@ -44,7 +45,7 @@ Seed = int | Sequence[int] | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Policy(nn.Module):
+class Policy(Placed):
     """Observations to action chunks, and to the future it imagines.
 
     Made by `wamkit.build(spec)` or `Policy.load(folder)`.
@@ -105,6 +106,7 @@ class Policy(nn.Module):
         mode: str = "eager",
     ) -> Policy:
         """Build every part of a checked spec; on device "meta" without a single weight."""
+        expect_device(device, numbers=False)
         parts = {
             "vae": _seeded(spec, "vae", spec.vae.build, device),
             "text_encoder": _seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),

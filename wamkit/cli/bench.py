@@ -106,20 +106,16 @@ def _measured(
 
     from ..bench import measure
     from ..modes import check_mode
+    from ..placing import expect_device
     from .inputs import chosen, loaded
 
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise WamkitError(f"no device is called {device!r}", "choose cpu or cuda") from None
+    place = expect_device(device)
     check_mode(mode, place)
     if server:
         from ..serve import require
 
         require()
     spec, notes = chosen(source, sets, tiny=tiny)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise WamkitError("no CUDA device was found", "leave --device out to measure on the CPU")
     if quantize != "none":
         from ..quantized import check_kind
 

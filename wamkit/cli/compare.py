@@ -14,7 +14,6 @@ from ..errors import WamkitError
 from ..spec import PolicySpec
 from .check import specs_of
 from .folding import brief
-from .inputs import expect_device
 from .options import Device, Json, Overrides
 from .output import FOUND, INTERRUPTED, busy, emit, note, say, show_table, table
 from .sources import taken
@@ -69,6 +68,8 @@ def command(
     for path in specs:
         taken(path)  # says which policy of a run it is
     if measure:
+        from ..placing import expect_device
+
         expect_device(device)
     names, finished = told_apart(specs), True
     try:

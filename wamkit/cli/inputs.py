@@ -14,8 +14,6 @@ from ..runs import is_folder
 from ..spec import PolicySpec, parse, read
 
 if TYPE_CHECKING:
-    import torch
-
     from ..observation import Observation
     from ..policy import Policy
 
@@ -63,6 +61,7 @@ def loaded(
 
     What `warnings_of` finds is told on stderr before anything is loaded, unless `quiet`.
     """
+    from ..placing import expect_device
     from .output import busy, note
 
     for caution in () if quiet else warnings_of(spec):
@@ -82,19 +81,6 @@ def loaded(
             random = [kind for kind in KINDS if _random(policy, kind)]
     policy.quantize(quantize)
     return policy, [f"random weights: {', '.join(random)}"] if random else []
-
-
-def expect_device(device: str) -> torch.device:
-    """The device of that name. Raises WamkitError if this machine has none."""
-    import torch
-
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise WamkitError("this machine has no CUDA device", "--device cpu")
-    return place
 
 
 def _random(policy: Policy, kind: str) -> bool:

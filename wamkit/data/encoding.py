@@ -15,6 +15,7 @@ from ..errors import WamkitError
 from ..files import written
 from ..finite import fault
 from ..placeholders import refuse_placeholder
+from ..placing import expect_device
 from ..policy import DTYPES, _seeded
 from ..scenes import vae_dtype
 from ..spec import PolicySpec
@@ -68,6 +69,7 @@ def precompute(
     spec needs, or the folder was made of other data or with other settings.
     """
     columns = columns or Columns()
+    expect_device(device)
     expect(recording, spec, columns)
     if spec.video.coarser > 1:
         raise WamkitError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..errors import WamkitError
+from ..placing import expect_device
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,9 @@ def joined(device: str) -> Iterator[Processes]:
     Raises WamkitError if there is no such device.
     """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise WamkitError(f"there is no device {device!r}", "--device cpu, or cuda") from None
+    place = expect_device(device)
     if place.type == "cuda":
-        if not torch.cuda.is_available():
-            raise WamkitError("this machine has no CUDA device", "--device cpu")
-        place = torch.device("cuda", local if world > 1 else place.index or 0)
+        place = expect_device(f"cuda:{local if world > 1 else place.index or 0}")
         torch.cuda.set_device(place)
     if world == 1:
         yield Processes(place)
