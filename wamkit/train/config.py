@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -31,8 +31,14 @@ FREE = {
     "peak",
     "measure_peak",
     "tolerance",
+    "timeout",
 }
 """What may be changed when a run is resumed: everything else decides the numbers themselves."""
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+MOST = 2**53
+"""The largest number of steps, and of samples; what a record of a run may hold."""
 
 
 class PartTraining(Section):
@@ -87,11 +93,11 @@ class Lora(Section):
 class TrainConfig(Section):
     """Everything that decides a training run besides the policy and the data."""
 
-    steps: int = Field(1000, gt=0)
+    steps: int = Field(1000, gt=0, le=MOST)
     """Updates of the weights, from the first to the last."""
-    batch: int = Field(8, gt=0)
+    batch: int = Field(8, gt=0, le=MOST)
     """Samples of one update, those of all processes together."""
-    accumulate: int = Field(1, gt=0)
+    accumulate: int = Field(1, gt=0, le=MOST)
     """Passes that a process makes for one update; more need less memory. Noise is drawn for the
     batch cut into processes x passes, so the numbers depend on their product alone."""
     seed: int = Field(0, ge=0)
@@ -106,7 +112,7 @@ class TrainConfig(Section):
     """Share of the steps in which the learning rate rises."""
     final: float = Field(0.01, ge=0, le=1)
     """Learning rate at the end, as a share of the peak."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Of matrices; biases, norms and other vectors do not decay."""
@@ -131,12 +137,15 @@ class TrainConfig(Section):
     after the first updates, which take minutes at full size."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: every process holds all weights, or a share of each block's."""
+    timeout: float = Field(600.0, gt=0, le=604_800)
+    """Seconds that a process waits for the others before the run ends; more than the first one
+    takes to write a policy."""
 
     tolerance: float = Field(1e-4, ge=0)
     """Seconds that the time of a frame, or of its picture, may be off in the data."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the episodes that are held out; 0 for none."""
-    validate_every: int = Field(500, ge=0)
+    validate_every: int = Field(500, ge=0, le=MOST)
     """Steps from one validation loss to the next; 0 for none."""
     validation_batches: int = Field(8, gt=0)
     """Batches of held-out samples, always the same ones with the same noise."""

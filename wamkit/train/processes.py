@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import WamkitError
 from ..placing import expect_device
+
+WAIT = 600.0
+"""Seconds that a process waits for the others, if nothing else is set."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Processes:
         if problem is not None:
             raise problem
 
+    def same(self, value: str) -> str:
+        """A text of the first process, in all of them."""
+        if self.world == 1:
+            return value
+        found: list[Any] = [value]
+        dist.broadcast_object_list(found)
+        return str(found[0])
+
     def any(self, here: bool) -> bool:
         """True if it is true in any process."""
         if self.world == 1:
@@ -74,10 +86,11 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, timeout: float = WAIT) -> Iterator[Processes]:
     """The processes that torchrun started, for as long as the run goes.
 
-    Raises WamkitError if there is no such device.
+    None waits for another for longer than `timeout` seconds. Raises WamkitError if there is no such
+    device, and in those that are left if a process ends, or is stopped for so long.
     """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     place = expect_device(device)
@@ -87,11 +100,38 @@ def joined(device: str) -> Iterator[Processes]:
     if world == 1:
         yield Processes(place)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         yield Processes(place, dist.get_rank(), world)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise _lost(error, timeout, world) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """True for what torch.distributed raises if another process ends or does not answer.
+
+    Gloo has no class of errors of its own; it names its source.
+    """
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+def _lost(error: RuntimeError, timeout: float, world: int) -> WamkitError:
+    """Which process is without the others, and what to do."""
+    rank = os.environ.get("RANK", "?")
+    late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+    what = f"did not answer for {timeout:g} s" if late else "ended"
+    longer = "; if it was still at work, let the others wait longer: --train timeout=SECONDS"
+    return WamkitError(
+        f"process {rank} of {world} goes no further: another one {what}",
+        "look at what the others say, stop those that are left, and go on with --resume"
+        + (longer if late else ""),
+    )
 
 
 def _said(problem: Exception) -> list[str]:
