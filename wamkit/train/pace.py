@@ -1,0 +1,42 @@
+"""How fast a run goes: samples and tokens a second, and the share of its devices' peak."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from ..spec import PolicySpec
+from .config import TrainConfig
+from .devices import peak_for
+from .processes import Processes
+
+
+class Pace:
+    """What so many updates in so many seconds come to."""
+
+    def __init__(
+        self, spec: PolicySpec, config: TrainConfig, processes: Processes, *, encodes: bool
+    ) -> None:
+        """`encodes`: whether the VAE runs too, and its latents are not stored beforehand."""
+        self.spec, self.config, self.processes, self.encodes = spec, config, processes, encodes
+
+    def of(self, steps: int, seconds: float) -> dict[str, float]:
+        """`samples_per_second`, `tokens_per_second`, and `utilization` if the peak is known."""
+        samples = steps * self.config.batch / max(seconds, 1e-9)
+        tokens = sum(self.spec.tokens().values()) * self.spec.paradigm.blocks
+        pace = {"samples_per_second": samples, "tokens_per_second": samples * tokens}
+        if self._peak is not None:
+            pace["utilization"] = samples * self._operations / self._peak / self.processes.world
+        return pace
+
+    @cached_property
+    def _peak(self) -> float | None:
+        """Operations a second of each device at most, if that is known."""
+        return peak_for(self.config, self.processes.device)
+
+    @cached_property
+    def _operations(self) -> int:
+        """Operations of a sample, there and back, as written: what runs again counts once."""
+        from .plan import work
+
+        config = self.config
+        return work(self.spec, config.parts, encodes=self.encodes, lora=config.lora).operations
