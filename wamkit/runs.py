@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .durable import discard, hidden, recover, sync
-from .durable import remove as remove
+from .durable import discard, hidden, recover, remove, sweep, sync
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
 from .hub import is_remote, local
@@ -26,6 +25,8 @@ FILES = "files.json"
 SPEC, SETTINGS, LOG = "spec.yaml", "train.yaml", "log.jsonl"
 NAMES = ("last", "best")
 STEP = re.compile(r"step-(\d{1,18})")
+HIDDEN = re.compile(r"\.(step-\d{1,18}|last|best)\.")
+"""How the names begin that a run gives to what it is writing among its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,21 @@ def settle(checkpoints: Path) -> None:
     for copied in copies(checkpoints):
         own = f"step-{read_record(copied / RUN).step:06d}"
         point(copied, own)
+
+
+def tidy(checkpoints: Path) -> None:
+    """Remove what a killed run left here, and put back a checkpoint that lost its name.
+
+    To be called by the one process that holds the run (`wamkit.locking`).
+    """
+    sweep(checkpoints)
+    names = sorted(os.listdir(checkpoints)) if checkpoints.is_dir() else []
+    hidden_names = [name for name in names if HIDDEN.match(name)]
+    for name in hidden_names:
+        if name.endswith(".old.part"):  # as versions before wrote it between two renames
+            recover(checkpoints / name[1:].removesuffix(".old.part"))
+    for name in hidden_names:
+        remove(checkpoints / name)
 
 
 def find(path: str | Path) -> Found:

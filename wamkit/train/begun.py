@@ -1,4 +1,8 @@
-"""What a run was begun with, as its folder tells it, and what is different now."""
+"""What a run was begun with, as its folder tells it, and what is different now.
+
+A run that was killed before its first checkpoint leaves a folder that holds nothing but what a run
+writes until then (`is_begun`); it is begun again rather than refused.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,22 @@ from typing import Any
 
 from .. import strict_yaml
 from ..errors import WamkitError
+from ..locking import NAME as LOCK
 from ..records import parsed
-from ..runs import CHECKPOINTS, SETTINGS, SPEC
+from ..runs import CHECKPOINTS, LOG, SETTINGS, SPEC
 from ..spaces import Section
 from ..spec import parse, read
-from .config import TrainConfig
+from .config import FREE, TrainConfig
+from .loggers import IDENTITY
+from .logs import newest_step
 
 SHOWN = 6  # differences that are told of one kind
+IMAGINED = "imagined"
+BEFORE = {CHECKPOINTS, SPEC, LOCK}
+"""What a run writes before train.yaml."""
+AFTER = {SETTINGS, LOG, IMAGINED, IDENTITY, "wandb", "log-damaged.jsonl"}
+"""What it writes then, until its first checkpoint; and TensorBoard's files."""
+EVENTS = "events.out.tfevents."
 
 
 class Read(Section):
@@ -34,6 +47,39 @@ class Begun(Section):
     folder: str
 
 
+def is_begun(run: Path) -> bool:
+    """True if a folder holds only what a run writes before its first checkpoint, or nothing."""
+    known = BEFORE | AFTER if (run / SETTINGS).exists() else BEFORE
+    for place in run.iterdir():
+        name = place.name
+        hides = name.startswith(tuple(f".{file}." for file in BEFORE | AFTER))
+        if not (name in known or hides or (known != BEFORE and name.startswith(EVENTS))):
+            return False
+    checkpoints = run / CHECKPOINTS
+    inside = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
+    return all(place.name.startswith(".") for place in inside)
+
+
+def read_unsaved(run: Path) -> tuple[Begun, dict[str, Any]] | None:
+    """Settings and spec of a run that has no checkpoint yet; None if not both can be read.
+
+    Raises WamkitError if its log says that there was a checkpoint.
+    """
+    try:
+        found = read_begun(run)
+    except WamkitError:
+        return None
+    settings = TrainConfig.model_validate(found[0].settings)
+    first, logged = min(settings.save_every, settings.steps), newest_step(run / LOG)
+    if logged > first:
+        raise WamkitError(
+            f"{run} has no checkpoint, and its {LOG} goes on to step {logged}: there was one after "
+            f"step {first}",
+            f"put {CHECKPOINTS} back from a copy, or begin a new run with another --out",
+        )
+    return found
+
+
 def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
     """Settings and data of the run in a folder, and its spec.
 
@@ -50,7 +96,8 @@ def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
             f"{run} lacks {SPEC}, the policy that it was begun with", cure.replace(SETTINGS, SPEC)
         )
     begun = parsed(run / SETTINGS, Begun, strict_yaml.loads, cure)
-    if lacking := [k for k in TrainConfig.model_fields if k not in begun.settings]:
+    decisive = [name for name in TrainConfig.model_fields if name not in FREE]
+    if lacking := [name for name in decisive if name not in begun.settings]:
         words = ", ".join(f"settings.{name}" for name in lacking)
         raise WamkitError(f"{run / SETTINGS} is damaged: it lacks {words}", cure)
     parsed(run / SETTINGS, _Settings, strict_yaml.loads, cure)

@@ -17,26 +17,29 @@ writes what it holds, and any number of processes can read it. Nothing is pickle
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .. import folder, runs, strict_json, strict_yaml
+from .. import durable, finite, folder, runs, strict_json, strict_yaml
 from ..errors import WamkitError
+from ..locking import NAME as LOCK
+from ..locking import lock
 from ..paths import expanded
 from ..policy import Policy
 from ..records import Record, faults, manifest, read_manifest, read_record
 from ..runs import FILES, LOG, POLICY, RUN, SETTINGS, SPEC, STATE
-from .begun import differences, read_begun
+from .begun import Begun, differences, is_begun, read_begun, read_unsaved
+from .config import FREE
 from .processes import Processes, full
 from .states import read_state, write_state
 
 __all__ = ["LOG", "POLICY", "RUN", "SETTINGS", "SPEC", "STATE", "RunFolder", "finish", "read_state"]
+
+OTHER = "choose another folder for this run with --out"
 
 
 class RunFolder:
@@ -47,53 +50,100 @@ class RunFolder:
         self.processes, self.keep = processes, keep
         self.checkpoints = self.place / runs.CHECKPOINTS
 
+    @contextmanager
+    def held(self, resume: bool) -> Iterator[None]:
+        """Within, no other run writes here.
+
+        Raises WamkitError in every process if one does, if there is nothing to resume, or if the
+        folder of a new run holds anything.
+        """
+        with ExitStack() as stack:
+            with self.processes.agreed():
+                self._expect(resume)
+            self.processes.wait()  # all have looked before the first one writes
+            with self.processes.agreed():
+                if self.processes.first:
+                    with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
+                        durable.make_folder(self.place)
+                    stack.enter_context(lock(self.place, OTHER))
+                    self._expect(resume)
+                    durable.sweep(self.place)
+                    runs.tidy(self.checkpoints)
+            yield
+
+    def _expect(self, resume: bool) -> None:
+        """Raise WamkitError unless a run can be begun here, or gone on with."""
+        if self.place.exists() and not self.place.is_dir():
+            raise WamkitError(f"{self.place} is a file", OTHER)
+        if resume:
+            if not self.place.is_dir():
+                raise WamkitError(f"there is no run in {self.place}", "leave --resume out")
+            return
+        if not self.place.exists() or {p.name for p in self.place.iterdir()} <= {LOCK}:
+            return
+        if is_begun(self.place):
+            raise WamkitError(
+                f"{self.place} is not empty: a run was begun in it, and has no checkpoint yet",
+                "--resume begins it again, with the settings that it had; or " + OTHER,
+            )
+        raise WamkitError(
+            f"{self.place} is not empty",
+            "go on with --resume, or choose another folder for this run",
+        )
+
     def begin(self, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-        """Make the folder of a new run. Raises WamkitError if it holds another one."""
-        with self.processes.agreed():
-            if self.place.exists() and not self.place.is_dir():
-                raise WamkitError(
-                    f"{self.place} is a file", "choose another folder for this run with --out"
-                )
-            if self.place.exists() and any(self.place.iterdir()):
-                raise WamkitError(
-                    f"{self.place} is not empty",
-                    "go on with --resume, or choose another folder for this run",
-                )
-        self.processes.wait()  # all have looked before the first one writes
+        """Write what a run is, before its first update. Raises WamkitError in all processes."""
         with self.processes.agreed():
             if self.processes.first:
                 with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
-                    self.checkpoints.mkdir(parents=True)
-                    _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
-                    _write(self.place / SETTINGS, strict_yaml.dumps(dict(told)))
+                    durable.make_folder(self.checkpoints)
+                _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
+                _write(self.place / SETTINGS, strict_yaml.dumps(dict(told)))
 
     def go_on(
-        self, told: dict[str, Any], spec: Mapping[str, Any], free: set[str]
-    ) -> tuple[Path, Record, list[str]]:
+        self, told: dict[str, Any], spec: Mapping[str, Any]
+    ) -> tuple[tuple[Path, Record] | None, list[str]]:
         """The newest finished checkpoint of the run that is here, its record, and what to note.
 
-        Raises WamkitError if there is none, if it is damaged, or if what decides the numbers was
+        None for the checkpoint if the run was killed before its first one: it can be begun again.
+        Raises WamkitError if there is no run, if it is damaged, or if what decides the numbers was
         something else then.
         """
         with self.processes.agreed():
-            changed = differences(*read_begun(self.place), told, spec, free)
-            if changed:
-                names = " and another ".join(changed)
-                raise WamkitError(
-                    f"{self.place} was trained with another {names}: {', '.join(changed.values())}",
-                    "resume with what it was begun with; see its spec.yaml and train.yaml",
-                )
+            unsaved = is_begun(self.place)
+            begun = read_unsaved(self.place) if unsaved else read_begun(self.place)
+            if begun is not None:
+                self._expect_same(begun, told, spec)
+            if unsaved:
+                return None, [f"{self.place} has no checkpoint yet: the run begins again"]
             checkpoint, notes = self._newest()
-            return checkpoint, self._record(checkpoint), notes
+            return (checkpoint, self._record(checkpoint)), notes
 
-    def take_up(self, told: dict[str, Any]) -> None:
-        """Note under which settings the run goes on, and give copied checkpoints their names."""
+    def _expect_same(
+        self, begun: tuple[Begun, Mapping[str, Any]], told: dict[str, Any], spec: Mapping[str, Any]
+    ) -> None:
+        changed = differences(*begun, told, spec, FREE)
+        if changed:
+            names = " and another ".join(changed)
+            raise WamkitError(
+                f"{self.place} was trained with another {names}: {', '.join(changed.values())}",
+                "resume with what it was begun with; see its spec.yaml and train.yaml",
+            )
+
+    def take_up(self, told: dict[str, Any], checkpoint: Path, record: Record) -> None:
+        """Note under which settings the run goes on, and finish what the last save left undone.
+
+        Copied checkpoints get their names, `last` and `best` point to theirs, and those that are no
+        longer kept go.
+        """
         self.processes.wait()  # all have read before the first one writes
         with self.processes.agreed():
             if self.processes.first:
                 with _writing(f"{self.place} cannot be gone on with", "make it writable"):
                     runs.settle(self.checkpoints)
-                    _write(self.place / SETTINGS, strict_yaml.dumps(told))
+                    self._point(record)
+                    self._forget(record.best_step)
+                _write(self.place / SETTINGS, strict_yaml.dumps(told))
 
     def _newest(self) -> tuple[Path, list[str]]:
         """The newest finished checkpoint, and a note on newer ones that were not finished."""
@@ -106,7 +156,8 @@ class RunFolder:
             )
         if not every:
             raise WamkitError(
-                f"{self.place} has no checkpoint yet", "remove it and begin again, without --resume"
+                f"{self.place} has no checkpoint, and holds other files than a run that was begun",
+                OTHER,
             )
         step, checkpoint = every[-1]
         newer = [p.name for p in there if (runs.step_of(p) or 0) > step]
@@ -123,11 +174,11 @@ class RunFolder:
         files = read_manifest(checkpoint / FILES).files
         if wrong := list(faults(checkpoint, files, STATE)):
             raise WamkitError(
-                f"{checkpoint} is damaged: {'; '.join(wrong)}", self._instead(record.step)
+                f"{checkpoint} is damaged: {'; '.join(wrong)}", self.instead(record.step)
             )
         return record
 
-    def _instead(self, step: int) -> str:
+    def instead(self, step: int) -> str:
         """What to do where the checkpoint of a step cannot be read."""
         name = f"step-{step:06d}"
         older = [p.name for k, p in runs.finished(self.checkpoints) if k < step]
@@ -143,7 +194,7 @@ class RunFolder:
 
     def has(self, step: int | None) -> bool:
         """True if the checkpoint of this step is still there."""
-        return step is not None and (self.checkpoints / f"step-{step:06d}" / RUN).is_file()
+        return step is not None and (self._of(step) / RUN).is_file()
 
     def restore(self, checkpoint: Path, state: Mapping[str, Tensor]) -> None:
         """Read the tensors of a checkpoint in place. Raises WamkitError if they are not those."""
@@ -151,7 +202,7 @@ class RunFolder:
             read_state(state, checkpoint / STATE, self.processes)
         except WamkitError as error:
             step = read_record(checkpoint / RUN).step
-            raise WamkitError(error.what, error.hint or self._instead(step)) from None
+            raise WamkitError(error.what, error.hint or self.instead(step)) from None
 
     def save(
         self,
@@ -164,37 +215,40 @@ class RunFolder:
 
         `weights` are those the saved policy gets, by name; `run` what its record says. If this is
         interrupted at any moment, `last` is the checkpoint before, and the unfinished one is
-        removed at the next. Raises WamkitError in every process if it fails in one.
+        removed when the run goes on. Raises WamkitError in every process if it fails in one.
         """
         goal = self.checkpoints / f"step-{run['step']:06d}"
-        part = self.checkpoints / f".{goal.name}.part"
         try:
-            self._write(goal, part, policy, weights, state, run)
+            self._write(goal, policy, weights, state, run)
         except (WamkitError, OSError) as error:
             if self.processes.first:
-                shutil.rmtree(part, ignore_errors=True)
+                with suppress(OSError):
+                    runs.tidy(self.checkpoints)
             reason = error.what if isinstance(error, WamkitError) else str(error)
             raise WamkitError(f"{goal} could not be written: {reason}", self._safe()) from None
         self.processes.wait()
         return goal
 
-    def _safe(self) -> str:
-        """What is not lost where a checkpoint could not be written, and how to go on."""
+    def newest(self) -> Path | None:
+        """The newest finished checkpoint, if there is one that can be read."""
         try:
             every = runs.finished(self.checkpoints)
         except WamkitError:
             every = []
-        first = "make room, or make the folder writable"
-        if not every:
-            return f"{first}; nothing was saved before it, so begin again with another --out"
-        return (
-            f"{first}; {every[-1][1].name} is whole: the same command with --resume goes on from it"
-        )
+        return every[-1][1] if every else None
+
+    def _safe(self) -> str:
+        """What is not lost where a checkpoint could not be written, and how to go on."""
+        newest, first = self.newest(), "make room, or make the folder writable"
+        if newest is None:
+            return (
+                f"{first}; nothing was saved before it: the same command with --resume begins again"
+            )
+        return f"{first}; {newest.name} is whole: the same command with --resume goes on from it"
 
     def _write(
         self,
         goal: Path,
-        part: Path,
         policy: Policy,
         weights: Iterable[tuple[str, Tensor]],
         state: Mapping[str, Tensor],
@@ -203,8 +257,10 @@ class RunFolder:
         first = self.processes.first
         with self.processes.agreed():
             if first:
-                for rest in self.checkpoints.glob(".*.part"):
-                    runs.remove(rest)
+                runs.tidy(self.checkpoints)
+        part = Path(self.processes.same(str(durable.hidden(goal))))
+        with self.processes.agreed():
+            if first:
                 part.mkdir()
         write_state(state, part / STATE, self.processes)
         whole: dict[str, Tensor] = {}
@@ -214,43 +270,42 @@ class RunFolder:
                 whole[name] = gathered.cpu()
         with self.processes.agreed():
             if first:
+                finite.expect_weights(whole.items(), {}, whole=True)
                 folder.save(policy, part / POLICY, whole)
                 record = Record.model_validate(run)
                 for file, told in ((FILES, manifest(part)), (RUN, record)):
-                    _write(
-                        part / file,
-                        strict_json.dumps(told.model_dump(mode="json"), indent=1) + "\n",
-                    )
+                    text = strict_json.dumps(told.model_dump(mode="json"), indent=1)
+                    (part / file).write_text(text + "\n", encoding="utf-8")
                 finish(part, goal)
-                runs.point(self.checkpoints / "last", goal.name)
-                if record.best_step is not None:
-                    runs.point(self.checkpoints / "best", f"step-{record.best_step:06d}")
+                self._point(record)
                 self._forget(record.best_step)
+
+    def _point(self, record: Record) -> None:
+        """Let `last` and `best` stand for the checkpoints that a record tells of."""
+        named = {"last": record.step, "best": record.best_step}
+        for name, step in named.items():
+            link = self.checkpoints / name
+            if self.has(step) and runs.named(self.checkpoints, name) != self._of(step):
+                runs.point(link, self._of(step).name)
+
+    def _of(self, step: int | None) -> Path:
+        return self.checkpoints / f"step-{step or 0:06d}"
 
     def _forget(self, best: int | None) -> None:
         """Remove all checkpoints but the newest and the best."""
         for old in runs.steps(self.checkpoints)[: -self.keep]:
             if runs.step_of(old) != best:
-                shutil.rmtree(old)
+                durable.discard(old)
 
 
 def finish(part: Path, goal: Path) -> None:
-    """Give a checkpoint that is whole its name; one of the same step gives way to it."""
-    old = goal.with_name(f".{goal.name}.old.part")
-    if goal.exists():
-        os.replace(goal, old)
-    os.replace(part, goal)
-    runs.remove(old)
+    """Give a checkpoint that is whole its name; what has that name gives way to it."""
+    durable.replace_folder(part, goal)
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
+    """Write a small file of a run whole or not at all."""
+    durable.write_text(file, text, "the checkpoints are whole, and --resume goes on from them")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from ..durable import write_text
 from ..errors import WamkitError
 from ..images import opened as opened_image
 from ..install import install_hint
@@ -82,7 +83,7 @@ class Tracker:
         self._module: Any = import_module(name)
         known = run / IDENTITY
         if not known.is_file():
-            known.write_text(f"{run.name}-{uuid4().hex[:8]}\n")
+            write_text(known, f"{run.name}-{uuid4().hex[:8]}\n")
         identity = known.read_text().strip()
         options: dict[str, Any] = {"name": identity}
         if name == "wandb":

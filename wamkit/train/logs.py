@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import chart, strict_json
-from ..errors import WamkitError
+from ..durable import in_words, sync, write_bytes, write_text
 from ..records import MOST
 from .loggers import opened
+
+SAFE = "the same command with --resume goes on from the newest checkpoint, or begins again"
+"""What is safe where a line of the log cannot be written."""
 
 
 class HeldOut(BaseModel):
     """The loss on held-out episodes."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     loss: float
 
 
 class Line(BaseModel):
     """A line of log.jsonl, as far as it is read again."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     step: int = Field(ge=0, le=MOST)
     loss: float | None = None
@@ -48,23 +55,21 @@ class Log:
         log cannot be written.
         """
         self.file = run / "log.jsonl"
-        with self._writing():
+        with in_words(self.file, SAFE):
             kept, damaged = _sorted(self.file)
             if damaged:
                 copy = self.file.with_name("log-damaged.jsonl")
-                copy.write_bytes(self.file.read_bytes())
+                write_bytes(copy, self.file.read_bytes())
                 places = ", ".join(map(str, damaged[:8])) + (" ..." if len(damaged) > 8 else "")
                 note(f"{self.file} has damaged lines: {places}; left out, and kept in {copy.name}")
-            part = self.file.with_name(".log.jsonl.part")
             lines = (strict_json.dumps(line) + "\n" for line in kept if line["step"] <= after)
-            part.write_text("".join(lines))
-            part.replace(self.file)
+            write_text(self.file, "".join(lines), SAFE)
             self._stream = self.file.open("a", buffering=1)
         self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, told: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
-        with self._writing():
+        with in_words(self.file, SAFE):
             self._stream.write(strict_json.dumps({"step": step, **told}) + "\n")
         named = dict(_flat(told))
         for logger in self._loggers:
@@ -75,16 +80,10 @@ class Log:
         for logger in self._loggers:
             logger.picture(step, name, file)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WamkitError(
-                f"{self.file} cannot be written: {error.strerror}",
-                "make room or make it writable; the same command with --resume goes on from the "
-                "newest checkpoint",
-            ) from None
+    def sync(self) -> None:
+        """Flush what was written to the disk, before a checkpoint says that it is there."""
+        with in_words(self.file, SAFE):
+            sync(self.file)
 
     def close(self) -> None:
         """Nothing more will be told."""
@@ -105,6 +104,11 @@ def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, floa
 def read(file: Path) -> list[dict[str, Any]]:
     """The lines of a log; those that are damaged are left out, as one cut short by a crash is."""
     return _sorted(file)[0]
+
+
+def newest_step(file: Path) -> int:
+    """The last step that a log tells of; 0 if there is none."""
+    return max((line["step"] for line in read(file)), default=0)
 
 
 def _sorted(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -138,10 +142,7 @@ def curve(run: Path) -> Path:
             losses["held out"] = known.validation.loss
         for name, value in losses.items():
             series.setdefault(name, []).append((known.step, value))
-    try:
-        return chart.write(run / "loss.svg", chart.lines(series, x="step", y="loss"))
-    except OSError as error:
-        raise WamkitError(
-            f"{run / 'loss.svg'} cannot be written: {error.strerror}",
-            "make room or make it writable; the checkpoints are whole",
-        ) from None
+    file = run / "loss.svg"
+    drawn = chart.lines(series, x="step", y="loss")
+    write_text(file, drawn, "the checkpoints are whole")
+    return file

@@ -7,12 +7,10 @@ the run's seed, the update's number and the shard, so a run that is resumed is t
 from __future__ import annotations
 
 import math
-import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,9 +28,11 @@ from ..runs import RUN
 from . import learning, loggers, logs
 from .batches import Feed, seed_of, shard
 from .checkpoints import RunFolder
-from .config import FREE, TrainConfig
-from .devices import peak_for
+from .config import TrainConfig
+from .nonfinite import named, not_finite
+from .pace import Pace
 from .processes import Processes, joined
+from .signals import caught
 from .trainee import Team, Trainee
 from .watching import HeldOut, picture
 
@@ -81,11 +81,12 @@ def train(
 
     To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
     the first process, and `note` of what is worth a line: what normalization cuts from the data, a
-    checkpoint that is passed over. Raises WamkitError if anything does not fit, if a loss is not
-    finite, or if a file cannot be written or read.
+    checkpoint that is passed over. Raises WamkitError if anything does not fit, if a loss or a
+    weight is not finite, if a file cannot be written or read, if another run writes to `out`, or if
+    another process ended.
     """
     loggers.expect(config.loggers)
-    with joined(device) as processes:
+    with joined(device, config.timeout) as processes:
         run = Trainer(policy, data, out, config, processes, note)
         return run.go(resume=resume, tell=tell or (lambda step, told: None))
 
@@ -172,57 +173,72 @@ class Trainer:
             },
             "folder": str(data.folder),
         }
+        self.pace = Pace(policy.spec, config, processes, encodes=samples.latents is None)
         self.step, self.best = 0, math.inf
         self.best_step: int | None = None
+        self.saved: int | None = None  # the step of the newest checkpoint
+        self.log: logs.Log | None = None  # in the first process
 
     def go(self, *, resume: bool, tell: Tell) -> Summary:
         """Train to the last step, or until somebody interrupts."""
-        config, spec = self.config, self.policy.spec.dump()
-        checkpoint = self.folder.checkpoints / "last"  # until there is one
+        with self.folder.held(resume):
+            self._start(resume)
+            with self.processes.agreed():
+                if self.processes.first:
+                    run = self.folder.place
+                    self.log = logs.Log(run, self.config.loggers, self.step, self.told, self.note)
+            return self._go(tell)
+
+    def _start(self, resume: bool) -> None:
+        """Begin the run, or take up where it was."""
+        spec = self.policy.spec.dump()
+        found = None
         if resume:
-            checkpoint, record, notes = self.folder.go_on(self.told, spec, FREE)
+            found, notes = self.folder.go_on(self.told, spec)
             for line in notes if self.processes.first else ():
                 self.note(line)
-            self._restore(checkpoint, record)
-            self.folder.take_up(self.told)
-        else:
+        if found is None:
             self.folder.begin(self.told, spec)
-        log: logs.Log | None = None
-        with self.processes.agreed():
-            if self.processes.first:
-                log = logs.Log(self.folder.place, config.loggers, self.step, self.told, self.note)
-        first, loss = self.step, None
+        else:
+            self._restore(*found)
+            self.folder.take_up(self.told, *found)
+
+    def _go(self, tell: Tell) -> Summary:
+        config, first, loss = self.config, self.step, None
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
         try:
-            with _signals() as stopped:
-                while self.step < config.steps and not self.processes.any(stopped()):
+            with caught() as signals:
+                while self.step < config.steps and not self.processes.any(bool(signals)):
                     told = self._update()
                     loss = told["loss"]
                     tell(self.step, told)
                     last = self.step == config.steps
                     if self._logs(self.step):
-                        pace = self._pace(self.step - since, perf_counter() - mark)
+                        pace = self.pace.of(self.step - since, perf_counter() - mark)
                         pace["waiting"] = (self.feed.waited - waited) / (perf_counter() - mark)
-                        self._write(log, told | pace)
+                        self._write(told | pace)
                         mark, since, waited = perf_counter(), self.step, self.feed.waited
                     saves = last or self.step % config.save_every == 0
-                    better = self._watch(log, saves)
+                    better = self._watch(saves)
                     if saves:
                         self.best_step = self.step if better else self.best_step
-                        checkpoint = self._save(self.feed.loader.state_dict())
+                        self._save(self.feed.loader.state_dict())
                 interrupted = self.step < config.steps
                 if interrupted:
-                    checkpoint = self._save(self.feed.loader.state_dict())
+                    if self.processes.first:
+                        came = signals.names[0] if signals else "a signal to another process"
+                        self.note(f"{came}: saving step {self.step}; a second one ends at once")
+                    self._save(self.feed.loader.state_dict())
         finally:
             self._leave()
-            if log is not None:
-                log.close()
+            if self.log is not None:
+                self.log.close()
         with self.processes.agreed():
             if self.processes.first:
                 logs.curve(self.folder.place)
         seconds = perf_counter() - begin
-        pace = self._pace(self.step - first, seconds)
+        pace = self.pace.of(self.step - first, seconds)
         return Summary(
             self.step,
             seconds,
@@ -231,8 +247,8 @@ class Trainer:
             self.feed.waited / max(seconds, 1e-9),
             pace.get("utilization"),
             loss,
-            checkpoint,
-            self._best_checkpoint(),
+            self._checkpoint(self.step),
+            None if self.best_step is None else self._checkpoint(self.best_step),
             interrupted,
         )
 
@@ -276,18 +292,21 @@ class Trainer:
             line["noise_scale"] = self.noise.value
         return line
 
-    def _write(self, log: logs.Log | None, told: Mapping[str, Any]) -> None:
+    def _write(self, told: Mapping[str, Any]) -> None:
         """A line of the log, in the process that has it; if it cannot be written, all stop."""
         with self.processes.agreed():
-            if log is not None:
-                log.write(self.step, told)
+            if self.log is not None:
+                self.log.write(self.step, told)
 
     def _logs(self, step: int) -> bool:
         """Whether the update that makes `step` of them is logged."""
         return step == self.config.steps or step % self.config.log_every == 0
 
     def _stop_at(self, found: list[Tensor], names: list[str]) -> None:
-        """Save the state before this update, and say which parts and which samples it was."""
+        """Save the state before this update, and say which parts and which samples it was.
+
+        A state that is itself not finite is named, and not saved.
+        """
         world, passes = self.processes.world, self.config.accumulate
         flags = torch.zeros(world * passes, device=self.processes.device)
         for k, losses in enumerate(found):
@@ -305,27 +324,50 @@ class Trainer:
             lengths = learning.lengths(self.optimizer)
             where = [part for part, length in lengths.items() if not math.isfinite(length)]
         self.optimizer.zero_grad()
-        checkpoint = self._save(self.feed.before)
         what = "loss" if chosen else "gradient"
         parts = f" ({', '.join(where)})" if where else ""
+        said = f"the {what}{parts} of update {self.step + 1} is not finite; its samples: "
+        said += f"{words}{more}"
+        if spoiled := not_finite(self._tensors(), self.processes):
+            raise WamkitError(
+                f"{said}; before it these were not finite: {named(spoiled)}", self._lower()
+            )
+        checkpoint = self._save(self.feed.before)
         raise WamkitError(
-            f"the {what}{parts} of update {self.step + 1} is not finite; its samples: "
-            f"{words}{more}",
+            said,
             f"look at them with `wamkit data check`, or lower lr; {checkpoint} is the state before",
         )
 
-    def _watch(self, log: logs.Log | None, saves: bool) -> bool:
+    def _expect_finite(self) -> None:
+        """Raise WamkitError if an update has made anything NaN or infinite that would be saved."""
+        if spoiled := not_finite(self._tensors(), self.processes):
+            raise WamkitError(
+                f"after update {self.step} of {self.config.steps} these are not finite: "
+                f"{named(spoiled)}",
+                self._lower(),
+            )
+
+    def _lower(self) -> str:
+        """What to do if weights are no longer finite, and what is safe."""
+        clip = "" if self.config.clip is not None else ", and clip gradients (clip=1)"
+        if (newest := self.folder.newest()) is None:
+            return f"lower lr{clip}; nothing was saved before: begin again with another --out"
+        again = f"`wamkit train {newest / 'policy'} --out ANOTHER` begins with its weights"
+        return f"lower lr{clip}; {newest} is finite: {again}"
+
+    def _watch(self, saves: bool) -> bool:
         """Validate and draw where that is due. True if no checkpoint was better before."""
         config, better = self.config, False
         draws = config.imagine_every and self.step % config.imagine_every == 0
         validates = self.held is not None and (saves or self.step % config.validate_every == 0)
         if not (draws or validates):
             return False
+        self._expect_finite()
         policy = self.policy
         with self.average.applied() if self.average is not None else nullcontext():
             if validates and self.held is not None:
                 told = self.held.loss(self.team)
-                self._write(log, {"validation": told})
+                self._write({"validation": told})
                 if not math.isfinite(told["loss"]):
                     raise WamkitError(
                         f"the validation loss after update {self.step} is not finite; its samples "
@@ -337,32 +379,9 @@ class Trainer:
             if draws and policy.spec.latent_frames[1]:
                 file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
                 picture(self.team, self.shown, file, self.processes)
-                if log is not None:
-                    log.picture(self.step, "imagined", file)
+                if self.log is not None:
+                    self.log.picture(self.step, "imagined", file)
         return better
-
-    def _pace(self, steps: int, seconds: float) -> dict[str, float]:
-        """Samples and tokens a second, and the share of the peak that is reached."""
-        samples = steps * self.config.batch / max(seconds, 1e-9)
-        tokens = sum(self.policy.spec.tokens().values()) * self.policy.spec.paradigm.blocks
-        pace = {"samples_per_second": samples, "tokens_per_second": samples * tokens}
-        if self._peak is not None:
-            pace["utilization"] = samples * self._operations / self._peak / self.processes.world
-        return pace
-
-    @cached_property
-    def _peak(self) -> float | None:
-        """Operations a second of each device at most, if that is known."""
-        return peak_for(self.config, self.processes.device)
-
-    @cached_property
-    def _operations(self) -> int:
-        """Operations of a sample, there and back, as written: what runs again counts once."""
-        from .plan import work
-
-        config, latents = self.config, self.samples.latents is not None
-        counted = work(self.policy.spec, config.parts, encodes=not latents, lora=config.lora)
-        return counted.operations
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that an update changes, and buffers, by name."""
@@ -379,11 +398,18 @@ class Trainer:
         return state | {f"buffer/{name}": x for name, x in others.items()}
 
     def _save(self, place: Mapping[str, int]) -> Path:
+        """Write a checkpoint of this step, unless there is one. Raises WamkitError."""
+        if self.saved == self.step:
+            return self._checkpoint(self.step)
+        self._expect_finite()
+        with self.processes.agreed():
+            if self.log is not None:
+                self.log.sync()
         weights = self.team.weights()
         if self.average is not None:
             weights |= dict(zip(self.learned, self.average.values, strict=True))
         adapters = self.adapters
-        named = weights.items() if adapters is None else adapters.merged(weights)
+        whole = weights.items() if adapters is None else adapters.merged(weights)
         run = {
             "step": self.step,
             "loader": dict(place),
@@ -393,11 +419,12 @@ class Trainer:
         }
         state = self._tensors()
         with nullcontext() if adapters is None else adapters.aside():
-            return self.folder.save(self.policy, named, state, run)
+            checkpoint = self.folder.save(self.policy, whole, state, run)
+        self.saved = self.step
+        return checkpoint
 
-    def _best_checkpoint(self) -> Path | None:
-        step = self.best_step
-        return None if step is None else self.folder.checkpoints / f"step-{step:06d}"
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder.checkpoints / f"step-{step:06d}"
 
     def _leave(self) -> None:
         """Give the policy back as others know it: blocks as written, adapters merged."""
@@ -412,27 +439,13 @@ class Trainer:
             self.feed.loader.load_state_dict(record.loader.model_dump())
             record.expect_place(checkpoint / RUN)
         self.folder.restore(checkpoint, self._tensors())
-        self.step, self.best_step = record.step, record.best_step
+        if spoiled := not_finite(self._tensors(), self.processes):
+            raise WamkitError(
+                f"{checkpoint} is not finite: {named(spoiled)}", self.folder.instead(record.step)
+            )
+        self.step = self.saved = record.step
+        self.best_step = record.best_step
         if not self.folder.has(self.best_step):
             self.best_step = None
         self.best = math.inf if record.best is None else record.best
         vars(self.noise).update(record.noise.model_dump())
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C and SIGTERM only set what is returned to true; a second one ends at once."""
-    heard: list[int] = []
-    before: dict[int, Any] = {}
-
-    def hear(number: int, frame: Any) -> None:
-        heard.append(number)
-        signal.signal(number, before[number])
-
-    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-        before[number] = signal.signal(number, hear)
-    try:
-        yield lambda: bool(heard)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Loader, Samples, collate
+from ..durable import in_words, replacing
 from ..errors import WamkitError
 from ..observation import Observation
 from .batches import seed_of, shard
@@ -19,6 +19,7 @@ from .processes import Processes
 from .trainee import Team
 
 BAR = 4  # pixels between the real row and the imagined one
+SAFE = "or go on without images: --train imagine_every=0 --resume"
 
 
 class HeldOut:
@@ -93,16 +94,10 @@ def _draw(canvases: Sequence[Tensor], file: Path) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height + BAR
-    part = file.with_name(f".{file.name}.part.png")
-    try:
+    with in_words(file, SAFE):
         file.parent.mkdir(exist_ok=True)
-        sheet.save(part)
-        os.replace(part, file)
-    except OSError as error:
-        raise WamkitError(
-            f"{file} cannot be written: {error.strerror or error}",
-            "make room, or go on without pictures: --train imagine_every=0 --resume",
-        ) from None
+    with replacing(file, SAFE) as part:
+        sheet.save(part, format="PNG")
 
 
 def _first(images: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
