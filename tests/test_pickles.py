@@ -71,7 +71,10 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"a.b": STATE["weight"], "a": {"b": STATE["weight"]}},
         r"holds a tensor a\.b twice",
     ),
-    "a number and its text": (lambda: {1: STATE["bias"], "1": STATE["bias"]}, "holds a tensor 1 twice"),
+    "a number and its text": (
+        lambda: {1: STATE["bias"], "1": STATE["bias"]},
+        "holds a tensor 1 twice",
+    ),
     "many tensors": (
         lambda: {str(i): STATE["bias"] for i in range(50_001)},
         "holds 50,001 tensors",

@@ -145,8 +145,8 @@ def _scan_pickles(file: Path, text: bytes, count: int, trusted: Collection[str])
         places = [f" at {_brief(used[n])}" if used[n] else "" for n in others]
         found = few([f"{name}{place}" for name, place in zip(names, places, strict=True)], 4)
         raise WamkitError(
-            f"{file} is no checkpoint that can be read as data alone: it holds more than tensors in "
-            f"tables: {found}",
+            f"{file} is no checkpoint that can be read as data alone: it holds more than tensors "
+            f"in tables: {found}",
             STATE,
         )
     if fault:
