@@ -33,6 +33,7 @@ from .nonfinite import named, not_finite
 from .pace import Pace
 from .processes import Processes, joined
 from .signals import caught
+from .summary import Summary as Summary
 from .trainee import Team, Trainee
 from .watching import HeldOut, picture
 
@@ -48,22 +49,6 @@ class Data:
     columns: Columns
     latents: Path | None = None
     workers: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run came to, in this session of it."""
-
-    step: int
-    seconds: float
-    samples_per_second: float
-    tokens_per_second: float
-    waiting: float  # share of the time that no batch was there
-    utilization: float | None  # of the devices' peak, where that is known
-    loss: float | None  # of the last logged update
-    checkpoint: Path
-    best: Path | None  # of all that were validated, also before; None if none was
-    interrupted: bool
 
 
 def train(

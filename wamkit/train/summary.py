@@ -1,0 +1,22 @@
+"""What a run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to, in this session of it."""
+
+    step: int
+    seconds: float
+    samples_per_second: float
+    tokens_per_second: float
+    waiting: float  # share of the time that no batch was there
+    utilization: float | None  # of the devices' peak, where that is known
+    loss: float | None  # of the last logged update
+    checkpoint: Path
+    best: Path | None  # of all that were validated, also before; None if none was
+    interrupted: bool
