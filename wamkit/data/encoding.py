@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,12 +21,23 @@ from ..policy import DTYPES, _seeded
 from ..scenes import vae_dtype
 from ..spec import PolicySpec
 from .frames import Pictures, expect_rows
-from .latents import INDEX, name_of, opened, settings, weights_mark
+from .latent_files import (
+    INDEX,
+    MOST_CLIPS,
+    MOST_SHARDS,
+    Index,
+    expect_form,
+    expect_starts,
+    name_of,
+    opened,
+    read_index,
+    shape_of,
+)
+from .latents import settings, weights_mark
 from .layout import TOLERANCE, Columns, Recording
 from .needs import expect
 from .samples import chosen, clip
 
-MOST_CLIPS = 10**7
 Moment = tuple[int, int]  # episode, frame
 
 
@@ -82,6 +94,11 @@ def precompute(
             f"this variant of {spec.backbone.name} is guided by the pictures themselves",
             "train from pictures",
         )
+    if len(wanted) > shard * MOST_SHARDS:
+        raise WamkitError(
+            f"{len(wanted):,} clips in files of {shard} are more than {MOST_SHARDS:,} files",
+            f"store at least {-(-len(wanted) // MOST_SHARDS)} clips in a file",
+        )
     pieces = [wanted[i : i + shard] for i in range(0, len(wanted), shard)]
     vae = _seeded(spec, "vae", spec.vae.build, device)
     vae.eval().to(device)
@@ -117,7 +134,9 @@ def precompute(
     for number, piece in enumerate(pieces):
         file = folder / name_of(number, len(pieces))
         if file.is_file():
-            _expect_starts(file, piece)
+            source = opened(file)
+            expect_form(source, file, dtype, shape_of(spec))
+            expect_starts(source, file, np.array(piece, dtype=np.int64))
             advance(len(piece))
             continue
         made = []
@@ -139,24 +158,14 @@ def precompute(
     return encoded
 
 
-def _expect_starts(file: Path, piece: list[Moment]) -> None:
-    """Raise WamkitError if a file that is there already holds the clips of other moments."""
-    with opened(file) as stored:
-        found = stored.get_tensor("starts").tolist() if "starts" in stored.keys() else None  # noqa: SIM118
-    if found != [list(moment) for moment in piece]:
-        raise WamkitError(
-            f"{file} holds the latents of other moments than are to be stored there",
-            "choose another folder, or remove this one",
-        )
-
-
 def _claim(folder: Path, about: dict[str, object]) -> None:
     """Make the folder, or find that it was begun with the very same settings."""
     file = folder / INDEX
     sweep(folder)
     if file.is_file():
         refuse_placeholder(file)
-        if strict_json.loads(file.read_text()) != about:
+        text = strict_json.dumps(about)
+        if read_index(folder) != Index.model_validate_json(text, strict=True):
             raise WamkitError(
                 f"{folder} was made of other data, with other settings or by another VAE",
                 "choose another folder, or remove this one",

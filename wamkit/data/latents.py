@@ -1,10 +1,8 @@
 """Latents of training clips, written once by `wamkit precompute latents` and read ever after.
 
-latents.json                          what they were made of, and how many files there are
-latents-00000-of-00007.safetensors    `starts` [n, 2], episode and frame; `latents` [n, C, t, h, w]
-
 A causal VAE encodes the first picture of a clip by itself and later ones in groups, so a latent
-depends on where its clip begins: there is one clip for each stored moment t.
+depends on where its clip begins: there is one clip for each stored moment t. Files:
+`wamkit.data.latent_files`.
 """
 
 from __future__ import annotations
@@ -15,19 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .. import strict_json
 from ..errors import WamkitError
 from ..finite import fault
 from ..paths import expanded
 from ..placeholders import refuse_placeholder
 from ..spec import PolicySpec
+from .latent_files import (
+    AGAIN,
+    INDEX,
+    expect_form,
+    expect_starts,
+    name_of,
+    opened,
+    read_index,
+    shape_of,
+    starts_of,
+)
 from .layout import Columns, Recording
-
-INDEX = "latents.json"
-AGAIN = "run `wamkit precompute latents` again"
 
 
 def settings(recording: Recording, spec: PolicySpec, columns: Columns) -> dict[str, Any]:
@@ -51,11 +55,6 @@ def weights_mark(vae: Any) -> str:
     return total.hexdigest()
 
 
-def name_of(shard: int, shards: int) -> str:
-    """The name of a file."""
-    return f"latents-{shard:05d}-of-{shards:05d}.safetensors"
-
-
 class StoredLatents:
     """The latents in a folder, by episode and frame."""
 
@@ -63,15 +62,14 @@ class StoredLatents:
         """Raises WamkitError if the folder holds none, or a file is missing or damaged."""
         self.folder = expanded(folder)
         file = self.folder / INDEX
-        refuse_placeholder(file)
-        try:
-            self.about = strict_json.loads(file.read_text())
-            shards = int(self.about["shards"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        if not file.is_file():
             raise WamkitError(
-                f"{self.folder} holds no stored latents: {error}",
+                f"{self.folder} holds no stored latents: it has no {INDEX}",
                 "make them: `wamkit precompute latents SPEC --data DIR --out FOLDER`",
-            ) from None
+            )
+        refuse_placeholder(file)
+        self.about = read_index(self.folder)
+        shards = self.about.shards
         self.files = [self.folder / name_of(shard, shards) for shard in range(shards)]
         if missing := [path.name for path in self.files if not path.is_file()]:
             raise WamkitError(
@@ -104,17 +102,44 @@ class StoredLatents:
         return found
 
     def expect(self, recording: Recording, spec: PolicySpec, columns: Columns) -> None:
-        """Raises WamkitError if they were made of other data, or with other settings."""
-        now, then = settings(recording, spec, columns), self.about["settings"]
+        """Raises WamkitError if they were made of other data, or with other settings.
+
+        Every file must hold the clips, and latents of the shape, that follow from these.
+        """
+        now, then = settings(recording, spec, columns), self.about.settings.model_dump()
         if changed := [name for name in now if now[name] != then[name]]:
             raise WamkitError(
                 f"{self.folder} was made with another {' and another '.join(changed)}",
                 f"{AGAIN} into another folder, or restore what has changed",
             )
+        about, wrong = self.about, f"{self.folder / INDEX} is damaged: it names"
+        cure = f"remove the folder, and {AGAIN}"
+        lengths = {episode.index: episode.length for episode in recording.episodes}
+        if unknown := [index for index in about.episodes if index not in lengths]:
+            raise WamkitError(f"{wrong} episode {unknown[0]}, which the data set lacks", cure)
+        mine = [(index, lengths[index]) for index in about.episodes]
+        (first, _), (last, length) = mine[0], mine[-1]
+        clips = sum(-(-frames // about.stride) for _, frames in mine)
+        ends = ((first, 0), (last, (length - 1) // about.stride * about.stride))
+        if clips != about.clips or ends != about.moments:
+            raise WamkitError(
+                f"{wrong} {about.clips} clips from {about.moments[0]} to {about.moments[1]}; the "
+                f"data set has {clips} from {ends[0]} to {ends[1]}",
+                cure,
+            )
+        starts = starts_of(mine, about.stride)
+        seen = 0
+        for file in self.files:
+            source = opened(file)
+            count = expect_form(source, file, about.dtype, shape_of(spec))
+            expect_starts(source, file, starts[seen : seen + count])
+            seen += count
+        if seen != about.clips:
+            raise WamkitError(f"{self.folder} holds {seen} of {about.clips} clips", cure)
 
     def expect_weights(self, vae: Any) -> None:
         """Raises WamkitError if they were made by a VAE with other weights."""
-        if weights_mark(vae) != self.about["weights"]:
+        if weights_mark(vae) != self.about.weights:
             raise WamkitError(
                 f"{self.folder} was made by a VAE with other weights",
                 f"{AGAIN} into another folder, or name those weights in vae.weights",
@@ -125,15 +150,8 @@ class StoredLatents:
         """(episode, frame) -> file and row."""
         places: dict[tuple[int, int], tuple[int, int]] = {}
         for shard, file in enumerate(self.files):
-            starts = opened(file).get_tensor("starts").tolist()
+            source = opened(file)
+            expect_form(source, file, self.about.dtype, None)
+            starts = source.get_tensor("starts").tolist()
             places |= {(episode, t): (shard, row) for row, (episode, t) in enumerate(starts)}
         return places
-
-
-def opened(file: Path) -> Any:
-    """A safetensors file, mapped into memory. Raises WamkitError if it is damaged."""
-    refuse_placeholder(file)
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise WamkitError(f"{file} is damaged: {error}", f"remove it and {AGAIN}") from None
