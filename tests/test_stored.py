@@ -123,6 +123,68 @@ def test_a_damaged_file_is_refused_in_words(
     assert "precompute text" in str(error.value.hint)
 
 
+def _wide(name: str, change: Any) -> Any:
+    return lambda t: t | {name: change(t[name]).contiguous()}
+
+
+DAMAGE: dict[str, tuple[Any, str]] = {
+    "another width": (_wide("0.tokens", lambda x: x[..., :3]), r"\[1, \d+, 3\], expected"),
+    "no token": (_wide("0.tokens", lambda x: x[:, :0]), r"embeddings \[1, 0, 32\]"),
+    "two sentences in one": (_wide("0.tokens", lambda x: torch.cat([x, x])), "embeddings"),
+    "more axes": (_wide("0.tokens", lambda x: x[None]), "embeddings"),
+    "fewer axes": (_wide("0.tokens", lambda x: x[0]), "embeddings"),
+    "a mask of another length": (_wide("0.valid", lambda x: x[:, 1:]), "a mask torch.bool"),
+    "a mask in numbers": (_wide("0.valid", lambda x: x.long()), "a mask torch.int64"),
+    "a mask that hides all": (_wide("0.valid", lambda x: x & False), "hides every token"),
+    "counts of another length": (lambda t: t | {"0.copies": torch.ones(1, 1000)}, "counts"),
+    "counts below 0": (
+        lambda t: t | {"0.copies": -torch.ones(t["0.tokens"].shape[:2])},
+        "not from 0",
+    ),
+    "counts that are infinite": (
+        lambda t: t | {"0.copies": torch.full(t["0.tokens"].shape[:2], float("inf"))},
+        "not from 0",
+    ),
+    "a tensor of no sentence": (lambda t: t | {"7.tokens": torch.ones(1, 2, 32)}, "of no sentence"),
+    "a tensor of another kind": (lambda t: t | {"0.other": torch.ones(1)}, "of no sentence"),
+}
+
+
+@pytest.mark.parametrize("kind", list(DAMAGE))
+def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
+    raw: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    change, words = DAMAGE[kind]
+    file = tmp_path / "text.safetensors"
+    config = wamkit.build(raw).spec.text_encoder
+    precompute(config, ["a"], file)
+    with safe_open(file, framework="pt") as opened:
+        about = dict(opened.metadata())
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    tensors.setdefault("0.valid", torch.ones(tensors["0.tokens"].shape[:2], dtype=torch.bool))
+    written(change({name: value.clone() for name, value in tensors.items()}), file, about)
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    for use in (lambda: wamkit.build(stored), lambda: precompute(config, ["b"], file)):
+        with pytest.raises(WamkitError, match=words):
+            use()
+
+
+@pytest.mark.parametrize(
+    "sentences", ['["a", "a"]', '["\\ud800"]', "[" * 10**5, "[NaN]", '{"a": 1}', "[1]", "null", ""]
+)
+def test_sentences_are_a_list_of_texts_each_once(
+    raw: dict[str, Any], tmp_path: Path, sentences: str
+) -> None:
+    file = tmp_path / "text.safetensors"
+    precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
+    with safe_open(file, framework="pt") as opened:
+        about = dict(opened.metadata()) | {"sentences": sentences}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    written(tensors, file, about)
+    with pytest.raises(WamkitError, match="sentence"):
+        wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}})
+
+
 def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "none" / "x.safetensors"
     with pytest.raises(WamkitError, match=r"x\.safetensors cannot be written: .*No such file"):

@@ -15,17 +15,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from . import strict_json
 from .durable import in_words, make_folder
 from .errors import WamkitError, did_you_mean
 from .files import headers, written
 from .finite import fault
 from .hub import local
 from .parts import TextEncoderConfig
+from .paths import expect_text
 from .prompts import stacked
 from .types import Text
 
 KINDS = ("tokens", "valid", "copies")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+MOST_COPIES = 10**6  # tokens that one may stand for
 AGAIN = "run `wamkit precompute text` again into another file"
 
 
@@ -45,7 +48,7 @@ class StoredEncoder(nn.Module):
         super().__init__()
         self.file = local(file)
         self.width = config.width
-        self.texts, made_with, self.mark = read(self.file)
+        self.texts, made_with, self.mark = read(self.file, self.width)
         if made_with != settings(config):
             raise WamkitError(
                 f"{self.file} was made with {made_with}, the spec says {settings(config)}",
@@ -74,8 +77,12 @@ class StoredEncoder(nn.Module):
         return self.mark
 
 
-def read(file: Path) -> tuple[dict[str, Text], str, str]:
-    """Sentences and their embeddings, the settings and the fingerprint they were made with."""
+def read(file: Path, width: int) -> tuple[dict[str, Text], str, str]:
+    """Sentences and their embeddings, the settings and the fingerprint they were made with.
+
+    The file is not trusted. Raises WamkitError unless it holds, for each of its sentences and for
+    nothing else, embeddings [1, L, width], and masks and counts [1, L] if any.
+    """
     if not file.is_file():
         raise WamkitError(f"no embeddings at {file}", "make them: `wamkit precompute text SPEC`")
     headers([file])  # refuses what is truncated
@@ -92,22 +99,51 @@ def read(file: Path) -> tuple[dict[str, Text], str, str]:
             if tokens is None or tokens.ndim < 2 or tokens.dtype not in FLOATS:
                 was = "nothing" if tokens is None else f"{tokens.dtype} {list(tokens.shape)}"
                 raise WamkitError(
-                    f"{file} is damaged: of {sentence!r} it holds {was}, expected embeddings in "
-                    "float32, bfloat16 or float16",
+                    f"{file} is damaged: of {sentence!r:.80} it holds {was}, expected embeddings "
+                    "in float32, bfloat16 or float16",
                     AGAIN,
                 )
+            if (why := _fault(tokens, valid, copies, width)) is not None:
+                raise WamkitError(f"{file} is damaged: of {sentence!r:.80} it holds {why}", AGAIN)
             found[sentence] = Text(tokens, valid, copies=copies)
+            names -= {f"{i}.{kind}" for kind in KINDS}
+    if names:
+        raise WamkitError(
+            f"{file} holds {len(names)} tensors of no sentence, such as {min(names)!r:.80}", AGAIN
+        )
     return found, about["settings"], about["fingerprint"]
+
+
+def _fault(tokens: Tensor, valid: Tensor | None, copies: Tensor | None, width: int) -> str | None:
+    """Why these are no embeddings of a sentence for an encoder of `width`; None if they are."""
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or not tokens.shape[1] or tokens.shape[2] != width:
+        return f"embeddings {list(tokens.shape)}, expected [1, tokens, {width}]"
+    length = [1, tokens.shape[1]]
+    if valid is not None and (valid.dtype != torch.bool or list(valid.shape) != length):
+        return f"a mask {valid.dtype} {list(valid.shape)}, expected torch.bool {length}"
+    if valid is not None and not bool(valid.any()):
+        return "a mask that hides every token"
+    if copies is not None:
+        if list(copies.shape) != length or copies.dtype.is_complex or copies.dtype == torch.bool:
+            return f"counts {copies.dtype} {list(copies.shape)}, expected {length}"
+        counts = copies.double()
+        if not bool(((counts >= 0) & (counts <= MOST_COPIES)).all()) or not bool(counts.any()):
+            return f"counts of equal tokens that are not from 0 to {MOST_COPIES:,}"
+    return None
 
 
 def _sentences(text: str, file: Path) -> list[str]:
     """The sentences that the metadata name. Raises WamkitError if they are damaged."""
     try:
-        found = json.loads(text)
+        found = strict_json.loads(text)
     except ValueError as error:
         raise WamkitError(f"{file} is damaged: its sentences are no JSON: {error}", AGAIN) from None
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise WamkitError(f"{file} is damaged: its sentences are no list of texts", AGAIN)
+    if twice := len(found) - len(set(found)):
+        raise WamkitError(f"{file} is damaged: {twice} of its sentences are there twice", AGAIN)
+    for sentence in found:
+        expect_text(sentence, f"sentence in {file}")
     return found
 
 
@@ -130,7 +166,7 @@ def precompute(
     encoder = config.build() if encoder is None else encoder
     known: dict[str, Text] = {}
     if file.exists():
-        known, made_with, mark = read(file)
+        known, made_with, mark = read(file, config.width)
         if (made_with, mark) != (settings(config), encoder.fingerprint()):
             raise WamkitError(
                 f"{file} was made by another encoder or with other settings",
