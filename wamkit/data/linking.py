@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ..errors import WamkitError
 from ..leftovers import is_leftover
 
 
@@ -13,20 +14,32 @@ def link_tree(source: Path, goal: Path) -> None:
     """Give every file below `source` a second name below `goal`, a folder that is there.
 
     Only for files that never change again; where the file system has no second names they are
-    copied. What a crash left hidden is passed over. Raises OSError.
+    copied. What a crash left hidden is passed over. Files may be links, as in the cache of the hub.
+    Links to folders are refused: they lead anywhere, also back to where they are. Raises OSError,
+    and WamkitError for links to folders or to nothing, and for what is no file.
     """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    for place, folders, files in os.walk(source, onerror=refuse, followlinks=True):
+    for place, folders, files in os.walk(source, onerror=refuse):
         here = goal / Path(place).relative_to(source)
         folders[:] = [name for name in folders if not is_leftover(name)]
         for name in folders:
+            if Path(place, name).is_symlink():
+                raise _no_copy(Path(place, name), "is a link to a folder")
             (here / name).mkdir()
-        for name in files:
-            if not is_leftover(name):
-                _link(Path(place, name), here / name)
+        for name in filter(lambda name: not is_leftover(name), files):
+            if not Path(place, name).is_file():
+                raise _no_copy(Path(place, name), "is no file, or a link to none")
+            _link(Path(place, name), here / name)
+
+
+def _no_copy(place: Path, why: str) -> WamkitError:
+    return WamkitError(
+        f"{place} {why}, and episodes are added to a copy of the data set",
+        "remove it, or put what is meant in its place",
+    )
 
 
 def _link(source: Path, goal: Path) -> None:

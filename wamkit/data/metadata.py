@@ -101,6 +101,8 @@ def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
 
 def _raw_lines(file: Path) -> Iterator[bytes]:
     """The lines of a file within bounds. Raises ValueError or OSError if it goes beyond them."""
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no file")
     if (size := file.stat().st_size) > MOST_LINES_BYTES:
         raise ValueError(f"it has {size:,} bytes, at most {MOST_LINES_BYTES:,} are read")
     with file.open("rb") as stream:

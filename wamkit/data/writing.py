@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +19,13 @@ from .. import strict_json
 from ..durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
 from ..errors import WamkitError
 from ..leftovers import sweep_older
-from ..paths import expanded
+from ..paths import expanded, fault_of_name
 from . import dataset_info, episode_table, film, parquet
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
 from .layout import INFO, OWN, Feature, Recording
 from .linking import link_tree
+from .metadata import json_table
 
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 NOTES = Path("meta", "wamkit.json")  # LeRobot passes over it
@@ -93,7 +95,7 @@ class Writer:
         self._table: Any = None
         try:
             self._take_up(old)
-        except OSError:
+        except (OSError, WamkitError):
             self.discard()
             raise
 
@@ -288,7 +290,9 @@ class Writer:
     def _next(self, key: str, template: str, **values: str) -> Path:
         """A file name that is still free, in a folder that exists."""
         number = self._files.get(key, -1) + 1
-        while (file := self._place / template.format(**self._numbered(number), **values)).exists():
+        while os.path.lexists(  # a link to nothing is no free name
+            file := self._place / template.format(**self._numbered(number), **values)
+        ):
             number += 1
         self._files[key] = number
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -343,11 +347,12 @@ class Writer:
 def notes(folder: Path) -> dict[str, Any]:
     """`Writer.notes` of a data set; empty if it has none. Raises WamkitError if it is damaged."""
     file = folder / NOTES
+    if not file.is_file():
+        return {}
     try:
-        found: dict[str, Any] = strict_json.loads(file.read_text()) if file.is_file() else {}
+        return json_table(file)
     except ValueError as error:
         raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
-    return found
 
 
 def _supported(name: str, feature: Feature) -> Feature:
@@ -356,6 +361,10 @@ def _supported(name: str, feature: Feature) -> Feature:
         numbers = not feature.is_picture and np.dtype(feature.dtype).kind in "iufb"
     except TypeError:
         numbers = False
+    if (fault := fault_of_name(name)) is not None:
+        raise WamkitError(
+            f"the feature {name!r:.80} {fault}, and files are named after features", "rename it"
+        )
     if name in OWN or "/" in name or not (pictures or (numbers and len(feature.shape) == 1)):
         raise WamkitError(
             f"the feature {name!r} of {feature.dtype} {list(feature.shape)} is not written",

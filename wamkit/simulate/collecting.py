@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, ValidationError, model_validator
 
 from ..data import Feature, Writer
+from ..data.schema import MOST_EPISODES
 from ..data.writing import notes
 from ..errors import WamkitError
+from ..mistakes import explained
 from ..parts import EnvironmentConfig
+from ..spaces import Section
 from .environment import Robot
 from .episodes import Attempt
 from .hosting import Workers
@@ -42,6 +46,28 @@ class Collected:
     seeds: tuple[int, int]  # the first and the last that were tried
 
 
+class _Entry(Section):
+    """What the notes of a data set say of one collection."""
+
+    environment: dict[str, Any]
+    seed: int
+    noise: float
+    linger: int
+    episodes: int = Field(ge=0, le=MOST_EPISODES)
+    frames: int = Field(ge=0, lt=10**12)
+    attempts: int = Field(ge=0, lt=10**12)
+
+    @model_validator(mode="after")
+    def _counted(self) -> _Entry:
+        if not self.episodes <= min(self.frames, self.attempts):
+            raise ValueError("there are more episodes than frames or attempts")
+        return self
+
+
+class _Notes(Section):
+    collected: list[_Entry]
+
+
 @dataclass(frozen=True)
 class Asked:
     """What decides the episodes of a collection, but for how many they are."""
@@ -55,6 +81,14 @@ class Asked:
         """What the notes of a data set say of this collection, or None if it was not begun."""
         mine = self._plain()
         found: list[dict[str, Any]] = told.get(NOTE, [])
+        try:
+            _Notes.model_validate({NOTE: found}, strict=True)
+        except ValidationError as error:
+            faults = "; ".join(str(c) for c in explained(error, "", _Notes)[:8])
+            raise WamkitError(
+                f"the notes of the data set on what was collected are damaged: {faults}",
+                "remove meta/wamkit.json, and add to the data set with --add",
+            ) from None
         return next((e for e in found if all(e[k] == v for k, v in mine.items())), None)
 
     def kept(self, folder: Path) -> int:
