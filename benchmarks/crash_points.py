@@ -30,8 +30,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes have no threads of their parent
 
 from crash_hook import KEEPS, adopt, available, follow, unkept
-from crash_scenarios import SCENARIOS, Scenario, warm
+from crash_saving import SAVING
+from crash_saving import WARM as OF_SAVING
+from crash_scenarios import SCENARIOS as OF_TRAINING
+from crash_scenarios import Scenario, Words, warm
 
+SCENARIOS = (*OF_TRAINING, *SAVING)
 COLUMNS = ("old", "new", "begun again", "lost")
 
 
@@ -153,9 +157,12 @@ class Trial:
         return "\n".join(self._answers(look))
 
 
-def _typed(words: Sequence[object]) -> int:
+def _typed(words: Words | Callable[[], object]) -> int:
     from wamkit.cli import app
 
+    if callable(words):
+        words()
+        return 0
     app([str(word) for word in words], prog_name="wamkit")
     return 0
 
@@ -217,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Tally]:
         print("this needs Linux 5.5 or later, and a kernel that lets processes install filters")
         return []
     adopt()
-    warm()
+    warm(*OF_SAVING)
     print(HEADER, flush=True)
     tallies = []
     place = Path(tempfile.mkdtemp(prefix="crash-points-"))  # forked processes must not remove it

@@ -22,12 +22,12 @@ class Scenario:
     verb: str
     prepare: Callable[[Path], object]
     """Makes what is there before."""
-    command: Callable[[Path], Words]
-    """What is typed after `wamkit`, and killed."""
+    command: Callable[[Path], Words | Callable[[], object]]
+    """What is typed after `wamkit`, and killed; or a function that does what no verb does."""
     found: Callable[[Path], str]
     """One line that tells apart what a reader may find where the command writes; it reads all of
     it, as wamkit does. A WamkitError means that nothing usable is there."""
-    again: Callable[[Path], Words]
+    again: Callable[[Path], Words | Callable[[], object]]
     """What is typed next; it must come to what the command comes to if nobody kills it."""
     between: Callable[[Path], Iterable[str]] = lambda home: ()
     """What may be found besides, of what an undisturbed command has left."""
@@ -50,9 +50,9 @@ WARM = (
 )
 
 
-def warm() -> None:
-    """Import what the commands import, so that a forked process need not."""
-    for name in WARM:
+def warm(*more: str) -> None:
+    """Import what the commands import, and `more`, so that a forked process need not."""
+    for name in (*WARM, *more):
         import_module(name)
     import torch
     from PIL import Image

@@ -6,9 +6,7 @@ only then is each tensor mapped from its file and handed to the model. There is 
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -18,15 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .durable import replacing
 from .errors import WamkitError
-from .files import Entry, find, headers, opened
+from .files import ALIGNED, Entry, find, headers, opened, written
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
-from .formats import DTYPES, FLOAT8, OF_CODE, code, other_kind, unpacked, widened
+from .formats import FLOAT8, OF_CODE, code, other_kind, unpacked, widened
 from .locate import split
 from .prefixes import Entries, Fit, bare, chosen, unwrapped
 
-ALIGNED = 64  # bytes; what torch gives its own tensors
 MOST_OTHERS = 20_000
 """Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
 WRITER = "wamkit"
@@ -351,31 +347,12 @@ def save_like(
 
 
 def write(state: Mapping[str, Tensor], path: str | Path) -> int:
-    """Write tensors to one safetensors file, whole or not at all.
+    """Write weights to one safetensors file, whole or not at all (`wamkit.files.written`).
 
-    One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
-    size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
     Returns the number of tensors. Raises NotWritten if there is no room.
     """
-    order = sorted(state, key=lambda name: (_bytes(state[name]) % ALIGNED != 0, name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": WRITER}}
-    end = 0
-    for name in order:
-        start, end = end, end + _bytes(state[name])
-        dtype, shape = DTYPES[state[name].dtype], list(state[name].shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNED)
-    with replacing(path) as part, part.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            tensor = state[name].detach().cpu().contiguous()
-            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    written(state, Path(path), {"format": "pt", "writer": WRITER})
     return len(state)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def parameters(model: nn.Module) -> int:
