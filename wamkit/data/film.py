@@ -79,6 +79,7 @@ class Film:
         self._stream.pix_fmt = "yuv420p"
         self._call: threading.Thread | None = None
         self._over = False
+        self._broken = False  # an encoder that failed is not called again: it may end the process
         self.pictures = 0
         self.bytes = 0  # of the pictures that have left the encoder
 
@@ -113,7 +114,7 @@ class Film:
 
     def _finish(self, patience: float) -> None:
         def finish() -> None:
-            if self.pictures:
+            if self.pictures and not self._broken:
                 self._encode()
             self._container.close()
 
@@ -147,6 +148,7 @@ class Film:
                 self._give_up(patience, doing)
         self._call = None
         if errors:
+            self._broken = True
             raise errors[0]
 
     def _give_up(self, patience: float, doing: str) -> None:
