@@ -32,11 +32,21 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import WamkitError
-from .leftovers import OLD, discard, hidden, inside, recover, remove, sweep, sweep_older
+from .leftovers import (
+    OLD,
+    discard,
+    hidden,
+    inside,
+    recover,
+    recover_all,
+    remove,
+    sweep,
+    sweep_older,
+)
 
 __all__ = [
     "NotWritten",
@@ -45,6 +55,7 @@ __all__ = [
     "in_words",
     "make_folder",
     "recover",
+    "recover_all",
     "remove",
     "replace_folder",
     "replacing",
@@ -139,14 +150,18 @@ def replacing_folder(goal: str | Path, safe: str | None = None) -> Iterator[Path
     with in_words(goal, safe):
         sweep(goal.parent)
         sweep_older(goal)
-        make_folder(goal.parent)
-        part = hidden(goal)
+        part, made = hidden(goal), list[Path]()
         try:
+            made = make_folder(goal.parent)
             part.mkdir()
             yield part
             replace_folder(part, goal)
-        finally:
+        except BaseException:
             remove(part)
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
 
 
 def replace_folder(new: Path, goal: Path) -> None:
@@ -173,14 +188,19 @@ def replace_folder(new: Path, goal: Path) -> None:
     remove(old)
 
 
-def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, so that a crash does not lose them either."""
-    missing = [folder]
-    while not missing[-1].exists() and missing[-1] != missing[-1].parent:
-        missing.append(missing[-1].parent)
+def make_folder(folder: Path) -> list[Path]:
+    """Make `folder` and those above it, so that a crash does not lose them either.
+
+    Returns those that were not there, the innermost first.
+    """
+    missing, there = list[Path](), folder
+    while not there.exists() and there != there.parent:
+        missing.append(there)
+        there = there.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for made in missing[1:]:
-        sync(made)
+    for made in missing:
+        sync(made.parent)
+    return missing
 
 
 def sync_tree(folder: Path) -> None:

@@ -31,6 +31,7 @@ DAY, HOUR = 86_400.0, 3_600.0
 LONGEST = 160  # bytes of a name that is repeated whole in a hidden one
 PATIENCE = 2.0  # seconds that a reader waits for a live process between two renames
 _HIDDEN = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)-(\d+)\.(part|old)", re.DOTALL)
+_OLDER = re.compile(r"\.(.+)\.old\.(?:part|\w{8})", re.DOTALL)
 _counts = count()
 
 
@@ -51,16 +52,14 @@ def sweep(folder: Path) -> None:
 
     What cannot be removed, such as another user's, is passed over.
     """
-    names = set(_names(folder))
+    recover_all(folder)
+    names = _names(folder)
     stems = {_stem(name) for name in names}
-    for name in sorted(names):
+    for name in names:
         match = _HIDDEN.fullmatch(name)
-        if match is None or _is_alive(match, folder / name):
+        if match is None or (match[6] == OLD and match[1] not in stems):
             continue
-        if match[6] == OLD and match[1] not in stems:
-            if not _is_shortened(match[1]):
-                _put_back(folder / name, folder / match[1])
-        else:
+        if not _is_alive(match, folder / name):
             remove(folder / name)
 
 
@@ -74,6 +73,20 @@ def sweep_older(goal: Path) -> None:
         place = goal.with_name(name)
         if old.fullmatch(name) and _age(place) > HOUR:
             remove(place)
+
+
+def recover_all(folder: Path) -> None:
+    """Put back everything in `folder` that lost its place in a replacement that was cut short."""
+    for name in _names(folder):
+        match = _HIDDEN.fullmatch(name)
+        if match is None:
+            older = _OLDER.fullmatch(name)
+            lost = older[1] if older else None
+        else:
+            waits = match[6] == PART or _is_shortened(match[1]) or _is_alive(match, folder / name)
+            lost = None if waits else match[1]
+        if lost is not None:
+            recover(folder / lost)
 
 
 def recover(goal: Path) -> Path:
@@ -126,13 +139,13 @@ def remove(place: Path) -> None:
 
 def _aside(goal: Path) -> tuple[Path, bool] | None:
     """What `goal` was before a replacement that was not finished, and if it is still going on."""
-    older = re.compile(rf"\.{re.escape(goal.name)}\.old\.(part|\w{{8}})")
     for name in sorted(_names(goal.parent), reverse=True):
         place = goal.with_name(name)
         match = _HIDDEN.fullmatch(name)
         if match is not None and match[6] == OLD and match[1] == _stem(goal.name):
             return place, _is_alive(match, place)
-        if match is None and older.fullmatch(name):
+        older = _OLDER.fullmatch(name)
+        if match is None and older is not None and older[1] == goal.name:
             inner = place if name.endswith(".part") else place / "old"
             if inner.exists():
                 return inner, False

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .durable import discard, hidden, recover, remove, sweep, sync
+from .durable import discard, hidden, recover, recover_all, remove, sweep, sync
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
 from .hub import is_remote, local
@@ -44,9 +44,13 @@ def step_of(checkpoint: Path) -> int | None:
 
 
 def steps(checkpoints: Path) -> list[Path]:
-    """All folders `step-N`, the oldest first, finished or not."""
+    """All folders `step-N`, the oldest first, finished or not.
+
+    What a replacement that was cut short left aside is put back before.
+    """
     if not checkpoints.is_dir():
         return []
+    recover_all(checkpoints)
     found = [p for p in checkpoints.iterdir() if step_of(p) is not None and p.is_dir()]
     return sorted(found, key=lambda p: step_of(p) or 0)
 
