@@ -6,15 +6,45 @@ one of b"__npgeneric__", b"data", b"dtype" (openpi, packages/openpi-client, `msg
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from ..errors import WamkitError
+from .quoting import printable, quoted
 
 LIMIT = 2**27
 """Bytes of a message: 128 MiB, or 145 pictures of 480 x 640."""
+
+ITEMS = 2**12
+"""Entries of one list or map."""
+ALL_ITEMS = 2**16
+"""Entries of all lists and maps of a message: what is large travels as arrays."""
+TEXT = 2**16
+"""Bytes of one string."""
+AXES = 32
+"""Axes of an array."""
+BEYOND = re.compile(r"(\d+) exceeds max_(str|bin|array|map|ext)_len\((\d+)\)")
+"""How msgpack says that something is too long."""
+KINDS = {"str": "bytes of text", "bin": "bytes", "array": "entries of a list"} | {
+    "map": "entries of a map",
+    "ext": "bytes of an extension type",
+}
+DTYPE = re.compile(r"[<>=|]?[A-Za-z?]{1,12}\d{0,9}(\[\d{0,6}[A-Za-z]{1,2}\])?")
+"""How a type of numpy's is written: `<f4`, `|u1`, `uint8`, `<U7`, `<M8[ns]`."""
+
+SCALARS: dict[str, tuple[type, ...]] = {
+    "b": (bool,),
+    "i": (int,),
+    "u": (int,),
+    "f": (int, float),
+    "U": (str,),
+    "S": (bytes,),
+}
+"""Kind of numpy's types -> what msgpack has for one value of it."""
 
 REFUSED = "VOc"
 """Kinds of numpy's types that do not travel: records, Python objects, complex numbers."""
@@ -35,16 +65,71 @@ def pack(tree: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """What `pack` packed; arrays are read-only views of the message.
 
-    Raises WamkitError if it is too big, damaged, or holds arrays that do not travel.
+    Raises WamkitError if it is too big, damaged, nested more deeply than msgpack reads, has the
+    same key twice, more entries than `ITEMS` and `ALL_ITEMS`, extension types such as timestamps,
+    or arrays that do not travel. What it declares is checked before memory is taken for it.
     """
     _expect_small(data)
+    reader = _Reader()
     try:
-        return msgpack.unpackb(data, object_hook=_array)
-    except (TypeError, ValueError, KeyError) as error:
+        return msgpack.unpackb(
+            data,
+            object_pairs_hook=reader.value_of,
+            list_hook=reader.items_of,
+            ext_hook=_refuse_extension,
+            max_str_len=TEXT,
+            max_bin_len=LIMIT,
+            max_array_len=ITEMS,
+            max_map_len=ITEMS,
+            max_ext_len=TEXT,
+            timestamp=0,
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WamkitError(
-            f"a message of {len(data)} bytes that is not openpi's msgpack: {error}",
+            f"a message of {len(data)} bytes that is not openpi's msgpack: {_reason(error)}",
             "send binary frames packed by wamkit.serve.client or openpi-client",
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why msgpack or numpy refused, in a line."""
+    if isinstance(error, msgpack.exceptions.StackError | RecursionError):
+        return "lists or maps are nested too deeply"
+    if found := BEYOND.fullmatch(str(error)):
+        count, kind, most = found.groups()
+        return f"{count} {KINDS[kind]} at once; expected at most {most}"
+    return printable(str(error), 300) or type(error).__name__
+
+
+class _Reader:
+    """Makes the lists, maps and arrays of one message, and counts their entries."""
+
+    def __init__(self) -> None:
+        self.items = 0
+
+    def items_of(self, found: list[Any]) -> list[Any]:
+        """A list as it is."""
+        self._count(len(found))
+        return found
+
+    def value_of(self, pairs: list[tuple[Any, Any]]) -> Any:
+        """A map, or the array or scalar that it stands for."""
+        self._count(len(pairs))
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise ValueError(f"a map with the key {quoted(twice)} twice")
+        return _array(found)
+
+    def _count(self, more: int) -> None:
+        self.items += more
+        if self.items > ALL_ITEMS:
+            raise ValueError(f"more than {ALL_ITEMS} entries; send numbers as arrays")
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"the extension type {code} of msgpack")
 
 
 def _expect_small(data: bytes) -> None:
@@ -74,18 +159,43 @@ def _plain(value: Any) -> Any:
 def _array(found: dict[Any, Any]) -> Any:
     """A map as the array or scalar that it stands for, if it does."""
     if b"__ndarray__" in found:
-        data = found[b"data"]
-        array: Any = np.ndarray(buffer=data, dtype=_type(found), shape=found[b"shape"])
+        data, kind, shape = _entry(found, b"data"), _type(found), _shape(_entry(found, b"shape"))
+        if not isinstance(data, bytes):
+            raise TypeError(f"an array whose data is {quoted(data)}, not bytes")
+        array: Any = np.ndarray(buffer=data, dtype=kind, shape=shape)
         if array.nbytes != len(data):
             raise ValueError(f"{len(data)} bytes for an array of {array.nbytes}")
         return array
     if b"__npgeneric__" in found:
-        return _type(found).type(found[b"data"])
+        data, kind = _entry(found, b"data"), _type(found)
+        if not isinstance(data, SCALARS.get(kind.kind, ())):
+            raise TypeError(f"a {kind} that is {quoted(data)}")
+        return kind.type(data)
     return found
 
 
+def _entry(found: dict[Any, Any], key: bytes) -> Any:
+    if key not in found:
+        raise ValueError(f"an array without {key!r}")
+    return found[key]
+
+
+def _shape(found: Any) -> tuple[int, ...]:
+    """The lengths of the axes, each of which fits into 63 bits."""
+    right = isinstance(found, list | tuple) and all(type(n) is int for n in found)
+    if not right or len(found) > AXES or any(not 0 <= n < 2**63 for n in found):
+        raise ValueError(f"an array of the shape {quoted(found)}")
+    return tuple(found)
+
+
 def _type(found: dict[Any, Any]) -> np.dtype[Any]:
-    named = found[b"dtype"]
-    if not isinstance(named, str) or np.dtype(named).kind in REFUSED:
+    named = _entry(found, b"dtype")
+    if not isinstance(named, str) or not DTYPE.fullmatch(named):
+        raise TypeError(f"an array of {quoted(named)}")
+    try:
+        kind = np.dtype(named)
+    except (TypeError, ValueError, OverflowError, SyntaxError):
+        raise TypeError(f"an array of {named}") from None
+    if kind.kind in REFUSED or not kind.itemsize:
         raise TypeError(f"an array of {named}")
-    return np.dtype(named)
+    return kind

@@ -23,8 +23,13 @@ from ..pixels import deep
 from ..policy import Policy
 from ..session import Session
 from ..spec import PolicySpec
+from .quoting import control_character, listed, quoted
 
 NUMBER = "request"  # a client that counts its requests can send one again
+LONGEST_PROMPT = 4096
+"""Characters of an instruction; text encoders read a few hundred tokens."""
+MOST_ROWS = 2**16
+"""Rows of `executed`: hours of actions, where a chunk has seconds."""
 STATE, PROMPT, SEED, RESET, EXECUTED = "observation/state", "prompt", "seed", "reset", "executed"
 
 
@@ -78,10 +83,10 @@ class Messages:
         Raises WamkitError for a request that the policy cannot take.
         """
         self._expect_keys(request)
-        if request.get(RESET):
+        executed, seed = self._executed(request), _seed(request)
+        if _reset(request):
             session.reset()
         seen = self._observation(request, session.pictures)
-        executed, seed = self._executed(request), _seed(request)
         begun = perf_counter()
         chunk = session.act(seen, executed, seed=seed)
         timing = {"infer_ms": 1000 * (perf_counter() - begun)}
@@ -97,15 +102,16 @@ class Messages:
         unknown = [key for key in request if key not in (*self.wanted, *self.optional)]
         if not missing and not unknown:
             return
-        faults = [f"has no {key!r}" for key in missing] + [f"has {key!r}" for key in unknown]
+        faults = [f"has no {key!r}" for key in missing]
+        faults += [f"has {listed(unknown)}"] if unknown else []
         hint = f"beside them it may hold {', '.join(self.optional)}"
         if missing and unknown:
-            hint = f"if {unknown[0]!r} is meant, call it {missing[0]!r}"
+            hint = f"if {quoted(unknown[0])} is meant, call it {missing[0]!r}"
             for view, key in self.images.items():
-                if key == missing[0]:
-                    hint += f", or serve with --view {view}={unknown[0]}"
+                if key == missing[0] and isinstance(unknown[0], str):
+                    hint += f", or serve with --view {view}={quoted(unknown[0])[1:-1]}"
         raise WamkitError(
-            f"the request {' and '.join(faults)}; found {', '.join(map(repr, request))}; "
+            f"the request {' and '.join(faults)}; found {listed(request)}; "
             f"expected {', '.join(map(repr, self.wanted))}",
             hint,
         )
@@ -116,14 +122,9 @@ class Messages:
             view: (_deep_clip if view in ranged else _clip)(key, request[key], pictures)
             for view, key in self.images.items()
         }
-        prompt, size = request[PROMPT], self.policy.spec.state.size
-        if not isinstance(prompt, str):
-            raise WamkitError(
-                f"'{PROMPT}' is a {type(prompt).__name__}; expected a sentence",
-                "send one instruction",
-            )
+        size = self.policy.spec.state.size
         state = _numbers(STATE, request[STATE], (size,)) if size else None
-        return Observation(images, prompt, state)
+        return Observation(images, _prompt(request[PROMPT]), state)
 
     def _executed(self, request: Mapping[str, Any]) -> Tensor | None:
         if EXECUTED not in request:
@@ -134,7 +135,9 @@ class Messages:
 def numbered(found: Any, before: int | None) -> int:
     """The number of a request. Raises WamkitError if it is none, or behind the one before."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-        raise WamkitError(f"'{NUMBER}' is {found!r}; expected a count", "count requests from 1")
+        raise WamkitError(
+            f"'{NUMBER}' is {quoted(found)}; expected a count", "count requests from 1"
+        )
     if before is not None and found < before:
         raise WamkitError(
             f"request {found} came after request {before}", "count on in the same session"
@@ -150,6 +153,33 @@ def _told(chunk: ActionChunk) -> dict[str, Any]:
     if chunk.notes:
         found["notes"] = {name: float(note[0]) for name, note in chunk.notes.items()}
     return found
+
+
+def _prompt(found: Any) -> str:
+    """One instruction. Raises WamkitError if it is none, too long, or no plain text."""
+    if not isinstance(found, str):
+        raise WamkitError(
+            f"'{PROMPT}' is a {type(found).__name__}; expected a sentence", "send one instruction"
+        )
+    if len(found) > LONGEST_PROMPT:
+        raise WamkitError(
+            f"'{PROMPT}' has {len(found)} characters; expected at most {LONGEST_PROMPT}",
+            "send one instruction",
+        )
+    if (at := control_character(found)) is not None:
+        raise WamkitError(
+            f"'{PROMPT}' holds the control character {found[at]!r} at place {at}",
+            "send plain text",
+        )
+    return found
+
+
+def _reset(request: Mapping[str, Any]) -> bool:
+    """Whether a new episode begins with this request."""
+    found = request.get(RESET, False)
+    if found is None or (isinstance(found, bool | int | np.bool_) and found in (0, 1)):
+        return bool(found)
+    raise WamkitError(f"'{RESET}' is {quoted(found)}", "send true, false, or leave it out")
 
 
 def _clip(key: str, found: Any, count: int) -> Tensor:
@@ -214,32 +244,43 @@ def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
     """Numbers as a tensor [1, *shape] float32; of an axis -1 any length is taken."""
     shown = ", ".join("N" if n < 0 else str(n) for n in shape)
     try:
-        if (given := np.array(found)).dtype.kind in "USMmc":
-            raise TypeError("words, times and complex numbers are converted in silence")
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-            values = given.astype(np.float32)
-    except (TypeError, ValueError):
-        raise WamkitError(
-            f"{key!r} is a {type(found).__name__}; expected numbers [{shown}]",
-            "send an array or a list of numbers",
-        ) from None
-    fits = len(values.shape) == len(shape) and all(
-        n in (-1, m) for n, m in zip(shape, values.shape, strict=True)
+        given = found if isinstance(found, np.ndarray) else np.array(found)
+        if given.dtype.kind in "USMmc":
+            raise TypeError("text, times and complex numbers are converted in silence")
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise _no_numbers(key, found, shown) from None
+    fits = given.ndim == len(shape) and all(
+        n == m or (n == -1 and m <= MOST_ROWS) for n, m in zip(shape, given.shape, strict=True)
     )
-    if not fits:
+    if given.dtype.kind == "O" or not fits:  # before anything is made of it: it may be large
+        if given.dtype.kind == "O":
+            raise _no_numbers(key, found, shown)
         raise WamkitError(
-            f"{key!r} has shape {list(values.shape)}; expected [{shown}]",
+            f"{key!r} has shape {list(given.shape)}; expected [{shown}]",
             "send what the policy was trained with, in physical units",
         )
-    return torch.from_numpy(values)[None]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        return torch.from_numpy(given.astype(np.float32))[None]
+
+
+def _no_numbers(key: str, found: Any, shown: str) -> WamkitError:
+    return WamkitError(
+        f"{key!r} is a {type(found).__name__}; expected numbers [{shown}]",
+        "send an array or a list of numbers",
+    )
 
 
 def _seed(request: Mapping[str, Any]) -> int | None:
+    """The seed of a request, from 0 to 2^63 - 1; None if there is none."""
     found = request.get(SEED)
+    if found is None:
+        return None
     try:
-        seed = None if found is None else index(found)
+        seed = -1 if isinstance(found, bool | np.bool_) else index(found)
     except TypeError:
         seed = -1
-    if seed is not None and not 0 <= seed < 2**63:
-        raise WamkitError(f"'{SEED}' is {found!r}", "send a whole number from 0 on, or none")
+    if not 0 <= seed < 2**63:
+        raise WamkitError(
+            f"'{SEED}' is {quoted(found)}", f"send a whole number from 0 to {2**63 - 1}, or none"
+        )
     return seed
