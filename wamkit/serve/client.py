@@ -7,11 +7,15 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from ..errors import WamkitError
 from .codec import LIMIT, pack, unpack
+from .quoting import printable
+
+TRY_AGAIN = 1013
+"""Close code of a connection that had to make room for others."""
 
 
 class Client:
@@ -34,6 +38,11 @@ class Client:
         self.metadata: dict[str, Any] = {}
         try:
             self._connect(timeout)
+        except InvalidStatus as error:
+            raise WamkitError(
+                f"{self.address} refuses this client: {_refusal(error)}",
+                "see what the server says, and try again later",
+            ) from None
         except (OSError, WebSocketException, _Broken) as error:
             raise WamkitError(
                 f"no policy answers at {self.address}: {error}",
@@ -46,7 +55,7 @@ class Client:
         # Directly: a robot's pictures have no business with a proxy.
         self._line = connect(
             self.address + known, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
-        )
+        ).__enter__()
         greeting = self._heard()
         self.session = greeting.pop("session", {})
         self.metadata = greeting
@@ -79,6 +88,8 @@ class Client:
                 self._connect(max(0.1, end - monotonic()))
                 break
             except (OSError, WebSocketException, _Broken) as error:
+                if isinstance(error, InvalidStatus):
+                    error = _Broken(_refusal(error))
                 if monotonic() + pause > end:
                     raise self._closed(f"{why}; and nobody answers now: {error}") from None
                 sleep(pause)
@@ -126,13 +137,13 @@ class Client:
         except ConnectionClosed as error:
             if _broke(error):
                 raise _Broken(str(error)) from None
-            raise self._closed(str(error)) from None
+            raise self._closed(printable(str(error))) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
             self._line.close()
             raise
         if isinstance(answer, str):
-            raise WamkitError(f"{self.address} says: {answer}")
+            raise WamkitError(f"{self.address} says: {printable(answer)}")
         found: dict[str, Any] = unpack(answer)
         return found
 
@@ -141,9 +152,15 @@ class _Broken(Exception):
     """A connection that broke, and that neither side closed on purpose."""
 
 
+def _refusal(error: InvalidStatus) -> str:
+    """What a server says instead of opening a connection."""
+    body = printable((error.response.body or b"").decode("utf-8", "replace").strip(), 300)
+    return f"HTTP {error.response.status_code}{': ' if body else ''}{body}"
+
+
 def _broke(error: ConnectionClosed) -> bool:
-    """True if no close frame came, or one that tells of pings without an answer."""
+    """True if no close frame came, or one after which a client is to connect again."""
     ends = [end for end in (error.rcvd, error.sent) if end is not None]
-    if any("keepalive" in end.reason for end in ends):
+    if any("keepalive" in end.reason or end.code == TRY_AGAIN for end in ends):
         return True
     return error.rcvd is None and not (error.sent is not None and error.sent.code == 1000)

@@ -3,14 +3,15 @@
 Every client has a session of its own, so that paradigms that remember do so client by client; it
 outlives a connection that breaks (`wamkit.serve.sessions`).
 One thread does all that concerns the policy, requests in the order in which they came; another
-reads and writes, and tells `GET /healthz` at any time that the server is alive.
+reads and writes, and answers `GET /healthz` and `GET /readyz` at any time.
+What clients may take together is in `wamkit.serve.limits`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import http
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,18 +23,38 @@ from threading import Thread
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
+import torch
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from ..errors import WamkitError
 from ..policy import Policy
 from ..trial import observation
+from .address import address_of, bound
 from .codec import LIMIT, pack, unpack
+from .connection import Connection
+from .limits import Admission, Limits
 from .messages import NUMBER, Messages, numbered
-from .sessions import Held, Patience, Sessions
+from .sessions import Held, Patience, Sessions, log
+
+__all__ = ["Server", "address_of", "beside", "bound"]
 
 T = TypeVar("T")
+
+GRACE = 0.3
+"""Seconds that clients have to answer the last close frame, once the running chunk is done."""
+CLOSE_TIMEOUT = 2
+"""Seconds that one client has to answer a close frame while the server goes on."""
+GOING_AWAY, BUG = 1001, 1011
+"""Close codes (RFC 6455, 7.4.1)."""
+SHUTDOWN = "the server is shutting down"
+
+silent = logging.getLogger("wamkit.serve.websockets")
+"""For what websockets logs: each line of it is the log of a connection, and has one of ours."""
+silent.addHandler(logging.NullHandler())
+silent.propagate = False
 
 
 class Server:
@@ -54,11 +75,14 @@ class Server:
         name: str = "",
         renamed: Mapping[str, str] | None = None,
         patience: Patience | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.policy, self.patience = policy, patience or Patience()
         self.sessions = Sessions(policy.session, self.patience)
         self.messages = Messages(policy, name or policy.spec.backbone.name, renamed or {})
+        self.admission = Admission(limits or Limits())
         self._worker = ThreadPoolExecutor(1, "policy")
+        self._turn = asyncio.Lock()  # requests wait for it in the order in which they came
         self._settings = copy_context()
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
@@ -74,23 +98,79 @@ class Server:
     async def open(self, listener: socket.socket) -> AsyncIterator[None]:
         """Answer on a bound socket for as long as the block lasts; once for a server.
 
-        Pages in a browser are refused: they may reach this machine's own address.
+        At the end the request that is being computed is answered, those that wait are refused, and
+        every client gets a close frame with code 1001; nobody is waited for longer than GRACE
+        seconds after that answer. Pages in a browser are refused: they may reach this machine's
+        own address.
         """
         try:
             async with serve(
-                self._client,
+                self._client,  # type: ignore[arg-type]
                 sock=listener,
                 compression=None,
                 max_size=LIMIT,
+                max_queue=1,
                 origins=[None],
-                process_request=_health,
+                process_request=self._inform,
+                process_response=self._admit,
                 ping_interval=self.patience.ping_interval,
                 ping_timeout=self.patience.ping_timeout,
+                close_timeout=CLOSE_TIMEOUT,
+                logger=silent,
+                create_connection=partial(  # type: ignore[arg-type]
+                    Connection, admission=self.admission
+                ),
             ):
-                yield
+                try:
+                    yield
+                finally:
+                    await self._drain()
         finally:
             self.sessions.clear()
             self._worker.shutdown()
+
+    async def _drain(self) -> None:
+        """Finish the request that is computed, refuse those that wait, and end every connection."""
+        self.admission.draining = True
+        clients = list(self.admission.clients)
+        farewells = [self._dismiss(client) for client in clients if not client.answering]
+        tasks = [asyncio.create_task(farewell) for farewell in farewells]
+        async with self._turn:  # behind the running request, and those that waited for it
+            pass
+        tasks += [asyncio.create_task(client.wait_closed()) for client in clients]
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
+        self.admission.abort()
+
+    async def _dismiss(self, connection: Connection) -> None:
+        """Say that the server ends, as an error to a client that waits for an answer."""
+        with suppress(ConnectionClosed):
+            if connection.pending:
+                await connection.send(f"{SHUTDOWN}, and has not acted on this request")
+            await connection.close(GOING_AWAY, SHUTDOWN)
+
+    def _inform(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer a probe; refuse websockets while the server ends."""
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if self.admission.draining:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{SHUTDOWN}\n")
+        if path == "/readyz":
+            return connection.respond(http.HTTPStatus.OK, "ready\n")
+        return None
+
+    def _admit(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> Response | None:
+        """Let a client in whose handshake is right, if there is room."""
+        assert isinstance(connection, Connection)
+        if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            return None
+        if why := self.admission.admit(connection):
+            log.info("%s:%s is refused: %s", *connection.remote_address[:2], why)
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{why}\n")
+        return None
 
     def _rehearse(self, prompt: str | None) -> None:
         session = self.policy.session()
@@ -101,31 +181,51 @@ class Server:
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         return self._worker.submit(self._settings.run, work)
 
-    async def _client(self, connection: ServerConnection) -> None:
+    async def _client(self, connection: Connection) -> None:
         """One client, from its greeting to its end."""
         (held, resumed), before, broken = self.sessions.take(connection), None, False
-        told = {"id": held.name, "resumed": resumed, "timeout": self.patience.session_timeout}
+        connection.served = held.served
+        greeting = {"id": held.name, "resumed": resumed, "timeout": self.patience.session_timeout}
         try:
-            await connection.send(pack({**self.messages.metadata(), "session": told}))
-            async for message in connection:
+            await connection.send(pack({**self.messages.metadata(), "session": greeting}))
+            while not self.admission.draining:
+                message = await connection.next_message()
                 came, held.heard = perf_counter(), monotonic()
                 work = partial(self._answer, held, connection, message, came, before)
-                await connection.send(await asyncio.wrap_future(self._submit(work)))
+                del message  # it is as large as what it holds
+                await self._reply(connection, work)
+                del work
                 before = perf_counter() - came
+            await connection.close(GOING_AWAY, SHUTDOWN)
         except ConnectionClosed:
             return
         except Exception as error:
             broken = True  # whatever it was in the midst of is not gone on with
             with suppress(ConnectionClosed):
-                await connection.send(f"a bug in the server: {type(error).__name__}: {error}")
-            raise  # websockets logs it, and closes this connection with code 1011
+                await connection.send(_failure(error))
+                await connection.close(BUG, type(error).__name__)
         finally:
             self.sessions.leave(held, connection, broken=broken)
+
+    async def _reply(self, connection: Connection, work: Callable[[], str | bytes]) -> None:
+        """Wait for the turn of a request, and send what comes of it.
+
+        Nothing is computed for a client that is gone, or if the server ends before.
+        """
+        try:
+            async with self._turn:
+                ended = self.admission.draining or connection.state is not State.OPEN
+                if not ended:
+                    connection.answering = True
+                    reply = await asyncio.wrap_future(self._submit(work))
+            await (connection.wait_closed() if ended else connection.send(reply))
+        finally:
+            connection.answering = False
 
     def _answer(
         self,
         held: Held,
-        connection: ServerConnection,
+        connection: Connection,
         message: str | bytes,
         came: float,
         before: float | None,
@@ -155,51 +255,21 @@ class Server:
         if before is not None:
             timing["prev_total_ms"] = 1000 * before
         packed = pack({**reply, "server_timing": timing})
+        held.served = connection.served = True
         held.number, held.reply = number, packed if number is not None else None
         return packed
 
 
-def _health(connection: ServerConnection, request: Request) -> Response | None:
-    if request.path == "/healthz":
-        return connection.respond(http.HTTPStatus.OK, "OK\n")
-    return None
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at this address, which refuses clients until a server is there; 0 is a free port.
-
-    Raises WamkitError if the address cannot be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise WamkitError(
-            f"there is no host {host!r}: {error.strerror}", "--host 127.0.0.1, or 0.0.0.0 for all"
-        ) from None
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind(address)
-    except OSError as error:
-        made.close()
-        hints = {
-            errno.EADDRINUSE: f"end what is there, or take --port {port + 1}, or --port 0 for any",
-            errno.EACCES: "take a port from 1024 on",
-            errno.EADDRNOTAVAIL: "name an address of this machine: --host 127.0.0.1",
-        }
-        raise WamkitError(
-            f"port {port} of {host} cannot be had: {error.strerror}",
-            hints.get(error.errno or 0, "take another --port"),
-        ) from None
-    return made
-
-
-def address_of(listener: socket.socket) -> tuple[str, int]:
-    """Host and port of a bound socket."""
-    found: Any = listener.getsockname()
-    return found[0], found[1]
+def _failure(error: Exception) -> str:
+    """What a client is to know of an error that is none of its own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        log.error("out of memory in the answer to a request: %s", error)
+        return (
+            "the server ran out of memory for this request\n  hint: send smaller images, or serve "
+            "on another --device"
+        )
+    log.error("a bug in the server", exc_info=error)
+    return f"a bug in the server: {type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -209,9 +279,14 @@ def beside(server: Server, listener: socket.socket) -> Iterator[None]:
 
     async def run() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        async with server.open(listener):
-            started.set_result(partial(loop.call_soon_threadsafe, stop.set))
-            await stop.wait()
+        try:
+            async with server.open(listener):
+                started.set_result(partial(loop.call_soon_threadsafe, stop.set))
+                await stop.wait()
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
 
     thread = Thread(target=lambda: asyncio.run(run()), name="server", daemon=True)
     thread.start()

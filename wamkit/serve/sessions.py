@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection
 
 from ..session import Session
+from .quoting import printable
 
 log = logging.getLogger("wamkit.serve")
 
@@ -52,6 +53,8 @@ class Held:
     reply: str | bytes | None = None
     """To that request: if it was lost with the connection, it is sent again."""
     timer: asyncio.TimerHandle | None = None
+    served: bool = False
+    """True once a request was answered with actions."""
 
     @property
     def short(self) -> str:
@@ -147,7 +150,7 @@ def _why(connection: ServerConnection) -> str:
     if sent is not None and "keepalive" in sent.reason:
         return "answered no ping (keepalive timeout) and was dropped"
     if received is not None:
-        said = f": {received.reason}" if received.reason else ""
+        said = f": {printable(received.reason)}" if received.reason else ""
         return f"closed the connection (code {received.code}{said})"
     if sent is not None:
         return f"was disconnected (code {sent.code}{': ' if sent.reason else ''}{sent.reason})"
