@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
 
     from ..serve.server import Server
+    from ..serve.signals import Signals
 
 EXAMPLE = "wamkit serve runs/press/policy --port 8000 --view front=observation/image"
 
@@ -62,6 +63,22 @@ def command(
     keep_sessions: Annotated[
         int, typer.Option(min=0, help="Sessions that wait at most; 0 for none.")
     ] = 8,
+    max_clients: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Connections at the same time. Of more, one that never asked for anything gives "
+            "way; if all did, the new one is refused.",
+        ),
+    ] = 64,
+    max_buffer: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="MiB of messages that are half there or wait, of all clients together. Beyond, "
+            "the client that holds most is disconnected.",
+        ),
+    ] = 1024,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="How the policy runs."),
@@ -71,9 +88,9 @@ def command(
     overrides: Overrides = None,
     device: Device = "cpu",
 ) -> None:
-    """Serve a policy over websockets until Ctrl-C, to openpi's clients and to wamkit's.
+    """Serve a policy over websockets until Ctrl-C or SIGTERM, to openpi's clients and wamkit's.
 
-    There is no password: whoever reaches the port can ask.
+    There is no password: whoever reaches the port can ask. A second signal ends it at once.
     """
     from ..serve import require
 
@@ -88,32 +105,39 @@ def command(
             f"{' and '.join(endless)} must be a number of seconds",
             "for example --ping-timeout 3600, or 0 for never",
         )
+    from ..serve.limits import Limits
     from ..serve.messages import keys_of
     from ..serve.server import Server, address_of, bound
     from ..serve.sessions import Patience
+    from ..serve.signals import Signals
     from .inputs import chosen, loaded
 
-    named, source = source.stem, taken(source)
-    spec, notes = chosen(source, overrides or [], tiny=tiny)
-    renamed = _renamed(view or [])
-    keys_of(spec, renamed)  # before any weight is loaded: are the views there?
-    listener = bound(host, port)
-    policy, untrained = loaded(source, spec, device, overrides or [], quantize)
-    policy.set_mode(mode)
-    patience = Patience(ping_interval or None, ping_timeout or None, session_timeout, keep_sessions)
-    server = Server(policy, named, renamed, patience)
-    with busy("warming up"):
-        server.warm_up(prompt or ())
-        gc.collect()
-        gc.freeze()  # what compiling left behind is looked through no more, in the midst of a chunk
-    if policy.actions.statistics is None:
-        untrained = [*untrained, "no statistics yet: actions are in normalized units"]
-    if host not in LOCAL:
-        untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
-    for line in notes + untrained + unready(mode, prompt or []):
-        note(line)
-    _log_to_stderr()
-    asyncio.run(_serve(server, listener, address_of(listener)))
+    with Signals() as signals:
+        named, source = source.stem, taken(source)
+        spec, notes = chosen(source, overrides or [], tiny=tiny)
+        renamed = _renamed(view or [])
+        keys_of(spec, renamed)  # before any weight is loaded: are the views there?
+        listener = bound(host, port)
+        policy, untrained = loaded(source, spec, device, overrides or [], quantize)
+        policy.set_mode(mode)
+        patience = Patience(
+            ping_interval or None, ping_timeout or None, session_timeout, keep_sessions
+        )
+        limits = Limits(max_clients, buffer=max_buffer << 20)
+        server = Server(policy, named, renamed, patience, limits)
+        with busy("warming up"):
+            server.warm_up(prompt or ())
+            gc.collect()
+            gc.freeze()  # what compiling left behind is looked through no more, during a chunk
+        if policy.actions.statistics is None:
+            untrained = [*untrained, "no statistics yet: actions are in normalized units"]
+        if host not in LOCAL:
+            untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
+        for line in notes + untrained + unready(mode, prompt or []):
+            note(line)
+        _log_to_stderr()
+        asyncio.run(_serve(server, listener, address_of(listener), signals))
+        signals.finish()
 
 
 def _log_to_stderr() -> None:
@@ -135,12 +159,20 @@ def unready(mode: str, prompts: Sequence[str]) -> list[str]:
     ]
 
 
-async def _serve(server: Server, listener: socket.socket, address: tuple[str, int]) -> None:
+async def _serve(
+    server: Server, listener: socket.socket, address: tuple[str, int], signals: Signals
+) -> None:
+    """Serve until a signal comes, and end in order."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
     async with server.open(listener):
+        signals.end_with(lambda: loop.call_soon_threadsafe(ended.set))
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
         _draw({**server.messages.metadata(), "session": kept}, *address)
         sys.stdout.flush()
-        await asyncio.Event().wait()
+        await ended.wait()
+        logging.getLogger("wamkit.serve").info(
+            "shutting down: the running request is finished; another signal ends it at once"
+        )
 
 
 def _renamed(words: list[str]) -> dict[str, str]:

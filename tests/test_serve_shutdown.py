@@ -1,0 +1,249 @@
+"""A server that is told to end: who gets an answer, who an error, and nobody is waited for."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+import wamkit
+from wamkit.errors import WamkitError
+from wamkit.policy import Policy
+from wamkit.serve.client import Client
+from wamkit.serve.codec import pack, unpack
+from wamkit.serve.server import Server, address_of, beside, bound
+
+SEEN = {"observation/front": np.zeros((32, 32, 3), np.uint8), "prompt": "pick up", "seed": 0}
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+TOY = "examples/toy.toml"
+SLOW = """
+import signal, sys, time
+import wamkit.policy
+plain = wamkit.policy.Policy.decide
+def decide(*args, **kwargs):
+    if kwargs["seed"] != 0:  # that of warming up
+        print("computing", flush=True)
+        time.sleep(float(sys.argv[-1]))
+    return plain(*args, **kwargs)
+wamkit.policy.Policy.decide = decide
+from wamkit.cli import app
+app(sys.argv[1:-1], prog_name="wamkit")
+"""
+
+
+@cache
+def policy() -> Policy:
+    return wamkit.build("examples/toy.toml", tiny=True)
+
+
+def line_to(address: tuple[str, int]) -> Any:
+    return connect("ws://{}:{}".format(*address), proxy=None, max_size=None)
+
+
+def raw(address: tuple[str, int], sent: bytes) -> socket.socket:
+    """A connection that has sent bytes."""
+    made = socket.create_connection(address)
+    made.sendall(sent)
+    return made
+
+
+def half(size: int) -> bytes:
+    """A frame of which the last byte is not there yet."""
+    return b"\x82\xff" + struct.pack("!Q", size + 1) + b"\0\0\0\0" + bytes(size)
+
+
+def until(done: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if done():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything that a server sent before it ended the connection."""
+    sock.settimeout(60)
+    found = b""
+    while True:
+        try:
+            more = sock.recv(2**16)
+        except ConnectionResetError:
+            return found
+        if not more:
+            return found
+        found += more
+
+
+def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
+    monkeypatch: Any,
+) -> None:
+    going, free = threading.Event(), threading.Event()
+    plain = policy().decide
+
+    def decide(*args: Any, **kwargs: Any) -> Any:
+        going.set()
+        assert free.wait(60)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(policy(), "decide", decide)
+    listener = bound("127.0.0.1", 0)
+    address, server = address_of(listener), Server(policy(), "toy")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found: dict[str, Any] = {}
+
+    def probe(path: str) -> int:
+        try:
+            with opener.open("http://{}:{}{}".format(*address, path)) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def watch() -> None:
+        """What can be seen from outside while the server ends."""
+        until(lambda: server.admission.draining)
+        found["probes"] = (probe("/healthz"), probe("/readyz"))
+        try:
+            line_to(address)
+        except InvalidStatus as error:
+            found["late"] = error.response.status_code
+        free.set()
+
+    with beside(server, listener):
+        assert (probe("/healthz"), probe("/readyz")) == (200, 200)
+        lines = [line_to(address) for _ in range(5)]
+        for line in lines:
+            line.recv()
+        lines[0].send(pack(SEEN))
+        assert going.wait(60)
+        for line in lines[1:4]:  # the fifth is silent
+            line.send(pack(SEEN))
+        until(lambda: sum(client.pending for client in server.admission.clients) == 4)
+        stuck = [raw(address, UPGRADE + half(1000)), raw(address, b"GET / HT")]
+        deaf = socket.create_connection(address)
+        deaf.sendall(UPGRADE + half(1000))
+        until(lambda: len(server.admission.clients) == 7)
+        threading.Thread(target=watch, daemon=True).start()
+    assert found == {"probes": (200, 503), "late": 503}
+    assert unpack(lines[0].recv())["actions"].shape == (8, 4)
+    for line in lines[1:4]:
+        assert line.recv() == "the server is shutting down, and has not acted on this request"
+    for line in lines:
+        with pytest.raises(ConnectionClosed) as end:
+            line.recv()
+        assert end.value.rcvd is not None
+        assert (end.value.rcvd.code, end.value.rcvd.reason) == (1001, "the server is shutting down")
+    assert struct.pack("!H", 1001) + b"the server is shutting down" in read_all(stuck[0])
+    assert read_all(stuck[1]) == b""
+    deaf.close()
+
+
+def test_a_client_of_wamkit_says_why_it_has_no_answer() -> None:
+    listener = bound("127.0.0.1", 0)
+    with beside(Server(policy()), listener):
+        client = Client(*address_of(listener))
+    with pytest.raises(WamkitError, match="the server is shutting down"):
+        client.infer(SEEN)
+
+
+def test_a_server_that_cannot_begin_says_so() -> None:
+    closed = bound("127.0.0.1", 0)
+    closed.close()
+    with pytest.raises(OSError), beside(Server(policy()), closed):
+        raise AssertionError("it began")
+
+
+@contextmanager
+def process(seconds: float) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    """`wamkit serve`, whose chunks take so many seconds, and its address."""
+    words = ["serve", TOY, "--tiny", "--port", "0", str(seconds)]
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    try:
+        for line in run.stdout:
+            if ready := re.search(r"ready at ws://127.0.0.1:(\d+)", line):
+                break
+        else:
+            raise AssertionError(run.communicate()[1])
+        yield run, ("127.0.0.1", int(ready.group(1)))
+    finally:
+        run.kill()
+        run.communicate()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_process_in_order(number: signal.Signals, status: int) -> None:
+    with process(1) as (run, address):
+        assert run.stdout is not None
+        with line_to(address) as one, line_to(address) as two:
+            for line in (one, two):
+                line.recv()
+            one.send(pack({**SEEN, "seed": 1}))
+            assert any("computing" in line for line in run.stdout)
+            two.send(pack({**SEEN, "seed": 1}))
+            stuck = raw(address, UPGRADE + half(1000))
+            run.send_signal(number)
+            assert isinstance(one.recv(timeout=60), bytes)
+            for line in (one, two):
+                with pytest.raises(ConnectionClosed) as end:
+                    while True:
+                        line.recv(timeout=60)
+                assert end.value.rcvd is not None and end.value.rcvd.code == 1001
+        _, err = run.communicate(timeout=60)
+        assert run.returncode == status and "Traceback" not in err
+        assert "shutting down: the running request is finished" in err
+        stuck.close()
+
+
+def test_a_second_signal_does_not_wait_for_the_chunk() -> None:
+    with process(1000) as (run, address):
+        assert run.stdout is not None and run.stderr is not None
+        with line_to(address) as line:
+            line.recv()
+            line.send(pack({**SEEN, "seed": 1}))
+            assert any("computing" in said for said in run.stdout)
+            run.send_signal(signal.SIGTERM)
+            assert any("another signal ends it at once" in said for said in run.stderr)
+            time.sleep(0.2)  # at the same moment it would count as the first one
+            run.send_signal(signal.SIGTERM)
+            assert run.wait(60) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_policy_warms_up_waits_for_nothing(number: signal.Signals) -> None:
+    words = ["serve", TOY, "--tiny", "--port", "0", "1000"]
+    program = SLOW.replace('kwargs["seed"] != 0', "True")
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert any("computing" in line for line in run.stdout)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + number and "Traceback" not in err
