@@ -16,9 +16,10 @@ from websockets.sync.client import connect
 import wamkit
 from wamkit.errors import WamkitError
 from wamkit.policy import Policy
+from wamkit.printable import printable
 from wamkit.serve import codec
 from wamkit.serve.client import Client
-from wamkit.serve.quoting import printable, quoted
+from wamkit.serve.quoting import brief, quoted
 from wamkit.serve.server import Server, address_of, beside, bound
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
@@ -279,4 +280,5 @@ def test_values_are_quoted_shortly() -> None:
     assert quoted([1, 2]) == "a list of 2" and quoted({}) == "a dict of 0"
     assert quoted(np.zeros((2, 3))) == "an array float64 [2, 3]" and quoted(True) == "True"
     assert quoted(np.float32(1)) == "a float32"
-    assert printable("a\x1b\u202eb\nc") == "a\\x1b\\u202eb\nc" and printable("杯子 é") == "杯子 é"
+    assert brief("a\x1b\u202eb") == "a\\x1b\\u202eb" and brief("杯子 é") == "杯子 é"
+    assert brief("x" * 3000, 10) == f"{'x' * 10}... (3000 characters)"

@@ -12,7 +12,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..errors import WamkitError
 from .codec import LIMIT, pack, unpack
-from .quoting import printable
+from .quoting import brief
 
 TRY_AGAIN = 1013
 """Close code of a connection that had to make room for others."""
@@ -137,13 +137,13 @@ class Client:
         except ConnectionClosed as error:
             if _broke(error):
                 raise _Broken(str(error)) from None
-            raise self._closed(printable(str(error))) from None
+            raise self._closed(brief(str(error))) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
             self._line.close()
             raise
         if isinstance(answer, str):
-            raise WamkitError(f"{self.address} says: {printable(answer)}")
+            raise WamkitError(f"{self.address} says: {brief(answer)}")
         found: dict[str, Any] = unpack(answer)
         return found
 
@@ -154,7 +154,7 @@ class _Broken(Exception):
 
 def _refusal(error: InvalidStatus) -> str:
     """What a server says instead of opening a connection."""
-    body = printable((error.response.body or b"").decode("utf-8", "replace").strip(), 300)
+    body = brief((error.response.body or b"").decode("utf-8", "replace").strip(), 300)
     return f"HTTP {error.response.status_code}{': ' if body else ''}{body}"
 
 

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from ..errors import WamkitError
-from .quoting import printable, quoted
+from .quoting import brief, quoted
 
 LIMIT = 2**27
 """Bytes of a message: 128 MiB, or 145 pictures of 480 x 640."""
@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
     if found := BEYOND.fullmatch(str(error)):
         count, kind, most = found.groups()
         return f"{count} {KINDS[kind]} at once; expected at most {most}"
-    return printable(str(error), 300) or type(error).__name__
+    return brief(str(error), 300) or type(error).__name__
 
 
 class _Reader:

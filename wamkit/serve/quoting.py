@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..printable import printable
+
 LONGEST = 60
 """Characters of a value that are quoted."""
 LINE = 2000
 """Characters of a message that are passed on."""
-UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that a terminal may obey: control, format, half characters, line breaks."""
 
 
 def quoted(value: Any) -> str:
@@ -42,13 +42,6 @@ def control_character(text: str) -> int | None:
     return next(bad, None)
 
 
-def printable(text: str, most: int = LINE) -> str:
-    """Text for a terminal: control characters escaped, line breaks kept, and no longer than `most`.
-
-    Nothing else is changed, so that other scripts than Latin stay legible.
-    """
-    cut = text[:most] + (f"... ({len(text)} characters)" if len(text) > most else "")
-    return "".join(
-        c if c == "\n" or unicodedata.category(c) not in UNPRINTABLE else ascii(c)[1:-1]
-        for c in cut
-    )
+def brief(text: str, most: int = LINE) -> str:
+    """Text for a message or a log: printable, and of what is longer than `most`, the beginning."""
+    return printable(text[:most]) + (f"... ({len(text)} characters)" if len(text) > most else "")

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection
 
 from ..session import Session
-from .quoting import printable
+from .quoting import brief
 
 log = logging.getLogger("wamkit.serve")
 
@@ -150,7 +150,7 @@ def _why(connection: ServerConnection) -> str:
     if sent is not None and "keepalive" in sent.reason:
         return "answered no ping (keepalive timeout) and was dropped"
     if received is not None:
-        said = f": {printable(received.reason)}" if received.reason else ""
+        said = f": {brief(received.reason)}" if received.reason else ""
         return f"closed the connection (code {received.code}{said})"
     if sent is not None:
         return f"was disconnected (code {sent.code}{': ' if sent.reason else ''}{sent.reason})"
