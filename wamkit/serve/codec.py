@@ -70,12 +70,12 @@ def unpack(data: bytes) -> Any:
     or arrays that do not travel. What it declares is checked before memory is taken for it.
     """
     _expect_small(data)
-    reader = _Reader()
+    values = _Values()
     try:
         return msgpack.unpackb(
             data,
-            object_pairs_hook=reader.value_of,
-            list_hook=reader.items_of,
+            object_pairs_hook=values.value_of,
+            list_hook=values.items_of,
             ext_hook=_refuse_extension,
             max_str_len=TEXT,
             max_bin_len=LIMIT,
@@ -101,7 +101,7 @@ def _reason(error: Exception) -> str:
     return brief(str(error), 300) or type(error).__name__
 
 
-class _Reader:
+class _Values:
     """Makes the lists, maps and arrays of one message, and counts their entries."""
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -22,6 +23,9 @@ UNREAD = 2**20
 BURST, RATE = 1000, 10
 """Pings and pongs that a client may send: so many, and so many a second beside them."""
 TOO_BIG, POLICY = 1009, 1008
+
+unparsed = attrgetter("reader.buffer")
+"""Of a websockets protocol: the bytes that came and are no whole frame yet."""
 
 
 class Connection(ServerConnection):
@@ -54,7 +58,7 @@ class Connection(ServerConnection):
         """Bytes of messages that nobody works on: what is free again if this connection ends."""
         if self.ended:
             return 0
-        return len(self.protocol.reader.buffer) + self._partial + self._waiting
+        return len(unparsed(self.protocol)) + self._partial + self._waiting
 
     @property
     def bytes_held(self) -> int:
