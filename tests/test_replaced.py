@@ -12,7 +12,7 @@ import torch
 
 from wamkit import WamkitError, runs
 from wamkit.cli import app
-from wamkit.data import Recording
+from wamkit.data import Feature, Recording, Writer
 from wamkit.data.encoding import precompute
 from wamkit.data.latents import StoredLatents
 from wamkit.policy import Policy
@@ -125,3 +125,24 @@ def test_latents_of_other_moments_are_not_mixed_with_those_that_are_asked_for(
         encode(recording, spec, tmp_path / "z", shard=20)
     assert encode(recording, spec, tmp_path / "z", shard=16) == 14
     assert len(StoredLatents(tmp_path / "z")) == 30
+
+
+def test_two_writers_of_a_data_set_do_not_take_away_what_the_other_adds(tmp_path: Path) -> None:
+    import numpy as np
+
+    def add(writer: Writer, number: float) -> None:
+        writer.add_episode("wave", [{"action": np.full(2, number, np.float32)}] * 3)
+
+    features = {"action": Feature("float32", (2,))}
+    with Writer(tmp_path / "demos", 10, features) as writer:
+        with pytest.raises(WamkitError, match=f"in use: process {os.getpid()} on"):
+            Writer(tmp_path / "demos", 10, features)
+        add(writer, 0)
+        writer.keep()
+        with pytest.raises(WamkitError, match="in use"):
+            Writer(tmp_path / "demos", 10, features)
+        add(writer, 1)
+    with Writer(tmp_path / "demos", 10, features) as writer:
+        add(writer, 2)
+    assert len(Recording(tmp_path / "demos").episodes) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["demos"]

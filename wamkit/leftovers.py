@@ -39,7 +39,7 @@ def hidden(goal: Path, kind: str = PART) -> Path:
     """A name in the folder of `goal` that no other call and no other process gets."""
     pid = os.getpid()
     owner = f"{_host()}-{pid}-{_start(pid) or 0}-{next(_counts)}"
-    return goal.with_name(f".{_stem(goal.name)}.{owner}.{kind}")
+    return goal.with_name(f".{short(goal.name)}.{owner}.{kind}")
 
 
 def is_leftover(name: str) -> bool:
@@ -54,7 +54,7 @@ def sweep(folder: Path) -> None:
     """
     recover_all(folder)
     names = _names(folder)
-    stems = {_stem(name) for name in names}
+    stems = {short(name) for name in names}
     for name in names:
         match = _HIDDEN.fullmatch(name)
         if match is None or (match[6] == OLD and match[1] not in stems):
@@ -118,7 +118,7 @@ def inside(file: Path, goal: Path) -> str | None:
         return None
     first, *rest = file.relative_to(goal.parent).parts
     match = _HIDDEN.fullmatch(first)
-    return "/".join(rest) if match and match[1] == _stem(goal.name) else None
+    return "/".join(rest) if match and match[1] == short(goal.name) else None
 
 
 def discard(place: Path) -> None:
@@ -142,7 +142,7 @@ def _aside(goal: Path) -> tuple[Path, bool] | None:
     for name in sorted(_names(goal.parent), reverse=True):
         place = goal.with_name(name)
         match = _HIDDEN.fullmatch(name)
-        if match is not None and match[6] == OLD and match[1] == _stem(goal.name):
+        if match is not None and match[6] == OLD and match[1] == short(goal.name):
             return place, _is_alive(match, place)
         older = _OLDER.fullmatch(name)
         if match is None and older is not None and older[1] == goal.name:
@@ -161,7 +161,7 @@ def _put_back(aside: Path, goal: Path) -> Path:
     return goal
 
 
-def _stem(name: str) -> str:
+def short(name: str) -> str:
     """A name as it stands in a hidden one: whole, or shortened to fit into what names may be."""
     raw = os.fsencode(name)
     if len(raw) <= LONGEST:

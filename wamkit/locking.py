@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .durable import in_words, make_folder
 from .errors import WamkitError
-from .leftovers import is_running
+from .leftovers import is_running, short
 
 try:
     import fcntl
@@ -33,15 +33,19 @@ _held: set[Path] = set()  # a lock of lockf is the process's: it does not see it
 
 
 @contextmanager
-def lock(folder: Path, cure: str = "choose another folder") -> Iterator[None]:
+def lock(
+    folder: Path, cure: str = "choose another folder", *, outside: bool = False
+) -> Iterator[None]:
     """Hold `folder`, which is made if it is not there, until the block ends.
 
-    Raises WamkitError with the process and the host that hold it, and with `cure`; also if the
-    file system lets nobody write there.
+    `outside`: for a folder that is replaced while it is held; the file is then its neighbor,
+    .NAME.lock, and the folder is not made. Raises WamkitError with the process and the host that
+    hold it, and with `cure`; also if the file system lets nobody write there.
     """
     with in_words(folder):
-        make_folder(folder)
-        file = Path(os.path.realpath(folder), NAME)
+        make_folder(folder.parent if outside else folder)
+        name = f".{short(folder.name)}{NAME}" if outside else NAME
+        file = Path(os.path.realpath(folder.parent if outside else folder), name)
         if file in _held:  # not read: closing it again would give up the lock
             raise _taken(folder, (os.getpid(), socket.gethostname()), cure)
         _held.add(file)
@@ -68,8 +72,9 @@ def _acquire(folder: Path, file: Path, cure: str) -> int:
             if got is False or (got is None and _is_used(file)):
                 raise _taken(folder, _holder(file), cure)
             if _is_same(handle, file):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+                with suppress(OSError):  # on a full disk it does not say who holds it
+                    os.ftruncate(handle, 0)
+                    os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
                 return handle
         except BaseException:
             os.close(handle)

@@ -1,13 +1,19 @@
-"""A copy of a data set that takes no room: a second name for every file in it."""
+"""A copy of a data set that takes no room: a second name for every file in it.
+
+What is written over such a file gets a new inode, so that the other name keeps what it had.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+from .. import strict_json
 from ..errors import WamkitError
 from ..leftovers import is_leftover
+from . import parquet
 
 
 def link_tree(source: Path, goal: Path) -> None:
@@ -47,3 +53,15 @@ def _link(source: Path, goal: Path) -> None:
         os.link(source, goal)
     except OSError:
         shutil.copy2(source, goal)
+
+
+def put_table(table: Any, file: Path) -> None:
+    """Write a parquet file over a second name. Raises OSError."""
+    file.unlink(missing_ok=True)
+    parquet.arrow().parquet.write_table(table, file)
+
+
+def put_json(file: Path, data: Any) -> None:
+    """Write a JSON text over a second name. Raises OSError."""
+    file.unlink(missing_ok=True)
+    file.write_text(strict_json.dumps(data, indent=4) + "\n")

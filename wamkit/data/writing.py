@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,12 +19,13 @@ from .. import strict_json
 from ..durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
 from ..errors import WamkitError
 from ..leftovers import sweep_older
+from ..locking import lock
 from ..paths import expanded, fault_of_name
 from . import dataset_info, episode_table, film, parquet
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
 from .layout import INFO, OWN, Feature, Recording
-from .linking import link_tree
+from .linking import link_tree, put_json, put_table
 from .metadata import json_table
 
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -73,11 +74,17 @@ class Writer:
             raise WamkitError(
                 f"files of {data_megabytes} and {video_megabytes} megabytes", "give positive sizes"
             )
-        with in_words(self.folder):
-            self._begin()
+        self._hold = ExitStack()
+        self._begin()
 
     def _begin(self) -> None:
         """Take up the data set as it is in its folder, under a hidden name in the same folder."""
+        with ExitStack() as stack, in_words(self.folder):
+            stack.enter_context(lock(self.folder, "write another data set", outside=True))
+            self._begin_alone()
+            self._hold = stack.pop_all()
+
+    def _begin_alone(self) -> None:
         old = self._old()
         self._codecs = {
             name: self._codec(name, old)
@@ -219,7 +226,7 @@ class Writer:
         if self._meta:  # of the episodes that are new
             self._put_metadata()
         if self.notes:
-            _text(self._place / NOTES, self.notes)
+            put_json(self._place / NOTES, self.notes)
         replace_folder(self._place, self.folder)
 
     def _put_metadata(self) -> None:
@@ -232,16 +239,15 @@ class Writer:
         known = parquet.opened(old[0]).schema_arrow if old else None
         kinds = {field.name: field.type for field in known or ()} or episode_table.kinds_of(rows[0])
         episode_table.put(rows, kinds, file)
-        _put(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
+        put_table(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
         counts = (self._episodes, self._frames, len(self._tasks))
-        _text(self._place / INFO, dataset_info.counted(self._info, *counts))
-        _text(self._place / "meta" / "stats.json", episode_table.overall(self._place, rows))
+        put_json(self._place / INFO, dataset_info.counted(self._info, *counts))
+        put_json(self._place / "meta" / "stats.json", episode_table.overall(self._place, rows))
 
     def keep(self) -> None:
         """Save, and go on in new files: from here on nothing of it can be lost."""
         self.save()
-        with in_words(self.folder):
-            self._begin()
+        self._begin()
 
     def discard(self) -> None:
         """Forget what has not been saved."""
@@ -252,6 +258,7 @@ class Writer:
             with suppress(OSError):  # of a file that goes away
                 self._close()
             remove(self._place)
+        self._hold.close()
 
     def _old(self) -> Recording | None:
         """The data set that is there already."""
@@ -436,14 +443,3 @@ def _tasks(tasks: Mapping[int, str], arrow: Any) -> Any:
     return arrow.table(columns).replace_schema_metadata(
         {b"pandas": strict_json.dumps(about).encode()}
     )
-
-
-def _put(table: Any, file: Path) -> None:
-    """A parquet file under a new inode: the old one may have a second name elsewhere."""
-    file.unlink(missing_ok=True)
-    parquet.arrow().parquet.write_table(table, file)
-
-
-def _text(file: Path, data: Any) -> None:
-    file.unlink(missing_ok=True)
-    file.write_text(strict_json.dumps(data, indent=4) + "\n")

@@ -11,7 +11,6 @@ OUT/NAME/episode.gif, episode.json    one episode beside what was imagined in it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import strict_json
-from ..durable import in_words, make_folder, sweep, write_text
+from ..durable import discard, in_words, make_folder, sweep, write_text
 from ..errors import SpecError, WamkitError
 from ..spec import PolicySpec, parse, read
 
@@ -188,7 +187,7 @@ def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watc
     if done >= settings.steps:
         return {"steps": done, "seconds": spent}
     if run.exists() and not done:
-        shutil.rmtree(run)  # it stopped before its first checkpoint
+        discard(run)  # it stopped before its first checkpoint
     config = TrainConfig(
         steps=settings.steps,
         batch=settings.batch,
