@@ -28,6 +28,7 @@ FLOORS = {
         "strict_yaml",
         "documents",
         "trust",
+        "values",
         "describe",
         "chart",
         "hooks",
@@ -99,6 +100,7 @@ FLOORS = {
         "weights",
         "precision",
         "tolerance",
+        "random_weights",
     },
     3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
     | {

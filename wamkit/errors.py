@@ -41,6 +41,10 @@ class Note(UserWarning):
     """Something that a user should know of what was understood; no fault."""
 
 
+LONG = 200
+"""Characters of a word in which a mistake is looked for."""
+
+
 def shortened(text: str, most: int = 80) -> str:
     """`text` for a message: of what is longer than `most` characters, the beginning."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
@@ -48,7 +52,7 @@ def shortened(text: str, most: int = 80) -> str:
 
 def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
     """`did you mean 'x'?` for the nearest known word, or `otherwise`."""
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    near = get_close_matches(word[:LONG], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 

@@ -15,11 +15,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import SpecError, did_you_mean
+from .errors import SpecError, did_you_mean, shortened
 from .parts import Conflict
+from .values import Unfit
 
 Place = tuple[int | str, ...]
 
+MANY = 50
+"""Mistakes of one table that are listed; there may be thousands in a damaged file."""
 _EMPTIED = ("too_short", "too_long")
 """What pydantic says of a list besides what is wrong with its items, which it counts as gone."""
 
@@ -36,6 +39,7 @@ def explained(
     """
     found: list[Conflict] = []
     items = error.errors(include_url=False)
+    more, items = len(items) - MANY, items[:MANY]
     places = [tuple(item["loc"]) for item in items]
     for item, loc in zip(items, places, strict=True):
         if isinstance(nested := item.get("ctx", {}).get("error"), SpecError):
@@ -44,10 +48,21 @@ def explained(
         inner = any(len(other) > len(loc) and other[: len(loc)] == loc for other in places)
         if item["type"] in _EMPTIED and inner:
             continue
-        place = ".".join([*([where] if where else []), *map(str, loc)])
+        place = ".".join([*([where] if where else []), *(shortened(str(key)) for key in loc)])
         why, hint = _words(item, loc, where, cls, elsewhere or {})
         found.append(Conflict(between=(place or where,), why=why, hint=hint))
+    if more > 0:
+        found.append(rest(where, more))
     return found
+
+
+def rest(where: str, count: int) -> Conflict:
+    """What stands for so many mistakes that are not listed."""
+    return Conflict(
+        between=(where,),
+        why=f"{count} more mistakes",
+        hint="correct those above, then look again",
+    )
 
 
 def home_of(key: str, forms: Mapping[str, type[BaseModel]]) -> str | None:
@@ -91,12 +106,14 @@ def _words(
     if kind == "extra_forbidden":
         return "no such key", _belongs(key, loc, where, cls, table, elsewhere)
     field = table.model_fields.get(key) if table is not None else None
+    if isinstance(item["input"], Unfit):
+        return str(item["input"]), _hint(kind, item, key, loc, cls, field)
     if kind == "missing":
         return "it is missing", f"add {key} = {_form_of(field, key) if field else '...'}"
     why = f"{item['msg'][0].lower()}{item['msg'][1:]}"
     why = why.removeprefix("value error, ")
     if not isinstance(item["input"], Mapping | BaseModel):
-        why += f", found {item['input']!r}"
+        why += f", found {shortened(repr(item['input']))}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'|(-?\d+)", item["ctx"]["expected"])
         known = [word or number for word, number in allowed]

@@ -26,6 +26,7 @@ from .resizing import expect_resizable as expect_resizable
 from .traits import TrainedWith as TrainedWith
 from .traits import Traits as Traits
 from .vae_dtype import in_its_dtype
+from .values import Table
 from .visibility import Visibility
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ if TYPE_CHECKING:
     from .work import Pass
 
 
-class Part(BaseModel):
+class Part(Table):
     """A configuration that can build what it configures. Frozen; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     kind: ClassVar[Kind]
     license: ClassVar[str] = "Apache-2.0"

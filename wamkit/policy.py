@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from .placing import Placed, expect_device
 from .precision import exact, lowered
 from .prompts import Instructions, PromptCache, pooled
 from .quantized import LEAST, Rounded, check_kind, quantize
+from .random_weights import seeded
 from .regions import Regions
 from .schedule import Samples, schedules_of
 from .session import Session
@@ -108,19 +108,19 @@ class Policy(Placed):
         """Build every part of a checked spec; on device "meta" without a single weight."""
         expect_device(device, numbers=False)
         parts = {
-            "vae": _seeded(spec, "vae", spec.vae.build, device),
-            "text_encoder": _seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),
-            "backbone": _seeded(spec, "backbone", spec.backbone.build, device),
-            "action_head": _seeded(
+            "vae": seeded(spec, "vae", spec.vae.build, device),
+            "text_encoder": seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),
+            "backbone": seeded(spec, "backbone", spec.backbone.build, device),
+            "action_head": seeded(
                 spec, "action_head", lambda: spec.action_head.build(spec.sizes), device
             ),
             "paradigm": spec.paradigm.build(),
         }
         if spec.backbone.traits.extra_width:
             make = spec.backbone.conditioner
-            parts["conditioner"] = _seeded(spec, "conditioner", make, device)
+            parts["conditioner"] = seeded(spec, "conditioner", make, device)
         with torch.device("meta" if device == "meta" else "cpu"):
-            policy = _seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
+            policy = seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
         if device != "meta":
             policy.action_head.initialize_from(policy.backbone)
             policy.to(device)
@@ -437,13 +437,3 @@ def _text_encoder(spec: PolicySpec) -> Any:
     if spec.text_encoder.embeddings is None:
         return spec.text_encoder.build()
     return StoredEncoder(spec.text_encoder.embeddings, spec.text_encoder)
-
-
-def _seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) -> Any:
-    """`make()` with torch's own generator seeded for this part, and put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed + crc32(kind.encode()))
-        if device != "meta":
-            return make()
-        with torch.device("meta"):
-            return make()

@@ -15,7 +15,7 @@ import pluggy
 from pydantic import create_model
 
 from .containment import TORCH, contained
-from .errors import WamkitError, did_you_mean
+from .errors import WamkitError, did_you_mean, shortened
 from .hooks import API, Hooks
 from .installation import installed, owner_of
 from .part_rules import behavior_faults, faults
@@ -104,11 +104,12 @@ class Registry:
             )
         installed = self.names(kind)
         aside = [p.name for p in self.plugins if p.status != "ok"]
-        hint = did_you_mean(name, installed, f"pip install a plugin that offers {name!r}")
+        offers = f"pip install a plugin that offers {shortened(name)!r}"
+        hint = did_you_mean(name, installed, offers)
         if aside:
             hint += f" (set aside: {', '.join(aside)}; `wamkit list` says why)"
         raise WamkitError(
-            f"no {kind} is called {name!r}; installed: {_told(kind, installed)}", hint
+            f"no {kind} is called {shortened(name)!r}; installed: {_told(kind, installed)}", hint
         )
 
     def labels(self, kind: str, name: str) -> list[str]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from .parts import Conflict
+from .values import Table
 
 Normalization = Literal["min_max", "mean_std", "quantile", "none"]
 
 
-class Section(BaseModel):
+class Section(Table):
     """A frozen table of a spec that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class ActionGroup(Section):

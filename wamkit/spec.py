@@ -9,13 +9,13 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model
 
 from .configs import config_conflicts
 from .describe import describe
 from .documents import read_table
-from .errors import SpecError, WamkitError, did_you_mean
-from .mistakes import explained, home_of, keys_of
+from .errors import SpecError, WamkitError, did_you_mean, shortened
+from .mistakes import MANY, explained, home_of, keys_of, rest
 from .overrides import override as override
 from .part_rules import BASES, schema_fault
 from .parts import (
@@ -34,12 +34,11 @@ from .registry import registry
 from .schedules import Schedules
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 from .trust import expect_trusted
+from .values import Table
 
 
-class PolicySpec(BaseModel):
+class PolicySpec(Table):
     """Everything that decides what a policy is. `wamkit.build` turns it into one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     backbone: SerializeAsAny[BackboneConfig]
     vae: SerializeAsAny[VAEConfig]
@@ -219,14 +218,19 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     values: dict[str, Any] = {}
     conflicts: list[Conflict] = []
     known = [*KINDS, *SECTIONS, *SCALARS]
+    unknown = [key for key in raw if key not in known]
+    if len(unknown) > MANY:
+        conflicts.append(rest("the spec", len(unknown) - MANY))
     for key in raw:
-        if key not in known:
+        if key in unknown[:MANY]:
             place, listed = home_of(key, SECTIONS), f"known are {', '.join(known)}"
             if place is not None and place.rpartition(".")[2] == key:
                 hint = f"it belongs elsewhere: {place}"
             else:
                 hint = did_you_mean(key, known, f"did you mean {place}?" if place else listed)
-            conflicts.append(Conflict(between=(key,), why="no such section in a spec", hint=hint))
+            conflicts.append(
+                Conflict(between=(shortened(key),), why="no such section in a spec", hint=hint)
+            )
     for kind in KINDS:
         if kind not in raw:
             names = ", ".join(registry().names(kind))
@@ -264,6 +268,7 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
             values[key] = raw[key]
     scalars = create_model(
         "Scalars",
+        __base__=Table,
         **{k: (PolicySpec.model_fields[k].annotation, PolicySpec.model_fields[k]) for k in SCALARS},
     )  # type: ignore[call-overload]
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from .. import strict_json
-from ..errors import SpecError, WamkitError
+from ..errors import SpecError, WamkitError, shortened
 from ..noise import silence_torchao
 from ..parts import Finding
 from ..printable import printable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FOUND = 1  # exit code: a check found something
 BAD = 2  # exit code: bad usage or bad input
+LINE = 4000  # characters of a line of an error, which may name what a stranger wrote
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 
 
@@ -142,15 +143,20 @@ def conflict_lines(conflicts: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+def _cut(text: str) -> str:
+    """`text` for the terminal, each of its lines with at most `LINE` characters."""
+    return "\n".join(shortened(line, LINE) for line in text.split("\n"))
+
+
 def error(what: str, hint: str = "", details: str = "") -> None:
     """Print `error: what`, details, and `hint: hint` on stderr."""
     from rich.text import Text
 
-    line = Text.assemble(("error: ", "bold red"), what)
+    line = Text.assemble(("error: ", "bold red"), _cut(what))
     if details:
-        line.append(f"\n{details}")
+        line.append(f"\n{_cut(details)}")
     if hint:
-        line.append("\nhint: ", "bold").append(hint)
+        line.append("\nhint: ", "bold").append(_cut(hint))
     console(stderr=True).print(line, soft_wrap=True)
 
 
@@ -191,8 +197,17 @@ def _leave_pipe() -> NoReturn:
     raise typer.Exit(128 + 13)
 
 
+_ROOM = re.compile(r"allocate memory|size calculation overflowed|multiplication overflow")
+
+
+def _is_memory(problem: Exception) -> bool:
+    """True if there was no room, in Python, on a device, or for a tensor that cannot exist."""
+    known = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+    return known or (isinstance(problem, RuntimeError) and bool(_ROOM.search(str(problem))))
+
+
 def _unexpected(problem: Exception) -> NoReturn:
-    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+    if _is_memory(problem):
         error(f"out of memory: {problem}", "try --tiny, --set dtype=bfloat16 or another --device")
     elif os.environ.get(DEBUG):
         import traceback

@@ -69,7 +69,7 @@ def command(
     elif saved:
         note(f"the weights of {spec} do not fit toy size and are left out")
     from .. import weights
-    from ..policy import _seeded
+    from ..random_weights import seeded
     from ..slicing import sliced, student_of
 
     traits = whole.backbone.traits
@@ -77,7 +77,7 @@ def command(
     wanted = heads or traits.heads, feed_forward or traits.feed_forward
     config = student_of(whole.backbone, chosen, *wanted)
     with busy("slicing"):
-        teacher = _seeded(whole, "backbone", whole.backbone.build, "cpu")
+        teacher = seeded(whole, "backbone", whole.backbone.build, "cpu")
         student = sliced(teacher, whole.backbone, chosen, *wanted)
     counts = weights.parameters(teacher), weights.parameters(student)
     config = config.model_copy(update={"weights": str((out / WEIGHTS).absolute())})

@@ -17,7 +17,8 @@ from ..files import written
 from ..finite import fault
 from ..placeholders import refuse_placeholder
 from ..placing import expect_device
-from ..policy import DTYPES, _seeded
+from ..policy import DTYPES
+from ..random_weights import seeded
 from ..scenes import vae_dtype
 from ..spec import PolicySpec
 from .frames import Pictures, expect_rows
@@ -100,7 +101,7 @@ def precompute(
             f"store at least {-(-len(wanted) // MOST_SHARDS)} clips in a file",
         )
     pieces = [wanted[i : i + shard] for i in range(0, len(wanted), shard)]
-    vae = _seeded(spec, "vae", spec.vae.build, device)
+    vae = seeded(spec, "vae", spec.vae.build, device)
     vae.eval().to(device)
     about = {
         "settings": settings(recording, spec, columns),
