@@ -252,7 +252,7 @@ def test_a_failure_while_saving_keeps_the_old_policy(saved: Path, monkeypatch: A
         raise OSError("no space left on device")
 
     monkeypatch.setattr(weights, "write", fail)
-    with pytest.raises(WamkitError, match="no space"):
+    with pytest.raises(wamkit.WamkitError, match="no space"):
         policy.save(saved)
     assert (saved / "backbone.safetensors").read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == ["policy"]

@@ -104,8 +104,8 @@ class Registry:
             )
         installed = self.names(kind)
         aside = [p.name for p in self.plugins if p.status != "ok"]
-        offers = f"pip install a plugin that offers {shortened(name)!r}"
-        hint = did_you_mean(name, installed, offers)
+        pip = f"pip install a plugin that offers {shortened(name)!r}"
+        hint = did_you_mean(name, installed, pip)
         if aside:
             hint += f" (set aside: {', '.join(aside)}; `wamkit list` says why)"
         raise WamkitError(
