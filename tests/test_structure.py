@@ -269,3 +269,13 @@ def test_help_and_list_are_quick_and_import_no_torch(words: list[str], capsys: A
         assert done.stderr.strip().endswith("False"), "torch was imported"
     with capsys.disabled():
         print(f" wamkit {' '.join(words)}: {min(times):.2f} s ", end="")
+
+
+def test_no_file_holds_both_sides_of_a_merge() -> None:
+    folders = ("wamkit", "plugins", "tests", "examples", "benchmarks", "docs")
+    files = [*ROOT.glob("*.*"), *(f for name in folders for f in (ROOT / name).rglob("*.*"))]
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    for file in files:
+        if file.suffix in {".md", ".py", ".toml", ".yaml", ".css", ".txt"}:
+            lines = file.read_text(encoding="utf-8").splitlines()
+            assert not any(line.startswith(marks) for line in lines), file.relative_to(ROOT)
