@@ -177,6 +177,7 @@ FIELDS: dict[str, Any] = {
     "an image that is bytes": {"observation__front": b"\x89PNG"},
     "an image as lists": {"observation__front": [[[0, 0, 0]] * 8] * 8},
     "an image of 16 bits": {"observation__front": np.zeros((8, 8, 3), np.uint16)},
+    "an image of 34 million pixels": {"observation__front": np.zeros((1, 2**25 + 1, 3), np.uint8)},
     "an image of five axes": {"observation__front": np.zeros((1, 1, 8, 8, 3), np.uint8)},
 }
 
@@ -218,6 +219,7 @@ def test_what_is_said_names_the_fault(line: Any) -> None:
         "a seed of 64 bits": "from 0 to 9223372036854775807",
         "5,000 keys": "'key 7' and 3992 more",
         "a reset that is text": "'reset' is 'no'",
+        "an image of 34 million pixels": "33,554,433 pixels; expected at most 33,554,432",
     }.items():
         line.send(MESSAGES[name])
         assert said in line.recv(timeout=60)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import WamkitError, did_you_mean
+from ..images import expect_size
 from ..observation import ActionChunk, Observation
 from ..pixels import deep
 from ..policy import Policy
@@ -211,6 +212,7 @@ def _clip(key: str, found: Any, count: int) -> Tensor:
             if colors
             else "send red, green and blue for every pixel",
         )
+    expect_size(found.shape[-2], found.shape[-3], repr(key))
     clip = found if found.ndim == 4 else found[None]
     if len(clip) != count:
         raise WamkitError(
@@ -237,6 +239,7 @@ def _deep_clip(key: str, found: Any, count: int) -> Tensor:
             f"{key!r} is {found.dtype} {list(found.shape)}; {expected}",
             "send what the camera measured, such as uint16 millimeters",
         )
+    expect_size(clip.shape[2], clip.shape[1], repr(key))
     return torch.from_numpy(deep(clip[..., None], repr(key))).movedim(-1, 1)[None]
 
 
