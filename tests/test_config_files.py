@@ -371,3 +371,56 @@ def test_files_that_are_absent_leave_the_variant_in_charge(tmp_path: Path) -> No
     assert part.variant == "2.2-ti2v-5b"
     with pytest.raises(WamkitError, match="no weights at"):
         load_part("backbone", part)
+
+
+WRONG: dict[str, Any] = {
+    "text": "3", "true": True, "a fraction": 1.5, "negative": -3, "0": 0, "endless": 10**9,
+    "more digits": 10**300, "a list": [3], "a table": {"a": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("layout", ["wan", "cosmos", "ltx", "flux2", "flux1", "qwen_image"])
+def test_a_size_that_is_no_size_is_refused_before_anything_is_built(
+    layout: str, wrong: str, tmp_path: Path
+) -> None:
+    name, cls, given, _ = BACKBONES[layout]
+    unread = (*UNREAD, *(("pooled_projection_dim",) if wrong == "0" else ()))  # 0 is none
+    sizes = [k for k, v in given.items() if type(v) is int and k not in unread]
+    for key in sizes:
+        config = {"_class_name": cls, **given, key: WRONG[wrong]}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        raw = read(TOY) | {"backbone": {"name": name, "weights": str(tmp_path)}}
+        found = [c for c in check(raw) if "backbone.weights" in c.between]
+        assert found and any("config.json" in c.why for c in found), key
+        assert all(len(str(c)) < 600 for c in found)
+
+
+UNREAD = ("rope_max_seq_len", "added_kv_proj_dim", "text_embed_dim")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested deeper"),
+        ('{"_class_name": "WanTransformer3DModel", "num_layers": NaN}', "it holds NaN"),
+        ('{"num_layers": 2, "num_layers": 3}', "'num_layers' stands twice"),
+        ('{"num_layers": 1e999}', "beyond the largest number"),
+        ("[1]", "holds a list, expected a table"),
+        ("{", "line 1, column 2"),
+        (" " * 2**22 + "{}", "at most 4,194,304 are read"),
+    ],
+)
+def test_a_config_that_is_no_plain_table_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    raw = read(TOY) | {"backbone": {"name": "wan", "weights": str(tmp_path)}}
+    assert any(words in c.why for c in check(raw) if "backbone.weights" in c.between)
+
+
+def test_layers_beyond_any_model_are_counted_while_it_is_built(tmp_path: Path) -> None:
+    save_file({"blocks.0.x": torch.zeros(1)}, tmp_path / FILE)
+    part = parse_part("backbone", "wan").tiny()
+    assert not isinstance(part, dict)
+    table = part.model_dump(mode="json") | {"layers": 2**20, "weights": str(tmp_path)}
+    with pytest.raises(WamkitError, match="more than 50,000 parameter tensors by its sizes"):
+        load_part("backbone", table)

@@ -100,3 +100,25 @@ BACKBONE = "backbone.safetensors"
 
 def _built(source: Path = TOY, *, tiny: bool = True) -> wamkit.Policy:
     return wamkit.build(source, tiny=tiny and source == TOY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("vae", "the vae pixel_shuffle has no weights"),
+        ("conditioner", "the policy has no conditioner"),
+        ("latent_adapter", "the policy has no latent_adapter"),
+        ("paradigm", "the paradigm [a-z_]+ has no weights"),
+    ],
+)
+def test_files_of_parts_that_have_no_weights_are_refused(
+    kind: str, words: str, saved: Path
+) -> None:
+    save_file({"a": torch.zeros(1)}, saved / f"{kind}.safetensors")
+    with pytest.raises(wamkit.WamkitError, match=f"holds {kind}.safetensors, and by .*{words}"):
+        wamkit.Policy.load(saved)
+
+
+def test_weights_named_for_a_part_without_any_are_refused(saved: Path) -> None:
+    with pytest.raises(wamkit.WamkitError, match="pixel_shuffle"):
+        wamkit.load_part("vae", {"name": "pixel_shuffle", "weights": str(saved / BACKBONE)})

@@ -53,6 +53,7 @@ FLOORS = {
         "overrides",
         "paths",
         "published",
+        "config_values",
         "hub",
         "kinds",
         "resizing",
@@ -76,6 +77,7 @@ FLOORS = {
     2: {
         "files",
         "pickled",
+        "bounded",
         "finite",
         "formats",
         "images",

@@ -53,7 +53,10 @@ def build(
     if not isinstance(spec, PolicySpec):  # who made one has been told
         for caution in warnings_of(chosen):
             warnings.warn(str(caution), WamkitWarning, stacklevel=2)
-    return Policy.from_spec(chosen, device=device, mode=mode)
+    policy = Policy.from_spec(chosen, device=device, mode=mode)
+    for kind in KINDS:
+        _expect_used(getattr(chosen, kind), getattr(policy, kind))
+    return policy
 
 
 def resolve(
@@ -119,4 +122,19 @@ def load_part(kind: Kind, config: Mapping[str, Any] | str | Part) -> Any:
             "an action head is built from the sizes of a whole policy",
             "use wamkit.build(spec).action_head, or config.build(sizes)",
         )
-    return part.build()  # type: ignore[attr-defined]
+    module = part.build()  # type: ignore[attr-defined]
+    _expect_used(part, module)
+    return module
+
+
+def _expect_used(part: Part, module: Any) -> None:
+    """Raise WamkitError if weights are named for a part that has none."""
+    named = getattr(part, "weights", None)
+    if named is None or getattr(part, "embeddings", None) is not None:
+        return
+    state = getattr(module, "state_dict", None)
+    if state is None or not state():
+        raise WamkitError(
+            f"{part.kind}.weights names {named}, and {part.name} has no weights",
+            f"leave {part.kind}.weights out, or name another {part.kind}",
+        )

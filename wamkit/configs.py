@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .config_values import brief
 from .errors import WamkitError
 from .hub import is_remote, standing
 from .locate import split
@@ -61,8 +62,8 @@ def _pair(key: str, found: Any, wanted: Any) -> str:
     lists = isinstance(found, list | tuple) and isinstance(wanted, list | tuple)
     if lists and len(found) == len(wanted) > 4:
         at = next(i for i, (f, w) in enumerate(zip(found, wanted, strict=True)) if f != w)
-        return f"{key}[{at}] = {found[at]!r} for {wanted[at]!r}"
-    return f"{key} = {found!r} for {wanted!r}"
+        return f"{key}[{at}] = {brief(found[at])} for {wanted[at]!r}"
+    return f"{key} = {brief(found)} for {wanted!r}"
 
 
 def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:

@@ -136,9 +136,25 @@ def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
         )
     shape = Policy.from_spec(_portable(spec), device="meta")
     for kind in (*KINDS, *OTHERS):
-        if _saved(shape, kind) is not None and not (home / f"{kind}.safetensors").is_file():
+        wanted, there = _saved(shape, kind) is not None, (home / f"{kind}.safetensors").is_file()
+        if wanted and not there:
             raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
+        if there and not wanted:
+            raise WamkitError(
+                f"{home} holds {kind}.safetensors, and by its {SPEC} {_without(spec, kind)}",
+                "remove the file, or copy the whole folder again",
+            )
     return spec.model_copy(update=files)
+
+
+def _without(spec: PolicySpec, kind: str) -> str:
+    """What is said of a part whose weights are not in the folder of its policy."""
+    if kind not in KINDS:
+        return f"the policy has no {kind}"
+    part = getattr(spec, kind)
+    if getattr(part, "by_reference", False) and part.embeddings is None:
+        return f"the {kind} {part.name} is read from a folder of its own"
+    return f"the {kind} {part.name} has no weights"
 
 
 def _saved(policy: Policy, kind: str) -> nn.Module | None:

@@ -6,7 +6,6 @@ A part states how such a file is read, and every size that the spec leaves open 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +13,8 @@ from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import strict_json
+from .config_values import LARGEST, brief
 from .errors import WamkitError
 from .hub import standing
 from .locate import STEMS, split
@@ -21,6 +22,8 @@ from .placeholders import refuse_placeholder
 from .shards import INDEX, PICKLED, SUFFIX
 
 Config = Mapping[str, Any]
+MOST_BYTES = 2**22
+"""The largest config.json that is read: 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
         try:
             fields = {k: _plain(v) for k, v in kind.read(config, file.parent).items()}
             suggested = dict(kind.fill(config, file.parent))
+            _expect_sizes({**suggested, **fields})
         except WamkitError as error:
             if differing:  # which says more
                 return Found(file, called, {}, {}, differing)
             raise WamkitError(f"{file}: {error.what}", error.hint) from None
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise WamkitError(
-                f"{file} lacks a setting of {called}: {type(error).__name__} {error}",
+                f"{file} lacks a setting of {called}: {type(error).__name__} {f'{error}'[:80]}",
                 "copy it again from the checkpoint that the weights are of",
             ) from None
         return Found(file, called, fields, suggested, differing)
@@ -133,23 +137,33 @@ def _file(place: Path, name: str, folders: Sequence[str]) -> Path | None:
 
 @lru_cache(maxsize=64)
 def _settings(file: Path, _changed: int) -> Config:
-    return json_table(file)
+    return json_table(file, MOST_BYTES)
 
 
-def json_table(file: Path) -> dict[str, Any]:
+def json_table(file: Path, most: int = strict_json.BYTES) -> dict[str, Any]:
     """A JSON file with a table in it. Raises WamkitError if it is anything else."""
     refuse_placeholder(file)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WamkitError(f"{file} is no JSON: {error}", "download or copy it again") from None
+    found = strict_json.read(file, "download or copy it again", most=most)
     if not isinstance(found, dict):
         raise WamkitError(f"{file} holds a {type(found).__name__}, expected a table", "copy it")
     return found
 
 
+def _expect_sizes(fields: Mapping[str, Any]) -> None:
+    """Raise WamkitError if a size that was read is larger than that of any model."""
+    for key, value in fields.items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if isinstance(size, int | float) and not abs(size) <= LARGEST:
+                raise WamkitError(
+                    f"its sizes make {key} = {brief(value)}, and at most {LARGEST:,} is read",
+                    "copy it again from the checkpoint that the weights are of",
+                )
+
+
 def _same(found: Any, wanted: Any) -> bool:
-    """Equality, of fractions as closely as files write them."""
+    """Equality, of fractions as closely as files write them; true is no 1."""
+    if isinstance(found, bool) != isinstance(wanted, bool):
+        return False
     if isinstance(found, tuple) and isinstance(wanted, tuple):
         return len(found) == len(wanted) and all(map(_same, found, wanted))
     if isinstance(found, float) and isinstance(wanted, float):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from .bounded import bounded
 from .errors import WamkitError
 from .spec import PolicySpec
 
@@ -64,7 +65,7 @@ def seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) ->
 
     Raises WamkitError if the part has no published weights and needs more memory than there is.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), bounded(f"the {kind.replace('_', ' ')}"):
         torch.manual_seed((spec.seed + crc32(kind.encode())) % 2**64)
         if device == "meta":
             with torch.device("meta"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .bounded import bounded
 from .errors import WamkitError
 from .files import ALIGNED, Entry, find, headers, opened, written
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
@@ -370,7 +371,7 @@ def materialize(
     """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
     if path is None:
         return make()
-    with torch.device("meta"):
+    with torch.device("meta"), bounded(f"the model of {path}"):
         model = make()
     load(model, path, dialects=dialects, folders=folders)
     return model

@@ -5,32 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import flag, number, numbers, whole
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
     heads, head, out = (
-        config[key] for key in ("num_attention_heads", "attention_head_dim", "out_channels")
+        whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
-    if config["in_channels"] != out + 1:
+    if whole(config, "in_channels") != out + 1:
         raise WamkitError(
             f"in_channels is {config['in_channels']}, expected {out + 1}: latents and a mask of "
             "what is given",
             "name a Video2World model; Text2Image ones are shown no frames",
         )
-    projected = config.get("use_crossattn_projection", False)
-    words = config.get("encoder_hidden_states_channels", 1024)
+    projected = flag(config, "use_crossattn_projection")
+    projected_width = whole(config, "encoder_hidden_states_channels", 1024)
     return {
-        "layers": config["num_layers"],
+        "layers": whole(config, "num_layers"),
         "heads": heads,
         "head_size": head,
-        "feed_forward": int(config["mlp_ratio"] * heads * head),
-        "modulation_rank": config["adaln_lora_dim"],
+        "feed_forward": int(number(config, "mlp_ratio") * heads * head),
+        "modulation_rank": whole(config, "adaln_lora_dim"),
         "latent_channels": out,
-        "text_width": words if projected else config["text_embed_dim"],
-        "text_stack": config["crossattn_proj_in_channels"] if projected else 0,
-        "rope_scale": tuple(map(float, config["rope_scale"])),
+        "text_width": projected_width if projected else whole(config, "text_embed_dim"),
+        "text_stack": whole(config, "crossattn_proj_in_channels") if projected else 0,
+        "rope_scale": numbers(config, "rope_scale"),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import flag, number, whole, wholes
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
@@ -13,16 +14,16 @@ FLUX2_GUIDANCE = 4.0  # what diffusers' pipeline tells a model that takes a scal
 
 def _stack(config: Config) -> dict[str, Any]:
     return {
-        "double_layers": config["num_layers"],
-        "single_layers": config["num_single_layers"],
-        "heads": config["num_attention_heads"],
-        "head_size": config["attention_head_dim"],
-        "text_width": config["joint_attention_dim"],
+        "double_layers": whole(config, "num_layers"),
+        "single_layers": whole(config, "num_single_layers"),
+        "heads": whole(config, "num_attention_heads"),
+        "head_size": whole(config, "attention_head_dim"),
+        "text_width": whole(config, "joint_attention_dim"),
     }
 
 
 def _axes(config: Config, expected: tuple[int, ...]) -> None:
-    found = tuple(config.get("axes_dims_rope", expected))
+    found = wholes(config, "axes_dims_rope", expected)
     if found != expected:
         raise WamkitError(
             f"axes_dims_rope is {list(found)}, expected {list(expected)} for heads of "
@@ -32,28 +33,28 @@ def _axes(config: Config, expected: tuple[int, ...]) -> None:
 
 
 def _flux2(config: Config, folder: Path) -> dict[str, Any]:
-    head = config["attention_head_dim"]
+    head = whole(config, "attention_head_dim")
     _axes(config, (head // 4,) * 4)
-    width = config["num_attention_heads"] * head
+    width = whole(config, "num_attention_heads") * head
     return {
         **_stack(config),
-        "feed_forward": int(config["mlp_ratio"] * width),
-        "latent_channels": config["in_channels"],
+        "feed_forward": int(number(config, "mlp_ratio") * width),
+        "latent_channels": whole(config, "in_channels"),
     }
 
 
 def _told(config: Config, folder: Path) -> dict[str, Any]:
-    return {"guidance": FLUX2_GUIDANCE} if config.get("guidance_embeds") else {}
+    return {"guidance": FLUX2_GUIDANCE} if flag(config, "guidance_embeds") else {}
 
 
 def _flux1(config: Config, folder: Path) -> dict[str, Any]:
-    head = config["attention_head_dim"]
+    head = whole(config, "attention_head_dim")
     space = 2 * (7 * head // 32)
     _axes(config, (head - 2 * space, space, space))
     return {
         **_stack(config),
-        "feed_forward": 4 * config["num_attention_heads"] * head,
-        "extra_width": config.get("pooled_projection_dim") or 0,
+        "feed_forward": 4 * whole(config, "num_attention_heads") * head,
+        "extra_width": whole(config, "pooled_projection_dim", 0, least=0),
     }
 
 
@@ -82,9 +83,9 @@ _WIDTHS = {
 
 def _width(config: Config, folder: Path) -> dict[str, Any]:
     found = (
-        tuple(config["block_out_channels"]),
-        config["layers_per_block"],
-        config["norm_num_groups"],
+        wholes(config, "block_out_channels"),
+        whole(config, "layers_per_block"),
+        whole(config, "norm_num_groups"),
     )
     if found not in _WIDTHS:
         raise WamkitError(

@@ -6,37 +6,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import flag, whole
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, head = config["num_attention_heads"], config["attention_head_dim"]
-    if config.get("out_channels") not in (None, config["in_channels"]):
+    heads, head = whole(config, "num_attention_heads"), whole(config, "attention_head_dim")
+    channels = whole(config, "in_channels")
+    if whole(config, "out_channels", channels) != channels:
         raise WamkitError(
-            f"it makes {config['out_channels']} channels of {config['in_channels']}",
+            f"it makes {config['out_channels']} channels of {channels}",
             "name a model that denoises the latents that it is given",
         )
-    if config.get("cross_attention_dim", heads * head) != heads * head:
+    if whole(config, "cross_attention_dim", heads * head) != heads * head:
         raise WamkitError(
             f"cross_attention_dim is {config['cross_attention_dim']}, expected {heads * head}",
             "name a model that reads words as wide as its tokens",
         )
     return {
-        "layers": config["num_layers"],
+        "layers": whole(config, "num_layers"),
         "heads": heads,
         "head_size": head,
         "feed_forward": 4 * heads * head,
-        "latent_channels": config["in_channels"],
-        "text_width": config["caption_channels"],
+        "latent_channels": channels,
+        "text_width": whole(config, "caption_channels"),
     }
 
 
 def _read_2(config: Config, folder: Path) -> dict[str, Any]:
     newer = (
-        bool(config.get("gated_attn")),
-        bool(config.get("cross_attn_mod")),
-        not config.get("use_prompt_embeddings", True),
+        flag(config, "gated_attn"),
+        flag(config, "cross_attn_mod"),
+        not flag(config, "use_prompt_embeddings", True),
     )
     if len(set(newer)) > 1:
         raise WamkitError(

@@ -7,18 +7,17 @@ saved policies can do without a `config.json`; where there is one, it is read fr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from wamkit.errors import WamkitError
 from wamkit.hub import standing
 from wamkit.locate import split
 from wamkit.parts import Conflict, VAEConfig
-from wamkit.paths import read_text
-from wamkit.published import Published
+from wamkit.published import Published, json_table
 from wamkit.spec import PolicySpec
 
 from .published import vae_of
@@ -167,9 +166,9 @@ class _VAE(VAEConfig):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         for file in self._config_files():
             try:
-                found = dict(json.loads(read_text(file)))
-            except (TypeError, ValueError):
-                continue  # told of every part's config.json alike
+                found = json_table(file)
+            except WamkitError:
+                continue  # a conflict of every part's config.json alike
             wrong = [
                 f"{key} = {found[key]} for {self.blocks[key]}"
                 for key in SILENT

@@ -5,29 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import number, whole, wholes
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, axes = config["num_attention_heads"], tuple(config["axes_dim_rope"])
-    width, step = config["hidden_size"], config.get("multiple_of", 256)
+    heads, axes = whole(config, "num_attention_heads"), wholes(config, "axes_dim_rope")
+    width, step = whole(config, "hidden_size"), whole(config, "multiple_of", 256)
     if heads * sum(axes) != width:
         raise WamkitError(
             f"{heads} heads that turn by {list(axes)} are {heads * sum(axes)} wide, and "
             f"hidden_size is {width}",
             "name the files of OmniGen2",
         )
-    inner = int((config.get("ffn_dim_multiplier") or 1) * 4 * width)
+    inner = int(number(config, "ffn_dim_multiplier", 1) * 4 * width)
     return {
-        "layers": config["num_layers"],
-        "refiners": config["num_refiner_layers"],
+        "layers": whole(config, "num_layers"),
+        "refiners": whole(config, "num_refiner_layers"),
         "heads": heads,
-        "key_heads": config["num_kv_heads"],
+        "key_heads": whole(config, "num_kv_heads"),
         "axes": axes,
         "feed_forward": step * -(-inner // step),
-        "latent_channels": config["in_channels"],
-        "text_width": config["text_feat_dim"],
+        "latent_channels": whole(config, "in_channels"),
+        "text_width": whole(config, "text_feat_dim"),
     }
 
 

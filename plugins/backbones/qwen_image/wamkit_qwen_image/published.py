@@ -5,36 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import flag, whole, wholes
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
     heads, head, out = (
-        config[key] for key in ("num_attention_heads", "attention_head_dim", "out_channels")
+        whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
-    axes = tuple(config["axes_dims_rope"])
-    if sum(axes) != head or config["in_channels"] != 4 * out:
+    axes = wholes(config, "axes_dims_rope")
+    if sum(axes) != head or whole(config, "in_channels") != 4 * out:
         raise WamkitError(
             f"heads of {head} turn by {list(axes)}, and {config['in_channels']} channels come in "
             f"for {out}; expected axes that add up to a head, and {4 * out} channels",
             "name the files of Qwen-Image-Edit",
         )
     return {
-        "layers": config["num_layers"],
+        "layers": whole(config, "num_layers"),
         "heads": heads,
         "axes": axes,
         "feed_forward": 4 * heads * head,
         "latent_channels": out,
-        "text_width": config["joint_attention_dim"],
+        "text_width": whole(config, "joint_attention_dim"),
     }
 
 
 def _variant(config: Config, folder: Path) -> dict[str, Any]:
     """Which of the two published ones; their sizes are the same."""
-    if config.get("num_layers") != 60:
+    if whole(config, "num_layers") != 60:
         return {}
-    return {"variant": "edit-2511" if config.get("zero_cond_t") else "edit-2509"}
+    return {"variant": "edit-2511" if flag(config, "zero_cond_t") else "edit-2509"}
 
 
 TRANSFORMER = (

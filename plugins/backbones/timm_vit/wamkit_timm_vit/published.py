@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import numbers, table
 from wamkit.errors import WamkitError
 from wamkit.published import Config, Published
 
@@ -17,11 +18,11 @@ def reader(variants: Iterable[str]) -> tuple[Published, ...]:
     known = tuple(variants)
 
     def read(config: Config, folder: Path) -> dict[str, Any]:
-        name, about = config["architecture"], config.get("pretrained_cfg") or {}
+        name, about = config["architecture"], table(config, "pretrained_cfg")
         tagged = f"{name}.{about.get('tag')}"
         told: dict[str, Any] = {"variant": tagged if tagged in known else name}
         if "mean" in about:
-            mean = tuple(about["mean"])
+            mean = numbers(about, "mean")
             if mean not in PIXELS:
                 raise WamkitError(
                     f"it was trained on pixels of mean {list(mean)}, expected one of "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wamkit.config_values import whole
 from wamkit.errors import WamkitError
 from wamkit.locate import weight_files
 from wamkit.published import Config, Published
@@ -17,16 +18,17 @@ EXPERTS = ("high_noise_model", "low_noise_model", "transformer_2")
 
 
 def _diffusers(config: Config, folder: Path) -> dict[str, Any]:
-    out = config.get("out_channels") or config["in_channels"]
+    channels = whole(config, "in_channels")
+    out = whole(config, "out_channels", channels)
     return {
-        "layers": config["num_layers"],
-        "heads": config["num_attention_heads"],
-        "head_size": config["attention_head_dim"],
-        "feed_forward": config["ffn_dim"],
+        "layers": whole(config, "num_layers"),
+        "heads": whole(config, "num_attention_heads"),
+        "head_size": whole(config, "attention_head_dim"),
+        "feed_forward": whole(config, "ffn_dim"),
         "latent_channels": out,
-        "guide_channels": config["in_channels"] - out,
-        "text_width": config["text_dim"],
-        "extra_width": config.get("image_dim") or 0,
+        "guide_channels": channels - out,
+        "text_width": whole(config, "text_dim"),
+        "extra_width": whole(config, "image_dim", 0, least=0),
     }
 
 
@@ -37,13 +39,13 @@ def _original(config: Config, folder: Path) -> dict[str, Any]:
             "other members of the family take conditions that are not built here",
         )
     return {
-        "layers": config["num_layers"],
-        "heads": config["num_heads"],
-        "head_size": config["dim"] // config["num_heads"],
-        "feed_forward": config["ffn_dim"],
-        "latent_channels": config["out_dim"],
-        "guide_channels": config["in_dim"] - config["out_dim"],
-        "text_width": config.get("text_dim", 4096),
+        "layers": whole(config, "num_layers"),
+        "heads": whole(config, "num_heads"),
+        "head_size": whole(config, "dim") // whole(config, "num_heads"),
+        "feed_forward": whole(config, "ffn_dim"),
+        "latent_channels": whole(config, "out_dim"),
+        "guide_channels": whole(config, "in_dim") - whole(config, "out_dim"),
+        "text_width": whole(config, "text_dim", 4096),
         "extra_width": 1280 if _reads_pictures(config, folder) else 0,
     }
 
@@ -63,7 +65,7 @@ def _experts(config: Config, folder: Path) -> dict[str, Any]:
     """The variant with two transformers, where both are there."""
     if not any((folder.parent / name).is_dir() for name in EXPERTS):
         return {}
-    guided = (config.get("in_channels") or config.get("in_dim", 16)) > 16
+    guided = whole(config, "in_channels", whole(config, "in_dim", 16)) > 16
     return {"variant": "2.2-i2v-a14b" if guided else "2.2-t2v-a14b"}
 
 
@@ -98,7 +100,8 @@ TRANSFORMER = (
 
 
 def _width(config: Config, published: tuple[int, int], tiny: tuple[int, int]) -> Mapping[str, Any]:
-    widths = (config["base_dim"], config.get("decoder_base_dim") or config["base_dim"])
+    base = whole(config, "base_dim")
+    widths = (base, whole(config, "decoder_base_dim", base))
     known = {published: "published", tiny: "tiny"}
     if widths not in known:
         raise WamkitError(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from wamkit.config_values import whole
 from wamkit.errors import WamkitError
 from wamkit.pretrained import PretrainedText
 from wamkit.published import Published
@@ -45,7 +46,7 @@ class UMT5(PretrainedText):
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        return (Published((cls.model_type,), lambda c, _: {"embedding": c["d_model"]}),)
+        return (Published((cls.model_type,), lambda c, _: {"embedding": whole(c, "d_model")}),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         if sizes["d_model"] != self.embedding:

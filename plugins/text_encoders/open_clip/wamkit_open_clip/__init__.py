@@ -6,7 +6,6 @@ is not imported before `build`, since that would import torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -17,6 +16,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from wamkit import strict_json
+from wamkit.config_values import table, whole
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, TextEncoderConfig
 from wamkit.paths import read_text
@@ -26,8 +27,9 @@ WAMKIT_API = 1
 
 
 def _tower(config: Config, folder: Path) -> dict[str, Any]:
-    text = config["model_cfg"]["text_cfg"]
-    return {"layers": text["layers"], "heads": text["heads"], "embedding": text["width"]}
+    text = table(table(config, "model_cfg"), "text_cfg")
+    keys = {"layers": "layers", "heads": "heads", "embedding": "width"}
+    return {field: whole(text, key) for field, key in keys.items()}
 
 
 class OpenCLIP(TextEncoderConfig):
@@ -126,7 +128,7 @@ def models() -> dict[str, Path]:
 @lru_cache
 def published(file: Path) -> dict[str, Any]:
     """What a JSON file of open_clip says about its model."""
-    found: dict[str, Any] = json.loads(read_text(file))
+    found: dict[str, Any] = strict_json.loads(read_text(file))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from wamkit.config_values import table, whole
 from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part
@@ -56,12 +57,12 @@ class _Qwen(PretrainedText):
 
 def _hidden(config: Config, folder: Path) -> dict[str, Any]:
     """The hidden size, of the language model where there are several."""
-    return {"embedding": {**config, **config.get("text_config", {})}["hidden_size"]}
+    return {"embedding": whole({**config, **table(config, "text_config")}, "hidden_size")}
 
 
 def _hidden_and_layers(config: Config, folder: Path) -> dict[str, Any]:
-    words = {**config, **config.get("text_config", {})}
-    return {**_hidden(config, folder), "layers": words["num_hidden_layers"]}
+    language = {**config, **table(config, "text_config")}
+    return {**_hidden(config, folder), "layers": whole(language, "num_hidden_layers")}
 
 
 class Qwen3(_Qwen):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from wamkit.config_values import whole
 from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part
@@ -47,7 +48,7 @@ class _T5(PretrainedText):
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        return (Published((cls.model_type,), lambda c, _: {"embedding": c["d_model"]}),)
+        return (Published((cls.model_type,), lambda c, _: {"embedding": whole(c, "d_model")}),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         if sizes["d_model"] != self.embedding:

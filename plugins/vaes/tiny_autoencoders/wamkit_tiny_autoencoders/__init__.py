@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from wamkit.config_values import wholes
 from wamkit.errors import WamkitError
 from wamkit.hooks import hookimpl
 from wamkit.parts import Part, VAEConfig
@@ -15,7 +16,10 @@ WAMKIT_API = 1
 
 
 def _width(config: Config, folder: Path) -> dict[str, Any]:
-    widths = set(config["encoder_block_out_channels"]) | set(config["decoder_block_out_channels"])
+    widths = {
+        *wholes(config, "encoder_block_out_channels"),
+        *wholes(config, "decoder_block_out_channels"),
+    }
     if widths not in ({64}, {6}):
         raise WamkitError(
             f"its stages are {sorted(widths)} channels wide, expected 64", "name madebyollin/taef1"
