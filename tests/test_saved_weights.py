@@ -64,7 +64,8 @@ def test_words_are_encoded_by_the_encoder_that_will_act(
         out = tmp_path / f"{source.name}.safetensors"
         assert wamkit(*words, out, source)[0] == 0
         assert torch.equal(
-            stored(out)[0]["lift"].tokens, policy.text_encoder.encode(["lift"]).tokens
+            stored(out, policy.text_encoder.width)[0]["lift"].tokens,
+            policy.text_encoder.encode(["lift"]).tokens,
         )
 
 

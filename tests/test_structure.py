@@ -104,7 +104,16 @@ FLOORS = {
         "tolerance",
         "random_weights",
     },
-    3: {"interfaces", "adapters", "actions", "cameras", "observation", "prompts", "stored"}
+    3: {
+        "interfaces",
+        "adapters",
+        "actions",
+        "cameras",
+        "observation",
+        "prompts",
+        "stored",
+        "transformers_files",
+    }
     | {
         "normalization",
         "pixels",

@@ -17,6 +17,13 @@ LARGEST = 2**20
 LONGEST = 64
 """The most values in a list of sizes."""
 _NEEDED: Any = object()
+_SIZES = (
+    *("num_layers", "num_decoder_layers", "num_hidden_layers", "depth", "num_heads"),
+    *("num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size", "head_dim"),
+    *("d_model", "d_ff", "d_kv", "vocab_size", "relative_attention_num_buckets"),
+    *("max_position_embeddings", "n_positions", "embed_dim", "out_hidden_size", "patch_size"),
+)
+"""What transformers calls the sizes of the text encoders that are read."""
 _CURE = "copy it again from the checkpoint that the weights are of"
 
 
@@ -57,6 +64,16 @@ def table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A table within the table; an empty one if there is none, or it is null."""
     found = _checked(config, key, {}, "a table", lambda value: isinstance(value, Mapping))
     return found  # type: ignore[no-any-return]
+
+
+def expect_sizes(config: Mapping[str, Any]) -> None:
+    """Raise WamkitError unless every size in the configuration of a text encoder is one.
+
+    Those of its language model and of its image tower are looked at as well.
+    """
+    for part in (config, table(config, "text_config"), table(config, "vision_config")):
+        for key in _SIZES:
+            whole(part, key, 1)
 
 
 def brief(value: Any, most: int = 60) -> str:

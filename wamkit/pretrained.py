@@ -7,16 +7,16 @@ becomes of tokens; everything else is the same for all of them.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .config_values import expect_sizes, table
 from .errors import WamkitError
 from .hub import TEXT, is_remote, local, standing
 from .parts import Conflict, TextEncoderConfig
 from .placeholders import refuse_placeholder
-from .published import json_table
+from .published import MOST_BYTES, json_table
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
@@ -100,7 +100,7 @@ class PretrainedText(TextEncoderConfig):
                 f"there is no tokenizer in {tokenizer}: none of {', '.join(TOKENIZERS)}",
                 self.layout,
             )
-        config = json_table(model / "config.json")
+        config = json_table(model / "config.json", MOST_BYTES)
         if config.get("model_type") != self.model_type:
             raise WamkitError(
                 f"{model} holds a model of type {config.get('model_type')!r}, expected "
@@ -110,109 +110,21 @@ class PretrainedText(TextEncoderConfig):
         for file in tokenizer.iterdir():
             if file.name in SMALL_FILES:
                 json_table(file) if file.suffix == ".json" else refuse_placeholder(file)
-        self.expect({**config, **config.get("text_config", {})}, model)
+        if (generation := model / "generation_config.json").is_file():
+            json_table(generation, MOST_BYTES)
+        try:
+            expect_sizes(config)
+            self.expect({**config, **table(config, "text_config")}, model)
+        except WamkitError as error:
+            raise WamkitError(f"{model / 'config.json'}: {error.what}", error.hint) from None
+        except KeyError as error:
+            raise WamkitError(f"{model / 'config.json'} lacks {error}", self.layout) from None
         return model, tokenizer
 
 
 def _fetched(root: Path) -> bool:
     """True if more than a configuration is here of what is on the hub."""
     return any(any(root.rglob(name)) for name in TOKENIZERS)
-
-
-def load(
-    cls: Any, model: Path, tokenizer: Path, *, unused: str = r"(?!)", **options: Any
-) -> tuple[Any, Any, str]:
-    """A model of class `cls` and its tokenizer from two local folders, and what identifies them.
-
-    In the dtype it was saved in, on the CPU. Tensors whose names match `unused` may be in the files
-    without being in the model. Raises WamkitError if files are damaged, or tensors do not fit.
-    """
-    import torch
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    from .files import find, headers
-    from .finite import WHOLE, expect_weights
-
-    shards = find(model)
-    entries = headers(shards)  # refuses what is truncated
-    read_as = _dtype(model, entries)
-    loud = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is missing or unexpected is judged below
-    try:
-        with torch.device("cpu"):
-            made, report = cls.from_pretrained(
-                model,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=read_as,
-                output_loading_info=True,
-                **options,
-            )
-    finally:
-        logging.set_verbosity(loud)
-    extra = [key for key in report["unexpected_keys"] if not re.search(unused, key)]
-    problems = [
-        f"{kind}: {', '.join(sorted(keys))}"
-        for kind, keys in (("missing", report["missing_keys"]), ("unexpected", extra))
-        if keys
-    ]
-    if problems:
-        raise WamkitError(
-            f"the weights in {model} are not those of its config.json; {'; '.join(problems)}",
-            "copy config.json and the safetensors files from the same checkpoint",
-        )
-    where = {name: f"{name} of {entry.file}" for name, entry in entries.items()}
-    whole = sum(file.stat().st_size for file in shards) <= WHOLE
-    expect_weights(made.named_parameters(), where, whole)
-    others = sorted({*model.glob("*.json"), *tokenizer.iterdir()} - set(shards))
-    files = [*shards, *(file for file in others if file.is_file())]
-    return made, _tokenizer(AutoTokenizer, tokenizer), identity(files)
-
-
-def _dtype(model: Path, held: Mapping[str, Any]) -> Any:
-    """What transformers is to read the files as: their own dtype, float8 widened.
-
-    Raises WamkitError if a file is damaged, or its numbers are packed: transformers would read them
-    with a program of their own, or as numbers.
-    """
-    from .formats import FLOAT8, FLOATS, UNPACKED, unpacked, widened
-
-    packed = json_table(model / "config.json").get("quantization_config")
-    if packed is not None:
-        method = packed.get("quant_method", "of no name") if isinstance(packed, dict) else packed
-        raise WamkitError(f"{model} is quantized ({method}, its config.json says)", UNPACKED)
-    entries = unpacked(held, str(model))
-    if scaled := [name for name, entry in entries.items() if entry.scale is not None]:
-        raise WamkitError(
-            f"{model} is scaled float8, which text encoders are not read from: {scaled[0]}, ...",
-            UNPACKED,
-        )
-    whole = [
-        f"{name} {entry.dtype}"
-        for name, entry in entries.items()
-        if entry.dtype not in FLOATS and re.search(r"(^|\.)(weight|bias)$", name)
-    ]
-    if whole:
-        raise WamkitError(
-            f"{model} holds integers where its model has floats: {', '.join(whole[:6])}", UNPACKED
-        )
-    small = any(entry.dtype in FLOAT8 for entry in entries.values())
-    return widened(entries) if small else "auto"
-
-
-def _tokenizer(cls: Any, folder: Path) -> Any:
-    """The tokenizer in a folder. Raises WamkitError whatever transformers raises."""
-    try:
-        return cls.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of any kind, as deep as the files are wrong
-        files = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file()))
-        reason = str(error).strip().splitlines()[0]
-        raise WamkitError(
-            f"no tokenizer can be made of the files in {folder} ({files}): "
-            f"{type(error).__name__}: {reason}",
-            "copy the folder of the tokenizer again, whole",
-        ) from None
 
 
 def identity(files: Sequence[Path]) -> str:

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from transformers import UMT5EncoderModel
 
-from wamkit.pretrained import load, refuse_long
+from wamkit.pretrained import refuse_long
+from wamkit.transformers_files import load
 from wamkit.types import Text
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Model
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3Model
 
 from wamkit.errors import WamkitError
-from wamkit.pretrained import load, refuse_long
+from wamkit.pretrained import refuse_long
+from wamkit.transformers_files import load, read_config
 from wamkit.types import Text
 
 from .recipes import RECIPES, Recipe
@@ -112,7 +113,7 @@ def _standardized(x: Tensor) -> Tensor:
 
 def load_qwen3(model: Path, tokenizer: Path, part: Qwen3) -> QwenEncoder:
     """The layers of a Qwen3 that are read. Raises WamkitError if files do not fit."""
-    config = AutoConfig.from_pretrained(model, local_files_only=True)
+    config = read_config(model)
     depth, needed = config.num_hidden_layers, max(part.layers)
     config.num_hidden_layers, config.layer_types = needed, config.layer_types[:needed]
     above = "|".join(map(str, range(needed, depth))) or "(?!)"

@@ -246,3 +246,71 @@ def test_what_is_wrong_with_a_folder_is_named(folder: Path, copy: Path) -> None:
     file.unlink()
     (why,) = complaints(config(copy))
     assert why == f"there is no config.json of a text encoder in {copy / 'text_encoder'}"
+
+
+# Files of a stranger ----------------------------------------------------------------------------
+
+
+def changed(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize("wrong", ["2", True, -2, 0, 1.5, 10**9, [2], {"a": 2}])
+@pytest.mark.parametrize("key", ["num_layers", "d_model", "d_ff", "num_heads", "vocab_size"])
+def test_a_size_that_is_no_size_is_refused(key: str, wrong: Any, copy: Path) -> None:
+    changed(copy / "text_encoder" / "config.json", **{key: wrong})
+    with pytest.raises(WamkitError, match=f"{key} is .*, expected a whole number"):
+        config(copy).build()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"num_layers": 20_000}, "more than 50,000 parameter tensors"),
+        ({"d_ff": 2**20}, "describes a model of .* values, and the files beside it hold"),
+        ({"num_layers": 3}, "missing: .*block.2"),
+        ({"d_ff": 50}, "transformers can make no T5EncoderModel"),
+        ({"dense_act_fn": "x" * 1000}, "describes no T5EncoderModel"),
+    ],
+)
+def test_a_model_that_its_files_do_not_hold_is_not_made(
+    values: Any, words: str, copy: Path
+) -> None:
+    changed(copy / "text_encoder" / "config.json", **values)
+    with pytest.raises(WamkitError, match=words) as caught:
+        config(copy).build()
+    assert caught.value.hint and len(str(caught.value)) < 800
+
+
+FAST = '"tokenizer_class": "PreTrainedTokenizerFast"'
+BROKEN = {
+    "nested": ("tokenizer.json", "[" * 100_000 + "]" * 100_000, "nested deeper"),
+    "no tokenizer": ("tokenizer.json", "{}", "no tokenizer can be made"),
+    "another version": ("tokenizer.json", '{"version": 7, "model": {"type": "?"}}', "no tokenizer"),
+    "a list": ("tokenizer_config.json", "[]", "expected a table"),
+    "code": (
+        "tokenizer_config.json",
+        '{"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Mine", null]}}',
+        "no tokenizer can be made",
+    ),
+    "a key twice": ("tokenizer_config.json", '{"a": 1, "a": 2}', "stands twice"),
+    "no padding": ("tokenizer_config.json", f"{{{FAST}}}", "has no token for padding"),
+    "tokens beyond": (
+        "tokenizer_config.json",
+        f'{{{FAST}, "pad_token": "<more>"}}',
+        "has tokens up to 31, and the model embeds 0 to 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_tokenizer_of_a_stranger_is_refused_in_words(
+    name: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy)
+    file, text, words = BROKEN[name]
+    (copy / "tokenizer" / file).write_text(text)
+    (copy / "tokenizer" / "code.py").write_text("open('ran', 'w')\n")
+    with pytest.raises(WamkitError, match=words) as caught:
+        config(copy).build()
+    assert caught.value.hint and not (copy / "ran").exists()

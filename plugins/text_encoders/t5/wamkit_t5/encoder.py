@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from transformers import T5EncoderModel
 
-from wamkit.pretrained import load, refuse_long
+from wamkit.pretrained import refuse_long
+from wamkit.transformers_files import load
 from wamkit.types import Text
 
 from . import Padding
