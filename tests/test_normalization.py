@@ -110,7 +110,7 @@ def test_a_state_of_the_data_is_never_cut_and_another_is_bounded() -> None:
         ({"std": [0.1, -1.0]}, r"number 1 has a negative std"),
         ({"min": [0, 3]}, r"number 1 has min 3 above max 2"),
         ({"q01": [0, 3]}, r"number 1 has q01 3 above q99 2"),
-        ({"mean": [0, float("nan")]}, r"number 1 has mean nan"),
+        ({"mean": [0, float("nan")]}, r"it holds NaN"),
         ({"min": [2, 3]}, r"number 0 has min 2 above max 1; number 1 has min 3 above max 2"),
     ],
 )
@@ -122,6 +122,32 @@ def test_statistics_that_no_data_can_have_are_refused(
     file.write_text(json.dumps({"action": rows | {"q01": [0, 0], "q99": [1, 2]} | change}))
     with pytest.raises(WamkitError, match=problem):
         read_statistics(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"action": {"min": "01"}}', "min is no list of 1 to 100,000 numbers"),
+        ('{"action": {"min": 0}}', "min is no list"),
+        ('{"action": {"min": []}}', "min is no list"),
+        ('{"action": {"min": ["0"]}}', "min holds a str, expected numbers"),
+        ('{"action": {"min": [true]}}', "min holds a bool, expected numbers"),
+        ('{"action": {"min": [null]}}', "min holds a NoneType"),
+        ('{"action": {"min": [[0]]}}', "min holds a list"),
+        ('{"action": {"min": [1e999]}}', "beyond the largest number"),
+        ('{"action": {"min": [%s]}}' % ("9" * 400), "int too large"),
+        ('{"action": {"min": [0], "min": [1]}}', "the key 'min' stands twice"),
+        ('{"action": [0]}', "holds no statistics"),
+        ('{"actoin": {}}', "statistics of 'actoin', expected action and state"),
+        ('{"action": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper"),
+    ],
+)
+def test_statistics_that_are_no_numbers_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(text)
+    with pytest.raises(WamkitError, match=words) as error:
+        read_statistics(file)
+    assert str(file) in error.value.what and error.value.hint
 
 
 @pytest.fixture(scope="module")

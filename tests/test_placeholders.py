@@ -41,7 +41,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "spec.yaml": read,
     "statistics.json": read_statistics,
     "settings.yaml": read_settings,
-    "embeddings.safetensors": stored.read,
+    "embeddings.safetensors": lambda file: stored.read(file, 8),
     "described.json": lambda file: _read(file, "these data"),
     "model.safetensors.index.json": lambda file: find(file.parent),
     INDEX: lambda file: StoredLatents(file.parent),

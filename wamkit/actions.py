@@ -5,19 +5,22 @@ Statistics are plain numbers that travel with the policy; without them values pa
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from . import strict_json
 from .errors import WamkitError
 from .normalization import Normalizer, Statistics
-from .paths import read_text
 from .placeholders import refuse_placeholder
 from .spaces import ActionConfig, Normalization, StateConfig
 
 __all__ = ["ActionSpace", "Normalizer", "StateSpace", "Statistics", "read_statistics"]
+
+AGAIN = "copy it again, or compute it: `wamkit data stats DIR --spec SPEC --out FILE`"
+MOST_BYTES = 2**24
+"""The largest file of statistics that is read: 16 MiB."""
 
 
 class ActionSpace:
@@ -113,11 +116,13 @@ def read_statistics(path: str | Path) -> dict[str, Statistics]:
     """`action` and `state` statistics from a JSON file."""
     file = Path(path)
     refuse_placeholder(file)
-    try:
-        raw = json.loads(read_text(file))
-        if not isinstance(raw, dict):
-            raise TypeError(f"it holds a {type(raw).__name__}, not a table of action and state")
-        items = raw.items()
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise WamkitError(f"{file} cannot be read: {error}", "copy or compute it again") from None
-    return {name: Statistics.parse(table, f"{file}: {name}") for name, table in items}
+    raw = strict_json.read(file, AGAIN, most=MOST_BYTES)
+    if not isinstance(raw, dict):
+        raise WamkitError(
+            f"{file} holds a {type(raw).__name__}, not a table of action and state", AGAIN
+        )
+    if others := [name for name in raw if name not in ("action", "state")]:
+        raise WamkitError(
+            f"{file} holds statistics of {ascii(others[0])[:60]}, expected action and state", AGAIN
+        )
+    return {name: Statistics.parse(table, f"{file}: {name}") for name, table in raw.items()}

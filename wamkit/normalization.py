@@ -18,6 +18,8 @@ from torch import Tensor
 from .errors import WamkitError
 from .spaces import Normalization
 
+MOST = 100_000
+"""The most numbers of an action or a state."""
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
@@ -52,8 +54,8 @@ class Statistics:
         Raises WamkitError if a row is missing or no numbers, or if no data can have such numbers.
         """
         try:
-            rows = {k: tuple(float(v) for v in raw[k]) for k in Statistics.__dataclass_fields__}
-        except (KeyError, TypeError, ValueError) as error:
+            rows = {k: _values(raw[k], k) for k in Statistics.__dataclass_fields__}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WamkitError(
                 f"{where} holds no statistics: {error}", "it needs min, max, mean, std, q01 and q99"
             ) from None
@@ -95,6 +97,15 @@ class Statistics:
         if rule == "quantile" and changes(self.q01[i], self.q99[i]):
             low, high = self.q01[i], self.q99[i]
         return low / 2 + high / 2, high / 2 - low / 2
+
+
+def _values(row: Any, name: str) -> tuple[float, ...]:
+    """A row of numbers. Raises TypeError if it is anything else: text and booleans are none."""
+    if not isinstance(row, list | tuple) or not row or len(row) > MOST:
+        raise TypeError(f"{name} is no list of 1 to {MOST:,} numbers")
+    if bad := [value for value in row if type(value) not in (int, float)]:
+        raise TypeError(f"{name} holds a {type(bad[0]).__name__}, expected numbers")
+    return tuple(map(float, row))
 
 
 def changes(low: float, high: float) -> bool:
