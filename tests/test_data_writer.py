@@ -66,7 +66,9 @@ def test_every_second_picture_is_a_key_frame(tmp_path: Path) -> None:
 
 def test_adding_keeps_what_was_there(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set")
-    old = {file: file.read_bytes() for file in folder.rglob("file-000.*")}
+    frames = [file for place in ("data", "videos") for file in (folder / place).rglob("file-000.*")]
+    old = {file: file.read_bytes() for file in frames}
+    first = pq.read_table(folder / "meta" / "episodes")
     with Writer(folder, 10, FEATURES) as writer:
         writer.add_episode("task 1", (_frame(0, t) for t in range(5)))
         writer.add_episode("task 2", (_frame(1, t) for t in range(4)))
@@ -75,7 +77,8 @@ def test_adding_keeps_what_was_there(tmp_path: Path) -> None:
     assert [episode.length for episode in recording.episodes] == [12, 12, 5, 4]
     assert recording.tasks == {0: "task 0", 1: "task 1", 2: "task 2"}
     assert recording.info["robot_type"] == "arm" and recording.info["total_frames"] == 33
-    assert all(file.read_bytes() == data for file, data in old.items())
+    assert len(old) == 2 and all(file.read_bytes() == data for file, data in old.items())
+    assert pq.read_table(folder / "meta" / "episodes").slice(0, 2) == first
     rows = pq.read_table(recording.episodes[3].data)["index"].to_pylist()
     assert rows == list(range(24, 33))
 

@@ -24,6 +24,7 @@ from wamkit.data.episode_statistics import of_values, sampled, together
 from wamkit.errors import WamkitError
 
 DATA = Path(__file__).parent / "data"
+TOOLS = Path(__file__).parent.parent / "benchmarks" / "lerobot_tools.py"
 RECORDED: dict[str, Any] = json.loads((DATA / "lerobot_v3.json").read_text())
 MAKE = runpy.run_path(str(DATA / "make_lerobot_v3.py"))
 FEATURES = {
@@ -104,13 +105,13 @@ def test_statistics_of_the_whole_are_lerobots(written: Path) -> None:
 
 def test_adding_gives_the_same_rows_as_writing_at_once(written: Path, tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", slice(1))
-    first = next((folder / "meta" / "episodes").rglob("*.parquet")).read_bytes()
+    first = _rows(folder)
     _write(folder, slice(1, None))
-    assert next((folder / "meta" / "episodes").rglob("file-000.parquet")).read_bytes() == first
+    assert _rows(folder)[:1] == first
     for mine, once in zip(_rows(folder), _rows(written), strict=True):
         assert mine.keys() == once.keys()
         assert mine["stats/action/q10"] == once["stats/action/q10"]
-    assert [row["meta/episodes/file_index"] for row in _rows(folder)] == [0, 1, 1]
+    assert [row["meta/episodes/file_index"] for row in _rows(folder)] == [0, 0, 0]
     for feature, known in _json(written, "stats.json").items():
         for name, value in known.items():
             assert np.allclose(_json(folder, "stats.json")[feature][name], value), (feature, name)
@@ -153,15 +154,22 @@ def test_adding_keeps_columns_and_keys_that_are_not_known_here(tmp_path: Path) -
     info |= {"tools": [{"name": "say"}], "chunks_size": 7, "splits": {"train": "0:1", "val": "1:1"}}
     info["features"]["action"]["fps"] = 10
     (folder / "meta" / "info.json").write_text(json.dumps(info))
-    before = file.read_bytes()
+    before = _rows(folder)
     _write(folder, slice(1, None))
-    assert file.read_bytes() == before and check(folder, decode=True) == []
+    assert _rows(folder)[:1] == before and check(folder, decode=True) == []
     old, *new = _rows(folder)
     assert old["operator"] == "anna" and all(row["operator"] is None for row in new)
     assert [row.keys() for row in new] == [old.keys()] * 2
     assert new[0]["stats/next.success/min"] == [True]
     totals = {"total_episodes": 3, "total_frames": 138, "total_tasks": 2}
     assert _json(folder, "info.json") == info | totals
+
+
+def test_a_table_of_episodes_that_is_large_is_followed_by_another(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "set", slice(1), data_megabytes=1e-3)
+    _write(folder, slice(1, 2))
+    assert [row["meta/episodes/file_index"] for row in _rows(folder)] == [0, 1]
+    assert _rows(folder)[0].keys() == _rows(folder)[1].keys()
 
 
 def test_instructions_keep_their_numbers_and_new_ones_follow(tmp_path: Path) -> None:
@@ -210,6 +218,21 @@ def test_statistics_that_cannot_be_used_are_made_again(tmp_path: Path, damage: s
     assert known["action"]["count"] == [8] and known["steps"]["max"] == [36]
 
 
+def test_statistics_of_episodes_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "set", slice(1))
+    (folder / "meta" / "stats.json").unlink()
+    file = next((folder / "meta" / "episodes").rglob("*.parquet"))
+    table, name = pq.read_table(file), "stats/action/mean"
+    for values, why in (([["a"]], "got a 'float'"), ([0.5], "is double"), ([[[1.0]]], "is list")):
+        place = table.column_names.index(name)
+        pq.write_table(table.set_column(place, name, pa.array(values)), file)
+        before = file.read_bytes()
+        with pytest.raises(WamkitError, match=why) as error:
+            _write(folder, slice(1, 2))
+        assert ".part" not in str(error.value)
+        assert file.read_bytes() == before and list(tmp_path.iterdir()) == [folder]
+
+
 def test_names_and_sizes_that_lerobot_refuses_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WamkitError, match="'a/b'"):
         Writer(tmp_path / "set", 10, {"a/b": Feature("float32", (1,))})
@@ -238,7 +261,14 @@ def test_statistics_together_are_those_of_all_rows() -> None:
         together([parts[0] | {"count": np.array([0])}])
 
 
+def test_without_lerobot_its_tools_are_not_tried(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.delenv("WAMKIT_LEROBOT_PYTHON", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert runpy.run_path(str(TOOLS))["main"]([]) == 0
+    assert capsys.readouterr().out == "LeRobot is not installed here: nothing to try\n"
+
+
 @pytest.mark.skipif(LEROBOT is None, reason="LeRobot is not installed; see docs/data.md")
-def test_every_tool_of_lerobot_takes_what_wamkit_wrote(capsys: Any) -> None:
-    script = Path(__file__).parent.parent / "benchmarks" / "lerobot_tools.py"
-    assert runpy.run_path(str(script))["main"]([]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("name", ["video, h264", "images, added to LeRobot's"])
+def test_every_tool_of_lerobot_takes_what_wamkit_wrote(name: str, capsys: Any) -> None:
+    assert runpy.run_path(str(TOOLS))["main"](["--sets", name]) == 0, capsys.readouterr().out

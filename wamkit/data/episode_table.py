@@ -3,7 +3,8 @@
 LeRobot's tools look up the file of a row in its columns `meta/episodes/...`, read statistics of the
 episode in `stats/FEATURE/NAME`, and take several files only if their columns are the same (lerobot
 0.6.1, `datasets/dataset_tools.py` and `datasets/io_utils.py`). So files that lack columns are
-completed before another follows, and new rows have the columns that are there.
+completed before rows are added, and new rows have the columns that are there. They go into the last
+file: of several, LeRobot's merge names the wrong ones (`datasets/aggregate.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
 from ..errors import WamkitError
 from . import parquet
 from .episode_statistics import (
@@ -29,6 +29,7 @@ from .episode_statistics import (
 from .findings import CONVERT
 from .frames import Numbers, Pictures
 from .layout import Episode, Recording
+from .metadata import json_table
 
 FOLDER = Path("meta", "episodes")
 BASIC = {"min", "max", "mean", "std", "count"}
@@ -47,7 +48,8 @@ def place_of(file: Path) -> dict[str, int]:
     """
     found = re.fullmatch(r"chunk-(\d+)/file-(\d+)", f"{file.parent.name}/{file.stem}")
     if not found:
-        raise WamkitError(f"{file} is not named as chunk-000/file-000.parquet", CONVERT)
+        name = f"{FOLDER}/{file.parent.name}/{file.name}"
+        raise WamkitError(f"{name} is not named as chunk-000/file-000.parquet", CONVERT)
     return {CHUNK_INDEX: int(found[1]), FILE_INDEX: int(found[2])}
 
 
@@ -93,13 +95,13 @@ def tasks_of(recording: Recording, episode: Episode) -> list[str]:
     return [recording.tasks[int(index)] for index in dict.fromkeys(indices.tolist())]
 
 
-def complete(recording: Recording) -> None:
-    """Give every file of a data set the columns that another has, and those that LeRobot needs.
+def complete(folder: Path, recording: Recording) -> None:
+    """Give every file in a folder the columns that another has, and those that LeRobot needs.
 
-    Statistics are computed from the frames where there are none. A file that lacks nothing is left
+    Statistics are computed from the frames of the recording where there are none. A file that lacks nothing is left
     as it is; others are written under a new inode. Raises WamkitError if frames cannot be read.
     """
-    there = {file: parquet.opened(file).schema_arrow for file in files(recording.folder)}
+    there = {file: parquet.opened(file).schema_arrow for file in files(folder)}
     kinds = {f.name: f.type for schema in reversed(there.values()) for f in schema}
     measure_all = not any(name.startswith("stats/") for name in kinds)
     episodes = {episode.index: episode for episode in recording.episodes}
@@ -137,11 +139,26 @@ def kinds_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kind(name, value) for name, value in row.items()}
 
 
-def put(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], file: Path) -> None:
-    """Rows as a file under a new inode: the old one may have a second name elsewhere.
+def append(rows: Sequence[Mapping[str, Any]], file: Path, first: Path | None) -> None:
+    """Add rows to a file, which need not be there; `first` is another of the same table.
 
-    `kinds`: column -> Arrow type; a column that a row does not have is null. Raises WamkitError if
-    a column cannot hold what a row has.
+    Raises WamkitError if a column that is there cannot hold what a row has.
+    """
+    like = file if file.exists() else first
+    if like is None:
+        put(rows, kinds_of(rows[0]), file)
+        return
+    kinds = {field.name: field.type for field in parquet.opened(like).schema_arrow}
+    put(rows, kinds, file, parquet.read(file) if like == file else None)
+
+
+def put(
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], file: Path, before: Any = None
+) -> None:
+    """Rows, after those of the table `before`, as a file under a new inode.
+
+    The old file may have a second name elsewhere. `kinds`: column -> Arrow type; a column that a
+    row does not have is null. Raises WamkitError if a column cannot hold what a row has.
     """
     arrow, columns = parquet.arrow(), {}
     for name, kind in kinds.items():
@@ -149,11 +166,14 @@ def put(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], file: Path)
             columns[name] = arrow.array([_fitting(row.get(name), kind) for row in rows], kind)
         except (arrow.ArrowException, TypeError, ValueError) as error:
             raise WamkitError(
-                f"the column {name!r} of {file.parent.parent} is {kind}: {error}", CONVERT
+                f"the column {name!r} in {FOLDER} is {kind}: {error}", CONVERT
             ) from None
+    table = arrow.table(columns)
+    if before is not None:
+        table = arrow.concat_tables([before, table.cast(before.schema)])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
-    arrow.parquet.write_table(arrow.table(columns), file)
+    arrow.parquet.write_table(table, file)
 
 
 def _fitting(value: Any, kind: Any) -> Any:
@@ -169,18 +189,21 @@ def overall(folder: Path, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """meta/stats.json once the rows `new` have been added to the table.
 
     As LeRobot does it, from the file as it was. From all rows where that is missing, or of another
-    form.
+    form. Raises WamkitError if these are of different forms.
     """
-    file = folder / "meta" / "stats.json"
     added = [statistics_of(row) for row in new]
     old: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):
-        old = dict(strict_json.loads(file.read_bytes()))
+    with suppress(ValueError):
+        old = json_table(folder / "meta" / "stats.json")
     with suppress(KeyError, TypeError, ValueError):
         return old | {f: plain(together([old[f], *(one[f] for one in added)])) for f in added[0]}
     every = [statistics_of(row) for one in files(folder) for row in parquet.rows(one)]
     for feature, mine in added[0].items():
         known = [one[feature] for one in every if feature in one]
         whole = [one for one in known if one.keys() >= BASIC]
-        old[feature] = plain(together(whole or [mine]))
+        try:
+            old[feature] = plain(together(whole or [mine]))
+        except (TypeError, ValueError) as error:
+            what = f"the statistics of {feature!r} in {FOLDER} cannot be used: {error}"
+            raise WamkitError(what, CONVERT) from None
     return old

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -13,15 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from .. import strict_json
 from ..durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
 from ..errors import WamkitError
 from ..leftovers import sweep_older
 from ..locking import lock
 from ..paths import expanded, fault_of_name
-from . import dataset_info, episode_table, film, parquet
+from . import dataset_info, episode_table, film, frame_table, parquet
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
 from .layout import INFO, OWN, Feature, Recording
@@ -183,7 +180,7 @@ class Writer:
             "task_index": np.full(length, number),
         }
         stored = {k: f for k, f in self.features.items() if f.dtype != "video"}
-        table = _table(stored, self._rows, own)
+        table = frame_table.frames(stored, self._rows, own)
         with in_words(self.folder):
             if self._table is None:
                 file = self._next("data", DATA)
@@ -233,13 +230,12 @@ class Writer:
         """Write what is in meta/, with the new episodes after those that were there."""
         old = episode_table.files(self._place)
         if old:
-            episode_table.complete(Recording(self._place))
-        file = self._next("meta/episodes", EPISODES)
+            episode_table.complete(self._place, Recording(self.folder))
+        full = bool(old) and old[-1].stat().st_size >= self._megabytes("data") * 1e6
+        file = old[-1] if old and not full else self._next("meta/episodes", EPISODES)
         rows = [row | episode_table.place_of(file) for row in self._meta]
-        known = parquet.opened(old[0]).schema_arrow if old else None
-        kinds = {field.name: field.type for field in known or ()} or episode_table.kinds_of(rows[0])
-        episode_table.put(rows, kinds, file)
-        put_table(_tasks(self._tasks, parquet.arrow()), self._place / "meta" / "tasks.parquet")
+        episode_table.append(rows, file, old[0] if old else None)
+        put_table(frame_table.tasks(self._tasks), self._place / "meta" / "tasks.parquet")
         counts = (self._episodes, self._frames, len(self._tasks))
         put_json(self._place / INFO, dataset_info.counted(self._info, *counts))
         put_json(self._place / "meta" / "stats.json", episode_table.overall(self._place, rows))
@@ -290,6 +286,9 @@ class Writer:
             )
         return codec
 
+    def _megabytes(self, kind: str) -> float:
+        return limit(self._info, f"{kind}_files_size_in_mb")
+
     def _numbered(self, number: int) -> dict[str, int]:
         chunk, file = divmod(number, max(1, int(limit(self._info, "chunks_size"))))
         return {"chunk_index": chunk, "file_index": file}
@@ -336,11 +335,11 @@ class Writer:
     def _roll(self) -> None:
         """Begin new files where the open ones have grown large."""
         here = self._place / DATA.format(**self._numbered(self._files["data"]))
-        if here.stat().st_size >= limit(self._info, "data_files_size_in_mb") * 1e6:
+        if here.stat().st_size >= self._megabytes("data") * 1e6:
             self._table.close()
             self._table = None
         for name, shot in list(self._films.items()):
-            if shot.bytes >= limit(self._info, "video_files_size_in_mb") * 1e6:
+            if shot.bytes >= self._megabytes("video") * 1e6:
                 self._films.pop(name).close()
 
     def _close(self) -> None:
@@ -395,51 +394,3 @@ def _value(name: str, feature: Feature, value: Any) -> NDArray[Any]:
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise WamkitError(f"{name!r} is not finite in a frame", "check the sensors")
     return found
-
-
-def _table(
-    features: Mapping[str, Feature], rows: list[dict[str, Any]], own: Mapping[str, Any]
-) -> Any:
-    arrow = parquet.arrow()
-    columns: dict[str, Any] = {}
-    for name, feature in features.items():
-        if feature.dtype == "image":
-            cells = [{"bytes": _png(row[name]), "path": None} for row in rows]
-            kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-            columns[name] = arrow.array(cells, kind)
-            continue
-        flat = arrow.array(np.concatenate([row[name] for row in rows]))
-        size = feature.shape[0]
-        columns[name] = flat if size == 1 else arrow.FixedSizeListArray.from_arrays(flat, size)
-    return arrow.table(columns | {name: arrow.array(values) for name, values in own.items()})
-
-
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def _tasks(tasks: Mapping[int, str], arrow: Any) -> Any:
-    """A table that pandas reads with the instruction as its index, as LeRobot expects."""
-    about = {
-        "index_columns": ["task"],
-        "column_indexes": [],
-        "columns": [
-            {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": stored}
-            | {"metadata": None}
-            for name, field, kind, stored in (
-                ("task_index", "task_index", "int64", "int64"),
-                ("task", "task", "unicode", "object"),
-            )
-        ],
-        "pandas_version": "2.0.0",
-    }
-    order = sorted(tasks)  # LeRobot's merge takes them by their place
-    columns = {
-        "task_index": arrow.array(order, arrow.int64()),
-        "task": arrow.array([tasks[index] for index in order], arrow.string()),
-    }
-    return arrow.table(columns).replace_schema_metadata(
-        {b"pandas": strict_json.dumps(about).encode()}
-    )
