@@ -29,6 +29,7 @@ from .episode_statistics import (
 from .findings import CONVERT
 from .frames import Numbers, Pictures
 from .layout import Episode, Recording
+from .linking import put_table
 from .metadata import json_table
 
 FOLDER = Path("meta", "episodes")
@@ -98,8 +99,9 @@ def tasks_of(recording: Recording, episode: Episode) -> list[str]:
 def complete(folder: Path, recording: Recording) -> None:
     """Give every file in a folder the columns that another has, and those that LeRobot needs.
 
-    Statistics are computed from the frames of the recording where there are none. A file that lacks nothing is left
-    as it is; others are written under a new inode. Raises WamkitError if frames cannot be read.
+    Statistics are computed from the frames of the recording where there are none. A file that lacks
+    nothing is left as it is; others are written under a new inode. Raises WamkitError if frames
+    cannot be read.
     """
     there = {file: parquet.opened(file).schema_arrow for file in files(folder)}
     kinds = {f.name: f.type for schema in reversed(there.values()) for f in schema}
@@ -171,9 +173,7 @@ def put(
     table = arrow.table(columns)
     if before is not None:
         table = arrow.concat_tables([before, table.cast(before.schema)])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    arrow.parquet.write_table(table, file)
+    put_table(table, file)
 
 
 def _fitting(value: Any, kind: Any) -> Any:
