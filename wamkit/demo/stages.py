@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from .. import strict_json
+from .. import runs, strict_json
 from ..durable import discard, in_words, make_folder, sweep, write_text
 from ..errors import SpecError, WamkitError
 from ..spec import PolicySpec, parse, read
@@ -181,8 +181,8 @@ def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watc
     from ..train import TrainConfig
 
     run, told = place / "training", place / "training.json"
-    last = run / "checkpoints" / "last" / "run.json"
-    done = _read(last)["step"] if last.is_file() else 0
+    every = runs.finished(run / runs.CHECKPOINTS)
+    done = every[-1][0] if every else 0
     spent = _read(told)["seconds"] if told.is_file() else 0.0
     if done >= settings.steps:
         return {"steps": done, "seconds": spent}
@@ -222,7 +222,8 @@ def _actor(place: Path, workers: Any, *, imagine: bool) -> Any:
     from ..simulate.acting import Actor
     from ..simulate.fitting import views_of
 
-    policy = Policy.load(place / "training" / "checkpoints" / "last" / "policy")
+    _, newest = runs.finished(place / "training" / runs.CHECKPOINTS)[-1]
+    policy = Policy.load(newest / runs.POLICY)
     views = views_of(policy.spec, workers.robot(), {})
     return Actor(policy, views, _replan(policy.spec), {}, imagine=imagine)
 
