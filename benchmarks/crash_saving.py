@@ -83,9 +83,10 @@ def prompts(count: int) -> Callable[[Path], Words]:
 
 def embeddings(home: Path) -> str:
     """The stored embeddings, all of them read."""
-    from wamkit.stored import read
+    from wamkit.spec import parse, read
+    from wamkit.stored import StoredEncoder
 
-    read(home / "text.safetensors")
+    StoredEncoder(home / "text.safetensors", parse(read(SPEC)).text_encoder)
     return digest(home / "text.safetensors")
 
 
