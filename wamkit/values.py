@@ -15,7 +15,7 @@ from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
 MOST = 2**31
 """Integers in settings are less than this; the largest published one is 5,000,000."""
@@ -34,14 +34,17 @@ class Table(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_values(cls, given: Any) -> Any:
+    def _refuse_values(cls, given: Any, info: ValidationInfo) -> Any:
         if not isinstance(given, Mapping):
             return given
         fields = cls.model_fields
-        return {
+        found = {
             key: suited(value, fields[key].annotation, key) if key in fields else value
             for key, value in given.items()
         }
+        if info.mode != "json":
+            return found
+        return {k: tupled(v, fields[k].annotation) if k in fields else v for k, v in found.items()}
 
 
 class Unfit(str):
@@ -66,6 +69,25 @@ def suited(value: Any, annotation: Any, key: str) -> Any:
     if _ROWS.fullmatch(key) and number > MOST_LAYERS:
         return Unfit(f"found {number}, expected at most {MOST_LAYERS}")
     return value
+
+
+def tupled(value: Any, annotation: Any) -> Any:
+    """`value` with tuples in place of lists where a field of this type holds tuples.
+
+    JSON has no tuples: what was read from it is strictly valid only while it is still JSON, and
+    here it is Python's already.
+    """
+    if not isinstance(value, list) or (inner := _items(annotation)) is None:
+        return value
+    items = [tupled(item, inner) for item in value]
+    return tuple(items) if _holds_tuple(annotation) else items
+
+
+def _holds_tuple(annotation: Any) -> bool:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return any(_holds_tuple(inner) for inner in args)
+    return origin is tuple
 
 
 def _integer(value: Any, annotation: Any) -> int | None:

@@ -135,8 +135,7 @@ def _numbers(
         if off.size:
             why = f"frame_index is {frames[off[0]]}, expected {off[0]}"
             yield int(off[0]), why, "sort the rows, and count frames from 0 in each episode"
-    if "index" in columns and len(columns["index"]):
-        counts = columns["index"].ravel()
+    if "index" in columns and (counts := columns["index"].ravel()).size:
         off = np.flatnonzero(np.diff(counts) != 1)
         if off.size or counts[0] < 0:
             at = int(off[0]) + 1 if off.size else 0
