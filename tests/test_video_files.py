@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from wamkit import WamkitError
+from wamkit.data.mp4 import expect_index
 from wamkit.data.video import Video
 
 
@@ -100,3 +101,59 @@ def test_bytes_that_are_changed_end_in_words_or_in_pictures(tmp_path: Path, plac
         assert video.at([0.0], 0.05)[0].ndim == 3
     except WamkitError as problem:
         assert problem.hint
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+def indexed(**counts: int) -> bytes:
+    """An mp4 file whose index counts so many samples in its boxes."""
+    whole = b"".join(
+        box(name.encode(), struct.pack(form, 0, *fields))
+        for name, count in counts.items()
+        for form, fields in [
+            {
+                "stsz": (">III", (1, count)),
+                "stz2": (">III", (8, count)),
+                "trun": (">IIi", (count, 0)),
+                "stts": (">IIII", (1, count, 1)),
+                "ctts": (">IIII", (1, count, 1)),
+            }[name]
+        ]
+    )
+    return box(b"ftyp", b"isom") + box(b"moov", box(b"trak", whole)) + box(b"mdat", b"x" * 100)
+
+
+@pytest.mark.parametrize("name", ["stsz", "stz2", "trun", "stts", "ctts"])
+@pytest.mark.parametrize("count", [1000, 10**9, 2**32 - 1])
+def test_an_index_of_more_pictures_than_bytes_is_refused_before_it_is_made(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    file = tmp_path / "a.mp4"
+    for data in (indexed(**{name: count}), b"\0\0\0\1mdat" + b"\0" * 7 + b"\x10"):
+        file.write_bytes(data if data[4:8] == b"ftyp" else data + indexed(**{name: count}))
+        with pytest.raises(WamkitError, match=f"speaks of {count:,} pictures or samples"):
+            Video(file)
+
+
+def test_samples_of_all_tracks_are_counted_together(tmp_path: Path) -> None:
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"".join(indexed(stsz=100) for _ in range(10)))
+    expect_index(file)
+    file.write_bytes(b"".join(indexed(stsz=100, stz2=0, stts=0) for _ in range(3)))
+    expect_index(file)
+    file.write_bytes(box(b"moov", 40 * box(b"stsz", struct.pack(">III", 0, 1, 100))))
+    with pytest.raises(WamkitError, match="speaks of 4,000 pictures"):
+        expect_index(file)
+
+
+def test_damaged_boxes_end_the_look(tmp_path: Path) -> None:
+    file = tmp_path / "a.mp4"
+    whole = film(tmp_path / "whole.mp4").read_bytes()
+    for cut in range(0, len(whole), 37):
+        file.write_bytes(whole[:cut])
+        expect_index(file)
+    file.write_bytes(box(b"moov", box(b"cmov", b"x" * 20)))
+    with pytest.raises(WamkitError, match="compressed index"):
+        expect_index(file)

@@ -15,6 +15,7 @@ from ..errors import WamkitError
 from ..images import expect_size, limit
 from ..pixels import deep
 from ..placeholders import refuse_placeholder
+from .mp4 import expect_index
 from .parquet import INSTALL
 
 INHERITED: list[Any] = []
@@ -45,6 +46,7 @@ class Video:
         if not os.path.isfile(file):  # False as well for a name that is too long
             raise WamkitError(f"{file} is missing", "copy the whole data set again")
         refuse_placeholder(file)
+        expect_index(file)
         try:
             self._container = self._av.open(
                 str(file.absolute()),  # `press:v2/x` is no address
