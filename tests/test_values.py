@@ -95,3 +95,10 @@ def test_a_width_that_no_machine_holds_ends_in_words(
 def test_the_memory_of_this_machine_is_known() -> None:
     found = random_weights.memory()
     assert found is None or found > 2**28
+
+
+def test_tuples_of_a_table_are_read_from_json_as_strictly_as_anything() -> None:
+    from wamkit.train.config import TrainConfig
+
+    config = TrainConfig(betas=(0.8, 0.9), loggers=("wandb",))
+    assert TrainConfig.model_validate_json(config.model_dump_json(), strict=True) == config
