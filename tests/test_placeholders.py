@@ -13,7 +13,6 @@ from wamkit import WamkitError, stored
 from wamkit.actions import read_statistics
 from wamkit.data import Recording
 from wamkit.data.checking import check
-from wamkit.data.describing import _read
 from wamkit.data.example import record
 from wamkit.data.latents import INDEX, StoredLatents
 from wamkit.files import find, headers
@@ -42,7 +41,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "statistics.json": read_statistics,
     "settings.yaml": read_settings,
     "embeddings.safetensors": lambda file: stored.read(file, 8),
-    "described.json": lambda file: _read(file, "these data"),
     "model.safetensors.index.json": lambda file: find(file.parent),
     INDEX: lambda file: StoredLatents(file.parent),
 }
