@@ -21,6 +21,7 @@ FLOORS = {
     0: {
         "errors",
         "printable",
+        "seeds",
         "install",
         "noise",
         "variables",

@@ -33,6 +33,7 @@ from .quantized import LEAST, Rounded, check_kind, quantize
 from .random_weights import seeded
 from .regions import Regions
 from .schedule import Samples, schedules_of
+from .seeds import expect_seed
 from .session import Session
 from .spec import PolicySpec
 from .stored import StoredEncoder
@@ -428,7 +429,7 @@ def generator(seed: Seed) -> torch.Generator:
     if isinstance(seed, Sequence):
         return Samples([generator(one) for one in seed])
     rng = torch.Generator()
-    _ = rng.seed() if seed is None else rng.manual_seed(seed)
+    _ = rng.seed() if seed is None else rng.manual_seed(expect_seed(seed))
     return rng
 
 

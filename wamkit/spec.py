@@ -32,6 +32,7 @@ from .parts import (
 from .paths import expanded
 from .registry import registry
 from .schedules import Schedules
+from .seeds import MOST
 from .spaces import ActionConfig, CameraConfig, StateConfig, VideoConfig
 from .trust import expect_trusted
 from .values import Table
@@ -52,7 +53,7 @@ class PolicySpec(Table):
     schedules: Schedules = Field(default_factory=Schedules)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone and the action head; noise levels and losses are always float32."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST)
     """Of random weights, where no published ones are named."""
     format: Literal[1] = 1
     """Of the spec itself."""

@@ -12,6 +12,7 @@ import typer
 from ..durable import recover
 from ..errors import WamkitError
 from ..paths import expanded
+from ..seeds import MOST
 from .options import Json
 from .output import emit, note, say, show_table, table
 from .playing import Env, EnvSettings, Processes, progress
@@ -33,7 +34,9 @@ def command(
         typer.Option(min=0, help="Disturb what is done, in half ranges; recorded as intended."),
     ] = 0.1,
     linger: Annotated[int, typer.Option(min=0, help="Actions after the first success.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first attempt; then one by one.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Of the first attempt; then one by one.")
+    ] = 0,
     processes: Processes = 2,
     size: Annotated[
         int | None, typer.Option(min=2, help="Height and width of pictures; as --env-set size=N.")

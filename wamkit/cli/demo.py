@@ -11,6 +11,7 @@ import typer
 
 from ..errors import SpecError, WamkitError
 from ..registry import registry
+from ..seeds import MOST, expect_seed
 from .options import Json
 from .output import FOUND, console, emit, note, say, show_table, table
 
@@ -32,7 +33,9 @@ def command(
     episodes: Annotated[int, typer.Option(min=2, help="Demonstrations to learn from.")] = 60,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1500,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes to evaluate with.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same demo.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST, help="The same seed gives the same demo.")
+    ] = 0,
     paradigm: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +62,7 @@ def command(
     settings = Settings(task, episodes, steps, eval_episodes, seed)
     if quick:
         settings = Settings(task, 4, 20, 1, seed, batch=8, max_steps=100)
+    expect_seed(settings.seed, "--seed", room=settings.first - seed + settings.eval_episodes)
     try:
         data, baselines, ways = _made(out, settings, paradigm, processes)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from .. import strict_json
 from ..durable import recover, replacing_folder
 from ..errors import SpecError, WamkitError
 from ..paths import expanded
+from ..seeds import MOST, expect_seed
 from .options import Device, Json, Overrides
 from .output import emit, note, say, show_table, table
 from .playing import EnvOption, EnvSettings, Processes, progress
@@ -38,7 +39,9 @@ def command(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 20,
     seed: Annotated[
         int,
-        typer.Option(min=0, help="Of the first episode; then one by one. `collect` begins at 0."),
+        typer.Option(
+            min=0, max=MOST, help="Of the first episode; then one by one. `collect` begins at 0."
+        ),
     ] = 1000,
     replan: Annotated[
         int | None,
@@ -87,6 +90,7 @@ def command(
         raise WamkitError(
             f"--replan, --choice, --view and --set have no meaning for {policy}", "leave them out"
         )
+    expect_seed(seed, "--seed", room=episodes)
     record, dataset = _vacant(record, "--record"), _vacant(dataset, "--dataset")
     keep = record is not None or dataset is not None
     attempts: list[Attempt] = []

@@ -9,6 +9,7 @@ import typer
 
 from ..parts import ALL_KINDS
 from ..registry import registry
+from ..seeds import MOST
 from ..trust import trusting_paths
 
 
@@ -60,7 +61,7 @@ State = Annotated[
     typer.Option(help="What the robot feels: numbers with commas or spaces between them."),
 ]
 Prompt = Annotated[str, typer.Option(help="What the robot is told.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST, help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
 Quantize = Annotated[
     Literal["none", "float8", "float8_weights", "int8", "int8_weights"],

@@ -8,7 +8,6 @@ remembers, `executed` (what the robot made of the last chunk). No other key is t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import index
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..images import expect_size
 from ..observation import ActionChunk, Observation
 from ..pixels import deep
 from ..policy import Policy
+from ..seeds import expect_seed
 from ..session import Session
 from ..spec import PolicySpec
 from .quoting import control_character, listed, quoted
@@ -274,16 +274,6 @@ def _no_numbers(key: str, found: Any, shown: str) -> WamkitError:
 
 
 def _seed(request: Mapping[str, Any]) -> int | None:
-    """The seed of a request, from 0 to 2^63 - 1; None if there is none."""
+    """The seed of a request; None if there is none."""
     found = request.get(SEED)
-    if found is None:
-        return None
-    try:
-        seed = -1 if isinstance(found, bool | np.bool_) else index(found)
-    except TypeError:
-        seed = -1
-    if not 0 <= seed < 2**63:
-        raise WamkitError(
-            f"'{SEED}' is {quoted(found)}", f"send a whole number from 0 to {2**63 - 1}, or none"
-        )
-    return seed
+    return None if found is None else expect_seed(found, f"'{SEED}'")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..observation import Observation
 from ..policy import Policy
+from ..seeds import folded
 from ..session import Session
 from .environment import Seen
 
@@ -39,7 +40,7 @@ class Running:
     @property
     def draw(self) -> int:
         """The seed of the next decision."""
-        return self.seed * 100_003 + self.decisions
+        return folded(self.seed * 100_003 + self.decisions)
 
 
 class Actor:

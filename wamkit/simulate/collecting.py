@@ -24,6 +24,7 @@ from ..data.writing import notes
 from ..errors import WamkitError
 from ..mistakes import explained
 from ..parts import EnvironmentConfig
+from ..seeds import expect_seed
 from ..spaces import Section
 from .environment import Robot
 from .episodes import Attempt
@@ -163,6 +164,7 @@ def collect(
     asked = Asked(workers.config, seed, noise, linger)
     entry, unsaved = asked.begin(made.notes), 0
     limit = PATIENCE * episodes + 10
+    expect_seed(seed, room=limit)
     seeds = range(seed + entry["attempts"], seed + limit)
     attempts = play(workers, seeds, "expert", noise=noise, linger=linger, keep=True)
     try:

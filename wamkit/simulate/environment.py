@@ -79,7 +79,7 @@ class Environment(Protocol):
     robot: Robot
 
     def reset(self, seed: int) -> None:
-        """Begin an episode that the seed alone decides, whatever happened before."""
+        """Begin an episode that the seed, of 32 bits, alone decides, whatever happened before."""
 
     def see(self) -> Seen:
         """What is seen now."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from ..parts import EnvironmentConfig
+from ..seeds import narrowed
 from .environment import Robot, Seen, Step
 from .episodes import Attempt, Frame
 
@@ -50,7 +51,7 @@ class Host:
 
     def reset(self, seed: int) -> Seen:
         """Begin an episode."""
-        self.environment.reset(seed)
+        self.environment.reset(narrowed(seed))
         self._done = 0
         return self._look()
 
@@ -86,7 +87,7 @@ class Host:
         seen, robot = self.reset(seed), self.robot()
         rng = np.random.default_rng([seed, 1])
         low, high = np.asarray(robot.low), np.asarray(robot.high)
-        expert = self.environment.expert(seed) if actor == "expert" else None
+        expert = self.environment.expert(narrowed(seed)) if actor == "expert" else None
         if actor == "expert" and expert is None:
             raise WamkitError(
                 f"environment {self.config.name} has no scripted expert for this task",

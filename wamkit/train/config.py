@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..documents import read_table
 from ..errors import SpecError
 from ..mistakes import explained
+from ..seeds import MOST as MOST_SEED
 from ..spaces import Section
 from ..spec import override
 
@@ -100,7 +101,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, gt=0, le=MOST)
     """Passes that a process makes for one update; more need less memory. Noise is drawn for the
     batch cut into processes x passes, so the numbers depend on their product alone."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
     """Of the order of the data, of noise and of the held-out episodes."""
 
     lr: float = Field(1e-4, gt=0)
