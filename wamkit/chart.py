@@ -6,9 +6,9 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from .durable import in_words, make_folder, write_text
+from .printable import escaped
 
 COLORS = ("#3b6ea8", "#d9822b", "#4f9d69", "#b5495b", "#7a5ea8", "#8c8c8c", "#c2a83e", "#3aa6a6")
 FONT = 'font-family="system-ui, sans-serif"'
@@ -147,7 +147,7 @@ def _text(
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-        f'font-weight="{weight}" fill="{fill}" {FONT}>{escape(words)}</text>'
+        f'font-weight="{weight}" fill="{fill}" {FONT}>{escaped(words)}</text>'
     )
 
 

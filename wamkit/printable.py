@@ -34,6 +34,12 @@ def escaped(value: object) -> str:
     return html.escape(printable(str(value)), quote=True)
 
 
+def in_markdown(value: object) -> str:
+    """A value as text within a cell or a line of Markdown: no table, link or element of its own."""
+    found = html.escape(printable(str(value), lines=False), quote=False)
+    return re.sub(r"([|\[\]])", r"\\\1", found)
+
+
 class OneLine(logging.Formatter):
     """A formatter of records whose messages hold what strangers sent: a line each, printable."""
 

@@ -10,6 +10,7 @@ import typer
 
 from ..compositions import Cell, matrix
 from ..durable import in_words, make_folder, write_text
+from ..printable import in_markdown
 from .check import warn
 from .options import Json
 from .output import busy, emit, mark, say, show_table, table
@@ -72,15 +73,20 @@ def markdown(cells: Sequence[Cell]) -> str:
     columns, rows = _columns(cells), _rows(cells)
     numbers = {reason: i for i, reason in enumerate(_reasons(cells), 1)}
     lines = [
-        "| backbone | action head | " + " | ".join(columns) + " |",
+        "| backbone | action head | " + " | ".join(map(in_markdown, columns)) + " |",
         "|" + "---|" * (len(columns) + 2),
     ]
     for (backbone, head), row in rows.items():
         marks = ["fits" if c.runs else f"refused ({numbers[_reason(c)]})" for c in row]
-        lines.append(f"| {backbone} | {head} | " + " | ".join(marks) + " |")
+        lines.append(
+            f"| {in_markdown(backbone)} | {in_markdown(head)} | " + " | ".join(marks) + " |"
+        )
     if numbers:
         lines += ["", "Why something is refused:", ""]
-        lines += [f"{i}. {why} Hint: {hint}." for (why, hint), i in numbers.items()]
+        lines += [
+            f"{i}. {in_markdown(why)} Hint: {in_markdown(hint)}."
+            for (why, hint), i in numbers.items()
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.sax.saxutils import escape
 
 from .. import chart
+from ..printable import escaped
 
 WIDTH = 360  # user units: about the pixels of a phone, so that text keeps its size there
 POINTS = 80  # of a curve
@@ -181,14 +181,14 @@ def _text(
 ) -> str:
     return (
         f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
-        f'text-anchor="{anchor}"{more}>{escape(words)}</text>'
+        f'text-anchor="{anchor}"{more}>{escaped(words)}</text>'
     )
 
 
 def _svg(width: float, height: float, title: str, words: str, body: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">\n'
-        f"<title>{escape(title)}</title><desc>{escape(words)}</desc>\n"
+        f"<title>{escaped(title)}</title><desc>{escaped(words)}</desc>\n"
         + "\n".join(body)
         + "\n</svg>\n"
     )

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from ..durable import write_text
+from ..printable import escaped
 from . import drawing
 from .stages import SLOWER, Found, Settings, Way
 
@@ -36,13 +36,13 @@ def write(
         inside = _way(way, told[way.name])
         if len(ways) > 1:
             opened = ' open="open"' if i == 0 else ""
-            inside = f"<details{opened}><summary>{escape(way.name)}</summary>{inside}</details>"
+            inside = f"<details{opened}><summary>{escaped(way.name)}</summary>{inside}</details>"
         body.append(inside)
     body += [_times(data, baselines, ways), _again(settings, ways)]
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>wamkit demo: {escape(settings.task)}</title>\n"
+        f"<title>wamkit demo: {escaped(settings.task)}</title>\n"
         f'<link rel="icon" href="data:,"/>\n<style>\n{STYLE.read_text()}</style>\n</head>\n'
         "<body>\n<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
     )
@@ -61,11 +61,12 @@ def _head(settings: Settings, done: Sequence[Way], ways: Sequence[Way]) -> str:
             lead = f"It was told: “{best.episode['instruction']}”. {lead}"
     return (
         "<header>\n<p class='soft'>wamkit demo</p>\n"
-        f"<h1>A world-action model for {escape(settings.task)}</h1>\n"
-        f'<p class="lead">{escape(lead)}</p>\n'
-        f"<p>It learned from {settings.episodes} demonstrations of a scripted expert, in "
-        f"{settings.steps} updates of {settings.batch} samples, beginning with random weights: to "
-        "say what to do next and, in the same network, what will be seen then.</p>\n</header>"
+        f"<h1>A world-action model for {escaped(settings.task)}</h1>\n"
+        f'<p class="lead">{escaped(lead)}</p>\n'
+        f"<p>It learned from {escaped(settings.episodes)} demonstrations of a scripted expert, in "
+        f"{escaped(settings.steps)} updates of {escaped(settings.batch)} samples, beginning with "
+        "random weights: to say what to do next and, in the same network, what will be seen then."
+        "</p>\n</header>"
     )
 
 
@@ -90,7 +91,7 @@ def _results(settings: Settings, baselines: Mapping[str, Found], ways: Sequence[
         "those until success, on average."
     )
     failed = "".join(
-        f"<p><strong>{escape(way.name)}</strong> has no result: {escape(way.problem)}</p>"
+        f"<p><strong>{escaped(way.name)}</strong> has no result: {escaped(way.problem)}</p>"
         for way in ways
         if way.problem
     )
@@ -124,9 +125,9 @@ def _episode(way: Way) -> str:
     return (
         "<section>\n<h2>An episode</h2>\n<figure><picture>"
         f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}"/>'
-        f'<img src="{_data(film.read_bytes(), "gif")}" alt="An episode of {escape(way.name)}'
-        f'{beside}: {end} after {episode["steps"]} actions"/></picture>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n</section>\n"
+        f'<img src="{_data(film.read_bytes(), "gif")}" alt="An episode of {escaped(way.name)}'
+        f'{beside}: {end} after {escaped(episode["steps"])} actions"/></picture>'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>\n</section>\n"
     )
 
 
@@ -148,7 +149,7 @@ def _built(told: Mapping[str, Any]) -> str:
     return (
         "<section>\n<h2>What was built</h2>\n<div class='pair'>\n"
         f"<figure>{drawing.streams(told)}<figcaption>Roles with their numbers of tokens. "
-        f"{escape(sizes)}</figcaption></figure>\n<div>"
+        f"{escaped(sizes)}</figcaption></figure>\n<div>"
         + _table("Its parts", ("part", "name", "parameters"), parts, right=(2,))
         + _table(
             "What one decision runs",
@@ -163,7 +164,7 @@ def _built(told: Mapping[str, Any]) -> str:
 def _learned(way: Way) -> str:
     figures = ""
     for part, svg in drawing.losses(way.log).items():
-        name = escape(part.replace("_", " "))
+        name = escaped(part.replace("_", " "))
         named = svg.replace("<svg ", f'<svg role="img" aria-label="Loss of {name}" ', 1)
         figures += f"<figure>{named}<figcaption>{name}</figcaption></figure>\n"
     return (
@@ -212,7 +213,7 @@ def _again(settings: Settings, ways: Sequence[Way]) -> str:
         "<section>\n<h2>On from here</h2>\n"
         "<p>The policy lies in the folder of this page; it can be "
         "evaluated, explained, or trained on other data:</p>\n<pre><code>"
-        + escape(
+        + escaped(
             f"wamkit eval {ways[0].name}/training/checkpoints/last/policy --env {settings.task}\n"
             f"wamkit explain {ways[0].name}/training/checkpoints/last/policy\n"
             "wamkit data show data"
@@ -230,15 +231,15 @@ def _table(
     """A table whose first column names its rows; the columns in `right` are numbers."""
     css = ['class="right"' if i in right else "" for i in range(len(titles))]
     head = "".join(
-        f'<th scope="col" {c}>{escape(t)}</th>' for c, t in zip(css, titles, strict=True)
+        f'<th scope="col" {c}>{escaped(t)}</th>' for c, t in zip(css, titles, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td {c}>{escape(cell)}</td>" for c, cell in zip(css[1:], row[1:], strict=True))
+        f'<tr><th scope="row">{escaped(row[0])}</th>'
+        + "".join(f"<td {c}>{escaped(cell)}</td>" for c, cell in zip(css[1:], row[1:], strict=True))
         + "</tr>"
         for row in rows
     )
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    said = f"<caption>{escaped(caption)}</caption>" if caption else ""
     return (
         f"<div class='scroll'><table>{said}<thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>\n"

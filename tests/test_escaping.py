@@ -1,0 +1,126 @@
+"""Pages, charts and cards: what names and messages say is text in them, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from wamkit import build, chart
+from wamkit.cli.explain import explained
+from wamkit.cli.matrix import markdown
+from wamkit.compositions import Cell
+from wamkit.demo import Settings, Way, drawing, page, spec_of
+from wamkit.folder import card
+from wamkit.parts import Conflict
+from wamkit.printable import escaped, in_markdown
+
+BAD = [
+    "<script>alert(1)</script>",
+    "</title></style></svg><img src=x onerror=alert(1)>",
+    "\" onload='alert(1)' x=\"",
+    "]]><!--",
+    "javascript:alert(1)",
+    "&lt;b&gt;&#0;",
+    "a\x00\x1b[31m\u202eb",
+    "half \udc80",
+]
+TAGS = {
+    *("html", "head", "meta", "title", "link", "style", "body", "main", "header", "section"),
+    *("p", "h1", "h2", "div", "figure", "figcaption", "details", "summary", "strong", "pre"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td", "picture", "source", "img", "code"),
+    *("svg", "rect", "path", "text", "desc", "polyline"),
+}
+RESULT: dict[str, Any] = {
+    "episodes": 4,
+    "successes": 3,
+    "success_rate": 0.75,
+    "interval_95": [0.3, 0.95],
+    "steps_to_success": 60.0,
+    "replan": 4,
+    "chunk": 8,
+    "batch": 2,
+    "hertz": 80.0,
+    "seconds": 12.0,
+}
+
+
+def expect_only_text(text: str, bad: str, *, tags: set[str]) -> None:
+    """The page is well-formed, has the usual elements and attributes alone, and shows `bad`."""
+    text.encode()
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        assert element.tag.rpartition("}")[2] in tags, element.tag
+        for name, value in element.attrib.items():
+            assert not name.startswith("on"), name
+            if name in ("src", "srcset", "href"):
+                assert value.startswith("data:"), value
+    shown = " ".join(root.itertext())
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert re.sub(r"[\x00\x1b\u202e\udc80]", "", bad)[:9] in shown or "\\x00" in shown
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
+    from PIL import Image
+
+    spec = spec_of(None, 0)
+    told = explained(spec)
+    for part in told["parts"]:
+        part["name"] = bad
+    told["roles"] = {f"{role}{bad}": count for role, count in told["roles"].items()}
+    told["sees"] = {f"{a}{bad}": [f"{b}{bad}" for b in bs] for a, bs in told["sees"].items()}
+    told["program"] = [{**stage, "does": bad, "roles": [bad]} for stage in told["program"]]
+    log = tuple({"step": i, "parts": {bad: 1.0 + i}} for i in (1, 2))
+    Image.new("RGB", (8, 8)).save(tmp_path / "film.gif")
+    episode = {"success": True, "imagined": True, "instruction": bad, "seed": bad, "steps": bad}
+    result = {**RESULT, "latency_ms": {bad: {"p50": 1.0, "p95": 2.0}}, "successes": bad}
+    way = Way(bad, spec, log, {"seconds": 3.0}, result, {**episode, "seconds": 1.0})
+    ways = [
+        Way(bad, spec, log, way.training, result, way.episode, tmp_path / "film.gif"),
+        Way("two", None, problem=bad),
+    ]
+    settings = Settings(bad, bad, bad, 4, 0)  # type: ignore[arg-type]
+    object.__setattr__(settings, "episodes", 4)
+    data = {"episodes": bad, "frames": bad, "seconds": 3.0}
+    file = page.write(tmp_path / "r.html", settings, data, {bad: result}, ways, {bad: told})
+    expect_only_text(file.read_text(encoding="utf-8"), bad, tags=TAGS)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_every_word_of_a_chart_is_text(bad: str) -> None:
+    tags = {"svg", "rect", "path", "text", "polyline", "title", "desc"}
+    for made in (
+        chart.bars({bad: {bad: 1.0, "x": 2.0}}),
+        chart.lines({bad: [(0.0, 1.0), (1.0, 2.0)]}, x=bad, y=bad),
+        drawing.success({bad: RESULT}),
+    ):
+        expect_only_text(made, bad, tags=tags)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_escaped_is_text_between_tags_and_between_quotes(bad: str) -> None:
+    for quote in ("'", '"'):
+        root = ElementTree.fromstring(f"<a b={quote}{escaped(bad)}{quote}>{escaped(bad)}</a>")
+        assert list(root) == [] and set(root.attrib) == {"b"} and root.text == root.get("b")
+
+
+def test_cells_of_markdown_make_no_table_link_or_element() -> None:
+    bad = "a | b\n| c | [x](javascript:alert(1)) <script>"
+    found = in_markdown(bad)
+    assert "\n" not in found and "<" not in found
+    assert not re.search(r"(?<!\\)[|\[\]]", found)
+    cell = Cell("b", "h", "p", None, (Conflict(between=("a", "b"), why=bad, hint=bad),))
+    assert "<script>" not in (page := markdown([cell])) and page.count("\n| c") == 0
+
+
+def test_a_card_is_a_table_whatever_its_paths_say() -> None:
+    policy = build(Path(__file__).parent / "data" / "small.toml")
+    part = policy.spec.backbone.model_copy(update={"weights": "a | b\n# <script> [x](y)"})
+    policy.spec = policy.spec.model_copy(update={"backbone": part})
+    rows = [line for line in card(policy).splitlines() if line.startswith("| backbone")]
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 7
+    assert "<script>" not in card(policy)
