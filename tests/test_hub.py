@@ -18,7 +18,7 @@ from wamkit.build import resolve
 from wamkit.check import check, warnings_of
 from wamkit.data.example import record
 from wamkit.errors import Note, WamkitError
-from wamkit.hub import local
+from wamkit.hub import local, pinned
 from wamkit.spec import parse_part, read
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -168,3 +168,38 @@ def test_a_text_encoder_is_named_on_the_hub(remote: Path) -> None:
         load_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words"})
     part: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words"})
     assert part.embedding == 32
+
+
+def test_the_commit_that_was_read_is_in_the_card_and_in_the_spec(remote: Path) -> None:
+    made = build(TOY)
+    made.save(remote / "me/toy")
+    named = "hf:me/toy/backbone.safetensors@main"
+    policy = build(TOY, [f"backbone.weights={named}"])
+    folder = policy.save(remote.parent / "out")
+    assert f"hf:me/toy/backbone.safetensors@{'0' * 40}" in (folder / "README.md").read_text()
+    assert "hf:" not in (folder / "spec.yaml").read_text()  # its file lies beside it
+
+
+@pytest.mark.parametrize("name", ["hf:me/a", "hf:me/a@main", "hf:me/a/b.safetensors", "hf:me/a#x"])
+def test_a_name_is_pinned_to_what_was_read(remote: Path, name: str) -> None:
+    (remote / "me/a").mkdir(parents=True)
+    (remote / "me/a/b.safetensors").write_bytes(b"")
+    where = name.partition("#")[0]
+    local(where)
+    commit, rest = "0" * 40, name.removeprefix("hf:me/a").removesuffix("@main")
+    path, _, prefix = rest.partition("#")
+    assert pinned(name) == f"hf:me/a{path}@{commit}" + (f"#{prefix}" if prefix else "")
+    assert pinned(pinned(name)) == pinned(name)
+    assert pinned("some/folder") == "some/folder" and pinned("hf:never/read") == "hf:never/read"
+
+
+def test_a_text_encoder_stays_on_the_hub_at_its_commit(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wamkit import folder, hub
+
+    policy = build(TOY)
+    monkeypatch.setitem(hub._commits, ("hf:me/words@main", "model"), "1" * 40)
+    words: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words@main"})
+    spec = policy.spec.model_copy(update={"text_encoder": words})
+    assert folder._portable(spec).text_encoder.weights == f"hf:me/words@{'1' * 40}"

@@ -21,10 +21,11 @@ from .build import resolve
 from .durable import recover, replacing_folder
 from .errors import WamkitError
 from .hub import POLICY as POLICY_FILES
-from .hub import is_remote, local
+from .hub import is_remote, local, pinned
 from .parts import KINDS
 from .paths import expanded
 from .placing import expect_device
+from .printable import in_markdown
 from .runs import find, through
 from .spec import PolicySpec
 from .trust import named_paths, remember
@@ -166,17 +167,21 @@ def _saved(policy: Policy, kind: str) -> nn.Module | None:
 
 
 def _portable(spec: PolicySpec) -> PolicySpec:
-    """The spec without paths to weights that the folder itself holds."""
+    """The spec without paths to weights that the folder itself holds.
+
+    What stays on the hub is named with the commit that was read.
+    """
     update = {}
     for kind in KINDS:
         part = getattr(spec, kind)
         paths = [f for f in ("weights", "conditioner_weights") if getattr(part, f, None)]
         if not paths:
             continue
-        if getattr(part, "by_reference", False) and not is_remote(part.weights):
-            path = str(expanded(part.weights).absolute())
+        if getattr(part, "by_reference", False):
+            here = not is_remote(part.weights)
+            path = str(expanded(part.weights).absolute()) if here else pinned(part.weights)
             update[kind] = part.model_copy(update={"weights": path})
-        elif not getattr(part, "by_reference", False):
+        else:
             update[kind] = part.model_copy(update=dict.fromkeys(paths))
     return spec.model_copy(update=update)
 
@@ -190,9 +195,8 @@ def card(policy: Policy) -> str:
         module = getattr(policy, kind)
         count = weights.parameters(module) if isinstance(module, nn.Module) else 0
         came = getattr(part, "weights", None) or ("random weights" if count else "no weights")
-        rows.append(
-            f"| {kind} | {part.name} | {count:,} | {came} | {part.source} | {part.license} |"
-        )
+        cells = (kind, part.name, f"{count:,}", pinned(str(came)), part.source, part.license)
+        rows.append(f"| {' | '.join(map(in_markdown, cells))} |")
     table = "\n".join(rows)
     cameras = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in spec.cameras.views)
     groups = ", ".join(f"{g.name} ({g.size}, {g.kind})" for g in spec.actions.groups)

@@ -28,6 +28,8 @@ _FORM = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?P<path>(?:/[^@]*)?)(?:@(?P<re
 
 Kind = Literal["model", "dataset"]
 _here: dict[tuple[str, Kind], Path] = {}  # what this process has fetched, and where it is
+_commits: dict[tuple[str, Kind], str] = {}  # ... and of which commit it is
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_remote(path: str | Path | None) -> bool:
@@ -88,6 +90,7 @@ def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
             ) from None
     place = Path(found) / inside
     _here[str(path), kind] = place
+    _commits[str(path), kind] = _commit(where["revision"], Path(found))
     return place
 
 
@@ -112,6 +115,24 @@ def standing(path: str | Path, kind: Kind = "model") -> Path | None:
         return None
     place = Path(found) / told["path"].strip("/")
     return place if place.exists() else None
+
+
+def pinned(path: str, kind: Kind = "model") -> str:
+    """`path` with the commit that was read in place of its revision, as far as that is known.
+
+    A branch moves on, and a commit stays. What is behind `#` stays too, and so does a path that is
+    not on the hub or of which nothing was read.
+    """
+    where, mark, prefix = path.partition("#")
+    if not is_remote(where) or not (commit := _commits.get((where, kind), "")):
+        return path
+    told = _parts(where)
+    return f"{HUB}{told['name']}{told['path']}@{commit}{mark}{prefix}"
+
+
+def _commit(revision: str | None, snapshot: Path) -> str:
+    """The commit of a snapshot; empty where neither the hub nor the folder tells it."""
+    return next((n for n in (revision or "", snapshot.name) if _COMMIT.fullmatch(n)), "")
 
 
 def _parts(path: str | Path) -> re.Match[str]:
