@@ -251,6 +251,18 @@ def test_the_core_names_no_backbone_head_or_paradigm() -> None:
             assert word not in names, f"{file.relative_to(ROOT)} names the part {word!r}"
 
 
+def test_no_code_of_a_repository_is_run() -> None:
+    for name in ("wamkit", "plugins", "examples", "benchmarks", "tests"):
+        for file in _files(ROOT / name):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    if node.func.attr != "from_pretrained":
+                        continue
+                    said = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                    where = f"{file.relative_to(ROOT)}:{node.lineno}"
+                    assert said.get("trust_remote_code") == "False", f"{where} does not refuse it"
+
+
 def test_files_are_small() -> None:
     for file in [*_files(CORE), *_files(ROOT / "plugins")]:
         assert len(file.read_text().splitlines()) <= 450, f"{file.relative_to(ROOT)} is too long"

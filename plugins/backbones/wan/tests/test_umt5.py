@@ -63,8 +63,14 @@ def encoder(folder: Path) -> Any:
 
 def reference(folder: Path, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """transformers called directly: hidden states [B, L, width] and mask [B, L]."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = doubled(transformers.UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder / "tokenizer", trust_remote_code=False
+    )
+    model = doubled(
+        transformers.UMT5EncoderModel.from_pretrained(
+            folder / "text_encoder", trust_remote_code=False
+        ).eval()
+    )
     batch = tokenizer(prompts, padding="max_length", max_length=LENGTH, return_tensors="pt")
     with torch.no_grad():
         found = model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
@@ -127,7 +133,9 @@ def test_files_may_lie_in_one_folder(folder: Path, tmp_path: Path, encoder: Any)
 
 
 def test_it_is_loaded_in_the_dtype_it_was_saved_in(copy: Path) -> None:
-    model = transformers.UMT5EncoderModel.from_pretrained(copy / "text_encoder")
+    model = transformers.UMT5EncoderModel.from_pretrained(
+        copy / "text_encoder", trust_remote_code=False
+    )
     model.to(torch.bfloat16).save_pretrained(copy / "text_encoder")
     assert config(copy).build().encode(["up"]).tokens.dtype == torch.bfloat16
 

@@ -109,7 +109,7 @@ def vl(folder: Path, recipe: str, **changes: Any) -> Qwen25VL:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -122,7 +122,11 @@ def close(found: Tensor, expected: Tensor) -> None:
 def klein_embeddings(folder: Path, layers: tuple[int, ...]) -> Tensor:
     """diffusers' own function of FLUX.2 klein."""
     return diffusers.Flux2KleinPipeline._get_qwen3_prompt_embeds(
-        doubled(transformers.Qwen3ForCausalLM.from_pretrained(folder / "text_encoder").eval()),
+        doubled(
+            transformers.Qwen3ForCausalLM.from_pretrained(
+                folder / "text_encoder", trust_remote_code=False
+            ).eval()
+        ),
         tokenizer_of(folder / "tokenizer"),
         PROMPTS,
         max_sequence_length=LENGTH,
@@ -162,7 +166,7 @@ def test_masked_padding_of_qwen3_leaves_the_same_words(qwen3: Path) -> None:
 def vision_language(folder: Path) -> Any:
     """transformers' own model, in float64."""
     cls = transformers.Qwen2_5_VLForConditionalGeneration
-    return doubled(cls.from_pretrained(folder / "mllm").eval())
+    return doubled(cls.from_pretrained(folder / "mllm", trust_remote_code=False).eval())
 
 
 def qwen_image(folder: Path, template: str, drop: int) -> tuple[Tensor, Tensor]:

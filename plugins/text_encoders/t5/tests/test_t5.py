@@ -64,8 +64,14 @@ def config(folder: Path, padding: str = "mask", length: int = LENGTH, cls: Any =
 
 def reference(folder: Path, *, masked: bool) -> torch.Tensor:
     """transformers called directly, as the published pipelines do: [3, LENGTH, 32]."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = doubled(transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder / "tokenizer", trust_remote_code=False
+    )
+    model = doubled(
+        transformers.T5EncoderModel.from_pretrained(
+            folder / "text_encoder", trust_remote_code=False
+        ).eval()
+    )
     batch = tokenizer(PROMPTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
     assert batch.attention_mask.sum(1).tolist() == REAL
     with torch.no_grad():
@@ -166,7 +172,9 @@ def test_files_may_lie_in_one_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_loaded_in_the_dtype_it_was_saved_in(copy: Path) -> None:
-    model = transformers.T5EncoderModel.from_pretrained(copy / "text_encoder")
+    model = transformers.T5EncoderModel.from_pretrained(
+        copy / "text_encoder", trust_remote_code=False
+    )
     model.to(torch.bfloat16).save_pretrained(copy / "text_encoder")
     assert config(copy).build().encode(["up"]).tokens.dtype == torch.bfloat16
 
