@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Observation:
         images = {name: _image(name, value) for name, value in self.images.items()}
         if not images:
             raise WamkitError("the observation has no image", "give at least one camera a picture")
-        prompts = (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+        many = isinstance(self.prompt, Iterable) and not isinstance(self.prompt, str)
+        prompts = tuple(self.prompt) if many else (self.prompt,)
         for prompt in prompts:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise WamkitError(

@@ -14,6 +14,7 @@ from ..paths import expect_text, read_text
 from ..placeholders import placeholder
 from . import parquet
 from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
+from .instructions import expect_instruction
 from .schema import MOST_BYTES, MOST_EPISODES, fault_of_statistics, faults_of_info
 from .templates import fault_of_template
 
@@ -168,13 +169,13 @@ def made(
 def words_of(row: dict[str, Any]) -> tuple[str, ...]:
     """The instructions of an episode."""
     told = row.get("tasks")
-    if isinstance(told, str):
-        return (told,)
     if told is None:
         return ()
-    if not isinstance(told, list) or not all(isinstance(text, str) for text in told):
+    if isinstance(told, str):
+        told = [told]
+    if not isinstance(told, list) or not all(isinstance(text, str | None) for text in told):
         raise ValueError(f"tasks is {told!r:.80}, expected a list of instructions")
-    return tuple(told)
+    return tuple(expect_instruction(text, "one of tasks") for text in told)
 
 
 def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
@@ -197,9 +198,7 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
 
     def pair(row: dict[str, Any]) -> tuple[int, str]:
         number, text = whole(row, "task_index"), row.get(name)
-        if not isinstance(text, str):
-            raise ValueError(f"task {number} is {text!r:.80}, expected an instruction")
-        return number, text
+        return number, expect_instruction(text, f"task {number}")
 
     pairs, wrong = made([(file, row) for row in rows], pair)
     counts = Counter(number for number, _ in pairs)

@@ -21,6 +21,7 @@ from ..paths import expanded, fault_of_name
 from . import dataset_info, episode_table, film, frame_table, parquet
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
+from .instructions import expect_instruction
 from .layout import INFO, OWN, Feature, Recording
 from .linking import link_tree, put_json, put_table
 from .metadata import json_table
@@ -165,11 +166,14 @@ class Writer:
         """End an episode: `frames`, after those added since the last one, with its instruction."""
         for frame in frames:
             self.add_frame(frame)
-        if not self._rows or not task.strip():
+        try:
+            expect_instruction(task, "the task")
+        except ValueError as error:
             raise WamkitError(
-                f"an episode of {len(self._rows)} frames with the instruction {task!r}",
-                "add frames first, and say what they show",
-            )
+                f"an episode without an instruction: {error}", "say what its frames show"
+            ) from None
+        if not self._rows:
+            raise WamkitError(f"an episode of 0 frames, {task!r}", "add frames first")
         length = len(self._rows)
         number = self._number(task)
         own = {
