@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +16,9 @@ from ..observation import Batch, Observation
 from .samples import Sample, Samples
 
 SEEDS = 2**63  # that a generator of torch takes
+GRACE = (
+    30  # seconds that a process which reads goes on after SIGTERM, for the batch that is awaited
+)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -31,6 +37,54 @@ def collate(samples: Sequence[Sample]) -> Batch:
         value=torch.tensor([s["value"] for s in samples]) if "value" in first else None,
         latents=latents,
     )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a process that reads could not read, as it can be sent to another process."""
+
+    what: str
+    hint: str
+
+
+class _Reading:
+    """Samples, or the problem in place of one."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> Sample | _Problem:
+        try:
+            return self.samples[index]
+        except WamkitError as error:
+            return _Problem(error.what, error.hint)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def _collate(samples: Sequence[Sample | _Problem]) -> Batch | _Problem:
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, _Problem):
+            return sample
+        good.append(sample)
+    return collate(good)
+
+
+def _begin_worker(_: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which a whole group of processes gets, to the process that trains.
+
+    After SIGTERM this one ends by itself, as if it had nothing more to do.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(*_: Any) -> None:
+    signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 
 class Order:
@@ -102,11 +156,12 @@ class Loader:
         """The batches do not depend on `workers`. Raises WamkitError if no batch is full."""
         options: dict[str, Any] = {"rank": rank, "world": world, "drop_last": drop_last}
         self.order = Order(len(samples), batch, seed=seed, shuffle=shuffle, **options)
-        self._loader = DataLoader(
-            samples,
+        self._loader: Any = DataLoader(
+            _Reading(samples),  # type: ignore[arg-type]
             batch_sampler=self.order,  # type: ignore[arg-type]
-            collate_fn=collate,
+            collate_fn=_collate,
             num_workers=workers,
+            worker_init_fn=_begin_worker,
             persistent_workers=workers > 0,
         )
 
@@ -115,12 +170,21 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """What is left of this epoch; the next iteration is the next epoch."""
+        """What is left of this epoch; the next iteration is the next epoch.
+
+        Raises WamkitError if a sample cannot be read.
+        """
         for batch in self._loader:
+            if isinstance(batch, _Problem):
+                raise WamkitError(batch.what, batch.hint)
             self.order.position += 1  # what was handed out, whatever workers have fetched ahead
             if self.order.position == len(self.order):
                 self.order.epoch, self.order.position = self.order.epoch + 1, 0
             yield batch
+
+    def close(self) -> None:
+        """End the worker processes; there are no batches any more."""
+        self._loader = ()
 
     def state_dict(self) -> dict[str, int]:
         """Where in the order the next batch is; also while iterating."""

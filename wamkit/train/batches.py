@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -11,6 +12,7 @@ from time import perf_counter
 from torch import Tensor
 
 from ..data import Loader
+from ..errors import WamkitError
 from ..observation import Batch
 
 
@@ -36,9 +38,29 @@ class Feed:
         order.epoch, order.position = self.before["epoch"], self.before["position"]
         return order.next()
 
-    def _endless(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """End the processes that read."""
+        self._batches.close()
+        self.loader.close()
+
+    def _endless(self) -> Generator[Batch, None, None]:
         while True:
             yield from self.loader
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise a WamkitError if a process that reads the data ends in the block."""
+    try:
+        yield
+    except RuntimeError as error:  # torch has no class of its own for it
+        if "DataLoader worker" not in str(error):
+            raise
+        why = str(error).splitlines()[0].strip()
+        raise WamkitError(
+            f"a process that reads the data ended: {why}",
+            "fewer --workers, or more memory for them; the same command with --resume goes on",
+        ) from None
 
 
 def shard(batch: Batch, start: int, stride: int) -> Batch:

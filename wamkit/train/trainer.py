@@ -26,7 +26,7 @@ from ..policy import Policy
 from ..records import Record
 from ..runs import RUN
 from . import learning, loggers, logs
-from .batches import Feed, seed_of, shard
+from .batches import Feed, reading, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
 from .nonfinite import named, not_finite
@@ -71,7 +71,7 @@ def train(
     another process ended.
     """
     loggers.expect(config.loggers)
-    with joined(device, config.timeout) as processes:
+    with joined(device, config.timeout) as processes, reading():
         run = Trainer(policy, data, out, config, processes, note)
         return run.go(resume=resume, tell=tell or (lambda step, told: None))
 
@@ -413,6 +413,9 @@ class Trainer:
 
     def _leave(self) -> None:
         """Give the policy back as others know it: blocks as written, adapters merged."""
+        self.feed.close()
+        if self.held is not None:
+            self.held.loader.close()
         if self.team.sharded:  # it is in pieces, and stays so
             return
         as_written(self.policy)
