@@ -346,6 +346,100 @@ def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def killed_before_a_checkpoint(folder: Path, run: Path, **settings: Any) -> None:
+    """Leave what a run leaves that is killed after its first update."""
+
+    def kill(step: int, _: Any) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        short_run(package.build(SMALL), folder, run, tell=kill, **settings)
+
+
+@pytest.mark.parametrize("missing", [(), ("log.jsonl",), ("log.jsonl", "train.yaml", "spec.yaml")])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    folder: Path, begun: Path, tmp_path: Path, missing: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    killed_before_a_checkpoint(folder, run)
+    for name in missing:
+        (run / name).unlink()
+    with pytest.raises(WamkitError, match="a run was begun in it, and has no checkpoint") as error:
+        go(folder, run)
+    assert error.value.hint.startswith("--resume begins it again")
+    assert go(folder, run, resume=True).step == 4
+    assert same(state(run), state(begun)) and len(logged(run)) == len(logged(begun))
+
+
+def test_a_run_without_a_checkpoint_begins_again_as_it_was_or_not_at_all(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    killed_before_a_checkpoint(folder, run)
+    with pytest.raises(WamkitError, match=r"another lr: lr was 0\.003, is 0\.1"):
+        go(folder, run, lr=0.1, resume=True)
+    (run / "train.yaml").write_text("settings: {")  # cut short by a version that did so
+    assert go(folder, run, lr=0.1, resume=True).step == 4
+
+
+def test_a_folder_that_holds_more_than_a_run_that_was_begun_is_left_alone(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    killed_before_a_checkpoint(folder, run)
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(WamkitError, match="holds other files than a run that was begun"):
+        go(folder, run, resume=True)
+    gone = copied(begun, tmp_path / "gone")
+    shutil.rmtree(gone / "checkpoints")
+    (gone / "loss.svg").unlink()
+    with pytest.raises(WamkitError, match="goes on to step 4: there was one after step 2"):
+        go(folder, gone, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(WamkitError, match="there is no run in"):
+        go(folder, tmp_path / "other", resume=True)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_trains_is_refused(
+    folder: Path, begun: Path, tmp_path: Path, resume: bool
+) -> None:
+    from wamkit.locking import lock
+
+    run = copied(begun, tmp_path / "run") if resume else tmp_path / "run"
+    with lock(run), pytest.raises(WamkitError, match=f"is in use: process {os.getpid()}") as error:
+        go(folder, run, steps=6, resume=resume)
+    assert "wait until it has ended, or stop it; or choose another" in error.value.hint
+    assert go(folder, run, steps=6, resume=resume).step == 6
+    assert not (run / ".lock").exists()
+
+
+def test_what_killed_runs_left_goes_and_what_lost_its_name_gets_it_again(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    place = run / "checkpoints"
+    (place / NEWEST).rename(place / f".{NEWEST}.old.part")  # between two renames of old versions
+    for name in (".step-000006.part", ".step-000003.00000000-1-1-0.part"):
+        (place / name / "state").mkdir(parents=True)
+    (place / ".last.part-link").symlink_to(OLDER)
+    (place / "last").unlink()
+    (place / "last").symlink_to(OLDER)
+    assert go(folder, run, resume=True).step == 4  # all of its steps are done
+    assert (place / "last").resolve().name == NEWEST
+    assert {p.name for p in place.iterdir()} == {OLDER, NEWEST, "last", "best"}
+
+
+def test_a_run_from_before_a_setting_that_decides_no_number_goes_on(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = copied(begun, tmp_path / "run")
+    settings(lambda told: told["settings"].pop("timeout"))(run)
+    assert go(folder, run, steps=6, resume=True).step == 6
+
+
 @pytest.mark.parametrize("links", ["kept", "followed", "dropped"])
 def test_a_run_goes_on_whatever_became_of_its_links(
     folder: Path, begun: Path, tmp_path: Path, links: str

@@ -19,7 +19,7 @@ Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "en
 class Finding(BaseModel):
     """Something about a spec that one should know, and what to do about it. A value."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
     between: tuple[str, ...]
     """The places in the spec that it is about, such as `backbone` and `vae.name`."""
@@ -46,7 +46,7 @@ class Caution(Finding):
 class Stage(BaseModel):
     """One step of a paradigm's program: these roles pass through the network so many times."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
     roles: tuple[str, ...]
     passes: int

@@ -255,7 +255,7 @@ class TextEncoderConfig(Weighted):
 class Sizes(BaseModel):
     """What the rest of a policy fixes for an action head."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
     backbone: SerializeAsAny[BackboneConfig]
     """The backbone's configuration, for heads that make blocks of its kind."""

@@ -21,7 +21,7 @@ class TrainedWith(BaseModel):
     Any of those that are named; () where that is not said, and then nothing warns of others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     vae: Names = ()
     text_encoder: Names = ()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -167,6 +168,7 @@ def polite(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         silence_torchao()
         try:
+            _expect_finite(kwargs)
             command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -189,6 +191,13 @@ def polite(command: Callable[..., None]) -> Callable[..., None]:
             _unexpected(problem)
 
     return run
+
+
+def _expect_finite(options: Mapping[str, Any]) -> None:
+    """Raise WamkitError for an option that is NaN or infinite, which no bound refuses."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise WamkitError(f"--{name.replace('_', '-')} is {value}", "give a finite number")
 
 
 def _leave_pipe() -> NoReturn:

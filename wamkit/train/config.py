@@ -38,6 +38,8 @@ FREE = {
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+LARGEST = 1e30
+"""The largest learning rate and decay: updates beyond leave the range of float32."""
 MOST = 2**53
 """The largest number of steps, and of samples; what a record of a run may hold."""
 
@@ -47,7 +49,7 @@ class PartTraining(Section):
 
     freeze: bool = False
     """Leave its weights as they are."""
-    lr: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=LARGEST)
     """Its own peak learning rate; that of the run if left open."""
 
 
@@ -69,11 +71,11 @@ class Lora(Section):
 
     rank: int = Field(16, gt=0)
     """Columns of one matrix of an adapter, rows of the other."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0, le=LARGEST)
     """What adapters say counts alpha / rank times."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's inputs that are left out while it learns."""
-    lr: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=LARGEST)
     """Peak learning rate of the adapters; that of their part, or of the run, if left open."""
     parts: tuple[Literal["backbone", "action_head"], ...] = Field(("backbone",), min_length=1)
     """Which parts have adapters."""
@@ -104,7 +106,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=MOST_SEED)
     """Of the order of the data, of noise and of the held-out episodes."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, le=LARGEST)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     """After the warm-up: down half a cosine to `final`; the same to the end; or a warm-up that is a
@@ -115,7 +117,7 @@ class TrainConfig(Section):
     """Learning rate at the end, as a share of the peak."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Of AdamW."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=LARGEST)
     """Of matrices; biases, norms and other vectors do not decay."""
     clip: float | None = Field(default=1.0, gt=0)
     """Longest gradient, all weights together; none is shortened if left out with "none"."""

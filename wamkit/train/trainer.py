@@ -352,13 +352,13 @@ class Trainer:
         with self.average.applied() if self.average is not None else nullcontext():
             if validates and self.held is not None:
                 told = self.held.loss(self.team)
-                self._write({"validation": told})
                 if not math.isfinite(told["loss"]):
                     raise WamkitError(
                         f"the validation loss after update {self.step} is not finite; its samples "
                         "are those of the held-out episodes",
-                        "look at them with `wamkit data check`, or lower lr",
+                        f"look at them with `wamkit data check`, or {self._lower()}",
                     )
+                self._write({"validation": told})
                 better = saves and told["loss"] < self.best
                 self.best = told["loss"] if better else self.best
             if draws and policy.spec.latent_frames[1]:
