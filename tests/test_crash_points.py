@@ -93,3 +93,24 @@ def test_a_kill_comes_before_the_change(tmp_path: Path) -> None:
         (0, []),
         (0, []),
     ]
+
+
+@LINUX
+def test_a_kill_anywhere_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    words = [sys.executable, str(BENCHMARKS / "crash_points.py"), "--kills", "3"]
+    done = subprocess.run(
+        [*words, "--out", str(table)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.read_text().splitlines()
+    ]
+    assert header[-3:] == ["lost", "leftovers", "not on disk"]
+    assert [row for row in rows if row[-3:] != ["0", "0", "0"]] == [], done.stderr
+    assert {row[0] for row in rows} >= {"train", "resume", "build"}
+    assert all(int(row[header.index("killed")]) == 3 for row in rows)

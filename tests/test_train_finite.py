@@ -205,3 +205,10 @@ def test_an_option_that_is_no_finite_number_is_refused(wamkit: Run, words: list[
     code, _, err = wamkit(*words)
     assert code == 2 and "a bug" not in err
     assert f"{words[-2]} is {words[-1]}" in err or f"Invalid value for '{words[-2]}'" in err
+
+
+def test_lists_of_a_file_are_tuples_where_a_table_has_tuples() -> None:
+    from wamkit.train.config import TrainConfig
+
+    config = TrainConfig.model_validate({"loggers": ["wandb"], "lora": {"parts": ["action_head"]}})
+    assert TrainConfig.model_validate_json(config.model_dump_json(), strict=True) == config
