@@ -84,7 +84,7 @@ class Trial:
         self.old = self._found()
         ended = follow(self._command(), self.home, self.output)
         if ended.code != 0:
-            raise RuntimeError(f"{scenario.verb} fails by itself: {self._told()}")
+            raise RuntimeError(f"{scenario.verb} fails by itself: {self._printed()}")
         self.points = len(list(_counted(ended.changes)))
         self.unkept = [str(p.relative_to(self.home)) for p in unkept(ended.changes)]
         self.new = self._found()
@@ -101,7 +101,7 @@ class Trial:
         again = self.scenario.again(self.home)
         ended = follow(lambda: _typed(again), Path("/nowhere"), self.output)
         if ended.code != 0:
-            self._fault(tally, k, f"the next command fails: {self._told()}")
+            self._fault(tally, k, f"the next command fails: {self._printed()}")
             verdict = "lost"
         elif (last := self._found()) != self.new:
             self._fault(tally, k, f"the next command comes to {last}, not to {self.new}")
@@ -128,8 +128,8 @@ class Trial:
         words = self.scenario.command(self.home)
         return lambda: _typed(words)
 
-    def _told(self) -> str:
-        return " ".join(self.output.read_text(errors="replace").split())[-600:]
+    def _printed(self) -> str:
+        return " ".join(self.output.read_text(errors="replace").split())[-1500:]
 
     def _expect(self, act: Callable[[], object], problem: str) -> None:
         def run() -> int:
@@ -137,7 +137,7 @@ class Trial:
             return 0
 
         if follow(run, Path("/nowhere"), self.output).code != 0:
-            raise RuntimeError(f"{self.scenario.verb} {problem}: {self._told()}")
+            raise RuntimeError(f"{self.scenario.verb} {problem}: {self._printed()}")
 
     def _answers(self, ask: Callable[[], Iterable[str]]) -> list[str]:
         """What a function says in a process of its own, line by line."""
@@ -197,7 +197,7 @@ def tried(scenario: Scenario, folder: Path, chosen: Callable[[int], Iterable[int
     return tally
 
 
-def _shown(scenario: Scenario, place: Path, kills: int | None) -> Tally:
+def _reported(scenario: Scenario, place: Path, kills: int | None) -> Tally:
     """Try a scenario, and print its row and what is wrong."""
     begin, folder = time.monotonic(), place / scenario.verb.replace(" ", "-")
     tally = tried(scenario, folder, lambda n: spread(n, kills))
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Tally]:
     try:
         for scenario in SCENARIOS:
             if not chosen.only or scenario.verb in chosen.only:
-                tallies.append(_shown(scenario, place, chosen.kills))
+                tallies.append(_reported(scenario, place, chosen.kills))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if chosen.out is not None:
