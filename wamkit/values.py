@@ -58,8 +58,7 @@ def suited(value: Any, annotation: Any, key: str) -> Any:
         return value if wanted else Unfit(f"found {str(value).lower()}, expected a number")
     if isinstance(value, list | tuple):
         inner = _items(annotation)
-        items = [suited(item, inner, key) for item in value] if inner else value
-        return tuple(items) if _wants_tuple(annotation) else type(value)(items)
+        return type(value)(suited(item, inner, key) for item in value) if inner else value
     number = _integer(value, annotation)
     if number is None:
         return value
@@ -117,16 +116,6 @@ def _takes(annotation: Any, kind: type) -> bool:
     if origin is Literal:
         return any(type(value) is kind for value in args)
     return bool(kind is int and annotation is float)
-
-
-def _wants_tuple(annotation: Any) -> bool:
-    """True if a field takes a tuple: JSON and TOML have lists alone, and say so strictly."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _wants_tuple(args[0])
-    if origin in (Union, UnionType):
-        return any(_wants_tuple(inner) for inner in args)
-    return origin is tuple
 
 
 def _items(annotation: Any) -> Any:
