@@ -273,7 +273,7 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
     ),
     "a place that is taken already": (loader(position=0), ["after 0 batches, and the step is 4"]),
     "a place below 0": (placed(-1), ["run.json is damaged: loader.position"]),
-    "a seed of 10^30": (loader(seed=10**30), ["the order was of seed "]),
+    "a seed of 10^30": (loader(seed=10**30), ["run.json is damaged: loader.seed"]),
     "a file outside": (
         files("state/../../../../x"),
         ["files.json is damaged", "has the part '..'"],
