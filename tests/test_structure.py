@@ -82,6 +82,7 @@ FLOORS = {
         "finite",
         "formats",
         "images",
+        "png",
         "placing",
         "prefixes",
         "recognize",

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import WamkitError
 from .placeholders import refuse_placeholder
+from .png import expect_whole
 from .variables import PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -79,6 +80,18 @@ def opened(source: Path | bytes, where: str) -> Iterator[Image.Image]:
             expect_size(*image.size, where)
             _expect_modest(image, stream, where)
             yield image
+            if image.format == "PNG" and _may_lack_rows(image):
+                expect_whole(stream, where)
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """True for a decoded PNG whose file is worth a second look: missing rows are left black."""
+    if getattr(image, "tile", None):  # nothing of it was decoded
+        return False
+    if image.mode == "P" or image.info.get("interlace"):
+        return True
+    width, height = image.size
+    return image.crop((0, height - 1, width, height)).getbbox(alpha_only=False) is None
 
 
 def turned(image: Image.Image) -> int:
