@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from .. import strict_json
@@ -47,10 +47,8 @@ class Settings(Section):
     """The fingerprint of the data set."""
 
 
-class Index(BaseModel):
-    """latents.json. No `Section`: that hands on Python values, of which a list is no tuple."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Index(Section):
+    """latents.json."""
 
     settings: Settings
     weights: Hash
