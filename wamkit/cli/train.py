@@ -66,8 +66,8 @@ def command(
     RUN/checkpoints/last/policy can be used at any time meanwhile, and so can best/policy if
     episodes are held out.
 
-    Ctrl-C or SIGTERM ends with a checkpoint (exit code 130); --resume goes on as if nothing had happened. On
-    several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
+    Ctrl-C or SIGTERM ends with a checkpoint (exit code 130); --resume goes on as if nothing had
+    happened. On several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
     """
     from ..train import read_config
 
