@@ -90,19 +90,21 @@ class Bench:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run what is typed, and print the table."""
-    told = _arguments(words)
+    options = _arguments(words)
     began = time.time()
-    done = _read(told.out)
+    done = _read(options.out)
     with tempfile.TemporaryDirectory(prefix="bad-inputs-") as fresh:
-        bench = Bench(Path(told.folder or fresh))
-        for area in told.areas:
-            with told.out.open("a") as stream:
-                for line in _lines(bench, area, told, done):
+        bench = Bench(Path(options.folder or fresh))
+        for area in options.areas:
+            with options.out.open("a") as stream:
+                for line in _lines(bench, area, options, done):
                     stream.write(json.dumps(line) + "\n")
                     stream.flush()
-                    if line["verdict"] != "right" or told.verbose:
-                        print(f"{area}: {line['case']}: {line['verdict']}: {line['seen']}", flush=True)
-    print(table(_read(told.out), told.areas), end="")
+                    if line["verdict"] != "right" or options.verbose:
+                        print(
+                            f"{area}: {line['case']}: {line['verdict']}: {line['seen']}", flush=True
+                        )
+    print(table(_read(options.out), options.areas), end="")
     print(f"\n{describe(began)}")
 
 
@@ -114,23 +116,23 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help="cases whose name contains this, done before or not")
     parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
     parser.add_argument("--verbose", action="store_true", help="print every case")
-    told = parser.parse_args(words)
-    told.areas = told.areas or list(AREAS)
-    if unknown := set(told.areas) - set(AREAS):
+    options = parser.parse_args(words)
+    options.areas = options.areas or list(AREAS)
+    if unknown := set(options.areas) - set(AREAS):
         parser.error(f"no such area: {', '.join(sorted(unknown))}")
-    if told.folder:
-        told.folder.mkdir(parents=True, exist_ok=True)
-    return told
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    return options
 
 
 def _lines(
-    bench: Bench, area: str, told: argparse.Namespace, done: dict[tuple[str, str], Any]
+    bench: Bench, area: str, options: argparse.Namespace, done: dict[tuple[str, str], Any]
 ) -> Iterator[dict[str, Any]]:
     """One result after another, of cases that have none yet."""
-    for case in bench.chosen(area, told.count).cases:
-        if told.only is None and (area, case.name) in done:
+    for case in bench.chosen(area, options.count).cases:
+        if options.only is None and (area, case.name) in done:
             continue
-        if told.only is not None and told.only not in case.name:
+        if options.only is not None and options.only not in case.name:
             continue
         name, seen, outcome = bench.judged(area, case)
         yield {

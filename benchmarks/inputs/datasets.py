@@ -37,7 +37,7 @@ def cases(material: Path) -> Iterator[Case]:
             expected: Expected = "same" if loose and not fatal else "refused"
             if path[-1] in ("total_episodes", "total_frames") or (odd, path[-1]) in EQUAL:
                 expected = "same"
-            if path[0] == "features" and len(path) == 2 or path[-1] == "shape":
+            if (path[0] == "features" and len(path) == 2) or path[-1] == "shape":
                 expected = "same" if not fatal else "refused"
             yield case(material, f"{kind}: info.json {name}", _written(INFO, made), expected, kind)
         for name, change in _templates(info).items():
@@ -178,11 +178,13 @@ def _columns(kind: str) -> dict[str, Change]:
     places += [(DATA, name) for name in ("timestamp", "frame_index", "episode_index", "action")]
     places += [(DATA, "task_index"), (TASKS, "task_index")]
     if kind == "films":
-        places += [(EPISODES, f"videos/{CAMERA}/{name}") for name in ("from_timestamp", "file_index")]
+        places += [
+            (EPISODES, f"videos/{CAMERA}/{name}") for name in ("from_timestamp", "file_index")
+        ]
     found = {}
     for file, name in places:
         for odd, values in KINDS.items():
-            if (odd, name) in MEANINGLESS or odd == "gone" and name == "tasks":
+            if (odd, name) in MEANINGLESS or (odd == "gone" and name == "tasks"):
                 continue
             found[f"{file.split('/')[1]} {name} {odd}"] = _column(file, name, values)
     return found
@@ -214,7 +216,9 @@ def _cells() -> dict[str, Change]:
     found["cells: numbers"] = _column(DATA, CAMERA, lambda old: [1] * len(old))
     found["cells: gone"] = _column(DATA, CAMERA, None)
     found["cells: other size"] = _column(DATA, CAMERA, _all({"bytes": _png(8, 8), "path": None}))
-    found["cells: huge"] = _column(DATA, CAMERA, _all({"bytes": _png(60_000, 60_000), "path": None}))
+    found["cells: huge"] = _column(
+        DATA, CAMERA, _all({"bytes": _png(60_000, 60_000), "path": None})
+    )
     return found
 
 
@@ -286,9 +290,7 @@ def valid(material: Path, kind: str) -> Case:
     return case(material, "valid", lambda folder: None, "accepted", kind)
 
 
-def case(
-    material: Path, name: str, change: Change, expected: Expected, kind: str
-) -> Case:
+def case(material: Path, name: str, change: Change, expected: Expected, kind: str) -> Case:
     """Look for faults in the changed data set."""
 
     def make(here: Path) -> None:

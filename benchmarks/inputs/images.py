@@ -17,7 +17,14 @@ from .mutate import cut, flipped
 READ = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif"}
 """Formats that wamkit reads, and an ending of each."""
 OTHER = {"PPM": "ppm", "TGA": "tga", "ICO": "ico", "PCX": "pcx", "SGI": "sgi", "DDS": "dds"}
-OTHER |= {"JPEG2000": "jp2", "ICNS": "icns", "IM": "im", "MSP": "msp", "SPIDER": "spi", "PDF": "pdf"}
+OTHER |= {
+    "JPEG2000": "jp2",
+    "ICNS": "icns",
+    "IM": "im",
+    "MSP": "msp",
+    "SPIDER": "spi",
+    "PDF": "pdf",
+}
 OTHER |= {"EPS": "eps", "XBM": "xbm", "BLP": "blp", "QOI": "qoi", "AVIF": "avif", "MPO": "mpo"}
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 
@@ -45,7 +52,9 @@ def cases(material: Path) -> Iterator[Case]:
     for name, data in _huge().items():
         yield case(material, f"huge: {name}", data, "png")
     for name, data in _pngs().items():
-        yield case(material, f"png: {name}", data, "png", "either" if "chunk" in name else "refused")
+        yield case(
+            material, f"png: {name}", data, "png", "either" if "chunk" in name else "refused"
+        )
     for name, make in _special().items():
         yield _made(material, f"special: {name}", make)
     for words in ("front=", "=image.png", "front=front=image.png", "side=image.png", "front"):
@@ -86,7 +95,11 @@ def _try(picture: Any, kind: str) -> bytes:
 def _programs() -> dict[str, bytes]:
     """Files that some readers give to another program, or run."""
     touch = b"(../outside/ran) (w) file closefile\n"
-    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 24\n%%EndComments\n" + touch + b"showpage\n"
+    eps = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 24\n%%EndComments\n"
+        + touch
+        + b"showpage\n"
+    )
     svg = b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
     xml = b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><a>&x;</a>"
     mvg = b"push graphic-context\nviewbox 0 0 32 24\nfill 'url(https://x/a.png\"|touch ran\")'\n"
@@ -107,7 +120,9 @@ def _programs() -> dict[str, bytes]:
     }
 
 
-def png(width: int, height: int, rows: bytes, depth: int = 8, color: int = 2, **more: bytes) -> bytes:
+def png(
+    width: int, height: int, rows: bytes, depth: int = 8, color: int = 2, **more: bytes
+) -> bytes:
     """A PNG of these sizes around compressed rows; `more` chunks stand before them."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -127,10 +142,18 @@ def _huge() -> dict[str, bytes]:
     Image.MAX_IMAGE_PIXELS = None
     found = {
         f"{width} x {height}": png(width, height, zlib.compress(bytes(1000)))
-        for width, height in ((20_000, 20_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1))
-        + ((2**31 - 1, 1), (1, 2**31 - 1), (12_000, 12_000))
+        for width, height in (
+            (20000, 20000),
+            (100000, 100000),
+            (2**31 - 1, 2**31 - 1),
+            (2**31 - 1, 1),
+            (1, 2**31 - 1),
+            (12000, 12000),
+        )
     }
-    found["12,000 x 12,000, whole"] = png(12_000, 12_000, zlib.compress(bytes(12_000 * 1501), 9), 1, 0)
+    found["12,000 x 12,000, whole"] = png(
+        12_000, 12_000, zlib.compress(bytes(12_000 * 1501), 9), 1, 0
+    )
     for kind in READ:
         head = bytearray(written(Image.new("RGB", (64, 64)), kind))
         places = {"BMP": (18, 22), "GIF": (6, 8)}.get(kind)

@@ -154,27 +154,39 @@ def _against(index: Any) -> dict[str, Change]:
         (here / SHARD).write_bytes(data)
 
     wrong = next(shard for shard in names.values() if shard != names[first])
-    return {
-        "a name more": lambda here: another(here, "nothing.weight", names[first]),
-        "a name in another shard": lambda here: another(here, first, wrong),
-        "a name less": lacking,
-        "a shard is missing": lambda here: (here / SHARD).unlink(),
-        "a shard is empty": lambda here: emptied(here, b""),
-        "a shard is half": half,
-        "a shard is another": lambda here: shutil.copy(here / names[first], here / SHARD)
-        if names[first] != Path(SHARD).name
-        else shutil.copy(here / wrong, here / SHARD),
-        "a shard without tensors": lambda here: emptied(here, safetensors({}, b"")),
-        "a shard is a folder": lambda here: _replaced(here, lambda file: file.mkdir()),
-        "a shard is a pipe": lambda here: _replaced(here, os.mkfifo),
-        "a shard is a link to itself": lambda here: _replaced(here, lambda f: f.symlink_to(f.name)),
-        "a shard is a link to zeros": lambda here: _replaced(here, lambda f: f.symlink_to("/dev/zero")),
-        "a tensor in two shards": again,
-        "the index is a folder": lambda here: _replaced(here, lambda f: f.mkdir(), INDEX),
-        "the index is a pipe": lambda here: _replaced(here, os.mkfifo, INDEX),
-        "no index and a shard less": lambda here: [(here / n).unlink() for n in (INDEX, SHARD)],
-        "two indexes": lambda here: shutil.copy(here / INDEX, here / "shards/b.safetensors.index.json"),
-    } if first else {}
+    return (
+        {
+            "a name more": lambda here: another(here, "nothing.weight", names[first]),
+            "a name in another shard": lambda here: another(here, first, wrong),
+            "a name less": lacking,
+            "a shard is missing": lambda here: (here / SHARD).unlink(),
+            "a shard is empty": lambda here: emptied(here, b""),
+            "a shard is half": half,
+            "a shard is another": lambda here: (
+                shutil.copy(here / names[first], here / SHARD)
+                if names[first] != Path(SHARD).name
+                else shutil.copy(here / wrong, here / SHARD)
+            ),
+            "a shard without tensors": lambda here: emptied(here, safetensors({}, b"")),
+            "a shard is a folder": lambda here: _replaced(here, lambda file: file.mkdir()),
+            "a shard is a pipe": lambda here: _replaced(here, os.mkfifo),
+            "a shard is a link to itself": lambda here: _replaced(
+                here, lambda f: f.symlink_to(f.name)
+            ),
+            "a shard is a link to zeros": lambda here: _replaced(
+                here, lambda f: f.symlink_to("/dev/zero")
+            ),
+            "a tensor in two shards": again,
+            "the index is a folder": lambda here: _replaced(here, lambda f: f.mkdir(), INDEX),
+            "the index is a pipe": lambda here: _replaced(here, os.mkfifo, INDEX),
+            "no index and a shard less": lambda here: [(here / n).unlink() for n in (INDEX, SHARD)],
+            "two indexes": lambda here: shutil.copy(
+                here / INDEX, here / "shards/b.safetensors.index.json"
+            ),
+        }
+        if first
+        else {}
+    )
 
 
 def _replaced(here: Path, write: Callable[[Path], Any], name: str = SHARD) -> None:
@@ -197,7 +209,9 @@ def _right(index: Any) -> dict[str, Change]:
         "turned round": _written(json.dumps({**index, "weight_map": turned})),
         "indented": _written(json.dumps(index, indent=8)),
         "without metadata": _written(json.dumps({"weight_map": names})),
-        "more metadata": _written(json.dumps({**index, "metadata": {"total_size": 0, "x": "käse"}})),
+        "more metadata": _written(
+            json.dumps({**index, "metadata": {"total_size": 0, "x": "käse"}})
+        ),
         "a key more": _written(json.dumps({**index, "more": [1, 2]})),
         "crlf": _written(json.dumps(index, indent=1).replace("\n", "\r\n")),
         "escapes": _written(json.dumps(index).replace("model-", "\\u006dodel-")),

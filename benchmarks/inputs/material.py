@@ -59,7 +59,9 @@ def _wamkit(*words: Any) -> None:
             app([str(word) for word in words], prog_name="wamkit")
     except SystemExit as end:
         if end.code:
-            raise RuntimeError(f"wamkit {' '.join(map(str, words))} ended with {end.code}") from None
+            raise RuntimeError(
+                f"wamkit {' '.join(map(str, words))} ended with {end.code}"
+            ) from None
 
 
 def image(file: Path, size: tuple[int, int] = (32, 24)) -> None:

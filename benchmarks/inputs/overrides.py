@@ -78,7 +78,18 @@ KEYS = (
     ".".join("a" * 5000),
     "actions." + ".".join("a" * 5000),
 )
-FORMLESS = ("", "=", "==", "=1", "backbone.depth", "backbone.depth:1", "--depth", "\n", " ", "\udcff")
+FORMLESS = (
+    "",
+    "=",
+    "==",
+    "=1",
+    "backbone.depth",
+    "backbone.depth:1",
+    "--depth",
+    "\n",
+    " ",
+    "\udcff",
+)
 PARTS = ("abc", "", "1", "true", "[]", "{}", "nan", '{name = "toy", depth = []}', "toy.name")
 
 
@@ -124,7 +135,9 @@ def odd(spec: dict) -> dict[str, tuple[str, ...]]:
         "name in literal quotes": ("backbone.name='toy'",),
         "name in triple quotes": ('backbone.name="""toy"""',),
         "escaped": ('backbone.name="\\u0074oy"',),
-        "table": ('backbone={name = "toy", depth = 2, heads = 2, head_size = 12, text_width = 16}',),
+        "table": (
+            'backbone={name = "toy", depth = 2, heads = 2, head_size = 12, text_width = 16}',
+        ),
         "list": ("vae.strides=[2, 8, 8]",),
         "list with a comma at its end": ("vae.strides=[2, 8, 8,]",),
         "list over lines": ("vae.strides=[\n2,\n8,\n8\n]",),

@@ -51,7 +51,19 @@ def cases(material: Path) -> Iterator[Case]:
 KINDS = ("text", "list", "table", "true", "negative", "fraction", "nan", "inf", "deep", "escape")
 KINDS += ("NUL", "digits", "without", "null", "surrogate", "huge", "zero", "format")
 SOME = ("null", "true", "zero", "fraction", "huge", "list", "table", "negative", "text")
-LISTS = ("null", "text", "table", "true", "nan", "inf", "deep", "digits", "huge", "overflow", "twice")
+LISTS = (
+    "null",
+    "text",
+    "table",
+    "true",
+    "nan",
+    "inf",
+    "deep",
+    "digits",
+    "huge",
+    "overflow",
+    "twice",
+)
 MAY = {("value_range", "list"), ("hertz", "fraction"), ("hertz", "huge"), ("every", "huge")}
 MAY |= {("co_training", "zero"), ("coarser", "true"), ("columns", "huge")}
 
@@ -146,7 +158,11 @@ def _files() -> dict[str, Change]:
     }
     for part in (*WEIGHTS, "spec", "statistics"):
         name = {"spec": SPEC, "statistics": STATISTICS}.get(part, f"policy/{part}.safetensors")
-        other = "policy/text_encoder.safetensors" if part == "backbone" else "policy/backbone.safetensors"
+        other = (
+            "policy/text_encoder.safetensors"
+            if part == "backbone"
+            else "policy/backbone.safetensors"
+        )
         found |= {
             f"{part} is empty": _written(name, b""),
             f"{part} is half": lambda here, name=name: _half(here / name),
@@ -261,9 +277,7 @@ def valid(material: Path, key: str = "") -> Case:
     return case(material, "valid", lambda here: None, "accepted")
 
 
-def case(
-    material: Path, name: str, change: Change, expected: Expected = "refused"
-) -> Case:
+def case(material: Path, name: str, change: Change, expected: Expected = "refused") -> Case:
     """Act with the changed policy."""
 
     def make(here: Path) -> None:

@@ -31,12 +31,22 @@ def warm() -> None:
     torch.set_num_threads(1)
     names = ["numpy", "yaml", "pyarrow.parquet", "av", "safetensors.torch", "rich.console"]
     names += ["rich.progress", "transformers", "transformers.models.t5.modeling_t5"]
-    names += ["torch.distributed.checkpoint", "torch.distributed.checkpoint.state_dict", "PIL.Image"]
+    names += [
+        "torch.distributed.checkpoint",
+        "torch.distributed.checkpoint.state_dict",
+        "PIL.Image",
+    ]
     names += ["wamkit.cli", "wamkit.policy", "wamkit.quantized", "wamkit.data", "wamkit.slicing"]
-    names += ["wamkit.train.trainer", "wamkit.train.config", "wamkit.stored", "wamkit.data.encoding"]
+    names += [
+        "wamkit.train.trainer",
+        "wamkit.train.config",
+        "wamkit.stored",
+        "wamkit.data.encoding",
+    ]
     for name in names:
         importlib.import_module(name)
     from PIL import Image
+
     from wamkit.cli import VERBS
     from wamkit.registry import registry
 

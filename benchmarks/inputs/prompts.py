@@ -160,9 +160,7 @@ def stored(material: Path, name: str, text: str, expected: Expected = "refused")
     return Case(name, lambda here: put(material, here, files), words, expected, "stored")
 
 
-def frozen(
-    material: Path, name: str, text: str, kind: str, expected: Expected = "either"
-) -> Case:
+def frozen(material: Path, name: str, text: str, kind: str, expected: Expected = "either") -> Case:
     """A prompt for a frozen encoder with a tokenizer of its own."""
     files = ["image.png", "frozen.toml", "t5"]
     words = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)

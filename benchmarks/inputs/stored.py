@@ -26,7 +26,7 @@ def cases(material: Path) -> Iterator[Case]:
         data = (material / file).read_bytes()
         for name, damaged in cut(data, 8):
             yield case(material, f"{way}: {name}", _written(file, damaged), way)
-        for name, damaged in flipped(data, [*range(0, 8), *range(8, 300, 41)]):
+        for name, damaged in flipped(data, [*range(8), *range(8, 300, 41)]):
             yield case(material, f"{way}: {name}", _written(file, damaged), way, "same")
         for name, change in _tensors(material, way).items():
             yield case(material, f"{way}: {name}", change, way)
@@ -37,7 +37,9 @@ def cases(material: Path) -> Iterator[Case]:
     about = json.loads((material / ABOUT).read_text())
     for name, path, kind, made in documents(about, (*KINDS, "without", "twice")):
         expected: Expected = "same" if path[0] in LOOSE or kind in LIKE else "refused"
-        yield case(material, f"train: latents.json {name}", _written(ABOUT, made), "train", expected)
+        yield case(
+            material, f"train: latents.json {name}", _written(ABOUT, made), "train", expected
+        )
     for name, change in _files(about).items():
         yield case(material, f"train: {name}", change, "train")
     for name, (way, change) in _right(material, about).items():
@@ -157,11 +159,13 @@ def _said(material: Path) -> dict[str, Change]:
     header, body = parts(material / EMBEDDINGS)
     about = header["__metadata__"]
 
-    def told(**values: Any) -> Change:
-        return _written(EMBEDDINGS, safetensors({**header, "__metadata__": {**about, **values}}, body))
+    def metadata(**values: Any) -> Change:
+        return _written(
+            EMBEDDINGS, safetensors({**header, "__metadata__": {**about, **values}}, body)
+        )
 
     found = {
-        f"sentences: {name}": told(sentences=value)
+        f"sentences: {name}": metadata(sentences=value)
         for name, value in {
             "empty": "",
             "null": "null",
@@ -179,14 +183,14 @@ def _said(material: Path) -> dict[str, Change]:
     }
     settings = json.loads(about["settings"])
     found |= {
-        "settings empty": told(settings=""),
-        "settings null": told(settings="null"),
-        "settings of another length": told(settings=json.dumps({**settings, "length": 9})),
-        "settings of 1 MB": told(settings="x" * 10**6),
-        "settings with controls": told(settings="\x1b[31m\x07"),
+        "settings empty": metadata(settings=""),
+        "settings null": metadata(settings="null"),
+        "settings of another length": metadata(settings=json.dumps({**settings, "length": 9})),
+        "settings of 1 MB": metadata(settings="x" * 10**6),
+        "settings with controls": metadata(settings="\x1b[31m\x07"),
         "no metadata": _written(EMBEDDINGS, safetensors({**header, "__metadata__": {}}, body)),
-        "metadata of numbers": told(sentences=1),
-        "metadata of a list": told(settings=["a"]),
+        "metadata of numbers": metadata(sentences=1),
+        "metadata of a list": metadata(settings=["a"]),
     }
     return found
 
@@ -205,7 +209,9 @@ def _files(about: Any) -> dict[str, Change]:
         "latents.json of a list": _written(ABOUT, json.dumps([about])),
         "latents.json is a folder": lambda here: _as(here / ABOUT, Path.mkdir),
         "latents.json is a pipe": lambda here: _as(here / ABOUT, os.mkfifo),
-        "latents.json is zeros": lambda here: _as(here / ABOUT, lambda f: f.symlink_to("/dev/zero")),
+        "latents.json is zeros": lambda here: _as(
+            here / ABOUT, lambda f: f.symlink_to("/dev/zero")
+        ),
         "two shards": other(shards=2),
         "a billion shards": other(shards=10**9),
         "shards of a text": other(shards="1"),
@@ -275,7 +281,22 @@ def case(
 
     words = {
         "act": ("act", "frozen.toml", *ACT, "--set", f"text_encoder.embeddings={EMBEDDINGS}"),
-        "train": ("train", "spec.toml", "--data", "set", "--latents", "latents", "--out", "out")
-        + ("--steps", "1", "--batch", "20", "--train", "validation=0", "--json"),
+        "train": (
+            "train",
+            "spec.toml",
+            "--data",
+            "set",
+            "--latents",
+            "latents",
+            "--out",
+            "out",
+            "--steps",
+            "1",
+            "--batch",
+            "20",
+            "--train",
+            "validation=0",
+            "--json",
+        ),
     }
     return Case(name, make, words[way], expected, way, out=("out", "set/meta/wamkit"))

@@ -119,7 +119,9 @@ def _remote() -> dict[str, Change]:
         "code: trust_remote_code": lambda here: both(here, auto_map=mapped, trust_remote_code=True),
         "code: class": lambda here: both(here, tokenizer_class="mine.Tokenizer"),
         "code: class of os": lambda here: both(here, tokenizer_class="os.system"),
-        "code: kernels": lambda here: both(here, attn_implementation="owner/name", use_kernels=True),
+        "code: kernels": lambda here: both(
+            here, attn_implementation="owner/name", use_kernels=True
+        ),
         "code: processor": lambda here: both(here, processor_class="mine.Tokenizer"),
         "code: template": lambda here: both(
             here, chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}"
@@ -181,8 +183,8 @@ def _right(made: Any) -> dict[str, Change]:
     found["a card"] = _written("t5/README.md", b"# mine")
     found["hidden files"] = _written("t5/text_encoder/.DS_Store", bytes(50))
     found["all in one folder"] = lambda here: [
-        [shutil.move(f, here / "t5" / f.name) for f in (here / "t5" / d).iterdir()] and
-        (here / "t5" / d).rmdir()
+        [shutil.move(f, here / "t5" / f.name) for f in (here / "t5" / d).iterdir()]
+        and (here / "t5" / d).rmdir()
         for d in ("tokenizer", "text_encoder")
     ]
     return found
@@ -193,13 +195,13 @@ def valid(material: Path, key: str = "") -> Case:
     return case(material, "valid", lambda here: None, "accepted")
 
 
-def case(
-    material: Path, name: str, change: Change, expected: Expected = "refused"
-) -> Case:
+def case(material: Path, name: str, change: Change, expected: Expected = "refused") -> Case:
     """Act with the changed text encoder."""
 
     def make(here: Path) -> None:
         put(material, here, ["image.png", "frozen.toml", "t5"])
         change(here)
 
-    return Case(name, make, ("act", "frozen.toml", *ACT, "--set", "text_encoder.weights=t5"), expected)
+    return Case(
+        name, make, ("act", "frozen.toml", *ACT, "--set", "text_encoder.weights=t5"), expected
+    )

@@ -24,7 +24,18 @@ SETTINGS, SPEC, RECORD, FILES = (
 STATE = f"{NEWEST}/state/shard-00001-model-00001-of-00001.safetensors"
 Change = Callable[[Path], Any]
 KINDS = ("null", "text", "empty text", "list", "table", "true", "zero", "negative", "fraction")
-KINDS += ("huge", "digits", "nan", "inf", "overflow", "deep", "NUL", "surrogate", "without", "twice")
+KINDS += (
+    "huge",
+    "digits",
+    "nan",
+    "inf",
+    "overflow",
+    "deep",
+    "NUL",
+    "surrogate",
+    "without",
+    "twice",
+)
 GOES = ("train", "spec.toml", "--data", "set", "--out", "run", "--resume", *TRAIN, "--json")
 
 
@@ -39,7 +50,9 @@ def cases(material: Path) -> Iterator[Case]:
             expected = "either" if kind in NUMBERS else expected
         yield case(material, f"run.json {name}", _written(RECORD, made), expected)
     files = json.loads((material / FILES).read_text())
-    for name, _, kind, made in documents(files, ("null", "text", "deep", "list", "twice", "without")):
+    for name, _, kind, made in documents(
+        files, ("null", "text", "deep", "list", "twice", "without")
+    ):
         expected = "same" if kind in ("without", "twice") else "refused"
         yield case(material, f"files.json {name}", _written(FILES, made), expected)
     begun = yaml.safe_load((material / SETTINGS).read_text())
@@ -48,7 +61,7 @@ def cases(material: Path) -> Iterator[Case]:
         yield case(material, f"train.yaml {name}", _written(SETTINGS, made), expected)
     for file in (SETTINGS, SPEC, RECORD, FILES, STATE, "run/log.jsonl"):
         for name, change in _damaged(file).items():
-            loose = file.endswith("log.jsonl") or name == "missing" and file == FILES
+            loose = file.endswith("log.jsonl") or (name == "missing" and file == FILES)
             yield case(material, f"{file[4:]} {name}", change, "either" if loose else "refused")
     for name, change in _folders().items():
         yield case(material, name, change, "either")
@@ -167,7 +180,9 @@ def _states(material: Path) -> dict[str, Change]:
             here / f"{NEWEST}/policy/backbone.safetensors", here / STATE
         ),
         "a bit": lambda here: _flip(here / STATE),
-        "a pickle": _written(STATE, b"\x80\x02cos\nsystem\nX\x13\x00\x00\x00touch ../outside/ran\x85R."),
+        "a pickle": _written(
+            STATE, b"\x80\x02cos\nsystem\nX\x13\x00\x00\x00touch ../outside/ran\x85R."
+        ),
     }
 
 
@@ -179,7 +194,18 @@ def _flip(file: Path) -> None:
 
 def _settings() -> dict[str, tuple[str, ...]]:
     """name -> `--train` that contradicts the run, or is no setting."""
-    values = ("nan", "inf", "-1", "abc", "[]", "{}", "1" + "0" * 400, "[" * 3000, "\x1b[31m", "\udc80")
+    values = (
+        "nan",
+        "inf",
+        "-1",
+        "abc",
+        "[]",
+        "{}",
+        "1" + "0" * 400,
+        "[" * 3000,
+        "\x1b[31m",
+        "\udc80",
+    )
     keys = ("lr", "seed", "batch", "clip", "warmup", "betas", "ema", "parts.backbone.lr", "nothing")
     found = {
         f"{key} {value[:12]!r}": ("--train", f"{key}={value}") for key in keys for value in values
@@ -215,10 +241,14 @@ def _right(material: Path, record: Any, begun: Any) -> dict[str, tuple[Change, t
         "no older checkpoint": lambda here: shutil.rmtree(here / OLDER),
     }
     for key in record:
-        changes[f"run.json {key} first"] = _written(RECORD, json.dumps({key: record[key], **record}))
+        changes[f"run.json {key} first"] = _written(
+            RECORD, json.dumps({key: record[key], **record})
+        )
     for key in begun["settings"]:
         settings = {key: begun["settings"][key], **begun["settings"]}
-        changes[f"train.yaml {key} first"] = _written(SETTINGS, text({**begun, "settings": settings}))
+        changes[f"train.yaml {key} first"] = _written(
+            SETTINGS, text({**begun, "settings": settings})
+        )
     return {name: (change, ()) for name, change in changes.items()}
 
 
@@ -241,7 +271,9 @@ def case(
         change(here)
 
     steps = ("--steps", "3")
-    return Case(name, make, (*GOES, *words, *steps), expected, "", _went_on, ("run", "set/meta/wamkit"))
+    return Case(
+        name, make, (*GOES, *words, *steps), expected, "", _went_on, ("run", "set/meta/wamkit")
+    )
 
 
 def _went_on(here: Path, outcome: Outcome) -> str | None:
