@@ -114,6 +114,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("bad_inputs.jsonl"))
     parser.add_argument("--count", type=int, default=COUNT, help="cases of each area")
     parser.add_argument("--only", help="cases whose name contains this, done before or not")
+    parser.add_argument("--again", action="store_true", help="also those that went wrong before")
     parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
     parser.add_argument("--verbose", action="store_true", help="print every case")
     options = parser.parse_args(words)
@@ -130,7 +131,8 @@ def _lines(
 ) -> Iterator[dict[str, Any]]:
     """One result after another, of cases that have none yet."""
     for case in bench.chosen(area, options.count).cases:
-        if options.only is None and (area, case.name) in done:
+        last = done.get((area, case.name), {}).get("verdict")
+        if last == "right" or (last and not options.again and options.only is None):
             continue
         if options.only is not None and options.only not in case.name:
             continue

@@ -96,7 +96,8 @@ def _type(command: Sequence[str], here: Path, place: Path, streams: Sequence[Pat
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in (1, 2):
             name = ("stdout", "stderr")[number - 1]
-            setattr(sys, name, open(number, "w", encoding="utf-8", buffering=1, closefd=False))
+            stream = os.fdopen(number, "w", encoding="utf-8", buffering=1, closefd=False)
+            setattr(sys, name, stream)
         os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
         os.environ |= {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(place / "home" / ".cache")}
         import tempfile

@@ -206,7 +206,7 @@ def _settings() -> dict[str, tuple[str, ...]]:
         "\x1b[31m",
         "\udc80",
     )
-    keys = ("lr", "seed", "batch", "clip", "warmup", "betas", "ema", "parts.backbone.lr", "nothing")
+    keys = ("lr", "seed", "final", "clip", "warmup", "betas", "ema", "parts.backbone.lr", "nothing")
     found = {
         f"{key} {value[:12]!r}": ("--train", f"{key}={value}") for key in keys for value in values
     }
