@@ -113,7 +113,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("areas", nargs="*", help=f"of {', '.join(AREAS)}; all if left out")
     parser.add_argument("--out", type=Path, default=Path("bad_inputs.jsonl"))
     parser.add_argument("--count", type=int, default=COUNT, help="cases of each area")
-    parser.add_argument("--only", help="cases whose name contains this, done before or not")
+    parser.add_argument("--sample", type=int, help="evenly, so many of these cases")
+    parser.add_argument("--only", help="cases whose name contains this, unless known to be right")
     parser.add_argument("--again", action="store_true", help="also those that went wrong before")
     parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
     parser.add_argument("--verbose", action="store_true", help="print every case")
@@ -130,7 +131,8 @@ def _lines(
     bench: Bench, area: str, options: argparse.Namespace, done: dict[tuple[str, str], Any]
 ) -> Iterator[dict[str, Any]]:
     """One result after another, of cases that have none yet."""
-    for case in bench.chosen(area, options.count).cases:
+    chosen = bench.chosen(area, options.count).cases
+    for case in chosen[:: max(1, len(chosen) // (options.sample or len(chosen)))]:
         last = done.get((area, case.name), {}).get("verdict")
         if last == "right" or (last and not options.again and options.only is None):
             continue
