@@ -274,3 +274,10 @@ def test_the_home_of_nobody_is_a_path_that_is_not_there(raw: dict[str, Any]) -> 
     raw["text_encoder"] = {"name": "bytes", "embeddings": "~nobodyhere/text.safetensors"}
     found = "\n".join(map(str, wamkit.check(raw)))
     assert "nothing is at ~nobodyhere" in found and "no file is at ~nobodyhere" in found
+
+
+@pytest.mark.parametrize("text", ["backbone=toy", "backbone.name=toy", 'backbone="toy"'])
+def test_naming_the_part_that_is_there_loses_none_of_its_settings(text: str) -> None:
+    raw = {"backbone": {"name": "toy", "depth": 7}}
+    assert override(raw, [text]) == raw
+    assert override({"backbone": "toy"}, [text])["backbone"] in ("toy", {"name": "toy"})

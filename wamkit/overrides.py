@@ -71,7 +71,9 @@ def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str
         old = {"name": old}
     if kind not in KINDS or not isinstance(name, str) or not isinstance(old, Mapping):
         return False
-    if old.get("name") in (name, None):
+    if old.get("name") == name:
+        return True  # nothing is exchanged, and no setting is lost
+    if old.get("name") is None:
         return False
     shared = BASES[kind].model_fields
     kept, dropped = {"name": name}, []

@@ -81,7 +81,7 @@ def _lead(line: str) -> int:
 
 def note(text: str) -> None:
     """One line beside the answer, on stderr."""
-    console(stderr=True).print(f"note: {text}", style="dim", soft_wrap=True)
+    console(stderr=True).print(f"note: {abridged(text)}", style="dim", soft_wrap=True)
 
 
 def emit(data: Any, indent: int | None = 2) -> None:
