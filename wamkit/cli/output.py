@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FOUND = 1  # exit code: a check found something
 BAD = 2  # exit code: bad usage or bad input
 LINE = 4000  # characters of a line of an error, which may name what a stranger wrote
+LINES = 200  # of an error or a note
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 
 
@@ -81,7 +82,7 @@ def _lead(line: str) -> int:
 
 def note(text: str) -> None:
     """One line beside the answer, on stderr."""
-    console(stderr=True).print(f"note: {abridged(text)}", style="dim", soft_wrap=True)
+    console(stderr=True).print(f"note: {_cut(text)}", style="dim", soft_wrap=True)
 
 
 def emit(data: Any, indent: int | None = 2) -> None:
@@ -145,8 +146,11 @@ def conflict_lines(conflicts: Sequence[Finding]) -> str:
 
 
 def _cut(text: str) -> str:
-    """`text` for the terminal, each of its lines with at most `LINE` characters."""
-    return "\n".join(shortened(line, LINE) for line in text.split("\n"))
+    """`text` for the terminal: at most `LINES` lines, each with at most `LINE` characters."""
+    lines = text.split("\n")
+    if (more := len(lines) - LINES) > 0:
+        lines = [*lines[:LINES], f"... and {more:,} more lines"]
+    return "\n".join(shortened(line, LINE) for line in lines)
 
 
 def error(what: str, hint: str = "", details: str = "") -> None:
