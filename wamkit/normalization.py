@@ -7,7 +7,7 @@ only if its smallest and its largest value are the same up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,12 +135,23 @@ def _impossible(found: Statistics) -> Iterator[str]:
             yield f"number {i} has min {row['min']:g} above max {row['max']:g}"
         elif row["q01"] > row["q99"]:
             yield f"number {i} has q01 {row['q01']:g} above q99 {row['q99']:g}"
+        else:
+            yield from _outside(i, row)
         if row["std"] < 0:
             yield f"number {i} has a negative std, {row['std']:g}"
         elif row["std"] == 0 and changes(row["min"], row["max"]):
             yield (
                 f"number {i} has std 0, and goes from {row['min']:g} to {row['max']:g} all the same"
             )
+
+
+def _outside(i: int, row: Mapping[str, float]) -> Iterator[str]:
+    """Quantiles and a mean that are not between the smallest and the largest value."""
+    low, high = row["min"], row["max"]
+    slack = 1e-6 * max(abs(low), abs(high), high / 2 - low / 2)  # of sums in float32
+    for name in ("q01", "q99", "mean"):
+        if not low - slack <= row[name] <= high + slack:
+            yield f"number {i} has {name} {row[name]:g}, which is not in {low:g} to {high:g}"
 
 
 class Normalizer:

@@ -31,7 +31,7 @@ def placeholder(file: Path) -> WamkitError | None:
     """
     try:
         if not file.is_file():
-            return None
+            return _special(file)
         size = file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(BEGINNING)
@@ -61,6 +61,15 @@ def placeholder(file: Path) -> WamkitError | None:
             "log in, accept the license if there is one, and download the file again",
         )
     return None
+
+
+def _special(file: Path) -> WamkitError | None:
+    """The error for a pipe, a device or a socket, which may be read for ever; None for others."""
+    if not file.exists() or file.is_dir():
+        return None
+    return WamkitError(
+        f"{file} is no regular file: it is a pipe, a device or a socket", "name a file on a disk"
+    )
 
 
 def refuse_placeholder(file: Path) -> None:

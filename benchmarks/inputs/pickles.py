@@ -196,8 +196,6 @@ def _valid(material: Path) -> Iterator[Case]:
     same = {
         "as it is": whole,
         "before torch 1.6": saved(good, _use_new_zipfile_serialization=False),
-        "protocol 3": saved(good, pickle_protocol=3),
-        "protocol 4": saved(good, pickle_protocol=4),
         "ordered": saved(OrderedDict(good)),
         "turned round": saved(dict(reversed(good.items()))),
         "parameters": saved({n: torch.nn.Parameter(v) for n, v in good.items()}),

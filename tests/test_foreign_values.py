@@ -1,0 +1,47 @@
+"""Statistics that no data can have, and files that are none, are refused in words."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wamkit.actions import read_statistics
+from wamkit.errors import WamkitError
+from wamkit.placeholders import refuse_placeholder
+
+ROW = {"min": [-1.0], "max": [1.0], "mean": [0.0], "std": [0.5], "q01": [-0.9], "q99": [0.9]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"q01": [-5.0]}, "q01 -5, which is not in -1 to 1"),
+        ({"q99": [5.0]}, "q99 5, which is not in -1 to 1"),
+        ({"mean": [1.5]}, "mean 1.5, which is not in -1 to 1"),
+    ],
+)
+def test_statistics_that_no_data_can_have(tmp_path: Path, change: Any, fault: str) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"action": {**ROW, **change}}))
+    with pytest.raises(WamkitError, match=fault):
+        read_statistics(file)
+
+
+def test_a_mean_may_be_rounded_beyond_a_constant(tmp_path: Path) -> None:
+    constant = {name: [0.1] for name in ROW} | {"std": [0.0], "mean": [0.1 + 1e-9]}
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"action": constant}))
+    assert read_statistics(file)["action"].min == (0.1,)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_nothing_is_read_from_pipes_and_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name in ("pipe", "link"):
+        with pytest.raises(WamkitError, match="no regular file"):
+            refuse_placeholder(tmp_path / name)
