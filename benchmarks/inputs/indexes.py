@@ -146,11 +146,13 @@ def _against(index: Any) -> dict[str, Change]:
 
     def again(here: Path) -> None:
         header, body = parts(here / SHARD)
-        other, more = parts(here / names[first])
-        entry = dict(other[first])
+        source = next(shard for shard in names.values() if shard != Path(SHARD).name)
+        other, more = parts(here / "shards" / source)
+        name = next(name for name in other if name != "__metadata__")
+        entry = dict(other[name])
         start, end = entry["data_offsets"]
         entry["data_offsets"] = [len(body), len(body) + end - start]
-        data = safetensors({**header, first: entry}, body + more[start:end])
+        data = safetensors({**header, name: entry}, body + more[start:end])
         (here / SHARD).write_bytes(data)
 
     wrong = next(shard for shard in names.values() if shard != names[first])
@@ -162,10 +164,9 @@ def _against(index: Any) -> dict[str, Change]:
             "a shard is missing": lambda here: (here / SHARD).unlink(),
             "a shard is empty": lambda here: emptied(here, b""),
             "a shard is half": half,
-            "a shard is another": lambda here: (
-                shutil.copy(here / names[first], here / SHARD)
-                if names[first] != Path(SHARD).name
-                else shutil.copy(here / wrong, here / SHARD)
+            "a shard is another": lambda here: shutil.copy(
+                here / "shards" / (names[first] if names[first] != Path(SHARD).name else wrong),
+                here / SHARD,
             ),
             "a shard without tensors": lambda here: emptied(here, safetensors({}, b"")),
             "a shard is a folder": lambda here: _replaced(here, lambda file: file.mkdir()),
