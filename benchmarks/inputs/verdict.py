@@ -85,7 +85,7 @@ def _accepted(case: Case, outcome: Outcome, valid: Any, here: Path) -> tuple[str
     found = answer(outcome)
     if not finite(found):
         return "silently wrong", "an answer that is not finite"
-    if case.expected == "either" or found == valid:
+    if case.expected == "either" or alike(found, valid):
         return "right", "accepted"
     return "silently wrong", f"not the answer of the valid input: {str(found)[:120]}"
 
@@ -99,6 +99,17 @@ def answer(outcome: Outcome) -> Any:
     if isinstance(found, dict):
         return {key: value for key, value in found.items() if key not in TIMES}
     return found
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two answers are the same, their fractions up to rounding in float32."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)
 
 
 def finite(value: Any) -> bool:
