@@ -93,18 +93,22 @@ def main(words: Sequence[str] | None = None) -> None:
     options = _arguments(words)
     began = time.time()
     done = _read(options.out)
+    chosen: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory(prefix="bad-inputs-") as fresh:
         bench = Bench(Path(options.folder or fresh))
         for area in options.areas:
+            cases = bench.chosen(area, options.count).cases
+            chosen |= {(area, case.name) for case in cases}
             with options.out.open("a") as stream:
-                for line in _lines(bench, area, options, done):
+                for line in _lines(bench, area, cases, options, done):
                     stream.write(json.dumps(line) + "\n")
                     stream.flush()
                     if line["verdict"] != "right" or options.verbose:
                         print(
                             f"{area}: {line['case']}: {line['verdict']}: {line['seen']}", flush=True
                         )
-    print(table(_read(options.out), options.areas), end="")
+    found = {key: line for key, line in _read(options.out).items() if key in chosen}
+    print(table(found, options.areas), end="")
     print(f"\n{describe(began)}")
 
 
@@ -128,10 +132,13 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _lines(
-    bench: Bench, area: str, options: argparse.Namespace, done: dict[tuple[str, str], Any]
+    bench: Bench,
+    area: str,
+    chosen: Sequence[Case],
+    options: argparse.Namespace,
+    done: dict[tuple[str, str], Any],
 ) -> Iterator[dict[str, Any]]:
     """One result after another, of cases that have none yet."""
-    chosen = bench.chosen(area, options.count).cases
     for case in chosen[:: max(1, len(chosen) // (options.sample or len(chosen)))]:
         last = done.get((area, case.name), {}).get("verdict")
         if last == "right" or (last and not options.again and options.only is None):

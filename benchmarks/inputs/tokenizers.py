@@ -19,7 +19,7 @@ Change = Callable[[Path], Any]
 KINDS = ("null", "text", "empty text", "list", "table", "true", "zero", "negative", "fraction")
 KINDS += ("huge", "digits", "nan", "inf", "deep", "NUL", "surrogate", "without", "twice", "escape")
 KINDS += ("absolute", "format")
-FATAL = ("deep", "surrogate", "nan", "inf")
+FATAL = ("deep", "nan", "inf")
 SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "vocab_size")
 
 
