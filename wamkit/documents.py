@@ -45,7 +45,8 @@ def read_table(file: Path, what: str, start: str) -> dict[str, Any]:
     refuse_placeholder(file)
     try:
         if not file.is_file():
-            raise WamkitError(f"{file} is no file", f"name a file: {start}")
+            why = "it is no file" if file.exists() else "there is no such file"
+            raise WamkitError(f"{file} cannot be read: {why}", f"name a file: {start}")
         if (size := file.stat().st_size) > BYTES:
             raise WamkitError(
                 f"{file} has {size:,} bytes, a {what} has at most {BYTES:,}", f"name a {what}"
