@@ -12,6 +12,8 @@ import pytest
 from wamkit.actions import read_statistics
 from wamkit.errors import WamkitError
 from wamkit.placeholders import refuse_placeholder
+from wamkit.records import mark, read_manifest, read_record
+from wamkit.train import logs
 
 ROW = {"min": [-1.0], "max": [1.0], "mean": [0.0], "std": [0.5], "q01": [-0.9], "q99": [0.9]}
 
@@ -45,3 +47,24 @@ def test_nothing_is_read_from_pipes_and_devices(tmp_path: Path) -> None:
     for name in ("pipe", "link"):
         with pytest.raises(WamkitError, match="no regular file"):
             refuse_placeholder(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_no_file_of_a_run_is_read_from_a_pipe_or_a_device(tmp_path: Path) -> None:
+    readers: dict[str, Any] = {"run.json": read_record, "files.json": read_manifest}
+    readers |= {"log.jsonl": logs.read, "shard.safetensors": mark}
+    for name, reader in readers.items():
+        os.mkfifo(tmp_path / name)
+        (tmp_path / f"zeros-{name}").symlink_to("/dev/zero")
+        for place in (tmp_path / name, tmp_path / f"zeros-{name}"):
+            with pytest.raises(WamkitError, match="no regular file"):
+                reader(place)
+
+
+@pytest.mark.parametrize("error", [ValueError("math domain error"), IndexError(""), KeyError(1)])
+def test_a_text_encoder_that_fails_on_a_prompt_says_so(error: Exception) -> None:
+    transformers_files = pytest.importorskip("wamkit.transformers_files")
+    with pytest.raises(WamkitError, match="fails on a prompt"), transformers_files.encoding():
+        raise error
+    with pytest.raises(MemoryError), transformers_files.encoding():
+        raise MemoryError

@@ -65,7 +65,7 @@ def placeholder(file: Path) -> WamkitError | None:
 
 def _special(file: Path) -> WamkitError | None:
     """The error for a pipe, a device or a socket, which may be read for ever; None for others."""
-    if not file.exists() or file.is_dir():
+    if not file.exists() or file.is_dir() or file.is_file():
         return None
     return WamkitError(
         f"{file} is no regular file: it is a pipe, a device or a socket", "name a file on a disk"
@@ -75,6 +75,12 @@ def _special(file: Path) -> WamkitError | None:
 def refuse_placeholder(file: Path) -> None:
     """Raise WamkitError if something else lies in place of `file`, saying what."""
     if found := placeholder(file):
+        raise found
+
+
+def refuse_special(file: Path) -> None:
+    """Raise WamkitError if `file` is a pipe, a device or a socket, which may be read for ever."""
+    if found := _special(file):
         raise found
 
 

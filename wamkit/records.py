@@ -14,7 +14,7 @@ from . import strict_json
 from .errors import WamkitError
 from .mistakes import explained
 from .paths import fault_of_name
-from .placeholders import placeholder, refuse_placeholder
+from .placeholders import placeholder, refuse_placeholder, refuse_special
 from .spaces import Section
 
 T = TypeVar("T", bound=BaseModel)
@@ -108,6 +108,7 @@ def parsed(file: Path, cls: type[T], read: Callable[[str], Any], cure: str) -> T
 
     Raises WamkitError with every fault.
     """
+    refuse_special(file)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -140,6 +141,7 @@ def manifest(folder: Path) -> Manifest:
 
 def mark(file: Path) -> str:
     """Size of a file, and a hash of its beginning, middle and end."""
+    refuse_special(file)
     size, found = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as stream:
         for start in sorted({0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)}):

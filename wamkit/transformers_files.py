@@ -100,6 +100,27 @@ def _explaining(what: str, cure: str) -> Iterator[None]:
         logging.set_verbosity(loud)
 
 
+@contextmanager
+def encoding() -> Iterator[None]:
+    """Raise WamkitError for what a model or a tokenizer raises while it encodes prompts.
+
+    Settings of config.json may be read for the first time then. What comes of a lack of memory is
+    left as it is.
+    """
+    try:
+        yield
+    except (WamkitError, MemoryError):
+        raise
+    except BaseException as error:
+        known = isinstance(error, ArithmeticError | LookupError | TypeError | ValueError)
+        if not known and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason is given"])[0][:200]
+        raise WamkitError(
+            f"the text encoder fails on a prompt: {type(error).__name__}: {reason}", AGAIN
+        ) from None
+
+
 def _expect_room(cls: Any, config: Any, model: Path, entries: Mapping[str, Entry]) -> None:
     """Raise WamkitError if a model would have more values than its files, which are then invented.
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import chart, strict_json
 from ..durable import in_words, sync, write_bytes, write_text
+from ..placeholders import refuse_special
 from ..records import MOST
 from .loggers import opened
 
@@ -116,6 +117,7 @@ def _sorted(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
     The last one does not count if a crash has cut it short.
     """
+    refuse_special(file)
     lines, damaged = [], []
     texts = file.read_bytes().split(b"\n") if file.exists() else []
     for number, text in enumerate(texts, 1):

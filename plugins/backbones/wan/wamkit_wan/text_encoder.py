@@ -24,7 +24,7 @@ from torch import nn
 from transformers import UMT5EncoderModel
 
 from wamkit.pretrained import refuse_long
-from wamkit.transformers_files import load
+from wamkit.transformers_files import encoding, load
 from wamkit.types import Text
 
 
@@ -66,6 +66,7 @@ class UMT5Encoder(nn.Module):
         """Stay in evaluation mode whatever the policy does: UMT5 has dropout."""
         return super().train(False)
 
+    @encoding()
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
         """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""

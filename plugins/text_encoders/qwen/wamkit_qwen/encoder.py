@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3Model
 
 from wamkit.errors import WamkitError
 from wamkit.pretrained import refuse_long
-from wamkit.transformers_files import load, read_config
+from wamkit.transformers_files import encoding, load, read_config
 from wamkit.types import Text
 
 from .recipes import RECIPES, Recipe
@@ -51,6 +51,7 @@ class QwenEncoder(nn.Module):
         """Stay in evaluation mode whatever the policy does."""
         return super().train(False)
 
+    @encoding()
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
         """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""

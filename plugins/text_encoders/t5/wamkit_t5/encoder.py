@@ -22,7 +22,7 @@ from torch import nn
 from transformers import T5EncoderModel
 
 from wamkit.pretrained import refuse_long
-from wamkit.transformers_files import load
+from wamkit.transformers_files import encoding, load
 from wamkit.types import Text
 
 from . import Padding
@@ -56,6 +56,7 @@ class T5Encoder(nn.Module):
         """Stay in evaluation mode whatever the policy does: T5 has dropout."""
         return super().train(False)
 
+    @encoding()
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
         """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""
