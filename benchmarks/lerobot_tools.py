@@ -3,7 +3,7 @@
     python benchmarks/lerobot_tools.py [--lerobot PYTHON] [--sets NAME ...] [--out FOLDER]
 
 PYTHON is an interpreter in which LeRobot is installed (`pip install 'lerobot[dataset]'` in an
-environment of its own; it needs Python 3.12), by default $WAMKIT_LEROBOT_PYTHON, or this one. Ends
+environment of its own; it needs Python 3.12), by default $LEROBOT_PYTHON, or this one. Ends
 without an error where there is none.
 
 Every result is checked as `wamkit data check --decode` does, read as training samples of
@@ -389,7 +389,7 @@ def main(words: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     here = sys.executable if find_spec("lerobot") else None
-    parser.add_argument("--lerobot", default=os.environ.get("WAMKIT_LEROBOT_PYTHON") or here)
+    parser.add_argument("--lerobot", default=os.environ.get("LEROBOT_PYTHON") or here)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=None)
     parser.add_argument("--out", type=Path, help="keep data sets, results and logs here")
     asked = parser.parse_args(words)

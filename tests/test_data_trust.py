@@ -139,7 +139,7 @@ def test_pipes_in_place_of_metadata_are_not_waited_for(tmp_path: Path) -> None:
     (info / "info.json").write_text(json.dumps(about))
     for name in ("tasks.jsonl", "episodes.jsonl"):
         os.mkfifo(info / name)
-    assert any("it is no file" in str(finding) for finding in check(tmp_path / "v2"))
+    assert any("is no regular file" in str(finding) for finding in check(tmp_path / "v2"))
 
 
 ENTRY = {"seed": 0, "noise": 0.1, "linger": 4, "episodes": 1, "frames": 3, "attempts": 1}

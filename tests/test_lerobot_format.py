@@ -22,6 +22,7 @@ import pytest
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.data.episode_statistics import of_values, sampled, together
 from wamkit.errors import WamkitError
+from wamkit.parity import same_values
 
 DATA = Path(__file__).parent / "data"
 TOOLS = Path(__file__).parent.parent / "benchmarks" / "lerobot_tools.py"
@@ -31,7 +32,7 @@ FEATURES = {
     name: Feature(raw["dtype"], raw["shape"], raw["names"])
     for name, raw in MAKE["FEATURES"].items()
 }
-LEROBOT = os.environ.get("WAMKIT_LEROBOT_PYTHON") or find_spec("lerobot")
+LEROBOT = os.environ.get("LEROBOT_PYTHON") or find_spec("lerobot")
 CAMERA = MAKE["SMALL"]
 
 
@@ -114,7 +115,8 @@ def test_adding_gives_the_same_rows_as_writing_at_once(written: Path, tmp_path: 
     assert [row["meta/episodes/file_index"] for row in _rows(folder)] == [0, 0, 0]
     for feature, known in _json(written, "stats.json").items():
         for name, value in known.items():
-            assert np.allclose(_json(folder, "stats.json")[feature][name], value), (feature, name)
+            found = np.array(_json(folder, "stats.json")[feature][name], np.float64)
+            same_values(found, np.array(value, np.float64), 1e-6)
 
 
 @pytest.mark.parametrize("tasks", [True, False])
@@ -254,7 +256,7 @@ def test_statistics_together_are_those_of_all_rows() -> None:
     parts = [of_values(rows[:20]), of_values(rows[20:])]
     whole, found = of_values(rows), together(parts)
     for name in ("min", "max", "mean", "std", "count"):
-        assert np.allclose(found[name], whole[name]), name
+        same_values(np.float64(found[name]), np.float64(whole[name]))
     older = {name: value for name, value in parts[1].items() if name != "q50"}
     assert "q50" not in together([parts[0], older])
     with pytest.raises(ValueError, match="count"):
@@ -262,7 +264,7 @@ def test_statistics_together_are_those_of_all_rows() -> None:
 
 
 def test_without_lerobot_its_tools_are_not_tried(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.delenv("WAMKIT_LEROBOT_PYTHON", raising=False)
+    monkeypatch.delenv("LEROBOT_PYTHON", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert runpy.run_path(str(TOOLS))["main"]([]) == 0
     assert capsys.readouterr().out == "LeRobot is not installed here: nothing to try\n"

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wamkit import layers, modes
+from wamkit import layers, modes, placing
 from wamkit.check import check
 from wamkit.compositions import Cell, matrix
 from wamkit.errors import WamkitError
@@ -179,7 +179,9 @@ class Device(TorchDispatchMode):
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
-            policy.to(CUDA)
+            with pytest.MonkeyPatch.context() as patch:  # that this machine has one is pretended
+                patch.setattr(placing, "expect_device", lambda *_, **__: CUDA)
+                policy.to(CUDA)
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(before)
         assert policy.device == CUDA

@@ -315,7 +315,7 @@ def _forget(folder: Path) -> None:
             _widen,
             r"of another shape \(found for expected\): expert.0.ffn.net.0.proj.bias \[256\] for",
         ),
-        (_forget, "statistics.json cannot be read"),
+        (_forget, "statistics.json is no valid JSON"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_what_is_wrong(
