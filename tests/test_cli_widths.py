@@ -387,7 +387,7 @@ class Long(VAEConfig):
     def stride(self):
         return 4, 8, 8
 
-    def build(self):
+    def _build(self):
         raise NotImplementedError
 
 @hookimpl

@@ -122,7 +122,7 @@ def test_a_plugin_with_one_broken_part_is_set_aside_whole() -> None:
         def channels(self) -> int:
             return 4
 
-        def build(self) -> Any: ...
+        def _build(self) -> Any: ...
 
     found = Registry()
     plugin = SimpleNamespace(__name__="mine", register=None)
@@ -192,7 +192,7 @@ def test_a_rule_that_fails_is_the_conflict_of_its_plugin_alone(
         def fit(self, spec: Any) -> Any:
             raise TypeError("a rule broke")
 
-        def build(self) -> Any: ...
+        def _build(self) -> Any: ...
 
     rules = backbone("ruleful", conflicts=fails)
     found = installed_beside(Buggy, rules)

@@ -38,7 +38,6 @@ FLOORS = {
         "containment",
         "guards",
         "installation",
-        "vae_dtype",
         "traits",
         "visibility",
         "work",

@@ -35,7 +35,7 @@ BASES: Mapping[str, type[Part]] = {
 """kind -> the class that parts of that kind are derived from."""
 MUST_DEFINE: Mapping[str, tuple[str, ...]] = {
     "backbone": ("traits", "build"),
-    "vae": ("channels", "stride", "build"),
+    "vae": ("channels", "stride", "_build"),
     "text_encoder": ("width", "max_tokens", "build"),
     "action_head": ("tokens", "build"),
     "paradigm": ("sees", "program", "build"),

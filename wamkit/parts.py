@@ -25,7 +25,6 @@ from .published import Published, open_fields
 from .resizing import expect_resizable as expect_resizable
 from .traits import TrainedWith as TrainedWith
 from .traits import Traits as Traits
-from .vae_dtype import in_its_dtype
 from .values import Table
 from .visibility import Visibility
 
@@ -190,11 +189,6 @@ class VAEConfig(Weighted):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What it computes in, whatever its file holds; latents are float32."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "build" in vars(cls):  # so that no plugin has to see to the dtype
-            cls.build = in_its_dtype(cls.build)  # type: ignore[assignment]
-
     @property
     def channels(self) -> int:
         """Channels of a latent (C)."""
@@ -212,8 +206,27 @@ class VAEConfig(Weighted):
         return self.name
 
     def build(self) -> Any:
-        """Return a `wamkit.interfaces.VAE`; the caller gets it in `dtype`."""
-        raise NotImplementedError(f"{type(self).__name__} must build a VAE")
+        """Return a `wamkit.interfaces.VAE` in `dtype`.
+
+        What the VAE names in `keep_float32` stays in float32. In bfloat16 the kernels of
+        two-dimensional convolutions are stored with channels last, the layout of the fast ones of
+        a GPU; activations take that layout from them.
+        """
+        import torch
+
+        from .weights import cast
+
+        vae = cast(self._build(), getattr(torch, self.dtype))
+        if self.dtype == "bfloat16":
+            for layer in vae.modules():
+                if isinstance(layer, torch.nn.Conv2d):
+                    kernel = layer.weight.data
+                    layer.weight.data = kernel.contiguous(memory_format=torch.channels_last)
+        return vae
+
+    def _build(self) -> Any:
+        """Return a `wamkit.interfaces.VAE` in any dtype: what a plugin implements."""
+        raise NotImplementedError(f"{type(self).__name__} must build a VAE in _build")
 
 
 class TextEncoderConfig(Weighted):

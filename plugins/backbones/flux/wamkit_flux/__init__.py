@@ -289,7 +289,7 @@ class Flux2VAE(VAEConfig):
 
         return VAE
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import PUBLISHED, TINY, Flux2Autoencoder
@@ -328,7 +328,7 @@ class Flux1VAE(VAEConfig):
 
         return VAE
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import PUBLISHED, TINY, Flux1Autoencoder

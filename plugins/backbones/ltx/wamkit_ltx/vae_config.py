@@ -230,7 +230,7 @@ class LTXVAE(_VAE):
 
         return DIALECTS
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import LTXVideoVAE
@@ -265,7 +265,7 @@ class LTX2VAE(_VAE):
 
         return DIALECTS_2
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .vae import LTXVideoVAE

@@ -98,7 +98,7 @@ class PixelShuffle(VAEConfig):
                 hint="remove vae.weights, or choose another VAE (`wamkit list vae`)",
             )
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from .vae import PixelShuffle as PixelShuffleVAE
 
         return PixelShuffleVAE(self.strides)

@@ -221,7 +221,7 @@ class WanVAE21(VAEConfig):
 
         return _vae_layouts(ORIGINAL_21)
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from .vae import WAN21
 
         return _build_vae(self, WAN21)
@@ -255,7 +255,7 @@ class WanVAE22(VAEConfig):
 
         return _vae_layouts(ORIGINAL_22)
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from .vae import WAN22
 
         return _build_vae(self, WAN22)

@@ -77,7 +77,7 @@ class _Video(_Tiny):
 
         return VIDEO
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .taehv import PUBLISHED, TINY, VideoAutoencoder
@@ -142,7 +142,7 @@ class TAEF1(_Tiny):
 
         return IMAGE
 
-    def build(self) -> Any:
+    def _build(self) -> Any:
         from wamkit.weights import materialize
 
         from .taef import PUBLISHED, TINY, ImageAutoencoder
