@@ -273,7 +273,6 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         "policy.act: tensors of pictures in",
         "max ms",
         "of fewer than 20 calls the longest",
-        "operations counted / closed formula: 1.",
         "control: actions of a chunk over its median time",
         "peak memory: CPU: the most this process ever held",
     ):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from wamkit import meta_ops
 from wamkit.cost import Counter, cost
@@ -87,3 +88,17 @@ def test_what_is_not_on_the_meta_device_is_computed() -> None:
         one, two = x @ x.t(), (x + 1) @ x.t()
     assert counter.operations == 2 * 2 * 2 * 2 * 3
     assert torch.equal(one, x @ x.t()) and torch.equal(two, (x + 1) @ x.t())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_transformer_block_counts_as_its_closed_formula(device: str) -> None:
+    tokens, width, hidden = 24, 16, 40
+    block = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True).to(device)
+    image = torch.zeros(1, 3, 8, 8, device=device)
+    with Counter() as counter:
+        block(torch.zeros(1, tokens, width, device=device))
+        nn.functional.conv2d(image, torch.zeros(5, 3, 2, 2, device=device), stride=2)
+    projections = tokens * 2 * (4 * width**2 + 2 * width * hidden)
+    attention = 2 * tokens**2 * 2 * width
+    convolution = 2 * 5 * 3 * 2 * 2 * 4 * 4
+    assert counter.operations == projections + attention + convolution

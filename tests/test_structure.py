@@ -40,7 +40,6 @@ FLOORS = {
         "installation",
         "traits",
         "visibility",
-        "work",
         "spaces",
         "schedules",
         "reading",

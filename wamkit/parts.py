@@ -30,7 +30,6 @@ from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
-    from .work import Pass
 
 
 class Part(Table):
@@ -328,14 +327,6 @@ class ActionHeadConfig(Weighted):
     def layers_read(self, traits: Traits) -> tuple[int, ...]:
         """The backbone's layers whose outputs the head reads, counted from 0."""
         return ()
-
-    def operations(self, sizes: Sizes, given: Pass) -> float | None:
-        """Operations of the head's own network in a pass over one sample (`wamkit.work`).
-
-        Without what its tokens cost in blocks of the backbone (`shares_blocks`). None if no
-        formula is known; `wamkit bench` then prints none.
-        """
-        return None
 
     def build(self, sizes: Sizes) -> Any:
         """Return a `wamkit.interfaces.ActionHead`."""

@@ -44,8 +44,6 @@ class Traits(BaseModel):
     """Numbers in a head (E)."""
     feed_forward: int = 0
     """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
-    gated: bool = False
-    """True if a third layer of a block's feed-forward gates what the first one makes (SwiGLU)."""
     latent_channels: int
     """Channels of the latents it denoises (C)."""
     text_width: int

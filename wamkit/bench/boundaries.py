@@ -30,7 +30,6 @@ FIGURES = {
     "first chunk": "after policy.set_mode: compilation, recording and buffers; not loading",
     "peak memory": "CPU: the most this process ever held, loading and libraries included; "
     "GPU: of tensors, while the chunks ran",
-    "closed formula": "GFLOP counted in all passes over those that follow from the sizes alone",
     "framework": "processor time on a CPU, time on a GPU: of whole chunks in eager, against the "
     "same parts, and the same operations of torch between them, called by hand with the same "
     "tensors; quartiles of the rounds in brackets",

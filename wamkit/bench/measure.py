@@ -24,10 +24,8 @@ from ..modes import records
 from ..observation import Observation
 from ..parts import KINDS
 from ..policy import DTYPES, Policy
-from ..spec import PolicySpec
 from ..trial import observation
 from .boundaries import FIGURES, STAGES
-from .formula import by_formula
 from .machine import Roof, machine, peak_bytes, roof, seconds
 from .taps import Call, Stages, recorded
 
@@ -70,8 +68,6 @@ class Report:
         float  # control rate at which a chunk is ready when the last one has been played
     )
     wants_hertz: float
-    closed_formula: float | None  # operations counted in all passes over those of the formula
-    formulas: Mapping[str, float]  # the same by stage; empty where a part gives no formula
     framework: float | None  # share of a chunk that is neither in a part nor in a kernel it calls
     framework_quartiles: tuple[float, float] | None  # the first and the third, of the rounds
     random: tuple[str, ...]  # parts with random weights
@@ -131,7 +127,6 @@ def measure(
     peak = peak_bytes(device)
     top = top.higher(roof(device, dtype))
     rows = [*_beside(policy, seen, device, rounds), *_rows(staged, _work(work.calls, mode), top)]
-    formulas = _formulas(spec, [call for call in work.calls if call.given is not None])
     ops, moved = sum(c.operations for c in work.calls), sum(c.bytes for c in work.calls)
     chunk = _row("chunk", whole, 1, statistics.median(whole), (ops, moved), top)
     took = chunk.median_ms / 1000
@@ -150,8 +145,6 @@ def measure(
         actions_per_second=batch * spec.actions.chunk / took,
         sustains_hertz=spec.actions.chunk / took,
         wants_hertz=spec.actions.hertz,
-        closed_formula=formulas.pop("", None),
-        formulas=formulas,
         framework=statistics.median(shares) if shares else None,
         framework_quartiles=_quartiles(shares) if shares else None,
         random=tuple(k for k in KINDS if _random(getattr(spec, k), getattr(policy, k))),
@@ -187,20 +180,6 @@ def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[floa
 def _quartiles(found: Sequence[float]) -> tuple[float, float]:
     first, _, third = statistics.quantiles(found, n=4, method="inclusive")
     return first, third
-
-
-def _formulas(spec: PolicySpec, calls: Sequence[Call]) -> dict[str, float]:
-    """Counted over computed operations of passes by stage, and of all under "", if any."""
-    expected = by_formula(spec, [call.given for call in calls if call.given is not None])
-    if not expected or not all(expected):
-        return {}
-    counted: dict[str, float] = {}
-    computed: dict[str, float] = {}
-    for call, operations in zip(calls, expected, strict=True):
-        for stage in (call.stage, ""):
-            counted[stage] = counted.get(stage, 0) + call.operations
-            computed[stage] = computed.get(stage, 0) + operations
-    return {stage: operations / computed[stage] for stage, operations in counted.items()}
 
 
 def _processor(run: Callable[[], Any], device: torch.device) -> float:

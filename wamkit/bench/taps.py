@@ -22,8 +22,6 @@ from ..interfaces.action_head import is_prefill
 from ..modes import records
 from ..policy import Policy
 from ..types import Memo
-from ..work import Pass
-from .formula import on_paper
 from .machine import seconds
 
 Label = Callable[..., str]
@@ -59,7 +57,6 @@ class Call:
     seconds: float
     operations: int = 0
     bytes: int = 0
-    given: Pass | None = None  # of a pass of the network that was counted
 
 
 @dataclass
@@ -87,17 +84,14 @@ class Stages:
             places.append((policy, "model", _pass))
         with ExitStack() as stack:
             for owner, name, label in places:
-                paper = partial(on_paper, policy.spec, policy.paradigm.sees)
-                written = self._written(label, paper if name == "model" else None)
-                stack.enter_context(tapped(owner, name, written))
+                stack.enter_context(tapped(owner, name, self._written(label)))
             yield
 
-    def _written(self, label: Label, paper: Callable[..., Pass] | None) -> Callable[..., Any]:
+    def _written(self, label: Label) -> Callable[..., Any]:
         def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found: list[Any] = []
             call = Call(label(*args, **kwargs), 0.0)
             if self.counts:
-                call.given = None if paper is None else paper(*args, **kwargs)
                 with Counter() as counter:
                     found.append(method(*args, **kwargs))
                 call.operations, call.bytes = counter.operations, counter.bytes

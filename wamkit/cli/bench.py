@@ -234,14 +234,6 @@ def _draw(
         f"first chunk {brief(report.first_ms)} ms; peak memory {brief(report.peak_bytes / 1e9)} GB "
         f"({'tensors' if machine['device'] == 'cuda' else 'the whole process'})"
     )
-    if report.closed_formula is None:
-        say("no formula: a part does not tell what it computes")
-    else:
-        low, high = min(report.formulas.values()), max(report.formulas.values())
-        say(
-            f"operations counted / closed formula: {report.closed_formula:.2f} "
-            f"({low:.2f} to {high:.2f} by stage)"
-        )
     if report.framework is not None and report.framework_quartiles is not None:
         low, high = report.framework_quartiles
         say(

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
-from wamkit.work import Pass, ends_of
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -57,10 +56,6 @@ class LatentSlot(ActionHeadConfig):
         found = {"context": int(self.learns_blank), "state": int(sizes.state > 0)}
         found |= {part: self.frames(sizes) if part == "action" else 1 for part in sizes.predicts}
         return {role: sizes.traits.tokens(n, *sizes.latent[1:]) for role, n in found.items() if n}
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        each = ends_of(sizes.traits, prefill=given.prefill)
-        return float(each * sum(given.numbers.values()))
 
     def tiny(self) -> LatentSlot:
         return self.model_copy(update={"slots": None, "weights": None})

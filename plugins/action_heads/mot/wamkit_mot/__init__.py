@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +10,6 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes, Traits
-from wamkit.work import Pass, layer_of
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -78,12 +76,6 @@ class Mot(ActionHeadConfig):
     @property
     def state_is_word(self) -> bool:
         return self.state == "text"
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        layer = layer_of(sizes.traits, self.width, self.feed_forward)
-        if self.block == "own":
-            layer = replace(layer, gated=False, cross=self.reads_text)
-        return len(self.awake(sizes.traits)) * layer.all(given.numbers, given)
 
     def tiny(self) -> Mot:
         small = {"width": 32, "feed_forward": 64, "every": min(self.every, 2)}

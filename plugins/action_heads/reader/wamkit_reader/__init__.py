@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Sizes, Traits
 from wamkit.reading import ReaderConfig, places, unread_state
-from wamkit.work import Layer, Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -102,18 +101,6 @@ class Reader(ReaderConfig):
     @property
     def state_is_word(self) -> bool:
         return self.state == "text"
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        if given.prefill:
-            return 0.0
-        layer = Layer(self.width, self.feed_forward, self.width, self.width)
-        read, count = len(self.layers_read(sizes.traits)), sum(given.numbers.values())
-        blocks = read if self.reads == "each" else self.blocks or 0
-        shown = given.shown(given.numbers) * (read if self.reads == "all" else 1)
-        shown += given.words if self.reads_text else 0
-        own = count * (layer.token(0) + 4 * self.width**2 + 4 * self.width * (count + shown))
-        new = 4 * sizes.traits.width * self.width * shown if given.new_frames else 0
-        return float(blocks * (own + new))
 
     def tiny(self) -> Reader:
         size = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4, "weights": None}

@@ -10,7 +10,6 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Sizes, Traits
 from wamkit.reading import ReaderConfig, unread_state
-from wamkit.work import Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -59,20 +58,6 @@ class Regression(ReaderConfig):
     @property
     def state_is_word(self) -> bool:
         return self.state == "text"
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        if not given.numbers:
-            return 0.0
-        inputs = len(self.layers_read(sizes.traits)) * sizes.traits.width
-        pooled = 4 * inputs * given.shown(given.numbers) if self.pool == "attention" else 0
-        inputs += sizes.state if self.state == "numbers" else 0
-        inputs += sizes.traits.text_width if self.text == "pooled" else 0
-        outputs = sum(
-            sizes.numbers(part) * (sizes.chunk if part == "action" else 1)
-            for part in sizes.predicts
-        )
-        hidden = inputs + (self.depth - 1) * self.width + outputs
-        return float(pooled + 2 * hidden * self.width)
 
     def tiny(self) -> Regression:
         layers = self.layers if self.layers == "all" else None

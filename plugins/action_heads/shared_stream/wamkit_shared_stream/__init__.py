@@ -9,7 +9,6 @@ from pydantic import Field
 
 from wamkit.hooks import hookimpl
 from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
-from wamkit.work import Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -57,9 +56,6 @@ class SharedStream(ActionHeadConfig):
         state = {"state": 1} if self.state == "token" and sizes.state else {}
         others = {part: 1 for part in sizes.predicts if part != "action"}
         return {**state, "action": sizes.chunk, **others}
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        return 0.0
 
     def tiny(self) -> SharedStream:
         return self.model_copy(update={"weights": None})

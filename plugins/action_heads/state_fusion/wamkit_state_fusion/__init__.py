@@ -10,7 +10,6 @@ from pydantic import Field
 from wamkit.hooks import hookimpl
 from wamkit.parts import Conflict, Part, Sizes, Traits
 from wamkit.reading import ReaderConfig, unread_state
-from wamkit.work import Pass
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -76,18 +75,6 @@ class StateFusion(ReaderConfig):
     @property
     def state_is_word(self) -> bool:
         return self.state == "text"
-
-    def operations(self, sizes: Sizes, given: Pass) -> float:
-        d, part, width = sizes.traits.width, self.layer_width, self.width
-        read = len(self.layers_read(sizes.traits))
-        shown = given.shown(given.numbers)
-        total = 4 * d * self.adapter * sum(given.frames.values()) * read
-        if not given.numbers:
-            return float(total)
-        total += read * (4 * d * d * shown + 4 * d * self.queries * shown)
-        total += read * (4 * d * d * self.queries + 2 * part * (d + part) + 2 * part * width)
-        total += self.blocks * 4 * width**2
-        return float(total + sizes.chunk * 2 * (2 * width**2 + width * sizes.action))
 
     def tiny(self) -> StateFusion:
         size = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "weights": None}

@@ -143,7 +143,7 @@ class Flux2(_Flux):
 
     @property
     def traits(self) -> Traits:
-        return self._traits(gated=True, latent_channels=self.latent_channels, patch=(1, 1, 1))
+        return self._traits(latent_channels=self.latent_channels, patch=(1, 1, 1))
 
     @classmethod
     def published(cls) -> Sequence[Published]:

@@ -103,7 +103,6 @@ class OmniGen2(VariantBackbone):
             key_heads=self.key_heads,
             head_size=head_size,
             feed_forward=self.feed_forward,
-            gated=True,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
