@@ -50,7 +50,7 @@ def test_the_matrix_is_data_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["matrix", "--backbone", "toi"], "toy"),
+        (["matrix", "--backbone", "toi"], "toy"),  # codespell:ignore toi
         (["matrix", "--out", "x.csv"], "neither .md nor .json"),
         (["compare", TOY, "--plot", "x.png"], "not .svg"),
         (["compare", "nothing.toml"], "no spec at nothing.toml"),

@@ -282,11 +282,11 @@ def test_a_missing_module_comes_with_the_command_that_cures_it(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["chek"], "No such command 'chek'. Did you mean 'check'?"),
+        (["chek"], "No such command 'chek'. Did you mean 'check'?"),  # codespell:ignore chek
         (["frobnicate"], "The commands are list, show, check"),
         (["check"], "Missing argument"),
         (["check", "nowhere.toml"], "error: no spec at nowhere.toml"),
-        (["show", "backbone", "toi"], "did you mean 'toy'?"),
+        (["show", "backbone", "toi"], "did you mean 'toy'?"),  # codespell:ignore toi
     ],
 )
 def test_bad_usage_ends_with_2_and_says_what_to_type(

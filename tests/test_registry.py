@@ -145,7 +145,7 @@ def test_a_plugin_for_another_contract_is_set_aside() -> None:
 
 def test_misspelt_names_and_kinds_get_a_suggestion() -> None:
     with pytest.raises(WamkitError, match="did you mean 'toy'"):
-        registry().get("backbone", "toi")
+        registry().get("backbone", "toi")  # codespell:ignore toi
     with pytest.raises(WamkitError, match="did you mean 'backbone'"):
         registry().get("backbon", "toy")
     with pytest.raises(WamkitError, match="pip install a plugin that offers 'zzzzzz'"):

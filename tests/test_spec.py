@@ -76,14 +76,16 @@ def test_a_bad_override_says_what_is_wrong(raw: dict[str, Any], text: str, messa
 
 
 def test_all_mistakes_are_reported_at_once(raw: dict[str, Any]) -> None:
-    raw["backbone"]["name"] = "toi"
-    raw["action_head"]["widht"] = 3
+    raw["backbone"]["name"] = "toi"  # codespell:ignore toi
+    raw["action_head"]["widht"] = 3  # codespell:ignore widht
     raw["cameras"]["views"][0]["size"] = [60, 96]
     raw["parodigm"] = raw.pop("paradigm")
     conflicts = wamkit.check(raw)
     said = "\n".join(map(str, conflicts))
-    assert "no backbone is called 'toi'" in said and "did you mean 'toy'?" in said
-    assert "action_head.widht: no such key\n    hint: did you mean 'width'?" in said
+    assert "no backbone is called 'toi'" in said  # codespell:ignore toi
+    assert "did you mean 'toy'?" in said
+    wrong = "action_head.widht: no such key"  # codespell:ignore widht
+    assert f"{wrong}\n    hint: did you mean 'width'?" in said
     assert "parodigm: no such section in a spec\n    hint: did you mean 'paradigm'?" in said
     assert "paradigm: the spec does not name one" in said
     assert len(conflicts) == 4  # what needs the backbone cannot be judged without it
@@ -230,7 +232,7 @@ def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) 
         ("schedules.action.solver=eulr", ["did you mean 'euler'?", "heun"], []),
         ("schedules.action.steps=ten", ["a whole number, such as steps = 10"], []),
         ("dtype=bfloat", ["did you mean 'bfloat16'?"], []),
-        ("paradigm.name=jont", ["did you mean 'joint'?"], []),
+        ("paradigm.name=jont", ["did you mean 'joint'?"], []),  # codespell:ignore jont
     ],
 )
 def test_a_mistake_is_told_with_what_may_stand_there(

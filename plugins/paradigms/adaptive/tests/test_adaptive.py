@@ -185,7 +185,7 @@ def test_a_spec_with_inner_tables_survives_being_written(way: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("settings", "place", "message"),
     [
-        ({"fast": {"untill": 1}}, "paradigm.fast.untill", "no such key"),
+        ({"fast": {"untill": 1}}, "paradigm.fast.untill", "no such key"),  # codespell:ignore untill
         ({"slow": {"until": "first_frame"}}, "paradigm", "fast and slow are the same"),
         ({"inner": "single_pass"}, "paradigm", "change a setting of single_pass in one of them"),
         (
