@@ -1,4 +1,4 @@
-"""The Wan family as configuration: the video backbone, its two VAEs and its text encoder."""
+"""The Wan family as configuration: the video backbone and its two VAEs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from wamkit.parts import (
 from wamkit.published import Published
 
 from . import published
-from .text_encoder_config import UMT5
 
 if TYPE_CHECKING:
     from wamkit.spec import PolicySpec
@@ -288,4 +287,3 @@ def register(add: Callable[[type[Part]], None]) -> None:
     add(Wan)
     add(WanVAE21)
     add(WanVAE22)
-    add(UMT5)

@@ -1,6 +1,6 @@
-"""T5 as configuration: `t5-xxl`, which LTX-Video and FLUX.1 read, and `t5-11b`, Cosmos-Predict2's.
+"""T5 as configuration: `t5-xxl` of LTX-Video and FLUX.1, `t5-11b` of Cosmos, `umt5-xxl` of Wan.
 
-One encoder, two published models; what becomes of padding is a choice with a name.
+One encoder, three published models; what becomes of padding is a choice with a name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class _T5(PretrainedText):
     """The most tokens of a prompt, and what it is padded to where padding is attended to."""
     padding: Padding
     """`mask`: hidden from T5 and from the backbone, as in LTX-Video. `zeros`: hidden from T5, zero
-    vectors to the backbone, as in Cosmos-Predict2. `attended`: seen by both, as in FLUX.1."""
+    vectors to the backbone, as in Cosmos-Predict2 and Wan. `attended`: seen by both, as in
+    FLUX.1."""
     embedding: int = Field(gt=0)
     """Width of an embedding; another one is for smaller members of the family."""
 
@@ -64,7 +65,9 @@ class _T5(PretrainedText):
         model, tokenizer = self.folders()
         from .encoder import T5Encoder
 
-        return T5Encoder.load(model, tokenizer, length=self.length, padding=self.padding)
+        return T5Encoder.load(
+            self.model_type, model, tokenizer, length=self.length, padding=self.padding
+        )
 
 
 class T5XXL(_T5):
@@ -97,7 +100,24 @@ class T511B(_T5):
     embedding: int = Field(default=1024, gt=0)
 
 
+class UMT5XXL(_T5):
+    """The frozen encoder half of UMT5-XXL (5.7 billion parameters), as Wan uses it."""
+
+    source = "https://huggingface.co/google/umt5-xxl"
+    model_type = "umt5"
+    layout = (
+        "name a copy of a Wan checkpoint in diffusers' layout (Wan-AI/Wan2.2-TI2V-5B-Diffusers, "
+        "...), with the folders text_encoder and tokenizer"
+    )
+
+    name: Literal["umt5-xxl"] = "umt5-xxl"
+    length: int = Field(default=512, gt=0)
+    padding: Padding = "zeros"
+    embedding: int = Field(default=4096, gt=0)
+
+
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
     add(T5XXL)
     add(T511B)
+    add(UMT5XXL)
