@@ -17,7 +17,8 @@ from wamkit import WamkitError
 from wamkit.cli import output
 from wamkit.cli.notes import noted
 from wamkit.data.example import record
-from wamkit.printable import OBEYED, OneLine, escaped, printable
+from wamkit.errors import OBEYED, printable
+from wamkit.printable import OneLine, escaped
 from wamkit.spec import parse, read
 
 SMALL = Path(__file__).parent / "data" / "small.toml"

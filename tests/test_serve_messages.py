@@ -14,9 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import wamkit
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, printable
 from wamkit.policy import Policy
-from wamkit.printable import printable
 from wamkit.serve import codec
 from wamkit.serve.client import Client
 from wamkit.serve.quoting import brief, quoted

@@ -13,7 +13,6 @@ from wamkit.check import check
 from wamkit.cli.explain import explained
 from wamkit.company import expect_alike
 from wamkit.interfaces import stream_of
-from wamkit.layers import text_level
 from wamkit.parity import other_values, same_values
 from wamkit.policy import Policy
 from wamkit.programs import program_of
@@ -21,6 +20,7 @@ from wamkit.registry import registry
 from wamkit.replay import uncached
 from wamkit.spec import PolicySpec
 from wamkit.testing import gives_words_the_noise_level_it_states
+from wamkit.text import text_level
 from wamkit.train.plan import kept
 from wamkit.trial import acted, changed, compose, composed, default, redrawn, scene_of
 from wamkit.types import Scene, Velocity

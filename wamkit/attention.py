@@ -29,10 +29,17 @@ from .cache import KV, KVCache, joined
 from .errors import WamkitError
 from .layers import additive
 from .regions import compiles, region
-from .types import Segment
 from .visibility import Visibility
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Segment(NamedTuple):
+    """A named run of tokens in a stream, for example all tokens of the target frames."""
+
+    role: str
+    length: int
+    valid: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
 
 
 class QKV(NamedTuple):

@@ -1,15 +1,19 @@
-"""The one exception that users meet: what was found, why it cannot be, what to type next."""
+"""The one exception that users meet, and conflicts: what was found, and what to type next."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
-from .printable import printable
+from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    from .parts import Conflict
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and new line, DEL, C1
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"  # direction, and separators of lines
+    "\ufeff\ufff9-\ufffb\ud800-\udfff]"  # byte-order mark, annotations, surrogates
+)
+"""Characters that are not shown but obeyed, or that cannot be written."""
 
 
 class WamkitError(ValueError):
@@ -17,7 +21,7 @@ class WamkitError(ValueError):
 
     `what` is one sentence with what was found and what was expected; `hint` is what to type or
     change next. Anything else that escapes from wamkit is a bug. Both may quote what a file or a
-    stranger said: characters that a terminal obeys are written out (`wamkit.printable`).
+    stranger said: characters that a terminal obeys are written out (`printable`).
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -25,6 +29,33 @@ class WamkitError(ValueError):
         super().__init__(what if not hint else f"{what}\n  hint: {hint}")
         self.what = what
         self.hint = hint
+
+
+class Finding(BaseModel):
+    """Something about a spec that one should know, and what to do about it. A value."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
+
+    between: tuple[str, ...]
+    """The places in the spec that it is about, such as `backbone` and `vae.name`."""
+    why: str
+    """What was found and what was expected."""
+    hint: str
+    """What to change or type next."""
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.between)}: {self.why}\n    hint: {self.hint}"
+
+
+class Conflict(Finding):
+    """Why parts cannot be combined, and what to do about it. A value, not an exception."""
+
+    missing: bool = False
+    """True if the parts fit, and only a file or a module is not on this machine."""
+
+
+class Caution(Finding):
+    """Why parts that can be combined may not do what one expects: a warning, never a refusal."""
 
 
 class SpecError(WamkitError):
@@ -35,6 +66,21 @@ class SpecError(WamkitError):
         count = f"{len(conflicts)} conflict" + ("s" if len(conflicts) != 1 else "")
         lines = "\n".join(f"- {conflict}" for conflict in conflicts)
         super().__init__(f"{source} cannot be built: {count}\n{lines}")
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""`text` with every character that a terminal would obey written as Python writes it.
+
+    Such as `\x1b` for escape. With `lines` false, new lines and tabs are written so as well: for
+    what is one line whatever it holds. What is printable already is returned as it is.
+    """
+    found = OBEYED.sub(_written, text)
+    return found if lines else found.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _written(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 class Note(UserWarning):

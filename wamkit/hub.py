@@ -12,9 +12,10 @@ from typing import Any, Literal
 from .durable import recover
 from .errors import Note, WamkitError
 from .install import install_hint
-from .kinds import HUB
 from .paths import expanded
 
+HUB = "hf:"
+"""What a path to a repository of the Hugging Face hub begins with."""
 SECONDS = 5.0
 """How long the hub may take to say what a repository holds."""
 WEIGHTS = ("*.safetensors", "*.json", "*.model")

@@ -16,6 +16,7 @@ from .errors import WamkitError
 from .finite import fault
 from .paths import expect_text
 from .pixels import deep, is_deep, pixels, read_pixels
+from .spec import PolicySpec
 
 LARGE = 2**13
 """Numbers of a state from here on stay float64 where float32, coarser than 1/1000, is not exact."""
@@ -218,3 +219,33 @@ def _state(value: Any) -> Tensor:
         blurred = state.to(given) != given
         state = given.double() if bool(blurred[given.abs() >= LARGE].any()) else state
     return state.reshape(-1, state.shape[-1])
+
+
+def random_observation(
+    spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0
+) -> Observation:
+    """Random pictures and state for the cameras of a spec."""
+    rng = torch.Generator().manual_seed(seed)
+    images = {}
+    for view in spec.cameras.views:
+        if view.value_range is None:
+            shape = (batch, frames, 3, 24, 32)
+            images[view.name] = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
+        else:
+            low, high = view.value_range
+            deep = torch.rand(batch, frames, 1, 24, 32, generator=rng)
+            images[view.name] = low + (high - low) * deep
+    state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
+    return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
+
+
+def random_batch(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
+    """Random training samples for a spec."""
+    rng = torch.Generator().manual_seed(seed)
+    actions = torch.rand(size, spec.steps, spec.actions.size, generator=rng) * 2 - 1
+    return Batch(
+        random_observation(spec, batch=size, frames=spec.pictures, seed=seed),
+        actions,
+        next_state=torch.randn(size, spec.state.size, generator=rng) if spec.state.size else None,
+        value=torch.rand(size, generator=rng) * 2 - 1,
+    )

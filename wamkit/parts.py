@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
+from .errors import Caution as Caution
+from .errors import Conflict as Conflict
+from .errors import Finding as Finding
+from .hub import HUB as HUB
 from .kinds import ALL_KINDS as ALL_KINDS
-from .kinds import HUB as HUB
 from .kinds import KINDS as KINDS
-from .kinds import Caution as Caution
-from .kinds import Conflict as Conflict
-from .kinds import Finding as Finding
 from .kinds import Kind as Kind
 from .kinds import Stage as Stage
 from .published import Published, open_fields

@@ -172,7 +172,7 @@ class Policy(Placed):
             )
         self._moved()
         unfuse(self)
-        done = quantize(self, chosen, DTYPES[self.spec.dtype], least)
+        done = quantize((self.backbone, self.action_head), chosen, DTYPES[self.spec.dtype], least)
         self.quantized = chosen
         self.set_mode(self.mode)
         return done

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -35,9 +35,6 @@ from .errors import WamkitError, did_you_mean
 from .install import install_hint
 from .integers import fits, round_layers
 from .noise import silence_torchao
-
-if TYPE_CHECKING:
-    from .policy import Policy
 
 Kind = Literal["none", "float8", "float8_weights", "int8", "int8_weights"]
 KINDS: tuple[Kind, ...] = ("none", "float8", "float8_weights", "int8", "int8_weights")
@@ -89,12 +86,15 @@ def check_kind(kind: str, device: torch.device, dtype: str) -> Kind:
     return kind  # type: ignore[return-value]
 
 
-def quantize(policy: Policy, kind: Kind, dtype: torch.dtype, least: int = LEAST) -> Rounded:
-    """Round the weights of a policy's large linear layers in `dtype`, in place and for good.
+def quantize(
+    parts: Iterable[object], kind: Kind, dtype: torch.dtype, least: int = LEAST
+) -> Rounded:
+    """Round the weights of large linear layers in `dtype`, in place and for good.
+
+    `parts` are a policy's backbone and action head; one that is no module is left as it is.
 
     Raises WamkitError if none has `least` numbers.
     """
-    parts = (policy.backbone, policy.action_head)
     modules = [part for part in parts if isinstance(part, nn.Module)]
     chosen = list(layers(modules, kind, dtype, least))
     if not chosen:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .memo import Memo
+from .cache import KV
+from .fused import alone
+from .layers import additive
+from .memo import Memo, Rung
+
+if TYPE_CHECKING:
+    from .types import Frames
 
 
 @dataclass(frozen=True)
@@ -93,3 +99,40 @@ class Text:
             for x in (self.valid, self.copies)
         )
         return Text(tokens, valid, self.extra, copies, self.follows)
+
+
+def text_level(text: Text | None, video: Frames) -> tuple[Tensor, Rung | None]:
+    """The noise level [B, 1] of words in the stream of `video`, and which level of a run it is.
+
+    That of the first target frames of the pass if the words follow them (`Text.follows`); else,
+    and where the pass has none, 0.
+    """
+    beside = None if text is None else text.beside
+    frames: Frames = video if beside is None else beside
+    if text is None or not text.follows or not frames.targets:
+        sigma = torch.zeros_like(video.sigma[:, :1])
+        return sigma, Rung.fixed(0.0, sigma)
+    role = frames.targets[0]
+    return frames.sigma.narrow(1, frames.roles.index(role), 1), frames.rung_of(role)
+
+
+def mask_of(text: Text, dtype: torch.dtype) -> Tensor | None:
+    """The mask of the words [B, L] as `additive` makes it, once for a text."""
+    return text.lasting.once(("additive", dtype), lambda: additive(text.mask, dtype))
+
+
+class Listener(Protocol):
+    """An attention that looks at words."""
+
+    def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] to keys and values, two of [B, K, L, E]."""
+
+
+def told(text: Text, listener: Listener, words: Tensor) -> KV:
+    """Keys and values that `listener` makes of `words`, and their mask: once for a text."""
+
+    def make() -> KV:
+        k, v = alone(*listener.key_value(words))
+        return KV(k, v, mask_of(text, k.dtype))
+
+    return text.lasting.once((id(listener), "told"), make, of=words)

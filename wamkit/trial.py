@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .attention import Stream, run
 from .compositions import around, compose, default
 from .interfaces import denoise, stream_of
-from .observation import Batch, Observation
+from .observation import random_batch as batch_of
+from .observation import random_observation as observation
 from .parts import Part, Traits
 from .registry import registry
 from .scenes import blank, clean
@@ -62,34 +63,6 @@ def _composed(names: tuple[tuple[str, str], ...]) -> PolicySpec:
 def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
     """The spec with each `path.to.key=value` set, as by `--set` on the command line."""
     return parse(override(spec.dump(), changes))
-
-
-def observation(spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0) -> Observation:
-    """Random pictures and state for the cameras of a spec."""
-    rng = torch.Generator().manual_seed(seed)
-    images = {}
-    for view in spec.cameras.views:
-        if view.value_range is None:
-            shape = (batch, frames, 3, 24, 32)
-            images[view.name] = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
-        else:
-            low, high = view.value_range
-            deep = torch.rand(batch, frames, 1, 24, 32, generator=rng)
-            images[view.name] = low + (high - low) * deep
-    state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
-    return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
-
-
-def batch_of(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
-    """Random training samples for a spec."""
-    rng = torch.Generator().manual_seed(seed)
-    actions = torch.rand(size, spec.steps, spec.actions.size, generator=rng) * 2 - 1
-    return Batch(
-        observation(spec, batch=size, frames=spec.pictures, seed=seed),
-        actions,
-        next_state=torch.randn(size, spec.state.size, generator=rng) if spec.state.size else None,
-        value=torch.rand(size, generator=rng) * 2 - 1,
-    )
 
 
 def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> Outcome:

@@ -17,10 +17,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from .errors import WamkitError
-from .kinds import HUB, KINDS
+from .errors import WamkitError, printable
+from .hub import HUB
+from .kinds import KINDS
 from .paths import expanded
-from .printable import printable
 from .variables import TRUST
 
 FILES = ("weights", "conditioner_weights", "embeddings")

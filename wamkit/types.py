@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .attention import Segment as Segment
 from .cache import KVCache
 from .memo import Given, Rung, Rungs
 from .memo import Memo as Memo
@@ -25,14 +26,6 @@ from .text import Text as Text
 def base(role: str) -> str:
     """What a role is: `target` for `target.3` and for the copy `target'`."""
     return role.rstrip("'").partition(".")[0]
-
-
-class Segment(NamedTuple):
-    """A named run of tokens in a stream, for example all tokens of the target frames."""
-
-    role: str
-    length: int
-    valid: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from PIL import Image
 
 from ..images import opened
 from ..modes import records
-from ..observation import Observation
+from ..observation import Observation, random_observation
 from ..parts import KINDS
 from ..policy import DTYPES, Policy
-from ..trial import observation
 from .boundaries import FIGURES, STAGES
 from .machine import Roof, machine, peak_bytes, roof, seconds
 from .taps import Call, Stages, recorded
@@ -98,7 +97,7 @@ def measure(
     """
     chosen, device, spec = dict(choices or {}), policy.device, policy.spec
     dtype = DTYPES[spec.dtype]
-    seen = observation(spec, batch=batch, frames=spec.video.context)
+    seen = random_observation(spec, batch=batch, frames=spec.video.context)
 
     def act() -> None:
         policy.act(seen, seed=0, **chosen)

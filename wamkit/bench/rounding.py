@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..observation import random_batch, random_observation
 from ..policy import Policy, generator
 from ..quantized import LEAST, Rounded
 from ..scenes import blank, clean
-from ..trial import batch_of, observation
 from .machine import seconds
 from .measure import Report, measure
 
@@ -68,7 +68,7 @@ class Before:
         self._batch = batch
         policy.set_mode(mode)
         self.chunk, self.velocity = self._chunk(policy), self._velocity(policy)
-        seen = observation(policy.spec, batch=batch, frames=policy.spec.video.context)
+        seen = random_observation(policy.spec, batch=batch, frames=policy.spec.video.context)
 
         def act() -> None:
             policy.act(seen, seed=0)
@@ -91,13 +91,13 @@ class Before:
 
     def _chunk(self, policy: Policy) -> Tensor:
         spec = policy.spec
-        seen = observation(spec, batch=self._batch, frames=spec.video.context)
+        seen = random_observation(spec, batch=self._batch, frames=spec.video.context)
         found = policy.decide(blank(policy, seen), seed=0)
         return found.action.float().cpu()
 
     def _velocity(self, policy: Policy) -> Tensor:
         """All velocities [numbers] of one pass over training samples with noise."""
-        scene = clean(policy, batch_of(policy.spec, size=self._batch))
+        scene = clean(policy, random_batch(policy.spec, size=self._batch))
         noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
         found = policy.model(noisy)
         parts = (found.video, found.future, found.action, found.next_state, found.value)

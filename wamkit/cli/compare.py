@@ -175,12 +175,12 @@ def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> f
     from statistics import median
     from time import perf_counter
 
+    from ..observation import random_observation
     from ..policy import Policy
-    from ..trial import observation
 
     small = spec.tiny()[0]
     policy = Policy.from_spec(small, device=device)
-    seen, times = observation(small, batch=1, frames=small.video.context), []
+    seen, times = random_observation(small, batch=1, frames=small.video.context), []
     for _ in range(6):
         begin = perf_counter()
         policy.act(seen, seed=0, **choices)

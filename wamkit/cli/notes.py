@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Note
-from ..printable import printable
+from ..errors import Note, printable
 from .output import note
 
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from .. import strict_json
-from ..errors import SpecError, WamkitError, shortened
+from ..errors import SpecError, WamkitError, printable, shortened
 from ..noise import silence_torchao
 from ..parts import Finding
-from ..printable import printable
 from ..variables import DEBUG
 from .folding import GLUE, fold, folds, width
 from .tables import Column, Table

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..printable import printable
+from ..errors import printable
 from .folding import cells, fold, fold_items, longest, pad
 
 GAP = 2  # columns between two columns of a table

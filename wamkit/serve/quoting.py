@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..printable import printable
+from ..errors import printable
 
 LONGEST = 60
 """Characters of a value that are quoted."""

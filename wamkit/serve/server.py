@@ -30,8 +30,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from ..errors import WamkitError
+from ..observation import random_observation
 from ..policy import Policy
-from ..trial import observation
 from .address import address_of, bound
 from .codec import LIMIT, pack, unpack
 from .connection import Connection
@@ -175,7 +175,7 @@ class Server:
     def _rehearse(self, prompt: str | None) -> None:
         session = self.policy.session()
         for _ in range(2 if self.policy.paradigm.streams else 1):
-            seen = observation(self.policy.spec, batch=1, frames=session.pictures)
+            seen = random_observation(self.policy.spec, batch=1, frames=session.pictures)
             session.act(seen if prompt is None else replace(seen, prompt=[prompt]), seed=0)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:

@@ -25,9 +25,9 @@ from wamkit.layers import (
     rotate_pairs,
     sinusoid,
     split_heads,
-    told,
 )
 from wamkit.parts import Traits
+from wamkit.text import told
 from wamkit.types import Text
 
 LEVELS = 256  # width of the sinusoid of the noise level

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.cache import KV
 from wamkit.fused import projected
-from wamkit.layers import RMSNorm, modulated, split_heads, told
+from wamkit.layers import RMSNorm, modulated, split_heads
 from wamkit.memo import own_rows
+from wamkit.text import told
 from wamkit.types import Text
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import constant, modulated, text_level
+from wamkit.layers import constant, modulated
 from wamkit.memo import Rungs
+from wamkit.text import text_level
 from wamkit.types import Frames, Memo, Segment, Text, base
 
 from .blocks import Conditioning, lanes_of

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from wamkit.attention import QKV, sdpa
 from wamkit.cache import KV
-from wamkit.layers import FeedForward, mask_of
+from wamkit.layers import FeedForward
+from wamkit.text import mask_of
 
 from .blocks import (
     Attention,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from wamkit.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.layers import mask_of, text_level
 from wamkit.memo import Rungs, spread, stacked
+from wamkit.text import mask_of, text_level
 from wamkit.types import Frames, Segment, Text, base
 
 from . import REFERENCES

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.attention import sdpa
-from wamkit.layers import RMSNorm, constant, modulated, text_level
+from wamkit.layers import RMSNorm, constant, modulated
 from wamkit.memo import Rungs
+from wamkit.text import text_level
 from wamkit.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame

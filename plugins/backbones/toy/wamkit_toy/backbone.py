@@ -26,10 +26,10 @@ from wamkit.layers import (
     rotate_pairs,
     sinusoid,
     split_heads,
-    told,
 )
 from wamkit.memo import Memo, Rungs, own_rows, stacked
 from wamkit.parts import Traits
+from wamkit.text import told
 from wamkit.types import Frames, Segment, Text
 
 Turn = tuple[Tensor, Tensor]

@@ -21,15 +21,8 @@ from torch import Tensor, nn
 from wamkit.attention import QKV, sdpa
 from wamkit.cache import KV
 from wamkit.fused import alone, projected
-from wamkit.layers import (
-    FeedForward,
-    LayerNorm,
-    RMSNorm,
-    modulated,
-    rotate_pairs,
-    split_heads,
-    told,
-)
+from wamkit.layers import FeedForward, LayerNorm, RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.text import told
 from wamkit.types import Text
 
 
