@@ -44,15 +44,15 @@ from torch import Tensor, nn
 import wamkit
 from wamkit.bench import machine
 from wamkit.bench.measure import framework
-from wamkit.chart import bars, write
-from wamkit.layers import rotary_angles
-from wamkit.modes import compiler
-from wamkit.policy import Policy, generator
-from wamkit.scenes import blank
-from wamkit.schedule import draw
-from wamkit.spec import read
-from wamkit.trial import observation
-from wamkit.types import Scene, Text
+from wamkit.config.spec import read
+from wamkit.engine.layers import rotary_angles
+from wamkit.engine.noise_schedule import draw
+from wamkit.files.charts import bars, write
+from wamkit.interfaces.types import Scene, Text
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank
+from wamkit.policy.run_mode import compiler
+from wamkit.testing.fixtures import observation
 
 SPEC = Path(__file__).parent.parent / "examples" / "fastwam.toml"
 WORDS = 127  # and the state's; the published code attends to all of them, padding included

@@ -15,9 +15,9 @@ import time
 import torch
 
 from wamkit.bench import machine
-from wamkit.compositions import Cell, matrix
-from wamkit.policy import Policy
-from wamkit.trial import observation
+from wamkit.config.compositions import Cell, matrix
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
 
 COLUMN = {"backbone": "toy", "action_head": "mot", "paradigm": "single_pass"}
 

@@ -14,8 +14,8 @@ WARM = (
     "wamkit.cli.slice",
     "wamkit.data.encoding",
     "wamkit.data.writing",
-    "wamkit.slicing",
-    "wamkit.stored",
+    "wamkit.checkpoints.prune",
+    "wamkit.policy.precomputed_text",
 )
 
 
@@ -64,7 +64,7 @@ def cut(heads: int) -> Callable[[Path], Words]:
 
 def student(home: Path) -> str:
     """The sliced policy, as `build` reads it."""
-    from wamkit.build import build
+    from wamkit.policy.build import build
 
     build(home / "student" / "spec.yaml")
     return digest(home / "student")
@@ -83,8 +83,8 @@ def prompts(count: int) -> Callable[[Path], Words]:
 
 def embeddings(home: Path) -> str:
     """The stored embeddings, all of them read."""
-    from wamkit.spec import parse, read
-    from wamkit.stored import StoredEncoder
+    from wamkit.config.spec import parse, read
+    from wamkit.policy.precomputed_text import StoredEncoder
 
     StoredEncoder(home / "text.safetensors", parse(read(SPEC)).text_encoder)
     return digest(home / "text.safetensors")

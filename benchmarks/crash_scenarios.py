@@ -43,9 +43,9 @@ WARM = (
     "torch._dynamo",
     "torch.distributed.checkpoint",
     "wamkit.cli.build",
-    "wamkit.cli.inputs",
+    "wamkit.cli._inputs",
     "wamkit.cli.train",
-    "wamkit.data.example",
+    "wamkit.testing.dataset",
     "wamkit.train.trainer",
 )
 
@@ -57,8 +57,8 @@ def warm(*more: str) -> None:
     import torch
     from PIL import Image
 
-    from wamkit.policy import Policy
-    from wamkit.spec import parse, read
+    from wamkit.config.spec import parse, read
+    from wamkit.policy.policy import Policy
 
     Image.init()
     torch.set_num_threads(1)
@@ -89,8 +89,8 @@ def digest(*places: Path) -> str:
 
 def recorded(home: Path) -> None:
     """A small data set."""
-    from wamkit.spec import parse, read
-    from wamkit.train.trial import recordings
+    from wamkit.config.spec import parse, read
+    from wamkit.testing.training import recordings
 
     recordings(home / "data", parse(read(SPEC)))
 
@@ -117,7 +117,7 @@ def begun(home: Path) -> None:
 
 def newest(home: Path) -> str:
     """The newest checkpoint of the run, read as `--resume` and `act` read it."""
-    from wamkit import runs
+    from wamkit.config import runs
 
     every = runs.finished(home / "run" / "checkpoints")
     if not every:
@@ -128,7 +128,7 @@ def newest(home: Path) -> str:
 
 def loaded(policy: Path) -> None:
     """Read a saved policy. Raises WamkitError if that cannot be done."""
-    from wamkit.policy import Policy
+    from wamkit.policy.policy import Policy
 
     Policy.load(policy)
 
@@ -140,7 +140,7 @@ def checkpoint(place: Path) -> str:
 
 def checkpoints(home: Path) -> Iterable[str]:
     """Every checkpoint of a run that was not disturbed."""
-    from wamkit import runs
+    from wamkit.config import runs
 
     for _, place in runs.finished(home / "run" / "checkpoints"):
         yield checkpoint(place)

@@ -20,10 +20,10 @@ import torch
 
 import wamkit
 from wamkit.bench import machine
-from wamkit.chart import lines, write
-from wamkit.cost import Counter
-from wamkit.spec import override, read
-from wamkit.trial import observation
+from wamkit.config.spec import override, read
+from wamkit.files.charts import lines, write
+from wamkit.policy.cost import Counter
+from wamkit.testing.fixtures import observation
 
 SPEC = Path(__file__).parent.parent / "examples" / "toy.toml"
 FACTORS = (1, 2, 4, 8)

@@ -28,7 +28,7 @@ LOADING = """
 import json, resource, sys, time
 import torch
 import wamkit
-from wamkit.weights import cast
+from wamkit.checkpoints.safetensors import cast
 config = json.loads(sys.argv[1])
 wamkit.load_part("backbone", {"name": "wan", "variant": "tiny"})  # imports are not what is measured
 def peak():
@@ -51,8 +51,8 @@ def shards(folder: Path, variant: str) -> dict[str, object]:
     """Write the checkpoint shard by shard, and return the table of the part that reads it."""
     import torch
 
-    from wamkit.spec import parse_part
-    from wamkit.weights import write
+    from wamkit.checkpoints.safetensors import write
+    from wamkit.config.spec import parse_part
 
     table = {"name": "wan", "variant": variant}
     with torch.device("meta"):

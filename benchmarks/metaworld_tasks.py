@@ -100,9 +100,9 @@ def train(asked: Any) -> None:
         return
     import wamkit
     from wamkit.bench import machine
+    from wamkit.config.spec import read
     from wamkit.data import Columns, Recording
-    from wamkit.modes import compiler
-    from wamkit.spec import read
+    from wamkit.policy.run_mode import compiler
     from wamkit.train import TrainConfig
     from wamkit.train.logs import read as log
     from wamkit.train.trainer import Data

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from wamkit.modes import MODES, compiler, compiles, records
+from wamkit.policy.run_mode import MODES, compiler, compiles, records
 
 SYSTEMS = (
     "fastwam",

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 import wamkit
-from wamkit.attention import Stream, run, sdpa
+from wamkit.config.spec import parse_part
+from wamkit.engine.attention import Stream, run, sdpa
+from wamkit.engine.layers import latent_times
 from wamkit.interfaces import VideoBackbone, stream_of
-from wamkit.layers import latent_times
-from wamkit.spec import parse_part
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.types import Frames, Segment, Text
 
 # Letters: B batch, T latent frames, C latent channels, h w latent height and width, S tokens,
 # D width of a token, H heads, E size of a head, L words.
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     theirs = stream_of(backbone, clip, text), actions_beside(backbone, expert, 6)
     everyone = {"context", "target", "action"}
     run(theirs, dict.fromkeys(everyone, everyone))  # wamkit's engine, the same by a table of names
-    print("two streams in one attention, by hand against wamkit.attention.run")
+    print("two streams in one attention, by hand against wamkit.engine.attention.run")
     for name, mine, engines in zip(("video", "action"), ours, theirs, strict=True):
         gap = (mine.x - engines.x).abs().max()
         print(f"  {name:6} {mine.x.shape[1]:4} tokens of width {mine.x.shape[2]}: {gap:.1e} apart")

@@ -16,10 +16,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from wamkit.chart import COLORS, FONT, write
-from wamkit.spec import PolicySpec, parse, read
-from wamkit.types import base
-from wamkit.visibility import closed_part
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.config.visibility import closed_part
+from wamkit.files.charts import COLORS, FONT, write
+from wamkit.interfaces.types import base
 
 HERE = Path(__file__).parent
 SYSTEMS = {

@@ -2,7 +2,7 @@
 
 A paradigm passes what is known through the network once and remembers its keys and values (see
 02_visibility.py for what may be remembered). Here each system acts twice from the same noise: as it
-is, and with `wamkit.replay.uncached`, which pretends to remember and computes everything anew. The
+is, and with `wamkit.testing.uncached.uncached`, which pretends to remember and computes everything anew. The
 actions are the same to rounding; what differs is the work. With one exception, and it is no
 mistake: Efficient-WAM also keeps keys of what is not closed, those of a video that saw the actions
 of two steps ago. Such a memory is an approximation, and here one sees its size.
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 import wamkit
-from wamkit.chart import bars, write
-from wamkit.cost import Counter
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec, parse, read
-from wamkit.trial import observation
-from wamkit.types import Scene, Velocity
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.files.charts import bars, write
+from wamkit.interfaces.types import Scene, Velocity
+from wamkit.policy.cost import Counter
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import observation
+from wamkit.testing.uncached import uncached
 
 HERE = Path(__file__).parent
 SYSTEMS = {

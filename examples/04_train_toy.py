@@ -19,7 +19,7 @@ import torch
 from toy_task import SIZE, SPEC, Demonstrations, demonstrations, learn
 
 import wamkit
-from wamkit.chart import lines, write
+from wamkit.files.charts import lines, write
 
 
 def error(policy: wamkit.Policy, data: Demonstrations) -> float:

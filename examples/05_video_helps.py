@@ -24,7 +24,7 @@ from typing import Any
 from toy_task import SPEC, Demonstrations, demonstrations, learn
 
 import wamkit
-from wamkit.chart import bars, write
+from wamkit.files.charts import bars, write
 
 WAYS = {"actions alone": False, "with video": True}
 # 97.5 % quantile of Student's t with n - 1 degrees of freedom, for n = 2, 3, ... runs

@@ -24,8 +24,8 @@ from torch import Tensor
 from toy_task import SPEC, STEPS, demonstrations, learn
 
 import wamkit
-from wamkit.chart import lines, write
-from wamkit.schedules import TWICE
+from wamkit.config.noise_schedule import TWICE
+from wamkit.files.charts import lines, write
 
 SOLVERS = ("euler", "midpoint", "heun", "unipc", "ab2")
 

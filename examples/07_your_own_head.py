@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wamkit.testing
+from wamkit.config.parts import ActionHeadConfig, Part, Sizes
+from wamkit.engine.layers import Embedder, sinusoid
 from wamkit.interfaces import ReaderHead
-from wamkit.layers import Embedder, sinusoid
-from wamkit.parts import ActionHeadConfig, Part, Sizes
-from wamkit.trial import batch_of, compose, observation
-from wamkit.types import Scene
+from wamkit.interfaces.types import Scene
+from wamkit.testing.fixtures import batch_of, compose, observation
 
 
 class Glimpse(ActionHeadConfig):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wamkit.cli import app
-from wamkit.compositions import tiny
+from wamkit.config.compositions import tiny
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

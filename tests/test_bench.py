@@ -19,10 +19,10 @@ import wamkit
 from wamkit.bench import Report, Roof, busy, differences, machine, measure, versus
 from wamkit.bench.measure import p95
 from wamkit.bench.taps import Stages, recorded, tapped
-from wamkit.cost import cost
 from wamkit.errors import WamkitError
-from wamkit.policy import Policy
-from wamkit.trial import observation
+from wamkit.policy.cost import cost
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 FASTWAM = TOY.with_name("fastwam.toml")

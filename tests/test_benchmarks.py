@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording
 from wamkit.errors import WamkitError
-from wamkit.spec import parse, read
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 METAWORLD = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is missing")

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from wamkit.bench import Roof
+from wamkit.checkpoints.safetensors import cast
 from wamkit.errors import WamkitError
-from wamkit.scenes import blank
-from wamkit.trial import observation
-from wamkit.types import Text
-from wamkit.weights import cast
+from wamkit.interfaces.types import Text
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import observation
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPT = BENCHMARKS / "published_sizes.py"

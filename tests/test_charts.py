@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import ImageFont
 
-from wamkit.chart import bars, lines, text_width
-from wamkit.demo.drawing import streams, success
+from wamkit.cli.demo.drawing import streams, success
+from wamkit.files.charts import bars, lines, text_width
 
 NAMES = [
     "image_wam_4b",

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.parity import gradients, randomized, same_gradients, same_shapes, uncalled
-from wamkit.stacks import STACK, placed_by_hand
-from wamkit.trial import changed, composed, redrawn
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
+from wamkit.testing.fixtures import changed, composed, redrawn
+from wamkit.testing.parity import gradients, randomized, same_gradients, same_shapes, uncalled
 
 TOY: Any = composed(backbone="toy").backbone
 feels, attends, cut, refuses = STACK

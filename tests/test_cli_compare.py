@@ -74,7 +74,7 @@ def test_a_part_whose_module_is_missing_costs_no_other_row(
 def test_a_part_that_fails_while_it_is_counted_is_told_in_its_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from wamkit.registry import registry
+    from wamkit.config.registry import registry
 
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")

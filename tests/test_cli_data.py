@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from wamkit.actions import read_statistics
-from wamkit.data.example import record
-from wamkit.spec import parse, read
+from wamkit.config.spec import parse, read
+from wamkit.policy.actions import read_statistics
+from wamkit.testing.dataset import record
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 Run = Callable[..., tuple[int, str, str]]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from wamkit.chart import bars, lines
 from wamkit.cli import app
-from wamkit.cost import Counter, cost, shapes
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
-from wamkit.trial import observation
+from wamkit.config.spec import parse, read
+from wamkit.files.charts import bars, lines
+from wamkit.policy.cost import Counter, cost, shapes
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
 
 ROOT = Path(__file__).parent.parent
 TOY = str(ROOT / "examples" / "toy.toml")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from wamkit.cli.output import polite
+from wamkit.cli._output import polite
+from wamkit.config.registry import forget, registry
 from wamkit.errors import WamkitError
-from wamkit.registry import forget, registry
 
 TOY = """
 [backbone]
@@ -66,8 +66,8 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 CLASHING = """
 from typing import Literal
-from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Traits
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import BackboneConfig, Traits
 
 WAMKIT_API = 1
 

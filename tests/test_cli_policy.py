@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from wamkit.actions import Statistics
 from wamkit.cli.imagine import OBSERVED
+from wamkit.policy.actions import Statistics
 
 TOY = """
 [backbone]

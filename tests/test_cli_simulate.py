@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.build import build
+from wamkit.config.spec import parse
 from wamkit.data import Recording
-from wamkit.spec import parse
+from wamkit.policy.build import build
 
 Wamkit = Callable[..., tuple[int, str, str]]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from wamkit.data.example import record
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
+from wamkit.config.spec import parse, read
+from wamkit.policy.policy import Policy
+from wamkit.testing.dataset import record
 from wamkit.train.logs import read as lines
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"

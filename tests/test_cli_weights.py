@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wamkit
-from wamkit import WamkitError, weights
+from wamkit import WamkitError
+from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.files import find, headers
 from wamkit.cli import main
-from wamkit.files import find, headers
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 Run = Callable[..., tuple[int, str, str]]

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from wamkit.cli import VERBS, verb
-from wamkit.cli.folding import brief, cells
+from wamkit.cli._folding import brief, cells
+from wamkit.config.registry import forget, registry
+from wamkit.config.spec import parse, read
 from wamkit.data import Writer
-from wamkit.data.example import record
 from wamkit.data.layout import Feature
-from wamkit.registry import forget, registry
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 Run = Callable[..., tuple[int, str, str]]
 At = Callable[..., tuple[Any, list[tuple[int, str]]]]
@@ -283,7 +283,7 @@ def test_data_check(at: At, wide: Path, tmp_path: Path) -> None:
 def test_bench(drawn: Drawn) -> None:
     from wamkit.bench import measure
     from wamkit.cli.bench import _draw
-    from wamkit.policy import Policy
+    from wamkit.policy.policy import Policy
 
     report = measure(Policy.from_spec(parse(read(SMALL))), rounds=2, name="small")
     for columns, text in drawn(_draw, report, {"chunk": "all of it"}, {"chunk": 1234.5}, None):
@@ -294,9 +294,9 @@ def test_bench(drawn: Drawn) -> None:
 
 
 def test_eval_and_demo(drawn: Drawn) -> None:
-    from wamkit.cli.demo import _draw as draw_demo
+    from wamkit.cli.demo import Way
+    from wamkit.cli.demo.command import _draw as draw_demo
     from wamkit.cli.eval import _draw as draw_eval
-    from wamkit.demo import Way
 
     found = {
         "successes": 17,
@@ -366,8 +366,8 @@ def test_serve(drawn: Drawn) -> None:
 
 LONG = """
 from typing import Literal
-from wamkit.hooks import hookimpl
-from wamkit.parts import VAEConfig
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import VAEConfig
 
 WAMKIT_API = 1
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.company import PROMPTS, Words, expect_alike, picked
-from wamkit.layers import masked_mean
-from wamkit.parity import same_values
-from wamkit.policy import Policy, generator
-from wamkit.prompts import PromptCache, stacked, trimmed
-from wamkit.registry import registry
-from wamkit.schedule import Chosen, Several, copied, draw, fork, uniform
-from wamkit.trial import batch_of, changed, composed, observation, redrawn
-from wamkit.types import Text
+from wamkit.config.registry import registry
+from wamkit.engine.layers import masked_mean
+from wamkit.engine.noise_schedule import Chosen, Several, copied, draw, fork, uniform
+from wamkit.interfaces.types import Text
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.text_cache import PromptCache, stacked, trimmed
+from wamkit.testing.company import PROMPTS, Words, expect_alike, picked
+from wamkit.testing.fixtures import batch_of, changed, composed, observation, redrawn
+from wamkit.testing.parity import same_values
 
 
 def moved(*changes: str, head: dict[str, Any] | None = None, **names: str) -> Policy:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from wamkit import check
-from wamkit.build import resolve
-from wamkit.parts import Part
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.spec import PolicySpec, parse_part
-from wamkit.trial import around, batch_of, compose, default, observation
+from wamkit.config.parts import Part
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse_part
+from wamkit.policy.build import resolve
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import around, batch_of, compose, default, observation
 
 # A cure, as a hint words it, and what following it changes.
 CURES: dict[str, tuple[str, dict[str, Any]]] = {

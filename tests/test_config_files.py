@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from wamkit_wan.latents import WAN22_MEAN, WAN22_STD
 
 from wamkit import WamkitError, load_part
-from wamkit.check import check
-from wamkit.configs import config_conflicts
+from wamkit.config.check import check
+from wamkit.config.configs import config_conflicts
+from wamkit.config.spec import parse_part, read
 from wamkit.errors import SpecError
-from wamkit.spec import parse_part, read
 
 FILE = "diffusion_pytorch_model.safetensors"
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
@@ -359,7 +359,7 @@ def test_reading_a_configuration_needs_no_torch(tmp_path: Path) -> None:
 
     table = _wan(tmp_path)
     script = (
-        "import sys\nfrom wamkit.spec import parse_part\n"
+        "import sys\nfrom wamkit.config.spec import parse_part\n"
         f"assert parse_part('backbone', {table!r}).layers == 30\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

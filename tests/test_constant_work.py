@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wamkit.bench.taps import tapped
-from wamkit.compositions import Cell, matrix
+from wamkit.config.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.policy import Policy
-from wamkit.trial import observation
-from wamkit.types import PARTS, Scene
+from wamkit.interfaces.types import PARTS, Scene
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
 
 # Every head and every paradigm once, and every backbone where frames and numbers of several levels
 # pass through its blocks in each step.

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit.compositions import Cell, matrix
-from wamkit.policy import Policy
-from wamkit.trial import observation
+from wamkit.config.compositions import Cell, matrix
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
 
 STEPS = 5
 CELLS = [

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from wamkit import strict_json
-from wamkit.containment import TORCH, contained
-from wamkit.guards import Refused
+from wamkit.config.containment import TORCH, contained
+from wamkit.config.guards import Refused
+from wamkit.files import strict_json
 
 
 def test_what_is_printed_by_python_or_a_child_reaches_nobody(
@@ -103,7 +103,7 @@ def test_functions_of_other_modules_locale_and_timers_are_as_before() -> None:
     assert locale.setlocale(locale.LC_ALL) == names and gc.isenabled() and sys.stdin is not None
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     told = "; ".join(notes)
-    for trace in ("json.dumps", "wamkit.strict_json.dumps", "locale", "timer", "garbage"):
+    for trace in ("json.dumps", "wamkit.files.strict_json.dumps", "locale", "timer", "garbage"):
         assert trace in told
 
 
@@ -123,7 +123,7 @@ def test_a_thread_and_the_end_of_the_process_are_refused(act: Callable[[], None]
 def test_an_exit_handler_runs_and_is_not_heard() -> None:
     code = """
 import atexit, sys
-from wamkit.containment import contained
+from wamkit.config.containment import contained
 def unwanted(): open(sys.argv[1], "a").write("unwanted")
 with contained():
     atexit.register(print, "BYE")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from wamkit import meta_ops
-from wamkit.cost import Counter, cost
-from wamkit.spec import PolicySpec, parse, read
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.policy import meta_ops
+from wamkit.policy.cost import Counter, cost
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GUIDED = ("schedules.action.guidance=3.0", "schedules.video.guidance=2.0")

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import wamkit
+from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Columns, Feature, Loader, Recording, Samples, Writer, collate, split
-from wamkit.data.example import record
 from wamkit.data.film import Film
 from wamkit.data.frames import Pictures
 from wamkit.data.loading import Order
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.spec import PolicySpec, parse, read
+from wamkit.testing.dataset import record
+from wamkit.testing.parity import same_values
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW: dict[str, Any] = read(SMALL) | {

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, check, parquet
 from wamkit.data.encoding import moments
-from wamkit.data.example import record
 from wamkit.data.schema import MOST_EPISODES, MOST_FRAMES
 from wamkit.data.templates import FIELDS, fault_of_template, filled
 from wamkit.errors import WamkitError
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SPEC = parse(read(SMALL, ["state.size=2", "cameras.views.0.size=[16, 32]"]))

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, check
-from wamkit.data.example import record
 from wamkit.data.film import Film
 from wamkit.errors import WamkitError
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SPEC = parse(read(SMALL, ["state.size=2", "cameras.views.0.size=[16, 32]"]))

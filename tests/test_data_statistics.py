@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.actions import ActionSpace, Statistics
+from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Feature, Recording, Samples, Writer, statistics
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.spec import PolicySpec, parse, read
+from wamkit.policy.actions import ActionSpace, Statistics
+from wamkit.testing.parity import same_values
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 

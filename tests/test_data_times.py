@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from wamkit.config.spec import parse, read
 from wamkit.data import Feature, Recording, Samples, Writer, check
-from wamkit.data.example import record
 from wamkit.data.timing import judge
 from wamkit.errors import WamkitError
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"

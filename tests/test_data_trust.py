@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.errors import WamkitError
-from wamkit.parts import EnvironmentConfig
 from wamkit.simulate.collecting import Asked
 
 

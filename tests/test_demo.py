@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from wamkit.cli.demo import Settings, Way, begin, drawing, page, spec_of
 from wamkit.cli.explain import explained
-from wamkit.demo import Settings, Way, begin, drawing, page, spec_of
+from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
-from wamkit.registry import registry
 
 Wamkit = Callable[..., tuple[int, str, str]]
 

@@ -18,20 +18,20 @@ from PIL import Image, ImageOps
 
 import wamkit as package
 from wamkit import Observation, WamkitError
-from wamkit.build import resolve
-from wamkit.cameras import CameraLayout
+from wamkit.config.robot import CameraConfig, View
 from wamkit.data import Recording, Samples, check
 from wamkit.data.encoding import precompute
-from wamkit.data.example import record
 from wamkit.data.video import Video, pyav
-from wamkit.observation import read_image
-from wamkit.parity import same_values
-from wamkit.pixels import read_pixels
+from wamkit.files.pixels import read_pixels
+from wamkit.policy.build import resolve
+from wamkit.policy.cameras import CameraLayout
+from wamkit.policy.observation import read_image
 from wamkit.serve.client import Client
 from wamkit.serve.server import Server, address_of, beside, bound
 from wamkit.serve.trips import random_request
-from wamkit.spaces import CameraConfig, View
-from wamkit.trial import batch_of, observation
+from wamkit.testing.dataset import record
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import same_values
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 KEY = "observation.images.front"

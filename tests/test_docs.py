@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from wamkit.data.example import record
-from wamkit.spec import parse, read
+from wamkit.config.spec import parse, read
+from wamkit.testing.dataset import record
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

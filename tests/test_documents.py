@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from wamkit import strict_json, strict_yaml
-from wamkit.documents import BYTES, parse_toml, read_table
+from wamkit.config.overrides import override
+from wamkit.config.spec import read
 from wamkit.errors import WamkitError
-from wamkit.overrides import override
-from wamkit.spec import read
+from wamkit.files import strict_json, strict_yaml
+from wamkit.files.documents import BYTES, parse_toml, read_table
 
 BOMB = "a: &a [x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

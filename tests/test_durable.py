@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from wamkit import durable, leftovers
-from wamkit.durable import (
+from wamkit.errors import WamkitError
+from wamkit.files import durable, leftovers
+from wamkit.files.durable import (
     hidden,
     recover,
     replace_folder,
@@ -23,8 +24,7 @@ from wamkit.durable import (
     write_bytes,
     write_text,
 )
-from wamkit.errors import WamkitError
-from wamkit.locking import lock
+from wamkit.files.locking import lock
 
 
 def _names(folder: Path) -> list[str]:
@@ -46,7 +46,7 @@ def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def _of_the_dead(goal: Path, kind: str = "part") -> Path:
     """The hidden name that a process gave which has ended."""
     script = (
-        "import sys; from pathlib import Path; from wamkit.leftovers import hidden;"
+        "import sys; from pathlib import Path; from wamkit.files.leftovers import hidden;"
         "print(hidden(Path(sys.argv[1]), sys.argv[2]).name)"
     )
     words = [sys.executable, "-c", script, str(goal), kind]
@@ -227,7 +227,7 @@ def test_long_and_odd_names_are_replaced_too(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from wamkit import durable
+from wamkit.files import durable
 if sys.argv[3] == "two":
     durable._exchange = lambda one, other: False
 left = int(sys.argv[2])
@@ -270,7 +270,7 @@ def test_killed_before_any_change_old_or_new_is_whole(tmp_path: Path, way: str) 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from wamkit.locking import lock
+from wamkit.files.locking import lock
 with lock(Path(sys.argv[1])):
     child = os.fork()
     if child:
@@ -315,7 +315,7 @@ def test_without_locks_the_text_of_the_file_is_believed(
             "import fcntl, sys; from pathlib import Path\n"
             "def refuse(*given): raise OSError(37, 'no locks')\n"
             "fcntl.lockf = refuse\n"
-            "from wamkit.locking import lock\n"
+            "from wamkit.files.locking import lock\n"
             "with lock(Path(sys.argv[1])): pass"
         )
         words = [sys.executable, "-c", script, str(tmp_path)]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 import wamkit
-from wamkit.compiling import as_written, compile_encoder
-from wamkit.encoder import record_encoder
+from wamkit.acceleration.compile_modules import as_written, compile_encoder
+from wamkit.acceleration.vae_graph import record_encoder
+from wamkit.config.registry import registry
+from wamkit.config.robot import CameraConfig
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.spaces import CameraConfig
-from wamkit.trial import composed, observation
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.parity import same_values
 
 VIEWS = [{"name": name, "size": [32, 32]} for name in ("front", "wrist")]
 

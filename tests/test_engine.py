@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, Stream, run, sdpa
-from wamkit.cache import KV, KVCache
+from wamkit.config.parts import Sizes
+from wamkit.config.registry import registry
+from wamkit.config.visibility import cacheable, closed_part
+from wamkit.engine.attention import QKV, Stream, run, sdpa
+from wamkit.engine.kv_cache import KV, KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
-from wamkit.parity import float64, same_values
-from wamkit.parts import Sizes
-from wamkit.registry import registry
-from wamkit.trial import compose, run_dense
-from wamkit.types import Frames, Noisy, Scene, Segment, Text
-from wamkit.visibility import cacheable, closed_part
+from wamkit.interfaces.types import Frames, Noisy, Scene, Segment, Text
+from wamkit.testing.fixtures import compose, run_dense
+from wamkit.testing.parity import float64, same_values
 
 SPECS = {name: compose(cls()) for name, cls in registry().parts["backbone"].items()}
 SEES = {

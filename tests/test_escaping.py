@@ -9,14 +9,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wamkit import build, chart
+from wamkit import build
+from wamkit.cli.demo import Settings, Way, drawing, page, spec_of
 from wamkit.cli.explain import explained
 from wamkit.cli.matrix import markdown
-from wamkit.compositions import Cell
-from wamkit.demo import Settings, Way, drawing, page, spec_of
-from wamkit.folder import card
-from wamkit.parts import Conflict
-from wamkit.printable import escaped, in_markdown
+from wamkit.config.compositions import Cell
+from wamkit.config.parts import Conflict
+from wamkit.files import charts as chart
+from wamkit.files.printable import escaped, in_markdown
+from wamkit.policy.saving import card
 
 BAD = [
     "<script>alert(1)</script>",

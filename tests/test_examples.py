@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from wamkit.check import check
-from wamkit.cli.meta import parameters
-from wamkit.policy import Policy
-from wamkit.schedule import schedules_of
-from wamkit.spec import PolicySpec, parse, read
-from wamkit.trial import batch_of, observation
+from wamkit.cli._params import parameters
+from wamkit.config.check import check
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.engine.noise_schedule import schedules_of
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, observation
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SPECS = {path.stem: path for path in sorted(EXAMPLES.glob("*.toml"))}

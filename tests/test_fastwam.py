@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wamkit.config.spec import parse
 from wamkit.interfaces import stream_of
-from wamkit.losses import numbers_loss, video_loss
-from wamkit.parity import doubled, float64, same_values
-from wamkit.policy import Policy
-from wamkit.spec import parse
-from wamkit.types import Frames, Goal, Noisy, Scene, Text
+from wamkit.interfaces.types import Frames, Goal, Noisy, Scene, Text
+from wamkit.policy.losses import numbers_loss, video_loss
+from wamkit.policy.policy import Policy
+from wamkit.testing.parity import doubled, float64, same_values
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 

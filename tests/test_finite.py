@@ -16,23 +16,27 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import wamkit as package
-from wamkit import Observation, Policy, WamkitError, finite, scenes, strict_json, weights
-from wamkit.actions import Statistics
-from wamkit.blame import expect_pictures
-from wamkit.build import resolve
+from wamkit import Observation, Policy, WamkitError
+from wamkit.checkpoints import finite
+from wamkit.checkpoints import safetensors as weights
+from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import Recording, Samples, check, statistics
-from wamkit.data.example import record
-from wamkit.observation import Batch
-from wamkit.parts import EnvironmentConfig
-from wamkit.policy import generator
+from wamkit.files import strict_json
+from wamkit.policy import preprocessing as scenes
+from wamkit.policy.actions import Statistics
+from wamkit.policy.blame import expect_pictures
+from wamkit.policy.build import resolve
+from wamkit.policy.observation import Batch
+from wamkit.policy.policy import generator
+from wamkit.policy.precomputed_text import StoredEncoder
+from wamkit.policy.precomputed_text import precompute as precompute_text
 from wamkit.serve.client import Client
 from wamkit.serve.server import Server, address_of, beside, bound
 from wamkit.simulate import Host, Robot, Seen, Step
-from wamkit.stored import StoredEncoder
-from wamkit.stored import precompute as precompute_text
+from wamkit.testing.dataset import record
+from wamkit.testing.fixtures import batch_of, changed, composed, observation
 from wamkit.train.config import read_config
 from wamkit.train.learning import NoiseScale
-from wamkit.trial import batch_of, changed, composed, observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = Path(__file__).parent / "data" / "small.toml"

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wamkit
-from wamkit import flat
-from wamkit.flat import KEPT, Flat, Past, convolved
-from wamkit.parity import same_values
-from wamkit.registry import registry
-from wamkit.weights import cast
+from wamkit.acceleration import single_frame_conv as flat
+from wamkit.acceleration.single_frame_conv import KEPT, Flat, Past, convolved
+from wamkit.checkpoints.safetensors import cast
+from wamkit.config.registry import registry
+from wamkit.testing.parity import same_values
 
 pasts = pytest.mark.parametrize("past", get_args(Past))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from wamkit.actions import read_statistics
+from wamkit.config.records import mark, read_manifest, read_record
 from wamkit.errors import WamkitError
-from wamkit.placeholders import refuse_placeholder
-from wamkit.records import mark, read_manifest, read_record
+from wamkit.files.placeholders import refuse_placeholder
+from wamkit.policy.actions import read_statistics
 from wamkit.train import logs
 
 ROW = {"min": [-1.0], "max": [1.0], "mean": [0.0], "std": [0.5], "q01": [-0.9], "q99": [0.9]}
@@ -63,7 +63,7 @@ def test_no_file_of_a_run_is_read_from_a_pipe_or_a_device(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("error", [ValueError("math domain error"), IndexError(""), KeyError(1)])
 def test_a_text_encoder_that_fails_on_a_prompt_says_so(error: Exception) -> None:
-    transformers_files = pytest.importorskip("wamkit.transformers_files")
+    transformers_files = pytest.importorskip("wamkit.checkpoints.hf_text_encoder")
     with pytest.raises(WamkitError, match="fails on a prompt"), transformers_files.encoding():
         raise error
     with pytest.raises(MemoryError), transformers_files.encoding():

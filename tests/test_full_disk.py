@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from wamkit import load_part, weights
+from wamkit import load_part
+from wamkit.checkpoints import safetensors as weights
 from wamkit.cli import app
+from wamkit.config.spec import parse, read
 from wamkit.data import Feature, Writer
-from wamkit.durable import NotWritten
-from wamkit.spec import parse, read
-from wamkit.train.trial import recordings
+from wamkit.files.durable import NotWritten
+from wamkit.testing.training import recordings
 
 resource = pytest.importorskip("resource")
 SPEC = Path(__file__).parent / "data" / "small.toml"

@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wamkit import fused
-from wamkit.compositions import matrix
-from wamkit.fused import fuse, projected, unfuse
+from wamkit.acceleration import fused_linear as fused
+from wamkit.acceleration.fused_linear import fuse, projected, unfuse
+from wamkit.acceleration.regions import Regions
+from wamkit.config.compositions import matrix
 from wamkit.interfaces.paradigm import remember
-from wamkit.parity import other_values, same_values
-from wamkit.policy import Policy
-from wamkit.regions import Regions
-from wamkit.scenes import blank
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import other_values, same_values
 from wamkit.train.checkpoints import read_state, write_state
 from wamkit.train.processes import Processes
-from wamkit.trial import batch_of, observation
 
 QKV = ("to_q", "to_k", "to_v")
 

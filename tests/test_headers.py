@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from wamkit import WamkitError, weights
-from wamkit.safetensors_header import LONGEST_NAME, MOST_BYTES, MOST_TENSORS, header
+from wamkit import WamkitError
+from wamkit.checkpoints import safetensors as weights
+from wamkit.files.safetensors_header import LONGEST_NAME, MOST_BYTES, MOST_TENSORS, header
 
 Table = dict[str, Any]
 

@@ -14,12 +14,12 @@ import pytest
 from safetensors.torch import save_file
 
 from wamkit import build, load_part
-from wamkit.build import resolve
-from wamkit.check import check, warnings_of
-from wamkit.data.example import record
+from wamkit.config.check import check, warnings_of
+from wamkit.config.spec import parse_part, read
 from wamkit.errors import Note, WamkitError
-from wamkit.hub import local, pinned
-from wamkit.spec import parse_part, read
+from wamkit.files.hub import local, pinned
+from wamkit.policy.build import resolve
+from wamkit.testing.dataset import record
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, PHOTO = EXAMPLES / "toy.toml", EXAMPLES / "images/coffee.jpg"
@@ -196,7 +196,8 @@ def test_a_name_is_pinned_to_what_was_read(remote: Path, name: str) -> None:
 def test_a_text_encoder_stays_on_the_hub_at_its_commit(
     remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wamkit import folder, hub
+    from wamkit.files import hub
+    from wamkit.policy import saving as folder
 
     policy = build(TOY)
     monkeypatch.setitem(hub._commits, ("hf:me/words@main", "model"), "1" * 40)

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wamkit import Observation, WamkitError, images
+from wamkit import Observation, WamkitError
 from wamkit.data.frames import picture
-from wamkit.pixels import read_pixels
+from wamkit.files import images
+from wamkit.files.pixels import read_pixels
 
 COLORS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
 PLAIN = Image.fromarray(COLORS)

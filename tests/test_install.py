@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.install import EXTRAS, install_hint
-from wamkit.variables import OTHERS, VARIABLES
+from wamkit.files.install import EXTRAS, install_hint
+from wamkit.files.variables import OTHERS, VARIABLES
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from wamkit.compositions import Cell, matrix
-from wamkit.memo import Memo
-from wamkit.policy import Policy
-from wamkit.spec import parse
-from wamkit.trial import batch_of, observation
+from wamkit.acceleration.memo import Memo
+from wamkit.config.compositions import Cell, matrix
+from wamkit.config.spec import parse
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, observation
 
 CELLS = [c for c in matrix() if c.runs and (c.action_head, c.paradigm) == ("mot", "single_pass")]
 READS = [c for c in CELLS if c.spec.backbone.traits.text == "cross"]

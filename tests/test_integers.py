@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import wamkit
-from wamkit import integers
-from wamkit.cost import Counter
-from wamkit.integers import Int8Linear, fits, overflows, round_layers
-from wamkit.parity import same_values
-from wamkit.quantized import check_kind
-from wamkit.trial import observation
+from wamkit.acceleration import int8_linear as integers
+from wamkit.acceleration.int8_linear import Int8Linear, fits, overflows, round_layers
+from wamkit.acceleration.quantize import check_kind
+from wamkit.policy.cost import Counter
+from wamkit.testing.fixtures import observation
+from wamkit.testing.parity import same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_a_layer_of_two_owners_stays_one() -> None:
 
 
 def test_no_other_library_is_needed_and_nothing_is_warned_of(monkeypatch: Any) -> None:
-    monkeypatch.setattr("wamkit.quantized.find_spec", lambda name: None)
+    monkeypatch.setattr("wamkit.acceleration.quantize.find_spec", lambda name: None)
     assert check_kind("int8", CPU, "float32") == "int8"
     policy = wamkit.build(TOY, tiny=True)
     seen = observation(policy.spec, batch=1)
@@ -124,7 +124,7 @@ def test_no_other_library_is_needed_and_nothing_is_warned_of(monkeypatch: Any) -
 
 def test_without_the_kernel_torchao_is_taken(monkeypatch: Any) -> None:
     pytest.importorskip("torchao")
-    monkeypatch.setattr("wamkit.quantized.fits", lambda device: False)
+    monkeypatch.setattr("wamkit.acceleration.quantize.fits", lambda device: False)
     policy = wamkit.build(TOY, tiny=True)
     assert policy.quantize("int8", least=500) is not None
     assert not any(isinstance(module, Int8Linear) for module in policy.modules())

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, StoredLatents, precompute
-from wamkit.data.example import record
 from wamkit.data.latent_files import shape_of
 from wamkit.errors import WamkitError
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SPEC = parse(read(SMALL, ["state.size=2", "cameras.views.0.size=[16, 32]"]))

@@ -22,7 +22,7 @@ import pytest
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.data.episode_statistics import of_values, sampled, together
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
+from wamkit.testing.parity import same_values
 
 DATA = Path(__file__).parent / "data"
 TOOLS = Path(__file__).parent.parent / "benchmarks" / "lerobot_tools.py"

@@ -13,19 +13,19 @@ import pytest
 import torch
 
 import wamkit
+from wamkit.config.registry import registry
+from wamkit.config.spec import parse, read
 from wamkit.data import Columns
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.spec import parse, read
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.parity import same_values
+from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
 from wamkit.train.learning import adapted, choose
 from wamkit.train.plan import plan, work
 from wamkit.train.trainer import Data, Summary, train
-from wamkit.train.trial import logged, recordings, same, saved, short_run, state
-from wamkit.trial import batch_of, composed, observation
 
 pytest.importorskip("peft")
 
@@ -183,7 +183,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wamkit import scenes
+    from wamkit.policy import preprocessing as scenes
 
     policy = wamkit.build(TOY)
     parts = Parts.model_validate({"text_encoder": {"freeze": True}})

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from wamkit.company import expect_alike
-from wamkit.compositions import Cell, matrix
-from wamkit.parity import same_values
-from wamkit.policy import Policy, generator
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.trial import batch_of, observation, redrawn
+from wamkit.config.compositions import Cell, matrix
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.company import expect_alike
+from wamkit.testing.fixtures import batch_of, observation, redrawn
+from wamkit.testing.parity import same_values
+from wamkit.testing.uncached import uncached
 
 CELLS = list(matrix())
 
@@ -72,7 +72,7 @@ def test_refusals_are_of_what_is_impossible_and_each_has_a_hint() -> None:
 
 
 def test_the_matrix_has_every_registered_part() -> None:
-    from wamkit.registry import registry
+    from wamkit.config.registry import registry
 
     names = {kind: set(registry().names(kind)) for kind in ("backbone", "action_head", "paradigm")}
     assert {c.backbone for c in CELLS} == names["backbone"]

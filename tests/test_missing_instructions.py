@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit import Observation, WamkitError
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, Writer, check
-from wamkit.data.example import record
 from wamkit.data.instructions import expect_instruction
 from wamkit.data.layout import Feature
-from wamkit.spec import parse, read
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SPEC = parse(read(SMALL, []), "small")

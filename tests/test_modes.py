@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import wamkit
-from wamkit import modes
-from wamkit.compositions import Cell, matrix
+from wamkit.acceleration.regions import Regions
+from wamkit.config.compositions import Cell, matrix
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy, generator
-from wamkit.regions import Regions
-from wamkit.scenes import blank
-from wamkit.trial import batch_of, observation
+from wamkit.policy import run_mode as modes
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import same_values
 
 CELLS = [c for c in matrix() if c.runs]
 HEADS = [c for c in CELLS if (c.backbone, c.paradigm) == ("toy", "single_pass")]
@@ -212,7 +212,7 @@ def test_scenes_of_one_shape_share_a_recording() -> None:
 
 
 def test_recordings_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wamkit.policy.RECORDINGS", 2)
+    monkeypatch.setattr("wamkit.policy.policy.RECORDINGS", 2)
     policy = Policy.from_spec(HEADS[0].spec)
     monkeypatch.setattr(policy, "mode", "graph")
     made: list[int] = []

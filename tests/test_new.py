@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wamkit.cli import app
-from wamkit.registry import registry
-from wamkit.scaffold import LONGEST, SUFFIXES, render
+from wamkit.cli.new.scaffold import LONGEST, SUFFIXES, render
+from wamkit.config.registry import registry
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_backbone"
 KINDS = tuple(SUFFIXES)
@@ -90,7 +90,7 @@ def test_it_fills_the_empty_folder_one_stands_in(
 def test_it_registers_without_torch(projects: list[Path]) -> None:
     script = (
         "import importlib, json, sys\n"
-        "from wamkit.registry import Registry\n"
+        "from wamkit.config.registry import Registry\n"
         "found = Registry()\n"
         "for name in sys.argv[1:]:\n"
         "    found.plug(importlib.import_module(f'wamkit_{name}'), name, f'wamkit-{name}')\n"
@@ -114,7 +114,7 @@ def test_its_readme_shows_a_table_that_a_spec_takes(kind: str, projects: list[Pa
     readme = (projects[KINDS.index(kind)] / "README.md").read_text()
     (table,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
     script = (
-        "import sys, tomllib; from wamkit.spec import parse_part\n"
+        "import sys, tomllib; from wamkit.config.spec import parse_part\n"
         "kind, table = sys.argv[1:]\n"
         "parse_part(kind, tomllib.loads(table)[kind])\n"
     )

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from wamkit.noise import NOISE, silence_torchao
+from wamkit.acceleration.torchao_messages import NOISE, silence_torchao
 
 SAID = {
     "torch.utils._pytree": "<enum 'KernelPreference'> is an Enum subclass and is now supported",
@@ -30,7 +30,11 @@ def test_known_messages_are_dropped_and_others_of_the_same_loggers_are_not(
         logger.warning(text)
         logger.warning("a tensor of the file was left out")
         logger.removeHandler(caplog.handler)
-        ours = [known for known in logger.filters if type(known).__module__ == "wamkit.noise"]
+        ours = [
+            known
+            for known in logger.filters
+            if type(known).__module__ == "wamkit.acceleration.torchao_messages"
+        ]
         assert len(ours) == 1
     assert set(caplog.messages) == {"a tensor of the file was left out"}
 

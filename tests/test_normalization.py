@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.actions import ActionSpace, StateSpace, Statistics, read_statistics
+from wamkit.config.robot import ActionConfig, StateConfig
+from wamkit.config.spec import parse, read
 from wamkit.data import Feature, Recording, Samples, Writer, collate, remarks
 from wamkit.errors import WamkitError
-from wamkit.normalization import changes
-from wamkit.parity import same_values
-from wamkit.spaces import ActionConfig, StateConfig
-from wamkit.spec import parse, read
+from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
+from wamkit.policy.normalization import changes
+from wamkit.testing.parity import same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = Path(__file__).parent / "data" / "small.toml"

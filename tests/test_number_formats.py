@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wamkit import WamkitError, weights
-from wamkit.files import find, headers
-from wamkit.parity import same_values
-from wamkit.weights import Dialect
+from wamkit import WamkitError
+from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.files import find, headers
+from wamkit.checkpoints.safetensors import Dialect
+from wamkit.testing.parity import same_values
 
 FUSED = Dialect("fused", r"qkv\.weight$", splits=((r"qkv\.(\w+)$", (r"q.\1", r"k.\1", r"v.\1")),))
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]

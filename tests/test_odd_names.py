@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from wamkit import Observation
-from wamkit.build import resolve
-from wamkit.check import check
+from wamkit.config.check import check
 from wamkit.data import Recording
-from wamkit.data.example import record
 from wamkit.errors import WamkitError
+from wamkit.policy.build import resolve
+from wamkit.testing.dataset import record
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, PHOTO = EXAMPLES / "toy.toml", EXAMPLES / "images/coffee.jpg"
@@ -79,7 +79,7 @@ def test_files_of_instructions_are_utf_8(wamkit: Run, tmp_path: Path) -> None:
     prompts.write_bytes("\ufeffgrüße\r\npick up\r\n".encode())
     code, _, err = wamkit("precompute", "text", TOY, "--prompts", prompts, "--out", out)
     assert code == 0, err
-    from wamkit.stored import StoredEncoder
+    from wamkit.policy.precomputed_text import StoredEncoder
 
     stored = StoredEncoder(out, resolve(TOY).text_encoder)
     assert set(stored.texts) == {"grüße", "pick up"}

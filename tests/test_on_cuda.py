@@ -25,15 +25,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wamkit import layers, modes, placing
-from wamkit.check import check
-from wamkit.compositions import Cell, matrix
+from wamkit.config.check import check
+from wamkit.config.compositions import Cell, matrix
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.engine import layers
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy, generator
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec, parse, read
-from wamkit.trial import batch_of, observation
+from wamkit.policy import placing
+from wamkit.policy import run_mode as modes
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import same_values
 
 CUDA = torch.device("cuda", 0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -164,7 +166,7 @@ class Device(TorchDispatchMode):
             self.noted = None
 
     def capture(self, run: Callable[[], None], on: Any = None) -> Callable[[], None]:
-        """As `wamkit.modes.Graphs`, but a replay leaves everything as it is."""
+        """As `wamkit.policy.run_mode.Graphs`, but a replay leaves everything as it is."""
         self.capturing = True
         self.made, self.read = {}, {}
         try:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import pytest
 
-from wamkit.compositions import matrix
-from wamkit.installation import installed
-from wamkit.part_rules import behavior_faults, faults, schema_fault
-from wamkit.parts import BackboneConfig, Part, Traits, VAEConfig
-from wamkit.registry import Registry
+from wamkit.config.compositions import matrix
+from wamkit.config.installation import installed
+from wamkit.config.part_rules import behavior_faults, faults, schema_fault
+from wamkit.config.parts import BackboneConfig, Part, Traits, VAEConfig
+from wamkit.config.registry import Registry
 
 TRAITS = Traits(
     depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4, text_width=8
@@ -126,7 +126,7 @@ def test_a_plugin_with_one_broken_part_is_set_aside_whole() -> None:
 
     found = Registry()
     plugin = SimpleNamespace(__name__="mine", register=None)
-    from wamkit.hooks import hookimpl
+    from wamkit.config.hooks import hookimpl
 
     @hookimpl
     def register(add: Any) -> None:
@@ -141,7 +141,7 @@ def test_a_plugin_with_one_broken_part_is_set_aside_whole() -> None:
 
 
 def test_parts_that_fail_only_when_asked_leave_the_others_usable(tmp_path: Path) -> None:
-    from wamkit.hooks import hookimpl
+    from wamkit.config.hooks import hookimpl
 
     def plugin(cls: type[Part]) -> Any:
         @hookimpl
@@ -159,7 +159,7 @@ def test_parts_that_fail_only_when_asked_leave_the_others_usable(tmp_path: Path)
 
 def installed_beside(*classes: type[Part]) -> Registry:
     """A registry with what is installed and a plugin of each of `classes`."""
-    from wamkit.hooks import hookimpl
+    from wamkit.config.hooks import hookimpl
 
     found = Registry().load(installed())
     for index, cls in enumerate(classes):
@@ -196,7 +196,7 @@ def test_a_rule_that_fails_is_the_conflict_of_its_plugin_alone(
 
     rules = backbone("ruleful", conflicts=fails)
     found = installed_beside(Buggy, rules)
-    monkeypatch.setattr(import_module("wamkit.registry"), "_found", [found])
+    monkeypatch.setattr(import_module("wamkit.config.registry"), "_found", [found])
     cells = list(matrix(("toy", "ruleful"), ("mot",), ("joint",)))
     assert [cell.runs for cell in cells] == [True, False]
     bugs = [conflict.why for conflict in cells[1].conflicts]

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from wamkit.errors import WamkitError
-from wamkit.locate import weight_files
-from wamkit.paths import LONGEST, LONGEST_PART, fault_of_name, inside
-from wamkit.shards import MOST_SHARDS
+from wamkit.files.locate import weight_files
+from wamkit.files.paths import LONGEST, LONGEST_PART, fault_of_name, inside
+from wamkit.files.shards import MOST_SHARDS
 
 REFUSED: dict[str, Any] = {
     "..": "the part '..'",

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit import WamkitError, weights
-from wamkit.pickle_scan import MOST_BYTES, MOST_STEPS
-from wamkit.pickled import tensors
+from wamkit import WamkitError
+from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.pickled import tensors
+from wamkit.files.pickle_scan import MOST_BYTES, MOST_STEPS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of most of what is made here
 STATE = {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.zeros(3)}

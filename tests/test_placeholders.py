@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from wamkit import WamkitError, stored
-from wamkit.actions import read_statistics
+from wamkit import WamkitError
+from wamkit.checkpoints.files import find, headers
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording
 from wamkit.data.checking import check
-from wamkit.data.example import record
 from wamkit.data.latents import INDEX, StoredLatents
-from wamkit.files import find, headers
-from wamkit.observation import read_image
-from wamkit.placeholders import placeholder
-from wamkit.spec import parse, read
+from wamkit.files.placeholders import placeholder
+from wamkit.policy import precomputed_text as stored
+from wamkit.policy.actions import read_statistics
+from wamkit.policy.observation import read_image
+from wamkit.testing.dataset import record
 from wamkit.train.config import read_settings_file as read_settings
 
 SIZE = 9_876_543_210

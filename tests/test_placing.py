@@ -11,11 +11,11 @@ from PIL import Image
 
 import wamkit as package
 from wamkit import Policy, WamkitError
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording
 from wamkit.data.encoding import precompute
-from wamkit.data.example import record
-from wamkit.placing import expect_device
-from wamkit.spec import parse, read
+from wamkit.policy.placing import expect_device
+from wamkit.testing.dataset import record
 from wamkit.train.processes import joined
 
 SMALL = Path(__file__).parent / "data" / "small.toml"

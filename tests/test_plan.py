@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.policy import Policy
-from wamkit.spec import PolicySpec, parse, read
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.policy.policy import Policy
 from wamkit.train.config import Parts, TrainConfig
 from wamkit.train.plan import kept, plan, work
 
@@ -40,7 +40,7 @@ def test_parameters_are_those_of_the_policy() -> None:
 def test_going_back_costs_twice_as_much_as_going_there() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wamkit.trial import batch_of
+    from wamkit.testing.fixtures import batch_of
 
     policy = wamkit.build(TOY)
     batch = batch_of(policy.spec, size=1)
@@ -77,9 +77,9 @@ def test_parts_at_rest_need_no_gradient() -> None:
 
 
 def test_keys_kept_while_acting_are_those_of_the_cache() -> None:
-    from wamkit import scenes
     from wamkit.interfaces.paradigm import CLEAN, remember
-    from wamkit.trial import observation
+    from wamkit.policy import preprocessing as scenes
+    from wamkit.testing.fixtures import observation
 
     policy = Policy.from_spec(spec_with())
     scene = scenes.blank(policy, observation(policy.spec, batch=1))

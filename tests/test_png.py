@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from wamkit import WamkitError
-from wamkit.pixels import read_pixels
+from wamkit.files.pixels import read_pixels
 
 COLORS = np.random.default_rng(0).integers(1, 256, (48, 40, 3), np.uint8)
 

@@ -11,13 +11,13 @@ import torch
 import yaml
 
 import wamkit
-from wamkit.actions import Statistics
-from wamkit.losses import video_loss
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy
-from wamkit.spec import override, parse, read
-from wamkit.trial import batch_of, observation
-from wamkit.types import Goal
+from wamkit.config.spec import override, parse, read
+from wamkit.interfaces.types import Goal
+from wamkit.policy.actions import Statistics
+from wamkit.policy.losses import video_loss
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import float64, same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["cameras.views.0.size=[16, 32]", "schedules.action.steps=3", "schedules.video.steps=2"]
@@ -244,7 +244,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(saved: Pa
 
 
 def test_a_failure_while_saving_keeps_the_old_policy(saved: Path, monkeypatch: Any) -> None:
-    import wamkit.weights as weights
+    import wamkit.checkpoints.safetensors as weights
 
     policy, before = Policy.load(saved), (saved / "backbone.safetensors").read_bytes()
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wamkit
-from wamkit.cost import FORMULAS
-from wamkit.policy import Policy
-from wamkit.precision import ExactLinear
-from wamkit.registry import registry
-from wamkit.scenes import blank, clean
-from wamkit.trial import batch_of, composed, observation
+from wamkit.acceleration.precision import ExactLinear
+from wamkit.config.registry import registry
+from wamkit.policy.cost import FORMULAS
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation
 
 BACKBONES = registry().names("backbone")
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 import wamkit
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, StoredLatents, collate, precompute
-from wamkit.data.example import record
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
+from wamkit.policy.policy import Policy
+from wamkit.testing.dataset import record
+from wamkit.testing.parity import same_values
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW: dict[str, Any] = read(SMALL) | {

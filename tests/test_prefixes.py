@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wamkit import WamkitError, load_part
-from wamkit.files import find
-from wamkit.locate import weight_files
-from wamkit.registry import registry
-from wamkit.spec import parse_part
+from wamkit.checkpoints.files import find
+from wamkit.config.registry import registry
+from wamkit.config.spec import parse_part
+from wamkit.files.locate import weight_files
 
 FILE = "diffusion_pytorch_model.safetensors"
 PREFIXES = [

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from wamkit import WamkitError
-from wamkit.cli import output
-from wamkit.cli.notes import noted
-from wamkit.data.example import record
+from wamkit.cli import _output as output
+from wamkit.cli._notes import noted
+from wamkit.config.spec import parse, read
 from wamkit.errors import OBEYED, printable
-from wamkit.printable import OneLine, escaped
-from wamkit.spec import parse, read
+from wamkit.files.printable import OneLine, escaped
+from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 Run = Callable[..., tuple[int, str, str]]

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.parity import doubled, float64, same_values
-from wamkit.prompts import PromptCache, trimmed
-from wamkit.registry import registry
-from wamkit.scenes import clean
-from wamkit.trial import batch_of, composed
-from wamkit.types import Text
+from wamkit.config.registry import registry
+from wamkit.interfaces.types import Text
+from wamkit.policy.preprocessing import clean
+from wamkit.policy.text_cache import PromptCache, trimmed
+from wamkit.testing.fixtures import batch_of, composed
+from wamkit.testing.parity import doubled, float64, same_values
 
 WIDTH = 4
 

@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 import wamkit
+from wamkit.acceleration.compile_modules import blocks
+from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
+from wamkit.acceleration.regions import Regions
 from wamkit.bench.rounding import quantized, relative
-from wamkit.compiling import blocks
+from wamkit.checkpoints.safetensors import cast
+from wamkit.config.parts import BackboneConfig
+from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
-from wamkit.install import install_hint
-from wamkit.parity import same_values
-from wamkit.parts import BackboneConfig
-from wamkit.policy import Policy
-from wamkit.quantized import KINDS, LEAST, check_kind, layers
-from wamkit.regions import Regions
-from wamkit.registry import registry
-from wamkit.trial import batch_of, observation
-from wamkit.weights import cast
+from wamkit.files.install import install_hint
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 BY_CPU = ("float8_weights", "int8", "int8_weights")

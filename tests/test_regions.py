@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import wamkit
+from wamkit.acceleration.memo import Memo
+from wamkit.acceleration.regions import Regions, region
 from wamkit.errors import WamkitError
-from wamkit.memo import Memo
-from wamkit.parity import same_values
-from wamkit.regions import Regions, region
-from wamkit.trial import observation
+from wamkit.testing.fixtures import observation
+from wamkit.testing.parity import same_values
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import create_model
 
+from wamkit.config.hooks import API, hookimpl
+from wamkit.config.parts import BackboneConfig, Part, Traits
+from wamkit.config.registry import Registry, qualified, registry
 from wamkit.errors import WamkitError
-from wamkit.hooks import API, hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
-from wamkit.registry import Registry, qualified, registry
 
 TRAITS = Traits(
     depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4, text_width=8

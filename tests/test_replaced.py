@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from wamkit import WamkitError, runs
+from wamkit import WamkitError
 from wamkit.cli import app
+from wamkit.config import runs
+from wamkit.config.spec import parse, read
 from wamkit.data import Feature, Recording, Writer
 from wamkit.data.encoding import precompute
 from wamkit.data.latents import StoredLatents
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
-from wamkit.train.trial import recordings, short_run
+from wamkit.policy.policy import Policy
+from wamkit.testing.training import recordings, short_run
 
 SPEC = Path(__file__).parent / "data" / "small.toml"
 OLDER = (".{}.old.part", ".{}.old.x1y2z3_9/old", ".{}.00000000-1-1-0.old")

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from wamkit import Observation, WamkitError
-from wamkit.actions import ActionSpace, StateSpace, Statistics, read_statistics
-from wamkit.cameras import CameraLayout, placed
-from wamkit.parity import same_values
-from wamkit.spaces import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
+from wamkit.config.robot import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
+from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
+from wamkit.policy.cameras import CameraLayout, placed
+from wamkit.testing.parity import same_values
 
 RED = np.full((8, 12, 3), (255, 0, 0), np.uint8)
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wamkit as package
-from wamkit import runs
+from wamkit.config import runs
+from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
+from wamkit.policy.policy import Policy
+from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train.trainer import Summary
-from wamkit.train.trial import logged, recordings, same, saved, short_run, state
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 NEWEST, OLDER = "step-000004", "step-000002"
@@ -133,7 +133,7 @@ def other(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
     """Tensors changed, and the list of files made to fit them, as a port would."""
 
     def damage(run: Path) -> None:
-        from wamkit.records import manifest
+        from wamkit.config.records import manifest
 
         checkpoint = run / "checkpoints" / NEWEST
         file = next((checkpoint / "state").iterdir())
@@ -333,9 +333,9 @@ def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
     log.write_bytes(b"\n".join([*bad, *lines, b'{"step": 4, "lo']))
     told: list[str] = []
     from wamkit.data import Columns
+    from wamkit.testing.training import SHORT
     from wamkit.train.config import TrainConfig
     from wamkit.train.trainer import Data, train
-    from wamkit.train.trial import SHORT
 
     config = TrainConfig.model_validate({**SHORT, "steps": 6})
     data = Data(folder, Columns())
@@ -406,7 +406,7 @@ def test_a_folder_that_holds_more_than_a_run_that_was_begun_is_left_alone(
 def test_a_run_that_another_process_trains_is_refused(
     folder: Path, begun: Path, tmp_path: Path, resume: bool
 ) -> None:
-    from wamkit.locking import lock
+    from wamkit.files.locking import lock
 
     run = copied(begun, tmp_path / "run") if resume else tmp_path / "run"
     with lock(run), pytest.raises(WamkitError, match=f"is in use: process {os.getpid()}") as error:

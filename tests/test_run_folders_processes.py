@@ -16,7 +16,7 @@ import torch
 torch.set_num_threads(1)
 import wamkit
 from wamkit.errors import WamkitError
-from wamkit.train.trial import recordings, short_run
+from wamkit.testing.training import recordings, short_run
 
 spec, data, out, rank, ports = *sys.argv[1:4], int(os.environ["RANK"]), sys.argv[4:]
 
@@ -48,8 +48,8 @@ def _port() -> str:
 
 
 def test_a_failure_in_one_process_is_told_by_both_and_neither_waits(tmp_path: Path) -> None:
-    from wamkit.spec import parse, read
-    from wamkit.train.trial import recordings
+    from wamkit.config.spec import parse, read
+    from wamkit.testing.training import recordings
 
     data = recordings(tmp_path / "data", parse(read(SMALL)))
     words = [str(SMALL), str(data), str(tmp_path / "run"), *(_port() for _ in range(3))]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wamkit
+from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitWarning
-from wamkit.spec import parse, read
-from wamkit.stored import read as stored
-from wamkit.trial import redrawn
+from wamkit.policy.precomputed_text import read as stored
+from wamkit.testing.fixtures import redrawn
 
 Wamkit = Callable[..., tuple[int, str, str]]
 TOY = Path(__file__).parent.parent / "examples/toy.toml"

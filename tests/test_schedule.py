@@ -12,11 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from wamkit.config.noise_schedule import ScheduleConfig
+from wamkit.config.spec import override, parse, read
+from wamkit.engine.noise_schedule import NoiseSchedule, draw, shifted
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.schedule import NoiseSchedule, draw, shifted
-from wamkit.schedules import ScheduleConfig
-from wamkit.spec import override, parse, read
+from wamkit.testing.parity import same_values
 
 COSMOS: dict[str, Any] = {
     "density": "lognormal_mix",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from wamkit import documents, images, safetensors_header, shards, strict_json, values
+from wamkit.config import values
 from wamkit.data import schema
+from wamkit.files import documents, images, safetensors_header, shards, strict_json
 from wamkit.serve import codec
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from PIL import Image
 
 import wamkit as package
 from wamkit import Observation, WamkitError
-from wamkit.seeds import MOST, expect_seed, folded, narrowed
+from wamkit.config.seeds import MOST, expect_seed, folded, narrowed
 from wamkit.serve.messages import _seed
 from wamkit.simulate.acting import Running
 from wamkit.train.config import read_config

@@ -21,13 +21,13 @@ import wamkit as package
 from wamkit.bench.taps import tapped
 from wamkit.cli.serve import unready
 from wamkit.errors import WamkitError
-from wamkit.observation import Observation, read_image
-from wamkit.parity import other_values, same_values
-from wamkit.policy import Policy
+from wamkit.policy.observation import Observation, read_image
+from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import unpack
 from wamkit.serve.server import Server, address_of, beside, bound
-from wamkit.trial import changed, composed
+from wamkit.testing.fixtures import changed, composed
+from wamkit.testing.parity import other_values, same_values
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "examples" / "toy.toml"

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 import wamkit
 from wamkit.errors import WamkitError
-from wamkit.policy import Policy
+from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack
 from wamkit.serve.connection import UNREAD

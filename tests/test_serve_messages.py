@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 import wamkit
 from wamkit.errors import WamkitError, printable
-from wamkit.policy import Policy
+from wamkit.policy.policy import Policy
 from wamkit.serve import codec
 from wamkit.serve.client import Client
 from wamkit.serve.quoting import brief, quoted

@@ -16,13 +16,13 @@ from websockets.sync.client import connect
 
 import wamkit
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
+from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
 from wamkit.serve.server import Server, address_of, beside, bound
 from wamkit.serve.sessions import Patience
-from wamkit.trial import changed, composed
+from wamkit.testing.fixtures import changed, composed
+from wamkit.testing.parity import same_values
 
 
 @cache

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 import wamkit
 from wamkit.errors import WamkitError
-from wamkit.policy import Policy
+from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
 from wamkit.serve.server import Server, address_of, beside, bound
@@ -37,14 +37,14 @@ UPGRADE = (
 TOY = "examples/toy.toml"
 SLOW = """
 import signal, sys, time
-import wamkit.policy
-plain = wamkit.policy.Policy.decide
+import wamkit.policy.policy
+plain = wamkit.policy.policy.Policy.decide
 def decide(*args, **kwargs):
     if kwargs["seed"] != 0:  # that of warming up
         print("computing", flush=True)
         time.sleep(float(sys.argv[-1]))
     return plain(*args, **kwargs)
-wamkit.policy.Policy.decide = decide
+wamkit.policy.policy.Policy.decide = decide
 from wamkit.cli import app
 app(sys.argv[1:-1], prog_name="wamkit")
 """

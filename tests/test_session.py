@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from wamkit.actions import Statistics
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
-from wamkit.observation import Batch, Observation
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import changed, compose, composed, observation
-from wamkit.types import Outcome, Scene
+from wamkit.interfaces.types import Outcome, Scene
+from wamkit.policy.actions import Statistics
+from wamkit.policy.observation import Batch, Observation
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import changed, compose, composed, observation
+from wamkit.testing.parity import float64, other_values, same_values
 
 
 def spec_for(

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wamkit import WamkitError, weights
-from wamkit.files import find
+from wamkit import WamkitError
+from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.files import find
 
 INDEX = "model.safetensors.index.json"
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

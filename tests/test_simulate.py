@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wamkit.build import build
+from wamkit.config.parts import EnvironmentConfig
+from wamkit.config.spec import PolicySpec, parse
 from wamkit.data import Recording, check
 from wamkit.data.frames import Numbers
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.parts import EnvironmentConfig
-from wamkit.policy import Policy
+from wamkit.policy.build import build
+from wamkit.policy.policy import Policy
 from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
 from wamkit.simulate.acting import Actor
 from wamkit.simulate.collecting import Asked, collect, writer
-from wamkit.simulate.contract import expect_environment
 from wamkit.simulate.episodes import Attempt
 from wamkit.simulate.filming import pictures, shoot
 from wamkit.simulate.fitting import conflicts, views_of
 from wamkit.simulate.rolling import evaluate, play
 from wamkit.simulate.scoring import latencies, summary, wilson
-from wamkit.spec import PolicySpec, parse
+from wamkit.testing.environment import expect_environment
+from wamkit.testing.parity import same_values
 
 SIZE = 16
 

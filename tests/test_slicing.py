@@ -10,16 +10,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from wamkit.checkpoints.prune import PUBLISHED, evenly, sliced, student_of
 from wamkit.cli import app
-from wamkit.compositions import compose, default
+from wamkit.config.compositions import compose, default
+from wamkit.config.parts import BackboneConfig
+from wamkit.config.registry import registry
+from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
-from wamkit.parity import float64, same_values
-from wamkit.parts import BackboneConfig
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.slicing import PUBLISHED, evenly, sliced, student_of
-from wamkit.spec import parse, read
-from wamkit.trial import composed, observation, scene_of, shown
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import composed, observation, scene_of, shown
+from wamkit.testing.parity import float64, same_values
 
 SPECS = {
     name: spec

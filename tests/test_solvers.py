@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wamkit.parity import float64, same_values
-from wamkit.schedule import NoiseSchedule, draw
-from wamkit.schedules import ScheduleConfig
-from wamkit.solvers import SOLVERS, Run
+from wamkit.config.noise_schedule import ScheduleConfig
+from wamkit.engine.noise_schedule import NoiseSchedule, draw
+from wamkit.engine.samplers import SOLVERS, Run
+from wamkit.testing.parity import float64, same_values
 
 Velocity = Callable[[Tensor, float], Tensor]
 SPREAD = 0.4

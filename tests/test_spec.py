@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import wamkit
-from wamkit.build import resolve
+from wamkit.config.spec import override, parse, parse_part, read, schema
 from wamkit.errors import Note, SpecError, WamkitError
-from wamkit.spec import override, parse, parse_part, read, schema
+from wamkit.policy.build import resolve
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 TOY = next(p for p in EXAMPLES if p.stem == "toy")

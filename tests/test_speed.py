@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wamkit.acceleration.memo import Memo, Rung, Rungs
 from wamkit.bench.taps import tapped
-from wamkit.compositions import Cell, matrix
+from wamkit.config.compositions import Cell, matrix
+from wamkit.engine.layers import rotate_pairs
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.layers import rotate_pairs
-from wamkit.memo import Memo, Rung, Rungs
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.trial import observation
-from wamkit.types import Noisy, Scene, Text
+from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import observation
+from wamkit.testing.parity import same_values
 
 CELLS = [c for c in matrix() if c.runs]
 # Every backbone and every head in the cheapest paradigm, and every paradigm with one of each.
@@ -141,8 +141,8 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
 
 
 def test_levels_are_brought_to_the_device_once() -> None:
-    from wamkit.schedule import NoiseSchedule
-    from wamkit.schedules import ScheduleConfig
+    from wamkit.config.noise_schedule import ScheduleConfig
+    from wamkit.engine.noise_schedule import NoiseSchedule
 
     flow = NoiseSchedule(ScheduleConfig(steps=3))
     flow.start(torch.zeros(2, 4))
@@ -188,8 +188,8 @@ def test_levels_that_are_looked_up_give_the_same_chunk(
 
 
 def test_a_part_that_is_given_another_level_has_left_the_ladder() -> None:
-    from wamkit.schedule import NoiseSchedule
-    from wamkit.schedules import ScheduleConfig
+    from wamkit.config.noise_schedule import ScheduleConfig
+    from wamkit.engine.noise_schedule import NoiseSchedule
 
     run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
     text = Text(torch.zeros(2, 1, 4))

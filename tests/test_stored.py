@@ -11,13 +11,13 @@ import torch
 from safetensors import safe_open
 
 import wamkit
+from wamkit.checkpoints.files import written
 from wamkit.cli import main
+from wamkit.config.spec import override, read
 from wamkit.errors import WamkitError
-from wamkit.files import written
-from wamkit.policy import Policy
-from wamkit.spec import override, read
-from wamkit.stored import StoredEncoder, precompute
-from wamkit.trial import observation
+from wamkit.policy.policy import Policy
+from wamkit.policy.precomputed_text import StoredEncoder, precompute
+from wamkit.testing.fixtures import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 CLIP = {"name": "open_clip", "layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
@@ -27,7 +27,7 @@ CLIP |= {"template": "do: {instruction}"}
 @pytest.fixture
 def raw(tmp_path: Path) -> dict[str, Any]:
     """A spec with a frozen encoder whose weights are on disk."""
-    from wamkit import weights
+    from wamkit.checkpoints import safetensors as weights
 
     torch.manual_seed(0)
     weights.save(wamkit.load_part("text_encoder", CLIP), tmp_path / "clip.safetensors")

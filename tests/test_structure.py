@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wamkit.registry import registry
+from wamkit.config.registry import registry
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "wamkit"

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wamkit.registry import forget, registry
+from wamkit.config.registry import forget, registry
 from wamkit.testing import CHECKS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

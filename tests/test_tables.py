@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from wamkit.cli.folding import PIPE, brief, cells, count, fold, fold_items, width
-from wamkit.cli.output import table
-from wamkit.cli.tables import Table
+from wamkit.cli._folding import PIPE, brief, cells, count, fold, fold_items, width
+from wamkit.cli._output import table
+from wamkit.cli._tables import Table
 
 HEADS = ("name", "depth", "a long head", "feed_forward", "what it is for", "weights", "sees")
 WORDS = ["a", "video", "transformer", "that", "reads", "observed,", "2.2-ti2v-5b", "and", "text"]

@@ -9,21 +9,21 @@ import pytest
 from typer.testing import CliRunner
 
 import wamkit
-from wamkit.check import check
 from wamkit.cli.explain import explained
-from wamkit.company import expect_alike
+from wamkit.config.check import check
+from wamkit.config.programs import program_of
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
 from wamkit.interfaces import stream_of
-from wamkit.parity import other_values, same_values
-from wamkit.policy import Policy
-from wamkit.programs import program_of
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.spec import PolicySpec
-from wamkit.testing import gives_words_the_noise_level_it_states
-from wamkit.text import text_level
+from wamkit.interfaces.text import text_level
+from wamkit.interfaces.types import Scene, Velocity
+from wamkit.policy.policy import Policy
+from wamkit.testing.company import expect_alike
+from wamkit.testing.contract import gives_words_the_noise_level_it_states
+from wamkit.testing.fixtures import acted, changed, compose, composed, default, redrawn, scene_of
+from wamkit.testing.parity import other_values, same_values
+from wamkit.testing.uncached import uncached
 from wamkit.train.plan import kept
-from wamkit.trial import acted, changed, compose, composed, default, redrawn, scene_of
-from wamkit.types import Scene, Velocity
 
 STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
 

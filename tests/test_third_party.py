@@ -78,7 +78,7 @@ def test_a_strangers_backbone_is_listed_beside_the_first_party(elsewhere: Elsewh
 def test_the_wheel_brings_every_plugin_and_hides_the_checkout(elsewhere: Elsewhere) -> None:
     script = (
         "import json, wamkit, wamkit_toy, wamkit_my_backbone\n"
-        "from wamkit.registry import registry\n"
+        "from wamkit.config.registry import registry\n"
         "modules = (wamkit, wamkit_toy, wamkit_my_backbone)\n"
         "files = [module.__file__ for module in modules]\n"
         "plugins = [[p.name, p.distribution, p.status, p.reason] for p in registry().plugins]\n"
@@ -98,7 +98,7 @@ def test_a_strangers_backbone_keeps_the_contract(elsewhere: Elsewhere) -> None:
 
 def test_the_wheel_can_start_plugins(elsewhere: Elsewhere) -> None:
     script = (
-        "from wamkit.scaffold import SUFFIXES, render\n"
+        "from wamkit.cli.new.scaffold import SUFFIXES, render\n"
         "print(*(len(render(kind, 'mine')) for kind in SUFFIXES))\n"
     )
     assert elsewhere.run("-c", script) == "6 6 6\n"

@@ -1,4 +1,4 @@
-"""What `wamkit.tolerance` lets pass and what not, and what it computes in."""
+"""What `wamkit.testing.tolerance` lets pass and what not, and what it computes in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from wamkit.layers import constant, sinusoid
-from wamkit.parity import doubled, float64, other_values, same_gradients, same_values
-from wamkit.parts import Part
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.trial import acted, batch_of, compose, composed, default, redrawn, scene_of, shown
-from wamkit.types import Frames, Text
+from wamkit.config.parts import Part
+from wamkit.config.registry import registry
+from wamkit.engine.layers import constant, sinusoid
+from wamkit.interfaces.types import Frames, Text
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import (
+    acted,
+    batch_of,
+    compose,
+    composed,
+    default,
+    redrawn,
+    scene_of,
+    shown,
+)
+from wamkit.testing.parity import doubled, float64, other_values, same_gradients, same_values
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e8])

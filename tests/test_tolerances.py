@@ -1,6 +1,6 @@
 """No test measures float32 numbers against a fixed bound: another processor rounds otherwise.
 
-What is compared goes through `same_values` and `other_values` of `wamkit.parity`, which measure at
+What is compared goes through `same_values` and `other_values` of `wamkit.testing.parity`, which measure at
 the scale of what is expected, and through `float64` where the numbers matter.
 """
 
@@ -96,7 +96,9 @@ def _number(node: ast.AST) -> float | None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_differences_are_measured_at_a_scale(file: Path) -> None:
     found = list(faults(file.read_text()))
-    assert not found, "use same_values or other_values of wamkit.parity: " + "; ".join(found)
+    assert not found, "use same_values or other_values of wamkit.testing.parity: " + "; ".join(
+        found
+    )
 
 
 @pytest.mark.parametrize(

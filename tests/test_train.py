@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 import wamkit
-from wamkit.attention import recomputed
+from wamkit.config.spec import parse, read
 from wamkit.data import Samples, collate, statistics
+from wamkit.engine.attention import recomputed
 from wamkit.errors import WamkitError
-from wamkit.policy import Policy
-from wamkit.spec import parse, read
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of
+from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import checkpoints, read_config
 from wamkit.train.batches import seed_of, shard
 from wamkit.train.config import TrainConfig
 from wamkit.train.learning import share_of_peak
 from wamkit.train.trainer import Summary
-from wamkit.train.trial import logged, recordings, same, saved, short_run, state
-from wamkit.trial import batch_of
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW = read(SMALL, ["state.size=2", "action_head.state=text"])

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import wamkit
-from wamkit.attention import recomputed
-from wamkit.compiling import as_written, compile_blocks
+from wamkit.acceleration.compile_modules import as_written, compile_blocks
+from wamkit.config.registry import registry
+from wamkit.engine.attention import recomputed
 from wamkit.errors import WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, composed
+from wamkit.testing.parity import same_values
+from wamkit.testing.training import logged, recordings, short_run
 from wamkit.train import trainer
 from wamkit.train.config import Lora, TrainConfig
 from wamkit.train.learning import adapted, choose
-from wamkit.train.trial import logged, recordings, short_run
-from wamkit.trial import batch_of, composed
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 

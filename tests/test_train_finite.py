@@ -13,15 +13,15 @@ from pydantic import BaseModel
 from torch import Tensor
 
 import wamkit as package
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Columns
 from wamkit.errors import WamkitError
-from wamkit.registry import registry
-from wamkit.spec import PolicySpec, parse, read
+from wamkit.testing.training import SHORT, recordings, same, saved, short_run, state
 from wamkit.train.config import TrainConfig, read_config
 from wamkit.train.nonfinite import not_finite
 from wamkit.train.processes import Processes
 from wamkit.train.trainer import Data, Trainer
-from wamkit.train.trial import SHORT, recordings, same, saved, short_run, state
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 HERE = Processes(torch.device("cpu"))
@@ -126,7 +126,7 @@ def test_a_state_that_is_saved_is_not_saved_again(folder: Path, tmp_path: Path) 
 def test_a_checkpoint_that_is_not_finite_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from wamkit.records import manifest
+    from wamkit.config.records import manifest
 
     out = tmp_path / "run"
     short_run(package.build(SMALL), folder, out)

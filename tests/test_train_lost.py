@@ -20,7 +20,7 @@ import torch
 torch.set_num_threads(1)
 import wamkit
 from wamkit.errors import WamkitError
-from wamkit.train.trial import short_run
+from wamkit.testing.training import short_run
 
 spec, data, out, how = sys.argv[1:]
 
@@ -46,8 +46,8 @@ def _port() -> str:
     [("SIGSTOP", "another one did not answer for 20 s"), ("SIGKILL", "another one ended")],
 )
 def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, said: str) -> None:
-    from wamkit.spec import parse, read
-    from wamkit.train.trial import recordings
+    from wamkit.config.spec import parse, read
+    from wamkit.testing.training import recordings
 
     data, run = recordings(tmp_path / "data", parse(read(SMALL))), tmp_path / "run"
     here = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port(), "WORLD_SIZE": "2"}
@@ -75,9 +75,9 @@ def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, said: 
 
 
 def test_signals_to_all_processes_of_a_run_end_it_with_a_checkpoint(tmp_path: Path) -> None:
-    from wamkit.spec import parse, read
+    from wamkit.config.spec import parse, read
+    from wamkit.testing.training import recordings
     from wamkit.train.logs import read as lines
-    from wamkit.train.trial import recordings
 
     data, run = recordings(tmp_path / "data", parse(read(SMALL))), tmp_path / "run"
     words = ["train", str(SMALL), "--data", str(data), "--out", str(run), "--batch", "2"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import wamkit
-from wamkit.parity import same_values
-from wamkit.train.trial import logged, recordings, saved, short_run
+from wamkit.testing.parity import same_values
+from wamkit.testing.training import logged, recordings, saved, short_run
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SETTINGS: dict[str, Any] = {"ema": 0.9, "imagine_every": 4}
@@ -27,7 +27,7 @@ import torch
 torch.set_num_threads(1)
 import wamkit
 from wamkit.train import trainer
-from wamkit.train.trial import short_run
+from wamkit.testing.training import short_run
 trainer.compile_blocks = partial(trainer.compile_blocks, backend="eager")
 for job in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(job["port"])
@@ -40,14 +40,14 @@ SHARED = """
 import sys
 import torch
 torch.set_num_threads(1)
-from wamkit.policy import Policy
-from wamkit.registry import registry
+from wamkit.policy.policy import Policy
+from wamkit.config.registry import registry
 from wamkit.train.config import TrainConfig
 from wamkit.train.learning import choose
 from wamkit.train.processes import full, joined
 from wamkit.train.trainee import Team, Trainee
-from wamkit.parity import same_values
-from wamkit.trial import batch_of, composed, observation
+from wamkit.testing.parity import same_values
+from wamkit.testing.fixtures import batch_of, composed, observation
 
 def gradients(spec, config, processes):
     policy = Policy.from_spec(spec)

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.data.example import record
-from wamkit.spec import parse, read
+from wamkit.config.spec import parse, read
+from wamkit.testing.dataset import record
+from wamkit.testing.training import short_run
 from wamkit.train.config import TrainConfig
 from wamkit.train.devices import known, peak_for
 from wamkit.train.logs import read as lines
 from wamkit.train.plan import work
 from wamkit.train.trainer import Summary
-from wamkit.train.trial import short_run
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = ["backbone.depth=1", "cameras.views.0.size=[16, 16]"]

@@ -12,13 +12,13 @@ from wamkit_qwen_image import QwenImage
 from wamkit_toy import Toy
 
 import wamkit
-from wamkit.check import check, warnings_of
 from wamkit.cli import app
+from wamkit.config.check import check, warnings_of
+from wamkit.config.parts import Caution, TextEncoderConfig, TrainedWith, Traits, VAEConfig
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, override, parse, read
 from wamkit.errors import WamkitWarning
-from wamkit.parts import Caution, TextEncoderConfig, TrainedWith, Traits, VAEConfig
-from wamkit.registry import registry
-from wamkit.spec import PolicySpec, override, parse, read
-from wamkit.trial import compose, composed, default
+from wamkit.testing.fixtures import compose, composed, default
 
 ROOT = Path(__file__).parent.parent
 LTX, LIGHT = ROOT / "examples/fastwam_on_ltx.toml", ROOT / "examples/light_wam.toml"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.data.example import record
-from wamkit.spec import parse, read
+from wamkit.config.spec import parse, read
+from wamkit.testing.dataset import record
 from wamkit.train.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from wamkit import Policy, WamkitError, build, check, strict_yaml, trusting_paths
+from wamkit import Policy, WamkitError, build, check, trusting_paths
 from wamkit.cli import VERBS, verb
-from wamkit.spec import read
-from wamkit.trust import memory, named_paths, remember, remembered
+from wamkit.config.spec import read
+from wamkit.config.trust import memory, named_paths, remember, remembered
+from wamkit.files import strict_yaml
 
 TOY = Path(__file__).parent.parent / "examples/toy.toml"
 PHOTO = TOY.parent / "images/coffee.jpg"

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import wamkit
-from wamkit import weights
-from wamkit.cost import cost
+from wamkit.checkpoints import safetensors as weights
+from wamkit.config.registry import registry
+from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, precompute
-from wamkit.data.example import record
 from wamkit.errors import SpecError, WamkitError
-from wamkit.parity import same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.spec import parse, read
+from wamkit.policy.cost import cost
+from wamkit.policy.policy import Policy
+from wamkit.testing.dataset import record
+from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.parity import same_values
 from wamkit.train.plan import work
-from wamkit.trial import composed, observation
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW: dict[str, Any] = read(SMALL) | {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import wamkit
-from wamkit.parity import float64, same_values
+from wamkit.testing.parity import float64, same_values
 
 
 @torch.no_grad()

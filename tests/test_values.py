@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from wamkit import SpecError, WamkitError, build, random_weights
-from wamkit.check import check
-from wamkit.spec import parse, read
+from wamkit import SpecError, WamkitError, build
+from wamkit.checkpoints import random_weights
+from wamkit.config.check import check
+from wamkit.config.spec import parse, read
+from wamkit.config.values import MOST, MOST_LAYERS
 from wamkit.train.config import read_config
-from wamkit.values import MOST, MOST_LAYERS
 
 TOY = Path(__file__).parent.parent / "examples/toy.toml"
 PHOTO = TOY.parent / "images/coffee.jpg"

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wamkit import weights
+from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.safetensors import Dialect
 from wamkit.errors import WamkitError
-from wamkit.weights import Dialect
 
 FUSED = Dialect(
     "fused",

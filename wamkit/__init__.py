@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .build import build, load_part
-from .check import check, warnings_of
+from .config.check import check, warnings_of
+from .config.hooks import hookimpl
+from .config.registry import registry
+from .config.trust import trusting_paths
 from .errors import SpecError, WamkitError
-from .hooks import hookimpl
-from .registry import registry
-from .trust import trusting_paths
+from .policy.build import build, load_part
 
 if TYPE_CHECKING:
     from .interfaces.backbone import denoise
-    from .observation import ActionChunk, Batch, Observation
-    from .policy import Policy
+    from .policy.observation import ActionChunk, Batch, Observation
+    from .policy.policy import Policy
 
 __version__ = "0.1.0"
 
@@ -45,10 +45,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ActionChunk": "observation",
-    "Batch": "observation",
-    "Observation": "observation",
-    "Policy": "policy",
+    "ActionChunk": "policy.observation",
+    "Batch": "policy.observation",
+    "Observation": "policy.observation",
+    "Policy": "policy.policy",
     "denoise": "interfaces.backbone",
 }
 

@@ -75,8 +75,8 @@ def image(file: Path, size: tuple[int, int] = (32, 24)) -> None:
 
 
 def _data(place: Path) -> None:
-    from wamkit.data.example import record
-    from wamkit.spec import parse
+    from wamkit.config.spec import parse
+    from wamkit.testing.dataset import record
 
     spec = parse(table())
     record(place / "set", spec, episodes=3, frames=10, size=(16, 16), pictures="image")

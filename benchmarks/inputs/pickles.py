@@ -49,7 +49,7 @@ CALLS = {
     "collections": ("collections", "Counter", "x"),
     "types": ("types", "FunctionType", "x"),
     "socket": ("socket", "create_connection", "127.0.0.1"),
-    "wamkit": ("wamkit.files", "write", "../outside/ran"),
+    "wamkit": ("wamkit.checkpoints.files", "write", "../outside/ran"),
     "signal": ("signal", "alarm", "1"),
     "sys exit": ("sys", "exit", "0"),
     "os _exit": ("os", "_exit", "0"),

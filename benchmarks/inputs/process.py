@@ -36,11 +36,17 @@ def warm() -> None:
         "torch.distributed.checkpoint.state_dict",
         "PIL.Image",
     ]
-    names += ["wamkit.cli", "wamkit.policy", "wamkit.quantized", "wamkit.data", "wamkit.slicing"]
+    names += [
+        "wamkit.cli",
+        "wamkit.policy.policy",
+        "wamkit.acceleration.quantize",
+        "wamkit.data",
+        "wamkit.checkpoints.prune",
+    ]
     names += [
         "wamkit.train.trainer",
         "wamkit.train.config",
-        "wamkit.stored",
+        "wamkit.policy.precomputed_text",
         "wamkit.data.encoding",
     ]
     for name in names:
@@ -48,7 +54,7 @@ def warm() -> None:
     from PIL import Image
 
     from wamkit.cli import VERBS
-    from wamkit.registry import registry
+    from wamkit.config.registry import registry
 
     Image.init()
     for module in VERBS.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wamkit.bench import Report
-from wamkit.modes import records
+from wamkit.policy.run_mode import records
 
 BASELINE = "plain, joined cache"
 """The baseline that a goal speaks of: dense masks, eager, a joined cache, nothing hoisted."""

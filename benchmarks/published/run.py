@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from wamkit.bench import Report, machine, roof
-from wamkit.modes import compiles
+from wamkit.policy.run_mode import compiles
 
 from .goals import GOALS, Measured, Stage, best, missed, verdicts
 from .subject import Subject

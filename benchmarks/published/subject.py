@@ -15,11 +15,11 @@ from torch import Tensor
 from wamkit.bench import Roof, Row, measure
 from wamkit.bench.machine import seconds
 from wamkit.bench.taps import Call, Stages
-from wamkit.modes import records
-from wamkit.policy import generator
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.trial import observation
+from wamkit.policy.policy import generator
+from wamkit.policy.preprocessing import blank
+from wamkit.policy.run_mode import records
+from wamkit.testing.fixtures import observation
+from wamkit.testing.uncached import uncached
 
 from .goals import BASELINE, Measured, Stage
 from .kernels import Profile, profiled

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import wamkit
-from wamkit.policy import Policy
-from wamkit.prompts import PromptCache
-from wamkit.spec import parse, read
-from wamkit.types import Text
+from wamkit.config.spec import parse, read
+from wamkit.interfaces.types import Text
+from wamkit.policy.policy import Policy
+from wamkit.policy.text_cache import PromptCache
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = 16  # of an instruction; a T5 tokenizer makes about so many of a sentence

@@ -17,7 +17,7 @@ from fastwam.models.wan22.schedulers.scheduler_continuous import WanContinuousFl
 from fastwam.models.wan22.wan_video_dit import WanVideoDiT
 from safetensors.torch import save_file
 
-from wamkit.tolerance import doubled, float64
+from wamkit.testing.tolerance import doubled, float64
 
 HEADS, HEAD, TEXT, LAYERS = 2, 12, 16, 2
 

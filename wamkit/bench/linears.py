@@ -13,8 +13,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ..integers import fits
-from ..quantized import Kind, round_in_place
+from ..acceleration.int8_linear import fits
+from ..acceleration.quantize import Kind, round_in_place
 from .machine import machine
 
 SIZES = ((512, 1024, 100), (1024, 4096, 128), (1024, 4096, 32), (1024, 4096, 8))

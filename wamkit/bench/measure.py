@@ -2,7 +2,7 @@
 
 Whole chunks are timed without any tap, and staged ones with the device waited for around every
 stage, in turn, so that a busy machine slows both alike. Work is counted, not timed: matrix
-products, attention and convolutions (`wamkit.cost.Counter`).
+products, attention and convolutions (`wamkit.policy.cost.Counter`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..images import opened
-from ..modes import records
-from ..observation import Observation, random_observation
-from ..parts import KINDS
-from ..policy import DTYPES, Policy
+from ..config.parts import KINDS
+from ..files.images import opened
+from ..policy.observation import Observation, random_observation
+from ..policy.policy import DTYPES, Policy
+from ..policy.run_mode import records
 from .boundaries import FIGURES, STAGES
 from .machine import Roof, machine, peak_bytes, roof, seconds
 from .taps import Call, Stages, recorded

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .. import strict_json
 from ..errors import WamkitError
-from ..policy import Policy
+from ..files import strict_json
+from ..policy.policy import Policy
 from ..serve.server import Server, address_of, beside, bound
 from .measure import Row, p95
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..observation import random_batch, random_observation
-from ..policy import Policy, generator
-from ..quantized import LEAST, Rounded
-from ..scenes import blank, clean
+from ..acceleration.quantize import LEAST, Rounded
+from ..policy.observation import random_batch, random_observation
+from ..policy.policy import Policy, generator
+from ..policy.preprocessing import blank, clean
 from .machine import seconds
 from .measure import Report, measure
 

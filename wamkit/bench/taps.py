@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import attention
-from ..compiling import blocks
-from ..cost import Counter
+from ..acceleration.compile_modules import blocks
+from ..engine import attention
 from ..interfaces.action_head import is_prefill
-from ..modes import records
-from ..policy import Policy
-from ..types import Memo
+from ..interfaces.types import Memo
+from ..policy.cost import Counter
+from ..policy.policy import Policy
+from ..policy.run_mode import records
 from .machine import seconds
 
 Label = Callable[..., str]

@@ -13,11 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import did_you_mean
-from ..variables import VARIABLES
-from .help import Verb, formatter
-from .notes import noted
-from .options import trust_paths
-from .output import polite
+from ..files.variables import VARIABLES
+from ._help import Verb, formatter
+from ._notes import noted
+from ._options import trust_paths
+from ._output import polite
 
 # What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
 VERBS = {
@@ -39,10 +39,10 @@ VERBS = {
     "collect": "collect",
     "eval": "eval",
     "serve": "serve",
-    "demo": "demo",
+    "demo": "demo.command",
     "weights": "weights",
     "slice": "slice",
-    "new": "new",
+    "new": "new.command",
     "doctor": "doctor",
 }
 _POLICY = re.compile("SPEC|POLICY")  # what may be a saved policy is called so in usage lines

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import (
+from ._options import (
     Device,
     Images,
     Json,
@@ -21,11 +21,11 @@ from .options import (
     State,
     Tiny,
 )
-from .output import busy, emit, note, say, show_table, table
-from .sources import taken
+from ._output import busy, emit, note, say, show_table, table
+from ._sources import taken
 
 if TYPE_CHECKING:
-    from ..observation import ActionChunk
+    from ..policy.observation import ActionChunk
 
 PARTS = {
     "start": "Python and the command line",
@@ -57,7 +57,7 @@ def command(
     """
     start = age()
     marks = [0.0 if start is None else start, time.perf_counter()]
-    from .inputs import chosen, loaded, observed
+    from ._inputs import chosen, loaded, observed
 
     source = taken(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)

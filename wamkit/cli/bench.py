@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WamkitError
-from ..paths import read_text
-from ..placeholders import refuse_placeholder
-from .folding import brief
-from .options import Device, Json, Overrides, Quantize, Source, Tiny
-from .output import busy, emit, note, say, show_table, table
-from .sources import taken
+from ..files.paths import read_text
+from ..files.placeholders import refuse_placeholder
+from ._folding import brief
+from ._options import Device, Json, Overrides, Quantize, Source, Tiny
+from ._output import busy, emit, note, say, show_table, table
+from ._sources import taken
 
 if TYPE_CHECKING:
     from ..bench import Report
@@ -105,9 +105,9 @@ def _measured(
     import torch
 
     from ..bench import measure
-    from ..modes import check_mode
-    from ..placing import expect_device
-    from .inputs import chosen, loaded
+    from ..policy.placing import expect_device
+    from ..policy.run_mode import check_mode
+    from ._inputs import chosen, loaded
 
     place = expect_device(device)
     check_mode(mode, place)
@@ -117,7 +117,7 @@ def _measured(
         require()
     spec, notes = chosen(source, sets, tiny=tiny)
     if quantize != "none":
-        from ..quantized import check_kind
+        from ..acceleration.quantize import check_kind
 
         check_kind(quantize, place, spec.dtype)
     with torch.device(place):  # random weights are drawn where they are needed
@@ -143,8 +143,8 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
 
     Which schedule drives a loop is the paradigm's affair: of several, the longest.
     """
-    from ..programs import program_of
-    from ..spec import parse, read
+    from ..config.programs import program_of
+    from ..config.spec import parse, read
 
     raw = read(source, sets)
     spec = parse(raw, str(source))

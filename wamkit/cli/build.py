@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Overrides, Spec, Tiny
-from .output import busy, emit, note, say, show_table, table
-from .sources import taken
+from ._options import Json, Overrides, Spec, Tiny
+from ._output import busy, emit, note, say, show_table, table
+from ._sources import taken
 
 EXAMPLE = "wamkit build examples/toy.toml --out policy"
 
@@ -25,10 +25,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Build a policy and save it to a folder, whole or not at all."""
-    from ..actions import read_statistics
-    from ..check import warnings_of
-    from ..folder import free, save
-    from .inputs import chosen, loaded
+    from ..config.check import warnings_of
+    from ..policy.actions import read_statistics
+    from ..policy.saving import free, save
+    from ._inputs import chosen, loaded
 
     free(out)  # before the long part
     spec = taken(spec)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import typer
 
-from ..check import check, warnings_of
-from ..configs import unseen
+from ..config.check import check, warnings_of
+from ..config.configs import unseen
+from ..config.parts import KINDS, Caution, Conflict
+from ..config.spec import PolicySpec, draft, parse, read
 from ..errors import SpecError, WamkitError
-from ..parts import KINDS, Caution, Conflict
-from ..spec import PolicySpec, draft, parse, read
-from .folding import unbroken
-from .options import Json, Overrides, Spec, Tiny
-from .output import FOUND, conflict_lines, emit, note, say
-from .sources import taken
+from ._folding import unbroken
+from ._options import Json, Overrides, Spec, Tiny
+from ._output import FOUND, conflict_lines, emit, note, say
+from ._sources import taken
 
 EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
 

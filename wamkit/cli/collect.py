@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..durable import recover
+from ..config.seeds import MOST
 from ..errors import WamkitError
-from ..paths import expanded
-from ..seeds import MOST
-from .options import Json
-from .output import emit, note, say, show_table, table
-from .playing import Env, EnvSettings, Processes, progress
+from ..files.durable import recover
+from ..files.paths import expanded
+from ._env_options import Env, EnvSettings, Processes, progress
+from ._options import Json
+from ._output import emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ..simulate.episodes import Attempt

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..spec import PolicySpec
+from ._folding import brief
+from ._options import Device, Json, Overrides
+from ._output import FOUND, INTERRUPTED, busy, emit, note, say, show_table, table
+from ._sources import taken
 from .check import specs_of
-from .folding import brief
-from .options import Device, Json, Overrides
-from .output import FOUND, INTERRUPTED, busy, emit, note, say, show_table, table
-from .sources import taken
 
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
 
@@ -68,7 +68,7 @@ def command(
     for path in specs:
         taken(path)  # says which policy of a run it is
     if measure:
-        from ..placing import expect_device
+        from ..policy.placing import expect_device
 
         expect_device(device)
     names, finished = told_apart(specs), True
@@ -81,7 +81,7 @@ def command(
             raise
         finished = False
     if plot is not None:
-        from ..chart import bars, write
+        from ..files.charts import bars, write
 
         write(plot, bars(_series(rows)))
     if json:
@@ -130,7 +130,7 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
 
     What cannot be built on this machine is left out of a row, which says so.
     """
-    from .meta import parameters
+    from ._params import parameters
 
     left_out, sizes = [], dict[str, int | None]()
     for kind in ("backbone", "vae", "action_head"):
@@ -146,7 +146,7 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
 
 def _filled(row: Row, spec: PolicySpec, choices: Mapping[str, Any], device: str | None) -> Row:
     """The row with what can be counted and timed here; one that fails does not cost the others."""
-    from ..cost import cost
+    from ..policy.cost import cost
 
     try:
         spent = cost(spec, **choices)
@@ -175,8 +175,8 @@ def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> f
     from statistics import median
     from time import perf_counter
 
-    from ..observation import random_observation
-    from ..policy import Policy
+    from ..policy.observation import random_observation
+    from ..policy.policy import Policy
 
     small = spec.tiny()[0]
     policy = Policy.from_spec(small, device=device)

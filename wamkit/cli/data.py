@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..durable import write_bytes, write_text
+from ..config.spec import PolicySpec, parse, read
 from ..errors import WamkitError
-from ..spec import PolicySpec, parse, read
-from .folding import duration, unbroken
-from .options import Column, Json, Overrides, Tolerance
-from .output import FOUND, busy, console, emit, note, say, show_table, table
+from ..files.durable import write_bytes, write_text
+from ._folding import duration, unbroken
+from ._options import Column, Json, Overrides, Tolerance
+from ._output import FOUND, busy, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ..data import Columns, Recording
@@ -211,7 +211,7 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     from PIL import Image
 
     from ..data.frames import Pictures
-    from ..pixels import is_deep
+    from ..files.pixels import is_deep
 
     if not recording.cameras or not recording.episodes:
         raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
@@ -253,7 +253,7 @@ def _stats(
     from ..data.needs import expect_numbers
     from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
-    from ..strict_json import dumps
+    from ..files.strict_json import dumps
 
     if spec is not None:
         expect_numbers(recording, spec, columns)

@@ -11,12 +11,12 @@ from typing import Any
 import typer
 
 from .. import __version__
-from ..install import install_hint
-from ..part_rules import schema_fault
-from ..registry import registry
-from ..variables import OTHERS, VARIABLES
-from .options import Json
-from .output import FOUND, emit, error, say, show_table, table
+from ..config.part_rules import schema_fault
+from ..config.registry import registry
+from ..files.install import install_hint
+from ..files.variables import OTHERS, VARIABLES
+from ._options import Json
+from ._output import FOUND, emit, error, say, show_table, table
 
 EXAMPLE = "wamkit doctor --json"
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .. import strict_json
-from ..durable import recover, replacing_folder
+from ..config.seeds import MOST, expect_seed
 from ..errors import SpecError, WamkitError
-from ..paths import expanded
-from ..seeds import MOST, expect_seed
-from .options import Device, Json, Overrides
-from .output import emit, note, say, show_table, table
-from .playing import EnvOption, EnvSettings, Processes, progress
-from .sources import taken
+from ..files import strict_json
+from ..files.durable import recover, replacing_folder
+from ..files.paths import expanded
+from ._env_options import EnvOption, EnvSettings, Processes, progress
+from ._options import Device, Json, Overrides
+from ._output import emit, note, say, show_table, table
+from ._sources import taken
 
 if TYPE_CHECKING:
     from ..data import Writer
@@ -173,10 +173,10 @@ def _actor(
     record: Path | None,
 ) -> Actor:
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
-    from ..build import resolve
-    from ..runs import is_folder
+    from ..config.runs import is_folder
+    from ..policy.build import resolve
     from ..simulate.fitting import conflicts, views_of
-    from .inputs import loaded
+    from ._inputs import loaded
 
     if not is_folder(policy):
         raise WamkitError(
@@ -243,7 +243,7 @@ def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
 
 def _value(text: str) -> Any:
     """A number, true, false, null or text, as YAML reads it."""
-    from .. import strict_yaml
+    from ..files import strict_yaml
 
     try:
         return strict_yaml.loads(text)

@@ -7,16 +7,16 @@ from typing import Any
 
 import typer
 
-from ..check import warnings_of
-from ..parts import KINDS
-from ..programs import program_of
-from ..spec import PolicySpec, parse, read
-from ..visibility import Visibility, closed_part, followed
+from ..config.check import warnings_of
+from ..config.parts import KINDS
+from ..config.programs import program_of
+from ..config.spec import PolicySpec, parse, read
+from ..config.visibility import Visibility, closed_part, followed
+from ._options import Json, Overrides, Spec, Tiny
+from ._output import FOUND, emit, mark, note, say, show_table, table
+from ._params import parameters
+from ._sources import taken
 from .check import conflicts_of, report, warn
-from .meta import parameters
-from .options import Json, Overrides, Spec, Tiny
-from .output import FOUND, emit, mark, note, say, show_table, table
-from .sources import taken
 
 EXAMPLE = "wamkit explain examples/toy.toml"
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..durable import write_bytes
 from ..errors import WamkitError
-from .folding import unbroken
-from .options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
-from .output import busy, emit, note, say
-from .sources import taken
+from ..files.durable import write_bytes
+from ._folding import unbroken
+from ._options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
+from ._output import busy, emit, note, say
+from ._sources import taken
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..observation import Imagined
+    from ..policy.observation import Imagined
 
 EXAMPLE = "wamkit imagine examples/toy.toml --image photo.jpg --prompt 'pour the milk' --out a.gif"
 
@@ -48,7 +48,7 @@ def command(
 
     Pictures that were observed have a gray border, those that are imagined an orange one.
     """
-    from .inputs import chosen, loaded, observed
+    from ._inputs import chosen, loaded, observed
 
     _writable(out)
     begin = perf_counter()

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config.parts import ALL_KINDS, Part
+from ..config.registry import registry
 from ..errors import WamkitError, did_you_mean
-from ..parts import ALL_KINDS, Part
-from ..registry import registry
-from .options import Json, complete_kind
-from .output import emit, say, show_table, table
+from ._options import Json, complete_kind
+from ._output import emit, say, show_table, table
 
 EXAMPLE = "wamkit list backbone"
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..compositions import Cell, matrix
-from ..durable import in_words, make_folder, write_text
-from ..printable import in_markdown
+from ..config.compositions import Cell, matrix
+from ..files.durable import in_words, make_folder, write_text
+from ..files.printable import in_markdown
+from ._options import Json
+from ._output import busy, emit, mark, say, show_table, table
 from .check import warn
-from .options import Json
-from .output import busy, emit, mark, say, show_table, table
 
 EXAMPLE = "wamkit matrix --paradigm single_pass --out matrix.md"
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import WamkitError, did_you_mean
+from ._folding import brief, duration
+from ._options import Json, Overrides, Spec
+from ._output import FOUND, busy, emit, note, say, show_table, table
+from ._sources import taken
 from .check import specs_of
-from .folding import brief, duration
-from .options import Json, Overrides, Spec
-from .output import FOUND, busy, emit, note, say, show_table, table
-from .sources import taken
 
 if TYPE_CHECKING:
     from ..train.plan import Plan

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config.runs import is_folder
+from ..config.spec import PolicySpec, parse, read
 from ..errors import WamkitError
-from ..paths import read_text
-from ..placeholders import refuse_placeholder
-from ..runs import is_folder
-from ..spec import PolicySpec, parse, read
-from .folding import unbroken
-from .options import Column, Device, Json, Overrides, Spec, Tolerance
-from .output import console, emit, say
-from .sources import taken
+from ..files.paths import read_text
+from ..files.placeholders import refuse_placeholder
+from ._folding import unbroken
+from ._options import Column, Device, Json, Overrides, Spec, Tolerance
+from ._output import console, emit, say
+from ._sources import taken
 
 EXAMPLE = "wamkit precompute text spec.toml --prompts prompts.txt --out text.safetensors"
 
@@ -72,7 +72,7 @@ def command(
     spec = taken(spec)
     policy = parse(read(spec, overrides or []), str(spec))
     if is_folder(spec):
-        from ..folder import with_files
+        from ..policy.saving import with_files
 
         policy = with_files(policy, spec.absolute())
     if what is What.text:
@@ -124,8 +124,8 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
 def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
     from rich.progress import Progress
 
-    from ..random_weights import seeded
-    from ..stored import precompute
+    from ..checkpoints.random_weights import seeded
+    from ..policy.precomputed_text import precompute
 
     encoder = seeded(spec, "text_encoder", spec.text_encoder.build, "cpu")
     with Progress(console=console(stderr=True), transient=True) as progress:

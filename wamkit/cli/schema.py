@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .. import strict_json
-from ..durable import write_text
-from ..part_rules import schema_fault
-from ..registry import registry
-from ..spec import schema
-from .output import emit, error, say
+from ..config.part_rules import schema_fault
+from ..config.registry import registry
+from ..config.spec import schema
+from ..files import strict_json
+from ..files.durable import write_text
+from ._output import emit, error, say
 
 EXAMPLE = "wamkit schema --out spec.schema.json"
 

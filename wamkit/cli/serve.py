@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import WamkitError
-from ..printable import OneLine
-from .options import Device, Overrides, Quantize, Source, Tiny
-from .output import busy, note, say, show_table, table
-from .sources import taken
+from ..files.printable import OneLine
+from ._options import Device, Overrides, Quantize, Source, Tiny
+from ._output import busy, note, say, show_table, table
+from ._sources import taken
 
 if TYPE_CHECKING:
     import socket
@@ -110,7 +110,7 @@ def command(
     from ..serve.server import Server, address_of, bound
     from ..serve.sessions import Patience
     from ..serve.signals import Signals
-    from .inputs import chosen, loaded
+    from ._inputs import chosen, loaded
 
     with Signals() as signals:
         named, source = source.stem, taken(source)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from ..describe import meanings
-from ..parts import (
+from ..config.describe import meanings
+from ..config.parts import (
     ActionHeadConfig,
     BackboneConfig,
     EnvironmentConfig,
@@ -21,12 +21,12 @@ from ..parts import (
     Traits,
     VAEConfig,
 )
-from ..registry import registry
-from ..spec import override, parse_part
-from .folding import count, fold_items, folds, width
+from ..config.registry import registry
+from ..config.spec import override, parse_part
+from ._folding import count, fold_items, folds, width
+from ._options import Json, Kind, Name
+from ._output import emit, say, show_table, table
 from .listing import described
-from .options import Json, Kind, Name
-from .output import emit, say, show_table, table
 
 EXAMPLE = "wamkit show backbone wan --params"
 
@@ -94,7 +94,7 @@ def _variants(cls: type[Part], raw: dict[str, Any], part: Part) -> list[Part]:
 def _row(part: Part, params: bool) -> dict[str, Any]:
     row = {"variant": getattr(part, "variant", "-"), **facts(part)}
     if params:
-        from .meta import parameters
+        from ._params import parameters
 
         row["parameters"] = parameters(part)
     return row

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ..build import fetch_configs
-from ..durable import recover, replacing_folder
+from ..config.runs import is_folder
+from ..config.spec import parse, read
+from ..config.trust import named_paths, remember
 from ..errors import SpecError, WamkitError
-from ..paths import expanded
-from ..runs import is_folder
-from ..spec import parse, read
-from ..trust import named_paths, remember
+from ..files.durable import recover, replacing_folder
+from ..files.paths import expanded
+from ..policy.build import fetch_configs
+from ._options import Json, Overrides, Spec, Tiny
+from ._output import busy, emit, note, say
+from ._sources import taken
 from .check import conflicts_of
-from .options import Json, Overrides, Spec, Tiny
-from .output import busy, emit, note, say
-from .sources import taken
 
 EXAMPLE = "wamkit slice fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
 
@@ -63,14 +63,14 @@ def command(
     _free(out)
     saved = is_folder(spec)
     if saved and not tiny:
-        from ..folder import with_files
+        from ..policy.saving import with_files
 
         whole = with_files(whole, spec.absolute())
     elif saved:
         note(f"the weights of {spec} do not fit toy size and are left out")
-    from .. import weights
-    from ..random_weights import seeded
-    from ..slicing import sliced, student_of
+    from ..checkpoints import safetensors as weights
+    from ..checkpoints.prune import sliced, student_of
+    from ..checkpoints.random_weights import seeded
 
     traits = whole.backbone.traits
     chosen = chosen_layers(layers, traits.depth)
@@ -86,15 +86,15 @@ def command(
         update["action_head"] = whole.action_head.model_copy(update={"weights": None})
         note("the action head's weights were made for the whole backbone, and are left out")
     if saved and not tiny:
-        from ..actions import read_statistics
-        from ..folder import STATISTICS
+        from ..policy.actions import read_statistics
+        from ..policy.saving import STATISTICS
 
         left = [file.name for file in sorted(spec.glob("*_adapter.safetensors"))]
         if read_statistics(spec / STATISTICS):
             left.append(STATISTICS)
         if left:
             note(f"a spec cannot name {' and '.join(left)}, which are left out")
-    from .. import strict_yaml
+    from ..files import strict_yaml
 
     goal = out / SPEC
     with busy("writing"), replacing_folder(out) as part:
@@ -114,7 +114,7 @@ def command(
 
 def chosen_layers(words: str, depth: int) -> list[int]:
     """The blocks that `--layers` asks for. Raises WamkitError if it is none of its forms."""
-    from ..slicing import PUBLISHED, evenly
+    from ..checkpoints.prune import PUBLISHED, evenly
 
     if words in PUBLISHED:
         return list(PUBLISHED[words])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .folding import unbroken
-from .options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
-from .output import INTERRUPTED, console, emit, note, say
-from .sources import taken
+from ._folding import unbroken
+from ._options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
+from ._output import INTERRUPTED, console, emit, note, say
+from ._sources import taken
 
 if TYPE_CHECKING:
     from ..train.trainer import Summary
@@ -78,8 +78,8 @@ def command(
     chosen = read_config(config, [*(settings or []), *given])
     from ..data import Columns
     from ..train.trainer import Data, train
-    from .inputs import at_toy_size, loaded
-    from .inputs import chosen as chosen_spec
+    from ._inputs import at_toy_size, loaded
+    from ._inputs import chosen as chosen_spec
 
     first = int(os.environ.get("RANK", 0)) == 0
     source = taken(source)

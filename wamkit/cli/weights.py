@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..build import fetch_configs
+from ..config.parts import ActionHeadConfig, Weighted
+from ..config.registry import registry
+from ..config.spec import override, parse_part
 from ..errors import WamkitError
-from ..parts import ActionHeadConfig, Weighted
-from ..registry import registry
-from ..spec import override, parse_part
-from .folding import unbroken
-from .options import Json, Overrides
-from .output import busy, emit, note, say, show_table, table
+from ..policy.build import fetch_configs
+from ._folding import unbroken
+from ._options import Json, Overrides
+from ._output import busy, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
-    from ..files import Entry
+    from ..checkpoints.files import Entry
 
 EXAMPLE = "wamkit weights inspect model.safetensors"
 
@@ -79,9 +79,9 @@ def command(
 
 
 def _inspect(path: Path, json: bool) -> None:
-    from ..files import find, headers
-    from ..locate import split
-    from ..prefixes import chosen
+    from ..checkpoints.files import find, headers
+    from ..checkpoints.prefixes import chosen
+    from ..files.locate import split
 
     files = find(path)
     entries = headers(files)
@@ -114,7 +114,7 @@ def layouts_of(entries: dict[str, Entry]) -> list[str]:
     """The installed parts, and which of their layouts, that know a name among `entries`."""
     import re
 
-    from ..prefixes import bare, shared
+    from ..checkpoints.prefixes import bare, shared
 
     found = []
     held = set(bare(entries, "the file"))
@@ -142,7 +142,7 @@ def _convert(
 ) -> None:
     import torch
 
-    from .. import weights
+    from ..checkpoints import safetensors as weights
 
     kind, _, name = label.partition(":")
     raw = override({"name": name, "weights": str(path)}, overrides)

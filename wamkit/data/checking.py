@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..hub import local
-from ..spec import PolicySpec
+from ..files.hub import local
 from .alignment import EXACT, Placed, aligned, even, expect_pictures, strict
 from .depth import Looked
 from .findings import AGAIN, CONVERT, DataError, Finding, of

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cameras import expect_channels
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..pixels import is_deep
-from ..spec import PolicySpec
+from ..files.pixels import is_deep
+from ..policy.cameras import expect_channels
 from .findings import Finding
 from .layout import Columns, Recording
 

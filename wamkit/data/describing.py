@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import strict_json
-from ..actions import Statistics
-from ..durable import NotWritten, in_words, make_folder, write_text
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..paths import cache_folder, expanded
-from ..spec import PolicySpec
+from ..files import strict_json
+from ..files.durable import NotWritten, in_words, make_folder, write_text
+from ..files.paths import cache_folder, expanded
+from ..policy.actions import Statistics
 from .frames import Numbers
 from .layout import Columns, Recording
 from .samples import chosen
@@ -44,7 +44,7 @@ def statistics(
 
     With a spec, numbers of a `relative` group are described as the policy learns them: each of the
     targets of a sample less the state at its beginning. The result is kept in the folder `cache`,
-    by default that of the user (`wamkit.paths.cache_folder`) if it can be written to, and computed
+    by default that of the user (`wamkit.files.paths.cache_folder`) if it can be written to, and computed
     anew when the data or the method has changed. What lies in the folder is trusted. Raises
     WamkitError if a number is not finite or a column is not there.
     """

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import strict_json
-from ..cameras import CameraLayout, expect_channels
-from ..durable import in_words, make_folder, sweep, write_text
+from ..checkpoints.files import written
+from ..checkpoints.finite import fault
+from ..checkpoints.random_weights import seeded
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..files import written
-from ..finite import fault
-from ..placeholders import refuse_placeholder
-from ..placing import expect_device
-from ..policy import DTYPES
-from ..random_weights import seeded
-from ..scenes import vae_dtype
-from ..spec import PolicySpec
+from ..files import strict_json
+from ..files.durable import in_words, make_folder, sweep, write_text
+from ..files.placeholders import refuse_placeholder
+from ..policy.cameras import CameraLayout, expect_channels
+from ..policy.placing import expect_device
+from ..policy.policy import DTYPES
+from ..policy.preprocessing import vae_dtype
 from .frames import Pictures, expect_rows
 from .latent_files import (
     INDEX,
@@ -143,7 +143,9 @@ def precompute(
         made = []
         for i in range(0, len(piece), batch):
             part = piece[i : i + batch]
-            z = vae.encode(canvas(part).to(vae_dtype(vae))).float()  # as `wamkit.scenes` does
+            z = vae.encode(
+                canvas(part).to(vae_dtype(vae))
+            ).float()  # as `wamkit.policy.preprocessing` does
             if (views := spec.cameras.apart) > 1:
                 z = z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
             made.append(z.to(DTYPES[dtype]).cpu())

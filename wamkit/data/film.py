@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..durable import hidden, in_words, make_folder, remove, sweep, sync
 from ..errors import WamkitError
+from ..files.durable import hidden, in_words, make_folder, remove, sweep, sync
 from .video import pyav
 
 # What LeRobot writes: a key frame every two pictures, so that any picture is found quickly. The

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import strict_json
+from ..files import strict_json
 from . import parquet
 from .layout import Feature
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..images import opened
-from ..paths import inside
-from ..pixels import pixels
+from ..files.images import opened
+from ..files.paths import inside
+from ..files.pixels import pixels
 from . import parquet
 from .alignment import EXACT, Alignment, strict
 from .layout import TOLERANCE, Episode, Recording
@@ -282,7 +282,7 @@ class Pictures:
 
 
 def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
-    """A cell of an image column, its bytes or the file it names, as `wamkit.pixels` gives it."""
+    """A cell of an image column, its bytes or the file it names, as `wamkit.files.pixels` gives it."""
     place = f"episode {episode.index} at frame {frame}"
     found = f"{episode.data}: no readable picture in {place}: it"
     if not isinstance(cell, dict | None):

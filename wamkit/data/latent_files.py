@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
-from .. import strict_json
+from ..config.records import parsed
+from ..config.robot import Section
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..placeholders import refuse_placeholder
-from ..records import parsed
-from ..spaces import Section
-from ..spec import PolicySpec
+from ..files import strict_json
+from ..files.placeholders import refuse_placeholder
 from .findings import MOST
 from .schema import MOST_EPISODES
 

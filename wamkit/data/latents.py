@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.finite import fault
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..finite import fault
-from ..paths import expanded
-from ..placeholders import refuse_placeholder
-from ..spec import PolicySpec
+from ..files.paths import expanded
+from ..files.placeholders import refuse_placeholder
 from .latent_files import (
     AGAIN,
     INDEX,

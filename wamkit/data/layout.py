@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WamkitError, did_you_mean
-from ..hub import local
+from ..files.hub import local
 from . import metadata
 from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
 from .schema import MOST_FRAMES, PICTURES

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
 from ..errors import WamkitError
-from ..leftovers import is_leftover
+from ..files import strict_json
+from ..files.leftovers import is_leftover
 from . import parquet
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import WamkitError
-from ..observation import Batch, Observation
+from ..policy.observation import Batch, Observation
 from .samples import Sample, Samples
 
 SEEDS = 2**63  # that a generator of torch takes

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import strict_json
 from ..errors import WamkitError
-from ..paths import expect_text, read_text
-from ..placeholders import placeholder
+from ..files import strict_json
+from ..files.paths import expect_text, read_text
+from ..files.placeholders import placeholder
 from . import parquet
 from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
 from .instructions import expect_instruction

@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
+from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
-from ..spec import PolicySpec
 from .findings import Finding, refuse
 from .layout import INFO, OWN, Columns, Recording
 

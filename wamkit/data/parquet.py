@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..install import install_hint
-from ..placeholders import refuse_placeholder
+from ..files.install import install_hint
+from ..files.placeholders import refuse_placeholder
 
 INSTALL = install_hint("data")
 LARGEST = 2**31

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..cameras import expect_channels
+from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..spec import PolicySpec
+from ..policy.cameras import expect_channels
 from .frames import Numbers, Pictures
 from .latents import StoredLatents
 from .layout import TOLERANCE, Columns, Episode, Recording

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..actions import ActionSpace, StateSpace, Statistics
-from ..normalization import Normalizer
-from ..spec import PolicySpec
+from ..config.spec import PolicySpec
+from ..policy.actions import ActionSpace, StateSpace, Statistics
+from ..policy.normalization import Normalizer
 from .describing import describe, quantities, relative_pairs
 from .layout import Columns, Recording
 

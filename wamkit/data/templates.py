@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable
 from typing import Any
 
-from ..paths import LONGEST, fault_of_name
+from ..files.paths import LONGEST, fault_of_name
 from .findings import MOST
 
 KEY = "video_key"

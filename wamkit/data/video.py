@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..images import expect_size, limit
-from ..pixels import deep
-from ..placeholders import refuse_placeholder
+from ..files.images import expect_size, limit
+from ..files.pixels import deep
+from ..files.placeholders import refuse_placeholder
 from .mp4 import expect_index
 from .parquet import INSTALL
 

@@ -13,11 +13,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
 from ..errors import WamkitError
-from ..leftovers import sweep_older
-from ..locking import lock
-from ..paths import expanded, fault_of_name
+from ..files.durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
+from ..files.leftovers import sweep_older
+from ..files.locking import lock
+from ..files.paths import expanded, fault_of_name
 from . import dataset_info, episode_table, film, frame_table, parquet
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled

@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import Stream, run
-from ..cache import KVCache
-from ..types import PARTS, Frames, Noisy, Scene, Velocity, base
-from ..visibility import Visibility
+from ..config.visibility import Visibility
+from ..engine.attention import Stream, run
+from ..engine.kv_cache import KVCache
 from .backbone import VideoBackbone, stream_of
+from .types import PARTS, Frames, Noisy, Scene, Velocity, base
 
 
 class ActionHead(nn.Module, ABC):

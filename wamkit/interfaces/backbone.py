@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ..attention import Attend, Block, Stream, run
-from ..cache import KVCache
+from ..acceleration.memo import Rungs
+from ..config.parts import Traits
+from ..config.visibility import Visibility, everyone
+from ..engine.attention import Attend, Block, Stream, run
+from ..engine.kv_cache import KVCache
 from ..errors import WamkitError
-from ..memo import Rungs
-from ..parts import Traits
-from ..types import Frames, Segment, Text
-from ..visibility import Visibility, everyone
+from .types import Frames, Segment, Text
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class VideoBackbone(Protocol):
         places in time looks at what it has. Where the blocks take one level a pass, it is the
         highest of a sample. `text` is for the words that blocks attend to by cross-attention.
         `rungs`, as `Frames.ladder`, is what is known of the levels at the start of a chunk, so that
-        what follows from them is looked up (`wamkit.memo.of_levels`) instead of computed.
+        what follows from them is looked up (`wamkit.acceleration.memo.of_levels`) instead of computed.
         """
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:

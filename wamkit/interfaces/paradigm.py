@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import KVCache
-from ..schedule import NoiseSchedule, draw
-from ..solvers import Run
-from ..types import Frames, Goal, Outcome, Scene, Target, Velocity
-from ..visibility import Visibility, closed_part, followed
+from ..config.visibility import Visibility, closed_part, followed
+from ..engine.kv_cache import KVCache
+from ..engine.noise_schedule import NoiseSchedule, draw
+from ..engine.samplers import Run
+from .types import Frames, Goal, Outcome, Scene, Target, Velocity
 
 Model = Callable[..., Velocity]
 """model(scene, cache=None, keep=()) -> Velocity: backbone, head and visibility in one function.
@@ -26,7 +26,7 @@ A pass that is asked to keep every role it has is a prefill: it predicts nothing
 """
 
 ScheduleMap = Mapping[str, NoiseSchedule]
-"""part -> its schedule, for each of `wamkit.types.PARTS`."""
+"""part -> its schedule, for each of `wamkit.interfaces.types.PARTS`."""
 
 CLEAN = ("text", "context", "state")
 """The roles of what is known when a chunk begins."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from ..errors import WamkitError
-from ..install import install_hint
+from ..files.install import install_hint
 
 
 def require() -> None:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..config.seeds import expect_seed
+from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
-from ..images import expect_size
-from ..observation import ActionChunk, Observation
-from ..pixels import deep
-from ..policy import Policy
-from ..seeds import expect_seed
-from ..session import Session
-from ..spec import PolicySpec
+from ..files.images import expect_size
+from ..files.pixels import deep
+from ..policy.observation import ActionChunk, Observation
+from ..policy.policy import Policy
+from ..policy.session import Session
 from .quoting import control_character, listed, quoted
 
 NUMBER = "request"  # a client that counts its requests can send one again

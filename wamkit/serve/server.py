@@ -30,8 +30,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from ..errors import WamkitError
-from ..observation import random_observation
-from ..policy import Policy
+from ..policy.observation import random_observation
+from ..policy.policy import Policy
 from .address import address_of, bound
 from .codec import LIMIT, pack, unpack
 from .connection import Connection

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection
 
-from ..session import Session
+from ..policy.session import Session
 from .quoting import brief
 
 log = logging.getLogger("wamkit.serve")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import strict_json
+from ..files import strict_json
 from .client import Client
 from .codec import pack
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..observation import Observation
-from ..policy import Policy
-from ..seeds import folded
-from ..session import Session
+from ..config.seeds import folded
+from ..policy.observation import Observation
+from ..policy.policy import Policy
+from ..policy.session import Session
 from .environment import Seen
 
 

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from ..config.mistakes import explained
+from ..config.parts import EnvironmentConfig
+from ..config.robot import Section
+from ..config.seeds import expect_seed
 from ..data import Feature, Writer
 from ..data.schema import MOST_EPISODES
 from ..data.writing import notes
 from ..errors import WamkitError
-from ..mistakes import explained
-from ..parts import EnvironmentConfig
-from ..seeds import expect_seed
-from ..spaces import Section
 from .environment import Robot
 from .episodes import Attempt
 from .hosting import Workers

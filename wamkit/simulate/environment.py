@@ -13,11 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config.parts import EnvironmentConfig
+from ..config.registry import registry
+from ..config.spec import override, parse_part
 from ..errors import WamkitError
-from ..install import install_hint
-from ..parts import EnvironmentConfig
-from ..registry import registry
-from ..spec import override, parse_part
+from ..files.install import install_hint
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..data import film
-from ..durable import in_words, make_folder, write_bytes
+from ..files.durable import in_words, make_folder, write_bytes
 from .episodes import Attempt
 
 READABLE = 192  # pixels of height that small pictures are enlarged to

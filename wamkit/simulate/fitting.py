@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ..config.parts import Conflict
+from ..config.spec import PolicySpec
 from ..errors import did_you_mean
-from ..parts import Conflict
-from ..spec import PolicySpec
 from .environment import Robot
 
 

@@ -20,9 +20,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config.parts import EnvironmentConfig
+from ..config.seeds import narrowed
 from ..errors import WamkitError
-from ..parts import EnvironmentConfig
-from ..seeds import narrowed
 from .environment import Robot, Seen, Step
 from .episodes import Attempt, Frame
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import Loader
 from ..errors import WamkitError
-from ..observation import Batch
+from ..policy.observation import Batch
 
 
 class Feed:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import strict_yaml
+from ..config.records import parsed
+from ..config.robot import Section
+from ..config.runs import CHECKPOINTS, LOG, SETTINGS, SPEC
+from ..config.spec import parse, read
 from ..errors import WamkitError
-from ..locking import NAME as LOCK
-from ..records import parsed
-from ..runs import CHECKPOINTS, LOG, SETTINGS, SPEC
-from ..spaces import Section
-from ..spec import parse, read
+from ..files import strict_yaml
+from ..files.locking import NAME as LOCK
 from .config import FREE, TrainConfig
 from .loggers import IDENTITY
 from .logs import newest_step

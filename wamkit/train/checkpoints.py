@@ -11,7 +11,7 @@ RUN/checkpoints/last              link to the newest, or a text file that names 
 RUN/checkpoints/best              the same for the best on held-out episodes, if any are held out
 
 A run is resumed from the newest finished checkpoint, whatever became of `last` on the way
-(`wamkit.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every process
+(`wamkit.config.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every process
 writes what it holds, and any number of processes can read it. Nothing is pickled.
 """
 
@@ -24,14 +24,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import durable, finite, folder, runs, strict_json, strict_yaml
+from ..checkpoints import finite
+from ..config import runs
+from ..config.records import Record, faults, manifest, read_manifest, read_record
+from ..config.runs import FILES, LOG, POLICY, RUN, SETTINGS, SPEC, STATE
 from ..errors import WamkitError
-from ..locking import NAME as LOCK
-from ..locking import lock
-from ..paths import expanded
-from ..policy import Policy
-from ..records import Record, faults, manifest, read_manifest, read_record
-from ..runs import FILES, LOG, POLICY, RUN, SETTINGS, SPEC, STATE
+from ..files import durable, strict_json, strict_yaml
+from ..files.locking import NAME as LOCK
+from ..files.locking import lock
+from ..files.paths import expanded
+from ..policy import saving as folder
+from ..policy.policy import Policy
 from .begun import Begun, differences, is_begun, read_begun, read_unsaved
 from .config import FREE
 from .processes import Processes, full

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ..documents import read_table
+from ..config.mistakes import explained
+from ..config.robot import Section
+from ..config.seeds import MOST as MOST_SEED
+from ..config.spec import override
 from ..errors import SpecError
-from ..mistakes import explained
-from ..seeds import MOST as MOST_SEED
-from ..spaces import Section
-from ..spec import override
+from ..files.documents import read_table
 
 FREE = {
     "steps",

@@ -73,6 +73,6 @@ def peak_for(config: TrainConfig, device: torch.device) -> float | None:
     if not config.measure_peak:
         return None
     from ..bench.machine import roof
-    from ..policy import DTYPES
+    from ..policy.policy import DTYPES
 
     return roof(device, DTYPES[config.precision]).operations_per_second

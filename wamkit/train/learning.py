@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
-from ..policy import Policy
+from ..policy.policy import Policy
 from .batches import seed_of
 from .config import Parts, TrainConfig
 from .lora import Adapters

@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import numpy as np
 
-from ..durable import write_text
 from ..errors import WamkitError
-from ..images import opened as opened_image
-from ..install import install_hint
+from ..files.durable import write_text
+from ..files.images import opened as opened_image
+from ..files.install import install_hint
 
 PROJECT = "wamkit"
 IDENTITY = "tracking.txt"  # in the folder of a run: what trackers know it by

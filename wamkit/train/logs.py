@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import chart, strict_json
-from ..durable import in_words, sync, write_bytes, write_text
-from ..placeholders import refuse_special
-from ..records import MOST
+from ..config.records import MOST
+from ..files import charts as chart
+from ..files import strict_json
+from ..files.durable import in_words, sync, write_bytes, write_text
+from ..files.placeholders import refuse_special
 from .loggers import opened
 
 SAFE = "the same command with --resume goes on from the newest checkpoint, or begins again"

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compiling import blocks
+from ..acceleration.compile_modules import blocks
 from ..errors import WamkitError
-from ..install import install_hint
+from ..files.install import install_hint
 from .config import Lora
 from .processes import full
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ..spec import PolicySpec
+from ..config.spec import PolicySpec
 from .config import TrainConfig
 from .devices import peak_for
 from .processes import Processes

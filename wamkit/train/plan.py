@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..adapters import AdaptedBackbone, LatentAdapter
-from ..attention import recomputed
-from ..cost import Counter, encoding, vae_on_meta
-from ..parts import Weighted
-from ..policy import DTYPES
-from ..programs import program_of
-from ..scenes import arranged, assembled
-from ..schedule import schedules_of
-from ..spec import PolicySpec
-from ..types import Text
-from ..visibility import closed_part, followed
+from ..config.parts import Weighted
+from ..config.programs import program_of
+from ..config.spec import PolicySpec
+from ..config.visibility import closed_part, followed
+from ..engine.attention import recomputed
+from ..engine.noise_schedule import schedules_of
+from ..interfaces.types import Text
+from ..policy.adapters import AdaptedBackbone, LatentAdapter
+from ..policy.cost import Counter, encoding, vae_on_meta
+from ..policy.policy import DTYPES
+from ..policy.preprocessing import arranged, assembled
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
 

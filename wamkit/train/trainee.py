@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from ..attention import recomputed
+from ..acceleration.memo import directly
+from ..engine.attention import recomputed
 from ..errors import WamkitError
-from ..memo import directly
-from ..observation import Batch, Imagined, Observation
-from ..policy import DTYPES, Policy
+from ..policy.observation import Batch, Imagined, Observation
+from ..policy.policy import DTYPES, Policy
 from .config import TrainConfig
 from .processes import Processes
 

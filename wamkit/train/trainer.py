@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compiling import as_written, compile_blocks
+from ..acceleration.compile_modules import as_written, compile_blocks
+from ..config.records import Record
+from ..config.runs import RUN
 from ..data import Columns, Loader, Recording, Samples, remarks, split, statistics
 from ..errors import WamkitError
-from ..modes import compiler
-from ..policy import Policy
-from ..records import Record
-from ..runs import RUN
+from ..policy.policy import Policy
+from ..policy.run_mode import compiler
 from . import learning, loggers, logs
 from .batches import Feed, reading, seed_of, shard
 from .checkpoints import RunFolder

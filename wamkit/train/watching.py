@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Loader, Samples, collate
-from ..durable import in_words, replacing
 from ..errors import WamkitError
-from ..observation import Observation
+from ..files.durable import in_words, replacing
+from ..policy.observation import Observation
 from .batches import seed_of, shard
 from .config import TrainConfig
 from .processes import Processes

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from wamkit.parity import same_values
+from wamkit.interfaces.types import Frames, Text
 from wamkit.testing import *  # noqa: F403
-from wamkit.types import Frames, Text
+from wamkit.testing.parity import same_values
 
 from wamkit_my_backbone import MyBackbone
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import BackboneConfig, Part, Traits
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1  # the version of the plugin contract this is written for
 
@@ -64,7 +64,7 @@ class MyBackbone(BackboneConfig):
 
     def build(self) -> Any:
         """Return the network, with the weights at `weights` or with random ones."""
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import Transformer
 

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.attention import QKV, sdpa
-from wamkit.layers import (
+from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
+from wamkit.config.parts import Traits
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.layers import (
     Embedder,
     RMSNorm,
     modulated,
@@ -30,9 +32,7 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.memo import Memo, Rungs, of_levels, spread
-from wamkit.parts import Traits
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.types import Frames, Segment, Text
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import ParadigmConfig, Part, Stage
-from wamkit.visibility import Visibility
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import ParadigmConfig, Part, Stage
+from wamkit.config.visibility import Visibility
 
 WAMKIT_API = 1
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from wamkit.config.visibility import Visibility
 from wamkit.interfaces.paradigm import Paradigm, corrupt, denoise, remember, start
-from wamkit.types import Outcome, Scene, Target
-from wamkit.visibility import Visibility
+from wamkit.interfaces.types import Outcome, Scene, Target
 
 
 class GlanceParadigm(Paradigm):

@@ -12,18 +12,18 @@ from torch import Tensor
 from wamkit_latent_slot import LatentSlot
 
 from wamkit import check
+from wamkit.config.parts import ParadigmConfig, Sizes
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.config.visibility import everyone
 from wamkit.interfaces import Paradigm
 from wamkit.interfaces.paradigm import corrupt, denoise, start
-from wamkit.parity import float64, same_values
-from wamkit.parts import ParadigmConfig, Sizes
-from wamkit.policy import Policy, generator
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, observation
-from wamkit.types import Frames, Noisy, Outcome
-from wamkit.visibility import everyone
+from wamkit.interfaces.types import Frames, Noisy, Outcome
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.parity import float64, same_values
+from wamkit.testing.uncached import uncached
 
 BACKBONES = registry().names("backbone")
 

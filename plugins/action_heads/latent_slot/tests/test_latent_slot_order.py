@@ -9,9 +9,9 @@ import pytest
 import torch
 from wamkit_latent_slot import LatentSlot
 
-from wamkit.parts import Sizes
-from wamkit.registry import registry
-from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.config.parts import Sizes
+from wamkit.config.registry import registry
+from wamkit.interfaces.types import Frames, Noisy, Scene, Text
 
 Order = list[tuple[str, float]]
 

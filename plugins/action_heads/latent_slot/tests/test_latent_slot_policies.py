@@ -9,14 +9,14 @@ import torch
 from wamkit_latent_slot import LatentSlot
 
 from wamkit import check
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy, generator
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, compose, observation
-from wamkit.types import Frames
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.interfaces.types import Frames
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, compose, observation
+from wamkit.testing.parity import float64, same_values
+from wamkit.testing.uncached import uncached
 
 
 def spec_for(**changes: Any) -> PolicySpec:

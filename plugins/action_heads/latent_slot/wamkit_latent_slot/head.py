@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from wamkit.acceleration.memo import Rung, Rungs
+from wamkit.config.parts import Sizes
 from wamkit.interfaces import SlotHead
-from wamkit.memo import Rung, Rungs
-from wamkit.parts import Sizes
-from wamkit.types import Frames, Noisy, Piece, Scene, base
+from wamkit.interfaces.types import Frames, Noisy, Piece, Scene, base
 
 from .order import Order
 

@@ -10,11 +10,11 @@ from torch import nn
 from wamkit_mot import Mot
 from wamkit_mot.interpolate import Units, resized
 
+from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
-from wamkit.parity import float64, same_values
-from wamkit.registry import registry
-from wamkit.trial import composed, scene_of
-from wamkit.types import Noisy, Scene
+from wamkit.interfaces.types import Noisy, Scene
+from wamkit.testing.fixtures import composed, scene_of
+from wamkit.testing.parity import float64, same_values
 
 BACKBONES = [
     name

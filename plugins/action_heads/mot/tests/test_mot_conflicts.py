@@ -10,9 +10,9 @@ import torch
 from wamkit_mot import Mot
 
 from wamkit import check
-from wamkit.spec import PolicySpec
-from wamkit.trial import composed
-from wamkit.weights import save
+from wamkit.checkpoints.safetensors import save
+from wamkit.config.spec import PolicySpec
+from wamkit.testing.fixtures import composed
 
 
 def spec_for(backbone: str, **settings: Any) -> PolicySpec:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from wamkit_mot import Mot
 
-from wamkit.layers import latent_times
-from wamkit.parity import float64, other_values, same_values
-from wamkit.registry import registry
-from wamkit.trial import composed, everything, redrawn
-from wamkit.types import Noisy, Scene
-from wamkit.weights import cast, parameters
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.registry import registry
+from wamkit.engine.layers import latent_times
+from wamkit.interfaces.types import Noisy, Scene
+from wamkit.testing.fixtures import composed, everything, redrawn
+from wamkit.testing.parity import float64, other_values, same_values
 
 OWN: list[dict[str, Any]] = [
     {"state": "token"},

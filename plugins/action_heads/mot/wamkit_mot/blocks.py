@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.fused import projected
-from wamkit.layers import (
+from wamkit.acceleration.fused_linear import projected
+from wamkit.config.parts import Traits
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import (
     Embedder,
     FeedForward,
     LayerNorm,
@@ -26,9 +27,8 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.parts import Traits
-from wamkit.text import told
-from wamkit.types import Text
+from wamkit.interfaces.text import told
+from wamkit.interfaces.types import Text
 
 LEVELS = 256  # width of the sinusoid of the noise level
 

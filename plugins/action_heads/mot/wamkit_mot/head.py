@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Block, Stream
+from wamkit.acceleration.memo import Rungs, of_level
+from wamkit.config.parts import BackboneConfig, Sizes
+from wamkit.engine.attention import Block, Stream
+from wamkit.engine.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
 from wamkit.interfaces import ExpertHead, VideoBackbone
-from wamkit.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
-from wamkit.memo import Rungs, of_level
-from wamkit.parts import BackboneConfig, Sizes
-from wamkit.types import PARTS, Scene, Segment
+from wamkit.interfaces.types import PARTS, Scene, Segment
 
 from .blocks import LEVELS, ConditionEmbedder, Conditioning, ExpertBlock, Turn, embedded
 from .interpolate import from_video

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wamkit.attention import Stream
-from wamkit.layers import constant
-from wamkit.memo import Rung
-from wamkit.types import PARTS, Piece, Scene, Segment
+from wamkit.acceleration.memo import Rung
+from wamkit.engine.attention import Stream
+from wamkit.engine.layers import constant
+from wamkit.interfaces.types import PARTS, Piece, Scene, Segment
 
 from .blocks import spread
 

@@ -4,7 +4,7 @@ Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.actio
 video as `mixtures.video.*`, and the encoder of the state as `proprio_encoder.*`.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 DIALECTS = (
     Dialect("wamkit", r"^expert\."),

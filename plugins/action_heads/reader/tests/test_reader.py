@@ -10,14 +10,14 @@ import torch
 from wamkit_reader import Reader
 
 from wamkit import check
-from wamkit.cache import KVCache
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, observation, redrawn
-from wamkit.types import Frames, Noisy, Scene, Text
+from wamkit.config.spec import PolicySpec
+from wamkit.engine.kv_cache import KVCache
+from wamkit.interfaces.types import Frames, Noisy, Scene, Text
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, composed, observation, redrawn
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 SMALL: dict[str, Any] = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4}
 READS = ("each", "one", "last", "all")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from wamkit_reader import Reader
 
-from wamkit import weights
-from wamkit.parity import doubled, float64, same_values
-from wamkit.registry import registry
-from wamkit.trial import composed
-from wamkit.types import Noisy, Scene, Text
+from wamkit.checkpoints import safetensors as weights
+from wamkit.config.registry import registry
+from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.testing.fixtures import composed
+from wamkit.testing.parity import doubled, float64, same_values
 
 pytest.importorskip("diffusers")
 

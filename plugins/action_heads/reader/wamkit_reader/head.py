@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
-from wamkit.cache import KV
-from wamkit.fused import projected
-from wamkit.interfaces import ReaderHead
-from wamkit.interfaces.action_head import state_as_word
-from wamkit.layers import (
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import Memo
+from wamkit.acceleration.regions import region
+from wamkit.config.parts import Sizes
+from wamkit.config.reading import places
+from wamkit.engine.attention import sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import (
     Embedder,
     FeedForward,
     RMSNorm,
@@ -32,11 +34,9 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.memo import Memo
-from wamkit.parts import Sizes
-from wamkit.reading import places
-from wamkit.regions import region
-from wamkit.types import Piece, Scene, levels_of
+from wamkit.interfaces import ReaderHead
+from wamkit.interfaces.action_head import state_as_word
+from wamkit.interfaces.types import Piece, Scene, levels_of
 
 if TYPE_CHECKING:
     from . import Reader

@@ -4,7 +4,7 @@ GE-Act (github.com/AgibotTech/Genie-Envisioner, models/action_patches/patches.py
 beside the video transformer, every name of it beginning with `action_`.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 DIALECTS = (
     Dialect("wamkit", r"^encoders\.action\."),

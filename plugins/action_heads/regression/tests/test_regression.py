@@ -9,13 +9,13 @@ import torch
 from wamkit_regression import Regression
 
 from wamkit import check
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, observation
-from wamkit.types import Noisy, Scene, Text
+from wamkit.config.spec import PolicySpec
+from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.parity import float64, same_values
+from wamkit.testing.uncached import uncached
 
 
 def spec_for(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.config.parts import Sizes
+from wamkit.config.reading import places
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import LayerNorm, masked_mean
 from wamkit.interfaces import ReaderHead
 from wamkit.interfaces.action_head import state_as_word
-from wamkit.layers import LayerNorm, masked_mean
-from wamkit.parts import Sizes
-from wamkit.reading import places
-from wamkit.types import Scene
+from wamkit.interfaces.types import Scene
 
 if TYPE_CHECKING:
     from . import Regression

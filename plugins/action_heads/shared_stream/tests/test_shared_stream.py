@@ -12,13 +12,13 @@ from torch import Tensor
 from wamkit_shared_stream import SharedStream
 
 from wamkit import check
-from wamkit.layers import latent_times
-from wamkit.parity import float64, other_values, same_values
-from wamkit.registry import registry
-from wamkit.spec import PolicySpec
-from wamkit.trial import composed, everything, redrawn
-from wamkit.types import Noisy, Scene, Text
-from wamkit.weights import cast, save
+from wamkit.checkpoints.safetensors import cast, save
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.engine.layers import latent_times
+from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.testing.fixtures import composed, everything, redrawn
+from wamkit.testing.parity import float64, other_values, same_values
 
 BACKBONES = registry().names("backbone")
 SETTINGS: list[dict[str, Any]] = [

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import ActionHeadConfig, Conflict, Part, Sizes
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import ActionHeadConfig, Conflict, Part, Sizes
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -103,7 +103,7 @@ class SharedStream(ActionHeadConfig):
             )
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .head import SharedStreamHead
 

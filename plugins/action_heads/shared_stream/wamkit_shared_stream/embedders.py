@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import LayerNorm, sinusoid
+from wamkit.engine.layers import LayerNorm, sinusoid
 
 
 class Linear(nn.Module):

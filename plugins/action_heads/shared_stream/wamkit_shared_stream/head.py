@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Stream
+from wamkit.acceleration.memo import Rung, Rungs, of_level
+from wamkit.config.parts import Sizes
+from wamkit.engine.attention import Stream
+from wamkit.engine.layers import latent_times, sinusoid
 from wamkit.interfaces import ExpertHead, VideoBackbone
-from wamkit.layers import latent_times, sinusoid
-from wamkit.memo import Rung, Rungs, of_level
-from wamkit.parts import Sizes
-from wamkit.types import PARTS, Piece, Scene, Segment
+from wamkit.interfaces.types import PARTS, Piece, Scene, Segment
 
 from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
 

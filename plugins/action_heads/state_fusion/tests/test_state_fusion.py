@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from wamkit_state_fusion import StateFusion
 
-from wamkit import check, weights
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, observation, redrawn
-from wamkit.types import Noisy, Scene, Text
+from wamkit import check
+from wamkit.checkpoints import safetensors as weights
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation, redrawn
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 SMALL: dict[str, Any] = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "adapter": 8}
 

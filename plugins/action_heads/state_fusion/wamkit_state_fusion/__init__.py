@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, Part, Sizes, Traits
-from wamkit.reading import ReaderConfig, unread_state
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Conflict, Part, Sizes, Traits
+from wamkit.config.reading import ReaderConfig, unread_state
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -106,7 +106,7 @@ class StateFusion(ReaderConfig):
         return DIALECTS
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .head import StateFusionHead
 

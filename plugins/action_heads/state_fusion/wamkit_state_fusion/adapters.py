@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, Block, told_of
+from wamkit.acceleration.memo import Rungs
+from wamkit.engine.attention import QKV, Block, told_of
 from wamkit.interfaces import VideoBackbone
-from wamkit.memo import Rungs
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.types import Frames, Segment, Text
 
 
 class CorrectedBlock(nn.Module):

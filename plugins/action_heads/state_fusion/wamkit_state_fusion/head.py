@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Block, sdpa
-from wamkit.cache import KVCache
-from wamkit.fused import projected
+from wamkit.acceleration.fused_linear import projected
+from wamkit.config.parts import Sizes
+from wamkit.config.reading import places
+from wamkit.config.visibility import Visibility
+from wamkit.engine.attention import Block, sdpa
+from wamkit.engine.kv_cache import KVCache
+from wamkit.engine.layers import LayerNorm, masked_mean, sinusoid, split_heads
 from wamkit.interfaces import ReaderHead, VideoBackbone
 from wamkit.interfaces.action_head import state_as_word
-from wamkit.layers import LayerNorm, masked_mean, sinusoid, split_heads
-from wamkit.parts import Sizes
-from wamkit.reading import places
-from wamkit.types import Memo, Scene, Velocity
-from wamkit.visibility import Visibility
+from wamkit.interfaces.types import Memo, Scene, Velocity
 
 from .adapters import Corrected, CorrectedBlock
 

@@ -5,7 +5,7 @@ adapters inside the video as `mot.mixtures.video.wam_adapters.*`, and the encode
 `proprio_encoder.*`. The video itself, with its LoRA, is the backbone's.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 DIALECTS = (
     Dialect("wamkit", r"^poolers\.0\."),

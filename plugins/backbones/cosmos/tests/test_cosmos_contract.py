@@ -13,13 +13,13 @@ from wamkit_cosmos import SIZES, Cosmos
 from wamkit_cosmos.backbone import CosmosBackbone
 
 from wamkit import WamkitError
+from wamkit.checkpoints.safetensors import parameters
+from wamkit.config.parts import Weighted
+from wamkit.config.spec import parse_part
 from wamkit.interfaces.backbone import denoise
-from wamkit.parity import same_shapes
-from wamkit.parts import Weighted
-from wamkit.spec import parse_part
+from wamkit.interfaces.types import Frames, Text
 from wamkit.testing import *  # noqa: F403
-from wamkit.types import Frames, Text
-from wamkit.weights import parameters
+from wamkit.testing.parity import same_shapes
 
 PARTS = [Cosmos(), Cosmos(variant="predict2.5-2b")]
 

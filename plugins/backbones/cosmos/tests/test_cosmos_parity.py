@@ -15,8 +15,10 @@ from torch import Tensor
 from wamkit_cosmos import Cosmos
 from wamkit_cosmos.weights import DIALECTS
 
+from wamkit.checkpoints.safetensors import cast
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -26,8 +28,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.types import Frames, Text
-from wamkit.weights import cast
 
 TINY = Cosmos(
     variant="tiny",

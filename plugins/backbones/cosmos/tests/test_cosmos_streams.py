@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from wamkit_cosmos import Cosmos
 
-from wamkit.stacks import STACK, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "predict2": Cosmos(variant="predict2-2b").tiny(),

@@ -7,9 +7,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
-from wamkit.published import Published
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
+    Part,
+    TrainedWith,
+    Traits,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
+from wamkit.config.published import Published
 
 from .published import TRANSFORMER
 
@@ -133,7 +140,7 @@ class Cosmos(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import CosmosBackbone
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.acceleration.memo import Given, Rung, Rungs
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import constant, modulated
 from wamkit.errors import WamkitError
-from wamkit.layers import constant, modulated
-from wamkit.memo import Given, Rung, Rungs
-from wamkit.types import Frames, Segment, Text, base
+from wamkit.interfaces.types import Frames, Segment, Text, base
 
 from .blocks import Conditioning, Modulation, by_frame
 from .stack import CosmosStack

@@ -6,7 +6,7 @@
 
 Shift, scale and gate belong to a frame; all three sublayers have their own, of low rank, on top of
 one that all blocks share. They are applied in float32, as are norms and rotary positions, and
-residuals are added in it. There is no bias anywhere. Letters as in `wamkit.types`, and n tokens in
+residuals are added in it. There is no bias anywhere. Letters as in `wamkit.interfaces.types`, and n tokens in
 a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D need not be
 H * E: an action expert is narrower than what it attends with.
 """
@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.fused import projected
-from wamkit.layers import RMSNorm, modulated, split_heads
-from wamkit.memo import own_rows
-from wamkit.text import told
-from wamkit.types import Text
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import own_rows
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import RMSNorm, modulated, split_heads
+from wamkit.interfaces.text import told
+from wamkit.interfaces.types import Text
 
 if TYPE_CHECKING:
     from . import Cosmos
@@ -38,7 +38,9 @@ class Level:
 
     shared: Tensor | None = None  # [B, T, 3 D] what all layers share of shift, scale and gate
     own: Tensor | None = None  # [B, T, D] after SiLU, what a layer's own part of them is made of
-    rows: Tensor | None = None  # [B, G, blocks, 9 D] of all blocks, as `wamkit.memo.stacked`
+    rows: Tensor | None = (
+        None  # [B, G, blocks, 9 D] of all blocks, as `wamkit.acceleration.memo.stacked`
+    )
     owner: Tensor | None = None  # [T] whose row is whose
     out: Tensor | None = None  # [B, T, 2 D] of the norm on the way out
 

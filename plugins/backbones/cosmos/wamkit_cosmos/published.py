@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config_values import flag, number, numbers, whole
+from wamkit.config.config_values import flag, number, numbers, whole
+from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
-from wamkit.published import Config, Published
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:

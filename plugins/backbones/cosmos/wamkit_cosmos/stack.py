@@ -2,7 +2,7 @@
 
 The middle of the backbone, and by itself an action expert. Source: `MinimalV1LVGDiT` in
 github.com/nvidia-cosmos/cosmos-predict2 (Apache-2.0 code), under the parameter names of diffusers'
-`CosmosTransformer3DModel`. Letters as in `wamkit.types`.
+`CosmosTransformer3DModel`. Letters as in `wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import RMSNorm, rotary_angles, sinusoid
-from wamkit.memo import Memo, Rungs, spread, stacked
-from wamkit.types import Text
+from wamkit.acceleration.memo import Memo, Rungs, spread, stacked
+from wamkit.engine.layers import RMSNorm, rotary_angles, sinusoid
+from wamkit.interfaces.types import Text
 
 from .blocks import Conditioning, CosmosBlock, Level
 

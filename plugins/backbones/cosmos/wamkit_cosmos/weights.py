@@ -4,7 +4,7 @@ Our names are those of diffusers' `CosmosTransformer3DModel`; the original ones 
 `MinimalV1LVGDiT` in github.com/nvidia-cosmos/cosmos-predict2, behind the prefix `net.`.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 _PREFIX = (r"^(net|model\.diffusion_model)\.", "")
 

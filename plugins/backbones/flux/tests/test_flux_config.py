@@ -6,8 +6,8 @@ import pytest
 from wamkit_flux import SIZES_2, Flux1, Flux2
 
 from wamkit import WamkitError
-from wamkit.spec import parse_part
-from wamkit.weights import parameters
+from wamkit.checkpoints.safetensors import parameters
+from wamkit.config.spec import parse_part
 
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:

@@ -15,8 +15,10 @@ from wamkit_flux import Flux1, Flux2
 from wamkit_flux.weights import FLUX1, FLUX2
 
 from wamkit import WamkitError
+from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -27,8 +29,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.types import Frames, Text
-from wamkit.weights import cast, parameters
 
 SMALL = {"variant": "tiny", "text_sigma": "target"}
 CONFIGS: dict[str, Any] = {

@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from wamkit_flux import Flux1
 from wamkit_flux.pooled import VOCABULARY, PooledWords, Shape
 
-from wamkit import WamkitError, scenes
-from wamkit.check import check
-from wamkit.parity import doubled, float64, same_values
-from wamkit.policy import Policy
-from wamkit.trial import batch_of, compose, observation
-from wamkit.weights import parameters, save
+from wamkit import WamkitError
+from wamkit.checkpoints.safetensors import parameters, save
+from wamkit.config.check import check
+from wamkit.policy import preprocessing as scenes
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, compose, observation
+from wamkit.testing.parity import doubled, float64, same_values
 
 KONTEXT = Flux1(variant="kontext-dev")
 TINY = KONTEXT.tiny()

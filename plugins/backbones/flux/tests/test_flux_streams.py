@@ -9,7 +9,7 @@ from torch import Tensor
 from wamkit_flux import Flux1, Flux2
 
 from wamkit import WamkitError
-from wamkit.stacks import STACK, grid, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "klein": Flux2(variant="tiny", latent_channels=16),

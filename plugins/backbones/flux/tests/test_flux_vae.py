@@ -13,8 +13,15 @@ from torch import Tensor
 from wamkit_flux import Flux1VAE, Flux2VAE
 from wamkit_flux.vae import PUBLISHED, TINY, Flux1Autoencoder, Flux2Autoencoder, Sizes, fold, unfold
 
-from wamkit.parity import doubled, float64, gradients, randomized, same_gradients, same_values
-from wamkit.weights import cast, parameters
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.testing.parity import (
+    doubled,
+    float64,
+    gradients,
+    randomized,
+    same_gradients,
+    same_values,
+)
 
 CONFIGS: dict[str, Any] = {"flux1": Flux1VAE(width="tiny"), "flux2": Flux2VAE(width="tiny")}
 CLASSES: dict[str, Any] = {"flux1": Flux1Autoencoder, "flux2": Flux2Autoencoder}

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from wamkit.conditioner import missing
-from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import (
+from wamkit.config.conditioner import missing
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
     Conflict,
     Part,
     TrainedWith,
@@ -20,12 +19,13 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
-from wamkit.published import Published
+from wamkit.config.published import Published
+from wamkit.errors import WamkitError
 
 from . import published
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -171,7 +171,7 @@ class Flux2(_Flux):
         return FLUX2
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .flux2 import Flux2Backbone
 
@@ -232,7 +232,7 @@ class Flux1(_Flux):
         )
 
     def conditioner(self) -> Any:
-        from wamkit import conditioner
+        from wamkit.config import conditioner
 
         from .pooled import DIALECTS, PooledWords, Shape, tiny
 
@@ -249,7 +249,7 @@ class Flux1(_Flux):
         return FLUX1
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .flux1 import Flux1Backbone
 
@@ -290,7 +290,7 @@ class Flux2VAE(VAEConfig):
         return VAE
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .vae import PUBLISHED, TINY, Flux2Autoencoder
 
@@ -329,7 +329,7 @@ class Flux1VAE(VAEConfig):
         return VAE
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .vae import PUBLISHED, TINY, Flux1Autoencoder
 

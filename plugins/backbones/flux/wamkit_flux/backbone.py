@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.acceleration.memo import Rungs
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import constant, modulated
 from wamkit.errors import WamkitError
-from wamkit.layers import constant, modulated
-from wamkit.memo import Rungs
-from wamkit.text import text_level
-from wamkit.types import Frames, Memo, Segment, Text, base
+from wamkit.interfaces.text import text_level
+from wamkit.interfaces.types import Frames, Memo, Segment, Text, base
 
 from .blocks import Conditioning, lanes_of
 from .stack import FluxStack, Turn

@@ -8,7 +8,7 @@
 A stream is the words, if they are in it, and then the frames; each of the two is a lane. A lane has
 weights of its own in a double block; in a single block both have the same. Shift, scale and gate
 belong to the words as a whole and to each frame; they, norms, rotary positions and residuals are
-computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so that S = L + T n; a
+computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a frame, so that S = L + T n; a
 token that belongs to no frame is one by itself. The width D need not be H * E: an action expert is
 narrower than what it attends with, and no words pass through it.
 
@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV
-from wamkit.fused import projected
-from wamkit.layers import RMSNorm, modulated, rotate_pairs, split_heads
-from wamkit.memo import own_rows
-from wamkit.parts import Traits
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import own_rows
+from wamkit.config.parts import Traits
+from wamkit.engine.attention import QKV
+from wamkit.engine.layers import RMSNorm, modulated, rotate_pairs, split_heads
 
 Lanes = list[Tensor]
 """One tensor a lane: [B, 1, ...] of the words, if they are in the stream, and [B, T, ...]."""
@@ -45,7 +45,7 @@ class Conditioning:
     shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
     level: Lanes  # [B, 1 or T, D] float32, of each noise level; empty where it was looked up
     double: Lanes  # [B, 1 or T, 6, D] float32 modulation of all double blocks; in FLUX.1 of each,
-    # as `wamkit.memo.stacked`, where levels were looked up, and else empty
+    # as `wamkit.acceleration.memo.stacked`, where levels were looked up, and else empty
     single: Lanes  # [B, 1 or T, 3, D] the same of all single blocks
     owners: tuple[Tensor | None, ...]  # whose row is whose where each block has its own
     out: Tensor | None  # [B, T, 2 D] float32 of the last norm, where levels were looked up

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.fused import projected
-from wamkit.layers import Embedder, FeedForward, RMSNorm, split_heads
-from wamkit.memo import stacked
-from wamkit.types import Memo, Text
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import stacked
+from wamkit.engine.layers import Embedder, FeedForward, RMSNorm, split_heads
+from wamkit.interfaces.types import Memo, Text
 
 from .backbone import FluxBackbone, LastNorm
 from .blocks import (

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import RMSNorm, split_heads
-from wamkit.types import Memo, Text
+from wamkit.engine.layers import RMSNorm, split_heads
+from wamkit.interfaces.types import Memo, Text
 
 from .backbone import FluxBackbone, LastNorm
 from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation

@@ -16,9 +16,9 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from wamkit.clip import Encoder, quick_gelu
-from wamkit.layers import LayerNorm
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
+from wamkit.engine.clip_layers import Encoder, quick_gelu
+from wamkit.engine.layers import LayerNorm
 
 DIALECTS = (
     Dialect(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config_values import flag, number, whole, wholes
+from wamkit.config.config_values import flag, number, whole, wholes
+from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
-from wamkit.published import Config, Published
 
 FLUX2_GUIDANCE = 4.0  # what diffusers' pipeline tells a model that takes a scale
 

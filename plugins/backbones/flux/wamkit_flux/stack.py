@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import Block
-from wamkit.layers import rotary_angles, sinusoid
-from wamkit.memo import Rungs, spread
-from wamkit.types import Memo, Text
+from wamkit.acceleration.memo import Rungs, spread
+from wamkit.engine.attention import Block
+from wamkit.engine.layers import rotary_angles, sinusoid
+from wamkit.interfaces.types import Memo, Text
 
 from .blocks import Conditioning, Lanes
 

@@ -5,7 +5,7 @@ and github.com/black-forest-labs/flux: transformers in `flux-2-klein-*.safetenso
 `flux1-kontext-dev.safetensors`, VAEs in `ae.safetensors`, with the names of latent-diffusion.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 _PREFIX = (r"^model\.diffusion_model\.", "")
 _ENDS = (

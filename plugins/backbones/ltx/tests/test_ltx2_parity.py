@@ -14,8 +14,10 @@ from wamkit_ltx import LTX2
 from wamkit_ltx.backbone import LTX2Backbone
 
 from wamkit import WamkitError
+from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.interfaces.backbone import denoise
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -26,8 +28,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.types import Frames, Text
-from wamkit.weights import cast, parameters
 
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
 

@@ -17,9 +17,13 @@ from wamkit_ltx.backbone import LTXBackbone
 from wamkit_ltx.positions import places
 
 from wamkit import WamkitError
-from wamkit.attention import run
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.parts import Weighted
+from wamkit.config.visibility import everyone
+from wamkit.engine.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -30,10 +34,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.parts import Weighted
-from wamkit.types import Frames, Text
-from wamkit.visibility import everyone
-from wamkit.weights import cast, parameters
 
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from wamkit_ltx import LTX, LTX2
 
-from wamkit.stacks import STACK, placed_by_hand
-from wamkit.trial import scene_of
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
+from wamkit.testing.fixtures import scene_of
 
 CONFIGS: dict[str, Any] = {
     "0.9.0": LTX(variant="tiny", latent_channels=8, causal_times=False),

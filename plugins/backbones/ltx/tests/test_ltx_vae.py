@@ -15,9 +15,9 @@ from wamkit_ltx import LTX2VAE, LTXVAE
 from wamkit_ltx.vae_weights import DOWN, FIRST_DOWN, FIRST_UP, UP
 
 from wamkit import WamkitError
-from wamkit.parity import doubled, float64, other_values, same_values
-from wamkit.spec import parse_part
-from wamkit.weights import cast, parameters
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.spec import parse_part
+from wamkit.testing.parity import doubled, float64, other_values, same_values
 
 diffusers = pytest.importorskip("diffusers", reason="the VAEs are diffusers' classes")
 

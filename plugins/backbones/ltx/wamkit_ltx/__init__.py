@@ -7,9 +7,16 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
-from wamkit.published import Published
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
+    Part,
+    TrainedWith,
+    Traits,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
+from wamkit.config.published import Published
 
 from . import published
 from .vae_config import LTX2VAE, LTXVAE
@@ -125,7 +132,7 @@ class LTX(_Backbone):
         return LTX_DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import LTXBackbone
 
@@ -181,7 +188,7 @@ class LTX2(_Backbone):
         return LTX2_DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import LTX2Backbone
 

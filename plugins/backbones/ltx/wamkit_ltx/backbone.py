@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
-from wamkit.layers import modulated
-from wamkit.types import Frames, Segment, Text
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import modulated
+from wamkit.interfaces.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame
 from .positions import places

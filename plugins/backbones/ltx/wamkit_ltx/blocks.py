@@ -5,7 +5,7 @@
     x --norm, shift, scale--> feed-forward --> * gate + --> x
 
 Norms here have no weights, and divide by the root of the mean square. Shift, scale and gate belong
-to a frame and are computed in float32. Letters as in `wamkit.types`, and n tokens in a frame, so
+to a frame and are computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a frame, so
 that S = T n; a token that belongs to no frame is one by itself. The width D need not be H * E: an
 action expert is narrower than what it attends with.
 """
@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.fused import projected
-from wamkit.layers import FeedForward, RMSNorm, rotate_pairs, split_heads
-from wamkit.text import told
-from wamkit.types import Text
+from wamkit.acceleration.fused_linear import projected
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import FeedForward, RMSNorm, rotate_pairs, split_heads
+from wamkit.interfaces.text import told
+from wamkit.interfaces.types import Text
 
 
 @dataclass(frozen=True)

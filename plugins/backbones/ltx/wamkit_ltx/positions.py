@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wamkit.types import Frames
+from wamkit.interfaces.types import Frames
 
 STRIDE = 8, 32, 32  # pictures, rows and columns of pixels in a latent
 EXTENT = 20.0, 2048.0, 2048.0  # seconds, rows and columns that count as 1

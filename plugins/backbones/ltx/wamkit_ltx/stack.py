@@ -2,7 +2,7 @@
 
 The middle of a backbone, and by itself an action expert: `LTXStack` is that of LTX-Video,
 `LTX2Stack` that of the video half of LTX-2. Sources as in `.backbone`, letters as in
-`wamkit.types`.
+`wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import Embedder, sinusoid
-from wamkit.memo import Memo, Rungs, of_levels, spread
-from wamkit.types import Text
+from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
+from wamkit.engine.layers import Embedder, sinusoid
+from wamkit.interfaces.types import Text
 
 from . import positions
 from .blocks import Conditioning, LTXBlock

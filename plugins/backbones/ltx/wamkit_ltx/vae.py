@@ -13,7 +13,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from wamkit.flat import Flat
+from wamkit.acceleration.single_frame_conv import Flat
 
 from .vae_single import convolutions, moments
 

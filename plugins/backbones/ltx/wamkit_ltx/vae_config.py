@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from wamkit.config.parts import Conflict, VAEConfig
+from wamkit.config.published import Published, json_table
+from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
-from wamkit.hub import standing
-from wamkit.locate import split
-from wamkit.parts import Conflict, VAEConfig
-from wamkit.published import Published, json_table
-from wamkit.spec import PolicySpec
+from wamkit.files.hub import standing
+from wamkit.files.locate import split
 
 from .published import vae_of
 
@@ -231,7 +231,7 @@ class LTXVAE(_VAE):
         return DIALECTS
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .vae import LTXVideoVAE
 
@@ -266,7 +266,7 @@ class LTX2VAE(_VAE):
         return DIALECTS_2
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .vae import LTXVideoVAE
 

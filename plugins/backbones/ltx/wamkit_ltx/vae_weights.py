@@ -9,7 +9,7 @@ that only its lists have. Source: `scripts/convert_ltx_to_diffusers.py` and
 import re
 from collections.abc import Sequence
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 _DIFFUSERS = Dialect("diffusers", r"^(vae\.)?decoder\.mid_block\.", ((r"^vae\.", ""),))
 _STATISTICS = (r"per_channel_statistics\.(channel|mean-of-stds(_over_std-of-means)?)$",)

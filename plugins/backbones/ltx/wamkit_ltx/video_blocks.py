@@ -6,7 +6,7 @@
 
 In brackets what 2.3 adds; there the noise level also scales and shifts the words. Between words and
 feed-forward the full model lets the video hear the audio; that attention is left out. Letters as in
-`wamkit.types` and `.blocks`; words are as wide as a token in 2.0, and of the text's width in 2.3.
+`wamkit.interfaces.types` and `.blocks`; words are as wide as a token in 2.0, and of the text's width in 2.3.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.layers import FeedForward
-from wamkit.text import mask_of
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import FeedForward
+from wamkit.interfaces.text import mask_of
 
 from .blocks import (
     Attention,

@@ -6,7 +6,7 @@ vocoder and what connects the text encoder to the transformer. What belongs to o
 audio half of LTX-2, is dropped by name; anything else must be known.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 _PREFIX = (r"^model\.diffusion_model\.", "")
 _OTHER_PARTS = (r"^(vae|audio_vae|vocoder|text_encoders)\.",)

@@ -14,10 +14,14 @@ from wamkit_omnigen2 import SIZES, OmniGen2
 from wamkit_omnigen2.backbone import OmniGen2Backbone, pack, unpack
 
 from wamkit import WamkitError
-from wamkit.attention import run
-from wamkit.check import check
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.check import check
+from wamkit.config.spec import parse_part
+from wamkit.engine.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.fixtures import compose
+from wamkit.testing.parity import (
     doubled,
     float64,
     gradients,
@@ -26,10 +30,6 @@ from wamkit.parity import (
     same_values,
     uncalled,
 )
-from wamkit.spec import parse_part
-from wamkit.testing import compose
-from wamkit.types import Frames, Text
-from wamkit.weights import cast, parameters
 
 GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by record.py beside it
 CONFIG = OmniGen2(

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 from wamkit_omnigen2 import OmniGen2
 
-from wamkit.stacks import STACK, grid, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "omnigen2": OmniGen2(variant="tiny"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import (
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
     Conflict,
     Part,
     TrainedWith,
@@ -17,12 +17,12 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
-from wamkit.published import Published
+from wamkit.config.published import Published
 
 from .published import TRANSFORMER
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -157,7 +157,7 @@ class OmniGen2(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import OmniGen2Backbone
 

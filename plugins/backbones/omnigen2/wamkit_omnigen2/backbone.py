@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.acceleration.memo import Rungs, spread, stacked
+from wamkit.engine.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.memo import Rungs, spread, stacked
-from wamkit.text import mask_of, text_level
-from wamkit.types import Frames, Segment, Text, base
+from wamkit.interfaces.text import mask_of, text_level
+from wamkit.interfaces.types import Frames, Segment, Text, base
 
 from . import REFERENCES
 from .blocks import (
@@ -67,7 +67,7 @@ class Told(NamedTuple):
     """Noise levels of words and frames in a row, embedded, or what was made of them already."""
 
     level: Tensor | None = None  # [B, 1 + T, width of levels]
-    layers: Tensor | None = None  # [B, G, blocks, 4 D], as `wamkit.memo.stacked`
+    layers: Tensor | None = None  # [B, G, blocks, 4 D], as `wamkit.acceleration.memo.stacked`
     noise: Tensor | None = None  # the same of the noise refiner
     references: Tensor | None = None  # the same of the reference refiner
     out: Tensor | None = None  # [B, G, D] of the way out

@@ -5,7 +5,7 @@
 
 There is a norm before and a norm after each half. Scales and gates (through tanh) belong to a
 frame, or to all words, and are computed in float32, as are norms and rotary positions; residuals
-are added in float32. Letters as in `wamkit.types`; G groups of tokens each have a noise level. The
+are added in float32. Letters as in `wamkit.interfaces.types`; G groups of tokens each have a noise level. The
 width D need not be H * E: an action expert is narrower than what it attends with.
 """
 
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.fused import projected
-from wamkit.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
-from wamkit.memo import own_rows, spread
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import own_rows, spread
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
 
 EPS = 1e-5
 
@@ -40,7 +40,9 @@ class Conditioning(Places):
     """What the other blocks need besides tokens; nobody else looks inside."""
 
     level: Tensor | None  # [B, G, width of levels] SiLU of the embedded level of each group
-    rows: Tensor | None  # [B, G, blocks, 4 D], as `wamkit.memo.stacked`, where it is looked up
+    rows: (
+        Tensor | None
+    )  # [B, G, blocks, 4 D], as `wamkit.acceleration.memo.stacked`, where it is looked up
     owner: Tensor | None  # [S] the group of each token; None if each is one, or all are
 
 

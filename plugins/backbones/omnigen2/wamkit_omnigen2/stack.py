@@ -2,7 +2,7 @@
 
 The middle of the backbone, and by itself an action expert through which no words pass. Source:
 OmniGen2 (arXiv:2506.18871), `omnigen2/models/transformers` in github.com/VectorSpaceLab/OmniGen2
-(Apache-2.0). Letters as in `wamkit.types`.
+(Apache-2.0). Letters as in `wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import Embedder, RMSNorm, sinusoid
-from wamkit.memo import Rungs, stacked
-from wamkit.types import Text
+from wamkit.acceleration.memo import Rungs, stacked
+from wamkit.engine.layers import Embedder, RMSNorm, sinusoid
+from wamkit.interfaces.types import Text
 
 from .blocks import EPS, Conditioning, Heads, OmniGen2Block, turn
 

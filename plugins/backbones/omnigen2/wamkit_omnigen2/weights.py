@@ -1,5 +1,5 @@
 """The one published layout of OmniGen2's transformer, that of its own repository."""
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 DIALECTS = (Dialect("omnigen2", r"^image_index_embedding$"),)

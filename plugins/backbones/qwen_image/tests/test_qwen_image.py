@@ -14,9 +14,12 @@ from wamkit_qwen_image import SIZES, QwenImage
 from wamkit_qwen_image.backbone import QwenImageBackbone, pack, unpack
 
 from wamkit import WamkitError
-from wamkit.attention import run
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.spec import parse_part
+from wamkit.engine.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -27,9 +30,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.spec import parse_part
-from wamkit.types import Frames, Text
-from wamkit.weights import cast, parameters
 
 B, T, H, W, L = 2, 3, 6, 10, 7  # batch, images, latent height and width, words
 AS_PUBLISHED = QwenImage(variant="tiny", text_sigma="target")

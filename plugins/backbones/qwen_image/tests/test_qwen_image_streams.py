@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from wamkit_qwen_image import QwenImage
 
-from wamkit.stacks import STACK, grid, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "edit": QwenImage(variant="tiny"),

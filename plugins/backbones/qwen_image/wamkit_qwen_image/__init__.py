@@ -7,9 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part, TrainedWith, Traits, VariantBackbone, expect_resizable, open_size
-from wamkit.published import Published
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
+    Part,
+    TrainedWith,
+    Traits,
+    VariantBackbone,
+    expect_resizable,
+    open_size,
+)
+from wamkit.config.published import Published
 
 from .published import TRANSFORMER
 
@@ -119,7 +126,7 @@ class QwenImage(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import QwenImageBackbone
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
-from wamkit.layers import RMSNorm, constant, modulated
-from wamkit.memo import Rungs
-from wamkit.text import text_level
-from wamkit.types import Frames, Segment, Text
+from wamkit.acceleration.memo import Rungs
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import RMSNorm, constant, modulated
+from wamkit.interfaces.text import text_level
+from wamkit.interfaces.types import Frames, Segment, Text
 
 from .blocks import Conditioning, by_frame
 from .stack import QwenImageStack

@@ -6,7 +6,7 @@
 
 Words and images have weights of their own for all but the attention. Shift, scale and gate belong
 to a frame, or to all words, and are computed in float32, as are norms and rotary positions;
-residuals are added in float32. Letters as in `wamkit.types`; G groups of n tokens share a noise
+residuals are added in float32. Letters as in `wamkit.interfaces.types`; G groups of n tokens share a noise
 level: T frames, or one group of L words; a token that belongs to no frame is one by itself, and
 takes the weights of images. The width D need not be H * E: an action expert is narrower than what
 it attends with, and no words pass it.
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV
-from wamkit.fused import projected
-from wamkit.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
-from wamkit.memo import own_rows
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import own_rows
+from wamkit.engine.attention import QKV
+from wamkit.engine.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Level:
 
     text: Tensor | None = None  # [B, 1, D] SiLU of the embedded level of the words, if any pass
     frames: Tensor | None = None  # [B, T, D] the same of each frame
-    text_rows: Tensor | None = None  # [B, 1, blocks, 6 D], as `wamkit.memo.stacked`
+    text_rows: Tensor | None = None  # [B, 1, blocks, 6 D], as `wamkit.acceleration.memo.stacked`
     rows: Tensor | None = None  # [B, G, blocks, 6 D] the same of each frame
     owner: Tensor | None = None  # [T] whose row is whose
     out: Tensor | None = None  # [B, T, 2 D] float32 of the last norm

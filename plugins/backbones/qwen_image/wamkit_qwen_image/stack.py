@@ -1,7 +1,7 @@
 """Qwen-Image's blocks with what they are conditioned on: noise levels and places of tokens.
 
 The middle of the backbone, and by itself an action expert through which no words pass. Source:
-diffusers' `QwenImageTransformer2DModel` (Apache-2.0). Letters as in `wamkit.types`.
+diffusers' `QwenImageTransformer2DModel` (Apache-2.0). Letters as in `wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import Embedder, rotary_angles, sinusoid
-from wamkit.memo import Memo, Rungs, spread, stacked
-from wamkit.types import Text
+from wamkit.acceleration.memo import Memo, Rungs, spread, stacked
+from wamkit.engine.layers import Embedder, rotary_angles, sinusoid
+from wamkit.interfaces.types import Text
 
 from .blocks import Conditioning, Level, QwenImageBlock
 

@@ -18,16 +18,16 @@ from wamkit_timm_vit import SIZES, TimmViT, Variant
 from wamkit_timm_vit.backbone import PIXELS
 
 from wamkit import WamkitError
-from wamkit.attention import run
-from wamkit.check import check
+from wamkit.checkpoints.safetensors import parameters
+from wamkit.config.check import check
+from wamkit.config.spec import PolicySpec, parse, parse_part
+from wamkit.config.visibility import everyone
+from wamkit.engine.attention import run
 from wamkit.interfaces import denoise, stream_of
-from wamkit.parity import doubled, float64, other_values, same_values, uncalled
-from wamkit.policy import Policy
-from wamkit.spec import PolicySpec, parse, parse_part
-from wamkit.trial import batch_of, observation
-from wamkit.types import Frames, Text
-from wamkit.visibility import everyone
-from wamkit.weights import parameters
+from wamkit.interfaces.types import Frames, Text
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, observation
+from wamkit.testing.parity import doubled, float64, other_values, same_values, uncalled
 
 TEXT = Text(torch.zeros(2, 3, 64))
 PUBLISHED = [variant for variant in get_args(Variant) if variant != "tiny"]

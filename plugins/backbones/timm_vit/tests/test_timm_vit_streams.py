@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from wamkit_timm_vit import TimmViT
 
-from wamkit.stacks import STACK, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     variant: TimmViT.model_validate({"variant": variant, "patch": 4}).tiny()

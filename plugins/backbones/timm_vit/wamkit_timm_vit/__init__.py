@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import (
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
     Conflict,
     Part,
     TrainedWith,
@@ -17,8 +17,8 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
-from wamkit.published import Published
-from wamkit.spec import PolicySpec
+from wamkit.config.published import Published
+from wamkit.config.spec import PolicySpec
 
 from .published import reader
 
@@ -191,7 +191,7 @@ class TimmViT(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import ViTBackbone
 

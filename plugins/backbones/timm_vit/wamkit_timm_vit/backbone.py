@@ -8,7 +8,7 @@
 Source: `timm/models/vision_transformer.py` and `eva.py` in github.com/huggingface/
 pytorch-image-models (Apache-2.0), whose parameter names are ours. Each frame is one picture, with
 class and register tokens (n of them) of its own in front of its patches and the same positions as
-any other; frames meet in attention alone. Letters as in `wamkit.types`, and p pixels in a patch's
+any other; frames meet in attention alone. Letters as in `wamkit.interfaces.types`, and p pixels in a patch's
 side.
 """
 
@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
+from wamkit.acceleration.memo import Rungs
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.layers import LayerNorm, constant, split_heads
 from wamkit.errors import WamkitError
-from wamkit.layers import LayerNorm, constant, split_heads
-from wamkit.memo import Rungs
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.types import Frames, Segment, Text
 
 if TYPE_CHECKING:
     from . import TimmViT

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wamkit.config_values import numbers, table
+from wamkit.config.config_values import numbers, table
+from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
-from wamkit.published import Config, Published
 
 PIXELS = {(0.485, 0.456, 0.406): "imagenet", (0.5, 0.5, 0.5): "half"}
 

@@ -4,7 +4,7 @@ What stands behind the last block (final norm, pooling, classifier) is left out:
 blocks.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 DIALECTS = (
     Dialect(

@@ -10,13 +10,13 @@ from wamkit_toy.parts import Bytes
 from wamkit_toy.text_encoder import ByteEncoder
 
 from wamkit import Policy, build
-from wamkit.check import check
+from wamkit.checkpoints.safetensors import save
+from wamkit.config.check import check
+from wamkit.config.spec import read
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.parity import doubled, float64, other_values, same_values
-from wamkit.spec import read
-from wamkit.trial import observation
-from wamkit.weights import save
+from wamkit.testing.fixtures import observation
+from wamkit.testing.parity import doubled, float64, other_values, same_values
 
 TOY = Path(__file__).parents[4] / "examples" / "toy.toml"
 

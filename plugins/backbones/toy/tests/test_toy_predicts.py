@@ -9,8 +9,8 @@ from wamkit_toy import Toy
 from wamkit_toy.backbone import LEAST
 
 from wamkit.interfaces.backbone import denoise
-from wamkit.parity import doubled, float64, other_values, same_values
-from wamkit.types import Frames, Text
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import doubled, float64, other_values, same_values
 
 SIZES = {"depth": 1, "heads": 2, "head_size": 12, "text_width": 16, "latent_channels": 3}
 

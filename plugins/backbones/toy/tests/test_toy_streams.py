@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from wamkit_toy import Toy
 
-from wamkit.stacks import STACK, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
     "toy": Toy(depth=2, heads=2, head_size=12, text_width=16, latent_channels=8),

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import BackboneConfig, Part, Traits, expect_resizable
-from wamkit.spec import PolicySpec
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import BackboneConfig, Part, Traits, expect_resizable
+from wamkit.config.spec import PolicySpec
 
 from .parts import Bytes, PixelShuffle
 
@@ -73,7 +73,7 @@ class Toy(BackboneConfig):
         return self.model_copy(update={**sizes, "weights": None})
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import ToyBackbone
 

@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.fused import projected
-from wamkit.layers import (
+from wamkit.acceleration.fused_linear import projected
+from wamkit.acceleration.memo import Memo, Rungs, own_rows, stacked
+from wamkit.config.parts import Traits
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import (
     Embedder,
     FeedForward,
     modulated,
@@ -27,10 +29,8 @@ from wamkit.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.memo import Memo, Rungs, own_rows, stacked
-from wamkit.parts import Traits
-from wamkit.text import told
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.text import told
+from wamkit.interfaces.types import Frames, Segment, Text
 
 Turn = tuple[Tensor, Tensor]
 """cos and sin [S, E / 2] float32 of rotary positions."""
@@ -45,7 +45,7 @@ class Level:
     """Noise levels as blocks want them: embedded, or what all blocks made of them already."""
 
     time: Tensor | None = None  # [B, T, D]
-    rows: Tensor | None = None  # [B, G, blocks, 6 D], as `wamkit.memo.stacked`
+    rows: Tensor | None = None  # [B, G, blocks, 6 D], as `wamkit.acceleration.memo.stacked`
     owner: Tensor | None = None  # [T] whose row is whose
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from wamkit.config.parts import Conflict, TextEncoderConfig, VAEConfig
+from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
-from wamkit.parts import Conflict, TextEncoderConfig, VAEConfig
-from wamkit.spec import PolicySpec
 
 
 class Bytes(TextEncoderConfig):
@@ -59,7 +59,7 @@ class Bytes(TextEncoderConfig):
                 "from",
                 "set text_encoder.embedding to an even number",
             )
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .text_encoder import ByteEncoder
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from wamkit.engine.layers import FeedForward, sent, sinusoid
 from wamkit.errors import WamkitError
-from wamkit.layers import FeedForward, sent, sinusoid
-from wamkit.types import Text
+from wamkit.interfaces.types import Text
 
 START = 256  # the row of the table after those of the 256 bytes
 

@@ -16,7 +16,7 @@ from wamkit_wan.vae_weights import (
     SENTINEL_ORIGINAL,
 )
 
-from wamkit.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import doubled, float64, other_values, same_values
 
 SHAPES = {"wan21": WAN21, "wan22": WAN22}
 TABLES = {"wan21": ORIGINAL_21, "wan22": ORIGINAL_22}

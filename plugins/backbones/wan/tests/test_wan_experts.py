@@ -10,12 +10,12 @@ import torch
 from wamkit_wan import Wan, WanVAE22
 
 from wamkit import WamkitError
-from wamkit.check import check
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy
-from wamkit.scenes import blank
-from wamkit.trial import batch_of, compose, observation
-from wamkit.weights import save
+from wamkit.checkpoints.safetensors import save
+from wamkit.config.check import check
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, compose, observation
+from wamkit.testing.parity import float64, same_values
 
 SMALL: dict[str, Any] = {"layers": 1, "heads": 1, "head_size": 24, "feed_forward": 8}
 SMALL |= {"text_width": 8}

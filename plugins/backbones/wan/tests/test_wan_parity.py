@@ -16,9 +16,12 @@ from wamkit_wan import Wan
 from wamkit_wan.weights import DIALECTS
 
 from wamkit import WamkitError
-from wamkit.attention import run
+from wamkit.checkpoints.safetensors import cast
+from wamkit.config.visibility import everyone
+from wamkit.engine.attention import run
 from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.parity import (
+from wamkit.interfaces.types import Frames, Text
+from wamkit.testing.parity import (
     doubled,
     float64,
     other_values,
@@ -28,9 +31,6 @@ from wamkit.parity import (
     uncalled,
     velocity_gradients,
 )
-from wamkit.types import Frames, Text
-from wamkit.visibility import everyone
-from wamkit.weights import cast
 
 CONFIGS = {
     "2.1-t2v": Wan(variant="2.1-t2v-1.3b").tiny(),

@@ -8,7 +8,7 @@ import pytest
 from wamkit_wan import Wan
 
 from wamkit import WamkitError
-from wamkit.stacks import STACK, placed_by_hand
+from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIG = Wan(variant="tiny")
 CONFIGS: dict[str, Any] = {

@@ -15,9 +15,9 @@ from wamkit_wan import SIZES, Wan, WanVAE21, WanVAE22
 from wamkit_wan.backbone import WanBackbone
 
 from wamkit import WamkitError
-from wamkit.parity import same_shapes
-from wamkit.spec import parse_part
-from wamkit.weights import parameters, save
+from wamkit.checkpoints.safetensors import parameters, save
+from wamkit.config.spec import parse_part
+from wamkit.testing.parity import same_shapes
 
 PUBLISHED = {
     "2.1-t2v-1.3b": 1_418_996_800,

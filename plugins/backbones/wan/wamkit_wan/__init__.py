@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from wamkit.conditioner import missing
-from wamkit.hooks import hookimpl
-from wamkit.parts import (
+from wamkit.config.conditioner import missing
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import (
     Conflict,
     Part,
     TrainedWith,
@@ -17,12 +17,12 @@ from wamkit.parts import (
     expect_resizable,
     open_size,
 )
-from wamkit.published import Published
+from wamkit.config.published import Published
 
 from . import published
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
     from .vae import WanVAEShape
 
@@ -157,7 +157,7 @@ class Wan(VariantBackbone):
         return WanExpert(self.traits, width, feed_forward)
 
     def conditioner(self) -> Any:
-        from wamkit import conditioner
+        from wamkit.config import conditioner
 
         from .image_encoder import ImageEncoder, Shape, dialects, tiny
 
@@ -180,7 +180,7 @@ class Wan(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .backbone import WanBackbone
 
@@ -261,7 +261,7 @@ class WanVAE22(VAEConfig):
 
 
 def _vae_layouts(original: tuple[tuple[str, str], ...]) -> Sequence[Any]:
-    from wamkit.weights import Dialect
+    from wamkit.checkpoints.safetensors import Dialect
 
     from .vae_weights import SENTINEL_DIFFUSERS, SENTINEL_ORIGINAL
 
@@ -272,7 +272,7 @@ def _vae_layouts(original: tuple[tuple[str, str], ...]) -> Sequence[Any]:
 
 
 def _build_vae(config: WanVAE21 | WanVAE22, shape: WanVAEShape) -> Any:
-    from wamkit.weights import materialize
+    from wamkit.checkpoints.safetensors import materialize
 
     from .vae import WanVAE, tiny
 

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.attention import sdpa
+from wamkit.acceleration.memo import Memo, Rungs
+from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import modulated
 from wamkit.errors import WamkitError
-from wamkit.layers import modulated
-from wamkit.memo import Memo, Rungs
-from wamkit.types import Frames, Segment, Text
+from wamkit.interfaces.types import Frames, Segment, Text
 
 from .blocks import Conditioning, WanBlock, by_frame
 from .embedders import KEEP_FLOAT32, ConditionEmbedder, Turn, turn

@@ -5,7 +5,7 @@
     x --norm, shift, scale--> feed-forward --> * gate + --> x
 
 Shift, scale and gate belong to a frame and are computed in float32, as are norms and rotary
-positions; residuals are added in float32 where there is a gate. Letters as in `wamkit.types`, and
+positions; residuals are added in float32 where there is a gate. Letters as in `wamkit.interfaces.types`, and
 n tokens in a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D
 need not be H * E: an action expert is narrower than what it attends with.
 """
@@ -18,12 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.attention import QKV, sdpa
-from wamkit.cache import KV
-from wamkit.fused import alone, projected
-from wamkit.layers import FeedForward, LayerNorm, RMSNorm, modulated, rotate_pairs, split_heads
-from wamkit.text import told
-from wamkit.types import Text
+from wamkit.acceleration.fused_linear import alone, projected
+from wamkit.engine.attention import QKV, sdpa
+from wamkit.engine.kv_cache import KV
+from wamkit.engine.layers import (
+    FeedForward,
+    LayerNorm,
+    RMSNorm,
+    modulated,
+    rotate_pairs,
+    split_heads,
+)
+from wamkit.interfaces.text import told
+from wamkit.interfaces.types import Text
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What Wan's blocks are conditioned on: noise levels, words, a picture, and places of tokens.
 
 Source: `wan/modules/model.py` in github.com/Wan-Video/Wan2.1 and Wan2.2 (Apache-2.0), under the
-parameter names of diffusers' `WanTransformer3DModel`. Letters as in `wamkit.types`.
+parameter names of diffusers' `WanTransformer3DModel`. Letters as in `wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.layers import Embedder, FeedForward, LayerNorm, rotary_angles, sinusoid
-from wamkit.memo import Memo, Rungs, of_levels, spread
-from wamkit.types import Text
+from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
+from wamkit.engine.layers import Embedder, FeedForward, LayerNorm, rotary_angles, sinusoid
+from wamkit.interfaces.types import Text
 
 from .blocks import Conditioning
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wamkit.memo import Rungs
-from wamkit.parts import Traits
-from wamkit.types import Text
+from wamkit.acceleration.memo import Rungs
+from wamkit.config.parts import Traits
+from wamkit.interfaces.types import Text
 
 from .blocks import Conditioning, WanBlock
 from .embedders import KEEP_FLOAT32, ConditionEmbedder, turn

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.clip import Encoder
-from wamkit.layers import LayerNorm, constant
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
+from wamkit.engine.clip_layers import Encoder
+from wamkit.engine.layers import LayerNorm, constant
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wamkit.config_values import whole
+from wamkit.config.config_values import whole
+from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
-from wamkit.locate import weight_files
-from wamkit.published import Config, Published
-from wamkit.safetensors_header import header
+from wamkit.files.locate import weight_files
+from wamkit.files.safetensors_header import header
 
 from .latents import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
 

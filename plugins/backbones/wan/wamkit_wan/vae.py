@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from wamkit.flat import Flat
-from wamkit.layers import constant
+from wamkit.acceleration.single_frame_conv import Flat
+from wamkit.engine.layers import constant
 
 from .latents import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
 from .vae_blocks import CausalConv3d, Chunk

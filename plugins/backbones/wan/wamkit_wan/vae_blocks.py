@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.flat import convolved
+from wamkit.acceleration.single_frame_conv import convolved
 
 
 @dataclass(frozen=True)

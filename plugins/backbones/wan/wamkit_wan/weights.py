@@ -6,7 +6,7 @@ file name, so only the names inside tell the layouts apart. Either may stand beh
 `model.diffusion_model.` of single-file distributions, or `mixtures.video.` of Fast-WAM's.
 """
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
 # A checkpoint of Fast-WAM holds the video transformer beside an action expert.

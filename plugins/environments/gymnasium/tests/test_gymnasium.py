@@ -10,8 +10,8 @@ from wamkit_gymnasium import Gymnasium
 
 from wamkit.errors import WamkitError
 from wamkit.simulate import Host, Robot, Workers, choose
-from wamkit.simulate.contract import expect_environment
 from wamkit.simulate.rolling import play
+from wamkit.testing.environment import expect_environment
 
 gymnasium = pytest.importorskip("gymnasium")
 pytest.importorskip("pygame")

@@ -15,9 +15,9 @@ import pytest
 from wamkit_metaworld import MetaWorld
 from wamkit_metaworld.tasks import TASKS
 
-from wamkit.cli.playing import complete_environment
+from wamkit.cli._env_options import complete_environment
 from wamkit.simulate import Workers
-from wamkit.simulate.contract import expect_environment
+from wamkit.testing.environment import expect_environment
 
 # Not importorskip: who imports mujoco first decides how it renders.
 pytestmark = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import EnvironmentConfig, Part
 from wamkit.errors import did_you_mean
-from wamkit.hooks import hookimpl
-from wamkit.parts import EnvironmentConfig, Part
 
 from .tasks import TASKS
 

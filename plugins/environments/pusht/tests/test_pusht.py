@@ -7,7 +7,7 @@ import pytest
 from wamkit_pusht import PushT
 
 from wamkit.simulate import Host
-from wamkit.simulate.contract import expect_environment
+from wamkit.testing.environment import expect_environment
 
 pytest.importorskip("gym_pusht")
 

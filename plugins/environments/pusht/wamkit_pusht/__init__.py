@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import EnvironmentConfig, Part
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import EnvironmentConfig, Part
 
 WAMKIT_API = 1
 

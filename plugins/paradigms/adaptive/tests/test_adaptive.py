@@ -11,15 +11,15 @@ import torch
 from wamkit_adaptive import Adaptive
 
 from wamkit import check
-from wamkit.cost import cost
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse
 from wamkit.errors import WamkitError
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec, parse
-from wamkit.trial import composed, observation
+from wamkit.policy.cost import cost
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 PLAN = {"name": "planning", "inner": "conditional", "proposals": 2, "futures": 1, "values": 1}
 WAYS: list[dict[str, Any]] = [

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from wamkit.config.hooks import hookimpl
+from wamkit.config.nested import Inner, parsed, within
+from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.config.spec import parse_part
+from wamkit.config.visibility import Visibility
 from wamkit.errors import SpecError
-from wamkit.hooks import hookimpl
-from wamkit.nested import Inner, parsed, within
-from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
-from wamkit.spec import parse_part
-from wamkit.visibility import Visibility
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 

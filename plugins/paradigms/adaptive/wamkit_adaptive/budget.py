@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from wamkit import scenes
+from wamkit.config.parts import Stage
+from wamkit.config.programs import program_of
 from wamkit.errors import WamkitError
-from wamkit.interfaces.proposals import Observed
-from wamkit.parts import Stage
-from wamkit.policy import generator
-from wamkit.programs import program_of
+from wamkit.interfaces.batched_proposals import Observed
+from wamkit.policy import preprocessing as scenes
+from wamkit.policy.policy import generator
 
 from . import once
 
 if TYPE_CHECKING:
-    from wamkit.observation import Observation
-    from wamkit.policy import Policy
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
+    from wamkit.policy.observation import Observation
+    from wamkit.policy.policy import Policy
 
     from .paradigm import AdaptiveParadigm
 

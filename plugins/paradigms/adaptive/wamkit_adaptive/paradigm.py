@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from wamkit.engine.noise_schedule import Chosen, copied
+from wamkit.interfaces.batched_proposals import Observed, generators, rows
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
-from wamkit.interfaces.proposals import Observed, generators, rows
-from wamkit.schedule import Chosen, copied
-from wamkit.types import Frames, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Outcome, Scene, Target
 
 from .budget import calibrated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wamkit.observation import Observation
-    from wamkit.policy import Policy
+    from wamkit.policy.observation import Observation
+    from wamkit.policy.policy import Policy
 
     from . import Adaptive
 

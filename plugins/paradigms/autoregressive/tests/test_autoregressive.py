@@ -9,14 +9,14 @@ import torch
 from wamkit_autoregressive import Autoregressive
 
 from wamkit import check
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, override, parse
+from wamkit.config.visibility import Visibility
 from wamkit.errors import SpecError
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import batch_of, changed, compose, composed, corrupted, observation
-from wamkit.types import Scene
-from wamkit.visibility import Visibility
+from wamkit.interfaces.types import Scene
+from wamkit.policy.policy import Policy
+from wamkit.testing.fixtures import batch_of, changed, compose, composed, corrupted, observation
+from wamkit.testing.parity import float64, same_values
 
 # LingBot-VA, three blocks: | noisy frames | clean frames | noisy actions | clean actions |.
 LINGBOT = """

@@ -12,15 +12,15 @@ from torch import Tensor
 from wamkit_autoregressive import Autoregressive
 from wamkit_autoregressive.memory import Memory
 
-from wamkit.cache import KVCache
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy, generator
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import clean
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, changed, composed, redrawn
-from wamkit.types import Frames, Noisy, Outcome, Past, Scene, Velocity
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.engine.kv_cache import KVCache
+from wamkit.interfaces.types import Frames, Noisy, Outcome, Past, Scene, Velocity
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import clean
+from wamkit.testing.fixtures import batch_of, changed, composed, redrawn
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 HEADS = ("mot", "shared_stream", "latent_slot")
 BACKBONES = ("toy", "wan", "cosmos", "ltx", "flux2")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wamkit.cache import KVCache
-from wamkit.types import Scene
+from wamkit.engine.kv_cache import KVCache
+from wamkit.interfaces.types import Scene
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.cache import KVCache
+from wamkit.engine.kv_cache import KVCache
+from wamkit.engine.layers import sent
+from wamkit.engine.noise_schedule import draw, shifted, uniform
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
-from wamkit.layers import sent
-from wamkit.schedule import draw, shifted, uniform
-from wamkit.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
 
 from .memory import Memory, Names
 

@@ -9,15 +9,15 @@ import torch
 from wamkit_conditional import Conditional
 
 from wamkit import check
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse, parse_part
 from wamkit.errors import WamkitError
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec, parse, parse_part
-from wamkit.trial import batch_of, composed, corrupted, observation
-from wamkit.types import Scene, Target
+from wamkit.interfaces.types import Scene, Target
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, composed, corrupted, observation
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 PURE: dict[str, dict[str, Any]] = {
     "policy": {"policy": 1.0, "world": 0.0, "value": 0.0},

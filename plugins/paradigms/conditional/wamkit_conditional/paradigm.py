@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.cache import KVCache
+from wamkit.engine.kv_cache import KVCache
+from wamkit.engine.layers import constant, sent
+from wamkit.engine.noise_schedule import draw, uniform
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -18,9 +20,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.layers import constant, sent
-from wamkit.schedule import draw, uniform
-from wamkit.types import Frames, Goal, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, Outcome, Scene, Target
 
 from . import GIVEN, LEARNED
 

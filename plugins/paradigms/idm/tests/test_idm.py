@@ -10,18 +10,18 @@ import torch
 from wamkit_idm import Idm
 
 from wamkit import check
-from wamkit.cache import KVCache
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse
+from wamkit.config.visibility import Visibility
+from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.paradigm import denoise, start
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, parse
-from wamkit.trial import acted, batch_of, changed, composed, corrupted, observation
-from wamkit.types import Frames, Scene, Velocity
-from wamkit.visibility import Visibility
+from wamkit.interfaces.types import Frames, Scene, Velocity
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import acted, batch_of, changed, composed, corrupted, observation
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.config.visibility import Visibility
 from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
-from wamkit.visibility import Visibility
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -114,7 +114,7 @@ class Idm(ParadigmConfig):
             return spec.schedules.video.steps
         import torch
 
-        from wamkit.schedule import NoiseSchedule
+        from wamkit.engine.noise_schedule import NoiseSchedule
 
         flow = NoiseSchedule(spec.schedules.video, spec.tokens()["target"])
         return flow.start(torch.zeros(1), until=float(self.until)).evaluations

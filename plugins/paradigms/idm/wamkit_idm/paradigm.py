@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wamkit.engine.layers import sent
+from wamkit.engine.noise_schedule import draw, uniform
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -16,9 +18,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.layers import sent
-from wamkit.schedule import draw, uniform
-from wamkit.types import Frames, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Outcome, Scene, Target
 
 if TYPE_CHECKING:
     from . import Idm

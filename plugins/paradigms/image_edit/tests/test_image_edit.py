@@ -10,15 +10,15 @@ import torch
 from wamkit_image_edit import ImageEdit
 
 from wamkit import check
-from wamkit.cache import KVCache
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec
-from wamkit.trial import acted, changed, composed, corrupted, observation
-from wamkit.types import Scene, Velocity
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.engine.kv_cache import KVCache
+from wamkit.interfaces.types import Scene, Velocity
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import acted, changed, composed, corrupted, observation
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 
 def spec_for(*changes: str, backbone: str = "flux2", **settings: Any) -> PolicySpec:

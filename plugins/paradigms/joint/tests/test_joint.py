@@ -10,17 +10,17 @@ import torch
 from wamkit_joint import Joint
 
 from wamkit import check
-from wamkit.cache import KVCache
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, override, parse
+from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError
 from wamkit.interfaces.paradigm import denoise, remember, start
-from wamkit.parity import float64, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, override, parse
-from wamkit.trial import acted, batch_of, changed, composed, observation
-from wamkit.types import Scene, Velocity
+from wamkit.interfaces.types import Scene, Velocity
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import acted, batch_of, changed, composed, observation
+from wamkit.testing.parity import float64, same_values
+from wamkit.testing.uncached import uncached
 
 IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
-from wamkit.schedules import TWICE
-from wamkit.visibility import Visibility, everyone
+from wamkit.config.hooks import hookimpl
+from wamkit.config.noise_schedule import TWICE
+from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.config.visibility import Visibility, everyone
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 

@@ -11,17 +11,17 @@ from wamkit_planning import Planning
 from wamkit_planning.paradigm import scored
 
 from wamkit import check
-from wamkit.cache import KVCache
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec, parse
+from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import WamkitError
-from wamkit.interfaces.proposals import generators, rows
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.replay import uncached
-from wamkit.scenes import blank, clean
-from wamkit.spec import PolicySpec, parse
-from wamkit.trial import batch_of, composed, observation
-from wamkit.types import Scene, Velocity
+from wamkit.interfaces.batched_proposals import generators, rows
+from wamkit.interfaces.types import Scene, Velocity
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.uncached import uncached
 
 INNERS: list[Any] = ["conditional", "single_pass", "idm", {"name": "joint", "attends": "mutual"}]
 named = pytest.mark.parametrize(

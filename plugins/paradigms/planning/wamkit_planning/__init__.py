@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from wamkit.hooks import hookimpl
-from wamkit.nested import Inner, parsed, within
-from wamkit.parts import Conflict, ParadigmConfig, Part, Stage
-from wamkit.visibility import Visibility
+from wamkit.config.hooks import hookimpl
+from wamkit.config.nested import Inner, parsed, within
+from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
+from wamkit.config.visibility import Visibility
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.cache import KVCache
+from wamkit.engine.kv_cache import KVCache
+from wamkit.engine.layers import sent
+from wamkit.engine.noise_schedule import draw, fork, uniform
 from wamkit.errors import WamkitError
+from wamkit.interfaces.batched_proposals import Observed, generators, rows
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -19,10 +22,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.proposals import Observed, generators, rows
-from wamkit.layers import sent
-from wamkit.schedule import draw, fork, uniform
-from wamkit.types import Frames, Goal, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, Outcome, Scene, Target
 
 if TYPE_CHECKING:
     from . import Planning

@@ -9,14 +9,14 @@ import torch
 from wamkit_single_pass import SinglePass
 
 from wamkit import check
-from wamkit.parity import float64, other_values, same_values
-from wamkit.policy import Policy
-from wamkit.registry import registry
-from wamkit.scenes import blank, clean
-from wamkit.schedule import draw
-from wamkit.spec import PolicySpec
-from wamkit.trial import batch_of, composed, observation
-from wamkit.types import Noisy
+from wamkit.config.registry import registry
+from wamkit.config.spec import PolicySpec
+from wamkit.engine.noise_schedule import draw
+from wamkit.interfaces.types import Noisy
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import blank, clean
+from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.parity import float64, other_values, same_values
 
 
 def spec_for(backbone: str = "wan", **settings: Any) -> PolicySpec:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from wamkit.hooks import hookimpl
-from wamkit.parts import ParadigmConfig, Part, Stage
-from wamkit.visibility import Visibility
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import ParadigmConfig, Part, Stage
+from wamkit.config.visibility import Visibility
 
 if TYPE_CHECKING:
-    from wamkit.spec import PolicySpec
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 

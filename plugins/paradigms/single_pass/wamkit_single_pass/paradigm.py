@@ -15,7 +15,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.types import Outcome, Scene, Target
+from wamkit.interfaces.types import Outcome, Scene, Target
 
 if TYPE_CHECKING:
     from . import SinglePass

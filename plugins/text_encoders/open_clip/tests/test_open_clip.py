@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from wamkit_open_clip import OpenCLIP, models, obstacle, published
 
+from wamkit.checkpoints.safetensors import save
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.parity import doubled, float64, same_values
-from wamkit.weights import save
+from wamkit.testing.parity import doubled, float64, same_values
 
 SIZES: dict[str, Any] = {"layers": 3, "heads": 2, "embedding": 16}
 TEXT = {**published(models()["ViT-B-32"])["text_cfg"], "layers": 3, "heads": 2, "width": 16}

@@ -16,12 +16,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from wamkit import strict_json
-from wamkit.config_values import table, whole
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part, TextEncoderConfig
-from wamkit.paths import read_text
-from wamkit.published import Config, Published
+from wamkit.config.config_values import table, whole
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Part, TextEncoderConfig
+from wamkit.config.published import Config, Published
+from wamkit.files import strict_json
+from wamkit.files.paths import read_text
 
 WAMKIT_API = 1
 
@@ -106,7 +106,7 @@ class OpenCLIP(TextEncoderConfig):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .encoder import OpenCLIPEncoder, alike, text_tower
 

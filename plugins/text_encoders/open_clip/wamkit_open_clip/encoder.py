@@ -16,7 +16,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 
 from wamkit.errors import WamkitError
-from wamkit.types import Text
+from wamkit.interfaces.types import Text
 
 
 def text_tower(sizes: Mapping[str, Any], *, quick_gelu: bool) -> TextTransformer:

@@ -1,6 +1,6 @@
 """The published layouts of CLIP models, of which the text tower alone is read."""
 
-from wamkit.weights import Dialect
+from wamkit.checkpoints.safetensors import Dialect
 
 # The projection is for the pooled embedding; openai's files hold three numbers among the weights.
 _OTHERS = (

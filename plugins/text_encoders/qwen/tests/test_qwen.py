@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wamkit_qwen import Qwen3, Qwen25VL
 
+from wamkit.config.spec import parse_part
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.parity import doubled, float64, same_values
-from wamkit.spec import parse_part
+from wamkit.testing.parity import doubled, float64, same_values
 
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own pipelines")

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from wamkit.config_values import table, whole
+from wamkit.config.config_values import table, whole
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Part
+from wamkit.config.pretrained import PretrainedText
+from wamkit.config.published import Config, Published, open_fields
 from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part
-from wamkit.pretrained import PretrainedText
-from wamkit.published import Config, Published, open_fields
 
 WAMKIT_API = 1
 

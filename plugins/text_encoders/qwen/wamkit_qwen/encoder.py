@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3Model
 
+from wamkit.checkpoints.hf_text_encoder import encoding, load, read_config
+from wamkit.config.pretrained import refuse_long
 from wamkit.errors import WamkitError
-from wamkit.pretrained import refuse_long
-from wamkit.transformers_files import encoding, load, read_config
-from wamkit.types import Text
+from wamkit.interfaces.types import Text
 
 from .recipes import RECIPES, Recipe
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from wamkit_t5 import T5XXL, UMT5XXL
 from wamkit_t5.encoder import clean
 
-from wamkit.attention import sdpa
+from wamkit.config.spec import parse_part
+from wamkit.engine.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.parity import doubled, float64, other_values, same_values
-from wamkit.spec import parse_part
+from wamkit.testing.parity import doubled, float64, other_values, same_values
 
 transformers = pytest.importorskip("transformers")
 Config = Callable[..., Any]

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from wamkit.config_values import whole
+from wamkit.config.config_values import whole
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Part
+from wamkit.config.pretrained import PretrainedText
+from wamkit.config.published import Published
 from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part
-from wamkit.pretrained import PretrainedText
-from wamkit.published import Published
 
 WAMKIT_API = 1
 

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from transformers import T5EncoderModel, UMT5EncoderModel
 
-from wamkit.pretrained import refuse_long
-from wamkit.transformers_files import encoding, load
-from wamkit.types import Text
+from wamkit.checkpoints.hf_text_encoder import encoding, load
+from wamkit.config.pretrained import refuse_long
+from wamkit.interfaces.types import Text
 
 from . import Padding
 

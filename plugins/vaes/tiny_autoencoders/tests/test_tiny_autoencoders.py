@@ -17,11 +17,18 @@ from torch import Tensor
 from wamkit_tiny_autoencoders import TAEF1, TAELTX2, TAEW21, TAEW22
 from wamkit_tiny_autoencoders.taef import TINY
 
+from wamkit.checkpoints.safetensors import cast, parameters
+from wamkit.config.parts import VAEConfig
 from wamkit.errors import WamkitError
-from wamkit.parity import doubled, float64, gradients, other_values, same_gradients, same_values
-from wamkit.parts import VAEConfig
 from wamkit.testing import *  # noqa: F403
-from wamkit.weights import cast, parameters
+from wamkit.testing.parity import (
+    doubled,
+    float64,
+    gradients,
+    other_values,
+    same_gradients,
+    same_values,
+)
 
 PARTS = [TAEW21(), TAEW22(), TAELTX2(), TAEF1()]
 CONFIGS: dict[str, Any] = {part.name: part for part in PARTS}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from wamkit.config_values import wholes
+from wamkit.config.config_values import wholes
+from wamkit.config.hooks import hookimpl
+from wamkit.config.parts import Part, VAEConfig
+from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
-from wamkit.hooks import hookimpl
-from wamkit.parts import Part, VAEConfig
-from wamkit.published import Config, Published
 
 WAMKIT_API = 1
 
@@ -78,7 +78,7 @@ class _Video(_Tiny):
         return VIDEO
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .taehv import PUBLISHED, TINY, VideoAutoencoder
 
@@ -143,7 +143,7 @@ class TAEF1(_Tiny):
         return IMAGE
 
     def _build(self) -> Any:
-        from wamkit.weights import materialize
+        from wamkit.checkpoints.safetensors import materialize
 
         from .taef import PUBLISHED, TINY, ImageAutoencoder
 

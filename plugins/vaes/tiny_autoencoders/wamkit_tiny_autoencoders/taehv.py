@@ -1,6 +1,6 @@
 """Tiny video autoencoders: two-dimensional convolutions and a memory of one picture.
 
-Letters as in `wamkit.types`; t is the stride in time, s the pictures a layer is given.
+Letters as in `wamkit.interfaces.types`; t is the stride in time, s the pictures a layer is given.
 
     pictures  0 0 0 0 | 1 2 3 4 | 5 6 7 8      the first picture stands in all t places of its group
     latents      0    |    1    |    2         (here t = 4), and decoding takes the last of them

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from safetensors.torch import save_file
 
-from wamkit.tolerance import doubled, float64
+from wamkit.testing.tolerance import doubled, float64
 
 # The repository's fused norm asks for a GPU as soon as it is imported; torch's is the same norm.
 fused = ModuleType("omnigen2.ops.triton.layer_norm")

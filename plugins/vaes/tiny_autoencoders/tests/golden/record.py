@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from wamkit.tolerance import doubled, float64
+from wamkit.testing.tolerance import doubled, float64
 
 MODELS = {
     "taew2.1": {"latent_channels": 16},

@@ -1,0 +1,86 @@
+"""A VAE's `encode` of single pictures, recorded once for each shape and replayed.
+
+What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `decide` is recorded from a scene on, and
+the scene is made of latents before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .single_frame_conv import KEPT, Flat
+
+Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+"""Records what a function does on a device; the result does it again on the same memory."""
+
+
+class RecordedEncoder:
+    """`encode` of a VAE for one shape: pictures are copied in, and it is replayed."""
+
+    def __init__(self, vae: Any, encode: Callable[[Tensor], Tensor], pixels: Tensor) -> None:
+        self._pixels = pixels.clone()
+        self._encode = encode
+        self._z = encode(self._pixels)  # warms up, and makes what is kept from call to call
+        modules = list(vae.modules())
+        self._slots = [(m._parameters, name) for m in modules for name in m._parameters]
+        self._flat = [m for m in modules if KEPT in m.__dict__]
+        self._read = self._memory()
+        self._kept = [m.__dict__[KEPT] for m in self._flat]  # what is read is not freed
+        self._replay: Callable[[], None] | None = None
+
+    def record(self, capture: Capture) -> RecordedEncoder:
+        def run() -> None:
+            self._z = self._encode(self._pixels)
+
+        self._replay = capture(run, self._pixels.device)
+        return self
+
+    def holds(self) -> bool:
+        """Whether the weights, and what was made of them, are where they were recorded."""
+        return self._read == self._memory()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        assert self._replay is not None
+        self._pixels.copy_(pixels)
+        self._replay()
+        return self._z.clone()
+
+    def _memory(self) -> list[int]:
+        found = [w.data_ptr() for slot, name in self._slots if (w := slot[name]) is not None]
+        return found + [id(m.__dict__.get(KEPT)) for m in self._flat]
+
+
+class Encoder:
+    """`encode` of a VAE, as written or compiled, that records single pictures of each shape.
+
+    Clips are encoded without, and so is everything where gradients are on. It is recorded anew
+    where weights were moved or changed. A copy has recorded nothing.
+    """
+
+    def __init__(self, vae: Any, encode: Callable[[Tensor], Tensor], capture: Capture) -> None:
+        self._vae, self._encode, self._capture = vae, encode, capture
+        self._recorded: dict[tuple[Any, ...], RecordedEncoder] = {}
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[2] != 1 or torch.is_grad_enabled() or self._vae.training:
+            return self._encode(pixels)
+        if isinstance(self._vae, Flat):
+            self._vae.ready()  # what is made anew lies elsewhere
+        key = pixels.shape, pixels.dtype, pixels.device
+        found = self._recorded.get(key)
+        if found is None or not found.holds():
+            made = RecordedEncoder(self._vae, self._encode, pixels)
+            self._recorded[key] = found = made.record(self._capture)
+        return found(pixels)
+
+    def __reduce__(self) -> tuple[type[Encoder], tuple[Any, ...]]:
+        return Encoder, (self._vae, self._encode, self._capture)
+
+
+def record_encoder(vae: Any, capture: Capture) -> None:
+    """Record a VAE's `encode` from now on; `wamkit.acceleration.compile_modules.as_written` undoes it."""
+    object.__setattr__(vae, "encode", Encoder(vae, vae.encode, capture))

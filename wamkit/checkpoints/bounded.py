@@ -1,0 +1,36 @@
+"""A bound on what is built by numbers that a file or a spec gives, before it is built in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ..errors import WamkitError
+from ..files.safetensors_header import MOST_TENSORS
+
+
+@contextmanager
+def bounded(what: str, most: int = MOST_TENSORS) -> Iterator[None]:
+    """Let no more than `most` parameters be made within, whatever the number of layers is.
+
+    `what` is the part that is built. Raises WamkitError at the first parameter beyond.
+    """
+    count = 0
+
+    def count_one(module: Any, name: str, parameter: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise WamkitError(
+                f"{what} would have more than {most:,} parameter tensors by its sizes",
+                "look at its numbers of layers, in the spec and in the config.json of its weights",
+            )
+
+    handle = register_module_parameter_registration_hook(count_one)
+    try:
+        yield
+    finally:
+        handle.remove()

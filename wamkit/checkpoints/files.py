@@ -1,0 +1,157 @@
+"""Files of weights: where they are, what their headers say, and their tensors, mapped.
+
+Safetensors is what everything is written in. Pickled checkpoints (.pt, .pth) are read as data only,
+never as code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import WamkitError
+from ..files.durable import replacing
+from ..files.hub import WEIGHTS, local
+from ..files.hub import is_remote as is_remote
+from ..files.locate import split, weight_files
+from ..files.safetensors_header import DAMAGED, expect_few, header
+from ..files.shards import PICKLED
+from . import pickled
+from .formats import DTYPES, code, multiplied
+
+ALIGNED = 64  # bytes; what torch gives its own tensors
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file, known by its header alone, or a piece of its rows."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows: tuple[int, int] | None = None
+    """First row and the one after the last, if it is a piece."""
+    swapped: bool = False
+    """True if its two halves are to change places."""
+    scale: Entry | None = None
+    """What a float8 weight is multiplied by."""
+    stored: tuple[int, ...] = ()
+    """Its shape in the file."""
+
+
+def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
+    """The files at `path`: a file, or a folder with one safetensors file or shards.
+
+    `path` may be "hf:owner/name" (`wamkit.files.hub`), and end in "#prefix" (`wamkit.checkpoints.prefixes`).
+    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
+    looked for.
+    """
+    where, _ = split(path)
+    place = local(where, files=WEIGHTS)
+    return weight_files(place, folders)
+
+
+def headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of the files by name, without reading any of them.
+
+    Raises WamkitError if a file is corrupted or truncated, or two files hold the same name.
+    """
+    found: dict[str, Entry] = {}
+    for file in files:
+        told = _pickled(file) if file.suffix in PICKLED else header(file)
+        for name, (shape, dtype) in told.items():
+            if name in found:
+                raise WamkitError(
+                    f"{name} is both in {found[name].file} and in {file}",
+                    "remove the file that does not belong",
+                )
+            found[name] = Entry(file, name, shape, dtype, stored=shape)
+        expect_few(found, len(found), f"{file.parent}")
+    return found
+
+
+def written(
+    tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to one safetensors file, whole or not at all. Raises NotWritten.
+
+    One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
+    size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
+    """
+    order = sorted(tensors, key=lambda name: (_bytes(tensors[name]) % ALIGNED != 0, name))
+    head: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        start, end = end, end + _bytes(tensors[name])
+        dtype, shape = DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
+    with replacing(file) as part, part.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            tensor = tensors[name].detach().cpu().contiguous()
+            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@contextmanager
+def opened(file: Path, device: torch.device | str = "cpu") -> Iterator[Reader]:
+    """The tensors of one file, each mapped when it is asked for.
+
+    Raises WamkitError if the file turns out to be damaged.
+    """
+    if file.suffix in PICKLED:
+        yield Reader(pickled.tensors(file), {}, torch.device(device))
+        return
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as source:
+            yield Reader(source, source.metadata() or {}, torch.device(device))
+    except SafetensorError as error:
+        raise WamkitError(f"{file} cannot be read: {error}", DAMAGED) from None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An open file of weights."""
+
+    source: Any
+    metadata: Mapping[str, str]
+    device: torch.device
+
+    def tensor(self, entry: Entry, scale: Tensor | None = None) -> Tensor:
+        """The tensor of an entry in its shape; rows cut out, halves swapped where it says so.
+
+        With the `scale` of a float8 weight, it is multiplied by that first, in float32.
+        """
+        if scale is not None:
+            whole = self.tensor(replace(entry, rows=None, swapped=False, shape=(-1,)))
+            whole = multiplied(whole.reshape(entry.stored), scale)
+            tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
+        elif isinstance(self.source, Mapping):
+            whole = self.source[entry.name].to(self.device)
+            tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
+        elif entry.rows is not None:
+            tensor = self.source.get_slice(entry.name)[entry.rows[0] : entry.rows[1]]
+        else:
+            tensor = self.source.get_tensor(entry.name)
+        tensor = tensor.reshape(entry.shape)
+        return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
+
+
+def _pickled(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """As `header`, for a pickled checkpoint."""
+    return {k: (tuple(v.shape), code(v.dtype)) for k, v in pickled.tensors(file).items()}

@@ -1,0 +1,192 @@
+"""Number formats of tensors in files: which are read, multiplied out, or refused by name.
+
+Floats of 8 bits are read as they are, and widened. A float8 weight with a scale beside it is their
+product. Whatever else packs weights into few bits is called what it is, and never read as numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import WamkitError
+
+if TYPE_CHECKING:
+    from .files import Entry
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
+OF_CODE = {code: dtype for dtype, code in DTYPES.items()}
+FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+FLOATS = ("F64", "F32", "BF16", "F16", *FLOAT8)
+BLOCK = 128  # rows and columns that share a scale where scales are a matrix
+
+# What is packed into few bits, told by names that only such files hold.
+_PACKED = (
+    (r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$|\.quant_state\.", "bitsandbytes"),
+    (r"\.(SCB|weight_format)$", "8-bit bitsandbytes"),
+    (r"\.(wscales|wtscale|smooth_factor|smooth_factor_orig)$", "SVDQuant (nunchaku)"),
+    (r"\.(qweight|qzeros|g_idx)$", "GPTQ or AWQ"),
+    (r"\.(weight_packed|weight_zero_point|weight_shape)$", "compressed-tensors"),
+    (r"\.weight_scale_2$", "NVFP4"),
+    (r"\._weight_(qdata|scale|zero_point|int_data)$|\.tensor_impl\.", "torchao"),
+    (r"\.weight\._(data|scale|shift)$", "quanto"),
+    (r"\.W_q$", "HQQ"),
+)
+_SCALE = ("weight_scale_inv", "weight_scale", "scale_weight")
+_ASIDE = r"(^|\.)(scaled_fp8|comfy_quant|(scale_input|input_scale|activation_scale))$"
+_MARK = r"(^|\.)scaled_fp8$"
+UNPACKED = "name the weights in bfloat16, float16 or float32, as they were first published"
+
+
+def code(dtype: torch.dtype) -> str:
+    """What safetensors calls a dtype."""
+    return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
+    """Tensors by name, each float8 weight with its scale; scales and marks are no entries anymore.
+
+    Raises WamkitError if the numbers are packed in a way that is not read, or of a format that
+    torch does not have, or a float8 weight lacks the scale that others have.
+    """
+    for pattern, scheme in _PACKED:
+        if told := sorted(name for name in entries if re.search(pattern, name)):
+            raise WamkitError(
+                f"{where} is quantized ({scheme}): it holds packed weights and what unpacks them, "
+                f"such as {_few(told, 3)}",
+                UNPACKED,
+            )
+    found = dict(entries)
+    scaled = _scaled(entries)
+    marked = any(re.search(_MARK, name) for name in entries)
+    packed = [w for w in scaled if w in entries and entries[w].dtype[0] in "IU"]
+    if packed:
+        raise WamkitError(
+            f"{where} is quantized (integers with a scale beside them): "
+            f"{_few([f'{w} {entries[w].dtype}' for w in sorted(packed)])}",
+            UNPACKED,
+        )
+    if marked or (scaled and any(entry.dtype in FLOAT8 for entry in entries.values())):
+        _expect_scales(entries, scaled, where, marked=marked)
+        for weight, scale in scaled.items():
+            found[weight] = replace(entries[weight], scale=entries[scale])
+        gone = set(scaled.values())
+        found = {k: v for k, v in found.items() if k not in gone and not re.search(_ASIDE, k)}
+    unread = [f"{k} {e.dtype}" for k, e in sorted(found.items()) if e.dtype not in OF_CODE]
+    unread += [f"{k} F8_E8M0" for k, e in sorted(found.items()) if e.dtype == "F8_E8M0"]
+    if unread:
+        raise WamkitError(
+            f"{where} holds {len(unread)} tensors in a number format that is not read: "
+            f"{_few(unread)}; read are {', '.join(FLOATS)} and integers",
+            UNPACKED,
+        )
+    return found
+
+
+def _scaled(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """weight -> its scale."""
+    pairs = {}
+    for name in entries:
+        for ending in _SCALE:
+            if name == ending or name.endswith("." + ending):
+                pairs[name.removesuffix(ending) + "weight"] = name
+                break
+    return pairs
+
+
+def _expect_scales(
+    entries: Mapping[str, Entry], scaled: Mapping[str, str], where: str, *, marked: bool
+) -> None:
+    """Raise WamkitError unless every float8 tensor has one scale of a known shape."""
+    problems = []
+    if lone := [scale for weight, scale in scaled.items() if weight not in entries]:
+        problems.append(f"{len(lone)} scales without a weight: {_few(sorted(lone))}")
+    there = {w: s for w, s in scaled.items() if w in entries}
+    other = [f"{w} {entries[w].dtype}" for w in sorted(there) if entries[w].dtype not in FLOAT8]
+    if other:
+        problems.append(f"{len(other)} scaled weights are not float8: {_few(other)}")
+    bare = [k for k, e in sorted(entries.items()) if e.dtype in FLOAT8 and k not in scaled]
+    bare = [k for k in bare if not re.search(_ASIDE, k)]
+    if bare:
+        problems.append(f"{len(bare)} float8 tensors without a scale: {_few(bare)}")
+    shapes = [
+        f"{s} {entries[s].dtype} {list(entries[s].shape)} for {list(entries[w].shape)}"
+        for w, s in sorted(there.items())
+        if entries[s].dtype not in ("F32", "BF16", "F16", "F64")
+        or _kind(entries[w].shape, entries[s].shape) is None
+    ]
+    if shapes:
+        problems.append(f"{len(shapes)} scales of a form that is not known: {_few(shapes)}")
+    if problems:
+        raise WamkitError(
+            f"{where} is scaled float8 (weights of 8 bits with a scale beside them), and cannot be "
+            "multiplied out\n  " + "\n  ".join(problems),
+            UNPACKED,
+        )
+
+
+def _kind(weight: Sequence[int], scale: Sequence[int]) -> str | None:
+    """How a scale belongs to a weight: one for all, one a row, or one a block."""
+    count = 1
+    for size in scale:
+        count *= size
+    if count == 1:
+        return "one"
+    if weight and tuple(scale) in ((weight[0],), (weight[0], *(1 for _ in weight[1:]))):
+        return "row"
+    if len(weight) == 2 and list(scale) == [-(-size // BLOCK) for size in weight]:
+        return "block"
+    return None
+
+
+def multiplied(weight: Tensor, scale: Tensor) -> Tensor:
+    """A float8 weight times its scale, in float32."""
+    kind, wide, scale = _kind(weight.shape, scale.shape), weight.float(), scale.float()
+    if kind == "one":
+        return wide * scale.reshape(())
+    if kind == "row":
+        return wide * scale.reshape(-1, *(1 for _ in weight.shape[1:]))
+    rows, columns = weight.shape
+    grid = scale.repeat_interleave(BLOCK, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :columns]
+    return wide * grid
+
+
+def widened(entries: Mapping[str, Entry]) -> torch.dtype:
+    """What plain float8 is read as: the widest other float of the files, which holds it exactly."""
+    held = {e.dtype for e in entries.values() if e.scale is None}
+    return next((OF_CODE[c] for c in ("F32", "BF16", "F16") if c in held), torch.bfloat16)
+
+
+def other_kind(found: str, wanted: torch.dtype) -> bool:
+    """True if numbers of `found` cannot stand for those of `wanted`: integers for floats."""
+    return (found in FLOATS) != wanted.is_floating_point or found.startswith("C")
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    rest = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,143 @@
+"""Pickled checkpoints of torch (.pt, .bin, ...), read as data only: tensors by name, mapped.
+
+What is mapped is the file: no tensor may stand for more bytes than it holds there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WamkitError
+from ..files.pickle_scan import AGAIN, STATE, Records, scan
+from ..files.placeholders import refuse_placeholder
+from ..files.safetensors_header import MOST_AXES, expect_few, expect_name
+
+DEPTH = 32
+"""How deep tables of a checkpoint may be nested."""
+MOST_VALUES = 1_000_000
+"""The most values in its tables, each counted as often as it is reached."""
+MOST_SHARED = 8
+"""How many times the bytes of the file its tensors may have together, where they share storages."""
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint; names of nested tables are joined by dots.
+
+    Raises WamkitError if the file is damaged, or holds what cannot be weights.
+    """
+    return dict(_tensors_at(file, file.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _tensors_at(file: Path, _changed: int) -> dict[str, Tensor]:
+    refuse_placeholder(file)
+    known = scan(file, _trusted())
+    storages: dict[int, int] = {}
+    content = _content(file, known, storages)
+    found: dict[str, Tensor] = {}
+    for name, tensor in _named(content, file):
+        expect_name(name, str(file))
+        if name in found:
+            raise WamkitError(
+                f"{file} holds a tensor {name} twice, in one table and another", STATE
+            )
+        if (fault := _fault(tensor, storages)) is not None:
+            raise WamkitError(f"{file} holds {fault} in place of a tensor: {name}", STATE)
+        found[name] = tensor.detach()
+        expect_few(found, len(found), str(file))
+    if not found:
+        raise WamkitError(f"{file} holds a {type(content).__name__} without tensors by name", STATE)
+    total, size = sum(t.numel() * t.itemsize for t in found.values()), file.stat().st_size
+    if total > MOST_SHARED * size:
+        raise WamkitError(
+            f"{file} has {size:,} bytes, and its tensors stand for {total:,}: they share storages",
+            STATE,
+        )
+    warnings.warn(f"{file} is pickled; `wamkit weights convert` makes it safetensors", stacklevel=4)
+    return found
+
+
+def _trusted() -> list[str]:
+    """The globals that the user has called safe with `torch.serialization.add_safe_globals`."""
+    paths = []
+    for one in torch.serialization.get_safe_globals():
+        known = one[1] if isinstance(one, tuple) else one
+        paths.append(
+            known if isinstance(known, str) else f"{known.__module__}.{known.__qualname__}"
+        )
+    return [" ".join(path.rsplit(".", 1)) for path in paths]
+
+
+def _content(file: Path, known: Records, storages: dict[int, int]) -> Any:
+    """What was saved; `storages` gets the address and the bytes of each storage in the file."""
+
+    def place(storage: Any, location: str) -> Any:
+        size = storage.nbytes()
+        if known.zipped and size not in known.sizes:
+            raise ValueError(f"a storage is to have {size:,} bytes, and no record has as many")
+        storages[storage.data_ptr()] = size
+        return storage
+
+    try:
+        return torch.load(file, map_location=place, mmap=known.zipped, weights_only=True)
+    except Exception as error:  # as many kinds as there are ways to hurt a pickle
+        if "resiz" in str(error) or "out of bounds" in str(error):
+            raise WamkitError(
+                f"{file} holds a tensor that reaches beyond its storage", AGAIN
+            ) from None
+        said = str(error).strip().rpartition("WeightsUnpickler error: ")[2]
+        reason = (said.strip() or type(error).__name__).splitlines()[0].partition(" This is an")[0]
+        raise WamkitError(
+            f"{file} is no checkpoint that can be read as data alone: {reason[:200]}", AGAIN
+        ) from None
+
+
+def _named(content: Any, file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of all that tables within tables hold; other values are passed over."""
+    count = 0
+    stack: list[tuple[tuple[Any, ...], Any]] = [((), content)]
+    while stack:
+        keys, value = stack.pop()
+        if isinstance(value, Tensor):
+            if bad := [key for key in keys if type(key) not in (str, int)]:
+                raise WamkitError(
+                    f"{file} holds a tensor by a {type(bad[0]).__name__}, expected names", STATE
+                )
+            yield ".".join(map(str, keys)), value
+        elif isinstance(value, Mapping):
+            count += len(value)
+            if len(keys) >= DEPTH or count > MOST_VALUES:
+                raise WamkitError(
+                    f"{file} holds tables nested deeper than {DEPTH}, or more than {MOST_VALUES:,} "
+                    "values in them",
+                    STATE,
+                )
+            stack += [((*keys, key), inner) for key, inner in reversed(list(value.items()))]
+
+
+def _fault(tensor: Tensor, storages: Mapping[int, int]) -> str | None:
+    """What a tensor is, where it is not a plain one whose values are in the file."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        return "a sparse, nested, quantized or empty tensor"
+    if tensor.is_conj() or tensor.is_neg():
+        return "a tensor that is yet to be conjugated or negated"
+    if tensor.ndim > MOST_AXES:
+        return f"a tensor of {tensor.ndim:,} axes"
+    if not tensor.numel():
+        return None
+    held = storages.get(tensor.untyped_storage().data_ptr())
+    if held is None:
+        return "a tensor whose values are not in the file"
+    needed = tensor.numel() * tensor.itemsize
+    if needed > held:
+        return f"a view of {needed:,} bytes of a storage of {held:,}"
+    return None

@@ -1,0 +1,124 @@
+"""What training and packing put around the names of weights, and how it is taken off.
+
+A wrapper leaves a prefix on every name (`module.`, `model.diffusion_model.`) or a word in the
+middle of some (`._orig_mod.`). It is taken off if what is left is a known layout. Where a file
+holds several sets of weights, such as a model and its moving average, one is chosen by its prefix,
+written behind the path: `checkpoint.pt#generator_ema`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from ..errors import WamkitError
+from .files import Entry
+
+Entries = Mapping[str, Entry]
+DEPTH = 6  # words of a prefix that are tried
+_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|"
+    r"_ddp_module)\."
+)
+
+
+class Fit(NamedTuple):
+    """How names fit a model in the layout that they are taken to be in."""
+
+    layout: str
+    missing: int
+    unexpected: int
+
+
+def bare(entries: Entries, where: str) -> dict[str, Entry]:
+    """The tensors without what wrappers put into the middle of their names."""
+    found: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        new = _WRAPPERS.sub("", name)
+        if new in found:
+            raise WamkitError(
+                f"{where} holds {new} twice, as {found[new].name} and as {entry.name}",
+                "save the weights of one model alone",
+            )
+        found[new] = entry
+    return found
+
+
+def chosen(entries: Entries, prefix: str, where: str) -> dict[str, Entry]:
+    """The tensors behind `prefix`, without it. Raises WamkitError if there are none."""
+    start = prefix.rstrip(".") + "."
+    found = {k.removeprefix(start): e for k, e in entries.items() if k.startswith(start)}
+    if not found:
+        raise WamkitError(f"no name in {where} begins with {start!r}", f"there is {_what(entries)}")
+    return found
+
+
+def unwrapped(entries: Entries, fit: Callable[[Entries], Fit | None], where: str) -> Entries:
+    """The tensors of the one set that fits, without the prefix that all its names have.
+
+    As they are where they fit so, or nothing does better. Raises WamkitError if several sets fit,
+    or one does and other tensors stand beside it.
+    """
+    whole = fit(entries)
+    if whole is not None and not whole.missing and not whole.unexpected:
+        return entries
+    found = {p: (mine, f) for p, mine in _behind(entries).items() if (f := fit(mine)) is not None}
+    sets = [p for p, (_, f) in found.items() if not f.missing]
+    sets = [p for p in sets if not any(q != p and q.startswith(p) for q in sets)]
+    if len(sets) == 1 and len(found[sets[0]][0]) == len(entries):
+        return found[sets[0]][0]
+    complete = whole is not None and not whole.missing
+    if sets:
+        told = [f"{p}* (layout {found[p][1].layout})" for p in sets]
+        told += ["names without a prefix"] * complete
+        several = "several sets of these weights" if len(told) > 1 else "more than these weights"
+        raise WamkitError(
+            f"{where} holds {several}: {'; '.join(told)}; there is {_what(entries)}",
+            f'choose by the prefix, behind the path: weights = "{where}#{sets[-1].rstrip(".")}"',
+        )
+    if whole is None:  # nothing is complete: the prefix of all names may still hide the layout
+        shared = [p for p in found if len(found[p][0]) == len(entries)]
+        if shared:
+            best = min(shared, key=lambda p: (sum(found[p][1][1:]), len(p)))
+            return found[best][0]
+    return entries
+
+
+def shared(names: Collection[str]) -> list[str]:
+    """Prefixes that all names have, the shortest first."""
+    found: list[str] = []
+    words = next(iter(names), "").split(".")[:-1]
+    for depth in range(1, min(DEPTH, len(words)) + 1):
+        start = ".".join(words[:depth]) + "."
+        if not all(name.startswith(start) for name in names):
+            break
+        found.append(start)
+    return found
+
+
+def _behind(entries: Entries) -> dict[str, dict[str, Entry]]:
+    """prefix -> the tensors behind it, for prefixes that enough names have to hide a model."""
+    counts: dict[str, int] = {}
+    for name in entries:
+        words = name.split(".")
+        for depth in range(1, min(DEPTH, len(words) - 1) + 1):
+            start = ".".join(words[:depth]) + "."
+            counts[start] = counts.get(start, 0) + 1
+    least = max(2, len(entries) // 50)
+    return {
+        start: {k.removeprefix(start): e for k, e in entries.items() if k.startswith(start)}
+        for start, count in counts.items()
+        if count >= least
+    }
+
+
+def _what(entries: Entries, most: int = 8) -> str:
+    """What the names begin with, and how many do."""
+    counts: dict[str, int] = {}
+    for name in entries:
+        first, dot, _ = name.partition(".")
+        counts[first + dot] = counts.get(first + dot, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{start}{'*' * start.endswith('.')} ({n})" for start, n in ordered[:most])
+    return told + f", and {len(ordered) - most} others" * (len(ordered) > most)

@@ -1,0 +1,396 @@
+"""Safetensors in and out: every tensor accounted for, shapes compared first, files mapped.
+
+A model is built on the meta device, its names and shapes are compared with what the files say, and
+only then is each tensor mapped from its file and handed to the model. There is never a second copy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WamkitError
+from ..files.locate import split
+from .bounded import bounded
+from .files import ALIGNED, Entry, find, headers, opened, written
+from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
+from .formats import FLOAT8, OF_CODE, code, other_kind, unpacked, widened
+from .prefixes import Entries, Fit, bare, chosen, unwrapped
+
+MOST_OTHERS = 20_000
+"""Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
+WRITER = "wamkit"
+STORED = "_stored_dtypes"  # where a loaded model keeps what dtypes its files have
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One published layout of a model's weights, and how its names become ours."""
+
+    name: str
+    sentinel: str
+    """A regular expression that matches a name only files of this layout hold."""
+    rules: tuple[tuple[str, str], ...] = ()
+    """Regular expressions and replacements, applied in order to each name."""
+    drop: tuple[str, ...] = ()
+    """Names that carry no weights, as regular expressions."""
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Names, after `rules`, whose rows are several of our tensors stacked, and what replaces the
+    name for each; how many rows each takes follows from our shapes."""
+    swaps: tuple[str, ...] = ()
+    """Names, after `rules`, whose two halves of rows stand in the other order."""
+    squeezes: tuple[str, ...] = ()
+    """Names, after `rules`, of 1 x 1 convolutions that are linear layers here."""
+
+    def rename(self, name: str) -> tuple[str, ...]:
+        """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
+        if any(re.search(pattern, name) for pattern in self.drop):
+            return ()
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        for pattern, replacements in self.splits:
+            if re.search(pattern, name):
+                return tuple(re.sub(pattern, replacement, name) for replacement in replacements)
+        return (name,)
+
+    def swapped(self, name: str) -> bool:
+        """True if the halves of our tensor `name` stand in the other order in this layout."""
+        return any(re.search(pattern, name) for pattern in self.swaps)
+
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that our tensor `name` has, if it is `shape` in this layout."""
+        squeezed = any(re.search(pattern, name) for pattern in self.squeezes)
+        return shape[:2] if squeezed and set(shape[2:]) == {1} else shape
+
+
+def dialect_of(names: Iterable[str], dialects: Sequence[Dialect], where: str) -> Dialect:
+    """The layout whose sentinel is among `names`. Raises WamkitError if there is none."""
+    names = list(names)
+    if (found := _layout(names, dialects)) is not None:
+        return found
+    known = "; ".join(f"{d.name} (has {d.sentinel})" for d in dialects)
+    sample = ", ".join(sorted(names)[:3]) or "nothing"
+    what = f"{where} is in no layout known here: found {sample}, ...; known are {known}"
+    raise _explained(what, names, "check that the files belong to this model and variant")
+
+
+def _explained(what: str, names: Iterable[str], hint: str) -> WamkitError:
+    """The error, with what the file is instead where that can be told."""
+    from .recognize import what_it_is
+
+    found = what_it_is(list(names))
+    return WamkitError(f"{what}\n  {found[0]}", found[1]) if found else WamkitError(what, hint)
+
+
+def load(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    dialects: Sequence[Dialect] = (),
+    folders: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> str:
+    """Give `model`, built on the meta device, the weights at `path`; return the layout's name.
+
+    Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
+    is right stay mapped to their file until they are written to; float8 is widened. A prefix that
+    all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all missing,
+    unexpected and misshapen tensors, and those of another kind of number.
+    """
+    state = model.state_dict(keep_vars=True)
+    wanted = {k: tuple(v.shape) for k, v in state.items()}
+    place, prefix = split(path)
+    held = headers(find(path, folders))
+    if len(held) > len(wanted) + MOST_OTHERS:
+        raise WamkitError(
+            f"{place} holds {len(held):,} tensors, and this model has {len(wanted):,}",
+            "save the weights of the model alone, and name that file",
+        )
+    entries: Entries = bare(unpacked(held, place), place)
+
+    def fit(some: Entries) -> Fit | None:
+        layout = _layout(some, dialects)
+        names = set(_translated(some, layout, wanted)) if layout else set()
+        lost, extra = len(wanted.keys() - names), len(names - wanted.keys())
+        return Fit(layout.name, lost, extra) if layout and lost < len(wanted) else None
+
+    if prefix is not None:
+        entries = chosen(entries, prefix, place)
+    entries = unwrapped(entries, fit, place)
+    dialect = dialect_of(entries, dialects, place) if dialects else Dialect("wamkit", "")
+    found = _translated(entries, dialect, wanted)
+    _compare({k: v.dtype for k, v in state.items()}, wanted, found, path)
+    _assign(model, found, dtype, device)
+    return dialect.name
+
+
+def _layout(names: Iterable[str], dialects: Sequence[Dialect]) -> Dialect | None:
+    """The first layout whose sentinel is among `names`; wamkit's own where none are given."""
+    if not dialects:
+        return Dialect("wamkit", "")
+    return next((d for d in dialects if any(re.search(d.sentinel, n) for n in names)), None)
+
+
+def _translated(
+    entries: Mapping[str, Entry], dialect: Dialect, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, Entry]:
+    """The tensors of a file under our names, pieces of stacked ones included."""
+    found: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        names = dialect.rename(name)
+        if len(names) == 1:
+            (new,) = names
+            shape, swapped = dialect.shape(new, entry.shape), dialect.swapped(new)
+            found[new] = replace(entry, shape=shape, swapped=swapped)
+            continue
+        sizes = [wanted[new][0] if wanted.get(new) else 0 for new in names]
+        if names and sum(sizes) != entry.shape[0]:
+            found[name] = entry  # no stack of ours: reported as unexpected, under its own name
+            continue
+        ends = accumulate(sizes, initial=0)
+        for new, (start, end) in zip(names, pairwise(ends), strict=True):
+            shape = (end - start, *entry.shape[1:])
+            found[new] = replace(entry, shape=shape, rows=(start, end))
+    return found
+
+
+def _compare(
+    kinds: Mapping[str, torch.dtype],
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Entry],
+    path: str | Path,
+) -> None:
+    problems = []
+    if missing := sorted(set(wanted) - set(found)):
+        problems.append(f"{len(missing)} missing: {_few(missing)}")
+    if unexpected := sorted(set(found) - set(wanted)):
+        names = [found[k].name for k in unexpected]
+        problems.append(f"{len(unexpected)} unexpected: {_few(names)}")
+    wrong = [
+        f"{k} {list(found[k].shape)} for {list(wanted[k])}"
+        for k in sorted(set(wanted) & set(found))
+        if found[k].shape != wanted[k]
+    ]
+    if wrong:
+        problems.append(f"{len(wrong)} of another shape (found for expected): {_few(wrong)}")
+    hint = "check the variant; `wamkit show KIND NAME` prints its sizes"
+    numbers = [
+        f"{k} {found[k].dtype} for {code(kinds[k])}"
+        for k in sorted(set(wanted) & set(found))
+        if other_kind(found[k].dtype, kinds[k])
+    ]
+    if numbers:
+        problems.append(
+            f"{len(numbers)} of another kind of number (found for expected): {_few(numbers)}"
+        )
+        hint = "integers are no weights without what scales them: name those in floating point"
+    if problems:
+        what = f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems)
+        if len(missing) <= len(wanted) / 2:
+            raise WamkitError(what, hint)
+        raise _explained(what, [entry.name for entry in found.values()], hint)
+
+
+def _few(names: Sequence[str], most: int = 8) -> str:
+    rest = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _assign(
+    model: nn.Module,
+    entries: Mapping[str, Entry],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> None:
+    """Replace every meta tensor of `model` by the one in its file.
+
+    Raises WamkitError with every parameter that is found not to be finite (`wamkit.checkpoints.finite` says
+    which are looked at).
+    """
+    by_file: dict[Path, list[str]] = {}
+    for name, entry in entries.items():
+        by_file.setdefault(entry.file, []).append(name)
+    parameters = {name for name, _ in model.named_parameters()}
+    whole = sum(file.stat().st_size for file in by_file) <= WHOLE
+    origins, bad = {}, []
+    scales, wide = _scales(entries, device), widened(entries)
+    stored = {name: _kept(entry) for name, entry in entries.items()}
+    for file, names in by_file.items():
+        with opened(file, device) as source:
+            ours = source.metadata.get("writer") == WRITER
+            for name in names:
+                tensor = source.tensor(entries[name], scales.get(entries[name].name))
+                if entries[name].dtype in FLOAT8 and entries[name].scale is None:
+                    tensor = tensor.to(wide)
+                if ours and tensor.data_ptr() % ALIGNED:
+                    tensor = tensor.clone()  # the few whose neighbors have odd sizes
+                converted = entries[name].dtype in FLOAT8
+                if dtype not in (None, tensor.dtype) and tensor.is_floating_point():
+                    converted, tensor = True, tensor.to(dtype)
+                origins[name] = f"{entries[name].name} of {file}"
+                looked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
+                if looked and name in parameters and (wrong := fault(tensor)) is not None:
+                    bad.append(f"{origins[name]}: {wrong}")
+                _put(model, name, tensor)
+    if bad:
+        raise unusable(bad)
+    setattr(model, ORIGINS, origins)
+    setattr(model, STORED, stored)
+
+
+def _kept(entry: Entry) -> torch.dtype:
+    """What a tensor is written back as: the dtype of its file, or that of a product."""
+    return OF_CODE[entry.dtype] if entry.scale is None else torch.float32
+
+
+def _scales(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
+    """Name of a float8 weight in its file -> what it is multiplied by."""
+    found: dict[str, Tensor] = {}
+    by_file: dict[Path, list[Entry]] = {}
+    for entry in entries.values():
+        if entry.scale is not None:
+            by_file.setdefault(entry.scale.file, []).append(entry)
+    for file, mine in by_file.items():
+        with opened(file, device) as source:
+            found |= {e.name: source.tensor(e.scale) for e in mine if e.scale is not None}
+    return found
+
+
+def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The state of a model, each tensor in the dtype that its file has, or its floats in `dtype`.
+
+    Raises WamkitError if a number becomes infinite in `dtype`.
+    """
+    known: dict[str, torch.dtype] = {}
+    for place, module in model.named_modules():
+        for name, kind in getattr(module, STORED, {}).items():
+            known[f"{place}.{name}" if place else name] = kind
+    state: dict[str, Tensor] = {}
+    large = []
+    for name, tensor in model.state_dict().items():
+        wanted = known.get(name, tensor.dtype) if dtype is None else dtype
+        state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+            lost = torch.isfinite(tensor) & ~torch.isfinite(state[name])
+            large += [name] if bool(lost.any()) else []
+    if large:
+        raise WamkitError(
+            f"{len(large)} tensors hold numbers that are infinite in {code(dtype)}: {_few(large)}"
+            if dtype
+            else "",
+            "choose bfloat16 or float32",
+        )
+    return state
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    module = model.get_submodule(owner)
+    old = getattr(module, last)
+    if isinstance(old, nn.Parameter):
+        setattr(module, last, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        module._buffers[last] = tensor
+
+
+def save(model: nn.Module, path: str | Path) -> int:
+    """Write the state of `model` to one safetensors file; return the number of its tensors."""
+    return write(model.state_dict(), path)
+
+
+def save_like(
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | Path,
+    like: str | Path,
+    dialects: Sequence[Dialect],
+) -> int:
+    """Write a model, or its state, in the layout of the file `like`, under that file's names.
+
+    What `load` split, swapped or squeezed is put together again; tensors of `like` that carry no
+    weights are left out. Raises WamkitError if a tensor of the model has no place there.
+    """
+    place, prefix = split(like)
+    ours = model.state_dict() if isinstance(model, nn.Module) else model
+    whole: Entries = unpacked(headers(find(like)), place)
+    inner = bare(whole if prefix is None else chosen(whole, prefix, place), place)
+    dialect = dialect_of(inner, dialects, place)
+    state: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for name, entry in inner.items():
+        names = [new for new in dialect.rename(name) if new in ours]
+        if not names:
+            continue
+        parts = [ours[new] for new in names]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if dialect.swapped(names[0]):
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        if tensor.numel() != prod(entry.shape):
+            raise WamkitError(
+                f"{name} has shape {list(entry.shape)} in {like}, {list(tensor.shape)} here",
+                "name a file of the same variant",
+            )
+        state[entry.name] = tensor.reshape(entry.shape)
+        used.update(names)
+    if homeless := sorted(set(ours) - used):
+        raise WamkitError(
+            f"{like} has no place for {len(homeless)} tensors: {_few(homeless)}",
+            "name a file of the same variant",
+        )
+    return write(state, path)
+
+
+def write(state: Mapping[str, Tensor], path: str | Path) -> int:
+    """Write weights to one safetensors file, whole or not at all (`wamkit.checkpoints.files.written`).
+
+    Returns the number of tensors. Raises NotWritten if there is no room.
+    """
+    written(state, Path(path), {"format": "pt", "writer": WRITER})
+    return len(state)
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers in all parameters; works on the meta device."""
+    return sum(prod(p.shape) for p in model.parameters())
+
+
+def materialize(
+    make: Callable[[], nn.Module],
+    path: str | None,
+    *,
+    dialects: Sequence[Dialect] = (),
+    folders: Sequence[str] = (),
+) -> nn.Module:
+    """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
+    if path is None:
+        return make()
+    with torch.device("meta"), bounded(f"the model of {path}"):
+        model = make()
+    load(model, path, dialects=dialects, folders=folders)
+    return model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`model` in `dtype`, parameter by parameter; names that match `keep_float32` stay float32.
+
+    A model may carry `keep_float32`, regular expressions for what its reference computes in
+    float32 whatever the rest runs in: time embeddings, modulation tables, norms.
+    """
+    kept = tuple(getattr(model, "keep_float32", ()))
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        wanted = torch.float32 if any(re.search(p, name) for p in kept) else dtype
+        if tensor.dtype != wanted:
+            before, tensor.data = tensor.dtype, tensor.data.to(wanted)
+            if isinstance(tensor, nn.Parameter) and not is_finite(tensor):
+                origin = getattr(model, ORIGINS, {}).get(name, name)
+                raise unusable([f"{origin}, from {before} to {wanted}: {fault(tensor)}"])
+    return model

@@ -1,0 +1,65 @@
+"""What `collect` and `eval` share: how an environment is named, and a bar with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ..config.registry import registry
+from ._output import console
+
+
+def complete_environment(incomplete: str) -> list[str]:
+    """The environments that begin like this, and behind a colon the tasks of one."""
+    found = registry()
+    offered = list(names := found.names("environment"))
+    for name in names:
+        if incomplete.startswith(f"{name}:"):
+            cls: Any = found.get("environment", name)
+            offered += [f"{name}:{task}" for task in cls.subjects]
+    return [name for name in offered if name.startswith(incomplete)]
+
+
+ENV_HELP = "An environment (`wamkit list environment`), with its task after a colon."
+Env = Annotated[
+    str,
+    typer.Argument(metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment),
+]
+EnvOption = Annotated[
+    str,
+    typer.Option(
+        "--env", metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment
+    ),
+]
+EnvSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env-set",
+        metavar="KEY=VALUE",
+        help="Set one key of the environment (`wamkit show environment NAME`); may be repeated.",
+    ),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Simulators side by side, each in a process; 0 for one in this process, to debug.",
+    ),
+]
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar on stderr while something is counted to `total`: a step of it, and a line above it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    name = TextColumn(what, markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield (lambda: bar.advance(task)), (lambda line: bar.console.print(line, style="dim"))

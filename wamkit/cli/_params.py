@@ -1,0 +1,41 @@
+"""Counts the parameters of a part without allocating one of them."""
+
+from __future__ import annotations
+
+from ..config.check import lacking
+from ..config.parts import (
+    ActionHeadConfig,
+    ParadigmConfig,
+    Part,
+    Sizes,
+    TextEncoderConfig,
+    Weighted,
+)
+
+
+def parameters(part: Part, sizes: Sizes | None = None) -> int | str:
+    """How many parameters `part` has, counted on the meta device, or why that cannot be said.
+
+    An action head is counted for `sizes`. No file of weights is read.
+    """
+    if isinstance(part, ParadigmConfig):
+        return 0
+    if isinstance(part, TextEncoderConfig) and part.by_reference:
+        return "kept by reference, in a folder of its own"
+    if missing := lacking(part):
+        return f"not counted: {', '.join(missing)} is not installed"
+    if isinstance(part, ActionHeadConfig) and sizes is None:
+        return "depends on the rest of a policy: `wamkit explain SPEC`"
+    import torch
+
+    from ..checkpoints import safetensors as weights
+
+    if isinstance(part, Weighted):
+        part = part.model_copy(update={"weights": None})
+    try:
+        with torch.device("meta"):
+            head = isinstance(part, ActionHeadConfig)
+            module = part.build(sizes) if head else part.build()  # type: ignore[attr-defined]
+    except Exception as problem:  # whatever a plugin's constructor does, the rest is still told
+        return f"cannot be built without weights: {type(problem).__name__}: {problem}"
+    return weights.parameters(module) if isinstance(module, torch.nn.Module) else 0

@@ -1,0 +1,317 @@
+"""The stages of a demonstration; each leaves a file, and one whose file is there is not repeated.
+
+OUT/demo.json               what was asked for
+OUT/data, data.json         demonstrations of the expert, and what they are
+OUT/random.json, expert.json    how well the baselines do
+OUT/NAME/training           the run of a policy, which is resumed if it was interrupted
+OUT/NAME/training.json      how long it took, all sessions together
+OUT/NAME/eval.json          how well the policy does
+OUT/NAME/episode.gif, episode.json    one episode beside what was imagined in it, and which it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ...config import runs
+from ...config.spec import PolicySpec, parse, read
+from ...errors import SpecError, WamkitError
+from ...files import strict_json
+from ...files.durable import discard, in_words, make_folder, sweep, write_text
+
+Tell = Callable[[int, str], None]
+"""Hears how many are done, and a remark."""
+Watch = Callable[[str, int], AbstractContextManager[Tell]]
+"""Is told what begins and how many there will be."""
+Found = dict[str, Any]
+
+SPEC = Path(__file__).with_name("policy.toml")
+SLOWER = 4
+"""How many times slower than in truth an episode is shown."""
+SAVES = 10
+"""Checkpoints of a run, over all its steps."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of a demonstration."""
+
+    task: str
+    episodes: int
+    steps: int
+    eval_episodes: int
+    seed: int
+    batch: int = 64
+    max_steps: int | None = None  # of an episode; that of the environment if left open
+
+    @property
+    def first(self) -> int:
+        """The seed of the first episode that is evaluated; those of `collect` are below it."""
+        return self.seed + max(1000, 5 * self.episodes)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What became of one paradigm."""
+
+    name: str
+    spec: PolicySpec | None = None
+    log: tuple[Found, ...] = ()  # lines of its training
+    training: Found | None = None
+    result: Found | None = None
+    episode: Found | None = None
+    film: Path | None = None
+    problem: str = ""  # why there is no result
+
+
+def spec_of(paradigm: str | None, seed: int) -> PolicySpec:
+    """The small policy with this paradigm, or with its own. Raises SpecError if they do not fit."""
+    from ...config.check import check
+
+    changes = [f"seed={seed}"]
+    if paradigm is not None:
+        changes.append(f"paradigm.name={paradigm}")
+    spec = parse(read(SPEC, changes), f"the demo with paradigm {paradigm}").fitted()
+    if found := check(spec):
+        raise SpecError(found, f"the demo with paradigm {spec.paradigm.name}")
+    return spec
+
+
+def begin(out: Path, settings: Settings) -> None:
+    """Make the folder, or find it as it was left. Raises WamkitError if it is another one's."""
+    asked, file = asdict(settings), out / "demo.json"
+    sweep(out)
+    if file.is_file():
+        then = _read(file)
+        if changed := [name for name, value in asked.items() if then.get(name) != value]:
+            words = ", ".join(f"{name} = {then.get(name)}" for name in changed)
+            raise WamkitError(
+                f"{out} is a demo with {words}",
+                "ask for the same to continue it, or choose another folder with --out",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WamkitError(f"{out} is there already, and no demo", "choose another --out")
+    else:
+        with in_words(out):
+            make_folder(out)
+        _write(file, asked)
+
+
+@contextmanager
+def opened(settings: Settings, processes: int) -> Iterator[Any]:
+    """The simulators, in processes of their own. Raises WamkitError if their package is missing."""
+    from ...simulate.environment import choose
+    from ...simulate.hosting import Workers
+
+    limit = [] if settings.max_steps is None else [f"max_steps={settings.max_steps}"]
+    config = choose(settings.task, limit)
+    with Workers(config, processes) as workers:
+        yield workers
+
+
+def demonstrations(out: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
+    """Have the expert show how it is done."""
+    from ...data import Recording
+    from ...simulate.collecting import collect, writer
+
+    def make() -> Found:
+        folder = out / "data"
+        if not folder.exists():
+            count = settings.episodes
+            with (
+                watch("demonstrations of the expert", count) as tell,
+                writer(folder, workers.robot(), "image") as made,
+            ):
+                told = _counter(tell, lambda attempt: attempt.success)
+                collect(workers, made, count, seed=settings.seed, told=told)
+        lengths = [episode.length for episode in Recording(folder).episodes]
+        return {"episodes": len(lengths), "frames": sum(lengths)}
+
+    return _kept(out / "data.json", make)
+
+
+def played(out: Path, settings: Settings, workers: Any, actor: str, watch: Watch) -> Found:
+    """Evaluate `random` or `expert`."""
+    from ...simulate.rolling import play
+
+    def make() -> Found:
+        with watch(f"evaluation of {actor}", settings.eval_episodes) as tell:
+            return _summary(play(workers, _seeds(settings), actor), tell)
+
+    return _kept(out / f"{actor}.json", make)
+
+
+def judged(out: Path, settings: Settings, spec: PolicySpec, workers: Any, watch: Watch) -> Way:
+    """Train a policy on the demonstrations, evaluate it and film one episode."""
+    from ...train.logs import read as log
+
+    name = spec.paradigm.name
+    place = out / name
+    expect_fit(spec, workers)
+    training = _trained(place, out / "data", settings, spec, watch)
+    result = _kept(place / "eval.json", lambda: _evaluated(place, settings, workers, watch))
+    seeds = [one["seed"] for one in result["per_episode"] if one["success"]] or result["seeds"]
+    film = place / "episode.gif"
+    episode = _kept(place / "episode.json", lambda: _filmed(place, seeds[0], film, workers, watch))
+    lines = tuple(log(place / "training" / "log.jsonl"))
+    return Way(name, spec, lines, training, result, episode, film)
+
+
+def expect_fit(spec: PolicySpec, workers: Any) -> None:
+    """Raise SpecError if the policy is made for another robot."""
+    from ...simulate.fitting import conflicts
+
+    robot, streams = workers.robot(), spec.paradigm.build().streams
+    if found := list(conflicts(spec, robot, {}, _replan(spec), streams)):
+        raise SpecError(found, "the policy of the demo in this environment")
+
+
+def _replan(spec: PolicySpec) -> int:
+    """Actions executed of a chunk: half of them, or all where the policy remembers."""
+    chunk = spec.actions.chunk
+    return chunk if spec.paradigm.build().streams else max(1, chunk // 2)
+
+
+def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watch: Watch) -> Found:
+    """Train to the last step, from where an earlier session stopped."""
+    from ...train import TrainConfig
+
+    run, told = place / "training", place / "training.json"
+    every = runs.finished(run / runs.CHECKPOINTS)
+    done = every[-1][0] if every else 0
+    spent = _read(told)["seconds"] if told.is_file() else 0.0
+    if done >= settings.steps:
+        return {"steps": done, "seconds": spent}
+    if run.exists() and not done:
+        discard(run)  # it stopped before its first checkpoint
+    config = TrainConfig(
+        steps=settings.steps,
+        batch=settings.batch,
+        seed=settings.seed,
+        lr=1e-3,
+        schedule="one_cycle",
+        warmup=0.1,
+        ema=0.99,
+        save_every=max(50, settings.steps // SAVES),
+    )
+    from ...data import Columns
+    from ...policy.build import build
+    from ...train.trainer import Data, train
+
+    policy = build(spec)
+    with watch(f"training of {spec.paradigm.name}", settings.steps) as tell:
+
+        def hear(step: int, line: Mapping[str, Any]) -> None:
+            tell(step, f"loss {line['loss']:.3f}")
+
+        tell(done, "")
+        summary = train(policy, Data(data, Columns()), run, config, resume=done > 0, tell=hear)
+    found = {"steps": summary.step, "seconds": spent + summary.seconds}
+    _write(told, found)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return found
+
+
+def _actor(place: Path, workers: Any, *, imagine: bool) -> Any:
+    from ...policy.policy import Policy
+    from ...simulate.acting import Actor
+    from ...simulate.fitting import views_of
+
+    _, newest = runs.finished(place / "training" / runs.CHECKPOINTS)[-1]
+    policy = Policy.load(newest / runs.POLICY)
+    views = views_of(policy.spec, workers.robot(), {})
+    return Actor(policy, views, _replan(policy.spec), {}, imagine=imagine)
+
+
+def _evaluated(place: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
+    from ...simulate.rolling import evaluate
+    from ...simulate.scoring import latencies
+
+    actor = _actor(place, workers, imagine=False)
+    seconds: dict[str, list[float]] = {}
+    with watch(f"evaluation of {place.name}", settings.eval_episodes) as tell:
+        found = _summary(evaluate(workers, _seeds(settings), actor, seconds), tell)
+    return found | {
+        "latency_ms": latencies(seconds),
+        "replan": actor.replan,
+        "chunk": actor.policy.spec.actions.chunk,
+        "batch": len(workers),
+        "hertz": workers.robot().hertz,
+    }
+
+
+def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> Found:
+    """Play one episode again, looking at every step and imagining at every decision."""
+    from ...simulate.filming import shoot
+    from ...simulate.rolling import evaluate
+
+    actor = _actor(place, workers, imagine=True)
+    with watch(f"film of {place.name}", 1) as tell:
+        (attempt,) = evaluate(workers, [seed], actor, {}, keep=True)
+        every = actor.policy.spec.video.every
+        shoot(attempt, film, workers.robot().hertz / SLOWER, every)
+        tell(1, "")
+    return {
+        "seed": seed,
+        "success": attempt.success,
+        "steps": attempt.steps,
+        "instruction": attempt.instruction,
+        "imagined": bool(attempt.imagined),
+    }
+
+
+def _summary(attempts: Iterable[Any], tell: Tell) -> Found:
+    """The scores of attempts, counted while they come."""
+    from ...simulate.scoring import summary
+
+    kept, solved = [], 0
+    for attempt in attempts:
+        kept.append(attempt)
+        solved += attempt.success
+        tell(len(kept), f"{solved} successes")
+    return summary(sorted(kept, key=lambda attempt: attempt.seed))
+
+
+def _seeds(settings: Settings) -> range:
+    return range(settings.first, settings.first + settings.eval_episodes)
+
+
+def _counter(tell: Tell, counts: Callable[[Any], bool]) -> Callable[[Any], None]:
+    done = 0
+
+    def told(attempt: Any) -> None:
+        nonlocal done
+        done += counts(attempt)
+        tell(done, "")
+
+    return told
+
+
+def _kept(file: Path, make: Callable[[], Found]) -> Found:
+    """What `make` made in an earlier session, or makes now, with the seconds it took."""
+    if file.is_file():
+        return _read(file)
+    start = perf_counter()
+    found = make()
+    found = {**found, "seconds": perf_counter() - start}
+    _write(file, found)
+    return found
+
+
+def _read(file: Path) -> Found:
+    try:
+        found: Found = strict_json.loads(file.read_text())
+    except ValueError as error:
+        raise WamkitError(f"{file} cannot be read: {error}", "remove it and ask again") from None
+    return found
+
+
+def _write(file: Path, found: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    write_text(file, strict_json.dumps(found, indent=2) + "\n")

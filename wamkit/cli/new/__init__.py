@@ -1,0 +1,1 @@
+"""`wamkit new`: the first files of a plugin of one's own, from templates."""

@@ -1,0 +1,1 @@
+"""What can be written down: parts' configuration classes, specs, their check; no torch."""

@@ -1,0 +1,399 @@
+"""All reasons why a spec cannot be built, before a weight is loaded and without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import WamkitError
+from ..files.hub import standing
+from ..files.install import install_hint
+from ..files.locate import split
+from ..files.variables import BLOCK, DEBUG
+from .configs import config_conflicts, unseen
+from .parts import KINDS, Caution, Conflict, Finding, Part
+from .programs import level_conflicts
+from .registry import registry
+from .spec import PolicySpec, draft, read
+from .trained import named, strange_text_encoder, strange_vae
+
+
+class _Absent(Exception):
+    """A rule asked for a section that is itself in conflict."""
+
+
+class _Draft:
+    """A spec of which some sections may be wrong; a rule that needs one of those is skipped."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        derived = PolicySpec.__dict__.get(name)
+        if isinstance(derived, property) and derived.fget is not None:
+            return derived.fget(self)
+        raise _Absent(name)
+
+
+def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
+    """Every conflict in `spec`: mistakes in its text, and parts that do not fit each other.
+
+    `spec` is a PolicySpec, a path, or raw tables. An empty list means that it can be built.
+    Raises WamkitError only if a file cannot be read at all.
+    """
+    if isinstance(spec, PolicySpec):
+        return list(_rules(spec))
+    partial, conflicts = _fitted(spec)
+    return conflicts + list(_rules(partial))
+
+
+def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Caution]:
+    """What fits in `spec` and may yet not do what one expects; of a broken one, as far as it goes.
+
+    `spec` is as for `check`. A warning changes no result and no exit code.
+    """
+    partial = spec if isinstance(spec, PolicySpec) else _fitted(spec)[0]
+    rules: list[Callable[[Any], Iterator[Caution]]] = [strange_vae, strange_text_encoder]
+    for kind in KINDS:
+        rules.append(lambda s, k=kind: getattr(s, k).cautions(s))  # type: ignore[misc]
+        rules.append(lambda s, k=kind: unseen(getattr(s, k)))  # type: ignore[misc]
+    return list(_found(rules, partial))
+
+
+def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
+    """A draft of a spec with what was left open filled in, and the mistakes in its text."""
+    values, conflicts = draft(spec if isinstance(spec, Mapping) else read(spec))
+    partial: Any = _Draft(values)
+    for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
+        if kind in values:
+            try:
+                values[kind] = values[kind].fit(partial)
+            except _Absent:
+                continue
+            except WamkitError:
+                raise
+            except Exception as error:
+                conflicts.append(failed(error))
+                continue
+            partial = _Draft(values)
+    return partial, conflicts
+
+
+F = TypeVar("F", bound=Finding)
+
+
+def _found(rules: Iterable[Callable[[Any], Iterator[F]]], spec: Any) -> Iterator[F]:
+    """What the rules find; one that asks for a section that is itself in conflict is skipped."""
+    for rule in rules:
+        try:
+            yield from rule(spec)
+        except Exception:  # or a plugin's bug, of which `check` tells
+            continue
+
+
+def _rules(spec: Any) -> Iterator[Conflict]:
+    rules: list[Callable[[Any], Iterator[Conflict]]] = [
+        _cameras,
+        _channels,
+        _guides,
+        _text,
+        _canvas,
+        _clip,
+        _future,
+        level_conflicts,
+        _coarser,
+        _stored,
+        _state,
+        _relative,
+        _modules,
+        _folders,
+        _configs,
+    ]
+    for kind in KINDS:
+        rules.append(lambda s, k=kind: getattr(s, k).conflicts(s))  # type: ignore[misc]
+    rules.append(_facts)
+    found = 0
+    for rule in rules:
+        if rule is _facts and found:
+            continue
+        try:
+            for conflict in rule(spec):
+                found += 1
+                yield conflict
+        except _Absent:
+            continue
+        except WamkitError:
+            raise
+        except Exception as error:
+            yield failed(error)
+
+
+def _facts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Ask for what `explain` and `build` will ask for, so that a plugin's bug shows here."""
+    try:
+        spec.tokens()
+        spec.paradigm.program(spec)
+    except (WamkitError, NotImplementedError):  # said where it is asked for in earnest
+        return
+    yield from ()
+
+
+def failed(error: Exception) -> Conflict:
+    """The conflict of a plugin whose rule failed; `error` again if no plugin is to blame."""
+    plugin = registry().blame(error)
+    if plugin is None or os.environ.get(DEBUG):
+        raise error
+    return Conflict(
+        between=(f"plugin {plugin.name}",),
+        why=f"a bug in {plugin.name} (from {plugin.distribution} {plugin.version}): "
+        f"{type(error).__name__}: {error}",
+        hint=f"tell its authors; {DEBUG}=1 shows where it happened, and {BLOCK}={plugin.name} "
+        "leaves it out",
+    )
+
+
+def _cameras(spec: PolicySpec) -> Iterator[Conflict]:
+    yield from spec.cameras.conflicts()
+
+
+def _channels(spec: PolicySpec) -> Iterator[Conflict]:
+    theirs, ours = spec.vae.channels, spec.backbone.traits.latent_channels
+    if theirs != ours and spec.vae.adapter == "none":
+        yield Conflict(
+            between=("vae", "backbone"),
+            why=f"{spec.vae.name} makes latents of {theirs} channels, "
+            f"{spec.backbone.name} denoises latents of {ours}",
+            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}, or "
+            'set vae.adapter = "linear" to learn projections between the two',
+        )
+
+
+def _guides(spec: PolicySpec) -> Iterator[Conflict]:
+    traits = spec.backbone.traits
+    made = spec.vae.stride[0] + spec.vae.channels
+    if traits.guide_channels and traits.guide_channels != made:
+        yield Conflict(
+            between=("backbone", "vae"),
+            why=f"this variant of {spec.backbone.name} is guided by {traits.guide_channels} "
+            f"channels, {spec.vae.name} makes {spec.vae.stride[0]} of mask and "
+            f"{spec.vae.channels} of latents",
+            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}",
+        )
+
+
+def _text(spec: PolicySpec) -> Iterator[Conflict]:
+    theirs, ours = spec.text_encoder.width, spec.backbone.traits.text_width
+    if theirs != ours and spec.text_encoder.adapter == "none":
+        yield Conflict(
+            between=("text_encoder", "backbone"),
+            why=f"{spec.text_encoder.name} makes embeddings of width {theirs}, "
+            f"{spec.backbone.name} reads width {ours}",
+            hint='set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
+            f"the backbone was trained with{named(spec.backbone, 'text_encoder')}",
+        )
+    if spec.backbone.traits.text == "none" and not spec.action_head.reads_text:
+        yield Conflict(
+            between=("backbone", "action_head"),
+            why=f"{spec.backbone.name} reads no text, nor does {spec.action_head.name}: the "
+            "instruction would change nothing",
+            hint="choose an action head that attends to the instruction, such as mot with "
+            'action_head.text = "cross"',
+        )
+    if "{instruction}" not in spec.text_encoder.template:
+        yield Conflict(
+            between=("text_encoder.template",),
+            why=f"{spec.text_encoder.template!r} has no place for the instruction",
+            hint="write {instruction} where the user's words belong",
+        )
+
+
+def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
+    stride, patch = spec.vae.stride, spec.backbone.traits.patch
+    for axis, size, s, p in zip(
+        ("high", "wide"), spec.cameras.canvas, stride[1:], patch[1:], strict=True
+    ):
+        if size % (s * p):
+            near = max(s * p, round(size / (s * p)) * s * p)
+            yield Conflict(
+                between=("cameras", "vae", "backbone"),
+                why=f"the canvas is {size} pixels {axis}, which {spec.vae.name} (stride {s}) and "
+                f"{spec.backbone.name} (patch {p}) cannot cut into tokens of {s * p} pixels",
+                hint=f"change the sizes of the views so that the canvas is {near} pixels {axis}",
+            )
+
+
+def _clip(spec: PolicySpec) -> Iterator[Conflict]:
+    stride = spec.vae.stride[0]
+    for name, count in (("frames", spec.video.frames), ("context", spec.video.context)):
+        if (count - 1) % stride:
+            low = 1 + (count - 1) // stride * stride
+            yield Conflict(
+                between=(f"video.{name}", "vae"),
+                why=f"{count} pictures cannot be cut into one and groups of {stride}, as "
+                f"{spec.vae.name} needs",
+                hint=f"set video.{name} = {low} or {low + stride}",
+            )
+    if spec.video.context >= spec.video.frames and spec.video.frames > 1:
+        yield Conflict(
+            between=("video.context", "video.frames"),
+            why=f"{spec.video.context} of {spec.video.frames} pictures are observed, none is left "
+            "to imagine",
+            hint="set video.context below video.frames",
+        )
+
+
+def _future(spec: PolicySpec) -> Iterator[Conflict]:
+    traits, (_, imagined) = spec.backbone.traits, spec.latent_frames
+    context, stride = spec.video.context, spec.vae.stride[0]
+    if imagined and not traits.imagines:
+        yield Conflict(
+            between=("backbone", "video.frames"),
+            why=f"{spec.backbone.name} only shows what is seen; it cannot imagine "
+            f"{spec.video.frames - context} pictures",
+            hint=f"set video.frames = {context}, or choose a backbone that was trained to denoise",
+        )
+    elif imagined > 1 and traits.frames == "one":
+        yield Conflict(
+            between=("backbone", "video.frames"),
+            why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
+            hint=f"set video.frames = {context + stride}, and video.every to when that picture is",
+        )
+
+
+def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
+    times, traits = spec.video.coarser, spec.backbone.traits
+    if times == 1:
+        return
+    stride, patch = spec.vae.stride, traits.patch
+    token = [times * s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
+    canvas = spec.cameras.canvas
+    if any(n % t for n, t in zip(canvas, token, strict=True)):
+        near = [max(t, round(n / t) * t) for n, t in zip(canvas, token, strict=True)]
+        yield Conflict(
+            between=("video.coarser", "cameras"),
+            why=f"pictures of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
+            f"be cut into tokens of {stride[1] * patch[1]}x{stride[2] * patch[2]} pixels",
+            hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
+            "video.coarser = 1",
+        )
+    if traits.guide_channels:
+        yield Conflict(
+            between=("video.coarser", "backbone"),
+            why=f"this variant of {spec.backbone.name} is told with every frame what was observed, "
+            "on the grid of the observed frames",
+            hint="set video.coarser = 1, or choose a variant that takes the first frame as a clean "
+            "latent",
+        )
+
+
+def _state(spec: PolicySpec) -> Iterator[Conflict]:
+    if spec.state.size == 0 and any(g.kind == "relative" for g in spec.actions.groups):
+        yield Conflict(
+            between=("actions.groups", "state.size"),
+            why="relative actions are differences to the state, and the policy gets no state",
+            hint="set state.size, or make the group absolute or delta",
+        )
+
+
+def _relative(spec: PolicySpec) -> Iterator[Conflict]:
+    for group in spec.actions.groups:
+        if group.kind == "relative" and group.state is None:
+            yield Conflict(
+                between=("actions.groups",),
+                why=f"group {group.name!r} is relative but does not say to what in the state",
+                hint=f"add state = (the place of {group.name}'s first number in the state)",
+            )
+        elif (
+            group.kind == "relative"
+            and spec.state.size
+            and (group.state or 0) + group.size > spec.state.size
+        ):
+            yield Conflict(
+                between=("actions.groups", "state.size"),
+                why=f"group {group.name!r} is relative to numbers {group.state} to "
+                f"{(group.state or 0) + group.size - 1} of a state of {spec.state.size}",
+                hint="change state, size, or state.size",
+            )
+
+
+def lacking(part: Part) -> list[str]:
+    """The modules that a part needs and that are not installed."""
+    missing = []
+    for name in part.requires:
+        try:
+            found = find_spec(name)
+        except (ImportError, ValueError):  # a parent that is not there, a module without a spec
+            found = None
+        if found is None:
+            missing.append(name)
+    return missing
+
+
+def _stored(spec: PolicySpec) -> Iterator[Conflict]:
+    path = spec.text_encoder.embeddings
+    if path is None:
+        return
+    try:
+        place = standing(path)
+    except WamkitError as error:
+        yield Conflict(between=("text_encoder.embeddings",), why=error.what, hint=error.hint)
+        return
+    if place is not None and not place.is_file():
+        yield Conflict(
+            between=("text_encoder.embeddings",),
+            why=f"no file is at {path}",
+            hint="write it: `wamkit precompute text SPEC --prompts FILE --out FILE`",
+            missing=True,
+        )
+
+
+def _modules(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            part = getattr(spec, kind)
+        except _Absent:
+            continue
+        stored = getattr(part, "embeddings", None) is not None  # then the part is never built
+        missing = [] if stored else lacking(part)
+        if missing:
+            yield Conflict(
+                between=(kind,),
+                why=f"{part.name} needs {', '.join(missing)}, which is not installed",
+                hint=install_hint(modules=missing),
+                missing=True,
+            )
+
+
+def _folders(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            path = getattr(getattr(spec, kind), "weights", None)
+        except _Absent:
+            continue
+        if path is None:
+            continue
+        try:
+            place = standing(split(path)[0])
+        except WamkitError as error:
+            yield Conflict(between=(f"{kind}.weights",), why=error.what, hint=error.hint)
+            continue
+        if place is not None and not place.exists():
+            yield Conflict(
+                between=(f"{kind}.weights",),
+                why=f"nothing is at {path}",
+                hint="name a folder or a safetensors file, or leave the key out for random weights",
+                missing=True,
+            )
+
+
+def _configs(spec: Any) -> Iterator[Conflict]:
+    for kind in KINDS:
+        try:
+            yield from config_conflicts(getattr(spec, kind))
+        except _Absent:
+            continue

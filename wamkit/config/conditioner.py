@@ -1,0 +1,100 @@
+"""Frozen models that some backbones were trained with, and where their weights are; without torch.
+
+A conditioner makes `Text.extra`: tokens of the picture (Wan 2.1 image-to-video), or one vector of
+the words (FLUX.1). A policy holds it beside its backbone, whose weights stay those of the published
+transformer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..errors import WamkitError
+from ..files.locate import split
+from ..files.paths import expanded
+from .parts import HUB, Conflict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..checkpoints.safetensors import Dialect
+
+
+class Conditioner(Protocol):
+    """What makes `Text.extra`, as an `nn.Module`."""
+
+    reads: Literal["picture", "words"]
+
+    def __call__(self, prompts: Sequence[str], picture: Tensor | None) -> Tensor:
+        """B prompts and pictures [B, 3, height, width] in [-1, 1] to [B, L', extra width].
+
+        One of the two is looked at, as `reads` says; the other may be empty.
+        """
+
+
+class Published(Protocol):
+    """A backbone's configuration that says where a conditioner is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights(self) -> str | None: ...
+    @property
+    def conditioner_weights(self) -> str | None: ...
+
+
+def place(config: Published, folder: str) -> str | None:
+    """The folder or file of a conditioner that published checkpoints keep in `folder`.
+
+    None for random weights. Raises WamkitError if what is named holds no conditioner.
+    """
+    path = config.conditioner_weights or config.weights
+    if path is None or path.startswith(HUB):
+        return path
+    path, _ = split(path)
+    root = expanded(path)
+    if (root / folder).is_dir():
+        return str(root / folder)
+    if config.conditioner_weights is None:
+        raise WamkitError(
+            f"{path} holds no {folder}/, which this variant of {config.name} needs beside its "
+            "transformer",
+            f"name the folder that holds both, or set backbone.conditioner_weights to one with "
+            f"{folder}/, or to its file",
+        )
+    return path
+
+
+def missing(config: Published, folder: str) -> Iterator[Conflict]:
+    """Yield why a policy around this backbone would lack its conditioner, if it would."""
+    try:
+        path = place(config, folder)
+    except WamkitError as error:
+        named = config.weights
+        if named is not None and expanded(split(named)[0]).exists():
+            between = ("backbone.weights", "backbone.conditioner_weights")
+            yield Conflict(between=between, why=error.what, hint=error.hint, missing=True)
+        return
+    if path and not path.startswith(HUB) and not expanded(path).exists():
+        yield Conflict(
+            between=("backbone.conditioner_weights",),
+            why=f"nothing is at {path}",
+            hint=f"name a folder with {folder}/, or a safetensors file",
+            missing=True,
+        )
+
+
+def build(
+    make: Callable[[], nn.Module],
+    config: Published,
+    folder: str,
+    dialects: Sequence[Dialect],
+) -> Any:
+    """The frozen conditioner with its published weights, or random ones."""
+    from ..checkpoints.safetensors import materialize
+
+    path = place(config, folder)
+    return (
+        materialize(make, path, dialects=dialects, folders=(folder,)).requires_grad_(False).eval()
+    )

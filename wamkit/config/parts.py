@@ -1,0 +1,410 @@
+"""What a plugin offers: configuration classes of each kind, the facts they state, and conflicts.
+
+Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its
+`build` imports the thing. Rules about what fits what live with the part that knows them, in
+`conflicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from ..errors import Caution as Caution
+from ..errors import Conflict as Conflict
+from ..errors import Finding as Finding
+from ..files.hub import HUB as HUB
+from .kinds import ALL_KINDS as ALL_KINDS
+from .kinds import KINDS as KINDS
+from .kinds import Kind as Kind
+from .kinds import Stage as Stage
+from .published import Published, open_fields
+from .resizing import expect_resizable as expect_resizable
+from .traits import TrainedWith as TrainedWith
+from .traits import Traits as Traits
+from .values import Table
+from .visibility import Visibility
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
+
+
+class Part(Table):
+    """A configuration that can build what it configures. Frozen; unknown keys are refused."""
+
+    kind: ClassVar[Kind]
+    license: ClassVar[str] = "Apache-2.0"
+    """License of the published weights, or of the code where there are none."""
+    source: ClassVar[str] = ""
+    """Where the architecture comes from: a repository or a paper."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Importable modules that `build` needs beyond wamkit's own dependencies."""
+
+    name: str
+
+    def tiny(self) -> Part | dict[str, Any]:
+        """The same kind of part at a size that builds on a CPU in a second, for tests and `--tiny`.
+
+        Where the real class cannot exist without published files, a dictionary that names another
+        part of the same kind. The caller tells the user what became of what.
+        """
+        return self
+
+    def variations(self) -> Sequence[Part]:
+        """The part under other settings that change what it computes, for `wamkit.testing`."""
+        return ()
+
+    def fit(self, spec: PolicySpec) -> Part:
+        """This part with what was left open (`None`) taken from the others."""
+        return self
+
+    def companions(self) -> dict[str, dict[str, Any]]:
+        """Tables of other parts that this one cannot do without, where no default fits, by kind."""
+        return {}
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """Yield every reason why this part cannot work in `spec`."""
+        yield from ()
+
+    def cautions(self, spec: PolicySpec) -> Iterator[Caution]:
+        """Yield every reason why this part may not do in `spec` what one expects of it."""
+        yield from ()
+
+
+class Weighted(Part):
+    """A part that has weights of its own."""
+
+    weights: str | None = None
+    """Folder or file with published weights, or hf:owner/name; none means random weights. Where a
+    file holds several sets, `file#prefix` reads the one whose names begin so."""
+    origin: str | None = None
+    """What `weights` were made of, where they are not as published; `wamkit slice` writes it."""
+
+    config_folders: ClassVar[tuple[str, ...]] = ()
+    """Subfolders of a checkpoint in which its weights and their config.json may be."""
+    compares_config: ClassVar[bool] = True
+    """False for a part that compares the config.json of its weights in `conflicts` itself."""
+
+    @classmethod
+    def published(cls) -> Sequence[Published]:
+        """How the config.json beside published weights is read; optional.
+
+        Where it is given, a size that the spec leaves open is that of the folder, and one that is
+        written must be the folder's.
+        """
+        return ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return {**given, **open_fields(cls, given)} if isinstance(given, dict) else given
+
+    def layouts(self) -> Sequence[Any]:
+        """The `wamkit.checkpoints.safetensors.Dialect`s its files may be in; none for wamkit's own names alone."""
+        return ()
+
+
+class BackboneConfig(Weighted):
+    """A video or image-editing diffusion transformer."""
+
+    kind: ClassVar[Kind] = "backbone"
+    config_folders: ClassVar[tuple[str, ...]] = ("transformer",)
+
+    @property
+    def traits(self) -> Traits:
+        raise NotImplementedError(f"{type(self).__name__} must state its traits")
+
+    def expert(self, width: int, feed_forward: int) -> Any:
+        """A narrower copy of the stack, for an action expert that shares its attention.
+
+        A module with `blocks`, as many as the backbone's, and `place` as in
+        `wamkit.interfaces.VideoBackbone`; heads and head size are the backbone's, tokens have
+        `width` numbers. Only where `traits.experts`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
+
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> BackboneConfig:
+        """The same architecture with only these blocks, so many heads and this feed-forward.
+
+        The head size stays, so the width becomes heads * head_size; the key heads keep their ratio.
+        `layers` are places in the present stack, ascending. Only where `traits.feed_forward`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be resized")
+
+    def conditioner(self) -> Any:
+        """Return the `wamkit.config.conditioner.Conditioner` of its own. Only where `extra_width` is."""
+        raise NotImplementedError(f"{type(self).__name__} has no conditioner")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.VideoBackbone`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a backbone")
+
+
+def open_size(**limits: Any) -> Any:
+    """A field that the variant sets unless the spec writes it."""
+    return Field(None, **limits)
+
+
+class VariantBackbone(BackboneConfig):
+    """A family with published sizes: the variant sets every one that the spec leaves out."""
+
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """variant -> the fields it sets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        written = {key: value for key, value in given.items() if value is not None}
+        told = dict(open_fields(cls, written))
+        if "variant" in written:  # it must be that of the folder: `wamkit.config.configs`
+            return {**told, **cls.sizes.get(written["variant"], {}), **written}
+        variant = told.pop("variant", None) or cls._variant_of(told)
+        return {"variant": variant, **cls.sizes.get(variant, {}), **told, **written}
+
+    @classmethod
+    def _variant_of(cls, told: Mapping[str, Any]) -> str:
+        """The default, or else the first variant with these sizes, if there is one."""
+        default = str(cls.model_fields["variant"].default)
+        for variant in (default, *cls.sizes):
+            sizes = cls.sizes.get(variant, {})
+            if all(told.get(key, size) == size for key, size in sizes.items()):
+                return variant
+        return default
+
+
+class VAEConfig(Weighted):
+    """What turns pictures into latents and back."""
+
+    kind: ClassVar[Kind] = "vae"
+    config_folders: ClassVar[tuple[str, ...]] = ("vae",)
+
+    adapter: Literal["none", "linear"] = "none"
+    """`linear` learns projections from this VAE's channels to the backbone's, and back."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What it computes in, whatever its file holds; latents are float32."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent (C)."""
+        raise NotImplementedError(f"{type(self).__name__} must state its channels")
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Pictures, rows and columns that make one latent; the first picture is one by itself."""
+        raise NotImplementedError(f"{type(self).__name__} must state its stride")
+
+    @property
+    def latent_space(self) -> str | None:
+        """What its latents mean: VAEs of one space can stand in for each other. Named after the
+        first part that makes it; None for latents that no backbone was trained on."""
+        return self.name
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.VAE` in `dtype`.
+
+        What the VAE names in `keep_float32` stays in float32. In bfloat16 the kernels of
+        two-dimensional convolutions are stored with channels last, the layout of the fast ones of
+        a GPU; activations take that layout from them.
+        """
+        import torch
+
+        from ..checkpoints.safetensors import cast
+
+        vae = cast(self._build(), getattr(torch, self.dtype))
+        if self.dtype == "bfloat16":
+            for layer in vae.modules():
+                if isinstance(layer, torch.nn.Conv2d):
+                    kernel = layer.weight.data
+                    layer.weight.data = kernel.contiguous(memory_format=torch.channels_last)
+        return vae
+
+    def _build(self) -> Any:
+        """Return a `wamkit.interfaces.VAE` in any dtype: what a plugin implements."""
+        raise NotImplementedError(f"{type(self).__name__} must build a VAE in _build")
+
+
+class TextEncoderConfig(Weighted):
+    """What turns an instruction into embeddings."""
+
+    kind: ClassVar[Kind] = "text_encoder"
+    by_reference: ClassVar[bool] = False
+    """True if a saved policy names the encoder's own folder instead of copying its weights."""
+
+    template: str = "{instruction}"
+    """Sentence that is encoded; `{instruction}` stands for what the user said."""
+    negative: str = ""
+    """What guidance leans away from; read only where a schedule has `guidance` other than 1."""
+    adapter: Literal["none", "linear"] = "none"
+    """`linear` learns a projection from this encoder's width to the backbone's."""
+    embeddings: str | None = None
+    """File written by `wamkit precompute text`; the encoder itself is then not loaded."""
+
+    @property
+    def width(self) -> int:
+        """Width of an embedding."""
+        raise NotImplementedError(f"{type(self).__name__} must state its width")
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens a prompt can take."""
+        raise NotImplementedError(f"{type(self).__name__} must state its max_tokens")
+
+    @property
+    def embedding_space(self) -> str | None:
+        """What its embeddings mean, as `VAEConfig.latent_space`; None if that is learned here."""
+        return self.name
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.TextEncoder`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a text encoder")
+
+
+class Sizes(BaseModel):
+    """What the rest of a policy fixes for an action head."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
+
+    backbone: SerializeAsAny[BackboneConfig]
+    """The backbone's configuration, for heads that make blocks of its kind."""
+    chunk: int
+    """Actions in a chunk (N)."""
+    action: int
+    """Numbers in an action (A)."""
+    state: int
+    """Numbers in the robot's state (P); 0 for none."""
+    latent: tuple[int, int, int]
+    """Channels, height and width of a latent frame."""
+    frames: tuple[int, int]
+    """Latent frames that are observed, and that are imagined."""
+    predicts: tuple[str, ...] = ("action",)
+    """The numbers that are denoised: "action", and "next_state" and "value" if asked for."""
+
+    @cached_property
+    def traits(self) -> Traits:
+        """Those of the backbone."""
+        return self.backbone.traits
+
+    def numbers(self, part: str) -> int:
+        """Numbers in a token of a part: "state", "action", "next_state" or "value"."""
+        return {"action": self.action, "value": 1}.get(part, self.state)
+
+
+class ActionHeadConfig(Weighted):
+    """What turns a backbone into something that predicts actions."""
+
+    kind: ClassVar[Kind] = "action_head"
+    heard: ClassVar[bool] = True
+    """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+    shares_blocks: ClassVar[bool] = False
+    """True if the head's tokens pass the backbone's own blocks."""
+    regresses: ClassVar[bool] = False
+    """True if the head predicts the numbers at once and looks at no noise: one pass is all."""
+
+    @property
+    def reads_text(self) -> bool:
+        """True if the head attends to the instruction itself, beside what the backbone does."""
+        return False
+
+    @property
+    def learns(self) -> int | None:
+        """How many actions at the beginning of a chunk the loss looks at; None for all."""
+        return None
+
+    def tokens(self, sizes: Sizes) -> Mapping[str, int]:
+        """role -> tokens that the head adds to a pass."""
+        raise NotImplementedError(f"{type(self).__name__} must state its tokens")
+
+    @property
+    def state_is_word(self) -> bool:
+        """True if the robot's state is one more word of the instruction."""
+        return False
+
+    def layers_read(self, traits: Traits) -> tuple[int, ...]:
+        """The backbone's layers whose outputs the head reads, counted from 0."""
+        return ()
+
+    def build(self, sizes: Sizes) -> Any:
+        """Return a `wamkit.interfaces.ActionHead`."""
+        raise NotImplementedError(f"{type(self).__name__} must build an action head")
+
+
+class ParadigmConfig(Part):
+    """When each part is denoised, and who sees whom."""
+
+    kind: ClassVar[Kind] = "paradigm"
+
+    @property
+    def sees(self) -> Visibility:
+        """role -> the roles it attends to, the same table in training and in use."""
+        raise NotImplementedError(f"{type(self).__name__} must state who sees whom")
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """The numbers it denoises: "action", and "next_state" and "value" if it wants them."""
+        return ("action",)
+
+    @property
+    def blocks(self) -> int:
+        """Chunks that follow each other in one training sample."""
+        return 1
+
+    @property
+    def imagined(self) -> int | None:
+        """Latent frames of each view that it wants imagined for one chunk; None for any number."""
+        return None
+
+    @property
+    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The ways one call of `act` can go: name -> the choices that force it; one without a name
+        where there is only one."""
+        return {"": {}}
+
+    def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
+        """What one call of `act` runs, in order."""
+        raise NotImplementedError(f"{type(self).__name__} must state its program")
+
+    def build(self) -> Any:
+        """Return a `wamkit.interfaces.Paradigm`."""
+        raise NotImplementedError(f"{type(self).__name__} must build a paradigm")
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        numbers = {"action", "next_state", "value"}
+        hears = sorted(
+            {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}
+            - numbers
+        )
+        if hears and not spec.action_head.heard:
+            yield Conflict(
+                between=("paradigm", "action_head"),
+                why=f"{self.name} lets {', '.join(hears)} attend to the action, but "
+                f"{spec.action_head.name} only reads the video and is never heard",
+                hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
+                "a paradigm in which only the action looks at the action",
+            )
+
+
+class EnvironmentConfig(Part):
+    """A simulator, with a task in it, that a policy can be tried in."""
+
+    kind: ClassVar[Kind] = "environment"
+    subject: ClassVar[str | None] = "task"
+    """The key that the word after the colon sets: `metaworld:reach-v3` is task = "reach-v3"."""
+    subjects: ClassVar[Mapping[str, str]] = {}
+    """Every such word -> the instruction that belongs to it, if they can be listed."""
+
+    max_steps: int = Field(200, gt=0)
+    """Actions after which an episode is over."""
+
+    def build(self) -> Any:
+        """Return a `wamkit.simulate.Environment`; called in the process that it will run in."""
+        raise NotImplementedError(f"{type(self).__name__} must build an environment")
+
+
+def _heard(role: str, seen: Collection[str]) -> bool:
+    """True if tokens that do not belong to the action head attend to those that do."""
+    return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

@@ -1,0 +1,29 @@
+"""What a stack of blocks may be cut to; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..errors import WamkitError
+
+if TYPE_CHECKING:
+    from .parts import Traits
+
+
+def expect_resizable(traits: Traits, layers: Sequence[int], heads: int, feed_forward: int) -> None:
+    """Raise WamkitError unless a stack can be cut to these blocks, heads and feed-forward."""
+    ascending = all(a < b for a, b in pairwise(layers))
+    if not layers or not ascending or layers[0] < 0 or layers[-1] >= traits.depth:
+        raise WamkitError(
+            f"found layers {list(layers)}, expected places in a stack of {traits.depth}, ascending",
+            f"name each layer once, from 0 to {traits.depth - 1}",
+        )
+    group = traits.heads // traits.key_heads
+    if heads < 1 or heads % group or feed_forward < 1:
+        raise WamkitError(
+            f"found {heads} heads and a feed-forward of {feed_forward}, expected a multiple of "
+            f"{group} heads and a positive width",
+            f"the whole stack has {traits.heads} heads and a feed-forward of {traits.feed_forward}",
+        )

@@ -1,0 +1,1 @@
+"""Shared attention, the KV cache, noise schedules, samplers, and layers that plugins share."""

@@ -1,0 +1,416 @@
+"""Rectified flow of one modality: levels, noise, sampling runs and weights.
+
+x_sigma = (1 - sigma) x + sigma noise, and the network predicts the velocity noise - x, so that
+d x_sigma / d sigma = velocity. Everyone speaks sigma in [0, 1]: 0 is data, 1 is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..config.noise_schedule import TWICE, ScheduleConfig, check_steps
+from ..errors import WamkitError
+from .layers import sent
+from .samplers import SOLVERS, Run
+
+if TYPE_CHECKING:
+    from ..config.spec import PolicySpec
+
+CLOSE = 1e-6
+"""Levels nearer than this are one: a step between them would be lost in rounding."""
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """k u / (1 + (k - 1) u): the level at fraction u of the way (Esser et al. 2024, eq. 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def shift_for(tokens: int) -> float:
+    """LTX's shift for a clip of so many tokens: exp(mu), mu linear in tokens.
+
+    Diffusers' `calculate_shift` with the anchors of the LTX pipelines; `exp(mu)` takes k's place in
+    `shifted`, as in FlowMatchEulerDiscreteScheduler's exponential time shift.
+    """
+    return math.exp(0.95 + (2.05 - 0.95) * (tokens - 1024) / (4096 - 1024))
+
+
+def karras(high: float, low: float, count: int) -> list[float]:
+    """`count` levels from `high` to `low`, equally far apart in (sigma / (1 - sigma))^(1/7).
+
+    Karras and others 2022 (arXiv 2206.00364), eq. 5, whose sigma is sigma / (1 - sigma) here.
+    """
+    top, bottom = ((s / (1 - s)) ** (1 / 7) for s in (high, low))
+    edm = [(top + i / max(count - 1, 1) * (bottom - top)) ** 7 for i in range(count)]
+    return [s / (1 + s) for s in edm]
+
+
+class Several(torch.Generator):
+    """Generators for copies of a batch that lie one after the other: each draws for its own copy.
+
+    So a copy gets the noise it would get alone. As a plain generator it goes on as the first one.
+    """
+
+    parts: tuple[torch.Generator, ...]
+
+    def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
+        made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
+        if not isinstance(parts[0], Drawn | Chosen):
+            made.set_state(parts[0].get_state())
+        made.parts = tuple(parts)
+        return made
+
+
+class Samples(Several):
+    """Generators for the samples of a batch: each draws for its own, and for all copies of it.
+
+    Row k * B + b of copies that lie one after the other is copy k of sample b.
+    """
+
+
+class Drawn(torch.Generator):
+    """A generator that remembers its noise: every tensor it gave is kept, and can be drawn anew.
+
+    So a recorded computation finds the noise of another seed where it found its first one.
+    """
+
+    source: torch.Generator
+    kept: list[tuple[Tensor, int] | list[Drawn]]  # noise and the axis of its batch, or what forked
+    place: int
+
+    def __new__(cls, source: torch.Generator) -> Drawn:
+        made = super().__new__(cls, source.device)  # type: ignore[call-arg]
+        made.source, made.kept, made.place = source, [], 0
+        return made
+
+    def get_state(self) -> Tensor:
+        """Raises WamkitError: what is drawn from a copy of the state would stay as it was first."""
+        raise WamkitError(
+            "the paradigm draws from a copy of its generator, which cannot be recorded",
+            'choose mode "compile" or "eager"',
+        )
+
+    def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
+        """As `draw` from the source; after `rewind` the same tensors in the same order."""
+        if self.place == len(self.kept):
+            self.kept.append((draw(shape, like, self.source, axis), axis))
+        found = self.kept[self.place]
+        self.place += 1
+        assert isinstance(found, tuple) and tuple(found[0].shape) == shape
+        return found[0]
+
+    def forked(self, count: int) -> list[torch.Generator]:
+        """As `fork` of the source."""
+        if self.place == len(self.kept):
+            self.kept.append([Drawn(child) for child in fork(self.source, count)])
+        found = self.kept[self.place]
+        self.place += 1
+        assert isinstance(found, list) and len(found) == count
+        return list(found)
+
+    def rewind(self) -> None:
+        """Begin again with the first tensor."""
+        self.place = 0
+        for found in self.kept:
+            for child in found if isinstance(found, list) else ():
+                child.rewind()
+
+    def redraw(self, source: torch.Generator) -> None:
+        """Fill every tensor with what `source` gives in its place."""
+        self.source = source
+        for found in self.kept:
+            if isinstance(found, tuple):
+                noise, axis = found
+                noise.copy_(draw(tuple(noise.shape), noise, source, axis))
+            else:
+                for child, seeded in zip(found, fork(source, len(found)), strict=True):
+                    child.redraw(seeded)
+
+
+class Chosen(torch.Generator):
+    """A generator for some samples of a batch: it draws for the whole batch, and gives theirs.
+
+    So a sample gets the same noise whichever others are chosen with it.
+    """
+
+    source: torch.Generator
+    index: Tensor  # [B'] the samples
+    batch: int  # of how many
+
+    def __new__(cls, source: torch.Generator, index: Tensor, batch: int) -> Chosen:
+        made = super().__new__(cls, source.device)  # type: ignore[call-arg]
+        made.source, made.index, made.batch = source, index, batch
+        return made
+
+    def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
+        """As `draw`, of the samples that are chosen."""
+        copies, index = shape[axis] // len(self.index), self.index.to(like.device)
+        whole = (*shape[:axis], copies * self.batch, *shape[axis + 1 :])
+        rows = [index + copy * self.batch for copy in range(copies)]
+        return draw(whole, like, self.source, axis).index_select(axis, torch.cat(rows))
+
+
+def copied(rng: torch.Generator) -> torch.Generator:
+    """A generator that will draw what `rng` would draw next."""
+    if isinstance(rng, Several):
+        return type(rng)([copied(part) for part in rng.parts])
+    aside = torch.Generator(rng.device)
+    aside.set_state(rng.get_state())
+    return aside
+
+
+def fork(rng: torch.Generator, count: int) -> list[torch.Generator]:
+    """`count` generators seeded by `rng`, which itself stays where it is."""
+    if isinstance(rng, Chosen):
+        return [Chosen(child, rng.index, rng.batch) for child in fork(rng.source, count)]
+    if isinstance(rng, Drawn):
+        return rng.forked(count)
+    if isinstance(rng, Several):
+        columns = zip(*(fork(part, count) for part in rng.parts), strict=True)
+        return [type(rng)(column) for column in columns]
+    aside = copied(rng)
+    seeds = torch.randint(2**62, (count,), generator=aside, device=rng.device).tolist()
+    return [torch.Generator(rng.device).manual_seed(seed) for seed in seeds]
+
+
+def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int = 0) -> Tensor:
+    """Standard normal noise, drawn in float32 on the generator's device, placed as `like`.
+
+    The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
+    `Several` generators divide among them. A CUDA device is not waited for.
+    """
+    if isinstance(rng, Drawn | Chosen):
+        return rng.noise(shape, like, axis)
+    if isinstance(rng, Several):
+        rows = shape[axis] // len(rng.parts)
+        own = (*shape[:axis], rows, *shape[axis + 1 :])
+        found = [draw(own, like, part, axis) for part in rng.parts]
+        if isinstance(rng, Samples) and rows > 1:
+            return torch.stack(found, axis + 1).flatten(axis, axis + 1)
+        return torch.cat(found, axis)
+    pinned = like.is_cuda and rng.device.type == "cpu"  # so that the host need not wait
+    noise = torch.randn(shape, generator=rng, device=rng.device, pin_memory=pinned)
+    return noise.to(device=like.device, dtype=like.dtype, non_blocking=pinned)
+
+
+def uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Numbers in [0, 1) on the generator's device, for choices of training.
+
+    The first axis is that of the batch, which `Several` generators divide among them; a single
+    number () for a whole batch is the first one's, and every generator goes on by as much.
+    """
+    if not isinstance(rng, Several):
+        return torch.rand(shape, generator=rng, device=rng.device)
+    if not shape:
+        first, *_ = [uniform((), part) for part in rng.parts]
+        return first
+    own = (shape[0] // len(rng.parts), *shape[1:])
+    return torch.cat([uniform(own, part) for part in rng.parts])
+
+
+@lru_cache(maxsize=32)
+def _bell(shift: float) -> tuple[float, float]:
+    """Smallest value and mean of the bell over the shifted grid of 1000 levels."""
+    grid = shifted(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], shift)
+    bell = torch.exp(-2 * (grid - 0.5) ** 2)
+    low = float(bell.min())
+    return low, float((bell - low).mean())
+
+
+def stretched(sigma: Tensor, mean: float, std: float) -> Tensor:
+    """Logit-normal levels with their 0.5th percentile moved to 0 and their 99.9th to 1.
+
+    What comes to lie below 0.001 is reflected there (Lightricks LTX-2, ltx-trainer,
+    ShiftedLogitNormalTimestepSampler).
+    """
+    low, high = (1 / (1 + math.exp(-mean - std * z)) for z in (-2.5758, 3.0902))
+    sigma = (sigma - low) / (high - low)
+    return torch.where(sigma < 0.001, 0.002 - sigma, sigma).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The settings of one modality, with the mathematics that follows from them.
+
+    `tokens` is how many tokens a clip of the modality has, which `shift = "tokens"` asks for.
+    Raises WamkitError if it asks in vain.
+    """
+
+    config: ScheduleConfig
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.shift == "tokens" and self.tokens is None:
+            raise WamkitError(
+                'shift = "tokens" needs the number of tokens, which this modality has not',
+                "write a number, such as shift = 5.0",
+            )
+
+    @cached_property
+    def shift(self) -> float:
+        """k of `shifted`, as configured or as it follows from the tokens."""
+        return self._shift(self.tokens)
+
+    def _shift(self, tokens: int | None) -> float:
+        shift = self.config.shift
+        if shift == "tokens":
+            assert tokens is not None
+            return shift_for(tokens)
+        return shift
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """The levels of `steps` steps, from `high` down to 0: `steps` + 1 numbers.
+
+        Where `low` is set, the last level above 0 is stretched to it, as LTX's terminal shift does.
+        """
+        steps = steps or self.config.steps
+        if steps not in self._grids:
+            self._grids[steps] = self._grid(steps)
+        return list(self._grids[steps])
+
+    @cached_property
+    def _grids(self) -> dict[int, list[float]]:
+        """Those that were asked for, by steps."""
+        return {}
+
+    def _grid(self, steps: int) -> list[float]:
+        c = self.config
+        if c.spacing == "karras":
+            return [*karras(c.high, c.low, steps), 0.0]
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        levels = [float(s) for s in shifted(u, self.shift)]
+        if (c.high, c.low) == (1, 0):
+            return levels
+        last = levels[-2] if c.low else 0.0
+        slope = (c.high - c.low) / (1 - last) if last < 1 else 0.0
+        return [*(c.high - slope * (1 - s) for s in levels[:-1]), 0.0]
+
+    def start(
+        self,
+        noise: Tensor,
+        steps: int | None = None,
+        rng: torch.Generator | None = None,
+        until: float = 0.0,
+    ) -> Run:
+        """A sampling run from standard normal `noise` [B, ...] down to level `until`.
+
+        `steps` counts network evaluations. A run that ends above 0 has the levels of the whole run
+        that are above `until`, then `until`; at 1 it has none and ends where it begins. `rng` is
+        for the consistency solver, which needs it if it makes more than one step.
+        Raises ValueError if the solver cannot spend exactly `steps` evaluations.
+        """
+        c, steps = self.config, steps or self.config.steps
+        check_steps(c.solver, steps)
+        grid = self.grid(steps // 2 if c.solver in TWICE else steps)
+        nodes = [*(s for s in grid if s > until + CLOSE), until]
+
+        def fresh(count: int) -> Tensor:
+            if rng is None:
+                raise ValueError("consistency steps add fresh noise: start the run with rng=...")
+            return draw((count, *noise.shape), noise, rng, axis=1)
+
+        return SOLVERS[c.solver](noise if c.high == 1 else c.high * noise, nodes, fresh)
+
+    def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
+        """Training levels, float32 in [0, 1], from the density of the settings."""
+        sigma = self._sample(shape, rng)
+        if self.config.quantize:
+            sigma = (1000 * sigma).bfloat16().float() / 1000
+        return sent(sigma, like.device)
+
+    def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """Levels of this shape on the generator's device; of several, each draws for its own."""
+        c = self.config
+        if isinstance(rng, Several):
+            own = (shape[0] // len(rng.parts), *shape[1:])
+            return torch.cat([self._sample(own, part) for part in rng.parts])
+
+        def flat() -> Tensor:
+            return torch.rand(shape, generator=rng, device=rng.device)
+
+        def normal() -> Tensor:
+            return torch.randn(shape, generator=rng, device=rng.device)
+
+        def gamma(power: float) -> Tensor:
+            powers = torch.full(shape, power, device=rng.device)
+            return torch._standard_gamma(powers, generator=rng)
+
+        if c.density == "uniform":
+            return shifted(flat(), self.shift)
+        if c.density == "indexed":
+            index = torch.randint(1000, shape, generator=rng, device=rng.device)
+            return shifted(1 - index / 1000, self.shift)
+        if c.density == "beta":
+            a, b = gamma(c.setting("alpha")), gamma(c.setting("beta"))
+            return shifted(a / (a + b), self.shift)
+        if c.density == "sqrt":
+            return 0.001 + 0.999 * flat() ** (2 / 3)
+        if c.density == "pure_noise":
+            return torch.ones(shape, device=rng.device)
+        mean, std = c.setting("mean"), c.setting("std")
+        if c.density == "lognormal_mix":
+            low, high = c.setting("band")
+            edm = torch.exp(mean + std * normal())
+            edm = torch.where(flat() < c.setting("uniform"), low + (high - low) * flat(), edm)
+            edm = edm * c.setting("scale")
+            return edm / (1 + edm)
+        mean += math.log(self._shift(None if self.tokens is None else min(self.tokens, 4096)))
+        sigma = torch.sigmoid(mean + std * normal())
+        if c.setting("stretch"):
+            sigma = stretched(sigma, mean, std)
+        if share := c.setting("uniform"):
+            sigma = torch.where(flat() < share, flat(), sigma)
+        return sigma
+
+    def add(self, x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x at level `sigma`, which has the leading axes of x."""
+        s = sigma.reshape(*sigma.shape, *(1,) * (x.ndim - sigma.ndim))
+        return ((1 - s) * x.float() + s * noise.float()).to(x.dtype)
+
+    def velocity(self, x: Tensor, noise: Tensor) -> Tensor:
+        """What the network is to predict, float32."""
+        return noise.float() - x.float()
+
+    def step(self, x: Tensor, velocity: Tensor, sigma: float, lower: float) -> Tensor:
+        """x moved from level `sigma` to level `lower` along the velocity (Euler)."""
+        return x + (lower - sigma) * velocity
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Loss weight of each level, mean 1 over the sampling grid.
+
+        The bell is exp(-2 (sigma - 1/2)^2), lowered to 0 at its smallest value and divided by its
+        mean (DiffSynth-Studio, FlowMatchScheduler; used by Fast-WAM and its relatives). `none` is
+        also EDM's weight as Cosmos uses it: (1 + s)^2 / s^2 on the error of x0, where s is
+        sigma / (1 - sigma), is 1 on the error of the velocity.
+        """
+        if self.config.weight == "none":
+            return torch.ones_like(sigma)
+        low, mean = _bell(self.shift)
+        return (torch.exp(-2 * (sigma - 0.5) ** 2) - low).clamp(min=0) / mean
+
+
+def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
+    """The schedule of each part; a head that regresses needs one evaluation, of pure noise."""
+    tokens, given = spec.tokens(), spec.schedules
+    configs = {
+        "video": given.video,
+        "action": given.action,
+        "next_state": given.next_state or given.action,
+        "value": given.value or given.action,
+    }
+    if spec.action_head.regresses:
+        for part in ("action", "next_state", "value"):
+            configs[part] = ScheduleConfig(
+                steps=1,
+                density="pure_noise",
+                weight="none",
+                loss_weight=configs[part].loss_weight,
+            )
+    roles = {**tokens, "video": tokens["context"] + tokens["target"]}
+    return {part: NoiseSchedule(config, roles[part]) for part, config in configs.items()}

@@ -1,0 +1,245 @@
+"""The ways from noise to data: runs that ask for one network evaluation after the other.
+
+Every solver is a linear rule. With s the level of an evaluation and v the velocity found there,
+x0 = x - s v is the data it points to; `nodes` are the levels between which a solver steps.
+Coefficients are Python numbers and levels lie in one tensor made at the start, so that a run
+neither waits for the device nor builds a tensor in its loop.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..acceleration.memo import Rung
+from .layers import constant
+
+Fresh = Callable[[int], Tensor]
+"""fresh(n) -> n fields of standard normal noise [n, B, ...], like the x of the run."""
+
+_TOP = 1 - 17 * 2**-24  # 1 - 1e-6 in float32: where UniPC places level 1, whose logarithm is needed
+
+
+class Run(ABC):
+    """One way from noise to data, a network evaluation at a time.
+
+    ```
+    while not run.done:
+        run.advance(velocity_at(run.x, run.sigma))
+    data = run.x
+    ```
+
+    While evaluations are left, `x` is what to evaluate; at the end it is the result.
+    """
+
+    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
+        self.x = x  # [B, ...]
+        self.nodes = tuple(nodes)
+        self.levels = self._evaluated()
+        levels = (*self.levels, self.nodes[-1])
+        self._ladder = constant(levels, torch.float32, x.device)  # [evaluations + 1]
+        self._sigma = self._ladder.expand(x.shape[0], -1).unbind(1)  # [B] of each
+        self._place = 0
+
+    def _evaluated(self) -> tuple[float, ...]:
+        """The levels of all evaluations."""
+        return self.nodes[:-1]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated in the whole run."""
+        return len(self.levels)
+
+    @property
+    def done(self) -> bool:
+        """Whether `x` is the result."""
+        return self._place == len(self.levels)
+
+    @property
+    def level(self) -> float:
+        """The noise level of `x`."""
+        return self.nodes[-1] if self.done else self.levels[self._place]
+
+    @property
+    def sigma(self) -> Tensor:
+        """The noise level of `x` [B] float32."""
+        return self._sigma[self._place]
+
+    @property
+    def rung(self) -> Rung:
+        """The noise level of `x` as one of those of the whole run."""
+        return Rung(self._ladder, self._place, self.sigma)
+
+    def advance(self, velocity: Tensor) -> None:
+        """Take the velocity at `x` and `sigma`; go on to the next evaluation, or to the end."""
+        assert not self.done, "the run has come to its end"
+        self.x = self._next(velocity, self._place)
+        self._place += 1
+
+    @abstractmethod
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        """What comes after evaluation number `place`."""
+
+
+class Euler(Run):
+    """Straight steps; order 1."""
+
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        return self.x + (self.nodes[place + 1] - self.nodes[place]) * velocity
+
+
+class Midpoint(Run):
+    """A trial half step, then the whole step with the velocity found there; order 2.
+
+    After 8 evaluations of the flow to a Gaussian of standard deviation 0.4 its mean error is 43
+    times smaller than Euler's at shift 1, and 8 times smaller at shift 5.
+    """
+
+    def _evaluated(self) -> tuple[float, ...]:
+        steps = pairwise(self.nodes)
+        return tuple(level for s, lower in steps for level in (s, self._trial(s, lower)))
+
+    def _trial(self, s: float, lower: float) -> float:
+        """Where the second evaluation of a step is made."""
+        return (s + lower) / 2
+
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        step, second = divmod(place, 2)
+        s, lower = self.nodes[step], self.nodes[step + 1]
+        if not second:
+            self._start, self._slope = self.x, velocity
+            return self.x + (self._trial(s, lower) - s) * velocity
+        return self._whole(velocity, s, lower)
+
+    def _whole(self, velocity: Tensor, s: float, lower: float) -> Tensor:
+        """The step itself, after its second evaluation."""
+        return self._start + (lower - s) * velocity
+
+
+class Heun(Midpoint):
+    """A trial step, then the step with the mean of both ends' velocities; order 2.
+
+    The step to data takes the midpoint instead: a network has learned nothing at level 0.
+    """
+
+    def _trial(self, s: float, lower: float) -> float:
+        return lower or s / 2
+
+    def _whole(self, velocity: Tensor, s: float, lower: float) -> Tensor:
+        if lower == 0:
+            return super()._whole(velocity, s, lower)
+        return self._start + (lower - s) / 2 * (self._slope + velocity)
+
+
+class AB2(Run):
+    """Exponential Adams-Bashforth of order 2 on x0, in -log(sigma / (1 - sigma)).
+
+    Cosmos's solver "2ab" (Zhang and others 2023, arXiv 2308.02157), written for the rectified x.
+    The first step, a step from level 1 and the step to data are Euler's.
+    """
+
+    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
+        super().__init__(x, nodes, fresh)
+        self._before: tuple[float, Tensor] | None = None  # the level before, and x0 there
+
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        s, lower = self.nodes[place], self.nodes[place + 1]
+        x0 = self.x - s * velocity
+        before, self._before = self._before, (s, x0) if s < 1 else None
+        if before is None or lower == 0:
+            return self.x + (lower - s) * velocity
+        dt = _time(lower) - _time(s)
+        new = -math.expm1(-dt)  # dt phi1(-dt)
+        old = (1 - new / dt) * dt / (_time(before[0]) - _time(s))  # dt phi2(-dt) / c2
+        return lower / s * self.x + (1 - lower) * ((new - old) * x0 + old * before[1])
+
+
+class UniPC(Run):
+    """Predictor and corrector of order 2 on x0, in log((1 - sigma) / sigma), with B(h) = e^h - 1.
+
+    Zhao and others 2023 (arXiv 2302.04867), as diffusers' UniPCMultistepScheduler has it with
+    `use_flow_sigmas`, its defaults, and the last step of order 1. The corrector needs no evaluation
+    of its own: it mends the x that led here with the velocity found here.
+    """
+
+    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
+        super().__init__(x, nodes, fresh)
+        self._past: list[Tensor] = []  # x0 of the last evaluations, oldest first, at most two
+        self._start = x  # the corrected x of the evaluation before
+
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        s, lower = self.nodes[place], self.nodes[place + 1]
+        x, x0 = self.x, self.x - s * velocity
+        if place:
+            x = self._corrected(x0, place)
+        self._start, self._past = x, [*self._past[-1:], x0]
+        if lower == 0:
+            return x0
+        moved, share = self._exponential(x, x0, place)
+        if place == 0 or place == len(self.levels) - 1:
+            return moved
+        return moved + share / 2 * (self._past[0] - x0) / self._ratio(place)
+
+    def _corrected(self, x0: Tensor, place: int) -> Tensor:
+        """x of this evaluation once x0 is known here; the step that led here began one earlier."""
+        last = self._past[-1]
+        moved, share = self._exponential(self._start, last, place - 1)
+        if place == 1:
+            return moved + share / 2 * (x0 - last)
+        h, ratio = self._width(place - 1), self._ratio(place - 1)
+        phi2 = (math.expm1(-h) / -h - 1) / -h
+        first, second = (-h * phi2 / math.expm1(-h), 2 * (phi2 - 0.5) / math.expm1(-h))
+        far = (first - second) / (1 - ratio)
+        return moved + share * (far / ratio * (self._past[0] - last) + (first - far) * (x0 - last))
+
+    def _exponential(self, x: Tensor, x0: Tensor, step: int) -> tuple[Tensor, float]:
+        """The end of a step if x0 stayed as it is, and the share that x0 has in it."""
+        share = 1 - self.nodes[step + 1] / self.nodes[step]  # (1 - lower) (1 - e^-h)
+        return (1 - share) * x + share * x0, share
+
+    def _width(self, step: int) -> float:
+        """h of a step."""
+        return _time(self.nodes[step + 1]) - _time(min(self.nodes[step], _TOP))
+
+    def _ratio(self, step: int) -> float:
+        """The step before, measured backwards in units of this one."""
+        return -self._width(step - 1) / self._width(step)
+
+
+class Consistency(Run):
+    """The network's x0, brought to the next level with fresh noise (Song and others 2023).
+
+    For networks distilled to find x0 at one stroke; the fresh noise is drawn at the start.
+    """
+
+    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
+        super().__init__(x, nodes, fresh)
+        again = sum(lower > 0 for lower in nodes[1:])
+        self._noise = fresh(again) if again else None  # [steps that do not end in data, B, ...]
+
+    def _next(self, velocity: Tensor, place: int) -> Tensor:
+        s, lower = self.nodes[place], self.nodes[place + 1]
+        x0 = self.x - s * velocity
+        if self._noise is None or lower == 0:
+            return x0
+        return (1 - lower) * x0 + lower * self._noise[place]
+
+
+def _time(sigma: float) -> float:
+    """Log of signal over noise, which grows from noise to data."""
+    return math.log((1 - sigma) / sigma)
+
+
+SOLVERS: dict[str, type[Run]] = {
+    "euler": Euler,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "unipc": UniPC,
+    "ab2": AB2,
+    "consistency": Consistency,
+}

@@ -1,0 +1,36 @@
+"""Text from files, plugins, hubs and clients, such that a terminal or a page only shows it.
+
+A terminal obeys what is among control characters: it moves its cursor, changes its title, follows
+links, answers as if somebody had typed. Marks of direction make a text read as another one, and
+half characters (lone surrogates) cannot be written at all.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import re
+
+from ..errors import printable
+
+
+def escaped(value: object) -> str:
+    """A value as text within HTML or SVG, or between the quotes of an attribute."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def in_markdown(value: object) -> str:
+    """A value as text within a cell or a line of Markdown: no table, link or element of its own."""
+    found = html.escape(printable(str(value), lines=False), quote=False)
+    return re.sub(r"([|\[\]])", r"\\\1", found)
+
+
+class OneLine(logging.Formatter):
+    """A formatter of records whose messages hold what strangers sent: a line each, printable."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message, lines=False)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: object) -> str:
+        return printable(super().formatException(ei))  # type: ignore[arg-type]

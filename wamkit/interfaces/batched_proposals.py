@@ -1,0 +1,75 @@
+"""Copies of a scene that act side by side in one batch, and what they need compute only once.
+
+Copies lie one after the other: row k * B + b is copy k of sample b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from ..engine.kv_cache import KVCache
+from ..engine.noise_schedule import Several, fork
+from .action_head import is_prefill
+from .paradigm import CLEAN, Model
+from .types import Scene, Velocity, base
+
+
+def rows(scene: Scene, copies: int) -> Tensor:
+    """For each row of so many copies of a scene, which of its samples it is [copies * B]."""
+    tokens = scene.text.tokens
+    return torch.arange(tokens.shape[0], device=tokens.device).repeat(copies)
+
+
+def generators(rng: torch.Generator, copies: int) -> torch.Generator:
+    """What draws for so many copies of a batch.
+
+    `rng` itself draws for the first, so that it gets the noise it would get alone; the others have
+    generators of their own, seeded by `rng` as it is now (`wamkit.engine.noise_schedule.fork`).
+    """
+    return rng if copies == 1 else Several((rng, *fork(rng, copies - 1)))
+
+
+class Observed:
+    """A model that passes what is observed through the network once, however many copies act.
+
+    A pass that keeps nothing but text, context and state is the same for all copies of a sample: it
+    is made for the samples, and its keys are handed to the copies. All other passes are the
+    model's own. For one scene and one chunk.
+    """
+
+    def __init__(self, model: Model, scene: Scene) -> None:
+        self._model = model
+        self._samples = rows(scene, 1)
+        self._kept: dict[tuple[frozenset[str], frozenset[str]], KVCache | None] = {}
+
+    def copies(self, count: int) -> Model:
+        """The model for scenes of so many copies of the samples, as `rows` orders them."""
+        return self._sharing(self._samples.repeat(count), whole=True)
+
+    def some(self, index: Tensor) -> Model:
+        """The model for scenes of the samples `index` [B'].
+
+        They find what a pass over all samples has left, and pass the rest for themselves.
+        """
+        return self._sharing(index, whole=False)
+
+    def _sharing(self, index: Tensor, *, whole: bool) -> Model:
+        same = whole and len(index) == len(self._samples)
+
+        def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+            shared = cache is None and is_prefill(scene, keep)
+            if not shared or not all(base(role) in CLEAN for role in (*scene.roles, *keep)):
+                return self._model(scene, cache=cache, keep=keep)
+            key = scene.roles, frozenset(keep)
+            if key not in self._kept:
+                if not whole:
+                    return self._model(scene, keep=keep)
+                first = scene if same else scene.pick(self._samples)
+                self._kept[key] = self._model(first, keep=keep).cache
+            kept = self._kept[key]
+            return Velocity(cache=kept if same or kept is None else kept.pick(index))
+
+        return run

@@ -1,0 +1,111 @@
+"""What is to blame for a chunk, or a future, that is not finite: found after the fact.
+
+A chunk is looked at where it leaves the policy, on the host, in every run mode; nothing else is
+looked at while a policy acts. Only when that fails, everything that the chunk was made of is
+searched: weights, what the words and the pictures became, statistics, and the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.finite import AGAIN, bad_weights, fault, is_finite, largest_weight
+from ..config.parts import KINDS
+from ..errors import WamkitError
+from . import preprocessing as scenes
+
+if TYPE_CHECKING:
+    from .observation import ActionChunk, Observation
+    from .policy import Policy
+
+LARGE = 1e4
+"""Size from which a weight is named where a network overflows."""
+
+
+def expect_chunk(policy: Policy, chunk: ActionChunk, normal: Tensor, seen: Observation) -> None:
+    """Raise WamkitError, with what is to blame, if anything in a chunk is not finite.
+
+    `normal` are the actions before statistics were applied.
+    """
+    parts = {"value": chunk.value, **chunk.notes}
+    if is_finite(chunk.values) and all(x is None or is_finite(x) for x in parts.values()):
+        return
+    named = next((name for name, x in parts.items() if x is not None and not is_finite(x)), "")
+    what = f"{named!r} of the chunk is not finite"
+    if not is_finite(chunk.values):
+        b, step, place = (~chunk.values.isfinite()).nonzero()[0].tolist()
+        value, bad = float(chunk.values[b, step, place]), int((~chunk.values.isfinite()).sum())
+        sample = f"sample {b}, " if len(chunk.values) > 1 else ""
+        what = (
+            f"the actions are not finite: {value} at {sample}step {step} of {chunk.names[place]!r}"
+            f", {bad} of {chunk.values.numel()} numbers"
+        )
+        if is_finite(normal):
+            raise WamkitError(
+                f"{what}\n  what the network made is finite; with the statistics of "
+                f"{chunk.names[place]!r} it is too large for float32",
+                "compute the statistics again: `wamkit data stats`",
+            )
+    raise blamed(policy, what, seen)
+
+
+def expect_pictures(policy: Policy, pictures: Tensor, seen: Observation) -> None:
+    """Raise WamkitError, with what is to blame, if imagined pictures are not finite."""
+    if not is_finite(pictures):
+        raise blamed(policy, f"the imagined pictures are not finite: {fault(pictures)}", seen)
+
+
+def blamed(policy: Policy, what: str, seen: Observation) -> WamkitError:
+    """The error that says what is to blame."""
+    weights = _weights(policy)
+    if found := bad_weights(weights):
+        more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
+        lines = "\n  ".join(found[:8])
+        return WamkitError(f"{what}\n  weights hold NaN or infinity:\n  {lines}{more}", AGAIN)
+    for why, hint in _inputs(policy, seen):
+        return WamkitError(f"{what}\n  {why}", hint)
+    dtype = policy.spec.dtype
+    name, size = largest_weight(weights)
+    why = f"all weights and inputs are finite: backbone and action head overflow in {dtype}"
+    hint = "look at the weights' source: `wamkit weights inspect FILE`"
+    if size > LARGE:
+        why += f"; the largest weight is {size:.3g}, in {name}"
+    if policy.quantized != "none":
+        why, hint = f"{why} and {policy.quantized}", "act without --quantize"
+    elif dtype != "float32":
+        hint = "set dtype=float32"
+    return WamkitError(f"{what}\n  {why}", hint)
+
+
+def _weights(policy: Policy) -> dict[str, object]:
+    kinds = (*KINDS, "conditioner", "text_adapter", "latent_adapter")
+    return {kind: getattr(policy, kind) for kind in kinds}
+
+
+@torch.no_grad()
+def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
+    """Whatever the words and the pictures became that is not finite: why, and a cure."""
+    embedded: Sequence[Tensor] = [policy.prompts.encode(seen.prompt).tokens]
+    if policy.pooled is not None:
+        embedded = [*embedded, policy.pooled.encode(seen.prompt).tokens]
+    if wrong := next(filter(None, map(fault, embedded)), None):
+        name = policy.spec.text_encoder.name
+        yield (
+            f"text encoder {name!r} makes of {seen.prompt[0]!r} what is not finite: {wrong}",
+            "load its weights in float32 or bfloat16, or precompute: `wamkit precompute text`",
+        )
+    first = {name: x[:, : policy.spec.video.context] for name, x in seen.images.items()}
+    images = type(seen)(first, seen.prompt, seen.state)
+    canvas = scenes.canvas_of(policy, images)
+    for kind, numbers in (("canvas", canvas), ("latents", scenes.latents(policy, canvas))):
+        if wrong := fault(numbers):
+            dtype = policy.spec.vae.dtype
+            yield (
+                f"the {kind} of the pictures from VAE {policy.spec.vae.name!r} in {dtype} are not "
+                f"finite: {wrong}",
+                "set vae.dtype=float32" if dtype != "float32" else "look at the VAE's weights",
+            )

@@ -1,0 +1,218 @@
+"""What one chunk costs: passes, floating-point operations and bytes, counted without a weight.
+
+A policy is built on the meta device and acts there: every operation happens, no number is
+computed. Operations are those of matrix products, attention and convolutions
+(`torch.utils.flop_counter`: a multiplication and an addition are two); bytes are what these read
+and write, each operand once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from ..checkpoints.safetensors import cast
+from ..config.check import lacking
+from ..config.spec import PolicySpec
+from ..engine.kv_cache import KVCache
+from ..engine.noise_schedule import schedules_of
+from ..interfaces import ActionHead
+from ..interfaces.paradigm import Model
+from ..interfaces.types import Scene, Text, Velocity
+from . import meta_ops
+from .adapters import AdaptedBackbone, LatentAdapter
+from .guidance import guided
+from .policy import DTYPES
+from .preprocessing import arranged, assembled, vae_dtype
+from .repeats import Repeats
+
+
+@dataclass
+class Cost:
+    """Of one observation to one action chunk, for a batch of one."""
+
+    passes: int = 0
+    """Calls of the network, a prefill included."""
+    operations: int = 0
+    bytes: int = 0
+    stages: dict[str, int] = field(default_factory=dict)
+    """Operations of "encode" (the VAE), and of "act" (all passes)."""
+    left_out: tuple[str, ...] = ()
+    """What is not in these numbers because it cannot be built on this machine, and why."""
+
+
+_ATTENTION = "_scaled_dot_product_flash_attention"
+FORMULAS = {
+    **{  # of the CPU's attention, which older versions of torch do not count
+        getattr(torch.ops.aten, f"{_ATTENTION}_for_cpu{way}"): flop_registry[
+            getattr(torch.ops.aten, f"{_ATTENTION}{way}")
+        ]
+        for way in ("", "_backward")
+    },
+    **flop_registry,
+    torch.ops.aten._int_mm: flop_registry[torch.ops.aten.mm],
+}
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations and bytes of everything that runs inside it."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        key = meta_ops.key_of(func, args, kwargs)
+        out = meta_ops.run(func, args, kwargs, key)
+        if key is None or key not in _SPENT:
+            spent = _spent(func, args, kwargs, out)
+            if key is None:
+                self._add(spent)
+                return out
+            if len(_SPENT) >= meta_ops.LIMIT:
+                _SPENT.clear()
+            _SPENT[key] = spent
+        self._add(_SPENT[key])
+        return out
+
+    def _add(self, spent: tuple[int, int]) -> None:
+        self.operations += spent[0]
+        self.bytes += spent[1]
+
+
+_SPENT: dict[Any, tuple[int, int]] = {}
+
+
+def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[int, int]:
+    """Operations and bytes of one operation."""
+    if func is torch.ops.higher_order.out_dtype:  # an operation, and the dtype of its result
+        func, args = args[0], args[2:]
+    packet = getattr(func, "_overloadpacket", None)
+    if packet not in FORMULAS:
+        return 0, 0
+    tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+    moved = sum(x.numel() * x.element_size() for x in tensors)
+    return int(FORMULAS[packet](*args, **kwargs, out_val=out)), moved
+
+
+@torch.no_grad()
+def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
+    """What a chunk costs at the sizes of `spec`; `choices` are the paradigm's.
+
+    The text encoder is left out, and what follows from its words alone (`Text.lasting`): that runs
+    once for an instruction, not for a chunk. Passes that repeat one before are counted as that one;
+    `every_pass` runs them all the same, for tests.
+    """
+    vae, found = vae_on_meta(spec), Cost()
+    if isinstance(vae, str):
+        found.left_out = (f"vae: {vae}",)
+    with torch.device("meta"):
+        backbone = _unweighted(spec.backbone).build()
+        head = _unweighted(spec.action_head).build(spec.sizes)
+    for module in (backbone, head):
+        cast(module, DTYPES[spec.dtype])
+    if spec.vae.adapter == "linear":
+        adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
+        backbone = AdaptedBackbone(backbone, adapter.to("meta"))
+    paradigm = spec.paradigm.build()
+    encoded = encoding(spec, vae, spec.video.context)
+    found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
+    schedules, scene, counter = schedules_of(spec), shapes(spec, head), Counter()
+    spent: list[tuple[int, int]] = []
+
+    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        found.passes += 1
+        before = counter.operations, counter.bytes
+        out = head.join(backbone, scene, paradigm.sees, cache, keep)
+        spent.append((counter.operations - before[0], counter.bytes - before[1]))
+        return out  # type: ignore[no-any-return]
+
+    def repeated(number: int) -> None:
+        found.passes += 1
+        counter.operations += spent[number][0]
+        counter.bytes += spent[number][1]
+
+    with Counter():
+        model(scene)  # so that the instruction is one that was met before
+    found.passes = 0
+    spent.clear()
+    with counter:
+        again = scene.with_(text=scene.text.again())
+        ran = leaning(spec, again.text, model if every_pass else Repeats(model, repeated))
+        paradigm.act(ran, again, schedules, torch.Generator(), **choices)
+    found.stages["act"] = counter.operations
+    found.bytes += counter.bytes
+    found.operations = sum(found.stages.values())
+    return found
+
+
+def leaning(spec: PolicySpec, text: Text, model: Model) -> Model:
+    """`model` with the guidance that the schedules ask for, away from words as many as `text`'s."""
+    scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
+    if all(scale == 1 for scale in scales.values()):
+        return model
+    return guided(model, Text(torch.zeros_like(text.tokens), extra=text.extra), scales)
+
+
+def vae_on_meta(spec: PolicySpec) -> Any:
+    """The VAE on the meta device; or why it cannot be built here, in words."""
+    if missing := lacking(spec.vae):
+        return f"not counted: {', '.join(missing)} is not installed"
+    try:
+        with torch.device("meta"):
+            return _unweighted(spec.vae).build()
+    except ImportError as error:
+        return f"not counted: {error}"
+
+
+def encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
+    """What it takes to encode so many pictures of each view; nothing for a VAE that is not here."""
+    views, (height, width) = spec.cameras.apart, spec.cameras.canvas
+    with torch.no_grad(), Counter() as counter:
+        if not isinstance(vae, str):
+            shape = (views, 3, pictures, height, width)
+            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
+    return counter
+
+
+def _unweighted(part: Any) -> Any:
+    return part.model_copy(update={"weights": None}) if part.weights is not None else part
+
+
+def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:
+    """The scene at the start of a chunk, one sample of zeros."""
+    traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(1, *shape, device=device)
+
+    z = zeros(spec.vae.channels, observed, *spec.latent_size)
+    future = zeros(spec.vae.channels, imagined, *spec.target_size)
+    shown = None
+    if traits.guide_channels:
+        shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
+    numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
+    numbers["action"] = zeros(spec.actions.chunk, spec.actions.size)
+    return assembled(
+        Text(
+            zeros(spec.text_encoder.max_tokens, traits.text_width),
+            extra=zeros(1, traits.extra_width) if traits.extra_width else None,
+            follows=traits.text_follows,
+        ),
+        arranged(spec, z, future, shown, 1.0),
+        {part: head.lift(part, x) for part, x in numbers.items()},
+        zeros(spec.state.size) if spec.state.size else None,
+        1.0,
+    )

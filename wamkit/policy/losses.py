@@ -1,0 +1,76 @@
+"""What a policy learns from: velocity errors of each part, weighted and masked where data is not.
+
+Each part's loss is the mean over samples of the weighted mean squared error of what is real in the
+sample (Fast-WAM, arXiv 2603.16666).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config.spec import PolicySpec
+from ..interfaces.types import Goal, Noisy
+from .observation import Batch
+
+
+def video_loss(predicted: Tensor, goal: Goal, valid: Tensor | None) -> Tensor:
+    """Loss of all frames' velocities [B, C, T, h, w] at the places of the goal.
+
+    `valid` [B, F] is False for predicted frames that are padding.
+    """
+    velocity = predicted[:, :, list(goal.places)].float()
+    error = (velocity - goal.velocity).square().mean((1, 3, 4)) * goal.weight  # [B, F]
+    if valid is None:
+        return error.mean()
+    real = valid.to(error)
+    return ((error * real).sum(1) / real.sum(1).clamp(min=1)).mean()
+
+
+def numbers_loss(predicted: Tensor, goal: Goal, real: Tensor, noisy: Noisy | None = None) -> Tensor:
+    """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where a number is padding.
+
+    With `noisy`, the numbers themselves are compared and not their velocities: at level sigma the
+    error of the data is sigma times that of the velocity.
+    """
+    if goal.places:
+        predicted = predicted[:, list(goal.places)]
+    error = predicted.float() - goal.velocity
+    if noisy is not None:
+        levels = noisy.levels[..., None]
+        places = list(goal.places) if goal.places and levels.shape[1] > 1 else slice(None)
+        error = error * levels[:, places]
+    weight = goal.weight if goal.weight.ndim == 2 else goal.weight[:, None]
+    if noisy is not None:
+        weight = (weight > 0).to(weight)
+    sample = (error.square() * real * weight[..., None]).sum((1, 2))
+    return (sample / real.sum((1, 2)).clamp(min=1)).mean()
+
+
+def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+    """1 for each number [B, N, A] of a part that is data, 0 where it is padding or not known."""
+    real = torch.ones(shape)
+    if part == "action":
+        if (first := spec.action_head.learns) is not None:
+            place = torch.arange(shape[1]) % spec.actions.chunk
+            real = real * (place < first).float()[:, None]
+        if batch.step_valid is not None:
+            real = real * batch.step_valid.float()[..., None].cpu()
+        if batch.dim_valid is not None:
+            real = real * batch.dim_valid.float().reshape(-1, 1, shape[-1]).cpu()
+    if part == "value" and batch.value is not None:
+        real = real * batch.value.isfinite().float().reshape(-1, 1, 1).cpu()
+    return real
+
+
+def real_frames(spec: PolicySpec, batch: Batch, goal: Goal, offset: int) -> Tensor | None:
+    """[B, F] for the predicted frames: padding only if all pictures of a latent are.
+
+    `offset` is how many frames of the sample come before the frames that `goal` counts.
+    """
+    if batch.frame_valid is None:
+        return None
+    stride, views = spec.vae.stride[0], spec.cameras.apart
+    rest = batch.frame_valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
+    latent = torch.cat([batch.frame_valid[:, :1], rest], 1).repeat_interleave(views, 1)
+    return latent[:, [place + offset for place in goal.places]]

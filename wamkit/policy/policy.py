@@ -1,0 +1,451 @@
+"""A policy: five parts that act, learn, imagine, and can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..acceleration.compile_modules import as_written, compile_encoder
+from ..acceleration.fused_linear import Row, fuse, unfuse
+from ..acceleration.precision import exact, lowered
+from ..acceleration.quantize import LEAST, Rounded, check_kind, quantize
+from ..acceleration.regions import Regions
+from ..acceleration.vae_graph import record_encoder
+from ..checkpoints.random_weights import seeded
+from ..checkpoints.safetensors import cast
+from ..config.conditioner import Conditioner
+from ..config.seeds import expect_seed
+from ..config.spec import PolicySpec
+from ..engine.kv_cache import KVCache
+from ..engine.noise_schedule import Samples, schedules_of
+from ..errors import WamkitError, did_you_mean
+from ..interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
+from ..interfaces.types import Goal, Outcome, Scene, Text, Velocity
+from . import losses
+from . import preprocessing as scenes
+from .actions import ActionSpace, StateSpace, Statistics
+from .adapters import AdaptedBackbone, LatentAdapter
+from .blame import expect_chunk, expect_pictures
+from .cameras import CameraLayout
+from .guidance import guided
+from .observation import ActionChunk, Batch, Imagined, Losses, Observation
+from .placing import Placed, expect_device
+from .precomputed_text import StoredEncoder
+from .run_mode import (
+    RECORDINGS,
+    Act,
+    Graphs,
+    Mode,
+    Recorded,
+    check_mode,
+    compiles,
+    records,
+    signature,
+)
+from .session import Session
+from .text_cache import Instructions, PromptCache, pooled
+
+Seed = int | Sequence[int] | None
+"""Of what is drawn: one for a batch, or one for each of its samples; None for none."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Policy(Placed):
+    """Observations to action chunks, and to the future it imagines.
+
+    Made by `wamkit.build(spec)` or `Policy.load(folder)`.
+    """
+
+    backbone: VideoBackbone
+    vae: VAE
+    text_encoder: TextEncoder
+    action_head: ActionHead
+    paradigm: Paradigm
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        parts: Mapping[str, object],
+        statistics: Mapping[str, Statistics] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        for kind, part in parts.items():
+            setattr(self, kind, part)
+        self.conditioner: Conditioner | None = parts.get("conditioner")  # type: ignore[assignment]
+        self.text_adapter: nn.Module = nn.Identity()
+        if spec.text_encoder.adapter == "linear":
+            width = spec.backbone.traits.text_width
+            self.text_adapter = nn.Linear(spec.text_encoder.width, width)
+        self.latent_adapter: nn.Module = nn.Identity()
+        if spec.vae.adapter == "linear":
+            channels = spec.backbone.traits.latent_channels
+            self.latent_adapter = LatentAdapter(spec.vae.channels, channels)
+        self.schedules = schedules_of(spec)
+        self.cameras = CameraLayout(spec.cameras)
+        self.set_statistics(statistics or {})
+        self.prompts = PromptCache(self.text_encoder, spec.text_encoder.template)
+        width = spec.backbone.traits.extra_width
+        self.pooled = pooled(self.conditioner, width, spec.text_encoder.template)
+        for kind in ("backbone", "action_head", "conditioner"):
+            if isinstance(module := getattr(self, kind), nn.Module):
+                exact(cast(module, DTYPES[spec.dtype]))
+        for frozen in (self.vae, None if self.text_encoder.trainable else self.text_encoder):
+            if isinstance(frozen, nn.Module):
+                frozen.requires_grad_(False)
+        self.mode: Mode = "eager"
+        self.quantized: str = "none"
+        self._recorded: dict[tuple[Any, ...], Recorded] = {}
+        self._capture = Graphs()
+        self._rows: list[Row] | None = None
+        self.regions: Regions | None = None
+        self.instructions = Instructions()
+        self.eval()
+
+    @staticmethod
+    def from_spec(
+        spec: PolicySpec,
+        *,
+        device: str = "cpu",
+        statistics: Mapping[str, Statistics] | None = None,
+        mode: str = "eager",
+    ) -> Policy:
+        """Build every part of a checked spec; on device "meta" without a single weight."""
+        expect_device(device, numbers=False)
+        parts = {
+            "vae": seeded(spec, "vae", spec.vae.build, device),
+            "text_encoder": seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),
+            "backbone": seeded(spec, "backbone", spec.backbone.build, device),
+            "action_head": seeded(
+                spec, "action_head", lambda: spec.action_head.build(spec.sizes), device
+            ),
+            "paradigm": spec.paradigm.build(),
+        }
+        if spec.backbone.traits.extra_width:
+            make = spec.backbone.conditioner
+            parts["conditioner"] = seeded(spec, "conditioner", make, device)
+        with torch.device("meta" if device == "meta" else "cpu"):
+            policy = seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
+        if device != "meta":
+            policy.action_head.initialize_from(policy.backbone)
+            policy.to(device)
+        policy.set_mode(mode)
+        return policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy runs."""
+        return next(self.parameters()).device
+
+    def set_mode(self, mode: str) -> None:
+        """Run as `wamkit.policy.run_mode` says from now on; call it again after moving the policy.
+
+        What is recorded is `act` and `decide`; `imagine` is not. Raises WamkitError if this policy
+        cannot run so on its device.
+        """
+        chosen = check_mode(mode, self.device)
+        if records(chosen) and self.paradigm.streams:
+            raise WamkitError(
+                f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
+                "recorded for one shape",
+                'choose mode "compile" or "eager"',
+            )
+        as_written(self)
+        self._recorded.clear()
+        self._moved()
+        self.regions = Regions() if compiles(chosen) else None
+        if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
+            compile_encoder(self.vae)
+        if records(chosen):
+            record_encoder(self.vae, self._capture)
+        self.mode = chosen
+
+    def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
+        """Act with large weights in 8 bits from now on, as `wamkit.acceleration.quantize` says.
+
+        For good: a policy that was rounded can neither learn nor be saved, and is loaded again to
+        be as it was. Raises WamkitError if this policy cannot be rounded so on its device.
+        """
+        chosen = check_kind(kind, self.device, self.spec.dtype)
+        if chosen == self.quantized:
+            return None
+        if self.quantized != "none":
+            raise WamkitError(
+                f"this policy is {self.quantized} already, and its own weights are gone",
+                f"load it again, then quantize it to {kind!r}",
+            )
+        self._moved()
+        unfuse(self)
+        done = quantize((self.backbone, self.action_head), chosen, DTYPES[self.spec.dtype], least)
+        self.quantized = chosen
+        self.set_mode(self.mode)
+        return done
+
+    def train(self, mode: bool = True) -> Policy:
+        """As that of a module; while a policy learns, every weight has memory of its own.
+
+        Raises WamkitError if weights were rounded (`quantize`).
+        """
+        if mode and self.quantized != "none":
+            raise WamkitError(
+                f"this policy is {self.quantized}, and rounded weights cannot learn",
+                "load it again, and train it before it is quantized",
+            )
+        self._moved()
+        if mode:
+            unfuse(self)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Policy:
+        """As that of a module, which moves and casts weights."""
+        self._moved()
+        return super()._apply(fn, recurse)
+
+    def _moved(self) -> None:
+        """Take nothing for granted that follows from where weights are, or what they are."""
+        self._rows = None
+        self.instructions.forget()
+        if self.regions is not None:
+            self.regions.forget()
+
+    def _prepare(self) -> None:
+        """Fuse layers (`wamkit.acceleration.fused_linear`) for the first chunk, and again if weights have moved."""
+        if self.training:
+            return
+        if self._rows is None or not all(row.holds() for row in self._rows):
+            self._rows = fuse(self)
+            self._recorded.clear()
+
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        """Normalize `action` and `state` by these from now on."""
+        if unknown := sorted(set(statistics) - {"action", "state"}):
+            raise WamkitError(
+                f"statistics of {', '.join(unknown)}; expected action and state",
+                "rename the tables",
+            )
+        for name, table in statistics.items():
+            table.expect_finite(name)
+        self.actions = ActionSpace(self.spec.actions, statistics.get("action"))
+        self.states = StateSpace(self.spec.state, statistics.get("state"))
+
+    @property
+    def statistics(self) -> dict[str, Statistics]:
+        """What `set_statistics` was given."""
+        found = {"action": self.actions.statistics, "state": self.states.normalizer.statistics}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def model(
+        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> Velocity:
+        """One pass of backbone and head under the paradigm's visibility."""
+        backbone = self.backbone
+        if isinstance(self.latent_adapter, LatentAdapter):
+            backbone = AdaptedBackbone(backbone, self.latent_adapter)
+        return self.action_head.join(backbone, scene, self.paradigm.sees, cache, keep)
+
+    def guided(self, batch: int) -> Model:
+        """The model as acting uses it: with the guidance that the schedules ask for."""
+        return self._leaning(self._negative(batch))
+
+    def _negative(self, batch: int) -> Text | None:
+        """The words that acting leans away from; None without guidance."""
+        self._prepare()
+        if all(flow.config.guidance == 1 for flow in self.schedules.values()):
+            return None
+        sentence = (self.spec.text_encoder.negative,) * batch
+        return scenes.words(self, sentence, "{instruction}")
+
+    def _leaning(self, negative: Text | None) -> Model:
+        """The model, leaning away from these words if there are any."""
+        scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
+        return self.model if negative is None else guided(self.model, negative, scales)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
+        """The next actions, in physical units. The same seed gives the same chunk; with a seed for
+        each sample, every one gets the chunk it would get alone.
+
+        `choices` are what the paradigm leaves to the caller (`paradigm.choices`). Raises
+        WamkitError for others, if cameras, pictures or state are not what is expected, and if an
+        action is not finite.
+        """
+        self._require_choices(choices)
+        scene = scenes.blank(self, observation, ahead=self.paradigm.looks_ahead)
+        out = self.decide(scene, seed=seed, **choices)
+        return self.chunk_of(out, observation)
+
+    @torch.no_grad()
+    def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
+        """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
+        self._require_choices(choices)
+        rng = generator(seed)
+        if not records(self.mode):
+            return self._acted(choices)(scene, rng)
+        self._prepare()  # forgets recordings of weights that have moved
+        key = signature(scene, choices)
+        recorded = self._recorded.pop(key, None)
+        if recorded is None:
+            again = rng.initial_seed() if seed is None else seed
+            with torch.inference_mode(False), torch.no_grad():
+                recorded = Recorded(self._acted(choices), scene, rng, self._capture)
+            rng = generator(again)
+        self._recorded[key] = recorded  # the last one is the one that was used last
+        if len(self._recorded) > RECORDINGS:
+            del self._recorded[next(iter(self._recorded))]
+        return recorded(scene, rng)
+
+    def _acted(self, choices: Mapping[str, Any]) -> Act:
+        """The paradigm's `act` around this policy's network.
+
+        The words it leans away from are looked up once: a recording reads them where they lie.
+        """
+        away: dict[int, Text | None] = {}
+
+        def act(scene: Scene, rng: torch.Generator) -> Outcome:
+            batch = scene.text.tokens.shape[0]
+            if batch not in away:
+                away[batch] = self._negative(batch)
+            model = self._leaning(away[batch])
+            with nullcontext() if self.regions is None else self.regions.entered():
+                return self.paradigm.act(model, scene, self.schedules, rng, **choices)
+
+        return act
+
+    def session(self) -> Session:
+        """Chunk after chunk of one episode, for paradigms that remember and for those that do not.
+
+        Sessions of one policy know nothing of each other.
+        """
+        return Session(self)
+
+    def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
+        """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
+        values = self.action_head.lower("action", out.action).float().cpu()
+        state = scenes.physical_state(self, observation)
+        chunk = ActionChunk(
+            values=self.actions.decode(values, None if state is None else state.cpu()),
+            hertz=self.spec.actions.hertz,
+            names=self.actions.names,
+            normalized=self.actions.statistics is None,
+            value=None if out.value is None else out.value.float().cpu(),
+            notes={name: note.cpu() for name, note in out.notes.items()},
+        )
+        expect_chunk(self, chunk, values, observation)
+        return chunk
+
+    @torch.no_grad()
+    def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
+        """The future pictures the policy expects, observed ones first.
+
+        Raises WamkitError if it imagines nothing (video.frames equals video.context), or NaN.
+        """
+        if self.spec.latent_frames[1] == 0:
+            raise WamkitError(
+                "this policy imagines nothing: video.frames equals video.context",
+                "set video.frames above video.context",
+            )
+        scene = scenes.blank(self, observation)
+        model = self.guided(observation.batch)
+        with nullcontext() if self.regions is None else self.regions.entered():
+            clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
+        pictures = scenes.decoded(self, clip, observation)
+        expect_pictures(self, pictures, observation)
+        return Imagined(
+            self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
+        )
+
+    def loss(
+        self, batch: Batch, *, seed: Seed = None, compute: torch.dtype = torch.float32
+    ) -> Losses:
+        """Velocity losses of one batch, weighted by noise level and masked where data is padding.
+
+        With a seed for each sample, they are the mean of what every one gives alone.
+        With another `compute` than float32 the pass of backbone and head runs under torch's
+        autocast: matrix products and attention in that dtype, weights and losses as they are, and
+        what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
+        """
+        scene = scenes.clean(self, batch)
+        noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
+        if compute != torch.float32:  # what is computed so must not last
+            noisy = noisy.with_(text=replace(noisy.text))
+        self._prepare()
+        with lowered(self.device, compute):
+            velocity = self.model(noisy)
+        parts = {
+            part: self._part_loss(part, goal, noisy, velocity, batch)
+            for part, goal in target.items()
+            if part != "video" or self.spec.backbone.traits.imagines
+        }
+        weights = {name: self.schedules[name].config.loss_weight for name in parts}
+        total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        return Losses(total, {name: part.detach() for name, part in parts.items()})
+
+    def _part_loss(
+        self, part: str, goal: Goal, noisy: Scene, velocity: Velocity, batch: Batch
+    ) -> Tensor:
+        spec = self.spec
+        if part == "video":
+            apart = noisy.future is not None
+            found = velocity.future if apart else velocity.video
+            assert found is not None
+            valid = losses.real_frames(spec, batch, goal, spec.latent_frames[0] if apart else 0)
+            return losses.video_loss(found, goal, valid)
+        numbers = noisy.noisy(part)
+        steps = spec.steps if part == "action" else 1
+        shape = (len(batch.actions), steps, spec.sizes.numbers(part))
+        real = losses.real_numbers(spec, part, batch, shape).to(self.device)
+        real = scenes.lifted(self, part, real)
+        regresses = spec.action_head.regresses
+        found = velocity.take(part, noisy)
+        return losses.numbers_loss(found, goal, real, numbers if regresses else None)
+
+    def _require_choices(self, choices: Mapping[str, Any]) -> None:
+        known = self.paradigm.choices
+        for name in choices:
+            if name not in known:
+                hint = did_you_mean(name, list(known), f"it leaves {', '.join(known) or 'nothing'}")
+                raise WamkitError(
+                    f"{self.spec.paradigm.name} leaves no choice called {name!r}", hint
+                )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy to `folder`, whole or not at all; see `wamkit.policy.saving`."""
+        from .saving import save
+
+        return save(self, folder)
+
+    @staticmethod
+    def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cpu") -> Policy:
+        """Read a saved policy, with `overrides` such as "schedules.action.steps=5".
+
+        Raises WamkitError if anything in the folder is wrong.
+        """
+        from .saving import load
+
+        return load(folder, overrides, device=device)
+
+
+def generator(seed: Seed) -> torch.Generator:
+    """A generator on the CPU, so that a seed means the same on every device.
+
+    Of several seeds, one that draws for each sample of a batch by its own.
+    """
+    if isinstance(seed, Sequence):
+        return Samples([generator(one) for one in seed])
+    rng = torch.Generator()
+    _ = rng.seed() if seed is None else rng.manual_seed(expect_seed(seed))
+    return rng
+
+
+def _text_encoder(spec: PolicySpec) -> Any:
+    """The encoder, or in its place what it said once."""
+    if spec.text_encoder.embeddings is None:
+        return spec.text_encoder.build()
+    return StoredEncoder(spec.text_encoder.embeddings, spec.text_encoder)

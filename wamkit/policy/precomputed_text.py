@@ -1,0 +1,198 @@
+"""Embeddings of instructions, written once and read ever after, so that no encoder need be loaded.
+
+One safetensors file: for each sentence its embeddings and, where the encoder gives them, masks and
+counts; in the metadata the sentences and the settings of the encoder that made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..checkpoints.files import headers, written
+from ..checkpoints.finite import fault
+from ..config.parts import TextEncoderConfig
+from ..errors import WamkitError, did_you_mean
+from ..files import strict_json
+from ..files.durable import in_words, make_folder
+from ..files.hub import local
+from ..files.paths import expect_text
+from ..interfaces.types import Text
+from .text_cache import stacked
+
+KINDS = ("tokens", "valid", "copies")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+MOST_COPIES = 10**6  # tokens that one may stand for
+AGAIN = "run `wamkit precompute text` again into another file"
+
+
+def settings(config: TextEncoderConfig) -> str:
+    """What decides an embedding besides the weights: the encoder's table without its paths."""
+    table = config.model_dump(mode="json", exclude={"weights", "embeddings", "adapter", "negative"})
+    return json.dumps(table, sort_keys=True)
+
+
+class StoredEncoder(nn.Module):
+    """A `TextEncoder` that knows the sentences of one file and no other."""
+
+    trainable = False
+
+    def __init__(self, file: str | Path, config: TextEncoderConfig) -> None:
+        """Raises WamkitError if the file is damaged, or was made with other settings."""
+        super().__init__()
+        self.file = local(file)
+        self.width = config.width
+        self.texts, made_with, self.mark = read(self.file, self.width)
+        if made_with != settings(config):
+            raise WamkitError(
+                f"{self.file} was made with {made_with}, the spec says {settings(config)}",
+                "run `wamkit precompute text` again, or restore those settings",
+            )
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """The stored embeddings [B, L, width]. Raises WamkitError for a sentence that is not."""
+        for prompt in prompts:
+            if prompt not in self.texts:
+                near = did_you_mean(prompt, list(self.texts), "add it to the prompts")
+                raise WamkitError(
+                    f"{self.file} has no embedding of {prompt!r}; it has {len(self.texts)} others",
+                    f"{near}, and run `wamkit precompute text` again",
+                )
+        for prompt in prompts:
+            if (bad := fault(self.texts[prompt].tokens)) is not None:
+                raise WamkitError(
+                    f"{self.file}: the embedding of {prompt!r} is not finite: {bad}",
+                    AGAIN,
+                )
+        return stacked([self.texts[prompt] for prompt in prompts])
+
+    def fingerprint(self) -> str:
+        """That of the encoder that made the file."""
+        return self.mark
+
+
+def read(file: Path, width: int) -> tuple[dict[str, Text], str, str]:
+    """Sentences and their embeddings, the settings and the fingerprint they were made with.
+
+    The file is not trusted. Raises WamkitError unless it holds, for each of its sentences and for
+    nothing else, embeddings [1, L, width], and masks and counts [1, L] if any.
+    """
+    if not file.is_file():
+        raise WamkitError(f"no embeddings at {file}", "make them: `wamkit precompute text SPEC`")
+    headers([file])  # refuses what is truncated
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata() or {}
+        if not {"sentences", "settings", "fingerprint"} <= about.keys():
+            raise WamkitError(
+                f"{file} holds no stored embeddings", "it is another kind of safetensors file"
+            )
+        names, found = set(opened.keys()), {}
+        for i, sentence in enumerate(_sentences(about["sentences"], file)):
+            parts = [opened.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
+            tokens, valid, copies = parts
+            if tokens is None or tokens.ndim < 2 or tokens.dtype not in FLOATS:
+                was = "nothing" if tokens is None else f"{tokens.dtype} {list(tokens.shape)}"
+                raise WamkitError(
+                    f"{file} is damaged: of {sentence!r:.80} it holds {was}, expected embeddings "
+                    "in float32, bfloat16 or float16",
+                    AGAIN,
+                )
+            if (why := _fault(tokens, valid, copies, width)) is not None:
+                raise WamkitError(f"{file} is damaged: of {sentence!r:.80} it holds {why}", AGAIN)
+            found[sentence] = Text(tokens, valid, copies=copies)
+            names -= {f"{i}.{kind}" for kind in KINDS}
+    if names:
+        raise WamkitError(
+            f"{file} holds {len(names)} tensors of no sentence, such as {min(names)!r:.80}", AGAIN
+        )
+    return found, about["settings"], about["fingerprint"]
+
+
+def _fault(tokens: Tensor, valid: Tensor | None, copies: Tensor | None, width: int) -> str | None:
+    """Why these are no embeddings of a sentence for an encoder of `width`; None if they are."""
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or not tokens.shape[1] or tokens.shape[2] != width:
+        return f"embeddings {list(tokens.shape)}, expected [1, tokens, {width}]"
+    length = [1, tokens.shape[1]]
+    if valid is not None and (valid.dtype != torch.bool or list(valid.shape) != length):
+        return f"a mask {valid.dtype} {list(valid.shape)}, expected torch.bool {length}"
+    if valid is not None and not bool(valid.any()):
+        return "a mask that hides every token"
+    if copies is not None:
+        if list(copies.shape) != length or copies.dtype.is_complex or copies.dtype == torch.bool:
+            return f"counts {copies.dtype} {list(copies.shape)}, expected {length}"
+        counts = copies.double()
+        if not bool(((counts >= 0) & (counts <= MOST_COPIES)).all()) or not bool(counts.any()):
+            return f"counts of equal tokens that are not from 0 to {MOST_COPIES:,}"
+    return None
+
+
+def _sentences(text: str, file: Path) -> list[str]:
+    """The sentences that the metadata name. Raises WamkitError if they are damaged."""
+    try:
+        found = strict_json.loads(text)
+    except ValueError as error:
+        raise WamkitError(f"{file} is damaged: its sentences are no JSON: {error}", AGAIN) from None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise WamkitError(f"{file} is damaged: its sentences are no list of texts", AGAIN)
+    if twice := len(found) - len(set(found)):
+        raise WamkitError(f"{file} is damaged: {twice} of its sentences are there twice", AGAIN)
+    for sentence in found:
+        expect_text(sentence, f"sentence in {file}")
+    return found
+
+
+def precompute(
+    config: TextEncoderConfig,
+    prompts: Iterable[str],
+    file: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    every: int = 64,
+    encoder: Any = None,
+) -> int:
+    """Encode those of `prompts` that `file` lacks, and write it anew; return how many were encoded.
+
+    The file is whole at any moment: it is rewritten under another name every so many prompts and
+    then renamed, so that an interrupted run goes on where it stopped. `advance` is told of each
+    prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the file
+    was made with other settings or another encoder.
+    """
+    sentences = list(dict.fromkeys(config.template.replace("{instruction}", p) for p in prompts))
+    encoder = config.build() if encoder is None else encoder
+    known: dict[str, Text] = {}
+    if file.exists():
+        known, made_with, mark = read(file, config.width)
+        if (made_with, mark) != (settings(config), encoder.fingerprint()):
+            raise WamkitError(
+                f"{file} was made by another encoder or with other settings",
+                "choose another file, or remove this one",
+            )
+    new = [sentence for sentence in sentences if sentence not in known]
+    for count, sentence in enumerate(new, 1):
+        known[sentence] = encoder.encode([sentence])
+        if (bad := fault(known[sentence].tokens)) is not None:
+            raise WamkitError(
+                f"text encoder {config.name!r} makes of {sentence!r} what is not finite: {bad}",
+                "load its weights in float32 or bfloat16, or download them again",
+            )
+        advance(1)
+        if count % every == 0:
+            _write(known, config, encoder.fingerprint(), file)
+    _write(known, config, encoder.fingerprint(), file)
+    return len(new)
+
+
+def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: Path) -> None:
+    state: dict[str, Tensor] = {}
+    for i, text in enumerate(texts.values()):
+        parts = zip(KINDS, (text.tokens, text.valid, text.copies), strict=True)
+        state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
+    about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
+    with in_words(file):
+        make_folder(file.parent)
+    written(state, file, {**about, "fingerprint": mark})

@@ -1,0 +1,100 @@
+"""Passes of a network that repeat one before, so that what they cost need not be counted again.
+
+Every step of a loop asks the network the same question about other numbers. The first pass of a
+kind also computes what is kept for the rest (`wamkit.acceleration.memo`, `wamkit.engine.kv_cache`), the second is what
+all others are like. A pass repeats one before if it has the same shapes, follows a pass of the
+same kind as that one did, looks at the very same cache, text and levels, and if the same of its
+tensors are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..acceleration.memo import AT_ONCE, Memo, Rung
+from ..engine.kv_cache import KVCache
+from ..interfaces.types import Scene, Velocity
+
+
+class Repeats:
+    """A model that runs each kind of pass until it repeats, and then says what it said.
+
+    `model` is as in `wamkit.interfaces.paradigm`. `repeated` is called for each pass that is not
+    run, with the number of the pass that it repeats; `model` was called for those that are run.
+    """
+
+    def __init__(self, model: Callable[..., Velocity], repeated: Callable[[int], None]) -> None:
+        self._model, self._repeated = model, repeated
+        self._known: dict[Hashable, tuple[int, Velocity]] = {}
+        self._last: dict[Hashable, _Pass] = {}
+        self._before: Hashable = None
+        self._run = 0
+
+    def __call__(
+        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> Velocity:
+        """One pass, run or repeated."""
+        found = _Pass([], [cache], [cache])
+        found.add(scene)
+        kind: Hashable = (tuple(found.shapes), cache is None, tuple(sorted(keep)))
+        last, before = self._last.get(kind), self._before
+        self._last[kind], self._before = found, kind
+        key: Hashable = None
+        if not keep and last is not None and _same(last.lasting, found.lasting):
+            fresh = tuple(a is b for a, b in zip(last.passing, found.passing, strict=True))
+            key = kind, before, fresh
+            if key in self._known:
+                number, velocity = self._known[key]
+                self._repeated(number)
+                return velocity
+        velocity = self._model(scene, cache=cache, keep=keep)
+        if key is not None and _keeps_nothing(velocity.cache):
+            self._known[key] = self._run, velocity
+        self._run += 1
+        return velocity
+
+
+@dataclass
+class _Pass:
+    """What a pass looks at: shapes, objects that things are kept with, and all tensors."""
+
+    shapes: list[Any]
+    lasting: list[Any]
+    passing: list[Any]
+
+    def add(self, x: Any) -> None:
+        """Take in `x` and what is in it."""
+        if isinstance(x, Tensor):
+            self.shapes.append((x.shape, x.dtype))
+            self.passing.append(x)
+        elif isinstance(x, Rung):
+            self.shapes.append((len(x.levels), x.place // AT_ONCE))
+            self.lasting.append(x.levels)
+            self.passing += [x.place, x.sigma]
+        elif isinstance(x, Memo):
+            self.lasting.append(x)
+        elif isinstance(x, list | tuple):
+            self.shapes.append(len(x))
+            for one in x:
+                self.add(one)
+        elif is_dataclass(x):
+            self.shapes.append(type(x))
+            for field in fields(x):
+                self.add(getattr(x, field.name))
+        elif x is None or isinstance(x, str | int | float):
+            self.shapes.append(x)
+        else:  # what a paradigm remembers
+            self.shapes.append(type(x))
+            self.lasting.append(x)
+
+
+def _keeps_nothing(cache: KVCache | None) -> bool:
+    return cache is None or not (any(cache.layers) or any(cache.hidden))
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,212 @@
+"""How a policy runs: as written, with its blocks compiled, or as one recorded CUDA graph.
+
+    eager     every operation as it is written
+    compile   every layer through torch.compile, as one region for each kind of layer and shape
+              (on a GPU the VAE's encoding of single pictures too: on a CPU it gains nothing)
+    graph     a whole chunk, noise to actions, recorded once for each shape and replayed
+    compile+graph    both: what is recorded are the compiled regions
+
+The same seed gives the same chunk in all of them, up to rounding. Modes change nothing in training:
+where gradients are on, every layer runs as written, unless its blocks were compiled for them
+(`wamkit.acceleration.compile_modules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..acceleration.vae_graph import Capture
+from ..engine.noise_schedule import Drawn
+from ..errors import WamkitError, did_you_mean
+from ..interfaces.text import Text
+from ..interfaces.types import Outcome, Scene
+
+Mode = Literal["eager", "compile", "graph", "compile+graph"]
+MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
+
+RECORDINGS = 32
+"""How many a policy keeps, those that were used last: each length of an instruction has its
+own, and so have batch sizes and choices."""
+
+
+def check_mode(mode: str, device: torch.device) -> Mode:
+    """Raise WamkitError unless a policy on `device` can run in `mode`."""
+    if mode not in MODES:
+        hint = did_you_mean(mode, list(MODES), f"the modes are {', '.join(MODES)}")
+        raise WamkitError(f"no mode is called {mode!r}", hint)
+    if records(mode) and device.type != "cuda":
+        raise WamkitError(
+            f"a CUDA graph needs a CUDA device, and the policy is on {device.type}",
+            'choose mode "compile" or "eager", or build the policy with device="cuda"',
+        )
+    if compiles(mode) and device.type == "cpu" and compiler() is None:
+        raise WamkitError(
+            "torch.compile needs a C++ compiler on the CPU, and none was found",
+            'install g++ (or name one in the variable CXX), or choose mode "eager"',
+        )
+    return mode  # type: ignore[return-value]
+
+
+def compiles(mode: str) -> bool:
+    """Whether a policy in this mode runs compiled regions."""
+    return "compile" in mode
+
+
+def records(mode: str) -> bool:
+    """Whether a policy in this mode records its chunks, and replays them."""
+    return "graph" in mode
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would use, if there is one."""
+    import os
+    import shutil
+
+    names = (os.environ.get("CXX"), "g++", "c++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+Act = Callable[[Scene, torch.Generator], Outcome]
+"""A scene and what draws the noise, to an outcome: all that runs on the device for one chunk."""
+
+
+class Recorded:
+    """`act` recorded for one shape of scene: inputs and noise are copied in, and it is replayed.
+
+    What was made of the words (`Text.lasting`) is not recorded but read where it lies; for other
+    words it is made anew, and copied there. Whatever a paradigm reads on the host is recorded as
+    it was: a paradigm that decides by what it computes cannot run this way, and CUDA says so when
+    it is recorded.
+    """
+
+    def __init__(self, act: Act, scene: Scene, rng: torch.Generator, capture: Capture) -> None:
+        self._act = act  # and what it holds: replayed operations read memory that must stay
+        self._inputs = [x.clone() for x in tensors(scene)]
+        self._noise = Drawn(rng)
+        left = iter(self._inputs)
+        self._scene: Scene = _mapped(scene, lambda _: next(left))
+        self._words = scene.text.lasting
+        self._run(self._scene.text)  # draws the noise, and warms up what wants to be warmed up
+        self._outcome: Outcome | None = None
+        self._capture = capture
+        self._record()
+
+    def _run(self, text: Text) -> Outcome:
+        """`act` on the inputs as they are; what was made of `text` before is taken from there."""
+        self._noise.rewind()
+        # A copy starts without memos: what is computed once for a chunk is recorded too.
+        copy: Scene = _mapped(self._scene, lambda x: x)
+        return self._act(copy.with_(text=text.again()), self._noise)
+
+    def _record(self) -> None:
+        def run() -> None:
+            self._outcome = self._run(self._scene.text)
+
+        self._replay = self._capture(run, self._inputs[0].device)
+
+    def __call__(self, scene: Scene, rng: torch.Generator) -> Outcome:
+        torch._foreach_copy_(self._inputs, tensors(scene))
+        self._noise.redraw(rng)
+        if scene.text.lasting is not self._words:
+            self._reword()
+            self._words = scene.text.lasting
+        self._replay()
+        return _mapped(self._outcome, Tensor.clone)  # type: ignore[no-any-return]
+
+    def _reword(self) -> None:
+        """Make of the new words what was made of the last ones, and put it where that lies."""
+        fresh = replace(self._scene.text)
+        self._run(fresh)
+        old, new = self._scene.text.lasting.values(), fresh.lasting.values()
+        mine, theirs = tree_leaves([old[key] for key in new]), tree_leaves(list(new.values()))
+        for there, here in zip(mine, theirs, strict=True):
+            if isinstance(there, Tensor):
+                there.copy_(here)
+
+
+class Graphs:
+    """The CUDA graphs of a policy: recorded on one stream, into one pool of memory.
+
+    They may share it, because what a replay finds is copied out before the next one.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._graphs: dict[torch.device, WeakSet[torch.cuda.CUDAGraph]] = {}
+
+    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+        """A copy begins with none."""
+        return Graphs, ()
+
+    def __call__(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """`run` as a graph. Raises WamkitError if it cannot be recorded."""
+        with torch.cuda.device(device):
+            stream = self._streams.get(device) or torch.cuda.Stream()
+            self._streams[device] = stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(2):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # A pool is that of a graph that is still there: torch gives up one without any.
+            graphs = self._graphs.setdefault(device, WeakSet())
+            pool = next((other.pool() for other in graphs), None)
+            errors = "thread_local"  # other threads may, for example, pin memory for a loader
+            try:
+                with torch.cuda.graph(graph, pool, stream, capture_error_mode=errors):
+                    run()
+            except RuntimeError as error:
+                raise WamkitError(
+                    f"this policy cannot be recorded as a CUDA graph: {error.__context__ or error}",
+                    "a paradigm that decides by what it computes cannot; "
+                    'choose mode "compile" or "eager"',
+                ) from None
+            graphs.add(graph)
+        return graph.replay
+
+
+def signature(scene: Scene, choices: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two scenes must agree on to be replayed by the same recording."""
+    named: list[Any] = []
+    _mapped(scene, lambda x: x, other=named.append)
+    shapes = tuple((tuple(x.shape), x.dtype) for x in tensors(scene))
+    return (*shapes, repr(named), *sorted((name, repr(value)) for name, value in choices.items()))
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Every tensor of a scene, in the order of its fields."""
+    found: list[Tensor] = []
+
+    def seen(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    _mapped(tree, seen)
+    return found
+
+
+def _mapped(
+    tree: Any,
+    change: Callable[[Tensor], Tensor],
+    other: Callable[[Any], Any] = lambda leaf: None,
+) -> Any:
+    """A copy of nested dataclasses and mappings, its tensors changed; `other` sees the rest."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        new = {
+            f.name: _mapped(getattr(tree, f.name), change, other) for f in fields(tree) if f.init
+        }
+        return replace(tree, **new)
+    if isinstance(tree, Mapping):
+        return {key: _mapped(value, change, other) for key, value in tree.items()}
+    other(tree)
+    return tree

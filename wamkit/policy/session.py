@@ -1,0 +1,181 @@
+"""One episode of a policy: chunk after chunk, with what happened in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.finite import fault
+from ..errors import WamkitError
+from ..interfaces.types import Past, Scene
+from . import preprocessing as scenes
+from .observation import ActionChunk, Observation
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+
+class Session:
+    """A policy at work on one robot, or on several that move in step. Made by `Policy.session`.
+
+        session = policy.session()
+        session.reset("put the cup on the plate")
+        while True:
+            chunk = session.act(observation)
+
+    Where the paradigm remembers (`Paradigm.streams`), an episode begins with `video.context`
+    pictures. Later observations hold the pictures since the last one, `pictures` of them, oldest
+    first. As in training, the state that counts is the one at the beginning of the episode: to it
+    actions are relative, and what happened since is known from pictures and executed actions.
+
+    New pictures are encoded behind those before them, no more of them than in a training sample,
+    because a causal VAE looks back: a chunk costs the VAE up to `spec.pictures` pictures instead of
+    the new ones alone. Latents are those of training for as long as the episode is no longer than a
+    sample; later on, the oldest picture that is kept is encoded as a first one.
+
+    For other paradigms every chunk is `Policy.act`, and no picture is kept.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._instruction: tuple[str, ...] | None = None
+        self._forget()
+
+    def reset(self, instruction: str | tuple[str, ...] | list[str] | None = None) -> None:
+        """Begin a new episode; with an instruction, it takes the place of those of observations."""
+        if instruction is not None:
+            words = (instruction,) if isinstance(instruction, str) else tuple(instruction)
+            self._instruction = words
+        self._forget()
+
+    def _forget(self) -> None:
+        self._first: Observation | None = None  # at the beginning of what is remembered
+        self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
+        self._scene: Scene | None = None  # at the beginning
+        self._memory: Any = None
+        self._chunks: list[Tensor] = []  # [B, N, A] returned since the last observation
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the next observation must hold, of every camera."""
+        video = self.policy.spec.video
+        if self._first is None:
+            return video.context
+        return len(self._chunks) * (video.frames - video.context)
+
+    def act(
+        self,
+        observation: Observation | None,
+        executed: Tensor | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        **choices: Any,
+    ) -> ActionChunk:
+        """The next actions, in physical units.
+
+        `executed` [B, N, A] are the actions that the robot made of the last chunk, in physical
+        units; left out, those of the chunk itself. Without an observation the policy goes on as if
+        what it imagined had happened; the next observation then holds all pictures since the last
+        one, and `executed` the actions of all chunks since then, one after the other. A new
+        instruction begins a new episode at the newest pictures, of all robots at once.
+
+        Raises WamkitError as `Policy.act` does, and if pictures, samples or actions are not as many
+        as there must be.
+        """
+        if not self.policy.paradigm.streams:
+            return self.policy.act(self._told(observation), seed=seed, **choices)
+        if self._first is None:
+            self._begin(self._told(observation))
+        elif observation is None:
+            self._expect(executed is None, "executed actions without pictures of what they did")
+            self._continue(Past(self._memory))
+        else:
+            self._observe(self._told(observation), executed)
+        assert self._scene is not None and self._first is not None
+        out = self.policy.decide(self._scene, seed=seed, **choices)
+        try:
+            chunk = self.policy.chunk_of(out, self._first)
+        except WamkitError as error:
+            self._forget()  # what is remembered is no better than what came of it
+            hint = f"{error.hint}; the session forgets the episode: go on with a new one"
+            raise WamkitError(error.what, hint) from None
+        self._memory = out.memory
+        self._chunks.append(chunk.values)
+        return chunk
+
+    def _told(self, observation: Observation | None) -> Observation:
+        """The observation under the instruction of the session. Raises WamkitError without one."""
+        if observation is None:
+            raise WamkitError(
+                "no observation, and nothing that was imagined to go on from",
+                "pass what the robot sees",
+            )
+        words = self._instruction
+        if words is None:
+            return observation
+        return replace(observation, prompt=words * (observation.batch if len(words) == 1 else 1))
+
+    def _begin(self, observation: Observation) -> None:
+        """An episode whose first observation this is."""
+        self._scene = scenes.blank(self.policy, observation)
+        self._first, self._clip = observation, dict(observation.images)
+        self._chunks = []
+
+    def _continue(self, past: Past) -> None:
+        """The scene at the beginning, with what happened since the last chunk."""
+        assert self._scene is not None
+        if past.memory is None:
+            raise WamkitError(
+                "the memory is full, and the network begins anew from pictures",
+                "pass an observation",
+            )
+        text = replace(self._scene.text)  # what is kept beside it is of one chunk
+        self._scene = self._scene.with_(text=text, past=past)
+
+    def _observe(self, observation: Observation, executed: Tensor | None) -> None:
+        """Take in what was seen and done since the last observation."""
+        first, spec = self._first, self.policy.spec
+        assert first is not None
+        self._expect(
+            observation.batch == first.batch,
+            f"an observation of {observation.batch} robots in an episode of {first.batch}",
+        )
+        scenes.expect_pictures(observation, self.pictures)
+        self.policy.cameras.canvas(observation.images)  # are all cameras there?
+        done = torch.cat(self._chunks, 1) if executed is None else executed
+        wanted = (first.batch, len(self._chunks) * spec.actions.chunk, spec.actions.size)
+        self._expect(
+            tuple(done.shape) == wanted,
+            f"executed actions {list(done.shape)}; the session waits for {list(wanted)}",
+        )
+        if (bad := fault(done)) is not None:
+            raise WamkitError(
+                f"the executed actions are not finite: {bad} (sample, step, number)",
+                "pass what the robot did, in physical units",
+            )
+        clip = {
+            name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
+        }
+        if self._memory is None or observation.prompt != first.prompt:
+            newest = {name: images[:, -spec.video.context :] for name, images in clip.items()}
+            self._begin(replace(observation, images=newest))
+            return
+        kept = max(spec.pictures, spec.video.context + self.pictures)
+        self._clip = {name: images[:, -kept:] for name, images in clip.items()}
+        video = scenes.newest(self.policy, replace(observation, images=self._clip), self.pictures)
+        state = scenes.physical_state(self.policy, first)
+        numbers = self.policy.actions.encode(done.to(self.policy.device), state)
+        self._continue(Past(self._memory, video, scenes.lifted(self.policy, "action", numbers)))
+        self._chunks = []
+
+    def _expect(self, right: bool, otherwise: str) -> None:
+        if not right:
+            raise WamkitError(
+                otherwise,
+                "pass the actions that the robot made of what the session returned, or none if it "
+                "made them all, and begin a new episode with session.reset()",
+            )

@@ -1,0 +1,197 @@
+"""What was made of instructions before: embeddings, and what follows from those and weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..config.conditioner import Conditioner
+from ..interfaces.text_encoder import TextEncoder
+from ..interfaces.types import Text
+
+
+class PromptCache:
+    """Encodes each prompt once; the least recently used are forgotten beyond `most`.
+
+    Encoders that learn with the policy are never cached.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, template: str = "{instruction}", most: int = 256
+    ) -> None:
+        self.encoder = encoder
+        self.template = template
+        self.most = most
+        self.encoded = 0  # prompts that went through the encoder
+        self._kept: OrderedDict[tuple[str, str], Text] = OrderedDict()
+        self._mark: str | None = None  # a frozen encoder's fingerprint, taken once
+
+    def encode(self, prompts: Sequence[str], template: str | None = None) -> Text:
+        """B instructions, put into the template, to embeddings [B, L, width]."""
+        form = self.template if template is None else template
+        sentences = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
+        if self.encoder.trainable:
+            self.encoded += len(sentences)
+            return _with_a_token(self.encoder.encode(sentences))
+        mark = self._mark = self._mark or self.encoder.fingerprint()
+        for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
+            if (mark, sentence) not in self._kept:
+                with torch.no_grad():
+                    encoded = _with_a_token(self.encoder.encode([sentence]))
+                    self._kept[mark, sentence] = trimmed(encoded)
+                self.encoded += 1
+        rows = [self._kept[mark, sentence] for sentence in sentences]
+        for sentence in sentences:
+            self._kept.move_to_end((mark, sentence))
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return stacked(rows)
+
+
+Places = tuple[list[dict[str, Any]], list[str]]
+"""Dictionaries, and of each a name in it."""
+
+_version = attrgetter("_version")
+
+
+class Instructions:
+    """The texts met last, and what a network made of their words (`Text.lasting`).
+
+    Everything is forgotten as soon as a module or a weight was replaced, or a weight changed in
+    place, which its version counter tells. Who changes weights behind torch's back (`weight.data`)
+    calls `forget`.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self.most = most
+        self._texts: OrderedDict[Hashable, Text] = OrderedDict()
+        self._links: Places = ([], [])
+        self._modules: list[nn.Module | None] = []  # what the links lead to
+        self._slots: Places | None = None
+        self._weights: list[nn.Parameter | None] = []
+        self._counted: list[nn.Parameter] = []  # those that count their changes
+        self._versions: list[int] = []
+
+    def forget(self) -> None:
+        """Keep nothing, and look for the weights anew."""
+        self._texts.clear()
+        self._slots = None
+        self._weights, self._counted, self._versions = [], [], []
+
+    def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
+        """`make()`, or what it made before for this key while the weights of `root` were these."""
+        # Runs over all modules and weights before every chunk, so each loop is a `map`.
+        if not _hold(self._links, self._modules):
+            self.forget()
+        if self._slots is None:
+            modules = list(root.modules())
+            self._links = _columns((m._modules, name) for m in modules for name in m._modules)
+            self._modules = list(map(dict.get, *self._links))
+            self._slots = _columns((m._parameters, n) for m in modules for n in m._parameters)
+        if not _hold(self._slots, self._weights):
+            self._weights, self._versions = list(map(dict.get, *self._slots)), []
+            self._counted = [p for p in self._weights if p is not None and not p.is_inference()]
+            self._texts.clear()
+        versions = list(map(_version, self._counted))
+        if versions != self._versions:
+            self._texts.clear()
+            self._versions = versions
+        if key not in self._texts:
+            self._texts[key] = make()
+        self._texts.move_to_end(key)
+        while len(self._texts) > self.most:
+            self._texts.popitem(last=False)
+        return self._texts[key].again()
+
+    def __reduce__(self) -> tuple[type[Instructions], tuple[int]]:
+        """A copy begins with none."""
+        return Instructions, (self.most,)
+
+
+def _columns(places: Iterable[tuple[dict[str, Any], str]]) -> Places:
+    found = list(places)
+    return [held for held, _ in found], [name for _, name in found]
+
+
+def _hold(places: Places, expected: Sequence[object]) -> bool:
+    """Whether the very same objects are in all places."""
+    return len(places[0]) == len(expected) and all(map(is_, map(dict.get, *places), expected))
+
+
+class _Pooled:
+    """A conditioner that reads words, as a `TextEncoder` of one embedding a prompt."""
+
+    trainable = False
+
+    def __init__(self, conditioner: Conditioner, width: int) -> None:
+        self.conditioner, self.width = conditioner, width
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        return Text(self.conditioner(prompts, None))
+
+    def fingerprint(self) -> str:
+        return "the one of this policy"
+
+
+def pooled(conditioner: Conditioner | None, width: int, template: str) -> PromptCache | None:
+    """What a backbone's conditioner of `width` makes of words, by prompt; None if it reads none."""
+    if conditioner is None or conditioner.reads != "words":
+        return None
+    return PromptCache(_Pooled(conditioner, width), template)
+
+
+def trimmed(text: Text) -> Text:
+    """A text without the words behind the last that attention may look at in any sample.
+
+    Where nothing is left to hide there is no mask either: attention is faster without. Waits for
+    the device, and so is for texts that are kept.
+    """
+    if text.valid is None:
+        return text
+    seen = text.valid.any(0).nonzero()
+    length = int(seen.max()) + 1 if len(seen) else 1
+    valid = text.valid[:, :length]
+    return replace(
+        text,
+        tokens=text.tokens[:, :length].clone(),  # a view would keep all of it in memory
+        valid=None if bool(valid.all()) else valid,
+        copies=None if text.copies is None else text.copies[:, :length],
+    )
+
+
+def _with_a_token(text: Text) -> Text:
+    """The text, or of one without any token a token of padding, which attention is not to see."""
+    if text.tokens.shape[1]:
+        return text
+    tokens = F.pad(text.tokens, (0, 0, 0, 1))
+    valid = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    copies = None if text.copies is None else F.pad(text.copies, (0, 1))
+    return replace(text, tokens=tokens, valid=valid, copies=copies)
+
+
+def stacked(rows: Sequence[Text]) -> Text:
+    """Texts one below the other; shorter ones are padded, and the padding is not attended."""
+    length = max(row.tokens.shape[1] for row in rows)
+    tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
+    copies = None
+    if any(row.copies is not None for row in rows):
+        copies = torch.cat([_padded(row, row.copies, length) for row in rows])
+    ragged = any(row.tokens.shape[1] != length for row in rows)
+    if not ragged and all(row.valid is None for row in rows):
+        return Text(tokens, copies=copies)
+    valid = torch.cat([_padded(row, row.valid, length).bool() for row in rows])
+    return Text(tokens, valid, copies=copies)
+
+
+def _padded(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:
+    """[1, L] numbers of a text's tokens, 1 if there are none, and 0 for padding up to `length`."""
+    if values is None:
+        values = torch.ones(row.tokens.shape[:2], device=row.tokens.device)
+    return F.pad(values.float(), (0, length - values.shape[1]))

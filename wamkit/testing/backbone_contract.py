@@ -1,0 +1,177 @@
+"""Contract tests of a backbone's stack: other tokens in it, a narrower copy of it, a part of it.
+
+A check takes a configuration that builds in a second. `wamkit.testing` runs STACK on every backbone
+at its tiny size; a plugin may try more of its variants, and say where its tokens stand:
+
+    @pytest.mark.parametrize("check", STACK)
+    def test_other_tokens_pass_the_stack(check):
+        check(MyBackbone(...))
+
+    def test_tokens_placed_by_hand_give_the_numbers_of_frames():
+        placed_by_hand(MyBackbone(...))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.parts import BackboneConfig
+from ..config.visibility import everyone
+from ..engine.attention import Stream, run
+from ..errors import WamkitError
+from ..interfaces import stream_of
+from ..interfaces.types import Frames, Segment, Text
+from .fixtures import redrawn, scene_of
+from .tolerance import ROUNDING, same_values
+
+__all__ = ["STACK", "grid", "placed_by_hand"]
+
+Places = Callable[[Tensor, int, int], Tensor]
+"""Times [T] of frames, rows and columns of their tokens -> the places [S, 3] of the tokens."""
+
+
+def grid(times: Tensor, rows: int, columns: int) -> Tensor:
+    """Places [S, 3] of the tokens of frames: time, row and column."""
+    return torch.cartesian_prod(times, torch.arange(float(rows)), torch.arange(float(columns)))
+
+
+@torch.no_grad()
+def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
+    """Tokens of target frames that are placed by hand give the numbers of the frames.
+
+    `places` says where the tokens of frames stand, if the family has its own idea of that.
+    """
+    backbone, frames, text = _scene(config)
+    whole = stream_of(backbone, frames, text)
+    _, p, q = config.traits.patch
+    at = places(frames.times[1:], frames.z.shape[3] // p, frames.z.shape[4] // q).float()
+    each = len(at) // (len(frames.roles) - 1)
+    first = stream_of(backbone, frames.only("context"), text)
+    cond = backbone.place(frames.sigma[:, 1:].repeat_interleave(each, 1), at, text)
+    second = Stream(backbone.blocks, whole.x[:, -len(at) :], (Segment("action", len(at)),), cond)
+    _run(backbone, whole)
+    _run(backbone, first, second)
+    found = torch.cat([first.x, second.x], 1)
+    same_values(found, whole.x)
+
+
+@torch.no_grad()
+def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
+    """`place` gives each token of no frame a noise level and a place, and tells no other of it."""
+    backbone, frames, text = _scene(config)
+    even = stream_of(backbone, frames.at(0.5, "context", "target"), text)
+    x, at = even.x[:, -8:], grid(frames.times[1:], 2, 2)
+    sigma = torch.linspace(0.1, 0.8, 16).view(2, 8)
+    louder, elsewhere = sigma.clone(), at.clone()
+    louder[:, 3] = 1
+    elsewhere[5] = torch.tensor([-1.0, 0.5, 7.0])
+    for block in backbone.blocks:
+        # Positions may be in the tokens already; else tokens that are alike differ by their keys.
+        alike = block.project(even.x[:, -1:].expand_as(even.x), even.cond)[0].k[:, :, -8:]
+        turns = bool(_changed(alike, alike[:, :, -1:].expand_as(alike)))
+        one = block.project(x, backbone.place(sigma, at, text))[0]
+        two = block.project(x, backbone.place(louder, at, text))[0]
+        three = block.project(x, backbone.place(sigma, elsewhere, text))[0]
+        if config.traits.imagines and config.traits.sigma_per_frame:
+            assert _changed(one.k, two.k) == [3]
+        assert _changed(one.k, three.k) == ([5] if turns else [])
+        assert torch.equal(one.v, three.v)
+
+
+def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
+    """A narrower copy attends together with the frames, and each of its weights has a gradient."""
+    if not config.traits.experts:
+        return
+    backbone, frames, text = _scene(config)
+    expert = config.expert(20, 28)
+    assert len(expert.blocks) == config.traits.depth
+    x = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(3))
+    at = torch.tensor([[-1.0, -1, -1], [0, -1, -1], [0.5, -1, -1], [1, -1, -1]])
+    sigma = torch.tensor([[0.0, 0.8, 0.8, 0.8], [0.0, 0.3, 0.3, 0.3]])
+    segments = (Segment("state", 1), Segment("action", 3))
+    action = Stream(expert.blocks, x, segments, expert.place(sigma, at, text))
+    video = stream_of(backbone, frames, text)
+    _run(backbone, video, action)
+    assert action.x.shape == x.shape
+    (action.x.square().mean() + video.x.square().mean()).backward()
+    dead = [n for n, p in expert.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not dead, f"no gradient reaches {', '.join(dead)}"
+
+
+def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
+    """`resized` keeps what is not asked for, forgets the weights, and builds."""
+    traits = config.traits
+    if not traits.feed_forward:
+        return
+    group, layers = traits.heads // traits.key_heads, range(0, traits.depth, 2)
+    heads, units = max(group, traits.heads - group), max(1, traits.feed_forward // 2)
+    small = config.model_copy(update={"weights": "/models/large"}).resized(layers, heads, units)
+    assert small.weights is None
+    assert small.traits == traits.model_copy(
+        update={
+            "depth": len(layers),
+            "heads": heads,
+            "key_heads": heads // group,
+            "width": heads * traits.head_size,
+            "feed_forward": units,
+        }
+    )
+    model, frames, text = _scene(small)
+    assert model.traits == small.traits and len(model.blocks) == len(layers)
+    assert stream_of(model, frames, text).x.shape[-1] == small.traits.width
+
+
+def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
+    """What `resized` cannot do is said in the words of `wamkit.config.parts.expect_resizable`."""
+    traits = config.traits
+    if not traits.feed_forward:
+        return
+    depth, group = traits.depth, traits.heads // traits.key_heads
+    stack = f"expected places in a stack of {depth}, ascending"
+    wrong = [([0, depth], group, f"found layers [0, {depth}], {stack}")]
+    for heads in {0, group - 1}:
+        found = f"found {heads} heads and a feed-forward of 40"
+        wrong += [([0], heads, f"{found}, expected a multiple of {group} heads")]
+    for layers, heads, message in wrong:
+        try:
+            config.resized(layers, heads, 40)
+        except WamkitError as error:
+            assert message in error.what, error.what
+        else:
+            raise AssertionError(f"layers {layers} with {heads} heads were accepted")
+
+
+def _scene(config: BackboneConfig) -> tuple[Any, Frames, Text]:
+    """A backbone with every weight moved, three frames on levels of their own, and words."""
+    torch.manual_seed(0)
+    _, p, q = config.traits.patch
+    frames, text = scene_of(config.traits, (2 * p, 3 * q))
+    levels = torch.tensor([[0.0, 0.9, 0.4], [0.2, 0.7, 0.3]])
+    frames = replace(frames, times=torch.tensor([0.0, 1.0, 2.5]), sigma=levels)
+    return redrawn(config.build()).eval(), frames, text
+
+
+def _run(backbone: Any, *streams: Stream) -> None:
+    """Everything attends to everything."""
+    roles = {segment.role for stream in streams for segment in stream.segments}
+    run(streams, everyone(roles), attend=backbone.attend)
+
+
+def _changed(one: Tensor, two: Tensor) -> list[int]:
+    """The tokens whose keys [B, K, S, E] differ, by more than rounding."""
+    least = ROUNDING[one.dtype] * one.abs().max()
+    return ((one - two).abs().amax((0, 1, 3)) > least).nonzero().flatten().tolist()
+
+
+STACK: tuple[Callable[[BackboneConfig], None], ...] = (
+    feels_its_own_level_and_place_only,
+    has_an_expert_that_attends_and_learns,
+    can_be_cut_to_fewer_blocks,
+    refuses_blocks_and_heads_it_does_not_have,
+)
+"""The checks that hold for every backbone."""

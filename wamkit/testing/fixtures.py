@@ -1,0 +1,174 @@
+"""What tests try a part with: a tiny spec around it, random inputs, and the engine's reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config.compositions import around, compose, default
+from ..config.parts import Part, Traits
+from ..config.registry import registry
+from ..config.spec import PolicySpec, override, parse
+from ..config.visibility import Visibility, everyone
+from ..engine.attention import Stream, run
+from ..interfaces import denoise, stream_of
+from ..interfaces.types import Frames, Noisy, Outcome, Scene, Segment, Target, Text
+from ..policy.observation import random_batch as batch_of
+from ..policy.observation import random_observation as observation
+from ..policy.preprocessing import blank, clean
+
+if TYPE_CHECKING:
+    from ..policy.policy import Policy
+
+__all__ = [
+    "acted",
+    "around",
+    "batch_of",
+    "changed",
+    "compose",
+    "composed",
+    "corrupted",
+    "default",
+    "everything",
+    "observation",
+    "redrawn",
+    "run_dense",
+    "scene_of",
+    "shown",
+]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def composed(*parts: Part, **names: str) -> PolicySpec:
+    """`compose` of parts and of registered ones, by kind: `composed(Mine(), backbone="theirs")`.
+
+    Raises AssertionError if nothing fits them, and WamkitError for unknown names.
+    """
+    if not parts:
+        return _composed(tuple(names.items()))
+    return compose(*(default(registry().get(kind, name)) for kind, name in names.items()), *parts)
+
+
+@cache
+def _composed(names: tuple[tuple[str, str], ...]) -> PolicySpec:
+    return compose(*(default(registry().get(kind, name)) for kind, name in names))
+
+
+def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
+    """The spec with each `path.to.key=value` set, as by `--set` on the command line."""
+    return parse(override(spec.dump(), changes))
+
+
+def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> Outcome:
+    """What a policy's paradigm does with a random observation, by a model or the policy's own."""
+    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng, **choices)
+
+
+def corrupted(policy: Policy, *, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Target]:
+    """Random training samples of a policy: clean, noisy, and what is to be predicted."""
+    scene = clean(policy, batch_of(policy.spec, size=size))
+    rng = torch.Generator().manual_seed(seed)
+    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+
+
+def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple[Frames, Text]:
+    """Random frames of `size` latents and five words for a backbone, for a batch of two.
+
+    The first frame is a clean context, the others are targets at 0.75; the first sample has three
+    words. Guide channels and extra tokens come along where the backbone wants them.
+    """
+    rng = torch.Generator().manual_seed(1)
+    z = torch.randn(2, traits.latent_channels, frames, *size, generator=rng)
+    roles = ("context",) + ("target",) * (frames - 1)
+    sigma = torch.full((2, frames), 0.75)
+    sigma[:, 0] = 0
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    valid[0, 3:] = False
+    words, guide, extra = torch.randn(2, 5, traits.text_width, generator=rng), None, None
+    if traits.guide_channels:
+        guide = torch.randn(2, traits.guide_channels, frames, *size, generator=rng)
+    if traits.extra_width:
+        extra = torch.randn(2, 1, traits.extra_width, generator=rng)
+    clip = Frames(z, roles, torch.arange(frames).float(), sigma, guide)
+    return clip, Text(words, valid, extra)
+
+
+def everything(spec: PolicySpec) -> Scene:
+    """A random scene for an action head: a context frame, words, a state, and all that a head may
+    be asked for, each at levels of its own, for a batch of two."""
+    rng = torch.Generator().manual_seed(4)
+
+    def noisy(tokens: int, size: int, *levels: float) -> Noisy:
+        return Noisy(torch.randn(2, tokens, size, generator=rng), torch.tensor(levels))
+
+    video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=1)
+    size = spec.state.size
+    return Scene(
+        text,
+        video,
+        noisy(spec.actions.chunk, spec.actions.size, 0.2, 0.7),
+        torch.randn(2, size, generator=rng),
+        next_state=noisy(1, size, 0.3, 0.5),
+        value=noisy(1, 1, 0.9, 0.1),
+    )
+
+
+def redrawn(model: M, *, seed: int = 2) -> M:
+    """The same module with every weight moved, so that zero-initialized ones hide nothing."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            inputs = p[0].numel() if p.ndim else 1
+            p.add_(torch.randn(p.shape, generator=rng) * 0.3 / max(1, inputs) ** 0.5)
+    return model
+
+
+def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None) -> Tensor:
+    """The velocity of frames; of a backbone that cannot imagine, its final tokens [B, S, D]."""
+    if model.traits.imagines:
+        return denoise(model, video, text, sees)
+    stream = stream_of(model, replace(video), replace(text))
+    run([stream], sees or everyone(s.role for s in stream.segments), attend=model.attend)
+    return stream.x
+
+
+def run_dense(streams: Sequence[Stream], sees: Visibility) -> None:
+    """The engine's reference: one attention over all tokens of all streams under a boolean mask."""
+    roles: list[list[str]] = [
+        [s.role for s in st.segments for _ in range(s.length)] for st in streams
+    ]
+    for layer in range(len(streams[0].blocks)):
+        shown: list[tuple[Stream, Any, Tensor, Any, list[str]]] = []
+        keys, values, key_roles, valid = [], [], [], []
+        for stream, names in zip(streams, roles, strict=True):
+            block = stream.blocks[layer]
+            if block is None:
+                continue
+            qkv, rest = block.project(stream.x, stream.cond)
+            shown.append((stream, block, qkv.q, rest, names))
+            keys.append(qkv.k)
+            values.append(qkv.v)
+            key_roles += names
+            valid += [_ones(s, stream.x) for s in stream.segments]
+        k, v, real = torch.cat(keys, 2), torch.cat(values, 2), torch.cat(valid, 1)
+        for stream, block, q, rest, names in shown:
+            mask = torch.tensor([[key in sees[query] for key in key_roles] for query in names])
+            mask = mask.to(real.device) & real[:, None, None, :]
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
+            )
+            stream.x = block.absorb(out.transpose(1, 2).flatten(2), rest, stream.cond)
+
+
+def _ones(segment: Segment, x: Tensor) -> Tensor:
+    if segment.valid is not None:
+        return segment.valid
+    return torch.ones(x.shape[0], segment.length, dtype=torch.bool, device=x.device)

@@ -1,0 +1,115 @@
+"""Contract tests of a whole policy around a part; `wamkit.testing` runs POLICY on every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..config.spec import PolicySpec
+from ..policy.policy import Policy
+from .company import expect_alike
+from .fixtures import acted, batch_of, observation, redrawn
+from .tolerance import other_values, same_values
+from .uncached import uncached
+
+
+def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
+    """The same seed gives the same chunk; another seed another one, if the head looks at noise."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    one, two = policy.act(seen, seed=0).values, policy.act(seen, seed=0).values
+    assert one.shape == (2, spec.actions.chunk, spec.actions.size) and one.isfinite().all()
+    assert torch.equal(one, two)
+    other = policy.act(seen, seed=1).values
+    if not spec.action_head.regresses:
+        other_values(other, one, 1e-4)
+
+
+def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
+    """Chunk after chunk, with whatever it remembers, and the same again for the same seeds."""
+    policy, episodes = Policy.from_spec(spec), []
+    for _ in range(2):
+        session, values = policy.session(), []
+        for k in range(3):
+            seen = observation(spec, frames=session.pictures, seed=k)
+            values.append(session.act(seen, seed=k).values)
+        episodes.append(torch.stack(values))
+    assert episodes[0].isfinite().all() and torch.equal(*episodes)
+
+
+@torch.no_grad()
+def acts_the_same_without_a_cache(spec: PolicySpec, tmp: Path) -> None:
+    """What is computed once is what every pass would compute.
+
+    Not where stages see keys that are older than they (`Stage.kept`), as the paradigm wants it.
+    """
+    if any(stage.kept for stage in spec.paradigm.program(spec)):
+        return
+    policy = redrawn(Policy.from_spec(spec))
+    fast, slow = acted(policy), acted(policy, uncached(policy.model))
+    same_values(fast.action, slow.action)
+
+
+def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
+    """Layers computed as one (`wamkit.acceleration.fused_linear`) change no number and no weight that is saved."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    rng = torch.Generator().manual_seed(2)
+    for p in policy.parameters():  # zeros would hide everything
+        inputs = p[0].numel() if p.ndim else 1
+        p.data = p.data + torch.randn(p.shape, generator=rng) * 0.3 / max(1, inputs) ** 0.5
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    apart = policy.train().act(seen, seed=0).values
+    same_values(policy.eval().act(seen, seed=0).values, apart)
+    says = any(getattr(type(module), "together", ()) for module in policy.modules())
+    assert bool(policy._rows) == says
+    after = policy.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def gives_a_sample_the_same_alone_and_in_company(spec: PolicySpec, tmp: Path) -> None:
+    """Chunk, imagined frames and losses of a sample do not depend on the rest of its batch."""
+    expect_alike(redrawn(Policy.from_spec(spec)))
+
+
+def learns(spec: PolicySpec, tmp: Path) -> None:
+    """A loss is finite, and its gradient reaches the backbone, and the head if it has weights."""
+    policy = Policy.from_spec(spec).train()
+    losses = policy.loss(batch_of(spec), seed=0)
+    losses.total.backward()
+    for kind in ("action_head", "backbone"):
+        learned = list(getattr(policy, kind).parameters())
+        grads = [p.grad for p in learned if p.grad is not None]
+        assert grads or not learned, f"no gradient in the {kind}"
+        assert all(bool(g.isfinite().all()) for g in grads), f"a gradient of the {kind} is endless"
+
+
+def comes_back_from_a_folder(spec: PolicySpec, tmp: Path) -> None:
+    """Saved and loaded, it gives the same chunk."""
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    again = Policy.load(policy.save(tmp / "policy"))
+    assert again.spec == spec
+    assert torch.equal(policy.act(seen, seed=0).values, again.act(seen, seed=0).values)
+
+
+def imagines(spec: PolicySpec, tmp: Path) -> None:
+    """The imagined clip has the pictures the spec asks for, in range."""
+    if not spec.backbone.traits.imagines:
+        return
+    out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
+    assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
+    assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
+
+
+POLICY: Sequence[Callable[[PolicySpec, Path], None]] = (
+    acts_reproducibly,
+    goes_on_through_an_episode,
+    acts_the_same_without_a_cache,
+    acts_the_same_with_fused_layers,
+    gives_a_sample_the_same_alone_and_in_company,
+    learns,
+    comes_back_from_a_folder,
+    imagines,
+)
+"""The checks that hold for every policy."""

@@ -1,0 +1,122 @@
+"""A model that remembers nothing: the reference that caches are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.kv_cache import KVCache
+from ..interfaces.paradigm import Model
+from ..interfaces.types import PARTS, Frames, Noisy, Scene, Velocity
+
+
+class Replay(KVCache):
+    """In place of keys and values: the parts of a scene, to be passed through the network again."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__([])
+        self.scene = scene
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that would be kept."""
+        return self.scene.roles
+
+    def __or__(self, newer: KVCache) -> KVCache:
+        assert isinstance(newer, Replay)
+        return Replay(_joined(_only(self.scene, self.roles - newer.scene.roles), newer.scene))
+
+    def renamed(self, names: Mapping[str, str | None]) -> KVCache:
+        """As that of a cache."""
+        gone = {role for role, name in names.items() if name is None}
+        return Replay(_renamed(_only(self.scene, self.roles - gone), names))
+
+    def pick(self, index: Tensor) -> KVCache:
+        """As that of a cache."""
+        return Replay(self.scene.pick(index))
+
+
+def uncached(model: Model) -> Model:
+    """`model` without any memory: what it is told to keep is computed anew in every pass."""
+
+    def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        before = cache.scene if isinstance(cache, Replay) else None
+        kept = Replay(_only(scene, keep))
+        if keep and scene.roles - {"text", "state"} <= set(keep):
+            return Velocity(cache=kept)
+        whole = scene if before is None else _joined(before, scene)
+        found = model(whole)
+        parts = {}
+        for name in ("video", "future", *PARTS[1:]):
+            mine, velocity = getattr(scene, name), getattr(found, name)
+            if mine is None or velocity is None:
+                continue
+            axis, count = (2, len(mine.roles)) if isinstance(mine, Frames) else (1, _length(mine))
+            parts[name] = velocity.narrow(axis, velocity.shape[axis] - count, count)
+        return Velocity(**parts, cache=kept)
+
+    return run
+
+
+def _length(noisy: Noisy) -> int:
+    return noisy.x.shape[1]
+
+
+def _only(scene: Scene, roles: Collection[str]) -> Scene:
+    """The parts of a scene that have one of `roles`; words and state stay."""
+    changes: dict[str, Any] = {}
+    for name in ("video", "future"):
+        frames = getattr(scene, name)
+        if frames is not None:
+            some = any(role in roles for role in frames.roles)
+            changes[name] = frames.only(*roles) if some else None
+    for part in PARTS[1:]:
+        noisy = getattr(scene, part)
+        if noisy is not None:
+            names = noisy.roles or (part,) * _length(noisy)
+            at = [i for i, name in enumerate(names) if name in roles]
+            changes[part] = _steps(noisy, names, at) if at else None
+    return scene.with_(**changes)
+
+
+def _steps(noisy: Noisy, names: tuple[str, ...], at: list[int]) -> Noisy:
+    sigma = noisy.sigma if noisy.sigma.ndim == 1 else noisy.sigma[:, at]
+    return Noisy(noisy.x[:, at], sigma, tuple(names[i] for i in at), noisy.places()[at])
+
+
+def _renamed(scene: Scene, names: Mapping[str, str | None]) -> Scene:
+    def new(roles: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(names.get(role) or role for role in roles)
+
+    changes: dict[str, Any] = {}
+    for name in ("video", "future"):
+        if (frames := getattr(scene, name)) is not None:
+            changes[name] = replace(frames, roles=new(frames.roles))
+    for part in PARTS[1:]:
+        if (noisy := getattr(scene, part)) is not None:
+            roles = noisy.roles or (part,) * _length(noisy)
+            changes[part] = replace(noisy, roles=new(roles))
+    return scene.with_(**changes)
+
+
+def _joined(first: Scene, second: Scene) -> Scene:
+    """Both scenes in one; words and state are the second's."""
+    changes: dict[str, Any] = {}
+    for name in ("video", "future"):
+        one, two = getattr(first, name), getattr(second, name)
+        changes[name] = one.then(two) if one is not None and two is not None else two or one
+    for part in PARTS[1:]:
+        a, b = getattr(first, part), getattr(second, part)
+        changes[part] = _after(a, b, part) if a is not None and b is not None else b or a
+    return second.with_(**changes)
+
+
+def _after(a: Noisy, b: Noisy, part: str) -> Noisy:
+    levels = [n.levels.expand(-1, _length(n)) for n in (a, b)]
+    roles = [n.roles or (part,) * _length(n) for n in (a, b)]
+    x, times = torch.cat([a.x, b.x], 1), torch.cat([a.places(), b.places()])
+    return Noisy(x, torch.cat(levels, 1), roles[0] + roles[1], times)
