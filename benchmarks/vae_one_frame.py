@@ -7,10 +7,10 @@
 
 One 224 x 448 picture, published sizes, the same random weights in both, float32, on the CPU. Each
 class encodes once before, then both in turn; the times are the least processor time of the runs.
-`--kept` tells what the flat kernels (`wamkit.acceleration.single_frame_conv`) take that are kept from call to call, and how
-long a picture of 128 x 256 takes with them, with kernels made for it, and, for LTX, in diffusers'
-way, over time. `--bfloat16` compares the latents of every registered VAE at toy size, with random
-weights, in bfloat16 and in float32. Needs the `hf` extra.
+`--kept` tells what the flat kernels (`wamkit.acceleration.single_frame_conv`) take that are kept
+from call to call, and how long a picture of 128 x 256 takes with them, with kernels made for it,
+and, for LTX, in diffusers' way, over time. `--bfloat16` compares the latents of every registered
+VAE at toy size, with random weights, in bfloat16 and in float32. Needs the `hf` extra.
 """
 
 from __future__ import annotations

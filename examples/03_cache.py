@@ -2,10 +2,10 @@
 
 A paradigm passes what is known through the network once and remembers its keys and values (see
 02_visibility.py for what may be remembered). Here each system acts twice from the same noise: as it
-is, and with `wamkit.testing.uncached.uncached`, which pretends to remember and computes everything anew. The
-actions are the same to rounding; what differs is the work. With one exception, and it is no
-mistake: Efficient-WAM also keeps keys of what is not closed, those of a video that saw the actions
-of two steps ago. Such a memory is an approximation, and here one sees its size.
+is, and with `wamkit.testing.uncached.uncached`, which pretends to remember and computes everything
+anew. The actions are the same to rounding; what differs is the work. With one exception, and it is
+no mistake: Efficient-WAM also keeps keys of what is not closed, those of a video that saw the
+actions of two steps ago. Such a memory is an approximation, and here one sees its size.
 
 Pictures, actions and steps are as published, the networks are tiny, with random weights: what to
 look at is the ratio. `wamkit compare` counts at the published sizes.

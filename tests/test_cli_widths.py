@@ -294,8 +294,8 @@ def test_bench(drawn: Drawn) -> None:
 
 
 def test_eval_and_demo(drawn: Drawn) -> None:
-    from wamkit.cli.demo import Way
     from wamkit.cli.demo.command import _draw as draw_demo
+    from wamkit.cli.demo.stages import Way
     from wamkit.cli.eval import _draw as draw_eval
 
     found = {

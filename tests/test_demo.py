@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wamkit.cli.demo import Settings, Way, begin, drawing, page, spec_of
+from wamkit.cli.demo import drawing, page
+from wamkit.cli.demo.stages import Settings, Way, begin, spec_of
 from wamkit.cli.explain import explained
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError

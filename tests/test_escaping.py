@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from wamkit import build
-from wamkit.cli.demo import Settings, Way, drawing, page, spec_of
+from wamkit.cli.demo import drawing, page
+from wamkit.cli.demo.stages import Settings, Way, spec_of
 from wamkit.cli.explain import explained
 from wamkit.cli.matrix import markdown
 from wamkit.config.compositions import Cell

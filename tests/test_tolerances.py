@@ -1,7 +1,7 @@
 """No test measures float32 numbers against a fixed bound: another processor rounds otherwise.
 
-What is compared goes through `same_values` and `other_values` of `wamkit.testing.parity`, which measure at
-the scale of what is expected, and through `float64` where the numbers matter.
+What is compared goes through `same_values` and `other_values` of `wamkit.testing.parity`, which
+measure at the scale of what is expected, and through `float64` where the numbers matter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Methods of single modules through torch.compile: blocks that learn, and a VAE's `encode`.
 
-How a policy that acts is compiled is said in `wamkit.acceleration.regions`. In training the methods of a block
-are compiled one by one, so that whatever is wrapped around them, such as the gathering of sharded
-weights, stays outside.
+How a policy that acts is compiled is said in `wamkit.acceleration.regions`. In training the methods
+of a block are compiled one by one, so that whatever is wrapped around them, such as the gathering
+of sharded weights, stays outside.
 """
 
 from __future__ import annotations

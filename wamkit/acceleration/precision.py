@@ -23,8 +23,8 @@ class ExactLinear(nn.Linear):
 def exact(model: nn.Module) -> nn.Module:
     """`model`, with the linear layers that its `keep_float32` names left alone by autocast.
 
-    `wamkit.checkpoints.safetensors.cast` gives them weights in float32, which autocast would round together with
-    their inputs for every product; norms and sums it leaves alone.
+    `wamkit.checkpoints.safetensors.cast` gives them weights in float32, which autocast would round
+    together with their inputs for every product; norms and sums it leaves alone.
     """
     kept = tuple(getattr(model, "keep_float32", ()))
     for name, layer in model.named_modules():

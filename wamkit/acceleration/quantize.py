@@ -113,7 +113,10 @@ def quantize(
 def round_in_place(
     modules: Iterable[nn.Module], chosen: Sequence[nn.Module], kind: Kind, *, own: bool
 ) -> None:
-    """Round the layers `chosen` below `modules`: as in `wamkit.acceleration.int8_linear` (`own`), or by torchao."""
+    """Round the layers `chosen` below `modules`, by torchao.
+
+    With `own` as in `wamkit.acceleration.int8_linear`.
+    """
     if kind == "none":
         return
     if own:

@@ -1,8 +1,8 @@
 """Compiled regions: pieces of a network that a policy runs as one compiled function each.
 
 A region is a function of modules, tensors and plain values, marked by `@region`: a layer of all
-streams (`wamkit.engine.attention`), or a block of a head that has its own way through them. Outside of
-`Regions.entered()` it is called as written.
+streams (`wamkit.engine.attention`), or a block of a head that has its own way through them. Outside
+of `Regions.entered()` it is called as written.
 
 The first call with arguments of a kind goes through torch.compile, which looks at everything the
 function reads. What it compiled, and which of its inputs are arguments and which are weights, is
@@ -41,8 +41,9 @@ def region(function: Function) -> Function:
     """Compiled as one piece where a policy runs compiled and gradients are off.
 
     Arguments are modules, tensors and plain values, bare or in tuples, lists, dictionaries and
-    dataclasses; any other object counts as itself. It must look into no memo (`wamkit.acceleration.memo`),
-    change nothing but tensors, and return tensors in tuples and lists.
+    dataclasses; any other object counts as itself. It must look into no memo
+    (`wamkit.acceleration.memo`), change nothing but tensors, and return tensors in tuples and
+    lists.
     """
 
     @wraps(function)

@@ -1,7 +1,7 @@
 """A VAE's `encode` of single pictures, recorded once for each shape and replayed.
 
-What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `decide` is recorded from a scene on, and
-the scene is made of latents before it.
+What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `decide` is recorded from a
+scene on, and the scene is made of latents before it.
 """
 
 from __future__ import annotations
@@ -82,5 +82,5 @@ class Encoder:
 
 
 def record_encoder(vae: Any, capture: Capture) -> None:
-    """Record a VAE's `encode` from now on; `wamkit.acceleration.compile_modules.as_written` undoes it."""
+    """Record a VAE's `encode` from now on; `compile_modules.as_written` undoes it."""
     object.__setattr__(vae, "encode", Encoder(vae, vae.encode, capture))

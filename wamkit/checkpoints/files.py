@@ -52,9 +52,9 @@ class Entry:
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
     """The files at `path`: a file, or a folder with one safetensors file or shards.
 
-    `path` may be "hf:owner/name" (`wamkit.files.hub`), and end in "#prefix" (`wamkit.checkpoints.prefixes`).
-    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
-    looked for.
+    `path` may be "hf:owner/name" (`wamkit.files.hub`), and end in "#prefix"
+    (`wamkit.checkpoints.prefixes`). `folders` are subfolders to look into, such as "transformer".
+    Raises WamkitError with what was looked for.
     """
     where, _ = split(path)
     place = local(where, files=WEIGHTS)

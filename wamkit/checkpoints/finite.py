@@ -2,7 +2,8 @@
 
 Weights stay mapped to their files, and looking at a number reads its page. So what is looked at
 when weights are loaded is what is small, what is converted anyway, and everything where all of it
-is quickly read; the rest is searched when a chunk turns out not to be finite (`wamkit.policy.blame`).
+is quickly read; the rest is searched when a chunk turns out not to be finite
+(`wamkit.policy.blame`).
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def load(
 
     Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
     is right stay mapped to their file until they are written to; float8 is widened. A prefix that
-    all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all missing,
-    unexpected and misshapen tensors, and those of another kind of number.
+    all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all
+    missing, unexpected and misshapen tensors, and those of another kind of number.
     """
     state = model.state_dict(keep_vars=True)
     wanted = {k: tuple(v.shape) for k, v in state.items()}
@@ -212,8 +212,8 @@ def _assign(
 ) -> None:
     """Replace every meta tensor of `model` by the one in its file.
 
-    Raises WamkitError with every parameter that is found not to be finite (`wamkit.checkpoints.finite` says
-    which are looked at).
+    Raises WamkitError with every parameter that is found not to be finite
+    (`wamkit.checkpoints.finite` says which are looked at).
     """
     by_file: dict[Path, list[str]] = {}
     for name, entry in entries.items():
@@ -348,7 +348,7 @@ def save_like(
 
 
 def write(state: Mapping[str, Tensor], path: str | Path) -> int:
-    """Write weights to one safetensors file, whole or not at all (`wamkit.checkpoints.files.written`).
+    """Write weights to one safetensors file, whole or not at all (`checkpoints.files.written`).
 
     Returns the number of tensors. Raises NotWritten if there is no room.
     """

@@ -7,30 +7,13 @@ transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 from ..errors import WamkitError
 from ..files.locate import split
 from ..files.paths import expanded
 from .parts import HUB, Conflict
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ..checkpoints.safetensors import Dialect
-
-
-class Conditioner(Protocol):
-    """What makes `Text.extra`, as an `nn.Module`."""
-
-    reads: Literal["picture", "words"]
-
-    def __call__(self, prompts: Sequence[str], picture: Tensor | None) -> Tensor:
-        """B prompts and pictures [B, 3, height, width] in [-1, 1] to [B, L', extra width].
-
-        One of the two is looked at, as `reads` says; the other may be empty.
-        """
 
 
 class Published(Protocol):
@@ -83,18 +66,3 @@ def missing(config: Published, folder: str) -> Iterator[Conflict]:
             hint=f"name a folder with {folder}/, or a safetensors file",
             missing=True,
         )
-
-
-def build(
-    make: Callable[[], nn.Module],
-    config: Published,
-    folder: str,
-    dialects: Sequence[Dialect],
-) -> Any:
-    """The frozen conditioner with its published weights, or random ones."""
-    from ..checkpoints.safetensors import materialize
-
-    path = place(config, folder)
-    return (
-        materialize(make, path, dialects=dialects, folders=(folder,)).requires_grad_(False).eval()
-    )

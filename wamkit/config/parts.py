@@ -103,7 +103,10 @@ class Weighted(Part):
         return {**given, **open_fields(cls, given)} if isinstance(given, dict) else given
 
     def layouts(self) -> Sequence[Any]:
-        """The `wamkit.checkpoints.safetensors.Dialect`s its files may be in; none for wamkit's own names alone."""
+        """The layouts its files may be in (`wamkit.checkpoints.safetensors.Dialect`).
+
+        None for wamkit's own names alone.
+        """
         return ()
 
 
@@ -135,7 +138,7 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} cannot be resized")
 
     def conditioner(self) -> Any:
-        """Return the `wamkit.config.conditioner.Conditioner` of its own. Only where `extra_width` is."""
+        """Return a `wamkit.interfaces.Conditioner` of its own. Only where `extra_width` is."""
         raise NotImplementedError(f"{type(self).__name__} has no conditioner")
 
     def build(self) -> Any:

@@ -1,7 +1,8 @@
 """What the config.json beside published weights says about their sizes; no torch.
 
 A part states how such a file is read, and every size that the spec leaves open is taken from it:
-`weights = "FOLDER"` alone builds what the folder holds. `wamkit.config.configs` compares what is written.
+`weights = "FOLDER"` alone builds what the folder holds. `wamkit.config.configs` compares what is
+written.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ def is_folder(path: str | Path) -> bool:
 def through(path: Path) -> Path:
     """`path` with `last` and `best` replaced by what they stand for, where they are no links.
 
-    What a replacement that was cut short left aside is put back before (`wamkit.files.durable.recover`).
+    What a replacement that was cut short left aside is put back before
+    (`wamkit.files.durable.recover`).
     """
     path = recover(path)
     if path.exists() and not (path.is_file() and path.name in NAMES):

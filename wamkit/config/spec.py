@@ -183,9 +183,9 @@ SCALARS = ("dtype", "seed", "format")
 def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The raw tables of a spec file, or of a saved policy, with `key=value` overrides.
 
-    Of a run or its checkpoints it is the policy that `wamkit.config.runs.find` chooses. Raises WamkitError
-    if there is no such file, if it is not TOML, YAML or JSON, or if a saved policy names paths
-    outside its folder that nobody trusts (`wamkit.config.trust`).
+    Of a run or its checkpoints it is the policy that `wamkit.config.runs.find` chooses. Raises
+    WamkitError if there is no such file, if it is not TOML, YAML or JSON, or if a saved policy
+    names paths outside its folder that nobody trusts (`wamkit.config.trust`).
     """
     from .runs import find, is_folder
 

@@ -44,9 +44,9 @@ def statistics(
 
     With a spec, numbers of a `relative` group are described as the policy learns them: each of the
     targets of a sample less the state at its beginning. The result is kept in the folder `cache`,
-    by default that of the user (`wamkit.files.paths.cache_folder`) if it can be written to, and computed
-    anew when the data or the method has changed. What lies in the folder is trusted. Raises
-    WamkitError if a number is not finite or a column is not there.
+    by default that of the user (`wamkit.files.paths.cache_folder`) if it can be written to, and
+    computed anew when the data or the method has changed. What lies in the folder is trusted.
+    Raises WamkitError if a number is not finite or a column is not there.
     """
     method = _method(recording, spec, columns or Columns(), episodes)
     place = expanded(cache) if cache else cache_folder() / "statistics"

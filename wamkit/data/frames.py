@@ -282,7 +282,7 @@ class Pictures:
 
 
 def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
-    """A cell of an image column, its bytes or the file it names, as `wamkit.files.pixels` gives it."""
+    """A cell of an image column, its bytes or the file it names, as `files.pixels` gives it."""
     place = f"episode {episode.index} at frame {frame}"
     found = f"{episode.data}: no readable picture in {place}: it"
     if not isinstance(cell, dict | None):

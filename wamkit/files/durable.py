@@ -8,11 +8,11 @@ A file:     `write_text(file, text)`, `write_bytes(file, data)`, or, where a lib
 A folder:   with replacing_folder(goal) as part:
                 (part / "spec.yaml").write_text(...)
 
-Either is written under a hidden name in the same folder (`wamkit.files.leftovers`), flushed to the disk,
-and then takes the place of what was there, at one stroke. Before anything is written, what dead
-processes left in that folder is removed, so that a disk they filled has room again. What the file
-system refuses is raised as `NotWritten`, which names the file and what is safe; `safe` says the
-latter in the caller's own words. Blocks may be nested: the outermost names its file or folder.
+Either is written under a hidden name in the same folder (`wamkit.files.leftovers`), flushed to the
+disk, and then takes the place of what was there, at one stroke. Before anything is written, what
+dead processes left in that folder is removed, so that a disk they filled has room again. What the
+file system refuses is raised as `NotWritten`, which names the file and what is safe; `safe` says
+the latter in the caller's own words. Blocks may be nested: the outermost names its file or folder.
 
 A folder that is made in several steps, or by several processes: take `part = hidden(goal)`, once,
 in the process that lives longest (its id is in the name, and while it lives nobody sweeps the

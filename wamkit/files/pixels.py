@@ -39,8 +39,9 @@ def is_deep(picture: NDArray[Any]) -> bool:
 def pixels(image: Image.Image, where: str) -> NDArray[Any]:
     """uint8 [height, width, 3], or float32 [height, width, 1] of a deep picture.
 
-    Raises WamkitError if the picture is damaged, has more pixels than `wamkit.files.images.limit` or
-    colors of more than 8 bits, which Pillow would cut, or a deep one a number that is not finite.
+    Raises WamkitError if the picture is damaged, has more pixels than `wamkit.files.images.limit`
+    or colors of more than 8 bits, which Pillow would cut, or a deep one a number that is not
+    finite.
     """
     expect_size(*image.size, where)
     if any(_cut(tile) for tile in getattr(image, "tile", ())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .action_head import ActionHead, ExpertHead, ReaderHead, SlotHead
 from .backbone import VideoBackbone, denoise, stream_of
+from .conditioner import Conditioner
 from .paradigm import Model, Paradigm
 from .text_encoder import TextEncoder
 from .vae import VAE
@@ -11,6 +12,7 @@ from .vae import VAE
 __all__ = [
     "VAE",
     "ActionHead",
+    "Conditioner",
     "ExpertHead",
     "Model",
     "Paradigm",

@@ -50,7 +50,8 @@ class VideoBackbone(Protocol):
         places in time looks at what it has. Where the blocks take one level a pass, it is the
         highest of a sample. `text` is for the words that blocks attend to by cross-attention.
         `rungs`, as `Frames.ladder`, is what is known of the levels at the start of a chunk, so that
-        what follows from them is looked up (`wamkit.acceleration.memo.of_levels`) instead of computed.
+        what follows from them is looked up (`wamkit.acceleration.memo.of_levels`) instead of
+        computed.
         """
 
     def unembed(self, x: Tensor, cond: Any) -> Tensor:

@@ -33,8 +33,8 @@ def build(
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
     the spec. `mode` is how it runs: "eager", "compile", "graph" or "compile+graph"
-    (`wamkit.policy.run_mode`). Raises SpecError with every conflict before any weight is loaded, and warns
-    (`WamkitWarning`) of what `warnings_of` finds.
+    (`wamkit.policy.run_mode`). Raises SpecError with every conflict before any weight is loaded,
+    and warns (`WamkitWarning`) of what `warnings_of` finds.
     """
     from ..config.runs import is_folder
     from .policy import Policy

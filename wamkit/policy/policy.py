@@ -19,16 +19,15 @@ from ..acceleration.regions import Regions
 from ..acceleration.vae_graph import record_encoder
 from ..checkpoints.random_weights import seeded
 from ..checkpoints.safetensors import cast
-from ..config.conditioner import Conditioner
 from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import Samples, schedules_of
 from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
+from ..interfaces.conditioner import Conditioner
 from ..interfaces.types import Goal, Outcome, Scene, Text, Velocity
-from . import losses
-from . import preprocessing as scenes
+from . import losses, preprocessing
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .blame import expect_chunk, expect_pictures
@@ -216,7 +215,7 @@ class Policy(Placed):
             self.regions.forget()
 
     def _prepare(self) -> None:
-        """Fuse layers (`wamkit.acceleration.fused_linear`) for the first chunk, and again if weights have moved."""
+        """Fuse layers for the first chunk, and again if weights have moved."""
         if self.training:
             return
         if self._rows is None or not all(row.holds() for row in self._rows):
@@ -260,7 +259,7 @@ class Policy(Placed):
         if all(flow.config.guidance == 1 for flow in self.schedules.values()):
             return None
         sentence = (self.spec.text_encoder.negative,) * batch
-        return scenes.words(self, sentence, "{instruction}")
+        return preprocessing.words(self, sentence, "{instruction}")
 
     def _leaning(self, negative: Text | None) -> Model:
         """The model, leaning away from these words if there are any."""
@@ -277,7 +276,7 @@ class Policy(Placed):
         action is not finite.
         """
         self._require_choices(choices)
-        scene = scenes.blank(self, observation, ahead=self.paradigm.looks_ahead)
+        scene = preprocessing.blank(self, observation, ahead=self.paradigm.looks_ahead)
         out = self.decide(scene, seed=seed, **choices)
         return self.chunk_of(out, observation)
 
@@ -328,7 +327,7 @@ class Policy(Placed):
     def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
         """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.lower("action", out.action).float().cpu()
-        state = scenes.physical_state(self, observation)
+        state = preprocessing.physical_state(self, observation)
         chunk = ActionChunk(
             values=self.actions.decode(values, None if state is None else state.cpu()),
             hertz=self.spec.actions.hertz,
@@ -351,11 +350,11 @@ class Policy(Placed):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
-        scene = scenes.blank(self, observation)
+        scene = preprocessing.blank(self, observation)
         model = self.guided(observation.batch)
         with nullcontext() if self.regions is None else self.regions.entered():
             clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
-        pictures = scenes.decoded(self, clip, observation)
+        pictures = preprocessing.decoded(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
             self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
@@ -371,7 +370,7 @@ class Policy(Placed):
         autocast: matrix products and attention in that dtype, weights and losses as they are, and
         what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
         """
-        scene = scenes.clean(self, batch)
+        scene = preprocessing.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
         if compute != torch.float32:  # what is computed so must not last
             noisy = noisy.with_(text=replace(noisy.text))
@@ -401,7 +400,7 @@ class Policy(Placed):
         steps = spec.steps if part == "action" else 1
         shape = (len(batch.actions), steps, spec.sizes.numbers(part))
         real = losses.real_numbers(spec, part, batch, shape).to(self.device)
-        real = scenes.lifted(self, part, real)
+        real = preprocessing.lifted(self, part, real)
         regresses = spec.action_head.regresses
         found = velocity.take(part, noisy)
         return losses.numbers_loss(found, goal, real, numbers if regresses else None)

@@ -1,10 +1,10 @@
 """Passes of a network that repeat one before, so that what they cost need not be counted again.
 
 Every step of a loop asks the network the same question about other numbers. The first pass of a
-kind also computes what is kept for the rest (`wamkit.acceleration.memo`, `wamkit.engine.kv_cache`), the second is what
-all others are like. A pass repeats one before if it has the same shapes, follows a pass of the
-same kind as that one did, looks at the very same cache, text and levels, and if the same of its
-tensors are new.
+kind also computes what is kept for the rest (`wamkit.acceleration.memo`, `wamkit.engine.kv_cache`),
+the second is what all others are like. A pass repeats one before if it has the same shapes, follows
+a pass of the same kind as that one did, looks at the very same cache, text and levels, and if the
+same of its tensors are new.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """Read a policy written by `save`, through the same loaders as published weights.
 
     `overrides` change the spec, for example its steps; what they make of the sizes must still fit
-    the files. Of a run or its checkpoints the policy is loaded that `wamkit.config.runs.find` chooses.
+    the files. Of a run or its checkpoints the policy is loaded that `wamkit.config.runs.find`
+    chooses.
     """
     from .policy import Policy
 

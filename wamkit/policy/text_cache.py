@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config.conditioner import Conditioner
+from ..interfaces.conditioner import Conditioner
 from ..interfaces.text_encoder import TextEncoder
 from ..interfaces.types import Text
 

@@ -8,7 +8,8 @@
 
 Every part, and each of its `variations`, is tried at its tiny size, among companions that fit it.
 Without PARTS, every registered part of a policy is tried; for environments see
-`wamkit.testing.environment`. The checks themselves are plain functions and may be called one by one.
+`wamkit.testing.environment`. The checks themselves are plain functions and may be called one by
+one.
 """
 
 from __future__ import annotations

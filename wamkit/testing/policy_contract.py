@@ -52,7 +52,7 @@ def acts_the_same_without_a_cache(spec: PolicySpec, tmp: Path) -> None:
 
 
 def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
-    """Layers computed as one (`wamkit.acceleration.fused_linear`) change no number and no weight that is saved."""
+    """Layers computed as one change no number and no weight that is saved."""
     policy, seen = Policy.from_spec(spec), observation(spec)
     rng = torch.Generator().manual_seed(2)
     for p in policy.parameters():  # zeros would hide everything

@@ -11,8 +11,8 @@ RUN/checkpoints/last              link to the newest, or a text file that names 
 RUN/checkpoints/best              the same for the best on held-out episodes, if any are held out
 
 A run is resumed from the newest finished checkpoint, whatever became of `last` on the way
-(`wamkit.config.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every process
-writes what it holds, and any number of processes can read it. Nothing is pickled.
+(`wamkit.config.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every
+process writes what it holds, and any number of processes can read it. Nothing is pickled.
 """
 
 from __future__ import annotations

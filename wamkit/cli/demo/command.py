@@ -17,8 +17,7 @@ from .._output import FOUND, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ...config.spec import PolicySpec
-    from . import Found, Settings, Way
-    from .stages import Tell, Watch
+    from .stages import Found, Settings, Tell, Watch, Way
 
 EXAMPLE = "wamkit demo --out demo"
 
@@ -57,7 +56,7 @@ def command(
     compared with the expert and with random actions. Ctrl-C stops at any time (exit code 130); the
     same command goes on from there.
     """
-    from . import Settings
+    from .stages import Settings
 
     settings = Settings(task, episodes, steps, eval_episodes, seed)
     if quick:
@@ -69,7 +68,7 @@ def command(
         note("stopped; the same command goes on from here")
         raise
     from ..explain import explained
-    from . import write
+    from .page import write
 
     told = {way.name: explained(way.spec) for way in ways if way.spec is not None}
     page = write(out / "report.html", settings, data, baselines, ways, told)
@@ -85,7 +84,7 @@ def _made(
     out: Path, settings: Settings, paradigm: str | None, processes: int
 ) -> tuple[Found, dict[str, Found], list[Way]]:
     """Run every stage that has not been run yet."""
-    from . import begin, demonstrations, expect_fit, judged, opened, played, spec_of
+    from .stages import begin, demonstrations, expect_fit, judged, opened, played, spec_of
 
     every = paradigm == "all"
     first = spec_of(None if every else paradigm, settings.seed)
@@ -103,7 +102,7 @@ def _made(
 
 def _tried(out: Path, settings: Settings, name: str, workers: Any, watch: Watch) -> Way:
     """One of several paradigms; what goes wrong with it is told and does not stop the others."""
-    from . import Way, judged, spec_of
+    from .stages import Way, judged, spec_of
 
     spec: PolicySpec | None = None
     try:

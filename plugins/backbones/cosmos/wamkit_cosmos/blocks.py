@@ -6,9 +6,9 @@
 
 Shift, scale and gate belong to a frame; all three sublayers have their own, of low rank, on top of
 one that all blocks share. They are applied in float32, as are norms and rotary positions, and
-residuals are added in it. There is no bias anywhere. Letters as in `wamkit.interfaces.types`, and n tokens in
-a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D need not be
-H * E: an action expert is narrower than what it attends with.
+residuals are added in it. There is no bias anywhere. Letters as in `wamkit.interfaces.types`, and n
+tokens in a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D
+need not be H * E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Flux1(_Flux):
         )
 
     def conditioner(self) -> Any:
-        from wamkit.config import conditioner
+        from wamkit.checkpoints import conditioner
 
         from .pooled import DIALECTS, PooledWords, Shape, tiny
 

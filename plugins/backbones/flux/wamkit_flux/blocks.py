@@ -8,9 +8,9 @@
 A stream is the words, if they are in it, and then the frames; each of the two is a lane. A lane has
 weights of its own in a double block; in a single block both have the same. Shift, scale and gate
 belong to the words as a whole and to each frame; they, norms, rotary positions and residuals are
-computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a frame, so that S = L + T n; a
-token that belongs to no frame is one by itself. The width D need not be H * E: an action expert is
-narrower than what it attends with, and no words pass through it.
+computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a frame, so that S = L
++ T n; a token that belongs to no frame is one by itself. The width D need not be H * E: an action
+expert is narrower than what it attends with, and no words pass through it.
 
 Source: `src/flux2/model.py` in github.com/black-forest-labs/flux2 (Apache-2.0), under the parameter
 names of diffusers' `Flux2Transformer2DModel` and `FluxTransformer2DModel`.

@@ -1,7 +1,7 @@
 """The image VAEs of FLUX.1 and FLUX.2: pictures to normalized latents, one by one, and back.
 
-Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each other.
-Source: `src/flux2/autoencoder.py` in github.com/black-forest-labs/flux2 and
+Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each
+other. Source: `src/flux2/autoencoder.py` in github.com/black-forest-labs/flux2 and
 `src/flux/modules/autoencoder.py` in github.com/black-forest-labs/flux (Apache-2.0). Names and
 shapes are those of diffusers' `AutoencoderKLFlux2` and `AutoencoderKL`.
 """

@@ -5,9 +5,9 @@
     x --norm, shift, scale--> feed-forward --> * gate + --> x
 
 Norms here have no weights, and divide by the root of the mean square. Shift, scale and gate belong
-to a frame and are computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a frame, so
-that S = T n; a token that belongs to no frame is one by itself. The width D need not be H * E: an
-action expert is narrower than what it attends with.
+to a frame and are computed in float32. Letters as in `wamkit.interfaces.types`, and n tokens in a
+frame, so that S = T n; a token that belongs to no frame is one by itself. The width D need not be H
+* E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The encoders of LTX's VAEs for a picture by itself, in two dimensions.
 
 Before a clip they see its first picture again, so that a picture alone is the same at all times in
-every layer: it is convolved once, by kernels summed over time (`wamkit.acceleration.single_frame_conv`). Where two moments
-become one they are equal. The layers are diffusers', and so is what comes out, up to rounding.
+every layer: it is convolved once, by kernels summed over time
+(`wamkit.acceleration.single_frame_conv`). Where two moments become one they are equal. The layers
+are diffusers', and so is what comes out, up to rounding.
 
 Letters: B pictures, D channels of a layer, H and W height and width at its resolution.
 """

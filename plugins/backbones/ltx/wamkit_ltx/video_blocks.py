@@ -6,7 +6,8 @@
 
 In brackets what 2.3 adds; there the noise level also scales and shifts the words. Between words and
 feed-forward the full model lets the video hear the audio; that attention is left out. Letters as in
-`wamkit.interfaces.types` and `.blocks`; words are as wide as a token in 2.0, and of the text's width in 2.3.
+`wamkit.interfaces.types` and `.blocks`; words are as wide as a token in 2.0, and of the text's
+width in 2.3.
 """
 
 from __future__ import annotations

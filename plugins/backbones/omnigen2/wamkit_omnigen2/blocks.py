@@ -5,8 +5,8 @@
 
 There is a norm before and a norm after each half. Scales and gates (through tanh) belong to a
 frame, or to all words, and are computed in float32, as are norms and rotary positions; residuals
-are added in float32. Letters as in `wamkit.interfaces.types`; G groups of tokens each have a noise level. The
-width D need not be H * E: an action expert is narrower than what it attends with.
+are added in float32. Letters as in `wamkit.interfaces.types`; G groups of tokens each have a noise
+level. The width D need not be H * E: an action expert is narrower than what it attends with.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
 
 Words and images have weights of their own for all but the attention. Shift, scale and gate belong
 to a frame, or to all words, and are computed in float32, as are norms and rotary positions;
-residuals are added in float32. Letters as in `wamkit.interfaces.types`; G groups of n tokens share a noise
-level: T frames, or one group of L words; a token that belongs to no frame is one by itself, and
-takes the weights of images. The width D need not be H * E: an action expert is narrower than what
-it attends with, and no words pass it.
+residuals are added in float32. Letters as in `wamkit.interfaces.types`; G groups of n tokens share
+a noise level: T frames, or one group of L words; a token that belongs to no frame is one by itself,
+and takes the weights of images. The width D need not be H * E: an action expert is narrower than
+what it attends with, and no words pass it.
 """
 
 from __future__ import annotations

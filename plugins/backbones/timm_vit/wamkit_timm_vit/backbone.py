@@ -8,8 +8,8 @@
 Source: `timm/models/vision_transformer.py` and `eva.py` in github.com/huggingface/
 pytorch-image-models (Apache-2.0), whose parameter names are ours. Each frame is one picture, with
 class and register tokens (n of them) of its own in front of its patches and the same positions as
-any other; frames meet in attention alone. Letters as in `wamkit.interfaces.types`, and p pixels in a patch's
-side.
+any other; frames meet in attention alone. Letters as in `wamkit.interfaces.types`, and p pixels in
+a patch's side.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Wan(VariantBackbone):
         return WanExpert(self.traits, width, feed_forward)
 
     def conditioner(self) -> Any:
-        from wamkit.config import conditioner
+        from wamkit.checkpoints import conditioner
 
         from .image_encoder import ImageEncoder, Shape, dialects, tiny
 

@@ -5,9 +5,10 @@
     x --norm, shift, scale--> feed-forward --> * gate + --> x
 
 Shift, scale and gate belong to a frame and are computed in float32, as are norms and rotary
-positions; residuals are added in float32 where there is a gate. Letters as in `wamkit.interfaces.types`, and
-n tokens in a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D
-need not be H * E: an action expert is narrower than what it attends with.
+positions; residuals are added in float32 where there is a gate. Letters as in
+`wamkit.interfaces.types`, and n tokens in a frame, so that S = T n; a token that belongs to no
+frame is one by itself. The width D need not be H * E: an action expert is narrower than what it
+attends with.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A tiny image autoencoder: pictures to latents, one by one, and back.
 
-Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each other.
-Source: `taesd.py` in github.com/madebyollin/taesd (MIT); names and shapes are those of diffusers'
-`AutoencoderTiny`. Its latents are those FLUX.1 denoises (`scaling_factor` is 1 and `shift_factor` 0
-in huggingface.co/madebyollin/taef1): what the VAE `flux1` gives after its shift and scale.
+Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each
+other. Source: `taesd.py` in github.com/madebyollin/taesd (MIT); names and shapes are those of
+diffusers' `AutoencoderTiny`. Its latents are those FLUX.1 denoises (`scaling_factor` is 1 and
+`shift_factor` 0 in huggingface.co/madebyollin/taef1): what the VAE `flux1` gives after its shift
+and scale.
 """
 
 from __future__ import annotations

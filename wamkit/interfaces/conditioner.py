@@ -1,0 +1,20 @@
+"""What a conditioner promises: an image or a prompt to the extra tokens some backbones take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+
+class Conditioner(Protocol):
+    """What makes `Text.extra`, as an `nn.Module`."""
+
+    reads: Literal["picture", "words"]
+
+    def __call__(self, prompts: Sequence[str], picture: Tensor | None) -> Tensor:
+        """B prompts and pictures [B, 3, height, width] in [-1, 1] to [B, L', extra width].
+
+        One of the two is looked at, as `reads` says; the other may be empty.
+        """
