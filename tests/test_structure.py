@@ -16,153 +16,165 @@ from wamkit.config.registry import registry
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "wamkit"
 
-# Floors of the core; a module may import from its own floor and from those below.
-FLOORS = {
-    0: {
-        "errors",
-        "printable",
-        "seeds",
-        "install",
-        "noise",
-        "variables",
-        "strict_json",
-        "strict_yaml",
-        "documents",
-        "trust",
-        "values",
-        "describe",
-        "chart",
-        "hooks",
-        "parts",
-        "part_rules",
-        "containment",
-        "guards",
-        "installation",
-        "traits",
-        "visibility",
-        "spaces",
-        "schedules",
-        "reading",
-        "placeholders",
-        "locate",
-        "shards",
-        "safetensors_header",
-        "pickle_scan",
-        "mistakes",
-        "overrides",
-        "paths",
-        "published",
-        "config_values",
-        "hub",
-        "kinds",
-        "resizing",
-        "leftovers",
-        "durable",
-        "locking",
-    },
-    1: {
-        "registry",
-        "configs",
-        "spec",
-        "check",
-        "programs",
-        "trained",
-        "pretrained",
-        "conditioner",
-        "nested",
-        "records",
-        "runs",
-    },
-    2: {
-        "files",
-        "pickled",
-        "bounded",
-        "finite",
-        "formats",
-        "images",
-        "png",
-        "placing",
-        "prefixes",
-        "recognize",
-        "meta_ops",
-        "types",
-        "cache",
-        "memo",
-        "text",
-        "schedule",
-        "solvers",
-        "attention",
-        "regions",
-        "compiling",
-        "flat",
-        "encoder",
-        "layers",
-        "fused",
-        "clip",
-        "weights",
-        "precision",
-        "tolerance",
-        "random_weights",
-    },
-    3: {
-        "interfaces",
-        "adapters",
-        "actions",
-        "cameras",
-        "observation",
-        "prompts",
-        "stored",
-        "transformers_files",
-    }
-    | {
-        "normalization",
-        "pixels",
-        "guidance",
-        "losses",
-    },
-    4: {
-        "build",
-        "policy",
-        "blame",
-        "folder",
-        "scenes",
-        "session",
-        "modes",
-        "quantized",
-        "integers",
-        "",
-    },
-    5: {
-        "simulate",
-        "testing",
-        "company",
-        "policy_contract",
-        "stacks",
-        "parity",
-        "trial",
-        "replay",
-        "scaffold",
-        "data",
-        "train",
-        "cost",
-        "repeats",
-        "slicing",
-        "compositions",
-        "bench",
-        "serve",
-        "demo",
-    },
-    6: {"cli", "__main__"},
+# Rooms of the core, the lowest first: a module imports from its own room and from those before it.
+ROOMS = (
+    "errors",
+    "files",
+    "config",
+    "acceleration",
+    "engine",
+    "interfaces",
+    "checkpoints",
+    "policy",
+    "data",
+    "simulate",
+    "serve",
+    "bench",
+    "train",
+    "testing",
+    "cli",
+)
+# Rooms and modules that load none of HEAVY: every command loads them, and no torch is wanted there.
+PAPER = {"errors", "files", "config", "cli"}
+LIGHT = {"", "acceleration", "acceleration.torchao_messages", "policy", "policy.build"}
+HEAVY = {"torch", "numpy", "PIL", "safetensors"}
+PICTURES = {"files.images", "files.pixels"}  # these two load numpy and PIL
+# What a plugin may import of the core, modules and all below them.
+SURFACE = (
+    "wamkit.checkpoints",
+    "wamkit.config",
+    "wamkit.engine.layers",
+    "wamkit.errors",
+    "wamkit.interfaces",
+    "wamkit.testing",
+)
+# What plugins import beyond it, each until the surface holds what it needs; nothing is added here.
+EXCEPTIONS: dict[str, tuple[str, ...]] = {
+    "adaptive": (
+        "wamkit.engine.noise_schedule",
+        "wamkit.policy.observation",
+        "wamkit.policy.policy",
+        "wamkit.policy.preprocessing",
+    ),
+    "autoregressive": (
+        "wamkit.engine.kv_cache",
+        "wamkit.engine.noise_schedule",
+    ),
+    "conditional": (
+        "wamkit.engine.kv_cache",
+        "wamkit.engine.noise_schedule",
+    ),
+    "cosmos": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+    ),
+    "flux": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+        "wamkit.engine.clip_layers",
+    ),
+    "gymnasium": (
+        "wamkit.simulate.environment",
+        "wamkit.simulate.rendering",
+    ),
+    "idm": ("wamkit.engine.noise_schedule",),
+    "image_edit": ("wamkit.engine.kv_cache",),
+    "joint": ("wamkit.engine.kv_cache",),
+    "latent_slot": ("wamkit.acceleration.memo",),
+    "ltx": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.acceleration.single_frame_conv",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+        "wamkit.files.hub",
+        "wamkit.files.locate",
+    ),
+    "metaworld": (
+        "wamkit.simulate.environment",
+        "wamkit.simulate.rendering",
+    ),
+    "mot": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+    ),
+    "omnigen2": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+    ),
+    "open_clip": (
+        "wamkit.files.paths",
+        "wamkit.files.strict_json",
+    ),
+    "planning": (
+        "wamkit.engine.kv_cache",
+        "wamkit.engine.noise_schedule",
+    ),
+    "pusht": (
+        "wamkit.simulate.environment",
+        "wamkit.simulate.rendering",
+    ),
+    "qwen_image": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+    ),
+    "reader": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.acceleration.regions",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+    ),
+    "regression": ("wamkit.engine.attention",),
+    "shared_stream": (
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+    ),
+    "state_fusion": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+    ),
+    "timm_vit": (
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+    ),
+    "toy": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.engine.attention",
+        "wamkit.engine.kv_cache",
+    ),
+    "wan": (
+        "wamkit.acceleration.fused_linear",
+        "wamkit.acceleration.memo",
+        "wamkit.acceleration.single_frame_conv",
+        "wamkit.engine.attention",
+        "wamkit.engine.clip_layers",
+        "wamkit.engine.kv_cache",
+        "wamkit.files.locate",
+        "wamkit.files.safetensors_header",
+    ),
 }
-PAPER = FLOORS[0] | FLOORS[1] | {"build", "", "scaffold", "compositions"}
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
-LATE = {("build", "policy"), ("policy", "folder"), ("", "interfaces"), ("", "observation")}
 
 
-def _module(file: Path) -> str:
-    """The floor's name of a core file: its first part below wamkit/."""
-    part = file.relative_to(CORE).parts[0].removesuffix(".py")
-    return "" if part == "__init__" else part
+def _dotted(file: Path) -> str:
+    """The module of a core file below `wamkit`: `config.spec`, `config` for its `__init__`."""
+    return (
+        ".".join(file.relative_to(CORE).with_suffix("").parts).removesuffix("__init__").strip(".")
+    )
+
+
+def _package(file: Path) -> list[str]:
+    return ["wamkit", *file.relative_to(CORE).parts[:-1]]
 
 
 def _imports(tree: ast.AST, package: list[str]) -> set[str]:
@@ -193,31 +205,82 @@ def _top_level(tree: ast.Module) -> ast.Module:
     return ast.Module(kept, [])
 
 
+def _without_functions(tree: ast.Module) -> ast.Module:
+    """All but the bodies of functions; what stands under TYPE_CHECKING is kept."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [ast.Pass()]
+    return tree
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*.py") if "templates" not in p.parts)
 
 
+MODULES = {_dotted(file): file for file in _files(CORE)}
+
+
+def _modules(names: set[str]) -> set[str]:
+    """Modules of the core among imported names; a package only where something else is asked of it.
+
+    `from .data import layout` asks for a module, and adds `data` to the names as well.
+    """
+    below = {name.removeprefix("wamkit.") for name in names if name.startswith("wamkit.")}
+    asked = {name.rpartition(".")[0] for name in below if name not in MODULES}
+    packages = {name for name, file in MODULES.items() if file.name == "__init__.py"}
+    return (below & MODULES.keys() - packages) | (asked & MODULES.keys())
+
+
+def test_the_root_of_the_core_holds_three_files_and_the_rooms() -> None:
+    assert {f.name for f in CORE.glob("*.py")} == {"__init__.py", "__main__.py", "errors.py"}
+    folders = {f.name for f in CORE.iterdir() if f.is_dir() and list(f.rglob("*.py"))}
+    assert folders | {"errors"} == set(ROOMS)
+
+
 @pytest.mark.parametrize("file", _files(CORE), ids=lambda p: str(p.relative_to(CORE)))
 def test_imports_of_the_core_point_down(file: Path) -> None:
-    name = _module(file)
-    assert name in FLOOR_OF, f"{name} stands on no floor; add it to the table in this test"
-    package = ["wamkit", *file.relative_to(CORE).parts[:-1]]
-    tree = ast.parse(file.read_text())
-    for target in _imports(_top_level(tree), package):
-        if target == "wamkit" or not target.startswith("wamkit."):
+    """Imports at the top, under TYPE_CHECKING and within functions all count.
+
+    Configuration alone reaches up, from within functions: `build` of a part imports what needs
+    torch when a part is built.
+    """
+    name, tree = _dotted(file), ast.parse(file.read_text())
+    room = name.partition(".")[0]
+    if room not in ROOMS:  # the package itself, and `python -m wamkit`
+        return
+    outside = _imports(_without_functions(tree), _package(file))
+    for target in outside | _imports(ast.parse(file.read_text()), _package(file)):
+        if not target.startswith("wamkit."):
             continue
         other = target.split(".")[1]
-        if other in FLOOR_OF and (name, other) not in LATE:
-            assert FLOOR_OF[other] <= FLOOR_OF[name], f"{name} imports {other}, which is above it"
+        if other not in ROOMS:  # of the package itself, which stands above every room
+            assert other == "__version__", f"{name} imports {other} of wamkit; name its module"
+        elif room != "config" or other != "checkpoints" or target in outside:
+            assert ROOMS.index(other) <= ROOMS.index(room), f"{name} imports {target}, above it"
+            assert other != "testing" or room == "testing", f"{name} imports {target}, for tests"
+
+
+def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
+    """By imports that run when a module is loaded."""
+    loads = {
+        name: _modules(_imports(_top_level(ast.parse(file.read_text())), _package(file))) - {name}
+        for name, file in MODULES.items()
+        if name.partition(".")[0] in ROOMS
+    }
+    while loads:
+        free = {name for name, needs in loads.items() if not needs & loads.keys()}
+        assert free, f"each of these imports another of them: {', '.join(sorted(loads))}"
+        loads = {name: needs for name, needs in loads.items() if name not in free}
 
 
 @pytest.mark.parametrize("file", _files(CORE), ids=lambda p: str(p.relative_to(CORE)))
 def test_the_paper_wing_imports_no_torch(file: Path) -> None:
-    if _module(file) not in PAPER | {"cli"}:
+    name = _dotted(file)
+    if name.partition(".")[0] not in PAPER and name not in LIGHT:
         return
-    names = _imports(_top_level(ast.parse(file.read_text())), ["wamkit"])
-    heavy = {n for n in names if n.split(".")[0] in {"torch", "numpy", "PIL", "safetensors"}}
-    assert not heavy
+    heavy = HEAVY - {"numpy", "PIL"} if name in PICTURES else HEAVY
+    names = _imports(_top_level(ast.parse(file.read_text())), _package(file))
+    assert not {n for n in names if n.split(".")[0] in heavy}
 
 
 PLUGINS = sorted(p for p in (ROOT / "plugins").glob("*/*") if (p / "pyproject.toml").is_file())
@@ -233,6 +296,29 @@ def test_a_plugin_imports_wamkit_and_no_other_plugin(folder: Path) -> None:
         assert all(n.split(".")[0] == own for n in others), f"{file} imports {others}"
         if file.name == "__init__.py":
             assert not any(n.split(".")[0] == "torch" for n in _imports(_top_level(tree), package))
+
+
+def _beyond_the_surface(folder: Path) -> set[str]:
+    """Modules of the core that a plugin imports and that are no part of SURFACE."""
+    names: set[str] = set()
+    for file in _files(folder / f"wamkit_{folder.name}"):
+        names |= _imports(ast.parse(file.read_text()), [])
+    modules = {f"wamkit.{name}" for name in _modules(names)}
+    return {m for m in modules if not any(f"{m}.".startswith(f"{s}.") for s in SURFACE)}
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda p: p.name)
+def test_a_plugin_imports_the_surface_and_nothing_else(folder: Path) -> None:
+    found, excepted = _beyond_the_surface(folder), set(EXCEPTIONS.get(folder.name, ()))
+    assert found <= excepted, f"{folder.name} imports what is no part of the surface"
+    assert excepted <= found, f"an exception of {folder.name} is not needed anymore; remove it"
+
+
+def test_exceptions_are_of_plugins_that_there_are() -> None:
+    assert EXCEPTIONS.keys() <= {folder.name for folder in PLUGINS}
+    assert list(EXCEPTIONS) == sorted(EXCEPTIONS)
+    for modules in EXCEPTIONS.values():
+        assert list(modules) == sorted(modules)
 
 
 def test_the_core_names_no_backbone_head_or_paradigm() -> None:
