@@ -7,9 +7,9 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -108,6 +108,15 @@ class Weighted(Part):
         None for wamkit's own names alone.
         """
         return ()
+
+    def materialize(self, make: Callable[[], Any]) -> Any:
+        """What `make` builds with the weights that this part names, or random ones if none.
+
+        Raises WamkitError if they do not fit.
+        """
+        from ..checkpoints.safetensors import materialize
+
+        return materialize(make, self.weights, dialects=self.layouts(), folders=self.config_folders)
 
 
 class BackboneConfig(Weighted):
@@ -229,6 +238,29 @@ class VAEConfig(Weighted):
     def _build(self) -> Any:
         """Return a `wamkit.interfaces.VAE` in any dtype: what a plugin implements."""
         raise NotImplementedError(f"{type(self).__name__} must build a VAE in _build")
+
+
+class PublishedVAE(VAEConfig):
+    """A VAE of one published size, which a class states, and a narrow copy of it for tests."""
+
+    latent: ClassVar[int]
+    """Channels of a latent (C)."""
+    strides: ClassVar[tuple[int, int, int]]
+    """Pictures, rows and columns that make one latent."""
+
+    width: Literal["published", "tiny"] = "published"
+    """`tiny` is a few channels wide, for tests; only `published` reads the published files."""
+
+    @property
+    def channels(self) -> int:
+        return self.latent
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return self.strides
+
+    def tiny(self) -> Self:
+        return self.model_copy(update={"width": "tiny", "weights": None})
 
 
 class TextEncoderConfig(Weighted):

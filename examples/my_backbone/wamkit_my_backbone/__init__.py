@@ -64,11 +64,9 @@ class MyBackbone(BackboneConfig):
 
     def build(self) -> Any:
         """Return the network, with the weights at `weights` or with random ones."""
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import Transformer
 
-        return materialize(lambda: Transformer(self.traits), self.weights)
+        return self.materialize(lambda: Transformer(self.traits))
 
 
 @hookimpl

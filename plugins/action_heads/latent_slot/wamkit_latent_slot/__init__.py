@@ -102,11 +102,9 @@ class LatentSlot(ActionHeadConfig):
             )
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import LatentSlotHead
 
-        return materialize(lambda: LatentSlotHead(self, sizes), self.weights)
+        return self.materialize(lambda: LatentSlotHead(self, sizes))
 
 
 @hookimpl

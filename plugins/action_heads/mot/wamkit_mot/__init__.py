@@ -174,11 +174,9 @@ class Mot(ActionHeadConfig):
         return DIALECTS
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import MotHead
 
-        return materialize(lambda: MotHead(self, sizes), self.weights, dialects=self.layouts())
+        return self.materialize(lambda: MotHead(self, sizes))
 
 
 @hookimpl

@@ -134,12 +134,10 @@ class Reader(ReaderConfig):
         return DIALECTS
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import DiTReader
 
         config = self.fitted(sizes.traits)
-        return materialize(lambda: DiTReader(config, sizes), self.weights, dialects=self.layouts())
+        return self.materialize(lambda: DiTReader(config, sizes))
 
 
 @hookimpl

@@ -68,12 +68,10 @@ class Regression(ReaderConfig):
         yield from unread_state(self.state, spec)
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import RegressionHead
 
         config = self.fitted(sizes.traits)
-        return materialize(lambda: RegressionHead(config, sizes), self.weights)
+        return self.materialize(lambda: RegressionHead(config, sizes))
 
 
 @hookimpl

@@ -103,11 +103,9 @@ class SharedStream(ActionHeadConfig):
             )
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import SharedStreamHead
 
-        return materialize(lambda: SharedStreamHead(self, sizes), self.weights)
+        return self.materialize(lambda: SharedStreamHead(self, sizes))
 
 
 @hookimpl

@@ -106,14 +106,10 @@ class StateFusion(ReaderConfig):
         return DIALECTS
 
     def build(self, sizes: Sizes) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .head import StateFusionHead
 
         config = self.fitted(sizes.traits)
-        return materialize(
-            lambda: StateFusionHead(config, sizes), self.weights, dialects=self.layouts()
-        )
+        return self.materialize(lambda: StateFusionHead(config, sizes))
 
 
 @hookimpl

@@ -140,16 +140,9 @@ class Cosmos(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import CosmosBackbone
 
-        return materialize(
-            lambda: CosmosBackbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: CosmosBackbone(self))
 
 
 @hookimpl

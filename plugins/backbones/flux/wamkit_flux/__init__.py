@@ -12,9 +12,9 @@ from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import (
     Conflict,
     Part,
+    PublishedVAE,
     TrainedWith,
     Traits,
-    VAEConfig,
     VariantBackbone,
     expect_resizable,
     open_size,
@@ -171,16 +171,9 @@ class Flux2(_Flux):
         return FLUX2
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .flux2 import Flux2Backbone
 
-        return materialize(
-            lambda: Flux2Backbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: Flux2Backbone(self))
 
 
 ENCODER_FOLDER = "text_encoder"
@@ -249,94 +242,50 @@ class Flux1(_Flux):
         return FLUX1
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .flux1 import Flux1Backbone
 
-        return materialize(
-            lambda: Flux1Backbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: Flux1Backbone(self))
 
 
-class Flux2VAE(VAEConfig):
+class _FluxVAE(PublishedVAE):
+    def layouts(self) -> Sequence[Any]:
+        from .weights import VAE
+
+        return VAE
+
+    def _build(self) -> Any:
+        from .vae import AUTOENCODERS, PUBLISHED, TINY
+
+        sizes = TINY if self.width == "tiny" else PUBLISHED
+        return self.materialize(lambda: AUTOENCODERS[self.name](sizes))
+
+
+class Flux2VAE(_FluxVAE):
     """The image VAE of FLUX.2, with its latents folded 2 x 2 and normalized."""
 
     source = "https://github.com/black-forest-labs/flux2"
+    latent = 128
+    strides = (1, 16, 16)
 
     name: Literal["flux2"] = "flux2"
-    width: Literal["published", "tiny"] = "published"
-
-    @property
-    def channels(self) -> int:
-        return 128
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return 1, 16, 16
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.VAE2
 
-    def tiny(self) -> Flux2VAE:
-        return Flux2VAE(width="tiny")
 
-    def layouts(self) -> Sequence[Any]:
-        from .weights import VAE
-
-        return VAE
-
-    def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
-        from .vae import PUBLISHED, TINY, Flux2Autoencoder
-
-        sizes = TINY if self.width == "tiny" else PUBLISHED
-        return materialize(
-            lambda: Flux2Autoencoder(sizes), self.weights, dialects=self.layouts(), folders=("vae",)
-        )
-
-
-class Flux1VAE(VAEConfig):
+class Flux1VAE(_FluxVAE):
     """The image VAE of FLUX.1, also that of OmniGen2."""
 
     source = "https://github.com/black-forest-labs/flux"
+    latent = 16
+    strides = (1, 8, 8)
 
     name: Literal["flux1"] = "flux1"
-    width: Literal["published", "tiny"] = "published"
-
-    @property
-    def channels(self) -> int:
-        return 16
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return 1, 8, 8
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.VAE1
-
-    def tiny(self) -> Flux1VAE:
-        return Flux1VAE(width="tiny")
-
-    def layouts(self) -> Sequence[Any]:
-        from .weights import VAE
-
-        return VAE
-
-    def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
-        from .vae import PUBLISHED, TINY, Flux1Autoencoder
-
-        sizes = TINY if self.width == "tiny" else PUBLISHED
-        return materialize(
-            lambda: Flux1Autoencoder(sizes), self.weights, dialects=self.layouts(), folders=("vae",)
-        )
 
 
 @hookimpl

@@ -151,3 +151,7 @@ def unfold(x: Tensor) -> Tensor:
     """The reverse of `fold`."""
     x = x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # [N, C, h, 2, w, 2]
     return x.flatten(4).flatten(2, 3)
+
+
+AUTOENCODERS = {"flux1": Flux1Autoencoder, "flux2": Flux2Autoencoder}
+"""Name of a VAE -> its class."""

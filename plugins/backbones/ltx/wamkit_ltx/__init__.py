@@ -132,16 +132,9 @@ class LTX(_Backbone):
         return LTX_DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import LTXBackbone
 
-        return materialize(
-            lambda: LTXBackbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: LTXBackbone(self))
 
 
 class LTX2(_Backbone):
@@ -188,16 +181,9 @@ class LTX2(_Backbone):
         return LTX2_DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import LTX2Backbone
 
-        return materialize(
-            lambda: LTX2Backbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: LTX2Backbone(self))
 
 
 @hookimpl

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from wamkit.config.parts import Conflict, VAEConfig
+from wamkit.config.parts import Conflict, PublishedVAE
 from wamkit.config.published import Published, json_table
 from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
@@ -141,21 +141,21 @@ def _tiny(table: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-class _VAE(VAEConfig):
+class _VAE(PublishedVAE):
     """What the VAEs of LTX-Video and LTX-2 have in common as configurations."""
 
     requires = ("diffusers",)
+    latent = 128
+    strides = (8, 32, 32)
+    model: ClassVar[str]
+    """Class of diffusers."""
 
     variant: str
-    width: Literal["published", "tiny"] = "published"
 
     @property
-    def channels(self) -> int:
-        return 128
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return 8, 32, 32
+    def level(self) -> float | None:
+        """Noise level that the decoder is told; None for one that takes none."""
+        return None
 
     @property
     def blocks(self) -> dict[str, Any]:
@@ -183,6 +183,11 @@ class _VAE(VAEConfig):
                     f"{self.name}` lists the variants",
                 )
 
+    def _build(self) -> Any:
+        from .vae import LTXVideoVAE
+
+        return self.materialize(lambda: LTXVideoVAE(self.model, self.blocks, self.level))
+
     def _config_files(self) -> list[Path]:
         """The configuration that lies beside the weights, if there is one."""
         if self.weights is None:
@@ -202,6 +207,7 @@ class LTXVAE(_VAE):
 
     license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
     source = "https://github.com/Lightricks/LTX-Video"
+    model = "AutoencoderKLLTXVideo"
 
     name: Literal["ltx"] = "ltx"
     variant: Literal["0.9.0", "0.9.1", "0.9.5"] = "0.9.5"
@@ -220,28 +226,16 @@ class LTXVAE(_VAE):
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        return vae_of(BLOCKS, _tiny, "AutoencoderKLLTXVideo")
+        return vae_of(BLOCKS, _tiny, cls.model)
 
-    def tiny(self) -> LTXVAE:
-        return self.model_copy(update={"width": "tiny", "weights": None})
+    @property
+    def level(self) -> float | None:
+        return self.decode_sigma if self.blocks["timestep_conditioning"] else None
 
     def layouts(self) -> Sequence[Any]:
         from .vae_weights import DIALECTS
 
         return DIALECTS
-
-    def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
-        from .vae import LTXVideoVAE
-
-        level = self.decode_sigma if self.blocks["timestep_conditioning"] else None
-        return materialize(
-            lambda: LTXVideoVAE("AutoencoderKLLTXVideo", self.blocks, level),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("vae",),
-        )
 
 
 class LTX2VAE(_VAE):
@@ -249,30 +243,16 @@ class LTX2VAE(_VAE):
 
     license = "LTX-2 Community License"
     source = "https://github.com/Lightricks/LTX-2"
+    model = "AutoencoderKLLTX2Video"
 
     name: Literal["ltx2"] = "ltx2"
     variant: Literal["2.0", "2.3"] = "2.0"
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        return vae_of(BLOCKS_2, _tiny, "AutoencoderKLLTX2Video")
-
-    def tiny(self) -> LTX2VAE:
-        return self.model_copy(update={"width": "tiny", "weights": None})
+        return vae_of(BLOCKS_2, _tiny, cls.model)
 
     def layouts(self) -> Sequence[Any]:
         from .vae_weights import DIALECTS_2
 
         return DIALECTS_2
-
-    def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
-        from .vae import LTXVideoVAE
-
-        return materialize(
-            lambda: LTXVideoVAE("AutoencoderKLLTX2Video", self.blocks, None),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("vae",),
-        )

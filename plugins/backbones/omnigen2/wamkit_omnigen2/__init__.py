@@ -157,16 +157,9 @@ class OmniGen2(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import OmniGen2Backbone
 
-        return materialize(
-            lambda: OmniGen2Backbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: OmniGen2Backbone(self))
 
 
 @hookimpl

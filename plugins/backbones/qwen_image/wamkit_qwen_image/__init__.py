@@ -126,16 +126,9 @@ class QwenImage(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import QwenImageBackbone
 
-        return materialize(
-            lambda: QwenImageBackbone(self),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("transformer",),
-        )
+        return self.materialize(lambda: QwenImageBackbone(self))
 
 
 @hookimpl

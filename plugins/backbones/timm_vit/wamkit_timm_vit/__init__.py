@@ -191,11 +191,9 @@ class TimmViT(VariantBackbone):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import ViTBackbone
 
-        return materialize(lambda: ViTBackbone(self), self.weights, dialects=self.layouts())
+        return self.materialize(lambda: ViTBackbone(self))
 
 
 @hookimpl

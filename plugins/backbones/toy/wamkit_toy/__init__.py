@@ -73,11 +73,9 @@ class Toy(BackboneConfig):
         return self.model_copy(update={**sizes, "weights": None})
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import ToyBackbone
 
-        return materialize(lambda: ToyBackbone(self.traits, self.predicts), self.weights)
+        return self.materialize(lambda: ToyBackbone(self.traits, self.predicts))
 
 
 @hookimpl

@@ -59,12 +59,10 @@ class Bytes(TextEncoderConfig):
                 "from",
                 "set text_encoder.embedding to an even number",
             )
-        from wamkit.checkpoints.safetensors import materialize
-
         from .text_encoder import ByteEncoder
 
         width = self.embedding
-        return materialize(lambda: ByteEncoder(width, self.length), self.weights)
+        return self.materialize(lambda: ByteEncoder(width, self.length))
 
 
 class PixelShuffle(VAEConfig):

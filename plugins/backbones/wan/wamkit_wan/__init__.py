@@ -10,9 +10,9 @@ from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import (
     Conflict,
     Part,
+    PublishedVAE,
     TrainedWith,
     Traits,
-    VAEConfig,
     VariantBackbone,
     expect_resizable,
     open_size,
@@ -23,8 +23,6 @@ from . import published
 
 if TYPE_CHECKING:
     from wamkit.config.spec import PolicySpec
-
-    from .vae import WanVAEShape
 
 WAMKIT_API = 1
 
@@ -192,94 +190,45 @@ class Wan(VariantBackbone):
         )
 
 
-class WanVAE21(VAEConfig):
+class _WanVAE(PublishedVAE):
+    def layouts(self) -> Sequence[Any]:
+        from .vae_weights import LAYOUTS
+
+        return LAYOUTS[self.name]
+
+    def _build(self) -> Any:
+        from .vae import SHAPES, WanVAE, tiny
+
+        shape = SHAPES[self.name]
+        return self.materialize(lambda: WanVAE(tiny(shape) if self.width == "tiny" else shape))
+
+
+class WanVAE21(_WanVAE):
     """Wan 2.1's causal video VAE, also that of Cosmos-Predict2 and of Qwen-Image."""
 
     source = "https://github.com/Wan-Video/Wan2.1"
+    latent = 16
+    strides = (4, 8, 8)
 
     name: Literal["wan2.1"] = "wan2.1"
-    width: Literal["published", "tiny"] = "published"
-
-    @property
-    def channels(self) -> int:
-        return 16
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return 4, 8, 8
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.VAE21
 
-    def tiny(self) -> WanVAE21:
-        return self.model_copy(update={"width": "tiny", "weights": None})
 
-    def layouts(self) -> Sequence[Any]:
-        from .vae_weights import ORIGINAL_21
-
-        return _vae_layouts(ORIGINAL_21)
-
-    def _build(self) -> Any:
-        from .vae import WAN21
-
-        return _build_vae(self, WAN21)
-
-
-class WanVAE22(VAEConfig):
+class WanVAE22(_WanVAE):
     """The causal video VAE of Wan 2.2 TI2V-5B."""
 
     source = "https://github.com/Wan-Video/Wan2.2"
+    latent = 48
+    strides = (4, 16, 16)
 
     name: Literal["wan2.2"] = "wan2.2"
-    width: Literal["published", "tiny"] = "published"
-
-    @property
-    def channels(self) -> int:
-        return 48
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return 4, 16, 16
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.VAE22
-
-    def tiny(self) -> WanVAE22:
-        return self.model_copy(update={"width": "tiny", "weights": None})
-
-    def layouts(self) -> Sequence[Any]:
-        from .vae_weights import ORIGINAL_22
-
-        return _vae_layouts(ORIGINAL_22)
-
-    def _build(self) -> Any:
-        from .vae import WAN22
-
-        return _build_vae(self, WAN22)
-
-
-def _vae_layouts(original: tuple[tuple[str, str], ...]) -> Sequence[Any]:
-    from wamkit.checkpoints.safetensors import Dialect
-
-    from .vae_weights import SENTINEL_DIFFUSERS, SENTINEL_ORIGINAL
-
-    return (
-        Dialect("diffusers", SENTINEL_DIFFUSERS),
-        Dialect("original", SENTINEL_ORIGINAL, original),
-    )
-
-
-def _build_vae(config: WanVAE21 | WanVAE22, shape: WanVAEShape) -> Any:
-    from wamkit.checkpoints.safetensors import materialize
-
-    from .vae import WanVAE, tiny
-
-    size = tiny(shape) if config.width == "tiny" else shape
-    return materialize(
-        lambda: WanVAE(size), config.weights, dialects=config.layouts(), folders=("vae",)
-    )
 
 
 @hookimpl

@@ -85,6 +85,7 @@ WAN22 = WanVAEShape(
     latents_std=WAN22_STD,
 )
 # fmt: on
+SHAPES = {"wan2.1": WAN21, "wan2.2": WAN22}
 
 
 def tiny(shape: WanVAEShape) -> WanVAEShape:

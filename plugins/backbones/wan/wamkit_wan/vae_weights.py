@@ -6,6 +6,8 @@ file; tensors are the same in both layouts. The originals are `Wan2.1_VAE.pth`
 (github.com/Wan-Video/Wan2.2, `wan/modules/vae2_2.py`).
 """
 
+from wamkit.checkpoints.safetensors import Dialect
+
 SENTINEL_ORIGINAL = "decoder.middle.0.residual.0.gamma"
 """A key that only the original layout has, in both versions."""
 
@@ -65,3 +67,9 @@ ORIGINAL_22: tuple[tuple[str, str], ...] = (
     ),
     (r"^decoder\.upsamples\.(\d+)\.upsamples\.", r"decoder.up_blocks.\1.resnets."),
 )
+
+LAYOUTS = {
+    name: (Dialect("diffusers", SENTINEL_DIFFUSERS), Dialect("original", SENTINEL_ORIGINAL, table))
+    for name, table in (("wan2.1", ORIGINAL_21), ("wan2.2", ORIGINAL_22))
+}
+"""Name of a VAE -> the layouts of its files."""

@@ -106,13 +106,11 @@ class OpenCLIP(TextEncoderConfig):
         return DIALECTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .encoder import OpenCLIPEncoder, alike, text_tower
 
         quick_gelu = bool(published(models()[self.model]).get("quick_gelu", False))
         make = lambda: text_tower(self.sizes, quick_gelu=quick_gelu)  # noqa: E731
-        tower = materialize(make, self.weights, dialects=self.layouts())
+        tower = self.materialize(make)
         return OpenCLIPEncoder(alike(tower), self.layer)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from wamkit.config.config_values import wholes
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import Part, VAEConfig
+from wamkit.config.parts import Part, PublishedVAE
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -40,31 +40,13 @@ TAEF1_CONFIG = Published(
 )
 
 
-class _Tiny(VAEConfig):
-    """What they share: a license, two widths, and numbers that follow from the family."""
-
+class _Tiny(PublishedVAE):
     license = "MIT"
-    latent: ClassVar[int]
-    strides: ClassVar[tuple[int, int, int]]
     space: ClassVar[str]
-
-    width: Literal["published", "tiny"] = "published"
-    """`tiny` is a few channels wide, for tests; only `published` reads the published files."""
-
-    @property
-    def channels(self) -> int:
-        return self.latent
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return self.strides
 
     @property
     def latent_space(self) -> str:
         return self.space
-
-    def tiny(self) -> Self:
-        return self.model_copy(update={"width": "tiny", "weights": None})
 
 
 class _Video(_Tiny):
@@ -78,15 +60,11 @@ class _Video(_Tiny):
         return VIDEO
 
     def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .taehv import PUBLISHED, TINY, VideoAutoencoder
 
         widths = TINY if self.width == "tiny" else PUBLISHED
-        return materialize(
-            lambda: VideoAutoencoder(self.channels, self.stride, self.patch, widths),
-            self.weights,
-            dialects=self.layouts(),
+        return self.materialize(
+            lambda: VideoAutoencoder(self.channels, self.stride, self.patch, widths)
         )
 
 
@@ -143,17 +121,10 @@ class TAEF1(_Tiny):
         return IMAGE
 
     def _build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .taef import PUBLISHED, TINY, ImageAutoencoder
 
         width = TINY if self.width == "tiny" else PUBLISHED
-        return materialize(
-            lambda: ImageAutoencoder(width),
-            self.weights,
-            dialects=self.layouts(),
-            folders=("vae",),
-        )
+        return self.materialize(lambda: ImageAutoencoder(width))
 
 
 @hookimpl
