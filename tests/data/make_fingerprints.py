@@ -32,15 +32,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.actions import Statistics
-from wamkit.check import check
-from wamkit.compositions import matrix
-from wamkit.observation import Batch, Observation
-from wamkit.policy import Policy, generator
-from wamkit.scenes import blank
-from wamkit.spec import PolicySpec, parse, parse_part, read
-from wamkit.tolerance import float64
-from wamkit.trial import batch_of, changed, composed, observation
+from wamkit.config.check import check
+from wamkit.config.compositions import matrix
+from wamkit.config.spec import PolicySpec, parse, parse_part, read
+from wamkit.policy.normalization import Statistics
+from wamkit.policy.observation import Batch, Observation
+from wamkit.policy.policy import Policy, generator
+from wamkit.policy.preprocessing import blank
+from wamkit.testing.fixtures import batch_of, changed, composed, observation
+from wamkit.testing.tolerance import float64
 
 FILE = Path(__file__).with_name("fingerprints.json")
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
