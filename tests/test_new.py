@@ -17,7 +17,6 @@ from wamkit.cli import app
 from wamkit.cli.new.scaffold import LONGEST, SUFFIXES, render
 from wamkit.config.registry import registry
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "my_backbone"
 KINDS = tuple(SUFFIXES)
 COMPANIONS = {"toy", "mot", "single_pass", "conditional", "autoregressive"}
 
@@ -135,11 +134,12 @@ def test_it_is_clean_however_long_the_name(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def test_the_example_is_what_it_writes() -> None:
-    files = [p.relative_to(EXAMPLE) for p in EXAMPLE.rglob("*") if p.is_file()]
-    kept = [p for p in files if not re.search(r"(^|/)\.|__pycache__|\.egg-info", p.as_posix())]
-    found = {path.as_posix(): (EXAMPLE / path).read_text() for path in kept}
-    assert found == render("backbone", "my_backbone")
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_keeps_the_name_of_the_template(kind: str) -> None:
+    title = "".join(word.capitalize() for word in kind.split("_"))
+    for path, text in render(kind, "bold_move").items():
+        for old in (f"my_{kind}", f"my-{kind.replace('_', '-')}", f"My{title}"):
+            assert old not in path + text
 
 
 RULE = (

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from string import Template
 
 from ...config.registry import registry
 from ...errors import WamkitError, did_you_mean
@@ -16,31 +15,36 @@ SUFFIXES = {"backbone": "Backbone", "action_head": "Head", "paradigm": "Paradigm
 """The kinds there are templates for, and how the configuration class of each ends."""
 LONGEST = 32  # letters of a name; what is derived from it must still fit into a line
 TEMPLATES = Path(__file__).parent / "templates"
+EXAMPLES = Path(__file__).parents[3] / "examples"  # the backbone's, which wheels hold as a template
 
 
-def names(kind: str, name: str) -> dict[str, str]:
-    """What the templates call things, derived from the name of the part.
+def names(kind: str, name: str) -> tuple[str, str, str]:
+    """What a part is called in specs, in titles, and as a configuration class.
 
     The class ends in its kind (`my_robot` gives MyRobotBackbone), so that no name can hide one that
     the file imports.
     """
     camel = "".join(word.capitalize() for word in name.split("_"))
-    return {
-        "name": name,
-        "class_name": camel if camel.endswith(SUFFIXES[kind]) else camel + SUFFIXES[kind],
-        "package": f"wamkit_{name}",
-        "distribution": f"wamkit-{name.replace('_', '-')}",
-    }
+    suffix = "" if camel.endswith(SUFFIXES[kind]) else SUFFIXES[kind]
+    return name, name.replace("_", "-"), camel + suffix
 
 
 def render(kind: str, name: str) -> dict[str, str]:
-    """Every file of a new project: relative path -> text, sorted by path."""
-    words, files = names(kind, name), {}
-    for file in TEMPLATES.joinpath(kind).rglob("*.in"):
-        path = file.relative_to(TEMPLATES / kind).as_posix().removesuffix(".in")
-        if path.startswith("package/"):
-            path = words["package"] + path.removeprefix("package")
-        files[path] = Template(file.read_text(encoding="utf-8")).substitute(words)
+    """Every file of a new project: relative path -> text, sorted by path.
+
+    It is the project of a part called `my_KIND`, under another name.
+    """
+    shipped, old = TEMPLATES / kind, f"my_{kind}"
+    home = shipped if shipped.is_dir() else EXAMPLES / old
+    files = {}
+    for file in home.rglob("*"):
+        path = file.relative_to(home).as_posix()
+        if file.is_dir() or re.search(r"(^|/)\.|__pycache__|\.egg-info", path):
+            continue  # what tools leave in a checkout
+        text = file.read_text(encoding="utf-8")
+        for before, after in zip(names(kind, old), names(kind, name), strict=True):
+            text = text.replace(before, after)
+        files[path.removesuffix(".in").replace(old, name)] = text
     return dict(sorted(files.items()))
 
 
@@ -63,7 +67,7 @@ def refuse(kind: str, name: str) -> None:
             f"there is a {kind} called {name!r} already, from {owner}",
             f"choose another name, or look at that one: wamkit show {kind} {name}",
         )
-    package = names(kind, name)["package"]
+    package = f"wamkit_{name}"
     if find_spec(package) is not None:
         raise WamkitError(
             f"there is a package called {package} already, for another part",
