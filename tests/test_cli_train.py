@@ -79,7 +79,7 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "more, message",
+    ("more", "message"),
     [
         (["--resume"], "there is no run in"),
         (["--set", "actions.hertz=5"], "has 10 frames a second"),

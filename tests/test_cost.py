@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,13 @@ def _tiny(name: str, overrides: tuple[str, ...]) -> PolicySpec:
 
 
 @pytest.fixture
-def plainly(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def plainly(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No result of an operation is taken from one before."""
     monkeypatch.setattr(meta_ops, "key_of", lambda *_: None)
-    yield monkeypatch
+    return monkeypatch
 
 
-@pytest.mark.parametrize("name, overrides", COMPOSED)
+@pytest.mark.parametrize(("name", "overrides"), COMPOSED)
 def test_passes_that_repeat_are_counted_as_if_they_were_run(
     name: str, overrides: tuple[str, ...]
 ) -> None:

@@ -138,7 +138,7 @@ def test_a_film_of_an_episode_that_fails_leaves_nothing(
 
 def test_an_error_of_the_encoder_is_the_caller_s(tmp_path: Path) -> None:
     film = Film(tmp_path / "film.mp4", 10, (48, 64), "h264")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shape"):
         film.add(np.zeros((48, 64, 5), np.uint8))
     film.discard()
     assert files(tmp_path) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -69,7 +69,7 @@ def _learn(policy: Policy) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hashable]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Hashable]:
     """The keys of everything that was computed for a memo, with the memo it is in."""
     found: list[Any] = []
     plain = Memo.once
@@ -82,7 +82,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hashable]]:
         return plain(memo, key, counted, of=of)
 
     monkeypatch.setattr(Memo, "once", once)
-    yield found
+    return found
 
 
 @pytest.mark.parametrize("cell", READS, ids=_name)

@@ -157,7 +157,7 @@ def test_layers_are_chosen_by_expression() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         (["lora.targets='nothing'"], "the blocks of this backbone have no linear layer that"),
         (["lora.rank=2", "parts.backbone.freeze=true"], "parts.backbone.freeze is set, and lora"),

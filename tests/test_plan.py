@@ -130,7 +130,7 @@ def test_advice_of_a_plan_works_when_followed(wamkit: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    ("words", "message"),
     [
         (["--gpu", "h10"], "did you mean 'h100'?"),
         (["--memory", "80"], "'80' is no size"),

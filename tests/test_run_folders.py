@@ -546,7 +546,7 @@ def test_a_run_and_its_checkpoints_are_names_of_the_policy_in_them(
 
 
 @pytest.mark.parametrize(
-    "files, words",
+    ("files", "words"),
     [
         ([], "it is empty"),
         (["meta/info.json"], "it is a data set"),

@@ -167,7 +167,7 @@ def test_a_client_of_wamkit_says_why_it_has_no_answer() -> None:
 def test_a_server_that_cannot_begin_says_so() -> None:
     closed = bound("127.0.0.1", 0)
     closed.close()
-    with pytest.raises(OSError), beside(Server(policy()), closed):
+    with pytest.raises(OSError, match="Bad file descriptor"), beside(Server(policy()), closed):
         raise AssertionError("it began")
 
 

@@ -214,9 +214,10 @@ def test_a_kill_while_saving_loses_nothing(
             raise SystemExit("killed")
         real(part, goal)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "finish", die)
-        run(folder, tmp_path / "run")
+        with pytest.raises(SystemExit):
+            run(folder, tmp_path / "run")
     place = tmp_path / "run" / "checkpoints"
     assert [part.is_dir() for part in place.glob(".step-000006.*")] == [True]
     assert (place / "last").resolve().name == "step-000003"
@@ -300,7 +301,7 @@ def test_shards_together_are_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule, shares",
+    ("schedule", "shares"),
     [
         ("cosine", [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]),
         ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),

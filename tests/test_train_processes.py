@@ -137,7 +137,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "how, like",
+    ("how", "like"),
     [
         ("ddp", "one"),
         ("fsdp", "one"),

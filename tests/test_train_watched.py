@@ -108,7 +108,7 @@ def test_loggers_are_named_on_the_command_line(wamkit: Run, folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name, found",
+    ("name", "found"),
     [
         ("NVIDIA H200", "H200"),
         ("NVIDIA H100 80GB HBM3", "H100"),

@@ -246,13 +246,13 @@ def test_unfolding_undoes_folding() -> None:
 def test_bad_pixels_say_found_and_expected(
     shape: tuple[int, ...], found: str, vaes: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes["flux2"].encode(torch.zeros(shape))
     assert str(caught.value) == f"{found}; expected [B, 3, T, H, W], H a multiple of 16 and W of 16"
 
 
 def test_bad_latents_say_found_and_expected(vaes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes["flux2"].decode(torch.zeros(1, 32, 1, 2, 2))
     assert str(caught.value) == (
         "found latents of shape [1, 32, 1, 2, 2]; expected [B, 128, T, h, w]"

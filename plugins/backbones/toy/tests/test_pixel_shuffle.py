@@ -60,7 +60,7 @@ def test_neighboring_pixels_share_a_latent() -> None:
 @pytest.mark.parametrize("shape", [(1, 3, 4, 8, 8), (1, 3, 5, 9, 8), (1, 3, 5, 8, 12)])
 def test_sizes_that_do_not_divide_are_refused(shape: tuple[int, ...]) -> None:
     _, _, frames, height, width = shape
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         PixelShuffle((4, 8, 8)).encode(torch.zeros(shape))
     assert str(caught.value) == (
         f"found pixels with T = {frames}, H = {height}, W = {width}; expected [B, 3, T, H, W] with "

@@ -308,7 +308,7 @@ def test_unpatchify_undoes_patchify() -> None:
 def test_bad_pixels_say_found_and_expected(
     shape: tuple[int, ...], found: str, vaes: dict[str, WanVAE]
 ) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes["wan22"].encode(torch.zeros(shape))
     assert str(caught.value) == (
         f"{found}; expected [B, 3, T, H, W] with T = 1 + 4k, "
@@ -320,7 +320,7 @@ def test_bad_pixels_say_found_and_expected(
 def test_bad_latents_say_found_and_expected(
     shape: tuple[int, ...], vaes: dict[str, WanVAE]
 ) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes["wan21"].decode(torch.zeros(shape))
     assert str(caught.value) == (
         f"found latents of shape {list(shape)}; expected [B, 16, t, h, w] with t >= 1"

@@ -331,14 +331,14 @@ def test_bad_pixels_say_found_and_expected(
         "taew2.2": "[B, 3, T, H, W] with T = 1 + 4k, H a multiple of 16 and W a multiple of 16",
         "taef1": "[B, 3, T, H, W], H and W multiples of 8",
     }
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes[name].encode(torch.zeros(shape))
     assert str(caught.value) == f"found {found}; expected {expected[name]}"
 
 
 @every
 def test_bad_latents_say_found_and_expected(name: str, vaes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         vaes[name].decode(torch.zeros(1, 4, 1, 2, 2))
     channels = CONFIGS[name].channels
     assert str(caught.value) == (
