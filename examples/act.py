@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
+    """Build the policy, act on one photograph, and imagine the future."""
     policy = wamkit.build(HERE / "fastwam.toml", tiny=True)  # tiny: random weights, any laptop
     seen = wamkit.Observation(
         images=dict.fromkeys(policy.cameras.boxes, HERE / "images" / "coffee.jpg"),

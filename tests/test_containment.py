@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from wamkit.config.containment import TORCH, contained
-from wamkit.config.guards import Refused
+from wamkit.config.guards import RefusedError
 from wamkit.files import strict_json
 
 
@@ -112,7 +112,7 @@ def test_functions_of_other_modules_locale_and_timers_are_as_before() -> None:
 )
 def test_a_thread_and_the_end_of_the_process_are_refused(act: Callable[[], None]) -> None:
     before = threading.active_count()
-    with pytest.raises(Refused, match="when it is imported"), contained():
+    with pytest.raises(RefusedError, match="when it is imported"), contained():
         act()
     assert threading.active_count() == before
     thread = threading.Thread(target=int)

@@ -19,7 +19,7 @@ from wamkit.checkpoints import safetensors as weights
 from wamkit.cli import app
 from wamkit.config.spec import parse, read
 from wamkit.data import Feature, Writer
-from wamkit.files.durable import NotWritten
+from wamkit.files.durable import NotWrittenError
 from wamkit.testing.training import recordings
 
 resource = pytest.importorskip("resource")
@@ -192,13 +192,13 @@ def episode(folder: Path, kind: str, number: int) -> None:
 @pytest.mark.parametrize("size", [0, SMALL, 2000, 9000])
 def test_a_data_set_that_found_no_room_is_as_it_was(kind: str, size: int, tmp_path: Path) -> None:
     folder = tmp_path / "demos"
-    with room(size), pytest.raises(NotWritten) as caught:
+    with room(size), pytest.raises(NotWrittenError) as caught:
         episode(folder, kind, 0)
     assert str(folder) in caught.value.what and "nothing was left behind" in caught.value.hint
     assert files(tmp_path) == {}
     episode(folder, kind, 0)
     before = files(tmp_path)
-    with room(size), pytest.raises(NotWritten) as caught:
+    with room(size), pytest.raises(NotWrittenError) as caught:
         episode(folder, kind, 1)
     assert f"{folder} is as it was before" in caught.value.hint
     assert files(tmp_path) == before

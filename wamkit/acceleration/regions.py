@@ -82,6 +82,7 @@ class Way(NamedTuple):
     found: list[object]  # one: the visit in which the links were seen to hold
 
     def __call__(self, leaves: Sequence[Tensor]) -> Any:
+        """What the function returns for these tensors."""
         inputs = self.inputs.copy()
         for place, argument in self.arguments:
             inputs[place] = leaves[argument]
@@ -134,6 +135,7 @@ class Regions:
             self._known.clear()
 
     def __call__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """What `function` returns for `args`, by compiled code where that is possible."""
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             return self._through(function, args)
         leaves: list[Tensor] = []

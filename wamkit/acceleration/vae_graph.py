@@ -33,6 +33,8 @@ class RecordedEncoder:
         self._replay: Callable[[], None] | None = None
 
     def record(self, capture: Capture) -> RecordedEncoder:
+        """Record the encoder by `capture`, and return itself."""
+
         def run() -> None:
             self._z = self._encode(self._pixels)
 
@@ -44,6 +46,7 @@ class RecordedEncoder:
         return self._read == self._memory()
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] of pixels [B, 3, T, H, W], by the recording."""
         assert self._replay is not None
         self._pixels.copy_(pixels)
         self._replay()
@@ -66,6 +69,7 @@ class Encoder:
         self._recorded: dict[tuple[Any, ...], RecordedEncoder] = {}
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] of pixels [B, 3, T, H, W]; recorded if they are one frame."""
         if pixels.shape[2] != 1 or torch.is_grad_enabled() or self._vae.training:
             return self._encode(pixels)
         if isinstance(self._vae, Flat):

@@ -83,7 +83,7 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
 def written(
     tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to one safetensors file, whole or not at all. Raises NotWritten.
+    """Write tensors to one safetensors file, whole or not at all. Raises NotWrittenError.
 
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
     size allows: read back mapped, it takes the same vector instructions and gives the same numbers.

@@ -350,7 +350,7 @@ def save_like(
 def write(state: Mapping[str, Tensor], path: str | Path) -> int:
     """Write weights to one safetensors file, whole or not at all (`checkpoints.files.written`).
 
-    Returns the number of tensors. Raises NotWritten if there is no room.
+    Returns the number of tensors. Raises NotWrittenError if there is no room.
     """
     written(state, Path(path), {"format": "pt", "writer": WRITER})
     return len(state)

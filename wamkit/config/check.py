@@ -21,7 +21,7 @@ from .spec import PolicySpec, draft, read
 from .trained import named, strange_text_encoder, strange_vae
 
 
-class _Absent(Exception):
+class _AbsentError(Exception):
     """A rule asked for a section that is itself in conflict."""
 
 
@@ -37,7 +37,7 @@ class _Draft:
         derived = PolicySpec.__dict__.get(name)
         if isinstance(derived, property) and derived.fget is not None:
             return derived.fget(self)
-        raise _Absent(name)
+        raise _AbsentError(name)
 
 
 def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
@@ -73,7 +73,7 @@ def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
         if kind in values:
             try:
                 values[kind] = values[kind].fit(partial)
-            except _Absent:
+            except _AbsentError:
                 continue
             except WamkitError:
                 raise
@@ -125,7 +125,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
             for conflict in rule(spec):
                 found += 1
                 yield conflict
-        except _Absent:
+        except _AbsentError:
             continue
         except WamkitError:
             raise
@@ -356,7 +356,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
     for kind in KINDS:
         try:
             part = getattr(spec, kind)
-        except _Absent:
+        except _AbsentError:
             continue
         stored = getattr(part, "embeddings", None) is not None  # then the part is never built
         missing = [] if stored else lacking(part)
@@ -373,7 +373,7 @@ def _folders(spec: Any) -> Iterator[Conflict]:
     for kind in KINDS:
         try:
             path = getattr(getattr(spec, kind), "weights", None)
-        except _Absent:
+        except _AbsentError:
             continue
         if path is None:
             continue
@@ -395,5 +395,5 @@ def _configs(spec: Any) -> Iterator[Conflict]:
     for kind in KINDS:
         try:
             yield from config_conflicts(getattr(spec, kind))
-        except _Absent:
+        except _AbsentError:
             continue

@@ -53,10 +53,10 @@ def compose(*parts: Part) -> PolicySpec:
             return spec
         reasons += [conflict for conflict in conflicts if conflict not in reasons]
     named = ", ".join(f"{part.kind} {part.name}" for part in parts)
-    raise FitsNothing(named, reasons)
+    raise FitsNothingError(named, reasons)
 
 
-class FitsNothing(AssertionError):
+class FitsNothingError(AssertionError):
     """No registered parts make a policy with those that are wanted."""
 
     def __init__(self, named: str, reasons: list[Conflict]) -> None:
@@ -160,7 +160,7 @@ def _tried(make: Callable[[], PolicySpec]) -> tuple[PolicySpec | None, tuple[Con
         return make(), ()
     except SpecError as error:
         return None, error.conflicts
-    except FitsNothing as error:
+    except FitsNothingError as error:
         bugs = tuple(reason for reason in error.reasons if reason.between[0].startswith("plugin "))
         hint = "install parts that fit it, or set an adapter"
         nothing = Conflict(between=("backbone",), why=f"{error.named} fits nothing", hint=hint)

@@ -20,11 +20,16 @@ class Published(Protocol):
     """A backbone's configuration that says where a conditioner is."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the backbone, as in a spec."""
+
     @property
-    def weights(self) -> str | None: ...
+    def weights(self) -> str | None:
+        """A file, folder or `hf:` reference of the backbone's weights; None for random ones."""
+
     @property
-    def conditioner_weights(self) -> str | None: ...
+    def conditioner_weights(self) -> str | None:
+        """A file or folder of the conditioner's weights; None to look beside the backbone's."""
 
 
 def place(config: Published, folder: str) -> str | None:

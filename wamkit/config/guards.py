@@ -19,7 +19,7 @@ from typing import Any
 Quietly = Callable[[Callable[[], Any]], None]
 
 
-class Refused(RuntimeError):
+class RefusedError(RuntimeError):
     """A plugin's code did what no import may do; the message says what, and where it belongs."""
 
 
@@ -59,7 +59,7 @@ def guarded(quietly: Quietly) -> Iterator[None]:
     def refusing(plain: Any, why: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if here():
-                raise Refused(why)
+                raise RefusedError(why)
             return plain(*args, **kwargs)
 
         return call

@@ -127,6 +127,7 @@ class BackboneConfig(Weighted):
 
     @property
     def traits(self) -> Traits:
+        """What is known of the network without its weights: sizes, and what it can do."""
         raise NotImplementedError(f"{type(self).__name__} must state its traits")
 
     def expert(self, width: int, feed_forward: int) -> Any:
@@ -212,8 +213,10 @@ class VAEConfig(Weighted):
 
     @property
     def latent_space(self) -> str | None:
-        """What its latents mean: VAEs of one space can stand in for each other. Named after the
-        first part that makes it; None for latents that no backbone was trained on."""
+        """What its latents mean: VAEs of one space can stand in for each other.
+
+        Named after the first part that makes it; None for latents that no backbone was trained on.
+        """
         return self.name
 
     def build(self) -> Any:
@@ -395,8 +398,10 @@ class ParadigmConfig(Part):
 
     @property
     def modes(self) -> Mapping[str, Mapping[str, Any]]:
-        """The ways one call of `act` can go: name -> the choices that force it; one without a name
-        where there is only one."""
+        """The ways one call of `act` can go: name -> the choices that force it.
+
+        Where there is only one, it has no name.
+        """
         return {"": {}}
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
@@ -408,6 +413,7 @@ class ParadigmConfig(Part):
         raise NotImplementedError(f"{type(self).__name__} must build a paradigm")
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """What the paradigm does not fit in `spec`; none if it fits."""
         numbers = {"action", "next_state", "value"}
         hears = sorted(
             {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}

@@ -63,6 +63,7 @@ class PretrainedText(TextEncoderConfig):
         """Raise WamkitError if the model's own configuration is not what this one says."""
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """What is missing or contradicts the spec in the encoder's files; none if all fits."""
         if self.embeddings is not None:
             return  # what it said is stored, the files are not needed
         place = ("text_encoder.weights",)

@@ -24,9 +24,11 @@ class ReaderConfig(ActionHeadConfig):
     that the head was published with, at the same height of the stack."""
 
     def layers_read(self, traits: Traits) -> tuple[int, ...]:
+        """Indexes of the blocks whose outputs are read, from 0; empty if `layers` is open."""
         return () if self.layers is None else places(self.layers, traits.depth)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """Layers that the backbone of `spec` does not have; none if all are there."""
         depth = spec.backbone.traits.depth
         if self.layers is None or self.layers == "all":
             return

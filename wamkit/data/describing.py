@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files import strict_json
-from ..files.durable import NotWritten, in_words, make_folder, write_text
+from ..files.durable import NotWrittenError, in_words, make_folder, write_text
 from ..files.paths import cache_folder, expanded
 from ..policy.actions import Statistics
 from .frames import Numbers
@@ -173,6 +173,6 @@ def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
         with in_words(file):
             make_folder(file.parent)
         write_text(file, text)
-    except NotWritten:
+    except NotWrittenError:
         if required:
             raise

@@ -146,8 +146,10 @@ class Samples(Dataset[Sample]):
     def _shown(
         self, view: str, episode: Episode, frames: Sequence[int], source: Pictures
     ) -> np.ndarray:
-        """Pictures of a view. Raises WamkitError if they are deep and the view is not, or the other
-        way round."""
+        """Images of a view.
+
+        Raises WamkitError if they are deep and the view is not, or the other way round.
+        """
         key = self.columns.view(view)
         pictures = source.at(episode, key, frames)
         where = f"{key!r} of episode {episode.index} at frame {frames[0]}"

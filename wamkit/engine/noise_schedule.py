@@ -60,6 +60,7 @@ class Several(torch.Generator):
     parts: tuple[torch.Generator, ...]
 
     def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
+        """A generator of a batch from one for each sample, on their device."""
         made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
         if not isinstance(parts[0], Drawn | Chosen):
             made.set_state(parts[0].get_state())
@@ -85,6 +86,7 @@ class Drawn(torch.Generator):
     place: int
 
     def __new__(cls, source: torch.Generator) -> Drawn:
+        """A generator that keeps what it draws from `source`."""
         made = super().__new__(cls, source.device)  # type: ignore[call-arg]
         made.source, made.kept, made.place = source, [], 0
         return made
@@ -144,6 +146,7 @@ class Chosen(torch.Generator):
     batch: int  # of how many
 
     def __new__(cls, source: torch.Generator, index: Tensor, batch: int) -> Chosen:
+        """A generator for the samples `index` [B'] of a batch that `source` draws for."""
         made = super().__new__(cls, source.device)  # type: ignore[call-arg]
         made.source, made.index, made.batch = source, index, batch
         return made

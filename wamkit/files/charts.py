@@ -116,7 +116,7 @@ def lines(
 
 
 def write(file: str | Path, svg: str) -> Path:
-    """Write a picture, whole or not at all. Raises NotWritten if the file system refuses."""
+    """Write a picture, whole or not at all. Raises NotWrittenError if the file system refuses."""
     goal = Path(file)
     with in_words(goal):
         make_folder(goal.parent)

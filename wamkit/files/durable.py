@@ -11,8 +11,9 @@ A folder:   with replacing_folder(goal) as part:
 Either is written under a hidden name in the same folder (`wamkit.files.leftovers`), flushed to the
 disk, and then takes the place of what was there, at one stroke. Before anything is written, what
 dead processes left in that folder is removed, so that a disk they filled has room again. What the
-file system refuses is raised as `NotWritten`, which names the file and what is safe; `safe` says
-the latter in the caller's own words. Blocks may be nested: the outermost names its file or folder.
+file system refuses is raised as `NotWrittenError`, which names the file and what is safe; `safe`
+says the latter in the caller's own words. Blocks may be nested: the outermost names its file or
+folder.
 
 A folder that is made in several steps, or by several processes: take `part = hidden(goal)`, once,
 in the process that lives longest (its id is in the name, and while it lives nobody sweeps the
@@ -49,7 +50,7 @@ from .leftovers import (
 )
 
 __all__ = [
-    "NotWritten",
+    "NotWrittenError",
     "discard",
     "hidden",
     "in_words",
@@ -75,7 +76,7 @@ _OF_DISKS = (*_FULL, *_CLOSED, errno.EFBIG, errno.EIO, errno.ESTALE)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
-class NotWritten(WamkitError):
+class NotWrittenError(WamkitError):
     """A file or a folder that the file system refused to write: why, what to do, what is safe."""
 
     def __init__(
@@ -104,12 +105,12 @@ def _cure(error: OSError) -> str:
 
 
 def write_text(file: str | Path, text: str, safe: str | None = None) -> None:
-    """Write a text in UTF-8 to `file`, whole or not at all. Raises NotWritten."""
+    """Write a text in UTF-8 to `file`, whole or not at all. Raises NotWrittenError."""
     write_bytes(file, text.encode(), safe)
 
 
 def write_bytes(file: str | Path, data: bytes, safe: str | None = None) -> None:
-    """Write `data` to `file`, whole or not at all. Raises NotWritten."""
+    """Write `data` to `file`, whole or not at all. Raises NotWrittenError."""
     with replacing(file, safe) as part:
         part.write_bytes(data)
 
@@ -119,7 +120,7 @@ def replacing(file: str | Path, safe: str | None = None) -> Iterator[Path]:
     """A path to write to; when the block ends, what was written there becomes `file`.
 
     An error in the block leaves `file` as it was. Its folder must be there. A device or a pipe is
-    written to directly. Raises NotWritten for what the file system refuses.
+    written to directly. Raises NotWrittenError for what the file system refuses.
     """
     goal = Path(file)
     with in_words(goal, safe):
@@ -143,7 +144,7 @@ def replacing_folder(goal: str | Path, safe: str | None = None) -> Iterator[Path
     """A new folder to fill; when the block ends, it takes the place of `goal`.
 
     An error in the block leaves `goal` as it was. Folders above it are made. A link at `goal` is
-    replaced, and what it points to is left alone. Raises NotWritten for what the file system
+    replaced, and what it points to is left alone. Raises NotWrittenError for what the file system
     refuses.
     """
     goal = Path(goal)
@@ -231,21 +232,21 @@ def sync(place: Path) -> None:
 
 @contextmanager
 def in_words(goal: Path, safe: str | None = None) -> Iterator[None]:
-    """What the file system refuses in the block, as a `NotWritten` that names `goal`.
+    """What the file system refuses in the block, as a `NotWrittenError` that names `goal`.
 
     Other errors pass, also those of files that have nothing to do with `goal`.
     """
     try:
         yield
-    except NotWritten as inner:
+    except NotWrittenError as inner:
         within = inside(inner.goal, goal)
         if within is None:
             raise
-        raise NotWritten(goal, inner.error, safe, within) from None
+        raise NotWrittenError(goal, inner.error, safe, within) from None
     except OSError as error:
         if not _concerns(error, goal):
             raise
-        raise NotWritten(goal, error, safe) from None
+        raise NotWrittenError(goal, error, safe) from None
 
 
 def _concerns(error: OSError, goal: Path) -> bool:

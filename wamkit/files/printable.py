@@ -29,8 +29,10 @@ class OneLine(logging.Formatter):
     """A formatter of records whose messages hold what strangers sent: a line each, printable."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message in one line, with control characters escaped."""
         record.message = printable(record.message, lines=False)
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
+        """The traceback, with control characters escaped."""
         return printable(super().formatException(ei))  # type: ignore[arg-type]

@@ -62,8 +62,11 @@ class CameraLayout:
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 
     def expect_units(self, images: Mapping[str, Tensor]) -> None:
-        """Raise WamkitError if a deep picture on the host is beyond its view's `value_range` in
-        every pixel, and so would be all black or all white: it is in another unit."""
+        """Check that deep images are in the unit of their view's `value_range`.
+
+        Raises WamkitError if every pixel of an image on the host is beyond the range, so that the
+        image would be all black or all white.
+        """
         for view in self.config.views:
             image = images.get(view.name)
             if view.value_range is None or image is None or image.device.type != "cpu":

@@ -187,8 +187,11 @@ def _image(name: str, value: Any) -> Tensor:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A color picture from a file, upright. Raises WamkitError as `files.pixels.read_pixels`, and
-    for a deep picture, which only a view of a spec can scale."""
+    """A color image from a file, upright.
+
+    Raises WamkitError as `files.pixels.read_pixels`, and for a deep image, which only a view of a
+    spec can scale.
+    """
     found = read_pixels(path)
     if is_deep(found):
         raise WamkitError(

@@ -268,11 +268,11 @@ class Policy(Placed):
 
     @torch.no_grad()
     def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
-        """The next actions, in physical units. The same seed gives the same chunk; with a seed for
-        each sample, every one gets the chunk it would get alone.
+        """The next actions, in physical units.
 
-        `choices` are what the paradigm leaves to the caller (`paradigm.choices`). Raises
-        WamkitError for others, if cameras, pictures or state are not what is expected, and if an
+        The same seed gives the same chunk; with a seed for each sample, each gets the chunk it
+        would get alone. `choices` are what the paradigm leaves to the caller (`paradigm.choices`).
+        Raises WamkitError for others, for unexpected cameras, images or state, and if an
         action is not finite.
         """
         self._require_choices(choices)

@@ -112,6 +112,7 @@ class Recorded:
         self._replay = self._capture(run, self._inputs[0].device)
 
     def __call__(self, scene: Scene, rng: torch.Generator) -> Outcome:
+        """The outcome for a scene with the shapes and devices of the recorded one."""
         torch._foreach_copy_(self._inputs, tensors(scene))
         self._noise.redraw(rng)
         if scene.text.lasting is not self._words:

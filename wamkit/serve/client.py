@@ -43,7 +43,7 @@ class Client:
                 f"{self.address} refuses this client: {_refusal(error)}",
                 "see what the server says, and try again later",
             ) from None
-        except (OSError, WebSocketException, _Broken) as error:
+        except (OSError, WebSocketException, _BrokenError) as error:
             raise WamkitError(
                 f"no policy answers at {self.address}: {error}",
                 f"start one there: wamkit serve POLICY --host {host} --port {port}",
@@ -71,11 +71,11 @@ class Client:
         request = pack({**observation, **anew, **number})
         try:
             reply = self._heard(request)
-        except _Broken as broken:
+        except _BrokenError as broken:
             self._again(str(broken), anew=bool(anew or observation.get("reset")))
             try:
                 reply = self._heard(request)
-            except _Broken as error:
+            except _BrokenError as error:
                 raise self._closed(str(error)) from None
         self._anew = False
         return reply
@@ -87,9 +87,9 @@ class Client:
             try:
                 self._connect(max(0.1, end - monotonic()))
                 break
-            except (OSError, WebSocketException, _Broken) as error:
+            except (OSError, WebSocketException, _BrokenError) as error:
                 if isinstance(error, InvalidStatus):
-                    error = _Broken(_refusal(error))
+                    error = _BrokenError(_refusal(error))
                 if monotonic() + pause > end:
                     raise self._closed(f"{why}; and nobody answers now: {error}") from None
                 sleep(pause)
@@ -136,7 +136,7 @@ class Client:
             answer = self._line.recv()
         except ConnectionClosed as error:
             if _broke(error):
-                raise _Broken(str(error)) from None
+                raise _BrokenError(str(error)) from None
             raise self._closed(brief(str(error))) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
@@ -148,7 +148,7 @@ class Client:
         return found
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """A connection that broke, and that neither side closed on purpose."""
 
 

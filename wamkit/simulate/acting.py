@@ -101,8 +101,10 @@ class Actor:
         return chunk.values[0].numpy()
 
     def _context(self, one: Running) -> list[Seen]:
-        """The pictures that a decision starts from, oldest first; as in training, the first one
-        stands for those before the episode."""
+        """The frames that a decision starts from, oldest first.
+
+        As in training, the first one stands for those before the episode.
+        """
         video = self.policy.spec.video
         steps = [one.step - video.every * back for back in reversed(range(video.context))]
         return [one.seen[max(step, 0)] for step in steps]

@@ -102,8 +102,11 @@ def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple
 
 
 def everything(spec: PolicySpec) -> Scene:
-    """A random scene for an action head: a context frame, words, a state, and all that a head may
-    be asked for, each at levels of its own, for a batch of two."""
+    """A random scene for an action head, for a batch of two.
+
+    It has a context frame, words, a state, and all that a head may be asked for, each at levels of
+    its own.
+    """
     rng = torch.Generator().manual_seed(4)
 
     def noisy(tokens: int, size: int, *levels: float) -> Noisy:

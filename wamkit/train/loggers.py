@@ -60,15 +60,18 @@ class TensorBoard:
         self._writer = writer(str(run), purge_step=after + 1)
 
     def numbers(self, step: int, named: Mapping[str, float]) -> None:
+        """Log scalars of an update, by name."""
         for name, value in named.items():
             self._writer.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, file: Path) -> None:
+        """Log the image in a file."""
         with opened_image(file, str(file)) as picture:
             pixels = np.asarray(picture.convert("RGB"))  # [height, width, 3]
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Write what is pending and end the log."""
         self._writer.close()
 
 
@@ -92,11 +95,14 @@ class Tracker:
             self._module.init(project=PROJECT, config=dict(settings), resume="allow", **options)
 
     def numbers(self, step: int, named: Mapping[str, float]) -> None:
+        """Log scalars of an update, by name."""
         self._module.log(dict(named), step=step)
 
     def picture(self, step: int, name: str, file: Path) -> None:
+        """Log the image in a file."""
         self._module.log({name: self._module.Image(str(file))}, step=step)
 
     def close(self) -> None:
+        """Write what is pending and end the log."""
         with redirect_stdout(sys.stderr):
             self._module.finish()

@@ -1,7 +1,7 @@
-"""Adapters of low rank beside linear layers: made by peft, learned, merged into what is saved.
+r"""Adapters of low rank beside linear layers: made by peft, learned, merged into what is saved.
 
     x --linear W, at rest--> + --> y         W' = W + alpha / rank * B A    is what is saved
-     \\--A--> rank --B--> * alpha / rank --/
+     \--A--> rank --B--> * alpha / rank --/
 
 Hu et al., "LoRA" (arXiv 2106.09685); the layers are those of github.com/huggingface/peft. B begins
 as zeros: before the first update an adapted policy is the policy.

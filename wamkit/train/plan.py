@@ -86,8 +86,9 @@ def plan(
     utilization: float = 0.4,
     latents: bool = False,
 ) -> Plan:
-    """What training `spec` takes on each of so many devices of `limit` bytes and `peak`
-    operations a second.
+    """What training `spec` takes on each of so many devices.
+
+    A device has `limit` bytes and `peak` operations a second.
     """
     per_pass = max(1, config.batch // (devices * config.accumulate))
     one = _work(spec, config, encodes=not latents)

@@ -109,4 +109,5 @@ class LatentSlot(ActionHeadConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(LatentSlot)

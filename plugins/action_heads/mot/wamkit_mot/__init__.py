@@ -181,4 +181,5 @@ class Mot(ActionHeadConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Mot)

@@ -142,4 +142,5 @@ class Reader(ReaderConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Reader)

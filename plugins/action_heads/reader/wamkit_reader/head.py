@@ -215,7 +215,6 @@ class DiTReader(ReaderHead):
 
         A batch of one serves all samples.
         """
-
         both, memo = self.levels.both, scene.text.memo
 
         def make(sigma: Tensor) -> tuple[Tensor, ...]:

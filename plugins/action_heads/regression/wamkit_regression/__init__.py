@@ -76,4 +76,5 @@ class Regression(ReaderConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Regression)

@@ -110,4 +110,5 @@ class SharedStream(ActionHeadConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(SharedStream)

@@ -114,4 +114,5 @@ class StateFusion(ReaderConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(StateFusion)

@@ -147,4 +147,5 @@ class Cosmos(VariantBackbone):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Cosmos)

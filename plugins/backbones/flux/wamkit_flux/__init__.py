@@ -290,6 +290,7 @@ class Flux1VAE(_FluxVAE):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Flux2)
     add(Flux1)
     add(Flux2VAE)

@@ -188,6 +188,7 @@ class LTX2(_Backbone):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(LTX)
     add(LTX2)
     add(LTXVAE)

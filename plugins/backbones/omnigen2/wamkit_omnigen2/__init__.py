@@ -164,4 +164,5 @@ class OmniGen2(VariantBackbone):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(OmniGen2)

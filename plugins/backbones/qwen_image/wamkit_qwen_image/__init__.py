@@ -133,4 +133,5 @@ class QwenImage(VariantBackbone):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(QwenImage)

@@ -198,4 +198,5 @@ class TimmViT(VariantBackbone):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(TimmViT)

@@ -80,6 +80,7 @@ class Toy(BackboneConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Toy)
     add(PixelShuffle)
     add(Bytes)

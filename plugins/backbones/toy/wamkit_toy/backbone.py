@@ -222,8 +222,10 @@ class ToyBackbone(ToyStack):
 
 
 def _spots(video: Frames, rows: int, columns: int, like: Tensor) -> Tensor:
-    """Row and column of the tokens of a frame as sinusoids [1, n, D]: rotary positions tell where
-    tokens are to each other, and these where each is in the picture."""
+    """Row and column of the tokens of a frame as sinusoids [1, n, D].
+
+    Rotary positions tell where tokens are to each other, and these where each is in the image.
+    """
     width, device = like.shape[-1] // 4 * 2, like.device
     r = sinusoid(torch.arange(rows, device=device), width, period=100)
     c = sinusoid(torch.arange(columns, device=device), width, period=100)

@@ -233,6 +233,7 @@ class WanVAE22(_WanVAE):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Wan)
     add(WanVAE21)
     add(WanVAE22)

@@ -53,4 +53,5 @@ class Gymnasium(EnvironmentConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Gymnasium)

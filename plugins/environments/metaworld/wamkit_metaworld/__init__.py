@@ -62,4 +62,5 @@ class MetaWorld(EnvironmentConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(MetaWorld)

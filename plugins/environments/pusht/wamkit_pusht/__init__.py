@@ -40,4 +40,5 @@ class PushT(EnvironmentConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(PushT)

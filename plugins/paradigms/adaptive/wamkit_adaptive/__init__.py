@@ -157,4 +157,5 @@ def _in_way(kind: str, conflict: Conflict, settings: Mapping[str, Any]) -> Confl
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Adaptive)

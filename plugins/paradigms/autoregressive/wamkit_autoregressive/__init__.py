@@ -83,8 +83,11 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def sees(self) -> Visibility:
-        """Rows `target.k` and `action.k` for what is noisy in block k, `seen.k` and `did.k` for
-        what is clean. Those without a number are the first block, its clean frames `target'`."""
+        """Who sees whom, in every block.
+
+        Rows `target.k` and `action.k` stand for what is noisy in block k, `seen.k` and `did.k` for
+        what is clean. Those without a number are the first block, its clean frames `target'`.
+        """
         table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
         table["state"] = frozenset({"state"})
         for k in range(self.chunks):
@@ -181,4 +184,5 @@ class Autoregressive(ParadigmConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Autoregressive)

@@ -175,4 +175,5 @@ class Conditional(ParadigmConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Conditional)

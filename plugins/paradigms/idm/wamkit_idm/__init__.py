@@ -143,4 +143,5 @@ def _level(value: Any) -> float | Literal["first_frame"]:
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Idm)

@@ -84,4 +84,5 @@ class ImageEdit(ParadigmConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(ImageEdit)

@@ -147,4 +147,5 @@ def _evaluations(spec: PolicySpec) -> int:
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Joint)

@@ -188,4 +188,5 @@ def _said(stage: Stage, words: str) -> Stage:
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Planning)

@@ -56,4 +56,5 @@ class SinglePass(ParadigmConfig):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(SinglePass)

@@ -144,4 +144,5 @@ def obstacle(file: Path) -> str:
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(OpenCLIP)

@@ -179,5 +179,6 @@ class Qwen25VL(_Qwen):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(Qwen3)
     add(Qwen25VL)

@@ -118,6 +118,7 @@ class UMT5XXL(_T5):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(T5XXL)
     add(T511B)
     add(UMT5XXL)

@@ -129,6 +129,7 @@ class TAEF1(_Tiny):
 
 @hookimpl
 def register(add: Callable[[type[Part]], None]) -> None:
+    """Add the parts of this plugin to the registry."""
     add(TAEW21)
     add(TAEW22)
     add(TAELTX2)
