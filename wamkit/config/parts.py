@@ -256,13 +256,16 @@ class PublishedVAE(VAEConfig):
 
     @property
     def channels(self) -> int:
+        """Channels of a latent (C)."""
         return self.latent
 
     @property
     def stride(self) -> tuple[int, int, int]:
+        """Frames, rows and columns that make one latent."""
         return self.strides
 
     def tiny(self) -> Self:
+        """The same VAE a few channels wide, with random weights, for tests."""
         return self.model_copy(update={"width": "tiny", "weights": None})
 
 
