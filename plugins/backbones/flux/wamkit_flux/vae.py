@@ -9,6 +9,7 @@ shapes are those of diffusers' `AutoencoderKLFlux2` and `AutoencoderKL`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -153,5 +154,8 @@ def unfold(x: Tensor) -> Tensor:
     return x.flatten(4).flatten(2, 3)
 
 
-AUTOENCODERS = {"flux1": Flux1Autoencoder, "flux2": Flux2Autoencoder}
+AUTOENCODERS: dict[str, Callable[[Sizes], ImageAutoencoder]] = {
+    "flux1": Flux1Autoencoder,
+    "flux2": Flux2Autoencoder,
+}
 """Name of a VAE -> its class."""
