@@ -213,18 +213,17 @@ class VAEConfig(Weighted):
 
     @property
     def latent_space(self) -> str | None:
-        """What its latents mean: VAEs of one space can stand in for each other.
+        """What its latents mean, named after the first VAE that makes them.
 
-        Named after the first part that makes it; None for latents that no backbone was trained on.
+        VAEs of one space can stand in for each other. None: no backbone was trained on it.
         """
         return self.name
 
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VAE` in `dtype`.
 
-        What the VAE names in `keep_float32` stays in float32. In bfloat16 the kernels of
-        two-dimensional convolutions are stored with channels last, the layout of the fast ones of
-        a GPU; activations take that layout from them.
+        What the VAE names in `keep_float32` stays in float32. In bfloat16, kernels of Conv2d are
+        stored with channels last, which GPUs run faster; activations inherit that layout.
         """
         import torch
 
@@ -401,10 +400,7 @@ class ParadigmConfig(Part):
 
     @property
     def modes(self) -> Mapping[str, Mapping[str, Any]]:
-        """The ways one call of `act` can go: name -> the choices that force it.
-
-        Where there is only one, it has no name.
-        """
+        """Ways a call of `act` can go: name -> choices that force it. A single way is named ''."""
         return {"": {}}
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
