@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
 from wamkit.config.registry import registry
-from wamkit.config.visibility import cacheable, closed_part
+from wamkit.config.visibility import closed_part
 from wamkit.engine.attention import QKV, Stream, run, sdpa
 from wamkit.engine.kv_cache import KV, KVCache
 from wamkit.errors import WamkitError
@@ -165,7 +165,7 @@ def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> No
     model, head = SPECS[backbone].backbone.build(), _head(kind, backbone)
     scene = _lifted(_scene(backbone), head)
     assert scene.video is not None and scene.action is not None
-    assert cacheable({"text", "context"}, sees)
+    assert closed_part({"text", "context"}, sees, sees) == {"text", "context"}
     full = head.join(model, scene, sees).action
     seen = scene.with_(video=scene.video.only("context"), action=None)
     prefill = head.join(model, seen, sees, keep=("text", "context"))
@@ -252,11 +252,13 @@ def test_a_role_without_a_row_is_refused() -> None:
 
 def test_what_is_cacheable_follows_from_the_table() -> None:
     alone = SEES["action sees the present"]
-    assert cacheable({"text", "context"}, alone)
-    assert not cacheable({"target"}, alone)
-    assert cacheable({"text", "context", "target"}, SEES["action sees the future"])
-    assert not cacheable({"text", "context", "target"}, SEES["mutual"])
-    assert cacheable({"context"}, alone, present={"context", "target"})
+    future = SEES["action sees the future"]
+    video = {"text", "context", "target"}
+    assert closed_part({"text", "context"}, alone, alone) == {"text", "context"}
+    assert closed_part({"target"}, alone, alone) == set()
+    assert closed_part(video, future, future) == video
+    assert closed_part(video, SEES["mutual"], SEES["mutual"]) < video
+    assert closed_part({"context"}, alone, {"context", "target"}) == {"context"}
     everything = {"context", "target", "action"}
     assert closed_part(everything - {"action"}, SEES["mutual"], everything) == {"context"}
 

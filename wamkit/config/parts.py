@@ -359,15 +359,6 @@ class ActionHeadConfig(Weighted):
         """role -> tokens that the head adds to a pass."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
 
-    @property
-    def state_is_word(self) -> bool:
-        """True if the robot's state is one more word of the instruction."""
-        return False
-
-    def layers_read(self, traits: Traits) -> tuple[int, ...]:
-        """The backbone's layers whose outputs the head reads, counted from 0."""
-        return ()
-
     def build(self, sizes: Sizes) -> Any:
         """Return a `wamkit.interfaces.ActionHead`."""
         raise NotImplementedError(f"{type(self).__name__} must build an action head")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .parts import ActionHeadConfig, Conflict, Traits
+from .parts import ActionHeadConfig, Conflict
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
@@ -22,10 +22,6 @@ class ReaderConfig(ActionHeadConfig):
     layers: Layers | None = None
     """Blocks whose outputs are read, from 0, or backwards from -1; "all" of them; left open, those
     that the head was published with, at the same height of the stack."""
-
-    def layers_read(self, traits: Traits) -> tuple[int, ...]:
-        """Indexes of the blocks whose outputs are read, from 0; empty if `layers` is open."""
-        return () if self.layers is None else places(self.layers, traits.depth)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """Layers that the backbone of `spec` does not have; none if all are there."""

@@ -14,22 +14,6 @@ def everyone(roles: Iterable[str]) -> dict[str, frozenset[str]]:
     return dict.fromkeys(every, every)
 
 
-def cacheable(roles: Collection[str], sees: Visibility, present: Collection[str] = ()) -> bool:
-    """True if `roles` look at nothing but themselves, so that one pass over them can be kept.
-
-    `present`, if given, names the roles that exist at all; the others cannot be looked at.
-    """
-    inside = set(roles)
-    exists = set(present) | inside if present else None
-    for role in roles:
-        seen = set(sees.get(role, ()))
-        if exists is not None:
-            seen &= exists
-        if not seen <= inside:
-            return False
-    return True
-
-
 def followed(sees: Visibility, present: Collection[str]) -> Visibility:
     """What changes what, where words have the noise level of the target frames that are present.
 
@@ -42,7 +26,10 @@ def followed(sees: Visibility, present: Collection[str]) -> Visibility:
 def closed_part(
     roles: Collection[str], sees: Visibility, present: Collection[str]
 ) -> frozenset[str]:
-    """The largest subset of `roles` that is cacheable among the roles `present`."""
+    """The largest subset of `roles` that looks at nothing but itself among the roles `present`.
+
+    One pass over it can be kept.
+    """
     kept = set(roles)
     while True:
         open_ = {r for r in kept if not (set(sees.get(r, ())) & set(present)) <= kept}

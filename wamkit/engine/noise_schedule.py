@@ -380,10 +380,6 @@ class NoiseSchedule:
         """What the network is to predict, float32."""
         return noise.float() - x.float()
 
-    def step(self, x: Tensor, velocity: Tensor, sigma: float, lower: float) -> Tensor:
-        """x moved from level `sigma` to level `lower` along the velocity (Euler)."""
-        return x + (lower - sigma) * velocity
-
     def weight(self, sigma: Tensor) -> Tensor:
         """Loss weight of each level, mean 1 over the sampling grid.
 

@@ -18,9 +18,6 @@ EXTRAS = {
 """Extra of wamkit -> the modules that it brings; a test compares it with pyproject.toml."""
 
 
-WHERE = "in the folder of wamkit's source"
-
-
 def install_hint(*extras: str, modules: Collection[str] = ()) -> str:
     """The command that installs these extras, and the extras that bring these modules.
 

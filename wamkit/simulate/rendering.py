@@ -13,7 +13,6 @@ GL, SDL = "MUJOCO_GL", "SDL_VIDEODRIVER"
 _ON = ("", "enable", "enabled", "on", "true", "1", "glfw", "glx")  # all of them need a display
 _OFF = ("disable", "disabled", "off", "false", "0")
 _KNOWN = (*_ON, *_OFF, "egl", "osmesa")
-_GRAPHICS = ("mujoco", "egl", "gl context", "opengl", "glfw", "osmesa")
 _CURE = f"set {GL}=egl, or {GL}=osmesa, or leave it unset: wamkit then chooses egl"
 
 

@@ -73,10 +73,6 @@ class Mot(ActionHeadConfig):
         others = {part: 1 for part in sizes.predicts if part != "action"}
         return {**clean, "action": beside + sizes.chunk + self.registers, **others}
 
-    @property
-    def state_is_word(self) -> bool:
-        return self.state == "text"
-
     def tiny(self) -> Mot:
         small = {"width": 32, "feed_forward": 64, "every": min(self.every, 2)}
         return self.model_copy(update={**small, "layers": None, "weights": None})

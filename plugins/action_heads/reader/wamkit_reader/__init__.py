@@ -98,10 +98,6 @@ class Reader(ReaderConfig):
             }
         )
 
-    @property
-    def state_is_word(self) -> bool:
-        return self.state == "text"
-
     def tiny(self) -> Reader:
         size = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4, "weights": None}
         layers = self.layers if self.layers == "all" else None

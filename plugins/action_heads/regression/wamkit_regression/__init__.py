@@ -55,10 +55,6 @@ class Regression(ReaderConfig):
         layers = self.layers if self.layers is not None else (-1,)
         return self.model_copy(update={"layers": layers, "text": self.text or text})
 
-    @property
-    def state_is_word(self) -> bool:
-        return self.state == "text"
-
     def tiny(self) -> Regression:
         layers = self.layers if self.layers == "all" else None
         return self.model_copy(update={"width": 24, "layers": layers, "weights": None})

@@ -72,10 +72,6 @@ class StateFusion(ReaderConfig):
         layers = self.layers if self.layers is not None else usual
         return self.model_copy(update={"layers": layers, "text": self.text or text})
 
-    @property
-    def state_is_word(self) -> bool:
-        return self.state == "text"
-
     def tiny(self) -> StateFusion:
         size = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "weights": None}
         layers = self.layers if self.layers == "all" else None
