@@ -8,34 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from specs import TOY
 
 from wamkit.cli._output import polite
 from wamkit.config.registry import forget, registry
 from wamkit.errors import WamkitError
-
-TOY = """
-[backbone]
-name = "toy"
-depth = 2
-[vae]
-name = "pixel_shuffle"
-strides = [4, 8, 8]
-[text_encoder]
-name = "bytes"
-[action_head]
-name = "mot"
-width = 32
-feed_forward = 64
-[paradigm]
-name = "single_pass"
-[actions]
-chunk = 8
-groups = [{name = "arm", size = 3, kind = "delta"}, {name = "gripper", size = 1}]
-[state]
-size = 2
-[cameras]
-views = [{name = "front", size = [32, 32]}]
-"""
 
 Run = Callable[..., tuple[int, str, str]]
 

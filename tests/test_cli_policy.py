@@ -9,37 +9,18 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from specs import TOY as LARGER
 
 from wamkit.cli.imagine import OBSERVED
 from wamkit.policy.actions import Statistics
 
-TOY = """
-[backbone]
-name = "toy"
-depth = 1
-[vae]
-name = "pixel_shuffle"
-strides = [4, 8, 8]
-[text_encoder]
-name = "bytes"
-[action_head]
-name = "mot"
-width = 32
-feed_forward = 64
-[paradigm]
-name = "single_pass"
-[actions]
-chunk = 4
-groups = [{name = "arm", size = 3, kind = "delta"}, {name = "gripper", size = 1}]
-[state]
-size = 2
-[cameras]
-views = [{name = "front", size = [32, 32]}]
+STEPS = """
 [schedules.video]
 steps = 2
 [schedules.action]
 steps = 2
 """
+TOY = LARGER.replace("depth = 2", "depth = 1").replace("chunk = 8", "chunk = 4") + STEPS
 TWO_CAMERAS = TOY.replace(
     '[{name = "front", size = [32, 32]}]',
     '[{name = "front", size = [32, 32]}, {name = "wrist", size = [32, 32]}]',

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from websockets.sync.client import connect
+from serving import line_to, until
 
 import wamkit
 from wamkit.errors import WamkitError
@@ -59,19 +58,6 @@ NEXT = remembering().spec.video.frames - remembering().spec.video.context
 def cut(client: Client) -> None:
     """Break a connection as a robot does that loses its network."""
     client._line.socket.shutdown(socket.SHUT_RDWR)
-
-
-def until(done: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if done():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to that")
-
-
-def line_to(address: tuple[str, int], session: str = "") -> Any:
-    query = f"/?session={session}" if session else ""
-    return connect("ws://{}:{}{}".format(*address, query), proxy=None, max_size=None)
 
 
 def hello(line: Any) -> dict[str, Any]:

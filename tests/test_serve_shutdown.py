@@ -12,28 +12,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
+from serving import SEEN, UPGRADE, half, line_to, policy, raw, read_all, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
-import wamkit
 from wamkit.errors import WamkitError
-from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
 from wamkit.serve.server import Server, address_of, beside, bound
 
-SEEN = {"observation/front": np.zeros((32, 32, 3), np.uint8), "prompt": "pick up", "seed": 0}
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 TOY = "examples/toy.toml"
 SLOW = """
 import signal, sys, time
@@ -48,49 +39,6 @@ wamkit.policy.policy.Policy.decide = decide
 from wamkit.cli import app
 app(sys.argv[1:-1], prog_name="wamkit")
 """
-
-
-@cache
-def policy() -> Policy:
-    return wamkit.build("examples/toy.toml", tiny=True)
-
-
-def line_to(address: tuple[str, int]) -> Any:
-    return connect("ws://{}:{}".format(*address), proxy=None, max_size=None)
-
-
-def raw(address: tuple[str, int], sent: bytes) -> socket.socket:
-    """A connection that has sent bytes."""
-    made = socket.create_connection(address)
-    made.sendall(sent)
-    return made
-
-
-def half(size: int) -> bytes:
-    """A frame of which the last byte is not there yet."""
-    return b"\x82\xff" + struct.pack("!Q", size + 1) + b"\0\0\0\0" + bytes(size)
-
-
-def until(done: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if done():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to that")
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything that a server sent before it ended the connection."""
-    sock.settimeout(60)
-    found = b""
-    while True:
-        try:
-            more = sock.recv(2**16)
-        except ConnectionResetError:
-            return found
-        if not more:
-            return found
-        found += more
 
 
 def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
