@@ -1,4 +1,4 @@
-"""The settings of a noise schedule, one for each modality; the mathematics is in `schedule`."""
+"""Settings of a noise schedule, one for each modality; the mathematics is in `engine`."""
 
 from __future__ import annotations
 

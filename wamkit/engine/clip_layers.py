@@ -2,7 +2,7 @@
 
     x --norm--> attention --> + --norm--> two linear layers --> +
 
-Source: Radford et al. 2021 (arXiv:2103.00020). Letters as in `types`.
+Source: Radford et al. 2021 (arXiv:2103.00020). Letters as in `wamkit.interfaces.types`.
 """
 
 from __future__ import annotations
