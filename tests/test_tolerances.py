@@ -14,8 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = [
-    ROOT / "wamkit" / f"{name}.py"
-    for name in ("testing", "policy_contract", "company", "stacks", "parity", "trial")
+    ROOT / "wamkit" / "testing" / f"{name}.py"
+    for name in (
+        "contract",
+        "policy_contract",
+        "company",
+        "backbone_contract",
+        "parity",
+        "fixtures",
+    )
 ]
 FILES = sorted(
     {
