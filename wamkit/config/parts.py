@@ -189,6 +189,12 @@ class VariantBackbone(BackboneConfig):
                 return variant
         return default
 
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
+        """As that of every backbone, for one with the fields `layers`, `heads`, `feed_forward`."""
+        expect_resizable(self.traits, layers, heads, feed_forward)
+        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+        return type(self).model_validate({**self.model_dump(), **sizes, "weights": None})
+
 
 class VAEConfig(Weighted):
     """What turns pictures into latents and back."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from ..errors import WamkitError
 from ..files.hub import TEXT, is_remote, local, standing
 from ..files.placeholders import refuse_placeholder
@@ -58,6 +60,20 @@ class PretrainedText(TextEncoderConfig):
         ("tokenizer",),
     )
     """Names that the folders of model and tokenizer may have in a checkpoint."""
+
+    length: int = Field(gt=0)
+    """The most tokens of a prompt."""
+    embedding: int = Field(gt=0)
+    """Hidden size of the model."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The length."""
+        return self.length
+
+    def tiny(self) -> dict[str, Any]:
+        """The byte encoder, with room for every instruction of the usual benchmarks."""
+        return {"name": "bytes", "length": 128}
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         """Raise WamkitError if the model's own configuration is not what this one says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    expect_resizable,
     open_size,
 )
 from wamkit.config.published import Published
@@ -86,11 +85,6 @@ class _Backbone(VariantBackbone):
             patch=(1, 1, 1),
             trained_with=TrainedWith() if self.variant == "tiny" else self.trained_with,
         )
-
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
-        return type(self).model_validate({**self.model_dump(), **sizes, "weights": None})
 
 
 class LTX(_Backbone):

@@ -13,7 +13,6 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    expect_resizable,
     open_size,
 )
 from wamkit.config.published import Published
@@ -114,11 +113,6 @@ class QwenImage(VariantBackbone):
         from .stack import QwenImageStack
 
         return QwenImageStack(self, width, feed_forward)
-
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> QwenImage:
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
-        return QwenImage.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS

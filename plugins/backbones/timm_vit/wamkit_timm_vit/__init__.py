@@ -14,7 +14,6 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    expect_resizable,
     open_size,
 )
 from wamkit.config.published import Published
@@ -166,11 +165,6 @@ class TimmViT(VariantBackbone):
         """Few and narrow layers; patches, tokens and positions stay of the same kind."""
         kept = {"layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "weights": None}
         return self.model_copy(update={**kept, "grid": 4 if self.grid else 0})
-
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> TimmViT:
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
-        return TimmViT.model_validate({**self.model_dump(), **sizes, "weights": None})
 
     def companions(self) -> dict[str, dict[str, Any]]:
         return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch, self.patch]}}

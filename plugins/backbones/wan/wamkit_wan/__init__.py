@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from wamkit.config.conditioner import missing
 from wamkit.config.hooks import hookimpl
@@ -14,7 +14,6 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    expect_resizable,
     open_size,
 )
 from wamkit.config.published import Published
@@ -142,12 +141,10 @@ class Wan(VariantBackbone):
         vae = "wan2.2" if self.variant == "2.2-ti2v-5b" else "wan2.1"
         return TrainedWith(vae=vae, text_encoder="umt5-xxl")
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Wan:
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
         seen = (self.conditioner_weights or self.weights) if self.extra_width else None
-        rest = {**self.model_dump(), "weights": None, "conditioner_weights": seen}
-        return Wan.model_validate({**rest, **sizes})
+        small = super().resized(layers, heads, feed_forward)
+        return small.model_copy(update={"conditioner_weights": seen})
 
     def expert(self, width: int, feed_forward: int) -> Any:
         from .expert import WanExpert

@@ -42,19 +42,6 @@ def _same(folder: Path, what: str, found: int, expected: int, key: str) -> None:
         )
 
 
-class _Qwen(PretrainedText):
-    length: int = Field(gt=0)
-    embedding: int = Field(gt=0)
-
-    @property
-    def max_tokens(self) -> int:
-        return self.length
-
-    def tiny(self) -> dict[str, Any]:
-        """The byte encoder, with room for every instruction of the usual benchmarks."""
-        return {"name": "bytes", "length": 128}
-
-
 def _hidden(config: Config, folder: Path) -> dict[str, Any]:
     """The hidden size, of the language model where there are several."""
     return {"embedding": whole({**config, **table(config, "text_config")}, "hidden_size")}
@@ -65,7 +52,7 @@ def _hidden_and_layers(config: Config, folder: Path) -> dict[str, Any]:
     return {**_hidden(config, folder), "layers": whole(language, "num_hidden_layers")}
 
 
-class Qwen3(_Qwen):
+class Qwen3(PretrainedText):
     """The lower layers of a frozen Qwen3, read at several depths as FLUX.2 klein does.
 
     The instruction stands in the chat template, with thinking off. Layers above the last one that
@@ -117,7 +104,7 @@ class Qwen3(_Qwen):
         return load_qwen3(model, tokenizer, self)
 
 
-class Qwen25VL(_Qwen):
+class Qwen25VL(PretrainedText):
     """The language half of a frozen Qwen2.5-VL, given the instruction alone.
 
     Qwen-Image-Edit and OmniGen2 may show it pictures as well; that is not done here, so that an

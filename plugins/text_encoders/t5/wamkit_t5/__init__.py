@@ -39,14 +39,6 @@ class _T5(PretrainedText):
     def width(self) -> int:
         return self.embedding
 
-    @property
-    def max_tokens(self) -> int:
-        return self.length
-
-    def tiny(self) -> dict[str, Any]:
-        """The byte encoder, with room for every instruction of the usual benchmarks."""
-        return {"name": "bytes", "length": 128}
-
     @classmethod
     def published(cls) -> Sequence[Published]:
         return (Published((cls.model_type,), lambda c, _: {"embedding": whole(c, "d_model")}),)
