@@ -119,8 +119,8 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     if isinstance(vae, str):
         found.left_out = (f"vae: {vae}",)
     with torch.device("meta"):
-        backbone = _unweighted(spec.backbone).build()
-        head = _unweighted(spec.action_head).build(spec.sizes)
+        backbone = unweighted(spec.backbone).build()
+        head = unweighted(spec.action_head).build(spec.sizes)
     for module in (backbone, head):
         cast(module, DTYPES[spec.dtype])
     if spec.vae.adapter == "linear":
@@ -172,7 +172,7 @@ def vae_on_meta(spec: PolicySpec) -> Any:
         return f"not counted: {', '.join(missing)} is not installed"
     try:
         with torch.device("meta"):
-            return _unweighted(spec.vae).build()
+            return unweighted(spec.vae).build()
     except ImportError as error:
         return f"not counted: {error}"
 
@@ -187,13 +187,22 @@ def encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
     return counter
 
 
-def _unweighted(part: Any) -> Any:
+def unweighted(part: Any) -> Any:
+    """`part` as if it named no weights."""
     return part.model_copy(update={"weights": None}) if part.weights is not None else part
 
 
-def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:
-    """The scene at the start of a chunk, one sample of zeros."""
+def shapes(
+    spec: PolicySpec,
+    head: ActionHead,
+    device: str = "meta",
+    *,
+    blocks: int = 1,
+    sigma: float = 1.0,
+) -> Scene:
+    """One sample of zeros: the scene at the start of a chunk, or of `blocks` chunks at `sigma`."""
     traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
+    imagined *= blocks
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, *shape, device=device)
@@ -205,14 +214,16 @@ def shapes(spec: PolicySpec, head: ActionHead, device: str = "meta") -> Scene:
         shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
     numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk, spec.actions.size)
+    lifted = {part: head.lift(part, x) for part, x in numbers.items()}
+    lifted["action"] = torch.cat([lifted["action"]] * blocks, 1)
     return assembled(
         Text(
             zeros(spec.text_encoder.max_tokens, traits.text_width),
             extra=zeros(1, traits.extra_width) if traits.extra_width else None,
             follows=traits.text_follows,
         ),
-        arranged(spec, z, future, shown, 1.0),
-        {part: head.lift(part, x) for part, x in numbers.items()},
+        arranged(spec, z, future, shown, sigma),
+        lifted,
         zeros(spec.state.size) if spec.state.size else None,
-        1.0,
+        sigma,
     )

@@ -20,17 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..config.parts import Weighted
 from ..config.programs import program_of
 from ..config.spec import PolicySpec
 from ..config.visibility import closed_part, followed
 from ..engine.attention import recomputed
 from ..engine.noise_schedule import schedules_of
-from ..interfaces.types import Text
 from ..policy.adapters import AdaptedBackbone, LatentAdapter
-from ..policy.cost import Counter, encoding, vae_on_meta
+from ..policy.cost import Counter, encoding, shapes, unweighted, vae_on_meta
 from ..policy.policy import DTYPES
-from ..policy.preprocessing import arranged, assembled
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
 
@@ -192,8 +189,8 @@ def work(
     parts = parts or Parts()
     vae = vae_on_meta(spec)
     with torch.device("meta"):
-        backbone = _unweighted(spec.backbone).build()
-        head = _unweighted(spec.action_head).build(spec.sizes)
+        backbone = unweighted(spec.backbone).build()
+        head = unweighted(spec.action_head).build(spec.sizes)
         adapter = None
         if spec.vae.adapter == "linear":
             adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
@@ -210,7 +207,7 @@ def work(
     modules = [m for m in (backbone, head, adapter) if isinstance(m, nn.Module)]
     every = {p for module in modules for p in module.parameters()}
     seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
-    scene = _scene(spec, head)
+    scene = shapes(spec, head, blocks=spec.paradigm.blocks, sigma=0.0)
     paradigm = spec.paradigm.build()  # type: ignore[attr-defined]
     meter = Meter(every)
     with _fused(meter), meter:
@@ -242,40 +239,6 @@ def _velocity(found: Any, part: str) -> Tensor | None:
     if part == "video":
         return found.video if found.future is None else found.future  # type: ignore[no-any-return]
     return getattr(found, part)  # type: ignore[no-any-return]
-
-
-def _unweighted(part: Any) -> Any:
-    return part.model_copy(update={"weights": None}) if isinstance(part, Weighted) else part
-
-
-def _scene(spec: PolicySpec, head: Any) -> Any:
-    """A training sample of zeros, before any noise."""
-    traits, blocks = spec.backbone.traits, spec.paradigm.blocks
-    observed, imagined = spec.latent_frames
-
-    def zeros(*shape: int) -> Tensor:
-        return torch.zeros(1, *shape, device="meta")
-
-    z = zeros(spec.vae.channels, observed, *spec.latent_size)
-    future = zeros(spec.vae.channels, blocks * imagined, *spec.target_size)
-    shown = None
-    if traits.guide_channels:
-        shown = zeros(traits.guide_channels, observed + blocks * imagined, *spec.latent_size)
-    numbers = {p: head.lift(p, zeros(1, spec.sizes.numbers(p))) for p in spec.predicts[1:]}
-    chunk = head.lift("action", zeros(spec.actions.chunk, spec.actions.size))
-    numbers["action"] = torch.cat([chunk] * blocks, 1)
-    extra = zeros(1, traits.extra_width) if traits.extra_width else None
-    return assembled(
-        Text(
-            zeros(spec.text_encoder.max_tokens, traits.text_width),
-            extra=extra,
-            follows=traits.text_follows,
-        ),
-        arranged(spec, z, future, shown, 0.0),
-        numbers,
-        zeros(spec.state.size) if spec.state.size else None,
-        0.0,
-    )
 
 
 class Meter(Counter):
