@@ -78,7 +78,7 @@ def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
         if told := sorted(name for name in entries if re.search(pattern, name)):
             raise WamkitError(
                 f"{where} is quantized ({scheme}): it holds packed weights and what unpacks them, "
-                f"such as {_few(told, 3)}",
+                f"such as {few(told, 3)}",
                 UNPACKED,
             )
     found = dict(entries)
@@ -88,7 +88,7 @@ def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
     if packed:
         raise WamkitError(
             f"{where} is quantized (integers with a scale beside them): "
-            f"{_few([f'{w} {entries[w].dtype}' for w in sorted(packed)])}",
+            f"{few([f'{w} {entries[w].dtype}' for w in sorted(packed)])}",
             UNPACKED,
         )
     if marked or (scaled and any(entry.dtype in FLOAT8 for entry in entries.values())):
@@ -102,7 +102,7 @@ def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
     if unread:
         raise WamkitError(
             f"{where} holds {len(unread)} tensors in a number format that is not read: "
-            f"{_few(unread)}; read are {', '.join(FLOATS)} and integers",
+            f"{few(unread)}; read are {', '.join(FLOATS)} and integers",
             UNPACKED,
         )
     return found
@@ -125,15 +125,15 @@ def _expect_scales(
     """Raise WamkitError unless every float8 tensor has one scale of a known shape."""
     problems = []
     if lone := [scale for weight, scale in scaled.items() if weight not in entries]:
-        problems.append(f"{len(lone)} scales without a weight: {_few(sorted(lone))}")
+        problems.append(f"{len(lone)} scales without a weight: {few(sorted(lone))}")
     there = {w: s for w, s in scaled.items() if w in entries}
     other = [f"{w} {entries[w].dtype}" for w in sorted(there) if entries[w].dtype not in FLOAT8]
     if other:
-        problems.append(f"{len(other)} scaled weights are not float8: {_few(other)}")
+        problems.append(f"{len(other)} scaled weights are not float8: {few(other)}")
     bare = [k for k, e in sorted(entries.items()) if e.dtype in FLOAT8 and k not in scaled]
     bare = [k for k in bare if not re.search(_ASIDE, k)]
     if bare:
-        problems.append(f"{len(bare)} float8 tensors without a scale: {_few(bare)}")
+        problems.append(f"{len(bare)} float8 tensors without a scale: {few(bare)}")
     shapes = [
         f"{s} {entries[s].dtype} {list(entries[s].shape)} for {list(entries[w].shape)}"
         for w, s in sorted(there.items())
@@ -141,7 +141,7 @@ def _expect_scales(
         or _kind(entries[w].shape, entries[s].shape) is None
     ]
     if shapes:
-        problems.append(f"{len(shapes)} scales of a form that is not known: {_few(shapes)}")
+        problems.append(f"{len(shapes)} scales of a form that is not known: {few(shapes)}")
     if problems:
         raise WamkitError(
             f"{where} is scaled float8 (weights of 8 bits with a scale beside them), and cannot be "
@@ -187,6 +187,7 @@ def other_kind(found: str, wanted: torch.dtype) -> bool:
     return (found in FLOATS) != wanted.is_floating_point or found.startswith("C")
 
 
-def _few(names: Sequence[str], most: int = 6) -> str:
+def few(names: Sequence[str], most: int = 8) -> str:
+    """Some of `names`, and how many more there are."""
     rest = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

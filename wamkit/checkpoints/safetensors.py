@@ -21,7 +21,7 @@ from ..files.locate import split
 from .bounded import bounded
 from .files import ALIGNED, Entry, find, headers, opened, written
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
-from .formats import FLOAT8, OF_CODE, code, other_kind, unpacked, widened
+from .formats import FLOAT8, OF_CODE, code, few, other_kind, unpacked, widened
 from .prefixes import Entries, Fit, bare, chosen, unwrapped
 
 MOST_OTHERS = 20_000
@@ -170,17 +170,17 @@ def _compare(
 ) -> None:
     problems = []
     if missing := sorted(set(wanted) - set(found)):
-        problems.append(f"{len(missing)} missing: {_few(missing)}")
+        problems.append(f"{len(missing)} missing: {few(missing)}")
     if unexpected := sorted(set(found) - set(wanted)):
         names = [found[k].name for k in unexpected]
-        problems.append(f"{len(unexpected)} unexpected: {_few(names)}")
+        problems.append(f"{len(unexpected)} unexpected: {few(names)}")
     wrong = [
         f"{k} {list(found[k].shape)} for {list(wanted[k])}"
         for k in sorted(set(wanted) & set(found))
         if found[k].shape != wanted[k]
     ]
     if wrong:
-        problems.append(f"{len(wrong)} of another shape (found for expected): {_few(wrong)}")
+        problems.append(f"{len(wrong)} of another shape (found for expected): {few(wrong)}")
     hint = "check the variant; `wamkit show KIND NAME` prints its sizes"
     numbers = [
         f"{k} {found[k].dtype} for {code(kinds[k])}"
@@ -189,7 +189,7 @@ def _compare(
     ]
     if numbers:
         problems.append(
-            f"{len(numbers)} of another kind of number (found for expected): {_few(numbers)}"
+            f"{len(numbers)} of another kind of number (found for expected): {few(numbers)}"
         )
         hint = "integers are no weights without what scales them: name those in floating point"
     if problems:
@@ -197,11 +197,6 @@ def _compare(
         if len(missing) <= len(wanted) / 2:
             raise WamkitError(what, hint)
         raise _explained(what, [entry.name for entry in found.values()], hint)
-
-
-def _few(names: Sequence[str], most: int = 8) -> str:
-    rest = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _assign(
@@ -283,7 +278,7 @@ def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, T
             large += [name] if bool(lost.any()) else []
     if large:
         raise WamkitError(
-            f"{len(large)} tensors hold numbers that are infinite in {code(dtype)}: {_few(large)}"
+            f"{len(large)} tensors hold numbers that are infinite in {code(dtype)}: {few(large)}"
             if dtype
             else "",
             "choose bfloat16 or float32",
@@ -341,7 +336,7 @@ def save_like(
         used.update(names)
     if homeless := sorted(set(ours) - used):
         raise WamkitError(
-            f"{like} has no place for {len(homeless)} tensors: {_few(homeless)}",
+            f"{like} has no place for {len(homeless)} tensors: {few(homeless)}",
             "name a file of the same variant",
         )
     return write(state, path)

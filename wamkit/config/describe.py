@@ -29,16 +29,16 @@ def describe(cls: type[BaseModel]) -> None:
         if name in cls.model_fields:
             cls.model_fields[name].description = text
     for field in cls.model_fields.values():
-        for model in _models(field.annotation):
+        for model in models_in(field.annotation):
             describe(model)
     cls.model_rebuild(force=True)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The models that a type mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
 
 
 @cache

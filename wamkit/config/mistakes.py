@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import SpecError, did_you_mean, shortened
+from .describe import models_in
 from .parts import Conflict
 from .values import Unfit
 
@@ -131,7 +132,7 @@ def _hint(
 ) -> str:
     """What to write in the place of a value of another kind."""
     given = item["input"]
-    form = next(iter(_models(field.annotation)), None) if field is not None else None
+    form = next(iter(models_in(field.annotation)), None) if field is not None else None
     if form is None and loc and isinstance(loc[-1], int):  # an item of a list of tables
         form = _model_at(cls, loc)
         if form is not None:
@@ -196,7 +197,7 @@ def _keys(form: type[BaseModel], path: str) -> Iterator[tuple[str, str]]:
     for key, field in form.model_fields.items():
         here = f"{path}.{key}" if path else key
         yield here, key
-        for inner in _models(field.annotation):
+        for inner in models_in(field.annotation):
             many = "tuple" in str(field.annotation)
             yield from _keys(inner, f"{here}[0]" if many else here)
 
@@ -208,15 +209,8 @@ def _model_at(cls: type[BaseModel], loc: Place) -> type[BaseModel] | None:
         if isinstance(key, int) or model is None:
             continue
         field = model.model_fields.get(key)
-        model = next(iter(_models(field.annotation)), None) if field is not None else None
+        model = next(iter(models_in(field.annotation)), None) if field is not None else None
     return model
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The forms of tables that a type mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
 
 
 def _allowed(annotation: Any) -> list[Any]:
@@ -228,7 +222,7 @@ def _allowed(annotation: Any) -> list[Any]:
 
 def _form_of(field: FieldInfo, key: str) -> str:
     """What is written for a key, as an example."""
-    if forms := _models(field.annotation):
+    if forms := models_in(field.annotation):
         table = example(forms[0])
         return f"[{table}]" if "tuple" in str(field.annotation) else table
     if allowed := _allowed(field.annotation):
