@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from wamkit.acceleration.regions import Regions
 
 from wamkit.acceleration import fused_linear as fused
 from wamkit.acceleration.fused_linear import fuse, projected, unfuse
-from wamkit.acceleration.regions import Regions
 from wamkit.config.compositions import matrix
 from wamkit.interfaces.paradigm import remember
 from wamkit.policy.policy import Policy

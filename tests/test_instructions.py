@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-
 from wamkit.acceleration.memo import Memo
+
 from wamkit.config.compositions import Cell, matrix
 from wamkit.config.spec import parse
 from wamkit.policy.policy import Policy

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from wamkit.acceleration.regions import Regions
 
 import wamkit
-from wamkit.acceleration.regions import Regions
 from wamkit.config.compositions import Cell, matrix
 from wamkit.errors import WamkitError
 from wamkit.policy import run_mode as modes

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from wamkit.acceleration.regions import Regions
 
 import wamkit
 from wamkit.acceleration.compile_modules import blocks
 from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
-from wamkit.acceleration.regions import Regions
 from wamkit.bench.rounding import quantized, relative
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig

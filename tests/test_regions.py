@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-
-import wamkit
 from wamkit.acceleration.memo import Memo
 from wamkit.acceleration.regions import Regions, region
+
+import wamkit
 from wamkit.errors import WamkitError
 from wamkit.testing.fixtures import observation
 from wamkit.testing.parity import same_values

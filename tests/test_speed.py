@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
 from wamkit.acceleration.memo import Memo, Rung, Rungs
+
 from wamkit.bench.taps import tapped
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.layers import rotate_pairs

@@ -1,25 +1,71 @@
-"""Methods of single modules through torch.compile: blocks that learn, and a VAE's `encode`.
+"""What runs through torch.compile: passes, blocks that learn, and a VAE's `encode`.
 
-How a policy that acts is compiled is said in `wamkit.acceleration.regions`. In training the methods
-of a block are compiled one by one, so that whatever is wrapped around them, such as the gathering
-of sharded weights, stays outside.
+A pass of a policy that acts is one compiled function (`compile_pass`), in which equal layers are
+compiled once. In training the methods of a block are compiled one by one, so that whatever is
+wrapped around them, such as the gathering of sharded weights, stays outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import MethodType
+from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
-from .regions import fixed_shapes, own
 from .single_frame_conv import Flat
 
-METHODS = ("project", "absorb")
+METHODS = ("pre_attention", "post_attention")
 """Of a block (`wamkit.engine.attention.Block`): what is compiled."""
+
+
+def compile_pass(function: Callable[..., Any], *, backend: str = "inductor") -> Callable[..., Any]:
+    """A pure function of modules and tensors as one compiled graph for each set of shapes.
+
+    Raises:
+        WamkitError: Something in it cannot be compiled; raised when it is called.
+    """
+    config = torch._dynamo.config
+    # A policy meets more shapes than dynamo's default of 8: prefill and steps, role by role.
+    config.recompile_limit = max(config.recompile_limit, 256)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+    compiled = torch.compile(own(function), backend=backend, fullgraph=True, dynamic=False)
+
+    def run(*args: Any) -> Any:
+        try:
+            return compiled(*args)
+        except torch._dynamo.exc.Unsupported as error:
+            raise WamkitError(
+                f"this policy cannot be compiled: {error.msg}",
+                'let the methods of blocks only compute, or choose mode "eager"',
+            ) from None
+
+    return run
+
+
+@contextmanager
+def fixed_shapes() -> Iterator[None]:
+    """Within, what meets a new shape is compiled for that shape alone."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 256)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+    with config.patch(automatic_dynamic_shapes=False):
+        yield
+
+
+def own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy with a code object of its own: what one policy compiles does not count for another."""
+    assert isinstance(function, FunctionType)
+    return FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
 
 
 def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
@@ -34,8 +80,6 @@ def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
             if key not in made:
                 cure = f"let {name} of {type(block).__name__} only compute, or leave compile out"
                 made[key] = _compiled(getattr(type(block), name), backend, True, cure)
-                if name == "absorb" and hasattr(block, "told"):
-                    made[key] = _told_first(made[key])
             setattr(block, name, MethodType(made[key], block))
 
 
@@ -72,15 +116,6 @@ def blocks(root: nn.Module) -> Iterator[nn.Module]:
     for module in root.modules():
         if all(hasattr(type(module), name) for name in METHODS):
             yield module
-
-
-def _told_first(absorb: Callable[..., Any]) -> Callable[..., Any]:
-    """A block's `absorb` that asks for what is kept from call to call outside of compiled code."""
-
-    def run(block: Any, attended: Tensor, rest: Any, cond: Any, told: Any = None) -> Any:
-        return absorb(block, attended, rest, cond, block.told(cond) if told is None else told)
-
-    return run
 
 
 def _compiled(

@@ -1,448 +1,322 @@
-"""Shared attention between any number of transformer streams: the whole of Mixture-of-Transformers.
+"""Passes of any number of token streams through their blocks, with shared self-attention.
 
-Every block first shows its queries, keys and values; each role attends to exactly the roles it may
-see; then every block takes the result in. No attention mask is built from visibility.
+    stream 1   x --pre_attention--> q k v --+                +--post_attention--> x
+                                            |  key set by    |
+    stream 2   x --pre_attention--> q k v --+  key set       +--post_attention--> x
 
-      stream 1   x --project--> q k v --+                +--absorb--> x
-                                        |  role by role  |
-      stream 2   x --project--> q k v --+   attention    +--absorb--> x
-
-Letters as in `types`.
+The whole of Mixture-of-Transformers: no mask is built from visibility. A pass is one function of
+tensors. It runs eager, or compiled as a whole, where equal layers are compiled once and their
+weights are inputs of the code. Letters as in `types`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..acceleration.regions import compiles, region
-from ..config.visibility import Visibility
-from ..errors import WamkitError
-from .kv_cache import KV, KVCache, joined
-from .layers import additive
+from .attention_plan import KeySet, KeySlice, LayerPlan, QueryGroup
+from .conditioning import (
+    LiveModulation,
+    ModulationTable,
+    PositionCond,
+    TextCond,
+    TextKV,
+    live_rows,
+)
+from .kv_cache import KV, Keys
+from .kv_cache import Segment as Segment
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-
-
-class Segment(NamedTuple):
-    """A named run of tokens in a stream, for example all tokens of the target frames."""
-
-    role: str
-    length: int
-    valid: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
+Attend = Callable[..., Tensor]
+"""attend(q, k, v, mask=None, causal=False) -> [B, H, S, E], as `attention`."""
 
 
 class QKV(NamedTuple):
-    """What a block shows: normalized, with positions applied to q and k."""
+    """Queries, keys and values of some tokens, normalized, with positions applied."""
 
     q: Tensor  # [B, H, S, E]
     k: Tensor  # [B, K, S, E]
     v: Tensor  # [B, K, S, E]
 
 
-class Block(Protocol):
-    """A transformer block opened at its self-attention.
+class Stream(NamedTuple):
+    """Tokens at the entrance of a stack of blocks, and all that the blocks read besides."""
 
-    What a block keeps from call to call, such as the keys of the words (`Text.lasting`), is what a
-    third method `told(cond)` returns; `absorb` is given it as `told`, or None: then it asks itself.
-    The other two methods only compute, so that a layer can be compiled.
-    """
-
-    def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
-        """Tokens [B, S, D] to q, k, v, and whatever `absorb` needs besides."""
-
-    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
-        """Attention output [B, S, H * E] to the next tokens [B, S, D]."""
-
-
-@dataclass
-class Stream:
-    """Tokens on their way through one stack of blocks."""
-
-    blocks: Sequence[Block | None]  # None: this stream rests at that layer
-    x: Tensor  # [B, S, D]
+    blocks: tuple[Any, ...]  # None where these tokens rest
+    tokens: Tensor  # [B, S, D]
     segments: tuple[Segment, ...]
-    cond: Any  # what the blocks need besides the tokens; opaque to everyone else
+    level_index: Tensor  # [B or 1, G] rows of the modulation's levels, for groups of S / G tokens
+    modulation: ModulationTable | LiveModulation
+    rotary: PositionCond = None
+    text_kv: tuple[TextKV | None, ...] | None = None  # of each layer; None: blocks compute theirs
+    text: TextCond | None = None  # for blocks that do
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Softmax attention, [B, H, S, E] out; `valid` [B, S of the keys] is as `Text.mask`."""
-    if valid is not None and valid.is_floating_point():
-        valid = valid.to(q.dtype)
-    mask, grouped = None, q.shape[1] != k.shape[1]
-    if valid is not None and q.is_cuda:
-        mask = valid.as_strided(  # `additive` has aligned its rows: a view of it is taken as it is
-            (len(valid), q.shape[1], q.shape[2], valid.shape[1]), (valid.stride(0), 0, 0, 1)
-        )
-        if grouped:  # no fast kernel takes both
-            k, v, grouped = _each(k, q), _each(v, q), False
-    elif valid is not None:
-        mask = valid[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+class Inside(NamedTuple):
+    """A stream without its names: what a pass computes with."""
+
+    blocks: tuple[Any, ...]
+    tokens: Tensor
+    level_index: Tensor
+    modulation: ModulationTable | LiveModulation
+    rotary: PositionCond
+    text_kv: tuple[TextKV | None, ...] | None
+    text: TextCond | None
+
+    @staticmethod
+    def of(stream: Stream) -> Inside:
+        """The tensors and blocks of a stream."""
+        blocks, tokens, _, *rest = stream
+        return Inside(blocks, tokens, *rest)
 
 
-def _each(x: Tensor, q: Tensor) -> Tensor:
+class PassResult(NamedTuple):
+    """What a pass computes: flat lists of tensors, as compiled code likes them."""
+
+    tokens: list[Tensor]  # of each stream
+    collected: list[list[Tensor]]  # of each layer, keys and values in turn
+    hidden: list[list[Tensor]]  # of each layer whose outputs are kept, those of each stream
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Softmax attention.
+
+    Args:
+        q: Queries [B, H, S, E].
+        k: Keys [B, K, S', E]; K divides H.
+        v: Values [B, K, S', E].
+        mask: As `Text.mask`, [B, S']: bool, or added to the scores.
+        causal: The last S keys are those of the queries, and each sees up to its own.
+
+    Returns:
+        [B, H, S, E].
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if causal and (mask is not None or q.shape[2] != k.shape[2]):
+        mask, causal = _causal_mask(q, k, mask), False
+    elif mask is not None:
+        mask = mask.to(q.dtype) if mask.is_floating_point() else mask
+        if q.is_cuda:
+            mask = mask.as_strided(  # rows are aligned (`additive_mask`): a view is taken as it is
+                (len(mask), q.shape[1], q.shape[2], mask.shape[1]), (mask.stride(0), 0, 0, 1)
+            )
+        else:
+            mask = mask[:, None, None, :]
+    if mask is not None and grouped and q.is_cuda:  # no fast kernel takes both
+        k, v, grouped = _for_each_head(k, q), _for_each_head(v, q), False
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def _causal_mask(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """[B or 1, 1, S, S'] bool or additive, of queries that belong to the last keys."""
+    rows, columns = q.shape[2], k.shape[2]
+    seen = torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(columns - rows)
+    if mask is None:
+        return seen[None, None]
+    if mask.is_floating_point():
+        return mask.to(q.dtype)[:, None, None].masked_fill(~seen, float("-inf"))
+    return mask[:, None, None] & seen
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
     """Keys or values [B, K, S, E] for every head of q [B, H, ...]: [B, H, S, E]."""
     times = q.shape[1] // x.shape[1]
     return x.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2)
 
 
-def run(
-    streams: Sequence[Stream],
-    sees: Visibility,
+def run_pass(
+    plan: Sequence[LayerPlan],
+    streams: Sequence[Inside],
+    keys: Sequence[Sequence[Keys]],
+    attend: Attend = attention,
+) -> PassResult:
+    """All layers, with modulation and text keys that are known beforehand."""
+    tokens = _entering(streams)
+    rows = [stream.modulation.gather(stream.level_index) for stream in streams]  # type: ignore[union-attr]
+    result = PassResult(tokens, [], [])
+    for layer, step in enumerate(plan):
+        at = step.active
+        out = compiled_layer(
+            step,
+            [streams[i].blocks[layer] for i in at],
+            [tokens[i] for i in at],
+            [rows[i][layer] for i in at],
+            [streams[i].rotary for i in at],
+            [None if (kv := streams[i].text_kv) is None else kv[layer] for i in at],
+            keys[layer],
+            attend,
+        )
+        _advance(step, out, result)
+    return result
+
+
+def run_live_pass(
+    plan: Sequence[LayerPlan],
+    streams: Sequence[Inside],
+    keys: Sequence[Sequence[Keys]],
+    attend: Attend = attention,
     *,
-    attend: Attend = sdpa,
-    cache: KVCache | None = None,
-    keep: Collection[str] = (),
-    hidden: Collection[int] = (),
-    prefill: bool = False,
-) -> KVCache:
-    """Advance all streams through all layers, in lockstep, and return what is to be kept.
+    recompute: bool = False,
+) -> PassResult:
+    """`run_pass` where each layer computes its modulation and text keys: for training.
 
-    `keep` names the roles whose keys and values are kept, `hidden` the layers whose outputs are.
-    `cache` holds roles of an earlier pass that may be looked at. With `prefill` only what is kept
-    matters, so the last layer stops at its keys and the streams' outputs are not to be used.
-
-    Raises WamkitError if a role is present that the table does not speak of.
+    With `recompute` layers keep only the tokens that enter them, and run again in the backward
+    pass (activation checkpointing): the memory of one layer, for a third more work.
     """
-    depth = len(streams[0].blocks)
-    kept: list[dict[str, KV]] = []
-    outputs: list[dict[str, Tensor]] = []
-    again = _again.get() and torch.is_grad_enabled()
-    compiled = compiles()
-    tokens = [stream.x for stream in streams]
-    for layer, lap in enumerate(_laps(streams, sees, cache)):
-        ends = prefill and layer == depth - 1 and layer not in hidden
-        if again:
-            step = partial(_step, streams, layer, lap, attend, keep, ends, compiled)
-            tokens, shown = checkpoint(step, tokens, use_reentrant=False)
+    result = PassResult(_entering(streams), [], [])
+    for layer, step in enumerate(plan):
+        at = step.active
+        parts = (
+            [streams[i].blocks[layer] for i in at],
+            [streams[i].modulation for i in at],
+            [streams[i].level_index for i in at],
+            [streams[i].rotary for i in at],
+            [streams[i].text for i in at],
+            keys[layer],
+            attend,
+        )
+        given = [result.tokens[i] for i in at]
+        if recompute and torch.is_grad_enabled():
+            out = checkpoint(_live_layer, step, given, *parts, use_reentrant=False)
         else:
-            tokens, shown = _step(streams, layer, lap, attend, keep, ends, compiled, tokens)
-        kept.append(shown)
-        if hidden:
-            outputs.append(_by_role(streams, tokens) if layer in hidden else {})
-    for stream, x in zip(streams, tokens, strict=True):
-        stream.x = x
-    return KVCache(kept, outputs)
+            out = _live_layer(step, given, *parts)
+        _advance(step, out, result)
+    return result
 
 
-_again: ContextVar[bool] = ContextVar("again", default=False)
+def _entering(streams: Sequence[Inside]) -> list[Tensor]:
+    """The streams' tokens; in compiled code copies of them.
 
-
-@contextmanager
-def recomputed() -> Iterator[None]:
-    """Within, layers keep only the tokens that enter them, and run again when gradients are due.
-
-    The numbers are the same; memory is that of one layer beside the tokens at every layer's
-    entrance, for a third more work.
+    A region must not be given one tensor twice, least of all in its first call: torch 2.14 takes
+    the same two arguments for one in every later call. And so all layers have tokens of a kind.
     """
-    token = _again.set(True)
-    try:
-        yield
-    finally:
-        _again.reset(token)
+    if not torch.compiler.is_compiling():
+        return [stream.tokens for stream in streams]
+    return [s.tokens.clone(memory_format=torch.contiguous_format) for s in streams]
 
 
-class Source(NamedTuple):
-    """Tokens in a row of one stream."""
-
-    stream: int  # place among those that are awake
-    start: int
-    length: int
-
-    def of(self, shown: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The keys and values of these tokens."""
-        k, v = shown[self.stream]
-        if self.length == k.shape[2]:
-            return k, v
-        return k.narrow(2, self.start, self.length), v.narrow(2, self.start, self.length)
-
-
-class Hearing(NamedTuple):
-    """Queries in a row that attend to the same keys."""
-
-    length: int
-    keys: int  # place among the keys of the plan
-
-
-class Plan(NamedTuple):
-    """Who hears whom: the same in all layers where the same streams are awake."""
-
-    hearings: tuple[tuple[Hearing, ...], ...]  # of each stream that is awake, run by run
-    keys: tuple[tuple[Source, ...], ...]  # what is new among the keys that some queries attend to
-
-
-class Wanted(NamedTuple):
-    """Keys that some queries attend to."""
-
-    cached: tuple[str, ...]  # roles, which come first
-    sources: tuple[Source, ...]
-    masks: tuple[tuple[Tensor | None, int], ...]  # of the sources, as `Text.mask`, and lengths
-
-
-class Keys(NamedTuple):
-    """The keys of a plan as a layer finds them."""
-
-    plan: Plan
-    known: tuple[tuple[Tensor, Tensor] | None, ...]  # what is cached of them, with room behind it
-    masks: tuple[Tensor | None, ...]  # as `Text.mask`
-
-
-class Lap(NamedTuple):
-    """A layer of a pass: all about it that tokens do not change."""
-
-    awake: tuple[int, ...]
-    keys: Keys
-    roles: dict[str, Wanted]  # where the keys of each role are
-
-
-def told_of(block: Any, cond: Any) -> tuple[Any, ...]:
-    """What `absorb` is given besides where it is compiled, if its block keeps anything."""
-    if not compiles():
-        return ()
-    told = getattr(block, "told", None)
-    return () if told is None else (told(cond),)
-
-
-def _laps(streams: Sequence[Stream], sees: Visibility, cache: KVCache | None) -> Sequence[Lap]:
-    """The layers of a pass; they last as long as the cache it looks at."""
-    awake = list(zip(*([b is not None for b in stream.blocks] for stream in streams), strict=True))
-    if cache is None or torch.is_grad_enabled():
-        return _planned(streams, awake, sees, cache)
-    held = [sees, *(s.valid for stream in streams for s in stream.segments)]  # so ids stay theirs
-    shapes = [tuple([s[:2] for s in stream.segments]) for stream in streams]
-    key = streams[0].x.shape[0], *awake, *map(id, held), *shapes
-    found = cache.plans.get(key)
-    if found is None:
-        found = cache.plans[key] = held, _planned(streams, awake, sees, cache)
-    return found[1]  # type: ignore[no-any-return]
-
-
-def _planned(
-    streams: Sequence[Stream],
-    awake: Sequence[tuple[bool, ...]],
-    sees: Visibility,
-    cache: KVCache | None,
-) -> Sequence[Lap]:
-    present = {segment.role for stream in streams for segment in stream.segments}
-    if unknown := present - set(sees):
-        raise WamkitError(
-            f"the visibility table has no row for {', '.join(sorted(unknown))}; "
-            f"it speaks of {', '.join(sorted(sees))}",
-            "add a row for it to the paradigm's `sees`",
-        )
-    plans: dict[Any, tuple[Plan, list[Wanted], dict[str, Wanted]]] = {}
-    like, laps = streams[0].x, []
-    for layer, who in enumerate(awake):
-        places = tuple([i for i, wakes in enumerate(who) if wakes])
-        key = places, () if cache is None else tuple(cache.layers[layer])
-        if key not in plans:
-            plans[key] = _plan([streams[i].segments for i in places], key[1], sees)
-        plan, wanted, roles = plans[key]
-        rooms = [
-            cache.room(layer, want.cached, want.masks, want.sources)
-            if cache is not None and want.cached
-            else None
-            for want in wanted
-        ]
-        known = tuple([None if room is None else (room.k, room.v) for room in rooms])
-        masks = tuple(
-            [
-                additive(_mask(room, want, like), like.dtype)
-                for room, want in zip(rooms, wanted, strict=True)
-            ]
-        )
-        laps.append(Lap(places, Keys(plan, known, masks), roles))
-    return laps
-
-
-def _mask(room: KV | None, wanted: Wanted, like: Tensor) -> Tensor | None:
-    """Which keys may be attended to: those known, and the new ones behind them."""
-    if room is None:
-        return joined(wanted.masks, like)
-    if torch.is_grad_enabled():  # there is no room yet
-        return joined([(room.valid, room.k.shape[2]), *wanted.masks], like)
-    return room.valid
-
-
-def _plan(
-    rows: Sequence[tuple[Segment, ...]], cached: tuple[str, ...], sees: Visibility
-) -> tuple[Plan, list[Wanted], dict[str, Wanted]]:
-    """The plan, more about each of its keys, and where the keys of each role are.
-
-    One run of queries for each run of segments that see the same roles.
-    """
-    pieces: dict[str, list[tuple[Source, Tensor | None]]] = {}
-    for i, segments in enumerate(rows):
-        start = 0
-        for segment in segments:
-            piece = Source(i, start, segment.length), segment.valid
-            pieces.setdefault(segment.role, []).append(piece)
-            start += segment.length
-
-    def want(roles: Collection[str]) -> Wanted:
-        """Role by role, and neighbors as one."""
-        runs: list[list[tuple[Source, Tensor | None]]] = []
-        for piece in (piece for role, found in pieces.items() if role in roles for piece in found):
-            last = runs[-1][-1][0] if runs else Source(-1, 0, 0)
-            if (last.stream, last.start + last.length) == (piece[0].stream, piece[0].start):
-                runs[-1].append(piece)
-            else:
-                runs.append([piece])
-        sources = tuple(
-            Source(run[0][0].stream, run[0][0].start, sum(source.length for source, _ in run))
-            for run in runs
-        )
-        masks = tuple((mask, source.length) for run in runs for source, mask in run)
-        old = tuple(role for role in cached if role in roles and role not in pieces)
-        return Wanted(old, sources, masks)
-
-    wanted: list[Wanted] = []
-    hearings = []
-    for segments in rows:
-        mine = []
-        for seen, group in groupby(segments, key=lambda segment: frozenset(sees[segment.role])):
-            new = want(seen)
-            same = (i for i, other in enumerate(wanted) if other[:2] == new[:2])
-            if (at := next(same, len(wanted))) == len(wanted):
-                wanted.append(new)
-            mine.append(Hearing(sum(segment.length for segment in group), at))
-        hearings.append(tuple(mine))
-    plan = Plan(tuple(hearings), tuple([want.sources for want in wanted]))
-    return plan, wanted, {role: want({role}) for role in pieces}
-
-
-def _step(
-    streams: Sequence[Stream],
-    layer: int,
-    lap: Lap,
-    attend: Attend,
-    keep: Collection[str],
-    ends: bool,
-    compiled: bool,
-    tokens: list[Tensor],
-) -> tuple[list[Tensor], dict[str, KV]]:
-    """One layer: the streams' next tokens, and the keys and values to keep. It may end at those."""
-    every = len(lap.awake) == len(streams)
-    awake = streams if every else [streams[i] for i in lap.awake]
-    given = tokens if every else [tokens[i] for i in lap.awake]
-    blocks: list[Any] = [stream.blocks[layer] for stream in awake]
-    conds = [stream.cond for stream in awake]
-    if compiled:
-        told = [() if ends else told_of(block, c) for block, c in zip(blocks, conds, strict=True)]
-        new, shown = _region(blocks, given, conds, told, lap.keys, attend, bool(keep), ends)
-    else:
-        untold = [()] * len(blocks)
-        new, shown = _layer(blocks, given, conds, untold, lap.keys, attend, bool(keep), ends)
-    if every and not ends:
-        after = new
-    else:
-        after = list(tokens)
-        for i, x in zip(lap.awake, new, strict=not ends):
-            after[i] = x
-    kept: dict[str, KV] = {}
-    for role in keep:
-        if role in lap.roles:
-            at = lap.roles[role]
-            k, v = _row([source.of(shown) for source in at.sources])
-            kept[role] = KV(k, v, joined(at.masks, k)).kept()
-    return after, kept
+def _advance(step: LayerPlan, out: list[Tensor], result: PassResult) -> None:
+    """Take in what a layer returned: next tokens, then keys and values."""
+    count = 0 if step.kv_only else len(step.active)
+    for i, x in zip(step.active, out[:count], strict=False):
+        result.tokens[i] = x
+    result.collected.append(out[count:])
+    if step.hidden:
+        result.hidden.append(list(result.tokens))
 
 
 def _layer(
-    blocks: Sequence[Block],
+    plan: LayerPlan,
+    blocks: Sequence[Any],
     tokens: Sequence[Tensor],
-    conds: Sequence[Any],
-    told: Sequence[tuple[Any, ...]],
-    keys: Keys,
+    modulation: Sequence[Tensor | None],
+    rotary: Sequence[PositionCond],
+    text_kv: Sequence[TextKV | None],
+    keys: Sequence[Keys],
     attend: Attend,
-    shows: bool,
-    ends: bool,
-) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """All blocks of a layer, and attention between them: next tokens, and keys and values."""
-    queries, shown, rests = [], [], []
-    for block, x, cond in zip(blocks, tokens, conds, strict=True):
-        (q, k, v), rest = block.project(x, cond)
+) -> list[Tensor]:
+    """One layer of all active streams: next tokens of each, then keys and values to collect."""
+    queries, new, carries = [], [], []
+    for block, x, rows, angles in zip(blocks, tokens, modulation, rotary, strict=True):
+        (q, k, v), carry = block.pre_attention(x, rows, angles)
         queries.append(q)
-        shown.append((k, v))
-        rests.append(rest)
-    if ends:
-        return [], shown
-    (hearings, sources), known, masks = keys
-    found = [gather(new, room, shown) for new, room in zip(sources, known, strict=True)]
-    after = []
-    for block, q, heard, rest, cond, more in zip(
-        blocks, queries, hearings, rests, conds, told, strict=True
+        new.append((k, v))
+        carries.append(carry)
+    kept = [x for _, slices in plan.collect for x in _gather(slices, new)]
+    if plan.kv_only:
+        return kept
+    found = [_keys_of(wanted, new, have) for wanted, have in zip(plan.key_sets, keys, strict=True)]
+    out = []
+    for block, q, groups, carry, rows, text in zip(
+        blocks, queries, plan.queries, carries, modulation, text_kv, strict=True
     ):
-        row = hear(q, heard, found, masks, attend)
-        after.append(block.absorb(row, rest, cond, *more))
-    return after, shown if shows else []
+        attended = attend_groups(q, groups, found, attend)
+        out.append(block.post_attention(attended, carry, rows, text))
+    return out + kept
 
 
-_region = region(_layer)
+compiled_layer = torch.compiler.nested_compile_region(_layer)
 
 
-def hear(
-    q: Tensor,
-    hearings: Sequence[Hearing],
-    keys: Sequence[tuple[Tensor, Tensor]],
-    masks: Sequence[Tensor | None],
+def _live_layer(
+    plan: LayerPlan,
+    tokens: Sequence[Tensor],
+    blocks: Sequence[Any],
+    modulation: Sequence[LiveModulation],
+    level_index: Sequence[Tensor],
+    rotary: Sequence[PositionCond],
+    text: Sequence[TextCond | None],
+    keys: Sequence[Keys],
     attend: Attend,
+) -> list[Tensor]:
+    """The same, with what follows from levels and prompt computed here."""
+    rows = [
+        live_rows(block, live.sigma, index)
+        for block, live, index in zip(blocks, modulation, level_index, strict=True)
+    ]
+    text_kv = [
+        None if cond is None or plan.kv_only else block.text_kv(cond)
+        for block, cond in zip(blocks, text, strict=True)
+    ]
+    return _layer(plan, blocks, tokens, rows, rotary, text_kv, keys, attend)
+
+
+def attend_groups(
+    q: Tensor,
+    groups: Sequence[QueryGroup],
+    keys: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    attend: Attend = attention,
 ) -> Tensor:
-    """What the queries of a stream find, run by run, [B, S, H * E]."""
-    if len(hearings) == 1:
-        ((_, at),) = hearings
-        heard = attend(q, *keys[at], masks[at])
-    else:
-        parts = q.split([hearing.length for hearing in hearings], 2)
-        found = [
-            attend(part, *keys[at], masks[at])
-            for part, (_, at) in zip(parts, hearings, strict=True)
-        ]
-        heard = torch.cat(found, 2)
-    return heard.transpose(1, 2).flatten(2)
+    """Attention of a stream's queries, group by group: [B, S, H * E]."""
+    parts = q.split([group.length for group in groups], 2) if len(groups) > 1 else [q]
+    found = [
+        attend(part, *keys[g.key_set], causal=True) if g.causal else attend(part, *keys[g.key_set])
+        for part, g in zip(parts, groups, strict=True)
+    ]
+    whole = found[0] if len(found) == 1 else torch.cat(found, 2)
+    return whole.transpose(1, 2).flatten(2)
 
 
-def gather(
-    sources: Sequence[Source],
-    room: tuple[Tensor, Tensor] | None,
-    shown: Sequence[tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor]:
-    """The keys and values that some queries attend to; new ones are written behind those known."""
-    new = [source.of(shown) for source in sources]
-    if room is None:
-        return _row(new)
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+
+def _keys_of(wanted: KeySet, new: Pairs, known: Keys) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The keys and values of a set: written behind what is cached, if anything is."""
+    if known.k is None or known.v is None:
+        return *_gather(wanted.slices, new), known.mask
+    if not wanted.slices:
+        return known.k, known.v, known.mask
     if torch.is_grad_enabled():
-        return _row([room, *new])
-    end = room[0].shape[2] - sum(source.length for source in sources)
-    for source, pair in zip(sources, new, strict=True):
-        for whole, part in zip(room, pair, strict=True):
-            whole.narrow(2, end, source.length).copy_(part)
-        end += source.length
-    return room
+        k, v = _gather(wanted.slices, new)
+        return torch.cat([known.k, k], 2), torch.cat([known.v, v], 2), known.mask
+    start = known.k.shape[2] - wanted.new
+    for s in wanted.slices:
+        for buffer, x in zip((known.k, known.v), new[s.stream], strict=True):
+            buffer.narrow(2, start, s.length).copy_(x.narrow(2, s.start, s.length))
+        start += s.length
+    return known.k, known.v, known.mask
 
 
-def _row(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All keys and all values in a row."""
-    if len(pairs) == 1:
-        return pairs[0]
-    return torch.cat([k for k, _ in pairs], 2), torch.cat([v for _, v in pairs], 2)
+def _gather(slices: Sequence[KeySlice], new: Pairs) -> tuple[Tensor, Tensor]:
+    """Keys and values of some slices in a row."""
+    pairs = [
+        tuple(
+            x if s.length == x.shape[2] else x.narrow(2, s.start, s.length) for x in new[s.stream]
+        )
+        for s in slices
+    ]
+    k, v = zip(*pairs, strict=True)
+    return (k[0], v[0]) if len(pairs) == 1 else (torch.cat(k, 2), torch.cat(v, 2))
 
 
-def _by_role(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {}
-    for stream, x in zip(streams, tokens, strict=True):
-        parts = x.split([segment.length for segment in stream.segments], 1)
-        for segment, part in zip(stream.segments, parts, strict=True):
-            found.setdefault(segment.role, []).append(part)
-    return {role: torch.cat(parts, 1) for role, parts in found.items()}
+def attend_text(q: Tensor, kv: KV, attend: Attend = attention) -> Tensor:
+    """Cross-attention of queries [B, H, S, E] to the prompt: [B, S, H * E]."""
+    return attend(q, kv.k, kv.v, kv.mask).transpose(1, 2).flatten(2)

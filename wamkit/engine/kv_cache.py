@@ -1,4 +1,11 @@
-"""What a pass leaves behind: keys and values of every layer by role, and hidden states."""
+"""The KV cache: what a pass leaves behind, and the buffers that later passes write behind it.
+
+    [ cached keys of the roles that are attended to | room for the keys of this pass ]
+
+A buffer is allocated before the first step, for each layer and each set of keys with cached roles.
+A step writes its own keys into the room and attends to the whole: the loop allocates nothing and
+copies no cached key.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +16,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..acceleration.fused_linear import alone
+from ..interfaces.text import additive_mask
+from .attention_plan import KeySet, LayerPlan
+from .device import detach_storage
+
+
+class Segment(NamedTuple):
+    """A named run of tokens in a stream, for example all tokens of the target frames."""
+
+    role: str
+    length: int
+    mask: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
 
 
 class KV(NamedTuple):
-    """Keys and values of some tokens, normalized and positioned."""
+    """Keys and values of some tokens, normalized, with positions applied."""
 
     k: Tensor  # [B, K, S, E]
     v: Tensor  # [B, K, S, E]
-    valid: Tensor | None = None  # [B, S], as `Text.mask`
+    mask: Tensor | None = None  # [B, S], as `Text.mask`
 
     @staticmethod
     def join(parts: Sequence[KV]) -> KV:
@@ -25,15 +42,22 @@ class KV(NamedTuple):
         if len(parts) == 1:
             return parts[0]
         k, v = torch.cat([p.k for p in parts], 2), torch.cat([p.v for p in parts], 2)
-        return KV(k, v, joined([(p.valid, p.k.shape[2]) for p in parts], k))
+        return KV(k, v, joined_masks([(p.mask, p.k.shape[2]) for p in parts], k))
 
-    def kept(self) -> KV:
+    def detached(self) -> KV:
         """The same without what it may have been cut from, such as queries beside the values."""
-        k, v = alone(self.k, self.v)
-        return KV(k, v, self.valid)
+        return KV(*detach_storage(self.k, self.v), self.mask)
 
 
-def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor | None:
+class Keys(NamedTuple):
+    """What is known of a key set before a pass: a buffer if any of it is cached, and its mask."""
+
+    k: Tensor | None  # [B, K, cached + new, E]
+    v: Tensor | None
+    mask: Tensor | None  # [B, cached + new], added to the scores
+
+
+def joined_masks(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor | None:
     """Masks [B, S], as `Text.mask`, in a row; each comes with its S. B and device are `like`'s."""
     if all(mask is None for mask, _ in masks):
         return None
@@ -50,41 +74,30 @@ def joined(masks: Sequence[tuple[Tensor | None, int]], like: Tensor) -> Tensor |
     return torch.cat(found, 1)
 
 
-def _behind(parts: Sequence[Tensor], count: int) -> Tensor:
-    """Tensors [B, K, S, E] in a row, and so many empty places behind them."""
-    if len(parts) == 1 and not count:
-        return parts[0]
-    shape = list(parts[0].shape)
-    shape[2] = count
-    return torch.cat([*parts, parts[0].new_empty(shape)], 2)
-
-
 class KVCache:
-    """What a pass leaves behind: keys and values by layer and role, and hidden states.
-
-    A pass that looks at cached roles beside its own writes its own keys behind the cached ones, in
-    a buffer that is made before its first step (`room`): the step loop allocates nothing and
-    copies no cached key.
-    """
+    """What a pass leaves behind: keys and values by layer and role, and hidden states."""
 
     def __init__(
         self,
         layers: Sequence[dict[str, KV]],
         hidden: Sequence[dict[str, Tensor]] = (),
-        levels: Mapping[str, Tensor] | None = None,
+        levels: Mapping[str, float | Tensor] | None = None,
     ) -> None:
         self.layers = tuple(layers)  # for each layer, role -> KV
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
-        self.levels = dict(levels or {})  # role -> [B], the noise its frames had; only with hidden
-        self._rows: dict[Hashable, Tensor] = {}
-        self.rooms: dict[Hashable, KV] = {}  # see `room`
-        self.plans: dict[Hashable, Any] = {}  # who hears whom in passes that look at this cache
+        self.levels = dict(levels or {})  # role -> noise its frames had, [B] or alike; with hidden
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
+        self.derived: dict[Hashable, Any] = {}  # what follows from it, for passes that look at it
 
     @cached_property
     def roles(self) -> frozenset[str]:
         """The roles that are kept."""
         return frozenset(role for layer in self.layers for role in layer)
+
+    @cached_property
+    def roles_by_layer(self) -> tuple[tuple[str, ...], ...]:
+        """The same of each layer, in the order in which they are kept."""
+        return tuple(tuple(layer) for layer in self.layers)
 
     def __or__(self, newer: KVCache) -> KVCache:
         """Both; a role that both hold is taken from `newer`."""
@@ -98,51 +111,33 @@ class KVCache:
         both.branches = newer.branches
         return both
 
-    def states(self, layer: int, roles: tuple[str, ...]) -> Tensor:
-        """Hidden states of `roles` in a row [B, S, D]; without gradients always the same tensor."""
-        parts = [self.hidden[layer][role] for role in roles]
-        return self._row((layer, roles), parts, lambda: torch.cat(parts, 1))
-
-    def level(self, roles: tuple[str, ...]) -> Tensor:
-        """The highest noise level among the frames of `roles` [B] float32, when they passed."""
-        parts = [self.levels[role] for role in roles if role in self.levels]
-        return self._row(roles, parts, lambda: torch.stack(parts).amax(0))
-
-    def _row(self, key: Hashable, parts: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
-        if len(parts) == 1:
-            return parts[0]
+    def derive(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """`make()`, once for as long as this cache lives; anew where gradients are on."""
         if torch.is_grad_enabled():
             return make()
-        if key not in self._rows:
-            self._rows[key] = make()
-        return self._rows[key]
+        if key not in self.derived:
+            self.derived[key] = make()
+        return self.derived[key]
 
-    def room(
-        self,
-        layer: int,
-        roles: tuple[str, ...],
-        fresh: Sequence[tuple[Tensor | None, int]] = (),
-        source: Hashable = None,
-    ) -> KV:
-        """The cached keys of `roles` in a row, and behind them room for those of a pass.
+    def states(self, layer: int, roles: tuple[str, ...]) -> Tensor:
+        """Hidden states of `roles` in a row [B, S, D]."""
+        parts = [self.hidden[layer][role] for role in roles]
+        if len(parts) == 1:
+            return parts[0]
+        return self.derive(("states", layer, roles), lambda: torch.cat(parts, 1))  # type: ignore[no-any-return]
 
-        `fresh` are masks [B, S], as `Text.mask`, and lengths S of what the pass writes there, anew
-        in each of its steps; `source` says what it is. Made once for each; with gradients there is
-        no room behind what is cached.
+    def level(self, roles: tuple[str, ...]) -> float | Tensor:
+        """The highest noise level among the frames of `roles` when they passed.
+
+        A number, or [B] float32 where samples differ.
         """
-        parts = [self.layers[layer][role] for role in roles]
-        count = sum(length for _, length in fresh)
-        if torch.is_grad_enabled() or not count:
-            fresh, count = (), 0
-        masks = [None if mask is None else id(mask) for mask, _ in fresh]  # which a plan holds
-        key = layer, roles, source, count, *masks
-        if key in self.rooms:
-            return self.rooms[key]
-        k, v = (_behind([part[i] for part in parts], count) for i in (0, 1))  # type: ignore[misc]
-        whole = KV(k, v, joined([*((p.valid, p.k.shape[2]) for p in parts), *fresh], k))
-        if not torch.is_grad_enabled():
-            self.rooms[key] = whole
-        return whole
+        parts = [self.levels[role] for role in roles if role in self.levels]
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        if not tensors:
+            return max(part for part in parts if isinstance(part, float))
+        return torch.stack(
+            [torch.as_tensor(p).to(tensors[0]).expand_as(tensors[0]) for p in parts]
+        ).amax(0)
 
     def without(self, roles: Collection[str]) -> KVCache:
         """What is left when `roles` are dropped."""
@@ -169,13 +164,100 @@ class KVCache:
             index = torch.cat([index + start for start in steps])
         layers = [
             {
-                role: KV(kv.k[index], kv.v[index], None if kv.valid is None else kv.valid[index])
+                role: KV(kv.k[index], kv.v[index], None if kv.mask is None else kv.mask[index])
                 for role, kv in layer.items()
             }
             for layer in self.layers
         ]
         hidden = [{role: x[index] for role, x in layer.items()} for layer in self.hidden]
-        levels = {role: level[index] for role, level in self.levels.items()}
+        levels = {
+            role: level[index] if isinstance(level, Tensor) else level
+            for role, level in self.levels.items()
+        }
         other = KVCache(layers, hidden, levels)
         other.branches = self.branches
         return other
+
+
+def bind_keys(
+    plan: Sequence[LayerPlan],
+    segments: Sequence[Sequence[Segment]],
+    cache: KVCache | None,
+    like: Tensor,
+) -> tuple[tuple[Keys, ...], ...]:
+    """Buffers and masks of every layer's key sets.
+
+    Args:
+        plan: The layers of the pass.
+        segments: Those of each stream.
+        cache: What earlier passes left.
+        like: Tokens of a stream [B, S, D]; masks have its dtype and device.
+    """
+    shared: dict[int, tuple[Keys, ...]] = {}  # layers of one plan without cache share their masks
+    bound = []
+    for layer, step in enumerate(plan):
+        streams = [segments[i] for i in step.active]
+        if any(key_set.cached for key_set in step.key_sets):
+            assert cache is not None
+            known = cache.layers[layer]
+            bound.append(tuple(_keys(s, streams, known, like) for s in step.key_sets))
+            continue
+        if id(step) not in shared:
+            shared[id(step)] = tuple(_keys(s, streams, {}, like) for s in step.key_sets)
+        bound.append(shared[id(step)])
+    return tuple(bound)
+
+
+def _keys(
+    wanted: KeySet, streams: Sequence[Sequence[Segment]], known: Mapping[str, KV], like: Tensor
+) -> Keys:
+    parts = [known[role] for role in wanted.cached]
+    masks: list[tuple[Tensor | None, int]] = [(p.mask, p.k.shape[2]) for p in parts]
+    for piece in wanted.slices:
+        masks += _masks(streams[piece.stream], piece.start, piece.length)
+    mask = additive_mask(joined_masks(masks, like), like.dtype)
+    if not parts:
+        return Keys(None, None, mask)
+    room = 0 if torch.is_grad_enabled() else wanted.new
+    return Keys(
+        _with_room([p.k for p in parts], room), _with_room([p.v for p in parts], room), mask
+    )
+
+
+def _with_room(parts: Sequence[Tensor], room: int) -> Tensor:
+    """Tensors [B, K, S, E] in a row, and so many empty places behind them."""
+    if len(parts) == 1 and not room:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[2] = room
+    return torch.cat([*parts, parts[0].new_zeros(shape)], 2)
+
+
+def collect_cache(
+    plan: Sequence[LayerPlan],
+    segments: Sequence[Sequence[Segment]],
+    collected: Sequence[Sequence[Tensor]],
+) -> list[dict[str, KV]]:
+    """What a pass collected, by layer and role, with the masks of its segments."""
+    layers = []
+    for step, found in zip(plan, collected, strict=True):
+        kept = {}
+        for (role, slices), k, v in zip(step.collect, found[::2], found[1::2], strict=True):
+            masks = [
+                m
+                for s in slices
+                for m in _masks(segments[step.active[s.stream]], s.start, s.length)
+            ]
+            kept[role] = KV(k, v, joined_masks(masks, k)).detached()
+        layers.append(kept)
+    return layers
+
+
+def _masks(stream: Sequence[Segment], start: int, length: int) -> list[tuple[Tensor | None, int]]:
+    """The masks of the segments that lie in a slice of a stream, and their lengths."""
+    found, at = [], 0
+    for segment in stream:
+        if start <= at < start + length:
+            found.append((segment.mask, segment.length))
+        at += segment.length
+    return found

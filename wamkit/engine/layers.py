@@ -1,42 +1,24 @@
-"""Pieces that several plugins need: sinusoids, rotary positions, modulation, norms."""
+"""Pieces that several plugins share: embeddings, rotary positions, adaptive norms, patches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence
-from functools import cache
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
-
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Python numbers as a tensor [n] on a device, brought there once; nobody writes to it.
-
-    Made anew at every call, it would wait for a CUDA device each time, and could not be recorded.
-    """
-    return _brought(values, dtype, device, torch.get_default_dtype())
-
-
-# As torch.compiler.assume_constant_result, which imports the compiler: its code holds the tensor.
-constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-@cache  # none is forgotten: what was recorded reads it where it lies
-def _brought(
-    values: tuple[float, ...], dtype: torch.dtype, device: torch.device, _default: torch.dtype
-) -> (
-    Tensor
-):  # by the default dtype, too: `wamkit.testing.tolerance.float64` reads float32 as float64
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; the host does not wait until it is there."""
-    return x.to(device, non_blocking=device.type == "cuda")
+from ..acceleration.fused_linear import projected as projected
+from .attention import QKV as QKV
+from .attention import attend_text as attend_text
+from .attention import attention as attention
+from .conditioning import TextCond as TextCond
+from .conditioning import TextKV as TextKV
+from .device import constant as constant
+from .device import to_device as to_device
+from .kv_cache import KV as KV
 
 
 def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:
@@ -61,8 +43,8 @@ def rotary_angles(positions: Tensor, size: int, *, theta: float = 10_000.0) -> T
     return positions.double()[..., None] / theta**power
 
 
-def latent_times(places: Tensor, chunk: int, frames: tuple[int, int]) -> Tensor:
-    """Places on the axis of actions [S] as times on that of latent frames, float32.
+def latent_times(places: Sequence[float], chunk: int, frames: tuple[int, int]) -> tuple[float, ...]:
+    """Places on the axis of actions as times on that of latent frames.
 
     The K actions of latent frame f stand at f + k / (K + 1), k = 1 .. K (LingBot-VA,
     `wan_va/utils/utils.py`); a chunk covers the imagined frames, after the observed ones. `frames`
@@ -70,52 +52,162 @@ def latent_times(places: Tensor, chunk: int, frames: tuple[int, int]) -> Tensor:
     """
     observed, imagined = frames[0], max(frames[1], 1)
     per_frame = -(-chunk // imagined)
-    number = torch.div(places, chunk, rounding_mode="floor")
-    step = places - number * chunk
-    frame = torch.div(step, per_frame, rounding_mode="floor")
-    rest = step - frame * per_frame
-    return (observed + number * imagined + frame + (rest + 1) / (per_frame + 1)).float()
+    found = []
+    for place in places:
+        number, step = divmod(place, chunk)
+        frame, rest = divmod(step, per_frame)
+        found.append(observed + number * imagined + frame + (rest + 1) / (per_frame + 1))
+    return tuple(found)
 
 
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, H, S, E] with neighbors (2i, 2i+1) turned by angles of cos, sin [S, E / 2] float32.
+class RotaryEmbedding(NamedTuple):
+    """Rotary positions of tokens, float32."""
 
-    Where heads or samples differ, angles are [H, S, E / 2] or [B, 1, S, E / 2]. What comes out of
-    `split_heads` stays as it lies in memory, token by token.
+    cos: Tensor  # [S, E / 2]; [H, S, E / 2] where heads differ, [B, 1, S, E / 2] where samples do
+    sin: Tensor  # the same
+    cis: Tensor | None = None  # the same as complex numbers, for eager rotation of pairs
+
+
+def rotary_embedding(angles: Tensor, *, pairs: bool = True) -> RotaryEmbedding:
+    """Angles [..., E / 2] float64 as what `rotate_pairs` (`pairs`) or `rotate_halves` reads."""
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return RotaryEmbedding(cos, sin, torch.complex(cos, sin) if pairs else None)
+
+
+def axial_rotary(
+    positions: Tensor, sizes: Sequence[int], *, theta: float = 10_000.0, pairs: bool = True
+) -> RotaryEmbedding:
+    """Rotary positions where each axis turns its own part of a head.
+
+    Args:
+        positions: [..., S, axes] float64; axes that are missing are 0.
+        sizes: Elements of a head that turn with each axis, E in all.
+        theta: The base of the frequencies.
+        pairs: As `rotary_embedding`.
+    """
+    missing = len(sizes) - positions.shape[-1]
+    if missing > 0:
+        positions = F.pad(positions, (0, missing))
+    axes = zip(positions.unbind(-1), sizes, strict=False)
+    return rotary_embedding(
+        torch.cat([rotary_angles(p, n, theta=theta) for p, n in axes], -1), pairs=pairs
+    )
+
+
+def rotate_pairs(x: Tensor, rotary: RotaryEmbedding) -> Tensor:
+    """x [B, H, S, E] with neighbors (2i, 2i + 1) turned.
+
+    What comes out of `split_heads` stays as it lies in memory, token by token.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling() or pairs.storage_offset() % 2 or _odd(pairs.stride()):
+    cis = rotary.cis
+    if torch.compiler.is_compiling() or cis is None or not _is_complex(pairs):
         a, b = pairs.transpose(1, 2).unbind(-1)  # [B, S, H, E / 2]
-        cos, sin = (y[:, None] if y.ndim == 2 else y.transpose(-3, -2) for y in (cos, sin))
+        cos, sin = (
+            y[:, None] if y.ndim == 2 else y.transpose(-3, -2) for y in (rotary.cos, rotary.sin)
+        )
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).transpose(1, 2)
     else:  # the same in one operation, which the compiler does not know
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * _unit(cos, sin))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * cis)
     return turned.flatten(-2).to(x.dtype)
 
 
-_units: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
+def rotate_halves(x: Tensor, rotary: RotaryEmbedding) -> Tensor:
+    """x [B, H, S, E] with elements i and i + E / 2 turned."""
+    a, b = x.float().chunk(2, -1)
+    cos, sin = rotary.cos, rotary.sin
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
-def _unit(cos: Tensor, sin: Tensor) -> Tensor:
-    """cos + i sin, made once for as long as the table of cosines is there."""
-    if torch.is_grad_enabled():
-        return torch.complex(cos, sin)
-    found = _units.get(cos)
-    if found is None or found[0] is not sin:
-        found = _units[cos] = sin, torch.complex(cos, sin)
-    return found[1]
-
-
-def _odd(strides: Sequence[int]) -> bool:
-    """Whether pairs of such strides are no complex numbers."""
-    odd = strides[-1] - 1
-    for stride in strides[:-1]:  # written out: this runs in every layer and step
+def _is_complex(pairs: Tensor) -> bool:
+    """Whether pairs of such strides are complex numbers."""
+    odd = pairs.storage_offset() % 2 | pairs.stride(-1) - 1
+    for stride in pairs.stride()[:-1]:  # written out: this runs in every layer and step
         odd |= stride % 2
-    return bool(odd)
+    return not odd
+
+
+def one_plus_scale(rows: Tensor, start: int = 1, every: int = 3) -> Tensor:
+    """Modulation [R, M, D] of (shift, scale, gate), ..., with 1 added to its scales, in place."""
+    rows[:, start::every] += 1
+    return rows
+
+
+def _groups(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, S, D] and rows [B or 1, G, D] in shapes that broadcast, a row for S / G tokens."""
+    if rows.shape[1] in (1, x.shape[1]):
+        return x, rows
+    return x.unflatten(1, (rows.shape[1], -1)), rows.unsqueeze(2)
+
+
+def ada_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """Adaptive layer norm: without weights, times `scale`, plus `shift`, in float32.
+
+    Args:
+        x: Tokens [B, S, D].
+        shift: [B or 1, G, D] float32, a row for each of G groups of S / G tokens.
+        scale: The same, with 1 added already (`one_plus_scale`).
+        eps: Of the norm.
+    """
+    y = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    y, shift = _groups(y, shift)
+    _, scale = _groups(x, scale)
+    return torch.addcmul(shift, y, scale).reshape(x.shape).to(x.dtype)
+
+
+def ada_rms_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """As `ada_norm`, with a norm that divides by the root of the mean square."""
+    y = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
+    y, shift = _groups(y, shift)
+    _, scale = _groups(x, scale)
+    return torch.addcmul(shift, y, scale).reshape(x.shape).to(x.dtype)
+
+
+def scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """x [B, S, D] times rows [B or 1, G, D] of groups, in the dtype of the product."""
+    left, rows = _groups(x, scale)
+    return (left * rows).reshape(x.shape)
+
+
+def gated_add(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    """x + gate * y in float32, gate [B or 1, G, D]; the dtype of x out."""
+    left, gates = _groups(x.float(), gate)
+    right, _ = _groups(y, gate)
+    return (left + gates * right).reshape(x.shape).to(x.dtype)
+
+
+def patches(z: Tensor, size: Sequence[int], *, channels_last: bool = False) -> Tensor:
+    """Latents [B, C, T, h, w] as patches [B, S, C * elements], frame by frame, row by row.
+
+    In a patch channels come first, or last.
+    """
+    for axis, n in zip((2, 4, 6), size, strict=True):
+        z = z.unflatten(axis, (-1, n))
+    order = (0, 2, 4, 6, 3, 5, 7, 1) if channels_last else (0, 2, 4, 6, 1, 3, 5, 7)
+    return z.permute(order).flatten(4).flatten(1, 3)
+
+
+def unpatched(
+    y: Tensor, grid: Sequence[int], size: Sequence[int], *, channels_last: bool = True
+) -> Tensor:
+    """The reverse of `patches`: [B, S, C * elements] to [B, C, T, h, w].
+
+    Args:
+        y: Patches.
+        grid: Frames, token rows, token columns.
+        size: Rows and columns of a patch.
+        channels_last: Whether channels come last in a patch, or first.
+    """
+    y = y.unflatten(1, tuple(grid))  # [B, T, rows, columns, ...]
+    if channels_last:
+        y = y.unflatten(-1, (*size, -1)).permute(0, 6, 1, 2, 4, 3, 5)
+    else:
+        y = y.unflatten(-1, (-1, *size)).permute(0, 4, 1, 2, 5, 3, 6)
+    return y.flatten(5, 6).flatten(3, 4)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """Layer norm without weights, then scaled and shifted, in float32; the dtype of x out."""
+    """Layer norm without weights, times 1 + `scale`, plus `shift`, in float32; the dtype of x."""
     normal = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
     return torch.addcmul(shift, normal, 1 + scale).to(x.dtype)
 
@@ -130,29 +222,6 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     weight = valid.exp() if valid.is_floating_point() else valid.float()
     share = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     return (x * share[..., None].to(x.dtype)).sum(1)
-
-
-ALIGNED = 8
-"""Numbers between the rows of a mask that attention on CUDA takes as it is: others it copies at
-every call (PyTorch, `aten/src/ATen/native/transformers/attention.cpp`, `preprocess_mask`)."""
-
-
-def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask [B, S], as `Text.mask`, as attention adds it to scores: 0 where it may look.
-
-    Attention converts any other mask at every call. On CUDA its rows begin at multiples of
-    ALIGNED numbers.
-    """
-    if mask is None:
-        return None
-    if mask.is_floating_point():
-        weights = mask.to(dtype)
-    else:
-        weights = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
-    length = mask.shape[-1]
-    if not mask.is_cuda or length % ALIGNED == 0:
-        return weights
-    return F.pad(weights, (0, -length % ALIGNED))[:, :length]
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

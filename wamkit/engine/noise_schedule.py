@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config.noise_schedule import TWICE, ScheduleConfig, check_steps
 from ..errors import WamkitError
-from .layers import sent
+from .device import to_device
 from .samplers import SOLVERS, Run
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class NoiseSchedule:
         sigma = self._sample(shape, rng)
         if self.config.quantize:
             sigma = (1000 * sigma).bfloat16().float() / 1000
-        return sent(sigma, like.device)
+        return to_device(sigma, like.device)
 
     def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """Levels of this shape on the generator's device; of several, each draws for its own."""

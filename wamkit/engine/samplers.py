@@ -16,8 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..acceleration.memo import Rung
-from .layers import constant
+from .levels import Level, level_in_run
 
 Fresh = Callable[[int], Tensor]
 """fresh(n) -> n fields of standard normal noise [n, B, ...], like the x of the run."""
@@ -41,9 +40,7 @@ class Run(ABC):
         self.x = x  # [B, ...]
         self.nodes = tuple(nodes)
         self.levels = self._evaluated()
-        levels = (*self.levels, self.nodes[-1])
-        self._ladder = constant(levels, torch.float32, x.device)  # [evaluations + 1]
-        self._sigma = self._ladder.expand(x.shape[0], -1).unbind(1)  # [B] of each
+        self._table = (*self.levels, self.nodes[-1])  # [evaluations + 1]
         self._place = 0
 
     def _evaluated(self) -> tuple[float, ...]:
@@ -61,19 +58,14 @@ class Run(ABC):
         return self._place == len(self.levels)
 
     @property
-    def level(self) -> float:
+    def sigma(self) -> float:
         """The noise level of `x`."""
-        return self.nodes[-1] if self.done else self.levels[self._place]
+        return self._table[self._place]
 
     @property
-    def sigma(self) -> Tensor:
-        """The noise level of `x` [B] float32."""
-        return self._sigma[self._place]
-
-    @property
-    def rung(self) -> Rung:
+    def level(self) -> Level:
         """The noise level of `x` as one of those of the whole run."""
-        return Rung(self._ladder, self._place, self.sigma)
+        return level_in_run(self._table, self._place)
 
     def advance(self, velocity: Tensor) -> None:
         """Take the velocity at `x` and `sigma`; go on to the next evaluation, or to the end."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from .action_head import ActionHead, ExpertHead, ReaderHead, SlotHead
-from .backbone import VideoBackbone, denoise, stream_of
-from .conditioner import Conditioner
+from .action_head import ActionHead, ExpertHead, ReaderHead, SlotHead, append_state
+from .backbone import Backbone, Block, Clip, Stack, WrappedBackbone
 from .paradigm import Model, Paradigm
+from .streams import denoise
 from .text_encoder import TextEncoder
 from .vae import VAE
 
 __all__ = [
     "VAE",
     "ActionHead",
-    "Conditioner",
+    "Backbone",
+    "Block",
+    "Clip",
     "ExpertHead",
     "Model",
     "Paradigm",
     "ReaderHead",
     "SlotHead",
+    "Stack",
     "TextEncoder",
-    "VideoBackbone",
+    "WrappedBackbone",
+    "append_state",
     "denoise",
-    "stream_of",
 ]

@@ -1,105 +1,252 @@
-"""What a backbone promises: its blocks, opened at self-attention, and the two ends of the stack."""
+"""What a backbone promises: pure functions, called as often as needed.
+
+    embed_text(text)             -> TextCond      once per prompt
+    block.text_kv(text_cond)     -> TextKV        once per prompt
+    embed_sigma(sigmas [R])      -> SigmaCond     once per schedule
+    block.modulation(sigma)      -> [R, ...]      once per schedule; rows are gathered every step
+    embed_positions(positions)   -> rotary        once per layout of tokens
+    patchify(clip)               -> tokens        every step
+    block.pre_attention(...)     -> q, k, v       every step
+    block.post_attention(...)    -> tokens        every step
+    final_layer(...)             -> velocity      every step
+
+A function reads its arguments and its weights, and keeps nothing between calls: the engine decides
+how often it runs.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ..acceleration.memo import Rungs
-from ..config.parts import Traits
-from ..config.visibility import Visibility, everyone
-from ..engine.attention import Attend, Block, Stream, run
-from ..engine.kv_cache import KVCache
+from ..config.traits import Traits
+from ..engine.attention import QKV, Attend, attention
+from ..engine.conditioning import PositionCond, SigmaCond, TextCond, TextKV
 from ..errors import WamkitError
-from .types import Frames, Segment, Text
+from .text import Text
 
 
-@runtime_checkable
-class VideoBackbone(Protocol):
-    """A diffusion transformer over latent frames, as an `nn.Module`.
+class Block(Protocol):
+    """A transformer block opened at its self-attention; it computes, and keeps nothing.
 
-    Noise levels come in as sigma in [0, 1] in float32, one a frame; a backbone that was trained on
-    other letters converts inside `embed`. `cond` is opaque to everyone but its own blocks.
+    `modulation` and `text_kv` given to its later methods are what its first two returned, rows
+    chosen for its tokens by the engine.
+    """
+
+    def modulation(self, sigma: SigmaCond) -> Tensor | None:
+        """Shifts, scales and gates of R noise levels.
+
+        Args:
+            sigma: What the stack's `embed_sigma` made of the levels.
+
+        Returns:
+            [R, ...], of any shape behind R; None if levels do not matter. Blocks that share one
+            modulation return the very same tensor: it is stored once.
+        """
+
+    def text_kv(self, text: TextCond) -> TextKV | None:
+        """Keys and values of cross-attention to what is present in `text`; None without any."""
+
+    def pre_attention(
+        self, x: Tensor, modulation: Any, rotary: PositionCond
+    ) -> tuple[QKV, tuple[Any, ...]]:
+        """Queries, keys and values.
+
+        Args:
+            x: Tokens [B, S, D].
+            modulation: Rows [B or 1, G, ...], one for each of G groups of S / G tokens.
+            rotary: What the stack's `embed_positions` made of the tokens' positions.
+
+        Returns:
+            q [B, H, S, E], k and v [B, K, S, E], and the tensors that `post_attention` needs.
+        """
+
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: Any, text_kv: TextKV | None
+    ) -> Tensor:
+        """Attention output [B, S, H * E] to the next tokens [B, S, D]."""
+
+
+class Clip(NamedTuple):
+    """Frames as a backbone reads them."""
+
+    latents: Tensor  # [B, C, T, h, w]
+    sigma: Tensor  # [B or 1, T] float32 noise levels
+    is_reference: tuple[bool, ...]  # T: whether a frame is given, not to be denoised
+    is_vector: tuple[bool, ...]  # T: whether a frame holds values of a vector instead of an image
+    grid: tuple[int, int, int]  # frames, token rows, token columns
+    cond_latents: Tensor | None = None  # [B, G, T, h, w] channels for backbones that want them
+    positions: PositionCond = None  # what `embed_grid` made
+    modulation: Any = None  # rows [B or 1, G, ...] of `entry_modulation`; G is T or 1
+    ranks: tuple[int, ...] = ()  # T: how many frames of the same role came before
+
+
+class Stack(nn.Module, ABC):
+    """Blocks and the embedders of their conditioning: an expert, or the middle of a backbone."""
+
+    text_is_per_token: ClassVar[bool] = True
+    """Whether `embed_text` embeds each token by itself: then tokens can be added to a prompt."""
+    reads_pooled: ClassVar[bool] = False
+    """Whether `embed_sigma` reads a pooled vector of the prompt (`Text.extra`)."""
+
+    blocks: Sequence[Any]
+    """The `Block`s, input side first; None at layers where these tokens rest."""
+
+    def embed_text(self, text: Text) -> TextCond | None:
+        """A prompt as the blocks read it, or as it enters the stream; None if they read none.
+
+        The mask is `text.attention_mask(dtype)`, with the dtype of the keys. `text.extra` is not
+        read here.
+        """
+        return None
+
+    def embed_image(self, tokens: Tensor) -> Tensor | None:
+        """Image tokens [B, L', extra width] as the blocks read them; None if they read none."""
+        return None
+
+    @abstractmethod
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
+        """Noise levels as blocks and ends read them.
+
+        Args:
+            sigmas: [R] float32 in [0, 1], 0 is data.
+            pooled: [R or 1, width], where `reads_pooled` is set and the prompt has one.
+
+        Returns:
+            A NamedTuple of tensors [R, ...].
+        """
+
+    def embed_positions(self, positions: Tensor) -> PositionCond:
+        """Positions of tokens as blocks read them.
+
+        Args:
+            positions: Time, row and column of each token [S, 3] float64, in latent frames and
+                tokens, or [B, S, 3] where samples differ. Fractions, and -1 off the grid, are
+                allowed. `Backbone.positions` may give more axes; those that are missing are 0.
+        """
+        return None
+
+
+class Backbone(Stack):
+    """A diffusion transformer over latent frames: a stack and its two ends.
+
+    Noise levels are sigma in [0, 1] with x_sigma = (1 - sigma) x + sigma noise, and the velocity is
+    noise - x. A backbone that was trained on another path converts in `embed_sigma`, `patchify` and
+    `final_layer`.
     """
 
     traits: Traits
-    attend: Attend
+    attend: Attend = staticmethod(attention)
+    reference_sigma: float = 0.0
+    """The level that clean reference frames are announced at."""
 
-    @property
-    def blocks(self) -> Sequence[Block]:
-        """The stack, input side first."""
+    text_blocks: Sequence[Any] | None = None
+    """Blocks of the text tokens, where text is a stream (`traits.text`); None elsewhere. A block
+    that text and frames share appears in both."""
 
-    def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Any]:
-        """Frames to tokens [B, S, D], one segment for each run of a role, and the conditioning.
+    def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        """Positions of the tokens of a clip on this family's axes [S, 3 or more] float64.
 
-        Where text is in the stream (`traits.text`), it has a segment `text` of its own, and `text`
-        is None when its keys are cached already, or holds no words beside the `Text.extra` that a
-        variant wants in every pass. Elsewhere `text` is always given; a backbone whose
-        `traits.text` is "none" leaves it to the action head.
+        By default time, row and column, frame by frame and row by row.
+
+        Args:
+            times: [T] float64, in latent frames.
+            clip: The frames; only host values and shapes may be looked at.
         """
+        return grid_positions(times, *clip.grid[1:])
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None) -> Any:
-        """The conditioning of S tokens that belong to no frame, so that they pass the same blocks.
+    def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        """Positions of the text tokens of a stream [L, 3 or more], or [B, L, ...]; float64."""
+        raise NotImplementedError
 
-        `sigma` [B, S] float32 are noise levels in [0, 1], `at` [S, 3] float32 their times,
-        rows and columns on the grid of video tokens, in the same units as `Frames.times` and as
-        the places of tokens; fractions and numbers off the grid (-1) are allowed. A family without
-        places in time looks at what it has. Where the blocks take one level a pass, it is the
-        highest of a sample. `text` is for the words that blocks attend to by cross-attention.
-        `rungs`, as `Frames.ladder`, is what is known of the levels at the start of a chunk, so that
-        what follows from them is looked up (`wamkit.acceleration.memo.of_levels`) instead of
-        computed.
+    def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> PositionCond:
+        """`embed_positions` of a clip's tokens, with what else depends on the layout alone."""
+        return self.embed_positions(positions)
+
+    def entry_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        """What `patchify` reads of noise levels [R, ...]; None for nothing."""
+        return None
+
+    @abstractmethod
+    def patchify(self, clip: Clip) -> Tensor:
+        """Latents to tokens [B, S, D], frame by frame, row by row."""
+
+    def final_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        """What `final_layer` reads of noise levels [R, ...]."""
+        return None
+
+    def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
+        """Final tokens of the clip [B, S, D] to velocity d x / d sigma [B, C, T, h, w].
+
+        Raises:
+            WamkitError: The backbone has no velocity to predict (`traits.imagines`).
         """
-
-    def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        """Final tokens to velocity d x / d sigma [B, C, T, h, w] of the frames given to `embed`.
-
-        Raises WamkitError if the backbone cannot imagine (`traits.imagines`).
-        """
-
-
-def stream_of(
-    backbone: VideoBackbone,
-    video: Frames,
-    text: Text,
-    cache: KVCache | None = None,
-    *,
-    words: bool = True,
-) -> Stream:
-    """Frames at the entrance of the backbone's stack.
-
-    Where words are in the stream they come along, unless they are cached or `words` is False; at
-    which noise level, the traits say (`Traits.text_level`).
-    """
-    if text.follows != backbone.traits.text_follows:
-        text = text.following(backbone.traits.text_follows)
-    cached = cache is not None and "text" in cache.roles
-    leave_out = (cached or not words) and backbone.traits.text == "stream"
-    given: Text | None = text
-    if leave_out:
-        given = Text(text.tokens[:, :0], extra=text.extra) if backbone.traits.extra_width else None
-    x, segments, cond = backbone.embed(video, given)
-    return Stream(backbone.blocks, x, segments, cond)
-
-
-def denoise(
-    backbone: VideoBackbone, frames: Frames, text: Text, sees: Visibility | None = None
-) -> Tensor:
-    """The velocity [B, C, T, h, w] that a backbone alone predicts for `frames`.
-
-    `sees` says which role attends to which; by default everything sees everything, as in the
-    backbone's own pretraining. Raises WamkitError if the backbone cannot imagine.
-    """
-    if not backbone.traits.imagines:
         raise WamkitError(
-            "this backbone only shows what is seen; it has no velocity to predict",
+            "this backbone only encodes what is observed; it has no velocity to predict",
             "choose a backbone that was trained to denoise, or read this one's layers",
         )
-    # Copies have memos of their own: nothing that an earlier call left behind is reused.
-    stream = stream_of(backbone, replace(frames), replace(text))
-    table = sees if sees is not None else everyone(s.role for s in stream.segments)
-    run([stream], table, attend=backbone.attend)
-    return backbone.unembed(stream.x, stream.cond)
+
+
+def grid_positions(times: Tensor, rows: int, columns: int) -> Tensor:
+    """Time, row and column of every token of a clip [S, 3] float64."""
+    sides = (torch.arange(n, device=times.device).double() for n in (rows, columns))
+    return torch.stack(torch.meshgrid(times.double(), *sides, indexing="ij"), -1).flatten(0, 2)
+
+
+class WrappedBackbone(Backbone):
+    """A backbone in which some functions are replaced; weights stay where they are."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.__dict__["inner"] = backbone  # no submodule: the weights belong to the policy
+        self.traits, self.attend = backbone.traits, backbone.attend
+        self.reference_sigma = backbone.reference_sigma
+        self.text_is_per_token = backbone.text_is_per_token  # type: ignore[misc]
+        self.reads_pooled = backbone.reads_pooled  # type: ignore[misc]
+
+    inner: Backbone
+
+    @property
+    def blocks(self) -> Sequence[Any]:  # type: ignore[override]
+        return self.inner.blocks
+
+    @property
+    def text_blocks(self) -> Sequence[Any] | None:  # type: ignore[override]
+        return self.inner.text_blocks
+
+    def embed_text(self, text: Text) -> TextCond | None:
+        return self.inner.embed_text(text)
+
+    def embed_image(self, tokens: Tensor) -> Tensor | None:
+        return self.inner.embed_image(tokens)
+
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
+        return self.inner.embed_sigma(sigmas, pooled)
+
+    def embed_positions(self, positions: Tensor) -> PositionCond:
+        return self.inner.embed_positions(positions)
+
+    def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        return self.inner.positions(times, clip)
+
+    def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        return self.inner.text_positions(text, grid)
+
+    def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> PositionCond:
+        return self.inner.embed_grid(positions, grid)
+
+    def entry_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        return self.inner.entry_modulation(sigma)
+
+    def patchify(self, clip: Clip) -> Tensor:
+        return self.inner.patchify(clip)
+
+    def final_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        return self.inner.final_modulation(sigma)
+
+    def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
+        return self.inner.final_layer(x, modulation, clip)

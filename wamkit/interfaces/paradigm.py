@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.visibility import Visibility, closed_part, followed
+from ..config.visibility import LayerVisibility, cacheable_subset, followed
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import NoiseSchedule, draw
 from ..engine.samplers import Run
@@ -22,11 +22,11 @@ from .types import Frames, Goal, Outcome, Scene, Target, Velocity
 Model = Callable[..., Velocity]
 """model(scene, cache=None, keep=()) -> Velocity: backbone, head and visibility in one function.
 
-A pass that is asked to keep every role it has is a prefill: it predicts nothing.
+If `keep` covers every role of a pass this is a prefill: it predicts nothing.
 """
 
 ScheduleMap = Mapping[str, NoiseSchedule]
-"""part -> its schedule, for each of `wamkit.interfaces.types.PARTS`."""
+"""part -> its schedule, for each of `wamkit.interfaces.types.MODALITIES`."""
 
 CLEAN = ("text", "context", "state")
 """The roles of what is known when a chunk begins."""
@@ -40,7 +40,7 @@ class Paradigm(ABC):
     who `looks_ahead`.
     """
 
-    sees: Visibility
+    sees: LayerVisibility
     choices: Mapping[str, str] = {}
     """What a caller may choose for one chunk, as keyword arguments of `act`: name -> what it is."""
     looks_ahead: bool = True
@@ -84,7 +84,7 @@ class Paradigm(ABC):
 
 
 def remember(
-    model: Model, scene: Scene, sees: Visibility, roles: Collection[str] = CLEAN
+    model: Model, scene: Scene, sees: LayerVisibility, roles: Collection[str] = CLEAN
 ) -> tuple[KVCache | None, Scene]:
     """One pass over those of `roles` that are closed under `sees`, and the scene without them.
 
@@ -92,7 +92,7 @@ def remember(
     that have the noise level of target frames (`Text.follows`) are not closed beside any.
     """
     depends = followed(sees, scene.roles) if scene.text.follows else sees
-    known = closed_part(roles, depends, scene.roles)
+    known = cacheable_subset(roles, depends, scene.roles)
     if scene.video is None or not set(scene.video.roles) & known:
         return None, scene
     inside = scene.without("action", "next_state", "value")
@@ -126,13 +126,13 @@ def denoise(
     Each evaluation is one pass over the scene, with what is in `cache` besides.
     """
     for part, run in runs.items():
-        scene = scene.put(part, run.x, run.rung)
+        scene = scene.put(part, run.x, run.level)
     while not all(run.done for run in runs.values()):
         velocity = model(scene, cache=cache)
         for part, run in runs.items():
             if not run.done:
                 run.advance(velocity.take(part, scene))
-                scene = scene.put(part, run.x, run.rung)
+                scene = scene.put(part, run.x, run.level)
     return scene
 
 
@@ -178,5 +178,6 @@ def levelled(scene: Scene) -> Scene:
     clip = scene.clip
     if scene.video is None or clip is None or not clip.targets:
         return scene
-    level = clip.rung_of(clip.targets[0]) or clip.sigma[:, clip.where(*clip.targets)[0]]
-    return scene.with_(video=scene.video.at(level, "context"))
+    level = clip.level_of(clip.targets[0])
+    given = level if isinstance(level, Tensor) else level[0]
+    return scene.with_(video=scene.video.at(given, "context"))

@@ -111,8 +111,8 @@ def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[i
 def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     """What a chunk costs at the sizes of `spec`; `choices` are the paradigm's.
 
-    The text encoder is left out, and what follows from its words alone (`Text.lasting`): that runs
-    once for an instruction, not for a chunk. Passes that repeat one before are counted as that one;
+    The text encoder is left out, and what follows from its words alone (`Text.prompt_cache`): that
+    runs once for a prompt, not for a chunk. Passes that repeat one before are counted as that one;
     `every_pass` runs them all the same, for tests.
     """
     vae, found = vae_on_meta(spec), Cost()
@@ -126,16 +126,16 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     if spec.vae.adapter == "linear":
         adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
         backbone = AdaptedBackbone(backbone, adapter.to("meta"))
-    paradigm = spec.paradigm.build()
+    paradigm, runner = spec.paradigm.build(), PassRunner()
     encoded = encoding(spec, vae, spec.video.context)
     found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
-    schedules, scene, counter = schedules_of(spec), shapes(spec, head), Counter()
+    schedules, scene, counter = schedules_of(spec), head.prepare(shapes(spec, head)), Counter()
     spent: list[tuple[int, int]] = []
 
     def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
         found.passes += 1
         before = counter.operations, counter.bytes
-        out = head.join(backbone, scene, paradigm.sees, cache, keep)
+        out = head.join(runner, backbone, scene, paradigm.sees, cache, keep)
         spent.append((counter.operations - before[0], counter.bytes - before[1]))
         return out  # type: ignore[no-any-return]
 
@@ -149,8 +149,8 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     found.passes = 0
     spent.clear()
     with counter:
-        again = scene.with_(text=scene.text.again())
-        ran = leaning(spec, again.text, model if every_pass else Repeats(model, repeated))
+        again = scene.with_(text=scene.text.with_fresh_chunk_cache())
+        ran = leaning(spec, head, again, model if every_pass else Repeats(model, repeated))
         paradigm.act(ran, again, schedules, torch.Generator(), **choices)
     found.stages["act"] = counter.operations
     found.bytes += counter.bytes
@@ -158,12 +158,14 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     return found
 
 
-def leaning(spec: PolicySpec, text: Text, model: Model) -> Model:
-    """`model` with the guidance that the schedules ask for, away from words as many as `text`'s."""
+def leaning(spec: PolicySpec, head: ActionHead, scene: Scene, model: Model) -> Model:
+    """`model` with the guidance that the schedules ask for, against a prompt of the same length."""
+    text = scene.text
     scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
     if all(scale == 1 for scale in scales.values()):
         return model
-    return guided(model, Text(torch.zeros_like(text.tokens), extra=text.extra), scales)
+    negative = Text(torch.zeros_like(text.tokens), extra=text.extra, follows=text.follows)
+    return guided(model, head.prepare(scene.with_(text=negative)).text, scales)
 
 
 def vae_on_meta(spec: PolicySpec) -> Any:
@@ -214,7 +216,7 @@ def shapes(
         shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
     numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk, spec.actions.size)
-    lifted = {part: head.lift(part, x) for part, x in numbers.items()}
+    lifted = {part: head.to_latent(part, x) for part, x in numbers.items()}
     lifted["action"] = torch.cat([lifted["action"]] * blocks, 1)
     return assembled(
         Text(

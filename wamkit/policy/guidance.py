@@ -1,6 +1,6 @@
-"""Classifier-free guidance as a function around the model, with a scale for each part.
+"""Classifier-free guidance as a function around the model, with a scale for each modality.
 
-velocity = without words + scale * (with words - without words), Ho and Salimans (arXiv 2207.12598).
+velocity = without prompt + scale * (with prompt - without), Ho and Salimans (arXiv 2207.12598).
 Both are computed in one pass over a batch of twice the size.
 """
 
@@ -14,57 +14,46 @@ from torch import Tensor
 
 from ..engine.kv_cache import KVCache
 from ..interfaces.paradigm import Model
-from ..interfaces.types import PARTS, Frames, Memo, Scene, Text, Velocity
+from ..interfaces.types import MODALITIES, Scene, Text, Velocity
 from .text_cache import stacked
 
 
 def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
-    """A model whose velocities lean away from those under the words `negative` [B, L, width].
+    """`model` with classifier-free guidance against the prompt `negative` [B, L, width].
 
-    Parts without a scale, or with scale 1, are those under the scene's own words. Where a scene has
-    another number of samples, as copies of them have, all lean away from the first words.
+    Modalities without a scale, or with scale 1, are those under the scene's own prompt. Where a
+    scene has another number of samples, as copies of them have, the first negative prompt serves
+    all of them.
     """
     texts: dict[int, tuple[Text, Text]] = {}
-    memos: dict[int, tuple[Memo, Memo]] = {}
 
     def both(text: Text) -> Text:
         if id(text) not in texts:
-            away, rows = negative, text.tokens.shape[0]
-            if len(away.tokens) != rows:
-                away = away.pick(torch.zeros(rows, dtype=torch.long, device=away.tokens.device))
-            joined = stacked([text, away]).following(text.follows)
-            extra = text.extra
-            if extra is not None:
-                other = away.extra if away.extra is not None else extra
-                joined = replace(joined, extra=torch.cat([extra, other]))
-            texts[id(text)] = (text, joined)
+            other, rows = negative, text.tokens.shape[0]
+            if len(other.tokens) != rows:
+                other = other.pick(torch.zeros(rows, dtype=torch.long, device=other.tokens.device))
+            texts[id(text)] = (text, _both(text, other))
         return texts[id(text)][1]
 
-    def twice(frames: Frames) -> Frames:
-        new = frames.mapped(_twice)
-        _, memo = memos.setdefault(id(frames.memo), (frames.memo, new.memo))
-        object.__setattr__(new, "memo", memo)
-        return new
-
     def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
-        numbers = {
+        vectors = {
             part: noisy.mapped(_twice)
-            for part in PARTS[1:]
+            for part in MODALITIES[1:]
             if (noisy := getattr(scene, part)) is not None
         }
         doubled = Scene(
             both(scene.text),
-            None if scene.video is None else twice(scene.video),
+            None if scene.video is None else scene.video.mapped(_twice),
             state=None if scene.state is None else _twice(scene.state),
-            future=None if scene.future is None else twice(scene.future),
-            **numbers,
+            future=None if scene.future is None else scene.future.mapped(_twice),
+            **vectors,
         )
         found = model(doubled, cache=cache, keep=keep)
         if found.cache is not None:
             found.cache.branches = 2
         parts = {
-            name: _lean(v, scales.get("video" if name == "future" else name, 1.0))
-            for name in ("video", "future", *PARTS[1:])
+            name: cfg_combine(v, scales.get("video" if name == "future" else name, 1.0))
+            for name in ("video", "future", *MODALITIES[1:])
             if (v := getattr(found, name)) is not None
         }
         return Velocity(**parts, cache=found.cache)
@@ -72,11 +61,22 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
     return run
 
 
+def _both(text: Text, other: Text) -> Text:
+    """Two texts, one below the other."""
+    joined = stacked([text, other])
+    extra, suffix = text.extra, text.suffix
+    if extra is not None:
+        extra = torch.cat([extra, other.extra if other.extra is not None else extra])
+    if suffix is not None:
+        suffix = torch.cat([suffix, other.suffix if other.suffix is not None else suffix])
+    return replace(joined, extra=extra, suffix=suffix, follows=text.follows)
+
+
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
 
-def _lean(v: Tensor, scale: float) -> Tensor:
-    """The guided velocity [B, ...] of one [2 B, ...], with words first."""
-    with_words, without = v.chunk(2)
-    return with_words if scale == 1 else without + scale * (with_words - without)
+def cfg_combine(v: Tensor, scale: float) -> Tensor:
+    """The guided velocity [B, ...] of one [2 B, ...], that under the prompt first."""
+    with_prompt, without = v.chunk(2)
+    return with_prompt if scale == 1 else without + scale * (with_prompt - without)

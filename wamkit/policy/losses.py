@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config.spec import PolicySpec
-from ..interfaces.types import Goal, Noisy
+from ..interfaces.types import Goal, NoisyVectors
 from .observation import Batch
 
 
@@ -27,7 +27,9 @@ def video_loss(predicted: Tensor, goal: Goal, valid: Tensor | None) -> Tensor:
     return ((error * real).sum(1) / real.sum(1).clamp(min=1)).mean()
 
 
-def numbers_loss(predicted: Tensor, goal: Goal, real: Tensor, noisy: Noisy | None = None) -> Tensor:
+def numbers_loss(
+    predicted: Tensor, goal: Goal, real: Tensor, noisy: NoisyVectors | None = None
+) -> Tensor:
     """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where a number is padding.
 
     With `noisy`, the numbers themselves are compared and not their velocities: at level sigma the
@@ -37,7 +39,7 @@ def numbers_loss(predicted: Tensor, goal: Goal, real: Tensor, noisy: Noisy | Non
         predicted = predicted[:, list(goal.places)]
     error = predicted.float() - goal.velocity
     if noisy is not None:
-        levels = noisy.levels[..., None]
+        levels = noisy.sigma[..., None]
         places = list(goal.places) if goal.places and levels.shape[1] > 1 else slice(None)
         error = error * levels[:, places]
     weight = goal.weight if goal.weight.ndim == 2 else goal.weight[:, None]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..acceleration.compile_modules import as_written, compile_encoder
+from ..acceleration.compile_modules import as_written, compile_encoder, compile_pass
 from ..acceleration.fused_linear import Row, fuse, unfuse
 from ..acceleration.precision import exact, lowered
 from ..acceleration.quantize import LEAST, Rounded, check_kind, quantize
-from ..acceleration.regions import Regions
 from ..acceleration.vae_graph import record_encoder
 from ..checkpoints.random_weights import seeded
 from ..checkpoints.safetensors import cast
@@ -23,8 +20,9 @@ from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import Samples, schedules_of
+from ..engine.passes import PassRunner
 from ..errors import WamkitError, did_you_mean
-from ..interfaces import VAE, ActionHead, Model, Paradigm, TextEncoder, VideoBackbone
+from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
 from ..interfaces.conditioner import Conditioner
 from ..interfaces.types import Goal, Outcome, Scene, Text, Velocity
 from . import losses, preprocessing
@@ -62,7 +60,7 @@ class Policy(Placed):
     Made by `wamkit.build(spec)` or `Policy.load(folder)`.
     """
 
-    backbone: VideoBackbone
+    backbone: Backbone
     vae: VAE
     text_encoder: TextEncoder
     action_head: ActionHead
@@ -104,7 +102,7 @@ class Policy(Placed):
         self._recorded: dict[tuple[Any, ...], Recorded] = {}
         self._capture = Graphs()
         self._rows: list[Row] | None = None
-        self.regions: Regions | None = None
+        self.runner = PassRunner()
         self.instructions = Instructions()
         self.eval()
 
@@ -159,7 +157,7 @@ class Policy(Placed):
         as_written(self)
         self._recorded.clear()
         self._moved()
-        self.regions = Regions() if compiles(chosen) else None
+        self.runner = PassRunner(compile_pass if compiles(chosen) else None)
         if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
             compile_encoder(self.vae)
         if records(chosen):
@@ -211,8 +209,7 @@ class Policy(Placed):
         """Take nothing for granted that follows from where weights are, or what they are."""
         self._rows = None
         self.instructions.forget()
-        if self.regions is not None:
-            self.regions.forget()
+        self.runner.forget()
 
     def _prepare(self) -> None:
         """Fuse layers for the first chunk, and again if weights have moved."""
@@ -244,27 +241,43 @@ class Policy(Placed):
         self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> Velocity:
         """One pass of backbone and head under the paradigm's visibility."""
-        backbone = self.backbone
-        if isinstance(self.latent_adapter, LatentAdapter):
-            backbone = AdaptedBackbone(backbone, self.latent_adapter)
-        return self.action_head.join(backbone, scene, self.paradigm.sees, cache, keep)
+        return self.action_head.join(
+            self.runner, self._network, scene, self.paradigm.sees, cache, keep
+        )
 
-    def guided(self, batch: int) -> Model:
+    @property
+    def _network(self) -> Backbone:
+        """The backbone, behind its adapter if it has one."""
+        if not isinstance(self.latent_adapter, LatentAdapter):
+            return self.backbone
+        if "_adapted" not in self.__dict__ or self._adapted.inner is not self.backbone:
+            self.__dict__["_adapted"] = AdaptedBackbone(self.backbone, self.latent_adapter)
+        return self._adapted
+
+    _adapted: AdaptedBackbone
+
+    def guided(self, scene: Scene) -> Model:
         """The model as acting uses it: with the guidance that the schedules ask for."""
-        return self._leaning(self._negative(batch))
+        return self._with_cfg(scene, self._negative(scene.text.tokens.shape[0]))
 
     def _negative(self, batch: int) -> Text | None:
-        """The words that acting leans away from; None without guidance."""
+        """The negative prompt for so many samples; None without guidance."""
         self._prepare()
         if all(flow.config.guidance == 1 for flow in self.schedules.values()):
             return None
-        sentence = (self.spec.text_encoder.negative,) * batch
-        return preprocessing.words(self, sentence, "{instruction}")
+        prompts = (self.spec.text_encoder.negative,) * batch
+        return preprocessing.words(self, prompts, "{instruction}")
 
-    def _leaning(self, negative: Text | None) -> Model:
-        """The model, leaning away from these words if there are any."""
+    def _with_cfg(self, scene: Scene, negative: Text | None) -> Model:
+        """The model, with classifier-free guidance if there is a negative prompt.
+
+        The head puts behind it what it puts behind a prompt.
+        """
         scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
-        return self.model if negative is None else guided(self.model, negative, scales)
+        if negative is None:
+            return self.model
+        prepared = self.action_head.prepare(scene.with_(text=negative)).text
+        return guided(self.model, prepared, scales)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
@@ -293,7 +306,9 @@ class Policy(Placed):
         if recorded is None:
             again = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
-                recorded = Recorded(self._acted(choices), scene, rng, self._capture)
+                recorded = Recorded(
+                    self._acted(choices), scene, rng, self._capture, self.runner.kept
+                )
             rng = generator(again)
         self._recorded[key] = recorded  # the last one is the one that was used last
         if len(self._recorded) > RECORDINGS:
@@ -303,17 +318,17 @@ class Policy(Placed):
     def _acted(self, choices: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.
 
-        The words it leans away from are looked up once: a recording reads them where they lie.
+
+        The negative prompt is looked up once: a captured graph reads it where it lies.
         """
-        away: dict[int, Text | None] = {}
+        negative: dict[int, Text | None] = {}
 
         def act(scene: Scene, rng: torch.Generator) -> Outcome:
             batch = scene.text.tokens.shape[0]
-            if batch not in away:
-                away[batch] = self._negative(batch)
-            model = self._leaning(away[batch])
-            with nullcontext() if self.regions is None else self.regions.entered():
-                return self.paradigm.act(model, scene, self.schedules, rng, **choices)
+            if batch not in negative:
+                negative[batch] = self._negative(batch)
+            model = self._with_cfg(scene, negative[batch])
+            return self.paradigm.act(model, scene, self.schedules, rng, **choices)
 
         return act
 
@@ -326,7 +341,7 @@ class Policy(Placed):
 
     def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
         """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
-        values = self.action_head.lower("action", out.action).float().cpu()
+        values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)
         chunk = ActionChunk(
             values=self.actions.decode(values, None if state is None else state.cpu()),
@@ -351,9 +366,8 @@ class Policy(Placed):
                 "set video.frames above video.context",
             )
         scene = preprocessing.blank(self, observation)
-        model = self.guided(observation.batch)
-        with nullcontext() if self.regions is None else self.regions.entered():
-            clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
+        model = self.guided(scene)
+        clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
         pictures = preprocessing.decoded(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
@@ -372,8 +386,6 @@ class Policy(Placed):
         """
         scene = preprocessing.clean(self, batch)
         noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
-        if compute != torch.float32:  # what is computed so must not last
-            noisy = noisy.with_(text=replace(noisy.text))
         self._prepare()
         with lowered(self.device, compute):
             velocity = self.model(noisy)

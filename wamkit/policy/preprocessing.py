@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine.layers import sent
+from ..engine.device import to_device
+from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
-from ..interfaces.types import Frames, Noisy, Scene, Text
+from ..interfaces.types import Frames, NoisyVectors, Scene, Text, counted
 from .observation import Batch, Observation
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def clean(policy: Policy, batch: Batch) -> Scene:
     actions = batch.actions  # made ready where they are, which is mostly the host
     valid = None if batch.step_valid is None else batch.step_valid.to(actions.device)
     actions = policy.actions.encode(actions, physical, valid)
-    numbers = {"action": sent(actions, policy.device)}
+    numbers = {"action": to_device(actions, policy.device)}
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
         numbers[part] = _outcome(policy, part, batch)
@@ -75,7 +76,7 @@ def clean(policy: Policy, batch: Batch) -> Scene:
                 "themselves",
                 "leave the latents out",
             )
-        z = sent(batch.latents, policy.device).float()
+        z = to_device(batch.latents, policy.device).float()
         clip = z[:, :, :observed], z[:, :, observed:], None
         return _scene(policy, batch.observation, *clip, numbers, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
@@ -97,9 +98,9 @@ def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
             f"give Batch({part}=...), or choose a paradigm that does not predict it",
         )
     if part == "next_state":
-        return sent(policy.states.encode(given)[:, None], policy.device)
+        return to_device(policy.states.encode(given)[:, None], policy.device)
     # NaN: not known, and not learned from
-    return sent(given.float().nan_to_num().reshape(-1, 1, 1), policy.device)
+    return to_device(given.float().nan_to_num().reshape(-1, 1, 1), policy.device)
 
 
 def _scene(
@@ -115,31 +116,31 @@ def _scene(
 ) -> Scene:
     text = words(policy, tuple(observation.prompt))
     if canvas is not None and (extra := picture(policy, canvas)) is not None:
-        text = text.again(extra=extra)
+        text = text.with_fresh_chunk_cache(extra=extra)
     lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
     clips = arranged(policy.spec, z, future, shown, level)
-    return assembled(text, clips, lifted_numbers, state, level)
+    scene = assembled(text, clips, lifted_numbers, state, level)
+    return policy.action_head.prepare(scene)
 
 
 def arranged(
     spec: PolicySpec, z: Tensor, future: Tensor, shown: Tensor | None, level: float
 ) -> tuple[Frames, Frames | None]:
     """Observed and imagined latents as one clip, or as two where targets have their own grid."""
-    batch, observed, imagined = z.shape[0], z.shape[2], future.shape[2]
-    times = torch.arange(observed + imagined, device=z.device, dtype=torch.float32)
-    sigma = torch.zeros(batch, observed + imagined, device=z.device)
-    sigma[:, observed:].fill_(level)
+    observed, imagined = z.shape[2], future.shape[2]
+    times = counted(observed + imagined)
+    levels = (CLEAN,) * observed + (level_of(level),) * imagined
     roles = ("context",) * observed, ("target",) * imagined
     if not imagined:
         seen = None if shown is None else shown[:, :, :observed]
-        return Frames(z, roles[0], times, sigma, seen), None
+        return Frames(z, roles[0], times, levels, seen), None
     if spec.video.coarser == 1:
-        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, sigma, shown), None
+        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, shown), None
     start = 0 if spec.video.times == "restart" else observed
     theirs = times[start : start + imagined]
     return (
-        Frames(z, roles[0], times[:observed], sigma[:, :observed], shown),
-        Frames(future, roles[1], theirs, sigma[:, observed:].clone()),
+        Frames(z, roles[0], times[:observed], levels[:observed], shown),
+        Frames(future, roles[1], theirs, levels[observed:]),
     )
 
 
@@ -152,17 +153,16 @@ def assembled(
 ) -> Scene:
     """A scene of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
     video, future = clips
-    levels = torch.full((len(video.z),), level, device=video.z.device)
-    parts: dict[str, Any] = {part: Noisy(x, levels) for part, x in numbers.items()}
+    parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in numbers.items()}
     return Scene(text, video, state=state, future=future, **parts)
 
 
 def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
     """Numbers as the action head wants noise added to them, chunk by chunk."""
     if part != "action" or policy.spec.paradigm.blocks == 1:
-        return policy.action_head.lift(part, x)
+        return policy.action_head.to_latent(part, x)
     n = policy.spec.actions.chunk
-    chunks = policy.action_head.lift(part, x.unflatten(1, (-1, n)).flatten(0, 1))
+    chunks = policy.action_head.to_latent(part, x.unflatten(1, (-1, n)).flatten(0, 1))
     return chunks.unflatten(0, (x.shape[0], -1)).flatten(1, 2)
 
 
@@ -173,7 +173,7 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
     """
     device = policy.device
     policy.cameras.expect_units(observation.images)
-    images = {name: sent(value, device) for name, value in observation.images.items()}
+    images = {name: to_device(value, device) for name, value in observation.images.items()}
     return policy.cameras.canvas(images)
 
 
@@ -282,7 +282,7 @@ def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
     """
     if state is None:
         return None
-    return sent(policy.states.encode(state), policy.device)
+    return to_device(policy.states.encode(state), policy.device)
 
 
 def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
@@ -297,7 +297,9 @@ def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None)
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         lowered = torch.get_autocast_dtype(kind)
     key = prompts, template, policy.device, lowered
-    return policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
+    found = policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
+    policy.runner.renew(policy.instructions.generation)
+    return found
 
 
 def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Text:
@@ -305,11 +307,14 @@ def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Te
     tokens = text.tokens.to(policy.device)
     if isinstance(policy.text_adapter, nn.Linear):
         tokens = policy.text_adapter(tokens.to(policy.text_adapter.weight.dtype))
-    valid, copies = (None if x is None else x.to(policy.device) for x in (text.valid, text.copies))
+    valid, repeats = (
+        None if x is None else x.to(policy.device) for x in (text.valid, text.repeats)
+    )
     extra = None
     if policy.pooled is not None:
         extra = policy.pooled.encode(prompts, template).tokens.to(policy.device)
-    return Text(tokens, valid, extra, copies, policy.spec.backbone.traits.text_follows)
+    follows = policy.spec.backbone.traits.text_follows
+    return Text(tokens, valid, extra, repeats, follows=follows)
 
 
 def expect_pictures(observation: Observation, count: int) -> None:

@@ -1,9 +1,9 @@
 """Passes of a network that repeat one before, so that what they cost need not be counted again.
 
 Every step of a loop asks the network the same question about other numbers. The first pass of a
-kind also computes what is kept for the rest (`wamkit.acceleration.memo`, `wamkit.engine.kv_cache`),
-the second is what all others are like. A pass repeats one before if it has the same shapes, follows
-a pass of the same kind as that one did, looks at the very same cache, text and levels, and if the
+kind also computes what is kept for the rest (`wamkit.engine.passes`, `wamkit.engine.kv_cache`), the
+second is what all others are like. A pass repeats one before if it has the same shapes, follows a
+pass of the same kind as that one did, looks at the very same cache, text and levels, and if the
 same of its tensors are new.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..acceleration.memo import AT_ONCE, Memo, Rung
 from ..engine.kv_cache import KVCache
+from ..engine.levels import Level
 from ..interfaces.types import Scene, Velocity
 
 
@@ -71,12 +71,9 @@ class _Pass:
         if isinstance(x, Tensor):
             self.shapes.append((x.shape, x.dtype))
             self.passing.append(x)
-        elif isinstance(x, Rung):
-            self.shapes.append((len(x.levels), x.place // AT_ONCE))
-            self.lasting.append(x.levels)
-            self.passing += [x.place, x.sigma]
-        elif isinstance(x, Memo):
-            self.lasting.append(x)
+        elif isinstance(x, Level):
+            self.shapes.append(x.table)
+            self.passing.append(x)
         elif isinstance(x, list | tuple):
             self.shapes.append(len(x))
             for one in x:

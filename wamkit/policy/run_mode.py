@@ -80,20 +80,28 @@ Act = Callable[[Scene, torch.Generator], Outcome]
 class Recorded:
     """`act` recorded for one shape of scene: inputs and noise are copied in, and it is replayed.
 
-    What was made of the words (`Text.lasting`) is not recorded but read where it lies; for other
-    words it is made anew, and copied there. Whatever a paradigm reads on the host is recorded as
-    it was: a paradigm that decides by what it computes cannot run this way, and CUDA says so when
-    it is recorded.
+    What was made of the prompt (`Text.prompt_cache`) is not recorded but read where it lies; for
+    another prompt it is made anew, and copied there. Whatever a paradigm reads on the host is
+    recorded as it was: a paradigm that decides by what it computes cannot run this way, and CUDA
+    says so when it is recorded.
     """
 
-    def __init__(self, act: Act, scene: Scene, rng: torch.Generator, capture: Capture) -> None:
+    def __init__(
+        self,
+        act: Act,
+        scene: Scene,
+        rng: torch.Generator,
+        capture: Capture,
+        kept: Callable[[], Any] = lambda: None,
+    ) -> None:
         self._act = act  # and what it holds: replayed operations read memory that must stay
         self._inputs = [x.clone() for x in tensors(scene)]
         self._noise = Drawn(rng)
         left = iter(self._inputs)
         self._scene: Scene = _mapped(scene, lambda _: next(left))
-        self._words = scene.text.lasting
+        self._prompt = scene.text.prompt_cache
         self._run(self._scene.text)  # draws the noise, and warms up what wants to be warmed up
+        self._kept = kept()  # tables and positions, which are read where they lie
         self._outcome: Outcome | None = None
         self._capture = capture
         self._record()
@@ -101,9 +109,9 @@ class Recorded:
     def _run(self, text: Text) -> Outcome:
         """`act` on the inputs as they are; what was made of `text` before is taken from there."""
         self._noise.rewind()
-        # A copy starts without memos: what is computed once for a chunk is recorded too.
-        copy: Scene = _mapped(self._scene, lambda x: x)
-        return self._act(copy.with_(text=text.again()), self._noise)
+        # What is computed once for a chunk is recorded too.
+        text = text.with_fresh_chunk_cache()
+        return self._act(self._scene.with_(text=text), self._noise)
 
     def _record(self) -> None:
         def run() -> None:
@@ -115,17 +123,17 @@ class Recorded:
         """The outcome for a scene with the shapes and devices of the recorded one."""
         torch._foreach_copy_(self._inputs, tensors(scene))
         self._noise.redraw(rng)
-        if scene.text.lasting is not self._words:
-            self._reword()
-            self._words = scene.text.lasting
+        if scene.text.prompt_cache is not self._prompt:
+            self._update_prompt()
+            self._prompt = scene.text.prompt_cache
         self._replay()
         return _mapped(self._outcome, Tensor.clone)  # type: ignore[no-any-return]
 
-    def _reword(self) -> None:
-        """Make of the new words what was made of the last ones, and put it where that lies."""
-        fresh = replace(self._scene.text)
+    def _update_prompt(self) -> None:
+        """Make of the new prompt what was made of the last one, and put it where that lies."""
+        fresh = self._scene.text.without_caches()
         self._run(fresh)
-        old, new = self._scene.text.lasting.values(), fresh.lasting.values()
+        old, new = self._scene.text.prompt_cache, fresh.prompt_cache
         mine, theirs = tree_leaves([old[key] for key in new]), tree_leaves(list(new.values()))
         for there, here in zip(mine, theirs, strict=True):
             if isinstance(there, Tensor):
@@ -207,6 +215,8 @@ def _mapped(
             f.name: _mapped(getattr(tree, f.name), change, other) for f in fields(tree) if f.init
         }
         return replace(tree, **new)
+    if isinstance(tree, tuple) and any(isinstance(x, Tensor) for x in tree):
+        return tuple(_mapped(x, change, other) for x in tree)
     if isinstance(tree, Mapping):
         return {key: _mapped(value, change, other) for key, value in tree.items()}
     other(tree)

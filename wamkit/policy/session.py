@@ -133,7 +133,7 @@ class Session:
                 "the memory is full, and the network begins anew from pictures",
                 "pass an observation",
             )
-        text = replace(self._scene.text)  # what is kept beside it is of one chunk
+        text = self._scene.text.with_fresh_chunk_cache()
         self._scene = self._scene.with_(text=text, past=past)
 
     def _observe(self, observation: Observation, executed: Tensor | None) -> None:

@@ -62,7 +62,7 @@ _version = attrgetter("_version")
 
 
 class Instructions:
-    """The texts met last, and what a network made of their words (`Text.lasting`).
+    """The texts met last, and what a network made of their words (`Text.prompt_cache`).
 
     Everything is forgotten as soon as a module or a weight was replaced, or a weight changed in
     place, which its version counter tells. Who changes weights behind torch's back (`weight.data`)
@@ -71,6 +71,8 @@ class Instructions:
 
     def __init__(self, most: int = 4) -> None:
         self.most = most
+        self.generation = 0
+        """Counts the changes of weights that were seen."""
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
         self._links: Places = ([], [])
         self._modules: list[nn.Module | None] = []  # what the links lead to
@@ -81,7 +83,7 @@ class Instructions:
 
     def forget(self) -> None:
         """Keep nothing, and look for the weights anew."""
-        self._texts.clear()
+        self._clear()
         self._slots = None
         self._weights, self._counted, self._versions = [], [], []
 
@@ -98,17 +100,21 @@ class Instructions:
         if not _hold(self._slots, self._weights):
             self._weights, self._versions = list(map(dict.get, *self._slots)), []
             self._counted = [p for p in self._weights if p is not None and not p.is_inference()]
-            self._texts.clear()
+            self._clear()
         versions = list(map(_version, self._counted))
         if versions != self._versions:
-            self._texts.clear()
+            self._clear()
             self._versions = versions
         if key not in self._texts:
             self._texts[key] = make()
         self._texts.move_to_end(key)
         while len(self._texts) > self.most:
             self._texts.popitem(last=False)
-        return self._texts[key].again()
+        return self._texts[key].with_fresh_chunk_cache()
+
+    def _clear(self) -> None:
+        self._texts.clear()
+        self.generation += 1
 
     def __reduce__(self) -> tuple[type[Instructions], tuple[int]]:
         """A copy begins with none."""
@@ -162,7 +168,7 @@ def trimmed(text: Text) -> Text:
         text,
         tokens=text.tokens[:, :length].clone(),  # a view would keep all of it in memory
         valid=None if bool(valid.all()) else valid,
-        copies=None if text.copies is None else text.copies[:, :length],
+        repeats=None if text.repeats is None else text.repeats[:, :length],
     )
 
 
@@ -172,22 +178,22 @@ def _with_a_token(text: Text) -> Text:
         return text
     tokens = F.pad(text.tokens, (0, 0, 0, 1))
     valid = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    copies = None if text.copies is None else F.pad(text.copies, (0, 1))
-    return replace(text, tokens=tokens, valid=valid, copies=copies)
+    repeats = None if text.repeats is None else F.pad(text.repeats, (0, 1))
+    return replace(text, tokens=tokens, valid=valid, repeats=repeats)
 
 
 def stacked(rows: Sequence[Text]) -> Text:
     """Texts one below the other; shorter ones are padded, and the padding is not attended."""
     length = max(row.tokens.shape[1] for row in rows)
     tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
-    copies = None
-    if any(row.copies is not None for row in rows):
-        copies = torch.cat([_padded(row, row.copies, length) for row in rows])
+    repeats = None
+    if any(row.repeats is not None for row in rows):
+        repeats = torch.cat([_padded(row, row.repeats, length) for row in rows])
     ragged = any(row.tokens.shape[1] != length for row in rows)
     if not ragged and all(row.valid is None for row in rows):
-        return Text(tokens, copies=copies)
+        return Text(tokens, repeats=repeats)
     valid = torch.cat([_padded(row, row.valid, length).bool() for row in rows])
-    return Text(tokens, valid, copies=copies)
+    return Text(tokens, valid, repeats=repeats)
 
 
 def _padded(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:

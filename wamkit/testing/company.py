@@ -92,7 +92,8 @@ def picked(batch: Any, index: int) -> Any:
 
 def _imagined(policy: Policy, seen: Observation, seeds: Sequence[int]) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines."""
-    model, scene = policy.guided(seen.batch), blank(policy, seen)
+    scene = blank(policy, seen)
+    model = policy.guided(scene)
     return policy.paradigm.imagine(model, scene, policy.schedules, generator(seeds)).z
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +14,11 @@ from ..config.parts import Part, Traits
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse
 from ..config.visibility import Visibility, everyone
-from ..engine.attention import Stream, run
-from ..interfaces import denoise, stream_of
-from ..interfaces.types import Frames, Noisy, Outcome, Scene, Segment, Target, Text
+from ..engine.attention import Segment, Stream
+from ..engine.passes import PassRunner
+from ..interfaces import denoise
+from ..interfaces.streams import embed_video, pass_video
+from ..interfaces.types import Frames, NoisyVectors, Outcome, Scene, Target, Text, counted
 from ..policy.observation import random_batch as batch_of
 from ..policy.observation import random_observation as observation
 from ..policy.preprocessing import blank, clean
@@ -97,7 +98,7 @@ def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple
         guide = torch.randn(2, traits.guide_channels, frames, *size, generator=rng)
     if traits.extra_width:
         extra = torch.randn(2, 1, traits.extra_width, generator=rng)
-    clip = Frames(z, roles, torch.arange(frames).float(), sigma, guide)
+    clip = Frames(z, roles, counted(frames), sigma, guide)
     return clip, Text(words, valid, extra)
 
 
@@ -109,8 +110,8 @@ def everything(spec: PolicySpec) -> Scene:
     """
     rng = torch.Generator().manual_seed(4)
 
-    def noisy(tokens: int, size: int, *levels: float) -> Noisy:
-        return Noisy(torch.randn(2, tokens, size, generator=rng), torch.tensor(levels))
+    def noisy(tokens: int, size: int, *levels: float) -> NoisyVectors:
+        return NoisyVectors(torch.randn(2, tokens, size, generator=rng), torch.tensor(levels))
 
     video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=1)
     size = spec.state.size
@@ -138,40 +139,45 @@ def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None)
     """The velocity of frames; of a backbone that cannot imagine, its final tokens [B, S, D]."""
     if model.traits.imagines:
         return denoise(model, video, text, sees)
-    stream = stream_of(model, replace(video), replace(text))
-    run([stream], sees or everyone(s.role for s in stream.segments), attend=model.attend)
-    return stream.x
+    runner = PassRunner()
+    return pass_video(runner, model, embed_video(runner, model, video, text), sees)
 
 
-def run_dense(streams: Sequence[Stream], sees: Visibility) -> None:
+def run_dense(streams: Sequence[Stream], sees: Visibility) -> list[Tensor]:
     """The engine's reference: one attention over all tokens of all streams under a boolean mask."""
-    roles: list[list[str]] = [
-        [s.role for s in st.segments for _ in range(s.length)] for st in streams
-    ]
+    roles = [[s.role for s in st.segments for _ in range(s.length)] for st in streams]
+    tokens = [stream.tokens for stream in streams]
+    rows = [stream.modulation.gather(stream.level_index) for stream in streams]  # type: ignore[union-attr]
     for layer in range(len(streams[0].blocks)):
-        shown: list[tuple[Stream, Any, Tensor, Any, list[str]]] = []
-        keys, values, key_roles, valid = [], [], [], []
-        for stream, names in zip(streams, roles, strict=True):
-            block = stream.blocks[layer]
-            if block is None:
-                continue
-            qkv, rest = block.project(stream.x, stream.cond)
-            shown.append((stream, block, qkv.q, rest, names))
-            keys.append(qkv.k)
-            values.append(qkv.v)
-            key_roles += names
-            valid += [_ones(s, stream.x) for s in stream.segments]
-        k, v, real = torch.cat(keys, 2), torch.cat(values, 2), torch.cat(valid, 1)
-        for stream, block, q, rest, names in shown:
-            mask = torch.tensor([[key in sees[query] for key in key_roles] for query in names])
+        here = [i for i, stream in enumerate(streams) if stream.blocks[layer] is not None]
+        made = [
+            streams[i].blocks[layer].pre_attention(tokens[i], rows[i][layer], streams[i].rotary)
+            for i in here
+        ]
+        k, v = (torch.cat([qkv[part] for qkv, _ in made], 2) for part in (1, 2))
+        names = [name for i in here for name in roles[i]]
+        real = torch.cat([_ones(s, tokens[i]) for i in here for s in streams[i].segments], 1)
+        for i, (qkv, carry) in zip(here, made, strict=True):
+            mask = torch.tensor([[key in sees[query] for key in names] for query in roles[i]])
             mask = mask.to(real.device) & real[:, None, None, :]
             out = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
+                qkv.q, k, v, attn_mask=mask, enable_gqa=qkv.q.shape[1] != k.shape[1]
             )
-            stream.x = block.absorb(out.transpose(1, 2).flatten(2), rest, stream.cond)
+            text_kv = streams[i].text_kv
+            tokens[i] = (
+                streams[i]
+                .blocks[layer]
+                .post_attention(
+                    out.transpose(1, 2).flatten(2),
+                    carry,
+                    rows[i][layer],
+                    None if text_kv is None else text_kv[layer],
+                )
+            )
+    return tokens
 
 
 def _ones(segment: Segment, x: Tensor) -> Tensor:
-    if segment.valid is not None:
-        return segment.valid
+    if segment.mask is not None:
+        return segment.mask
     return torch.ones(x.shape[0], segment.length, dtype=torch.bool, device=x.device)

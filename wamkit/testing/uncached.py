@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..engine.kv_cache import KVCache
 from ..interfaces.paradigm import Model
-from ..interfaces.types import PARTS, Frames, Noisy, Scene, Velocity
+from ..interfaces.types import MODALITIES, Frames, NoisyVectors, Scene, Velocity
 
 
 class Replay(KVCache):
@@ -51,7 +51,7 @@ def uncached(model: Model) -> Model:
         whole = scene if before is None else _joined(before, scene)
         found = model(whole)
         parts = {}
-        for name in ("video", "future", *PARTS[1:]):
+        for name in ("video", "future", *MODALITIES[1:]):
             mine, velocity = getattr(scene, name), getattr(found, name)
             if mine is None or velocity is None:
                 continue
@@ -62,7 +62,7 @@ def uncached(model: Model) -> Model:
     return run
 
 
-def _length(noisy: Noisy) -> int:
+def _length(noisy: NoisyVectors) -> int:
     return noisy.x.shape[1]
 
 
@@ -74,7 +74,7 @@ def _only(scene: Scene, roles: Collection[str]) -> Scene:
         if frames is not None:
             some = any(role in roles for role in frames.roles)
             changes[name] = frames.only(*roles) if some else None
-    for part in PARTS[1:]:
+    for part in MODALITIES[1:]:
         noisy = getattr(scene, part)
         if noisy is not None:
             names = noisy.roles or (part,) * _length(noisy)
@@ -83,9 +83,12 @@ def _only(scene: Scene, roles: Collection[str]) -> Scene:
     return scene.with_(**changes)
 
 
-def _steps(noisy: Noisy, names: tuple[str, ...], at: list[int]) -> Noisy:
-    sigma = noisy.sigma if noisy.sigma.ndim == 1 else noisy.sigma[:, at]
-    return Noisy(noisy.x[:, at], sigma, tuple(names[i] for i in at), noisy.places()[at])
+def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyVectors:
+    level = noisy.level
+    if isinstance(level, Tensor) and level.ndim == 2:
+        level = level[:, at]
+    roles, times = tuple(names[i] for i in at), noisy.places()
+    return NoisyVectors(noisy.x[:, at], level, roles, tuple(times[i] for i in at))
 
 
 def _renamed(scene: Scene, names: Mapping[str, str | None]) -> Scene:
@@ -96,7 +99,7 @@ def _renamed(scene: Scene, names: Mapping[str, str | None]) -> Scene:
     for name in ("video", "future"):
         if (frames := getattr(scene, name)) is not None:
             changes[name] = replace(frames, roles=new(frames.roles))
-    for part in PARTS[1:]:
+    for part in MODALITIES[1:]:
         if (noisy := getattr(scene, part)) is not None:
             roles = noisy.roles or (part,) * _length(noisy)
             changes[part] = replace(noisy, roles=new(roles))
@@ -109,14 +112,14 @@ def _joined(first: Scene, second: Scene) -> Scene:
     for name in ("video", "future"):
         one, two = getattr(first, name), getattr(second, name)
         changes[name] = one.then(two) if one is not None and two is not None else two or one
-    for part in PARTS[1:]:
+    for part in MODALITIES[1:]:
         a, b = getattr(first, part), getattr(second, part)
         changes[part] = _after(a, b, part) if a is not None and b is not None else b or a
     return second.with_(**changes)
 
 
-def _after(a: Noisy, b: Noisy, part: str) -> Noisy:
-    levels = [n.levels.expand(-1, _length(n)) for n in (a, b)]
+def _after(a: NoisyVectors, b: NoisyVectors, part: str) -> NoisyVectors:
+    levels = [n.sigma.expand(-1, _length(n)) for n in (a, b)]
     roles = [n.roles or (part,) * _length(n) for n in (a, b)]
-    x, times = torch.cat([a.x, b.x], 1), torch.cat([a.places(), b.places()])
-    return Noisy(x, torch.cat(levels, 1), roles[0] + roles[1], times)
+    x, times = torch.cat([a.x, b.x], 1), a.places() + b.places()
+    return NoisyVectors(x, torch.cat(levels, 1), roles[0] + roles[1], times)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from ..acceleration.memo import directly
-from ..engine.attention import recomputed
 from ..errors import WamkitError
 from ..policy.observation import Batch, Imagined, Observation
 from ..policy.policy import DTYPES, Policy
@@ -30,18 +28,25 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """`total`, which trains, and the loss of each part."""
-        with recomputed() if self._recompute else nullcontext(), self._in_pieces():
+        with self._running():
             losses = self.policy.loss(batch, seed=seed, compute=self._compute)
         return {"total": losses.total, **losses.parts}
 
     def imagine(self, observation: Observation, seed: int) -> Imagined:
         """The future that the policy imagines."""
-        with self._in_pieces():
+        with self._running():
             return self.policy.imagine(observation, seed=seed)
 
-    def _in_pieces(self) -> AbstractContextManager[None]:
-        """Blocks that are shared out have their weights only while they run."""
-        return directly() if isinstance(self, FSDPModule) else nullcontext()
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Under FSDP the weights of a block are gathered only while it runs."""
+        runner = self.policy.runner
+        before = runner.sharded, runner.recompute
+        runner.sharded, runner.recompute = isinstance(self, FSDPModule), self._recompute
+        try:
+            yield
+        finally:
+            runner.sharded, runner.recompute = before
 
 
 class Team:
@@ -87,19 +92,23 @@ class Team:
         return {n: p for n, p in self.trainee.policy.named_parameters() if p.requires_grad}
 
 
+METHODS = ("modulation", "text_kv", "pre_attention", "post_attention")
+"""Of a block (`wamkit.interfaces.Block`): what is called."""
+
+
 def _shard(trainee: Trainee) -> None:
     """Leave each process a share of the weights: block by block, and of all others together.
 
-    What does not learn stays whole. A block is gathered for `project` and again for `absorb`.
+    What does not learn stays whole. A block is gathered for each of its methods.
     """
     resting = {p for p in trainee.parameters() if not p.requires_grad}
     for module in reversed(list(trainee.modules())):
-        if not (hasattr(module, "project") and hasattr(module, "absorb")):
+        if not all(hasattr(module, method) for method in METHODS):
             continue
         if all(p in resting for p in module.parameters()):
             continue
         fully_shard(module, ignored_params=resting)
-        for method in ("project", "absorb"):
+        for method in METHODS:
             register_fsdp_forward_method(module, method)
     fully_shard(trainee, ignored_params=resting, reshard_after_forward=True)
     assert isinstance(trainee, FSDPModule)

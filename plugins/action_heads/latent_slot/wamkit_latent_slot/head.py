@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rung, Rungs
+
 from wamkit.config.parts import Sizes
 from wamkit.interfaces import SlotHead
-from wamkit.interfaces.types import Frames, Noisy, Piece, Scene, base
+from wamkit.interfaces.types import Frames, NoisyVectors, Piece, Scene, base
 
 from .order import Order
 
@@ -80,7 +80,7 @@ class LatentSlotHead(SlotHead):
             found[piece.part] = self._frames(scene, piece)
         return found
 
-    def unslot(self, part: str, v: Tensor, noisy: Noisy) -> Tensor:
+    def unslot(self, part: str, v: Tensor, noisy: NoisyVectors) -> Tensor:
         """Velocities as noise was added: those of lifted numbers [B, slots, C * h * w]."""
         return v.transpose(1, 2).flatten(2)
 

@@ -1,49 +1,46 @@
 """The expert's own block, the same beside any backbone, and what it is conditioned on.
 
-    x --adaLN--> q k v --(attention shared with the video)--> + --text--> + --feed-forward--> +
+    x --ada norm--> q k v --(attention shared with the video)--> + --text--> + --feed-forward--> +
 
 Parameter names follow diffusers' video transformers, so that an expert can be initialized from one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.acceleration.fused_linear import projected
 from wamkit.config.parts import Traits
-from wamkit.engine.attention import QKV, sdpa
-from wamkit.engine.kv_cache import KV
 from wamkit.engine.layers import (
+    KV,
+    QKV,
     Embedder,
     FeedForward,
     LayerNorm,
     RMSNorm,
-    modulated,
+    RotaryEmbedding,
+    TextCond,
+    TextKV,
+    ada_norm,
+    attend_text,
+    gated_add,
+    one_plus_scale,
+    projected,
     rotate_pairs,
     sinusoid,
     split_heads,
 )
-from wamkit.interfaces.text import told
-from wamkit.interfaces.types import Text
 
-LEVELS = 256  # width of the sinusoid of the noise level
-
-Turn = tuple[Tensor, Tensor]
-"""cos and sin [S, E / 2] float32 of rotary positions."""
+FREQUENCIES = 256  # width of the sinusoid of the noise level
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the expert's blocks need besides tokens."""
+class ExpertSigma(NamedTuple):
+    """Noise levels as the expert's blocks read them."""
 
-    modulation: Tensor  # [B, 6, S or 1, D] float32
-    turn: Turn | None  # None where positions are not rotary
-    words: Tensor | None  # [B, L, D] the instruction at the expert's width
-    text: Text  # its mask, and what is computed once from it
+    projection: Tensor  # [R, 6, D] float32
 
 
 class Attention(nn.Module):
@@ -63,7 +60,7 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(heads * head_size)
         self.norm_k = RMSNorm(key_heads * head_size)
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q [B, H, S, E], k and v [B, K, S, E]."""
         q, k, v = projected(self, x, "to_q", "to_k", "to_v")
         size = self.head_size
@@ -74,7 +71,7 @@ class Attention(nn.Module):
         """[B, S, D] to [B, H, S, E]."""
         return split_heads(self.norm_q(self.to_q(x)), self.head_size)
 
-    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, K, S, E]."""
         k, v = projected(self, x, "to_k", "to_v")
         return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
@@ -94,70 +91,54 @@ class ExpertBlock(nn.Module):
         self.attn2 = Attention(width, *shape, bias=bias) if text else None
         self.ffn = FeedForward(width, feed_forward)
 
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        table = self.scale_shift_table.float().unsqueeze(2) + cond.modulation  # [B, 6, S, D]
-        shift, scale, gate, *rest = table.unbind(1)
-        y = modulated(x, shift, scale)
-        q, k, v = self.attn1.enter(y)
-        if cond.turn is not None:
-            q, k = rotate_pairs(q, *cond.turn), rotate_pairs(k, *cond.turn)
-        return QKV(q, k, v), (x, gate, *rest)
+    def modulation(self, sigma: ExpertSigma) -> Tensor:
+        """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
+        return one_plus_scale(self.scale_shift_table.float() + sigma.projection)
 
-    def told(self, cond: Conditioning) -> KV | None:
-        """Keys and values of the words, if the block reads them."""
-        attn2, words = self.attn2, cond.words
-        if attn2 is None or words is None:
+    def text_kv(self, text: TextCond) -> TextKV | None:
+        """Keys and values of the prompt, if the block reads it."""
+        if self.attn2 is None or text.tokens is None:
             return None
-        return told(cond.text, attn2, words)
+        return TextKV(KV(*self.attn2.kv(text.tokens), text.mask))
 
-    def absorb(
-        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    def pre_attention(
+        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding | None
+    ) -> tuple[QKV, tuple[Tensor, ...]]:
+        shift, scale, *_ = modulation.unbind(2)
+        q, k, v = self.attn1.qkv(ada_norm(x, shift, scale))
+        if rotary is not None:
+            q, k = rotate_pairs(q, rotary), rotate_pairs(k, rotary)
+        return QKV(q, k, v), (x,)
+
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV | None
     ) -> Tensor:
-        told = self.told(cond) if told is None else told
-        x, gate, shift, scale, gate_ffn = rest
-        x = (x.float() + gate * self.attn1.to_out[0](attended)).to(x.dtype)
-        if self.attn2 is not None and self.norm2 is not None and told is not None:
-            heard = sdpa(self.attn2.query(self.norm2(x)), *told)
-            x = x + self.attn2.to_out[0](heard.transpose(1, 2).flatten(2))
-        y = self.ffn(modulated(x, shift, scale))
-        return (x.float() + gate_ffn * y).to(x.dtype)
+        (x,), (_, _, gate, shift, scale, gate_ffn) = carry, modulation.unbind(2)
+        x = gated_add(x, gate, self.attn1.to_out[0](attended))
+        if self.attn2 is not None and self.norm2 is not None and text_kv is not None:
+            assert text_kv.text is not None
+            found = attend_text(self.attn2.query(self.norm2(x)), text_kv.text)
+            x = x + self.attn2.to_out[0](found)
+        return gated_add(x, gate_ffn, self.ffn(ada_norm(x, shift, scale)))
 
 
 class ConditionEmbedder(nn.Module):
-    """The embedders of noise level and words, together because diffusers names them so."""
+    """The embedders of noise level and prompt, together because diffusers names them so."""
 
     def __init__(self, width: int, text_width: int) -> None:
         super().__init__()
-        self.time_embedder = Embedder(LEVELS, width, nn.SiLU())
+        self.time_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
         self.time_proj = nn.Linear(width, 6 * width)
         gelu = nn.GELU("tanh")
         self.text_embedder = Embedder(text_width, width, gelu) if text_width else None
 
-    def modulation(self, level: Tensor) -> Tensor:
-        """Embedded levels [B, G, D] to shifts, scales and gates of all blocks [B, 6, G, D]."""
-        y = nn.functional.silu(level).to(self.time_proj.weight.dtype)
-        return self.time_proj(y).float().unflatten(-1, (6, -1)).transpose(1, 2)
-
-    def words(self, text: Text) -> Tensor | None:
-        """The instruction at the expert's width [B, L, D], if the expert reads it."""
-        embedder = self.text_embedder
-        if embedder is None:
-            return None
-        dtype = self.time_proj.weight.dtype
-        return text.lasting.once((id(self), "words"), lambda: embedder(text.tokens.to(dtype)))
+    def projection(self, sigmas: Tensor) -> Tensor:
+        """Levels [R] to shifts, scales and gates of all blocks [R, 6, D] float32."""
+        y = F.silu(embedded(self.time_embedder, sigmas)).to(self.time_proj.weight.dtype)
+        return self.time_proj(y).float().unflatten(-1, (6, -1))
 
 
-def embedded(embedder: nn.Module, sigma: Tensor) -> Tensor:
-    """Noise levels [B, G] as [B, G, D] float32."""
-    return embedder(sinusoid(1000 * sigma.float(), LEVELS)).float()
-
-
-def spread(x: Tensor, counts: list[int], axis: int) -> Tensor:
-    """Each of G entries of an axis for so many tokens; one entry alone stays one."""
-    if x.shape[axis] == 1:
-        return x
-    parts = [
-        y.expand(*(count if i == axis else -1 for i in range(x.ndim)))
-        for y, count in zip(x.split(1, axis), counts, strict=True)
-    ]
-    return torch.cat(parts, axis)
+def embedded(embedder: nn.Module, sigmas: Tensor) -> Tensor:
+    """Noise levels [R] as [R, D] float32."""
+    dtype = embedder.get_parameter("linear_1.weight").dtype
+    return embedder(sinusoid(1000 * sigmas.float(), FREQUENCIES).to(dtype)).float()

@@ -1,44 +1,38 @@
-"""The action head `mot`: numbers to tokens of an expert, and its tokens to velocities."""
+"""The action head `mot`: vectors to tokens of an expert, and its tokens to velocities."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from wamkit.acceleration.memo import Rungs, of_level
 from wamkit.config.parts import BackboneConfig, Sizes
-from wamkit.engine.attention import Block, Stream
-from wamkit.engine.layers import Embedder, latent_times, modulated, rotary_angles, sinusoid
-from wamkit.interfaces import ExpertHead, VideoBackbone
-from wamkit.interfaces.types import PARTS, Scene, Segment
+from wamkit.engine.layers import (
+    Embedder,
+    TextCond,
+    ada_norm,
+    axial_rotary,
+    latent_times,
+    sinusoid,
+)
+from wamkit.interfaces import Backbone, ExpertHead, Stack, append_state
+from wamkit.interfaces.types import Scene, Text, TokenGroup
 
-from .blocks import LEVELS, ConditionEmbedder, Conditioning, ExpertBlock, Turn, embedded
+from .blocks import FREQUENCIES, ConditionEmbedder, ExpertBlock, ExpertSigma, embedded
 from .interpolate import from_video
-from .tokens import Row, Tokens, for_tokens, levels, rows, segments, spans
+from .tokens import groups
 
 if TYPE_CHECKING:
     from . import Mot
 
 
-class Places(NamedTuple):
-    """Whose the tokens of a pass are and where they stand, in the form that the expert wants."""
-
-    held: tuple[Tensor | None, ...]  # the times that these were made from
-    segments: tuple[Segment, ...]
-    spans: Mapping[str, slice]  # part -> the tokens that tell its velocity
-    wave: Tensor | None  # [S, D] float32, added to the tokens
-    turn: Turn | None  # for own blocks
-    at: Tensor  # [S, 3] float32, for blocks of the backbone's kind
-
-
 class AdaptiveDecoder(nn.Module):
     """Norm, scale and shift by the noise level, and a linear layer that begins with zeros.
 
-    Wan's way out; Efficient-WAM (arXiv 2606.10040, `models/action_expert.py`) has it for actions.
+    Wan's final layer; Efficient-WAM (arXiv 2606.10040, `models/action_expert.py`) has it for
+    actions.
     """
 
     def __init__(self, width: int, numbers: int) -> None:
@@ -49,9 +43,9 @@ class AdaptiveDecoder(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """x [B, n, D] and embedded levels [B, n or 1, D] float32 to [B, n, A]."""
+        """x [B, n, D] and embedded levels [B or 1, n or 1, D] float32 to [B, n, A]."""
         table = self.scale_shift_table.float()
-        return self.proj_out(modulated(x, table[:, :1] + level, table[:, 1:] + level))
+        return self.proj_out(ada_norm(x, table[:, :1] + level, 1 + table[:, 1:] + level))
 
 
 def encoder(numbers: int, width: int, layers: int) -> nn.Module:
@@ -61,17 +55,13 @@ def encoder(numbers: int, width: int, layers: int) -> nn.Module:
     return nn.Sequential(first, *rest) if rest else first
 
 
-def _clean(encoder: nn.Module, x: Tensor) -> Tensor:
-    return encoder(x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
-
-
 def dtype_of(module: nn.Module) -> torch.dtype:
     """That of the module's first weight."""
     return next(module.parameters()).dtype
 
 
-class MotHead(ExpertHead):
-    """`ExpertHead` that denoises numbers beside any backbone."""
+class MotHead(ExpertHead, Stack):
+    """`ExpertHead` that denoises vectors beside any backbone, in a stack of its own."""
 
     def __init__(self, config: Mot, sizes: Sizes) -> None:
         super().__init__()
@@ -101,9 +91,9 @@ class MotHead(ExpertHead):
                 for _ in self.layers
             )
         else:
-            self.expert = self._stack().expert(width, config.feed_forward)
+            self.expert = self._backbone().expert(width, config.feed_forward)
             if config.decoder == "adaln":
-                self.level_embedder = Embedder(LEVELS, width, nn.SiLU())
+                self.level_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
 
     @property
     def keep_float32(self) -> tuple[str, ...]:
@@ -114,7 +104,7 @@ class MotHead(ExpertHead):
         inside = (rf"^expert\.{p[1:] if p.startswith('^') else f'.*(?:{p})'}" for p in theirs)
         return r"^level_embedder\.", r"_decoder\.scale_shift_table$", *inside
 
-    def _stack(self) -> BackboneConfig:
+    def _backbone(self) -> BackboneConfig:
         """The backbone, with no more blocks than the expert is to have."""
         backbone, traits = self.sizes.backbone, self.sizes.traits
         if len(self.layers) == traits.depth:
@@ -122,31 +112,49 @@ class MotHead(ExpertHead):
         return backbone.resized(self.layers, traits.heads, traits.feed_forward)
 
     @property
-    def blocks(self) -> Sequence[Block | None]:
+    def blocks(self) -> Sequence[Any]:  # type: ignore[override]
         stack = self.expert if self.config.block == "own" else self.expert.blocks
-        found: list[Block | None] = [None] * self.sizes.traits.depth
+        found: list[Any] = [None] * self.sizes.traits.depth
         for layer, block in zip(self.layers, stack, strict=True):
             found[layer] = block
         return found
 
-    def prepare(self, scene: Scene) -> Scene:
-        """The state as one more word, read by video and action alike."""
-        if self.config.state != "text" or self.state_encoder is None or scene.state is None:
-            return scene
-        encoder, state = self.state_encoder, scene.state
-        text = scene.text.memo.once(
-            (id(self), "state"),
-            lambda: scene.text.append(encoder(state.to(dtype_of(encoder)))[:, None]),
-            of=state,
-        )
-        return scene.with_(text=text)
+    def stack(self, backbone: Backbone) -> Stack:
+        return self
 
-    def stream(
-        self, backbone: VideoBackbone, scene: Scene, known: Collection[str]
-    ) -> Stream | None:
+    def embed_text(self, text: Text) -> TextCond | None:
+        own = self.condition_embedder
+        if own is None:
+            return self.expert.embed_text(text)  # type: ignore[no-any-return]
+        if own.text_embedder is None:
+            return None
+        dtype = own.time_proj.weight.dtype
+        return TextCond(own.text_embedder(text.tokens.to(dtype)), text.attention_mask(dtype))
+
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Any:
+        own = self.condition_embedder
+        return (
+            self.expert.embed_sigma(sigmas) if own is None else ExpertSigma(own.projection(sigmas))
+        )
+
+    def embed_positions(self, positions: Tensor) -> Any:
+        """Rotary positions by the index in the chunk, unless it is added to tokens or not told."""
+        if self.condition_embedder is None:
+            return self.expert.embed_positions(positions)
+        if self.config.positions != "rotary":
+            return None
+        return axial_rotary(positions[:, :1], (self.sizes.traits.head_size,))
+
+    def prepare(self, scene: Scene) -> Scene:
+        """The state as one more text token, read by video and action alike."""
+        if self.config.state != "text" or self.state_encoder is None:
+            return scene
+        return append_state(scene, self.state_encoder)
+
+    def token_groups(self, scene: Scene, known: Collection[str]) -> list[TokenGroup]:
         config = self.config
-        found = list(
-            rows(
+        return list(
+            groups(
                 scene,
                 known,
                 chunk=self.sizes.chunk,
@@ -154,95 +162,42 @@ class MotHead(ExpertHead):
                 registers=config.registers,
             )
         )
-        if not found:
-            return None
-        tokens, places = [self._encoded(row, scene) for row in found], self._places(scene, found)
-        x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, 1)
-        if places.wave is not None:
-            x = x + places.wave.to(x.dtype)
-        cond, level = self._condition(scene, found, places)
-        return Tokens(self.blocks, x, places.segments, cond, places.spans, level)
 
-    def _encoded(self, row: Row, scene: Scene) -> Tensor:
-        """The tokens of a row [B, n, D]; those of the state are kept."""
-        if row.x is None:
-            tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
-            return tokens.expand(len(row.sigma), -1, -1)
-        encoder, x = self.get_submodule(f"{row.kind}_encoder"), row.x
-        if row.kind != "state":
-            return encoder(x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
-        key = (id(self), "state token")
-        make = partial(_clean, encoder, x)
-        return scene.text.memo.once(key, make, of=scene.state)
-
-    def _places(self, scene: Scene, found: Sequence[Row]) -> Places:
-        """The tokens' places, made once for as long as the numbers of the scene stand there."""
-        noisy = [getattr(scene, part) for part in PARTS[1:]]
-        held = tuple(None if part is None else part.times for part in noisy)
-        key = (id(self), "places", *((row.kind, row.roles) for row in found), *map(id, held))
-
-        def make() -> Places:
-            at = self._placed(torch.cat([row.places for row in found]))
-            return Places(held, segments(found), spans(found), *at)
-
-        return scene.text.memo.once(key, make)
-
-    def _placed(self, places: Tensor) -> tuple[Tensor | None, Turn | None, Tensor]:
-        """What the blocks and the tokens want to know of places [S] on the axis of actions."""
-        kind, wave, turn = self.config.positions, None, None
-        times = torch.zeros_like(places)
-        if kind == "sinusoid":  # the state before the chunk is the first, sines come first
-            wave = sinusoid(places + 1, self.config.width).roll(self.config.width // 2, -1)
+    def token_times(self, groups: Sequence[TokenGroup]) -> Sequence[float]:
+        times, kind = super().token_times(groups), self.config.positions
         if kind == "rotary":
-            angles = rotary_angles(places, self.sizes.traits.head_size)
-            times, turn = places, (angles.cos().float(), angles.sin().float())
+            return times
         if kind == "grid":
-            times = latent_times(places, self.sizes.chunk, self.sizes.frames)
-        off = torch.full_like(times, -1)  # beside the rows and columns of any picture
-        return wave, turn, torch.stack([times, off, off], -1)
+            return latent_times(times, self.sizes.chunk, self.sizes.frames)
+        return [0.0] * len(times)
 
-    def _condition(
-        self, scene: Scene, tokens: Sequence[Row], places: Places
-    ) -> tuple[Any, Tensor | None]:
-        """What the blocks are conditioned on, and the levels [B, S or 1, D] a decoder wants."""
-        columns, embedder = levels(tokens), self.condition_embedder
-        adaptive = self.config.decoder == "adaln"
-        if embedder is None:
-            sigma = for_tokens([column.sigma for column in columns], columns, 1)
-            counts = [sum(column.counts) for column in columns]
-            sigma = sigma.expand(-1, sum(counts))
-            parts = [(column.rung, n) for column, n in zip(columns, counts, strict=True)]
-            rungs = Rungs.row(parts, sigma)
-            cond = self.expert.place(sigma, places.at, scene.text, rungs)
-            if not adaptive:
-                return cond, None
-        memo, key = scene.text.memo, (id(self), "level")
-        found = [of_level(memo, key, self._told, column.sigma, column.rung) for column in columns]
-        level = for_tokens([x for x, *_ in found], columns, 1) if adaptive else None
-        if embedder is not None:
-            modulation = for_tokens([x for _, x in found], columns, 2)
-            cond = Conditioning(modulation, places.turn, embedder.words(scene.text), scene.text)
-        return cond, level
+    def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
+        if self.config.positions != "sinusoid":
+            return None
+        times = torch.tensor(super().token_times(groups), dtype=torch.float64, device=device)
+        width = self.config.width  # the state before the chunk is the first, sines come first
+        return sinusoid(times + 1, width).roll(width // 2, -1)
 
-    def _told(self, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Levels [B, G] embedded [B, G, D], and for own blocks their modulation [B, 6, G, D]."""
+    def embed_levels(self, sigmas: Tensor) -> Tensor | None:
+        if self.config.decoder != "adaln":
+            return None
         own = self.condition_embedder
-        if own is None:
-            assert self.level_embedder is not None
-            return (embedded(self.level_embedder, sigma),)
-        level = embedded(own.time_embedder, sigma)
-        return level, own.modulation(level)
+        embedder = self.level_embedder if own is None else own.time_embedder
+        assert embedder is not None
+        return embedded(embedder, sigmas)
 
-    def unembed(self, stream: Stream) -> dict[str, Tensor]:
-        assert isinstance(stream, Tokens)
-        velocities = {}
-        for part, span in stream.spans.items():
-            x, level = stream.x[:, span], stream.level
-            given = () if level is None else (level if level.shape[1] == 1 else level[:, span],)
-            velocities[part] = self.get_submodule(f"{part}_decoder")(x, *given)
-        return velocities
+    def embed_tokens(self, group: TokenGroup, scene: Scene, level: Any) -> Tensor:
+        if group.x is None:
+            tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
+            return tokens[None]
+        encoder = self.get_submodule(f"{group.modality}_encoder")
+        return encoder(group.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
 
-    def initialize_from(self, backbone: VideoBackbone) -> None:
+    def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
+        given = () if level is None else (level,)
+        return self.get_submodule(f"{modality}_decoder")(x, *given)  # type: ignore[no-any-return]
+
+    def initialize_from(self, backbone: Backbone) -> None:
         """With init = "video", take the backbone's weights. Raises WamkitError if none fit."""
         if self.config.init == "video" and self.config.weights is None:
             from_video(self, backbone)

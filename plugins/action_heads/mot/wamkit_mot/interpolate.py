@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.errors import WamkitError
-from wamkit.interfaces import VideoBackbone
+from wamkit.interfaces import Backbone
 
 if TYPE_CHECKING:
     from .head import MotHead
@@ -68,7 +68,7 @@ def _stretched(x: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def from_video(head: MotHead, backbone: VideoBackbone) -> None:
+def from_video(head: MotHead, backbone: Backbone) -> None:
     """Fill those of the expert's tensors that have a counterpart in the backbone.
 
     An expert's block takes from the backbone's block of its layer. Raises WamkitError if the
@@ -94,7 +94,7 @@ def from_video(head: MotHead, backbone: VideoBackbone) -> None:
         )
 
 
-def _counterparts(head: MotHead, backbone: VideoBackbone) -> Iterator[tuple[Tensor, Tensor]]:
+def _counterparts(head: MotHead, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor]]:
     """The expert's tensors beside those of the backbone that have the same name."""
     assert isinstance(backbone, nn.Module)
     inside: set[Tensor] = set()

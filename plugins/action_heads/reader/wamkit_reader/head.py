@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from wamkit.acceleration.fused_linear import projected
 from wamkit.acceleration.memo import Memo
 from wamkit.acceleration.regions import region
+
+from wamkit.acceleration.fused_linear import projected
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
 from wamkit.engine.attention import sdpa

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rung, Rungs, of_level
+
 from wamkit.config.parts import Sizes
 from wamkit.engine.attention import Stream
 from wamkit.engine.layers import latent_times, sinusoid
 from wamkit.interfaces import ExpertHead, VideoBackbone
-from wamkit.interfaces.types import PARTS, Piece, Scene, Segment
+from wamkit.interfaces.types import MODALITIES, Piece, Scene, Segment
 
 from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
 
@@ -124,7 +124,7 @@ class SharedStreamHead(ExpertHead):
         Made once for as long as the numbers of the scene stand where they do. Words, which know
         their order already, stand at the beginning.
         """
-        noisy = [getattr(scene, part) for part in PARTS[1:]]
+        noisy = [getattr(scene, part) for part in MODALITIES[1:]]
         held = tuple(None if part is None else part.times for part in noisy)
         key = (id(self), "places", *lengths, *(piece.part for piece in pieces), *map(id, held))
 
@@ -170,7 +170,7 @@ def _spans(parts: Sequence[str], lengths: Sequence[int]) -> dict[str, slice]:
     """Where the tokens of each part to be denoised are."""
     spans, start = {}, 0
     for part, length in zip(parts, lengths, strict=True):
-        if part in PARTS:
+        if part in MODALITIES:
             spans[part] = slice(start, start + length)
         start += length
     return spans

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs
+
 from wamkit.engine.attention import QKV, Block, told_of
 from wamkit.interfaces import VideoBackbone
 from wamkit.interfaces.types import Frames, Segment, Text

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Given, Rung, Rungs
+
 from wamkit.engine.attention import sdpa
 from wamkit.engine.layers import constant, modulated
 from wamkit.errors import WamkitError

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wamkit.acceleration.memo import own_rows
 
 from wamkit.acceleration.fused_linear import projected
-from wamkit.acceleration.memo import own_rows
 from wamkit.engine.attention import QKV, sdpa
 from wamkit.engine.kv_cache import KV
 from wamkit.engine.layers import RMSNorm, modulated, split_heads

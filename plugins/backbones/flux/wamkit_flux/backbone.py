@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs
+
 from wamkit.engine.attention import sdpa
 from wamkit.engine.layers import constant, modulated
 from wamkit.errors import WamkitError

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wamkit.acceleration.memo import own_rows
 
 from wamkit.acceleration.fused_linear import projected
-from wamkit.acceleration.memo import own_rows
 from wamkit.config.parts import Traits
 from wamkit.engine.attention import QKV
 from wamkit.engine.layers import RMSNorm, modulated, rotate_pairs, split_heads

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wamkit.acceleration.memo import stacked
 
 from wamkit.acceleration.fused_linear import projected
-from wamkit.acceleration.memo import stacked
 from wamkit.engine.layers import Embedder, FeedForward, RMSNorm, split_heads
 from wamkit.interfaces.types import Memo, Text
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs, spread
+
 from wamkit.engine.attention import Block
 from wamkit.engine.layers import rotary_angles, sinusoid
 from wamkit.interfaces.types import Memo, Text

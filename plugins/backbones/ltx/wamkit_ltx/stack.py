@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
+
 from wamkit.engine.layers import Embedder, sinusoid
 from wamkit.interfaces.types import Text
 

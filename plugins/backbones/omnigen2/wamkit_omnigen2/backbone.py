@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs, spread, stacked
+
 from wamkit.engine.attention import sdpa
 from wamkit.errors import WamkitError
 from wamkit.interfaces.text import mask_of, text_level

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wamkit.acceleration.memo import own_rows, spread
 
 from wamkit.acceleration.fused_linear import projected
-from wamkit.acceleration.memo import own_rows, spread
 from wamkit.engine.attention import QKV, sdpa
 from wamkit.engine.layers import RMSNorm, rotary_angles, rotate_pairs, split_heads
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs, stacked
+
 from wamkit.engine.layers import Embedder, RMSNorm, sinusoid
 from wamkit.interfaces.types import Text
 

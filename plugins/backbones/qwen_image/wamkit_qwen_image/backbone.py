@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs
+
 from wamkit.engine.attention import sdpa
 from wamkit.engine.layers import RMSNorm, constant, modulated
 from wamkit.interfaces.text import text_level

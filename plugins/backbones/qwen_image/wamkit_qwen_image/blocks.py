@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from wamkit.acceleration.memo import own_rows
 
 from wamkit.acceleration.fused_linear import projected
-from wamkit.acceleration.memo import own_rows
 from wamkit.engine.attention import QKV
 from wamkit.engine.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
 

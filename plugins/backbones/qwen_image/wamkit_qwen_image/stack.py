@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Memo, Rungs, spread, stacked
+
 from wamkit.engine.layers import Embedder, rotary_angles, sinusoid
 from wamkit.interfaces.types import Text
 

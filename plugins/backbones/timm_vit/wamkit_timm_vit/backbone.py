@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from wamkit.acceleration.memo import Rungs
+
 from wamkit.engine.attention import QKV, sdpa
 from wamkit.engine.layers import LayerNorm, constant, split_heads
 from wamkit.errors import WamkitError

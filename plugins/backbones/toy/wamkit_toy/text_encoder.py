@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from wamkit.engine.layers import FeedForward, sent, sinusoid
+from wamkit.engine.layers import FeedForward, sinusoid, to_device
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import Text
 
@@ -39,7 +39,10 @@ class ByteEncoder(nn.Module):
         rows = [self._row(prompt) for prompt in prompts]
         device = self.table.weight.device
         ids = torch.tensor([row + [0] * (1 + self.length - len(row)) for row in rows])
-        ids, lengths = sent(ids, device), sent(torch.tensor([len(row) for row in rows]), device)
+        ids, lengths = (
+            to_device(ids, device),
+            to_device(torch.tensor([len(row) for row in rows]), device),
+        )
         places = torch.arange(1 + self.length, device=device)  # [L]
         valid = places < lengths[:, None]  # [B, L]
         x = self.table(ids)  # [B, L, width]

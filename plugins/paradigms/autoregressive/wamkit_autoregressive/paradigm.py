@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.kv_cache import KVCache
-from wamkit.engine.layers import sent
+from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, shifted, uniform
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
-from wamkit.interfaces.types import Frames, Goal, Noisy, Outcome, Past, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, NoisyVectors, Outcome, Past, Scene, Target
 
 from .memory import Memory, Names
 
@@ -139,7 +139,7 @@ class AutoregressiveParadigm(Paradigm):
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
         share = uniform((batch, 1), rng) < self.config.copy_noise
         u = uniform((batch, copies), rng) / 2
-        level = sent(shifted(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
+        level = to_device(shifted(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
         noise = _by_place("video", draw(tuple(z.shape), z, rng))
         clean = Frames(
             _by_place("video", flow.add(_by_place("video", z), noise, level)),
@@ -150,13 +150,13 @@ class AutoregressiveParadigm(Paradigm):
         )
         return [noisy, clean]
 
-    def _action_of_sample(self, scene: Scene, noised: tuple[Tensor, Tensor]) -> Noisy:
+    def _action_of_sample(self, scene: Scene, noised: tuple[Tensor, Tensor]) -> NoisyVectors:
         """The actions of all blocks, noisy, and the clean copies."""
         x, sigma = noised
         action, count, copies = scene.noisy("action"), self.config.chunks, self._copies("did")
         size = x.shape[1] // count
         clean, places = action.x[:, : copies * size], action.places()
-        return Noisy(
+        return NoisyVectors(
             torch.cat([x, clean], 1),
             torch.cat([sigma, sigma.new_zeros(clean.shape[:2])], 1),
             _roles("action", count, size) + _roles("did", copies, size),

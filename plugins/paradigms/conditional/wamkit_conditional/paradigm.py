@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.kv_cache import KVCache
-from wamkit.engine.layers import constant, sent
+from wamkit.engine.layers import constant, to_device
 from wamkit.engine.noise_schedule import draw, uniform
 from wamkit.interfaces.paradigm import (
     Model,
@@ -155,7 +155,7 @@ class ConditionalParadigm(Paradigm):
         tokens = scene.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
         u = uniform((tokens.shape[0],), rng)
-        return sent(torch.bucketize(u, edges, right=True), tokens.device)
+        return to_device(torch.bucketize(u, edges, right=True), tokens.device)
 
     def _leader(self, kind: str, part: str, parts: list[str]) -> str:
         """The part whose level `part` takes in samples of a kind."""

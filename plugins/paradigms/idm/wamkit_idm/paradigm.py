@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wamkit.engine.layers import sent
+from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, uniform
 from wamkit.interfaces.paradigm import (
     Model,
@@ -87,7 +87,7 @@ class IdmParadigm(Paradigm):
             return noisy, target
         flow, x = schedules["video"], scene.take("video")
         share = uniform((len(x),), rng) < self.config.copy_noise
-        level = flow.sample((len(x),), x, rng) * sent(share, x.device)
+        level = flow.sample((len(x),), x, rng) * to_device(share, x.device)
         shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
         copy = _copy(scene.put("video", shown, level))
         assert noisy.clip is not None

@@ -53,9 +53,9 @@ class JointParadigm(Paradigm):
         shown.update(clip.roles if clip is not None else ())
         place = 0
         while not action.done or (refresh == "every" and not video.done):
-            scene = scene.put("action", action.x, action.rung)
+            scene = scene.put("action", action.x, action.level)
             if self._due(place, video.evaluations):
-                scene = scene.put("video", video.x, video.rung)
+                scene = scene.put("video", video.x, video.level)
                 keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(shown))
                 velocity = model(scene, cache=cache, keep=keep)
                 if keep and velocity.cache is not None:

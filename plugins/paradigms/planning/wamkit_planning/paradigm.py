@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.kv_cache import KVCache
-from wamkit.engine.layers import sent
+from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, fork, uniform
 from wamkit.errors import WamkitError
 from wamkit.interfaces.batched_proposals import Observed, generators, rows
@@ -187,7 +187,7 @@ class PlanningParadigm(Paradigm):
         teaches = uniform((batch,), rng) < self.config.value_share
         noise = draw(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
-        teaches = sent(teaches, level.device)
+        teaches = to_device(teaches, level.device)
         goals: dict[str, Goal] = {}
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))

@@ -1,0 +1,355 @@
+"""How often each function of a network runs: conditioning that is kept, and passes that use it.
+
+once per prompt    text embedding, keys and values of cross-attention
+once per schedule  modulation of all layers at all noise levels
+once per layout    positions
+once per cache     buffers, masks, and what readers make of hidden states
+every step         gather, noisy tokens, blocks, final layer
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..config.visibility import LayerVisibility, freeze
+from ..interfaces.text import Text
+from .attention import Attend, Inside, PassResult, Stream, attention, run_live_pass, run_pass
+from .attention_plan import plan_pass
+from .conditioning import (
+    LiveModulation,
+    ModulationTable,
+    TextCond,
+    TextKV,
+    join_text_cond,
+    join_text_kv,
+    live_rows,
+    precompute_modulation,
+    precompute_text_kv,
+)
+from .device import constant
+from .kv_cache import KVCache, bind_keys, collect_cache
+from .levels import Level, index_levels, sigma_tensor
+
+Value = TypeVar("Value")
+
+MAX_KEPT = 128
+"""Tables and positions that are kept, the last ones used: those of a few schedules and layouts."""
+
+
+class LevelTable(NamedTuple):
+    """Noise levels of tokens in a row as a table and an index."""
+
+    sigmas: Tensor  # [R] float32
+    index: Tensor  # [B or 1, G] of groups of S / G tokens
+    key: tuple[float, ...] | None  # the table where it is the same for all samples
+
+    @staticmethod
+    def of(
+        parts: Sequence[tuple[Level | Tensor, int]], batch: int, device: torch.device
+    ) -> LevelTable:
+        """Of tokens in a row, with a level for each so many of them, or [B, that many] levels."""
+        if all(isinstance(level, Level) for level, _ in parts):
+            levels = [level for level, count in parts for _ in range(count)]
+            table, index = index_levels(levels)  # type: ignore[arg-type]
+            return LevelTable(
+                constant(table, torch.float32, device),
+                constant(index, torch.long, device)[None],
+                table,
+            )
+        columns: list[Tensor] = []
+        places: list[int] = []
+        for level, count in parts:
+            sigma = sigma_tensor((level,), batch, device) if isinstance(level, Level) else level
+            start = sum(column.shape[1] for column in columns)
+            columns.append(sigma)
+            each = range(start, start + count) if sigma.shape[1] > 1 else [start] * count
+            places += each
+        table_ = torch.cat(columns, 1)  # [B, columns]
+        count = table_.shape[1]
+        chosen = places[:1] if len(set(places)) == 1 else places
+        rows = torch.arange(batch, device=device)[:, None] * count
+        index_ = rows + constant(tuple(chosen), torch.long, device)
+        return LevelTable(table_.flatten(), index_, None)
+
+
+class Ends(NamedTuple):
+    """Functions of noise levels beside those of blocks, in the form that tables are made of."""
+
+    modulation: Callable[[Any], Tensor | None]
+
+
+class PassRunner:
+    """Runs passes of a policy, and keeps what they have in common.
+
+    Where gradients are on nothing is kept. Whoever changes weights calls `forget`.
+    """
+
+    def __init__(
+        self, compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+    ) -> None:  # noqa: A002
+        self.compile = compile
+        """Makes compiled code of a pure function; None to run as written."""
+        self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self.sharded = False
+        """True if the weights of a block are there only while it runs (FSDP)."""
+        self.recompute = False
+        """Activation checkpointing: layers run again in the backward pass."""
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._generation = 0
+
+    def forget(self) -> None:
+        """Keep nothing that was computed with weights that have changed."""
+        self._kept.clear()
+
+    def renew(self, generation: int) -> None:
+        """`forget`, unless weights are still those of this generation."""
+        if generation != self._generation:
+            self.forget()
+            self._generation = generation
+
+    def kept(self) -> list[Any]:
+        """What is kept, for who reads it where it lies."""
+        return list(self._kept.values())
+
+    def __reduce__(self) -> tuple[type[PassRunner], tuple[()]]:
+        """A copy begins with nothing."""
+        return PassRunner, ()
+
+    @property
+    def live(self) -> bool:
+        """Whether blocks compute their own conditioning when they run."""
+        return self.sharded or torch.is_grad_enabled()
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """`make()`, or what it gave before for this key; anew with gradients.
+
+        A key holds modules and plain values, which say all that the result depends on.
+        """
+        if self.live:
+            return make()
+        whole = key, torch.is_inference_mode_enabled(), autocast()
+        if whole not in self._kept:
+            self._kept[whole] = make()
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(whole)
+        return self._kept[whole]  # type: ignore[no-any-return]
+
+    def modulation(
+        self,
+        stack: Any,
+        layers: Sequence[Any],
+        kind: str,
+        levels: LevelTable,
+        pooled: Tensor | None = None,
+        text: Text | None = None,
+    ) -> tuple[ModulationTable | LiveModulation, Tensor]:
+        """The modulation of layers at noise levels, and the index of each group of tokens.
+
+        Args:
+            stack: Whose `embed_sigma` makes the levels readable.
+            layers: Blocks, or other things with a method `modulation`; None for none.
+            kind: Tells the layers apart from others of the stack.
+            levels: Of the tokens.
+            pooled: The prompt's vector [B, width], where the stack reads it.
+            text: The prompt it belongs to.
+        """
+        sigmas, index, key = levels
+        if pooled is not None and len(pooled) > 1:
+            batch, count = len(pooled), len(sigmas)
+            rows = torch.arange(batch, device=index.device)[:, None]
+            if key is None:  # levels of samples in turn
+                pooled = pooled.repeat_interleave(count // batch, 0)
+            else:
+                sigmas, pooled = sigmas.repeat_interleave(batch), pooled.repeat(count, 1)
+                index = index * batch + rows
+
+        def make() -> Any:
+            cond = (
+                stack.embed_sigma(sigmas, pooled)
+                if pooled is not None
+                else stack.embed_sigma(sigmas)
+            )
+            return LiveModulation(cond) if self.live else precompute_modulation(layers, cond)
+
+        if self.live or key is None:
+            return make(), index
+        if pooled is None:
+            return self.once((stack, kind, key, sigmas.device), make), index
+        assert text is not None
+        return _once(text.prompt_cache, (stack, kind, key, autocast()), make), index
+
+    def rows(
+        self, layers: Sequence[Any], table: ModulationTable | LiveModulation, index: Tensor
+    ) -> list[Tensor | None]:
+        """The modulation of each layer, for groups of tokens [B or 1, G, ...]."""
+        if isinstance(table, LiveModulation):
+            return [live_rows(layer, table.sigma, index) for layer in layers]
+        return table.gather(index)
+
+    def level_rows(
+        self, owner: Any, make: Callable[[Tensor], Tensor | None], levels: LevelTable, *more: float
+    ) -> Tensor | None:
+        """What `make` says of noise levels [R], for groups of tokens [B or 1, G, ...].
+
+        `owner` and `more` say what else the result depends on.
+        """
+        sigmas, index, key = levels
+        if self.live or key is None:
+            table = make(sigmas)
+        else:
+            whole = owner, "levels", key, more, sigmas.device
+            table = self.once(whole, lambda: make(sigmas))
+        if table is None:
+            return None
+        return table.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+    def call(self, function: Callable[..., Value], *args: Any) -> Value:
+        """A pure function of modules and tensors, compiled where passes are."""
+        if self.compile is None or torch.is_grad_enabled():
+            return function(*args)
+        if function not in self._functions:
+            self._functions[function] = self.compile(function)
+        return self._functions[function](*args)  # type: ignore[no-any-return]
+
+    def text(
+        self, stack: Any, blocks: Sequence[Any], text: Text, kind: str = "blocks"
+    ) -> tuple[TextCond | None, tuple[TextKV | None, ...] | None]:
+        """A prompt for blocks that cross-attend to it: as they read it, or its keys and values."""
+        if self.live:
+            cond = stack.embed_text(text.whole)
+            image = None if text.extra is None else stack.embed_image(text.extra)
+            if image is not None:
+                cond = TextCond(None, None, image) if cond is None else cond._replace(image=image)
+            return cond, None
+        tag = stack, kind, autocast()
+        parts: list[Callable[[], tuple[TextKV | None, ...]]] = []
+        if text.suffix is None or stack.text_is_per_token:
+            prompt = text if text.suffix is None else _prompt_of(text)
+            parts.append(
+                lambda: _once(
+                    text.prompt_cache,
+                    ("text", tag),
+                    lambda: precompute_text_kv(blocks, stack.embed_text(prompt)),
+                )
+            )
+            if text.suffix is not None:
+                suffix = Text(text.suffix)
+                parts.append(lambda: precompute_text_kv(blocks, stack.embed_text(suffix)))
+        else:
+            parts.append(lambda: precompute_text_kv(blocks, stack.embed_text(text.whole)))
+        if text.extra is not None:
+            parts.append(lambda: self._image_kv(stack, blocks, text))
+        if len(parts) == 1 and text.suffix is None:
+            return None, parts[0]()
+        return None, _once(
+            text.chunk_cache, ("text", tag), lambda: join_text_kv([part() for part in parts])
+        )
+
+    def _image_kv(self, stack: Any, blocks: Sequence[Any], text: Text) -> tuple[TextKV | None, ...]:
+        image = stack.embed_image(text.extra)
+        return precompute_text_kv(blocks, None if image is None else TextCond(None, None, image))
+
+    def text_tokens(self, stack: Any, text: Text) -> TextCond:
+        """A prompt as tokens that enter a stream of their own."""
+
+        def make() -> TextCond:
+            return stack.embed_text(text.whole)  # type: ignore[no-any-return]
+
+        if self.live:
+            return make()
+        cache = text.prompt_cache if text.suffix is None else text.chunk_cache
+        return _once(cache, ("tokens", stack, autocast()), make)
+
+    def run(
+        self,
+        streams: Sequence[Stream],
+        sees: LayerVisibility,
+        *,
+        attend: Attend = attention,
+        cache: KVCache | None = None,
+        keep: Collection[str] = (),
+        hidden: Collection[int] = (),
+        prefill: bool = False,
+    ) -> tuple[list[Tensor], KVCache]:
+        """Advance all streams through all layers.
+
+        Args:
+            streams: At the entrance of stacks of one depth.
+            sees: Who attends to whom.
+            attend: The attention.
+            cache: Roles of an earlier pass that may be attended to.
+            keep: Roles whose keys and values are kept.
+            hidden: Layers whose outputs are kept, by role.
+            prefill: Only what is kept matters; the tokens returned are not to be used.
+
+        Returns:
+            The streams' final tokens, and what is kept.
+
+        Raises:
+            WamkitError: A role is present that the table has no row for.
+        """
+        shapes = tuple(tuple((s.role, s.length) for s in stream.segments) for stream in streams)
+        active = tuple(tuple(block is not None for block in s.blocks) for s in streams)
+        plan = plan_pass(
+            shapes,
+            active,
+            freeze(sees),
+            () if cache is None else cache.roles_by_layer,
+            frozenset(keep),
+            frozenset(hidden),
+            prefill,
+        )
+        segments, like = [stream.segments for stream in streams], streams[0].tokens
+        if cache is None:
+            keys = bind_keys(plan, segments, None, like)
+        else:
+            masks = [s.mask for row in segments for s in row]
+            key = id(plan), like.shape[0], like.dtype, *map(id, masks)
+            held = cache.derive(key, lambda: (plan, masks, bind_keys(plan, segments, cache, like)))
+            keys = held[2]
+        inside = tuple(Inside.of(stream) for stream in streams)
+        if any(isinstance(stream.modulation, LiveModulation) for stream in streams):
+            result = run_live_pass(plan, inside, keys, attend, recompute=self.recompute)
+        else:
+            result = self.call(run_pass, plan, inside, keys, attend)
+        layers = collect_cache(plan, segments, result.collected)
+        states: list[dict[str, Tensor]] = []
+        if hidden:
+            found = iter(result.hidden)
+            states = [_by_role(segments, next(found)) if step.hidden else {} for step in plan]
+        return result.tokens, KVCache(layers, states)
+
+
+def autocast() -> Any:
+    """The dtype that autocast computes in, or None."""
+    for kind in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+    return None
+
+
+def _once(cache: dict[Any, Any], key: Hashable, make: Callable[[], Value]) -> Value:
+    if key not in cache:
+        cache[key] = make()
+    return cache[key]  # type: ignore[no-any-return]
+
+
+def _prompt_of(text: Text) -> Text:
+    """A text without its suffix."""
+    return Text(text.tokens, text.valid, None, text.repeats)
+
+
+def _by_role(segments: Sequence[Sequence[Any]], tokens: Sequence[Tensor]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {}
+    for row, x in zip(segments, tokens, strict=True):
+        parts = x.split([segment.length for segment in row], 1)
+        for segment, part in zip(row, parts, strict=True):
+            found.setdefault(segment.role, []).append(part)
+    return {role: torch.cat(parts, 1) for role, parts in found.items()}
