@@ -105,6 +105,10 @@ class Text:
         object.__setattr__(new, "prompt_cache", self.prompt_cache)
         return new
 
+    def without_caches(self) -> Text:
+        """The same prompt, of which nothing is computed yet."""
+        return replace(self)
+
     def append(self, token: Tensor) -> Text:
         """This text with more tokens [B, L', width], all real, as its suffix."""
         token = token.to(self.tokens.dtype)

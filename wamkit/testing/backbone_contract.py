@@ -22,10 +22,11 @@ from torch import Tensor
 
 from ..config.parts import BackboneConfig
 from ..config.visibility import everyone
-from ..engine.attention import Stream, run
+from ..engine.attention import Segment, Stream
+from ..engine.passes import LevelTable, PassRunner
 from ..errors import WamkitError
-from ..interfaces import stream_of
-from ..interfaces.types import Frames, Segment, Text
+from ..interfaces.streams import embed_video
+from ..interfaces.types import Frames, Text
 from .fixtures import redrawn, scene_of
 from .tolerance import ROUNDING, same_values
 
@@ -47,36 +48,46 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
     `places` says where the tokens of frames stand, if the family has its own idea of that.
     """
     backbone, frames, text = _scene(config)
-    whole = stream_of(backbone, frames, text)
+    runner = PassRunner()
+    whole = embed_video(runner, backbone, frames, text).frames
     _, p, q = config.traits.patch
-    at = places(frames.times[1:], frames.z.shape[3] // p, frames.z.shape[4] // q).float()
+    times = torch.tensor(frames.times[1:])
+    at = places(times, frames.z.shape[3] // p, frames.z.shape[4] // q)
     each = len(at) // (len(frames.roles) - 1)
-    first = stream_of(backbone, frames.only("context"), text)
-    cond = backbone.place(frames.sigma[:, 1:].repeat_interleave(each, 1), at, text)
-    second = Stream(backbone.blocks, whole.x[:, -len(at) :], (Segment("action", len(at)),), cond)
-    _run(backbone, whole)
-    _run(backbone, first, second)
-    found = torch.cat([first.x, second.x], 1)
-    same_values(found, whole.x)
+    first = embed_video(runner, backbone, frames.only("context"), text)
+    tokens = whole.tokens[:, -len(at) :]
+    levels = frames.sigma[:, 1:].repeat_interleave(each, 1)
+    second = _stream(runner, backbone, text, tokens, levels, at, (Segment("action", len(at)),))
+    expected = _run(runner, backbone, *embed_video(runner, backbone, frames, text).streams)[-1]
+    *_, one, two = _run(runner, backbone, *first.streams, second)
+    same_values(torch.cat([one, two], 1), expected)
 
 
 @torch.no_grad()
 def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
-    """`place` gives each token of no frame a noise level and a place, and tells no other of it."""
+    """Each token has a noise level and a place of its own, and no other token is told of it."""
     backbone, frames, text = _scene(config)
-    even = stream_of(backbone, frames.at(0.5, "context", "target"), text)
-    x, at = even.x[:, -8:], grid(frames.times[1:], 2, 2)
+    runner = PassRunner()
+    even = embed_video(runner, backbone, frames.at(0.5, "context", "target"), text).frames
+    x, at = even.tokens[:, -8:], grid(torch.tensor(frames.times[1:]), 2, 2)
     sigma = torch.linspace(0.1, 0.8, 16).view(2, 8)
     louder, elsewhere = sigma.clone(), at.clone()
     louder[:, 3] = 1
     elsewhere[5] = torch.tensor([-1.0, 0.5, 7.0])
-    for block in backbone.blocks:
+    segments, rows = (Segment("action", 8),), even.modulation.gather(even.level_index)  # type: ignore[union-attr]
+    made = [
+        _stream(runner, backbone, text, x, levels, places, segments)
+        for levels, places in ((sigma, at), (louder, at), (sigma, elsewhere))
+    ]
+    for layer, block in enumerate(backbone.blocks):
         # Positions may be in the tokens already; else tokens that are alike differ by their keys.
-        alike = block.project(even.x[:, -1:].expand_as(even.x), even.cond)[0].k[:, :, -8:]
-        turns = bool(_changed(alike, alike[:, :, -1:].expand_as(alike)))
-        one = block.project(x, backbone.place(sigma, at, text))[0]
-        two = block.project(x, backbone.place(louder, at, text))[0]
-        three = block.project(x, backbone.place(sigma, elsewhere, text))[0]
+        alike = even.tokens[:, -1:].expand_as(even.tokens)
+        keys = block.pre_attention(alike, rows[layer], even.rotary)[0].k[:, :, -8:]
+        turns = bool(_changed(keys, keys[:, :, -1:].expand_as(keys)))
+        one, two, three = (
+            block.pre_attention(s.tokens, s.modulation.gather(s.level_index)[layer], s.rotary)[0]  # type: ignore[union-attr]
+            for s in made
+        )
         if config.traits.imagines and config.traits.sigma_per_frame:
             assert _changed(one.k, two.k) == [3]
         assert _changed(one.k, three.k) == ([5] if turns else [])
@@ -88,17 +99,17 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
     if not config.traits.experts:
         return
     backbone, frames, text = _scene(config)
-    expert = config.expert(20, 28)
+    runner, expert = PassRunner(), config.expert(20, 28)
     assert len(expert.blocks) == config.traits.depth
     x = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(3))
     at = torch.tensor([[-1.0, -1, -1], [0, -1, -1], [0.5, -1, -1], [1, -1, -1]])
     sigma = torch.tensor([[0.0, 0.8, 0.8, 0.8], [0.0, 0.3, 0.3, 0.3]])
     segments = (Segment("state", 1), Segment("action", 3))
-    action = Stream(expert.blocks, x, segments, expert.place(sigma, at, text))
-    video = stream_of(backbone, frames, text)
-    _run(backbone, video, action)
-    assert action.x.shape == x.shape
-    (action.x.square().mean() + video.x.square().mean()).backward()
+    action = _stream(runner, expert, text, x, sigma, at, segments)
+    video = embed_video(runner, backbone, frames, text)
+    found = _run(runner, backbone, *video.streams, action)
+    assert found[-1].shape == x.shape
+    sum(tokens.square().mean() for tokens in found[-2:]).backward()  # type: ignore[union-attr]
     dead = [n for n, p in expert.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not dead, f"no gradient reaches {', '.join(dead)}"
 
@@ -123,7 +134,8 @@ def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
     )
     model, frames, text = _scene(small)
     assert model.traits == small.traits and len(model.blocks) == len(layers)
-    assert stream_of(model, frames, text).x.shape[-1] == small.traits.width
+    tokens = embed_video(PassRunner(), model, frames, text).frames.tokens
+    assert tokens.shape[-1] == small.traits.width
 
 
 def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
@@ -152,14 +164,35 @@ def _scene(config: BackboneConfig) -> tuple[Any, Frames, Text]:
     _, p, q = config.traits.patch
     frames, text = scene_of(config.traits, (2 * p, 3 * q))
     levels = torch.tensor([[0.0, 0.9, 0.4], [0.2, 0.7, 0.3]])
-    frames = replace(frames, times=torch.tensor([0.0, 1.0, 2.5]), sigma=levels)
+    frames = replace(frames, times=(0.0, 1.0, 2.5), levels=levels)
     return redrawn(config.build()).eval(), frames, text
 
 
-def _run(backbone: Any, *streams: Stream) -> None:
+def _stream(
+    runner: PassRunner,
+    stack: Any,
+    text: Text,
+    tokens: Tensor,
+    sigma: Tensor,
+    at: Tensor,
+    segments: tuple[Segment, ...],
+) -> Stream:
+    """Tokens [B, S, D] of no frame at levels [B, S] and places [S, 3], as a stream of a stack."""
+    levels = LevelTable.of([(sigma, sigma.shape[1])], len(tokens), tokens.device)
+    blocks = tuple(stack.blocks)
+    pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
+    modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
+    cond, text_kv = None, None
+    if getattr(stack, "text_blocks", None) is None:
+        cond, text_kv = runner.text(stack, blocks, text)
+    rotary = stack.embed_positions(at.double())
+    return Stream(blocks, tokens, segments, index, modulation, rotary, text_kv, cond)
+
+
+def _run(runner: PassRunner, backbone: Any, *streams: Stream) -> list[Tensor]:
     """Everything attends to everything."""
     roles = {segment.role for stream in streams for segment in stream.segments}
-    run(streams, everyone(roles), attend=backbone.attend)
+    return runner.run(streams, everyone(roles), attend=backbone.attend)[0]
 
 
 def _changed(one: Tensor, two: Tensor) -> list[int]:

@@ -30,10 +30,13 @@ from ..config.parts import KINDS, BackboneConfig, Part
 from ..config.registry import registry
 from ..config.spec import PolicySpec
 from ..config.visibility import Visibility
-from ..engine.attention import run, sdpa
+from ..engine.attention import attention
+from ..engine.levels import CLEAN
+from ..engine.passes import PassRunner
 from ..errors import WamkitError
-from ..interfaces import denoise, stream_of
-from ..interfaces.types import Frames, Text
+from ..interfaces import denoise
+from ..interfaces.streams import embed_video, embed_videos
+from ..interfaces.types import Frames, Scene, Text
 from .backbone_contract import STACK
 from .fixtures import (
     compose,
@@ -93,21 +96,24 @@ def _backbone(spec: PolicySpec) -> Any:
     return redrawn(spec.backbone.build()).eval()
 
 
+@torch.no_grad()
 def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
     """Traits, known without weights, agree with the module."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     t = spec.backbone.traits
     assert model.traits == t and len(model.blocks) == t.depth
-    stream = stream_of(model, video, text)
-    assert stream.x.shape[2] == t.width
-    length = stream.x.shape[1]
-    assert length == sum(s.length for s in stream.segments)
-    video_tokens = sum(s.length for s in stream.segments if s.role != "text")
-    assert video_tokens == t.tokens(3, *spec.latent_size)
-    qkv, _ = model.blocks[0].project(stream.x, stream.cond)
-    assert qkv.q.shape == (2, t.heads, length, t.head_size)
-    assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
-    expected = video.z.shape if t.imagines else stream.x.shape
+    passing = embed_video(PassRunner(), model, video, text)
+    for stream in passing.streams:
+        b, length, width = stream.tokens.shape
+        assert (b, width) == (2, t.width)
+        assert length == sum(s.length for s in stream.segments)
+        rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
+        qkv, _ = stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)
+        assert qkv.q.shape == (2, t.heads, length, t.head_size)
+        assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
+    assert passing.frames.tokens.shape[1] == t.tokens(3, *spec.latent_size)
+    assert (passing.text is not None) == (t.text == "stream")
+    expected = video.z.shape if t.imagines else passing.frames.tokens.shape
     assert shown(model, video, text).shape == expected
 
 
@@ -122,33 +128,39 @@ def imagines_or_says_that_it_cannot(spec: PolicySpec, tmp: Path) -> None:
         assert model.traits.imagines
 
 
+@torch.no_grad()
 def attends_role_by_role_as_under_a_dense_mask(spec: PolicySpec, tmp: Path) -> None:
     """Choosing keys equals masking them."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    if model.attend is not sdpa:
+    if model.attend is not attention:
         return
-    one, two = stream_of(model, video, text), stream_of(model, video, text)
-    run([one], CLIP)
-    run_dense([two], CLIP)
-    same_values(one.x, two.x)
+    runner = PassRunner()
+    streams = embed_video(runner, model, video, text).streams
+    found, _ = runner.run(streams, CLIP)
+    same_values(found, run_dense(streams, CLIP))
 
 
 @torch.no_grad()
 def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
-    """What is closed can be computed once; the rest sees the same keys."""
+    """What attends to nothing else can be computed once; the rest attends to the same keys."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    sees = _without_words(spec)
+    sees, runner = _without_words(spec), PassRunner()
     full = shown(model, video, text, sees)
-    seen = stream_of(model, video.only("context"), text)
-    keep = ("context",) if model.traits.text_follows else ("text", "context")
-    cache = run([seen], sees, attend=model.attend, keep=keep, prefill=True)
+    follows = model.traits.text_follows
+    seen = embed_video(runner, model, video.only("context"), text)
+    keep = ("context",) if follows else ("text", "context")
+    _, cache = runner.run(seen.streams, sees, attend=model.attend, keep=keep, prefill=True)
+    targets = video.only("target")
+    level = targets.level_of("target")[0] if follows else CLEAN
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        rest = stream_of(model, video.only("target"), text, cache)
-        run([rest], sees, attend=model.attend, cache=cache)
+        rest = embed_video(
+            runner, model, targets, text, text_level=level, with_text="text" not in cache.roles
+        )
+        found, _ = runner.run(rest.streams, sees, attend=model.attend, cache=cache)
         if model.traits.imagines:
-            same_values(model.unembed(rest.x, rest.cond), full[:, :, 1:])
+            same_values(model.final_layer(found[-1], rest.modulation, rest.clip), full[:, :, 1:])
         else:
-            same_values(rest.x, full[:, -rest.x.shape[1] :])
+            same_values(found[-1], full[:, -found[-1].shape[1] :])
 
 
 def _without_words(spec: PolicySpec) -> Visibility:
@@ -165,13 +177,11 @@ def gives_words_the_noise_level_it_states(spec: PolicySpec, tmp: Path) -> None:
         return
 
     def words(frames: Frames) -> Tensor:
-        stream = stream_of(model, frames, text)
-        keys = (
-            model.blocks[0]
-            .project(stream.x, stream.cond)[0]
-            .k.split([segment.length for segment in stream.segments], 2)
-        )
-        return next(k for k, s in zip(keys, stream.segments, strict=True) if s.role == "text")
+        video = embed_videos(PassRunner(), model, Scene(text, frames))["video"]
+        stream = video.text
+        assert stream is not None
+        rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
+        return stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)[0].k  # type: ignore[no-any-return]
 
     one, two = words(video), words(video.at(0.25, "target"))
     clean, alone = words(video.at(0.0, "target")), words(video.only("context"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from wamkit_toy import Toy
-from wamkit_toy.backbone import LEAST
+from wamkit_toy.backbone import MIN_SIGMA
 
 from wamkit.interfaces.backbone import denoise
 from wamkit.interfaces.types import Frames, Text
@@ -16,10 +16,10 @@ SIZES = {"depth": 1, "heads": 2, "head_size": 12, "text_width": 16, "latent_chan
 
 
 def scene(z: Tensor, level: float) -> tuple[Frames, Text]:
-    """Two target frames at one level, and some words."""
+    """Two target frames at one level, and a prompt."""
     sigma = torch.full((len(z), 2), level)
     text = Text(torch.randn(len(z), 5, 16, generator=torch.Generator().manual_seed(1)))
-    return Frames(z, ("target", "target"), torch.arange(2.0), sigma), text
+    return Frames(z, ("target", "target"), (0.0, 1.0), sigma), text
 
 
 @pytest.mark.parametrize("level", [1.0, 0.4, 0.01])
@@ -31,8 +31,8 @@ def test_predicted_data_gives_the_velocity_that_leads_there(level: float) -> Non
     nn.init.constant_(backbone.leave.bias, 0.3)  # it predicts this everywhere
     z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     v = denoise(backbone, *scene(z, level))
-    same_values(v, (z - 0.3) / max(level, LEAST))
-    if level > LEAST:
+    same_values(v, (z - 0.3) / max(level, MIN_SIGMA))
+    if level > MIN_SIGMA:
         same_values(z - level * v, torch.full_like(z, 0.3))
 
 
@@ -43,7 +43,7 @@ def test_the_weights_are_the_same_whatever_is_predicted() -> None:
 
 @torch.no_grad()
 @float64()
-def test_a_patch_knows_where_in_the_picture_it_is() -> None:
+def test_a_patch_knows_where_in_the_image_it_is() -> None:
     backbone = doubled(Toy(**SIZES).build())
     z = torch.ones(1, 3, 2, 4, 4)  # every patch alike
     v = denoise(backbone, *scene(z, 0.5))

@@ -18,9 +18,10 @@ from wamkit_wan.weights import DIALECTS
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.visibility import everyone
-from wamkit.engine.attention import run
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -149,7 +150,7 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
         guide = draw(B, config.guide_channels, T, H, W)
         image = 0.03 * draw(B, 5, config.extra_width)
     z = draw(B, config.latent_channels, T, H, W)
-    frames = Frames(z, roles, torch.arange(T), levels, guide)
+    frames = Frames(z, roles, counted(T), levels, guide)
     return frames, Text(words, extra=image)
 
 
@@ -157,7 +158,9 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     """What diffusers' class predicts; one timestep a token where frames differ."""
     t = 1000 * frames.sigma
     t = t.repeat_interleave(PER_FRAME, 1) if "context" in frames.roles else t[:, 0]
-    z = frames.z if frames.guide is None else torch.cat([frames.z, frames.guide], 1)
+    z = frames.z
+    if frames.cond_latents is not None:
+        z = torch.cat([z, frames.cond_latents], 1)
     return model(z, t, text.tokens, text.extra, return_dict=False)[0]
 
 
@@ -227,13 +230,14 @@ def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> 
     role = torch.tensor([r == "target" for r in frames.roles]).repeat_interleave(PER_FRAME)
     mask = role[:, None] | ~role[None, :]  # targets see all, the context only itself
 
-    def masked(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+    def masked(q: Tensor, k: Tensor, v: Tensor, mask_: Tensor | None = None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     with torch.no_grad():
-        stream = stream_of(backbone, frames, text)
-        run([stream], everyone(frames.roles), attend=masked)
-        wanted = backbone.unembed(stream.x, stream.cond)
+        runner = PassRunner()
+        video = embed_video(runner, backbone, frames, text)
+        (x,), _ = runner.run(video.streams, everyone(frames.roles), attend=masked)
+        wanted = backbone.final_layer(x, video.modulation, video.clip)
         table = {"context": {"context"}, "target": {"context", "target"}}
         found = denoise(backbone, frames, text, table)
         full = denoise(backbone, frames, text)
@@ -249,13 +253,13 @@ def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str,
     moved = Frames(
         frames.z[:, :, order],
         tuple(frames.roles[i] for i in order),
-        frames.times[order] + 0.5,  # only distances matter, and they may be fractions
+        tuple(frames.times[i] + 0.5 for i in order),  # distances matter, fractions are allowed
         frames.sigma[:, order],
     )
     with torch.no_grad():
         wanted = denoise(backbone, frames, text)
         found = denoise(backbone, moved, text)
-        stretched = denoise(backbone, replace(moved, times=2 * moved.times), text)
+        stretched = denoise(backbone, replace(moved, times=tuple(2 * t for t in moved.times)), text)
     same_values(found, wanted[:, :, order])
     other_values(stretched, found, 0.01)
 
@@ -278,16 +282,16 @@ def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> 
     assert not uncalled(backbone, lambda: denoise(backbone, *scene("2.1-i2v")))
 
 
-def test_missing_and_unexpected_guides_and_images_are_refused(backbones: dict[str, Any]) -> None:
+def test_missing_and_unexpected_channels_and_images_are_refused(backbones: dict[str, Any]) -> None:
     frames, text = scene("2.1-i2v")
-    with pytest.raises(WamkitError, match="found 0 guide channels; this variant of wan takes 20"):
-        denoise(backbones["2.1-i2v"], replace(frames, guide=None), text)
-    with pytest.raises(WamkitError, match=r"found image tokens of width 0; .* takes width 16"):
+    with pytest.raises(WamkitError, match="found 0 channels of conditioning latents; .* takes 20"):
+        denoise(backbones["2.1-i2v"], replace(frames, cond_latents=None), text)
+    with pytest.raises(WamkitError, match=r"found extra tokens of width 0; .* takes width 16"):
         denoise(backbones["2.1-i2v"], frames, Text(text.tokens))
     frames, words = scene("2.1-t2v")
-    with pytest.raises(WamkitError, match="found 3 guide channels; this variant of wan takes 0"):
-        denoise(backbones["2.1-t2v"], replace(frames, guide=frames.z[:, :3]), words)
-    with pytest.raises(WamkitError, match=r"found image tokens of width 16; .* takes width 0"):
+    with pytest.raises(WamkitError, match="found 3 channels of conditioning latents; .* takes 0"):
+        denoise(backbones["2.1-t2v"], replace(frames, cond_latents=frames.z[:, :3]), words)
+    with pytest.raises(WamkitError, match=r"found extra tokens of width 16; .* takes width 0"):
         denoise(backbones["2.1-t2v"], frames, Text(words.tokens, extra=text.extra))
 
 
@@ -307,17 +311,17 @@ def test_one_padding_token_that_counts_for_all_equals_all_of_them() -> None:
     model = doubled(Wan(variant="tiny").build()).eval()
     rng = torch.Generator().manual_seed(9)
     z = torch.randn(2, 16, 2, 4, 6, generator=rng)
-    video = Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0.0, 0.7]] * 2))
+    video = Frames(z, ("context", "target"), (0.0, 1.0), torch.tensor([[0.0, 0.7]] * 2))
     real, length = (7, 3), 512
     padded = torch.zeros(2, length, 32)
     short = torch.zeros(2, max(real) + 1, 32)
-    copies = torch.zeros(2, max(real) + 1)
+    repeats = torch.zeros(2, max(real) + 1)
     for i, n in enumerate(real):
         padded[i, :n] = short[i, :n] = torch.randn(n, 32, generator=rng)
-        copies[i, :n], copies[i, -1] = 1, length - n
+        repeats[i, :n], repeats[i, -1] = 1, length - n
     with torch.no_grad():
         whole = denoise(model, video, Text(padded))
-        shortcut = denoise(model, video, Text(short, copies=copies))
-        without = denoise(model, video, Text(short, valid=copies > 0))
+        shortcut = denoise(model, video, Text(short, repeats=repeats))
+        without = denoise(model, video, Text(short, valid=repeats > 0))
     same_values(shortcut, whole)
     other_values(without, whole)
