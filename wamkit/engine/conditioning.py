@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..interfaces.text import additive_mask
+from .text import additive_mask
 from .kv_cache import KV
 
 SigmaCond = Any

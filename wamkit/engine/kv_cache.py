@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..interfaces.text import additive_mask
+from .text import additive_mask
 from .attention_plan import KeySet, LayerPlan
 from .device import detach_storage
 

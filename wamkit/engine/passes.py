@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config.visibility import LayerVisibility, freeze
-from ..interfaces.text import Text
+from .text import Text
 from .attention import Attend, Inside, PassResult, Stream, attention, run_live_pass, run_pass
 from .attention_plan import plan_pass
 from .conditioning import (

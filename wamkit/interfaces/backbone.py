@@ -27,7 +27,7 @@ from ..config.traits import Traits
 from ..engine.attention import QKV, Attend, attention
 from ..engine.conditioning import PositionCond, SigmaCond, TextCond, TextKV
 from ..errors import WamkitError
-from .text import Text
+from ..engine.text import Text
 
 
 class Block(Protocol):

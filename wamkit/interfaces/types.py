@@ -19,7 +19,7 @@ from torch import Tensor
 from ..engine.attention import Segment as Segment
 from ..engine.kv_cache import KVCache
 from ..engine.levels import CLEAN, Level, Levels, join_levels, level_of, sigma_tensor
-from .text import Text as Text
+from ..engine.text import Text as Text
 
 
 def base(role: str) -> str:

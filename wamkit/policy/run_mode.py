@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from ..acceleration.vae_graph import Capture
 from ..engine.noise_schedule import Drawn
 from ..errors import WamkitError, did_you_mean
-from ..interfaces.text import Text
+from ..engine.text import Text
 from ..interfaces.types import Outcome, Scene
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
