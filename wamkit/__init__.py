@@ -21,7 +21,7 @@ from .errors import SpecError, WamkitError
 from .policy.build import build, load_part
 
 if TYPE_CHECKING:
-    from .interfaces.backbone import denoise
+    from .interfaces.streams import denoise
     from .policy.observation import ActionChunk, Batch, Observation
     from .policy.policy import Policy
 

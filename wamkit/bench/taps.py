@@ -5,7 +5,7 @@ A tap stands in front of a method of one object while a `with` block lasts, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..acceleration.compile_modules import blocks
+from ..acceleration.compile_modules import METHODS, blocks
 from ..engine import attention
 from ..interfaces.action_head import is_prefill
-from ..interfaces.types import Memo
 from ..policy.cost import Counter
 from ..policy.policy import Policy
 from ..policy.run_mode import records
@@ -155,26 +154,18 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
         (policy.prompts, "encode"),
         (policy.vae, "encode"),
         (policy, "chunk_of"),
-        *((backbone, name) for name in ("embed", "unembed")),
-        (attention, "gather"),  # keys of a layer, new ones written behind those known
-        (attention, "hear"),  # its attention, from queries to what `absorb` is given
-        *((block, name) for block in blocks(policy) for name in ("project", "absorb")),
-        *((head, name) for name in ("stream", "unembed", "read", "slots") if hasattr(head, name)),
+        *((backbone, name) for name in ("patchify", "final_layer")),
+        (attention, "_keys_of"),  # keys of a layer, new ones written behind those cached
+        (attention, "attend_groups"),
+        *((block, name) for block in blocks(policy) for name in METHODS),
+        *((head, name) for name in HEAD if hasattr(head, name)),
     ]
-    plain = Memo.once
-
-    def once(memo: Memo, key: Hashable, make: Callable[[], Any], *, of: object = None) -> Any:
-        def made() -> Any:
-            calls.append(make)  # when its caller is called again, it will find the value kept
-            with between.inside():
-                return make()
-
-        return plain(memo, key, made, of=of)
-
     with ExitStack() as stack:
         for owner, name in places:
             stack.enter_context(tapped(owner, name, around))
-        stack.callback(setattr, Memo, "once", plain)
-        setattr(Memo, "once", once)  # noqa: B010
         stack.enter_context(between)
         yield
+
+
+HEAD = ("embed_tokens", "decode_tokens", "slots", "decode_slot", "encode_hidden", "read")
+"""Methods of an action head that compute."""

@@ -11,7 +11,7 @@ from ..config.check import warnings_of
 from ..config.parts import KINDS
 from ..config.programs import program_of
 from ..config.spec import PolicySpec, parse, read
-from ..config.visibility import Visibility, closed_part, followed
+from ..config.visibility import Visibility, cacheable_subset, followed
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import FOUND, emit, mark, note, say, show_table, table
 from ._params import parameters
@@ -92,7 +92,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "text_level": spec.backbone.traits.text_level if streamed else "clean",
         "roles": {role: _count(role, tokens) for role in present},
         "sees": {row: [col for col in present if col in sees.get(row, ())] for row in present},
-        "cacheable": sorted(closed_part(known, depends, present)),
+        "cacheable": sorted(cacheable_subset(known, depends, present)),
         "program": [
             {
                 "does": stage.does,

@@ -250,7 +250,7 @@ def _live_layer(
     plan: LayerPlan,
     tokens: Sequence[Tensor],
     blocks: Sequence[Any],
-    modulation: Sequence[LiveModulation],
+    modulation: Sequence[Any],
     level_index: Sequence[Tensor],
     rotary: Sequence[PositionCond],
     text: Sequence[TextCond | None],

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .text import additive_mask
 from .kv_cache import KV
+from .text import additive_mask
 
 SigmaCond = Any
 """What a family makes of noise levels: a NamedTuple of tensors [R, ...]. Opaque to the engine."""

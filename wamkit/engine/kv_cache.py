@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .text import additive_mask
 from .attention_plan import KeySet, LayerPlan
 from .device import detach_storage
+from .text import additive_mask
 
 
 class Segment(NamedTuple):
@@ -46,7 +46,8 @@ class KV(NamedTuple):
 
     def detached(self) -> KV:
         """The same without what it may have been cut from, such as queries beside the values."""
-        return KV(*detach_storage(self.k, self.v), self.mask)
+        k, v = detach_storage(self.k, self.v)
+        return KV(k, v, self.mask)
 
 
 class Keys(NamedTuple):

@@ -25,7 +25,7 @@ class Level(NamedTuple):
 
     table: tuple[float, ...]
     """Levels of the run, each in [0, 1]: 0 is data, 1 is noise."""
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]
     """Which of them this is."""
 
     @property

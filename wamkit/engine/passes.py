@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from ..config.visibility import LayerVisibility, freeze
-from .text import Text
-from .attention import Attend, Inside, PassResult, Stream, attention, run_live_pass, run_pass
+from .attention import Attend, Inside, Stream, attention, run_live_pass, run_pass
 from .attention_plan import plan_pass
 from .conditioning import (
     LiveModulation,
     ModulationTable,
     TextCond,
     TextKV,
-    join_text_cond,
     join_text_kv,
     live_rows,
     precompute_modulation,
@@ -34,6 +32,7 @@ from .conditioning import (
 from .device import constant
 from .kv_cache import KVCache, bind_keys, collect_cache
 from .levels import Level, index_levels, sigma_tensor
+from .text import Text
 
 Value = TypeVar("Value")
 
@@ -45,7 +44,7 @@ class LevelTable(NamedTuple):
     """Noise levels of tokens in a row as a table and an index."""
 
     sigmas: Tensor  # [R] float32
-    index: Tensor  # [B or 1, G] of groups of S / G tokens
+    index: Tensor  # type: ignore[assignment]  # [B or 1, G] of groups of S / G tokens
     key: tuple[float, ...] | None  # the table where it is the same for all samples
 
     @staticmethod
@@ -91,7 +90,7 @@ class PassRunner:
 
     def __init__(
         self, compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-    ) -> None:  # noqa: A002
+    ) -> None:
         self.compile = compile
         """Makes compiled code of a pure function; None to run as written."""
         self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}

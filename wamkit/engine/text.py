@@ -121,5 +121,7 @@ class Text:
         def rows(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]
 
-        parts = self.valid, self.extra, self.repeats, self.suffix
-        return Text(self.tokens[index], *(rows(x) for x in parts), follows=self.follows)
+        valid, extra, repeats, suffix = map(
+            rows, (self.valid, self.extra, self.repeats, self.suffix)
+        )
+        return Text(self.tokens[index], valid, extra, repeats, suffix, self.follows)

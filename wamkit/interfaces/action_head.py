@@ -48,7 +48,8 @@ class ActionHead(nn.Module, ABC):
 
     def prepare(self, scene: Scene) -> Scene:
         """Called once for a chunk or a sample, before any pass: for example to put the state
-        behind the prompt (`Text.append`)."""
+        behind the prompt (`Text.append`).
+        """
         return scene
 
     def to_latent(self, modality: str, x: Tensor) -> Tensor:
@@ -280,7 +281,7 @@ class ReaderHead(ActionHead):
         """
         prefill = is_prefill(scene, keep)
         videos, known = embed_videos(runner, backbone, scene, cache), cache
-        kept, tokens = KVCache([{} for _ in backbone.blocks]), []
+        kept, tokens = KVCache([{} for _ in backbone.blocks]), list[Tensor]()
         if videos:
             tokens, passed = runner.run(
                 all_streams(videos),

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from ..config.traits import Traits
 from ..engine.attention import QKV, Attend, attention
 from ..engine.conditioning import PositionCond, SigmaCond, TextCond, TextKV
-from ..errors import WamkitError
 from ..engine.text import Text
+from ..errors import WamkitError
 
 
 class Block(Protocol):

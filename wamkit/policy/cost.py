@@ -23,6 +23,7 @@ from ..config.check import lacking
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import schedules_of
+from ..engine.passes import PassRunner
 from ..interfaces import ActionHead
 from ..interfaces.paradigm import Model
 from ..interfaces.types import Scene, Text, Velocity

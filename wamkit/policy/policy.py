@@ -318,7 +318,6 @@ class Policy(Placed):
     def _acted(self, choices: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.
 
-
         The negative prompt is looked up once: a captured graph reads it where it lies.
         """
         negative: dict[int, Text | None] = {}

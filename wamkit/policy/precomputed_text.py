@@ -105,7 +105,7 @@ def read(file: Path, width: int) -> tuple[dict[str, Text], str, str]:
                 )
             if (why := _fault(tokens, valid, copies, width)) is not None:
                 raise WamkitError(f"{file} is damaged: of {sentence!r:.80} it holds {why}", AGAIN)
-            found[sentence] = Text(tokens, valid, copies=copies)
+            found[sentence] = Text(tokens, valid, repeats=copies)
             names -= {f"{i}.{kind}" for kind in KINDS}
     if names:
         raise WamkitError(
@@ -190,7 +190,7 @@ def precompute(
 def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: Path) -> None:
     state: dict[str, Tensor] = {}
     for i, text in enumerate(texts.values()):
-        parts = zip(KINDS, (text.tokens, text.valid, text.copies), strict=True)
+        parts = zip(KINDS, (text.tokens, text.valid, text.repeats), strict=True)
         state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
     about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
     with in_words(file):

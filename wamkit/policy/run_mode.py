@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..acceleration.vae_graph import Capture
 from ..engine.noise_schedule import Drawn
-from ..errors import WamkitError, did_you_mean
 from ..engine.text import Text
+from ..errors import WamkitError, did_you_mean
 from ..interfaces.types import Outcome, Scene
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]

@@ -13,7 +13,7 @@ from ..config.compositions import around, compose, default
 from ..config.parts import Part, Traits
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse
-from ..config.visibility import Visibility, everyone
+from ..config.visibility import Visibility
 from ..engine.attention import Segment, Stream
 from ..engine.passes import PassRunner
 from ..interfaces import denoise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..config.programs import program_of
 from ..config.spec import PolicySpec
-from ..config.visibility import closed_part, followed
-from ..engine.attention import recomputed
+from ..config.visibility import cacheable_subset, followed
 from ..engine.noise_schedule import schedules_of
+from ..engine.passes import PassRunner
 from ..policy.adapters import AdaptedBackbone, LatentAdapter
 from ..policy.cost import Counter, encoding, shapes, unweighted, vae_on_meta
 from ..policy.policy import DTYPES
@@ -170,7 +170,7 @@ def kept(spec: PolicySpec) -> int:
         acting = {role for stage in program_of(spec) for role in stage.roles}
         sees = followed(sees, acting)
         present -= {"target"} - acting
-    closed = closed_part(present & {"text", "context", "state"}, sees, present)
+    closed = cacheable_subset(present & {"text", "context", "state"}, sees, present)
     count = sum(tokens[role] for role in closed)
     size = DTYPES[spec.dtype].itemsize
     return 2 * traits.depth * traits.key_heads * traits.head_size * count * size
@@ -207,13 +207,14 @@ def work(
     modules = [m for m in (backbone, head, adapter) if isinstance(m, nn.Module)]
     every = {p for module in modules for p in module.parameters()}
     seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
-    scene = shapes(spec, head, blocks=spec.paradigm.blocks, sigma=0.0)
+    runner = PassRunner()
+    scene = head.prepare(shapes(spec, head, blocks=spec.paradigm.blocks, sigma=0.0))
     paradigm = spec.paradigm.build()  # type: ignore[attr-defined]
     meter = Meter(every)
     with _fused(meter), meter:
         noisy, goal = paradigm.corrupt(scene, schedules_of(spec), torch.Generator())
-        with recomputed() if recompute else nullcontext():
-            found = head.join(seen, noisy, paradigm.sees)
+        runner.recompute = recompute
+        found = head.join(runner, seen, noisy, paradigm.sees)
         total = torch.stack(
             [v.float().sum() for p in goal if (v := _velocity(found, p)) is not None]
         ).sum()
