@@ -150,12 +150,16 @@ def run_pass(
             [tokens[i] for i in at],
             [rows[i][layer] for i in at],
             [streams[i].rotary for i in at],
-            [None if (kv := streams[i].text_kv) is None else kv[layer] for i in at],
+            [_at_layer(streams[i].text_kv, layer) for i in at],
             keys[layer],
             attend,
         )
         _advance(step, out, result)
     return result
+
+
+def _at_layer(found: Sequence[TextKV | None] | None, layer: int) -> TextKV | None:
+    return None if found is None else found[layer]
 
 
 def run_live_pass(

@@ -47,8 +47,9 @@ class ActionHead(nn.Module, ABC):
         """Take over what the head wants of the backbone's weights; by default nothing."""
 
     def prepare(self, scene: Scene) -> Scene:
-        """Called once for a chunk or a sample, before any pass: for example to put the state
-        behind the prompt (`Text.append`).
+        """The scene as the head wants it, made once for a chunk or a sample, before any pass.
+
+        For example with the state behind the prompt (`Text.append`).
         """
         return scene
 

@@ -212,41 +212,54 @@ class WrappedBackbone(Backbone):
 
     @property
     def blocks(self) -> Sequence[Any]:  # type: ignore[override]
+        """As the inner backbone's."""
         return self.inner.blocks
 
     @property
     def text_blocks(self) -> Sequence[Any] | None:  # type: ignore[override]
+        """As the inner backbone's."""
         return self.inner.text_blocks
 
     def embed_text(self, text: Text) -> TextCond | None:
+        """As the inner backbone's."""
         return self.inner.embed_text(text)
 
     def embed_image(self, tokens: Tensor) -> Tensor | None:
+        """As the inner backbone's."""
         return self.inner.embed_image(tokens)
 
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
+        """As the inner backbone's."""
         return self.inner.embed_sigma(sigmas, pooled)
 
     def embed_positions(self, positions: Tensor) -> PositionCond:
+        """As the inner backbone's."""
         return self.inner.embed_positions(positions)
 
     def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        """As the inner backbone's."""
         return self.inner.positions(times, clip)
 
     def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        """As the inner backbone's."""
         return self.inner.text_positions(text, grid)
 
     def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> PositionCond:
+        """As the inner backbone's."""
         return self.inner.embed_grid(positions, grid)
 
     def entry_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        """As the inner backbone's."""
         return self.inner.entry_modulation(sigma)
 
     def patchify(self, clip: Clip) -> Tensor:
+        """As the inner backbone's."""
         return self.inner.patchify(clip)
 
     def final_modulation(self, sigma: SigmaCond) -> Tensor | None:
+        """As the inner backbone's."""
         return self.inner.final_modulation(sigma)
 
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
+        """As the inner backbone's."""
         return self.inner.final_layer(x, modulation, clip)

@@ -284,12 +284,12 @@ def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> 
 
 def test_missing_and_unexpected_channels_and_images_are_refused(backbones: dict[str, Any]) -> None:
     frames, text = scene("2.1-i2v")
-    with pytest.raises(WamkitError, match="found 0 channels of conditioning latents; .* takes 20"):
+    with pytest.raises(WamkitError, match=r"found 0 channels of conditioning latents; .* takes 20"):
         denoise(backbones["2.1-i2v"], replace(frames, cond_latents=None), text)
     with pytest.raises(WamkitError, match=r"found extra tokens of width 0; .* takes width 16"):
         denoise(backbones["2.1-i2v"], frames, Text(text.tokens))
     frames, words = scene("2.1-t2v")
-    with pytest.raises(WamkitError, match="found 3 channels of conditioning latents; .* takes 0"):
+    with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
         denoise(backbones["2.1-t2v"], replace(frames, cond_latents=frames.z[:, :3]), words)
     with pytest.raises(WamkitError, match=r"found extra tokens of width 16; .* takes width 0"):
         denoise(backbones["2.1-t2v"], frames, Text(words.tokens, extra=text.extra))
