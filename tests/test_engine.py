@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
 from wamkit.config.registry import registry
-from wamkit.config.visibility import closed_part
-from wamkit.engine.attention import QKV, Stream, run, sdpa
+from wamkit.config.visibility import cacheable_subset, causal
+from wamkit.engine.attention import QKV, Segment, Stream, attention
+from wamkit.engine.conditioning import ModulationTable
 from wamkit.engine.kv_cache import KV, KVCache
+from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
-from wamkit.interfaces import ActionHead, ReaderHead, SlotHead, stream_of
-from wamkit.interfaces.types import Frames, Noisy, Scene, Segment, Text
+from wamkit.interfaces import ActionHead, ReaderHead, SlotHead
+from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, TokenGroup, counted
 from wamkit.testing.fixtures import compose, run_dense
 from wamkit.testing.parity import float64, same_values
 
@@ -57,12 +59,18 @@ class Reader(ReaderHead):
         self.leave = nn.Linear(sizes.traits.width, sizes.action)
 
     def read(
-        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
+        self,
+        scene: Scene,
+        groups: Sequence[TokenGroup],
+        memory: Any,
+        levels: Any,
+        layout: Any,
+        call: Any,
     ) -> dict[str, Tensor]:
-        action = scene.noisy("action")
-        x = self.enter(action.x) + action.sigma[:, None, None]
+        action, (hidden, mask) = scene.noisy("action"), memory
+        x = self.enter(action.x) + action.sigma[..., None]
         for states in hidden:
-            x = x + sdpa(x[:, None], states[:, None], states[:, None], valid)[:, 0]
+            x = x + attention(x[:, None], states[:, None], states[:, None], mask)[:, 0]
         return {"action": self.leave(x)}
 
 
@@ -81,9 +89,9 @@ class Slots(SlotHead):
         flat = scene.action.x.flatten(1)
         copies = -(-c * h * w // flat.shape[1])
         z = flat.repeat(1, copies)[:, : c * h * w].unflatten(1, (c, 1, h, w)) * self.gain
-        return {"action": Frames(z, ("action",), torch.tensor([9.0]), scene.action.levels)}
+        return {"action": Frames(z, ("action",), (9.0,), scene.action.sigma)}
 
-    def unslot(self, part: str, v: Tensor, noisy: Noisy) -> Tensor:
+    def decode_slot(self, modality: str, v: Tensor, noisy: NoisyVectors) -> Tensor:
         n = noisy.x[0].numel()
         flat = v.flatten(1)
         whole = flat[:, : flat.shape[1] // n * n].unflatten(1, (-1, n)).mean(1)
@@ -124,8 +132,8 @@ def _scene(backbone: str, frames: int = 3) -> Scene:
     extra = torch.randn(2, 1, wide, generator=rng) if wide else None
     return Scene(
         text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid, extra),
-        video=Frames(z, roles, torch.arange(frames).float(), sigma),
-        action=Noisy(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
+        video=Frames(z, roles, counted(frames), sigma),
+        action=NoisyVectors(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
         state=torch.randn(2, 3, generator=rng),
     )
 
@@ -133,7 +141,8 @@ def _scene(backbone: str, frames: int = 3) -> Scene:
 def _lifted(scene: Scene, head: ActionHead) -> Scene:
     """The scene with its action as the head wants noise added to it."""
     action = scene.noisy("action")
-    return scene.with_(action=Noisy(head.lift("action", action.x), action.sigma))
+    latent = NoisyVectors(head.to_latent("action", action.x), action.level)
+    return head.prepare(scene.with_(action=latent))
 
 
 @pytest.mark.parametrize("rule", SEES)
@@ -144,9 +153,9 @@ def test_every_way_to_join_predicts_both_and_passes_gradients(
     torch.manual_seed(0)
     model, head = SPECS[backbone].backbone.build(), _head(kind, backbone)
     scene = _lifted(_scene(backbone), head)
-    out = head.join(model, scene, SEES[rule])
+    out = head.join(PassRunner(), model, scene, SEES[rule])
     assert out.action is not None and scene.video is not None
-    assert head.lower("action", out.action).shape == (2, 6, 4)
+    assert head.from_latent("action", out.action).shape == (2, 6, 4)
     loss = out.action.square().mean()
     assert (out.video is not None) == model.traits.imagines
     if out.video is not None:
@@ -165,55 +174,59 @@ def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> No
     model, head = SPECS[backbone].backbone.build(), _head(kind, backbone)
     scene = _lifted(_scene(backbone), head)
     assert scene.video is not None and scene.action is not None
-    assert closed_part({"text", "context"}, sees, sees) == {"text", "context"}
-    full = head.join(model, scene, sees).action
+    full = head.join(PassRunner(), model, scene, sees).action
     seen = scene.with_(video=scene.video.only("context"), action=None)
-    prefill = head.join(model, seen, sees, keep=("text", "context"))
+    prefill = head.join(PassRunner(), model, seen, sees, keep=("text", "context"))
     assert prefill.video is None and prefill.action is None
+    runner = PassRunner()
     for _ in range(3):
-        fast = head.join(model, scene.with_(video=None), sees, cache=prefill.cache).action
+        rest = scene.with_(video=None)
+        fast = head.join(runner, model, rest, sees, cache=prefill.cache).action
         same_values(fast, full)
 
 
 @pytest.mark.parametrize(("backbone", "rule"), list(product(SPECS, SEES)))
+@torch.no_grad()
 @float64()
-def test_two_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> None:
+def test_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> None:
     torch.manual_seed(0)
     model, head, scene = SPECS[backbone].backbone.build(), _head("mot", backbone), _scene(backbone)
+    ready, streams = head.prepare(scene), []
 
-    def streams() -> list[Stream]:
-        ready = head.prepare(scene)
-        assert ready.video is not None and ready.action is not None
-        video = stream_of(model, ready.video, ready.text)
-        action = head.stream(model, ready, ())  # type: ignore[attr-defined]
-        return [video, action]
+    class Seen(PassRunner):
+        def run(self, given: Any, *args: Any, **kwargs: Any) -> Any:
+            streams.extend(given)
+            return super().run(given, *args, **kwargs)
 
-    one, two = streams(), streams()
-    run(one, SEES[rule])
-    run_dense(two, SEES[rule])
-    for a, b in zip(one, two, strict=True):
-        same_values(a.x, b.x)
+    head.join(Seen(), model, ready, SEES[rule])
+    found, _ = PassRunner().run(streams, SEES[rule])
+    same_values(found, run_dense(streams, SEES[rule]))
+
+
+def bare(x: Tensor, role: str = "action") -> Stream:
+    """Tokens of one segment on their way through one block without weights."""
+    levels = ModulationTable((), (None,))
+    index = torch.zeros(1, 1, dtype=torch.long)
+    return Stream((Bare(),), x, (Segment(role, x.shape[1]),), index, levels)
 
 
 @float64()
 def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
     cached = KV(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4))
     cache = KVCache([{"context": cached}])
-    kept, heard = cached.k.clone(), []
+    kept, seen = cached.k.clone(), []
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-        heard.append((k.data_ptr(), k.clone()))
-        return sdpa(q, k, v, valid)
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        seen.append((k.data_ptr(), k.clone()))
+        return attention(q, k, v, mask)
 
     sees = {"context": {"context"}, "action": {"context", "action"}}
     passed = []
     with torch.no_grad():
         for x in (torch.randn(1, 2, 8), torch.randn(1, 2, 8)):
-            block = Bare()
-            passed.append(block.project(x, None)[0].k)
-            stream = Stream([block], x, (Segment("action", 2),), None)
-            run([stream], sees, attend=attend, cache=cache)
-    (where, one), (again, two) = heard
+            passed.append(Bare().pre_attention(x, None, None)[0].k)
+            PassRunner().run([bare(x)], sees, attend=attend, cache=cache)
+    (where, one), (again, two) = seen
     assert where == again
     same_values(one, torch.cat([kept, passed[0]], 2))
     same_values(two, torch.cat([kept, passed[1]], 2))
@@ -223,12 +236,37 @@ def test_a_cached_step_reuses_its_buffer_and_rewrites_only_the_end() -> None:
 class Bare:
     """A block of two heads without weights."""
 
-    def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
-        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
-        return QKV(heads, 2 * heads, 3 * heads), x
+    def modulation(self, sigma: Any) -> None:
+        return None
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Any) -> Tensor:
-        return attended + rest
+    def text_kv(self, text: Any) -> None:
+        return None
+
+    def pre_attention(self, x: Tensor, modulation: Any, rotary: Any) -> tuple[QKV, Any]:
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return QKV(heads, 2 * heads, 3 * heads), (x,)
+
+    def post_attention(self, attended: Tensor, carry: Any, modulation: Any, text: Any) -> Tensor:
+        return attended + carry[0]
+
+
+def test_a_causal_role_sees_others_and_itself_up_to_each_token() -> None:
+    x, text = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
+    sees = {"context": {"context"}, "text": causal("text", "context")}
+    streams = [bare(x, "context"), bare(text, "text")]
+    _, found = PassRunner().run(streams, sees)[0]
+    keys = torch.cat([x, text], 1)
+    (q, *_), _ = Bare().pre_attention(text, None, None)
+    (_, k, v), _ = Bare().pre_attention(keys, None, None)
+    mask = torch.ones(3, 8, dtype=torch.bool).tril(5)
+    heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    same_values(found, text + heads.transpose(1, 2).flatten(2))
+    alone = PassRunner().run([bare(text, "text")], sees)[0][0]
+    mask = torch.ones(3, 3, dtype=torch.bool).tril()
+    heads = torch.nn.functional.scaled_dot_product_attention(
+        q, k[:, :, 5:], v[:, :, 5:], attn_mask=mask
+    )
+    same_values(alone, text + heads.transpose(1, 2).flatten(2))
 
 
 def test_a_cache_takes_in_a_newer_one() -> None:
@@ -241,26 +279,27 @@ def test_a_cache_takes_in_a_newer_one() -> None:
 
 
 def test_a_role_without_a_row_is_refused() -> None:
-    stream = Stream([], torch.zeros(1, 1, 1), (Segment("value", 1),), None)
     with pytest.raises(WamkitError) as error:
-        run([stream], {"context": {"context"}})
+        PassRunner().run([bare(torch.zeros(1, 1, 8), "value")], {"context": {"context"}})
     assert str(error.value) == (
         "the visibility table has no row for value; it speaks of context\n"
         "  hint: add a row for it to the paradigm's `sees`"
     )
 
 
-def test_what_is_cacheable_follows_from_the_table() -> None:
-    alone = SEES["action sees the present"]
-    future = SEES["action sees the future"]
-    video = {"text", "context", "target"}
-    assert closed_part({"text", "context"}, alone, alone) == {"text", "context"}
-    assert closed_part({"target"}, alone, alone) == set()
-    assert closed_part(video, future, future) == video
-    assert closed_part(video, SEES["mutual"], SEES["mutual"]) < video
-    assert closed_part({"context"}, alone, {"context", "target"}) == {"context"}
-    everything = {"context", "target", "action"}
-    assert closed_part(everything - {"action"}, SEES["mutual"], everything) == {"context"}
+def test_what_can_be_cached_follows_from_the_table() -> None:
+    everything = {"text", "context", "target", "action"}
+
+    def kept(rule: str, *roles: str) -> frozenset[str]:
+        return cacheable_subset(roles, SEES[rule], everything)
+
+    assert kept("action sees the present", "text", "context") == {"text", "context"}
+    assert kept("action sees the present", "target") == frozenset()
+    three = "text", "context", "target"
+    assert kept("action sees the future", *three) == set(three)
+    assert kept("mutual", *three) == {"text", "context"}
+    by_layer = [(range(2), SEES["action sees the future"]), (range(2, 9), SEES["mutual"])]
+    assert cacheable_subset(three, by_layer, everything) == {"text", "context"}
 
 
 def test_frames_keep_their_roles_times_and_levels_together() -> None:
@@ -270,10 +309,10 @@ def test_frames_keep_their_roles_times_and_levels_together() -> None:
     assert [s.role for s in video.segments(4)] == ["context", "target"]
     assert [s.length for s in video.segments(4)] == [4, 8]
     future = video.only("target")
-    assert future.times.tolist() == [1, 2] and future.roles == ("target", "target")
+    assert future.times == (1, 2) and future.roles == ("target", "target")
     assert video.at(0.1, "target").sigma[0].tolist() == pytest.approx([0, 0.1, 0.1])
     new = torch.ones_like(future.z)
     assert torch.equal(video.put(new, "target").z[:, :, 1:], new)
     assert torch.equal(video.put(new, "target").z[:, :, :1], video.z[:, :, :1])
-    with pytest.raises(ValueError, match=r"sigma must be \[2, 3\], found \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"levels must be \[2, 3\], found \(2, 2\)"):
         Frames(video.z, video.roles, video.times, video.sigma[:, :2])
