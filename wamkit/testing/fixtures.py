@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,14 +13,14 @@ from ..config.compositions import around, compose, default
 from ..config.parts import Part, Traits
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse
-from ..config.visibility import Visibility
+from ..config.visibility import LayerVisibility, Visibility, everyone
 from ..engine.attention import Segment, Stream
+from ..engine.kv_cache import KVCache
 from ..engine.passes import PassRunner
 from ..interfaces import denoise
 from ..interfaces.streams import embed_video, pass_video
-from ..interfaces.types import Frames, NoisyVectors, Outcome, Scene, Target, Text, counted
-from ..policy.observation import random_batch as batch_of
-from ..policy.observation import random_observation as observation
+from ..interfaces.types import Frames, NoisyVectors, Outcome, Scene, Target, Text, Velocity, counted
+from ..policy.observation import Batch, Observation
 from ..policy.preprocessing import blank, clean
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "observation",
     "redrawn",
     "run_dense",
+    "run_head",
     "scene_of",
     "shown",
 ]
@@ -141,6 +142,20 @@ def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None)
         return denoise(model, video, text, sees)
     runner = PassRunner()
     return pass_video(runner, model, embed_video(runner, model, video, text), sees)
+
+
+def run_head(
+    head: Any,
+    backbone: Any,
+    scene: Scene,
+    sees: LayerVisibility,
+    cache: KVCache | None = None,
+    keep: Collection[str] = (),
+) -> Velocity:
+    """One pass of an action head over a scene that it has not prepared, with a runner of its own."""
+    found = head.join(PassRunner(), backbone, head.prepare(scene), sees, cache, keep)
+    assert isinstance(found, Velocity)
+    return found
 
 
 def run_dense(streams: Sequence[Stream], sees: Visibility) -> list[Tensor]:
