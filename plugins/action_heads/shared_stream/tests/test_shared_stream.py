@@ -1,4 +1,4 @@
-"""Actions as tokens of any backbone: levels, places, words, robots, and what is remembered."""
+"""Actions as tokens of any backbone: levels, positions, text, robots, and what is cached."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from wamkit.checkpoints.safetensors import cast, save
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.layers import latent_times
-from wamkit.interfaces.types import Noisy, Scene, Text
-from wamkit.testing.fixtures import composed, everything, redrawn
+from wamkit.engine.levels import CLEAN
+from wamkit.interfaces.types import NoisyVectors, Scene, Text, TokenGroup, counted
+from wamkit.testing.fixtures import composed, everything, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 
 BACKBONES = registry().names("backbone")
@@ -68,7 +69,7 @@ def test_every_weight_of_the_head_and_of_the_blocks_learns(
     backbone: str, settings: dict[str, Any]
 ) -> None:
     model, head, scene = parts(backbone, **settings)
-    out = head.join(model, scene, SEES)
+    out = run_head(head, model, scene, SEES)
     assert (out.action.shape, out.next_state.shape, out.value.shape) == (
         (2, 6, 4),
         (2, 1, 3),
@@ -83,14 +84,14 @@ def test_every_weight_of_the_head_and_of_the_blocks_learns(
 @pytest.mark.parametrize(("backbone", "settings"), CASES)
 @torch.no_grad()
 @float64()
-def test_what_is_remembered_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
+def test_a_cache_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
-    full = head.join(model, scene, SEES)
+    full = run_head(head, model, scene, SEES)
     known = scene.without(*PREDICTS)
-    cache = head.join(model, known, SEES, keep=("text", "context", "state")).cache
+    cache = run_head(head, model, known, SEES, keep=("text", "context", "state")).cache
     assert ("state" in cache.roles) == (settings.get("state") != "none")
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        step = head.join(model, scene.with_(video=None), SEES, cache)
+        step = run_head(head, model, scene.with_(video=None), SEES, cache)
         for part in PREDICTS:
             close(getattr(step, part), getattr(full, part))
 
@@ -102,34 +103,36 @@ def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, A
     model, head, scene = parts(backbone, **settings)
     scene, n = scene.without("next_state", "value"), 6
     x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
-    roles, times = ("action.0",) * n + ("action.1",) * n, torch.arange(2.0 * n)
-    both = head.join(model, scene.with_(action=Noisy(x, sigma, roles, times)), SEES).action
+    roles, times = ("action.0",) * n + ("action.1",) * n, counted(2 * n)
+    both = run_head(
+        head, model, scene.with_(action=NoisyVectors(x, sigma, roles, times)), SEES
+    ).action
 
     def chunk(i: int) -> Scene:
         at = slice(i * n, (i + 1) * n)
-        return scene.with_(action=Noisy(x[:, at], sigma[:, at], roles[at], times[at]))
+        return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 
-    one = head.join(model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
-    close(head.join(model, chunk(0), SEES).action, both[:, :n])
-    two = head.join(model, chunk(1).with_(video=None), SEES, one.cache)
+    one = run_head(head, model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
+    close(run_head(head, model, chunk(0), SEES).action, both[:, :n])
+    two = run_head(head, model, chunk(1).with_(video=None), SEES, one.cache)
     close(two.action, both[:, n:])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.no_grad()
 @float64()
-def test_actions_know_their_order_their_level_and_the_instruction(backbone: str) -> None:
+def test_actions_depend_on_their_order_their_level_and_the_prompt(backbone: str) -> None:
     model, head, scene = parts(backbone)
     action = scene.noisy("action")
 
     def act(**changes: Any) -> Tensor:
-        found = head.join(model, scene.with_(**changes), SEES).action
+        found = run_head(head, model, scene.with_(**changes), SEES).action
         assert isinstance(found, Tensor)
         return found
 
     one = act()
-    turned = act(action=Noisy(action.x.flip(1), action.sigma)).flip(1)
-    louder = act(action=Noisy(action.x, action.sigma + 0.2))
+    turned = act(action=NoisyVectors(action.x.flip(1), action.sigma)).flip(1)
+    louder = act(action=NoisyVectors(action.x, action.sigma + 0.2))
     text = scene.text
     told = act(text=Text(text.tokens.flip(0), text.valid, text.extra))
     for other in (turned, louder, told):
@@ -143,10 +146,10 @@ def test_actions_know_their_order_their_level_and_the_instruction(backbone: str)
 @torch.no_grad()
 def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
-    full = head.join(model, scene, SEES).action
+    full = run_head(head, model, scene, SEES).action
     for module in (model, head):
         cast(module, torch.bfloat16)
-    half = head.join(model, replace(scene, text=replace(scene.text)), SEES).action
+    half = run_head(head, model, replace(scene, text=replace(scene.text)), SEES).action
     assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
 
 
@@ -155,9 +158,9 @@ def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
 def test_a_level_is_that_of_its_tokens_alone() -> None:
     model, head, scene = parts()
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
-    one = head.join(model, scene, apart)
-    louder = Noisy(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
-    two = head.join(model, scene.with_(value=louder), apart)
+    one = run_head(head, model, scene, apart)
+    louder = NoisyVectors(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = run_head(head, model, scene.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
     other_values(two.value, one.value, 0.0001)
@@ -166,32 +169,47 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
 @pytest.mark.parametrize(
     ("positions", "times"),
     [
-        ("grid", latent_times(torch.arange(-1.0, 8), 6, (1, 2)).tolist()),
+        ("grid", list(latent_times(range(-1, 8), 6, (1, 2)))),
         ("index", [float(i) for i in range(-1, 8)]),
         ("after", [float(i) for i in range(3, 12)]),
         ("sinusoid", [0.0] * 9),
     ],
 )
-def test_tokens_stand_where_they_are_told_to(positions: str, times: list[float]) -> None:
+def test_tokens_stand_where_the_settings_say(positions: str, times: list[float]) -> None:
     _, head, _ = parts(positions=positions)
     assert head.sizes.frames == (1, 2)
-    found, wave = head._timed(torch.arange(-1.0, 8))
-    assert found.tolist() == pytest.approx(times) and (wave is None) == (positions != "sinusoid")
+    places = tuple(float(i) for i in range(-1, 8))
+    group = TokenGroup("action", None, CLEAN, ("action",) * 9, places)
+    assert head.token_times([group]) == pytest.approx(times)
+    added = head.embed_times([group], torch.device("cpu"))
+    assert (added is None) == (positions != "sinusoid")
+
+
+@torch.no_grad()
+def test_text_tokens_stand_at_the_beginning_and_take_no_sinusoid() -> None:
+    _, head, scene = parts(positions="sinusoid", text="stream")
+    groups = head.token_groups(scene, ())
+    assert [group.modality for group in groups] == ["text", "state", *PREDICTS]
+    assert groups[0].level == CLEAN and groups[0].mask is scene.text.mask
+    added = head.embed_times(groups, torch.device("cpu"))
+    assert not added[:5].any() and added[5:].any(1).all()
+    assert set(head.token_times(groups)[:5]) == {0.0}
+    assert [g.modality for g in head.token_groups(scene, ("text", "state"))] == list(PREDICTS)
 
 
 @torch.no_grad()
 @float64()
 def test_a_robot_has_weights_of_its_own() -> None:
     model, head, scene = parts(embodiments=2, embodiment=1)
-    one = head.join(model, scene, SEES).action
+    one = run_head(head, model, scene, SEES).action
     for p in (head.action_embedder.W1.weight, head.action_decoder.out.layer2.bias):
         p[0] += 1
-    assert torch.equal(head.join(model, scene, SEES).action, one)
+    assert torch.equal(run_head(head, model, scene, SEES).action, one)
     head.action_decoder.out.layer2.bias[1] += 1
-    close(head.join(model, scene, SEES).action, one + 1)
+    close(run_head(head, model, scene, SEES).action, one + 1)
 
 
-def test_a_backbone_without_time_and_words_gets_both() -> None:
+def test_a_backbone_without_time_and_text_gets_both() -> None:
     fitted = spec_for("timm_vit").action_head
     assert isinstance(fitted, SharedStream)
     assert (fitted.positions, fitted.text, fitted.reads_text) == ("sinusoid", "stream", True)
@@ -220,15 +238,15 @@ def test_a_backbone_without_time_and_words_gets_both() -> None:
         (
             "flux2",
             {"text": "stream"},
-            "action_head.text + backbone: the backbone has the words in its stream already\n"
+            "action_head.text + backbone: the backbone has text tokens in its stream already\n"
             '    hint: set action_head.text = "backbone"',
             {"text": "backbone"},
         ),
         (
             "timm_vit",
             {"embedder": "linear"},
-            "action_head.embedder + backbone: the backbone's blocks know no noise level, and a "
-            'linear embedder tells none\n    hint: set action_head.embedder = "mlp_sinusoid"',
+            "action_head.embedder + backbone: the backbone's blocks read no noise level, and "
+            'neither does a linear embedder\n    hint: set action_head.embedder = "mlp_sinusoid"',
             {"embedder": "mlp_sinusoid"},
         ),
         (

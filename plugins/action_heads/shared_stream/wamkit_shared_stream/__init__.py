@@ -17,13 +17,13 @@ WAMKIT_API = 1
 
 
 class SharedStream(ActionHeadConfig):
-    """Actions and state as more tokens of the backbone; only its ways in and out are the head's.
+    """Actions and state as more tokens of the backbone; only encoders and decoders are the head's.
 
     DreamZero (arXiv 2602.15922) and the released model of LingBot-VA (arXiv 2601.21998). The tokens
-    take what the backbone gives to tokens of no frame (`VideoBackbone.place`): noise levels of
-    their own, places on its grid, and the instruction as its frames read it. Image backbones have
-    an axis of images in place of time. A vision encoder knows neither noise nor times nor words:
-    then the embedder tells the level, a sinusoid the order, and the words pass as tokens too.
+    are conditioned as those of frames are: by noise levels of their own, positions on the
+    backbone's axes, and the prompt as its frames read it. Image backbones have an axis of images in
+    place of time. A vision encoder reads no noise level, time or text: then the embedder encodes
+    the level, a sinusoid the order, and text passes the blocks as tokens too.
     """
 
     source = "https://github.com/dreamzero0/dreamzero and https://github.com/robbyant/lingbot-va"
@@ -31,8 +31,8 @@ class SharedStream(ActionHeadConfig):
 
     name: Literal["shared_stream"] = "shared_stream"
     embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"
-    """`mlp_sinusoid` mixes a sinusoid of the noise level into each token, and has two layers on the
-    way out (DreamZero); `linear` is one layer each way (LingBot-VA)."""
+    """`mlp_sinusoid` mixes a sinusoid of the noise level into each token, and decodes with two
+    layers (DreamZero); `linear` is one layer for either (LingBot-VA)."""
     positions: Literal["grid", "index", "after", "sinusoid"] | None = None
     """Where tokens stand in time: at the latent frames they lead to (`grid`: LingBot-VA), counted
     from the beginning (`index`: DreamZero's order, on the backbone's axis), counted on after the
@@ -41,10 +41,10 @@ class SharedStream(ActionHeadConfig):
     state: Literal["token", "none"] = "token"
     """Whether the robot's state is a token before the actions, without noise."""
     text: Literal["backbone", "stream"] | None = None
-    """Who reads the instruction: the backbone as it does, or words that pass the blocks beside the
-    actions (`stream`). Left open, `stream` where the backbone reads none."""
+    """How the prompt is read: as the backbone reads it, or as text tokens that pass the blocks
+    beside the actions (`stream`). Left open, `stream` where the backbone reads none."""
     embodiments: int = Field(1, gt=0)
-    """Robots that the head has ways in and out for, each with weights of its own."""
+    """Robots that the head has encoders and decoders for, each with weights of its own."""
     embodiment: int = Field(0, ge=0)
     """The robot that this policy is for, counted from 0; the weights of the others rest."""
 
@@ -86,13 +86,13 @@ class SharedStream(ActionHeadConfig):
         if self.text == "stream" and traits.text == "stream":
             yield Conflict(
                 between=("action_head.text", "backbone"),
-                why="the backbone has the words in its stream already",
+                why="the backbone has text tokens in its stream already",
                 hint='set action_head.text = "backbone"',
             )
         if not traits.imagines and self.embedder == "linear":
             yield Conflict(
                 between=("action_head.embedder", "backbone"),
-                why="the backbone's blocks know no noise level, and a linear embedder tells none",
+                why="the backbone's blocks read no noise level, and neither does a linear embedder",
                 hint='set action_head.embedder = "mlp_sinusoid"',
             )
         if not traits.imagines and self.positions in ("grid", "index", "after"):

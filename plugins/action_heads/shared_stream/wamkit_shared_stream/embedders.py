@@ -1,4 +1,4 @@
-"""The ways in and out of numbers, with weights for each of several robots.
+"""Encoders and decoders of vectors, with weights for each of several robots.
 
 mlp_sinusoid   a --linear--> ++ sinusoid of the level --linear, SiLU, linear--> token
                token --norm, linear, ReLU, linear--> velocity
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.engine.layers import LayerNorm, sinusoid
+from wamkit.engine.layers import LayerNorm
 
 
 class Linear(nn.Module):
@@ -43,27 +43,22 @@ class Perceptron(nn.Module):
 
 
 class NoisyEmbedder(nn.Module):
-    """Numbers and their noise level to tokens.
+    """Vectors and their noise level to tokens.
 
     DreamZero, `MultiEmbodimentActionEncoder` in `wan_video_dit_action_casual_chunk.py`.
     """
 
     def __init__(self, numbers: int, width: int, robots: tuple[int, int]) -> None:
         super().__init__()
-        self.width = width
         self.W1 = Linear(numbers, width, robots)
         self.W2 = Linear(2 * width, width, robots)
         self.W3 = Linear(width, width, robots)
 
-    def wave(self, sigma: Tensor) -> tuple[Tensor]:
-        """Noise levels [B, n] or [B, 1] as sinusoids [B, n or 1, D] float32."""
-        return (sinusoid(1000 * sigma, self.width),)
-
-    def forward(self, x: Tensor, wave: Tensor) -> Tensor:
-        """x [B, n, A] at noise levels [B or 1, n or 1, D], as `wave` gives them, to [B, n, D]."""
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """x [B, n, A] and sinusoids of noise levels [B or 1, n or 1, D] to [B, n, D]."""
         y = self.W1(x)
-        level = wave.to(y.dtype).expand(y.shape)
-        return self.W3(F.silu(self.W2(torch.cat([y, level], -1))))  # type: ignore[no-any-return]
+        both = torch.cat([y, level.to(y.dtype).expand(y.shape)], -1)
+        return self.W3(F.silu(self.W2(both)))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
