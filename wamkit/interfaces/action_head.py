@@ -22,7 +22,7 @@ from ..engine.kv_cache import KVCache
 from ..engine.passes import LevelTable, PassRunner
 from .backbone import Backbone, Stack
 from .streams import all_streams, embed_videos, velocities
-from .types import MODALITIES, Frames, NoisyVectors, Scene, TokenGroup, Velocity, base
+from .types import MODALITIES, Frames, NoisyVectors, Scene, Text, TokenGroup, Velocity, base
 
 
 class ActionHead(nn.Module, ABC):
@@ -222,13 +222,13 @@ class ReaderHead(ActionHead):
         """The vectors that are read for, and those that are read with them."""
         return scene.groups()
 
-    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, scene: Scene) -> Any:
+    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text) -> Any:
         """What `read` needs of hidden states and prompt; once for as long as these are cached.
 
         Args:
             hidden: States [B, S, D] that the vectors may see, one tensor for each of `layers`.
             mask: [B, S] as `Text.mask`.
-            scene: For the prompt and the state.
+            text: The prompt.
         """
         return tuple(hidden), mask
 
@@ -323,7 +323,7 @@ class ReaderHead(ActionHead):
 
         def make() -> Any:
             hidden = [known.states(layer, roles) for layer in self.layers]
-            return self.encode_hidden(hidden, _mask(roles, known, scene), scene)
+            return self.encode_hidden(hidden, _mask(roles, known, scene), scene.text)
 
         key = self, "memory", roles, id(scene.text)
         memory = known.derive(key, lambda: (make(), scene.text))[0] if cached else make()

@@ -10,12 +10,15 @@ from wamkit_regression import Regression
 
 from wamkit import check
 from wamkit.config.spec import PolicySpec
-from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces.types import NoisyVectors, Scene, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
+
+call = PassRunner().call
 
 
 def spec_for(
@@ -72,7 +75,7 @@ def test_gradients_reach_every_weight(backbone: str, pool: str, state: str) -> N
 
 @pytest.mark.parametrize("pool", ["mean", "attention"])
 @torch.no_grad()
-def test_padding_among_the_words_is_left_out(pool: str) -> None:
+def test_padding_of_the_text_is_left_out(pool: str) -> None:
     sizes = spec_for().sizes
     head = Regression(width=24, pool=pool, text="pooled").build(sizes)
     valid = torch.tensor([[True, True, False]] * 2)
@@ -82,9 +85,10 @@ def test_padding_among_the_words_is_left_out(pool: str) -> None:
     )
 
     def found(hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        noisy = Noisy(torch.zeros(2, 6, 4), torch.ones(2))
+        noisy = NoisyVectors(torch.zeros(2, 6, 4), torch.ones(2))
         scene = Scene(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
-        velocity: torch.Tensor = head.read(scene, [hidden], valid, torch.zeros(2))["action"]
+        memory = head.encode_hidden([hidden], valid, scene.text)
+        velocity: torch.Tensor = head.read(scene, [], memory, None, None, call)["action"]
         return velocity
 
     one = found(hidden, words)
@@ -103,12 +107,13 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     ones = torch.ones(2)
     scene = Scene(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
-        action=Noisy(torch.randn(2, 6, 4), ones),
+        action=NoisyVectors(torch.randn(2, 6, 4), ones),
         state=torch.randn(2, 3),
-        next_state=Noisy(torch.randn(2, 1, 3), ones),
-        value=Noisy(torch.randn(2, 1, 1), ones),
+        next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
+        value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    found = head.read(scene, [torch.randn(2, 7, sizes.traits.width)], None, torch.zeros(2))
+    memory = head.encode_hidden([torch.randn(2, 7, sizes.traits.width)], None, scene.text)
+    found = head.read(scene, [], memory, None, None, call)
     shapes = {"action": (2, 6, 4), "next_state": (2, 1, 3), "value": (2, 1, 1)}
     assert {part: tuple(v.shape) for part, v in found.items()} == shapes
 

@@ -20,7 +20,7 @@ WAMKIT_API = 1
 class Regression(ReaderConfig):
     """A perceptron over pooled features of one or several layers: the baseline of every table.
 
-    It looks at no noise: one pass, and the mean squared error of the actions themselves.
+    It reads no noise: one pass, and the mean squared error of the actions themselves.
     """
 
     regresses = True
@@ -33,11 +33,11 @@ class Regression(ReaderConfig):
     depth: int = Field(2, gt=0)
     """Hidden layers of the perceptron."""
     state: Literal["numbers", "text", "none"] = "numbers"
-    """Where the robot's state enters: beside the pooled features, as one more word, or not at
-    all."""
+    """Where the robot's state enters: beside the pooled features, as one more text token, or not
+    at all."""
     text: Literal["pooled", "none"] | None = None
-    """Whether the mean of the words is read beside the features; left open, only if the backbone
-    reads none."""
+    """Whether the mean of the text tokens is read beside the features; left open, only if the
+    backbone reads none."""
 
     @property
     def reads_text(self) -> bool:

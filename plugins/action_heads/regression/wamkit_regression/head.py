@@ -1,21 +1,20 @@
-"""Pooled hidden states, the state and the words, through a perceptron, to every number at once."""
+"""Pooled hidden states, state and prompt, through a perceptron, to the whole chunk at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
-from wamkit.engine.attention import sdpa
-from wamkit.engine.layers import LayerNorm, masked_mean
-from wamkit.interfaces import ReaderHead
-from wamkit.interfaces.action_head import state_as_word
-from wamkit.interfaces.types import Scene
+from wamkit.engine.layers import LayerNorm, attention, masked_mean
+from wamkit.interfaces import ReaderHead, append_state
+from wamkit.interfaces.text import additive_mask
+from wamkit.interfaces.types import Scene, Text, TokenGroup
 
 if TYPE_CHECKING:
     from . import Regression
@@ -28,29 +27,28 @@ class MeanPool(nn.Module):
         super().__init__()
         self.norm = LayerNorm(width)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """[B, S, D] to [B, D]; `valid` [B, S] is as `Text.mask`."""
-        pooled: Tensor = self.norm(masked_mean(tokens, valid))
-        return pooled
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
+        return self.norm(masked_mean(tokens, mask))
 
 
 class AttentionPool(nn.Module):
-    """What one learned query finds among the normalized tokens."""
+    """Attention of one learned query to the normalized tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = LayerNorm(width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """[B, S, D] to [B, D]; `valid` [B, S] is as `Text.mask`."""
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
         y = self.norm(tokens)[:, None]  # [B, 1, S, D]: one head
-        asked = self.query.expand(y.shape[0], 1, 1, -1).to(y.dtype)
-        return sdpa(asked, y, y, valid)[:, 0, 0]
+        query = self.query.expand(y.shape[0], 1, 1, -1).to(y.dtype)
+        return attention(query, y, y, additive_mask(mask, y.dtype))[:, 0, 0]
 
 
 class RegressionHead(ReaderHead):
-    """`ReaderHead` that regresses numbers with a perceptron."""
+    """`ReaderHead` that regresses vectors with a perceptron."""
 
     keep_float32 = ("norm",)
 
@@ -64,10 +62,10 @@ class RegressionHead(ReaderHead):
         self.state_word: nn.Linear | None = None
         if sizes.state and config.state == "text":
             self.state_word = nn.Linear(sizes.state, traits.text_width)
-        self.state_numbers = bool(sizes.state) and config.state == "numbers"
-        self.words = config.text == "pooled"
+        self.reads_state = bool(sizes.state) and config.state == "numbers"
+        self.reads_text = config.text == "pooled"
         inputs = len(self.layers) * traits.width
-        inputs += sizes.state * self.state_numbers + traits.text_width * self.words
+        inputs += sizes.state * self.reads_state + traits.text_width * self.reads_text
         widths = [inputs, *[config.width] * config.depth]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.decoders = nn.ModuleDict(
@@ -75,21 +73,34 @@ class RegressionHead(ReaderHead):
         )
 
     def _count(self, part: str) -> int:
-        """How many numbers a part has in one chunk."""
+        """How many values a part has in one chunk."""
         return (self.sizes.chunk if part == "action" else 1) * self.sizes.numbers(part)
 
     def prepare(self, scene: Scene) -> Scene:
-        return scene if self.state_word is None else state_as_word(scene, self.state_word)
+        return scene if self.state_word is None else append_state(scene, self.state_word)
+
+    def encode_hidden(
+        self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
+    ) -> tuple[Tensor, ...]:
+        """Pooled layers, and the mean of the prompt if it is read."""
+        pooled = tuple(pool(x, mask) for pool, x in zip(self.pools, hidden, strict=True))
+        if not self.reads_text:
+            return pooled
+        return *pooled, masked_mean(text.whole.tokens, text.whole.mask)
 
     def read(
-        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
+        self,
+        scene: Scene,
+        groups: Sequence[TokenGroup],
+        memory: tuple[Tensor, ...],
+        levels: Any,
+        layout: Any,
+        call: Callable[..., Any],
     ) -> dict[str, Tensor]:
-        pieces = [pool(x, valid) for pool, x in zip(self.pools, hidden, strict=True)]
-        if self.state_numbers and scene.state is not None:
-            pieces.append(scene.state)
-        if self.words:
-            pieces.append(masked_mean(scene.text.tokens, scene.text.mask))
-        y = torch.cat([piece.to(hidden[0].dtype) for piece in pieces], 1)
+        pieces, count = list(memory), len(self.pools)
+        if self.reads_state and scene.state is not None:
+            pieces.insert(count, scene.state)
+        y = torch.cat([piece.to(memory[0].dtype) for piece in pieces], 1)
         for layer in self.hidden:
             y = nn.functional.gelu(layer(y), approximate="tanh")
         return {
