@@ -13,7 +13,7 @@ from ..config.compositions import around, compose, default
 from ..config.parts import Part, Traits
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse
-from ..config.visibility import LayerVisibility, Visibility, everyone
+from ..config.visibility import LayerVisibility, Visibility
 from ..engine.attention import Segment, Stream
 from ..engine.kv_cache import KVCache
 from ..engine.passes import PassRunner
@@ -152,7 +152,7 @@ def run_head(
     cache: KVCache | None = None,
     keep: Collection[str] = (),
 ) -> Velocity:
-    """One pass of an action head over a scene that it has not prepared, with a runner of its own."""
+    """One pass of an action head over a scene as it is before `prepare`; nothing is kept of it."""
     found = head.join(PassRunner(), backbone, head.prepare(scene), sees, cache, keep)
     assert isinstance(found, Velocity)
     return found

@@ -97,9 +97,7 @@ class SharedStreamHead(ExpertHead):
         if self.config.positions != "sinusoid":
             return None
         own = [time for group in groups if group.modality != "text" for time in group.times]
-        count = sum(len(group.roles) for group in groups) - len(
-            own
-        )  # text tokens, which come first
+        count = sum(len(group.roles) for group in groups) - len(own)  # text tokens come first
         times = torch.tensor(own, dtype=torch.float64, device=device)
         return F.pad(sinusoid(times + 1, self.sizes.traits.width), (0, 0, count, 0))
 
