@@ -150,7 +150,7 @@ def run_pass(
             [tokens[i] for i in at],
             [rows[i][layer] for i in at],
             [streams[i].rotary for i in at],
-            [_at_layer(streams[i].text_kv, layer) for i in at],
+            [_text_kv_at(streams[i], layer) for i in at],
             keys[layer],
             attend,
         )
@@ -194,6 +194,11 @@ def run_live_pass(
             out = _live_layer(step, given, *parts)
         _advance(step, out, result)
     return result
+
+
+def _text_kv_at(stream: Inside, layer: int) -> TextKV | None:
+    """Keys and values of the prompt in one layer."""
+    return None if stream.text_kv is None else stream.text_kv[layer]
 
 
 def _entering(streams: Sequence[Inside]) -> list[Tensor]:
