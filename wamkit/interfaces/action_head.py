@@ -217,6 +217,8 @@ class ReaderHead(ActionHead):
     """
 
     layers: tuple[int, ...]  # whose outputs are read, counted from 0
+    reads_video_level: bool = False
+    """Whether `embed_levels` reads the noise level of the frames; without, it is given 0."""
 
     def token_groups(self, scene: Scene) -> list[TokenGroup]:
         """The vectors that are read for, and those that are read with them."""
@@ -330,7 +332,7 @@ class ReaderHead(ActionHead):
         groups, text = self.token_groups(scene), scene.text
         batch, device = text.tokens.shape[0], text.tokens.device
         levels = LevelTable.of([(g.level, len(g.roles)) for g in groups], batch, device)
-        level = known.level(roles)
+        level = known.level(roles) if self.reads_video_level else 0.0
         rows = self._level_rows(runner, levels, level, batch)
         layout = tuple((g.modality, g.roles, g.times) for g in groups), device
         places = runner.once((self, "layout", layout), lambda: self.embed_layout(groups, device))

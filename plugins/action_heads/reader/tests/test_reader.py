@@ -12,10 +12,10 @@ from wamkit_reader import Reader
 from wamkit import check
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Frames, Noisy, Scene, Text
+from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, counted
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
-from wamkit.testing.fixtures import batch_of, composed, observation, redrawn
+from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -40,12 +40,29 @@ def spec_for(
 
 
 def inputs(spec: PolicySpec, layers: int) -> tuple[Scene, list[torch.Tensor]]:
-    """A scene with numbers alone, and hidden states for them."""
+    """A scene of vectors alone, and hidden states for them."""
     torch.manual_seed(0)
     text = Text(torch.randn(2, 4, spec.backbone.traits.text_width))
-    action = Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
+    action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     hidden = [torch.randn(2, 5, spec.backbone.traits.width) for _ in range(layers)]
     return Scene(text, action=action, state=torch.randn(2, 3)), hidden
+
+
+def read(
+    spec: PolicySpec,
+    head: Any,
+    scene: Scene,
+    hidden: list[torch.Tensor],
+    level: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
+    """Velocity of the action, read from hidden states of `head.layers`."""
+    layers: list[dict[str, torch.Tensor]] = [{} for _ in range(max(head.layers) + 1)]
+    for layer, states in zip(head.layers, hidden, strict=True):
+        layers[layer] = {"context": states}
+    cache = KVCache([], layers, {"context": level})
+    velocity = run_head(head, spec.backbone.build(), scene, {"action": ["context"]}, cache).action
+    assert velocity is not None
+    return velocity
 
 
 @pytest.mark.parametrize("reads", READS)
@@ -65,7 +82,7 @@ def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
 
 @pytest.mark.parametrize("backbone", ["timm_vit", "flux2"])
 @float64()
-def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) -> None:
+def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> None:
     paradigm = "single_pass" if backbone == "timm_vit" else "joint"
     policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
     with torch.no_grad():
@@ -77,14 +94,14 @@ def test_a_cache_changes_nothing_whatever_becomes_of_the_words(backbone: str) ->
             rng = torch.Generator().manual_seed(3)
             found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
         same_values(*found)
-        # Padding is hidden from the head, words are not.
-        for row, heard in ((slice(2, None), False), (slice(0, 2), True)):
+        # Padding is hidden from the head, other text tokens are not.
+        for row, seen in ((slice(2, None), False), (slice(0, 2), True)):
             tokens = scene.text.tokens.clone()
             tokens[0, row] += 1
             other = scene.with_(text=replace(scene.text, tokens=tokens))
             rng = torch.Generator().manual_seed(3)
             moved = policy.paradigm.act(policy.model, other, policy.schedules, rng).action
-            (other_values if heard else same_values)(moved, found[0])
+            (other_values if seen else same_values)(moved, found[0])
 
 
 @pytest.mark.parametrize(
@@ -115,18 +132,17 @@ def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
         head = Reader(**SMALL, reads=reads, layers=layers).build(spec.sizes)
         assert head.layers == used
         assert len(head.blocks) == (len(used) if reads == "each" else 8)
-        zero = torch.zeros(2)
         with torch.no_grad():
             states = hidden[: len(used)]
-            one = head.read(scene, states, None, zero)["action"]
+            one = read(spec, head, scene, states)
             for i in range(len(used)):
                 moved = [h + 1 if i == j else h for j, h in enumerate(states)]
-                two = head.read(scene, moved, None, zero)["action"]
+                two = read(spec, head, scene, moved)
                 other_values(two, one, 0.0001)
 
 
 @torch.no_grad()
-def test_what_is_read_becomes_keys_once_for_all_steps() -> None:
+def test_hidden_states_become_keys_once_for_all_steps() -> None:
     for paradigm, times in (("single_pass", 1), ("joint", 3)):
         policy = Policy.from_spec(spec_for("toy", paradigm))
         calls: list[int] = []
@@ -140,17 +156,15 @@ def test_what_is_read_becomes_keys_once_for_all_steps() -> None:
 
 @torch.no_grad()
 @float64()
-def test_the_level_of_the_frames_is_heard_if_asked_for_and_kept_with_them() -> None:
+def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> None:
     spec = spec_for("toy", "joint")
-    for reads, heard in (("one", True), ("each", False)):
+    for reads, both in (("one", True), ("each", False)):
         head = Reader(**SMALL, reads=reads).build(spec.sizes)
         scene, hidden = inputs(spec, len(head.layers))
-        one = head.read(scene, hidden, None, torch.tensor([0.0, 0.5]))["action"]
-        two = head.read(
-            replace(scene, text=replace(scene.text)), hidden, None, torch.tensor([0.0, 0.9])
-        )
-        assert torch.equal(one[0], two["action"][0])
-        assert torch.equal(one[1], two["action"][1]) != heard
+        one = read(spec, head, scene, hidden, torch.tensor([0.0, 0.5]))
+        two = read(spec, head, scene, hidden, torch.tensor([0.0, 0.9]))
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[1], two[1]) != both
 
     policy = redrawn(Policy.from_spec(spec_for("toy", "joint", reads="one")))
     full = blank(policy, observation(spec))
@@ -171,7 +185,7 @@ def test_the_level_of_the_frames_is_heard_if_asked_for_and_kept_with_them() -> N
 
 
 @torch.no_grad()
-def test_hidden_states_that_are_not_to_be_kept_are_forgotten() -> None:
+def test_only_hidden_states_of_kept_roles_are_kept() -> None:
     policy = Policy.from_spec(spec_for("toy", "joint"))
     scene = blank(policy, observation(policy.spec))
     kept = policy.model(scene, keep=("context",)).cache
@@ -179,16 +193,16 @@ def test_hidden_states_that_are_not_to_be_kept_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("state", ["token", "numbers", "text", "none"])
-def test_the_state_enters_where_it_is_told_to(state: str) -> None:
+def test_the_state_enters_where_the_settings_say(state: str) -> None:
     spec = spec_for("toy", "joint", state=state)
     policy = redrawn(Policy.from_spec(spec))
     tokens = spec.action_head.tokens(spec.sizes)
     assert tokens == ({"state": 1} if state == "token" else {}) | {"action": 6}
-    scene = blank(policy, observation(spec))
-    assert scene.state is not None
+    given = observation(spec)
+    assert given.state is not None
     with torch.no_grad():
-        one = policy.model(scene)
-        two = policy.model(scene.with_(state=scene.state + 1))
+        one = policy.model(blank(policy, given))
+        two = policy.model(blank(policy, replace(given, state=given.state + 1)))
     assert one.action is not None and two.action is not None and one.video is not None
     assert torch.equal(one.action, two.action) == (state == "none")
     assert two.video is not None and torch.equal(one.video, two.video) == (state != "text")
@@ -198,7 +212,7 @@ def test_the_state_enters_where_it_is_told_to(state: str) -> None:
     )
 
 
-def test_the_instruction_is_read_where_the_backbone_does_not() -> None:
+def test_the_prompt_is_read_where_the_backbone_does_not() -> None:
     for backbone, text in (("timm_vit", "cross"), ("toy", "none")):
         spec = spec_for(backbone)
         assert spec.action_head.text == text  # type: ignore[attr-defined]
@@ -208,16 +222,16 @@ def test_the_instruction_is_read_where_the_backbone_does_not() -> None:
 
 
 @torch.no_grad()
-def test_numbers_see_each_other_as_the_table_says() -> None:
+def test_vectors_see_each_other_as_the_table_says() -> None:
     spec = spec_for("toy", "single_pass")
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head, model = Reader(**SMALL).build(sizes), spec.backbone.build()
     scene, _ = inputs(spec, 2)
     z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
     scene = scene.with_(
-        video=Frames(z, ("context", "target"), torch.arange(2.0), torch.tensor([[0, 0.5]] * 2)),
-        next_state=Noisy(torch.randn(2, 1, 3), torch.tensor([0.3, 0.4])),
-        value=Noisy(torch.randn(2, 1, 1), torch.tensor([0.5, 0.6])),
+        video=Frames(z, ("context", "target"), counted(2), torch.tensor([[0, 0.5]] * 2)),
+        next_state=NoisyVectors(torch.randn(2, 1, 3), torch.tensor([0.3, 0.4])),
+        value=NoisyVectors(torch.randn(2, 1, 1), torch.tensor([0.5, 0.6])),
     )
     seen = {"text", "context", "state"}
     sees = {
@@ -227,19 +241,19 @@ def test_numbers_see_each_other_as_the_table_says() -> None:
         "next_state": seen | {"action", "next_state"},
         "value": seen | {"action", "next_state", "value", "target"},
     }
-    one = head.join(model, scene, sees)
+    one = run_head(head, model, scene, sees)
     assert one.action.shape == (2, 6, 4)
     assert one.next_state.shape == (2, 1, 3) and one.value.shape == (2, 1, 1)
 
     def moved(**changes: Any) -> set[str]:
-        two = head.join(model, scene.with_(**changes), sees)
+        two = run_head(head, model, scene.with_(**changes), sees)
         return {
             part
             for part in ("action", "next_state", "value")
             if not torch.equal(getattr(one, part), getattr(two, part))
         }
 
-    def shifted(part: str) -> Noisy:
+    def shifted(part: str) -> NoisyVectors:
         return replace(scene.noisy(part), x=scene.noisy(part).x + 1)
 
     assert scene.video is not None
@@ -256,7 +270,7 @@ def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
     head, model = Reader(**SMALL).build(spec.sizes), spec.backbone.build()
     scene, _ = inputs(spec, 2)
     z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
-    video = Frames(z, ("context.0", "context.1"), torch.arange(2.0), torch.zeros(2, 2))
+    video = Frames(z, ("context.0", "context.1"), counted(2), torch.zeros(2, 2))
     sees = {
         "context.0": {"context.0"},
         "context.1": {"context.0", "context.1"},
@@ -264,14 +278,14 @@ def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
         "action.1": {"context.0", "context.1", "action.0", "action.1"},
     }
     roles = ("action.0",) * 6 + ("action.1",) * 6
-    both = Noisy(torch.randn(2, 12, 4), torch.rand(2, 12), roles)
-    found = head.join(model, scene.with_(video=video, action=both), sees).action
+    both = NoisyVectors(torch.randn(2, 12, 4), torch.rand(2, 12), roles)
+    found = run_head(head, model, scene.with_(video=video, action=both), sees).action
     for i in (0, 1):
         part = slice(6 * i, 6 * i + 6)
-        times = torch.arange(6.0) + 6 * i
-        alone = Noisy(both.x[:, part], both.sigma[:, part], roles[part], times)
+        times = counted(12)[part]
+        alone = NoisyVectors(both.x[:, part], both.sigma[:, part], roles[part], times)
         view = replace(scene, text=replace(scene.text), video=video, action=alone)
-        same_values(head.join(model, view, sees).action, found[:, part])
+        same_values(run_head(head, model, view, sees).action, found[:, part])
 
 
 @pytest.mark.parametrize(
@@ -292,7 +306,7 @@ def test_layers_that_cannot_be_read_are_refused(
     assert check(spec_for(**settings | hint)) == []
 
 
-def test_who_lets_the_video_hear_the_action_is_refused() -> None:
+def test_a_video_that_attends_to_the_action_is_refused() -> None:
     spec = spec_for("toy", "joint")
     mutual = spec.paradigm.model_copy(update={"attends": "mutual"})
     found = check(spec.model_copy(update={"paradigm": mutual}))

@@ -48,11 +48,11 @@ class Reader(ReaderConfig):
     blocks: int | None = Field(None, gt=0)
     """Number of blocks; with `reads = "each"` it is that of the layers, and left open; else 8."""
     state: Literal["token", "numbers", "text", "none"] = "token"
-    """Where the robot's state enters: as a token before the actions (`token`), beside the numbers
-    of every action (`numbers`), as one more word (`text`), or not at all."""
+    """Where the robot's state enters: as a token before the actions (`token`), beside the values of
+    every action (`numbers`), as one more text token (`text`), or not at all."""
     text: Literal["cross", "none"] | None = None
-    """Whether the instruction is read beside the hidden states; left open, only if the backbone
-    reads none."""
+    """Whether the prompt is read beside the hidden states; left open, only if the backbone reads
+    none."""
     levels: Literal["action", "both"] | None = None
     """The noise levels that blocks follow: the action's own, or also that of the frames when they
     were read, by a bilinear map of rank `rank`. Left open, both with `reads = "one"`."""
