@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from wamkit.bench.taps import tapped
 from wamkit.config.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.interfaces.types import PARTS, Scene
+from wamkit.interfaces.types import MODALITIES, Scene
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation
 
@@ -82,7 +82,7 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
         kind = ",".join(sorted(scene.roles)), id(cache)
         if is_prefill(scene, keep):
             return model(scene, cache=cache, keep=keep)
-        work.mark(*(getattr(scene, p).x for p in PARTS[1:] if getattr(scene, p) is not None))
+        work.mark(*(getattr(scene, p).x for p in MODALITIES[1:] if getattr(scene, p) is not None))
         work.mark(*(f.z for f in (scene.video, scene.future) if f is not None and f.targets))
         work.found = [] if kind in met else None
         steps += kind in met

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
-from wamkit.acceleration.memo import Memo
 
 from wamkit.config.compositions import Cell, matrix
 from wamkit.config.spec import parse
@@ -68,35 +66,16 @@ def _learn(policy: Policy) -> None:
     policy.eval()
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Hashable]:
-    """The keys of everything that was computed for a memo, with the memo it is in."""
-    found: list[Any] = []
-    plain = Memo.once
-
-    def once(memo: Memo, key: Hashable, make: Callable[[], Any], *, of: object = None) -> Any:
-        def counted() -> Any:
-            found.append((id(memo), key))
-            return make()
-
-        return plain(memo, key, counted, of=of)
-
-    monkeypatch.setattr(Memo, "once", once)
-    return found
-
-
 @pytest.mark.parametrize("cell", READS, ids=_name)
-def test_what_follows_from_the_words_is_computed_once_for_many_chunks(
-    cell: Cell, made: list[Any]
-) -> None:
+def test_what_follows_from_the_prompt_is_computed_once_for_many_chunks(cell: Cell) -> None:
     policy, seen = made_of(cell), observation(cell.spec)
     first = policy.act(seen, seed=0).values
     (text,) = policy.instructions._texts.values()
-    lasting = [key for memo, key in made if memo == id(text.lasting)]
-    assert len(lasting) >= 2 * cell.spec.backbone.traits.depth  # of the video, and of its expert
-    del made[:]
+    kept = dict(text.prompt_cache)
+    assert kept  # of the video, and of its expert
     assert torch.equal(policy.act(seen, seed=0).values, first)
-    assert made and id(text.lasting) not in {memo for memo, _ in made}
+    assert text.prompt_cache.keys() == kept.keys()
+    assert all(text.prompt_cache[key] is value for key, value in kept.items())
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

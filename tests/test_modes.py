@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from wamkit.acceleration.regions import Regions
 
 import wamkit
+from wamkit.acceleration.compile_modules import compile_pass
 from wamkit.config.compositions import Cell, matrix
+from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
 from wamkit.policy import run_mode as modes
 from wamkit.policy.policy import Policy, generator
@@ -39,19 +41,23 @@ def close(found: Tensor, expected: Tensor) -> None:
     same_values(found, expected)
 
 
+def traced() -> PassRunner:
+    """Compiles without generating code: what is tested is that passes are whole."""
+    return PassRunner(partial(compile_pass, backend="eager"))
+
+
 def graphs() -> int:
-    """How many regions were compiled so far."""
+    """How many passes were compiled so far."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.parametrize(
     "cell", {_name(c): c for c in [*BACKBONES, *HEADS, *PARADIGMS]}.values(), ids=_name
 )
-def test_compiled_regions_compute_the_same_and_are_compiled_once(cell: Cell) -> None:
-    # Without code generation: what is tested is that regions are whole, and need no second look.
+def test_compiled_passes_compute_the_same_and_are_compiled_once(cell: Cell) -> None:
     policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
     expected = policy.act(seen, seed=0).values
-    policy.regions = Regions("eager")
+    policy.runner = traced()
     before = graphs()
     close(policy.act(seen, seed=0).values, expected)
     after = graphs()
@@ -77,7 +83,7 @@ def test_training_runs_as_written_in_every_mode() -> None:
     cell = next(c for c in HEADS if c.action_head == "mot")
     policy, batch = Policy.from_spec(cell.spec), batch_of(cell.spec)
     expected = policy.loss(batch, seed=0).total
-    policy.regions = Regions("eager")
+    policy.runner = traced()
     before = graphs()
     assert torch.equal(policy.loss(batch, seed=0).total, expected) and graphs() == before
 
@@ -86,7 +92,7 @@ def test_what_is_compiled_is_not_saved(tmp_path: Any) -> None:
     cell = next(c for c in HEADS if c.action_head == "mot")
     policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
     expected = policy.act(seen, seed=0).values
-    policy.regions = Regions("eager")
+    policy.runner = traced()
     policy.act(seen, seed=0)
     again = Policy.load(policy.save(tmp_path / "policy"))
     assert again.mode == "eager" and torch.equal(again.act(seen, seed=0).values, expected)
@@ -130,7 +136,7 @@ DECIDES = ("adaptive",)  # by what it computes: nothing of that can be recorded
     ids=_name,
 )
 @torch.no_grad()
-def test_a_recording_acts_on_new_pictures_with_new_noise(cell: Cell) -> None:
+def test_a_recording_acts_on_new_images_with_new_noise(cell: Cell) -> None:
     policy = Policy.from_spec(cell.spec)
     act = policy._acted({})
     first, other = (blank(policy, observation(cell.spec, seed=seed)) for seed in (0, 1))
@@ -141,7 +147,7 @@ def test_a_recording_acts_on_new_pictures_with_new_noise(cell: Cell) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", {_name(c): c for c in [*BACKBONES, *HEADS]}.values(), ids=_name)
-def test_a_recording_holds_what_the_words_say_and_takes_in_others(cell: Cell) -> None:
+def test_a_recording_holds_what_was_made_of_the_prompt_and_takes_in_another(cell: Cell) -> None:
     policy = Policy.from_spec(cell.spec)
     act, seen = policy._acted({}), observation(cell.spec)
     first, other = (
@@ -178,7 +184,7 @@ class Products(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_a_recording_holds_the_words_it_leans_away_from() -> None:
+def test_a_recording_holds_the_negative_prompt() -> None:
     policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance=2"], tiny=True)
     scene = blank(policy, observation(policy.spec))
     kept: list[Any] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from wamkit.acceleration.memo import Memo, Rung, Rungs
 
 from wamkit.bench.taps import tapped
 from wamkit.config.compositions import Cell, matrix
-from wamkit.engine.layers import rotate_pairs
+from wamkit.engine.layers import RotaryEmbedding, rotate_pairs
+from wamkit.engine.levels import MAX_LEVELS, Level, index_levels, level_in_run
+from wamkit.engine.passes import LevelTable
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.interfaces.types import NoisyVectors, Scene, Text
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation
 from wamkit.testing.parity import same_values
@@ -132,7 +132,9 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
     def around(model: Callable[..., Any], scene: Any, cache: Any = None, keep: Any = ()) -> Any:
         out = model(scene, cache=cache, keep=keep)
         if cache is not None:
-            places.append([(room.k.data_ptr(), room.v.data_ptr()) for room in cache.rooms.values()])
+            bound = [found[2] for found in cache.derived.values()]
+            keys = [k for layers in bound for layer in layers for k in layer if k.k is not None]
+            places.append([(k.k.data_ptr(), k.v.data_ptr()) for k in keys])
         return out
 
     with tapped(policy, "model", around):
@@ -141,87 +143,81 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
 
 
 def test_levels_are_brought_to_the_device_once() -> None:
-    from wamkit.config.noise_schedule import ScheduleConfig
-    from wamkit.engine.noise_schedule import NoiseSchedule
-
-    flow = NoiseSchedule(ScheduleConfig(steps=3))
-    flow.start(torch.zeros(2, 4))
+    level = Level((1.0, 0.5, 0.0), 1)
+    device = torch.device("cpu")
+    LevelTable.of([(level, 4)], 2, device)
     with Ops() as ops:
-        run = flow.start(torch.zeros(2, 4))
-    assert not ops.names["aten.lift_fresh"] and run.sigma.shape == (2,)
+        sigmas, index, table = LevelTable.of([(level, 4)], 2, device)
+    assert not ops.names["aten.lift_fresh"]
+    assert sigmas.tolist() == [1, 0.5, 0] and index.tolist() == [[1]] and table == level.table
 
 
 @pytest.mark.parametrize("cell", [c for c in COLUMNS if c.action_head == "mot"], ids=_name)
-def test_noise_levels_are_embedded_once_for_a_chunk(cell: Cell) -> None:
-    """Where a chunk is several runs, once for each of their lists of levels."""
-    policy = Policy.from_spec(cell.spec)
+def test_noise_levels_are_embedded_once_for_a_schedule(cell: Cell) -> None:
+    policy, seen = Policy.from_spec(cell.spec), observation(cell.spec)
     embedder = getattr(policy.action_head.condition_embedder, "time_embedder", None)
     assert isinstance(embedder, nn.Module)
     met: list[tuple[int, ...]] = []
     embedder.register_forward_hook(lambda _, given, out: met.append(tuple(given[0].shape)))
-    ladders: dict[tuple[int, int], Any] = {}  # holds what the numbers are of
-    plain = Rung.once
-
-    def once(rung: Rung, memo: Memo, *args: Any) -> Any:
-        ladders[id(memo), id(rung.levels)] = memo, rung.levels
-        return plain(rung, memo, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rung, "once", once)
-        policy.act(observation(policy.spec), seed=0)
-    assert 0 < len(met) <= len(ladders)
+    policy.act(seen, seed=0)
+    assert met and all(rows[0] > 1 for rows in met)  # all levels of a run at once
+    del met[:]
+    policy.act(seen, seed=1)
+    assert not met
 
 
 @pytest.mark.parametrize("cell", [c for c in COLUMNS if c.backbone == "toy"], ids=_name)
 @pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
-def test_levels_that_are_looked_up_give_the_same_chunk(
-    cell: Cell, solver: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_levels_that_are_looked_up_give_the_same_chunk(cell: Cell, solver: str) -> None:
     action = cell.spec.schedules.action.model_copy(update={"solver": solver, "steps": 4})
     schedules = cell.spec.schedules.model_copy(update={"action": action})
     policy = Policy.from_spec(cell.spec.model_copy(update={"schedules": schedules}))
     seen = observation(policy.spec)
     fast = policy.act(seen, seed=0).values
-    for known in (Rung, Rungs):
-        monkeypatch.setattr(known, "of", lambda rung, sigma: None)
+    policy.runner.sharded = True  # blocks compute their own conditioning when they run
     same_values(fast, policy.act(seen, seed=0).values)
 
 
-def test_a_part_that_is_given_another_level_has_left_the_ladder() -> None:
+def test_a_level_of_a_run_stays_one_until_it_is_replaced() -> None:
     from wamkit.config.noise_schedule import ScheduleConfig
     from wamkit.engine.noise_schedule import NoiseSchedule
 
     run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
     text = Text(torch.zeros(2, 1, 4))
-    scene = Scene(text, action=Noisy(run.x, torch.ones(2))).put("action", run.x, run.rung)
-    action, memo = scene.noisy("action"), Memo()
-    assert action.ladder is not None and torch.equal(action.sigma, run.sigma)
-    assert replace(action, sigma=torch.full((2,), 0.3)).ladder is None
-    assert scene.put("action", run.x, torch.full((2,), 0.3)).noisy("action").ladder is None
-    assert scene.pick(torch.tensor([1, 0, 1])).noisy("action").ladder is not None
-    calls = []
+    scene = Scene(text, action=NoisyVectors(run.x, torch.ones(2))).put("action", run.x, run.level)
+    action = scene.noisy("action")
+    assert action.level == run.level and action.sigma.tolist() == [[run.sigma]] * 2
+    other = scene.put("action", run.x, torch.full((2,), 0.3)).noisy("action")
+    assert isinstance(other.level, Tensor) and other.sigma.shape == (2, 1)
+    assert scene.pick(torch.tensor([1, 0, 1])).noisy("action").level == run.level
 
-    def make(sigma: Tensor) -> tuple[Tensor]:
-        calls.append(sigma.shape)
-        return (sigma.exp(),)
 
-    with torch.no_grad():
-        for _ in range(3):
-            rung = run.rung
-            (row,) = rung.once(memo, "exp", make)
-            same_values(row, run.sigma[:1, None].exp())
-            run.advance(torch.zeros(2, 4, 3))
-    assert calls == [(4, 1)]
+def test_levels_of_several_runs_share_one_table() -> None:
+    action, video = (1.0, 0.5, 0.0), (0.9, 0.0)
+    clean = Level((0.0,))
+    table, index = index_levels([clean, Level(video, 0), Level(action, 1), Level(video, 0)])
+    assert table == (0.0, *video, *action) and index == (0, 1, 4, 1)
+    later, moved = index_levels([clean, Level(video, 1), Level(action, 2), Level(video, 1)])
+    assert later == table and moved == (0, 2, 5, 2)
+    assert index_levels([Level(action, 1)] * 3) == (action, (1,))
+
+
+def test_a_long_run_has_tables_of_bounded_length() -> None:
+    levels = tuple(1 - i / 200 for i in range(200))
+    for i in (0, 63, 64, 199):
+        level = level_in_run(levels, i)
+        assert level.sigma == levels[i] and len(level.table) <= MAX_LEVELS
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4), (2, 1, 5, 4)])
 def test_pairs_turn_alike_however_they_lie_in_memory(shape: tuple[int, ...]) -> None:
     odd = torch.randn(2, 3, 5, 9)[..., :8]  # such rows are no complex numbers
     cos, sin = torch.randn(shape), torch.randn(shape)
-    expected = rotate_pairs(odd, cos, sin)
-    same_values(rotate_pairs(odd.contiguous(), cos, sin), expected)
+    rotary = RotaryEmbedding(cos, sin, torch.complex(cos, sin))
+    expected = rotate_pairs(odd, rotary)
+    same_values(rotate_pairs(odd.contiguous(), rotary), expected)
     by_token = odd.transpose(1, 2).contiguous().transpose(1, 2)
-    found = rotate_pairs(by_token, cos, sin)
+    found = rotate_pairs(by_token, rotary)
     same_values(found, expected)
     assert found.stride() == by_token.stride()
 

@@ -14,8 +14,8 @@ from wamkit.config.check import check
 from wamkit.config.programs import program_of
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.interfaces import stream_of
 from wamkit.engine.text import text_level
+from wamkit.interfaces import stream_of
 from wamkit.interfaces.types import Scene, Velocity
 from wamkit.policy.policy import Policy
 from wamkit.testing.company import expect_alike

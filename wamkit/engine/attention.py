@@ -158,10 +158,6 @@ def run_pass(
     return result
 
 
-def _at_layer(found: Sequence[TextKV | None] | None, layer: int) -> TextKV | None:
-    return None if found is None else found[layer]
-
-
 def run_live_pass(
     plan: Sequence[LayerPlan],
     streams: Sequence[Inside],

@@ -133,11 +133,14 @@ def one_plus_scale(rows: Tensor, start: int = 1, every: int = 3) -> Tensor:
     return rows
 
 
-def _groups(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, S, D] and rows [B or 1, G, D] in shapes that broadcast, a row for S / G tokens."""
-    if rows.shape[1] in (1, x.shape[1]):
-        return x, rows
-    return x.unflatten(1, (rows.shape[1], -1)), rows.unsqueeze(2)
+def _broadcasts(x: Tensor, rows: Tensor) -> bool:
+    """Whether rows [B or 1, G, D] broadcast over tokens [B, S, D]: one for all, or one each."""
+    return rows.shape[1] in (1, x.shape[1])
+
+
+def _by_group(x: Tensor, rows: Tensor) -> Tensor:
+    """Tokens [B, S, D] as those of each group of rows [B or 1, G, D]: [B, G, S / G, D]."""
+    return x.unflatten(1, (rows.shape[1], -1))
 
 
 def ada_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
@@ -149,31 +152,35 @@ def ada_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
         scale: The same, with 1 added already (`one_plus_scale`).
         eps: Of the norm.
     """
-    y = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    y, shift = _groups(y, shift)
-    _, scale = _groups(x, scale)
-    return torch.addcmul(shift, y, scale).reshape(x.shape).to(x.dtype)
+    return _scale_shift(x, F.layer_norm(x.float(), x.shape[-1:], eps=eps), shift, scale)
 
 
 def ada_rms_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """As `ada_norm`, with a norm that divides by the root of the mean square."""
-    y = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
-    y, shift = _groups(y, shift)
-    _, scale = _groups(x, scale)
-    return torch.addcmul(shift, y, scale).reshape(x.shape).to(x.dtype)
+    return _scale_shift(x, F.rms_norm(x.float(), x.shape[-1:], eps=eps), shift, scale)
+
+
+def _scale_shift(x: Tensor, y: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """y * scale + shift in the dtype of x, of which y is a norm."""
+    if _broadcasts(x, shift):
+        return torch.addcmul(shift, y, scale).to(x.dtype)
+    y, groups = _by_group(y, shift), shift.unsqueeze(2)
+    return torch.addcmul(groups, y, scale.unsqueeze(2)).flatten(1, 2).to(x.dtype)
 
 
 def scaled(x: Tensor, scale: Tensor) -> Tensor:
     """x [B, S, D] times rows [B or 1, G, D] of groups, in the dtype of the product."""
-    left, rows = _groups(x, scale)
-    return (left * rows).reshape(x.shape)
+    if _broadcasts(x, scale):
+        return x * scale
+    return (_by_group(x, scale) * scale.unsqueeze(2)).flatten(1, 2)
 
 
 def gated_add(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
     """x + gate * y in float32, gate [B or 1, G, D]; the dtype of x out."""
-    left, gates = _groups(x.float(), gate)
-    right, _ = _groups(y, gate)
-    return (left + gates * right).reshape(x.shape).to(x.dtype)
+    if _broadcasts(x, gate):
+        return (x.float() + gate * y).to(x.dtype)
+    total = _by_group(x.float(), gate) + gate.unsqueeze(2) * _by_group(y, gate)
+    return total.flatten(1, 2).to(x.dtype)
 
 
 def patches(z: Tensor, size: Sequence[int], *, channels_last: bool = False) -> Tensor:

@@ -56,9 +56,7 @@ class LevelTable(NamedTuple):
             levels = [level for level, count in parts for _ in range(count)]
             table, index = index_levels(levels)  # type: ignore[arg-type]
             return LevelTable(
-                constant(table, torch.float32, device),
-                constant(index, torch.long, device)[None],
-                table,
+                constant(table, torch.float32, device), _index(index, len(table), device), table
             )
         columns: list[Tensor] = []
         places: list[int] = []
@@ -74,6 +72,14 @@ class LevelTable(NamedTuple):
         rows = torch.arange(batch, device=device)[:, None] * count
         index_ = rows + constant(tuple(chosen), torch.long, device)
         return LevelTable(table_.flatten(), index_, None)
+
+
+def _index(index: tuple[int, ...], length: int, device: torch.device) -> Tensor:
+    """Entries of a table [1, G]; a single one is cut from 0, 1, ..., so that no step makes one."""
+    if len(index) > 1:
+        return constant(index, torch.long, device)[None]
+    (i,) = index
+    return constant(tuple(range(length)), torch.long, device)[None, i : i + 1]
 
 
 class Ends(NamedTuple):

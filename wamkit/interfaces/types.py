@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..engine.attention import Segment as Segment
 from ..engine.kv_cache import KVCache
-from ..engine.levels import CLEAN, Level, Levels, join_levels, level_of, sigma_tensor
+from ..engine.levels import CLEAN as CLEAN
+from ..engine.levels import Level, Levels, join_levels, level_of, sigma_tensor
 from ..engine.text import Text as Text
 
 

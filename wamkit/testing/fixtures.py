@@ -20,7 +20,8 @@ from ..engine.passes import PassRunner
 from ..interfaces import denoise
 from ..interfaces.streams import embed_video, pass_video
 from ..interfaces.types import Frames, NoisyVectors, Outcome, Scene, Target, Text, Velocity, counted
-from ..policy.observation import Batch, Observation
+from ..policy.observation import random_batch as batch_of
+from ..policy.observation import random_observation as observation
 from ..policy.preprocessing import blank, clean
 
 if TYPE_CHECKING:

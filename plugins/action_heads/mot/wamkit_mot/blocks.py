@@ -104,16 +104,16 @@ class ExpertBlock(nn.Module):
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding | None
     ) -> tuple[QKV, tuple[Tensor, ...]]:
-        shift, scale, *_ = modulation.unbind(2)
+        shift, scale, *rest = modulation.unbind(2)
         q, k, v = self.attn1.qkv(ada_norm(x, shift, scale))
         if rotary is not None:
             q, k = rotate_pairs(q, rotary), rotate_pairs(k, rotary)
-        return QKV(q, k, v), (x,)
+        return QKV(q, k, v), (x, *rest)
 
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV | None
     ) -> Tensor:
-        (x,), (_, _, gate, shift, scale, gate_ffn) = carry, modulation.unbind(2)
+        x, gate, shift, scale, gate_ffn = carry
         x = gated_add(x, gate, self.attn1.to_out[0](attended))
         if self.attn2 is not None and self.norm2 is not None and text_kv is not None:
             assert text_kv.text is not None

@@ -79,17 +79,17 @@ class ToyBlock(nn.Module):
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: Positions
     ) -> tuple[QKV, tuple[Tensor, ...]]:
-        shift, scale, *_ = modulation.unbind(2)
+        shift, scale, *rest = modulation.unbind(2)
         y = ada_norm(x, shift, scale)
         q, k, v = (
             split_heads(z, self.head_size) for z in projected(self, y, "to_q", "to_k", "to_v")
         )
-        return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v), (x,)
+        return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v), (x, *rest)
 
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV
     ) -> Tensor:
-        (x,), (_, _, gate, shift, scale, gate_ffn) = carry, modulation.unbind(2)
+        x, gate, shift, scale, gate_ffn = carry
         x = gated_add(x, gate, self.to_out(attended))
         assert text_kv.text is not None
         found = attend_text(split_heads(self.text_q(x), self.head_size), text_kv.text)

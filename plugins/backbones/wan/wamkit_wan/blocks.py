@@ -112,14 +112,14 @@ class WanBlock(nn.Module):
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
     ) -> tuple[QKV, tuple[Tensor, ...]]:
-        shift, scale, *_ = modulation.unbind(2)
+        shift, scale, *rest = modulation.unbind(2)
         q, k, v = self.attn1.qkv(ada_norm(x, shift, scale))
-        return QKV(rotate_pairs(q, rotary), rotate_pairs(k, rotary), v), (x,)
+        return QKV(rotate_pairs(q, rotary), rotate_pairs(k, rotary), v), (x, *rest)
 
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV
     ) -> Tensor:
-        (x,), (_, _, gate, shift, scale, gate_ffn) = carry, modulation.unbind(2)
+        x, gate, shift, scale, gate_ffn = carry
         x = gated_add(x, gate, self.attn1.out(attended))
         x = x + self._cross_attention(self.norm2(x), text_kv)
         return gated_add(x, gate_ffn, self.ffn(ada_norm(x, shift, scale)))

@@ -134,4 +134,4 @@ def _merged(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames 
         return None
     z = clip.z.index_copy(0, index, other.z.to(clip.z.dtype))
     sigma = clip.sigma.index_copy(0, index, other.sigma)
-    return Frames(z, clip.roles, clip.times, sigma, clip.guide)
+    return Frames(z, clip.roles, clip.times, sigma, clip.cond_latents)

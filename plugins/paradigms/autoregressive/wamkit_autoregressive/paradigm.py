@@ -12,7 +12,7 @@ from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, shifted, uniform
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
-from wamkit.interfaces.types import Frames, Goal, NoisyVectors, Outcome, Past, Scene, Target
+from wamkit.interfaces.types import CLEAN, Frames, Goal, NoisyVectors, Outcome, Past, Scene, Target
 
 from .memory import Memory, Names
 
@@ -126,7 +126,7 @@ class AutoregressiveParadigm(Paradigm):
         """
         count = self.config.chunks
         size = len(frames.roles) // count
-        guide = frames.guide
+        guide = frames.cond_latents
         if guide is not None:
             guide = guide[:, :, :size].repeat(1, 1, count, 1, 1)
         x, sigma = noised
@@ -160,7 +160,7 @@ class AutoregressiveParadigm(Paradigm):
             torch.cat([x, clean], 1),
             torch.cat([sigma, sigma.new_zeros(clean.shape[:2])], 1),
             _roles("action", count, size) + _roles("did", copies, size),
-            torch.cat([places, places[: copies * size]]),
+            places + places[: copies * size],
         )
 
     def _copies(self, role: str) -> int:
@@ -226,10 +226,14 @@ class AutoregressiveParadigm(Paradigm):
                 action=replace(
                     action,
                     roles=(f"action.{name}",) * steps,
-                    times=action.places() + block * steps,
+                    times=tuple(time + block * steps for time in action.places()),
                 )
             ),
-            replace(frames, roles=(f"target.{name}",) * size, times=frames.times + block * size),
+            replace(
+                frames,
+                roles=(f"target.{name}",) * size,
+                times=tuple(time + block * size for time in frames.times),
+            ),
         )
 
     def _clean(self, scene: Scene, block: int, z: Tensor | None, x: Tensor | None = None) -> Scene:
@@ -245,13 +249,13 @@ class AutoregressiveParadigm(Paradigm):
                 blank.clip,
                 z=z,
                 roles=(f"seen.{name}",) * z.shape[2],
-                sigma=torch.zeros_like(blank.clip.sigma),
+                levels=(CLEAN,) * z.shape[2],
             )
         if x is not None and self.config.remembers_actions:
             action = replace(
                 blank.action,
                 x=x,
-                sigma=torch.zeros_like(blank.action.sigma),
+                level=CLEAN,
                 roles=(f"did.{name}",) * x.shape[1],
             )
         return _with_clip(scene.with_(action=action), clip)
@@ -260,8 +264,11 @@ class AutoregressiveParadigm(Paradigm):
         """The clip of the scene with the frames of a block as its target."""
         clip = scene.clip
         assert clip is not None
-        times = clip.times.clone()
-        times[clip.span("target")] += block * len(clip.where("target"))
+        later = block * len(clip.where("target"))
+        times = tuple(
+            time + later if role == "target" else time
+            for time, role in zip(clip.times, clip.roles, strict=True)
+        )
         return replace(clip, times=times).put(z, "target").at(0.0, "target")
 
 

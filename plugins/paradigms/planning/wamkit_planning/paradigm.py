@@ -224,6 +224,5 @@ def _with_future(rest: Scene, out: Outcome, inner: str) -> Scene:
             "let it imagine, or choose an inner paradigm whose action sees no future",
         )
     clip = out.video
-    frames = clip.z[:, :, clip.span(*clip.targets)]
-    sigma = clip.sigma[:, clip.span(*clip.targets)]
-    return rest.put("video", frames, sigma)
+    frames, level = clip.z[:, :, clip.span(*clip.targets)], clip.level_of(clip.targets[0])
+    return rest.put("video", frames, level if isinstance(level, Tensor) else level[0])
