@@ -260,23 +260,31 @@ class RMSNorm(nn.RMSNorm):
 class Embedder(nn.Module):
     """Two linear layers with a nonlinearity between, under diffusers' names."""
 
-    def __init__(self, inputs: int, width: int, activation: nn.Module) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        activation: nn.Module,
+        outputs: int | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(inputs, width)
+        self.linear_1 = nn.Linear(inputs, width, bias=bias)
         self.activation = activation
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_2 = nn.Linear(width, width if outputs is None else outputs, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., width]."""
+        """[..., inputs] to [..., outputs], `width` by default."""
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
 class GELU(nn.Module):
     """Linear and GELU, under diffusers' name `proj`."""
 
-    def __init__(self, width: int, hidden: int, approximate: str) -> None:
+    def __init__(self, width: int, hidden: int, approximate: str, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, hidden)
+        self.proj = nn.Linear(width, hidden, bias=bias)
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -285,12 +293,14 @@ class GELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU (tanh), linear, under diffusers' names `net.0.proj` and `net.2`."""
+    """Linear, GELU, linear, under diffusers' names `net.0.proj` and `net.2`."""
 
-    def __init__(self, width: int, hidden: int, *, approximate: str = "tanh") -> None:
+    def __init__(
+        self, width: int, hidden: int, *, approximate: str = "tanh", bias: bool = True
+    ) -> None:
         super().__init__()
-        first = GELU(width, hidden, approximate)
-        self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(hidden, width)])
+        first, last = GELU(width, hidden, approximate, bias=bias), nn.Linear(hidden, width, bias)
+        self.net = nn.ModuleList([first, nn.Identity(), last])
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
