@@ -124,7 +124,7 @@ class Cosmos(VariantBackbone):
         )
 
     def expert(self, width: int, feed_forward: int) -> Any:
-        from .stack import CosmosStack
+        from .expert import CosmosStack
 
         return CosmosStack(self, width, feed_forward)
 

@@ -1,75 +1,64 @@
-"""One block of Cosmos' transformer, opened at its self-attention, and what it is conditioned on.
+"""One block of Cosmos' transformer, opened at its self-attention.
 
-    x --norm, shift, scale--> q k v --(attention)--> * gate + --> x
-    x --norm, shift, scale--> q --(attention to the words)--> * gate + --> x
-    x --norm, shift, scale--> feed-forward --> * gate + --> x
+    x --ada norm--> q k v --(attention)--> * gate + --> x
+    x --ada norm--> q --(attention to the prompt)--> * gate + --> x
+    x --ada norm--> feed-forward --> * gate + --> x
 
-Shift, scale and gate belong to a frame; all three sublayers have their own, of low rank, on top of
-one that all blocks share. They are applied in float32, as are norms and rotary positions, and
-residuals are added in it. There is no bias anywhere. Letters as in `wamkit.interfaces.types`, and n
-tokens in a frame, so that S = T n; a token that belongs to no frame is one by itself. The width D
-need not be H * E: an action expert is narrower than what it attends with.
+Shift, scale and gate belong to a group of tokens with one noise level. Each sublayer has its own,
+of low rank (adaLN-LoRA), on top of one that all blocks share. They are applied in float32, as are
+norms and rotary positions, and residuals are added in it. There is no bias anywhere. Letters as in
+`wamkit.interfaces.types`. The width D need not be H * E: an action expert is narrower than what it
+attends with.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.acceleration.memo import own_rows
 
-from wamkit.acceleration.fused_linear import projected
-from wamkit.engine.attention import QKV, sdpa
-from wamkit.engine.kv_cache import KV
-from wamkit.engine.layers import RMSNorm, modulated, split_heads
-from wamkit.interfaces.text import told
-from wamkit.interfaces.types import Text
+from wamkit.engine.layers import (
+    KV,
+    QKV,
+    FeedForward,
+    RMSNorm,
+    RotaryEmbedding,
+    TextCond,
+    TextKV,
+    ada_norm,
+    attend_text,
+    gated_add,
+    one_plus_scale,
+    projected,
+    rotate_halves,
+    split_heads,
+)
 
 if TYPE_CHECKING:
     from . import Cosmos
 
 
-@dataclass(frozen=True)
-class Level:
-    """Noise levels of frames, embedded, or what was made of them already; float32 but `own`."""
+class CosmosSigma(NamedTuple):
+    """Noise levels: what all blocks share of their modulation, and what each makes its own of."""
 
-    shared: Tensor | None = None  # [B, T, 3 D] what all layers share of shift, scale and gate
-    own: Tensor | None = None  # [B, T, D] after SiLU, what a layer's own part of them is made of
-    rows: Tensor | None = (
-        None  # [B, G, blocks, 9 D] of all blocks, as `wamkit.acceleration.memo.stacked`
-    )
-    owner: Tensor | None = None  # [T] whose row is whose
-    out: Tensor | None = None  # [B, T, 2 D] of the norm on the way out
+    shared: Tensor  # [R, 3 D] float32
+    embedding: Tensor  # [R, D] after SiLU, in the dtype of the blocks
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the blocks need besides tokens; nobody else looks inside."""
+class LowRankModulation(nn.Module):
+    """Noise levels to `count` vectors of width D, through a narrow layer."""
 
-    level: Level  # of each frame
-    cos: Tensor  # [S, E / 2] float32 rotary positions
-    sin: Tensor  # [S, E / 2]
-    words: Tensor  # [B, L, text width]
-    text: Text  # its mask and a place for what is computed once from it
-    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
-
-
-class Modulation(nn.Module):
-    """Noise level to `parts` of shift, scale, gate, through a narrow layer (adaLN-LoRA)."""
-
-    def __init__(self, width: int, rank: int, parts: int) -> None:
+    def __init__(self, width: int, rank: int, count: int) -> None:
         super().__init__()
-        self.parts = parts
+        self.count = count
         self.linear_1 = nn.Linear(width, rank, bias=False)
-        self.linear_2 = nn.Linear(rank, parts * width, bias=False)
+        self.linear_2 = nn.Linear(rank, count * width, bias=False)
 
-    def forward(self, shared: Tensor, own: Tensor) -> Tensor:
-        """What `Level` has of noise levels to all parts [B, T, parts * D] float32."""
-        found = self.linear_2(self.linear_1(own)).float()
-        return found + shared[..., : found.shape[-1]]
+    def forward(self, sigma: CosmosSigma) -> Tensor:
+        """Levels [R] to [R, count, D] float32."""
+        rows = self.linear_2(self.linear_1(sigma.embedding)).float()
+        return (rows + sigma.shared[:, : rows.shape[1]]).unflatten(1, (self.count, -1))
 
 
 class Attention(nn.Module):
@@ -85,7 +74,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, width, bias=False)])
         self.norm_q, self.norm_k = (RMSNorm(sizes.head_size, sizes.qk_norm_eps) for _ in range(2))
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E]."""
         rows = projected(self, x, "to_q", "to_k", "to_v")
         q, k, v = (split_heads(row, self.head_size) for row in rows)
@@ -95,106 +84,51 @@ class Attention(nn.Module):
         """[B, S, D] to [B, H, S, E]."""
         return self.norm_q(split_heads(self.to_q(x), self.head_size))
 
-    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, inputs] to two of [B, H, S, E]."""
         k, v = projected(self, x, "to_k", "to_v")
         return self.norm_k(split_heads(k, self.head_size)), split_heads(v, self.head_size)
 
-    def leave(self, attended: Tensor) -> Tensor:
+    def out(self, attended: Tensor) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
         return self.to_out[0](attended)
 
 
-class GELU(nn.Module):
-    """Linear and exact GELU, under diffusers' name `proj`."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] to [..., hidden]."""
-        return F.gelu(self.proj(x))
-
-
-class FeedForward(nn.Module):
-    """Linear, GELU, linear, without bias, under diffusers' names `net.0.proj` and `net.2`."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        last = nn.Linear(hidden, width, bias=False)
-        self.net = nn.ModuleList([GELU(width, hidden), nn.Identity(), last])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] to [..., width]."""
-        return self.net[2](self.net[0](x))
-
-
 class CosmosBlock(nn.Module):
-    """Self-attention, cross-attention to the words, feed-forward."""
+    """Self-attention, cross-attention to the prompt, feed-forward."""
 
     def __init__(self, width: int, feed_forward: int, sizes: Cosmos) -> None:
         super().__init__()
         rank = sizes.modulation_rank
-        self.norm1, self.norm2, self.norm3 = (Modulation(width, rank, 3) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (LowRankModulation(width, rank, 3) for _ in range(3))
         self.attn1 = Attention(width, width, sizes)
         self.attn2 = Attention(width, sizes.text_width, sizes)
-        self.ff = FeedForward(width, feed_forward)
+        self.ff = FeedForward(width, feed_forward, approximate="none", bias=False)
 
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        shift, scale, gate, *rest = self._modulation(cond.level).unsqueeze(2).chunk(9, -1)
-        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        q, k, v = self.attn1.enter(y)
-        turn = cond.cos, cond.sin
-        return QKV(rotate_halves(q, *turn), rotate_halves(k, *turn), v), (x, gate, *rest)
-
-    def modulation(self, shared: Tensor, own: Tensor) -> Tensor:
-        """Shifts, scales and gates of all three sublayers [B, T, 9 D] float32."""
+    def modulation(self, sigma: CosmosSigma) -> Tensor:
+        """Shift, 1 + scale, gate of each sublayer: [R, 9, D]."""
         norms = self.norm1, self.norm2, self.norm3
-        return torch.cat([norm(shared, own) for norm in norms], -1)
+        return one_plus_scale(torch.cat([norm(sigma) for norm in norms], 1))
 
-    def _modulation(self, level: Level) -> Tensor:
-        """The same of levels that may have been looked up."""
-        if level.rows is not None:
-            return own_rows(self, level.rows, level.owner)
-        assert level.shared is not None and level.own is not None
-        return self.modulation(level.shared, level.own)
+    def text_kv(self, text: TextCond) -> TextKV:
+        """Keys and values of the prompt."""
+        return TextKV(KV(*self.attn2.kv(text.tokens), text.mask))  # type: ignore[arg-type]
 
-    def told(self, cond: Conditioning) -> KV:
-        """Keys and values of the words."""
-        return told(cond.text, self.attn2, cond.words)
+    def pre_attention(
+        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
+    ) -> tuple[QKV, tuple[Tensor, ...]]:
+        shift, scale, *_ = modulation.unbind(2)
+        q, k, v = self.attn1.qkv(ada_norm(x, shift, scale))
+        return QKV(rotate_halves(q, rotary), rotate_halves(k, rotary), v), (x,)
 
-    def absorb(
-        self, attended: Tensor, rest: Any, cond: Conditioning, told: KV | None = None
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV
     ) -> Tensor:
-        told = self.told(cond) if told is None else told
-        x, gate, *rest = rest
-        x = added(x, gate, self.attn1.leave(attended), cond)
+        (x,), (_, _, gate, *rest) = carry, modulation.unbind(2)
+        x = gated_add(x, gate, self.attn1.out(attended))
         shift, scale, gate = rest[:3]
-        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        x = added(x, gate, self._listen(y, told), cond)
+        assert text_kv.text is not None
+        found = attend_text(self.attn2.query(ada_norm(x, shift, scale)), text_kv.text)
+        x = gated_add(x, gate, self.attn2.out(found))
         shift, scale, gate = rest[3:]
-        y = modulated(by_frame(x, cond), shift, scale).flatten(1, 2)
-        return added(x, gate, self.ff(y), cond)
-
-    def _listen(self, x: Tensor, told: KV) -> Tensor:
-        """What the tokens x [B, S, D] take from the instruction, [B, S, D]."""
-        heard = sdpa(self.attn2.query(x), *told)
-        return self.attn2.leave(heard.transpose(1, 2).flatten(2))
-
-
-def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
-    """[B, S, D] to [B, T, n, D]."""
-    return x.unflatten(1, (cond.shape[0], -1))
-
-
-def added(x: Tensor, gate: Tensor, y: Tensor, cond: Conditioning) -> Tensor:
-    """x + gate * y in float32, x and y [B, S, D], gate [B, T, 1, D]; the dtype of x out."""
-    total = by_frame(x, cond).float() + gate * by_frame(y, cond)
-    return total.flatten(1, 2).to(x.dtype)
-
-
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, H, S, E], its numbers i and i + E / 2 turned by angles of cos, sin [S, E / 2]."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+        return gated_add(x, gate, self.ff(ada_norm(x, shift, scale)))
