@@ -116,7 +116,7 @@ class LTX(_Backbone):
         )
 
     def expert(self, width: int, feed_forward: int) -> Any:
-        from .stack import LTXStack
+        from .expert import LTXStack
 
         return LTXStack(self, width, feed_forward)
 
@@ -165,7 +165,7 @@ class LTX2(_Backbone):
         return [self.model_copy(update={"design": other})]
 
     def expert(self, width: int, feed_forward: int) -> Any:
-        from .stack import LTX2Stack
+        from .expert import LTX2Stack
 
         return LTX2Stack(self, width, feed_forward)
 

@@ -1,4 +1,4 @@
-"""LTX's blocks with what they are conditioned on: noise levels, words, and places of tokens.
+"""LTX's blocks with what they are conditioned on: noise levels, prompt, and positions.
 
 The middle of a backbone, and by itself an action expert: `LTXStack` is that of LTX-Video,
 `LTX2Stack` that of the video half of LTX-2. Sources as in `.backbone`, letters as in
@@ -7,156 +7,123 @@ The middle of a backbone, and by itself an action expert: `LTXStack` is that of 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
 
-from wamkit.engine.layers import Embedder, sinusoid
+from wamkit.engine.layers import Embedder, RotaryEmbedding, TextCond, sinusoid
+from wamkit.interfaces import Stack
 from wamkit.interfaces.types import Text
 
-from . import positions
-from .blocks import Conditioning, LTXBlock
-from .positions import Turn
-from .video_blocks import LTX2Block
+from .blocks import LTX2Block, LTX23Block, LTXBlock, LTXSigma
+from .rope import STRIDE, first_image, fractions, frequencies, whole_width_rotary
 
 if TYPE_CHECKING:
     from . import LTX, LTX2
 
-LEVELS = 256  # width of the sinusoid of a noise level
+FREQUENCIES = 256  # width of the sinusoid of a noise level
 
 
 class LevelEmbedder(nn.Module):
-    """A noise level to its embedding and to `rows` vectors of modulation; diffusers' names."""
+    """A noise level to its embedding and to `count` vectors of modulation; diffusers' names."""
 
-    def __init__(self, width: int, rows: int) -> None:
+    def __init__(self, width: int, count: int) -> None:
         super().__init__()
-        self.emb = nn.ModuleDict({"timestep_embedder": Embedder(LEVELS, width, nn.SiLU())})
-        self.linear = nn.Linear(width, rows * width)
+        self.emb = nn.ModuleDict({"timestep_embedder": Embedder(FREQUENCIES, width, nn.SiLU())})
+        self.linear = nn.Linear(width, count * width)
 
-    def forward(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma [B, T] to an embedding [B, T, D] and modulation [B, T, rows, D], both float32."""
+    def forward(self, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels [R] to an embedding [R, D] and modulation [R, count, D], both float32."""
         embedder = self.emb["timestep_embedder"]
-        waves = sinusoid(1000 * sigma.float(), LEVELS)
+        waves = sinusoid(1000 * sigmas.float(), FREQUENCIES)
         level = embedder(waves.to(next(embedder.parameters()).dtype)).float()
         rows = self.linear(F.silu(level).to(self.linear.weight.dtype)).float()
         return level, rows.unflatten(-1, (-1, level.shape[-1]))
 
 
-class Stack(nn.Module, ABC):
+class BaseStack(Stack):
     """Blocks over tokens of any width, in the heads of the backbone, and embedders for them."""
 
     keep_float32 = ("timestep_embedder", "scale_shift_table", "norm")
+    pairs: ClassVar[bool]
+    """Whether rotary positions turn neighbors, or halves of a head."""
+    frequency_dtype: ClassVar[torch.dtype]
+    """The dtype that frequencies are computed in, as those the model was trained with."""
 
-    def __init__(self, config: Any, width: int, feed_forward: int) -> None:
+    def __init__(
+        self, config: LTX | LTX2, width: int, feed_forward: int, block: type[LTXBlock]
+    ) -> None:
         super().__init__()
         self.fps, self.heads = config.fps, config.heads
-        self.inner = config.heads * config.head_size
-        self.time_embed = LevelEmbedder(width, 6)
+        self.inner, text_width = config.heads * config.head_size, config.text_width
+        self.time_embed = LevelEmbedder(width, block.vectors)
         self.prompt_adaln: LevelEmbedder | None = None
-        self.caption_projection: Embedder | None = Embedder(
-            config.text_width, width, nn.GELU("tanh")
-        )
-        self.transformer_blocks = nn.ModuleList(
-            self._block(config, width, feed_forward) for _ in range(config.layers)
-        )
+        self.caption_projection: Embedder | None = None
+        if block is LTX23Block:
+            self.prompt_adaln = LevelEmbedder(text_width, 2)
+        else:
+            self.caption_projection = Embedder(text_width, width, nn.GELU("tanh"))
+            text_width = width
+        sizes = width, text_width, config.heads, config.head_size, feed_forward
+        self.transformer_blocks = nn.ModuleList(block(*sizes) for _ in range(config.layers))
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The stack, input side first."""
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
+        """The blocks, input side first."""
         return self.transformer_blocks
 
-    def place(
-        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
-    ) -> Conditioning:
-        """As `VideoBackbone.place`; every token has a level of its own."""
-        turned = text.memo.once((id(self), "turn"), lambda: self._turn(at.float()), of=at)
-        return self._condition(sigma, turned, text, (sigma.shape[1], 1, 1), text.memo, rungs)
+    def embed_text(self, text: Text) -> TextCond:
+        dtype = self.time_embed.linear.weight.dtype
+        tokens = text.tokens.to(dtype)
+        if self.caption_projection is not None:
+            tokens = self.caption_projection(tokens)
+        return TextCond(tokens, text.attention_mask(dtype))
 
-    def _condition(
-        self,
-        sigma: Tensor,
-        turned: Turn,
-        text: Text,
-        shape: tuple[int, int, int],
-        memo: Memo,
-        rungs: Rungs | None,
-    ) -> Conditioning:
-        """Noise levels sigma [B, T] of frames, positions and words, for the blocks.
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> LTXSigma:
+        prompt = None if self.prompt_adaln is None else self.prompt_adaln(sigmas)[1]
+        return LTXSigma(*self.time_embed(sigmas), prompt)
 
-        What is made of levels that are known, as `rungs`, is kept in `memo`.
-        """
-        found, owner = of_levels(memo, (id(self), "level"), self._level, sigma, rungs)
-        level, modulation, *rest = (spread(x, owner) for x in found)
-        prompt = rest[0] if rest else None
-        words = text.lasting.once(
-            (id(self), "words"), lambda: self._words(text.tokens), of=text.tokens
-        )
-        return Conditioning(modulation, level, prompt, *turned, words, text, shape)
-
-    def _level(self, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Levels [B, T] embedded, their modulation, and that of the words if they follow it."""
-        rest = () if self.prompt_adaln is None else (self.prompt_adaln(sigma)[1],)
-        return *self.time_embed(sigma), *rest
-
-    def _words(self, tokens: Tensor) -> Tensor:
-        """[B, L, text width] to what the blocks attend to."""
-        tokens = tokens.to(self.time_embed.linear.weight.dtype)
-        return tokens if self.caption_projection is None else self.caption_projection(tokens)
+    def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
+        """All in float32, as the positions that the models were trained with."""
+        time, row, column = positions[..., :3].float().unbind(-1)
+        places = fractions(*self._places(time, row, column))
+        frequency = frequencies(self.inner, self.frequency_dtype, positions.device)
+        return whole_width_rotary(places, frequency, self.heads, self.inner, pairs=self.pairs)
 
     @abstractmethod
-    def _block(self, config: Any, width: int, feed_forward: int) -> nn.Module:
-        """One block over tokens of `width`."""
-
-    @abstractmethod
-    def _turn(self, at: Tensor) -> Turn:
-        """The time, row and column of each token `at` [S, 3] float32 as rotary positions."""
+    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Seconds, and rows and columns of pixels, of tokens counted in latents [S] float32."""
 
 
-class LTXStack(Stack):
+class LTXStack(BaseStack):
     """That of LTX-Video 0.9."""
 
+    pairs, frequency_dtype = True, torch.float32
+
     def __init__(self, config: LTX, width: int, feed_forward: int) -> None:
-        super().__init__(config, width, feed_forward)
+        super().__init__(config, width, feed_forward, LTXBlock)
         self.causal_times = config.causal_times
 
-    def _block(self, config: LTX, width: int, feed_forward: int) -> LTXBlock:
-        return LTXBlock(width, config.heads, config.head_size, feed_forward)
-
-    def _turn(self, at: Tensor) -> Turn:
-        """Of where a latent begins; frequencies are float32, as those it was trained with."""
-        times, *sides = at.unbind(-1)
-        begins = positions.first_picture(times, causal=self.causal_times)
-        rows, columns = (n * side for n, side in zip(positions.STRIDE[1:], sides, strict=True))
-        places = positions.fractions(begins / self.fps, rows, columns)
-        frequency = positions.frequencies(self.inner, torch.float32, at.device)
-        return positions.turns(places, frequency, self.heads, self.inner)
+    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a latent begins."""
+        begins = first_image(time, causal=self.causal_times)
+        return begins / self.fps, STRIDE[1] * row, STRIDE[2] * column
 
 
-class LTX2Stack(Stack):
+class LTX2Stack(BaseStack):
     """That of the video half of LTX-2."""
 
+    pairs, frequency_dtype = False, torch.float64
+
     def __init__(self, config: LTX2, width: int, feed_forward: int) -> None:
-        super().__init__(config, width, feed_forward)
-        if config.design == "2.3":
-            self.time_embed = LevelEmbedder(width, 9)
-            self.prompt_adaln = LevelEmbedder(config.text_width, 2)
-            self.caption_projection = None
+        block = LTX23Block if config.design == "2.3" else LTX2Block
+        super().__init__(config, width, feed_forward, block)
 
-    def _block(self, config: LTX2, width: int, feed_forward: int) -> LTX2Block:
-        return LTX2Block(config, width, feed_forward)
-
-    def _turn(self, at: Tensor) -> Turn:
-        """Of the middle of what a latent covers in time and space."""
-        times, *sides = at.unbind(-1)
-        begins, ends = (positions.first_picture(t, causal=True) for t in (times, times + 1))
+    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The middle of what a latent covers in time and space."""
+        begins, ends = (first_image(t, causal=True) for t in (time, time + 1))
         seconds = (begins / self.fps + ends / self.fps) / 2
-        rows, columns = (
-            n * (side + 0.5) for n, side in zip(positions.STRIDE[1:], sides, strict=True)
-        )
-        places = positions.fractions(seconds, rows, columns)
-        frequency = positions.frequencies(self.inner, torch.float64, at.device)
-        return positions.turns(places, frequency, self.heads, self.inner)
+        return seconds, STRIDE[1] * (row + 0.5), STRIDE[2] * (column + 0.5)
