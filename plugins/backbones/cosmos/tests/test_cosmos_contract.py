@@ -16,7 +16,10 @@ from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import parameters
 from wamkit.config.parts import Weighted
 from wamkit.config.spec import parse_part
-from wamkit.interfaces.backbone import denoise
+from wamkit.engine.levels import CLEAN, Level
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text
 from wamkit.testing import *  # noqa: F403
 from wamkit.testing.parity import same_shapes
@@ -70,7 +73,7 @@ def test_a_variant_sets_every_size_that_is_not_written() -> None:
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
-def test_the_tiny_form_of_a_variant_takes_the_same_latents_and_kind_of_words(variant: str) -> None:
+def test_the_tiny_form_of_a_variant_takes_the_same_latents_and_kind_of_text(variant: str) -> None:
     config = Cosmos.model_validate({"variant": variant})
     tiny = config.tiny()
     assert tiny.traits.latent_channels == config.traits.latent_channels == 16
@@ -101,36 +104,40 @@ def test_files_of_another_model_are_in_no_layout(tmp_path: Path) -> None:
         TINY.model_copy(update={"weights": str(tmp_path)}).build()
 
 
-def test_guides_and_extra_tokens_are_refused() -> None:
+def test_conditioning_latents_and_extra_tokens_are_refused() -> None:
     backbone: Any = TINY.build()
-    frames = Frames(torch.zeros(1, 16, 1, 2, 2), ("context",), torch.zeros(1), torch.zeros(1, 1))
-    words = torch.zeros(1, 2, 32)
-    with pytest.raises(WamkitError, match=r"guide channels of shape \[1, 3, 1, 2, 2\]; cosmos"):
-        denoise(backbone, replace(frames, guide=frames.z[:, :3]), Text(words))
-    with pytest.raises(WamkitError, match=r"extra tokens of shape \[1, 2, 32\]; cosmos takes none"):
-        denoise(backbone, frames, Text(words, extra=words))
+    frames = Frames(torch.zeros(1, 16, 1, 2, 2), ("context",), (0.0,), torch.zeros(1, 1))
+    tokens = torch.zeros(1, 2, 32)
+    with pytest.raises(WamkitError, match="found 3 channels of conditioning latents; .* takes 0"):
+        denoise(backbone, replace(frames, cond_latents=frames.z[:, :3]), Text(tokens))
+    with pytest.raises(WamkitError, match="found extra tokens of width 32; .* takes width 0"):
+        denoise(backbone, frames, Text(tokens, extra=tokens))
 
 
 @torch.no_grad()
-def test_one_chunk_computes_words_and_positions_once() -> None:
+def test_a_second_step_computes_neither_text_keys_nor_modulation() -> None:
     backbone: Any = Cosmos(variant="predict2.5-2b").tiny().build()
-    frames = Frames(
-        torch.randn(1, 16, 2, 2, 2), ("context", "target"), torch.arange(2.0), torch.zeros(1, 2)
-    )
-    text, calls = Text(torch.randn(1, 3, 56)), 0
+    z, runner = torch.randn(1, 16, 2, 2, 2), PassRunner()
+    text, run, calls = Text(torch.randn(1, 3, 56)), (1.0, 0.5, 0.25), 0
 
     def count(*_: Any) -> None:
         nonlocal calls
         calls += 1
 
     block = backbone.transformer_blocks[0]
-    for module in (backbone.crossattn_proj, block.attn2.to_k, block.attn2.to_v):
+    once = (
+        *(backbone.crossattn_proj, block.attn2.to_k, block.attn2.to_v),
+        *(backbone.time_embed, block.norm1, block.norm2, block.norm3, backbone.norm_out),
+    )
+    for module in once:
         module.register_forward_hook(count)
-    conds = []
-    for sigma in (1.0, 0.5, 0.25):
-        x, _, cond = backbone.embed(frames.at(sigma, "target"), text)
-        block.absorb(torch.zeros_like(x), block.project(x, cond)[1], cond)
-        conds.append(cond)
-    assert calls == 3
-    assert conds[0].cos is conds[2].cos and conds[0].words is conds[2].words
-    assert not torch.equal(conds[0].level.rows, conds[2].level.rows)
+    videos, counts = [], []
+    for index in range(len(run)):
+        levels = (CLEAN, Level(run, index))
+        frames = Frames(z, ("context", "target"), (0.0, 1.0), levels)
+        videos.append(embed_video(runner, backbone, frames, text))
+        counts.append(calls)
+    assert counts[0] > 0 and counts == counts[:1] * len(run)
+    rows = [video.frames.modulation.gather(video.frames.level_index)[0] for video in videos]  # type: ignore[union-attr]
+    assert videos[0].frames.rotary is videos[2].frames.rotary
+    assert torch.equal(rows[0][:, 0], rows[2][:, 0]) and not torch.equal(rows[0], rows[2])

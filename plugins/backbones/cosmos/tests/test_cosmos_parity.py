@@ -16,8 +16,10 @@ from wamkit_cosmos import Cosmos
 from wamkit_cosmos.weights import DIALECTS
 
 from wamkit.checkpoints.safetensors import cast
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -44,7 +46,7 @@ CONFIGS = {
     "16 fps": TINY.model_copy(update={"fps": 16.0}),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
-B, T, H, W, L = 2, 3, 8, 6, 12  # batch, latent frames, latent height and width, words
+B, T, H, W, L = 2, 3, 8, 6, 12  # batch, latent frames, latent height and width, text tokens
 
 
 def reference(config: Cosmos) -> Any:
@@ -140,14 +142,14 @@ def built(config: Cosmos, path: Path, **changes: Any) -> Any:
 def scene(
     case: str = "predict2", sigma: tuple[float, float] = (0.9, 0.4), context: int = 1
 ) -> tuple[Frames, Text]:
-    """Frames and an instruction, the two of the batch at noise levels of their own."""
+    """Frames and a prompt, the two of the batch at noise levels of their own."""
     config, generator = CONFIGS[case], torch.Generator().manual_seed(2)
     z = torch.randn(B, config.latent_channels, T, H, W, generator=generator)
-    words = torch.randn(B, L, config.traits.text_width, generator=generator)
+    tokens = torch.randn(B, L, config.traits.text_width, generator=generator)
     levels = torch.tensor(sigma)[:, None].repeat(1, T)
     levels[:, :context] = 0
     roles = ("context",) * context + ("target",) * (T - context)
-    return Frames(z, roles, torch.arange(T).float(), levels), Text(words)
+    return Frames(z, roles, counted(T), levels), Text(tokens)
 
 
 def expected(
@@ -213,7 +215,7 @@ def test_gradients_equal_those_of_diffusers(
 @pytest.mark.parametrize("context", [0, 2, 3])
 @torch.no_grad()
 @float64()
-def test_every_number_of_context_frames_is_told_to_the_model(
+def test_every_number_of_context_frames_is_marked(
     context: int, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
@@ -256,7 +258,7 @@ def test_a_copy_of_the_context_is_context_too(backbones: dict[str, Any]) -> None
 
 @torch.no_grad()
 @float64()
-def test_queries_and_keys_have_the_epsilon_of_the_original_unless_told_otherwise(
+def test_queries_and_keys_have_the_epsilon_of_the_original_by_default(
     references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     references = doubled(references)
@@ -274,7 +276,7 @@ def test_queries_and_keys_have_the_epsilon_of_the_original_unless_told_otherwise
 
 @torch.no_grad()
 @float64()
-def test_time_counts_in_latent_frames_unless_pictures_a_second_are_given(
+def test_time_counts_in_latent_frames_unless_images_a_second_are_given(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
@@ -285,7 +287,7 @@ def test_time_counts_in_latent_frames_unless_pictures_a_second_are_given(
     assert Cosmos().fps is None
     close(denoise(backbones["predict2"], frames, text), plain)
     close(denoise(backbones["16 fps"], frames, text), scaled)
-    faster = replace(frames, times=frames.times * 24 / 16)
+    faster = replace(frames, times=tuple(t * 24 / 16 for t in frames.times))
     close(denoise(backbones["predict2"], faster, text), scaled)
 
 
@@ -313,12 +315,13 @@ def test_channels_come_first_in_a_patch_on_the_way_in_and_last_on_the_way_out(
     weight = torch.zeros_like(backbone.patch_embed.proj.weight)
     weight[:, (c * 2 + i) * 2 + j] = 1
     backbone.patch_embed.proj.weight.copy_(weight)
-    stream = stream_of(backbone, frames, text)
-    assert torch.equal(stream.x[0, token], frames.z[pixel].expand_as(stream.x[0, token]))
+    video = embed_video(PassRunner(), backbone, frames, text)
+    x = video.frames.tokens
+    assert torch.equal(x[0, token], frames.z[pixel].expand_as(x[0, token]))
     weight = torch.zeros_like(backbone.proj_out.weight)
     weight[(i * 2 + j) * TINY.latent_channels + c] = 1
     backbone.proj_out.weight.copy_(weight)
-    out = backbone.unembed(stream.x, stream.cond)
+    out = backbone.final_layer(x, video.modulation, video.clip)
     rows, columns = torch.arange(H) % 2 == i, torch.arange(W) % 2 == j
     inside = torch.zeros_like(out, dtype=torch.bool)
     inside[:, c] = rows[:, None] & columns[None, :]
@@ -327,7 +330,7 @@ def test_channels_come_first_in_a_patch_on_the_way_in_and_last_on_the_way_out(
 
 @torch.no_grad()
 @float64()
-def test_hidden_words_are_hidden_as_in_diffusers(
+def test_masked_text_tokens_are_masked_as_in_diffusers(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
@@ -341,15 +344,15 @@ def test_hidden_words_are_hidden_as_in_diffusers(
 
 @torch.no_grad()
 @float64()
-def test_padding_that_is_attended_may_come_as_one_word_that_counts_for_many(
+def test_padding_that_is_attended_may_come_as_one_token_that_counts_for_many(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
     frames, text = scene()
     text.tokens[:, 5:] = 0
-    copies = torch.ones(B, 6)
-    copies[:, 5] = L - 5
-    short = Text(text.tokens[:, :6], copies=copies)
+    repeats = torch.ones(B, 6)
+    repeats[:, 5] = L - 5
+    short = Text(text.tokens[:, :6], repeats=repeats)
     wanted = expected(references["predict2"], frames, text)
     close(denoise(backbones["predict2"], frames, text), wanted)
     close(denoise(backbones["predict2"], frames, short), wanted)
@@ -364,12 +367,12 @@ def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str,
     moved = Frames(
         frames.z[:, :, order],
         tuple(frames.roles[i] for i in order),
-        frames.times[order] + 0.5,  # only distances matter, and they may be fractions
+        tuple(frames.times[i] + 0.5 for i in order),  # distances matter, fractions are allowed
         frames.sigma[:, order],
     )
     wanted = denoise(backbone, frames, text)
     close(denoise(backbone, moved, text), wanted[:, :, order])
-    stretched = denoise(backbone, replace(moved, times=3 * moved.times), text)
+    stretched = denoise(backbone, replace(moved, times=tuple(3 * t for t in moved.times)), text)
     other_values(stretched, wanted[:, :, order])
 
 

@@ -15,8 +15,8 @@ from wamkit_ltx.backbone import LTX2Backbone
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
-from wamkit.interfaces.backbone import denoise
-from wamkit.interfaces.types import Frames, Text
+from wamkit.interfaces import denoise
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -39,7 +39,7 @@ TINY: dict[str, LTX2] = {
 }
 WHOLE = {"2.0": 18_876_174_592, "2.3": 18_988_838_144}  # parameters, audio included
 designs = pytest.mark.parametrize("design", TINY)
-B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, words
+B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, text tokens
 
 
 def reference_of(config: LTX2, audio_heads: int = 4, audio_head_size: int = 8) -> Any:
@@ -124,9 +124,9 @@ def built(design: str, path: Path, **changes: Any) -> Any:
 
 
 def scene(design: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Frames, Text]:
-    """Three frames, of which 2.0 knows the first; padded words.
+    """Three frames, of which 2.0 knows the first; a padded prompt.
 
-    The words of 2.3 are modulated by the noise level, of which diffusers takes one for all frames.
+    The prompt of 2.3 is modulated by the noise level, of which diffusers takes one for all frames.
     """
     generator = torch.Generator().manual_seed(2)
     levels = torch.tensor(sigma)[:, None].repeat(1, T)
@@ -137,8 +137,8 @@ def scene(design: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fr
     z = torch.randn(B, 8, T, H, W, generator=generator)
     valid = torch.ones(B, L, dtype=torch.bool)
     valid[1, 5:] = False
-    words = torch.randn(B, L, TINY[design].text_width, generator=generator)
-    return Frames(z, roles, torch.arange(T), levels), Text(words, valid)
+    tokens = torch.randn(B, L, TINY[design].text_width, generator=generator)
+    return Frames(z, roles, counted(T), levels), Text(tokens, valid)
 
 
 def expected(model: Any, frames: Frames, text: Text, *, apart: bool = True, **other: Any) -> Tensor:
@@ -217,7 +217,7 @@ def test_gradients_equal_those_of_diffusers(
 
 
 @float64()
-def test_words_are_modulated_by_the_level_of_the_frame_that_listens(
+def test_the_prompt_is_modulated_by_the_level_of_the_frame_that_attends_to_it(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
@@ -237,7 +237,7 @@ def test_words_are_modulated_by_the_level_of_the_frame_that_listens(
 
 @designs
 @float64()
-def test_pictures_a_second_place_the_frames(
+def test_images_a_second_place_the_frames(
     design: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     references = doubled(references)

@@ -14,15 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from wamkit_ltx import LTX
 from wamkit_ltx.backbone import LTXBackbone
-from wamkit_ltx.positions import places
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.parts import Weighted
 from wamkit.config.visibility import everyone
-from wamkit.engine.attention import run
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.backbone import grid_positions
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -40,7 +41,7 @@ diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' ow
 # Width 64 does not divide by 6, so that some numbers of a token are not turned.
 TINY = LTX(variant="tiny", latent_channels=8, text_width=20)
 PUBLISHED = {"0.9-2b": 1_923_385_472, "0.9.7-13b": 13_042_569_344}
-B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, words
+B, T, H, W, L = 2, 3, 4, 3, 12  # batch, latent frames, height and width, text tokens
 FPS = 25.0
 
 
@@ -96,20 +97,22 @@ def built(path: Path, **changes: Any) -> Any:
 
 
 def scene(sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Frames, Text]:
-    """One clean frame and two noisy ones, each of the batch at a level of its own; padded words."""
+    """One clean frame and two noisy ones, each of the batch at a level of its own; a padded prompt."""
     generator = torch.Generator().manual_seed(2)
     levels = torch.tensor(sigma)[:, None].repeat(1, T)
     levels[:, 0] = 0
     z = torch.randn(B, 8, T, H, W, generator=generator)
     valid = torch.ones(B, L, dtype=torch.bool)
     valid[1, 5:] = False
-    words = torch.randn(B, L, 20, generator=generator)
-    return Frames(z, ("context", "target", "target"), torch.arange(T), levels), Text(words, valid)
+    tokens = torch.randn(B, L, 20, generator=generator)
+    return Frames(z, ("context", "target", "target"), counted(T), levels), Text(tokens, valid)
 
 
-def coordinates(times: Tensor, *, causal: bool) -> Tensor:
+def coordinates(times: tuple[float, ...], *, causal: bool) -> Tensor:
     """[B, 3, S] seconds, rows and columns of pixels, as in diffusers' condition pipeline."""
-    begins = (8 * times + 1 - 8).clamp(min=0) if causal else 8 * times
+    begins = 8 * torch.tensor(times)
+    if causal:
+        begins = (begins + 1 - 8).clamp(min=0)
     axes = (begins / FPS, 32.0 * torch.arange(H), 32.0 * torch.arange(W))
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     return grid.expand(B, -1, -1)
@@ -165,7 +168,7 @@ def test_times_of_the_first_versions_are_those_of_diffusers_first_pipeline(
 
 
 @float64()
-def test_pictures_a_second_place_the_frames(reference: Any, folder: Path) -> None:
+def test_images_a_second_place_the_frames(reference: Any, folder: Path) -> None:
     reference = doubled(reference)
     frames, text = scene()
     coords = coordinates(frames.times, causal=True) * torch.tensor([[5.0], [1.0], [1.0]])
@@ -179,7 +182,7 @@ def test_pictures_a_second_place_the_frames(reference: Any, folder: Path) -> Non
 def test_a_frame_is_where_its_time_says_not_where_it_stands(reference: Any, backbone: Any) -> None:
     reference, backbone = doubled((reference, backbone))
     frames, text = scene()
-    moved = replace(frames, times=torch.tensor([0.0, 2.5, 7.0]))
+    moved = replace(frames, times=(0.0, 2.5, 7.0))
     with torch.no_grad():
         wanted = expected(reference, moved, text)
         found = denoise(backbone, moved, text)
@@ -220,9 +223,10 @@ def test_role_by_role_equals_one_masked_attention(backbone: Any) -> None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     with torch.no_grad():
-        stream = stream_of(backbone, frames, text)
-        run([stream], everyone(frames.roles), attend=masked)
-        wanted = backbone.unembed(stream.x, stream.cond)
+        runner = PassRunner()
+        video = embed_video(runner, backbone, frames, text)
+        (x,), _ = runner.run(video.streams, everyone(frames.roles), attend=masked)
+        wanted = backbone.final_layer(x, video.modulation, video.clip)
         table = {"context": {"context"}, "target": {"context", "target"}}
         found = denoise(backbone, frames, text, table)
     same_values(found, wanted)
@@ -231,7 +235,8 @@ def test_role_by_role_equals_one_masked_attention(backbone: Any) -> None:
 @float64()
 def test_positions_turn_the_whole_width_and_leave_the_rest_in_front() -> None:
     backbone: Any = LTXBackbone(TINY)
-    cos, sin = backbone._turn(places(scene()[0]))  # [H, S, E / 2]
+    positions = grid_positions(torch.tensor(scene()[0].times), H, W)
+    cos, sin, _ = backbone.embed_positions(positions)  # [H, S, E / 2]
     assert cos.shape == (4, T * H * W, 8)
     flat = sin.transpose(0, 1).flatten(1)
     assert (flat[:, :2] == 0).all()  # 64 = 4 + 6 * 10: two pairs stay

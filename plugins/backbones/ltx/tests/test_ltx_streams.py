@@ -9,7 +9,6 @@ import torch
 from wamkit_ltx import LTX, LTX2
 
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
-from wamkit.testing.fixtures import scene_of
 
 CONFIGS: dict[str, Any] = {
     "0.9.0": LTX(variant="tiny", latent_channels=8, causal_times=False),
@@ -21,7 +20,7 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 @cases
-def test_tokens_of_a_video_placed_by_hand_give_the_numbers_of_the_video(case: str) -> None:
+def test_tokens_at_the_places_of_frames_give_the_numbers_of_frames(case: str) -> None:
     placed_by_hand(CONFIGS[case])
 
 
@@ -41,16 +40,15 @@ def test_an_expert_has_the_names_of_the_backbone(case: str) -> None:
     assert ours["transformer_blocks.0.attn1.to_q.weight"].shape == (64, 20)
     assert ours["transformer_blocks.0.attn2.to_out.0.weight"].shape == (20, 64)
     assert ours["transformer_blocks.1.ff.net.2.weight"].shape == (20, 28)
-    words = 64 if case == "2.3" else 20
-    assert ours["transformer_blocks.0.attn2.to_k.weight"].shape == (64, words)
+    inputs = 64 if case == "2.3" else 20
+    assert ours["transformer_blocks.0.attn2.to_k.weight"].shape == (64, inputs)
 
 
 @pytest.mark.parametrize("case", ["0.9.5", "2.0", "2.3"])
 @torch.no_grad()
 def test_places_between_and_before_the_first_latents_differ(case: str) -> None:
-    config = CONFIGS[case]
-    backbone, (_, text) = config.build(), scene_of(config.traits, (2, 2))
-    at = torch.zeros(7, 3)
-    at[:, 0] = torch.tensor([-1.0, -0.5, 0, 0.25, 0.5, 1, 1.5])
-    angle = backbone.place(torch.zeros(2, 7), at, text).sin[-1, :, -3]  # the highest frequency
+    backbone: Any = CONFIGS[case].build()
+    positions = torch.zeros(7, 3, dtype=torch.float64)
+    positions[:, 0] = torch.tensor([-1.0, -0.5, 0, 0.25, 0.5, 1, 1.5])
+    angle = backbone.embed_positions(positions).sin[-1, :, -3]  # the highest frequency
     assert angle.unique().numel() == 7
