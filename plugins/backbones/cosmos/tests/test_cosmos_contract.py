@@ -108,9 +108,9 @@ def test_conditioning_latents_and_extra_tokens_are_refused() -> None:
     backbone: Any = TINY.build()
     frames = Frames(torch.zeros(1, 16, 1, 2, 2), ("context",), (0.0,), torch.zeros(1, 1))
     tokens = torch.zeros(1, 2, 32)
-    with pytest.raises(WamkitError, match="found 3 channels of conditioning latents; .* takes 0"):
+    with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
         denoise(backbone, replace(frames, cond_latents=frames.z[:, :3]), Text(tokens))
-    with pytest.raises(WamkitError, match="found extra tokens of width 32; .* takes width 0"):
+    with pytest.raises(WamkitError, match=r"found extra tokens of width 32; .* takes width 0"):
         denoise(backbone, frames, Text(tokens, extra=tokens))
 
 

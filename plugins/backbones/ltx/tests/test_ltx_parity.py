@@ -97,7 +97,7 @@ def built(path: Path, **changes: Any) -> Any:
 
 
 def scene(sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Frames, Text]:
-    """One clean frame and two noisy ones, each of the batch at a level of its own; a padded prompt."""
+    """One clean frame and two noisy ones, each sample at a level of its own; a padded prompt."""
     generator = torch.Generator().manual_seed(2)
     levels = torch.tensor(sigma)[:, None].repeat(1, T)
     levels[:, 0] = 0
