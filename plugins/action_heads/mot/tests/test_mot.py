@@ -12,8 +12,8 @@ from wamkit_mot.interpolate import Units, resized
 
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
-from wamkit.interfaces.types import Noisy, Scene
-from wamkit.testing.fixtures import composed, scene_of
+from wamkit.interfaces.types import NoisyVectors, Scene
+from wamkit.testing.fixtures import composed, run_head, scene_of
 from wamkit.testing.parity import float64, same_values
 
 BACKBONES = [
@@ -38,7 +38,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
     sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
     head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
     video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=2)
-    action = Noisy(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
+    action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     return model, head, Scene(text, video, action, torch.randn(2, 3))
 
 
@@ -55,26 +55,26 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
 def test_an_expert_may_rest_at_some_layers(settings: dict[str, Any], layers: list[int]) -> None:
     model, head, scene = parts(**settings)
     assert [i for i, block in enumerate(head.blocks) if block is not None] == layers
-    assert head.join(model, scene, SEES).action.shape == (2, 6, 4)
+    assert run_head(head, model, scene, SEES).action.shape == (2, 6, 4)
 
 
 @pytest.mark.parametrize("block", ["own", "backbone"])
 @pytest.mark.parametrize(
     ("state", "tokens"), [("text", 6), ("token", 7), ("noisy_token", 7), ("none", 6)]
 )
-def test_the_state_enters_where_it_is_told_to(block: str, state: str, tokens: int) -> None:
+def test_the_state_enters_where_the_settings_say(block: str, state: str, tokens: int) -> None:
     model, head, scene = parts(block=block, state=state)
     assert sum(head.config.tokens(head.sizes).values()) == tokens
     with torch.no_grad():
-        one = head.join(model, scene, SEES)
+        one = run_head(head, model, scene, SEES)
         assert scene.state is not None
-        two = head.join(model, scene.with_(state=scene.state + 1), SEES)
+        two = run_head(head, model, scene.with_(state=scene.state + 1), SEES)
     assert torch.equal(one.action, two.action) == (state == "none")
-    # As a word the state is read by the video too; as a token only the action sees it.
+    # As a text token the state is read by the video too; as a token only the action sees it.
     assert torch.equal(one.video, two.video) == (state != "text")
 
 
-def test_without_text_the_expert_does_not_read_the_instruction() -> None:
+def test_without_text_the_expert_does_not_read_the_prompt() -> None:
     _, head, _ = parts(text="none")
     assert not any("attn2" in name or "text" in name for name in head.state_dict())
 
@@ -84,9 +84,9 @@ def test_the_noise_level_of_the_action_is_its_own(block: str) -> None:
     model, head, scene = parts(block=block)
     assert scene.action is not None
     with torch.no_grad():
-        one = head.join(model, scene, SEES)
-        other = Noisy(scene.action.x, scene.action.sigma + 0.1)
-        two = head.join(model, scene.with_(action=other), SEES)
+        one = run_head(head, model, scene, SEES)
+        other = NoisyVectors(scene.action.x, scene.action.sigma + 0.1)
+        two = run_head(head, model, scene.with_(action=other), SEES)
     assert not torch.equal(one.action, two.action) and torch.equal(one.video, two.video)
 
 
@@ -134,7 +134,7 @@ def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
     source = model.blocks[head.layers[1]].attn1.to_q.weight
     goal = head.blocks[head.layers[1]].attn1.to_q.weight
     same_values(goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1]))))
-    assert head.join(model, scene, SEES).action.isfinite().all()
+    assert run_head(head, model, scene, SEES).action.isfinite().all()
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "wan"])
@@ -146,7 +146,7 @@ def test_a_copy_of_any_backbones_blocks_can_start_from_it(backbone: str) -> None
             p.add_(torch.randn_like(p) * 0.1)
     head.initialize_from(model)
     assert not [n for n, p in head.expert.named_parameters() if torch.equal(p, before[n])]
-    assert head.join(model, scene, SEES).action.isfinite().all()
+    assert run_head(head, model, scene, SEES).action.isfinite().all()
 
 
 def test_a_backbone_with_other_names_is_refused() -> None:

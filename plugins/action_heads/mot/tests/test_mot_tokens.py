@@ -1,4 +1,4 @@
-"""What passes as a token, at which level and place, with the actions or remembered before them."""
+"""What passes as a token, at which level and time, with the actions or cached before them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from wamkit_mot import Mot
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.registry import registry
 from wamkit.engine.layers import latent_times
-from wamkit.interfaces.types import Noisy, Scene
-from wamkit.testing.fixtures import composed, everything, redrawn
+from wamkit.engine.levels import CLEAN
+from wamkit.interfaces.types import NoisyVectors, Scene, TokenGroup, counted
+from wamkit.testing.fixtures import composed, everything, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 
 OWN: list[dict[str, Any]] = [
@@ -71,7 +72,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 )
 def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
-    out = head.join(model, scene, SEES)
+    out = run_head(head, model, scene, SEES)
     sum(getattr(out, part).square().mean() for part in PREDICTS).backward()
     dead = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     silent = getattr(head.expert, "silent", ())
@@ -83,14 +84,14 @@ def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("settings", [*OWN, *COPIED])
 @torch.no_grad()
 @float64()
-def test_what_is_remembered_gives_the_same_numbers(settings: dict[str, Any]) -> None:
+def test_a_cache_gives_the_same_numbers(settings: dict[str, Any]) -> None:
     model, head, scene = parts(**settings)
-    full = head.join(model, scene, SEES)
+    full = run_head(head, model, scene, SEES)
     known = scene.without(*PREDICTS)
-    cache = head.join(model, known, SEES, keep=("text", "context", "state")).cache
+    cache = run_head(head, model, known, SEES, keep=("text", "context", "state")).cache
     assert ("state" in cache.roles) == (settings.get("state") == "token")
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        step = head.join(model, scene.with_(video=None), SEES, cache)
+        step = run_head(head, model, scene.with_(video=None), SEES, cache)
         for part in PREDICTS:
             close(getattr(step, part), getattr(full, part))
 
@@ -102,27 +103,34 @@ def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
     model, head, scene = parts(**settings)
     scene, n = scene.without("next_state", "value"), 6
     x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
-    roles, times = ("action.0",) * n + ("action.1",) * n, torch.arange(2.0 * n)
-    both = head.join(model, scene.with_(action=Noisy(x, sigma, roles, times)), SEES).action
+    roles, times = ("action.0",) * n + ("action.1",) * n, counted(2 * n)
+    whole = scene.with_(action=NoisyVectors(x, sigma, roles, times))
+    both = run_head(head, model, whole, SEES).action
 
     def chunk(i: int) -> Scene:
         at = slice(i * n, (i + 1) * n)
-        return scene.with_(action=Noisy(x[:, at], sigma[:, at], roles[at], times[at]))
+        return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 
-    one = head.join(model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
+    one = run_head(head, model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
     assert one.action is None  # all that is there is kept, so the pass is a prefill
-    close(head.join(model, chunk(0), SEES).action, both[:, :n])
-    two = head.join(model, chunk(1).with_(video=None), SEES, one.cache)
+    close(run_head(head, model, chunk(0), SEES).action, both[:, :n])
+    two = run_head(head, model, chunk(1).with_(video=None), SEES, one.cache)
     close(two.action, both[:, n:])
 
 
 @torch.no_grad()
 def test_two_chunks_of_one_role_have_registers_each() -> None:
     model, head, scene = parts(registers=2)
-    action = Noisy(torch.randn(2, 12, 4), torch.zeros(2, 12))
-    stream = head.stream(model, scene.without(*PREDICTS).with_(action=action), ())
-    assert [tuple(s) for s in stream.segments] == [("action", 16, None)]
-    assert stream.spans == {"action": slice(0, 12)}
+    action = NoisyVectors(torch.randn(2, 12, 4), torch.zeros(2, 12))
+    groups = head.token_groups(scene.without(*PREDICTS).with_(action=action), ())
+    assert [(group.modality, group.roles) for group in groups] == [
+        ("action", ("action",) * 12),
+        ("registers", ("action",) * 2),
+        ("registers", ("action",) * 2),
+    ]
+    assert [group.times for group in groups[1:]] == [(6.0, 7.0), (12.0, 13.0)]
+    found = run_head(head, model, scene.with_(action=action), SEES).action
+    assert found is not None and found.shape == action.x.shape
 
 
 @torch.no_grad()
@@ -130,9 +138,9 @@ def test_two_chunks_of_one_role_have_registers_each() -> None:
 def test_a_level_is_that_of_its_tokens_alone() -> None:
     model, head, scene = parts(state="token", registers=1, decoder="adaln")
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
-    one = head.join(model, scene, apart)
-    louder = Noisy(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
-    two = head.join(model, scene.with_(value=louder), apart)
+    one = run_head(head, model, scene, apart)
+    louder = NoisyVectors(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = run_head(head, model, scene.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
     other_values(two.value, one.value, 0.0001)
@@ -143,10 +151,10 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
 def test_levels_of_single_steps_equal_one_level_for_all() -> None:
     model, head, scene = parts(registers=1, state="noisy_token", decoder="adaln")
     action = scene.noisy("action")
-    each = Noisy(action.x, action.sigma[:, None].expand(-1, 6).contiguous())
+    each = NoisyVectors(action.x, action.sigma.expand(-1, 6).contiguous())
     close(
-        head.join(model, scene.with_(action=each), SEES).action,
-        head.join(model, scene, SEES).action,
+        run_head(head, model, scene.with_(action=each), SEES).action,
+        run_head(head, model, scene, SEES).action,
     )
 
 
@@ -162,34 +170,38 @@ def test_levels_of_single_steps_equal_one_level_for_all() -> None:
     ],
 )
 @torch.no_grad()
-def test_actions_know_their_order_unless_told_not_to(settings: dict[str, Any], moves: bool) -> None:
+def test_actions_depend_on_their_order_unless_set_not_to(
+    settings: dict[str, Any], moves: bool
+) -> None:
     model, head, scene = parts(state="text", **settings)
     action = scene.noisy("action")
-    turned = Noisy(action.x.flip(1), action.sigma)
-    one = head.join(model, scene, SEES).action
-    two = head.join(model, scene.with_(action=turned), SEES).action.flip(1)
+    turned = NoisyVectors(action.x.flip(1), action.sigma)
+    one = run_head(head, model, scene, SEES).action
+    two = run_head(head, model, scene.with_(action=turned), SEES).action.flip(1)
     (other_values if moves else same_values)(one, two)
 
 
 @float64()
 def test_the_sinusoid_counts_from_the_state_and_has_its_sines_first() -> None:
     _, head, _ = parts(positions="sinusoid", width=8)
-    wave, turn, at = head._placed(torch.tensor([-1.0, 0, 2]))
+    group = TokenGroup("action", None, CLEAN, ("action",) * 3, (-1.0, 0.0, 2.0))
+    wave = head.embed_times([group], torch.device("cpu"))
     angle = torch.tensor([0.0, 1, 3])[:, None] / 10_000 ** (torch.arange(4) / 4)
     close(wave, torch.cat([angle.sin(), angle.cos()], -1))
-    assert turn is None and at.tolist() == [[0, -1, -1]] * 3
+    assert list(head.token_times([group])) == [0] * 3
+    assert head.embed_positions(torch.zeros(3, 3, dtype=torch.float64)) is None
 
 
 @torch.no_grad()
 @float64()
-def test_places_that_change_are_not_remembered() -> None:
+def test_times_that_change_are_not_cached() -> None:
     model, head, scene = parts()
     action = scene.noisy("action")
-    later = Noisy(action.x, action.sigma, times=torch.arange(6.0) * 3)
-    first = head.join(model, scene, SEES).action
-    moved = head.join(model, scene.with_(action=later), SEES).action
+    later = NoisyVectors(action.x, action.sigma, times=tuple(3 * time for time in counted(6)))
+    first = run_head(head, model, scene, SEES).action
+    moved = run_head(head, model, scene.with_(action=later), SEES).action
     other_values(first, moved, 0.0001)
-    close(head.join(model, scene, SEES).action, first)
+    close(run_head(head, model, scene, SEES).action, first)
 
 
 @pytest.mark.parametrize(
@@ -199,22 +211,22 @@ def test_places_that_change_are_not_remembered() -> None:
 @torch.no_grad()
 def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
     model, head, scene = parts(backbone, **settings)
-    full = head.join(model, scene, SEES).action
+    full = run_head(head, model, scene, SEES).action
     for module in (model, head):
         cast(module, torch.bfloat16)
-    half = head.join(model, replace(scene, text=replace(scene.text)), SEES).action
+    half = run_head(head, model, replace(scene, text=replace(scene.text)), SEES).action
     assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
 
 
 def test_actions_stand_between_the_frames_they_lead_to() -> None:
     # LingBot-VA: K actions of frame f at f + k / (K + 1); here 4 actions a frame, 1 frame observed.
-    places = torch.tensor([-1.0, 0, 1, 3, 4, 7, 8])
+    places = [-1.0, 0, 1, 3, 4, 7, 8]
     found = latent_times(places, chunk=8, frames=(1, 2))
-    assert found.tolist() == pytest.approx([0.8, 1.2, 1.4, 1.8, 2.2, 2.8, 3.2])
-    uneven = latent_times(torch.arange(5.0), chunk=5, frames=(1, 2))  # 3 to a frame, then 2
-    assert uneven.tolist() == pytest.approx([1.25, 1.5, 1.75, 2.25, 2.5])
-    nothing = latent_times(torch.arange(3.0), chunk=3, frames=(2, 0))
-    assert nothing.tolist() == pytest.approx([2.25, 2.5, 2.75])
+    assert found == pytest.approx([0.8, 1.2, 1.4, 1.8, 2.2, 2.8, 3.2])
+    uneven = latent_times(range(5), chunk=5, frames=(1, 2))  # 3 to a frame, then 2
+    assert uneven == pytest.approx([1.25, 1.5, 1.75, 2.25, 2.5])
+    nothing = latent_times(range(3), chunk=3, frames=(2, 0))
+    assert nothing == pytest.approx([2.25, 2.5, 2.75])
 
 
 def test_the_adaptive_decoder_begins_with_zeros() -> None:
