@@ -1,4 +1,4 @@
-"""Numbers in latent frames: tiling, what is refused, and every backbone that can be written to."""
+"""Vectors in latent frames: tiling, what is refused, and every backbone they can be written to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from wamkit.config.parts import ParadigmConfig, Sizes
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.config.visibility import everyone
+from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import Paradigm
 from wamkit.interfaces.paradigm import corrupt, denoise, start
-from wamkit.interfaces.types import Frames, Noisy, Outcome
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, NoisyVectors, Outcome
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
@@ -104,15 +106,15 @@ def test_numbers_come_back_from_the_frames_they_are_tiled_over(
 ) -> None:
     head = head_for(chunk, numbers, latent, slots=slots)
     x = torch.randn(2, chunk, numbers)
-    frames = head.lift("action", x)
+    frames = head.to_latent("action", x)
     assert frames.shape == (2, slots, prod(latent))
     assert torch.equal(frames[1].flatten(), tiled(x[1], (slots, *latent)))
-    same_values(head.lower("action", frames), x)
+    same_values(head.from_latent("action", frames), x)
     # Reading averages the complete copies, and ignores what is left of a last one.
     flat, size = frames.flatten(1).clone(), chunk * numbers
     flat[:, copies * size :] += 100
     flat[:, :size] += copies
-    read = head.lower("action", flat.view_as(frames))
+    read = head.from_latent("action", flat.view_as(frames))
     same_values(read, x + 1)
 
 
@@ -120,28 +122,28 @@ def test_numbers_come_back_from_the_frames_they_are_tiled_over(
 def test_several_chunks_are_tiled_one_by_one() -> None:
     head = head_for(5, 3, (2, 3, 4))
     x = torch.randn(2, 15, 3)
-    frames = head.lift("action", x)
+    frames = head.to_latent("action", x)
     assert frames.shape == (2, 3, 24)
-    assert torch.equal(frames[:, 1:2], head.lift("action", x[:, 5:10]))
-    same_values(head.lower("action", frames), x)
+    assert torch.equal(frames[:, 1:2], head.to_latent("action", x[:, 5:10]))
+    same_values(head.from_latent("action", frames), x)
 
 
 @float64()
 def test_a_value_fills_its_frame_and_is_read_as_the_mean() -> None:
     head = head_for(5, 3, (2, 3, 4))
     value = torch.tensor([-0.5, 1.0]).reshape(2, 1, 1)
-    frame = head.lift("value", value)
+    frame = head.to_latent("value", value)
     assert torch.equal(frame, value.expand(2, 1, 24))
     noise = torch.randn(2, 1, 24)
-    read = head.lower("value", frame + noise)
+    read = head.from_latent("value", frame + noise)
     same_values(read, value + noise.mean(2, keepdim=True))
 
 
 def test_a_state_that_does_not_divide_the_frame_is_cut_too() -> None:
     head = head_for(5, 3, (2, 3, 4), state=9)
     x = torch.randn(2, 1, 9)
-    assert torch.equal(head.lift("state", x)[0, 0], tiled(x[0], (2, 3, 4)))
-    assert torch.equal(head.lift("next_state", x), head.lift("state", x))
+    assert torch.equal(head.to_latent("state", x)[0, 0], tiled(x[0], (2, 3, 4)))
+    assert torch.equal(head.to_latent("next_state", x), head.to_latent("state", x))
 
 
 def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> None:
@@ -154,7 +156,7 @@ def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> 
     assert torch.equal(state.flatten(), tiled(scene.state[1], spec.sizes.latent))
     action = scene.noisy("action")
     assert torch.equal(found["action"].z[1, :, 0].flatten(), action.x[1, 0])
-    back = policy.action_head.unslot("action", found["action"].z, action)  # type: ignore[operator]
+    back = policy.action_head.decode_slot("action", found["action"].z, action)  # type: ignore[operator]
     assert torch.equal(back, action.x)
 
 
@@ -162,7 +164,9 @@ def test_levels_and_what_is_clean() -> None:
     head = head_for(4, 4, (2, 2, 2), slots=2)
     spec = spec_for()
     scene = blank(Policy.from_spec(spec), observation(spec))
-    numbers = Noisy(torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2)
+    numbers = NoisyVectors(
+        torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2
+    )
     found = head.slots(scene.with_(action=numbers), ())
     assert torch.equal(found["action"].sigma, numbers.sigma)
     assert found["action"].roles == numbers.roles
@@ -183,7 +187,7 @@ def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
     scene = clean(policy, padded)
     noisy, target = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
     error = policy.model(noisy).take("action", noisy) - target["action"].velocity
-    real = policy.action_head.lift("action", valid.float()[..., None].expand(-1, -1, 4))
+    real = policy.action_head.to_latent("action", valid.float()[..., None].expand(-1, -1, 4))
     weight = target["action"].weight[:, None, None]
     expected = (error.square() * real * weight).sum((1, 2)) / real.sum((1, 2))
     same_values(one.parts["action"], expected.mean())
@@ -216,7 +220,7 @@ LAYOUTS: list[dict[str, Any]] = [{}, {"layout": "append", "slots": 2}]
 @pytest.mark.parametrize("name", JOINED)
 @torch.no_grad()
 @float64()
-def test_remembering_changes_nothing(name: str, how: dict[str, Any]) -> None:
+def test_a_cache_changes_nothing(name: str, how: dict[str, Any]) -> None:
     spec = spec_for(name, **how)
     policy = Policy.from_spec(spec)
     scene = blank(policy, observation(spec))
@@ -234,7 +238,7 @@ def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
     chunk = policy.act(seen, seed=0)
     assert chunk.values.shape == (2, 6, 4) and chunk.values.isfinite().all()
     assert chunk.value is not None and chunk.value.shape == (2,)
-    assert policy.action_head.lower("next_state", chunk.notes["next"]).shape == (2, 1, 3)
+    assert policy.action_head.from_latent("next_state", chunk.notes["next"]).shape == (2, 1, 3)
     losses = policy.train().loss(batch_of(spec), seed=0)
     assert set(losses.parts) == {"action", "video", "next_state", "value"}
     losses.total.backward()
@@ -244,7 +248,7 @@ def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOINED)
-def test_what_is_written_is_heard_and_read(name: str) -> None:
+def test_slots_are_attended_to_and_decoded(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, paradigm=Together()))
     scene = clean(policy, batch_of(policy.spec))
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
@@ -261,7 +265,7 @@ def test_what_is_written_is_heard_and_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", JOINED)
 @torch.no_grad()
-def test_no_two_slots_are_in_one_place(name: str) -> None:
+def test_no_two_slots_have_one_position(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, slots=2, paradigm=Together()))
     for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
@@ -283,11 +287,14 @@ def test_a_state_enters_as_an_observation_does(name: str) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
     scene = blank(policy, observation(policy.spec))
     assert scene.video is not None
-    one = scene.video.only("context")
+    one, runner = scene.video.only("context"), PassRunner()
     tokens = {
-        role: policy.backbone.embed(
-            Frames(one.z, (role,), one.times, one.sigma, one.guide), scene.text
-        )[0]
+        role: embed_video(
+            runner,
+            policy.backbone,
+            Frames(one.z, (role,), one.times, one.levels, one.cond_latents),
+            scene.text,
+        ).frames.tokens
         for role in ("context", "state")
     }
     assert torch.equal(tokens["context"], tokens["state"])

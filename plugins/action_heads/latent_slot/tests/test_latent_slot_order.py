@@ -11,7 +11,7 @@ from wamkit_latent_slot import LatentSlot
 
 from wamkit.config.parts import Sizes
 from wamkit.config.registry import registry
-from wamkit.interfaces.types import Frames, Noisy, Scene, Text
+from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, counted
 
 Order = list[tuple[str, float]]
 
@@ -72,21 +72,22 @@ def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Scen
         Frames(
             torch.zeros(1, latent[0], length, *latent[1:]),
             roles,
-            torch.arange(float(length)),
+            counted(length),
             torch.zeros(1, length),
         ),
-        Noisy(torch.zeros(1, len(names), room), one, tuple(names)),
+        NoisyVectors(torch.zeros(1, len(names), room), one, tuple(names)),
         state=torch.zeros(1, state) if state else None,
-        next_state=Noisy(torch.zeros(1, 1, room), one) if state else None,
-        value=Noisy(torch.zeros(1, 1, room), one),
+        next_state=NoisyVectors(torch.zeros(1, 1, room), one) if state else None,
+        value=NoisyVectors(torch.zeros(1, 1, room), one),
     )
 
 
 def order(head: Any, scene: Scene, known: tuple[str, ...] = ()) -> Order:
     """All frames of a pass, as they stand in time."""
-    scene = head.prepare(scene)
-    clips = [*([scene.video] if scene.video else []), *head.slots(scene, known).values()]
-    found = [pair for c in clips for pair in zip(c.roles, c.times.tolist(), strict=True)]
+    clips = list(head.slots(scene, known).values())
+    if scene.video is not None:
+        clips.append(replace(scene.video, times=head.frame_times(scene.video.times)))
+    found = [pair for c in clips for pair in zip(c.roles, c.times, strict=True)]
     return sorted(found, key=lambda pair: pair[1])
 
 
@@ -134,7 +135,7 @@ def test_chunks_follow_each_other() -> None:
     assert scene.video is not None and scene.action is not None
     second = scene.with_(
         video=scene.video.only("target.1"),
-        action=Noisy(scene.action.x[:, 1:], scene.action.sigma, ("action.1",), torch.tensor([1.0])),
+        action=NoisyVectors(scene.action.x[:, 1:], scene.action.sigma, ("action.1",), (1.0,)),
         state=None,
         value=None,
     )
@@ -178,21 +179,3 @@ def test_without_a_state_nothing_is_kept_free_for_one() -> None:
         ("target", 3),
         ("value", 4),
     ]
-
-
-@torch.no_grad()
-def test_places_are_computed_once_for_all_steps_of_a_chunk() -> None:
-    head = head_for(2)
-    scene = scene_for(head, 2)
-
-    def clip(scene: Scene) -> Frames:
-        ready = head.prepare(scene)
-        return Frames.row([ready.video, *head.slots(ready, ()).values()], scene.text.memo)
-
-    one = clip(scene)
-    action = scene.noisy("action")
-    two = clip(scene.with_(action=replace(action, x=action.x + 1, sigma=action.sigma / 2)))
-    assert two.times is one.times and two.roles is one.roles and two.memo is one.memo
-    assert scene.video is not None
-    later = replace(scene.video, times=scene.video.times + 0)
-    assert clip(scene.with_(video=later)).memo is not one.memo

@@ -1,4 +1,4 @@
-"""Latent slots in policies that ask more: guided frames, coarser targets, several chunks."""
+"""Latent slots in policies that ask more: conditioning latents, coarser targets, more chunks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spec_for(**changes: Any) -> PolicySpec:
 
 @float64()
 def lives(spec: PolicySpec) -> Policy:
-    """It acts and imagines the same without a memory, and learns."""
+    """It acts and imagines the same without a cache, and learns."""
     assert check(spec) == []
     policy = Policy.from_spec(spec)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def lives(spec: PolicySpec) -> Policy:
 
 
 @torch.no_grad()
-def test_guided_frames_are_told_which_slots_are_given() -> None:
+def test_conditioning_latents_hold_the_slots_that_are_given() -> None:
     family: Any = registry().parts["backbone"]["wan"]
     spec = spec_for(backbone=family(variant="2.2-i2v-a14b", noise="high"))
     channels = spec.backbone.traits.guide_channels
@@ -60,10 +60,10 @@ def test_guided_frames_are_told_which_slots_are_given() -> None:
     scene = blank(policy, observation(spec))
     found = policy.action_head.slots(scene, ())  # type: ignore[operator]
     for name, clip in found.items():
-        mask, shown = clip.guide.split([4, 16], 1)
+        mask, held = clip.cond_latents.split([4, 16], 1)
         given = name in ("blank", "state")
         assert torch.equal(mask, torch.full_like(mask, float(given)))
-        assert torch.equal(shown, clip.z if given else torch.zeros_like(clip.z))
+        assert torch.equal(held, clip.z if given else torch.zeros_like(clip.z))
 
 
 def test_targets_may_be_coarser_than_slots() -> None:
@@ -87,11 +87,11 @@ def test_a_sample_may_hold_several_chunks(slots: int) -> None:
     policy = Policy.from_spec(spec)
     scene = clean(policy, batch_of(spec))
     assert scene.noisy("action").x.shape[1] == 2 * slots
-    ready = policy.action_head.prepare(scene)
-    places = [*ready.video.times.tolist()]  # type: ignore[union-attr]
-    for clip in policy.action_head.slots(ready, ()).values():  # type: ignore[operator]
-        places += clip.times.tolist()
-    assert len(set(places)) == len(places)
+    assert scene.video is not None
+    times = [*policy.action_head.frame_times(scene.video.times)]  # type: ignore[operator]
+    for clip in policy.action_head.slots(scene, ()).values():  # type: ignore[operator]
+        times += clip.times
+    assert len(set(times)) == len(times)
     assert policy.loss(batch_of(spec), seed=0).total.isfinite()
 
 
@@ -129,6 +129,6 @@ def test_reading_averages_the_noise_of_all_copies() -> None:
     policy = Policy.from_spec(spec_for())
     scene = blank(policy, observation(policy.spec))
     noise = torch.randn(scene.noisy("action").x.shape, generator=generator(0))
-    read = policy.action_head.lower("action", noise)
+    read = policy.action_head.from_latent("action", noise)
     copies = noise[0].numel() // (6 * 4)
     assert float(read.std()) == pytest.approx(copies**-0.5, rel=0.35)

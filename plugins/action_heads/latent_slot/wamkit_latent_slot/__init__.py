@@ -1,4 +1,4 @@
-"""The `latent_slot` action head: numbers written into latent frames of the video itself."""
+"""The `latent_slot` action head: vectors written into latent frames of the video itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAMKIT_API = 1
 
 
 class LatentSlot(ActionHeadConfig):
-    """Numbers tiled over whole latent frames, which the backbone denoises like pictures.
+    """Vectors tiled over whole latent frames, which the backbone denoises like images.
 
     Cosmos Policy (arXiv 2601.16163). It has no network of its own: the backbone learns to read and
     to write the frames, and nothing of its architecture changes.
@@ -36,7 +36,7 @@ class LatentSlot(ActionHeadConfig):
     the slots of a chunk come after them."""
     blank: Literal["learned", "none"] | None = None
     """The frame before all others in `cosmos`: learned (published: what the VAE makes of a black
-    picture), or left out and its place kept free. By default learned; `append` has no place for
+    image), or left out and its place kept free. By default learned; `append` has no place for
     it."""
 
     def frames(self, sizes: Sizes) -> int:
