@@ -31,11 +31,10 @@ from ..config.registry import registry
 from ..config.spec import PolicySpec
 from ..config.visibility import Visibility
 from ..engine.attention import attention
-from ..engine.levels import CLEAN
 from ..engine.passes import PassRunner
 from ..errors import WamkitError
 from ..interfaces import denoise
-from ..interfaces.streams import embed_video, embed_videos
+from ..interfaces.streams import embed_video, embed_videos, text_level
 from ..interfaces.types import Frames, Scene, Text
 from .backbone_contract import STACK
 from .fixtures import (
@@ -151,7 +150,7 @@ def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     keep = ("context",) if follows else ("text", "context")
     _, cache = runner.run(seen.streams, sees, attend=model.attend, keep=keep, prefill=True)
     targets = video.only("target")
-    level = targets.level_of("target")[0] if follows else CLEAN
+    level = text_level(model, Scene(text, targets))
     for _ in range(2):  # the second step rewrites the first one's keys in place
         rest = embed_video(
             runner, model, targets, text, text_level=level, with_text="text" not in cache.roles
