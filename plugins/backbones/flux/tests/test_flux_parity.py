@@ -16,8 +16,10 @@ from wamkit_flux.weights import FLUX1, FLUX2
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_videos
+from wamkit.interfaces.types import Frames, Scene, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -172,7 +174,7 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     z = draw(B, config.traits.latent_channels, len(roles), H, W)
     image = draw(B, 1, 20) if case == "kontext" else None
     text = Text(draw(B, L, config.text_width), extra=image)
-    return Frames(z, roles, torch.arange(len(roles)), levels), text
+    return Frames(z, roles, counted(len(roles)), levels), text
 
 
 def places(images: list[int], rows: int, columns: int, axes: int) -> Tensor:
@@ -277,17 +279,16 @@ def test_a_noise_level_is_not_rounded_before_it_is_multiplied(
 ) -> None:
     """In bfloat16, 0.951 is 0.949; times 1000 in bfloat16 it is 948."""
     assert float(torch.tensor(0.951).bfloat16() * 1000) == 948
-    frames, text = scene(case)
     half: Any = cast(built(case, folders[case] / "diffusers"), torch.bfloat16)
     kept = {n for n, p in half.named_parameters() if p.dtype == torch.float32}
     assert any("timestep_embedder" in name for name in kept)
     assert "transformer_blocks.0.attn.norm_added_q.weight" in kept
     assert "transformer_blocks.0.attn.to_q.weight" not in kept
     assert "norm_out.linear.weight" not in kept
-    frames = frames.at(0.951, *set(ROLES))
-    wanted = stream_of(backbones[case], frames, text).cond.level[-1]
-    found = stream_of(half, frames, text).cond.level[-1]
-    rounded = stream_of(backbones[case], frames.at(0.948, *set(ROLES)), text).cond.level[-1]
+    wanted, found, rounded = (
+        model.embed_sigma(torch.tensor([sigma])).embedding
+        for model, sigma in ((backbones[case], 0.951), (half, 0.951), (backbones[case], 0.948))
+    )
     same_values(found, wanted)
     other_values(rounded, wanted, 0.1)
 
@@ -311,14 +312,14 @@ def test_bfloat16_stays_near_float32(
 def test_frames_may_stand_in_any_order_and_at_any_time(
     case: str, backbones: dict[str, Any]
 ) -> None:
-    """Pipelines put references last, cached ones come first: places are decided by roles alone."""
+    """Pipelines put references last, cached ones come first: positions follow from roles alone."""
     backbones = doubled(backbones)
     frames, text = scene(case)
     order = [*range(1, len(frames.roles)), 0]
     moved = Frames(
         frames.z[:, :, order],
         tuple(frames.roles[i] for i in order),
-        frames.times[order] * 3 + 1,
+        tuple(frames.times[i] * 3 + 1 for i in order),
         frames.sigma[:, order],
     )
     wanted = denoise(backbones[case], frames, text)[:, :, order]
@@ -335,21 +336,30 @@ def test_references_are_told_apart_by_their_order(backbones: dict[str, Any]) -> 
     other_values(denoise(backbones["klein"], swapped, text)[:, :, 0], one, 0.01)
 
 
+@torch.no_grad()
 @float64()
-def test_clean_words_do_not_feel_the_level_of_the_target(folders: dict[str, Path]) -> None:
+def test_clean_text_does_not_feel_the_level_of_the_target(folders: dict[str, Path]) -> None:
     frames, text = scene("klein")
-    levels = {}
+    keys = {}
     for rule in ("clean", "target"):
         backbone = doubled(built("klein", folders["klein"] / "diffusers", text_sigma=rule))
-        levels[rule] = [
-            stream_of(backbone, video, text).cond.level[0]
+        keys[rule] = [
+            text_keys(backbone, video, text)
             for video in (frames, frames.at(0.5, "target"), frames.only("context"))
         ]
-    first, second, none = levels["clean"]
+    first, second, none = keys["clean"]
     assert torch.equal(first, second) and torch.equal(first, none)
-    first, second, none = levels["target"]
+    first, second, none = keys["target"]
     other_values(first, second, 0.1)
-    assert torch.equal(none, levels["clean"][0])
+    assert torch.equal(none, keys["clean"][0])
+
+
+def text_keys(backbone: Any, frames: Frames, text: Text) -> Tensor:
+    """Keys of the text tokens in the first block."""
+    stream = embed_videos(PassRunner(), backbone, Scene(text, frames))["video"].text
+    assert stream is not None
+    rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
+    return stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)[0].k  # type: ignore[no-any-return]
 
 
 @cases
@@ -402,20 +412,17 @@ def test_every_linear_layer_is_called_as_a_module(case: str, backbones: dict[str
     assert not uncalled(backbones[case], lambda: denoise(backbones[case], *scene(case)))
 
 
-def test_guides_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
+def test_channels_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
     backbones: dict[str, Any],
 ) -> None:
     frames, text = scene("klein")
-    with pytest.raises(WamkitError, match="found 3 guide channels; flux2 takes none"):
-        denoise(backbones["klein"], replace(frames, guide=frames.z[:, :3]), text)
-    with pytest.raises(WamkitError, match=r"found a pooled vector of width 20; .* takes width 0"):
+    with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
+        denoise(backbones["klein"], replace(frames, cond_latents=frames.z[:, :3]), text)
+    with pytest.raises(WamkitError, match=r"found extra tokens of width 20; .* takes width 0"):
         denoise(backbones["klein"], frames, replace(text, extra=torch.zeros(B, 1, 20)))
     frames, text = scene("kontext")
-    with pytest.raises(WamkitError, match=r"found a pooled vector of width 0; .* takes width 20"):
+    with pytest.raises(WamkitError, match=r"found extra tokens of width 0; .* takes width 20"):
         denoise(backbones["kontext"], frames, Text(text.tokens))
-    with pytest.raises(WamkitError) as caught:
-        backbones["kontext"].embed(frames, None)
-    assert caught.value.hint.endswith("in every pass, cached words or not")
 
 
 @pytest.mark.parametrize(

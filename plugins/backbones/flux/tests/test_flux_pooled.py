@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext: its pooled words against transformers' tower, and policies that carry it."""
+"""FLUX.1 Kontext: its pooled text against transformers' tower, and policies that carry it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from wamkit_flux import Flux1
-from wamkit_flux.pooled import VOCABULARY, PooledWords, Shape
+from wamkit_flux.pooled import VOCABULARY, PooledText, Shape
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import parameters, save
@@ -81,7 +81,7 @@ def test_words_become_the_numbers_of_clips_vocabulary() -> None:
 
 def test_the_published_tower_has_the_names_and_shapes_of_transformers() -> None:
     with torch.device("meta"):
-        ours, theirs = PooledWords(Shape()), reference(Shape())
+        ours, theirs = PooledText(Shape()), reference(Shape())
     wanted = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == wanted
     assert parameters(ours) == 123_060_480

@@ -1,161 +1,75 @@
 """A FLUX transformer between its two ends, as far as both generations agree.
 
-    text [B, L, W]      --+
-    z [B, C, T, h, w]   --+--embed--> x [B, L + S, D] --blocks--> x --unembed--> velocity
-
 FLUX predicts noise - data, which is wamkit's velocity as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Rungs
 
-from wamkit.engine.attention import sdpa
-from wamkit.engine.layers import constant, modulated
-from wamkit.errors import WamkitError
-from wamkit.interfaces.text import text_level
-from wamkit.interfaces.types import Frames, Memo, Segment, Text, base
+from wamkit.config.parts import Traits
+from wamkit.engine.layers import TextCond, ada_norm, constant, patches, unpatched
+from wamkit.interfaces import Backbone, Clip
+from wamkit.interfaces.types import Text
 
-from .blocks import Conditioning, lanes_of
-from .stack import FluxStack, Turn
-
-if TYPE_CHECKING:
-    from . import Flux1, Flux2
+from .blocks import Modulation, TextLane
+from .embedders import FluxStack
 
 
-class LastNorm(nn.Module):
-    """The norm before the way out, scaled and shifted by the noise level, scale first."""
+class FluxBackbone(FluxStack, Backbone):
+    """Either generation; every frame has a noise level of its own.
 
-    def __init__(self, width: int, *, bias: bool) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 2 * width, bias=bias)
-
-    def table(self, level: Tensor) -> Tensor:
-        """level [B, T, D] to scale and shift [B, T, 2 D] float32."""
-        return self.linear(F.silu(level).to(self.linear.weight.dtype)).float()
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """x [B, T, n, D], and scale and shift [B, T, 2 D], to [B, T, n, D]."""
-        scale, shift = table.unsqueeze(2).chunk(2, -1)  # [B, T, 1, D]
-        return modulated(x, shift, scale)
-
-
-class FluxBackbone(FluxStack):
-    """`VideoBackbone` of either generation; every frame has a noise level of its own.
-
-    Frames of role `context` are reference images: the k-th stands at `reference` * (k + 1) on the
-    first axis of positions, all other pictures stand at 0. Their times are not looked at. A frame
-    that holds numbers stands on the other side, by its time t at -`reference` * (t + 1).
+    The k-th reference image stands at `reference` * (k + 1) on the first axis of positions, images
+    to be made stand at 0. Their times are not looked at. A frame that holds a vector stands on the
+    other side, by its time t at -`reference` * (t + 1).
     """
 
-    attend = staticmethod(sdpa)
     reference: ClassVar[int]
-    x_embedder: nn.Linear
-    context_embedder: nn.Linear
-    norm_out: LastNorm
-    proj_out: nn.Linear
 
-    def __init__(self, config: Flux1 | Flux2) -> None:
-        super().__init__()
-        self.config, self.traits = config, config.traits
+    def add_ends(self, traits: Traits, *, bias: bool) -> None:
+        """Add what leads into the blocks and out of them."""
+        width, (_, rows, columns) = traits.width, traits.patch
+        channels = rows * columns * traits.latent_channels
+        self.traits = traits
+        self.x_embedder = nn.Linear(channels, width, bias=bias)
+        self.context_embedder = nn.Linear(traits.text_width, width, bias=bias)
+        self.norm_out = Modulation(width, 2, bias=bias, first_scale=0)
+        self.proj_out = nn.Linear(width, channels, bias=bias)
+        lanes = (TextLane(block) for block in self.transformer_blocks)  # type: ignore[arg-type]
+        self.text_blocks = (*lanes, *self.single_transformer_blocks)
 
-    def embed(
-        self, video: Frames, text: Text | None
-    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
-        """Words, then tokens in the order of frames, rows and columns.
+    def embed_text(self, text: Text) -> TextCond:
+        """Tokens of the text stream."""
+        return TextCond(self.context_embedder(text.tokens.to(self.context_embedder.weight.dtype)))
 
-        Raises WamkitError for guide channels, and for a pooled vector that is missing or not
-        wanted.
-        """
-        if video.guide is not None:
-            raise WamkitError(
-                f"found {video.guide.shape[1]} guide channels; {self.config.name} takes none",
-                "leave out Frames(guide=...); references are frames of role context",
-            )
-        tokens, shape = self._frames(video)
-        segments = video.segments(shape[1] * shape[2])
-        turn = video.memo.once(
-            (id(self), "turn"), lambda: self._turn(self._places(video, shape)), of=video.times
-        )
-        if text is None or not text.tokens.shape[1]:
-            lanes = [(video.sigma, video.ladder)]
-            cond = self._conditioning(lanes, text, shape, turn, video.memo)
-            return tokens, segments, cond
-        words, of = text.memo.once((id(self), "words"), lambda: self._words(text), of=text.tokens)
-        segments = (Segment("text", words.shape[1], text.mask), *segments)
-        turn, _ = video.memo.once((id(self), "both", id(turn)), partial(_in_a_row, of, turn), of=of)
-        sigma, rung = text_level(text, video)
-        lanes = [(sigma, Rungs.row([(rung, 1)], sigma)), (video.sigma, video.ladder)]
-        cond = self._conditioning(lanes, text, shape, turn, video.memo)
-        return torch.cat([words, tokens], 1), segments, cond
+    def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        """Image, row and column are 0; the fourth axis, which FLUX.2 has, counts tokens."""
+        count = torch.arange(text.length, device=text.tokens.device, dtype=torch.float64)
+        return torch.stack([torch.zeros_like(count)] * 3 + [count], -1)
 
-    def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        table = self.out(cond.level[-1]) if cond.out is None else cond.out
-        y = self.proj_out(self.norm_out(lanes_of(x, cond)[-1], table))
-        y = y.unflatten(2, cond.shape[1:]).unflatten(-1, (-1, *self.traits.patch[1:]))
-        return y.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+    def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        """Image, row and column of each token [S, 3]."""
+        image, images = 0, []
+        for is_reference, is_vector in zip(clip.is_reference, clip.is_vector, strict=True):
+            seen = is_reference and not is_vector
+            image += seen
+            images.append(self.reference * image * seen)
+        index = constant(tuple(images), torch.float64, times.device)
+        vectors = constant(clip.is_vector, torch.bool, times.device)
+        return super().positions(index - self.reference * (times + 1) * vectors, clip)
 
-    def out(self, level: Tensor) -> Tensor:
-        return self.norm_out.table(level)
+    def patchify(self, clip: Clip) -> Tensor:
+        rows = patches(clip.latents, self.traits.patch)
+        return self.x_embedder(rows.to(self.x_embedder.weight.dtype))  # type: ignore[no-any-return]
 
-    def _frames(self, video: Frames) -> tuple[Tensor, tuple[int, int, int]]:
-        """Tokens [B, S, D] of the frames; and frames, token rows, token columns."""
-        z = video.z
-        for axis, size in zip((2, 4, 6), self.traits.patch, strict=True):
-            z = z.unflatten(axis, (-1, size))  # at last [B, C, T, 1, rows, p, columns, p]
-        z = z.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)  # [B, T, rows, columns, C * p * p]
-        _, frames, rows, columns, _ = z.shape
-        tokens = self.x_embedder(z.flatten(1, 3).to(self.x_embedder.weight.dtype))
-        return tokens, (frames, rows, columns)
+    def final_modulation(self, sigma: Any) -> Tensor:
+        """1 + scale and shift [R, 2, D]."""
+        return self.norm_out(sigma.embedding)  # type: ignore[no-any-return]
 
-    def _words(self, text: Text) -> tuple[Tensor, Turn]:
-        """Tokens [B, L, D] of the words, and their positions."""
-        words = self.context_embedder(text.tokens.to(self.context_embedder.weight.dtype))
-        count = torch.arange(words.shape[1], device=words.device, dtype=torch.float64)
-        return words, self._turn(count.new_zeros(len(count), 3), count)
-
-    def _conditioning(
-        self,
-        lanes: Sequence[tuple[Tensor, Rungs | None]],
-        text: Text | None,
-        shape: tuple[int, int, int],
-        turn: Turn,
-        memo: Memo,
-    ) -> Conditioning:
-        name, wanted = self.config.name, self.traits.extra_width
-        found = 0 if text is None or text.extra is None else text.extra.shape[-1]
-        if found != wanted:
-            raise WamkitError(
-                f"found a pooled vector of width {found}; this variant of {name} takes width "
-                f"{wanted} (0 is none)",
-                "give Text(extra=...), the pooled CLIP vector [B, 1, width] of the words, in every "
-                "pass, cached words or not"
-                if wanted
-                else "leave out Text(extra=...)",
-            )
-        return super()._conditioning(lanes, text, shape, turn, memo)
-
-    def _places(self, video: Frames, shape: tuple[int, int, int]) -> Tensor:
-        """Image, row and column of every token [S, 3] float64."""
-        device, images = video.z.device, [0] * len(video.roles)
-        for k, i in enumerate(video.where("context")):
-            images[i] = self.reference * (k + 1)
-        numbers = tuple([base(role) not in ("context", "target") for role in video.roles])
-        slots = constant(numbers, torch.bool, device) * (video.times.to(device) + 1)
-        axes = [constant(tuple(images), torch.long, device) - self.reference * slots]
-        axes += [torch.arange(size, device=device) for size in shape[1:]]
-        grid = torch.meshgrid(*(axis.double() for axis in axes), indexing="ij")
-        return torch.stack([place.flatten() for place in grid], -1)
-
-
-def _in_a_row(words: Turn, frames: Turn) -> tuple[Turn, Turn]:
-    """Positions of words and frames; and those of the frames, by whose identity they are kept."""
-    cos, sin = (torch.cat(pair) for pair in zip(words, frames, strict=True))
-    return (cos, sin), frames
+    def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
+        scale, shift = modulation.unbind(2)
+        y = self.proj_out(ada_norm(x, shift, scale))
+        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)

@@ -6,25 +6,29 @@ all parameters are those of diffusers' `Flux2Transformer2DModel`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.engine.layers import RMSNorm, split_heads
-from wamkit.interfaces.types import Memo, Text
 
-from .backbone import FluxBackbone, LastNorm
-from .blocks import Conditioning, DoubleBlock, Lanes, SingleBlock, Sizes, modulation
-from .stack import LEVELS, FluxStack, embedded
+from .backbone import FluxBackbone
+from .blocks import BlockSizes, DoubleBlock, Modulation, SingleBlock
+from .embedders import FREQUENCIES, FluxStack, embedded
 
 if TYPE_CHECKING:
     from . import Flux2
 
 
-KEEP_FLOAT32 = ("time_guidance_embed", r"norm_(added_)?[qk]\.")
-THETA = 2000.0
+class Flux2Sigma(NamedTuple):
+    """Noise levels, and the modulation that all blocks of a kind share; float32."""
+
+    embedding: Tensor  # [R, D] behind SiLU
+    frames: Tensor  # [R, 6, D] of double blocks
+    text: Tensor | None  # [R, 6, D] the same of text tokens, if any pass
+    single: Tensor  # [R, 3, D]
 
 
 class LevelEmbedder(nn.Module):
@@ -32,7 +36,7 @@ class LevelEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(LEVELS, width, bias=False)
+        self.linear_1 = nn.Linear(FREQUENCIES, width, bias=False)
         self.linear_2 = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,28 +54,13 @@ class TimeGuidance(nn.Module):
         if guidance is not None:
             self.guidance_embedder = LevelEmbedder(width)
 
-    def forward(self, sigma: Tensor, memo: Memo) -> Tensor:
-        """sigma [B, g] to [B, g, D] float32; what the scale says is kept in `memo`."""
-        level, scale = embedded(self.timestep_embedder, sigma), self.guidance
-        if scale is None:
+    def forward(self, sigmas: Tensor) -> Tensor:
+        """Levels [R] to [R, D] float32."""
+        level = embedded(self.timestep_embedder, sigmas)
+        if self.guidance is None:
             return level
-        return level + memo.once(
-            (id(self), "scale"),
-            lambda: embedded(self.guidance_embedder, sigma.new_full((1,), scale)),
-        )
-
-
-class Modulation(nn.Module):
-    """The modulation that all blocks of a kind share."""
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.linear = nn.Linear(width, count * width, bias=False)
-
-    def forward(self, level: Tensor) -> Tensor:
-        """[B, g, D] to [B, g, count, D] float32."""
-        return modulation(self.linear, level, self.count)
+        scale = sigmas.new_full((1,), self.guidance)
+        return level + embedded(self.guidance_embedder, scale)
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -93,10 +82,22 @@ class FeedForward(nn.Module):
         return self.linear_out(swiglu(self.linear_in(x)))
 
 
+class Flux2DoubleBlock(DoubleBlock):
+    """A double block whose modulation all of them share."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__(sizes, FeedForward, bias=False)
+
+    def modulation(self, sigma: Flux2Sigma, of_text: bool = False) -> Tensor:
+        rows = sigma.text if of_text else sigma.frames
+        assert rows is not None
+        return rows
+
+
 class FusedAttention(nn.Module):
     """One projection in for q, k, v and the feed-forward, and one out for both."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         inner, hidden = sizes.inner, sizes.hidden
         self.to_qkv_mlp_proj = nn.Linear(sizes.width, 3 * inner + 2 * hidden, bias=False)
@@ -107,14 +108,14 @@ class FusedAttention(nn.Module):
 class Flux2SingleBlock(SingleBlock):
     """A single block whose projections are fused and whose modulation all of them share."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         self.attn = FusedAttention(sizes)
         self.splits = (sizes.inner, sizes.inner, sizes.inner, 2 * sizes.hidden)
         self.head_size = sizes.head_size
 
-    def modulation(self, cond: Conditioning) -> Lanes:
-        return cond.single
+    def modulation(self, sigma: Flux2Sigma) -> Tensor:
+        return sigma.single
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *qkv, hidden = self.attn.to_qkv_mlp_proj(x).split(self.splits, -1)
@@ -125,74 +126,48 @@ class Flux2SingleBlock(SingleBlock):
         return self.attn.to_out(torch.cat([attended, swiglu(hidden)], -1))
 
 
-class Flux2Backbone(FluxBackbone):
-    """`VideoBackbone` with the architecture of FLUX.2."""
+class Flux2Stack(FluxStack):
+    """Blocks of FLUX.2 and the embedders of their noise levels."""
 
-    keep_float32 = KEEP_FLOAT32
+    keep_float32 = ("time_guidance_embed", r"norm_(added_)?[qk]\.")
+    theta = 2000.0
+
+    def __init__(self, config: Flux2, sizes: BlockSizes, guidance: float | None = None) -> None:
+        super().__init__(
+            (sizes.head_size // 4,) * 4,
+            (Flux2DoubleBlock(sizes) for _ in range(config.double_layers)),
+            (Flux2SingleBlock(sizes) for _ in range(config.single_layers)),
+        )
+        self.time_guidance_embed = TimeGuidance(sizes.width, guidance)
+        self.double_stream_modulation_img = Modulation(sizes.width, 6, bias=False)
+        self.double_stream_modulation_txt = (
+            Modulation(sizes.width, 6, bias=False) if sizes.text else None
+        )
+        self.single_stream_modulation = Modulation(sizes.width, 3, bias=False)
+
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Flux2Sigma:
+        level, of_text = F.silu(self.time_guidance_embed(sigmas)), self.double_stream_modulation_txt
+        return Flux2Sigma(
+            level,
+            self.double_stream_modulation_img(level),
+            None if of_text is None else of_text(level),
+            self.single_stream_modulation(level),
+        )
+
+
+class Flux2Backbone(Flux2Stack, FluxBackbone):
+    """The architecture of FLUX.2."""
+
     reference = 10
-    theta = THETA
-    apart = False
 
     def __init__(self, config: Flux2) -> None:
-        super().__init__(config)
-        width, sizes = config.width, Sizes.of(self.traits)
-        self.axes = (sizes.head_size // 4,) * 4
-        self.time_guidance_embed = TimeGuidance(width, config.guidance)
-        self.double_stream_modulation_img = Modulation(width, 6)
-        self.double_stream_modulation_txt = Modulation(width, 6)
-        self.single_stream_modulation = Modulation(width, 3)
-        self.x_embedder = nn.Linear(config.latent_channels, width, bias=False)
-        self.context_embedder = nn.Linear(config.text_width, width, bias=False)
-        self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(sizes, FeedForward, bias=False) for _ in range(config.double_layers)
-        )
-        self.single_transformer_blocks = nn.ModuleList(
-            Flux2SingleBlock(sizes) for _ in range(config.single_layers)
-        )
-        self.norm_out = LastNorm(width, bias=False)
-        self.proj_out = nn.Linear(width, config.latent_channels, bias=False)
-
-    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
-        return self.time_guidance_embed(sigma, memo)
-
-    def known(self, level: Tensor, *, words: bool) -> tuple[Tensor, Tensor]:
-        double = self.double_stream_modulation_txt if words else self.double_stream_modulation_img
-        return double(level), self.single_stream_modulation(level)
-
-    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
-        *words, frames = levels
-        double = [self.double_stream_modulation_txt(level) for level in words]
-        double.append(self.double_stream_modulation_img(frames))
-        return double, [self.single_stream_modulation(level) for level in levels]
+        super().__init__(config, BlockSizes.of(config.traits), config.guidance)
+        self.add_ends(config.traits, bias=False)
 
 
-class Flux2Expert(FluxStack):
-    """Blocks of FLUX.2 over tokens of `width`, without words and guidance scale."""
-
-    keep_float32 = KEEP_FLOAT32
-    theta = THETA
-    apart = False
+class Flux2Expert(Flux2Stack):
+    """Blocks of FLUX.2 over tokens of `width`, without text and guidance scale."""
 
     def __init__(self, config: Flux2, width: int, feed_forward: int) -> None:
-        super().__init__()
-        sizes = Sizes(width, config.heads, config.head_size, feed_forward, words=False)
-        self.axes = (config.head_size // 4,) * 4
-        self.time_guidance_embed = TimeGuidance(width)
-        self.double_stream_modulation_img = Modulation(width, 6)
-        self.single_stream_modulation = Modulation(width, 3)
-        self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(sizes, FeedForward, bias=False) for _ in range(config.double_layers)
-        )
-        self.single_transformer_blocks = nn.ModuleList(
-            Flux2SingleBlock(sizes) for _ in range(config.single_layers)
-        )
-
-    def level(self, sigma: Tensor, text: Text | None, memo: Memo) -> Tensor:
-        return self.time_guidance_embed(sigma, memo)
-
-    def known(self, level: Tensor, *, words: bool) -> tuple[Tensor, Tensor]:
-        return self.double_stream_modulation_img(level), self.single_stream_modulation(level)
-
-    def shared(self, levels: Lanes) -> tuple[Lanes, Lanes]:
-        (tokens,) = levels
-        return [self.double_stream_modulation_img(tokens)], [self.single_stream_modulation(tokens)]
+        sizes = BlockSizes(width, config.heads, config.head_size, feed_forward, text=False)
+        super().__init__(config, sizes)

@@ -58,7 +58,7 @@ class Embeddings(nn.Module):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
 
 
-class PooledWords(nn.Module):
+class PooledText(nn.Module):
     """`Conditioner` that reads the words."""
 
     reads: Literal["picture", "words"] = "words"
