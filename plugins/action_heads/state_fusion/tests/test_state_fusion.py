@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from wamkit import check
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.interfaces.types import Noisy, Scene, Text
+from wamkit.engine.kv_cache import KVCache
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces.types import NoisyVectors, Scene, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
-from wamkit.testing.fixtures import batch_of, composed, observation, redrawn
+from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -135,10 +138,14 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     weights.save(file, tmp_path / "light_wam.safetensors")
     head = StateFusion(**SMALL, weights=str(tmp_path / "light_wam.safetensors")).build(sizes)
     hidden = [torch.randn(2, 7, d) for _ in range(2)]
-    noisy = Noisy(torch.randn(2, 6, 4), torch.ones(2))
+    noisy = NoisyVectors(torch.randn(2, 6, 4), torch.ones(2))
     scene = Scene(Text(torch.randn(2, 3, words)), action=noisy)
-    found = noisy.x - head.read(scene, hidden, None, torch.zeros(2))["action"]
-    same_values(found, _published(tensors, hidden, 6))
+    cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
+    velocity = run_head(
+        head, spec_for().backbone.build(), scene, {"action": ["context"]}, cache
+    ).action
+    assert velocity is not None
+    same_values(noisy.x - velocity, _published(tensors, hidden, 6))
     corrected = whole["mot.mixtures.video.wam_adapters.1.up_proj.weight"]
     assert torch.equal(head.adapters["1"][3].weight, corrected)
 
@@ -214,6 +221,38 @@ def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> N
 
 
 @torch.no_grad()
+def test_a_corrected_backbone_is_one_object_that_owns_no_weights() -> None:
+    policy = redrawn(Policy.from_spec(spec_for()))
+    head: Any = policy.action_head
+    backbone: Any = policy.backbone
+    names = set(policy.state_dict())
+    policy.act(observation(policy.spec), seed=0)
+    adapters = {0: head.adapters["0"], 1: head.adapters["1"]}
+    one = head.correction.of(backbone, adapters)
+    assert one is head.correction.of(backbone, adapters) is not backbone
+    assert not list(one.parameters()) and set(policy.state_dict()) == names
+    first, second = one.blocks
+    assert one.blocks[0] is first and first.block is backbone.blocks[0]
+    backbone.blocks[0] = deepcopy(backbone.blocks[0])
+    assert one.blocks[0] is not first and one.blocks[1] is second
+    assert one.blocks[0].block is backbone.blocks[0]
+
+
+@torch.no_grad()
+def test_a_copy_of_a_policy_reads_its_own_backbone_and_adapters() -> None:
+    policy = redrawn(Policy.from_spec(spec_for()))
+    seen = observation(policy.spec)
+    one = policy.act(seen, seed=0).values
+    for module in ("backbone", "action_head"):
+        other = deepcopy(policy)
+        assert torch.equal(other.act(seen, seed=0).values, one)
+        for p in other.get_submodule(module).parameters():
+            p.add_(0.1)
+        other_values(other.act(seen, seed=0).values, one)
+        assert torch.equal(policy.act(seen, seed=0).values, one)
+
+
+@torch.no_grad()
 def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     spec = spec_for()
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
@@ -221,10 +260,11 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     ones, d = torch.ones(2), sizes.traits.width
     scene = Scene(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
-        next_state=Noisy(torch.randn(2, 1, 3), ones),
-        value=Noisy(torch.randn(2, 1, 1), ones),
+        next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
+        value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    found = head.read(scene, [torch.randn(2, 7, d)] * 2, None, torch.zeros(2))
+    memory = head.encode_hidden([torch.randn(2, 7, d)] * 2, None, scene.text)
+    found = head.read(scene, scene.groups(), memory, None, None, PassRunner().call)
     assert {k: tuple(v.shape) for k, v in found.items()} == {
         "next_state": (2, 1, 3),
         "value": (2, 1, 1),

@@ -20,7 +20,7 @@ WAMKIT_API = 1
 class StateFusion(ReaderConfig):
     """Learned queries pool some layers, the pools are fused, and every action is read off at once.
 
-    Light-WAM (arXiv 2606.08242). It looks at no noise: one pass, and the mean squared error of the
+    Light-WAM (arXiv 2606.08242). It reads no noise: one pass, and the mean squared error of the
     actions themselves.
     """
 
@@ -33,20 +33,20 @@ class StateFusion(ReaderConfig):
     heads: int = Field(8, gt=0)
     """Heads of the pooling; they must divide the backbone's width."""
     layer_width: int = Field(4608, gt=0)
-    """Size of what remains of a layer, of the state and of the words."""
+    """Size of what remains of a layer, of the state and of the text."""
     width: int = Field(6144, gt=0)
     """Size of the fused vector."""
     blocks: int = Field(1, ge=0)
     """Residual blocks behind the fusion."""
     adapter: int = Field(256, ge=0)
-    """Width of a residual adapter after every block that is read; the rest of the stack sees what
+    """Width of a residual adapter after every block that is read; the rest of the stack reads what
     it adds, as published. 0 for none."""
     state: Literal["text", "numbers", "none"] = "text"
-    """Where the robot's state enters: as one more word (as published), beside the pooled layers,
-    or not at all."""
+    """Where the robot's state enters: as one more text token (as published), beside the pooled
+    layers, or not at all."""
     text: Literal["pooled", "none"] | None = None
-    """Whether the mean of the words is fused with the layers; left open, only if the backbone
-    reads none."""
+    """Whether the mean of the text tokens is fused with the layers; left open, only if the
+    backbone reads none."""
     first_steps: int | None = Field(None, gt=0)
     """How many actions of a chunk the loss looks at; left open, all. Published weights learned the
     first 8 of 32: what follows them is not to be executed."""

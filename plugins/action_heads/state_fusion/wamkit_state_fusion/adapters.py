@@ -2,56 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Rungs
 
-from wamkit.engine.attention import QKV, Block, told_of
-from wamkit.interfaces import VideoBackbone
-from wamkit.interfaces.types import Frames, Segment, Text
+from wamkit.engine.layers import QKV, TextCond, TextKV
+from wamkit.interfaces import Backbone, WrappedBackbone
 
 
 class CorrectedBlock(nn.Module):
-    """A block whose output is corrected before anyone sees it."""
+    """A block whose output is corrected before anything reads it."""
 
-    def __init__(self, block: Block, adapter: nn.Module) -> None:
+    def __init__(self, block: Any, adapter: nn.Module) -> None:
         super().__init__()
-        self.block: Any = block
-        self.adapter = adapter
+        self.block, self.adapter = block, adapter
 
-    def project(self, x: Tensor, cond: Any) -> tuple[QKV, Any]:
+    def modulation(self, sigma: Any) -> Tensor | None:
         """As the block's."""
-        return self.block.project(x, cond)  # type: ignore[no-any-return]
+        return self.block.modulation(sigma)  # type: ignore[no-any-return]
 
-    def told(self, cond: Any) -> tuple[Any, ...]:
-        """As the block's, if it has that."""
-        return told_of(self.block, cond)
+    def text_kv(self, text: TextCond) -> TextKV | None:
+        """As the block's."""
+        return self.block.text_kv(text)  # type: ignore[no-any-return]
 
-    def absorb(
-        self, attended: Tensor, rest: Any, cond: Any, told: tuple[Any, ...] | None = None
+    def pre_attention(self, x: Tensor, modulation: Any, rotary: Any) -> tuple[QKV, tuple[Any, ...]]:
+        """As the block's."""
+        return self.block.pre_attention(x, modulation, rotary)  # type: ignore[no-any-return]
+
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: Any, text_kv: TextKV | None
     ) -> Tensor:
         """As the block's, plus what the adapter makes of it."""
-        x = self.block.absorb(attended, rest, cond, *(told or ()))
+        x = self.block.post_attention(attended, carry, modulation, text_kv)
         return x + self.adapter(x)  # type: ignore[no-any-return]
 
 
-class Corrected:
-    """A backbone some of whose blocks are corrected."""
+class CorrectedBackbone(WrappedBackbone):
+    """A backbone some of whose blocks are corrected, for frames and text tokens alike."""
 
-    def __init__(self, backbone: VideoBackbone, blocks: Sequence[Block]) -> None:
-        self.traits, self.attend, self.blocks = backbone.traits, backbone.attend, blocks
-        self._backbone = backbone
+    def __init__(self, backbone: Backbone, adapters: Mapping[int, nn.Module]) -> None:
+        super().__init__(backbone)
+        self.__dict__["adapters"] = dict(adapters)  # no submodules: weights stay with the head
+        self.__dict__["_made"] = {}
 
-    def embed(self, video: Frames, text: Text | None) -> tuple[Tensor, tuple[Segment, ...], Any]:
-        """As the backbone's."""
-        return self._backbone.embed(video, text)
+    adapters: dict[int, nn.Module]
+    _made: dict[tuple[int, bool], CorrectedBlock]
 
-    def place(self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None) -> Any:
-        """As the backbone's."""
-        return self._backbone.place(sigma, at, text, rungs)
+    @property
+    def blocks(self) -> Sequence[Any]:  # type: ignore[override]
+        return self._corrected(self.inner.blocks, text=False)
 
-    def unembed(self, x: Tensor, cond: Any) -> Tensor:
-        """As the backbone's."""
-        return self._backbone.unembed(x, cond)
+    @property
+    def text_blocks(self) -> Sequence[Any] | None:  # type: ignore[override]
+        blocks = self.inner.text_blocks
+        return None if blocks is None else self._corrected(blocks, text=True)
+
+    def _corrected(self, blocks: Sequence[Any], *, text: bool) -> list[Any]:
+        """The blocks with adapters behind some; the same objects for the same blocks."""
+        found = list(blocks)
+        for layer, adapter in self.adapters.items():
+            block, made = found[layer], self._made.get((layer, text))
+            if block is not None and (made is None or made.block is not block):
+                made = self._made[layer, text] = CorrectedBlock(block, adapter)
+            found[layer] = None if block is None else made
+        return found
+
+
+class Correction:
+    """The corrected form of the backbone that a head joins; a copy begins without one."""
+
+    def __init__(self) -> None:
+        self._made: CorrectedBackbone | None = None
+
+    def __reduce__(self) -> tuple[type[Correction], tuple[()]]:
+        return Correction, ()
+
+    def of(self, backbone: Backbone, adapters: Mapping[int, nn.Module]) -> Backbone:
+        """The backbone with these adapters; the same object as long as these are the same."""
+        if not adapters:
+            return backbone
+        made = self._made
+        if made is None or made.inner is not backbone or made.adapters != adapters:
+            made = self._made = CorrectedBackbone(backbone, adapters)
+        return made

@@ -10,29 +10,36 @@ b2785f6).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from wamkit.acceleration.fused_linear import projected
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
-from wamkit.config.visibility import Visibility
-from wamkit.engine.attention import Block, sdpa
+from wamkit.config.visibility import LayerVisibility
 from wamkit.engine.kv_cache import KVCache
-from wamkit.engine.layers import LayerNorm, masked_mean, sinusoid, split_heads
-from wamkit.interfaces import ReaderHead, VideoBackbone
-from wamkit.interfaces.action_head import state_as_word
-from wamkit.interfaces.types import Memo, Scene, Velocity
+from wamkit.engine.layers import (
+    KV,
+    LayerNorm,
+    attend_text,
+    masked_mean,
+    projected,
+    sinusoid,
+    split_heads,
+)
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import Backbone, ReaderHead, append_state
+from wamkit.interfaces.text import additive_mask
+from wamkit.interfaces.types import Scene, Text, TokenGroup, Velocity
 
-from .adapters import Corrected, CorrectedBlock
+from .adapters import Correction
 
 if TYPE_CHECKING:
     from . import StateFusion
 
-STEPS = 256  # width of the sinusoid of an action's place
+FREQUENCIES = 256  # width of the sinusoid of an action's place
 
 
 def perceptron(inputs: int, width: int, outputs: int, *, eps: float = 1e-5) -> nn.Sequential:
@@ -57,21 +64,18 @@ class Pooler(nn.Module):
         self.query_merge_logits = nn.Parameter(torch.zeros(queries))
         self.output_norm = LayerNorm(width)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None, memo: Memo) -> Tensor:
-        """[B, S, D] to [B, D]; `valid` [B, S] is as `Text.mask`. Queries are kept in `memo`."""
-        y = self.token_norm(tokens)
-        asked = memo.once((id(self), "asked"), lambda: self.to_q(self.query_tokens))
-        asked = asked.expand(y.shape[0], -1, -1)
-        shown = projected(self, y, "to_k", "to_v")
-        q, k, v = (split_heads(x, self.head_size) for x in (asked, *shown))
-        found = self.to_out(sdpa(q, k, v, valid).transpose(1, 2).flatten(2))
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
+        y, size = self.token_norm(tokens), self.head_size
+        q = split_heads(self.to_q(self.query_tokens).expand(y.shape[0], -1, -1), size)
+        k, v = (split_heads(x, size) for x in projected(self, y, "to_k", "to_v"))
+        found = self.to_out(attend_text(q, KV(k, v, additive_mask(mask, k.dtype))))
         weights = self.query_merge_logits.float().softmax(0).to(found.dtype)
-        pooled: Tensor = self.output_norm((found * weights[:, None]).sum(1))
-        return pooled
+        return self.output_norm((found * weights[:, None]).sum(1))  # type: ignore[no-any-return]
 
 
 class StateFusionHead(ReaderHead):
-    """`ReaderHead` that regresses numbers from pooled layers."""
+    """`ReaderHead` that regresses vectors from pooled layers."""
 
     keep_float32 = ("norm", "query_merge_logits", r"\.0\.(weight|bias)$")
 
@@ -97,80 +101,76 @@ class StateFusionHead(ReaderHead):
             self.state_numbers = nn.Linear(sizes.state, part)
         self.words = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
         count = len(self.layers) + sum(x is not None for x in (self.state_numbers, self.words))
-        self._plain: list[Block] = []  # blocks of the backbone, and the same corrected
-        self._made: list[Block] = []
+        self.correction = Correction()
         self.fused_norm = LayerNorm(count * part)
         self.fused_proj = nn.Linear(count * part, width)
         self.trunk = nn.ModuleList(perceptron(width, width, width) for _ in range(config.blocks))
-        self.step = perceptron(STEPS, width, width)
+        self.step = perceptron(FREQUENCIES, width, width)
         self.decoders = nn.ModuleDict(
             {part: perceptron(width, width, sizes.numbers(part)) for part in sizes.predicts}
         )
 
     def prepare(self, scene: Scene) -> Scene:
-        return scene if self.state_word is None else state_as_word(scene, self.state_word)
+        return scene if self.state_word is None else append_state(scene, self.state_word)
 
     def join(
         self,
-        backbone: VideoBackbone,
+        runner: PassRunner,
+        backbone: Backbone,
         scene: Scene,
-        sees: Visibility,
+        sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> Velocity:
-        corrected = Corrected(backbone, self._corrected(backbone.blocks))
-        return super().join(corrected, scene, sees, cache, keep)
+        adapters = {int(layer): adapter for layer, adapter in self.adapters.items()}
+        corrected = self.correction.of(backbone, adapters)
+        return super().join(runner, corrected, scene, sees, cache, keep)
 
-    def _corrected(self, blocks: Sequence[Block]) -> Sequence[Block]:
-        """The backbone's blocks, some of them corrected; the same objects for the same blocks."""
-        if [id(block) for block in blocks] != [id(block) for block in self._plain]:
-            adapters = {int(place): adapter for place, adapter in self.adapters.items()}
-            self._plain, self._made = (
-                list(blocks),
-                [
-                    CorrectedBlock(block, adapters[i]) if i in adapters else block
-                    for i, block in enumerate(blocks)
-                ],
-            )
-        return self._made
+    def encode_hidden(
+        self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
+    ) -> tuple[Tensor, ...]:
+        """Each layer as one vector [B, layer width], and the prompt if it is read."""
+        layers = zip(self.poolers, self.compressors, hidden, strict=True)
+        pieces = tuple(compress(pool(states, mask)) for pool, compress, states in layers)
+        if self.words is None:
+            return pieces
+        whole = text.whole
+        pooled = masked_mean(whole.tokens, whole.mask)
+        return *pieces, self.words(pooled.to(self.words.weight.dtype))
+
+    def embed_layout(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
+        """What tells the actions of a chunk apart [N, width]; None without actions."""
+        count = sum(len(group.roles) for group in groups if group.modality == "action")
+        if not count:
+            return None
+        places = torch.arange(count, device=device)
+        wave = sinusoid(places, FREQUENCIES).to(self.fused_proj.weight.dtype)
+        return self.step(wave)  # type: ignore[no-any-return]
 
     def read(
-        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
+        self,
+        scene: Scene,
+        groups: Sequence[TokenGroup],
+        memory: tuple[Tensor, ...],
+        levels: Any,
+        layout: Tensor | None,
+        call: Callable[..., Any],
     ) -> dict[str, Tensor]:
-        state = self._fused(scene, hidden, valid)  # [B, width]
+        fused = self._fuse(memory, scene)[:, None]  # [B, 1, width]
         found = {}
         for part, decode in self.decoders.items():
             if getattr(scene, part) is not None:
-                noisy, y = scene.noisy(part), state[:, None]
-                if part == "action":
-                    y = y + self._steps(noisy.x.shape[1], state, scene.text.memo)
-                found[part] = noisy.towards(decode(y))
+                y = fused + layout if part == "action" else fused
+                found[part] = scene.noisy(part).towards(decode(y))
         return found
 
-    def _fused(self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None) -> Tensor:
+    def _fuse(self, memory: tuple[Tensor, ...], scene: Scene) -> Tensor:
         """All that is read, as one vector [B, width]."""
-        pieces = [
-            compress(pool(states, valid, scene.text.memo))
-            for pool, compress, states in zip(self.poolers, self.compressors, hidden, strict=True)
-        ]
+        pieces = list(memory)
         if self.state_numbers is not None and scene.state is not None:
-            pieces.append(self.state_numbers(scene.state.to(self.state_numbers.weight.dtype)))
-        if self.words is not None:
-            pieces.append(
-                self.words(
-                    masked_mean(scene.text.tokens, scene.text.mask).to(self.words.weight.dtype)
-                )
-            )
-        state: Tensor = self.fused_proj(self.fused_norm(torch.cat(pieces, 1)))
+            state = self.state_numbers(scene.state.to(self.state_numbers.weight.dtype))
+            pieces.insert(len(self.layers), state)
+        fused: Tensor = self.fused_proj(self.fused_norm(torch.cat(pieces, 1)))
         for block in self.trunk:
-            state = state + block(state)
-        return state
-
-    def _steps(self, count: int, like: Tensor, memo: Memo) -> Tensor:
-        """What tells the actions of a chunk apart [N, width], kept in `memo`."""
-
-        def make() -> Tensor:
-            places = torch.arange(count, device=like.device)
-            return self.step(sinusoid(places, STEPS).to(like.dtype))  # type: ignore[no-any-return]
-
-        return memo.once((id(self), "steps", count), make)
+            fused = fused + block(fused)
+        return fused
