@@ -236,6 +236,8 @@ def _layer(
         new.append((k, v))
         carries.append(carry)
     kept = [x for _, slices in plan.collect for x in _gather(slices, new)]
+    if torch.compiler.is_compiling():  # what a region returns must not share memory
+        kept = [x.clone() for x in kept]
     if plan.kv_only:
         return kept
     found = [_keys_of(wanted, new, have) for wanted, have in zip(plan.key_sets, keys, strict=True)]
