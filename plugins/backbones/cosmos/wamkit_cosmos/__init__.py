@@ -77,18 +77,18 @@ class Cosmos(VariantBackbone):
     """Width between the two matrices that make shift, scale and gate of a noise level."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
-    """Width of the words that the blocks attend to."""
+    """Width of the text tokens that the blocks attend to."""
     text_stack: int = open_size(ge=0)
     """Width of the embeddings where a layer first brings them to `text_width`: in 2.5, the 28
     hidden states of the reasoning model side by side. 0 for embeddings of `text_width`."""
     rope_scale: tuple[float, float, float] = open_size()
     """How much farther rotary positions of time, rows and columns reach; it depends on the
-    pictures a file was trained on."""
+    images a file was trained on."""
     context_sigma: float = Field(1e-4, ge=0, lt=1)
     """Noise level that context frames of sigma 0 are announced with: 1e-4 in the published
     pipelines. 0 announces exactly what is there."""
     fps: float | None = Field(None, gt=0)
-    """Pictures a second, to which places in time are scaled, 24 being the measure. Left open, time
+    """Images a second, to which times are scaled, 24 being the measure. Left open, time
     is counted in latent frames, as published Video2World models were trained."""
     qk_norm_eps: float = Field(1e-6, gt=0)
     """Epsilon of the norms of queries and keys: 1e-6 in the original, 1e-5 in diffusers."""

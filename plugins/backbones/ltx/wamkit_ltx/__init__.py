@@ -68,7 +68,7 @@ class _Backbone(VariantBackbone):
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
     fps: float = Field(25.0, gt=0)
-    """Pictures a second: the model knows the time of a frame in seconds."""
+    """Images a second: the model knows the time of a frame in seconds."""
 
     @property
     def traits(self) -> Traits:
@@ -100,8 +100,8 @@ class LTX(_Backbone):
     """Sets every size that is not written. 0.9-2b stands for all models of that size, 0.9.0 to
     0.9.8; `tiny` is for tests."""
     causal_times: bool = True
-    """True for 0.9.5 and later: latent f begins at picture 8f - 7, the first at 0. False for 0.9.0
-    and 0.9.1: at picture 8f."""
+    """True for 0.9.5 and later: latent f begins at image 8f - 7, the first at 0. False for 0.9.0
+    and 0.9.1: at image 8f."""
 
     @classmethod
     def published(cls) -> Sequence[Published]:
@@ -146,7 +146,7 @@ class LTX2(_Backbone):
     """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; no
     layer projects the text, which is published as wide as the model."""
     fps: float = Field(24.0, gt=0)
-    """Pictures a second: the model knows the time of a frame in seconds."""
+    """Images a second: the model knows the time of a frame in seconds."""
 
     @classmethod
     def published(cls) -> Sequence[Published]:

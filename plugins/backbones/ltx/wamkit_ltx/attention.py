@@ -1,4 +1,9 @@
-"""Attention of LTX's blocks, under diffusers' names."""
+"""Attention of LTX's blocks, under diffusers' names.
+
+Self-attention joins all its projections into one product; cross-attention joins those of queries,
+and apart from them those of keys. In LTX-2.3 a step makes both, and a compiled layer takes no two
+inputs that share memory.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,6 @@ class Attention(nn.Module):
     With `gated`, each query token multiplies the output of each head by a factor in (0, 2). Keys
     and values are made of tokens of width `inputs`.
     """
-
-    together = (
-        ("to_gate_logits", "to_q", "to_k", "to_v"),
-        ("to_q", "to_k", "to_v"),
-        ("to_gate_logits", "to_q"),
-        ("to_k", "to_v"),
-    )
 
     def __init__(
         self,
@@ -39,6 +37,19 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(inner, eps), RMSNorm(inner, eps)
         self.to_gate_logits = nn.Linear(width, heads) if gated else None
 
+    def out(self, attended: Tensor, gates: Tensor | None) -> Tensor:
+        """[B, S, H * E], and gates [B, S, H] if there are any, to [B, S, D]."""
+        if gates is not None:
+            heads = attended.unflatten(-1, (-1, self.head_size)) * gates.unsqueeze(-1)
+            attended = heads.flatten(-2)
+        return self.to_out[0](attended)
+
+
+class SelfAttention(Attention):
+    """Attention whose queries, keys and values come of the same tokens."""
+
+    together = (("to_gate_logits", "to_q", "to_k", "to_v"), ("to_q", "to_k", "to_v"))
+
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """[B, S, D] to q, k, v [B, H, S, E], and gates [B, S, H] if there are any."""
         gates, size = None, self.head_size
@@ -50,26 +61,23 @@ class Attention(nn.Module):
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size), gates
 
-    def query(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, S, D] to q [B, H, S, E], and gates [B, S, H] if there are any."""
-        if self.to_gate_logits is None:
-            return split_heads(self.norm_q(self.to_q(x)), self.head_size), None
-        logits, q = projected(self, x, "to_gate_logits", "to_q")
-        return split_heads(self.norm_q(q), self.head_size), 2 * logits.sigmoid()
 
-    def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, inputs] to two of [B, H, S, E]."""
-        k, v = projected(self, x, "to_k", "to_v")
+class CrossAttention(Attention):
+    """Attention to the prompt."""
+
+    together = (("to_gate_logits", "to_q"), ("to_k", "to_v"))
+
+    def kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, inputs] to two of [B, H, L, E]."""
+        k, v = projected(self, text, "to_k", "to_v")
         return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
 
-    def out(self, attended: Tensor, gates: Tensor | None) -> Tensor:
-        """[B, S, H * E] to [B, S, D]."""
-        if gates is not None:
-            heads = attended.unflatten(-1, (-1, self.head_size)) * gates.unsqueeze(-1)
-            attended = heads.flatten(-2)
-        return self.to_out[0](attended)
-
-    def cross(self, x: Tensor, kv: KV) -> Tensor:
-        """Cross-attention of tokens [B, S, D] to the prompt: [B, S, D]."""
-        q, gates = self.query(x)
-        return self.out(attend_text(q, kv), gates)
+    def forward(self, x: Tensor, kv: KV) -> Tensor:
+        """What tokens [B, S, D] take from the prompt: [B, S, D]."""
+        gates = None
+        if self.to_gate_logits is None:
+            q = self.to_q(x)
+        else:
+            logits, q = projected(self, x, "to_gate_logits", "to_q")
+            gates = 2 * logits.sigmoid()
+        return self.out(attend_text(split_heads(self.norm_q(q), self.head_size), kv), gates)

@@ -35,7 +35,7 @@ from wamkit.engine.layers import (
 )
 from wamkit.interfaces.text import additive_mask
 
-from .attention import Attention
+from .attention import CrossAttention, SelfAttention
 
 
 class LTXSigma(NamedTuple):
@@ -61,8 +61,8 @@ class LTXBlock(nn.Module):
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(self.vectors, width) / width**0.5)
         more: dict[str, Any] = {"eps": self.eps, "gated": self.gated}
-        self.attn1 = Attention(width, width, heads, head_size, **more)
-        self.attn2 = Attention(width, text_width, heads, head_size, **more)
+        self.attn1 = SelfAttention(width, width, heads, head_size, **more)
+        self.attn2 = CrossAttention(width, text_width, heads, head_size, **more)
         self.ff = FeedForward(width, feed_forward)
 
     def modulation(self, sigma: LTXSigma) -> Tensor:
@@ -95,7 +95,7 @@ class LTXBlock(nn.Module):
     def _cross_attention(self, x: Tensor, modulation: Tensor, text_kv: TextKV) -> Tensor:
         """Tokens [B, S, D] with what they take from the prompt."""
         assert text_kv.text is not None
-        return x + self.attn2.cross(x, text_kv.text)
+        return x + self.attn2(x, text_kv.text)
 
 
 class LTX2Block(LTXBlock):
@@ -107,7 +107,7 @@ class LTX2Block(LTXBlock):
     def _cross_attention(self, x: Tensor, modulation: Tensor, text_kv: TextKV) -> Tensor:
         assert text_kv.text is not None
         y = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
-        return x + self.attn2.cross(y, text_kv.text)
+        return x + self.attn2(y, text_kv.text)
 
 
 class LTX23Block(LTX2Block):
@@ -146,7 +146,7 @@ class LTX23Block(LTX2Block):
         prompt, groups = modulation[..., self.own :], modulation.shape[1]
         kv = self._group_kv(text_kv.cond, prompt.unflatten(-1, (2, -1)), x.dtype)
         y = ada_rms_norm(x, shift, scale).unflatten(1, (groups, -1)).flatten(0, 1)
-        found = self.attn2.cross(y, kv)  # [B G, S / G, D]
+        found = self.attn2(y, kv)  # [B G, S / G, D]
         return gated_add(x, gate, found.reshape(x.shape))
 
     def _group_kv(self, text: TextCond, prompt: Tensor, dtype: torch.dtype) -> KV:
