@@ -60,12 +60,13 @@ class CosmosBackbone(CosmosStack, Backbone):
         z = clip.latents.to(self.patch_embed.proj.weight.dtype)
         given = constant(clip.is_reference, z.dtype, z.device)[:, None, None]
         given = given.expand(z.shape[0], 1, *z.shape[2:])
-        return self.patch_embed(torch.cat([z, given, torch.zeros_like(given)], 1))  # type: ignore[no-any-return]
+        return self.patch_embed(torch.cat([z, given, torch.zeros_like(given)], 1))
 
     def final_modulation(self, sigma: CosmosSigma) -> Tensor:
         """Shift and 1 + scale [R, 2, D]."""
         return one_plus_scale(self.norm_out(sigma))
 
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
-        y = self.proj_out(ada_norm(x, *modulation.unbind(2)))
+        shift, scale = modulation.unbind(2)
+        y = self.proj_out(ada_norm(x, shift, scale))
         return unpatched(y, clip.grid, self.traits.patch[1:])

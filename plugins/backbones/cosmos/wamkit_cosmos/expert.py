@@ -88,7 +88,7 @@ class CosmosStack(Stack):
         return TextCond(tokens, text.attention_mask(self.dtype))
 
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> CosmosSigma:
-        return self.time_embed(sigmas.float(), self.dtype)  # type: ignore[no-any-return]
+        return self.time_embed(sigmas.float(), self.dtype)
 
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """Row and column take 2 * (E // 6) elements of a head each, time takes the others.

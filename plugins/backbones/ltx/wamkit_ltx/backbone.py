@@ -38,14 +38,15 @@ class Ends(Backbone):
 
     def patchify(self, clip: Clip) -> Tensor:
         z = clip.latents.to(self.proj_in.weight.dtype)
-        return self.proj_in(patches(z, self.traits.patch))  # type: ignore[no-any-return]
+        return self.proj_in(patches(z, self.traits.patch))
 
     def final_modulation(self, sigma: LTXSigma) -> Tensor:
         """Shift and 1 + scale [R, 2, D]."""
         return one_plus_scale(self.scale_shift_table.float() + sigma.embedding[:, None])
 
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
-        y = self.proj_out(ada_norm(x, *modulation.unbind(2)))
+        shift, scale = modulation.unbind(2)
+        y = self.proj_out(ada_norm(x, shift, scale))
         return unpatched(y, clip.grid, self.traits.patch[1:])
 
 

@@ -84,7 +84,8 @@ class BaseStack(Stack):
 
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> LTXSigma:
         prompt = None if self.prompt_adaln is None else self.prompt_adaln(sigmas)[1]
-        return LTXSigma(*self.time_embed(sigmas), prompt)
+        embedding, projection = self.time_embed(sigmas)
+        return LTXSigma(embedding, projection, prompt)
 
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """All in float32, as the positions that the models were trained with."""
