@@ -11,14 +11,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from wamkit_qwen_image import SIZES, QwenImage
-from wamkit_qwen_image.backbone import QwenImageBackbone, pack, unpack
+from wamkit_qwen_image.backbone import QwenImageBackbone
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.spec import parse_part
-from wamkit.engine.attention import run
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.layers import patches, unpatched
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -31,7 +33,7 @@ from wamkit.testing.parity import (
     velocity_gradients,
 )
 
-B, T, H, W, L = 2, 3, 6, 10, 7  # batch, images, latent height and width, words
+B, T, H, W, L = 2, 3, 6, 10, 7  # batch, images, latent height and width, text tokens
 AS_PUBLISHED = QwenImage(variant="tiny", text_sigma="target")
 ROLES = ("context", "context", "target")
 LEVELS = torch.tensor([0.951, 0.0375])
@@ -94,19 +96,20 @@ def scene(variant: str, levels: Tensor = LEVELS) -> tuple[Frames, Text]:
     if variant == "edit-2511":
         sigma[:, :2] = 0
     z = torch.randn(B, 16, T, H, W, generator=generator)
-    words = torch.randn(B, L, 24, generator=generator)
+    tokens = torch.randn(B, L, 24, generator=generator)
     valid = torch.arange(L) < torch.tensor([[L], [4]])
-    return Frames(z, ROLES, torch.arange(T).float(), sigma), Text(words, valid)
+    return Frames(z, ROLES, counted(T), sigma), Text(tokens, valid)
 
 
 def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     """What diffusers' class predicts for the target [B, C, h, w]; it wants the target first."""
-    tokens = torch.cat([pack(frames.z[:, :, [i]], (1, 2, 2)).flatten(1, 3) for i in (2, 0, 1)], 1)
+    tokens = torch.cat([patches(frames.z[:, :, [i]], (1, 2, 2)) for i in (2, 0, 1)], 1)
     sizes = [[(1, H // 2, W // 2)] * T] * B
     out = model(
         tokens, text.tokens, text.valid, frames.sigma[:, 2], img_shapes=sizes, return_dict=False
     )[0]
-    return unpack(out[:, : H * W // 4].view(B, 1, H // 2, W // 2, -1), (1, 2, 2))[:, :, 0]
+    made, grid = out[:, : H * W // 4], (1, H // 2, W // 2)
+    return unpatched(made, grid, (2, 2), channels_last=False)[:, :, 0]
 
 
 def target(backbone: Any, frames: Frames, text: Text) -> Tensor:
@@ -124,7 +127,7 @@ def test_velocity_equals_that_of_diffusers(
     with torch.no_grad():
         wanted = expected(wide[variant], frames, text)
         first = target(backbone, frames, text)
-        again = target(backbone, frames, text)  # with what the first pass remembered
+        again = target(backbone, frames, text)
     assert wanted.std() > 0.3
     same_values(first, wanted)
     assert torch.equal(again, first)
@@ -157,7 +160,7 @@ def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
     torch.manual_seed(0)
     # 0.951 is 0.9492 if it is rounded to bfloat16 before it is multiplied by 1000.
     model: Any = cast(AS_PUBLISHED.build(), torch.bfloat16)
-    near, exact = torch.tensor([[0.951]]), torch.tensor([[0.951]], dtype=torch.bfloat16).float()
+    near, exact = torch.tensor([0.951]), torch.tensor([0.951], dtype=torch.bfloat16).float()
     with torch.no_grad():
         found, rounded = model.time_text_embed(near), model.time_text_embed(exact)
         whole = AS_PUBLISHED.build()
@@ -189,10 +192,10 @@ def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: A
     moved = Frames(
         frames.z[:, :, order],
         ("target", "context", "context"),
-        torch.tensor([9.0, 1.0, 0.0]),
+        (9.0, 1.0, 0.0),
         frames.sigma[:, order],
     )
-    swapped = replace(frames, times=torch.tensor([1.0, 0.0, 2.0]))
+    swapped = replace(frames, times=(1.0, 0.0, 2.0))
     with torch.no_grad():
         wanted = denoise(backbone, frames, text)
         same_values(denoise(backbone, moved, text), wanted[:, :, order])
@@ -200,7 +203,7 @@ def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: A
 
 
 @float64()
-def test_words_on_the_level_of_the_target_are_clean_where_there_is_none(folder: Path) -> None:
+def test_text_on_the_level_of_the_target_is_clean_where_there_is_none(folder: Path) -> None:
     frames, text = scene("edit-2511")
     clean = doubled(
         built(folder / "whole", AS_PUBLISHED.model_copy(update={"text_sigma": "clean"}))
@@ -214,7 +217,7 @@ def test_words_on_the_level_of_the_target_are_clean_where_there_is_none(folder: 
 
 
 @float64()
-def test_words_and_references_are_computed_once_for_all_steps(folder: Path) -> None:
+def test_text_and_references_are_computed_once_for_all_steps(folder: Path) -> None:
     backbone = doubled(built(folder / "whole", QwenImage(variant="tiny")))
     frames, text = scene("edit-2511")
     sees = {
@@ -223,24 +226,17 @@ def test_words_and_references_are_computed_once_for_all_steps(folder: Path) -> N
         "target": {"text", "context", "target"},
     }
     with torch.no_grad():
-        first = stream_of(backbone, frames.only("context"), text)
-        cache = run([first], sees, keep=("text", "context"), prefill=True)
+        runner = PassRunner()
+        first = embed_video(runner, backbone, frames.only("context"), text)
+        _, cache = runner.run(first.streams, sees, keep=("text", "context"), prefill=True)
         for level in (0.9, 0.4):
             noisy = frames.at(level, "target")
-            step = stream_of(backbone, noisy.only("target"), text, cache)
-            assert [s.role for s in step.segments] == ["target"]
-            run([step], sees, cache=cache)
-            found = backbone.unembed(step.x, step.cond)
+            step = embed_video(runner, backbone, noisy.only("target"), text, with_text=False)
+            assert [s.role for s in step.frames.segments] == ["target"]
+            (x,), _ = runner.run(step.streams, sees, cache=cache)
+            found = backbone.final_layer(x, step.modulation, step.clip)
             wanted = denoise(backbone, noisy, text, sees)[:, :, 2:]
             same_values(found, wanted)
-
-
-def test_packing_is_undone_by_unpacking() -> None:
-    z = torch.arange(2 * 3 * 2 * 4 * 6.0).view(2, 3, 2, 4, 6)
-    packed = pack(z, (1, 2, 2))
-    assert packed.shape == (2, 2, 2, 3, 12)
-    assert torch.equal(packed[0, 0, 0, 0, :4], z[0, 0, 0, :2, :2].flatten())  # channels first
-    assert torch.equal(unpack(packed, (1, 2, 2)), z)
 
 
 def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:

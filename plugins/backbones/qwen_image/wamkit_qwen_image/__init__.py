@@ -110,9 +110,9 @@ class QwenImage(VariantBackbone):
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
     def expert(self, width: int, feed_forward: int) -> Any:
-        from .stack import QwenImageStack
+        from .expert import QwenImageExpert
 
-        return QwenImageStack(self, width, feed_forward)
+        return QwenImageExpert(self, width, feed_forward)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS

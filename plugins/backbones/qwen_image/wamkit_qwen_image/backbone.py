@@ -1,8 +1,4 @@
-"""Qwen-Image's transformer between its two ends: words and frames to tokens, tokens to velocity.
-
-    words  [B, L, width]      --norm, linear-->     +                       +
-                                                    | x [B, S, D] --blocks--|
-    frames [B, C, T, h, w]    --pack, linear-->     +                       +--> velocity
+"""Qwen-Image's transformer between its two ends: text and frames to tokens, tokens to velocity.
 
 Source: Qwen-Image Technical Report (arXiv:2508.02324) and diffusers'
 `QwenImageTransformer2DModel` (Apache-2.0), whose names and shapes all parameters have. The network
@@ -15,21 +11,27 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Rungs
 
-from wamkit.engine.attention import sdpa
-from wamkit.engine.layers import RMSNorm, constant, modulated
-from wamkit.interfaces.text import text_level
-from wamkit.interfaces.types import Frames, Segment, Text
+from wamkit.engine.layers import (
+    RMSNorm,
+    TextCond,
+    ada_norm,
+    constant,
+    one_plus_scale,
+    patches,
+    unpatched,
+)
+from wamkit.interfaces import Backbone, Clip
+from wamkit.interfaces.types import Text
 
-from .blocks import Conditioning, by_frame
-from .stack import QwenImageStack
+from .blocks import QwenSigma, TextLane
+from .embedders import QwenImageStack
 
 if TYPE_CHECKING:
     from . import QwenImage
 
 
-class WayOut(nn.Module):
+class FinalNorm(nn.Module):
     """The modulation of the last norm, under diffusers' name: scale first, then shift."""
 
     def __init__(self, width: int) -> None:
@@ -37,22 +39,22 @@ class WayOut(nn.Module):
         self.linear = nn.Linear(width, 2 * width)
 
     def forward(self, level: Tensor) -> Tensor:
-        """Levels [B, T, D] to scale and shift [B, T, 2 D] float32."""
-        return self.linear(level).float()
+        """SiLU of embedded levels [R, D] to 1 + scale and shift [R, 2, D] float32."""
+        rows = self.linear(level.to(self.linear.weight.dtype)).float()
+        return one_plus_scale(rows.unflatten(-1, (2, -1)), 0)
 
 
-class QwenImageBackbone(QwenImageStack):
-    """`VideoBackbone` with the architecture of Qwen-Image-Edit.
+class QwenImageBackbone(QwenImageStack, Backbone):
+    """The architecture of Qwen-Image-Edit.
 
-    Frames of the roles that begin with `target` are the image in the making, image 0; any other
-    frame is a reference image, whose index is its place in time plus one.
+    Frames to be made are image 0; any other frame is a reference image, whose index is its place
+    in time plus one. Rows and columns count from the middle of the image.
     """
 
-    attend = staticmethod(sdpa)
-
     def __init__(self, config: QwenImage) -> None:
-        self.traits = traits = config.traits
-        super().__init__(config, traits.width, config.feed_forward, words=True)
+        traits = config.traits
+        super().__init__(config, traits.width, config.feed_forward, text=True)
+        self.traits = traits
         width, (_, rows, columns) = traits.width, traits.patch
         packed = traits.latent_channels * rows * columns
         self.txt_norm = RMSNorm(traits.text_width)
@@ -61,73 +63,37 @@ class QwenImageBackbone(QwenImageStack):
         self.silent = (
             rf"^transformer_blocks\.{traits.depth - 1}\."
             r"(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)\.",
-        )  # what the last block makes of the words; nobody looks at it
-        self.norm_out = WayOut(width)
+        )  # what the last block makes of text tokens; nobody looks at it
+        self.norm_out = FinalNorm(width)
         self.proj_out = nn.Linear(width, packed)
+        self.text_blocks = tuple(TextLane(block) for block in self.transformer_blocks)  # type: ignore[arg-type]
 
-    def embed(
-        self, video: Frames, text: Text | None
-    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
-        """Words first, then frames, each frame row by row."""
-        dtype = self.img_in.weight.dtype
-        x = self.img_in(pack(video.z.to(dtype), self.traits.patch))  # [B, T, rows, columns, D]
-        _, frames, rows, columns, _ = x.shape
-        shape = frames, rows, columns
-        x, segments, words = x.flatten(1, 3), video.segments(rows * columns), 0
-        lanes: list[tuple[Tensor, Rungs | None]] = [(video.sigma, video.ladder)]
-        if text is not None:
-            y = text.memo.once(
-                (id(self), "words"),
-                lambda: self.txt_in(self.txt_norm(text.tokens.to(dtype))),
-                of=text.tokens,
-            )
-            sigma, rung = text_level(text, video)
-            words, lanes = y.shape[1], [(sigma, Rungs.row([(rung, 1)], sigma)), *lanes]
-            x = torch.cat([y, x], 1)
-            segments = (Segment("text", words, text.mask), *segments)
-        turned = video.memo.once(
-            (id(self), "turn", words),
-            lambda: self._turn(self._places(video, words, rows, columns)),
-            of=video.times,
-        )
-        level = self._level(lanes if words else lanes[-1:], video.memo)
-        return x, segments, Conditioning(words, level, *turned, shape)
+    def embed_text(self, text: Text) -> TextCond:
+        """Tokens of the text stream."""
+        return TextCond(self.txt_in(self.txt_norm(text.tokens.to(self.txt_in.weight.dtype))))
 
-    def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        table = self.norm_out(cond.level.frames) if cond.level.out is None else cond.level.out
-        scale, shift = table.unsqueeze(2).chunk(2, -1)  # two of [B, T, 1, D]
-        y = self.proj_out(modulated(by_frame(x, cond), shift, scale))
-        return unpack(y.unflatten(2, cond.shape[1:]), self.traits.patch)
+    def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        """Text tokens stand on the diagonal that leads out of the corner of the image."""
+        start = max(grid[1] // 2, grid[2] // 2)
+        line = torch.arange(start, start + text.length, device=text.tokens.device)
+        return line.double().unsqueeze(1).expand(-1, 3)
 
-    def _rows(self, sigma: Tensor) -> tuple[Tensor, ...]:
-        """As of any stack, and what the way out makes of the levels."""
-        return *super()._rows(sigma), self.norm_out(self._embedded(sigma))
+    def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        given = [r or v for r, v in zip(clip.is_reference, clip.is_vector, strict=True)]
+        index = (times + 1) * constant(tuple(given), torch.bool, times.device)
+        _, rows, columns = clip.grid
+        middle = (0.0, rows - rows // 2, columns - columns // 2)
+        return super().positions(index, clip) - constant(middle, torch.float64, times.device)
 
-    def _places(self, video: Frames, words: int, rows: int, columns: int) -> Tensor:
-        """Image index, row and column of each token [S, 3] float64.
+    def patchify(self, clip: Clip) -> Tensor:
+        rows = patches(clip.latents.to(self.img_in.weight.dtype), self.traits.patch)
+        return self.img_in(rows)  # type: ignore[no-any-return]
 
-        Rows and columns count from the middle of the image; words stand on the diagonal that leads
-        out of its corner.
-        """
-        device = video.z.device
-        reference = tuple([not role.startswith("target") for role in video.roles])
-        index = (video.times.to(device) + 1) * constant(reference, torch.bool, device)
-        line = torch.arange(words, device=device) + max(rows // 2, columns // 2)
-        row = torch.arange(rows, device=device) - (rows - rows // 2)
-        column = torch.arange(columns, device=device) - (columns - columns // 2)
-        grid = torch.meshgrid(index.double(), row.double(), column.double(), indexing="ij")
-        diagonal = line.double().unsqueeze(1).expand(-1, 3)
-        return torch.cat([diagonal, torch.stack(grid, -1).flatten(0, 2)])
+    def final_modulation(self, sigma: QwenSigma) -> Tensor:
+        """1 + scale and shift [R, 2, D]."""
+        return self.norm_out(sigma.embedding)  # type: ignore[no-any-return]
 
-
-def pack(z: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """Latents [B, C, T, h, w] to patches [B, T, rows, columns, C * patch], channels first."""
-    _, height, width = patch
-    z = z.unflatten(4, (-1, width)).unflatten(3, (-1, height))  # [B, C, T, rows, ., columns, .]
-    return z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
-
-
-def unpack(y: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """Patches [B, T, rows, columns, C * patch] to latents [B, C, T, h, w]."""
-    y = y.unflatten(4, (-1, *patch[1:])).permute(0, 4, 1, 2, 5, 3, 6)
-    return y.flatten(5, 6).flatten(3, 4)
+    def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
+        scale, shift = modulation.unbind(2)
+        y = self.proj_out(ada_norm(x, shift, scale))
+        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)

@@ -1,166 +1,139 @@
-"""One block of Qwen-Image's transformer, opened at its attention, and what it is conditioned on.
+"""One block of Qwen-Image's transformer, opened at its attention.
 
-    words  --norm, shift, scale--> q k v --+           +--> * gate + --> feed-forward --> * gate +
-                                           | attention |
-    images --norm, shift, scale--> q k v --+           +--> * gate + --> feed-forward --> * gate +
+    text   --ada norm--> q k v --+           +--> * gate + --ada norm--> feed-forward --> * gate +
+                                 | attention |
+    frames --ada norm--> q k v --+           +--> * gate + --ada norm--> feed-forward --> * gate +
 
-Words and images have weights of their own for all but the attention. Shift, scale and gate belong
-to a frame, or to all words, and are computed in float32, as are norms and rotary positions;
-residuals are added in float32. Letters as in `wamkit.interfaces.types`; G groups of n tokens share
-a noise level: T frames, or one group of L words; a token that belongs to no frame is one by itself,
-and takes the weights of images. The width D need not be H * E: an action expert is narrower than
-what it attends with, and no words pass it.
+Text and frames are two streams with weights of their own. Shift, scale and gate belong to a group
+of tokens with one noise level and are computed in float32, as are norms and rotary positions;
+residuals are added in float32. The width D need not be H * E: an action expert is narrower than
+what it attends with, and no text tokens pass it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from wamkit.acceleration.memo import own_rows
 
-from wamkit.acceleration.fused_linear import projected
-from wamkit.engine.attention import QKV
-from wamkit.engine.layers import FeedForward, RMSNorm, modulated, rotate_pairs, split_heads
+from wamkit.engine.layers import (
+    QKV,
+    FeedForward,
+    RMSNorm,
+    RotaryEmbedding,
+    TextCond,
+    ada_norm,
+    gated_add,
+    one_plus_scale,
+    projected,
+    rotate_pairs,
+    split_heads,
+)
 
-
-@dataclass(frozen=True)
-class Level:
-    """Noise levels of words and frames, embedded, or what was made of them already."""
-
-    text: Tensor | None = None  # [B, 1, D] SiLU of the embedded level of the words, if any pass
-    frames: Tensor | None = None  # [B, T, D] the same of each frame
-    text_rows: Tensor | None = None  # [B, 1, blocks, 6 D], as `wamkit.acceleration.memo.stacked`
-    rows: Tensor | None = None  # [B, G, blocks, 6 D] the same of each frame
-    owner: Tensor | None = None  # [T] whose row is whose
-    out: Tensor | None = None  # [B, T, 2 D] float32 of the last norm
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the blocks need besides tokens; nobody else looks inside."""
-
-    words: int  # L, the first tokens of the stream; 0 if there are none or they are cached
-    level: Level  # of words and frames
-    cos: Tensor  # [S, E / 2] float32 rotary positions of words and frames
-    sin: Tensor  # [S, E / 2]
-    shape: tuple[int, int, int]  # frames, token rows, token columns; S, 1, 1 for tokens of no frame
+Carry = tuple[Tensor, ...]
 
 
-IMAGES, WORDS = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
-"""Projections to queries, keys and values."""
+class QwenSigma(NamedTuple):
+    """Noise levels for blocks and final layer."""
+
+    embedding: Tensor  # [R, D] float32, behind SiLU
 
 
 class Attention(nn.Module):
-    """Projections under diffusers' names: `to_*` for images, `add_*` for words if any pass."""
+    """Projections under diffusers' names: `add_*` are those of text tokens, if any pass."""
 
-    together = (IMAGES, WORDS)
+    together = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
 
-    def __init__(self, width: int, heads: int, head_size: int, *, words: bool) -> None:
+    def __init__(self, width: int, heads: int, head_size: int, *, text: bool) -> None:
         super().__init__()
-        inner = heads * head_size
+        self.head_size, inner = head_size, heads * head_size
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
-        if words:
+        if text:
             self.add_q_proj, self.add_k_proj, self.add_v_proj = (
                 nn.Linear(width, inner) for _ in range(3)
             )
             self.to_add_out = nn.Linear(inner, width)
             self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
 
+    def qkv(self, x: Tensor, of_text: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, D] to q, k and v [B, H, S, E] without positions."""
+        norms = (self.norm_added_q, self.norm_added_k) if of_text else (self.norm_q, self.norm_k)
+        rows = projected(self, x, *self.together[of_text])
+        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        return norms[0](q), norms[1](k), v
 
-class Side(NamedTuple):
-    """The weights of a block that one kind of token goes through."""
-
-    names: tuple[str, str, str]
-    norm_query: RMSNorm
-    norm_key: RMSNorm
-    out: nn.Linear
-    feed_forward: FeedForward
+    def out(self, attended: Tensor, of_text: bool) -> Tensor:
+        """[B, S, H * E] to [B, S, D]."""
+        return (self.to_add_out if of_text else self.to_out[0])(attended)  # type: ignore[no-any-return]
 
 
 class QwenImageBlock(nn.Module):
-    """Attention over images, and words if any pass, together, then a feed-forward for each."""
+    """`Block` of the frames, with other weights for text tokens: see `TextLane`."""
 
     def __init__(
-        self, width: int, heads: int, head_size: int, feed_forward: int, *, words: bool
+        self, width: int, heads: int, head_size: int, feed_forward: int, *, text: bool
     ) -> None:
         super().__init__()
-        self.head_size = head_size
         self.img_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
-        self.attn = Attention(width, heads, head_size, words=words)
+        self.attn = Attention(width, heads, head_size, text=text)
         self.img_mlp = FeedForward(width, feed_forward)
-        if words:
+        if text:
             self.txt_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
             self.txt_mlp = FeedForward(width, feed_forward)
 
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        shown, rest = [], []
-        tables = self._modulation(cond.level)
-        for (side, tokens), table in zip(self._sides(x, cond), tables, strict=True):
-            six = table.unsqueeze(2).chunk(6, -1)  # six of [B, G, 1, D]
-            y = modulated(tokens, six[0], six[1]).flatten(1, 2)
-            rows = projected(self.attn, y, *side.names)
-            q, k, v = (split_heads(row, self.head_size) for row in rows)
-            shown.append(QKV(side.norm_query(q), side.norm_key(k), v))
-            rest.append((tokens, *six[2:]))
-        q, k, v = (torch.cat(parts, 2) for parts in zip(*shown, strict=True))
-        turn = cond.cos, cond.sin
-        return QKV(rotate_pairs(q, *turn), rotate_pairs(k, *turn), v), rest
+    def modulation(self, sigma: QwenSigma, of_text: bool = False) -> Tensor:
+        """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
+        linear = (self.txt_mod if of_text else self.img_mod)[1]
+        rows: Tensor = linear(sigma.embedding.to(linear.weight.dtype)).float()
+        return one_plus_scale(rows.unflatten(-1, (6, -1)))
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        done = []
-        for (side, heard), kept in zip(self._sides(attended, cond), rest, strict=True):
-            tokens, gate, shift, scale, gate_out = kept
-            tokens = added(tokens, gate, side.out(heard))
-            y = side.feed_forward(modulated(tokens, shift, scale))
-            done.append(added(tokens, gate_out, y).flatten(1, 2))
-        return torch.cat(done, 1)
+    def text_kv(self, text: TextCond) -> None:
+        return None
 
-    def modulation(self, level: Tensor, *, words: bool) -> Tensor:
-        """Shifts, scales and gates [B, G, 6 D] float32 of levels [B, G, D] of words or frames."""
-        return (self.txt_mod if words else self.img_mod)[1](level).float()
+    def pre_attention(
+        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding, of_text: bool = False
+    ) -> tuple[QKV, Carry]:
+        shift, scale, *_ = modulation.unbind(2)
+        q, k, v = self.attn.qkv(ada_norm(x, shift, scale), of_text)
+        return QKV(rotate_pairs(q, rotary), rotate_pairs(k, rotary), v), (x,)
 
-    def _modulation(self, level: Level) -> list[Tensor]:
-        """Those of the words, if any pass, then those of the frames."""
-        if level.rows is not None:
-            text = [] if level.text_rows is None else [own_rows(self, level.text_rows, None)]
-            return [*text, own_rows(self, level.rows, level.owner)]
-        assert level.frames is not None
-        text = [] if level.text is None else [self.modulation(level.text, words=True)]
-        return [*text, self.modulation(level.frames, words=False)]
-
-    def _sides(self, x: Tensor, cond: Conditioning) -> Iterator[tuple[Side, Tensor]]:
-        """Words if there are any, then frames: weights, tokens [B, G, n, D]."""
-        attn = self.attn
-        if cond.words:
-            words = Side(
-                WORDS,
-                attn.norm_added_q,
-                attn.norm_added_k,
-                attn.to_add_out,
-                self.txt_mlp,
-            )
-            yield words, x[:, None, : cond.words]
-        images = Side(
-            IMAGES,
-            attn.norm_q,
-            attn.norm_k,
-            attn.to_out[0],  # type: ignore[arg-type]
-            self.img_mlp,
-        )
-        yield images, by_frame(x, cond)
+    def post_attention(
+        self,
+        attended: Tensor,
+        carry: Carry,
+        modulation: Tensor,
+        text_kv: None,
+        of_text: bool = False,
+    ) -> Tensor:
+        (x,), (_, _, gate, shift, scale, gate_ff) = carry, modulation.unbind(2)
+        feed_forward = self.txt_mlp if of_text else self.img_mlp
+        x = gated_add(x, gate, self.attn.out(attended, of_text))
+        return gated_add(x, gate_ff, feed_forward(ada_norm(x, shift, scale)))
 
 
-def by_frame(x: Tensor, cond: Conditioning) -> Tensor:
-    """The frames' tokens among [B, S, D], as [B, T, n, D]."""
-    return x[:, cond.words :].unflatten(1, (cond.shape[0], -1))
+class TextLane:
+    """`Block` of the text tokens in a block, which keeps the weights.
 
+    It calls the block's own methods, so that what is wrapped around these holds for text too.
+    """
 
-def added(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-    """x + gate * y in float32, x and y [B, G, n, D], gate [B, G, 1, D]; the dtype of x out."""
-    return (x.float() + gate * y).to(x.dtype)
+    def __init__(self, block: QwenImageBlock) -> None:
+        self.block = block
+
+    def modulation(self, sigma: QwenSigma) -> Tensor:
+        return self.block.modulation(sigma, True)
+
+    def text_kv(self, text: TextCond) -> None:
+        return None
+
+    def pre_attention(
+        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
+    ) -> tuple[QKV, Carry]:
+        return self.block.pre_attention(x, modulation, rotary, True)
+
+    def post_attention(
+        self, attended: Tensor, carry: Carry, modulation: Tensor, text_kv: None
+    ) -> Tensor:
+        return self.block.post_attention(attended, carry, modulation, text_kv, True)
