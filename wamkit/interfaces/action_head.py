@@ -284,7 +284,8 @@ class ReaderHead(ActionHead):
         """
         prefill = is_prefill(scene, keep)
         videos, known = embed_videos(runner, backbone, scene, cache), cache
-        kept, tokens = KVCache([{} for _ in backbone.blocks]), list[Tensor]()
+        kept = KVCache([{} for _ in backbone.blocks])
+        tokens: list[Tensor] = []
         if videos:
             tokens, passed = runner.run(
                 all_streams(videos),

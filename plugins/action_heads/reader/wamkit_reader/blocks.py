@@ -69,7 +69,7 @@ class Attention(nn.Module):
         return self._attend(q, KV(k, split_heads(v, self.head_size)))
 
     def _attend(self, q: Tensor, kv: KV) -> Tensor:
-        return self.to_out[0](attend_text(q, kv))  # type: ignore[no-any-return]
+        return self.to_out[0](attend_text(q, kv))
 
     def _rotated(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
         """[B, S, D], rotated over the whole width, as heads [B, H, S, E]."""
@@ -105,7 +105,7 @@ def _read_block(
     block: Block, x: Tensor, modulation: Tensor, kv: KV, rotary: RotaryEmbedding | None
 ) -> Tensor:
     """One block; where a policy runs compiled, equal ones are compiled once."""
-    return block(x, modulation, kv, rotary)  # type: ignore[no-any-return]
+    return block(x, modulation, kv, rotary)
 
 
 def read_blocks(

@@ -39,7 +39,7 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        return self.layer2(F.relu(self.layer1(x)))  # type: ignore[no-any-return]
+        return self.layer2(F.relu(self.layer1(x)))
 
 
 class NoisyEmbedder(nn.Module):
@@ -58,7 +58,7 @@ class NoisyEmbedder(nn.Module):
         """x [B, n, A] and sinusoids of noise levels [B or 1, n or 1, D] to [B, n, D]."""
         y = self.W1(x)
         both = torch.cat([y, level.to(y.dtype).expand(y.shape)], -1)
-        return self.W3(F.silu(self.W2(both)))  # type: ignore[no-any-return]
+        return self.W3(F.silu(self.W2(both)))
 
 
 class Decoder(nn.Module):
@@ -75,4 +75,4 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, D] to [B, n, A]."""
-        return self.out(self.norm(x))  # type: ignore[no-any-return]
+        return self.out(self.norm(x))

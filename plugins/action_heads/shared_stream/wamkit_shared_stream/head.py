@@ -111,7 +111,7 @@ class SharedStreamHead(ExpertHead):
         assert group.x is not None
         x = group.x.to(next(embedder.parameters()).dtype)
         given = (level,) if isinstance(embedder, NoisyEmbedder) else ()
-        return embedder(x, *given)  # type: ignore[no-any-return]
+        return embedder(x, *given)
 
     def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
-        return self.get_submodule(f"{modality}_decoder")(x)  # type: ignore[no-any-return]
+        return self.get_submodule(f"{modality}_decoder")(x)

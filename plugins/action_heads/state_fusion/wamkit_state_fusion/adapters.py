@@ -20,22 +20,22 @@ class CorrectedBlock(nn.Module):
 
     def modulation(self, sigma: Any) -> Tensor | None:
         """As the block's."""
-        return self.block.modulation(sigma)  # type: ignore[no-any-return]
+        return self.block.modulation(sigma)
 
     def text_kv(self, text: TextCond) -> TextKV | None:
         """As the block's."""
-        return self.block.text_kv(text)  # type: ignore[no-any-return]
+        return self.block.text_kv(text)
 
     def pre_attention(self, x: Tensor, modulation: Any, rotary: Any) -> tuple[QKV, tuple[Any, ...]]:
         """As the block's."""
-        return self.block.pre_attention(x, modulation, rotary)  # type: ignore[no-any-return]
+        return self.block.pre_attention(x, modulation, rotary)
 
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Any, text_kv: TextKV | None
     ) -> Tensor:
         """As the block's, plus what the adapter makes of it."""
         x = self.block.post_attention(attended, carry, modulation, text_kv)
-        return x + self.adapter(x)  # type: ignore[no-any-return]
+        return x + self.adapter(x)
 
 
 class CorrectedBackbone(WrappedBackbone):

@@ -71,7 +71,7 @@ class Pooler(nn.Module):
         k, v = (split_heads(x, size) for x in projected(self, y, "to_k", "to_v"))
         found = self.to_out(attend_text(q, KV(k, v, additive_mask(mask, k.dtype))))
         weights = self.query_merge_logits.float().softmax(0).to(found.dtype)
-        return self.output_norm((found * weights[:, None]).sum(1))  # type: ignore[no-any-return]
+        return self.output_norm((found * weights[:, None]).sum(1))
 
 
 class StateFusionHead(ReaderHead):
@@ -145,7 +145,7 @@ class StateFusionHead(ReaderHead):
             return None
         places = torch.arange(count, device=device)
         wave = sinusoid(places, FREQUENCIES).to(self.fused_proj.weight.dtype)
-        return self.step(wave)  # type: ignore[no-any-return]
+        return self.step(wave)
 
     def read(
         self,
@@ -160,7 +160,7 @@ class StateFusionHead(ReaderHead):
         found = {}
         for part, decode in self.decoders.items():
             if getattr(scene, part) is not None:
-                y = fused + layout if part == "action" else fused
+                y = fused + layout if part == "action" and layout is not None else fused
                 found[part] = scene.noisy(part).towards(decode(y))
         return found
 
