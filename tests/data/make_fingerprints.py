@@ -244,7 +244,8 @@ def learned(policy: Policy, batch: Batch, seed: Any) -> Print:
 
 def imagined(policy: Policy, seen: Observation, seed: Any) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines, those that are observed included."""
-    model, scene = policy.guided(seen.batch), blank(policy, seen)
+    scene = blank(policy, seen)
+    model = policy.guided(scene)
     return policy.paradigm.imagine(model, scene, policy.schedules, generator(seed)).z
 
 

@@ -93,7 +93,7 @@ class Stack(nn.Module, ABC):
     reads_pooled: ClassVar[bool] = False
     """Whether `embed_sigma` reads a pooled vector of the prompt (`Text.extra`)."""
 
-    blocks: Sequence[Any]
+    blocks: Any
     """The `Block`s, input side first; None at layers where these tokens rest."""
 
     def embed_text(self, text: Text) -> TextCond | None:
@@ -211,7 +211,7 @@ class WrappedBackbone(Backbone):
     inner: Backbone
 
     @property
-    def blocks(self) -> Sequence[Any]:  # type: ignore[override]
+    def blocks(self) -> Sequence[Any]:
         """As the inner backbone's."""
         return self.inner.blocks
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from wamkit.engine.text import additive_mask
 
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
@@ -31,7 +32,6 @@ from wamkit.engine.layers import (
 )
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import Backbone, ReaderHead, append_state
-from wamkit.interfaces.text import additive_mask
 from wamkit.interfaces.types import Scene, Text, TokenGroup, Velocity
 
 from .adapters import Correction

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wamkit.engine.text import additive_mask
 
 from wamkit.engine.layers import (
     KV,
@@ -33,7 +34,6 @@ from wamkit.engine.layers import (
     rotate_halves,
     rotate_pairs,
 )
-from wamkit.interfaces.text import additive_mask
 
 from .attention import CrossAttention, SelfAttention
 

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from wamkit.acceleration.memo import Rungs, spread, stacked
+from wamkit.engine.text import mask_of, text_level
 
 from wamkit.engine.attention import sdpa
 from wamkit.errors import WamkitError
-from wamkit.interfaces.text import mask_of, text_level
 from wamkit.interfaces.types import Frames, Segment, Text, base
 
 from . import REFERENCES

@@ -92,7 +92,7 @@ class T5Encoder(nn.Module):
             return Text(tokens, valid)
         copies = valid.float()
         copies[:, -1] += self.length - lengths
-        return Text(tokens, copies=copies)
+        return Text(tokens, repeats=copies)
 
     def _row(self, prompt: str) -> list[int]:
         row: list[int] = self.tokenizer(clean(prompt, self.family)).input_ids
