@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -259,6 +260,16 @@ def decided(spec: PolicySpec, notes: Mapping[str, Tensor]) -> None:
         assert bool(((spread == 0) | (spread > 1e-6)).all()), notes
 
 
+RENAMED = ((r"\.blocks\.(\d+)\.ada\.", r".blocks.\1.modulation."), ("to_text_kv", "text_kv"))
+"""Names of parameters now, and when the file was recorded: those of the toy's block."""
+
+
+def _recorded_name(name: str) -> str:
+    for now, then in RENAMED:
+        name = re.sub(now, then, name)
+    return name
+
+
 def redraw(policy: nn.Module) -> None:
     """Draw every parameter by its name and shape, none of them trivial; a shared one once.
 
@@ -270,7 +281,7 @@ def redraw(policy: nn.Module) -> None:
         for name, p in policy.named_parameters(remove_duplicate=False):
             names.setdefault(p, []).append(name)
         for p, shared in names.items():
-            name = min(shared)
+            name = _recorded_name(min(shared))
             seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "little")
             rng = torch.Generator().manual_seed(seed)
             noise = torch.randn(p.shape, generator=rng, dtype=torch.float64)

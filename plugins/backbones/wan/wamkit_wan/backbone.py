@@ -66,5 +66,6 @@ class WanBackbone(WanStack, Backbone):
         return rows
 
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
-        y = self.proj_out(ada_norm(x, *modulation.unbind(2)))
+        shift, scale = modulation.unbind(2)
+        y = self.proj_out(ada_norm(x, shift, scale))
         return unpatched(y, clip.grid, self.traits.patch[1:])

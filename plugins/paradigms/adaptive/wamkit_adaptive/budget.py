@@ -59,7 +59,7 @@ def calibrated(
     found = []
     for number, observation in enumerate(observations):
         scene = scenes.blank(policy, observation)
-        model = Observed(policy.guided(observation.batch), scene)
+        model = Observed(policy.guided(scene), scene)
         rng = generator(seed + number)
         found.append(paradigm.compared(model, scene, policy.schedules, rng)[1].cpu())
     if not found:
