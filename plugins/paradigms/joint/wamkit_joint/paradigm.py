@@ -73,7 +73,7 @@ class JointParadigm(Paradigm):
         """Whether the video is passed at evaluation `place` of the action."""
         if self.config.refresh != "every":
             return place in self.config.refresh
-        return place <= evaluations or "action" in self.sees["target"]
+        return place <= evaluations or "action" in self.config.sees["target"]
 
     def _told(self, model: Model) -> Model:
         """The model, with observed frames told the level that the configuration asks for."""
