@@ -126,7 +126,7 @@ class OmniGen2(VariantBackbone):
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
     def expert(self, width: int, feed_forward: int) -> Any:
-        from .stack import OmniGen2Stack
+        from .expert import OmniGen2Stack
 
         return OmniGen2Stack(self, width, feed_forward)
 
