@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wamkit_omnigen2 import SIZES, OmniGen2
-from wamkit_omnigen2.backbone import OmniGen2Backbone, pack, unpack
+from wamkit_omnigen2.backbone import OmniGen2Backbone
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.check import check
 from wamkit.config.spec import parse_part
-from wamkit.engine.attention import run
-from wamkit.interfaces.backbone import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.fixtures import compose
 from wamkit.testing.parity import (
     doubled,
@@ -75,7 +76,7 @@ def backbone(folder: Path) -> Any:
 def scene(golden: dict[str, Tensor]) -> tuple[Frames, Text]:
     """The recorded inputs: all images of a sample on one noise level, as published."""
     sigma = golden["sigma"][:, None].repeat(1, 3)
-    frames = Frames(golden["z"], ROLES, torch.arange(3.0), sigma)
+    frames = Frames(golden["z"], ROLES, counted(3), sigma)
     return frames, Text(golden["text"], golden["valid"].bool())
 
 
@@ -108,14 +109,14 @@ def test_velocity_in_float32_is_near_that_in_float64(
 def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], backbone: Any) -> None:
     wide, frames, text = doubled((backbone, *scene(golden)))
 
-    def loss(z: Tensor, words: Tensor) -> Tensor:
-        velocity = denoise(wide, replace(frames, z=z), replace(text, tokens=words))
+    def loss(z: Tensor, tokens: Tensor) -> Tensor:
+        velocity = denoise(wide, replace(frames, z=z), replace(text, tokens=tokens))
         return -(golden["direction"] * velocity[:, :, 2]).sum()
 
     wanted = {k.removeprefix("gradients."): t for k, t in golden.items() if "gradients." in k}
-    wanted |= {"z": golden["z_gradient"], "words": golden["text_gradient"]}
+    wanted |= {"z": golden["z_gradient"], "tokens": golden["text_gradient"]}
     with float64():
-        found = gradients(wide, loss, z=frames.z, words=text.tokens)
+        found = gradients(wide, loss, z=frames.z, tokens=text.tokens)
     same_gradients(found, doubled(wanted), error=1e-6)  # those of weights are stored in float32
 
 
@@ -135,12 +136,12 @@ def test_noise_levels_are_never_rounded_to_bfloat16() -> None:
     # 0.951 is 0.9492 if it is rounded to bfloat16 before it is multiplied by 1000.
     torch.manual_seed(0)
     model: Any = cast(CONFIG.build(), torch.bfloat16)
-    near, exact = torch.tensor([[0.951]]), torch.tensor([[0.951]], dtype=torch.bfloat16).float()
+    near, exact = torch.tensor([0.951]), torch.tensor([0.951], dtype=torch.bfloat16).float()
     whole = CONFIG.build()
     whole.load_state_dict({name: t.float() for name, t in model.state_dict().items()})
     with torch.no_grad():
-        found, rounded = (model.time_caption_embed.level(sigma) for sigma in (near, exact))
-        wanted = whole.time_caption_embed.level(near)
+        found, rounded = (model.embed_sigma(sigma).embedding for sigma in (near, exact))
+        wanted = whole.embed_sigma(near).embedding
     assert found.dtype == torch.float32
     same_values(found, wanted)
     other_values(rounded, wanted)
@@ -159,7 +160,7 @@ def test_bfloat16_stays_near_float32(golden: dict[str, Tensor], folder: Path) ->
     assert (found.float() - wanted).norm() / wanted.norm() < 0.03
 
 
-def test_one_level_of_references_and_words_is_another_than_the_targets(
+def test_clean_references_and_text_give_another_velocity_than_noisy_ones(
     golden: dict[str, Tensor], folder: Path
 ) -> None:
     published, steady = built(folder), built(folder, text_sigma="clean")
@@ -173,21 +174,22 @@ def test_one_level_of_references_and_words_is_another_than_the_targets(
         assert torch.equal(denoise(published, frames, text), denoise(steady, frames, text))
 
 
-def test_words_and_references_are_computed_once_for_all_steps(
+def test_text_and_references_from_a_cache_give_the_same_velocity(
     golden: dict[str, Tensor], folder: Path
 ) -> None:
     backbone = built(folder, text_sigma="clean")
     frames, text = clean(golden)
     backbone, frames, text = doubled((backbone, frames, text))
     with torch.no_grad(), float64():
-        first = stream_of(backbone, frames.only("context"), text)
-        cache = run([first], CLOSED, keep=("text", "context"), prefill=True)
+        runner = PassRunner()
+        first = embed_video(runner, backbone, frames.only("context"), text)
+        keep = "text", "context"
+        _, cache = runner.run(first.streams, CLOSED, keep=keep, prefill=True)
         for level in (0.9, 0.4):
             noisy = frames.at(level, "target")
-            step = stream_of(backbone, noisy.only("target"), text, cache)
-            assert [s.role for s in step.segments] == ["target"]
-            run([step], CLOSED, cache=cache)
-            found = backbone.unembed(step.x, step.cond)
+            step = embed_video(runner, backbone, noisy.only("target"), text, with_text=False)
+            (tokens,), _ = runner.run(step.streams, CLOSED, cache=cache)
+            found = backbone.final_layer(tokens, step.modulation, step.clip)
             wanted = denoise(backbone, noisy, text, CLOSED)[:, :, 2:]
             same_values(found, wanted)
 
@@ -198,21 +200,19 @@ def test_frames_may_come_in_any_order(golden: dict[str, Tensor], backbone: Any) 
     moved = Frames(
         frames.z[:, :, order],
         tuple(ROLES[i] for i in order),
-        frames.times[order],
+        tuple(frames.times[i] for i in order),
         frames.sigma[:, order],
     )
     wide, frames, moved, text = doubled((backbone, frames, moved, text))
     with torch.no_grad(), float64():
         wanted = denoise(wide, frames, text)
         found = denoise(wide, moved, text)
-        later = denoise(wide, replace(frames, times=torch.tensor([0.0, 1.0, 9.0])), text)
+        later = denoise(wide, replace(frames, times=(0.0, 1.0, 9.0)), text)
     same_values(found, wanted[:, :, order])
     other_values(later, wanted)
 
 
-def test_padding_may_stand_anywhere_between_the_words(
-    golden: dict[str, Tensor], backbone: Any
-) -> None:
+def test_padding_may_stand_anywhere_in_the_text(golden: dict[str, Tensor], backbone: Any) -> None:
     wide, frames, text = doubled((backbone, *clean(golden)))
     short = text.tokens[:, [0, 2, 4]]
     valid = torch.tensor([[True, False, True, False, True]]).expand(2, -1)
@@ -223,8 +223,7 @@ def test_padding_may_stand_anywhere_between_the_words(
 
 
 def test_more_references_than_there_are_embeddings_are_refused(backbone: Any) -> None:
-    z, times = torch.zeros(1, 4, 6, 4, 6), torch.arange(6.0)
-    frames = Frames(z, ("context",) * 6, times, torch.zeros(1, 6))
+    frames = Frames(torch.zeros(1, 4, 6, 4, 6), ("context",) * 6, counted(6), torch.zeros(1, 6))
     with pytest.raises(WamkitError, match="found 6 reference images in a pass; omnigen2 tells at"):
         denoise(backbone, frames, Text(torch.zeros(1, 2, 8)))
 
@@ -237,14 +236,6 @@ def test_a_policy_that_observes_too_many_frames_is_a_conflict() -> None:
     found = [c for c in check(wide) if "reference images apart" in c.why]
     assert not [c for c in check(spec) if "reference images apart" in c.why]
     assert [c.hint for c in found] == [f"set video.context to {1 + 4 * stride} or less"]
-
-
-def test_packing_is_undone_by_unpacking() -> None:
-    z = torch.arange(2 * 3 * 2 * 4 * 6.0).view(2, 3, 2, 4, 6)
-    packed = pack(z, (1, 2, 2))
-    assert packed.shape == (2, 2, 2, 3, 12)
-    assert torch.equal(packed[0, 0, 0, 0, :3], z[0, :, 0, 0, 0])  # channels last
-    assert torch.equal(unpack(packed, (1, 2, 2)), z)
 
 
 def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:

@@ -17,7 +17,7 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 def in_tokens(times: Tensor, rows: int, columns: int) -> Tensor:
-    """Places of the tokens of images, each as far from the next as its longer side."""
+    """Positions of the tokens of images, each as far from the next as its longer side."""
     return grid(times * max(rows, columns), rows, columns)
 
 

@@ -1,4 +1,4 @@
-"""OmniGen2 as configuration: an image-editing transformer over one sequence of words and images."""
+"""OmniGen2 as configuration: an image-editing transformer over one sequence of text and images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TRAINED_WITH = TrainedWith(vae="flux1", text_encoder="qwen2.5-vl")
 
 
 class OmniGen2(VariantBackbone):
-    """OmniGen2, a transformer that refines words and every image alone before it joins them."""
+    """OmniGen2, a transformer that refines text and every image alone before it joins them."""
 
     source = "https://github.com/VectorSpaceLab/OmniGen2"
     sizes = SIZES
@@ -67,20 +67,20 @@ class OmniGen2(VariantBackbone):
     variant: Literal["omnigen2", "tiny"] = "omnigen2"
     """Sets every size below that is not written; `tiny` is for tests."""
     text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
-    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
-    target frame, as published, in use as in training: words, and what sees them, are computed anew
-    in each step, and a paradigm that acts in passes without a target frame is refused.
+    """Noise level of the text. `clean`: 0, so that it is computed once. `target`: that of the
+    target frame, as published, in use as in training: text, and what attends to it, is computed
+    anew in each step, and a paradigm that acts in passes without a target frame is refused.
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
-    action saw words at the target's level."""
+    action attended to text at the target's level."""
     layers: int = open_size(gt=0)
-    """Blocks in which words and images attend to each other."""
+    """Blocks in which text and images attend to each other."""
     refiners: int = open_size(gt=0)
-    """Blocks that words, each reference and each target pass on their own before."""
+    """Blocks that text, each reference and each target pass on their own before."""
     heads: int = open_size(gt=0)
     key_heads: int = open_size(gt=0)
     """Heads of keys and values; each serves heads / key_heads query heads."""
     axes: tuple[Even, Even, Even] = open_size()
-    """Numbers of a head that turn with the place in the sequence, the row and the column; each is
+    """Elements of a head that turn with the place in the sequence, the row and the column; each is
     even, and together they are the head size."""
     feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
@@ -146,7 +146,7 @@ class OmniGen2(VariantBackbone):
             most = 1 + (REFERENCES - 1) * spec.vae.stride[0]
             yield Conflict(
                 between=("video.context", "backbone"),
-                why=f"{spec.video.context} observed pictures are {observed} latent frames, and "
+                why=f"{spec.video.context} observed images are {observed} latent frames, and "
                 f"omnigen2 tells at most {REFERENCES} reference images apart",
                 hint=f"set video.context to {most} or less",
             )

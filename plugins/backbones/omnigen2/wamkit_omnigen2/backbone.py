@@ -112,7 +112,8 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
             [i for i, given in enumerate(clip.is_reference) if given is wanted]
             for wanted in (False, True)
         )
-        count, found = len(self.noise_refiner), {}
+        count = len(self.noise_refiner)
+        found: dict[int, Tensor] = {}
         if targets:
             x = self.x_embedder(_chosen(z, targets))
             rows = clip.modulation[:, :, :count]

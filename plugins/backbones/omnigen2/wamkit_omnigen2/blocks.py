@@ -168,7 +168,7 @@ def refine(
         mask: [B, S] to add to attention scores.
     """
     for block, row in zip(blocks, rows, strict=True):
-        qkv, carry = block.pre_attention(x, row, Places(rotary))
-        attended = attention(*qkv, mask).transpose(1, 2).flatten(2)
+        (q, k, v), carry = block.pre_attention(x, row, Places(rotary))
+        attended = attention(q, k, v, mask).transpose(1, 2).flatten(2)
         x = block.post_attention(attended, carry, row, None)
     return x
