@@ -128,9 +128,14 @@ def _is_complex(pairs: Tensor) -> bool:
 
 
 def one_plus_scale(rows: Tensor, start: int = 1, every: int = 3) -> Tensor:
-    """Modulation [R, M, D] of (shift, scale, gate), ..., with 1 added to its scales, in place."""
-    rows[:, start::every] += 1
-    return rows
+    """Modulation [R, M, D] of (shift, scale, gate), ..., with 1 added to its scales.
+
+    Not in place: FSDP puts hooks on what a block returns, and torch 2.14 crashes at those on a view
+    that was written to.
+    """
+    scales = range(start, rows.shape[1], every)
+    ones = tuple([float(i in scales) for i in range(rows.shape[1])])
+    return rows + constant(ones, rows.dtype, rows.device)[:, None]
 
 
 def _broadcasts(x: Tensor, rows: Tensor) -> bool:
