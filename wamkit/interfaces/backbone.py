@@ -76,7 +76,8 @@ class Clip(NamedTuple):
 
     latents: Tensor  # [B, C, T, h, w]
     sigma: Tensor  # [B or 1, T] float32 noise levels
-    is_reference: tuple[bool, ...]  # T: whether a frame is given, not to be denoised
+    is_given: tuple[bool, ...]  # T: whether a frame is known and conditions the others
+    is_reference: tuple[bool, ...]  # T: whether it is an image observed before the others
     is_vector: tuple[bool, ...]  # T: whether a frame holds values of a vector instead of an image
     grid: tuple[int, int, int]  # frames, token rows, token columns
     cond_latents: Tensor | None = None  # [B, G, T, h, w] channels for backbones that want them
@@ -142,7 +143,7 @@ class Backbone(Stack):
     traits: Traits
     attend: Attend = staticmethod(attention)
     reference_sigma: float = 0.0
-    """The level that clean reference frames are announced at."""
+    """The level that clean frames that are given are announced at."""
 
     text_blocks: Sequence[Any] | None = None
     """Blocks of the text tokens, where text is a stream (`traits.text`); None elsewhere. A block

@@ -71,13 +71,14 @@ def embed_video(
     clip = Clip(
         z,
         frames.sigma,
+        frames.is_given,
         frames.is_reference,
         frames.is_vector,
         grid,
         frames.cond_latents,
         ranks=tuple(frames.roles[:i].count(role) for i, role in enumerate(frames.roles)),
     )
-    layout = frames.times, frames.is_reference, frames.is_vector, frames.roles, grid, device
+    layout = frames.times, frames.roles, grid, device
     rotary = runner.once(
         (backbone, "grid", layout),
         lambda: backbone.embed_grid(
@@ -224,12 +225,12 @@ def _announced(frames: Frames, reference: float) -> Sequence[tuple[Level | Tenso
     levels = frames.levels
     if isinstance(levels, Tensor):
         if reference:
-            given = constant(frames.is_reference, torch.bool, levels.device)
+            given = constant(frames.is_given, torch.bool, levels.device)
             levels = torch.where(given & (levels == 0), reference, levels)
         return [(levels, levels.shape[1])]
     return [
         (level_of(reference) if reference and given and not level.sigma else level, 1)
-        for level, given in zip(levels, frames.is_reference, strict=True)
+        for level, given in zip(levels, frames.is_given, strict=True)
     ]
 
 

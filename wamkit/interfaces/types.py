@@ -71,9 +71,14 @@ class Frames:
         return tuple(r for r in names if base(r) == "target" and not r.endswith("'"))
 
     @cached_property
-    def is_reference(self) -> tuple[bool, ...]:
-        """Of each frame, whether it is given: what was observed or is known, not to be denoised."""
+    def is_given(self) -> tuple[bool, ...]:
+        """Of each frame, whether it conditions the others: it is known, and not to be denoised."""
         return tuple(base(role) in ("context", "seen", "state") for role in self.roles)
+
+    @cached_property
+    def is_reference(self) -> tuple[bool, ...]:
+        """Of each frame, whether it is an image that was observed before the others."""
+        return tuple(base(role) == "context" for role in self.roles)
 
     @cached_property
     def is_vector(self) -> tuple[bool, ...]:

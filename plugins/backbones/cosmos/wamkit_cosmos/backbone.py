@@ -58,7 +58,7 @@ class CosmosBackbone(CosmosStack, Backbone):
 
     def patchify(self, clip: Clip) -> Tensor:
         z = clip.latents.to(self.patch_embed.proj.weight.dtype)
-        given = constant(clip.is_reference, z.dtype, z.device)[:, None, None]
+        given = constant(clip.is_given, z.dtype, z.device)[:, None, None]
         given = given.expand(z.shape[0], 1, *z.shape[2:])
         return self.patch_embed(torch.cat([z, given, torch.zeros_like(given)], 1))
 

@@ -5,6 +5,7 @@ FLUX predicts noise - data, which is wamkit's velocity as it is.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -51,15 +52,20 @@ class FluxBackbone(FluxStack, Backbone):
         return torch.stack([torch.zeros_like(count)] * 3 + [count], -1)
 
     def positions(self, times: Tensor, clip: Clip) -> Tensor:
-        """Image, row and column of each token [S, 3]."""
-        image, images = 0, []
-        for is_reference, is_vector in zip(clip.is_reference, clip.is_vector, strict=True):
-            seen = is_reference and not is_vector
-            image += seen
-            images.append(self.reference * image * seen)
-        index = constant(tuple(images), torch.float64, times.device)
-        vectors = constant(clip.is_vector, torch.bool, times.device)
-        return super().positions(index - self.reference * (times + 1) * vectors, clip)
+        """Image, row and column of each token [S, 3].
+
+        References are images k * `reference`, frames to denoise image 0. Any other frame stands on
+        the other side, by its time t at -`reference` * (t + 1).
+        """
+        index = [
+            self.reference * k * r
+            for k, r in zip(accumulate(clip.is_reference), clip.is_reference, strict=True)
+        ]
+        known = [g or v for g, v in zip(clip.is_given, clip.is_vector, strict=True)]
+        others = tuple(k and not r for k, r in zip(known, clip.is_reference, strict=True))
+        images = constant(tuple(index), torch.float64, times.device)
+        later = self.reference * (times + 1) * constant(others, torch.bool, times.device)
+        return super().positions(images - later, clip)
 
     def patchify(self, clip: Clip) -> Tensor:
         rows = patches(clip.latents, self.traits.patch)

@@ -109,7 +109,7 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
         z = patches(z, self.traits.patch, channels_last=True)
         z = z.unflatten(1, (clip.grid[0], -1))  # [B, T, n, patch]
         targets, references = (
-            [i for i, given in enumerate(clip.is_reference) if given is wanted]
+            [i for i, given in enumerate(clip.is_given) if given is wanted]
             for wanted in (False, True)
         )
         count = len(self.noise_refiner)

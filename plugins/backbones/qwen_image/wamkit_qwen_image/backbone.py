@@ -79,7 +79,7 @@ class QwenImageBackbone(QwenImageStack, Backbone):
         return line.double().unsqueeze(1).expand(-1, 3)
 
     def positions(self, times: Tensor, clip: Clip) -> Tensor:
-        given = [r or v for r, v in zip(clip.is_reference, clip.is_vector, strict=True)]
+        given = [r or v for r, v in zip(clip.is_given, clip.is_vector, strict=True)]
         index = (times + 1) * constant(tuple(given), torch.bool, times.device)
         _, rows, columns = clip.grid
         middle = (0.0, rows - rows // 2, columns - columns // 2)

@@ -165,7 +165,9 @@ class AutoregressiveParadigm(Paradigm):
 
     def _copies(self, role: str) -> int:
         """How many blocks have a clean copy that somebody else sees in a sample."""
-        noisy = [seen for row, seen in self.config.sees.items() if row.startswith(("target", "action"))]
+        noisy = [
+            seen for row, seen in self.config.sees.items() if row.startswith(("target", "action"))
+        ]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
     def _recalled(self, model: Model, scene: Scene) -> Memory:
