@@ -21,10 +21,11 @@ from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import parameters
 from wamkit.config.check import check
 from wamkit.config.spec import PolicySpec, parse, parse_part
-from wamkit.config.visibility import everyone
-from wamkit.engine.attention import run
-from wamkit.interfaces import denoise, stream_of
-from wamkit.interfaces.types import Frames, Text
+from wamkit.config.visibility import Visibility
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import denoise
+from wamkit.interfaces.streams import embed_video, pass_video
+from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import doubled, float64, other_values, same_values, uncalled
@@ -113,14 +114,14 @@ def latents(pixels: Tensor, patch: int) -> Tensor:
 
 def frames_of(z: Tensor) -> Frames:
     count = z.shape[2]
-    return Frames(z, ("context",) * count, torch.arange(count).float(), torch.zeros(2, count))
+    return Frames(z, ("context",) * count, counted(count), torch.zeros(2, count))
 
 
-def seen(backbone: Any, z: Tensor) -> Tensor:
-    """Tokens [2, S, D] behind the last block, everything seeing everything."""
-    stream = stream_of(backbone, frames_of(z), TEXT)
-    run([stream], everyone({"context"}))
-    return stream.x
+def seen(backbone: Any, frames: Tensor | Frames, sees: Visibility | None = None) -> Tensor:
+    """Tokens [2, S, D] behind the last block; by default everything attends to everything."""
+    runner = PassRunner()
+    clip = frames_of(frames) if isinstance(frames, Tensor) else frames
+    return pass_video(runner, backbone, embed_video(runner, backbone, clip, TEXT), sees)
 
 
 def features(reference: Any, pixels: Tensor, variant: str) -> Tensor:
@@ -190,17 +191,14 @@ def test_several_pictures_that_do_not_see_each_other_are_encoded_as_if_alone(
     references, backbones = doubled((references, backbones))
     variant = "vit_base_patch16_dinov3"
     backbone, clip = backbones[variant], pictures(2, 3, 5, 16)
-    frames = Frames(
-        latents(clip, 16), ("context", "context.1"), torch.arange(2.0), torch.zeros(2, 2)
-    )
-    stream = stream_of(backbone, frames, TEXT)
+    frames = Frames(latents(clip, 16), ("context", "context.1"), counted(2), torch.zeros(2, 2))
     with torch.no_grad():
-        run([stream], {"context": {"context"}, "context.1": {"context.1"}})
-        for i, tokens in enumerate(stream.x.chunk(2, 1)):
+        apart = seen(backbone, frames, {"context": {"context"}, "context.1": {"context.1"}})
+        for i, tokens in enumerate(apart.chunk(2, 1)):
             alone = features(references[variant], clip[:, :, i : i + 1], variant)
             same_values(references[variant].norm(tokens), alone, PERIODS)
         together = seen(backbone, frames.z)
-    other_values(together, stream.x)
+    other_values(together, apart)
 
 
 # Files -------------------------------------------------------------------------------------------
@@ -302,8 +300,6 @@ def test_it_says_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     frames = frames_of(latents(pictures(1, 4, 4, 14), 14))
     with pytest.raises(WamkitError, match="it has no velocity to predict"):
         denoise(backbone, frames, TEXT)
-    with pytest.raises(WamkitError, match="vit_base_patch14_dinov2 only shows what is seen"):
-        backbone.unembed(torch.zeros(2, 17, 24), None)
 
 
 def test_learned_positions_need_a_grid() -> None:

@@ -1,4 +1,4 @@
-"""Tokens that are no pictures pass a vision transformer's blocks beside the pictures'."""
+"""Tokens that are no images pass a vision transformer's blocks beside the images'."""
 
 from __future__ import annotations
 

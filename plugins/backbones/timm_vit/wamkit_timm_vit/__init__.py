@@ -89,10 +89,10 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class TimmViT(VariantBackbone):
-    """A vision transformer of timm that shows what is seen: it imagines nothing and reads no words.
+    """A vision transformer of timm that shows what is seen: it imagines nothing and reads no text.
 
     Its latents are pixels, cut into patches by the VAE `pixel_shuffle` with strides
-    (1, patch, patch). The instruction reaches the policy through the action head.
+    (1, patch, patch). The prompt reaches the policy through the action head.
     """
 
     license = "Apache-2.0; DINOv3 License for DINOv3, CC-BY-NC-4.0 for MAE"
@@ -111,7 +111,7 @@ class TimmViT(VariantBackbone):
     patch: int = open_size(gt=0)
     """Pixels on a side of a patch; the VAE's strides must be (1, patch, patch)."""
     grid: int = open_size(ge=0)
-    """Patches on a side of the picture that the learned positions belong to; they are interpolated
+    """Patches on a side of the image that the learned positions belong to; they are interpolated
     to other sizes. 0 where positions are rotary."""
     class_token: bool = open_size()
     registers: int = open_size(ge=0)
@@ -127,7 +127,7 @@ class TimmViT(VariantBackbone):
     """Mean and deviation of the pixels it was trained on: ImageNet's, or 0.5 and 0.5. Weights of
     another tag than the variant's may want the other; their config.json says."""
     text_width: int = Field(64, gt=0)
-    """Width of the instruction's embeddings as the action head reads them; the vision transformer
+    """Width of the prompt's embeddings as the action head reads them; the vision transformer
     itself reads none."""
 
     @model_validator(mode="after")

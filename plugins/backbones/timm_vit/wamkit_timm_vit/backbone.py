@@ -6,27 +6,30 @@
     x --norm2--> feed-forward --scale--> + --> x
 
 Source: `timm/models/vision_transformer.py` and `eva.py` in github.com/huggingface/
-pytorch-image-models (Apache-2.0), whose parameter names are ours. Each frame is one picture, with
+pytorch-image-models (Apache-2.0), whose parameter names are ours. Each frame is one image, with
 class and register tokens (n of them) of its own in front of its patches and the same positions as
-any other; frames meet in attention alone. Letters as in `wamkit.interfaces.types`, and p pixels in
-a patch's side.
+any other; frames meet in attention alone. p pixels make a patch's side.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Rungs
 
-from wamkit.engine.attention import QKV, sdpa
-from wamkit.engine.layers import LayerNorm, constant, split_heads
-from wamkit.errors import WamkitError
-from wamkit.interfaces.types import Frames, Segment, Text
+from wamkit.engine.layers import (
+    QKV,
+    LayerNorm,
+    RotaryEmbedding,
+    axial_rotary,
+    constant,
+    rotate_halves,
+    split_heads,
+)
+from wamkit.interfaces import Backbone, Clip
 
 if TYPE_CHECKING:
     from . import TimmViT
@@ -36,14 +39,20 @@ PIXELS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Mean and deviation of red, green and blue in [0, 1], as in timm's `pretrained_cfg`."""
-TEMPERATURE = 100.0  # longest period of DINOv3's rotary positions, in units of half a picture
+TEMPERATURE = 100.0  # longest period of DINOv3's rotary positions, in units of half an image
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the blocks need besides tokens."""
+class ViTSigma(NamedTuple):
+    """Noise levels, which nothing here reads: images are clean."""
 
-    turn: tuple[Tensor, Tensor] | None  # cos and sin [S, E / 2] float32, if positions are rotary
+    levels: Tensor  # [R]
+
+
+class Positions(NamedTuple):
+    """What tokens know of their places."""
+
+    rotary: RotaryEmbedding | None = None
+    learned: Tensor | None = None  # [1, places, D], added to the tokens of a frame
 
 
 class PatchEmbed(nn.Module):
@@ -114,22 +123,37 @@ class ViTBlock(nn.Module):
         self.mlp = FeedForward(width, config.feed_forward, config.activation)
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Tensor]:
+    def modulation(self, sigma: ViTSigma) -> None:
+        """Noise levels are not read."""
+        return
+
+    def text_kv(self, text: Any) -> None:
+        """Text is not read."""
+        return
+
+    def pre_attention(
+        self, x: Tensor, modulation: None, rotary: Positions
+    ) -> tuple[QKV, tuple[Tensor, ...]]:
         rows = self.attn.qkv(self.norm1(x)).chunk(3, -1)
         q, k, v = (split_heads(row, self.head_size) for row in rows)
-        if cond.turn is not None:
-            q, k = rotate_halves(q, *cond.turn), rotate_halves(k, *cond.turn)
-        return QKV(q, k, v), x
+        if rotary.rotary is not None:
+            q, k = rotate_halves(q, rotary.rotary), rotate_halves(k, rotary.rotary)
+        return QKV(q, k, v), (x,)
 
-    def absorb(self, attended: Tensor, rest: Tensor, cond: Conditioning) -> Tensor:
-        x = rest + self.ls1(self.attn.proj(attended))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: None, text_kv: None
+    ) -> Tensor:
+        x = carry[0] + self.ls1(self.attn.proj(attended))
+        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
-class ViTBackbone(nn.Module):
-    """`VideoBackbone` that shows pictures to an action head, and cannot imagine any."""
+class ViTBackbone(Backbone):
+    """Shows images to an action head, and cannot imagine any.
 
-    attend = staticmethod(sdpa)
+    Neither the prompt nor the noise levels are read: the first is left to the action head, the
+    second are those of images, which are clean.
+    """
+
     keep_float32 = ("norm",)
 
     def __init__(self, config: TimmViT) -> None:
@@ -144,50 +168,46 @@ class ViTBackbone(nn.Module):
         self.pos_embed = _tokens(places, width) if config.grid else None
         self.blocks = nn.ModuleList(ViTBlock(config) for _ in range(traits.depth))
 
-    def embed(
-        self, video: Frames, text: Text | None
-    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
-        """Tokens in the order of frames; in a frame class token, registers, rows and columns.
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> ViTSigma:
+        return ViTSigma(sigmas)
 
-        Neither the words nor the noise levels are read: the first are left to the action head, the
-        second are those of pictures, which are clean.
+    def positions(self, times: Tensor, clip: Clip) -> Tensor:
+        """Time, row and column [S, 3]; rows and columns run from -1 to 1 over an image.
+
+        Class and register tokens are in the middle, where DINOv3 does not turn a token.
         """
-        batch, _, frames, rows, columns = video.z.shape
-        patches = self.patch_embed(video.z)  # [B, T, h w, D]
-        extra = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        front = [token.expand(batch, frames, -1, -1) for token in extra]
-        key = (id(self), "places", patches.dtype)
-        places = video.memo.once(key, lambda: self._places(rows, columns))
-        if self.config.positions == "patches" and places is not None:
-            patches = patches + places
-        x = torch.cat([*front, patches], 2)  # [B, T, n + h w, D]
-        if self.config.positions == "all" and places is not None:
-            x = x + places
-        turn = video.memo.once((id(self), "turn"), lambda: self._turn(video))
-        return x.flatten(1, 2), video.segments(x.shape[2]), Conditioning(turn)
+        axes = [2 * (torch.arange(n, device=times.device) + 0.5) / n - 1 for n in clip.grid[1:]]
+        patches = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+        frame = F.pad(patches.double(), (0, 0, self.traits.frame_tokens, 0))
+        each = times.repeat_interleave(len(frame))
+        return torch.cat([each[:, None], frame.repeat(len(times), 1)], 1)
 
-    def place(
-        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
-    ) -> Conditioning:
-        """As `VideoBackbone.place`; noise levels and words are not read, nor are times.
-
-        Learned positions are added to patches on the way in, so that other tokens have none. For
-        rotary ones rows and columns run from -1 to 1 over the picture; at 0, 0 is its middle, where
-        a token is not turned, as class and register tokens are not.
-        """
+    def embed_positions(self, positions: Tensor) -> Positions:
+        """Row and column take half of a head each, where positions are rotary."""
         if self.config.positions != "rotary":
-            return Conditioning(None)
-        return Conditioning(
-            text.memo.once((id(self), "turn"), lambda: self._angles(at[:, 1:]), of=at)
-        )
+            return Positions()
+        half = self.traits.head_size // 2
+        angles = 2 * math.pi * positions[..., 1:3]
+        return Positions(axial_rotary(angles, (half, half), theta=TEMPERATURE, pairs=False))
 
-    def unembed(self, x: Tensor, cond: Conditioning) -> NoReturn:
-        raise WamkitError(
-            f"{self.config.variant} only shows what is seen; it has no velocity to predict",
-            "choose a backbone that was trained to denoise, or a head that reads this one's blocks",
-        )
+    def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> Positions:
+        learned = self._learned(*grid[1:])
+        return self.embed_positions(positions)._replace(learned=learned)
 
-    def _places(self, rows: int, columns: int) -> Tensor | None:
+    def patchify(self, clip: Clip) -> Tensor:
+        """Tokens frame by frame; in a frame class token, registers, rows and columns."""
+        patches = self.patch_embed(clip.latents)  # [B, T, h w, D]
+        extra = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        front = [token.expand(*patches.shape[:2], -1, -1) for token in extra]
+        learned = clip.positions.learned
+        if self.config.positions == "patches":
+            patches = patches + learned
+        x = torch.cat([*front, patches], 2)  # [B, T, n + h w, D]
+        if self.config.positions == "all":
+            x = x + learned
+        return x.flatten(1, 2)
+
+    def _learned(self, rows: int, columns: int) -> Tensor | None:
         """Learned positions [1, n or 0 + rows * columns, D], interpolated as timm does."""
         table, grid = self.pos_embed, self.config.grid
         if table is None or (rows, columns) == (grid, grid):
@@ -197,34 +217,6 @@ class ViTBackbone(nn.Module):
         size = (rows, columns)
         square = F.interpolate(square, size=size, mode="bicubic", antialias=True)
         return torch.cat([front, square.flatten(2).transpose(1, 2).to(table.dtype)], 1)
-
-    def _turn(self, video: Frames) -> tuple[Tensor, Tensor] | None:
-        """cos and sin [S, E / 2] of every token's row and column, as DINOv3 has them.
-
-        Rows and columns run from -1 to 1 over the picture, whatever its size, and take half of a
-        head each; class and register tokens are not turned.
-        """
-        if self.config.positions != "rotary":
-            return None
-        frames, *sides = video.z.shape[2:]
-        axes = [2 * (torch.arange(n, device=video.z.device) + 0.5) / n - 1 for n in sides]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)  # [h w, 2]
-        places = F.pad(places, (0, 0, self.traits.frame_tokens, 0))
-        return self._angles(places.repeat(frames, 1))
-
-    def _angles(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] float32 of rows and columns [S, 2] from -1 to 1."""
-        quarter = self.traits.head_size // 4
-        power = torch.arange(quarter, device=places.device, dtype=torch.float32) / quarter
-        angles = 2 * math.pi * places.float()[..., None] / TEMPERATURE**power  # [S, 2, E / 4]
-        angles = angles.flatten(1)
-        return angles.cos(), angles.sin()
-
-
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, H, S, E] with its numbers i and i + E / 2 turned by cos, sin [S, E / 2] float32."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
 def _tokens(count: int, width: int) -> nn.Parameter:
