@@ -9,21 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from wamkit.interfaces import denoise
 from wamkit.interfaces.types import Frames, Text
 from wamkit.testing import *  # noqa: F403
-from wamkit.testing.parity import same_values
+from wamkit.testing.parity import other_values
 
 from wamkit_my_backbone import MyBackbone
 
 PARTS = [MyBackbone()]
-
-WORDS = Text(torch.zeros(1, 5, 4), torch.tensor([[True, True, True, False, False]]))
-VIDEO = Frames(
-    torch.zeros(1, 2, 3, 4, 4),
-    ("context", "target", "target"),
-    torch.arange(3.0),
-    torch.tensor([[0, 0.5, 0.75]]),
-)
 
 
 def small() -> Any:
@@ -31,18 +24,11 @@ def small() -> Any:
     return MyBackbone(**sizes).build()
 
 
-def test_words_are_tokens_before_those_of_the_video() -> None:
-    x, segments, _ = small().embed(VIDEO, WORDS)
-    assert x.shape == (1, 5 + 12, 8)
-    assert [s[:2] for s in segments] == [("text", 5), ("context", 4), ("target", 8)]
-    assert segments[0].valid is WORDS.valid
-
-
-def test_other_tokens_are_placed_as_those_of_frames_are() -> None:
-    model = small()
-    _, _, ours = model.embed(VIDEO, WORDS)
-    at = torch.cartesian_prod(VIDEO.times, torch.arange(2.0), torch.arange(2.0))
-    theirs = model.place(VIDEO.sigma.repeat_interleave(4, 1), at, WORDS)
-    for name in ("shift", "scale", "gate", "cos", "sin"):
-        found, expected = getattr(theirs, name), getattr(ours, name)[..., 5:, :]
-        same_values(found, expected)
+def test_the_order_of_text_tokens_matters() -> None:
+    rng, model = torch.Generator().manual_seed(0), small()
+    z, tokens = torch.randn(1, 2, 1, 4, 4, generator=rng), torch.randn(1, 5, 4, generator=rng)
+    frames = Frames(z, ("target",), (0.0,), torch.tensor([[0.5]]))
+    with torch.no_grad():
+        one, two = (denoise(model, frames, Text(x)) for x in (tokens, tokens.flip(1)))
+    assert one.shape == z.shape
+    other_values(one, two, 1e-5)

@@ -19,7 +19,7 @@ WAMKIT_API = 1  # the version of the plugin contract this is written for
 
 
 class MyBackbone(BackboneConfig):
-    """Words and patches in one stream; attention and feed-forward side by side in each block."""
+    """Text and patches in the same blocks, each with attention and feed-forward side by side."""
 
     license = "Apache-2.0"  # of the published weights; of the code while there are none
     source = "https://arxiv.org/abs/2302.05442"  # where the architecture is described

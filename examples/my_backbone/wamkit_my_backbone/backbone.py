@@ -1,51 +1,48 @@
-"""A single-stream video diffusion transformer, opened at its self-attention.
+"""A single-stream video diffusion transformer: pure functions, called as often as wamkit needs.
 
-    words  [B, L, text width] ---+
-                                 +--embed--> x [B, S, D] --blocks--> x --unembed--> velocity
-    frames [B, C, T, h, w] ------+
+    text   [B, L, text width]  --embed_text--+
+                                             +--> tokens [B, S, D] --blocks--> final_layer
+    frames [B, C, T, h, w]     --patchify----+
 
 Who attends to whom, what is cached and how an action head joins is wamkit's business: it takes the
-queries, keys and values of a block, and hands back what was attended to.
+queries, keys and values of a block, and hands back the output of attention.
 
-Letters: B batch, T latent frames, C latent channels, h w latent height and width, p patch, r c
-token rows and columns, S tokens, D width, H heads, E head size, L words.
+Letters: B batch, T latent frames, C latent channels, h w latent height and width, L text tokens,
+S tokens, D width, H heads, E head size, R noise levels, G groups of tokens that share a level.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.acceleration.memo import Memo, Rungs, of_levels, spread
 from wamkit.config.parts import Traits
-from wamkit.engine.attention import QKV, sdpa
 from wamkit.engine.layers import (
+    QKV,
     Embedder,
     RMSNorm,
-    modulated,
-    rotary_angles,
+    RotaryEmbedding,
+    TextCond,
+    ada_norm,
+    axial_rotary,
+    gated_add,
+    one_plus_scale,
+    patches,
     rotate_pairs,
     sinusoid,
     split_heads,
+    unpatched,
 )
-from wamkit.interfaces.types import Frames, Segment, Text
+from wamkit.interfaces import Backbone, Clip
+from wamkit.interfaces.types import Text
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the blocks need besides tokens; wamkit carries it and never looks inside."""
+class SigmaCond(NamedTuple):
+    """Noise levels as the blocks read them."""
 
-    shift: Tensor  # [B, S, D] from the noise level of each token
-    scale: Tensor  # [B, S, D]
-    gate: Tensor  # [B, S, D]
-    cos: Tensor  # [S, E / 2] rotary positions
-    sin: Tensor  # [S, E / 2]
-    words: int  # L, tokens before those of the video
-    grid: tuple[int, int, int]  # T, r, c
+    rows: Tensor  # [R, 3, D] shift, 1 + scale, gate
 
 
 class ParallelBlock(nn.Module):
@@ -63,119 +60,76 @@ class ParallelBlock(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
         self.leave = nn.Linear(width + 4 * width, width)
 
-    def project(self, x: Tensor, cond: Conditioning) -> tuple[QKV, Any]:
-        """Tokens [B, S, D] to q, k, v [B, H, S, E], and what `absorb` needs besides."""
-        y = self.enter(modulated(x, cond.shift, cond.scale))
-        q, k, v, hidden = y.split(self.sizes, -1)
+    def modulation(self, sigma: SigmaCond) -> Tensor:
+        """[R, 3, D]; all blocks share one."""
+        return sigma.rows
+
+    def text_kv(self, text: TextCond) -> None:
+        """Without cross-attention there is none: text is a stream of tokens."""
+
+    def pre_attention(
+        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
+    ) -> tuple[QKV, tuple[Any, ...]]:
+        """Tokens [B, S, D] to q, k, v [B, H, S, E], and what `post_attention` needs besides.
+
+        `modulation` holds rows [B or 1, G, 3, D], one for each group of S / G tokens.
+        """
+        shift, scale, _ = modulation.unbind(2)
+        q, k, v, hidden = self.enter(ada_norm(x, shift, scale)).split(self.sizes, -1)
         q, k, v = (split_heads(part, self.head_size) for part in (q, k, v))
-        q = rotate_pairs(self.norm_q(q), cond.cos, cond.sin)
-        k = rotate_pairs(self.norm_k(k), cond.cos, cond.sin)
+        q, k = rotate_pairs(self.norm_q(q), rotary), rotate_pairs(self.norm_k(k), rotary)
         return QKV(q, k, v), (x, hidden)
 
-    def absorb(self, attended: Tensor, rest: Any, cond: Conditioning) -> Tensor:
-        """What was attended to [B, S, H * E] to the next tokens [B, S, D]."""
-        x, hidden = rest
-        return x + cond.gate * self.leave(torch.cat([attended, F.gelu(hidden)], -1))
+    def post_attention(
+        self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: None
+    ) -> Tensor:
+        """The output of attention [B, S, H * E] to the next tokens [B, S, D]."""
+        x, hidden = carry
+        y = self.leave(torch.cat([attended, F.gelu(hidden)], -1))
+        return gated_add(x, modulation[:, :, 2], y)
 
 
-class Transformer(nn.Module):
-    """`wamkit.interfaces.VideoBackbone` of any size."""
-
-    attend = staticmethod(sdpa)  # softmax attention; a linear one would go here
+class Transformer(Backbone):
+    """A backbone of any size."""
 
     def __init__(self, traits: Traits) -> None:
         super().__init__()
         self.traits = traits
         width, patch = traits.width, traits.latent_channels * traits.patch[1] * traits.patch[2]
-        self.words_in = nn.Linear(traits.text_width, width)
+        self.text_in = nn.Linear(traits.text_width, width)
         self.patches_in, self.patches_out = nn.Linear(patch, width), nn.Linear(width, patch)
         self.time = Embedder(width, width, nn.SiLU())
         self.modulation = nn.Linear(width, 3 * width)  # one for all blocks
         self.blocks = nn.ModuleList(
             ParallelBlock(width, traits.head_size) for _ in range(traits.depth)
         )
+        self.text_blocks = tuple(self.blocks)  # text tokens pass the same blocks as frames
 
-    def embed(
-        self, video: Frames, text: Text | None
-    ) -> tuple[Tensor, tuple[Segment, ...], Conditioning]:
-        """Words, then patches, as tokens; one segment for each run of tokens of a role.
+    def embed_text(self, text: Text) -> TextCond:
+        """Text tokens [B, L, D] at the entrance of the blocks."""
+        return TextCond(self.text_in(text.tokens.to(self.text_in.weight.dtype)))
 
-        `text` is None where the keys of the words are cached already.
-        """
-        dtype, p = self.patches_in.weight.dtype, self.traits.patch[1]
-        z = video.z.to(dtype).unflatten(4, (-1, p)).unflatten(3, (-1, p))  # [B, C, T, r, p, c, p]
-        grid = (z.shape[2], z.shape[3], z.shape[5])
-        per_frame = grid[1] * grid[2]
-        x = self.patches_in(z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)).flatten(1, 3)
-        segments, count = video.segments(per_frame), 0
-        if text is not None:
-            words = self.words_in(text.tokens.to(dtype))
-            x, count = torch.cat([words, x], 1), words.shape[1]
-            # The mask hides the padding of the text from everything that looks at it.
-            segments = (Segment("text", count, text.mask), *segments)
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
+        """Noise levels [R] in [0, 1], 0 is data."""
+        wave = sinusoid(1000 * sigmas, self.traits.width).to(self.modulation.weight.dtype)
+        rows = self.modulation(F.silu(self.time(wave))).float().unflatten(-1, (3, -1))
+        return SigmaCond(one_plus_scale(rows))
 
-        # Each frame has a noise level of its own, and words are never noisy. That is what allows
-        # the words and the observed frames to be computed once and kept.
-        each = self._modulation(video.sigma, video.memo, video.ladder)  # of frames
-        each = each.expand(len(z), grid[0], -1).repeat_interleave(per_frame, 1)  # of patches
-        if text is not None:
-            clean = text.memo.once(
-                (id(self), "clean"), lambda: self._of_levels(video.sigma.new_zeros(1, 1))
-            )
-            each = torch.cat([clean[0].expand(len(z), count, -1), each], 1)
-        shift, scale, gate = each.chunk(3, -1)
-        # What depends on places alone is the same at every denoising step: made once, and kept.
-        cos, sin = video.memo.once(
-            (id(self), "turn", count), lambda: self._turn(_places(video, count, grid))
-        )
-        return x, segments, Conditioning(shift, scale, gate, cos, sin, count, grid)
+    def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
+        """Positions of text tokens [L, 4]: at time 0, told apart by an axis of their own."""
+        count = torch.arange(text.length, dtype=torch.float64, device=text.tokens.device)
+        return F.pad(1 + count[:, None], (3, 0))
 
-    def place(
-        self, sigma: Tensor, at: Tensor, text: Text, rungs: Rungs | None = None
-    ) -> Conditioning:
-        """What S tokens of no frame need in these blocks, at levels [B, S] and places [S, 3].
+    def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
+        """Time, row, column and text token turn a quarter of a head each."""
+        return axial_rotary(positions, [self.traits.head_size // 4] * 4, theta=100)
 
-        It is how an action head sends tokens of its own through the blocks of the video. `rungs`
-        is what is known of the levels when a chunk begins.
-        """
-        shift, scale, gate = self._modulation(sigma, text.memo, rungs).chunk(3, -1)
-        # Such tokens are no words: the first of the four axes is 0.
-        cos, sin = text.memo.once((id(self), "turn"), lambda: self._turn(F.pad(at, (1, 0))), of=at)
-        return Conditioning(shift, scale, gate, cos, sin, 0, (sigma.shape[1], 1, 1))
+    def patchify(self, clip: Clip) -> Tensor:
+        """Latents [B, C, T, h, w] to tokens [B, S, D], frame by frame, row by row."""
+        z = clip.latents.to(self.patches_in.weight.dtype)
+        return self.patches_in(patches(z, self.traits.patch))  # type: ignore[no-any-return]
 
-    def _modulation(self, sigma: Tensor, memo: Memo, rungs: Rungs | None) -> Tensor:
-        """Shift, scale and gate [B, S, 3 D], or [B, 1, 3 D] if all share a level; B may be 1.
-
-        A chunk knows the levels of its denoising steps when it begins: what the network makes of
-        them is computed once for all steps, kept, and looked up.
-        """
-        (made,), owner = of_levels(memo, (id(self), "levels"), self._of_levels, sigma, rungs)
-        return spread(made, owner)
-
-    def _of_levels(self, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate [B, S, 3 D] for noise levels [B, S] in [0, 1]."""
-        wave = sinusoid(1000 * sigma, self.traits.width).to(self.modulation.weight.dtype)
-        return (self.modulation(F.silu(self.time(wave))),)
-
-    def _turn(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, E / 2] of places [S, 4]: word, time, row, column, a quarter of E each."""
-        angles = rotary_angles(places, self.traits.head_size // 4, theta=100).flatten(1)
-        return angles.cos().float(), angles.sin().float()
-
-    def unembed(self, x: Tensor, cond: Conditioning) -> Tensor:
-        """Final tokens [B, S, D] to the velocity [B, C, T, h, w] of the frames."""
-        p = self.traits.patch[1]
-        x = F.layer_norm(x[:, cond.words :], x.shape[-1:])
-        z = self.patches_out(x).unflatten(1, cond.grid).unflatten(-1, (-1, p, p))
-        return z.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)  # [B, C, T, r p, c p]
-
-
-def _places(video: Frames, words: int, grid: tuple[int, int, int]) -> Tensor:
-    """Where each token stands [S, 4]: its number among the words, or time, row and column."""
-    device = video.z.device
-    axes = [video.times.to(device).float()]
-    axes += [torch.arange(float(n), device=device) for n in grid[1:]]
-    places = torch.zeros(words + prod(grid), 4, device=device)
-    places[:words, 0] = 1 + torch.arange(words, device=device)
-    places[words:, 1:] = torch.cartesian_prod(*axes)
-    return places
+    def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
+        """Final tokens [B, S, D] to the velocity [B, C, T, h, w]."""
+        y = self.patches_out(F.layer_norm(x, x.shape[-1:]))
+        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)
