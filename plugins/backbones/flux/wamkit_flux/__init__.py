@@ -69,20 +69,20 @@ class _Flux(VariantBackbone):
     """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
 
     double_layers: int = open_size(gt=0)
-    """Blocks with weights of their own for the words; they come first."""
+    """Blocks with weights of their own for text tokens; they come first."""
     single_layers: int = open_size(gt=0)
-    """Blocks with the same weights for words and frames."""
+    """Blocks with the same weights for text tokens and frames."""
     heads: int = open_size(gt=0)
     head_size: int = open_size(gt=0, multiple_of=8)
     feed_forward: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     text_width: int = open_size(gt=0)
     text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
-    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
-    target frame, as published, in use as in training: words, and what sees them, are computed anew
-    in each step, and a paradigm that acts in passes without a target frame is refused.
+    """Noise level of text tokens. `clean`: 0, so that they are computed once. `target`: that of the
+    target frame, as published, in use as in training: text, and what attends to it, is computed
+    anew in each step, and a paradigm that acts in passes without a target frame is refused.
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
-    action saw words at the target's level."""
+    action attended to text at the target's level."""
 
     @property
     def width(self) -> int:
@@ -126,7 +126,7 @@ class _Flux(VariantBackbone):
 
 
 class Flux2(_Flux):
-    """FLUX.2 klein, an image-editing transformer with its words and references in the stream."""
+    """FLUX.2 klein, an image-editing transformer that reads text and references."""
 
     license = "Apache-2.0 (klein-4b), FLUX Non-Commercial License (klein-9b)"
     source = "https://github.com/black-forest-labs/flux2"
@@ -138,8 +138,7 @@ class Flux2(_Flux):
     latent_channels: int = Field(128, gt=0)
     """32 channels of 2 x 2 latents, as the VAE `flux2` makes them."""
     guidance: float | None = Field(None, ge=0)
-    """Guidance scale that a guidance-distilled model is told; none for klein, which has no place
-    for it."""
+    """Guidance scale that a guidance-distilled model reads; none for klein, which reads none."""
 
     @property
     def traits(self) -> Traits:
@@ -180,7 +179,7 @@ ENCODER_FOLDER = "text_encoder"
 
 
 class Flux1(_Flux):
-    """FLUX.1 Kontext, an image-editing transformer that is told a guidance scale."""
+    """FLUX.1 Kontext, an image-editing transformer that reads a guidance scale."""
 
     license = "FLUX.1 [dev] Non-Commercial License"
     source = "https://github.com/black-forest-labs/flux"
@@ -196,7 +195,7 @@ class Flux1(_Flux):
     """Folder or file of the CLIP text tower, where `weights` is no folder that holds it as
     `text_encoder/`."""
     guidance: float = Field(2.5, ge=0)
-    """Guidance scale the model is told."""
+    """Guidance scale that the model reads."""
 
     @property
     def traits(self) -> Traits:

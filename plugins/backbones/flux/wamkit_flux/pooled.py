@@ -1,10 +1,10 @@
-"""CLIP's text tower as FLUX.1 reads it: one vector for all words of a prompt.
+"""CLIP's text tower as FLUX.1 reads it: one vector for a whole prompt.
 
-    words --> tokens, positions --> causal layers --> norm --> the vector at the end of the text
+    prompt --> tokens, positions --> causal layers --> norm --> the vector at the end of the text
 
 Source: Radford et al. 2021 (arXiv:2103.00020), CLIP ViT-L/14, under the parameter names of
-transformers' `CLIPTextModel`. Words become numbers through open_clip's tokenizer, which brings its
-vocabulary along.
+transformers' `CLIPTextModel`. Prompts become token ids through open_clip's tokenizer, which brings
+its vocabulary along.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
 
 
 class PooledText(nn.Module):
-    """`Conditioner` that reads the words."""
+    """`Conditioner` that reads the prompt."""
 
     reads: Literal["picture", "words"] = "words"
 

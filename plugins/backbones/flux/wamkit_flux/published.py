@@ -43,7 +43,7 @@ def _flux2(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def _told(config: Config, folder: Path) -> dict[str, Any]:
+def _guidance(config: Config, folder: Path) -> dict[str, Any]:
     return {"guidance": FLUX2_GUIDANCE} if flag(config, "guidance_embeds") else {}
 
 
@@ -63,7 +63,7 @@ FLUX2 = (
     Published(
         ("Flux2Transformer2DModel",),
         _flux2,
-        _told,
+        _guidance,
         {**_FIXED, "timestep_guidance_channels": 256, "rope_theta": 2000, "eps": 1e-6},
     ),
 )

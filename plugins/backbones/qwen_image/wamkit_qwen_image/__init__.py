@@ -51,7 +51,7 @@ TRAINED_WITH = TrainedWith(vae="wan2.1", text_encoder="qwen2.5-vl")
 
 
 class QwenImage(VariantBackbone):
-    """Qwen-Image-Edit, a transformer whose every block has weights for words and for images."""
+    """Qwen-Image-Edit, a transformer whose every block has weights for text and for images."""
 
     source = "https://github.com/QwenLM/Qwen-Image"
     sizes = SIZES
@@ -62,11 +62,11 @@ class QwenImage(VariantBackbone):
     edit-2511 was trained with clean reference images, as a policy shows them, edit-2509 with
     references marked as noisy as the image in the making. `tiny` is for tests."""
     text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
-    """Noise level of the words. `clean`: 0, so that they are computed once. `target`: that of the
-    target frame, as published, in use as in training: words, and what sees them, are computed anew
-    in each step, and a paradigm that acts in passes without a target frame is refused.
+    """Noise level of text tokens. `clean`: 0, so that they are computed once. `target`: that of the
+    target frame, as published, in use as in training: text, and what attends to it, is computed
+    anew in each step, and a paradigm that acts in passes without a target frame is refused.
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
-    action saw words at the target's level."""
+    action attended to text at the target's level."""
     layers: int = open_size(gt=0)
     heads: int = open_size(gt=0)
     axes: tuple[Even, Even, Even] = open_size()

@@ -12,7 +12,7 @@ what it attends with, and no text tokens pass it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -85,7 +85,7 @@ class QwenImageBlock(nn.Module):
 
     def modulation(self, sigma: QwenSigma, of_text: bool = False) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
-        linear = (self.txt_mod if of_text else self.img_mod)[1]
+        linear: Any = (self.txt_mod if of_text else self.img_mod)[1]
         rows: Tensor = linear(sigma.embedding.to(linear.weight.dtype)).float()
         return one_plus_scale(rows.unflatten(-1, (6, -1)))
 
