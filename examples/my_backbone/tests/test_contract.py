@@ -1,6 +1,6 @@
 """The `my_backbone` backbone keeps wamkit's contract.
 
-The import of wamkit.testing brings every contract test: true traits, attention by role, caching,
+The import of wamkit.testing brings every contract test: true traits, attention by role,
 padding, gradients, saving and loading, bfloat16, and whole policies around each of PARTS.
 """
 

@@ -4,8 +4,8 @@
                                              +--> tokens [B, S, D] --blocks--> final_layer
     frames [B, C, T, h, w]     --patchify----+
 
-Who attends to whom, what is cached and how an action head joins is wamkit's business: it takes the
-queries, keys and values of a block, and hands back the output of attention.
+Who attends to whom, how often a function runs and how an action head joins is wamkit's business: it
+takes the queries, keys and values of a block, and hands back the output of attention.
 
 Letters: B batch, T latent frames, C latent channels, h w latent height and width, L text tokens,
 S tokens, D width, H heads, E head size, R noise levels, G groups of tokens that share a level.
