@@ -49,7 +49,7 @@ _HOMES = {
     "Batch": "policy.observation",
     "Observation": "policy.observation",
     "Policy": "policy.policy",
-    "denoise": "interfaces.backbone",
+    "denoise": "interfaces.streams",
 }
 
 
