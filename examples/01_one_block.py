@@ -2,8 +2,8 @@
 
 A video diffusion model is a stack of blocks. wamkit opens each of them in two:
 
-    project   tokens -> queries, keys, values, and whatever is needed afterwards
-    absorb    what attention found -> the next tokens
+    pre_attention    tokens -> queries, keys, values, and what is needed afterwards
+    post_attention   attention output -> the next tokens
 
 Attention itself belongs to neither, and that gap is where a policy is built: put the tokens of an
 action expert beside those of the video, let all of them attend together, and this is a
@@ -23,59 +23,69 @@ from torch import Tensor
 
 import wamkit
 from wamkit.config.spec import parse_part
-from wamkit.engine.attention import Stream, run, sdpa
-from wamkit.engine.layers import latent_times
-from wamkit.interfaces import VideoBackbone, stream_of
-from wamkit.interfaces.types import Frames, Segment, Text
+from wamkit.config.visibility import everyone
+from wamkit.engine.attention import Segment, Stream, attention
+from wamkit.engine.conditioning import precompute_modulation, precompute_text_kv
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import Backbone, Stack
+from wamkit.interfaces.streams import Video, embed_video
+from wamkit.interfaces.types import Frames, Text
 
 # Letters: B batch, T latent frames, C latent channels, h w latent height and width, S tokens,
-# D width of a token, H heads, E size of a head, L words.
+# D width of a token, H heads, E size of a head, L text tokens.
 
 
-def scene(backbone: VideoBackbone, frames: int, size: int) -> tuple[Frames, Text]:
-    """A clip of noise, whose first frame is known and whose others are not, and five words."""
+def inputs(backbone: Backbone, frames: int, size: int) -> tuple[Frames, Text]:
+    """A clip of noise, whose first frame is known and whose others are not, and a prompt."""
     rng = torch.Generator().manual_seed(0)
     t = backbone.traits
     z = torch.randn(1, t.latent_channels, frames, size, size, generator=rng)  # [B, C, T, h, w]
     roles = ("context",) + ("target",) * (frames - 1)
     sigma = torch.tensor([[0.0] + [0.7] * (frames - 1)])  # [B, T]: 0 is data, 1 is noise
-    words = torch.randn(1, 5, t.text_width, generator=rng)  # [B, L, text width]
-    return Frames(z, roles, torch.arange(float(frames)), sigma), Text(words)
+    tokens = torch.randn(1, 5, t.text_width, generator=rng)  # [B, L, text width]
+    return Frames(z, roles, tuple(map(float, range(frames))), sigma), Text(tokens)
 
 
-def by_hand(backbone: VideoBackbone, clip: Frames, text: Text) -> Tensor:
+def layers(stream: Stream) -> list[tuple[Any, Any, Any]]:
+    """Each block, its shifts, scales and gates, and its keys and values of the prompt."""
+    rows = stream.modulation.gather(stream.level_index)  # type: ignore[union-attr]
+    return list(zip(stream.blocks, rows, stream.text_kv or (), strict=True))
+
+
+def by_hand(backbone: Backbone, video: Video) -> Tensor:
     """A whole pass of the network, spelled out: everything sees everything, as in pretraining."""
-    x, _, cond = backbone.embed(clip, text)  # [B, S, D]; cond: noise levels, places, words
-    for block in backbone.blocks:
-        (q, k, v), rest = block.project(x, cond)  # [B, H, S, E] each
-        attended = sdpa(q, k, v).transpose(1, 2).flatten(2)  # [B, S, H * E]
-        x = block.absorb(attended, rest, cond)  # [B, S, D]
-    return backbone.unembed(x, cond)  # velocity [B, C, T, h, w]
+    x, rotary = video.frames.tokens, video.frames.rotary  # [B, S, D]
+    for block, modulation, text_kv in layers(video.frames):
+        (q, k, v), carry = block.pre_attention(x, modulation, rotary)  # [B, H, S, E] each
+        attended = attention(q, k, v).transpose(1, 2).flatten(2)  # [B, S, H * E]
+        x = block.post_attention(attended, carry, modulation, text_kv)  # [B, S, D]
+    return backbone.final_layer(x, video.modulation, video.clip)  # velocity [B, C, T, h, w]
 
 
-def meet(one: Stream, two: Stream) -> None:
+def meet(one: Stream, two: Stream) -> tuple[Tensor, Tensor]:
     """Two streams, one attention a layer: Mixture-of-Transformers in ten lines."""
-    for first, second in zip(one.blocks, two.blocks, strict=True):
-        assert first is not None and second is not None  # a block is None where a stream rests
-        mine, rest_one = first.project(one.x, one.cond)
-        theirs, rest_two = second.project(two.x, two.cond)
+    x, y = one.tokens, two.tokens
+    for (first, rows, text), (second, rows_2, text_2) in zip(layers(one), layers(two), strict=True):
+        mine, carry = first.pre_attention(x, rows, one.rotary)
+        theirs, carry_2 = second.pre_attention(y, rows_2, two.rotary)
         q, k, v = (torch.cat(pair, 2) for pair in zip(mine, theirs, strict=True))
-        together = sdpa(q, k, v).transpose(1, 2).flatten(2)
-        here, there = together.split([one.x.shape[1], two.x.shape[1]], 1)
-        one.x = first.absorb(here, rest_one, one.cond)
-        two.x = second.absorb(there, rest_two, two.cond)
+        together = attention(q, k, v).transpose(1, 2).flatten(2)
+        here, there = together.split([x.shape[1], y.shape[1]], 1)
+        x = first.post_attention(here, carry, rows, text)
+        y = second.post_attention(there, carry_2, rows_2, text_2)
+    return x, y
 
 
-def actions_beside(backbone: VideoBackbone, expert: Any, count: int) -> Stream:
+def action_stream(expert: Stack, text: Text, width: int, count: int) -> Stream:
     """`count` tokens of an action expert: narrower than the video's, with as many, equal heads."""
-    width = 32
     x = torch.randn(1, count, width, generator=torch.Generator().manual_seed(1))
-    at = torch.full((count, 3), -1.0)  # time, row and column of each token; they are on no picture
-    at[:, 0] = latent_times(torch.arange(count), count, (1, 2))
-    level = torch.full((1, count), 0.7)
-    words = Text(torch.zeros(1, 5, backbone.traits.text_width))
-    cond = expert.place(level, at, words)
-    return Stream(list(expert.blocks), x, (Segment("action", count),), cond)
+    positions = torch.full((count, 3), -1.0).double()  # time, row, column; they are on no image
+    positions[:, 0] = torch.arange(1, count + 1) / count
+    modulation = precompute_modulation(expert.blocks, expert.embed_sigma(torch.tensor([0.7])))
+    level_index = torch.zeros(1, 1, dtype=torch.long)  # all tokens are at the first level
+    text_kv = precompute_text_kv(expert.blocks, expert.embed_text(text))
+    rotary, segments = expert.embed_positions(positions), (Segment("action", count),)
+    return Stream(tuple(expert.blocks), x, segments, level_index, modulation, rotary, text_kv)
 
 
 @torch.no_grad()
@@ -83,29 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare what is written here with what wamkit does."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="a clip of two small frames")
-    quick = options.parse_args(arguments).quick
-    frames, size = (2, 4) if quick else (3, 16)
+    frames, size = (2, 4) if options.parse_args(arguments).quick else (3, 16)
 
     spec: Any = parse_part("backbone", {"name": "wan", "variant": "tiny"})  # Wan 2.2, toy size
     backbone = wamkit.load_part("backbone", spec).eval()
-    clip, text = scene(backbone, frames, size)
-    whole = wamkit.denoise(backbone, clip, text)
-    difference = (by_hand(backbone, clip, text) - whole).abs().max()
+    clip, text = inputs(backbone, frames, size)
+    runner, whole = PassRunner(), wamkit.denoise(backbone, clip, text)
+    video = embed_video(runner, backbone, clip, text)
+    gap = (by_hand(backbone, video) - whole).abs().max()
     print(f"wan: {len(backbone.blocks)} blocks, velocity {list(whole.shape)}")
-    print(f"  project, attention, absorb by hand against wamkit.denoise: {difference:.1e} apart")
+    print(f"  block by block, by hand against wamkit.denoise: {gap:.1e} apart")
 
     # The expert is a narrower copy of the same blocks. Its heads are those of the video, and that
     # is all that two streams have to share.
-    expert = spec.expert(width=32, feed_forward=64).eval()
-    ours = stream_of(backbone, clip, text), actions_beside(backbone, expert, 6)
-    meet(*ours)
-    theirs = stream_of(backbone, clip, text), actions_beside(backbone, expert, 6)
-    everyone = {"context", "target", "action"}
-    run(theirs, dict.fromkeys(everyone, everyone))  # wamkit's engine, the same by a table of names
-    print("two streams in one attention, by hand against wamkit.engine.attention.run")
-    for name, mine, engines in zip(("video", "action"), ours, theirs, strict=True):
-        gap = (mine.x - engines.x).abs().max()
-        print(f"  {name:6} {mine.x.shape[1]:4} tokens of width {mine.x.shape[2]}: {gap:.1e} apart")
+    streams = video.frames, action_stream(spec.expert(32, 64).eval(), text, 32, 6)
+    sees = everyone(("context", "target", "action"))  # a table of roles, from which
+    engine, _ = runner.run(streams, sees)  # wamkit's engine does the same
+    print("two streams in one attention, by hand against wamkit's engine")
+    for name, mine, theirs in zip(("video", "action"), meet(*streams), engine, strict=True):
+        gap = (mine - theirs).abs().max()
+        print(f"  {name:6} {mine.shape[1]:4} tokens of width {mine.shape[2]}: {gap:.1e} apart")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What one learns: a published system is a table of who sees whom; what it keeps follows from it.
+"""What one learns: a published system is a table of who sees whom; what it caches follows from it.
 
 Tokens have roles: context (what is seen), target (what will be), action, and so on. A paradigm says
 which roles each role attends to, and nothing else decides what may be computed once: roles that
-look at nothing outside themselves come out the same at every denoising step, so one pass is enough.
+attend to nothing outside themselves are the same at every denoising step, so one prefill is enough.
 
-    python examples/02_visibility.py --out pictures     # writes pictures/visibility.svg
+    python examples/02_visibility.py --out figures     # writes figures/visibility.svg
 
-A filled cell: the row attends to the column. Orange rows are computed once, blue ones again and
-again, or, where the action never hears of them, in training only.
+A filled cell: the row attends to the column. Orange rows are computed once, blue ones at every
+step, or in training only, where nothing that leads to the action attends to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.config.visibility import closed_part
+from wamkit.config.visibility import cacheable_subset
 from wamkit.files.charts import COLORS, FONT, write
 from wamkit.interfaces.types import base
 
@@ -41,7 +41,7 @@ def roles_of(spec: PolicySpec) -> list[str]:
     """The roles that have tokens in this system, block after block, in the order of an episode."""
     tokens, sees = spec.tokens(), spec.paradigm.sees
     if spec.backbone.traits.text != "stream":
-        tokens["text"] = 0  # such backbones read words aside, by cross-attention
+        tokens["text"] = 0  # such backbones read text by cross-attention
     present = [r for r in sees if tokens[OF.get(base(r), base(r))]]
     if "target.1" in present:  # the first of several blocks goes by two names: draw the numbered
         present = [r for r in present if "." in r or base(r) not in ("target", "action")]
@@ -51,10 +51,10 @@ def roles_of(spec: PolicySpec) -> list[str]:
 def computed_once(spec: PolicySpec, roles: Sequence[str]) -> frozenset[str]:
     """The roles that need one pass: clean, and closed under the table."""
     clean = [r for r in roles if r.endswith("'") or base(r) not in DENOISED]
-    return closed_part(clean, spec.paradigm.sees, roles)
+    return cacheable_subset(clean, spec.paradigm.sees, roles)
 
 
-def heard(spec: PolicySpec, roles: Sequence[str]) -> set[str]:
+def needed_roles(spec: PolicySpec, roles: Sequence[str]) -> set[str]:
     """The roles that reach the action, itself included: what acting cannot do without."""
     sees, found = spec.paradigm.sees, {r for r in roles if base(r) == "action"}
     while more := {r for row in found for r in sees[row] if r in roles} - found:
@@ -78,7 +78,7 @@ def grid(title: str, spec: PolicySpec, left: float, top: float) -> str:
     return "\n".join(found)
 
 
-def picture(systems: dict[str, PolicySpec]) -> str:
+def figure(systems: dict[str, PolicySpec]) -> str:
     """All tables, three in a row; the last and largest has room to its right and below."""
     drawn = (
         grid(title, spec, 20 + 215 * (i % 3), 16 + 120 * (i // 3))
@@ -91,10 +91,10 @@ def picture(systems: dict[str, PolicySpec]) -> str:
 
 
 def _text(
-    x: float, y: float, words: str, size: int, end: str, weight: str, fill: str = "#222"
+    x: float, y: float, text: str, size: int, end: str, weight: str, fill: str = "#222"
 ) -> str:
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{end}" fill="{fill}" {FONT}'
-    return f'<text x="{x}" y="{y}" {style}>{words}</text>'
+    return f'<text x="{x}" y="{y}" {style}>{text}</text>'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,13 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for title, spec in systems.items():
         roles = roles_of(spec)
         once = [role for role in roles if role in computed_once(spec, roles)]
-        needed = heard(spec, roles)
+        needed = needed_roles(spec, roles)
         again = [role for role in roles if role in needed and role not in once]
         print(f"{title:26} once: {', '.join(once) or 'nothing'}")
         print(f"{'':26} at every step: {', '.join(again)}")
-        if unheard := [role for role in roles if role not in needed]:
-            print(f"{'':26} only to learn from: {', '.join(unheard)}")
-    print(f"wrote {write(given.out / 'visibility.svg', picture(systems))}")
+        if unneeded := [role for role in roles if role not in needed]:
+            print(f"{'':26} only to learn from: {', '.join(unneeded)}")
+    print(f"wrote {write(given.out / 'visibility.svg', figure(systems))}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""What one learns: what closed roles are worth; the same actions, with and without a memory.
+"""What one learns: what prefill is worth; the same actions, with and without a KV cache.
 
-A paradigm passes what is known through the network once and remembers its keys and values (see
-02_visibility.py for what may be remembered). Here each system acts twice from the same noise: as it
-is, and with `wamkit.testing.uncached.uncached`, which pretends to remember and computes everything
-anew. The actions are the same to rounding; what differs is the work. With one exception, and it is
-no mistake: Efficient-WAM also keeps keys of what is not closed, those of a video that saw the
-actions of two steps ago. Such a memory is an approximation, and here one sees its size.
+A paradigm passes what is known through the network once and keeps its keys and values (see
+02_visibility.py for what may be kept). Here each system acts twice from the same noise: as it is,
+and with `wamkit.testing.uncached.uncached`, which keeps the inputs in place of the keys and
+computes everything anew. The actions are the same to rounding; what differs is the work. With one
+exception, and it is no mistake: Efficient-WAM also keeps keys of roles that are not closed, those
+of a video that attended to the actions of two steps ago. Such a cache is an approximation, and here
+one sees its size.
 
-Pictures, actions and steps are as published, the networks are tiny, with random weights: what to
-look at is the ratio. `wamkit compare` counts at the published sizes.
+Images, actions and steps are as published, the networks are tiny, with random weights: what to look
+at is the ratio. `wamkit compare` counts at the published sizes.
 
-    python examples/03_cache.py --out pictures     # writes pictures/cache.svg
+    python examples/03_cache.py --out figures     # writes figures/cache.svg
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Acted(NamedTuple):
 
 
 @torch.no_grad()
-def act(policy: wamkit.Policy, scene: Scene, *, memory: bool) -> Acted:
-    """One chunk, by the paradigm's own loop, with or without a memory."""
+def act(policy: wamkit.Policy, scene: Scene, *, cached: bool) -> Acted:
+    """One chunk, by the paradigm's own loop, with or without a KV cache."""
     passes = 0
 
     def counting(*given: Any, **more: Any) -> Velocity:
@@ -60,8 +61,8 @@ def act(policy: wamkit.Policy, scene: Scene, *, memory: bool) -> Acted:
         passes += 1
         return policy.model(*given, **more)
 
-    # A paradigm is given the network as one function. It cannot tell which of the two it is.
-    model = counting if memory else uncached(counting)
+    # A paradigm is given the network as one function, and cannot tell which of the two it is.
+    model = counting if cached else uncached(counting)
     with Counter() as counter:
         rng = torch.Generator().manual_seed(0)
         out = policy.paradigm.act(model, scene, policy.schedules, rng)
@@ -69,7 +70,7 @@ def act(policy: wamkit.Policy, scene: Scene, *, memory: bool) -> Acted:
 
 
 def small(spec: PolicySpec, *, quick: bool) -> PolicySpec:
-    """The same composition with tiny networks; unless `quick`, with pictures of the real size."""
+    """The same composition with tiny networks; unless `quick`, with images of the real size."""
     tiny, _ = spec.model_copy(update={"dtype": "float32"}).tiny()
     return tiny if quick else tiny.model_copy(update={"cameras": spec.cameras}).fitted()
 
@@ -78,20 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table of systems, and draw it."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=Path(), help="folder for cache.svg")
-    options.add_argument("--quick", action="store_true", help="two systems, small pictures")
+    options.add_argument("--quick", action="store_true", help="two systems, small images")
     given = options.parse_args(arguments)
     rng = torch.Generator().manual_seed(0)
     systems = list(SYSTEMS.items())[: 2 if given.quick else None]
-    series: dict[str, dict[str, float]] = {"GFLOP with memory": {}, "GFLOP without": {}}
+    series: dict[str, dict[str, float]] = {"GFLOP with cache": {}, "GFLOP without": {}}
 
-    print("with, without memory: actions apart         passes      GFLOP a chunk   saves")
+    print("with, without cache:  actions apart         passes      GFLOP a chunk   saves")
     for title, name in systems:
         policy = wamkit.build(small(parse(read(HERE / f"{name}.toml"), name), quick=given.quick))
         for weight in policy.parameters():  # some are zero at first, and would hide a difference
             weight.data += 0.1 * torch.randn(weight.shape, generator=rng)
         seen = observation(policy.spec, batch=1, frames=policy.spec.video.context)
-        kept = act(policy, blank(policy, seen), memory=True)
-        anew = act(policy, blank(policy, seen), memory=False)
+        kept = act(policy, blank(policy, seen), cached=True)
+        anew = act(policy, blank(policy, seen), cached=False)
         gap = float((kept.action - anew.action).abs().max() / kept.action.abs().max())
         giga = [acted.operations / 1e9 for acted in (kept, anew)]
         row = f"{title:16} {gap:18.1e} {kept.passes:7}, {anew.passes:5}"
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for measure, value in zip(series, giga, strict=True):
             series[measure][title] = value
     print("apart: largest difference as a share of the largest action; 1e-7 is float32's rounding")
-    print("passes are about as many; with a memory most of them are those of a few action tokens")
+    print("passes are about as many; with a cache most of them are those of a few action tokens")
     print(f"wrote {write(given.out / 'cache.svg', bars(series))}")
 
 

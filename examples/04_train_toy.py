@@ -6,7 +6,7 @@ come: it learns to denoise that beside the actions, which is what makes it a wor
 So small a network, so briefly trained, imagines little but noise. Whether the attempt helps it to
 act all the same is the question of 05_video_helps.py.
 
-    python examples/04_train_toy.py --out pictures     # writes pictures/loss.svg
+    python examples/04_train_toy.py --out figures     # writes figures/loss.svg
 """
 
 from __future__ import annotations

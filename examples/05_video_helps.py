@@ -1,4 +1,4 @@
-"""What one learns: how to ask whether learning to imagine helps to act, and to hear the answer.
+"""What one learns: how to ask whether learning to imagine helps to act, and how to read the answer.
 
 The same task, demonstrations, first weights and number of steps, twice: once the picture to come is
 learned beside the actions (video co-training), once the actions are learned alone. Demonstrations
@@ -6,7 +6,7 @@ are few, so that there is room to differ. One run says nothing: seeds change the
 the first weights and the noise, so both ways are trained with every seed, and what counts is the
 mean of the differences and its 95 % interval (Student's t, pairs by seed).
 
-    python examples/05_video_helps.py --seeds 5 --out pictures     # writes pictures/video.svg
+    python examples/05_video_helps.py --seeds 5 --out figures     # writes figures/video.svg
 
 A toy answers for itself alone. Whether co-training helps a robot has to be asked with the robot:
 benchmarks/video_helps.py asks it of any recorded data set, and of a simulator where there is one.

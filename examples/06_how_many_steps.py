@@ -8,7 +8,7 @@ policy, the same noise, and every count of network evaluations that a solver can
     error       distance from the nearest right way, in fields: what a robot would feel
     deviation   distance from the flow's own end (128 Euler steps): what a solver is to blame for
 
-    python examples/06_how_many_steps.py --out pictures    # writes steps.svg and deviation.svg
+    python examples/06_how_many_steps.py --out figures    # writes steps.svg and deviation.svg
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def interval(values: Tensor) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train once, then measure every solver at every count of evaluations."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--out", type=Path, default=Path(), help="folder for the pictures")
+    options.add_argument("--out", type=Path, default=Path(), help="folder for the figures")
     options.add_argument("--steps", type=int, default=800, help="of training")
     options.add_argument("--quick", action="store_true", help="hardly trained, few counts")
     given = options.parse_args(arguments)

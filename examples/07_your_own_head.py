@@ -1,7 +1,7 @@
 """What one learns: an action head of one's own is two small classes, and fits every paradigm.
 
 The head below reads the last layer of any backbone. It knows of no schedule, cache or visibility,
-so it acts and learns in every paradigm but those in which the video must hear it: these refuse it.
+so it acts and learns in every paradigm but those in which the video attends to it: these refuse it.
 
     python examples/07_your_own_head.py    # for a project to publish: wamkit new action_head NAME
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,14 @@ import wamkit.testing
 from wamkit.config.parts import ActionHeadConfig, Part, Sizes
 from wamkit.engine.layers import Embedder, sinusoid
 from wamkit.interfaces import ReaderHead
-from wamkit.interfaces.types import Scene
+from wamkit.interfaces.types import Text, TokenGroup
 from wamkit.testing.fixtures import batch_of, compose, observation
 
 
 class Glimpse(ActionHeadConfig):
     """On paper: the keys of the [action_head] table, and how many tokens there will be."""
 
-    heard = False  # it has no tokens that the video could look at
+    heard = False  # it has no tokens that the video could attend to
     name: Literal["glimpse"] = "glimpse"
     width: int = 64  # of a token; a multiple of 8
 
@@ -43,7 +43,7 @@ class Glimpse(ActionHeadConfig):
 
 
 class GlimpseHead(ReaderHead):
-    """In metal: each number's token looks once at the last layer, then a perceptron decides."""
+    """In metal: each vector's token looks once at the last layer, then a perceptron decides."""
 
     def __init__(self, width: int, sizes: Sizes) -> None:
         super().__init__()
@@ -52,30 +52,32 @@ class GlimpseHead(ReaderHead):
         self.enter = nn.ModuleDict({p: nn.Linear(sizes.numbers(p), width) for p in given})
         self.leave = nn.ModuleDict({p: nn.Linear(width, sizes.numbers(p)) for p in sizes.predicts})
         self.level = Embedder(width, width, nn.SiLU())
-        self.shown = nn.Linear(sizes.traits.width, width)
+        self.frames = nn.Linear(sizes.traits.width, width)
         self.look = nn.MultiheadAttention(width, 8, batch_first=True)
         self.decide = Embedder(width, width, nn.SiLU())
 
+    # wamkit decides how often these three run: once an observation, a schedule, a layout of tokens.
+    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text) -> Any:
+        return self.frames(hidden[0]), mask if mask is None or mask.is_floating_point() else ~mask
+
+    def embed_levels(self, sigmas: Tensor, video: Tensor) -> Tensor:
+        return self.level(sinusoid(1000 * sigmas, self.width))  # [R, width]; 0 is data, 1 is noise
+
+    def embed_layout(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor:
+        times = [time for group in groups for time in group.times]  # which action of the chunk
+        return sinusoid(torch.tensor(times, device=device), self.width)  # [N, width]
+
     def read(
-        self, scene: Scene, hidden: Sequence[Tensor], valid: Tensor | None, level: Tensor
-    ) -> dict[str, Tensor]:
-        """Velocities [B, N, A] by part, from one layer's hidden states [B, S, D]."""
-        pieces = scene.pieces()  # the state, the noisy actions, and what else is to be predicted
-        tokens = [
-            self.enter[p.part](p.x)
-            + self.level(sinusoid(1000 * p.sigma, self.width))  # how noisy it is: 0 data, 1 noise
-            + sinusoid(p.times, self.width)  # which action of the chunk it is
-            for p in pieces
-        ]
-        x = torch.cat(tokens, 1)  # [B, N, width]
-        sights = torch.cat([self.shown(hidden[0]), x], 1)  # the video, and each other
-        if valid is not None:  # words may be among the tokens of the video, and some be padding
-            scores = valid if valid.is_floating_point() else valid.float().log()  # 0, or -infinity
-            valid = F.pad(scores, (0, x.shape[1]))
-        x = x + self.look(x, sights, sights, valid, need_weights=False)[0]
+        self, scene: Any, groups: Any, memory: Any, levels: Tensor, layout: Tensor, call: Any
+    ) -> dict[str, Tensor]:  # at every step: velocities [B, N, A] by modality
+        frames, padding = memory
+        x = torch.cat([self.enter[g.modality](g.x) for g in groups], 1) + levels + layout
+        sights = torch.cat([frames, x], 1)  # the video, and each other
+        padding = None if padding is None else F.pad(padding, (0, x.shape[1]))
+        x = x + self.look(x, sights, sights, padding, need_weights=False)[0]
         x = x + self.decide(F.layer_norm(x, x.shape[-1:]))
-        rows = x.split([p.x.shape[1] for p in pieces], 1)
-        found = {p.part: row for p, row in zip(pieces, rows, strict=True)}
+        rows = zip(groups, x.split([len(group.roles) for group in groups], 1), strict=True)
+        found = {group.modality: row for group, row in rows}
         return {part: leave(found[part]) for part, leave in self.leave.items() if part in found}
 
 
@@ -103,11 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             optimizer.step()
         shape = list(policy.eval().act(observation(policy.spec), seed=0).values.shape)
         print(f"{name:12} acts {shape}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-
-    mutual = {"name": "joint", "attends": "mutual"}  # here the video would have to hear it
+    mutual = {"name": "joint", "attends": "mutual"}  # here the video would have to attend to it
     for conflict in wamkit.check({**spec.dump(), "paradigm": mutual}):
         print(f"joint, mutual: refused. {conflict}")
-
     # What a test file of two lines runs: `from wamkit.testing import *` and `PARTS = [Glimpse()]`.
     for check in wamkit.testing.CHECKS["policy"]:
         with TemporaryDirectory() as folder:

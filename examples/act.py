@@ -21,7 +21,7 @@ def main() -> None:
         print(f"{i / chunk.hertz:5.2f} s  " + "  ".join(f"{value:+.3f}" for value in action))
 
     future = policy.imagine(seen, seed=0)
-    print(f"imagined {future.canvas.shape[2] - future.observed} pictures after {future.observed}")
+    print(f"imagined {future.canvas.shape[2] - future.observed} frames after {future.observed}")
 
 
 if __name__ == "__main__":

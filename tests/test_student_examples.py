@@ -74,7 +74,7 @@ def test_02_says_what_is_computed_once(run: Run, tmp_path: Path) -> None:
     assert pictures(tmp_path) == {"visibility.svg"}
 
 
-def test_03_acts_the_same_with_a_memory_and_for_less(run: Run, tmp_path: Path) -> None:
+def test_03_acts_the_same_with_a_cache_and_for_less(run: Run, tmp_path: Path) -> None:
     found = run("03", "--quick", "--out", str(tmp_path))
     rows = re.findall(r"WAM\S* +(\S+) .* (\S+)x$", found, re.M)
     assert len(rows) == 2
