@@ -32,7 +32,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ from wamkit.bench.measure import framework
 from wamkit.config.spec import read
 from wamkit.engine.layers import rotary_angles
 from wamkit.engine.noise_schedule import draw
+from wamkit.engine.passes import PassRunner
 from wamkit.files.charts import bars, write
+from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Scene, Text
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import blank
@@ -189,8 +191,9 @@ class Plain:
         self.device, self.actions = self.frame.device, scene.action.x.shape[1]
         traits = policy.spec.backbone.traits
         self.heads = traits.heads
-        _, _, cond = backbone.embed(scene.video.only("context"), scene.text)
-        self.seen = torch.complex(cond.cos.double(), cond.sin.double())[:, None]
+        context = embed_video(PassRunner(), backbone, scene.video.only("context"), scene.text)
+        rotary = context.frames.rotary
+        self.seen = torch.complex(rotary.cos.double(), rotary.sin.double())[:, None]
         places = torch.arange(self.actions, device=self.device)
         angles = rotary_angles(places, traits.head_size)
         self.places = torch.polar(torch.ones_like(angles), angles)[:, None]
@@ -242,9 +245,9 @@ class Plain:
 
 def spelled(text: Text) -> Text:
     """One text with every word that counts for several as so many, as published code has them."""
-    if text.copies is None:
+    if text.repeats is None:
         return text
-    counts = text.copies[0].long()
+    counts = text.repeats[0].long()
     tokens, valid = (
         None if x is None else x.repeat_interleave(counts, 1) for x in (text.tokens, text.valid)
     )
@@ -279,13 +282,8 @@ class Way:
 
 
 def fresh(scene: Scene) -> Scene:
-    """The same scene for another chunk: nothing is kept but what lasts for an instruction."""
-    clips = {
-        part: replace(clip)
-        for part in ("video", "future")
-        if (clip := getattr(scene, part)) is not None
-    }
-    return scene.with_(text=scene.text.again(), **clips)
+    """The same scene for another chunk: of its text is kept what lasts for a prompt."""
+    return scene.with_(text=scene.text.with_fresh_chunk_cache())
 
 
 @torch.no_grad()
@@ -307,9 +305,10 @@ def compared(policy: Policy, width: int, layers: int, rounds: int) -> Mapping[st
     words = torch.zeros(1, WORDS, policy.spec.backbone.traits.text_width)
     words[:, :REAL].normal_()
     plain = Plain(policy, scene.with_(text=Text(words)))
-    copies = torch.ones(1, REAL + 1)
-    copies[:, -1] = WORDS - REAL
-    scene = scene.with_(text=Text(words[:, : REAL + 1], copies=copies))
+    repeats = torch.ones(1, REAL + 1)
+    repeats[:, -1] = WORDS - REAL
+    text = Text(words[:, : REAL + 1], repeats=repeats)
+    scene = policy.action_head.prepare(scene.with_(text=text))
     runs: dict[str, Callable[[], Tensor]] = {
         "plain, no cache": lambda: plain.act(cached=False),
         "plain, joined cache": lambda: plain.act(cached=True),

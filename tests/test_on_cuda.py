@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wamkit.config.check import check
 from wamkit.config.compositions import Cell, matrix
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.engine import layers
+from wamkit.engine import device as device_constants
 from wamkit.errors import WamkitError
 from wamkit.policy import placing
 from wamkit.policy import run_mode as modes
@@ -223,7 +223,7 @@ def _near(x: Tensor) -> Tensor:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """A pretended device; torch looks for no real one while its own pretending is on."""
-    layers._brought.cache_clear()
+    device_constants._constant.cache_clear()
     plain = F.scaled_dot_product_attention
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), Device() as pretended:
 
@@ -235,7 +235,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
         monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
         yield pretended
-    layers._brought.cache_clear()
+    device_constants._constant.cache_clear()
 
 
 SEEN: dict[str, Callable[[Tensor], Any]] = {
@@ -260,7 +260,7 @@ UNSEEN: dict[str, Callable[[Tensor], Any]] = {
     "equal repeats": lambda x: x.repeat_interleave(2),
     "places on the device": lambda x: x[torch.arange(2, device=x.device)],
     "a mask that is filled": lambda x: x.masked_fill(x > 0, 0.0),
-    "constants that were there": lambda x: layers.constant((1.0, 2.0), x.dtype, x.device),
+    "constants that were there": lambda x: device_constants.constant((1.0, 2.0), x.dtype, x.device),
 }
 
 

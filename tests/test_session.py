@@ -114,11 +114,11 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         same_values(past.video, frames)
         same_values(past.action, actions)
         assert told.state is heard[0][0].state
-    zero = policy.action_head.lower("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
+    zero = policy.action_head.from_latent("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(zero, torch.full_like(zero, -2.0))
     # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
-    first = policy.action_head.lower("action", heard[0][1].action)
-    again = policy.action_head.lower("action", heard[1][0].past.action)  # type: ignore[union-attr, arg-type]
+    first = policy.action_head.from_latent("action", heard[0][1].action)
+    again = policy.action_head.from_latent("action", heard[1][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(again, first)
 
 
@@ -155,7 +155,7 @@ def test_relative_actions_are_relative_to_the_state_at_the_beginning() -> None:
     first = session.act(part(whole, 0, 1), seed=0).values
     second = session.act(part(whole, 1, 3, state=whole.state + 10), seed=1).values
     for chunk, (_, out) in zip((first, second), heard, strict=True):
-        normal = policy.action_head.lower("action", out.action)
+        normal = policy.action_head.from_latent("action", out.action)
         same_values(chunk[..., :3], normal[..., :3] + whole.state[:, None])
     past = heard[1][0].past
     assert past is not None and past.action is not None

@@ -143,9 +143,9 @@ class Subject:
     @torch.no_grad()
     def _uncached(self) -> float:
         """How far actions with caches are from those without any."""
-        policy = self.policy
+        policy, scene = self.policy, fresh(self.scene)
         slow = policy.paradigm.act(
-            uncached(policy.guided(1)), fresh(self.scene), policy.schedules, generator(0)
+            uncached(policy.guided(scene)), scene, policy.schedules, generator(0)
         )
         return apart(self.decide(), slow.action)
 

@@ -37,9 +37,9 @@ class Words(nn.Module):
         words = self.words.expand(len(prompts), -1, -1)
         if self.padding != "zeros":
             return Text(words)
-        copies = words.new_ones(words.shape[:2])
-        rest = copies.new_full((len(prompts), 1), self.length - words.shape[1])
-        return Text(nn.functional.pad(words, (0, 0, 0, 1)), copies=torch.cat([copies, rest], 1))
+        repeats = words.new_ones(words.shape[:2])
+        rest = repeats.new_full((len(prompts), 1), self.length - words.shape[1])
+        return Text(nn.functional.pad(words, (0, 0, 0, 1)), repeats=torch.cat([repeats, rest], 1))
 
     def fingerprint(self) -> str:
         """What it gives follows from these."""
