@@ -265,6 +265,6 @@ def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     actions = torch.zeros(2, spec.steps, spec.actions.size)
     sample, chunk = clean(policy, Batch(whole, actions)), blank(policy, part(whole, 0, 1))
     assert sample.video is not None and chunk.video is not None
-    one, two = sample.video.guide, chunk.video.guide
+    one, two = sample.video.cond_latents, chunk.video.cond_latents
     assert one is not None and two is not None
     same_values(one[:, :, : two.shape[2]], two)
