@@ -109,17 +109,17 @@ def test_a_batch_with_a_seed_for_each_sample_loses_what_its_samples_lose() -> No
 def test_tokens_are_appended_behind_the_last_real_one() -> None:
     tokens, new = torch.arange(1.0, 9).view(2, 4, 1), torch.tensor([[[-1.0]], [[-2.0]]])
     valid = torch.tensor([[True, True, False, False], [True, False, True, True]])
-    text = Text(tokens * valid[..., None], valid, repeats=torch.full((2, 4), 3.0)).append(new)
+    text = Text(tokens * valid[..., None], valid, repeats=torch.full((2, 4), 3.0)).append(new).whole
     assert text.tokens[..., 0].tolist() == [[1, 2, -1, 0, 0], [5, 0, 7, 8, -2]]
     assert text.valid is not None and text.repeats is not None
     assert text.valid.tolist() == [
         [True, True, True, False, False],
         [True, False, True, True, True],
     ]
-    assert text.repeats[0, 2] == text.copies[1, 4] == 1 and text.copies[0, 0] == 3
-    nothing = Text(tokens, torch.zeros(2, 4, dtype=torch.bool)).append(new.expand(-1, 2, -1))
+    assert text.repeats[0, 2] == text.repeats[1, 4] == 1 and text.repeats[0, 0] == 3
+    nothing = Text(tokens, torch.zeros(2, 4, dtype=torch.bool)).append(new.expand(-1, 2, -1)).whole
     assert nothing.tokens[0, :2, 0].tolist() == [-1, -1]
-    plain = Text(tokens).append(new)
+    plain = Text(tokens).append(new).whole
     assert plain.valid is None and plain.tokens[:, -1, 0].tolist() == [-1, -2]
 
 

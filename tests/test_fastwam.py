@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wamkit.config.spec import parse
-from wamkit.interfaces import stream_of
-from wamkit.interfaces.types import Frames, Goal, Noisy, Scene, Text
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces.streams import embed_video
+from wamkit.interfaces.types import Frames, Goal, NoisyVectors, Scene, Text
 from wamkit.policy.losses import numbers_loss, video_loss
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import doubled, float64, same_values
@@ -74,18 +75,20 @@ def recorded(policy: Policy, record: dict[str, Tensor]) -> Scene:
     video, action = (given(f"timestep_{name}") / 1000 for name in ("video", "action"))
     sigma = torch.cat([torch.zeros(2, 1), video[:, None].expand(-1, 2)], 1)
     flows = policy.schedules
-    clean = Frames(given("latents"), ("context", "target", "target"), torch.arange(3.0), sigma)
+    clean = Frames(given("latents"), ("context", "target", "target"), (0.0, 1.0, 2.0), sigma)
     noisy = (
         flows["video"]
         .add(given("latents").movedim(2, 1), given("noise_video").movedim(2, 1), sigma)
         .movedim(1, 2)
     )
-    return Scene(
+    actions = flows["action"].add(given("actions"), given("noise_action"), action)
+    scene = Scene(
         text=Text(given("text")),
         video=clean.put(noisy, "context", "target"),
-        action=Noisy(flows["action"].add(given("actions"), given("noise_action"), action), action),
+        action=NoisyVectors(actions, action),
         state=given("proprio"),
     )
+    return policy.action_head.prepare(scene)
 
 
 def test_a_released_checkpoint_is_read_as_it_is(
@@ -150,11 +153,9 @@ def test_visibility_is_the_mask_that_the_published_code_builds(
 ) -> None:
     head: Any = wide.action_head
     assert scene.video is not None and scene.action is not None
-    streams = [
-        stream_of(wide.backbone, scene.video, scene.text),
-        head.stream(wide.backbone, scene, ()),
-    ]
+    streams = embed_video(PassRunner(), wide.backbone, scene.video, scene.text).streams
     roles = [s.role for st in streams for s in st.segments for _ in range(s.length)]
+    roles += [role for group in head.token_groups(scene, ()) for role in group.roles]
     sees = wide.paradigm.sees
     mask = torch.tensor([[key in sees[query] for key in roles] for query in roles])
     assert torch.equal(mask, record["outputs/mask"].bool())

@@ -382,7 +382,8 @@ def test_a_saved_policy_that_is_whole_still_loads(saved: Path, tmp_path: Path) -
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
     policy, seen = package.build(spec()), observation(spec(), batch=2)
-    model, scene = policy.guided(2), scenes.blank(policy, seen)
+    scene = scenes.blank(policy, seen)
+    model = policy.guided(scene)
     clip = policy.paradigm.imagine(model, scene, policy.schedules, generator(0))
     expect_pictures(policy, scenes.decoded(policy, clip, seen), seen)
     clip.z[1, 0, -1, 0, 0] = value

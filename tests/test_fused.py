@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from wamkit.acceleration.regions import Regions
 
 from wamkit.acceleration import fused_linear as fused
+from wamkit.acceleration.compile_modules import compile_pass
 from wamkit.acceleration.fused_linear import fuse, projected, unfuse
 from wamkit.config.compositions import matrix
+from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.paradigm import remember
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
@@ -361,7 +363,7 @@ def test_a_step_of_training_is_acted_on() -> None:
 def test_a_policy_that_was_moved_is_fused_again(part: str, mode: str) -> None:
     built = policy()
     if mode == "compile":
-        built.regions = Regions("eager")
+        built.runner = PassRunner(partial(compile_pass, backend="eager"))
     built.act(observation(built.spec), seed=0)
     module: Any = built if part == "policy" else built.backbone
     state = {name: 1.5 * x for name, x in module.state_dict().items()}
@@ -390,12 +392,11 @@ def test_compiled_blocks_are_whole_and_have_one_product() -> None:
 def test_compiled_blocks_are_never_stale_whoever_enters_them() -> None:
     built = policy()
     batch = batch_of(built.spec)
-    built.regions = Regions("eager")
+    built.runner = PassRunner(partial(compile_pass, backend="eager"))
     built.act(observation(built.spec), seed=0)
     built.load_state_dict({k: 1.5 * v for k, v in built.state_dict().items()}, assign=True)
-    with built.regions.entered():
-        found = built.loss(batch, seed=0).total
-    built.regions = None
+    found = built.loss(batch, seed=0).total
+    built.runner = PassRunner()
     same_values(found, built.loss(batch, seed=0).total)
 
 

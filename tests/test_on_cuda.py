@@ -341,7 +341,9 @@ def test_a_chunk_on_cuda_mixes_no_devices_and_waits_for_nothing(name: str, devic
         scene = blank(policy, seen)
     assert noted == []  # what is sent is sent without waiting
     try:
-        recorded = modes.Recorded(policy._acted({}), scene, generator(0), device.capture)
+        recorded = modes.Recorded(
+            policy._acted({}), scene, generator(0), device.capture, policy.runner.kept
+        )
     except WamkitError as error:
         assert "cannot be recorded" in str(error)
         close(policy.decide(scene, seed=0).action, expected)
@@ -376,7 +378,9 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     device.hold(policy)
     seen = observation(spec, frames=spec.video.context)
     scene = blank(policy, seen)
-    recorded = modes.Recorded(policy._acted({}), scene, generator(0), device.capture)
+    recorded = modes.Recorded(
+        policy._acted({}), scene, generator(0), device.capture, policy.runner.kept
+    )
     needed = list(device.read.values())
     policy.instructions.forget()  # as when a weight changes
     policy.prompts._kept.clear()

@@ -48,7 +48,7 @@ def test_prompts_of_a_batch_are_cut_to_the_longest() -> None:
 
 def test_what_may_be_looked_at_is_never_cut() -> None:
     tokens = torch.randn(1, 5, WIDTH)
-    for text in (Text(tokens), Text(tokens, copies=torch.tensor([[1.0, 1, 1, 1, 9]]))):
+    for text in (Text(tokens), Text(tokens, repeats=torch.tensor([[1.0, 1, 1, 1, 9]]))):
         assert trimmed(text) is text
     gap = trimmed(Text(tokens, torch.tensor([[False, True, False, True, False]])))
     assert torch.equal(gap.tokens, tokens[:, :4])
@@ -66,7 +66,7 @@ def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
     noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)
     width = scene.text.tokens.shape[2]
     valid = torch.arange(9)[None] < 5
-    padded = replace(scene.text, tokens=torch.randn(1, 9, width), valid=valid, copies=None)
+    padded = replace(scene.text, tokens=torch.randn(1, 9, width), valid=valid, repeats=None)
     with torch.no_grad():
         long = policy.model(noisy.with_(text=padded))
         short = policy.model(noisy.with_(text=trimmed(padded)))

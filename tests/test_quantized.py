@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from wamkit.acceleration.regions import Regions
 
 import wamkit
-from wamkit.acceleration.compile_modules import blocks
+from wamkit.acceleration.compile_modules import blocks, compile_pass
 from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
 from wamkit.bench.rounding import quantized, relative
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.registry import registry
+from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
 from wamkit.files.install import install_hint
 from wamkit.policy.policy import Policy
@@ -93,7 +94,7 @@ def test_rounded_blocks_are_compiled_whole(kind: str, backend: str) -> None:
     rounded = policy()
     rounded.quantize(kind, least=SMALL)
     expected = acted(rounded)
-    rounded.regions = Regions(backend)
+    rounded.runner = PassRunner(partial(compile_pass, backend=backend))
     same_values(acted(rounded), expected, 0.002)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import wamkit
@@ -14,13 +15,22 @@ from wamkit.config.check import check
 from wamkit.config.programs import program_of
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.engine.text import text_level
-from wamkit.interfaces import stream_of
+from wamkit.engine.levels import CLEAN, Level
+from wamkit.interfaces.streams import text_level
 from wamkit.interfaces.types import Scene, Velocity
 from wamkit.policy.policy import Policy
 from wamkit.testing.company import expect_alike
 from wamkit.testing.contract import gives_words_the_noise_level_it_states
-from wamkit.testing.fixtures import acted, changed, compose, composed, default, redrawn, scene_of
+from wamkit.testing.fixtures import (
+    acted,
+    changed,
+    compose,
+    composed,
+    default,
+    redrawn,
+    run_head,
+    scene_of,
+)
 from wamkit.testing.parity import other_values, same_values
 from wamkit.testing.uncached import uncached
 from wamkit.train.plan import kept
@@ -53,8 +63,9 @@ def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
     def watched(scene: Scene, **given: Any) -> Velocity:
         clip = scene.clip
         if scene.video is not None and (given.get("cache") is None):
-            text = scene.text if scene.future is None else scene.text.with_beside(scene.future)
-            level = float(text_level(text, scene.video)[0][0, 0])
+            found_level = text_level(policy.backbone, scene)
+            one = isinstance(found_level, Level)
+            level = found_level.sigma if one else float(found_level[0, 0])
             target = None
             if clip is not None and clip.targets:
                 target = float(clip.sigma[0, clip.where("target")[0]])
@@ -105,22 +116,18 @@ def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: s
     seen = passes(policy)
     assert all(target == level and level > 0 for _, target, level in seen[:2])
     frames, text = scene_of(spec.backbone.traits, spec.latent_size)
-    stream = policy.action_head.join(
-        policy.backbone,
-        Scene(text.following(True), frames.only("context"), future=frames.only("target")),
-        policy.paradigm.sees,
+    context, future = frames.only("context"), frames.only("target")
+    one, other = (
+        run_head(
+            policy.action_head,
+            policy.backbone,
+            Scene(replace(text, follows=True), context, future=target),
+            policy.paradigm.sees,
+        )
+        for target in (future, future.at(0.25, "target"))
     )
-    other = policy.action_head.join(
-        policy.backbone,
-        Scene(
-            text.following(True),
-            frames.only("context"),
-            future=frames.only("target").at(0.25, "target"),
-        ),
-        policy.paradigm.sees,
-    )
-    assert stream.video is not None and other.video is not None
-    other_values(stream.video, other.video, 0.0001)  # the context sees the words
+    assert one.video is not None and other.video is not None
+    other_values(one.video, other.video, 0.0001)  # the context sees the words
 
 
 def why(spec: PolicySpec) -> list[str]:
@@ -183,8 +190,7 @@ def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> No
     class Secret(type(spec.backbone)):  # type: ignore[misc]
         def build(self) -> Any:
             model = built(self)
-            embed = model.embed
-            model.embed = lambda video, text: embed(video, text and text.following(True))
+            model.traits = replace(model.traits, text_level="target")
             return model
 
     part = Secret.model_validate(spec.backbone.model_dump())
@@ -198,6 +204,10 @@ def test_words_of_a_backbone_alone_follow_its_traits() -> None:
     config = around().backbone
     model = config.build()
     frames, text = scene_of(config.traits, (4, 6))
-    one = stream_of(model, frames, text).cond
-    two = stream_of(model, frames, replace(text, follows=True)).cond
-    same_values(one.level.text, two.level.text)
+    expected = frames.sigma[:, 1:2]
+    for words in (text, replace(text, follows=True)):
+        level = text_level(model, Scene(words, frames))
+        assert isinstance(level, torch.Tensor)
+        same_values(level, expected)
+    clean = text_level(around(level="clean").backbone.build(), Scene(text, frames))
+    assert clean == CLEAN

@@ -14,7 +14,6 @@ from torch import Tensor
 import wamkit
 from wamkit.config.spec import parse, read
 from wamkit.data import Samples, collate, statistics
-from wamkit.engine.attention import recomputed
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of
@@ -139,12 +138,8 @@ def test_layers_run_again_for_every_way_to_join(head: str) -> None:
     for again in (False, True):
         policy = wamkit.build(raw)
         batch = batch_of(policy.spec)
-        if again:
-            with recomputed():
-                total = policy.loss(batch, seed=0).total
-        else:
-            total = policy.loss(batch, seed=0).total
-        total.backward()
+        policy.runner.recompute = again
+        policy.loss(batch, seed=0).total.backward()
         grads.append({n: p.grad for n, p in policy.named_parameters() if p.grad is not None})
     assert same(*grads)
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import wamkit
 from wamkit.acceleration.compile_modules import as_written, compile_blocks
 from wamkit.config.registry import registry
-from wamkit.engine.attention import recomputed
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, composed
@@ -47,8 +46,8 @@ def test_every_backbone_learns_alike_when_its_blocks_are_traced(name: str) -> No
     plain = gradients(policy)
     compile_blocks(policy, backend="eager")
     same_values(gradients(policy), plain)
-    with recomputed():
-        same_values(gradients(policy), plain)
+    policy.runner.recompute = True
+    same_values(gradients(policy), plain)
 
 
 def test_only_what_has_gradients_runs_compiled() -> None:
@@ -69,7 +68,7 @@ def test_only_what_has_gradients_runs_compiled() -> None:
     policy.loss(batch_of(policy.spec), seed=0)
     assert seen and all(seen)
     as_written(policy)
-    assert not any("project" in vars(m) for m in policy.modules() if isinstance(m, nn.Module))
+    assert not any("pre_attention" in vars(m) for m in policy.modules() if isinstance(m, nn.Module))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
         policy, out = build(), tmp_path / str(compiled)
         short_run(policy, folder, out, steps=2, batch=2, validation=0, compile=compiled)
         losses.append([line["loss"] for line in logged(out)])
-        assert not any("project" in vars(m) for m in policy.modules())
+        assert not any("pre_attention" in vars(m) for m in policy.modules())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

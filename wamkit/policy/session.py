@@ -127,14 +127,16 @@ class Session:
 
     def _continue(self, past: Past) -> None:
         """The scene at the beginning, with what happened since the last chunk."""
-        assert self._scene is not None
+        assert self._scene is not None and self._first is not None
         if past.memory is None:
             raise WamkitError(
                 "the memory is full, and the network begins anew from pictures",
                 "pass an observation",
             )
-        text = self._scene.text.with_fresh_chunk_cache()
-        self._scene = self._scene.with_(text=text, past=past)
+        # Asked for anew, which also notices weights that have changed.
+        text = scenes.words(self.policy, tuple(self._first.prompt))
+        text = text.with_fresh_chunk_cache(extra=self._scene.text.extra)
+        self._scene = self.policy.action_head.prepare(self._scene.with_(text=text, past=past))
 
     def _observe(self, observation: Observation, executed: Tensor | None) -> None:
         """Take in what was seen and done since the last observation."""

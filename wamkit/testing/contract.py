@@ -185,7 +185,7 @@ def gives_words_the_noise_level_it_states(spec: PolicySpec, tmp: Path) -> None:
     one, two = words(video), words(video.at(0.25, "target"))
     clean, alone = words(video.at(0.0, "target")), words(video.only("context"))
     same_values(alone, clean)  # a pass without target frames has words at 0
-    if model.traits.text_follows:
+    if spec.backbone.traits.text_follows:
         other_values(one, two, 1e-4)
         other_values(one, clean, 1e-4)
     else:

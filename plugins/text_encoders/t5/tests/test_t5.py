@@ -115,7 +115,7 @@ def test_padding_is_hidden_from_t5_and_from_the_backbone(
 ) -> None:
     text = doubled(config(folder).build()).encode(PROMPTS)
     expected = reference(family, folder, masked=True)
-    assert text.copies is None and text.valid is not None
+    assert text.repeats is None and text.valid is not None
     assert text.valid.sum(1).tolist() == REAL and text.valid.shape == (3, 17)
     for i, n in enumerate(REAL):
         same_values(text.tokens[i, :n], expected[i, :n])
@@ -133,8 +133,8 @@ def test_zero_vectors_count_as_many_times_as_there_is_padding(
     whole = reference(family, folder, masked=True)
     for i, n in enumerate(REAL):
         whole[i, n:] = 0
-    assert text.valid is None and text.copies is not None and text.tokens.shape == (3, 18, 32)
-    assert text.copies.sum(1).tolist() == [LENGTH] * 3
+    assert text.valid is None and text.repeats is not None and text.tokens.shape == (3, 18, 32)
+    assert text.repeats.sum(1).tolist() == [LENGTH] * 3
     rng = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(1, 5, 32, generator=rng), *torch.randn(2, 32, 32, generator=rng))
     q = q.expand(3, 1, 5, 32)
@@ -147,8 +147,8 @@ def test_zero_vectors_count_as_many_times_as_there_is_padding(
 
 def test_a_batch_as_long_as_it_may_be_keeps_its_length(folder: Path, config: Config) -> None:
     text = config(folder, "zeros", length=17).build().encode(PROMPTS)
-    assert text.tokens.shape == (3, 17, 32) and text.copies.sum(1).tolist() == [17] * 3
-    assert text.copies[:, -1].tolist() == [1, 8, 16]
+    assert text.tokens.shape == (3, 17, 32) and text.repeats.sum(1).tolist() == [17] * 3
+    assert text.repeats[:, -1].tolist() == [1, 8, 16]
 
 
 @float64()
@@ -156,7 +156,7 @@ def test_padding_that_is_attended_to_is_seen_by_t5_too(
     folder: Path, config: Config, family: str
 ) -> None:
     text = doubled(config(folder, "attended").build()).encode(PROMPTS)
-    assert text.valid is None and text.copies is None
+    assert text.valid is None and text.repeats is None
     same_values(text.tokens, reference(family, folder, masked=False))
 
 
