@@ -62,8 +62,8 @@ def wide(policy: Policy) -> Policy:
 
 @pytest.fixture
 @float64()
-def scene(policy: Policy, record: dict[str, Tensor]) -> Scene:
-    return recorded(policy, doubled(record))
+def scene(wide: Policy, record: dict[str, Tensor]) -> Scene:
+    return recorded(wide, doubled(record))
 
 
 def recorded(policy: Policy, record: dict[str, Tensor]) -> Scene:

@@ -19,6 +19,7 @@ from .conditioning import TextKV as TextKV
 from .device import constant as constant
 from .device import to_device as to_device
 from .kv_cache import KV as KV
+from .text import additive_mask as additive_mask
 
 
 def sinusoid(t: Tensor, width: int, *, period: float = 10_000.0, scale: float = 1.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..engine.passes import PassRunner
 from .action_head import ActionHead, ExpertHead, ReaderHead, SlotHead, append_state
 from .backbone import Backbone, Block, Clip, Stack, WrappedBackbone
 from .paradigm import Model, Paradigm
@@ -18,6 +19,7 @@ __all__ = [
     "ExpertHead",
     "Model",
     "Paradigm",
+    "PassRunner",
     "ReaderHead",
     "SlotHead",
     "Stack",

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..engine.attention import Segment as Segment
-from ..engine.kv_cache import KVCache
+from ..engine.kv_cache import KVCache as KVCache
 from ..engine.levels import CLEAN as CLEAN
-from ..engine.levels import Level, Levels, join_levels, level_of, sigma_tensor
+from ..engine.levels import Level as Level
+from ..engine.levels import Levels, join_levels, level_of, sigma_tensor
 from ..engine.text import Text as Text
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
-from wamkit.engine.levels import CLEAN, Level
 from wamkit.interfaces import SlotHead
-from wamkit.interfaces.types import Frames, NoisyVectors, Scene, base
+from wamkit.interfaces.types import CLEAN, Frames, Level, NoisyVectors, Scene, base
 
 from .order import Order
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.engine.text import additive_mask
 
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
-from wamkit.engine.layers import KV, RotaryEmbedding, rotary_embedding
+from wamkit.engine.layers import KV, RotaryEmbedding, additive_mask, rotary_embedding
 from wamkit.interfaces import ReaderHead, append_state
 from wamkit.interfaces.types import Scene, Text, TokenGroup
 

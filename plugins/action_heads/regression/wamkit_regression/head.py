@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from wamkit.engine.text import additive_mask
 
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
-from wamkit.engine.layers import LayerNorm, attention, masked_mean
+from wamkit.engine.layers import LayerNorm, additive_mask, attention, masked_mean
 from wamkit.interfaces import ReaderHead, append_state
 from wamkit.interfaces.types import Scene, Text, TokenGroup
 

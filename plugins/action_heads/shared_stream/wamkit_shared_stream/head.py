@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
 from wamkit.engine.layers import latent_times, sinusoid
-from wamkit.engine.levels import CLEAN
 from wamkit.interfaces import Backbone, ExpertHead, Stack
-from wamkit.interfaces.types import Scene, TokenGroup
+from wamkit.interfaces.types import CLEAN, Scene, TokenGroup
 
 from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
 

@@ -15,24 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from wamkit.engine.text import additive_mask
 
 from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
 from wamkit.config.visibility import LayerVisibility
-from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.layers import (
     KV,
     LayerNorm,
+    additive_mask,
     attend_text,
     masked_mean,
     projected,
     sinusoid,
     split_heads,
 )
-from wamkit.engine.passes import PassRunner
-from wamkit.interfaces import Backbone, ReaderHead, append_state
-from wamkit.interfaces.types import Scene, Text, TokenGroup, Velocity
+from wamkit.interfaces import Backbone, PassRunner, ReaderHead, append_state
+from wamkit.interfaces.types import KVCache, Scene, Text, TokenGroup, Velocity
 
 from .adapters import Correction
 

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wamkit.engine.text import additive_mask
 
 from wamkit.engine.layers import (
     KV,
@@ -29,6 +28,7 @@ from wamkit.engine.layers import (
     TextCond,
     TextKV,
     ada_rms_norm,
+    additive_mask,
     gated_add,
     one_plus_scale,
     rotate_halves,

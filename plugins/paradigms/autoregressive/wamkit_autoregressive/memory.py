@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Scene
+from wamkit.interfaces.types import KVCache, Scene
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, shifted, uniform
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
-from wamkit.interfaces.types import CLEAN, Frames, Goal, NoisyVectors, Outcome, Past, Scene, Target
+from wamkit.interfaces.types import (
+    CLEAN,
+    Frames,
+    Goal,
+    KVCache,
+    NoisyVectors,
+    Outcome,
+    Past,
+    Scene,
+    Target,
+)
 
 from .memory import Memory, Names
 

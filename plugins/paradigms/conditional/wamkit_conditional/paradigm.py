@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.layers import constant, to_device
 from wamkit.engine.noise_schedule import draw, uniform
 from wamkit.interfaces.paradigm import (
@@ -20,7 +19,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Goal, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, KVCache, Outcome, Scene, Target
 
 from . import GIVEN, LEARNED
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -18,7 +17,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Outcome, Scene, Target, Velocity
+from wamkit.interfaces.types import Frames, KVCache, Outcome, Scene, Target, Velocity
 
 if TYPE_CHECKING:
     from . import ImageEdit

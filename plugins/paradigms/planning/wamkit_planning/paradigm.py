@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, fork, uniform
 from wamkit.errors import WamkitError
@@ -22,7 +21,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Goal, Outcome, Scene, Target
+from wamkit.interfaces.types import Frames, Goal, KVCache, Outcome, Scene, Target
 
 if TYPE_CHECKING:
     from . import Planning
