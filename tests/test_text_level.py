@@ -63,9 +63,9 @@ def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
     def watched(scene: Scene, **given: Any) -> Velocity:
         clip = scene.clip
         if scene.video is not None and (given.get("cache") is None):
-            found_level = text_level(policy.backbone, scene)
-            one = isinstance(found_level, Level)
-            level = found_level.sigma if one else float(found_level[0, 0])
+            stated = text_level(policy.backbone, scene)
+            assert isinstance(stated, Level)
+            level = float(torch.tensor(stated.sigma))
             target = None
             if clip is not None and clip.targets:
                 target = float(clip.sigma[0, clip.where("target")[0]])
@@ -190,7 +190,7 @@ def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> No
     class Secret(type(spec.backbone)):  # type: ignore[misc]
         def build(self) -> Any:
             model = built(self)
-            model.traits = replace(model.traits, text_level="target")
+            model.traits = model.traits.model_copy(update={"text_level": "target"})
             return model
 
     part = Secret.model_validate(spec.backbone.model_dump())
