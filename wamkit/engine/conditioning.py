@@ -53,6 +53,8 @@ class ModulationTable(NamedTuple):
         found = [
             table.index_select(0, index).unflatten(0, shape).unbind(2) for table in self.tables
         ]
+        if torch.compiler.is_compiling():  # equal layers are one region if rows lie alike in memory
+            found = [tuple([row.clone() for row in rows]) for rows in found]
         return [None if at is None else found[at[0]][at[1]] for at in self.place]
 
 

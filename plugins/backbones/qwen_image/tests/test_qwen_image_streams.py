@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor
 from wamkit_qwen_image import QwenImage
 
+from wamkit.acceleration.compile_modules import compile_pass
+from wamkit.engine.passes import PassRunner
+from wamkit.policy.policy import Policy
 from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
+from wamkit.testing.fixtures import changed, composed, observation
+from wamkit.testing.parity import same_values
 
 CONFIGS: dict[str, Any] = {
     "edit": QwenImage(variant="tiny"),
@@ -45,3 +51,22 @@ def test_an_expert_has_the_names_of_the_backbone(case: str) -> None:
     assert ours["transformer_blocks.0.attn.to_q.weight"].shape == (64, 20)
     assert ours["transformer_blocks.0.attn.to_out.0.weight"].shape == (20, 64)
     assert ours["transformer_blocks.1.img_mlp.net.2.weight"].shape == (20, 28)
+
+
+def test_equal_layers_are_compiled_once() -> None:
+    spec = composed(backbone="qwen_image", action_head="mot", paradigm="image_edit")
+    spec = changed(spec, "backbone.layers=3")
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    regions: list[list[str]] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        calls = [n for n in graph.graph.nodes if "invoke_subgraph" in str(n.target)]
+        regions.append([str(call.args[1]) for call in calls])
+        return graph.forward
+
+    wanted = policy.act(seen, seed=0).values
+    policy.runner = PassRunner(partial(compile_pass, backend=record))  # type: ignore[arg-type]
+    same_values(policy.act(seen, seed=0).values, wanted)
+    prefill, step = regions
+    assert len(prefill) == 2 and len(set(prefill)) == 1  # the last layer makes keys alone
+    assert len(step) == 3 and len(set(step)) == 1
