@@ -53,8 +53,6 @@ class ModulationTable(NamedTuple):
         found = [
             table.index_select(0, index).unflatten(0, shape).unbind(2) for table in self.tables
         ]
-        if torch.compiler.is_compiling():  # equal layers are one region if rows lie alike in memory
-            found = [tuple([row.clone() for row in rows]) for rows in found]
         return [None if at is None else found[at[0]][at[1]] for at in self.place]
 
 
@@ -64,8 +62,17 @@ class LiveModulation(NamedTuple):
     sigma: SigmaCond
 
 
-def precompute_modulation(blocks: Sequence[Any], sigma: SigmaCond) -> ModulationTable:
-    """The modulation of every block (or of anything with a method `modulation`) at all levels."""
+def precompute_modulation(
+    blocks: Sequence[Any], sigma: SigmaCond, *, separate: bool = False
+) -> ModulationTable:
+    """The modulation of every block (or of anything with a method `modulation`) at all levels.
+
+    Args:
+        blocks: None where a stream rests.
+        sigma: What their stack made of the levels.
+        separate: A table for each layer, and not one for all. Rows of one table differ in where
+            they begin in memory, and compiled layers are the same code only if theirs do not.
+    """
     unique: list[Tensor] = []
     groups: dict[Any, list[int]] = {}  # shape and dtype of a row -> entries of `unique`
     place: list[tuple[Any, int] | None] = []
@@ -77,7 +84,7 @@ def precompute_modulation(blocks: Sequence[Any], sigma: SigmaCond) -> Modulation
         at = next((i for i, other in enumerate(unique) if other is rows), len(unique))
         if at == len(unique):
             unique.append(rows)
-        key = tuple(rows.shape[1:]), rows.dtype
+        key = tuple(rows.shape[1:]), rows.dtype, at if separate else None
         group = groups.setdefault(key, [])
         if at not in group:
             group.append(at)

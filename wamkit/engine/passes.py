@@ -181,7 +181,9 @@ class PassRunner:
                 if pooled is not None
                 else stack.embed_sigma(sigmas)
             )
-            return LiveModulation(cond) if self.live else precompute_modulation(layers, cond)
+            if self.live:
+                return LiveModulation(cond)
+            return precompute_modulation(layers, cond, separate=self.compile is not None)
 
         if self.live or key is None:
             return make(), index
