@@ -1,7 +1,7 @@
 """What one learns: how a policy learns: one loss, one backward pass, and a loop of ten lines.
 
 The task is in toy_task.py: a dot is to go to a target, and the right velocities are known. The
-policy sees a picture, its own place and an instruction. In training it is also shown the picture to
+policy sees an image, its own place and a prompt. In training it is also shown the image to
 come: it learns to denoise that beside the actions, which is what makes it a world-action model.
 So small a network, so briefly trained, imagines little but noise. Whether the attempt helps it to
 act all the same is the question of 05_video_helps.py.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = sum(p.numel() for p in policy.parameters())
     print(f"{weights:,} weights, {len(practice.actions)} demonstrations of {SIZE} x {SIZE} pixels")
 
-    # One step by hand. The paradigm draws a noise level for the actions and one for the picture to
+    # One step by hand. The paradigm draws a noise level for the actions and one for the image to
     # come, one pass predicts both velocities, and the loss is how wrong they are.
     loss = policy.loss(practice.batch(torch.arange(32)), seed=0)
     print("first loss:", ", ".join(f"{part} {value:.3f}" for part, value in loss.parts.items()))

@@ -1,6 +1,6 @@
 """What one learns: how to ask whether learning to imagine helps to act, and how to read the answer.
 
-The same task, demonstrations, first weights and number of steps, twice: once the picture to come is
+The same task, demonstrations, first weights and number of steps, twice: once the image to come is
 learned beside the actions (video co-training), once the actions are learned alone. Demonstrations
 are few, so that there is room to differ. One run says nothing: seeds change the demonstrations,
 the first weights and the noise, so both ways are trained with every seed, and what counts is the
@@ -32,7 +32,7 @@ T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def trained(data: Demonstrations, steps: int, seed: int, *, video: bool) -> wamkit.Policy:
-    """A policy that learned from `data`, with or without the picture to come."""
+    """A policy that learned from `data`, with or without the image to come."""
     spec: dict[str, Any] = {**SPEC, "seed": seed}
     spec["paradigm"] = {"name": "single_pass", "co_training": video}
     policy = wamkit.build(spec)

@@ -1,7 +1,7 @@
 """The task that examples 04 to 06 learn: a dot goes to a target that it must see.
 
-      +---------------+     pictures    from above, 24 x 24 pixels: now, and halfway
-      |       x       |     state       where the dot is now (x, y); where to go is in the picture
+      +---------------+     images      from above, 24 x 24 pixels: now, and halfway
+      |       x       |     state       where the dot is now (x, y); where to go is in the image
       | o~~~~~^       |     actions     8 velocities (x, y) in fields a second, one second long
       +---------------+     answer      known: a straight line, or an arc to either side
 
@@ -22,20 +22,20 @@ from torch import Tensor
 import wamkit
 
 SIZE, STEPS = 24, 8  # pixels of a side, actions in a chunk
-PICTURES = (0, STEPS // 2)  # places on the way at which a picture is taken
+IMAGES = (0, STEPS // 2)  # places on the way at which an image is taken
 
 VELOCITY = {"name": "velocity", "size": 2, "normalization": "none"}
 FLOW = {"shift": 1.0, "steps": 8, "density": "logit_normal", "weight": "none"}
 SPEC: dict[str, Any] = {
     "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
-    "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every picture is 3 x 3 latents
+    "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every image is 3 x 3 latents
     "text_encoder": {"name": "bytes", "length": 12},
     "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
     "actions": {"chunk": STEPS, "hertz": STEPS, "groups": [VELOCITY]},
     "state": {"size": 2, "normalization": "none"},
     "cameras": {"views": [{"name": "top", "size": [SIZE, SIZE]}]},
-    "video": {"frames": len(PICTURES), "every": STEPS // 2},
+    "video": {"frames": len(IMAGES), "every": STEPS // 2},
     "schedules": {"video": FLOW, "action": FLOW},
 }
 """A policy of 0.3 million weights; every key is as in the .toml files beside this one."""
@@ -45,21 +45,21 @@ SPEC: dict[str, Any] = {
 class Demonstrations:
     """What was seen and done, and all that could have been done as well."""
 
-    pictures: Tensor  # [B, 2, 3, SIZE, SIZE] uint8: B clips of two pictures in three colors
+    images: Tensor  # [B, 2, 3, SIZE, SIZE] uint8: B clips of two images in three colors
     ways: Tensor  # [B, W, STEPS + 1, 2] places of the dot on each of W right ways, in [0, 1]
     actions: Tensor  # [B, STEPS, 2] fields a second, along one of the ways
 
     def batch(self, rows: Tensor) -> wamkit.Batch:
         """Some of them as a training batch."""
-        return wamkit.Batch(self._seen(self.pictures[rows], rows), self.actions[rows])
+        return wamkit.Batch(self._seen(self.images[rows], rows), self.actions[rows])
 
     def observation(self) -> wamkit.Observation:
-        """What a policy is told of all of them: the first picture, its place, the instruction."""
-        return self._seen(self.pictures[:, :1], torch.arange(len(self.actions)))
+        """What a policy sees of all of them: the first image, its place and the prompt."""
+        return self._seen(self.images[:, :1], torch.arange(len(self.actions)))
 
-    def _seen(self, pictures: Tensor, rows: Tensor) -> wamkit.Observation:
+    def _seen(self, images: Tensor, rows: Tensor) -> wamkit.Observation:
         prompts, state = ["go to red"] * len(rows), self.ways[rows, 0, 0]
-        return wamkit.Observation({"top": pictures}, prompts, state)
+        return wamkit.Observation({"top": images}, prompts, state)
 
     def errors(self, actions: Tensor) -> Tensor:
         """How far from the nearest right way the dot would be, on average over its way [B]."""
@@ -78,14 +78,14 @@ def demonstrations(count: int, seed: int, *, arcs: bool = False) -> Demonstratio
     bends = (-1, 1) if arcs else (0,)
     ways = np.stack([start + t * line + bend * aside for bend in bends], 1)
     taken = ways[np.arange(count), rng.integers(len(bends), size=count)]  # [B, STEPS + 1, 2]
-    clips = np.stack([_drawn(taken[:, k], ends[:, 1]) for k in PICTURES], 1)
+    clips = np.stack([_drawn(taken[:, k], ends[:, 1]) for k in IMAGES], 1)
     actions = np.diff(taken, axis=1) * STEPS
     tensors = (torch.from_numpy(x) for x in (clips, np.float32(ways), np.float32(actions)))
     return Demonstrations(*tensors)
 
 
 def _drawn(dot: Any, target: Any) -> Any:
-    """Pictures [B, 3, SIZE, SIZE] uint8 of a white dot and a red target, at [B, 2] in [0, 1]."""
+    """Images [B, 3, SIZE, SIZE] uint8 of a white dot and a red target, at [B, 2] in [0, 1]."""
     axis = (np.arange(SIZE) + 0.5) / SIZE
     things = np.stack([dot, target], 1)[..., None]  # [B, 2, 2, 1]
     near = np.exp(-0.5 * ((axis - things) / 0.05) ** 2)  # [B, 2, 2, SIZE]
