@@ -67,6 +67,7 @@ class Session:
             return video.context
         return len(self._chunks) * (video.frames - video.context)
 
+    @torch.no_grad()
     def act(
         self,
         observation: Observation | None,
