@@ -145,28 +145,40 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
         counter.operations += spent[number][0]
         counter.bytes += spent[number][1]
 
+    negative = negative_text(spec, head, scene)
+
+    def chunk() -> None:
+        again = scene.with_(text=scene.text.with_fresh_chunk_cache())
+        ran = leaning(spec, negative, model if every_pass else Repeats(model, repeated))
+        paradigm.act(ran, again, schedules, torch.Generator(), **choices)
+
     with Counter():
-        model(scene)  # so that the instruction is one that was met before
+        chunk()  # makes what is kept for a prompt, a schedule and a layout
     found.passes = 0
     spent.clear()
     with counter:
-        again = scene.with_(text=scene.text.with_fresh_chunk_cache())
-        ran = leaning(spec, head, again, model if every_pass else Repeats(model, repeated))
-        paradigm.act(ran, again, schedules, torch.Generator(), **choices)
+        chunk()
     found.stages["act"] = counter.operations
     found.bytes += counter.bytes
     found.operations = sum(found.stages.values())
     return found
 
 
-def leaning(spec: PolicySpec, head: ActionHead, scene: Scene, model: Model) -> Model:
-    """`model` with the guidance that the schedules ask for, against a prompt of the same length."""
+def negative_text(spec: PolicySpec, head: ActionHead, scene: Scene) -> Text | None:
+    """A negative prompt of the same length as a scene's; None without guidance."""
+    if all(flow.config.guidance == 1 for flow in schedules_of(spec).values()):
+        return None
     text = scene.text
-    scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
-    if all(scale == 1 for scale in scales.values()):
-        return model
     negative = Text(torch.zeros_like(text.tokens), extra=text.extra, follows=text.follows)
-    return guided(model, head.prepare(scene.with_(text=negative)).text, scales)
+    return head.prepare(scene.with_(text=negative)).text
+
+
+def leaning(spec: PolicySpec, negative: Text | None, model: Model) -> Model:
+    """`model` with the guidance that the schedules ask for, if there is a negative prompt."""
+    if negative is None:
+        return model
+    scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
+    return guided(model, negative, scales)
 
 
 def vae_on_meta(spec: PolicySpec) -> Any:
