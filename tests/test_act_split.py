@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,9 @@ WORDS = [
 
 def test_the_parts_of_a_cold_start_are_its_whole() -> None:
     begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "wamkit", *WORDS], capture_output=True, text=True)
+    words = [sys.executable, "-m", "wamkit", *WORDS]
+    env = dict(os.environ)  # without what readline put there behind Python's back: COLUMNS
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
     wall = time.perf_counter() - begin
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip().splitlines()[-1]

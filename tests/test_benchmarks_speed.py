@@ -119,8 +119,8 @@ def test_the_plain_ways_compute_in_the_dtype_of_the_weights(
     policy = baseline.small(64, 2)
     scene = blank(policy, observation(policy.spec, batch=1))
     width = policy.spec.backbone.traits.text_width
-    text = Text(torch.randn(1, 3, width), copies=torch.tensor([[1.0, 1.0, 5.0]]))
-    scene = scene.with_(text=text)
+    text = Text(torch.randn(1, 3, width), repeats=torch.tensor([[1.0, 1.0, 5.0]]))
+    scene = policy.action_head.prepare(scene.with_(text=text))
     assert baseline.spelled(text).tokens.shape == (1, 7, width)
     expected = policy.decide(scene, seed=0).action
     for part in (policy.backbone, policy.action_head):
@@ -187,7 +187,7 @@ def test_kernels_have_kinds(name: str, kind: str) -> None:
 def test_words_are_padded_as_the_published_encoder_pads() -> None:
     words = import_module("published.systems").Words
     assert words(8, 64, "zeros").encode(["a"]).tokens.shape == (1, 17, 8)
-    assert float(words(8, 64, "zeros").encode(["a"]).copies.sum()) == 64
+    assert float(words(8, 64, "zeros").encode(["a"]).repeats.sum()) == 64
     assert words(8, 64, "mask").encode(["a", "b"]).tokens.shape == (2, 16, 8)
     assert words(8, 64, "attended").encode(["a"]).tokens.shape == (1, 64, 8)
 
