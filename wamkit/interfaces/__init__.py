@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ..engine.passes import PassRunner
-from .action_head import ActionHead, ExpertHead, ReaderHead, SlotHead, append_state
+from .action_head import ActionHead, append_state
 from .backbone import Backbone, Block, Clip, Stack, WrappedBackbone
+from .expert_head import ExpertHead
 from .paradigm import Model, Paradigm
+from .reader_head import ReaderHead
+from .slot_head import SlotHead
 from .streams import denoise
 from .text_encoder import TextEncoder
 from .vae import VAE

@@ -6,12 +6,38 @@ sample (Fast-WAM, arXiv 2603.16666).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..config.spec import PolicySpec
-from ..interfaces.types import Goal, NoisyVectors
+from ..interfaces.types import Goal, NoisyVectors, Scene, Velocity
+from . import preprocessing
 from .observation import Batch
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+
+def part_loss(
+    policy: Policy, part: str, goal: Goal, noisy: Scene, velocity: Velocity, batch: Batch
+) -> Tensor:
+    """Loss of one part of a noisy scene, of which `velocity` was predicted."""
+    spec = policy.spec
+    if part == "video":
+        apart = noisy.future is not None
+        found = velocity.future if apart else velocity.video
+        assert found is not None
+        valid = real_frames(spec, batch, goal, spec.latent_frames[0] if apart else 0)
+        return video_loss(found, goal, valid)
+    numbers = noisy.noisy(part)
+    steps = spec.steps if part == "action" else 1
+    shape = (len(batch.actions), steps, spec.sizes.numbers(part))
+    real = real_numbers(spec, part, batch, shape).to(policy.device)
+    real = preprocessing.lifted(policy, part, real)
+    found = velocity.take(part, noisy)
+    return numbers_loss(found, goal, real, numbers if spec.action_head.regresses else None)
 
 
 def video_loss(predicted: Tensor, goal: Goal, valid: Tensor | None) -> Tensor:

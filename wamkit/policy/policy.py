@@ -24,7 +24,7 @@ from ..engine.passes import PassRunner
 from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
 from ..interfaces.conditioner import Conditioner
-from ..interfaces.types import Goal, Outcome, Scene, Text, Velocity
+from ..interfaces.types import Outcome, Scene, Text, Velocity
 from . import losses, preprocessing
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
@@ -389,32 +389,13 @@ class Policy(Placed):
         with lowered(self.device, compute):
             velocity = self.model(noisy)
         parts = {
-            part: self._part_loss(part, goal, noisy, velocity, batch)
+            part: losses.part_loss(self, part, goal, noisy, velocity, batch)
             for part, goal in target.items()
             if part != "video" or self.spec.backbone.traits.imagines
         }
         weights = {name: self.schedules[name].config.loss_weight for name in parts}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()})
-
-    def _part_loss(
-        self, part: str, goal: Goal, noisy: Scene, velocity: Velocity, batch: Batch
-    ) -> Tensor:
-        spec = self.spec
-        if part == "video":
-            apart = noisy.future is not None
-            found = velocity.future if apart else velocity.video
-            assert found is not None
-            valid = losses.real_frames(spec, batch, goal, spec.latent_frames[0] if apart else 0)
-            return losses.video_loss(found, goal, valid)
-        numbers = noisy.noisy(part)
-        steps = spec.steps if part == "action" else 1
-        shape = (len(batch.actions), steps, spec.sizes.numbers(part))
-        real = losses.real_numbers(spec, part, batch, shape).to(self.device)
-        real = preprocessing.lifted(self, part, real)
-        regresses = spec.action_head.regresses
-        found = velocity.take(part, noisy)
-        return losses.numbers_loss(found, goal, real, numbers if regresses else None)
 
     def _require_choices(self, choices: Mapping[str, Any]) -> None:
         known = self.paradigm.choices

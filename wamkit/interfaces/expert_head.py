@@ -1,0 +1,152 @@
+"""Shared attention: an action head whose tokens are a stream beside the backbone's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config.visibility import LayerVisibility
+from ..engine.attention import Segment, Stream
+from ..engine.kv_cache import KVCache
+from ..engine.passes import LevelTable, PassRunner
+from .action_head import ActionHead, cat_tokens, is_prefill
+from .backbone import Backbone, Stack
+from .streams import all_streams, embed_videos, velocities
+from .types import MODALITIES, Scene, TokenGroup, Velocity
+
+
+class ExpertHead(ActionHead):
+    """Shared attention: the head is a stream of its own, block beside block.
+
+    All methods are pure: the engine decides how often they run.
+    """
+
+    @abstractmethod
+    def stack(self, backbone: Backbone) -> Stack:
+        """Whose blocks the tokens pass: as many as the backbone has, None where they rest."""
+
+    def token_groups(self, scene: Scene, known: Collection[str]) -> list[TokenGroup]:
+        """The tokens of a pass, but for those of the roles `known`, which are cached."""
+        return scene.groups(known)
+
+    def token_times(self, groups: Sequence[TokenGroup]) -> Sequence[float]:
+        """The time of each token on the backbone's axis of latent frames [S]."""
+        return [time for group in groups for time in group.times]
+
+    def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
+        """What is added to the tokens [S, D] because of their places; None for nothing."""
+        return None
+
+    def embed_levels(self, sigmas: Tensor) -> Tensor | None:
+        """What the head's own encoders and decoders read of noise levels [R]: [R, ...], or None."""
+        return None
+
+    @abstractmethod
+    def embed_tokens(self, group: TokenGroup, scene: Scene, level: Any) -> Tensor:
+        """Tokens [B, n, D] of a group; `level` is rows [B or 1, n or 1, ...] of `embed_levels`."""
+
+    @abstractmethod
+    def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
+        """Final tokens [B, n, D] of a modality to its velocity [B, n, A]."""
+
+    def join(
+        self,
+        runner: PassRunner,
+        backbone: Backbone,
+        scene: Scene,
+        sees: LayerVisibility,
+        cache: KVCache | None = None,
+        keep: Collection[str] = (),
+    ) -> Velocity:
+        """One pass, in which the head's tokens are a stream beside those of the backbone."""
+        prefill = is_prefill(scene, keep)
+        videos = embed_videos(runner, backbone, scene, cache)
+        own = self._stream(runner, backbone, scene, cache.roles if cache is not None else ())
+        streams = all_streams(videos)
+        if own is not None:
+            streams.append(own.stream)
+        tokens, kept = runner.run(
+            streams, sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill
+        )
+        if prefill:
+            return Velocity(cache=kept)
+        found = {} if own is None else self._decoded(own, tokens[-1])
+        return Velocity(**velocities(backbone, videos, tokens), **found, cache=kept)
+
+    def _stream(
+        self, runner: PassRunner, backbone: Backbone, scene: Scene, known: Collection[str]
+    ) -> _Tokens | None:
+        groups = self.token_groups(scene, known)
+        if not groups:
+            return None
+        stack, device = self.stack(backbone), scene.text.tokens.device
+        batch = scene.text.tokens.shape[0]
+        parts = [(group.level, len(group.roles)) for group in groups]
+        levels = LevelTable.of(parts, batch, device)
+        rows = runner.level_rows(self, self.embed_levels, levels)
+        lengths = [len(group.roles) for group in groups]
+        each = [None] * len(groups) if rows is None else _split(rows, lengths)
+        found = [
+            self.embed_tokens(group, scene, row) for group, row in zip(groups, each, strict=True)
+        ]
+        x = found[0] if len(found) == 1 else torch.cat([y.expand(batch, -1, -1) for y in found], 1)
+        layout = tuple((group.modality, group.roles, group.times) for group in groups), device
+
+        def place() -> tuple[Tensor | None, Any]:
+            times = torch.tensor(self.token_times(groups), dtype=torch.float64, device=device)
+            off = torch.full_like(times, -1)  # beside the rows and columns of any image
+            positions = torch.stack([times, off, off], -1)
+            return self.embed_times(groups, device), stack.embed_positions(positions)
+
+        added, rotary = runner.once((self, stack, "positions", layout), place)
+        if added is not None:
+            x = x + added.to(x.dtype)
+        blocks = tuple(stack.blocks)
+        text = scene.text
+        pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
+        modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
+        cond, text_kv = None, None
+        if not (isinstance(stack, Backbone) and stack.text_blocks is not None):
+            cond, text_kv = runner.text(stack, blocks, text)
+        segments = _segments(groups)
+        stream = Stream(blocks, x, segments, index, modulation, rotary, text_kv, cond)
+        return _Tokens(stream, groups, each)
+
+    def _decoded(self, own: _Tokens, x: Tensor) -> dict[str, Tensor]:
+        parts = x.split([len(group.roles) for group in own.groups], 1)
+        found: dict[str, list[tuple[Tensor, Any]]] = {}
+        for group, part, row in zip(own.groups, parts, own.levels, strict=True):
+            if group.modality in MODALITIES:
+                found.setdefault(group.modality, []).append((part, row))
+        return {
+            name: cat_tokens([self.decode_tokens(name, part, row) for part, row in pieces])
+            for name, pieces in found.items()
+        }
+
+
+class _Tokens(NamedTuple):
+    """A head's stream, and whose its tokens are."""
+
+    stream: Stream
+    groups: Sequence[TokenGroup]
+    levels: Sequence[Any]  # of each group, rows of `embed_levels`
+
+
+def _split(rows: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Rows [B or 1, S or 1, ...] for each group of tokens."""
+    return [rows] * len(lengths) if rows.shape[1] == 1 else list(rows.split(list(lengths), 1))
+
+
+def _segments(groups: Sequence[TokenGroup]) -> tuple[Segment, ...]:
+    """One segment for each run of a role, and one for each group that has a mask."""
+    found = []
+    keyed = ((id(g.mask), g.mask, role) for g in groups for role in g.roles)
+    for _, run in groupby(keyed, key=lambda x: (x[0], x[2])):
+        members = list(run)
+        found.append(Segment(members[0][2], len(members), members[0][1]))
+    return tuple(found)

@@ -1,0 +1,83 @@
+"""Latent slots: an action head whose vectors are extra latent frames of the video."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..config.visibility import LayerVisibility
+from ..engine.kv_cache import KVCache
+from ..engine.passes import PassRunner
+from .action_head import ActionHead, is_prefill
+from .backbone import Backbone
+from .streams import all_streams, embed_videos, velocities
+from .types import MODALITIES, Frames, NoisyVectors, Scene, Velocity
+
+
+class SlotHead(ActionHead):
+    """Latent slots: vectors are written into extra latent frames of the video itself."""
+
+    @abstractmethod
+    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
+        """The vectors of a scene (`Scene.groups`) as latent frames, the state included.
+
+        Those whose roles are `known` are left out. In size the frames are like the scene's own.
+        Frames under other names than those of modalities are only looked at.
+        """
+
+    @abstractmethod
+    def decode_slot(self, modality: str, v: Tensor, vectors: NoisyVectors) -> Tensor:
+        """Velocity of the frames that `slots` made [B, C, T, h, w], as that of the vectors."""
+
+    def frame_times(self, times: tuple[float, ...]) -> tuple[float, ...]:
+        """The times of a clip's own frames, with room between them for slots."""
+        return times
+
+    def join(
+        self,
+        runner: PassRunner,
+        backbone: Backbone,
+        scene: Scene,
+        sees: LayerVisibility,
+        cache: KVCache | None = None,
+        keep: Collection[str] = (),
+    ) -> Velocity:
+        """One pass over the clip with the slots behind it."""
+        prefill = is_prefill(scene, keep)
+        scene = scene.with_(
+            **{
+                name: replace(frames, times=self.frame_times(frames.times))
+                for name in ("video", "future")
+                if (frames := getattr(scene, name)) is not None
+            }
+        )
+        slots = self.slots(scene, cache.roles if cache is not None else ())
+        clips = [*([scene.video] if scene.video is not None else []), *slots.values()]
+        if clips:
+            scene = scene.with_(video=Frames.row(clips))
+        videos = embed_videos(runner, backbone, scene, cache)
+        tokens, kept = runner.run(
+            all_streams(videos),
+            sees,
+            attend=backbone.attend,
+            cache=cache,
+            keep=keep,
+            prefill=prefill,
+        )
+        if prefill:
+            return Velocity(cache=kept)
+        found = velocities(backbone, videos, tokens)
+        if not clips:
+            return Velocity(**found, cache=kept)
+        pieces = found.pop("video").split([len(clip.roles) for clip in clips], 2)
+        vectors = {
+            part: self.decode_slot(part, v, scene.noisy(part))
+            for part, v in zip(slots, pieces[len(clips) - len(slots) :], strict=True)
+            if part in MODALITIES
+        }
+        if len(clips) > len(slots):
+            found["video"] = pieces[0]
+        return Velocity(**found, **vectors, cache=kept)
