@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
+from wamkit_wan.latents import WAN22_MEAN, WAN22_STD
 
 import wamkit
 from wamkit.acceleration import single_frame_conv as flat
@@ -91,8 +92,8 @@ WAN22 = {
     "in_channels": 12,
     "out_channels": 12,
     "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
+    "latents_mean": list(WAN22_MEAN),
+    "latents_std": list(WAN22_STD),
 }
 CASES: dict[str, Callable[[], Case]] = {
     "wan2.1": lambda: Case("AutoencoderKLWan", {}, {"name": "wan2.1"}, wan),
