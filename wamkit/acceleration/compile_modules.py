@@ -7,7 +7,7 @@ wrapped around them, such as the gathering of sharded weights, stays outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
@@ -25,6 +25,11 @@ METHODS = ("pre_attention", "post_attention")
 def compile_pass(function: Callable[..., Any], *, backend: str = "inductor") -> Callable[..., Any]:
     """A pure function of modules and tensors as one compiled graph for each set of shapes.
 
+    Modules, their weights' dtypes and shapes, and plain values of the first argument are taken not
+    to change: looking at them at every call takes longer than a small pass. Who calls it looks once
+    a chunk, and compiles anew if they did (`PassRunner.renew`). Weights that are written in place
+    are read where they lie.
+
     Raises:
         WamkitError: Something in it cannot be compiled; raised when it is called.
     """
@@ -32,7 +37,12 @@ def compile_pass(function: Callable[..., Any], *, backend: str = "inductor") -> 
     # A policy meets more shapes than dynamo's default of 8: prefill and steps, role by role.
     config.recompile_limit = max(config.recompile_limit, 256)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
-    compiled = torch.compile(own(function), backend=backend, fullgraph=True, dynamic=False)
+    options: dict[str, Any] = {"guard_filter_fn": _guards_of_inputs}
+    if backend == "inductor":
+        options["size_asserts"] = False
+    compiled = torch.compile(
+        own(function), backend=backend, fullgraph=True, dynamic=False, options=options
+    )
 
     def run(*args: Any) -> Any:
         try:
@@ -44,6 +54,15 @@ def compile_pass(function: Callable[..., Any], *, backend: str = "inductor") -> 
             ) from None
 
     return run
+
+
+def _guards_of_inputs(entries: Sequence[Any]) -> list[bool]:
+    """Which guards are kept: those of tensors and plain values that a step may change."""
+    return [
+        not entry.orig_guard.source.is_unspecialized_nn_module()
+        and not entry.name.startswith(("L['plan']", "L['attend']", "G["))
+        for entry in entries
+    ]
 
 
 @contextmanager

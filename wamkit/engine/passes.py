@@ -99,23 +99,36 @@ class PassRunner:
     ) -> None:
         self.compile = compile
         """Makes compiled code of a pure function; None to run as written."""
-        self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
         self.sharded = False
         """True if the weights of a block are there only while it runs (FSDP)."""
         self.recompute = False
         """Activation checkpointing: layers run again in the backward pass."""
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._generation = 0
+        self._generation, self._structure = 0, None
 
     def forget(self) -> None:
         """Keep nothing that was computed with weights that have changed."""
         self._kept.clear()
 
-    def renew(self, generation: int) -> None:
-        """`forget`, unless weights are still those of this generation."""
+    def renew(self, generation: int, structure: Any = None) -> None:
+        """Keep what is known only if weights are still those of this generation.
+
+        Args:
+            generation: Counts changes of weights.
+            structure: Says which modules and weights there are, and their dtypes and shapes. If it
+                is another one, passes are compiled anew.
+        """
         if generation != self._generation:
             self.forget()
             self._generation = generation
+        if structure != self._structure:
+            self.recompile()
+            self._structure = structure
+
+    def recompile(self) -> None:
+        """Compile passes anew when they run next."""
+        self._functions.clear()
 
     def kept(self) -> list[Any]:
         """What is kept, for who reads it where it lies."""
@@ -218,12 +231,16 @@ class PassRunner:
         return table.index_select(0, index.flatten()).unflatten(0, index.shape)
 
     def call(self, function: Callable[..., Value], *args: Any) -> Value:
-        """A pure function of modules and tensors, compiled where passes are."""
+        """A pure function of modules and tensors, compiled where passes are.
+
+        Its first argument is never another one for the same compiled code.
+        """
         if self.compile is None or torch.is_grad_enabled():
             return function(*args)
-        if function not in self._functions:
-            self._functions[function] = self.compile(function)
-        return self._functions[function](*args)  # type: ignore[no-any-return]
+        key = function, id(args[0])
+        if key not in self._functions:
+            self._functions[key] = _Held(self.compile(function), args[0])
+        return self._functions[key](*args)  # type: ignore[no-any-return]
 
     def text(
         self, stack: Any, blocks: Sequence[Any], text: Text, kind: str = "blocks"
@@ -332,6 +349,16 @@ class PassRunner:
             found = iter(result.hidden)
             states = [_by_role(segments, next(found)) if step.hidden else {} for step in plan]
         return result.tokens, KVCache(layers, states)
+
+
+class _Held(NamedTuple):
+    """Compiled code, and the argument it was compiled for, whose id it is found by."""
+
+    function: Callable[..., Any]
+    argument: Any
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
 
 
 def autocast() -> Any:

@@ -218,6 +218,7 @@ class Policy(Placed):
         if self._rows is None or not all(row.holds() for row in self._rows):
             self._rows = fuse(self)
             self._recorded.clear()
+            self.runner.recompile()
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Normalize `action` and `state` by these from now on."""

@@ -298,7 +298,8 @@ def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None)
         lowered = torch.get_autocast_dtype(kind)
     key = prompts, template, policy.device, lowered
     found = policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
-    policy.runner.renew(policy.instructions.generation)
+    known, runner = policy.instructions, policy.runner
+    runner.renew(known.generation, known.structure() if runner.compile is not None else None)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..interfaces.conditioner import Conditioner
 from ..interfaces.text_encoder import TextEncoder
@@ -59,6 +59,7 @@ Places = tuple[list[dict[str, Any]], list[str]]
 """Dictionaries, and of each a name in it."""
 
 _version = attrgetter("_version")
+_form = attrgetter("dtype", "device", "shape")
 
 
 class Instructions:
@@ -73,6 +74,8 @@ class Instructions:
         self.most = most
         self.generation = 0
         """Counts the changes of weights that were seen."""
+        self.replaced = 0
+        """Counts how often modules or parameters were others than before."""
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
         self._links: Places = ([], [])
         self._modules: list[nn.Module | None] = []  # what the links lead to
@@ -84,6 +87,7 @@ class Instructions:
     def forget(self) -> None:
         """Keep nothing, and look for the weights anew."""
         self._clear()
+        self.replaced += 1
         self._slots = None
         self._weights, self._counted, self._versions = [], [], []
 
@@ -101,6 +105,7 @@ class Instructions:
             self._weights, self._versions = list(map(dict.get, *self._slots)), []
             self._counted = [p for p in self._weights if p is not None and not p.is_inference()]
             self._clear()
+            self.replaced += 1
         versions = list(map(_version, self._counted))
         if versions != self._versions:
             self._clear()
@@ -111,6 +116,11 @@ class Instructions:
         while len(self._texts) > self.most:
             self._texts.popitem(last=False)
         return self._texts[key].with_fresh_chunk_cache()
+
+    def structure(self) -> Any:
+        """Changes when modules or parameters are replaced, or have other dtypes or shapes."""
+        weights = [p for p in self._weights if p is not None]
+        return self.replaced, list(map(_form, weights)), list(map(Tensor.stride, weights))
 
     def _clear(self) -> None:
         self._texts.clear()
