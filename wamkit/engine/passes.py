@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import lru_cache
+from itertools import product
+from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -36,6 +39,9 @@ from .text import Text
 
 Value = TypeVar("Value")
 
+MAX_STEPS = 4096
+"""Combinations of steps of the runs in one stream, whose level indices are made at once."""
+
 MAX_KEPT = 128
 """Tables and positions that are kept, the last ones used: those of a few schedules and layouts."""
 
@@ -54,10 +60,8 @@ class LevelTable(NamedTuple):
         """Of tokens in a row, with a level for each so many of them, or [B, that many] levels."""
         if all(isinstance(level, Level) for level, _ in parts):
             levels = [level for level, count in parts for _ in range(count)]
-            table, index = index_levels(levels)  # type: ignore[arg-type]
-            return LevelTable(
-                constant(table, torch.float32, device), _index(index, len(table), device), table
-            )
+            table, index = _index(levels, device)  # type: ignore[arg-type]
+            return LevelTable(constant(table, torch.float32, device), index, table)
         columns: list[Tensor] = []
         places: list[int] = []
         for level, count in parts:
@@ -74,12 +78,37 @@ class LevelTable(NamedTuple):
         return LevelTable(table_.flatten(), index_, None)
 
 
-def _index(index: tuple[int, ...], length: int, device: torch.device) -> Tensor:
-    """Entries of a table [1, G]; a single one is cut from 0, 1, ..., so that no step makes one."""
-    if len(index) > 1:
-        return constant(index, torch.long, device)[None]
-    (i,) = index
-    return constant(tuple(range(length)), torch.long, device)[None, i : i + 1]
+def _index(levels: Sequence[Level], device: torch.device) -> tuple[tuple[float, ...], Tensor]:
+    """Levels of groups of tokens as one table, and the entry of each group [1, G].
+
+    Entries of every step of the runs are sent to the device at once, and a step is cut from them.
+    """
+    table, index = index_levels(levels)
+    if len(index) == 1:
+        every = constant(tuple(range(len(table))), torch.long, device)
+        return table, every[None, index[0] : index[0] + 1]
+    starts: dict[tuple[float, ...], int] = {}
+    for level, entry in zip(levels, index, strict=True):
+        starts.setdefault(level.table, entry - level.index)
+    runs = tuple(starts)  # of which each group has an entry
+    layout = tuple((starts[level.table], runs.index(level.table)) for level in levels)
+    places = {level.table: level.index for level in levels}
+    sizes = tuple(len(run) for run in runs)
+    together = all(level.index == places[level.table] for level in levels)
+    if not together or prod(sizes) > MAX_STEPS:
+        return table, constant(index, torch.long, device)[None]
+    every = constant(_entries(layout, sizes), torch.long, device).view(-1, len(index))
+    row = 0
+    for run, size in zip(runs, sizes, strict=True):
+        row = row * size + places[run]
+    return table, every[row : row + 1]
+
+
+@lru_cache
+def _entries(layout: tuple[tuple[int, int], ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The entry of each group at every combination of steps of the runs, row after row."""
+    steps = product(*(range(size) for size in sizes))
+    return tuple(start + at[run] for at in steps for start, run in layout)
 
 
 class Ends(NamedTuple):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..config.traits import Traits
 from ..engine.attention import QKV, Attend, attention
 from ..engine.conditioning import PositionCond, SigmaCond, TextCond, TextKV
+from ..engine.passes import LevelTable
 from ..engine.text import Text
 from ..errors import WamkitError
 
@@ -75,7 +76,7 @@ class Clip(NamedTuple):
     """Frames as a backbone reads them."""
 
     latents: Tensor  # [B, C, T, h, w]
-    sigma: Tensor  # [B or 1, T] float32 noise levels
+    levels: LevelTable  # noise levels of the frames, as they are announced
     is_given: tuple[bool, ...]  # T: whether a frame is known and conditions the others
     is_reference: tuple[bool, ...]  # T: whether it is an image observed before the others
     is_vector: tuple[bool, ...]  # T: whether a frame holds values of a vector instead of an image
@@ -84,6 +85,11 @@ class Clip(NamedTuple):
     positions: PositionCond = None  # what `embed_grid` made
     modulation: Any = None  # rows [B or 1, G, ...] of `entry_modulation`; G is T or 1
     ranks: tuple[int, ...] = ()  # T: how many frames of the same role came before
+
+    @property
+    def sigma(self) -> Tensor:
+        """The noise level of each frame [B or 1, T or 1] float32; 0 is data."""
+        return self.levels.sigmas[self.levels.index]
 
 
 class Stack(nn.Module, ABC):
@@ -145,9 +151,9 @@ class Backbone(Stack):
     reference_sigma: float = 0.0
     """The level that clean frames that are given are announced at."""
 
-    text_blocks: Sequence[Any] | None = None
-    """Blocks of the text tokens, where text is a stream (`traits.text`); None elsewhere. A block
-    that text and frames share appears in both."""
+    text_blocks: Any
+    """Blocks of the text tokens, only where text is a stream (`traits.text`). A block that text and
+    frames share appears in both."""
 
     def positions(self, times: Tensor, clip: Clip) -> Tensor:
         """Positions of the tokens of a clip on this family's axes [S, 3 or more] float64.
@@ -217,7 +223,7 @@ class WrappedBackbone(Backbone):
         return self.inner.blocks
 
     @property
-    def text_blocks(self) -> Sequence[Any] | None:  # type: ignore[override]
+    def text_blocks(self) -> Sequence[Any]:
         """As the inner backbone's."""
         return self.inner.text_blocks
 

@@ -111,7 +111,7 @@ class ExpertHead(ActionHead):
         pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
         modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
         cond, text_kv = None, None
-        if not (isinstance(stack, Backbone) and stack.text_blocks is not None):
+        if not (isinstance(stack, Backbone) and stack.traits.text == "stream"):
             cond, text_kv = runner.text(stack, blocks, text)
         segments = _segments(groups)
         stream = Stream(blocks, x, segments, index, modulation, rotary, text_kv, cond)

@@ -70,7 +70,7 @@ def embed_video(
     entry, final = runner.rows(ends, *runner.modulation(backbone, ends, "ends", *fixed))
     clip = Clip(
         z,
-        frames.sigma,
+        levels,
         frames.is_given,
         frames.is_reference,
         frames.is_vector,
@@ -84,7 +84,7 @@ def embed_video(
         lambda: backbone.embed_grid(
             backbone.positions(
                 torch.tensor(frames.times, dtype=torch.float64, device=device),
-                clip._replace(latents=z[:0], sigma=clip.sigma[:0], cond_latents=None),
+                clip._replace(latents=z[:0], cond_latents=None),
             ),
             grid,
         ),
@@ -93,14 +93,15 @@ def embed_video(
     tokens = backbone.patchify(clip)
     modulation, index = runner.modulation(backbone, backbone.blocks, "blocks", *fixed)
     cond, text_kv = None, None
-    if backbone.text_blocks is None:
+    streams_text = traits.text == "stream"
+    if not streams_text:
         cond, text_kv = runner.text(backbone, backbone.blocks, text)
     segments = frames.segments(tokens.shape[1] // count)
     stream = Stream(
         tuple(backbone.blocks), tokens, segments, index, modulation, rotary, text_kv, cond
     )
     words = None
-    if with_text and backbone.text_blocks is not None and text.length:
+    if with_text and streams_text and text.length:
         words = _text_stream(runner, backbone, text, text_level, grid, pooled, batch)
     return Video(stream, words, clip, final)
 
@@ -115,7 +116,6 @@ def _text_stream(
     batch: int,
 ) -> Stream:
     """The prompt as a stream of its own."""
-    assert backbone.text_blocks is not None
     cond = runner.text_tokens(backbone, text)
     assert cond.tokens is not None
     device, whole = cond.tokens.device, text.whole

@@ -183,7 +183,8 @@ def _stream(
     pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
     modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
     cond, text_kv = None, None
-    if getattr(stack, "text_blocks", None) is None:
+    traits = getattr(stack, "traits", None)
+    if traits is None or traits.text != "stream":
         cond, text_kv = runner.text(stack, blocks, text)
     rotary = stack.embed_positions(at.double())
     return Stream(blocks, tokens, segments, index, modulation, rotary, text_kv, cond)

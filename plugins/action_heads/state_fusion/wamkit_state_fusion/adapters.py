@@ -54,9 +54,9 @@ class CorrectedBackbone(WrappedBackbone):
         return self._corrected(self.inner.blocks, text=False)
 
     @property
-    def text_blocks(self) -> Sequence[Any] | None:  # type: ignore[override]
+    def text_blocks(self) -> Sequence[Any]:  # type: ignore[override]
         blocks = self.inner.text_blocks
-        return None if blocks is None else self._corrected(blocks, text=True)
+        return self._corrected(blocks, text=True)
 
     def _corrected(self, blocks: Sequence[Any], *, text: bool) -> list[Any]:
         """The blocks with adapters behind some; the same objects for the same blocks."""
