@@ -60,6 +60,8 @@ class LevelTable(NamedTuple):
         """Of tokens in a row, with a level for each so many of them, or [B, that many] levels."""
         if all(isinstance(level, Level) for level, _ in parts):
             levels = [level for level, count in parts for _ in range(count)]
+            if all(level == levels[0] for level, _ in parts):
+                del levels[1:]  # one group
             table, index = _index(levels, device)  # type: ignore[arg-type]
             return LevelTable(constant(table, torch.float32, device), index, table)
         columns: list[Tensor] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -144,9 +145,19 @@ def _split(rows: Tensor, lengths: Sequence[int]) -> list[Tensor]:
 
 def _segments(groups: Sequence[TokenGroup]) -> tuple[Segment, ...]:
     """One segment for each run of a role, and one for each group that has a mask."""
-    found = []
-    keyed = ((id(g.mask), g.mask, role) for g in groups for role in g.roles)
-    for _, run in groupby(keyed, key=lambda x: (x[0], x[2])):
-        members = list(run)
-        found.append(Segment(members[0][2], len(members), members[0][1]))
+    found: list[Segment] = []
+    for group in groups:
+        for role, count in _runs(group.roles):
+            last = found[-1] if found else None
+            plain = last is not None and last.mask is None and group.mask is None
+            if plain and last is not None and last.role == role:
+                found[-1] = Segment(role, last.length + count)
+            else:
+                found.append(Segment(role, count, group.mask))
     return tuple(found)
+
+
+@lru_cache
+def _runs(roles: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Roles that follow each other, and how often each does."""
+    return tuple((role, len(list(run))) for role, run in groupby(roles))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ def base(role: str) -> str:
     return role.rstrip("'").partition(".")[0]
 
 
+@lru_cache
 def counted(count: int) -> tuple[float, ...]:
     """Times 0, 1, ... of so many frames or actions."""
     return tuple(float(i) for i in range(count))
