@@ -130,7 +130,7 @@ class PassRunner:
     ) -> None:
         self.compile = compile
         """Makes compiled code of a pure function; None to run as written."""
-        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._functions: dict[Any, _Held] = {}
         self.sharded = False
         """True if the weights of a block are there only while it runs (FSDP)."""
         self.recompute = False
