@@ -51,6 +51,10 @@ class ReaderHead(ActionHead):
         """
         return None
 
+    def encode_state(self, state: Tensor) -> Tensor:
+        """The state [B, 1, P] as `read` gets it in its group of tokens; once per chunk."""
+        return state
+
     def embed_layout(self, groups: Sequence[TokenGroup], device: torch.device) -> Any:
         """What `read` needs of the places of tokens, and of nothing else."""
         return None
@@ -138,7 +142,8 @@ class ReaderHead(ActionHead):
 
         key = self, "memory", roles, id(scene.text)
         memory = known.derive(key, lambda: (make(), scene.text))[0] if cached else make()
-        groups, text = self.token_groups(scene), scene.text
+        text = scene.text
+        groups = [self._with_state(group, scene) for group in self.token_groups(scene)]
         batch, device = text.tokens.shape[0], text.tokens.device
         levels = LevelTable.of([(g.level, len(g.roles)) for g in groups], batch, device)
         level = known.level(roles) if self.reads_video_level else 0.0
@@ -146,6 +151,16 @@ class ReaderHead(ActionHead):
         layout = tuple((g.modality, g.roles, g.times) for g in groups), device
         places = runner.once((self, "layout", layout), lambda: self.embed_layout(groups, device))
         return self.read(scene, groups, memory, rows, places, runner.call)
+
+    def _with_state(self, group: TokenGroup, scene: Scene) -> TokenGroup:
+        if group.modality != "state" or group.x is None:
+            return group
+        if torch.is_grad_enabled():
+            return group._replace(x=self.encode_state(group.x))
+        key = self, "state", id(scene.state)
+        if key not in scene.text.chunk_cache:
+            scene.text.chunk_cache[key] = scene.state, self.encode_state(group.x)
+        return group._replace(x=scene.text.chunk_cache[key][1])
 
     def _level_rows(
         self, runner: PassRunner, levels: LevelTable, video: float | Tensor, batch: int

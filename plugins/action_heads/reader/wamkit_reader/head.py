@@ -122,10 +122,18 @@ class DiTReader(ReaderHead):
             if group.modality != "state"
         }
 
+    def encode_state(self, state: Tensor) -> Tensor:
+        if "state" not in self.encoders:
+            return state
+        encoder = self.encoders["state"]
+        return encoder(state.to(encoder.weight.dtype))  # type: ignore[no-any-return, arg-type]
+
     def _embed(self, group: TokenGroup, scene: Scene) -> Tensor:
         """Vectors of a group as tokens [B, n, D]."""
         encoder, x = self.encoders[group.modality], group.x
         assert isinstance(encoder, nn.Linear) and x is not None
+        if group.modality == "state":
+            return x  # encoded already
         beside = scene.state if self.config.state == "numbers" else None
         if group.modality == "action" and beside is not None:
             x = torch.cat([x, beside[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
