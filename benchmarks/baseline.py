@@ -50,7 +50,7 @@ from wamkit.engine.noise_schedule import draw
 from wamkit.engine.passes import PassRunner
 from wamkit.files.charts import bars, write
 from wamkit.interfaces.streams import embed_video
-from wamkit.interfaces.types import Scene, Text
+from wamkit.interfaces.types import ModelInputs, Text
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import blank
 from wamkit.policy.run_mode import compiler
@@ -176,7 +176,7 @@ class Plain:
     """
 
     @torch.no_grad()
-    def __init__(self, policy: Policy, scene: Scene) -> None:
+    def __init__(self, policy: Policy, scene: ModelInputs) -> None:
         """The words of `scene` are those that are attended to, padding included (`spelled`)."""
         assert scene.video is not None and scene.action is not None
         backbone: Any = policy.backbone
@@ -281,7 +281,7 @@ class Way:
     error: float  # largest difference of its actions from the first way's
 
 
-def fresh(scene: Scene) -> Scene:
+def fresh(scene: ModelInputs) -> ModelInputs:
     """The same scene for another chunk: of its text is kept what lasts for a prompt."""
     return scene.with_(text=scene.text.with_fresh_chunk_cache())
 

@@ -27,7 +27,7 @@ from torch import Tensor
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.files.charts import bars, write
-from wamkit.interfaces.types import Scene, Velocity
+from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.cost import Counter
 from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import observation
@@ -52,11 +52,11 @@ class Acted(NamedTuple):
 
 
 @torch.no_grad()
-def act(policy: wamkit.Policy, scene: Scene, *, cached: bool) -> Acted:
+def act(policy: wamkit.Policy, scene: ModelInputs, *, cached: bool) -> Acted:
     """One chunk, by the paradigm's own loop, with or without a KV cache."""
     passes = 0
 
-    def counting(*given: Any, **more: Any) -> Velocity:
+    def counting(*given: Any, **more: Any) -> ModelOutput:
         nonlocal passes
         passes += 1
         return policy.model(*given, **more)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from wamkit.bench.taps import tapped
 from wamkit.config.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.interfaces.types import MODALITIES, Scene
+from wamkit.interfaces.types import MODALITIES, ModelInputs
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation
 
@@ -77,7 +77,9 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
     caches: list[Any] = []  # kept, so that no run after it has a cache of the same number
     found: set[str] = set()
 
-    def around(model: Callable[..., Any], scene: Scene, cache: Any = None, keep: Any = ()) -> Any:
+    def around(
+        model: Callable[..., Any], scene: ModelInputs, cache: Any = None, keep: Any = ()
+    ) -> Any:
         nonlocal steps
         kind = ",".join(sorted(scene.roles)), id(cache)
         if is_prefill(scene, keep):

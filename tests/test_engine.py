@@ -19,7 +19,7 @@ from wamkit.engine.kv_cache import KV, KVCache
 from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
 from wamkit.interfaces import ActionHead, ReaderHead, SlotHead
-from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, TokenGroup, counted
+from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, TokenGroup, counted
 from wamkit.testing.fixtures import compose, run_dense
 from wamkit.testing.parity import float64, same_values
 
@@ -60,7 +60,7 @@ class Reader(ReaderHead):
 
     def read(
         self,
-        scene: Scene,
+        scene: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: Any,
         levels: Any,
@@ -82,7 +82,7 @@ class Slots(SlotHead):
         self.sizes = sizes
         self.gain = nn.Parameter(torch.ones(()))
 
-    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
+    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
         if scene.action is None:
             return {}
         c, h, w = self.sizes.latent
@@ -118,7 +118,7 @@ PAIRS = [
 ]
 
 
-def _scene(backbone: str, frames: int = 3) -> Scene:
+def _scene(backbone: str, frames: int = 3) -> ModelInputs:
     spec = SPECS[backbone]
     rng = torch.Generator().manual_seed(4)
     traits = spec.backbone.traits
@@ -130,7 +130,7 @@ def _scene(backbone: str, frames: int = 3) -> Scene:
     roles = ("context",) + ("target",) * (frames - 1)
     wide = traits.extra_width
     extra = torch.randn(2, 1, wide, generator=rng) if wide else None
-    return Scene(
+    return ModelInputs(
         text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid, extra),
         video=Frames(z, roles, counted(frames), sigma),
         action=NoisyVectors(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
@@ -138,7 +138,7 @@ def _scene(backbone: str, frames: int = 3) -> Scene:
     )
 
 
-def _lifted(scene: Scene, head: ActionHead) -> Scene:
+def _lifted(scene: ModelInputs, head: ActionHead) -> ModelInputs:
     """The scene with its action as the head wants noise added to it."""
     action = scene.noisy("action")
     latent = NoisyVectors(head.to_latent("action", action.x), action.level)

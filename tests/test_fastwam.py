@@ -17,7 +17,7 @@ from torch import Tensor
 from wamkit.config.spec import parse
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video
-from wamkit.interfaces.types import Frames, Goal, NoisyVectors, Scene, Text
+from wamkit.interfaces.types import DenoisingTarget, Frames, ModelInputs, NoisyVectors, Text
 from wamkit.policy.losses import numbers_loss, video_loss
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import doubled, float64, same_values
@@ -62,11 +62,11 @@ def wide(policy: Policy) -> Policy:
 
 @pytest.fixture
 @float64()
-def scene(wide: Policy, record: dict[str, Tensor]) -> Scene:
+def scene(wide: Policy, record: dict[str, Tensor]) -> ModelInputs:
     return recorded(wide, doubled(record))
 
 
-def recorded(policy: Policy, record: dict[str, Tensor]) -> Scene:
+def recorded(policy: Policy, record: dict[str, Tensor]) -> ModelInputs:
     """The recorded sample, in the dtype of the record."""
 
     def given(name: str) -> Tensor:
@@ -82,7 +82,7 @@ def recorded(policy: Policy, record: dict[str, Tensor]) -> Scene:
         .movedim(1, 2)
     )
     actions = flows["action"].add(given("actions"), given("noise_action"), action)
-    scene = Scene(
+    scene = ModelInputs(
         text=Text(given("text")),
         video=clean.put(noisy, "context", "target"),
         action=NoisyVectors(actions, action),
@@ -119,7 +119,7 @@ def test_every_weight_of_the_checkpoint_finds_its_place(
 @torch.no_grad()
 @float64()
 def test_the_training_pass_predicts_the_same(
-    wide: Policy, scene: Scene, record: dict[str, Tensor]
+    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     out = wide.model(scene)
     same_values(out.video, record["outputs/velocity_video"])
@@ -138,7 +138,7 @@ def test_a_pass_in_float32_is_near_that_in_float64(
 @torch.no_grad()
 @float64()
 def test_prefill_and_cached_step_predict_the_same_action(
-    wide: Policy, scene: Scene, record: dict[str, Tensor]
+    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     assert scene.video is not None
     seen = scene.with_(video=scene.video.only("context"), action=None)
@@ -149,7 +149,7 @@ def test_prefill_and_cached_step_predict_the_same_action(
 
 @float64()
 def test_visibility_is_the_mask_that_the_published_code_builds(
-    wide: Policy, scene: Scene, record: dict[str, Tensor]
+    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     head: Any = wide.action_head
     assert scene.video is not None and scene.action is not None
@@ -164,7 +164,7 @@ def test_visibility_is_the_mask_that_the_published_code_builds(
 @torch.no_grad()
 @float64()
 def test_losses_are_the_published_ones(
-    wide: Policy, scene: Scene, record: dict[str, Tensor]
+    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     assert scene.video is not None and scene.action is not None
     record = doubled(record)
@@ -172,11 +172,11 @@ def test_losses_are_the_published_ones(
     assert out.video is not None and out.action is not None
     noise = {name: record[f"inputs/noise_{name}"] for name in ("video", "action")}
     goals = {
-        "action": Goal(
+        "action": DenoisingTarget(
             flows["action"].velocity(record["inputs/actions"], noise["action"]),
             flows["action"].weight(scene.action.sigma),
         ),
-        "video": Goal(
+        "video": DenoisingTarget(
             flows["video"].velocity(record["inputs/latents"], noise["video"])[:, :, 1:],
             flows["video"].weight(scene.video.sigma[:, 1:]),
             (1, 2),

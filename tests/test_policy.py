@@ -12,7 +12,7 @@ import yaml
 
 import wamkit
 from wamkit.config.spec import override, parse, read
-from wamkit.interfaces.types import Goal
+from wamkit.interfaces.types import DenoisingTarget
 from wamkit.policy.actions import Statistics
 from wamkit.policy.losses import video_loss
 from wamkit.policy.policy import Policy
@@ -134,7 +134,7 @@ def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
 def test_padded_frames_do_not_count_in_thevideo_loss() -> None:
     rng = torch.Generator().manual_seed(0)
     velocity, predicted = (torch.randn(2, 4, 2, 3, 3, generator=rng) for _ in range(2))
-    target = Goal(velocity, torch.tensor([[2.0, 2.0], [1.0, 1.0]]), (0, 1))
+    target = DenoisingTarget(velocity, torch.tensor([[2.0, 2.0], [1.0, 1.0]]), (0, 1))
     valid = torch.tensor([[True, False], [True, True]])
     loss = video_loss(predicted, target, valid)
     error = (predicted - velocity).square().mean((1, 3, 4))

@@ -12,7 +12,7 @@ from torch import Tensor
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
-from wamkit.interfaces.types import Outcome, Scene
+from wamkit.interfaces.types import ModelInputs, ParadigmOutput
 from wamkit.policy.actions import Statistics
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
@@ -41,12 +41,12 @@ def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observati
     return replace(whole, images=images, **changes)
 
 
-def listened(policy: Policy) -> list[tuple[Scene, Outcome]]:
+def listened(policy: Policy) -> list[tuple[ModelInputs, ParadigmOutput]]:
     """The scenes that the paradigm is given from now on, and what it makes of them."""
-    heard: list[tuple[Scene, Outcome]] = []
+    heard: list[tuple[ModelInputs, ParadigmOutput]] = []
     decide = policy.decide
 
-    def listen(scene: Scene, **given: Any) -> Outcome:
+    def listen(scene: ModelInputs, **given: Any) -> ParadigmOutput:
         out = decide(scene, **given)
         heard.append((scene, out))
         return out

@@ -18,7 +18,7 @@ from wamkit.engine.layers import RotaryEmbedding, rotate_pairs
 from wamkit.engine.levels import MAX_LEVELS, Level, index_levels, level_in_run
 from wamkit.engine.passes import LevelTable
 from wamkit.interfaces.action_head import is_prefill
-from wamkit.interfaces.types import NoisyVectors, Scene, Text
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation
 from wamkit.testing.parity import same_values
@@ -184,7 +184,9 @@ def test_a_level_of_a_run_stays_one_until_it_is_replaced() -> None:
 
     run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
     text = Text(torch.zeros(2, 1, 4))
-    scene = Scene(text, action=NoisyVectors(run.x, torch.ones(2))).put("action", run.x, run.level)
+    scene = ModelInputs(text, action=NoisyVectors(run.x, torch.ones(2))).put(
+        "action", run.x, run.level
+    )
     action = scene.noisy("action")
     assert action.level == run.level and action.sigma.tolist() == [[run.sigma]] * 2
     other = scene.put("action", run.x, torch.full((2,), 0.3)).noisy("action")

@@ -17,7 +17,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.levels import CLEAN, Level
 from wamkit.interfaces.streams import text_level
-from wamkit.interfaces.types import Scene, Velocity
+from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.testing.company import expect_alike
 from wamkit.testing.contract import gives_words_the_noise_level_it_states
@@ -60,7 +60,7 @@ def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
     found = []
     model: Any = policy.model
 
-    def watched(scene: Scene, **given: Any) -> Velocity:
+    def watched(scene: ModelInputs, **given: Any) -> ModelOutput:
         clip = scene.clip
         if scene.video is not None and (given.get("cache") is None):
             stated = text_level(policy.backbone, scene)
@@ -121,7 +121,7 @@ def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: s
         run_head(
             policy.action_head,
             policy.backbone,
-            Scene(replace(text, follows=True), context, future=target),
+            ModelInputs(replace(text, follows=True), context, future=target),
             policy.paradigm.sees,
         )
         for target in (future, future.at(0.25, "target"))
@@ -206,8 +206,8 @@ def test_words_of_a_backbone_alone_follow_its_traits() -> None:
     frames, text = scene_of(config.traits, (4, 6))
     expected = frames.sigma[:, 1:2]
     for words in (text, replace(text, follows=True)):
-        level = text_level(model, Scene(words, frames))
+        level = text_level(model, ModelInputs(words, frames))
         assert isinstance(level, torch.Tensor)
         same_values(level, expected)
-    clean = text_level(around(level="clean").backbone.build(), Scene(text, frames))
+    clean = text_level(around(level="clean").backbone.build(), ModelInputs(text, frames))
     assert clean == CLEAN

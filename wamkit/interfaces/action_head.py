@@ -17,7 +17,7 @@ from ..config.visibility import LayerVisibility
 from ..engine.kv_cache import KVCache
 from ..engine.passes import PassRunner
 from .backbone import Backbone
-from .types import Scene, Velocity
+from .types import ModelInputs, ModelOutput
 
 
 class ActionHead(nn.Module, ABC):
@@ -28,11 +28,11 @@ class ActionHead(nn.Module, ABC):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: Scene,
+        scene: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
-    ) -> Velocity:
+    ) -> ModelOutput:
         """One pass of backbone and head over what is in `scene` and `cache`.
 
         If `keep` covers every role this is a prefill: only the KV cache is returned.
@@ -41,7 +41,7 @@ class ActionHead(nn.Module, ABC):
     def initialize_from(self, backbone: Backbone) -> None:
         """Take over what the head wants of the backbone's weights; by default nothing."""
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: ModelInputs) -> ModelInputs:
         """The scene as the head wants it, made once for a chunk or a sample, before any pass.
 
         For example with the state behind the prompt (`Text.append`).
@@ -57,12 +57,12 @@ class ActionHead(nn.Module, ABC):
         return x
 
 
-def is_prefill(scene: Scene, keep: Collection[str]) -> bool:
+def is_prefill(scene: ModelInputs, keep: Collection[str]) -> bool:
     """True if a pass is there for its keys alone."""
     return bool(keep) and scene.roles - {"text", "state"} <= set(keep)
 
 
-def append_state(scene: Scene, encoder: nn.Module) -> Scene:
+def append_state(scene: ModelInputs, encoder: nn.Module) -> ModelInputs:
     """The scene with its state, if it has one, as one more text token."""
     if scene.state is None:
         return scene

@@ -14,10 +14,10 @@ from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import Several, fork
 from .action_head import is_prefill
 from .paradigm import CLEAN, Model
-from .types import Scene, Velocity, base
+from .types import ModelInputs, ModelOutput, base
 
 
-def rows(scene: Scene, copies: int) -> Tensor:
+def rows(scene: ModelInputs, copies: int) -> Tensor:
     """For each row of so many copies of a scene, which of its samples it is [copies * B]."""
     tokens = scene.text.tokens
     return torch.arange(tokens.shape[0], device=tokens.device).repeat(copies)
@@ -40,7 +40,7 @@ class Observed:
     model's own. For one scene and one chunk.
     """
 
-    def __init__(self, model: Model, scene: Scene) -> None:
+    def __init__(self, model: Model, scene: ModelInputs) -> None:
         self._model = model
         self._samples = rows(scene, 1)
         self._kept: dict[tuple[frozenset[str], frozenset[str]], KVCache | None] = {}
@@ -59,7 +59,9 @@ class Observed:
     def _sharing(self, index: Tensor, *, whole: bool) -> Model:
         same = whole and len(index) == len(self._samples)
 
-        def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+        def run(
+            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> ModelOutput:
             shared = cache is None and is_prefill(scene, keep)
             if not shared or not all(base(role) in CLEAN for role in (*scene.roles, *keep)):
                 return self._model(scene, cache=cache, keep=keep)
@@ -70,6 +72,6 @@ class Observed:
                 first = scene if same else scene.pick(self._samples)
                 self._kept[key] = self._model(first, keep=keep).cache
             kept = self._kept[key]
-            return Velocity(cache=kept if same or kept is None else kept.pick(index))
+            return ModelOutput(cache=kept if same or kept is None else kept.pick(index))
 
         return run

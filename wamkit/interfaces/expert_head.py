@@ -18,7 +18,7 @@ from ..engine.passes import LevelTable, PassRunner
 from .action_head import ActionHead, cat_tokens, is_prefill
 from .backbone import Backbone, Stack
 from .streams import all_streams, embed_videos, velocities
-from .types import MODALITIES, Scene, TokenGroup, Velocity
+from .types import MODALITIES, ModelInputs, ModelOutput, TokenGroup
 
 
 class ExpertHead(ActionHead):
@@ -31,7 +31,7 @@ class ExpertHead(ActionHead):
     def stack(self, backbone: Backbone) -> Stack:
         """Whose blocks the tokens pass: as many as the backbone has, None where they rest."""
 
-    def token_groups(self, scene: Scene, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """The tokens of a pass, but for those of the roles `known`, which are cached."""
         return scene.groups(known)
 
@@ -48,7 +48,7 @@ class ExpertHead(ActionHead):
         return None
 
     @abstractmethod
-    def embed_tokens(self, group: TokenGroup, scene: Scene, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
         """Tokens [B, n, D] of a group; `level` is rows [B or 1, n or 1, ...] of `embed_levels`."""
 
     @abstractmethod
@@ -59,11 +59,11 @@ class ExpertHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: Scene,
+        scene: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
-    ) -> Velocity:
+    ) -> ModelOutput:
         """One pass, in which the head's tokens are a stream beside those of the backbone."""
         prefill = is_prefill(scene, keep)
         videos = embed_videos(runner, backbone, scene, cache)
@@ -75,12 +75,12 @@ class ExpertHead(ActionHead):
             streams, sees, attend=backbone.attend, cache=cache, keep=keep, prefill=prefill
         )
         if prefill:
-            return Velocity(cache=kept)
+            return ModelOutput(cache=kept)
         found = {} if own is None else self._decoded(own, tokens[-1])
-        return Velocity(**velocities(backbone, videos, tokens), **found, cache=kept)
+        return ModelOutput(**velocities(backbone, videos, tokens), **found, cache=kept)
 
     def _stream(
-        self, runner: PassRunner, backbone: Backbone, scene: Scene, known: Collection[str]
+        self, runner: PassRunner, backbone: Backbone, scene: ModelInputs, known: Collection[str]
     ) -> _Tokens | None:
         groups = self.token_groups(scene, known)
         if not groups:

@@ -17,9 +17,16 @@ from ..config.visibility import LayerVisibility, cacheable_subset, followed
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import NoiseSchedule, draw
 from ..engine.samplers import Run
-from .types import Frames, Goal, Outcome, Scene, Target, Velocity
+from .types import (
+    DenoisingTarget,
+    DenoisingTargets,
+    Frames,
+    ModelInputs,
+    ModelOutput,
+    ParadigmOutput,
+)
 
-Model = Callable[..., Velocity]
+Model = Callable[..., ModelOutput]
 """model(scene, cache=None, keep=()) -> Velocity: backbone, head and visibility in one function.
 
 If `keep` covers every role of a pass this is a prefill: it predicts nothing.
@@ -47,28 +54,28 @@ class Paradigm(ABC):
     """Whether acting passes frames that are to come; `act` is given a scene without any if not."""
     streams: bool = False
     """Whether a chunk knows of those before: `act` is then given the scene at the beginning of the
-    episode, with `Scene.past` from the second chunk on. An outcome without memory ends the episode
-    for the network; the next chunk begins anew."""
+    episode, with `ModelInputs.past` from the second chunk on. An output without memory ends the
+    episode for the network; the next chunk begins anew."""
 
     @abstractmethod
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """Noise to normalized actions [B, N, A]."""
 
     @abstractmethod
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """A noisy scene for training, and what to predict for it."""
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The clip of the scene with its target frames denoised, without any action.
 
@@ -84,8 +91,8 @@ class Paradigm(ABC):
 
 
 def remember(
-    model: Model, scene: Scene, sees: LayerVisibility, roles: Collection[str] = CLEAN
-) -> tuple[KVCache | None, Scene]:
+    model: Model, scene: ModelInputs, sees: LayerVisibility, roles: Collection[str] = CLEAN
+) -> tuple[KVCache | None, ModelInputs]:
     """One pass over those of `roles` that are closed under `sees`, and the scene without them.
 
     Nothing is passed, and None returned, if the frames among `roles` look at anything else. Words
@@ -105,7 +112,7 @@ def remember(
 
 def start(
     part: str,
-    scene: Scene,
+    scene: ModelInputs,
     schedules: ScheduleMap,
     rng: torch.Generator,
     *,
@@ -119,8 +126,8 @@ def start(
 
 
 def denoise(
-    model: Model, scene: Scene, runs: Mapping[str, Run], cache: KVCache | None = None
-) -> Scene:
+    model: Model, scene: ModelInputs, runs: Mapping[str, Run], cache: KVCache | None = None
+) -> ModelInputs:
     """The scene with the parts of `runs` denoised together; one that is done first stays as it is.
 
     Each evaluation is one pass over the scene, with what is in `cache` besides.
@@ -137,15 +144,15 @@ def denoise(
 
 
 def corrupt(
-    scene: Scene, schedules: ScheduleMap, rng: torch.Generator, parts: Collection[str] = ()
-) -> tuple[Scene, Target]:
+    scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator, parts: Collection[str] = ()
+) -> tuple[ModelInputs, DenoisingTargets]:
     """Clean parts of a scene (all, or `parts`), each at a noise level of its own, and their goals.
 
     A part whose schedule is `tied` takes the level of the first part that is not.
     """
     batch = scene.text.tokens.shape[0]
     chosen = [part for part in _ORDER if part in (parts or scene.parts) and part in scene.parts]
-    target: dict[str, Goal] = {}
+    target: dict[str, DenoisingTarget] = {}
     leader: Tensor | None = None
     for part in sorted(chosen, key=lambda part: schedules[part].config.tied):
         flow, x = schedules[part], scene.take(part)
@@ -161,16 +168,16 @@ def corrupt(
 _ORDER = ("action", "video", "next_state", "value")
 
 
-def goal(scene: Scene, part: str, velocity: Tensor, weight: Tensor) -> Goal:
+def goal(scene: ModelInputs, part: str, velocity: Tensor, weight: Tensor) -> DenoisingTarget:
     """The goal of one part at one noise level a sample, with the places of what is denoised."""
     if part != "video":
-        return Goal(velocity, weight)
+        return DenoisingTarget(velocity, weight)
     assert scene.clip is not None
     places = tuple(scene.clip.where(*scene.clip.targets))
-    return Goal(velocity, weight[:, None].expand(-1, len(places)), places)
+    return DenoisingTarget(velocity, weight[:, None].expand(-1, len(places)), places)
 
 
-def levelled(scene: Scene) -> Scene:
+def levelled(scene: ModelInputs) -> ModelInputs:
     """The scene with its clean frames told the noise level of the target frames.
 
     So it is in networks that were trained with one level for all frames of a pass.

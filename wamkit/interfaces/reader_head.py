@@ -15,7 +15,7 @@ from ..engine.passes import LevelTable, PassRunner
 from .action_head import ActionHead, cat_tokens, is_prefill
 from .backbone import Backbone
 from .streams import all_streams, embed_videos, velocities
-from .types import MODALITIES, NoisyVectors, Scene, Text, TokenGroup, Velocity, base
+from .types import MODALITIES, ModelInputs, ModelOutput, NoisyVectors, Text, TokenGroup, base
 
 
 class ReaderHead(ActionHead):
@@ -28,7 +28,7 @@ class ReaderHead(ActionHead):
     reads_video_level: bool = False
     """Whether `embed_levels` reads the noise level of the frames; without, it is given 0."""
 
-    def token_groups(self, scene: Scene) -> list[TokenGroup]:
+    def token_groups(self, scene: ModelInputs) -> list[TokenGroup]:
         """The vectors that are read for, and those that are read with them."""
         return scene.groups()
 
@@ -62,7 +62,7 @@ class ReaderHead(ActionHead):
     @abstractmethod
     def read(
         self,
-        scene: Scene,
+        scene: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: Any,
         levels: Any,
@@ -85,11 +85,11 @@ class ReaderHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: Scene,
+        scene: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
-    ) -> Velocity:
+    ) -> ModelOutput:
         """One pass; vectors that see the same roles are read together.
 
         Vectors see each other only within a chunk, since nothing is kept of them.
@@ -112,7 +112,7 @@ class ReaderHead(ActionHead):
             kept = passed.without({r for x in passed.hidden for r in x if r not in keep})
             known = passed if cache is None else cache | passed
         if prefill:
-            return Velocity(cache=kept)
+            return ModelOutput(cache=kept)
         views = _views(scene, union(sees))
         if views and known is None:
             raise ValueError("a reader needs a video or a cache to read from")
@@ -123,12 +123,12 @@ class ReaderHead(ActionHead):
             for part in own:
                 found.setdefault(part, []).append(read[part])
         whole = {part: cat_tokens(pieces) for part, pieces in found.items()}
-        return Velocity(**velocities(backbone, videos, tokens), **whole, cache=kept)
+        return ModelOutput(**velocities(backbone, videos, tokens), **whole, cache=kept)
 
     def _read(
         self,
         runner: PassRunner,
-        scene: Scene,
+        scene: ModelInputs,
         seen: Collection[str],
         known: KVCache,
         *,
@@ -152,7 +152,7 @@ class ReaderHead(ActionHead):
         places = runner.once((self, "layout", layout), lambda: self.embed_layout(groups, device))
         return self.read(scene, groups, memory, rows, places, runner.call)
 
-    def _with_state(self, group: TokenGroup, scene: Scene) -> TokenGroup:
+    def _with_state(self, group: TokenGroup, scene: ModelInputs) -> TokenGroup:
         if group.modality != "state" or group.x is None:
             return group
         if torch.is_grad_enabled():
@@ -182,7 +182,7 @@ class ReaderHead(ActionHead):
         return runner.level_rows(self, lambda s: self.embed_levels(s, frames), table)
 
 
-def _frame_levels(scene: Scene) -> dict[str, float | Tensor]:
+def _frame_levels(scene: ModelInputs) -> dict[str, float | Tensor]:
     """role -> the highest noise level of its frames, [B] where samples differ."""
     found: dict[str, float | Tensor] = {}
     for clip in (scene.video, scene.future):
@@ -197,8 +197,8 @@ def _frame_levels(scene: Scene) -> dict[str, float | Tensor]:
 
 
 def _views(
-    scene: Scene, sees: Mapping[str, Collection[str]]
-) -> list[tuple[frozenset[str], Scene, list[str]]]:
+    scene: ModelInputs, sees: Mapping[str, Collection[str]]
+) -> list[tuple[frozenset[str], ModelInputs, list[str]]]:
     """What is to be read for the vectors of a scene: one view for those that see the same roles.
 
     The roles that are seen, the scene with the vectors of the same chunk that are among them, and
@@ -233,7 +233,7 @@ def _steps(vectors: NoisyVectors, roles: Sequence[str], chunk: str) -> NoisyVect
     return NoisyVectors(vectors.x[:, span], level, vectors.roles[span], vectors.places()[span])
 
 
-def _mask(roles: Sequence[str], known: KVCache, scene: Scene) -> Tensor | None:
+def _mask(roles: Sequence[str], known: KVCache, scene: ModelInputs) -> Tensor | None:
     """Which of the hidden states [B, S, D] of `roles` are real: only text can be padding."""
     mask = scene.text.whole.mask
     if "text" not in roles or mask is None:

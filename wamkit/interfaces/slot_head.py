@@ -14,15 +14,15 @@ from ..engine.passes import PassRunner
 from .action_head import ActionHead, is_prefill
 from .backbone import Backbone
 from .streams import all_streams, embed_videos, velocities
-from .types import MODALITIES, Frames, NoisyVectors, Scene, Velocity
+from .types import MODALITIES, Frames, ModelInputs, ModelOutput, NoisyVectors
 
 
 class SlotHead(ActionHead):
     """Latent slots: vectors are written into extra latent frames of the video itself."""
 
     @abstractmethod
-    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
-        """The vectors of a scene (`Scene.groups`) as latent frames, the state included.
+    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
+        """The vectors of a scene (`ModelInputs.groups`) as latent frames, the state included.
 
         Those whose roles are `known` are left out. In size the frames are like the scene's own.
         Frames under other names than those of modalities are only looked at.
@@ -40,11 +40,11 @@ class SlotHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: Scene,
+        scene: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
-    ) -> Velocity:
+    ) -> ModelOutput:
         """One pass over the clip with the slots behind it."""
         prefill = is_prefill(scene, keep)
         scene = scene.with_(
@@ -68,10 +68,10 @@ class SlotHead(ActionHead):
             prefill=prefill,
         )
         if prefill:
-            return Velocity(cache=kept)
+            return ModelOutput(cache=kept)
         found = velocities(backbone, videos, tokens)
         if not clips:
-            return Velocity(**found, cache=kept)
+            return ModelOutput(**found, cache=kept)
         pieces = found.pop("video").split([len(clip.roles) for clip in clips], 2)
         vectors = {
             part: self.decode_slot(part, v, scene.noisy(part))
@@ -80,4 +80,4 @@ class SlotHead(ActionHead):
         }
         if len(clips) > len(slots):
             found["video"] = pieces[0]
-        return Velocity(**found, **vectors, cache=kept)
+        return ModelOutput(**found, **vectors, cache=kept)

@@ -17,7 +17,7 @@ from ..engine.levels import CLEAN, Level, level_of
 from ..engine.passes import Ends, LevelTable, PassRunner, autocast
 from ..errors import WamkitError
 from .backbone import Backbone, Clip
-from .types import Frames, Scene, Text
+from .types import Frames, ModelInputs, Text
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _text_stream(
 
 
 def embed_videos(
-    runner: PassRunner, backbone: Backbone, scene: Scene, cache: KVCache | None = None
+    runner: PassRunner, backbone: Backbone, scene: ModelInputs, cache: KVCache | None = None
 ) -> dict[str, Video]:
     """The clips of a scene at the entrance of the stack, under "video" and "future"."""
     videos: dict[str, Video] = {}
@@ -161,7 +161,7 @@ def embed_videos(
     return videos
 
 
-def text_level(backbone: Backbone, scene: Scene) -> Level | Tensor:
+def text_level(backbone: Backbone, scene: ModelInputs) -> Level | Tensor:
     """The noise level of text tokens in a stream: an entry of a run, or [B, 1].
 
     That of the first target frames of the pass if text follows them (`Traits.text_level`); else,
@@ -203,7 +203,7 @@ def denoise(
     `sees` says which role attends to which; by default everything sees everything, as in the
     backbone's own pretraining. Raises WamkitError if the backbone cannot imagine.
     """
-    runner, scene = PassRunner(), Scene(text.without_caches(), frames)
+    runner, scene = PassRunner(), ModelInputs(text.without_caches(), frames)
     video = embed_videos(runner, backbone, scene)["video"]
     if not backbone.traits.imagines:
         return backbone.final_layer(video.frames.tokens, None, video.clip)  # says that it cannot

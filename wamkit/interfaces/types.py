@@ -239,17 +239,17 @@ class TokenGroup(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a chunk that is not the first of its episode knows of those before."""
+class EpisodeHistory:
+    """The earlier chunks of the same episode, for every chunk but its first."""
 
-    memory: Any  # `Outcome.memory` of the last chunk
+    memory: Any  # `ParadigmOutput.memory` of the last chunk
     video: Tensor | None = None  # [B, C, T, h, w] what was observed since, if anything
-    action: Tensor | None = None  # [B, N, A] what was done meanwhile, in the form of the scene's
+    action: Tensor | None = None  # [B, N, A] what was executed meanwhile, as `ModelInputs.action`
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Everything one pass may look at. A part that is absent is None."""
+class ModelInputs:
+    """The inputs of one forward pass. A modality that is absent is None."""
 
     text: Text
     video: Frames | None = None
@@ -258,11 +258,11 @@ class Scene:
     future: Frames | None = None  # frames on a grid of their own, such as coarser targets
     next_state: NoisyVectors | None = None  # [B, 1, P] the state when the chunk is done
     value: NoisyVectors | None = None  # [B, 1, 1] how well it goes from there, in [-1, 1]
-    past: Past | None = None  # what happened since the last chunk of the same episode
+    past: EpisodeHistory | None = None  # what happened since the last chunk of the same episode
 
-    def with_(self, **changes: Any) -> Scene:
+    def with_(self, **changes: Any) -> ModelInputs:
         """A copy with some parts replaced."""
-        other = object.__new__(Scene)  # `replace` takes three times as long, in every step
+        other = object.__new__(ModelInputs)  # `replace` takes three times as long, in every step
         other.__dict__.update(self.__dict__, **changes)
         return other if len(other.__dict__) == len(self.__dict__) else replace(self, **changes)
 
@@ -293,7 +293,7 @@ class Scene:
         """The numbers of `part`. Raises ValueError if there are none."""
         found = getattr(self, part)
         if found is None:
-            raise ValueError(f"there is no {part} in the scene")
+            raise ValueError(f"the inputs have no {part}")
         return found  # type: ignore[no-any-return]
 
     def take(self, part: str) -> Tensor:
@@ -301,10 +301,10 @@ class Scene:
         if part != "video":
             return self.noisy(part).x
         if self.clip is None:
-            raise ValueError("there is no video in the scene")
+            raise ValueError("the inputs have no video")
         return self.clip.z[:, :, self.clip.span(*self.clip.targets)]
 
-    def put(self, part: str, x: Tensor, sigma: Tensor | float | Level) -> Scene:
+    def put(self, part: str, x: Tensor, sigma: Tensor | float | Level) -> ModelInputs:
         """This scene with `x`, as `take` gives it, at noise level `sigma`: a number, or [B].
 
         Where it is an entry of a run, what networks make of it is looked up.
@@ -317,7 +317,7 @@ class Scene:
         level = sigma if isinstance(sigma, Tensor) else level_of(sigma)
         return self.with_(**{part: NoisyVectors(x, level, noisy.roles, noisy.times)})
 
-    def without(self, *parts: str) -> Scene:
+    def without(self, *parts: str) -> ModelInputs:
         """This scene without those of MODALITIES; of the video only the target frames go."""
         changes: dict[str, Any] = {part: None for part in parts if part != "video"}
         if "video" in parts and (clip := self.clip) is not None:
@@ -326,9 +326,9 @@ class Scene:
             changes["video" if self.future is None else "future"] = kept
         return self.with_(**changes)
 
-    def pick(self, index: Tensor) -> Scene:
+    def pick(self, index: Tensor) -> ModelInputs:
         """The samples `index` [B'], in that order; a sample may come more than once."""
-        return Scene(
+        return ModelInputs(
             self.text.pick(index),
             None if self.video is None else self.video.pick(index),
             state=None if self.state is None else self.state[index],
@@ -358,17 +358,17 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Velocity:
-    """Predicted d x / d sigma of each noisy part of a scene, and what was kept of the pass."""
+class ModelOutput:
+    """Predicted velocity d x / d sigma of each noisy modality, and the KV cache of the pass."""
 
-    video: Tensor | None = None  # [B, C, T, h, w], for all frames of the scene's video
+    video: Tensor | None = None  # [B, C, T, h, w], for all frames of `ModelInputs.video`
     action: Tensor | None = None  # [B, N, A]
     cache: KVCache | None = None
-    future: Tensor | None = None  # [B, C, T, h, w], for all frames of the scene's future
+    future: Tensor | None = None  # [B, C, T, h, w], for all frames of `ModelInputs.future`
     next_state: Tensor | None = None  # [B, 1, P]
     value: Tensor | None = None  # [B, 1, 1]
 
-    def take(self, part: str, scene: Scene) -> Tensor:
+    def take(self, part: str, scene: ModelInputs) -> Tensor:
         """The velocity of what `scene.take(part)` gives. Raises ValueError if there is none."""
         name = part if part != "video" or scene.future is None else "future"
         velocity = getattr(self, name)
@@ -381,24 +381,24 @@ class Velocity:
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What one part of a noisy scene should be denoised towards, and how much each piece counts."""
+class DenoisingTarget:
+    """The regression target of one noisy modality, and the loss weight of each of its elements."""
 
     velocity: Tensor  # [B, C, F, h, w] of the predicted frames, or [B, N, A] of the predicted steps
     weight: Tensor  # [B], or [B, F], or [B, N]
-    places: tuple[int, ...] = ()  # F or N places in the scene's part; () for all numbers
+    places: tuple[int, ...] = ()  # F or N positions in the modality; () for all of them
 
 
-Target = Mapping[str, Goal]
-"""part -> what to learn of it; "video" counts places among the frames of `Scene.clip`."""
+DenoisingTargets = Mapping[str, DenoisingTarget]
+"""modality -> its target; the positions of "video" count the frames of `ModelInputs.clip`."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a paradigm made of a scene."""
+class ParadigmOutput:
+    """The result of a paradigm for one chunk."""
 
     action: Tensor  # [B, N, A], normalized
     video: Frames | None = None  # what was imagined on the way, if anything
     value: Tensor | None = None  # [B] in [-1, 1], if it was predicted
     notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, for reports
-    memory: Any = None  # what the next chunk of the same episode is to be told; None for nothing
+    memory: Any = None  # handed to the next chunk of the same episode as `EpisodeHistory.memory`

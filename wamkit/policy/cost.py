@@ -26,7 +26,7 @@ from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..interfaces import ActionHead
 from ..interfaces.paradigm import Model
-from ..interfaces.types import Scene, Text, Velocity
+from ..interfaces.types import ModelInputs, ModelOutput, Text
 from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
 from .guidance import guided
@@ -133,7 +133,9 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     schedules, scene, counter = schedules_of(spec), head.prepare(shapes(spec, head)), Counter()
     spent: list[tuple[int, int]] = []
 
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def model(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         found.passes += 1
         before = counter.operations, counter.bytes
         out = head.join(runner, backbone, scene, paradigm.sees, cache, keep)
@@ -164,7 +166,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     return found
 
 
-def negative_text(spec: PolicySpec, head: ActionHead, scene: Scene) -> Text | None:
+def negative_text(spec: PolicySpec, head: ActionHead, scene: ModelInputs) -> Text | None:
     """A negative prompt of the same length as a scene's; None without guidance."""
     if all(flow.config.guidance == 1 for flow in schedules_of(spec).values()):
         return None
@@ -214,7 +216,7 @@ def shapes(
     *,
     blocks: int = 1,
     sigma: float = 1.0,
-) -> Scene:
+) -> ModelInputs:
     """One sample of zeros: the scene at the start of a chunk, or of `blocks` chunks at `sigma`."""
     traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
     imagined *= blocks

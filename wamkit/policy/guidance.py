@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine.kv_cache import KVCache
 from ..interfaces.paradigm import Model
-from ..interfaces.types import MODALITIES, Scene, Text, Velocity
+from ..interfaces.types import MODALITIES, ModelInputs, ModelOutput, Text
 from .text_cache import stacked
 
 
@@ -35,13 +35,15 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
             texts[id(text)] = (text, _both(text, other))
         return texts[id(text)][1]
 
-    def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def run(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         vectors = {
             part: noisy.mapped(_twice)
             for part in MODALITIES[1:]
             if (noisy := getattr(scene, part)) is not None
         }
-        doubled = Scene(
+        doubled = ModelInputs(
             both(scene.text),
             None if scene.video is None else scene.video.mapped(_twice),
             state=None if scene.state is None else _twice(scene.state),
@@ -56,7 +58,7 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
             for name in ("video", "future", *MODALITIES[1:])
             if (v := getattr(found, name)) is not None
         }
-        return Velocity(**parts, cache=found.cache)
+        return ModelOutput(**parts, cache=found.cache)
 
     return run
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config.spec import PolicySpec
-from ..interfaces.types import Goal, NoisyVectors, Scene, Velocity
+from ..interfaces.types import DenoisingTarget, ModelInputs, ModelOutput, NoisyVectors
 from . import preprocessing
 from .observation import Batch
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def part_loss(
-    policy: Policy, part: str, goal: Goal, noisy: Scene, velocity: Velocity, batch: Batch
+    policy: Policy,
+    part: str,
+    goal: DenoisingTarget,
+    noisy: ModelInputs,
+    velocity: ModelOutput,
+    batch: Batch,
 ) -> Tensor:
     """Loss of one part of a noisy scene, of which `velocity` was predicted."""
     spec = policy.spec
@@ -40,7 +45,7 @@ def part_loss(
     return numbers_loss(found, goal, real, numbers if spec.action_head.regresses else None)
 
 
-def video_loss(predicted: Tensor, goal: Goal, valid: Tensor | None) -> Tensor:
+def video_loss(predicted: Tensor, goal: DenoisingTarget, valid: Tensor | None) -> Tensor:
     """Loss of all frames' velocities [B, C, T, h, w] at the places of the goal.
 
     `valid` [B, F] is False for predicted frames that are padding.
@@ -54,7 +59,7 @@ def video_loss(predicted: Tensor, goal: Goal, valid: Tensor | None) -> Tensor:
 
 
 def numbers_loss(
-    predicted: Tensor, goal: Goal, real: Tensor, noisy: NoisyVectors | None = None
+    predicted: Tensor, goal: DenoisingTarget, real: Tensor, noisy: NoisyVectors | None = None
 ) -> Tensor:
     """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where a number is padding.
 
@@ -91,7 +96,9 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
     return real
 
 
-def real_frames(spec: PolicySpec, batch: Batch, goal: Goal, offset: int) -> Tensor | None:
+def real_frames(
+    spec: PolicySpec, batch: Batch, goal: DenoisingTarget, offset: int
+) -> Tensor | None:
     """[B, F] for the predicted frames: padding only if all pictures of a latent are.
 
     `offset` is how many frames of the sample come before the frames that `goal` counts.

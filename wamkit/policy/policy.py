@@ -24,7 +24,7 @@ from ..engine.passes import PassRunner
 from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
 from ..interfaces.conditioner import Conditioner
-from ..interfaces.types import Outcome, Scene, Text, Velocity
+from ..interfaces.types import ModelInputs, ModelOutput, ParadigmOutput, Text
 from . import losses, preprocessing
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
@@ -239,8 +239,8 @@ class Policy(Placed):
         return {name: value for name, value in found.items() if value is not None}
 
     def model(
-        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-    ) -> Velocity:
+        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         """One pass of backbone and head under the paradigm's visibility."""
         return self.action_head.join(
             self.runner, self._network, scene, self.paradigm.sees, cache, keep
@@ -257,7 +257,7 @@ class Policy(Placed):
 
     _adapted: AdaptedBackbone
 
-    def guided(self, scene: Scene) -> Model:
+    def guided(self, scene: ModelInputs) -> Model:
         """The model as acting uses it: with the guidance that the schedules ask for."""
         return self._with_cfg(scene, self._negative(scene.text.tokens.shape[0]))
 
@@ -269,7 +269,7 @@ class Policy(Placed):
         prompts = (self.spec.text_encoder.negative,) * batch
         return preprocessing.words(self, prompts, "{instruction}")
 
-    def _with_cfg(self, scene: Scene, negative: Text | None) -> Model:
+    def _with_cfg(self, scene: ModelInputs, negative: Text | None) -> Model:
         """The model, with classifier-free guidance if there is a negative prompt.
 
         The head puts behind it what it puts behind a prompt.
@@ -295,7 +295,7 @@ class Policy(Placed):
         return self.chunk_of(out, observation)
 
     @torch.no_grad()
-    def decide(self, scene: Scene, *, seed: Seed = None, **choices: Any) -> Outcome:
+    def decide(self, scene: ModelInputs, *, seed: Seed = None, **choices: Any) -> ParadigmOutput:
         """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
         rng = generator(seed)
@@ -323,7 +323,7 @@ class Policy(Placed):
         """
         negative: dict[int, Text | None] = {}
 
-        def act(scene: Scene, rng: torch.Generator) -> Outcome:
+        def act(scene: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
             batch = scene.text.tokens.shape[0]
             if batch not in negative:
                 negative[batch] = self._negative(batch)
@@ -339,7 +339,7 @@ class Policy(Placed):
         """
         return Session(self)
 
-    def chunk_of(self, out: Outcome, observation: Observation) -> ActionChunk:
+    def chunk_of(self, out: ParadigmOutput, observation: Observation) -> ActionChunk:
         """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)

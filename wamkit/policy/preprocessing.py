@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..engine.device import to_device
 from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
-from ..interfaces.types import Frames, NoisyVectors, Scene, Text, counted
+from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 from .observation import Batch, Observation
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 
-def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Scene:
+def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> ModelInputs:
     """What is observed, with room at noise level 1 for one chunk and its future.
 
     Without the future if not `ahead`, for paradigms that act without one.
@@ -46,7 +46,7 @@ def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Sc
     return _scene(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
-def clean(policy: Policy, batch: Batch) -> Scene:
+def clean(policy: Policy, batch: Batch) -> ModelInputs:
     """A training sample before any noise: as many chunks and pictures as the paradigm learns from.
 
     Raises WamkitError if the batch does not fit the spec.
@@ -113,7 +113,7 @@ def _scene(
     state: Tensor | None,
     level: float,
     canvas: Tensor | None = None,
-) -> Scene:
+) -> ModelInputs:
     text = words(policy, tuple(observation.prompt))
     if canvas is not None and (extra := picture(policy, canvas)) is not None:
         text = text.with_fresh_chunk_cache(extra=extra)
@@ -150,11 +150,11 @@ def assembled(
     numbers: Mapping[str, Tensor],
     state: Tensor | None,
     level: float,
-) -> Scene:
+) -> ModelInputs:
     """A scene of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
     video, future = clips
     parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in numbers.items()}
-    return Scene(text, video, state=state, future=future, **parts)
+    return ModelInputs(text, video, state=state, future=future, **parts)
 
 
 def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.kv_cache import KVCache
 from ..engine.levels import Level
-from ..interfaces.types import Scene, Velocity
+from ..interfaces.types import ModelInputs, ModelOutput
 
 
 class Repeats:
@@ -27,16 +27,16 @@ class Repeats:
     run, with the number of the pass that it repeats; `model` was called for those that are run.
     """
 
-    def __init__(self, model: Callable[..., Velocity], repeated: Callable[[int], None]) -> None:
+    def __init__(self, model: Callable[..., ModelOutput], repeated: Callable[[int], None]) -> None:
         self._model, self._repeated = model, repeated
-        self._known: dict[Hashable, tuple[int, Velocity]] = {}
+        self._known: dict[Hashable, tuple[int, ModelOutput]] = {}
         self._last: dict[Hashable, _Pass] = {}
         self._before: Hashable = None
         self._run = 0
 
     def __call__(
-        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-    ) -> Velocity:
+        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         """One pass, run or repeated."""
         found = _Pass([], [cache], [cache])
         found.add(scene)

@@ -26,7 +26,7 @@ from ..acceleration.vae_graph import Capture
 from ..engine.noise_schedule import Drawn
 from ..engine.text import Text
 from ..errors import WamkitError, did_you_mean
-from ..interfaces.types import Outcome, Scene
+from ..interfaces.types import ModelInputs, ParadigmOutput
 
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
@@ -73,7 +73,7 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-Act = Callable[[Scene, torch.Generator], Outcome]
+Act = Callable[[ModelInputs, torch.Generator], ParadigmOutput]
 """A scene and what draws the noise, to an outcome: all that runs on the device for one chunk."""
 
 
@@ -89,7 +89,7 @@ class Recorded:
     def __init__(
         self,
         act: Act,
-        scene: Scene,
+        scene: ModelInputs,
         rng: torch.Generator,
         capture: Capture,
         kept: Callable[[], Any] = lambda: None,
@@ -98,15 +98,15 @@ class Recorded:
         self._inputs = [x.clone() for x in tensors(scene)]
         self._noise = Drawn(rng)
         left = iter(self._inputs)
-        self._scene: Scene = _mapped(scene, lambda _: next(left))
+        self._scene: ModelInputs = _mapped(scene, lambda _: next(left))
         self._prompt = scene.text.prompt_cache
         self._run(self._scene.text)  # draws the noise, and warms up what wants to be warmed up
         self._kept = kept()  # tables and positions, which are read where they lie
-        self._outcome: Outcome | None = None
+        self._outcome: ParadigmOutput | None = None
         self._capture = capture
         self._record()
 
-    def _run(self, text: Text) -> Outcome:
+    def _run(self, text: Text) -> ParadigmOutput:
         """`act` on the inputs as they are; what was made of `text` before is taken from there."""
         self._noise.rewind()
         # What is computed once for a chunk is recorded too.
@@ -119,7 +119,7 @@ class Recorded:
 
         self._replay = self._capture(run, self._inputs[0].device)
 
-    def __call__(self, scene: Scene, rng: torch.Generator) -> Outcome:
+    def __call__(self, scene: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
         """The outcome for a scene with the shapes and devices of the recorded one."""
         torch._foreach_copy_(self._inputs, tensors(scene))
         self._noise.redraw(rng)
@@ -182,7 +182,7 @@ class Graphs:
         return graph.replay
 
 
-def signature(scene: Scene, choices: Mapping[str, Any]) -> tuple[Any, ...]:
+def signature(scene: ModelInputs, choices: Mapping[str, Any]) -> tuple[Any, ...]:
     """What two scenes must agree on to be replayed by the same recording."""
     named: list[Any] = []
     _mapped(scene, lambda x: x, other=named.append)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoints.finite import fault
 from ..errors import WamkitError
-from ..interfaces.types import Past, Scene
+from ..interfaces.types import EpisodeHistory, ModelInputs
 from . import preprocessing as scenes
 from .observation import ActionChunk, Observation
 
@@ -55,7 +55,7 @@ class Session:
     def _forget(self) -> None:
         self._first: Observation | None = None  # at the beginning of what is remembered
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
-        self._scene: Scene | None = None  # at the beginning
+        self._scene: ModelInputs | None = None  # at the beginning
         self._memory: Any = None
         self._chunks: list[Tensor] = []  # [B, N, A] returned since the last observation
 
@@ -93,7 +93,7 @@ class Session:
             self._begin(self._told(observation))
         elif observation is None:
             self._expect(executed is None, "executed actions without pictures of what they did")
-            self._continue(Past(self._memory))
+            self._continue(EpisodeHistory(self._memory))
         else:
             self._observe(self._told(observation), executed)
         assert self._scene is not None and self._first is not None
@@ -126,7 +126,7 @@ class Session:
         self._first, self._clip = observation, dict(observation.images)
         self._chunks = []
 
-    def _continue(self, past: Past) -> None:
+    def _continue(self, past: EpisodeHistory) -> None:
         """The scene at the beginning, with what happened since the last chunk."""
         assert self._scene is not None and self._first is not None
         if past.memory is None:
@@ -172,7 +172,9 @@ class Session:
         video = scenes.newest(self.policy, replace(observation, images=self._clip), self.pictures)
         state = scenes.physical_state(self.policy, first)
         numbers = self.policy.actions.encode(done.to(self.policy.device), state)
-        self._continue(Past(self._memory, video, scenes.lifted(self.policy, "action", numbers)))
+        self._continue(
+            EpisodeHistory(self._memory, video, scenes.lifted(self.policy, "action", numbers))
+        )
         self._chunks = []
 
     def _expect(self, right: bool, otherwise: str) -> None:

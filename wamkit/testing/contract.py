@@ -35,7 +35,7 @@ from ..engine.passes import PassRunner
 from ..errors import WamkitError
 from ..interfaces import denoise
 from ..interfaces.streams import embed_video, embed_videos, text_level
-from ..interfaces.types import Frames, Scene, Text
+from ..interfaces.types import Frames, ModelInputs, Text
 from .backbone_contract import STACK
 from .fixtures import (
     compose,
@@ -150,7 +150,7 @@ def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     keep = ("context",) if follows else ("text", "context")
     _, cache = runner.run(seen.streams, sees, attend=model.attend, keep=keep, prefill=True)
     targets = video.only("target")
-    level = text_level(model, Scene(text, targets))
+    level = text_level(model, ModelInputs(text, targets))
     for _ in range(2):  # the second step rewrites the first one's keys in place
         rest = embed_video(
             runner, model, targets, text, text_level=level, with_text="text" not in cache.roles
@@ -176,7 +176,7 @@ def gives_words_the_noise_level_it_states(spec: PolicySpec, tmp: Path) -> None:
         return
 
     def words(frames: Frames) -> Tensor:
-        video = embed_videos(PassRunner(), model, Scene(text, frames))["video"]
+        video = embed_videos(PassRunner(), model, ModelInputs(text, frames))["video"]
         stream = video.text
         assert stream is not None
         rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]

@@ -19,7 +19,16 @@ from ..engine.kv_cache import KVCache
 from ..engine.passes import PassRunner
 from ..interfaces import denoise
 from ..interfaces.streams import embed_video, pass_video
-from ..interfaces.types import Frames, NoisyVectors, Outcome, Scene, Target, Text, Velocity, counted
+from ..interfaces.types import (
+    DenoisingTargets,
+    Frames,
+    ModelInputs,
+    ModelOutput,
+    NoisyVectors,
+    ParadigmOutput,
+    Text,
+    counted,
+)
 from ..policy.observation import random_batch as batch_of
 from ..policy.observation import random_observation as observation
 from ..policy.preprocessing import blank, clean
@@ -68,14 +77,16 @@ def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
     return parse(override(spec.dump(), changes))
 
 
-def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> Outcome:
+def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> ParadigmOutput:
     """What a policy's paradigm does with a random observation, by a model or the policy's own."""
     scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng, **choices)
 
 
-def corrupted(policy: Policy, *, seed: int = 1, size: int = 2) -> tuple[Scene, Scene, Target]:
+def corrupted(
+    policy: Policy, *, seed: int = 1, size: int = 2
+) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
     """Random training samples of a policy: clean, noisy, and what is to be predicted."""
     scene = clean(policy, batch_of(policy.spec, size=size))
     rng = torch.Generator().manual_seed(seed)
@@ -104,7 +115,7 @@ def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple
     return clip, Text(words, valid, extra)
 
 
-def everything(spec: PolicySpec) -> Scene:
+def everything(spec: PolicySpec) -> ModelInputs:
     """A random scene for an action head, for a batch of two.
 
     It has a context frame, words, a state, and all that a head may be asked for, each at levels of
@@ -117,7 +128,7 @@ def everything(spec: PolicySpec) -> Scene:
 
     video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=1)
     size = spec.state.size
-    return Scene(
+    return ModelInputs(
         text,
         video,
         noisy(spec.actions.chunk, spec.actions.size, 0.2, 0.7),
@@ -148,14 +159,14 @@ def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None)
 def run_head(
     head: Any,
     backbone: Any,
-    scene: Scene,
+    scene: ModelInputs,
     sees: LayerVisibility,
     cache: KVCache | None = None,
     keep: Collection[str] = (),
-) -> Velocity:
+) -> ModelOutput:
     """One pass of an action head over a scene as it is before `prepare`; nothing is kept of it."""
     found = head.join(PassRunner(), backbone, head.prepare(scene), sees, cache, keep)
-    assert isinstance(found, Velocity)
+    assert isinstance(found, ModelOutput)
     return found
 
 

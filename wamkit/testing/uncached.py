@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..engine.kv_cache import KVCache
 from ..interfaces.paradigm import Model
-from ..interfaces.types import MODALITIES, Frames, NoisyVectors, Scene, Velocity
+from ..interfaces.types import MODALITIES, Frames, ModelInputs, ModelOutput, NoisyVectors
 
 
 class Replay(KVCache):
     """In place of keys and values: the parts of a scene, to be passed through the network again."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: ModelInputs) -> None:
         super().__init__([])
         self.scene = scene
 
@@ -43,11 +43,13 @@ class Replay(KVCache):
 def uncached(model: Model) -> Model:
     """`model` without any memory: what it is told to keep is computed anew in every pass."""
 
-    def run(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def run(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         before = cache.scene if isinstance(cache, Replay) else None
         kept = Replay(_only(scene, keep))
         if keep and scene.roles - {"text", "state"} <= set(keep):
-            return Velocity(cache=kept)
+            return ModelOutput(cache=kept)
         whole = scene if before is None else _joined(before, scene)
         found = model(whole)
         parts = {}
@@ -57,7 +59,7 @@ def uncached(model: Model) -> Model:
                 continue
             axis, count = (2, len(mine.roles)) if isinstance(mine, Frames) else (1, _length(mine))
             parts[name] = velocity.narrow(axis, velocity.shape[axis] - count, count)
-        return Velocity(**parts, cache=kept)
+        return ModelOutput(**parts, cache=kept)
 
     return run
 
@@ -66,7 +68,7 @@ def _length(noisy: NoisyVectors) -> int:
     return noisy.x.shape[1]
 
 
-def _only(scene: Scene, roles: Collection[str]) -> Scene:
+def _only(scene: ModelInputs, roles: Collection[str]) -> ModelInputs:
     """The parts of a scene that have one of `roles`; words and state stay."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):
@@ -91,7 +93,7 @@ def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyV
     return NoisyVectors(noisy.x[:, at], level, roles, tuple(times[i] for i in at))
 
 
-def _renamed(scene: Scene, names: Mapping[str, str | None]) -> Scene:
+def _renamed(scene: ModelInputs, names: Mapping[str, str | None]) -> ModelInputs:
     def new(roles: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(role) or role for role in roles)
 
@@ -106,7 +108,7 @@ def _renamed(scene: Scene, names: Mapping[str, str | None]) -> Scene:
     return scene.with_(**changes)
 
 
-def _joined(first: Scene, second: Scene) -> Scene:
+def _joined(first: ModelInputs, second: ModelInputs) -> ModelInputs:
     """Both scenes in one; words and state are the second's."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):

@@ -4,19 +4,23 @@ from typing import Any
 
 from wamkit.config.visibility import Visibility
 from wamkit.interfaces.paradigm import Paradigm, corrupt, denoise, remember, start
-from wamkit.interfaces.types import Outcome, Scene, Target
+from wamkit.interfaces.types import DenoisingTargets, ModelInputs, ParadigmOutput
 
 
 class GlanceParadigm(Paradigm):
     def __init__(self, sees: Visibility) -> None:
         self.sees = sees
 
-    def act(self, model: Any, scene: Scene, schedules: Any, rng: Any, **choices: Any) -> Outcome:
+    def act(
+        self, model: Any, scene: ModelInputs, schedules: Any, rng: Any, **choices: Any
+    ) -> ParadigmOutput:
         if "video" in scene.parts:
             scene = scene.put("video", start("video", scene, schedules, rng).x, 1.0)
         cache, rest = remember(model, scene, self.sees, ("text", "context", "state", "target"))
         runs = {"action": start("action", scene, schedules, rng)}
-        return Outcome(denoise(model, rest, runs, cache).take("action"))
+        return ParadigmOutput(denoise(model, rest, runs, cache).take("action"))
 
-    def corrupt(self, scene: Scene, schedules: Any, rng: Any) -> tuple[Scene, Target]:
+    def corrupt(
+        self, scene: ModelInputs, schedules: Any, rng: Any
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         return corrupt(scene, schedules, rng)

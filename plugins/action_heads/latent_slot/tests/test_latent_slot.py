@@ -20,7 +20,7 @@ from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import Paradigm
 from wamkit.interfaces.paradigm import corrupt, denoise, start
 from wamkit.interfaces.streams import embed_video
-from wamkit.interfaces.types import Frames, NoisyVectors, Outcome
+from wamkit.interfaces.types import Frames, NoisyVectors, ParadigmOutput
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
@@ -51,11 +51,15 @@ class _Together(Paradigm):
     def __init__(self, sees: Any) -> None:
         self.sees = sees
 
-    def act(self, model: Any, scene: Any, schedules: Any, rng: Any, **choices: Any) -> Outcome:
+    def act(
+        self, model: Any, scene: Any, schedules: Any, rng: Any, **choices: Any
+    ) -> ParadigmOutput:
         runs = {part: start(part, scene, schedules, rng, steps=2) for part in scene.parts}
         done = denoise(model, scene, runs)
         value = done.take("value").flatten(1).mean(1)
-        return Outcome(done.take("action"), done.clip, value, {"next": done.take("next_state")})
+        return ParadigmOutput(
+            done.take("action"), done.clip, value, {"next": done.take("next_state")}
+        )
 
     def corrupt(self, scene: Any, schedules: Any, rng: Any) -> Any:
         return corrupt(scene, schedules, rng)

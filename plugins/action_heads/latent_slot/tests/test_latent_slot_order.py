@@ -11,7 +11,7 @@ from wamkit_latent_slot import LatentSlot
 
 from wamkit.config.parts import Sizes
 from wamkit.config.registry import registry
-from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, counted
+from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 
 Order = list[tuple[str, float]]
 
@@ -57,7 +57,7 @@ def head_for(
     return LatentSlot(**how).build(sizes)
 
 
-def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Scene:
+def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> ModelInputs:
     """Everything there can be, of as many chunks, in the order in which a policy gives it."""
     latent, length = head.sizes.latent, views * (1 + chunks)
     room = latent[0] * latent[1] * latent[2]
@@ -67,7 +67,7 @@ def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Scen
         roles += (f"target.{k}" if chunks > 1 else "target",) * views
         names += [f"action.{k}" if chunks > 1 else "action"] * head.count
     one = torch.ones(1)
-    return Scene(
+    return ModelInputs(
         Text(torch.zeros(1, 2, 8)),
         Frames(
             torch.zeros(1, latent[0], length, *latent[1:]),
@@ -82,7 +82,7 @@ def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Scen
     )
 
 
-def order(head: Any, scene: Scene, known: tuple[str, ...] = ()) -> Order:
+def order(head: Any, scene: ModelInputs, known: tuple[str, ...] = ()) -> Order:
     """All frames of a pass, as they stand in time."""
     clips = list(head.slots(scene, known).values())
     if scene.video is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import Sizes
 from wamkit.interfaces import SlotHead
-from wamkit.interfaces.types import CLEAN, Frames, Level, NoisyVectors, Scene, base
+from wamkit.interfaces.types import CLEAN, Frames, Level, ModelInputs, NoisyVectors, base
 
 from .order import Order
 
@@ -57,7 +57,7 @@ class LatentSlotHead(SlotHead):
         mean = flat[..., : copies * size].unflatten(2, (copies, size)).mean(2)
         return mean.unflatten(2, (steps, -1)).flatten(1, 2)
 
-    def slots(self, scene: Scene, known: Collection[str]) -> dict[str, Frames]:
+    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
         """Besides the vectors a blank frame, unless observed frames are `known` with theirs."""
         found: dict[str, Frames] = {}
         if self.blank is not None and not any(base(role) == "context" for role in known):

@@ -12,7 +12,7 @@ from wamkit_mot.interpolate import Units, resized
 
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
-from wamkit.interfaces.types import NoisyVectors, Scene
+from wamkit.interfaces.types import ModelInputs, NoisyVectors
 from wamkit.testing.fixtures import composed, run_head, scene_of
 from wamkit.testing.parity import float64, same_values
 
@@ -30,7 +30,7 @@ SEES = {
 }
 
 
-def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
+def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
     """A tiny backbone, a head with `settings`, and a scene for both."""
     torch.manual_seed(0)
     spec = composed(backbone=backbone)
@@ -39,7 +39,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
     head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
     video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=2)
     action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
-    return model, head, Scene(text, video, action, torch.randn(2, 3))
+    return model, head, ModelInputs(text, video, action, torch.randn(2, 3))
 
 
 @pytest.mark.parametrize(

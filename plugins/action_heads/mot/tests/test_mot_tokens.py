@@ -14,7 +14,7 @@ from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.registry import registry
 from wamkit.engine.layers import latent_times
 from wamkit.engine.levels import CLEAN
-from wamkit.interfaces.types import NoisyVectors, Scene, TokenGroup, counted
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, TokenGroup, counted
 from wamkit.testing.fixtures import composed, everything, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 
@@ -47,7 +47,7 @@ SEES = {
 }
 
 
-def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
+def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
     """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
     torch.manual_seed(0)
     spec = composed(backbone=backbone)
@@ -107,7 +107,7 @@ def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
     whole = scene.with_(action=NoisyVectors(x, sigma, roles, times))
     both = run_head(head, model, whole, SEES).action
 
-    def chunk(i: int) -> Scene:
+    def chunk(i: int) -> ModelInputs:
         at = slice(i * n, (i + 1) * n)
         return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 

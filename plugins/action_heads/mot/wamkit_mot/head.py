@@ -18,7 +18,7 @@ from wamkit.engine.layers import (
     sinusoid,
 )
 from wamkit.interfaces import Backbone, ExpertHead, Stack, append_state
-from wamkit.interfaces.types import Scene, Text, TokenGroup
+from wamkit.interfaces.types import ModelInputs, Text, TokenGroup
 
 from .blocks import FREQUENCIES, ConditionEmbedder, ExpertBlock, ExpertSigma, embedded
 from .interpolate import from_video
@@ -145,13 +145,13 @@ class MotHead(ExpertHead, Stack):
             return None
         return axial_rotary(positions[:, :1], (self.sizes.traits.head_size,))
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: ModelInputs) -> ModelInputs:
         """The state as one more text token, read by video and action alike."""
         if self.config.state != "text" or self.state_encoder is None:
             return scene
         return append_state(scene, self.state_encoder)
 
-    def token_groups(self, scene: Scene, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         config = self.config
         return list(
             groups(
@@ -186,7 +186,7 @@ class MotHead(ExpertHead, Stack):
         assert embedder is not None
         return embedded(embedder, sigmas)
 
-    def embed_tokens(self, group: TokenGroup, scene: Scene, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
         if group.x is None:
             tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
             return tokens[None]

@@ -12,11 +12,11 @@ from itertools import groupby
 
 from torch import Tensor
 
-from wamkit.interfaces.types import Scene, TokenGroup
+from wamkit.interfaces.types import ModelInputs, TokenGroup
 
 
 def groups(
-    scene: Scene, known: Collection[str], *, chunk: int, state: str, registers: int
+    scene: ModelInputs, known: Collection[str], *, chunk: int, state: str, registers: int
 ) -> Iterator[TokenGroup]:
     """The tokens of what is in `scene` and not `known`; settings are those of `Mot`.
 

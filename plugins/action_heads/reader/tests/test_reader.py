@@ -12,7 +12,7 @@ from wamkit_reader import Reader
 from wamkit import check
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Frames, NoisyVectors, Scene, Text, counted
+from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
@@ -39,19 +39,19 @@ def spec_for(
     return spec.model_copy(update={"action_head": Reader(**SMALL | settings)}).fitted()
 
 
-def inputs(spec: PolicySpec, layers: int) -> tuple[Scene, list[torch.Tensor]]:
+def inputs(spec: PolicySpec, layers: int) -> tuple[ModelInputs, list[torch.Tensor]]:
     """A scene of vectors alone, and hidden states for them."""
     torch.manual_seed(0)
     text = Text(torch.randn(2, 4, spec.backbone.traits.text_width))
     action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     hidden = [torch.randn(2, 5, spec.backbone.traits.width) for _ in range(layers)]
-    return Scene(text, action=action, state=torch.randn(2, 3)), hidden
+    return ModelInputs(text, action=action, state=torch.randn(2, 3)), hidden
 
 
 def read(
     spec: PolicySpec,
     head: Any,
-    scene: Scene,
+    scene: ModelInputs,
     hidden: list[torch.Tensor],
     level: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:

@@ -14,7 +14,7 @@ from wamkit_reader import Reader
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.registry import registry
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import NoisyVectors, Scene, Text
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.testing.fixtures import composed, run_head
 from wamkit.testing.parity import doubled, float64, same_values
 
@@ -103,7 +103,9 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     head = doubled(config.build(sizes))
     x, sigma = torch.randn(2, 6, 4), torch.tensor([0.3, 0.8])
     hidden = [torch.randn(2, 5, sizes.traits.width) for _ in range(2)]
-    scene = Scene(Text(torch.randn(2, 3, sizes.traits.text_width)), action=NoisyVectors(x, sigma))
+    scene = ModelInputs(
+        Text(torch.randn(2, 3, sizes.traits.text_width)), action=NoisyVectors(x, sigma)
+    )
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
     model = composed(backbone="toy").backbone.build()
     found = run_head(head, model, scene, {"action": ["context"]}, cache).action

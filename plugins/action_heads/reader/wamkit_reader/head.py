@@ -18,7 +18,7 @@ from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
 from wamkit.engine.layers import KV, RotaryEmbedding, additive_mask, rotary_embedding
 from wamkit.interfaces import ReaderHead, append_state
-from wamkit.interfaces.types import Scene, Text, TokenGroup
+from wamkit.interfaces.types import ModelInputs, Text, TokenGroup
 
 from .blocks import Block, Levels, read_blocks
 
@@ -62,10 +62,10 @@ class DiTReader(ReaderHead):
         if config.state == "text" and sizes.state:
             self.state_word = nn.Linear(sizes.state, traits.text_width)
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: ModelInputs) -> ModelInputs:
         return scene if self.state_word is None else append_state(scene, self.state_word)
 
-    def token_groups(self, scene: Scene) -> list[TokenGroup]:
+    def token_groups(self, scene: ModelInputs) -> list[TokenGroup]:
         return [group for group in scene.groups() if group.modality in self.encoders]
 
     def encode_hidden(
@@ -106,7 +106,7 @@ class DiTReader(ReaderHead):
 
     def read(
         self,
-        scene: Scene,
+        scene: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[KV, ...],
         levels: Tensor,
@@ -128,7 +128,7 @@ class DiTReader(ReaderHead):
         encoder = self.encoders["state"]
         return encoder(state.to(encoder.weight.dtype))  # type: ignore[no-any-return, arg-type]
 
-    def _embed(self, group: TokenGroup, scene: Scene) -> Tensor:
+    def _embed(self, group: TokenGroup, scene: ModelInputs) -> Tensor:
         """Vectors of a group as tokens [B, n, D]."""
         encoder, x = self.encoders[group.modality], group.x
         assert isinstance(encoder, nn.Linear) and x is not None

@@ -11,7 +11,7 @@ from wamkit_regression import Regression
 from wamkit import check
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.passes import PassRunner
-from wamkit.interfaces.types import NoisyVectors, Scene, Text
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
@@ -86,7 +86,7 @@ def test_padding_of_the_text_is_left_out(pool: str) -> None:
 
     def found(hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         noisy = NoisyVectors(torch.zeros(2, 6, 4), torch.ones(2))
-        scene = Scene(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
+        scene = ModelInputs(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
         memory = head.encode_hidden([hidden], valid, scene.text)
         velocity: torch.Tensor = head.read(scene, [], memory, None, None, call)["action"]
         return velocity
@@ -105,7 +105,7 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     sizes = sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head = Regression(width=24).build(sizes)
     ones = torch.ones(2)
-    scene = Scene(
+    scene = ModelInputs(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
         action=NoisyVectors(torch.randn(2, 6, 4), ones),
         state=torch.randn(2, 3),

@@ -13,7 +13,7 @@ from wamkit.config.parts import Sizes
 from wamkit.config.reading import places
 from wamkit.engine.layers import LayerNorm, additive_mask, attention, masked_mean
 from wamkit.interfaces import ReaderHead, append_state
-from wamkit.interfaces.types import Scene, Text, TokenGroup
+from wamkit.interfaces.types import ModelInputs, Text, TokenGroup
 
 if TYPE_CHECKING:
     from . import Regression
@@ -75,7 +75,7 @@ class RegressionHead(ReaderHead):
         """How many values a part has in one chunk."""
         return (self.sizes.chunk if part == "action" else 1) * self.sizes.numbers(part)
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: ModelInputs) -> ModelInputs:
         return scene if self.state_word is None else append_state(scene, self.state_word)
 
     def encode_hidden(
@@ -89,7 +89,7 @@ class RegressionHead(ReaderHead):
 
     def read(
         self,
-        scene: Scene,
+        scene: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[Tensor, ...],
         levels: Any,

@@ -17,7 +17,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.layers import latent_times
 from wamkit.engine.levels import CLEAN
-from wamkit.interfaces.types import NoisyVectors, Scene, Text, TokenGroup, counted
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text, TokenGroup, counted
 from wamkit.testing.fixtures import composed, everything, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 
@@ -47,7 +47,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
     return spec.model_copy(update={"action_head": SharedStream(**settings)}).fitted()
 
 
-def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, Scene]:
+def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
     """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
     torch.manual_seed(0)
     spec = spec_for(backbone, **settings)
@@ -108,7 +108,7 @@ def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, A
         head, model, scene.with_(action=NoisyVectors(x, sigma, roles, times)), SEES
     ).action
 
-    def chunk(i: int) -> Scene:
+    def chunk(i: int) -> ModelInputs:
         at = slice(i * n, (i + 1) * n)
         return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 

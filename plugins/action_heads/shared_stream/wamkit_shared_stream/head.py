@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wamkit.config.parts import Sizes
 from wamkit.engine.layers import latent_times, sinusoid
 from wamkit.interfaces import Backbone, ExpertHead, Stack
-from wamkit.interfaces.types import CLEAN, Scene, TokenGroup
+from wamkit.interfaces.types import CLEAN, ModelInputs, TokenGroup
 
 from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
 
@@ -55,7 +55,7 @@ class SharedStreamHead(ExpertHead):
     def stack(self, backbone: Backbone) -> Stack:
         return backbone
 
-    def token_groups(self, scene: Scene, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """Text, state, actions, and what comes of them, which stands after its chunk."""
         found = []
         if self.text_embedder is not None and "text" not in known and scene.text.length:
@@ -105,7 +105,7 @@ class SharedStreamHead(ExpertHead):
             return None
         return sinusoid(1000 * sigmas, self.sizes.traits.width)
 
-    def embed_tokens(self, group: TokenGroup, scene: Scene, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")
         assert group.x is not None
         x = group.x.to(next(embedder.parameters()).dtype)

@@ -17,7 +17,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.passes import PassRunner
-from wamkit.interfaces.types import NoisyVectors, Scene, Text
+from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
@@ -139,7 +139,7 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     head = StateFusion(**SMALL, weights=str(tmp_path / "light_wam.safetensors")).build(sizes)
     hidden = [torch.randn(2, 7, d) for _ in range(2)]
     noisy = NoisyVectors(torch.randn(2, 6, 4), torch.ones(2))
-    scene = Scene(Text(torch.randn(2, 3, words)), action=noisy)
+    scene = ModelInputs(Text(torch.randn(2, 3, words)), action=noisy)
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
     velocity = run_head(
         head, spec_for().backbone.build(), scene, {"action": ["context"]}, cache
@@ -258,7 +258,7 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head = StateFusion(**SMALL).build(sizes)
     ones, d = torch.ones(2), sizes.traits.width
-    scene = Scene(
+    scene = ModelInputs(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
         next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
         value=NoisyVectors(torch.randn(2, 1, 1), ones),

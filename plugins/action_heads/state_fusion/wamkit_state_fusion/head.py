@@ -30,7 +30,7 @@ from wamkit.engine.layers import (
     split_heads,
 )
 from wamkit.interfaces import Backbone, PassRunner, ReaderHead, append_state
-from wamkit.interfaces.types import KVCache, Scene, Text, TokenGroup, Velocity
+from wamkit.interfaces.types import KVCache, ModelInputs, ModelOutput, Text, TokenGroup
 
 from .adapters import Correction
 
@@ -108,18 +108,18 @@ class StateFusionHead(ReaderHead):
             {part: perceptron(width, width, sizes.numbers(part)) for part in sizes.predicts}
         )
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: ModelInputs) -> ModelInputs:
         return scene if self.state_word is None else append_state(scene, self.state_word)
 
     def join(
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: Scene,
+        scene: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
-    ) -> Velocity:
+    ) -> ModelOutput:
         adapters = {int(layer): adapter for layer, adapter in self.adapters.items()}
         corrected = self.correction.of(backbone, adapters)
         return super().join(runner, corrected, scene, sees, cache, keep)
@@ -147,7 +147,7 @@ class StateFusionHead(ReaderHead):
 
     def read(
         self,
-        scene: Scene,
+        scene: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[Tensor, ...],
         levels: Any,
@@ -162,7 +162,7 @@ class StateFusionHead(ReaderHead):
                 found[part] = scene.noisy(part).towards(decode(y))
         return found
 
-    def _fuse(self, memory: tuple[Tensor, ...], scene: Scene) -> Tensor:
+    def _fuse(self, memory: tuple[Tensor, ...], scene: ModelInputs) -> Tensor:
         """All that is read, as one vector [B, width]."""
         pieces = list(memory)
         if self.state_numbers is not None and scene.state is not None:

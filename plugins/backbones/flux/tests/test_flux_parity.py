@@ -19,7 +19,7 @@ from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import denoise
 from wamkit.interfaces.streams import embed_videos
-from wamkit.interfaces.types import Frames, Scene, Text, counted
+from wamkit.interfaces.types import Frames, ModelInputs, Text, counted
 from wamkit.testing.parity import (
     doubled,
     float64,
@@ -356,7 +356,7 @@ def test_clean_text_does_not_feel_the_level_of_the_target(folders: dict[str, Pat
 
 def text_keys(backbone: Any, frames: Frames, text: Text) -> Tensor:
     """Keys of the text tokens in the first block."""
-    stream = embed_videos(PassRunner(), backbone, Scene(text, frames))["video"].text
+    stream = embed_videos(PassRunner(), backbone, ModelInputs(text, frames))["video"].text
     assert stream is not None
     rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
     return stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)[0].k  # type: ignore[no-any-return]

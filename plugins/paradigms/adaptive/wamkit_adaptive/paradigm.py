@@ -12,7 +12,7 @@ from torch import Tensor
 from wamkit.engine.noise_schedule import Chosen, copied
 from wamkit.interfaces.batched_proposals import Observed, generators, rows
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
-from wamkit.interfaces.types import Frames, Outcome, Scene, Target
+from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
 
 from .budget import calibrated
 
@@ -42,13 +42,13 @@ class AdaptiveParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
         deliberate: bool | None = None,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """The first fast proposal where all agree, a deliberate chunk where they do not.
 
         Both begin with `rng` as it is given: the first proposal is what acting fast would do, and
@@ -60,7 +60,9 @@ class AdaptiveParadigm(Paradigm):
         if deliberate is not None:
             out = (self.slow if deliberate else self.fast).act(model, scene, schedules, rng)
             every = torch.full_like(rows(scene, 1), int(deliberate)).bool()
-            return Outcome(out.action, out.video, out.value, {**out.notes, "deliberated": every})
+            return ParadigmOutput(
+                out.action, out.video, out.value, {**out.notes, "deliberated": every}
+            )
         aside = copied(rng)
         observed = Observed(model, scene)
         out, disagreement = self.compared(observed, scene, schedules, rng)
@@ -68,13 +70,13 @@ class AdaptiveParadigm(Paradigm):
         notes = {"disagreement": disagreement, "deliberated": hard}
         index = hard.nonzero()[:, 0]  # waits for the device
         if len(index) == 0:
-            return Outcome(out.action, out.video, out.value, notes)
+            return ParadigmOutput(out.action, out.video, out.value, notes)
         aside = Chosen(aside, index, len(hard))
         found = self.slow.act(observed.some(index), scene.pick(index), schedules, aside)
         value = None
         if out.value is not None and found.value is not None:
             value = out.value.index_copy(0, index, found.value)
-        return Outcome(
+        return ParadigmOutput(
             out.action.index_copy(0, index, found.action),
             _merged(out.video, found.video, index),
             value,
@@ -82,8 +84,8 @@ class AdaptiveParadigm(Paradigm):
         )
 
     def compared(
-        self, observed: Observed, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Outcome, Tensor]:
+        self, observed: Observed, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ParadigmOutput, Tensor]:
         """The first fast proposal, and how far all of them disagree [B].
 
         That is the mean over steps n and numbers a of a normalized chunk of the standard deviation
@@ -96,7 +98,7 @@ class AdaptiveParadigm(Paradigm):
         first = rows(scene, 1)
         video = None if out.video is None else out.video.pick(first)
         value = None if out.value is None else out.value[first]
-        return Outcome(out.action[first], video, value), apart
+        return ParadigmOutput(out.action[first], video, value), apart
 
     def calibrate(
         self,
@@ -116,13 +118,13 @@ class AdaptiveParadigm(Paradigm):
         return report
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """As the inner paradigm does."""
         return self.inner.corrupt(scene, schedules, rng)
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As deliberation does."""
         return self.slow.imagine(model, scene, schedules, rng)

@@ -13,7 +13,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, override, parse
 from wamkit.config.visibility import Visibility
 from wamkit.errors import SpecError
-from wamkit.interfaces.types import Scene
+from wamkit.interfaces.types import ModelInputs
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, changed, compose, composed, corrupted, observation
 from wamkit.testing.parity import float64, same_values
@@ -277,7 +277,7 @@ def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
     spec = spec_for(action=action)
     policy, found = Policy.from_spec(spec), []
 
-    def model(scene: Scene, cache: Any = None, keep: Any = ()) -> Any:
+    def model(scene: ModelInputs, cache: Any = None, keep: Any = ()) -> Any:
         found.append({role.partition(".")[0] for role in scene.roles} - {"text", "state"})
         return Policy.model(policy, scene, cache, keep)
 

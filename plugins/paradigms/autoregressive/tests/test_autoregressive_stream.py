@@ -15,7 +15,14 @@ from wamkit_autoregressive.memory import Memory
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Frames, Noisy, Outcome, Past, Scene, Velocity
+from wamkit.interfaces.types import (
+    EpisodeHistory,
+    Frames,
+    ModelInputs,
+    ModelOutput,
+    Noisy,
+    ParadigmOutput,
+)
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import clean
 from wamkit.testing.fixtures import batch_of, changed, composed, redrawn
@@ -44,9 +51,9 @@ class Lesson:
 
     policy: Policy
     told: float = 0.0  # added to what is said to have happened
-    whole: Scene = field(init=False)
-    noisy: Scene = field(init=False)
-    found: Velocity = field(init=False)
+    whole: ModelInputs = field(init=False)
+    noisy: ModelInputs = field(init=False)
+    found: ModelOutput = field(init=False)
 
     def __post_init__(self) -> None:
         self.whole = clean(self.policy, batch_of(self.policy.spec))
@@ -66,7 +73,7 @@ class Lesson:
         """The true actions of block k."""
         return self.whole.take("action").chunk(self.blocks, 1)[k]
 
-    def beginning(self) -> Scene:
+    def beginning(self) -> ModelInputs:
         """The scene in which the first chunk of the sample is to be made."""
         clip, action = self.whole.clip, self.whole.action
         assert clip is not None and action is not None
@@ -95,8 +102,8 @@ class Lesson:
         noisy = video.only(f"target.{k}")
 
         def model(
-            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-        ) -> Velocity:
+            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> ModelOutput:
             if scene.video is not None and scene.video.targets:
                 scene = scene.put("video", noisy.z, noisy.sigma[:, 0])
                 assert torch.equal(scene.video.times, noisy.times)  # type: ignore[union-attr]
@@ -135,7 +142,9 @@ def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
             error = float((found - expected).abs().max()) / scale
             assert error < 1e-5, f"{name} of chunk {k} differs by {error:.1e}"
         memories.append(out.memory)
-        past = Past(out.memory, lesson.frames(k) + lesson.told, lesson.actions(k) + lesson.told)
+        past = EpisodeHistory(
+            out.memory, lesson.frames(k) + lesson.told, lesson.actions(k) + lesson.told
+        )
     return memories
 
 
@@ -208,7 +217,7 @@ def test_what_has_left_the_window_is_seen_by_nobody() -> None:
 
 def acted(
     policy: Policy, lesson: Lesson, model: Any, chunks: int, *, first_seed: int = 0
-) -> list[Outcome]:
+) -> list[ParadigmOutput]:
     """Chunks made after true ones, by a model that is not led by training's noise."""
     outs, past = [], None
     for k in range(chunks):
@@ -216,7 +225,7 @@ def acted(
         scene = lesson.beginning().with_(past=past)
         with torch.no_grad():
             outs.append(policy.paradigm.act(model, scene, policy.schedules, generator(seed)))
-        past = Past(outs[-1].memory, lesson.frames(k), lesson.actions(k))
+        past = EpisodeHistory(outs[-1].memory, lesson.frames(k), lesson.actions(k))
     return outs
 
 
@@ -269,19 +278,19 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
     first = acted(policy, lesson, policy.model, 1)[0]
     assert first.video is not None
 
-    def then(past: Past) -> Outcome:
+    def then(past: EpisodeHistory) -> ParadigmOutput:
         scene = lesson.beginning().with_(past=past)
         return policy.paradigm.act(policy.model, scene, policy.schedules, generator(1))
 
-    blind = then(Past(first.memory))
-    believed = then(Past(first.memory, first.video.only("target").z, first.action))
+    blind = then(EpisodeHistory(first.memory))
+    believed = then(EpisodeHistory(first.memory, first.video.only("target").z, first.action))
     same_values(blind.action, believed.action)
     assert blind.memory.observed.roles == {"context"} and blind.memory.happened == 0
     assert believed.memory.happened == 1
     both = [torch.cat([f(0), f(1)], axis) for f, axis in ((lesson.frames, 2), (lesson.actions, 1))]
-    known = then(Past(blind.memory, *both))
+    known = then(EpisodeHistory(blind.memory, *both))
     true = acted(policy, lesson, policy.model, 3)[1].memory
-    again = then(Past(true, lesson.frames(1), lesson.actions(1)))
+    again = then(EpisodeHistory(true, lesson.frames(1), lesson.actions(1)))
     same_values(known.action, again.action)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wamkit.interfaces.types import KVCache, Scene
+from wamkit.interfaces.types import KVCache, ModelInputs
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Memory:
     happened: int
     predicted: KVCache | None  # named as at block `begun - 1`, or at `begun` once it is to be made
     begun: int
-    unwritten: Scene | None = None  # predictions for the last block that are in no cache yet
+    unwritten: ModelInputs | None = None  # predictions for the last block that are in no cache yet
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from wamkit.engine.noise_schedule import draw, shifted, uniform
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
 from wamkit.interfaces.types import (
     CLEAN,
+    DenoisingTarget,
+    DenoisingTargets,
+    EpisodeHistory,
     Frames,
-    Goal,
     KVCache,
+    ModelInputs,
     NoisyVectors,
-    Outcome,
-    Past,
-    Scene,
-    Target,
+    ParadigmOutput,
 )
 
 from .memory import Memory, Names
@@ -48,11 +48,11 @@ class AutoregressiveParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """The next block of an episode, whose beginning `scene` is.
 
         The action's noise is drawn first.
@@ -76,10 +76,10 @@ class AutoregressiveParadigm(Paradigm):
         left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
         ends = self.config.full == "restart" and now == self.names.last
         clip = self._shown(scene, now, video.x)
-        return Outcome(done.take("action"), clip, memory=None if ends else left)
+        return ParadigmOutput(done.take("action"), clip, memory=None if ends else left)
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The frames of the block as `act` imagines them: with its action, or before it."""
         if self.config.action == "mutual":
@@ -93,8 +93,8 @@ class AutoregressiveParadigm(Paradigm):
         return self._shown(scene, memory.begun, video.x)
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """All blocks of a sample, noisy, and behind them those clean copies that anybody sees.
 
         Every block has a level of its own; a tied action has that of the frames of its block.
@@ -115,7 +115,9 @@ class AutoregressiveParadigm(Paradigm):
             velocity, places = flow.velocity(x, noise), range(x.shape[1])
             if part == "video":
                 places = range(len(clip.roles) - len(places), len(clip.roles))
-            target[part] = Goal(_by_place(part, velocity), flow.weight(sigma), tuple(places))
+            target[part] = DenoisingTarget(
+                _by_place(part, velocity), flow.weight(sigma), tuple(places)
+            )
         video = self._video_of_sample(frames, noised["video"], schedules, rng)
         rest = [clip.only("context")] if "context" in clip.roles else []
         place = "video" if scene.future is None else "future"
@@ -159,7 +161,7 @@ class AutoregressiveParadigm(Paradigm):
         )
         return [noisy, clean]
 
-    def _action_of_sample(self, scene: Scene, noised: tuple[Tensor, Tensor]) -> NoisyVectors:
+    def _action_of_sample(self, scene: ModelInputs, noised: tuple[Tensor, Tensor]) -> NoisyVectors:
         """The actions of all blocks, noisy, and the clean copies."""
         x, sigma = noised
         action, count, copies = scene.noisy("action"), self.config.chunks, self._copies("did")
@@ -179,7 +181,7 @@ class AutoregressiveParadigm(Paradigm):
         ]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
-    def _recalled(self, model: Model, scene: Scene) -> Memory:
+    def _recalled(self, model: Model, scene: ModelInputs) -> Memory:
         """The memory at the beginning of a chunk.
 
         What was observed takes the place of all predictions. If nothing was observed, what was
@@ -194,7 +196,9 @@ class AutoregressiveParadigm(Paradigm):
             return self._dreamed(model, memory)
         return self._observed(model, scene, scene.past, memory)
 
-    def _observed(self, model: Model, scene: Scene, past: Past, memory: Memory) -> Memory:
+    def _observed(
+        self, model: Model, scene: ModelInputs, past: EpisodeHistory, memory: Memory
+    ) -> Memory:
         """Every prediction dropped, and what happened instead written at level 0."""
         assert past.video is not None and past.action is not None
         assert scene.clip is not None and scene.action is not None
@@ -220,13 +224,13 @@ class AutoregressiveParadigm(Paradigm):
             predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
         return replace(memory, predicted=predicted, unwritten=None)
 
-    def _kept(self, model: Model, scene: Scene, cache: KVCache) -> KVCache:
+    def _kept(self, model: Model, scene: ModelInputs, cache: KVCache) -> KVCache:
         """One pass over clean frames and actions, for their keys."""
         kept = model(scene, cache=cache, keep=_clean_roles(scene)).cache
         assert kept is not None
         return kept
 
-    def _blank(self, scene: Scene, block: int) -> Scene:
+    def _blank(self, scene: ModelInputs, block: int) -> ModelInputs:
         """What is to be made in a block: its frames and actions alone, at level 1."""
         clip, action = scene.clip, scene.noisy("action")
         assert clip is not None
@@ -247,7 +251,9 @@ class AutoregressiveParadigm(Paradigm):
             ),
         )
 
-    def _clean(self, scene: Scene, block: int, z: Tensor | None, x: Tensor | None = None) -> Scene:
+    def _clean(
+        self, scene: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
+    ) -> ModelInputs:
         """Frames and actions of a block at level 0, as the memory wants them.
 
         Actions that nobody will see are left out.
@@ -271,7 +277,7 @@ class AutoregressiveParadigm(Paradigm):
             )
         return _with_clip(scene.with_(action=action), clip)
 
-    def _shown(self, scene: Scene, block: int, z: Tensor) -> Frames:
+    def _shown(self, scene: ModelInputs, block: int, z: Tensor) -> Frames:
         """The clip of the scene with the frames of a block as its target."""
         clip = scene.clip
         assert clip is not None
@@ -283,14 +289,14 @@ class AutoregressiveParadigm(Paradigm):
         return replace(clip, times=times).put(z, "target").at(0.0, "target")
 
 
-def _with_clip(scene: Scene, clip: Frames | None) -> Scene:
+def _with_clip(scene: ModelInputs, clip: Frames | None) -> ModelInputs:
     """The scene with these frames alone, and without what happened before."""
     if scene.future is None:
         return scene.with_(video=clip, past=None)
     return scene.with_(video=None, future=clip, past=None)
 
 
-def _clean_roles(scene: Scene) -> tuple[str, ...]:
+def _clean_roles(scene: ModelInputs) -> tuple[str, ...]:
     """The roles of frames and actions in a scene."""
     return tuple(sorted(scene.roles - {"text", "state"}))
 

@@ -12,7 +12,7 @@ from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, parse, parse_part
 from wamkit.errors import WamkitError
-from wamkit.interfaces.types import Scene, Target
+from wamkit.interfaces.types import DenoisingTargets, ModelInputs
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import batch_of, composed, corrupted, observation
@@ -32,11 +32,11 @@ def spec_for(head: str = "mot", **settings: Any) -> PolicySpec:
     return composed(Conditional(**settings), backbone="toy", action_head=head)
 
 
-def samples(spec: PolicySpec) -> tuple[Scene, Scene, Target]:
+def samples(spec: PolicySpec) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
     return corrupted(Policy.from_spec(spec), size=4)
 
 
-def levels(scene: Scene) -> dict[str, list[float]]:
+def levels(scene: ModelInputs) -> dict[str, list[float]]:
     """The level of each part in each sample."""
     assert scene.clip is not None
     found = {"video": scene.clip.sigma[:, -1].tolist()}

@@ -19,7 +19,14 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Goal, KVCache, Outcome, Scene, Target
+from wamkit.interfaces.types import (
+    DenoisingTarget,
+    DenoisingTargets,
+    Frames,
+    KVCache,
+    ModelInputs,
+    ParadigmOutput,
+)
 
 from . import GIVEN, LEARNED
 
@@ -38,11 +45,11 @@ class ConditionalParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """Action, what follows and value in one run, or the action alone if it sees no more.
 
         The action's noise is drawn first.
@@ -52,16 +59,16 @@ class ConditionalParadigm(Paradigm):
         done = self._denoised("policy", model, scene, schedules, rng, None)
         clip = done.clip if "video" in done.parts else None
         value = None if done.value is None else told(done.value.x)
-        return Outcome(done.take("action"), clip, value)
+        return ParadigmOutput(done.take("action"), clip, value)
 
     def foresee(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None = None,
-    ) -> Scene:
+    ) -> ModelInputs:
         """The scene with target frames, next state and value as they follow from its action.
 
         The action is taken as it is, as clean. `cache` is what `remember` left of what is observed,
@@ -72,7 +79,7 @@ class ConditionalParadigm(Paradigm):
     def judge(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None = None,
@@ -84,7 +91,7 @@ class ConditionalParadigm(Paradigm):
         return told(self._denoised("value", model, scene, schedules, rng, cache).take("value"))
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The clip of the scene as it comes with, or after, the action that `act` takes."""
         out = self.act(model, scene, schedules, rng)
@@ -98,11 +105,11 @@ class ConditionalParadigm(Paradigm):
         self,
         kind: str,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
-    ) -> Scene:
+    ) -> ModelInputs:
         """The scene with what is learned in samples of `kind` denoised from noise."""
         present = scene.parts
         for part in GIVEN[kind]:
@@ -121,8 +128,8 @@ class ConditionalParadigm(Paradigm):
         return scene
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """Samples of all kinds in one batch, each kind with its share, drawn sample by sample.
 
         What is given has level 0 and no loss; what is absent level 1 and no loss.
@@ -133,7 +140,7 @@ class ConditionalParadigm(Paradigm):
         for part in parts:
             x, flow = scene.take(part), schedules[part]
             drawn[part] = draw(tuple(x.shape), x, rng), flow.sample((len(x),), x, rng)
-        target: dict[str, Goal] = {}
+        target: dict[str, DenoisingTarget] = {}
         for part in parts:
             leaders = [self._leader(name, part, parts) for name in LEARNED]
             learned = _where(kind, [part in names for names in LEARNED.values()])
@@ -149,7 +156,7 @@ class ConditionalParadigm(Paradigm):
             target[part] = goal(scene, part, flow.velocity(x, noise), weight * counts)
         return scene, target
 
-    def _kinds(self, scene: Scene, rng: torch.Generator) -> Tensor:
+    def _kinds(self, scene: ModelInputs, rng: torch.Generator) -> Tensor:
         """The kind of each sample [B], as places in LEARNED."""
         tokens = scene.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)

@@ -16,7 +16,7 @@ from wamkit.config.visibility import Visibility
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.paradigm import denoise, start
-from wamkit.interfaces.types import Frames, Scene, Velocity
+from wamkit.interfaces.types import Frames, ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import acted, batch_of, changed, composed, corrupted, observation
@@ -34,7 +34,9 @@ def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpe
 def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:
     found = []
 
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def model(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         found.append(scene.roles - {"text", "state"})
         return policy.model(scene, cache, keep)
 

@@ -18,7 +18,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Outcome, Scene, Target
+from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
 
 if TYPE_CHECKING:
     from . import Idm
@@ -44,13 +44,13 @@ class IdmParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
         until: float | str | None = None,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """The video down to level `until`, one pass over it, then the action against its keys.
 
         The same seed draws the same noise for the action, whatever `until` is. Raises WamkitError
@@ -60,7 +60,7 @@ class IdmParadigm(Paradigm):
         action = start("action", scene, schedules, rng)
         if stop == "first_frame":
             cache, rest = remember(model, scene.without("video"), self.sees)
-            return Outcome(denoise(model, rest, {"action": action}, cache).take("action"))
+            return ParadigmOutput(denoise(model, rest, {"action": action}, cache).take("action"))
         video = start("video", scene, schedules, rng, until=float(stop))
         cache, rest = remember(model, scene, self.sees)
         seen = denoise(model, rest.without("action"), {"video": video}, cache)
@@ -70,11 +70,11 @@ class IdmParadigm(Paradigm):
         rest = rest.with_(video=None, future=None)
         done = denoise(model, rest, {"action": action}, cache | kept)
         clip = scene.put("video", video.x, video.sigma).clip
-        return Outcome(done.take("action"), clip)
+        return ParadigmOutput(done.take("action"), clip)
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action noised as ever, and behind the video the copy that the action sees.
 
         Whether the copy is left out is drawn once for the whole batch: then no token has to be
@@ -94,12 +94,12 @@ class IdmParadigm(Paradigm):
         return noisy.with_(**{_place(noisy): noisy.clip.then(copy)}), target
 
 
-def _place(scene: Scene) -> str:
+def _place(scene: ModelInputs) -> str:
     """Which frames of the scene the targets are among."""
     return "video" if scene.future is None else "future"
 
 
-def _copy(scene: Scene) -> Frames:
+def _copy(scene: ModelInputs) -> Frames:
     """The target frames as the copy that the action sees."""
     assert scene.clip is not None
     return scene.clip.only("target").named(target="target'")

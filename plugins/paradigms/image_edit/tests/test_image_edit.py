@@ -13,7 +13,7 @@ from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Scene, Velocity
+from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import acted, changed, composed, corrupted, observation
@@ -67,7 +67,9 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.25))
     passes: list[frozenset[str]] = []
 
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def model(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         passes.append(scene.roles - {"text", "state"})
         if scene.video is not None:
             assert scene.video.sigma.tolist() == [[0.25], [0.25]]
@@ -112,7 +114,9 @@ def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
     levels: list[list[float]] = []
 
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def model(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         assert scene.video is not None
         levels.append(scene.video.sigma[0].tolist())
         return policy.model(scene, cache, keep)

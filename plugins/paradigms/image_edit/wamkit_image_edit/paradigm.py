@@ -17,7 +17,14 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, KVCache, Outcome, Scene, Target, Velocity
+from wamkit.interfaces.types import (
+    DenoisingTargets,
+    Frames,
+    KVCache,
+    ModelInputs,
+    ModelOutput,
+    ParadigmOutput,
+)
 
 if TYPE_CHECKING:
     from . import ImageEdit
@@ -35,39 +42,39 @@ class ImageEditParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """One pass over words and reference frames, then action steps against their keys."""
         run = start("action", scene, schedules, rng)
         cache, rest = remember(model, self._told(scene.without("video")), self.sees)
-        return Outcome(denoise(model, rest, {"action": run}, cache).take("action"))
+        return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
 
-    def _told(self, scene: Scene) -> Scene:
+    def _told(self, scene: ModelInputs) -> ModelInputs:
         """The scene with its reference frames told the prefix level."""
         assert scene.video is not None
         return scene.with_(video=scene.video.at(self.config.prefix_level, "context"))
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """Edited frame and action at independent levels; reference frames stay as they are."""
         noisy, target = corrupt(scene, schedules, rng)
         told = levelled if self.config.training_level == "target" else self._told
         return told(noisy), target
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The edit itself, with reference frames told what training told them."""
         if self.config.training_level == "same":
             return super().imagine(model, self._told(scene), schedules, rng)
 
         def told(
-            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-        ) -> Velocity:
+            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> ModelOutput:
             return model(levelled(scene), cache=cache, keep=keep)
 
         run = start("video", scene, schedules, rng)

@@ -15,7 +15,7 @@ from wamkit.config.spec import PolicySpec, override, parse
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError
 from wamkit.interfaces.paradigm import denoise, remember, start
-from wamkit.interfaces.types import Scene, Velocity
+from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import acted, batch_of, changed, composed, observation
@@ -38,8 +38,8 @@ class Watched:
         self.levels = list[list[float]]()
 
     def __call__(
-        self, scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-    ) -> Velocity:
+        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         self.passes.append(scene.roles - {"text", "state"})
         self.levels.append([] if scene.video is None else scene.video.sigma[0].tolist())
         return self.policy.model(scene, cache, keep)

@@ -16,7 +16,14 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, KVCache, Outcome, Scene, Target, Velocity
+from wamkit.interfaces.types import (
+    DenoisingTargets,
+    Frames,
+    KVCache,
+    ModelInputs,
+    ModelOutput,
+    ParadigmOutput,
+)
 
 if TYPE_CHECKING:
     from . import Joint
@@ -32,11 +39,11 @@ class JointParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """One evaluation of the action after the other, and of the video wherever it is due.
 
         With refresh = "every", whichever is done first stays as it is and is still looked at; a
@@ -66,7 +73,7 @@ class JointParadigm(Paradigm):
             if not action.done:
                 action.advance(velocity.take("action", scene))
             place += 1
-        return Outcome(action.x, complete.put("video", video.x, video.sigma).clip)
+        return ParadigmOutput(action.x, complete.put("video", video.x, video.sigma).clip)
 
     def _due(self, place: int, evaluations: int) -> bool:
         """Whether the video is passed at evaluation `place` of the action."""
@@ -80,21 +87,21 @@ class JointParadigm(Paradigm):
             return model
 
         def told(
-            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-        ) -> Velocity:
+            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> ModelOutput:
             return model(levelled(scene), cache=cache, keep=keep)
 
         return told
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action at levels of their own, or at one if a schedule is tied."""
         noisy, target = corrupt(scene, schedules, rng)
         return (noisy if self.config.context_level == "clean" else levelled(noisy)), target
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As of any paradigm, with observed frames told what training told them."""
         return super().imagine(self._told(model), scene, schedules, rng)

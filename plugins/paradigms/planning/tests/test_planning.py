@@ -16,7 +16,7 @@ from wamkit.config.spec import PolicySpec, parse
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import WamkitError
 from wamkit.interfaces.batched_proposals import generators, rows
-from wamkit.interfaces.types import Scene, Velocity
+from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
@@ -100,7 +100,9 @@ def test_what_is_observed_passes_once_and_the_rest_as_programmed(inner: Any) -> 
     policy = Policy.from_spec(spec := spec_for(inner, proposals=3))
     sizes: list[int] = []
 
-    def model(scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()) -> Velocity:
+    def model(
+        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
         sizes.append(scene.text.tokens.shape[0])
         return policy.model(scene, cache=cache, keep=keep)
 

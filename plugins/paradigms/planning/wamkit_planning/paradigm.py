@@ -21,7 +21,14 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Frames, Goal, KVCache, Outcome, Scene, Target
+from wamkit.interfaces.types import (
+    DenoisingTarget,
+    DenoisingTargets,
+    Frames,
+    KVCache,
+    ModelInputs,
+    ParadigmOutput,
+)
 
 if TYPE_CHECKING:
     from . import Planning
@@ -57,13 +64,13 @@ class PlanningParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
         proposals: int | None = None,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """The proposal with the highest score, the first of those that are equal.
 
         `rng` itself draws proposal 0, which is what the inner paradigm would do directly; futures,
@@ -81,7 +88,7 @@ class PlanningParadigm(Paradigm):
         best = scores.argmax(0)  # [B]
         samples = rows(scene, 1)
         chosen = best * len(samples) + samples
-        return Outcome(
+        return ParadigmOutput(
             out.action[chosen],
             None if out.video is None else out.video.pick(chosen),
             scores[best, samples],
@@ -98,15 +105,15 @@ class PlanningParadigm(Paradigm):
             raise WamkitError(f"{count!r} proposals", "choose a whole number from 1 on")
         return count
 
-    def _own(self, scene: Scene) -> Scene:
+    def _own(self, scene: ModelInputs) -> ModelInputs:
         """The scene as the inner paradigm knows it."""
         return scene.without("value") if self.config.learns_value else scene
 
     def _scores(
         self,
         observed: Observed,
-        scene: Scene,
-        out: Outcome,
+        scene: ModelInputs,
+        out: ParadigmOutput,
         schedules: ScheduleMap,
         rng: torch.Generator,
     ) -> Tensor:
@@ -132,11 +139,11 @@ class PlanningParadigm(Paradigm):
     def _foresee(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
-    ) -> Scene:
+    ) -> ModelInputs:
         """The scene with what follows from its clean action."""
         if not self.config.learns_value:
             return self.inner.foresee(model, scene, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
@@ -150,7 +157,7 @@ class PlanningParadigm(Paradigm):
     def _judge(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
@@ -165,14 +172,14 @@ class PlanningParadigm(Paradigm):
         return run.x.float().flatten(1).mean(1).clamp(-1, 1)
 
     def imagine(
-        self, model: Model, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As the inner paradigm does."""
         return self.inner.imagine(model, self._own(scene), schedules, rng)
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """The inner paradigm's samples; where it knows no value, some of them teach the value.
 
         In these everything else is clean and has no loss. In the others the value is pure noise,
@@ -187,10 +194,10 @@ class PlanningParadigm(Paradigm):
         noise = draw(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
         teaches = to_device(teaches, level.device)
-        goals: dict[str, Goal] = {}
+        goals: dict[str, DenoisingTarget] = {}
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))
-            goals[part] = Goal(found.velocity, weight, found.places)
+            goals[part] = DenoisingTarget(found.velocity, weight, found.places)
             noisy = _cleaned(noisy, part, scene.take(part), teaches)
         sigma = torch.where(teaches, level, torch.ones_like(level))
         noisy = noisy.with_(value=scene.value).put("value", flow.add(value, noise, sigma), sigma)
@@ -199,7 +206,7 @@ class PlanningParadigm(Paradigm):
         return noisy, goals
 
 
-def _cleaned(noisy: Scene, part: str, clean: Tensor, where: Tensor) -> Scene:
+def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:
     """The noisy scene with a part clean in the samples `where` [B]."""
     x = noisy.take(part)
     rows = where.reshape(-1, *(1,) * (x.ndim - 1))
@@ -212,7 +219,7 @@ def _cleaned(noisy: Scene, part: str, clean: Tensor, where: Tensor) -> Scene:
     return noisy.put(part, torch.where(rows, clean.to(x.dtype), x), level)
 
 
-def _with_future(rest: Scene, out: Outcome, inner: str) -> Scene:
+def _with_future(rest: ModelInputs, out: ParadigmOutput, inner: str) -> ModelInputs:
     """The scene with the frames that the proposals were made with."""
     if "video" not in rest.parts:
         return rest

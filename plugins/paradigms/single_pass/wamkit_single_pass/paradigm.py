@@ -15,7 +15,7 @@ from wamkit.interfaces.paradigm import (
     remember,
     start,
 )
-from wamkit.interfaces.types import Outcome, Scene, Target
+from wamkit.interfaces.types import DenoisingTargets, ModelInputs, ParadigmOutput
 
 if TYPE_CHECKING:
     from . import SinglePass
@@ -33,18 +33,18 @@ class SinglePassParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: Scene,
+        scene: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
-    ) -> Outcome:
+    ) -> ParadigmOutput:
         """One pass over what is observed, then action steps against its keys."""
         run = start("action", scene, schedules, rng)
         cache, rest = remember(model, scene.without("video"), self.sees)
-        return Outcome(denoise(model, rest, {"action": run}, cache).take("action"))
+        return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
 
     def corrupt(
-        self, scene: Scene, schedules: ScheduleMap, rng: torch.Generator
-    ) -> tuple[Scene, Target]:
+        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+    ) -> tuple[ModelInputs, DenoisingTargets]:
         """Future and action at independent noise levels; the context stays clean."""
         return corrupt(scene if self.config.co_training else scene.without("video"), schedules, rng)
