@@ -13,7 +13,7 @@ WARM = (
     "wamkit.cli.schema",
     "wamkit.cli.slice",
     "wamkit.data.encoding",
-    "wamkit.data.writing",
+    "wamkit.data.writer",
     "wamkit.checkpoints.prune",
     "wamkit.policy.precomputed_text",
 )
@@ -140,7 +140,7 @@ def episode(number: int) -> Callable[[Path], None]:
 def demos(home: Path) -> str:
     """The data set, its frames and its pictures read."""
     from wamkit.data import Recording
-    from wamkit.data.frames import Numbers, Pictures
+    from wamkit.data.reader import Numbers, Pictures
 
     recording = Recording(home / "demos")
     episodes = recording.episodes

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from wamkit.config.spec import override, parse, read
 from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, parquet
-from wamkit.data.frames import Numbers, Pictures
+from wamkit.data.reader import Numbers, Pictures
 
 HERE = Path(__file__).parent
 CLOSE = 8.0  # of 255: the mean difference of an image that was encoded once more

@@ -25,8 +25,8 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
+from wamkit.simulate.env_pool import Workers
 from wamkit.simulate.environment import choose
-from wamkit.simulate.hosting import Workers
 
 SPEC = Path(__file__).with_suffix(".toml")
 TASKS = (  # of the experts 8 of 8 attempts succeed, within 30 to 100 actions
@@ -65,7 +65,7 @@ def mebibytes(files: set[Path]) -> float:
 def collect(asked: Any) -> None:
     """Demonstrations of every task into one data set."""
     from wamkit.data import Recording
-    from wamkit.simulate.collecting import collect, writer
+    from wamkit.simulate.record import collect, writer
 
     def played() -> Iterator[Sequence[Any]]:
         for task in asked.tasks:
@@ -170,10 +170,10 @@ def train(asked: Any) -> None:
 def evaluate(asked: Any) -> None:
     """Success of the policy and of chance on every task, into a file that can be gone on with."""
     from wamkit import Policy
-    from wamkit.simulate.acting import Actor
-    from wamkit.simulate.fitting import views_of
-    from wamkit.simulate.rolling import evaluate, play
-    from wamkit.simulate.scoring import latencies, summary, wilson
+    from wamkit.simulate.compatibility import views_of
+    from wamkit.simulate.metrics import latencies, summary, wilson
+    from wamkit.simulate.policy_runner import Actor
+    from wamkit.simulate.rollout import evaluate, play
 
     out = asked.out or asked.policy.with_name(asked.policy.name + ".json")
     settings = {"episodes": asked.episodes, "seed": FIRST, "max_steps": asked.max_steps}

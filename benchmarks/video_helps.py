@@ -24,8 +24,8 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
+from wamkit.simulate.env_pool import Workers
 from wamkit.simulate.environment import choose
-from wamkit.simulate.hosting import Workers
 
 SPEC = Path(__file__).parent.parent / "examples" / "metaworld.toml"
 WAYS = {"actions alone": "false", "with video": "true"}
@@ -98,9 +98,9 @@ def error(asked: Any, policy: Any, seed: int, held: float) -> float:
 
 def success(asked: Any, policy: Any) -> float:
     """Share of the episodes in which the policy succeeds."""
-    from wamkit.simulate.acting import Actor
-    from wamkit.simulate.fitting import views_of
-    from wamkit.simulate.rolling import evaluate
+    from wamkit.simulate.compatibility import views_of
+    from wamkit.simulate.policy_runner import Actor
+    from wamkit.simulate.rollout import evaluate
 
     seeds = range(FIRST, FIRST + asked.episodes)
     with Workers(choose(asked.env, asked.env_set), asked.processes) as workers:

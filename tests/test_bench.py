@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wamkit
-from wamkit.bench import Report, Roof, busy, differences, machine, measure, versus
+from wamkit.bench import Report, Roof, busy, compare_reports, differences, machine, measure
+from wamkit.bench.hooks import Stages, recorded, tapped
 from wamkit.bench.measure import p95
-from wamkit.bench.taps import Stages, recorded, tapped
 from wamkit.errors import WamkitError
 from wamkit.policy.cost import cost
 from wamkit.policy.policy import Policy
@@ -169,7 +169,7 @@ def test_an_earlier_report_of_this_machine_gives_ratios() -> None:
     now = report().json()
     slower = json.loads(json.dumps(now))
     slower["chunk"]["median_ms"] *= 2
-    found = versus(now, slower)
+    found = compare_reports(now, slower)
     assert found["chunk"] == pytest.approx(2) and found["VAE"] == pytest.approx(1)
 
 
@@ -178,10 +178,10 @@ def test_a_report_of_another_machine_is_refused() -> None:
     other = json.loads(json.dumps(now))
     other["machine"]["name"] = "another"
     with pytest.raises(WamkitError, match="is of another machine: name was another") as found:
-        versus(now, other)
+        compare_reports(now, other)
     assert "times of two machines say nothing of the code" in str(found.value)
     with pytest.raises(WamkitError, match="no report of `wamkit bench`"):
-        versus(now, {})
+        compare_reports(now, {})
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def test_a_report_of_other_work_is_refused_with_what_differs(
         table = table[name]
     table[key] = value
     with pytest.raises(WamkitError, match=reason) as found:
-        versus(now, other)
+        compare_reports(now, other)
     assert "measure both" in found.value.hint
 
 
 def test_a_report_of_another_policy_is_refused() -> None:
     other = measure(wamkit.build(FASTWAM, tiny=True), rounds=2, warmup=0).json()
     with pytest.raises(WamkitError, match=r"of other work: .*; and \d+ more") as found:
-        versus(report().json(), other)
+        compare_reports(report().json(), other)
     assert "wamkit compare" in found.value.hint
 
 
@@ -223,7 +223,7 @@ def test_what_one_compares_is_said_and_not_refused() -> None:
     other["mode"], other["quantized"], other["machine"]["torch"] = "compile", "int8", "1.0"
     other["sizes"]["dtype"] = other["dtype"] = "bfloat16"
     other["sizes"]["backbone"]["weights"] = "models/trained"
-    assert versus(now, other)["chunk"] == pytest.approx(1)
+    assert compare_reports(now, other)["chunk"] == pytest.approx(1)
     assert differences(now, other) == (
         "mode was compile, and is eager",
         "quantized was int8, and is none",
@@ -235,7 +235,7 @@ def test_what_one_compares_is_said_and_not_refused() -> None:
 def test_a_report_that_does_not_tell_its_work_is_refused() -> None:
     now = report().json()
     with pytest.raises(WamkitError, match="does not tell all") as found:
-        versus(now, {key: now[key] for key in now if key != "sizes"})
+        compare_reports(now, {key: now[key] for key in now if key != "sizes"})
     assert "measure the earlier version again" in found.value.hint
 
 

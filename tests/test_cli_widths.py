@@ -20,7 +20,7 @@ from wamkit.cli._folding import brief, cells
 from wamkit.config.registry import forget, registry
 from wamkit.config.spec import parse, read
 from wamkit.data import Writer
-from wamkit.data.layout import Feature
+from wamkit.data.lerobot_format import Feature
 from wamkit.testing.dataset import record
 
 Run = Callable[..., tuple[int, str, str]]

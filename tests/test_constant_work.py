@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wamkit.bench.taps import tapped
+from wamkit.bench.hooks import tapped
 from wamkit.config.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
 from wamkit.interfaces.types import MODALITIES, ModelInputs

@@ -17,9 +17,9 @@ import torch
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Columns, Feature, Loader, Recording, Samples, Writer, collate, split
-from wamkit.data.film import Film
-from wamkit.data.frames import Pictures
 from wamkit.data.loading import Order
+from wamkit.data.reader import Pictures
+from wamkit.data.video_writer import Film
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 from wamkit.testing.parity import same_values

@@ -15,7 +15,7 @@ import pytest
 
 from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, check, parquet
-from wamkit.data.encoding import moments
+from wamkit.data.encoding import sample_index
 from wamkit.data.schema import MOST_EPISODES, MOST_FRAMES
 from wamkit.data.templates import FIELDS, fault_of_template, filled
 from wamkit.errors import WamkitError
@@ -276,7 +276,7 @@ def test_episodes_claim_no_more_than_is_there(folder: Path, kind: str) -> None:
 def test_frames_that_are_claimed_are_counted_before_anything_is_made_of_them(folder: Path) -> None:
     set_column(folder / EPISODES, "length", [12, MOST_FRAMES])
     with pytest.raises(WamkitError, match="24 rows, the metadata says 10,000,012 frames"):
-        moments(Recording(folder))
+        sample_index(Recording(folder))
     found = "\n".join(map(str, check(folder, SPEC)))
     assert "24 pictures, the metadata says 10,000,012 frames" in found
 

@@ -14,7 +14,7 @@ import pytest
 
 from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, check
-from wamkit.data.film import Film
+from wamkit.data.video_writer import Film
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 

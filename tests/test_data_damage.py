@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, statistics
+from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, compute_statistics
 from wamkit.data.video import Video
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
@@ -94,7 +94,7 @@ def examine(folder: Path) -> list[str]:
         samples = Samples(folder, SPEC)
         for i in range(len(samples)):
             samples[i]
-        statistics(Recording(folder), SPEC)
+        compute_statistics(Recording(folder), SPEC)
     except WamkitError:
         assert found
     return [str(finding) for finding in found]

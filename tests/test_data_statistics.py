@@ -12,7 +12,7 @@ import torch
 
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.data import Feature, Recording, Samples, Writer, statistics
+from wamkit.data import Feature, Recording, Samples, Writer, compute_statistics
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, Statistics
 from wamkit.testing.parity import same_values
@@ -75,7 +75,7 @@ def test_relative_groups_are_described_as_the_policy_learns_them(
     folder: Path, tmp_path: Path
 ) -> None:
     spec = spec_of("relative")
-    found = statistics(Recording(folder), spec, cache=tmp_path)
+    found = compute_statistics(Recording(folder), spec, cache=tmp_path)
     steps, states = _all(folder, spec)
     _close(found["action"], steps, slice(1, 3))
     _close(found["state"], states, slice(0, 3))
@@ -84,34 +84,36 @@ def test_relative_groups_are_described_as_the_policy_learns_them(
 
 def test_other_groups_count_every_frame_once(folder: Path, tmp_path: Path) -> None:
     spec = spec_of("absolute")
-    found = statistics(Recording(folder), spec, cache=tmp_path)
+    found = compute_statistics(Recording(folder), spec, cache=tmp_path)
     samples = Samples(folder, spec)
     actions = torch.stack([samples[i]["actions"][0] for i in range(len(samples))])
     _close(found["action"], actions, slice(0, 3))
-    assert found == statistics(Recording(folder), cache=tmp_path)
+    assert found == compute_statistics(Recording(folder), cache=tmp_path)
 
 
 def test_quantiles_are_of_all_frames_and_no_mean_of_episodes(folder: Path, tmp_path: Path) -> None:
     recording = Recording(folder)
-    whole = statistics(recording, cache=tmp_path)["action"].q99
-    parts = [statistics(recording, episodes=[i], cache=tmp_path)["action"].q99 for i in (0, 1)]
+    whole = compute_statistics(recording, cache=tmp_path)["action"].q99
+    parts = [
+        compute_statistics(recording, episodes=[i], cache=tmp_path)["action"].q99 for i in (0, 1)
+    ]
     assert abs(whole[0] - (parts[0][0] + parts[1][0]) / 2) > 0.5
 
 
 def test_they_are_computed_once_and_again_when_the_data_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wamkit.data.describing as module
+    import wamkit.data.statistics as module
 
     features = {"action": Feature("float32", (1,))}
     for value in (1, 2):
         with Writer(tmp_path / "set", 10, features) as writer:
             writer.add_episode("try", [{"action": [value]}] * 3)
-        first = statistics(Recording(tmp_path / "set"))
+        first = compute_statistics(Recording(tmp_path / "set"))
         assert first["action"].max == (value,)
         with monkeypatch.context() as context:
             context.setattr(module, "Numbers", None)  # nothing can be computed now
-            assert statistics(Recording(tmp_path / "set")) == first
+            assert compute_statistics(Recording(tmp_path / "set")) == first
     assert not (tmp_path / "set" / "meta" / "wamkit").exists()
 
 
@@ -128,7 +130,7 @@ def test_statistics_that_come_with_a_data_set_are_not_believed(
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     monkeypatch.setenv("WAMKIT_CACHE", str(mine))
     folder = _one_value(tmp_path / "set", 3)
-    found = statistics(Recording(folder))
+    found = compute_statistics(Recording(folder))
     monkeypatch.setenv("WAMKIT_CACHE", str(theirs))
     kept = next(file for file in mine.rglob("*") if file.is_file())
     wrong = json.loads(kept.read_text())
@@ -138,7 +140,7 @@ def test_statistics_that_come_with_a_data_set_are_not_believed(
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps(wrong))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert statistics(Recording(folder)) == found
+    assert compute_statistics(Recording(folder)) == found
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -146,7 +148,7 @@ def test_a_link_in_a_data_set_is_not_written_through(tmp_path: Path) -> None:
     folder, outside = _one_value(tmp_path / "set", 4), tmp_path / "outside"
     outside.mkdir()
     (folder / "meta" / "wamkit").symlink_to(outside)
-    statistics(Recording(folder))
+    compute_statistics(Recording(folder))
     assert list(outside.iterdir()) == []
 
 
@@ -156,11 +158,11 @@ def test_a_damaged_file_of_the_cache_is_computed_anew(
 ) -> None:
     monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "cache"))
     recording = Recording(_one_value(tmp_path / "set", 5))
-    found = statistics(recording)
+    found = compute_statistics(recording)
     (kept,) = (file for file in (tmp_path / "cache").rglob("*") if file.is_file())
     whole = kept.read_text()
     kept.write_text(text)
-    assert statistics(recording) == found
+    assert compute_statistics(recording) == found
     assert kept.read_text() == whole
 
 
@@ -170,9 +172,9 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "file"))
     recording = Recording(_one_value(tmp_path / "set", 6))
-    assert statistics(recording)["action"].max == (6.0,)
+    assert compute_statistics(recording)["action"].max == (6.0,)
     with pytest.raises((WamkitError, OSError)):
-        statistics(recording, cache=tmp_path / "file")
+        compute_statistics(recording, cache=tmp_path / "file")
 
 
 def test_tables_with_any_name_decide_the_fingerprint(tmp_path: Path) -> None:
@@ -193,5 +195,5 @@ def test_an_empty_column_of_the_data_is_named(folder: Path) -> None:
     from wamkit.data import Columns
 
     with pytest.raises(WamkitError, match="has no 'acton' for action") as problem:
-        statistics(Recording(folder), columns=Columns(action="acton"))
+        compute_statistics(Recording(folder), columns=Columns(action="acton"))
     assert "did you mean 'action'" in problem.value.hint

@@ -14,7 +14,7 @@ import pytest
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.errors import WamkitError
-from wamkit.simulate.collecting import Asked
+from wamkit.simulate.record import Asked
 
 
 class Nothing(EnvironmentConfig):

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.data import Feature, Recording, Writer, check
-from wamkit.data.frames import Pictures
-from wamkit.data.writing import notes
+from wamkit.data.reader import Pictures
+from wamkit.data.writer import notes
 from wamkit.errors import WamkitError
 
 CAMERA = "observation.images.front"

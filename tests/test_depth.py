@@ -27,8 +27,8 @@ from wamkit.policy.build import resolve
 from wamkit.policy.cameras import CameraLayout
 from wamkit.policy.observation import read_image
 from wamkit.serve.client import Client
+from wamkit.serve.latency import random_request
 from wamkit.serve.server import Server, address_of, beside, bound
-from wamkit.serve.trips import random_request
 from wamkit.testing.dataset import record
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import same_values

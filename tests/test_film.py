@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from wamkit.data import Feature, Recording, Writer
-from wamkit.data.film import CODECS, HANGING, Film
 from wamkit.data.video import Video
+from wamkit.data.video_writer import CODECS, HANGING, Film
 from wamkit.errors import WamkitError
-from wamkit.simulate import filming
+from wamkit.simulate import video
 
 CAMERA = "observation.images.front"
 FEATURES = {CAMERA: Feature("video", (48, 64, 3)), "action": Feature("float32", (1,))}
@@ -130,9 +130,9 @@ def test_a_film_of_an_episode_that_fails_leaves_nothing(
     tmp_path: Path, hang: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang("picture")
-    monkeypatch.setattr(filming, "pictures", lambda *_: [PICTURE])
+    monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
     with pytest.raises(WamkitError, match="the encoder libx264 hangs"):
-        filming.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+        video.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert files(tmp_path) == []
 
 
@@ -166,7 +166,7 @@ def test_the_film_of_an_episode_says_what_its_command_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CODECS, "h264", ("libnone", {}))
-    monkeypatch.setattr(filming, "pictures", lambda *_: [PICTURE])
+    monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
     with pytest.raises(WamkitError) as error:
-        filming.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+        video.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert "--film gif" in str(error.value.hint)

@@ -20,7 +20,7 @@ from wamkit import Observation, Policy, WamkitError
 from wamkit.checkpoints import finite
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.parts import EnvironmentConfig
-from wamkit.data import Recording, Samples, check, statistics
+from wamkit.data import Recording, Samples, check, compute_statistics
 from wamkit.files import strict_json
 from wamkit.policy import preprocessing as scenes
 from wamkit.policy.actions import Statistics
@@ -36,7 +36,7 @@ from wamkit.simulate import Host, Robot, Seen, Step
 from wamkit.testing.dataset import record
 from wamkit.testing.fixtures import batch_of, changed, composed, observation
 from wamkit.train.config import read_config
-from wamkit.train.learning import NoiseScale
+from wamkit.train.optim import NoiseScale
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -236,7 +236,7 @@ def test_recorded_actions_are_refused_with_episode_frame_and_number(
         Samples(folder, small)
     assert f"'action' is {value} in" in str(error.value)
     with pytest.raises(WamkitError, match="in episode 1, frame 7, number 2"):
-        statistics(Recording(folder), small)
+        compute_statistics(Recording(folder), small)
     (found,) = check(folder, small)
     assert (found.episode, found.frame) == (1, 7) and found.why.endswith("first number 2")
 

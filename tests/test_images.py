@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from wamkit import Observation, WamkitError
-from wamkit.data.frames import picture
+from wamkit.data.reader import picture
 from wamkit.files import images
 from wamkit.files.pixels import read_pixels
 

@@ -23,7 +23,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
-from wamkit.train.learning import adapted, choose
+from wamkit.train.optim import adapted, choose
 from wamkit.train.plan import plan, work
 from wamkit.train.trainer import Data, Summary, train
 

@@ -16,7 +16,7 @@ from wamkit import Observation, WamkitError
 from wamkit.config.spec import parse, read
 from wamkit.data import Recording, Samples, Writer, check
 from wamkit.data.instructions import expect_instruction
-from wamkit.data.layout import Feature
+from wamkit.data.lerobot_format import Feature
 from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"

@@ -13,8 +13,8 @@ from wamkit import WamkitError
 from wamkit.checkpoints.files import find, headers
 from wamkit.config.spec import parse, read
 from wamkit.data import Recording
-from wamkit.data.checking import check
 from wamkit.data.latents import INDEX, StoredLatents
+from wamkit.data.validation import check
 from wamkit.files.placeholders import placeholder
 from wamkit.policy import precomputed_text as stored
 from wamkit.policy.actions import read_statistics

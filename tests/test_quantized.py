@@ -15,7 +15,7 @@ from torch import nn
 import wamkit
 from wamkit.acceleration.compile_modules import blocks, compile_pass
 from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
-from wamkit.bench.rounding import quantized, relative
+from wamkit.bench.quantization import quantized, relative
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.registry import registry

@@ -13,8 +13,8 @@ from PIL import Image
 import wamkit as package
 from wamkit import Observation, WamkitError
 from wamkit.config.seeds import MOST, expect_seed, folded, narrowed
-from wamkit.serve.messages import _seed
-from wamkit.simulate.acting import Running
+from wamkit.serve.protocol import _seed
+from wamkit.simulate.policy_runner import Running
 from wamkit.train.config import read_config
 
 SMALL = Path(__file__).parent / "data" / "small.toml"

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import wamkit as package
-from wamkit.bench.taps import tapped
+from wamkit.bench.hooks import tapped
 from wamkit.cli.serve import unready
 from wamkit.errors import WamkitError
 from wamkit.policy.observation import Observation, read_image
@@ -253,7 +253,7 @@ def test_a_server_ends_while_clients_are_there() -> None:
 
 def test_the_client_imports_no_torch() -> None:
     script = (
-        "import sys, wamkit.serve.client, wamkit.serve.trips; assert 'torch' not in sys.modules"
+        "import sys, wamkit.serve.client, wamkit.serve.latency; assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

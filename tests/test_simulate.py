@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.config.spec import PolicySpec, parse
 from wamkit.data import Recording, check
-from wamkit.data.frames import Numbers
+from wamkit.data.reader import Numbers
 from wamkit.errors import WamkitError
 from wamkit.policy.build import build
 from wamkit.policy.policy import Policy
 from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
-from wamkit.simulate.acting import Actor
-from wamkit.simulate.collecting import Asked, collect, writer
+from wamkit.simulate.compatibility import conflicts, views_of
 from wamkit.simulate.episodes import Attempt
-from wamkit.simulate.filming import pictures, shoot
-from wamkit.simulate.fitting import conflicts, views_of
-from wamkit.simulate.rolling import evaluate, play
-from wamkit.simulate.scoring import latencies, summary, wilson
+from wamkit.simulate.metrics import latencies, summary, wilson
+from wamkit.simulate.policy_runner import Actor
+from wamkit.simulate.record import Asked, collect, writer
+from wamkit.simulate.rollout import evaluate, play
+from wamkit.simulate.video import pictures, shoot
 from wamkit.testing.environment import expect_environment
 from wamkit.testing.parity import same_values
 

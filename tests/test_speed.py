@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wamkit.bench.taps import tapped
+from wamkit.bench.hooks import tapped
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.layers import RotaryEmbedding, rotate_pairs
 from wamkit.engine.levels import MAX_LEVELS, Level, index_levels, level_in_run

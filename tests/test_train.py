@@ -13,7 +13,7 @@ from torch import Tensor
 
 import wamkit
 from wamkit.config.spec import parse, read
-from wamkit.data import Samples, collate, statistics
+from wamkit.data import Samples, collate, compute_statistics
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of
@@ -21,7 +21,7 @@ from wamkit.testing.training import logged, recordings, same, saved, short_run, 
 from wamkit.train import checkpoints, read_config
 from wamkit.train.batches import seed_of, shard
 from wamkit.train.config import TrainConfig
-from wamkit.train.learning import share_of_peak
+from wamkit.train.optim import share_of_peak
 from wamkit.train.trainer import Summary
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_a_policy_with_the_average_and_the_statistics(
 
     recording = Recording(folder)
     learn, _ = split(recording, 0.3, 0)
-    assert loaded.statistics == statistics(recording, policy.spec, episodes=learn)
+    assert loaded.statistics == compute_statistics(recording, policy.spec, episodes=learn)
     assert loaded.spec == policy.spec
 
 

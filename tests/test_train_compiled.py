@@ -20,7 +20,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, short_run
 from wamkit.train import trainer
 from wamkit.train.config import Lora, TrainConfig
-from wamkit.train.learning import adapted, choose
+from wamkit.train.optim import adapted, choose
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 

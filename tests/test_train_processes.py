@@ -43,9 +43,9 @@ torch.set_num_threads(1)
 from wamkit.policy.policy import Policy
 from wamkit.config.registry import registry
 from wamkit.train.config import TrainConfig
-from wamkit.train.learning import choose
+from wamkit.train.optim import choose
 from wamkit.train.processes import full, joined
-from wamkit.train.trainee import Team, Trainee
+from wamkit.train.distributed import Team, Trainee
 from wamkit.testing.parity import same_values
 from wamkit.testing.fixtures import batch_of, composed, observation
 

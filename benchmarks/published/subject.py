@@ -13,8 +13,8 @@ from baseline import Plain, fresh, spelled
 from torch import Tensor
 
 from wamkit.bench import Roof, Row, measure
+from wamkit.bench.hooks import Call, Stages
 from wamkit.bench.machine import seconds
-from wamkit.bench.taps import Call, Stages
 from wamkit.policy.policy import generator
 from wamkit.policy.preprocessing import blank
 from wamkit.policy.run_mode import records

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from .compare import compare_reports, differences
 from .machine import Roof, busy, machine, roof
 from .measure import Report, Row, measure
-from .versus import differences, versus
 
 __all__ = [
     "Report",
     "Roof",
     "Row",
     "busy",
+    "compare_reports",
     "differences",
     "machine",
     "measure",
     "roof",
-    "versus",
 ]

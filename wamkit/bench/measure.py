@@ -24,9 +24,9 @@ from ..files.images import opened
 from ..policy.observation import Observation, random_observation
 from ..policy.policy import DTYPES, Policy
 from ..policy.run_mode import records
-from .boundaries import FIGURES, STAGES
+from .definitions import FIGURES, STAGES
+from .hooks import Call, Stages, recorded
 from .machine import Roof, machine, peak_bytes, roof, seconds
-from .taps import Call, Stages, recorded
 
 ROUNDS = 20
 """Chunks that are counted: the fewest of which the 95th percentile is not simply the longest."""

@@ -47,7 +47,7 @@ def network(policy: Policy, rounds: int = 10) -> Network:
     listener = bound("127.0.0.1", 0)
     with beside(server, listener):
         host, port = address_of(listener)
-        words = [sys.executable, "-m", "wamkit.serve.trips", host, str(port), str(rounds)]
+        words = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(rounds)]
         done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise WamkitError(

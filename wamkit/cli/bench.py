@@ -21,7 +21,7 @@ from ._sources import taken
 if TYPE_CHECKING:
     from ..bench import Report
     from ..bench.network import Network
-    from ..bench.rounding import Rounding
+    from ..bench.quantization import Rounding
 
 EXAMPLE = "wamkit bench examples/fastwam.toml --tiny --mode compile"
 
@@ -71,8 +71,8 @@ def command(
         found["quantized"] = rounding.json()
     ratios: dict[str, float] = {}
     if earlier is not None:
+        from ..bench import compare_reports as compared
         from ..bench import differences
-        from ..bench import versus as compared
 
         ratios = compared(found, earlier)
         found["versus"], found["differs"] = ratios, differences(found, earlier)
@@ -127,7 +127,7 @@ def _measured(
         if quantize == "none":
             report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=named)
         else:
-            from ..bench.rounding import quantized
+            from ..bench.quantization import quantized
 
             report, rounding = quantized(policy, quantize, mode, batch, rounds, named)
         if server:
@@ -177,7 +177,7 @@ def _earlier(file: Path) -> Mapping[str, Any]:
         ) from None
     if not isinstance(found, dict):
         raise WamkitError(f"{file} holds no report", "write one with wamkit bench --json")
-    from ..bench.versus import expect_report
+    from ..bench.compare import expect_report
 
     expect_report(found)  # before anything is measured
     return found
@@ -189,7 +189,7 @@ def _draw(
     ratios: Mapping[str, float],
     rounding: Rounding | None,
 ) -> None:
-    from ..bench.boundaries import FIGURES
+    from ..bench.definitions import FIGURES
 
     machine, roof = report.machine, report.roof
     say(

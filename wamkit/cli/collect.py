@@ -61,9 +61,9 @@ def command(
     Only successes are kept. After Ctrl-C, or with more --episodes, the same command goes on where
     it stopped; no seed is tried twice.
     """
-    from ..simulate.collecting import Asked, collect, writer
+    from ..simulate.env_pool import Workers
     from ..simulate.environment import choose
-    from ..simulate.hosting import Workers
+    from ..simulate.record import Asked, collect, writer
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]

@@ -210,7 +210,7 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
     import numpy as np
     from PIL import Image
 
-    from ..data.frames import Pictures
+    from ..data.reader import Pictures
     from ..files.pixels import is_deep
 
     if not recording.cameras or not recording.episodes:
@@ -249,7 +249,7 @@ def _stats(
 ) -> None:
     from dataclasses import asdict
 
-    from ..data import remarks, statistics
+    from ..data import compute_statistics, remarks
     from ..data.needs import expect_numbers
     from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
@@ -260,7 +260,7 @@ def _stats(
     expect_on_time(recording, tolerance)
 
     with busy("computing statistics"):
-        found = statistics(recording, spec, columns)
+        found = compute_statistics(recording, spec, columns)
         told_besides = remarks(recording, spec, columns, statistics=found) if spec else []
     told = {name: asdict(value) for name, value in found.items()}
     if out is not None:

@@ -21,9 +21,9 @@ from ._sources import taken
 
 if TYPE_CHECKING:
     from ..data import Writer
-    from ..simulate.acting import Actor
+    from ..simulate.env_pool import Workers
     from ..simulate.episodes import Attempt
-    from ..simulate.hosting import Workers
+    from ..simulate.policy_runner import Actor
 
 EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
 
@@ -79,10 +79,10 @@ def command(
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
+    from ..simulate.env_pool import Workers
     from ..simulate.environment import choose
-    from ..simulate.filming import shoot
-    from ..simulate.hosting import Workers
-    from ..simulate.scoring import latencies, summary
+    from ..simulate.metrics import latencies, summary
+    from ..simulate.video import shoot
 
     config = choose(env, env_settings or [])
     baseline = policy in BASELINES
@@ -106,7 +106,7 @@ def command(
             every = actor.policy.spec.video.every
         made: Writer | None = None
         if dataset is not None:
-            from ..simulate.collecting import writer
+            from ..simulate.record import writer
 
             made = stack.enter_context(writer(dataset, robot, "video"))
         advance, _ = stack.enter_context(progress("episodes", episodes))
@@ -175,7 +175,7 @@ def _actor(
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
     from ..config.runs import is_folder
     from ..policy.build import resolve
-    from ..simulate.fitting import conflicts, views_of
+    from ..simulate.compatibility import conflicts, views_of
     from ._inputs import loaded
 
     if not is_folder(policy):
@@ -190,7 +190,7 @@ def _actor(
     steps = replan or (spec.actions.chunk if streams else max(1, spec.actions.chunk // 2))
     if found := list(conflicts(spec, robot, named, steps, streams)):
         raise SpecError(found, f"{policy} in this environment")
-    from ..simulate.acting import Actor
+    from ..simulate.policy_runner import Actor
 
     made, notes = loaded(folder, spec, device, overrides or [])
     for line in notes:
@@ -209,7 +209,7 @@ def _played(
     seconds: dict[str, list[float]],
 ) -> Iterator[Attempt]:
     """The episodes, as they end; what a policy spent is added to `seconds`."""
-    from ..simulate.rolling import evaluate, play
+    from ..simulate.rollout import evaluate, play
 
     if actor is None:
         yield from play(workers, seeds, policy, keep=keep)
@@ -225,7 +225,7 @@ def _light(attempt: Attempt) -> Attempt:
 
 
 def _add(made: Writer, attempt: Attempt) -> None:
-    from ..simulate.collecting import add
+    from ..simulate.record import add
 
     add(made, attempt)
 

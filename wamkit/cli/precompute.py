@@ -146,10 +146,10 @@ def _latents(
     from rich.progress import Progress
 
     from ..data import Columns, Recording
-    from ..data.encoding import moments, precompute
+    from ..data.encoding import precompute, sample_index
 
     recording, columns = Recording(data), Columns.of(column)
-    total = len(moments(recording, options["stride"]))
+    total = len(sample_index(recording, options["stride"]))
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("encoding", total=total)
         done = precompute(

@@ -106,7 +106,7 @@ def command(
             "for example --ping-timeout 3600, or 0 for never",
         )
     from ..serve.limits import Limits
-    from ..serve.messages import keys_of
+    from ..serve.protocol import keys_of
     from ..serve.server import Server, address_of, bound
     from ..serve.sessions import Patience
     from ..serve.signals import Signals

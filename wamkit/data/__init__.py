@@ -7,15 +7,15 @@ in `samples.py`. Reading needs `pip install -e ".[data]"` (pyarrow and PyAV), no
 
 from __future__ import annotations
 
-from .checking import Finding, check
-from .describing import statistics
 from .encoding import precompute
 from .latents import StoredLatents
-from .layout import TOLERANCE, Columns, Episode, Feature, Recording
+from .lerobot_format import TOLERANCE, Columns, Episode, Feature, Recording
 from .loading import Loader, collate
 from .samples import Sample, Samples, split
 from .scaling import remarks
-from .writing import Writer
+from .statistics import compute_statistics
+from .validation import Finding, check
+from .writer import Writer
 
 __all__ = [
     "TOLERANCE",
@@ -31,8 +31,8 @@ __all__ = [
     "Writer",
     "check",
     "collate",
+    "compute_statistics",
     "precompute",
     "remarks",
     "split",
-    "statistics",
 ]

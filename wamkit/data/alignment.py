@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from .layout import TOLERANCE, Episode, Recording
+from .lerobot_format import TOLERANCE, Episode, Recording
 from .timing import CARE
 from .video import Video
 

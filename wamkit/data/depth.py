@@ -13,7 +13,7 @@ from ..errors import WamkitError
 from ..files.pixels import is_deep
 from ..policy.cameras import expect_channels
 from .findings import Finding
-from .layout import Columns, Recording
+from .lerobot_format import Columns, Recording
 
 Place = tuple[str, int, int]  # file, episode, frame
 ONE = "one channel of more than 8 bits"

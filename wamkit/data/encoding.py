@@ -21,7 +21,6 @@ from ..policy.cameras import CameraLayout, expect_channels
 from ..policy.placing import expect_device
 from ..policy.policy import DTYPES
 from ..policy.preprocessing import vae_dtype
-from .frames import Pictures, expect_rows
 from .latent_files import (
     INDEX,
     MOST_CLIPS,
@@ -35,14 +34,15 @@ from .latent_files import (
     shape_of,
 )
 from .latents import settings, weights_mark
-from .layout import TOLERANCE, Columns, Recording
+from .lerobot_format import TOLERANCE, Columns, Recording
 from .needs import expect
+from .reader import Pictures, expect_rows
 from .samples import chosen, clip
 
 Moment = tuple[int, int]  # episode, frame
 
 
-def moments(
+def sample_index(
     recording: Recording, stride: int = 1, episodes: Sequence[int] | None = None
 ) -> list[Moment]:
     """The moments whose clips are encoded: every `stride`-th frame of each episode.
@@ -89,7 +89,7 @@ def precompute(
             "latents of two sizes are not stored, and video.coarser asks for them",
             "train from pictures, or set video.coarser=1",
         )
-    wanted = moments(recording, stride, episodes)
+    wanted = sample_index(recording, stride, episodes)
     if spec.backbone.traits.guide_channels:
         raise WamkitError(
             f"this variant of {spec.backbone.name} is guided by the pictures themselves",

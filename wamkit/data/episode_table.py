@@ -27,10 +27,10 @@ from .episode_statistics import (
     together,
 )
 from .findings import CONVERT
-from .frames import Numbers, Pictures
-from .layout import Episode, Recording
+from .lerobot_format import Episode, Recording
 from .linking import put_table
 from .metadata import json_table
+from .reader import Numbers, Pictures
 
 FOLDER = Path("meta", "episodes")
 BASIC = {"min", "max", "mean", "std", "count"}

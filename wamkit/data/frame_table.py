@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..files import strict_json
 from . import parquet
-from .layout import Feature
+from .lerobot_format import Feature
 
 
 def frames(

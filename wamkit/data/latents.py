@@ -31,7 +31,7 @@ from .latent_files import (
     shape_of,
     starts_of,
 )
-from .layout import Columns, Recording
+from .lerobot_format import Columns, Recording
 
 
 def settings(recording: Recording, spec: PolicySpec, columns: Columns) -> dict[str, Any]:

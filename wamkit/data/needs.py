@@ -10,7 +10,7 @@ import numpy as np
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
 from .findings import Finding, refuse
-from .layout import INFO, OWN, Columns, Recording
+from .lerobot_format import INFO, OWN, Columns, Recording
 
 
 def expect(recording: Recording, spec: PolicySpec, columns: Columns) -> None:

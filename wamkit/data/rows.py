@@ -13,8 +13,8 @@ from ..errors import WamkitError
 from . import parquet, timing
 from .depth import Looked
 from .findings import CONVERT, Finding, of
-from .frames import not_finite, picture
-from .layout import Episode, Recording
+from .lerobot_format import Episode, Recording
+from .reader import not_finite, picture
 
 COPY = "copy it again, or write the data set again"
 

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..policy.cameras import expect_channels
-from .frames import Numbers, Pictures
 from .latents import StoredLatents
-from .layout import TOLERANCE, Columns, Episode, Recording
+from .lerobot_format import TOLERANCE, Columns, Episode, Recording
 from .needs import expect
+from .reader import Numbers, Pictures
 from .timing import on_time
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ..config.spec import PolicySpec
 from ..policy.actions import ActionSpace, StateSpace, Statistics
 from ..policy.normalization import Normalizer
-from .describing import describe, quantities, relative_pairs
-from .layout import Columns, Recording
+from .lerobot_format import Columns, Recording
+from .statistics import describe, quantities, relative_pairs
 
 FAR = 10.0
 """From here on a normalized number is told: most others are below 1."""
@@ -30,7 +30,7 @@ def remarks(
     """A sentence for every number that is cut or far out when a policy learns, with what to change.
 
     `statistics` are those of the same numbers, if they are known. Raises WamkitError as
-    `wamkit.data.statistics` does.
+    `wamkit.data.compute_statistics` does.
     """
     columns = columns or Columns()
     values: dict[str, list[NDArray[Any]]] | None = None

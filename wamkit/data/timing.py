@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from .findings import Finding
-from .layout import INFO, TOLERANCE, Episode, Recording
+from .lerobot_format import INFO, TOLERANCE, Episode, Recording
 
 CARE = 2
 """Roundings of a time that are borne: of the number itself, and of what it was computed from."""

@@ -1,7 +1,7 @@
 """A policy behind a socket: openpi's protocol, so that robots that speak it need nothing of wamkit.
 
-`codec` arrays in msgpack, `messages` what is said, `server` who answers, `client` who asks,
-`trips` how long it takes. Importing the package or its client imports no torch.
+`codec` packs arrays in msgpack, `protocol` defines requests and replies, `server` answers them,
+`client` sends them, `latency` measures round trips. Importing the package or its client imports no torch.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from .address import address_of, bound
 from .codec import LIMIT, pack, unpack
 from .connection import Connection
 from .limits import Admission, Limits
-from .messages import NUMBER, Messages, numbered
+from .protocol import NUMBER, Messages, numbered
 from .sessions import Held, Patience, Sessions, log
 
 __all__ = ["Server", "address_of", "beside", "bound"]

@@ -1,13 +1,13 @@
-"""Policies and scripted experts at work in simulators: environments, episodes, scores, recordings.
+"""Run policies and scripted experts in simulators: environments, episodes, metrics, recordings.
 
-What runs beside a simulator in a process of its own (`environment`, `hosting`) imports no torch.
+Worker processes with a simulator use only `environment` and `env_pool`, which import no torch.
 """
 
 from __future__ import annotations
 
+from .env_pool import Host, Workers
 from .environment import Environment, Expert, Robot, Seen, Step, choose
 from .episodes import Attempt, Frame
-from .hosting import Host, Workers
 
 __all__ = [
     "Attempt",

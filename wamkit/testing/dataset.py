@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config.spec import PolicySpec
-from ..data.layout import Feature
-from ..data.writing import Writer
+from ..data.lerobot_format import Feature
+from ..data.writer import Writer
 
 
 def record(

@@ -21,21 +21,21 @@ from torch import Tensor
 from ..acceleration.compile_modules import as_written, compile_blocks
 from ..config.records import Record
 from ..config.runs import RUN
-from ..data import Columns, Loader, Recording, Samples, remarks, split, statistics
+from ..data import Columns, Loader, Recording, Samples, compute_statistics, remarks, split
 from ..errors import WamkitError
 from ..policy.policy import Policy
 from ..policy.run_mode import compiler
-from . import learning, loggers, logs
+from . import loggers, logs, optim
 from .batches import Feed, reading, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
+from .distributed import Team, Trainee
 from .nonfinite import named, not_finite
-from .pace import Pace
 from .processes import Processes, joined
 from .signals import caught
 from .summary import Summary as Summary
-from .trainee import Team, Trainee
-from .watching import HeldOut, picture
+from .throughput import Pace
+from .validation import HeldOut, picture
 
 Tell = Callable[[int, Mapping[str, Any]], None]
 Note = Callable[[str], None]
@@ -109,7 +109,7 @@ class Trainer:
             samples.latents.expect_weights(policy.vae)
         for turn in (True, False):  # the first process computes them, the others find them kept
             if processes.first is turn:
-                found = statistics(recording, policy.spec, data.columns, episodes=learn)
+                found = compute_statistics(recording, policy.spec, data.columns, episodes=learn)
             processes.wait()
         policy.set_statistics(found)
         if processes.first:
@@ -131,8 +131,8 @@ class Trainer:
             self.shown = Samples(recording, policy.spec, episodes=hold, **chosen)
             if config.validate_every:
                 self.held = HeldOut(self.shown, config, processes, data.workers)
-        learning.choose(policy, config.parts)
-        self.adapters = learning.adapted(policy, config)
+        optim.choose(policy, config.parts)
+        self.adapters = optim.adapted(policy, config)
         policy.to(processes.device)
         if config.compile:
             if processes.device.type == "cpu" and compiler() is None:
@@ -143,11 +143,11 @@ class Trainer:
             compile_blocks(policy)
         self.team = Team(Trainee(policy, config), config, processes)
         self.learned = self.team.learned()
-        self.optimizer = learning.optimizer(policy, config)
-        self.average: learning.Average | None = None
+        self.optimizer = optim.optimizer(policy, config)
+        self.average: optim.Average | None = None
         if config.ema is not None:
-            self.average = learning.Average(list(self.learned.values()), config.ema)
-        self.noise = learning.NoiseScale()
+            self.average = optim.Average(list(self.learned.values()), config.ema)
+        self.noise = optim.NoiseScale()
         self.folder = RunFolder(out, processes, config.keep)
         self.told = {
             "settings": config.model_dump(mode="json"),
@@ -241,7 +241,7 @@ class Trainer:
         """One update of the weights. Raises WamkitError if it is not finite; nothing is changed."""
         config, world, passes = self.config, self.processes.world, self.config.accumulate
         batch, weights = self.feed.next(), list(self.learned.values())
-        rates = learning.set_rates(self.optimizer, config, self.step)
+        rates = optim.set_rates(self.optimizer, config, self.step)
         self.optimizer.zero_grad()
         found: list[Tensor] = []
         names: list[str] = []
@@ -253,17 +253,17 @@ class Trainer:
             names = list(losses)
             found.append(torch.stack([x.detach().float() for x in losses.values()]))
             if k == 0 and passes > 1:
-                short = self.processes.mean((learning.length(weights) * passes).square())
+                short = self.processes.mean((optim.length(weights) * passes).square())
         means = self.processes.mean(torch.stack(found).mean(0))
-        length = learning.length(weights)
+        length = optim.length(weights)
         if not bool(torch.isfinite(means[0]) & torch.isfinite(length)):
             self._stop_at(found, names)
         logged = self._logs(self.step + 1)
-        shares = learning.lengths(self.optimizer) if logged else {}
+        shares = optim.lengths(self.optimizer) if logged else {}
         if passes > 1:
             few = config.batch // passes // (1 if self.team.sharded else world)
             self.noise.update(few, float(short), config.batch, float(length) ** 2)
-        learning.shorten(weights, config.clip, length)
+        optim.shorten(weights, config.clip, length)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.step)
@@ -306,7 +306,7 @@ class Trainer:
             wrong = self.processes.mean((~torch.stack(found).isfinite()).any(0).to(flags))
             where = [n for n, x in zip(names, wrong.tolist(), strict=True) if x and n != "total"]
         else:
-            lengths = learning.lengths(self.optimizer)
+            lengths = optim.lengths(self.optimizer)
             where = [part for part, length in lengths.items() if not math.isfinite(length)]
         self.optimizer.zero_grad()
         what = "loss" if chosen else "gradient"

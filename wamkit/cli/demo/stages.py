@@ -105,8 +105,8 @@ def begin(out: Path, settings: Settings) -> None:
 @contextmanager
 def opened(settings: Settings, processes: int) -> Iterator[Any]:
     """The simulators, in processes of their own. Raises WamkitError if their package is missing."""
+    from ...simulate.env_pool import Workers
     from ...simulate.environment import choose
-    from ...simulate.hosting import Workers
 
     limit = [] if settings.max_steps is None else [f"max_steps={settings.max_steps}"]
     config = choose(settings.task, limit)
@@ -117,7 +117,7 @@ def opened(settings: Settings, processes: int) -> Iterator[Any]:
 def demonstrations(out: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
     """Have the expert show how it is done."""
     from ...data import Recording
-    from ...simulate.collecting import collect, writer
+    from ...simulate.record import collect, writer
 
     def make() -> Found:
         folder = out / "data"
@@ -137,7 +137,7 @@ def demonstrations(out: Path, settings: Settings, workers: Any, watch: Watch) ->
 
 def played(out: Path, settings: Settings, workers: Any, actor: str, watch: Watch) -> Found:
     """Evaluate `random` or `expert`."""
-    from ...simulate.rolling import play
+    from ...simulate.rollout import play
 
     def make() -> Found:
         with watch(f"evaluation of {actor}", settings.eval_episodes) as tell:
@@ -164,7 +164,7 @@ def judged(out: Path, settings: Settings, spec: PolicySpec, workers: Any, watch:
 
 def expect_fit(spec: PolicySpec, workers: Any) -> None:
     """Raise SpecError if the policy is made for another robot."""
-    from ...simulate.fitting import conflicts
+    from ...simulate.compatibility import conflicts
 
     robot, streams = workers.robot(), spec.paradigm.build().streams
     if found := list(conflicts(spec, robot, {}, _replan(spec), streams)):
@@ -220,8 +220,8 @@ def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watc
 
 def _actor(place: Path, workers: Any, *, imagine: bool) -> Any:
     from ...policy.policy import Policy
-    from ...simulate.acting import Actor
-    from ...simulate.fitting import views_of
+    from ...simulate.compatibility import views_of
+    from ...simulate.policy_runner import Actor
 
     _, newest = runs.finished(place / "training" / runs.CHECKPOINTS)[-1]
     policy = Policy.load(newest / runs.POLICY)
@@ -230,8 +230,8 @@ def _actor(place: Path, workers: Any, *, imagine: bool) -> Any:
 
 
 def _evaluated(place: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
-    from ...simulate.rolling import evaluate
-    from ...simulate.scoring import latencies
+    from ...simulate.metrics import latencies
+    from ...simulate.rollout import evaluate
 
     actor = _actor(place, workers, imagine=False)
     seconds: dict[str, list[float]] = {}
@@ -248,8 +248,8 @@ def _evaluated(place: Path, settings: Settings, workers: Any, watch: Watch) -> F
 
 def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> Found:
     """Play one episode again, looking at every step and imagining at every decision."""
-    from ...simulate.filming import shoot
-    from ...simulate.rolling import evaluate
+    from ...simulate.rollout import evaluate
+    from ...simulate.video import shoot
 
     actor = _actor(place, workers, imagine=True)
     with watch(f"film of {place.name}", 1) as tell:
@@ -268,7 +268,7 @@ def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> F
 
 def _summary(attempts: Iterable[Any], tell: Tell) -> Found:
     """The scores of attempts, counted while they come."""
-    from ...simulate.scoring import summary
+    from ...simulate.metrics import summary
 
     kept, solved = [], 0
     for attempt in attempts:

@@ -10,7 +10,7 @@ from wamkit_gymnasium import Gymnasium
 
 from wamkit.errors import WamkitError
 from wamkit.simulate import Host, Robot, Workers, choose
-from wamkit.simulate.rolling import play
+from wamkit.simulate.rollout import play
 from wamkit.testing.environment import expect_environment
 
 gymnasium = pytest.importorskip("gymnasium")

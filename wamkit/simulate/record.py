@@ -24,12 +24,12 @@ from ..config.robot import Section
 from ..config.seeds import expect_seed
 from ..data import Feature, Writer
 from ..data.schema import MOST_EPISODES
-from ..data.writing import notes
+from ..data.writer import notes
 from ..errors import WamkitError
+from .env_pool import Workers
 from .environment import Robot
 from .episodes import Attempt
-from .hosting import Workers
-from .rolling import play
+from .rollout import play
 
 PATIENCE = 4
 """Attempts for each episode that is wanted, before an expert is given up."""

@@ -14,7 +14,7 @@ from ..files.hub import local
 from .alignment import EXACT, Placed, aligned, even, expect_pictures, strict
 from .depth import Looked
 from .findings import AGAIN, CONVERT, DataError, Finding, of
-from .layout import INFO, OWN, TOLERANCE, Columns, Episode, Recording
+from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, Recording
 from .metadata import faults_of_episode_statistics, json_table
 from .needs import lacking
 from .rows import data_file, other_size

@@ -18,7 +18,7 @@ FREE = ("dtype", "seed", "weights", "origin", "embeddings")
 """Keys of a spec, anywhere in it, that do not change how much there is to compute."""
 
 
-def versus(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
+def compare_reports(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
     """stage -> how many times faster it is now than in an earlier report (`Report.json`).
 
     Raises WamkitError if the earlier one is of another machine or of another policy, or no report.
@@ -60,7 +60,7 @@ def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str,
 
 
 def expect_report(found: Mapping[str, Any]) -> None:
-    """Raises WamkitError unless it is a report that `versus` can compare with."""
+    """Raises WamkitError unless it is a report that `compare_reports` can compare with."""
     if not {"machine", "rows", "chunk"} <= set(found):
         raise WamkitError(
             "the earlier file is no report of `wamkit bench`", "write one with --json > FILE.json"

@@ -17,7 +17,7 @@ from ..files.paths import inside
 from ..files.pixels import pixels
 from . import parquet
 from .alignment import EXACT, Alignment, strict
-from .layout import TOLERANCE, Episode, Recording
+from .lerobot_format import TOLERANCE, Episode, Recording
 from .timing import ceiling
 from .video import Videos
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from .acting import Actor, Running
+from .env_pool import Progress, Workers
 from .episodes import Attempt, Frame
-from .hosting import Progress, Workers
+from .policy_runner import Actor, Running
 
 Seconds = dict[str, list[float]]
 

@@ -15,8 +15,8 @@ from ..files.durable import in_words, replacing
 from ..policy.observation import Observation
 from .batches import seed_of, shard
 from .config import TrainConfig
+from .distributed import Team
 from .processes import Processes
-from .trainee import Team
 
 BAR = 4  # pixels between the real row and the imagined one
 SAFE = "or go on without images: --train imagine_every=0 --resume"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..data import film
+from ..data import video_writer
 from ..files.durable import in_words, make_folder, write_bytes
 from .episodes import Attempt
 
@@ -60,7 +60,7 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
         cure = "write the films as pictures that move: --film gif"
-        shot = film.Film(file, hertz, size, "h264", cure)
+        shot = video_writer.Film(file, hertz, size, "h264", cure)
         try:
             for picture in shown:
                 shot.add(picture)

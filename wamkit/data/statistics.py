@@ -25,14 +25,14 @@ from ..files import strict_json
 from ..files.durable import NotWrittenError, in_words, make_folder, write_text
 from ..files.paths import cache_folder, expanded
 from ..policy.actions import Statistics
-from .frames import Numbers
-from .layout import Columns, Recording
+from .lerobot_format import Columns, Recording
+from .reader import Numbers
 from .samples import chosen
 
 METHOD = "all frames, float64, linear quantiles, population std"
 
 
-def statistics(
+def compute_statistics(
     recording: Recording,
     spec: PolicySpec | None = None,
     columns: Columns | None = None,

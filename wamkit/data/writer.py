@@ -17,11 +17,11 @@ from ..files.durable import hidden, in_words, make_folder, recover, remove, repl
 from ..files.leftovers import sweep_older
 from ..files.locking import lock
 from ..files.paths import expanded, fault_of_name
-from . import dataset_info, episode_table, film, frame_table, parquet
+from . import dataset_info, episode_table, frame_table, parquet, video_writer
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
 from .instructions import expect_instruction
-from .layout import INFO, OWN, Feature, Recording
+from .lerobot_format import INFO, OWN, Feature, Recording
 from .linking import link_tree, put_json, put_table
 from .metadata import json_table
 
@@ -95,7 +95,7 @@ class Writer:
         sweep_older(self.folder)
         make_folder(self.folder.parent)
         self._place = hidden(self.folder)
-        self._films: dict[str, film.Film] = {}
+        self._films: dict[str, video_writer.Film] = {}
         self._table: Any = None
         try:
             self._take_up(old)
@@ -276,11 +276,11 @@ class Writer:
         about = old.info["features"][name].get("info") if old is not None else None
         known = about.get("video.codec") if isinstance(about, dict) else None
         codec = str(self.codec or known or "av1")
-        if codec not in film.CODECS:
+        if codec not in video_writer.CODECS:
             raise WamkitError(
                 f"videos of {name!r} in the codec {codec}, which is not written here",
-                f"give codec, one of {', '.join(film.CODECS)}; of a data set with several, LeRobot "
-                "does not merge the videos",
+                f"give codec, one of {', '.join(video_writer.CODECS)}; LeRobot does not merge the "
+                "videos of a data set with several codecs",
             )
         return codec
 
@@ -302,9 +302,9 @@ class Writer:
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
-    def _film(self, name: str, feature: Feature) -> film.Film:
+    def _film(self, name: str, feature: Feature) -> video_writer.Film:
         file = self._next(name, VIDEO, video_key=name)
-        return film.Film(file, self.fps, feature.size, self._codecs[name])
+        return video_writer.Film(file, self.fps, feature.size, self._codecs[name])
 
     def _about(self, task: str, length: int) -> dict[str, Any]:
         """The row of an episode in the metadata."""

@@ -1,7 +1,7 @@
-"""Round trips to a server, timed by a client in a process of its own, as on a robot.
+"""Measure the latency of a server with a client in a process of its own, as on a robot.
 
-`python -m wamkit.serve.trips HOST PORT ROUNDS` asks for so many chunks after two that do not count,
-with random pictures of the sizes that the policy wants, and prints what it found as JSON.
+`python -m wamkit.serve.latency HOST PORT ROUNDS` requests ROUNDS chunks after two warm-up requests,
+with random images of the sizes that the policy expects, and prints the times as JSON.
 """
 
 from __future__ import annotations
