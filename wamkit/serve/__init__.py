@@ -1,7 +1,8 @@
 """A policy behind a socket: openpi's protocol, so that robots that speak it need nothing of wamkit.
 
 `codec` packs arrays in msgpack, `protocol` defines requests and replies, `server` answers them,
-`client` sends them, `latency` measures round trips. Importing the package or its client imports no torch.
+`client` sends them, `latency` measures round trips. Importing the package or
+its client imports no torch.
 """
 
 from __future__ import annotations
