@@ -176,22 +176,22 @@ class Plain:
     """
 
     @torch.no_grad()
-    def __init__(self, policy: Policy, scene: ModelInputs) -> None:
-        """The words of `scene` are those that are attended to, padding included (`spelled`)."""
-        assert scene.video is not None and scene.action is not None
+    def __init__(self, policy: Policy, inputs: ModelInputs) -> None:
+        """The words of `inputs` are those that are attended to, padding included (`spelled`)."""
+        assert inputs.video is not None and inputs.action is not None
         backbone: Any = policy.backbone
         head: Any = policy.action_head
-        self.policy, self.head, self.backbone, self.scene = policy, head, backbone, scene
+        self.policy, self.head, self.backbone, self.inputs = policy, head, backbone, inputs
         dtype = self.dtype = backbone.patch_embedding.weight.dtype
         self.layers = [Layer(block, dtype) for block in backbone.blocks]
         self.head_layers = [Layer(block, dtype) for block in head.blocks]
         self.levels = Levels(backbone.condition_embedder, dtype)
         self.head_levels = Levels(head.condition_embedder, dtype)
-        self.frame = scene.video.only("context").z[:, :, :1].to(dtype)  # [B, C, 1, h, w]
-        self.device, self.actions = self.frame.device, scene.action.x.shape[1]
+        self.frame = inputs.video.only("context").z[:, :, :1].to(dtype)  # [B, C, 1, h, w]
+        self.device, self.actions = self.frame.device, inputs.action.x.shape[1]
         traits = policy.spec.backbone.traits
         self.heads = traits.heads
-        context = embed_video(PassRunner(), backbone, scene.video.only("context"), scene.text)
+        context = embed_video(PassRunner(), backbone, inputs.video.only("context"), inputs.text)
         rotary = context.frames.rotary
         self.seen = torch.complex(rotary.cos.double(), rotary.sin.double())[:, None]
         places = torch.arange(self.actions, device=self.device)
@@ -201,18 +201,18 @@ class Plain:
     @torch.no_grad()
     def act(self, *, cached: bool) -> Tensor:
         """The actions [B, N, A], normalized."""
-        scene, head, device = self.scene, self.head, self.device
-        assert scene.action is not None and scene.state is not None
-        state = head.state_encoder(scene.state.to(self.dtype))[:, None]
-        words = torch.cat([scene.text.tokens.to(self.dtype), state], 1)
+        inputs, head, device = self.inputs, self.head, self.device
+        assert inputs.action is not None and inputs.state is not None
+        state = head.state_encoder(inputs.state.to(self.dtype))[:, None]
+        words = torch.cat([inputs.text.tokens.to(self.dtype), state], 1)
         valid = torch.ones(words.shape[:2], dtype=torch.bool, device=device)
-        if scene.text.valid is not None:
-            valid[:, :-1] = scene.text.valid
+        if inputs.text.valid is not None:
+            valid[:, :-1] = inputs.text.valid
         seen, count = len(self.seen), self.actions
         mask = torch.zeros(seen + count, seen + count, dtype=torch.bool, device=device)
         mask[:seen, :seen] = True
         mask[seen:, :] = True
-        x = draw(tuple(scene.action.x.shape), scene.action.x, generator(0)).to(self.dtype)
+        x = draw(tuple(inputs.action.x.shape), inputs.action.x, generator(0)).to(self.dtype)
         past = None
         if cached:
             past = passed([self.video(words, valid)], mask[:seen, :seen], None)
@@ -281,9 +281,9 @@ class Way:
     error: float  # largest difference of its actions from the first way's
 
 
-def fresh(scene: ModelInputs) -> ModelInputs:
-    """The same scene for another chunk: of its text is kept what lasts for a prompt."""
-    return scene.with_(text=scene.text.with_fresh_chunk_cache())
+def fresh(inputs: ModelInputs) -> ModelInputs:
+    """The same inputs for another chunk: of its text is kept what lasts for a prompt."""
+    return inputs.with_(text=inputs.text.with_fresh_chunk_cache())
 
 
 @torch.no_grad()
@@ -301,23 +301,23 @@ def own_share(policy: Policy, rounds: int) -> list[float]:
 @torch.no_grad()
 def compared(policy: Policy, width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     """All ways at one size, in turn."""
-    scene = blank(policy, observation(policy.spec, batch=1))
+    inputs = blank(policy, observation(policy.spec, batch=1))
     words = torch.zeros(1, WORDS, policy.spec.backbone.traits.text_width)
     words[:, :REAL].normal_()
-    plain = Plain(policy, scene.with_(text=Text(words)))
+    plain = Plain(policy, inputs.with_(text=Text(words)))
     repeats = torch.ones(1, REAL + 1)
     repeats[:, -1] = WORDS - REAL
     text = Text(words[:, : REAL + 1], repeats=repeats)
-    scene = policy.action_head.prepare(scene.with_(text=text))
+    inputs = policy.action_head.prepare(inputs.with_(text=text))
     runs: dict[str, Callable[[], Tensor]] = {
         "plain, no cache": lambda: plain.act(cached=False),
         "plain, joined cache": lambda: plain.act(cached=True),
-        "wamkit, eager": lambda: policy.decide(fresh(scene), seed=0).action,
+        "wamkit, eager": lambda: policy.decide(fresh(inputs), seed=0).action,
     }
     if compiler() is not None:
         fast = small(width, layers)
         fast.set_mode("compile")
-        runs["wamkit, compile"] = lambda: fast.decide(fresh(scene), seed=0).action
+        runs["wamkit, compile"] = lambda: fast.decide(fresh(inputs), seed=0).action
     found = {name: run() for name, run in runs.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):

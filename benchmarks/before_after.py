@@ -41,11 +41,11 @@ def work(tree: str, width: int, layers: int, mode: str) -> None:
 
     torch.set_num_threads(1)
     policy = baseline.small(width, layers)
-    scene = baseline.blank(policy, baseline.observation(policy.spec, batch=1))
+    inputs = baseline.blank(policy, baseline.observation(policy.spec, batch=1))
     policy.set_mode(mode)
     for _ in sys.stdin:
         begun = spent()
-        policy.decide(scene, seed=0)
+        policy.decide(inputs, seed=0)
         print(json.dumps(spent() - begun), flush=True)
 
 

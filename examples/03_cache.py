@@ -52,7 +52,7 @@ class Acted(NamedTuple):
 
 
 @torch.no_grad()
-def act(policy: wamkit.Policy, scene: ModelInputs, *, cached: bool) -> Acted:
+def act(policy: wamkit.Policy, inputs: ModelInputs, *, cached: bool) -> Acted:
     """One chunk, by the paradigm's own loop, with or without a KV cache."""
     passes = 0
 
@@ -65,7 +65,7 @@ def act(policy: wamkit.Policy, scene: ModelInputs, *, cached: bool) -> Acted:
     model = counting if cached else uncached(counting)
     with Counter() as counter:
         rng = torch.Generator().manual_seed(0)
-        out = policy.paradigm.act(model, scene, policy.schedules, rng)
+        out = policy.paradigm.act(model, inputs, policy.schedules, rng)
     return Acted(out.action, passes, counter.operations)
 
 

@@ -68,7 +68,7 @@ class GlimpseHead(ReaderHead):
         return sinusoid(torch.tensor(times, device=device), self.width)  # [N, width]
 
     def read(
-        self, scene: Any, groups: Any, memory: Any, levels: Tensor, layout: Tensor, call: Any
+        self, inputs: Any, groups: Any, memory: Any, levels: Tensor, layout: Tensor, call: Any
     ) -> dict[str, Tensor]:  # at every step: velocities [B, N, A] by modality
         frames, padding = memory
         x = torch.cat([self.enter[g.modality](g.x) for g in groups], 1) + levels + layout

@@ -117,15 +117,15 @@ def test_the_plain_ways_compute_in_the_dtype_of_the_weights(
 ) -> None:
     baseline, apart = import_module("baseline"), import_module("published.systems").apart
     policy = baseline.small(64, 2)
-    scene = blank(policy, observation(policy.spec, batch=1))
+    inputs = blank(policy, observation(policy.spec, batch=1))
     width = policy.spec.backbone.traits.text_width
     text = Text(torch.randn(1, 3, width), repeats=torch.tensor([[1.0, 1.0, 5.0]]))
-    scene = policy.action_head.prepare(scene.with_(text=text))
+    inputs = policy.action_head.prepare(inputs.with_(text=text))
     assert baseline.spelled(text).tokens.shape == (1, 7, width)
-    expected = policy.decide(scene, seed=0).action
+    expected = policy.decide(inputs, seed=0).action
     for part in (policy.backbone, policy.action_head):
         cast(part, dtype)
-    plain = baseline.Plain(policy, scene.with_(text=baseline.spelled(text)))
+    plain = baseline.Plain(policy, inputs.with_(text=baseline.spelled(text)))
     for cached in (False, True):
         found = plain.act(cached=cached)
         assert found.dtype == dtype and apart(found, expected) < most

@@ -80,11 +80,11 @@ def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
 def test_the_cost_counted_without_weights_is_that_of_the_real_policy() -> None:
     spec = parse(read(SMALL))
     policy, found = Policy.from_spec(spec), cost(spec)
-    scene, counts = shapes(spec, policy.action_head, "cpu"), []
-    for text in (scene.text, scene.text.again()):
+    inputs, counts = shapes(spec, policy.action_head, "cpu"), []
+    for text in (inputs.text, inputs.text.again()):
         with Counter() as counter:
             policy.paradigm.act(
-                policy.model, scene.with_(text=text), policy.schedules, torch.Generator()
+                policy.model, inputs.with_(text=text), policy.schedules, torch.Generator()
             )
         counts.append(counter.operations)
     assert found.stages["act"] == counts[1] > 0

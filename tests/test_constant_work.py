@@ -78,20 +78,20 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
     found: set[str] = set()
 
     def around(
-        model: Callable[..., Any], scene: ModelInputs, cache: Any = None, keep: Any = ()
+        model: Callable[..., Any], inputs: ModelInputs, cache: Any = None, keep: Any = ()
     ) -> Any:
         nonlocal steps
-        kind = ",".join(sorted(scene.roles)), id(cache)
-        if is_prefill(scene, keep):
-            return model(scene, cache=cache, keep=keep)
-        work.mark(*(getattr(scene, p).x for p in MODALITIES[1:] if getattr(scene, p) is not None))
-        work.mark(*(f.z for f in (scene.video, scene.future) if f is not None and f.targets))
+        kind = ",".join(sorted(inputs.roles)), id(cache)
+        if is_prefill(inputs, keep):
+            return model(inputs, cache=cache, keep=keep)
+        work.mark(*(getattr(inputs, p).x for p in MODALITIES[1:] if getattr(inputs, p) is not None))
+        work.mark(*(f.z for f in (inputs.video, inputs.future) if f is not None and f.targets))
         work.found = [] if kind in met else None
         steps += kind in met
         met.add(kind)
         caches.append(cache)
         try:
-            return model(scene, cache=cache, keep=keep)
+            return model(inputs, cache=cache, keep=keep)
         finally:
             found.update(work.found or ())
             work.found = None

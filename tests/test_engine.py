@@ -60,14 +60,14 @@ class Reader(ReaderHead):
 
     def read(
         self,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: Any,
         levels: Any,
         layout: Any,
         call: Any,
     ) -> dict[str, Tensor]:
-        action, (hidden, mask) = scene.noisy("action"), memory
+        action, (hidden, mask) = inputs.noisy("action"), memory
         x = self.enter(action.x) + action.sigma[..., None]
         for states in hidden:
             x = x + attention(x[:, None], states[:, None], states[:, None], mask)[:, 0]
@@ -82,14 +82,14 @@ class Slots(SlotHead):
         self.sizes = sizes
         self.gain = nn.Parameter(torch.ones(()))
 
-    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
-        if scene.action is None:
+    def slots(self, inputs: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
+        if inputs.action is None:
             return {}
         c, h, w = self.sizes.latent
-        flat = scene.action.x.flatten(1)
+        flat = inputs.action.x.flatten(1)
         copies = -(-c * h * w // flat.shape[1])
         z = flat.repeat(1, copies)[:, : c * h * w].unflatten(1, (c, 1, h, w)) * self.gain
-        return {"action": Frames(z, ("action",), (9.0,), scene.action.sigma)}
+        return {"action": Frames(z, ("action",), (9.0,), inputs.action.sigma)}
 
     def decode_slot(self, modality: str, v: Tensor, noisy: NoisyVectors) -> Tensor:
         n = noisy.x[0].numel()
@@ -118,7 +118,7 @@ PAIRS = [
 ]
 
 
-def _scene(backbone: str, frames: int = 3) -> ModelInputs:
+def _inputs(backbone: str, frames: int = 3) -> ModelInputs:
     spec = SPECS[backbone]
     rng = torch.Generator().manual_seed(4)
     traits = spec.backbone.traits
@@ -138,11 +138,11 @@ def _scene(backbone: str, frames: int = 3) -> ModelInputs:
     )
 
 
-def _lifted(scene: ModelInputs, head: ActionHead) -> ModelInputs:
-    """The scene with its action as the head wants noise added to it."""
-    action = scene.noisy("action")
+def _lifted(inputs: ModelInputs, head: ActionHead) -> ModelInputs:
+    """The inputs with their action in the form to which the head adds noise."""
+    action = inputs.noisy("action")
     latent = NoisyVectors(head.to_latent("action", action.x), action.level)
-    return head.prepare(scene.with_(action=latent))
+    return head.prepare(inputs.with_(action=latent))
 
 
 @pytest.mark.parametrize("rule", SEES)
@@ -152,14 +152,14 @@ def test_every_way_to_join_predicts_both_and_passes_gradients(
 ) -> None:
     torch.manual_seed(0)
     model, head = SPECS[backbone].backbone.build(), _head(kind, backbone)
-    scene = _lifted(_scene(backbone), head)
-    out = head.join(PassRunner(), model, scene, SEES[rule])
-    assert out.action is not None and scene.video is not None
+    inputs = _lifted(_inputs(backbone), head)
+    out = head.join(PassRunner(), model, inputs, SEES[rule])
+    assert out.action is not None and inputs.video is not None
     assert head.from_latent("action", out.action).shape == (2, 6, 4)
     loss = out.action.square().mean()
     assert (out.video is not None) == model.traits.imagines
     if out.video is not None:
-        assert out.video.shape == scene.video.z.shape
+        assert out.video.shape == inputs.video.z.shape
         loss = loss + out.video.square().mean()
     loss.backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in head.parameters())
@@ -172,15 +172,15 @@ def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> No
     torch.manual_seed(0)
     sees = SEES["action sees the present"]
     model, head = SPECS[backbone].backbone.build(), _head(kind, backbone)
-    scene = _lifted(_scene(backbone), head)
-    assert scene.video is not None and scene.action is not None
-    full = head.join(PassRunner(), model, scene, sees).action
-    seen = scene.with_(video=scene.video.only("context"), action=None)
+    inputs = _lifted(_inputs(backbone), head)
+    assert inputs.video is not None and inputs.action is not None
+    full = head.join(PassRunner(), model, inputs, sees).action
+    seen = inputs.with_(video=inputs.video.only("context"), action=None)
     prefill = head.join(PassRunner(), model, seen, sees, keep=("text", "context"))
     assert prefill.video is None and prefill.action is None
     runner = PassRunner()
     for _ in range(3):
-        rest = scene.with_(video=None)
+        rest = inputs.with_(video=None)
         fast = head.join(runner, model, rest, sees, cache=prefill.cache).action
         same_values(fast, full)
 
@@ -190,8 +190,12 @@ def test_remembering_the_context_changes_nothing(backbone: str, kind: str) -> No
 @float64()
 def test_streams_attend_as_under_a_dense_mask(backbone: str, rule: str) -> None:
     torch.manual_seed(0)
-    model, head, scene = SPECS[backbone].backbone.build(), _head("mot", backbone), _scene(backbone)
-    ready, streams = head.prepare(scene), []
+    model, head, inputs = (
+        SPECS[backbone].backbone.build(),
+        _head("mot", backbone),
+        _inputs(backbone),
+    )
+    ready, streams = head.prepare(inputs), []
 
     class Seen(PassRunner):
         def run(self, given: Any, *args: Any, **kwargs: Any) -> Any:
@@ -303,9 +307,9 @@ def test_what_can_be_cached_follows_from_the_table() -> None:
 
 
 def test_frames_keep_their_roles_times_and_levels_together() -> None:
-    scene = _scene("toy")
-    assert scene.video is not None
-    video = scene.video
+    inputs = _inputs("toy")
+    assert inputs.video is not None
+    video = inputs.video
     assert [s.role for s in video.segments(4)] == ["context", "target"]
     assert [s.length for s in video.segments(4)] == [4, 8]
     future = video.only("target")

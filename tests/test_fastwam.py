@@ -62,7 +62,7 @@ def wide(policy: Policy) -> Policy:
 
 @pytest.fixture
 @float64()
-def scene(wide: Policy, record: dict[str, Tensor]) -> ModelInputs:
+def inputs(wide: Policy, record: dict[str, Tensor]) -> ModelInputs:
     return recorded(wide, doubled(record))
 
 
@@ -82,13 +82,13 @@ def recorded(policy: Policy, record: dict[str, Tensor]) -> ModelInputs:
         .movedim(1, 2)
     )
     actions = flows["action"].add(given("actions"), given("noise_action"), action)
-    scene = ModelInputs(
+    inputs = ModelInputs(
         text=Text(given("text")),
         video=clean.put(noisy, "context", "target"),
         action=NoisyVectors(actions, action),
         state=given("proprio"),
     )
-    return policy.action_head.prepare(scene)
+    return policy.action_head.prepare(inputs)
 
 
 def test_a_released_checkpoint_is_read_as_it_is(
@@ -119,9 +119,9 @@ def test_every_weight_of_the_checkpoint_finds_its_place(
 @torch.no_grad()
 @float64()
 def test_the_training_pass_predicts_the_same(
-    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
+    wide: Policy, inputs: ModelInputs, record: dict[str, Tensor]
 ) -> None:
-    out = wide.model(scene)
+    out = wide.model(inputs)
     same_values(out.video, record["outputs/velocity_video"])
     same_values(out.action, record["outputs/velocity_action"])
 
@@ -138,24 +138,24 @@ def test_a_pass_in_float32_is_near_that_in_float64(
 @torch.no_grad()
 @float64()
 def test_prefill_and_cached_step_predict_the_same_action(
-    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
+    wide: Policy, inputs: ModelInputs, record: dict[str, Tensor]
 ) -> None:
-    assert scene.video is not None
-    seen = scene.with_(video=scene.video.only("context"), action=None)
+    assert inputs.video is not None
+    seen = inputs.with_(video=inputs.video.only("context"), action=None)
     cache = wide.model(seen, keep=("text", "context")).cache
-    fast = wide.model(scene.with_(video=None), cache=cache).action
+    fast = wide.model(inputs.with_(video=None), cache=cache).action
     same_values(fast, record["outputs/velocity_action"])
 
 
 @float64()
 def test_visibility_is_the_mask_that_the_published_code_builds(
-    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
+    wide: Policy, inputs: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     head: Any = wide.action_head
-    assert scene.video is not None and scene.action is not None
-    streams = embed_video(PassRunner(), wide.backbone, scene.video, scene.text).streams
+    assert inputs.video is not None and inputs.action is not None
+    streams = embed_video(PassRunner(), wide.backbone, inputs.video, inputs.text).streams
     roles = [s.role for st in streams for s in st.segments for _ in range(s.length)]
-    roles += [role for group in head.token_groups(scene, ()) for role in group.roles]
+    roles += [role for group in head.token_groups(inputs, ()) for role in group.roles]
     sees = wide.paradigm.sees
     mask = torch.tensor([[key in sees[query] for key in roles] for query in roles])
     assert torch.equal(mask, record["outputs/mask"].bool())
@@ -164,21 +164,21 @@ def test_visibility_is_the_mask_that_the_published_code_builds(
 @torch.no_grad()
 @float64()
 def test_losses_are_the_published_ones(
-    wide: Policy, scene: ModelInputs, record: dict[str, Tensor]
+    wide: Policy, inputs: ModelInputs, record: dict[str, Tensor]
 ) -> None:
-    assert scene.video is not None and scene.action is not None
+    assert inputs.video is not None and inputs.action is not None
     record = doubled(record)
-    out, flows = wide.model(scene), wide.schedules
+    out, flows = wide.model(inputs), wide.schedules
     assert out.video is not None and out.action is not None
     noise = {name: record[f"inputs/noise_{name}"] for name in ("video", "action")}
     goals = {
         "action": DenoisingTarget(
             flows["action"].velocity(record["inputs/actions"], noise["action"]),
-            flows["action"].weight(scene.action.sigma),
+            flows["action"].weight(inputs.action.sigma),
         ),
         "video": DenoisingTarget(
             flows["video"].velocity(record["inputs/latents"], noise["video"])[:, :, 1:],
-            flows["video"].weight(scene.video.sigma[:, 1:]),
+            flows["video"].weight(inputs.video.sigma[:, 1:]),
             (1, 2),
         ),
     }

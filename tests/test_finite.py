@@ -22,7 +22,7 @@ from wamkit.checkpoints import safetensors as weights
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import Recording, Samples, check, compute_statistics
 from wamkit.files import strict_json
-from wamkit.policy import preprocessing as scenes
+from wamkit.policy import preprocessing
 from wamkit.policy.actions import Statistics
 from wamkit.policy.blame import expect_pictures
 from wamkit.policy.build import resolve
@@ -382,12 +382,12 @@ def test_a_saved_policy_that_is_whole_still_loads(saved: Path, tmp_path: Path) -
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
     policy, seen = package.build(spec()), observation(spec(), batch=2)
-    scene = scenes.blank(policy, seen)
-    model = policy.guided(scene)
-    clip = policy.paradigm.imagine(model, scene, policy.schedules, generator(0))
-    expect_pictures(policy, scenes.decoded(policy, clip, seen), seen)
+    inputs = preprocessing.blank(policy, seen)
+    model = policy.guided(inputs)
+    clip = policy.paradigm.imagine(model, inputs, policy.schedules, generator(0))
+    expect_pictures(policy, preprocessing.decoded(policy, clip, seen), seen)
     clip.z[1, 0, -1, 0, 0] = value
-    pictures = scenes.decoded(policy, clip, seen)
+    pictures = preprocessing.decoded(policy, clip, seen)
     assert pictures[0].isfinite().all() and not pictures[1].isfinite().all()
     with pytest.raises(WamkitError, match="imagined pictures are not finite: nan at"):
         expect_pictures(policy, pictures, seen)

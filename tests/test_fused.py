@@ -432,8 +432,8 @@ def test_unfusing_parts_what_is_left_of_a_row() -> None:
 def test_remembered_keys_and_values_keep_no_queries_alive() -> None:
     built = policy()
     fuse(built)
-    scene = blank(built, observation(built.spec))
-    cache, _ = remember(built.model, scene, built.paradigm.sees)
+    inputs = blank(built, observation(built.spec))
+    cache, _ = remember(built.model, inputs, built.paradigm.sees)
     assert cache is not None
     found = [x for layer in cache.layers for kv in layer.values() for x in (kv.k, kv.v)]
     assert found and all(x.untyped_storage().nbytes() == x.nbytes for x in found)

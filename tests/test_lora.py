@@ -183,7 +183,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wamkit.policy import preprocessing as scenes
+    from wamkit.policy import preprocessing
 
     policy = wamkit.build(TOY)
     parts = Parts.model_validate({"text_encoder": {"freeze": True}})
@@ -204,7 +204,9 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
 
     batch = batch_of(policy.spec, size=1)
     total = counted(lambda: policy.loss(batch, seed=0).total.backward())
-    words = counted(lambda: scenes.clean(policy, batch))  # the text encoder, which is left out
+    words = counted(
+        lambda: preprocessing.clean(policy, batch)
+    )  # the text encoder, which is left out
     one = work(policy.spec, lora=config.lora)
     assert one.operations == pytest.approx(total - words, rel=0.02)
     frozen = Parts.model_validate({"backbone": {"freeze": True}})

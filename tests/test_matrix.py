@@ -32,14 +32,16 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
     assert chunk.values.isfinite().all()
 
     with torch.no_grad():
-        scene = blank(policy, seen)
+        inputs = blank(policy, seen)
         slow = policy.paradigm.act(
-            uncached(policy.model), scene, policy.schedules, generator(0)
+            uncached(policy.model), inputs, policy.schedules, generator(0)
         ).action
-        fast = policy.paradigm.act(policy.model, scene, policy.schedules, generator(0)).action
+        fast = policy.paradigm.act(policy.model, inputs, policy.schedules, generator(0)).action
     same_values(fast, slow)
     if not policy.paradigm.looks_ahead:  # then there was no room for a future
-        assert torch.equal(policy.chunk_of(policy.decide(scene, seed=0), seen).values, chunk.values)
+        assert torch.equal(
+            policy.chunk_of(policy.decide(inputs, seed=0), seen).values, chunk.values
+        )
 
     again = Policy.load(policy.save(tmp_path / "policy"))
     assert torch.equal(again.act(seen, seed=0).values, chunk.values)

@@ -141,8 +141,8 @@ def test_a_recording_acts_on_new_images_with_new_noise(cell: Cell) -> None:
     act = policy._acted({})
     first, other = (blank(policy, observation(cell.spec, seed=seed)) for seed in (0, 1))
     recorded = modes.Recorded(act, first, generator(0), taped)
-    for scene, seed in ((first, 0), (other, 5), (first, 5)):
-        close(recorded(scene, generator(seed)).action, act(scene, generator(seed)).action)
+    for inputs, seed in ((first, 0), (other, 5), (first, 5)):
+        close(recorded(inputs, generator(seed)).action, act(inputs, generator(seed)).action)
 
 
 @torch.no_grad()
@@ -163,8 +163,8 @@ def test_a_recording_holds_what_was_made_of_the_prompt_and_takes_in_another(cell
         return taped(run)
 
     recorded = modes.Recorded(act, first, generator(0), capture)
-    for scene in (first, other, first):
-        close(recorded(scene, generator(3)).action, act(scene, generator(3)).action)
+    for inputs in (first, other, first):
+        close(recorded(inputs, generator(3)).action, act(inputs, generator(3)).action)
     again = blank(policy, replace(seen, prompt=["lift the cup"] * len(seen.prompt)))
     with Products() as known:
         act(again, generator(0))
@@ -186,7 +186,7 @@ class Products(TorchDispatchMode):
 @torch.no_grad()
 def test_a_recording_holds_the_negative_prompt() -> None:
     policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance=2"], tiny=True)
-    scene = blank(policy, observation(policy.spec))
+    inputs = blank(policy, observation(policy.spec))
     kept: list[Any] = []
 
     def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
@@ -199,7 +199,7 @@ def test_a_recording_holds_the_negative_prompt() -> None:
         )
         return lambda: None  # as a graph, which holds no tensor
 
-    recorded = modes.Recorded(policy._acted({}), scene, generator(0), capture)
+    recorded = modes.Recorded(policy._acted({}), inputs, generator(0), capture)
     policy.instructions.forget()
     gc.collect()
     assert [ref() is not None for ref in kept] == [True]

@@ -338,18 +338,18 @@ def test_a_chunk_on_cuda_mixes_no_devices_and_waits_for_nothing(name: str, devic
     device.hold(policy)
     blank(policy, seen)
     with device.watched() as noted:
-        scene = blank(policy, seen)
+        inputs = blank(policy, seen)
     assert noted == []  # what is sent is sent without waiting
     try:
         recorded = modes.Recorded(
-            policy._acted({}), scene, generator(0), device.capture, policy.runner.kept
+            policy._acted({}), inputs, generator(0), device.capture, policy.runner.kept
         )
     except WamkitError as error:
         assert "cannot be recorded" in str(error)
-        close(policy.decide(scene, seed=0).action, expected)
+        close(policy.decide(inputs, seed=0).action, expected)
     else:
         assert device.refused == []
-        close(recorded(scene, generator(0)).action, expected)
+        close(recorded(inputs, generator(0)).action, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name.startswith("toy-mot-")])
@@ -377,9 +377,9 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)
     seen = observation(spec, frames=spec.video.context)
-    scene = blank(policy, seen)
+    inputs = blank(policy, seen)
     recorded = modes.Recorded(
-        policy._acted({}), scene, generator(0), device.capture, policy.runner.kept
+        policy._acted({}), inputs, generator(0), device.capture, policy.runner.kept
     )
     needed = list(device.read.values())
     policy.instructions.forget()  # as when a weight changes
@@ -387,7 +387,7 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     other = replace(seen, prompt=[f"job {sample}" for sample in range(seen.batch)])
     recorded(blank(policy, other), generator(0))
     for steps in range(2, 100, 2):  # levels of other runs
-        policy.schedules["action"].start(scene.noisy("action").x, steps=steps)
-    del scene
+        policy.schedules["action"].start(inputs.noisy("action").x, steps=steps)
+    del inputs
     gc.collect()
     assert len(needed) > 50 and all(memory() is not None for memory in needed)

@@ -78,13 +78,13 @@ def test_parts_at_rest_need_no_gradient() -> None:
 
 def test_keys_kept_while_acting_are_those_of_the_cache() -> None:
     from wamkit.interfaces.paradigm import CLEAN, remember
-    from wamkit.policy import preprocessing as scenes
+    from wamkit.policy import preprocessing
     from wamkit.testing.fixtures import observation
 
     policy = Policy.from_spec(spec_with())
-    scene = scenes.blank(policy, observation(policy.spec, batch=1))
+    inputs = preprocessing.blank(policy, observation(policy.spec, batch=1))
     with torch.no_grad():
-        cache, _ = remember(policy.model, scene, policy.paradigm.sees, CLEAN)
+        cache, _ = remember(policy.model, inputs, policy.paradigm.sees, CLEAN)
     assert cache is not None
     found = sum(
         x.numel() * x.element_size()

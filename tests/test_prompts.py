@@ -61,12 +61,12 @@ def test_what_may_be_looked_at_is_never_cut() -> None:
 @float64()
 def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
     policy = doubled(wamkit.build(composed(backbone=name)))
-    scene = clean(policy, batch_of(policy.spec, size=1))
+    inputs = clean(policy, batch_of(policy.spec, size=1))
     rng = torch.Generator().manual_seed(0)
-    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)
-    width = scene.text.tokens.shape[2]
+    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    width = inputs.text.tokens.shape[2]
     valid = torch.arange(9)[None] < 5
-    padded = replace(scene.text, tokens=torch.randn(1, 9, width), valid=valid, repeats=None)
+    padded = replace(inputs.text, tokens=torch.randn(1, 9, width), valid=valid, repeats=None)
     with torch.no_grad():
         long = policy.model(noisy.with_(text=padded))
         short = policy.model(noisy.with_(text=trimmed(padded)))

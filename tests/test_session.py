@@ -42,13 +42,13 @@ def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observati
 
 
 def listened(policy: Policy) -> list[tuple[ModelInputs, ParadigmOutput]]:
-    """The scenes that the paradigm is given from now on, and what it makes of them."""
+    """The inputs that the paradigm is given from now on, and the outputs it returns."""
     heard: list[tuple[ModelInputs, ParadigmOutput]] = []
     decide = policy.decide
 
-    def listen(scene: ModelInputs, **given: Any) -> ParadigmOutput:
-        out = decide(scene, **given)
-        heard.append((scene, out))
+    def listen(inputs: ModelInputs, **given: Any) -> ParadigmOutput:
+        out = decide(inputs, **given)
+        heard.append((inputs, out))
         return out
 
     policy.decide = listen  # type: ignore[method-assign]
@@ -105,12 +105,12 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     chunks.append(session.act(part(whole, 1, 1 + step), seed=1).values)
     session.act(part(whole, 1 + step, 1 + 2 * step), done, seed=2)
     true = torch.cat([chunks[0], done, done], 1)
-    scene = clean(policy, Batch(whole, true))
+    inputs = clean(policy, Batch(whole, true))
     assert heard[0][0].past is None
     for k, (told, _) in enumerate(heard[1:]):
         past = told.past
         assert past is not None and past.video is not None and past.action is not None
-        frames, actions = scene.take("video").chunk(3, 2)[k], scene.take("action").chunk(3, 1)[k]
+        frames, actions = inputs.take("video").chunk(3, 2)[k], inputs.take("action").chunk(3, 1)[k]
         same_values(past.video, frames)
         same_values(past.action, actions)
         assert told.state is heard[0][0].state

@@ -18,7 +18,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import composed, observation, scene_of, shown
+from wamkit.testing.fixtures import composed, observation, random_frames, shown
 from wamkit.testing.parity import float64, same_values
 
 SPECS = {
@@ -66,7 +66,7 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
     spec = SPECS[name]
     config, traits = spec.backbone, spec.backbone.traits
     few = max(1, traits.feed_forward // 2)
-    teacher, (video, text) = _redrawn(config), scene_of(config.traits, spec.latent_size)
+    teacher, (video, text) = _redrawn(config), random_frames(config.traits, spec.latent_size)
     small = sliced(teacher, config, range(traits.depth), traits.heads, few)
     # Any weight of the teacher that the student's copy misses, and that reads units, is silenced.
     kept = set(evenly(few, traits.feed_forward))
@@ -90,7 +90,7 @@ def test_a_student_runs_and_says_where_it_came_from(name: str) -> None:
     made = student_of(config, layers, heads, few)
     assert made.traits.width == heads * traits.head_size and made.traits.depth == len(layers)
     assert made.origin is not None and made.origin.startswith(f"random weights of {name}")
-    video, text = scene_of(config.traits, spec.latent_size)
+    video, text = random_frames(config.traits, spec.latent_size)
     assert shown(student, video, text).isfinite().all()
     policy = Policy.from_spec(spec.model_copy(update={"backbone": made}).fitted())
     policy.backbone.load_state_dict(student.state_dict())  # type: ignore[attr-defined]

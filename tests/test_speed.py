@@ -62,10 +62,10 @@ def passes_of(policy: Policy) -> list[tuple[str, Any, Ops]]:
     """kind, cache and operations of every pass of one chunk."""
     found: list[tuple[str, Any, Ops]] = []
 
-    def around(model: Callable[..., Any], scene: Any, cache: Any = None, keep: Any = ()) -> Any:
+    def around(model: Callable[..., Any], inputs: Any, cache: Any = None, keep: Any = ()) -> Any:
         with Ops() as ops:
-            out = model(scene, cache=cache, keep=keep)
-        kind = "prefill" if is_prefill(scene, keep) else ",".join(sorted(scene.roles))
+            out = model(inputs, cache=cache, keep=keep)
+        kind = "prefill" if is_prefill(inputs, keep) else ",".join(sorted(inputs.roles))
         kind += ", some of it kept" if keep and kind != "prefill" else ""
         found.append((kind, cache, ops))
         return out
@@ -129,8 +129,8 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
     cell = next(c for c in COLUMNS if _name(c) == "toy-mot-single_pass")
     policy, places = Policy.from_spec(cell.spec), []
 
-    def around(model: Callable[..., Any], scene: Any, cache: Any = None, keep: Any = ()) -> Any:
-        out = model(scene, cache=cache, keep=keep)
+    def around(model: Callable[..., Any], inputs: Any, cache: Any = None, keep: Any = ()) -> Any:
+        out = model(inputs, cache=cache, keep=keep)
         if cache is not None:
             bound = [found[2] for found in cache.derived.values()]
             keys = [k for layers in bound for layer in layers for k in layer if k.k is not None]
@@ -184,14 +184,14 @@ def test_a_level_of_a_run_stays_one_until_it_is_replaced() -> None:
 
     run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
     text = Text(torch.zeros(2, 1, 4))
-    scene = ModelInputs(text, action=NoisyVectors(run.x, torch.ones(2))).put(
+    inputs = ModelInputs(text, action=NoisyVectors(run.x, torch.ones(2))).put(
         "action", run.x, run.level
     )
-    action = scene.noisy("action")
+    action = inputs.noisy("action")
     assert action.level == run.level and action.sigma.tolist() == [[run.sigma]] * 2
-    other = scene.put("action", run.x, torch.full((2,), 0.3)).noisy("action")
+    other = inputs.put("action", run.x, torch.full((2,), 0.3)).noisy("action")
     assert isinstance(other.level, Tensor) and other.sigma.shape == (2, 1)
-    assert scene.pick(torch.tensor([1, 0, 1])).noisy("action").level == run.level
+    assert inputs.pick(torch.tensor([1, 0, 1])).noisy("action").level == run.level
 
 
 def test_levels_of_several_runs_share_one_table() -> None:

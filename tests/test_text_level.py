@@ -27,9 +27,9 @@ from wamkit.testing.fixtures import (
     compose,
     composed,
     default,
+    random_frames,
     redrawn,
     run_head,
-    scene_of,
 )
 from wamkit.testing.parity import other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -60,17 +60,17 @@ def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
     found = []
     model: Any = policy.model
 
-    def watched(scene: ModelInputs, **given: Any) -> ModelOutput:
-        clip = scene.clip
-        if scene.video is not None and (given.get("cache") is None):
-            stated = text_level(policy.backbone, scene)
+    def watched(inputs: ModelInputs, **given: Any) -> ModelOutput:
+        clip = inputs.clip
+        if inputs.video is not None and (given.get("cache") is None):
+            stated = text_level(policy.backbone, inputs)
             assert isinstance(stated, Level)
             level = float(torch.tensor(stated.sigma))
             target = None
             if clip is not None and clip.targets:
                 target = float(clip.sigma[0, clip.where("target")[0]])
-            found.append((scene.roles, target, level))
-        return model(scene, **given)  # type: ignore[no-any-return]
+            found.append((inputs.roles, target, level))
+        return model(inputs, **given)  # type: ignore[no-any-return]
 
     acted(policy, watched)
     return found
@@ -115,7 +115,7 @@ def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: s
     policy = redrawn(wamkit.build(spec))
     seen = passes(policy)
     assert all(target == level and level > 0 for _, target, level in seen[:2])
-    frames, text = scene_of(spec.backbone.traits, spec.latent_size)
+    frames, text = random_frames(spec.backbone.traits, spec.latent_size)
     context, future = frames.only("context"), frames.only("target")
     one, other = (
         run_head(
@@ -203,7 +203,7 @@ def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> No
 def test_words_of_a_backbone_alone_follow_its_traits() -> None:
     config = around().backbone
     model = config.build()
-    frames, text = scene_of(config.traits, (4, 6))
+    frames, text = random_frames(config.traits, (4, 6))
     expected = frames.sigma[:, 1:2]
     for words in (text, replace(text, follows=True)):
         level = text_level(model, ModelInputs(words, frames))

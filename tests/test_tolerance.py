@@ -21,8 +21,8 @@ from wamkit.testing.fixtures import (
     compose,
     composed,
     default,
+    random_frames,
     redrawn,
-    scene_of,
     shown,
 )
 from wamkit.testing.parity import doubled, float64, other_values, same_gradients, same_values
@@ -149,7 +149,7 @@ BACKBONES = [default(cls) for cls in registry() if cls.kind == "backbone"]
 def test_every_backbone_computes_all_of_it_in_float64(part: Part) -> None:
     spec = compose(part)
     model = redrawn(spec.backbone.build()).eval()
-    wide, video, text = doubled((model, *scene_of(spec.backbone.traits, spec.latent_size)))
+    wide, video, text = doubled((model, *random_frames(spec.backbone.traits, spec.latent_size)))
     with Narrow() as narrow, float64(), torch.no_grad():
         assert shown(wide, video, text).dtype == torch.float64
     assert not narrow.found

@@ -44,7 +44,7 @@ class Subject:
         spec, self.device = self.policy.spec, self.policy.device
         context = spec.video.context
         self.seen = [observation(spec, batch=1, frames=context, seed=seed) for seed in (0, 1)]
-        self.scene = blank(self.policy, self.seen[0])
+        self.inputs = blank(self.policy, self.seen[0])
         self.expected = [self._chunk(place) for place in range(len(self.seen))]
         stages = Stages(self.device, counts=True)
         with stages.watching(self.policy):
@@ -58,7 +58,7 @@ class Subject:
 
     def decide(self) -> Tensor:
         """The network's part of a chunk, from latents to normalized actions."""
-        return self.policy.decide(fresh(self.scene), seed=0).action
+        return self.policy.decide(fresh(self.inputs), seed=0).action
 
     @torch.no_grad()
     def way(self, mode: str) -> Measured:
@@ -126,7 +126,7 @@ class Subject:
             return
         self.policy.set_mode("eager")
         expected = self.decide()
-        plain = Plain(self.policy, self.scene.with_(text=spelled(self.scene.text)))
+        plain = Plain(self.policy, self.inputs.with_(text=spelled(self.inputs.text)))
         for way, cached in PLAIN.items():
             act = partial(plain.act, cached=cached)
             difference = apart(act(), expected)
@@ -143,9 +143,9 @@ class Subject:
     @torch.no_grad()
     def _uncached(self) -> float:
         """How far actions with caches are from those without any."""
-        policy, scene = self.policy, fresh(self.scene)
+        policy, inputs = self.policy, fresh(self.inputs)
         slow = policy.paradigm.act(
-            uncached(policy.guided(scene)), scene, policy.schedules, generator(0)
+            uncached(policy.guided(inputs)), inputs, policy.schedules, generator(0)
         )
         return apart(self.decide(), slow.action)
 

@@ -245,9 +245,9 @@ def learned(policy: Policy, batch: Batch, seed: Any) -> Print:
 
 def imagined(policy: Policy, seen: Observation, seed: Any) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines, those that are observed included."""
-    scene = blank(policy, seen)
-    model = policy.guided(scene)
-    return policy.paradigm.imagine(model, scene, policy.schedules, generator(seed)).z
+    inputs = blank(policy, seen)
+    model = policy.guided(inputs)
+    return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seed)).z
 
 
 def decided(spec: PolicySpec, notes: Mapping[str, Tensor]) -> None:

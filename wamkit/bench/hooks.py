@@ -102,12 +102,12 @@ class Stages:
         return around
 
 
-def _pass(scene: Any, cache: Any = None, keep: Any = ()) -> str:
+def _pass(inputs: Any, cache: Any = None, keep: Any = ()) -> str:
     """What a pass of the network is called: by what it is for, and the roles in it."""
     known = cache.roles if cache is not None else frozenset()
-    numbers = scene.roles - {"text", "state"}
-    roles = ", ".join(sorted(numbers or scene.roles))
-    kind = "prefill" if is_prefill(scene, keep) else "step"
+    numbers = inputs.roles - {"text", "state"}
+    roles = ", ".join(sorted(numbers or inputs.roles))
+    kind = "prefill" if is_prefill(inputs, keep) else "step"
     return f"{kind}: {roles}" + (" (cached: " + ", ".join(sorted(known)) + ")" if known else "")
 
 

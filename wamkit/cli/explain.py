@@ -117,7 +117,7 @@ def _part(spec: PolicySpec, kind: str) -> dict[str, Any]:
 
 
 def _roles(sees: Mapping[str, list[str]]) -> list[str]:
-    """Roles in the order of a scene, then those that only this paradigm knows."""
+    """Roles in the order of `ModelInputs`, then those that only this paradigm knows."""
     usual = ["text", "context", "target", "seen", "state", "action", "did", "next_state", "value"]
     named = list(dict.fromkeys([*sees, *(role for seen in sees.values() for role in seen)]))
     places = {role: i for i, role in enumerate(usual)}

@@ -28,12 +28,12 @@ class ActionHead(nn.Module, ABC):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
-        """One pass of backbone and head over what is in `scene` and `cache`.
+        """One forward pass of backbone and head over `inputs` and `cache`.
 
         If `keep` covers every role this is a prefill: only the KV cache is returned.
         """
@@ -41,12 +41,12 @@ class ActionHead(nn.Module, ABC):
     def initialize_from(self, backbone: Backbone) -> None:
         """Take over what the head wants of the backbone's weights; by default nothing."""
 
-    def prepare(self, scene: ModelInputs) -> ModelInputs:
-        """The scene as the head wants it, made once for a chunk or a sample, before any pass.
+    def prepare(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs in the form the head takes, made once per chunk or sample, before any pass.
 
         For example with the state behind the prompt (`Text.append`).
         """
-        return scene
+        return inputs
 
     def to_latent(self, modality: str, x: Tensor) -> Tensor:
         """Vectors [B, N, A] in the form that noise is added to; by default themselves."""
@@ -57,17 +57,17 @@ class ActionHead(nn.Module, ABC):
         return x
 
 
-def is_prefill(scene: ModelInputs, keep: Collection[str]) -> bool:
+def is_prefill(inputs: ModelInputs, keep: Collection[str]) -> bool:
     """True if a pass is there for its keys alone."""
-    return bool(keep) and scene.roles - {"text", "state"} <= set(keep)
+    return bool(keep) and inputs.roles - {"text", "state"} <= set(keep)
 
 
-def append_state(scene: ModelInputs, encoder: nn.Module) -> ModelInputs:
-    """The scene with its state, if it has one, as one more text token."""
-    if scene.state is None:
-        return scene
+def append_state(inputs: ModelInputs, encoder: nn.Module) -> ModelInputs:
+    """The inputs with their state, if there is one, as one more text token."""
+    if inputs.state is None:
+        return inputs
     dtype = next(encoder.parameters()).dtype
-    return scene.with_(text=scene.text.append(encoder(scene.state.to(dtype))[:, None]))
+    return inputs.with_(text=inputs.text.append(encoder(inputs.state.to(dtype))[:, None]))
 
 
 def cat_tokens(parts: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Copies of a scene that act side by side in one batch, and what they need compute only once.
+"""Copies of the inputs that act side by side in one batch and share what is computed once.
 
 Copies lie one after the other: row k * B + b is copy k of sample b.
 """
@@ -17,9 +17,9 @@ from .paradigm import CLEAN, Model
 from .types import ModelInputs, ModelOutput, base
 
 
-def rows(scene: ModelInputs, copies: int) -> Tensor:
-    """For each row of so many copies of a scene, which of its samples it is [copies * B]."""
-    tokens = scene.text.tokens
+def rows(inputs: ModelInputs, copies: int) -> Tensor:
+    """For each row of so many copies of inputs, which of its samples it is [copies * B]."""
+    tokens = inputs.text.tokens
     return torch.arange(tokens.shape[0], device=tokens.device).repeat(copies)
 
 
@@ -37,20 +37,20 @@ class Observed:
 
     A pass that keeps nothing but text, context and state is the same for all copies of a sample: it
     is made for the samples, and its keys are handed to the copies. All other passes are the
-    model's own. For one scene and one chunk.
+    model's own. For the inputs of one chunk.
     """
 
-    def __init__(self, model: Model, scene: ModelInputs) -> None:
+    def __init__(self, model: Model, inputs: ModelInputs) -> None:
         self._model = model
-        self._samples = rows(scene, 1)
+        self._samples = rows(inputs, 1)
         self._kept: dict[tuple[frozenset[str], frozenset[str]], KVCache | None] = {}
 
     def copies(self, count: int) -> Model:
-        """The model for scenes of so many copies of the samples, as `rows` orders them."""
+        """The model for inputs of so many copies of the samples, as `rows` orders them."""
         return self._sharing(self._samples.repeat(count), whole=True)
 
     def some(self, index: Tensor) -> Model:
-        """The model for scenes of the samples `index` [B'].
+        """The model for inputs of the samples `index` [B'].
 
         They find what a pass over all samples has left, and pass the rest for themselves.
         """
@@ -60,16 +60,16 @@ class Observed:
         same = whole and len(index) == len(self._samples)
 
         def run(
-            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+            inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            shared = cache is None and is_prefill(scene, keep)
-            if not shared or not all(base(role) in CLEAN for role in (*scene.roles, *keep)):
-                return self._model(scene, cache=cache, keep=keep)
-            key = scene.roles, frozenset(keep)
+            shared = cache is None and is_prefill(inputs, keep)
+            if not shared or not all(base(role) in CLEAN for role in (*inputs.roles, *keep)):
+                return self._model(inputs, cache=cache, keep=keep)
+            key = inputs.roles, frozenset(keep)
             if key not in self._kept:
                 if not whole:
-                    return self._model(scene, keep=keep)
-                first = scene if same else scene.pick(self._samples)
+                    return self._model(inputs, keep=keep)
+                first = inputs if same else inputs.pick(self._samples)
                 self._kept[key] = self._model(first, keep=keep).cache
             kept = self._kept[key]
             return ModelOutput(cache=kept if same or kept is None else kept.pick(index))

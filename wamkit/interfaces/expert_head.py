@@ -31,9 +31,9 @@ class ExpertHead(ActionHead):
     def stack(self, backbone: Backbone) -> Stack:
         """Whose blocks the tokens pass: as many as the backbone has, None where they rest."""
 
-    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """The tokens of a pass, but for those of the roles `known`, which are cached."""
-        return scene.groups(known)
+        return inputs.groups(known)
 
     def token_times(self, groups: Sequence[TokenGroup]) -> Sequence[float]:
         """The time of each token on the backbone's axis of latent frames [S]."""
@@ -48,7 +48,7 @@ class ExpertHead(ActionHead):
         return None
 
     @abstractmethod
-    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         """Tokens [B, n, D] of a group; `level` is rows [B or 1, n or 1, ...] of `embed_levels`."""
 
     @abstractmethod
@@ -59,15 +59,15 @@ class ExpertHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
         """One pass, in which the head's tokens are a stream beside those of the backbone."""
-        prefill = is_prefill(scene, keep)
-        videos = embed_videos(runner, backbone, scene, cache)
-        own = self._stream(runner, backbone, scene, cache.roles if cache is not None else ())
+        prefill = is_prefill(inputs, keep)
+        videos = embed_videos(runner, backbone, inputs, cache)
+        own = self._stream(runner, backbone, inputs, cache.roles if cache is not None else ())
         streams = all_streams(videos)
         if own is not None:
             streams.append(own.stream)
@@ -80,20 +80,20 @@ class ExpertHead(ActionHead):
         return ModelOutput(**velocities(backbone, videos, tokens), **found, cache=kept)
 
     def _stream(
-        self, runner: PassRunner, backbone: Backbone, scene: ModelInputs, known: Collection[str]
+        self, runner: PassRunner, backbone: Backbone, inputs: ModelInputs, known: Collection[str]
     ) -> _Tokens | None:
-        groups = self.token_groups(scene, known)
+        groups = self.token_groups(inputs, known)
         if not groups:
             return None
-        stack, device = self.stack(backbone), scene.text.tokens.device
-        batch = scene.text.tokens.shape[0]
+        stack, device = self.stack(backbone), inputs.text.tokens.device
+        batch = inputs.text.tokens.shape[0]
         parts = [(group.level, len(group.roles)) for group in groups]
         levels = LevelTable.of(parts, batch, device)
         rows = runner.level_rows(self, self.embed_levels, levels)
         lengths = [len(group.roles) for group in groups]
         each = [None] * len(groups) if rows is None else _split(rows, lengths)
         found = [
-            self.embed_tokens(group, scene, row) for group, row in zip(groups, each, strict=True)
+            self.embed_tokens(group, inputs, row) for group, row in zip(groups, each, strict=True)
         ]
         x = found[0] if len(found) == 1 else torch.cat([y.expand(batch, -1, -1) for y in found], 1)
         layout = tuple((group.modality, group.roles, group.times) for group in groups), device
@@ -108,7 +108,7 @@ class ExpertHead(ActionHead):
         if added is not None:
             x = x + added.to(x.dtype)
         blocks = tuple(stack.blocks)
-        text = scene.text
+        text = inputs.text
         pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
         modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
         cond, text_kv = None, None

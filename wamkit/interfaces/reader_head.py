@@ -28,9 +28,9 @@ class ReaderHead(ActionHead):
     reads_video_level: bool = False
     """Whether `embed_levels` reads the noise level of the frames; without, it is given 0."""
 
-    def token_groups(self, scene: ModelInputs) -> list[TokenGroup]:
+    def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
         """The vectors that are read for, and those that are read with them."""
-        return scene.groups()
+        return inputs.groups()
 
     def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text) -> Any:
         """What `read` needs of hidden states and prompt; once for as long as these are cached.
@@ -62,7 +62,7 @@ class ReaderHead(ActionHead):
     @abstractmethod
     def read(
         self,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: Any,
         levels: Any,
@@ -72,7 +72,7 @@ class ReaderHead(ActionHead):
         """Velocities [B, N, A] by modality.
 
         Args:
-            scene: What is in the pass.
+            inputs: What is in the pass.
             groups: Those of `token_groups`.
             memory: What `encode_hidden` made.
             levels: Rows [B or 1, S or 1, ...] of `embed_levels`, for the tokens of the groups.
@@ -85,7 +85,7 @@ class ReaderHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
@@ -94,8 +94,8 @@ class ReaderHead(ActionHead):
 
         Vectors see each other only within a chunk, since nothing is kept of them.
         """
-        prefill = is_prefill(scene, keep)
-        videos, known = embed_videos(runner, backbone, scene, cache), cache
+        prefill = is_prefill(inputs, keep)
+        videos, known = embed_videos(runner, backbone, inputs, cache), cache
         kept = KVCache([{} for _ in backbone.blocks])
         tokens: list[Tensor] = []
         if videos:
@@ -108,12 +108,12 @@ class ReaderHead(ActionHead):
                 hidden=self.layers,
                 prefill=prefill,
             )
-            passed.levels = _frame_levels(scene)
+            passed.levels = _frame_levels(inputs)
             kept = passed.without({r for x in passed.hidden for r in x if r not in keep})
             known = passed if cache is None else cache | passed
         if prefill:
             return ModelOutput(cache=kept)
-        views = _views(scene, union(sees))
+        views = _views(inputs, union(sees))
         if views and known is None:
             raise ValueError("a reader needs a video or a cache to read from")
         found: dict[str, list[Tensor]] = {}
@@ -128,7 +128,7 @@ class ReaderHead(ActionHead):
     def _read(
         self,
         runner: PassRunner,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         seen: Collection[str],
         known: KVCache,
         *,
@@ -138,29 +138,29 @@ class ReaderHead(ActionHead):
 
         def make() -> Any:
             hidden = [known.states(layer, roles) for layer in self.layers]
-            return self.encode_hidden(hidden, _mask(roles, known, scene), scene.text)
+            return self.encode_hidden(hidden, _mask(roles, known, inputs), inputs.text)
 
-        key = self, "memory", roles, id(scene.text)
-        memory = known.derive(key, lambda: (make(), scene.text))[0] if cached else make()
-        text = scene.text
-        groups = [self._with_state(group, scene) for group in self.token_groups(scene)]
+        key = self, "memory", roles, id(inputs.text)
+        memory = known.derive(key, lambda: (make(), inputs.text))[0] if cached else make()
+        text = inputs.text
+        groups = [self._with_state(group, inputs) for group in self.token_groups(inputs)]
         batch, device = text.tokens.shape[0], text.tokens.device
         levels = LevelTable.of([(g.level, len(g.roles)) for g in groups], batch, device)
         level = known.level(roles) if self.reads_video_level else 0.0
         rows = self._level_rows(runner, levels, level, batch)
         layout = tuple((g.modality, g.roles, g.times) for g in groups), device
         places = runner.once((self, "layout", layout), lambda: self.embed_layout(groups, device))
-        return self.read(scene, groups, memory, rows, places, runner.call)
+        return self.read(inputs, groups, memory, rows, places, runner.call)
 
-    def _with_state(self, group: TokenGroup, scene: ModelInputs) -> TokenGroup:
+    def _with_state(self, group: TokenGroup, inputs: ModelInputs) -> TokenGroup:
         if group.modality != "state" or group.x is None:
             return group
         if torch.is_grad_enabled():
             return group._replace(x=self.encode_state(group.x))
-        key = self, "state", id(scene.state)
-        if key not in scene.text.chunk_cache:
-            scene.text.chunk_cache[key] = scene.state, self.encode_state(group.x)
-        return group._replace(x=scene.text.chunk_cache[key][1])
+        key = self, "state", id(inputs.state)
+        if key not in inputs.text.chunk_cache:
+            inputs.text.chunk_cache[key] = inputs.state, self.encode_state(group.x)
+        return group._replace(x=inputs.text.chunk_cache[key][1])
 
     def _level_rows(
         self, runner: PassRunner, levels: LevelTable, video: float | Tensor, batch: int
@@ -182,10 +182,10 @@ class ReaderHead(ActionHead):
         return runner.level_rows(self, lambda s: self.embed_levels(s, frames), table)
 
 
-def _frame_levels(scene: ModelInputs) -> dict[str, float | Tensor]:
+def _frame_levels(inputs: ModelInputs) -> dict[str, float | Tensor]:
     """role -> the highest noise level of its frames, [B] where samples differ."""
     found: dict[str, float | Tensor] = {}
-    for clip in (scene.video, scene.future):
+    for clip in (inputs.video, inputs.future):
         for role in dict.fromkeys(clip.roles if clip is not None else ()):
             assert clip is not None
             levels = clip.only(role).levels
@@ -197,14 +197,14 @@ def _frame_levels(scene: ModelInputs) -> dict[str, float | Tensor]:
 
 
 def _views(
-    scene: ModelInputs, sees: Mapping[str, Collection[str]]
+    inputs: ModelInputs, sees: Mapping[str, Collection[str]]
 ) -> list[tuple[frozenset[str], ModelInputs, list[str]]]:
-    """What is to be read for the vectors of a scene: one view for those that see the same roles.
+    """What is to be read for the vectors of inputs: one view for those that see the same roles.
 
-    The roles that are seen, the scene with the vectors of the same chunk that are among them, and
+    The roles that are seen, the inputs with the vectors of the same chunk that are among them, and
     the modalities whose velocities this view is there for.
     """
-    vectors = {part: v for part in MODALITIES[1:] if (v := getattr(scene, part)) is not None}
+    vectors = {part: v for part in MODALITIES[1:] if (v := getattr(inputs, part)) is not None}
     roles = {part: v.roles or (part,) * v.x.shape[1] for part, v in vectors.items()}
     views: dict[tuple[frozenset[str], str], list[str]] = {}
     for part, names in roles.items():
@@ -217,7 +217,7 @@ def _views(
             part: _steps(v, roles[part], chunk) if part in own or part + chunk in seen else None
             for part, v in vectors.items()
         }
-        found.append((seen, scene.with_(**visible), own))
+        found.append((seen, inputs.with_(**visible), own))
     return found
 
 
@@ -233,9 +233,9 @@ def _steps(vectors: NoisyVectors, roles: Sequence[str], chunk: str) -> NoisyVect
     return NoisyVectors(vectors.x[:, span], level, vectors.roles[span], vectors.places()[span])
 
 
-def _mask(roles: Sequence[str], known: KVCache, scene: ModelInputs) -> Tensor | None:
+def _mask(roles: Sequence[str], known: KVCache, inputs: ModelInputs) -> Tensor | None:
     """Which of the hidden states [B, S, D] of `roles` are real: only text can be padding."""
-    mask = scene.text.whole.mask
+    mask = inputs.text.whole.mask
     if "text" not in roles or mask is None:
         return None
     real = mask.new_zeros if mask.is_floating_point() else mask.new_ones

@@ -21,10 +21,10 @@ class SlotHead(ActionHead):
     """Latent slots: vectors are written into extra latent frames of the video itself."""
 
     @abstractmethod
-    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
-        """The vectors of a scene (`ModelInputs.groups`) as latent frames, the state included.
+    def slots(self, inputs: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
+        """The vectors of the inputs (`ModelInputs.groups`) as latent frames, the state included.
 
-        Those whose roles are `known` are left out. In size the frames are like the scene's own.
+        Those whose roles are `known` are left out. In size the frames are like the inputs' own.
         Frames under other names than those of modalities are only looked at.
         """
 
@@ -40,25 +40,25 @@ class SlotHead(ActionHead):
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
         """One pass over the clip with the slots behind it."""
-        prefill = is_prefill(scene, keep)
-        scene = scene.with_(
+        prefill = is_prefill(inputs, keep)
+        inputs = inputs.with_(
             **{
                 name: replace(frames, times=self.frame_times(frames.times))
                 for name in ("video", "future")
-                if (frames := getattr(scene, name)) is not None
+                if (frames := getattr(inputs, name)) is not None
             }
         )
-        slots = self.slots(scene, cache.roles if cache is not None else ())
-        clips = [*([scene.video] if scene.video is not None else []), *slots.values()]
+        slots = self.slots(inputs, cache.roles if cache is not None else ())
+        clips = [*([inputs.video] if inputs.video is not None else []), *slots.values()]
         if clips:
-            scene = scene.with_(video=Frames.row(clips))
-        videos = embed_videos(runner, backbone, scene, cache)
+            inputs = inputs.with_(video=Frames.row(clips))
+        videos = embed_videos(runner, backbone, inputs, cache)
         tokens, kept = runner.run(
             all_streams(videos),
             sees,
@@ -74,7 +74,7 @@ class SlotHead(ActionHead):
             return ModelOutput(**found, cache=kept)
         pieces = found.pop("video").split([len(clip.roles) for clip in clips], 2)
         vectors = {
-            part: self.decode_slot(part, v, scene.noisy(part))
+            part: self.decode_slot(part, v, inputs.noisy(part))
             for part, v in zip(slots, pieces[len(clips) - len(slots) :], strict=True)
             if part in MODALITIES
         }

@@ -141,33 +141,33 @@ def _text_stream(
 
 
 def embed_videos(
-    runner: PassRunner, backbone: Backbone, scene: ModelInputs, cache: KVCache | None = None
+    runner: PassRunner, backbone: Backbone, inputs: ModelInputs, cache: KVCache | None = None
 ) -> dict[str, Video]:
-    """The clips of a scene at the entrance of the stack, under "video" and "future"."""
+    """The clips of the inputs at the entrance of the stack, under "video" and "future"."""
     videos: dict[str, Video] = {}
-    level = text_level(backbone, scene)
+    level = text_level(backbone, inputs)
     cached = cache is not None and "text" in cache.roles
     for name in ("video", "future"):
-        frames = getattr(scene, name)
+        frames = getattr(inputs, name)
         if frames is not None:  # one row of text tokens is enough where they are a stream
             videos[name] = embed_video(
                 runner,
                 backbone,
                 frames,
-                scene.text,
+                inputs.text,
                 text_level=level,
                 with_text=not videos and not cached,
             )
     return videos
 
 
-def text_level(backbone: Backbone, scene: ModelInputs) -> Level | Tensor:
+def text_level(backbone: Backbone, inputs: ModelInputs) -> Level | Tensor:
     """The noise level of text tokens in a stream: an entry of a run, or [B, 1].
 
     That of the first target frames of the pass if text follows them (`Traits.text_level`); else,
     and where the pass has none, 0.
     """
-    clip = scene.clip
+    clip = inputs.clip
     if not backbone.traits.text_follows or clip is None or not clip.targets:
         return CLEAN
     level = clip.level_of(clip.targets[0])
@@ -203,8 +203,8 @@ def denoise(
     `sees` says which role attends to which; by default everything sees everything, as in the
     backbone's own pretraining. Raises WamkitError if the backbone cannot imagine.
     """
-    runner, scene = PassRunner(), ModelInputs(text.without_caches(), frames)
-    video = embed_videos(runner, backbone, scene)["video"]
+    runner, inputs = PassRunner(), ModelInputs(text.without_caches(), frames)
+    video = embed_videos(runner, backbone, inputs)["video"]
     if not backbone.traits.imagines:
         return backbone.final_layer(video.frames.tokens, None, video.clip)  # says that it cannot
     tokens = pass_video(runner, backbone, video, sees)

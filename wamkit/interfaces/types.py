@@ -305,7 +305,7 @@ class ModelInputs:
         return self.clip.z[:, :, self.clip.span(*self.clip.targets)]
 
     def put(self, part: str, x: Tensor, sigma: Tensor | float | Level) -> ModelInputs:
-        """This scene with `x`, as `take` gives it, at noise level `sigma`: a number, or [B].
+        """These inputs with `x`, as `take` gives it, at noise level `sigma`: a number, or [B].
 
         Where it is an entry of a run, what networks make of it is looked up.
         """
@@ -318,7 +318,7 @@ class ModelInputs:
         return self.with_(**{part: NoisyVectors(x, level, noisy.roles, noisy.times)})
 
     def without(self, *parts: str) -> ModelInputs:
-        """This scene without those of MODALITIES; of the video only the target frames go."""
+        """These inputs without those of MODALITIES; of the video only the target frames go."""
         changes: dict[str, Any] = {part: None for part in parts if part != "video"}
         if "video" in parts and (clip := self.clip) is not None:
             rest = tuple(role for role in dict.fromkeys(clip.roles) if role not in clip.targets)
@@ -368,16 +368,16 @@ class ModelOutput:
     next_state: Tensor | None = None  # [B, 1, P]
     value: Tensor | None = None  # [B, 1, 1]
 
-    def take(self, part: str, scene: ModelInputs) -> Tensor:
-        """The velocity of what `scene.take(part)` gives. Raises ValueError if there is none."""
-        name = part if part != "video" or scene.future is None else "future"
+    def take(self, part: str, inputs: ModelInputs) -> Tensor:
+        """The velocity of what `inputs.take(part)` gives. Raises ValueError if there is none."""
+        name = part if part != "video" or inputs.future is None else "future"
         velocity = getattr(self, name)
         if velocity is None:
             raise ValueError(f"nothing was predicted for the {part}")
         if part != "video":
             return velocity  # type: ignore[no-any-return]
-        assert scene.clip is not None
-        return velocity[:, :, scene.clip.span(*scene.clip.targets)]  # type: ignore[no-any-return]
+        assert inputs.clip is not None
+        return velocity[:, :, inputs.clip.span(*inputs.clip.targets)]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checkpoints.finite import AGAIN, bad_weights, fault, is_finite, largest_weight
 from ..config.parts import KINDS
 from ..errors import WamkitError
-from . import preprocessing as scenes
+from . import preprocessing
 
 if TYPE_CHECKING:
     from .observation import ActionChunk, Observation
@@ -100,8 +100,8 @@ def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
         )
     first = {name: x[:, : policy.spec.video.context] for name, x in seen.images.items()}
     images = type(seen)(first, seen.prompt, seen.state)
-    canvas = scenes.canvas_of(policy, images)
-    for kind, numbers in (("canvas", canvas), ("latents", scenes.latents(policy, canvas))):
+    canvas = preprocessing.canvas_of(policy, images)
+    for kind, numbers in (("canvas", canvas), ("latents", preprocessing.latents(policy, canvas))):
         if wrong := fault(numbers):
             dtype = policy.spec.vae.dtype
             yield (

@@ -130,15 +130,15 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     paradigm, runner = spec.paradigm.build(), PassRunner()
     encoded = encoding(spec, vae, spec.video.context)
     found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
-    schedules, scene, counter = schedules_of(spec), head.prepare(shapes(spec, head)), Counter()
+    schedules, inputs, counter = schedules_of(spec), head.prepare(shapes(spec, head)), Counter()
     spent: list[tuple[int, int]] = []
 
     def model(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         found.passes += 1
         before = counter.operations, counter.bytes
-        out = head.join(runner, backbone, scene, paradigm.sees, cache, keep)
+        out = head.join(runner, backbone, inputs, paradigm.sees, cache, keep)
         spent.append((counter.operations - before[0], counter.bytes - before[1]))
         return out  # type: ignore[no-any-return]
 
@@ -147,10 +147,10 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
         counter.operations += spent[number][0]
         counter.bytes += spent[number][1]
 
-    negative = negative_text(spec, head, scene)
+    negative = negative_text(spec, head, inputs)
 
     def chunk() -> None:
-        again = scene.with_(text=scene.text.with_fresh_chunk_cache())
+        again = inputs.with_(text=inputs.text.with_fresh_chunk_cache())
         ran = leaning(spec, negative, model if every_pass else Repeats(model, repeated))
         paradigm.act(ran, again, schedules, torch.Generator(), **choices)
 
@@ -166,13 +166,13 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     return found
 
 
-def negative_text(spec: PolicySpec, head: ActionHead, scene: ModelInputs) -> Text | None:
-    """A negative prompt of the same length as a scene's; None without guidance."""
+def negative_text(spec: PolicySpec, head: ActionHead, inputs: ModelInputs) -> Text | None:
+    """A negative prompt of the same length as the inputs'; None without guidance."""
     if all(flow.config.guidance == 1 for flow in schedules_of(spec).values()):
         return None
-    text = scene.text
+    text = inputs.text
     negative = Text(torch.zeros_like(text.tokens), extra=text.extra, follows=text.follows)
-    return head.prepare(scene.with_(text=negative)).text
+    return head.prepare(inputs.with_(text=negative)).text
 
 
 def leaning(spec: PolicySpec, negative: Text | None, model: Model) -> Model:
@@ -217,7 +217,7 @@ def shapes(
     blocks: int = 1,
     sigma: float = 1.0,
 ) -> ModelInputs:
-    """One sample of zeros: the scene at the start of a chunk, or of `blocks` chunks at `sigma`."""
+    """One sample of zeros: the inputs at the start of a chunk, or of `blocks` chunks at `sigma`."""
     traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
     imagined *= blocks
 

@@ -21,8 +21,8 @@ from .text_cache import stacked
 def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
     """`model` with classifier-free guidance against the prompt `negative` [B, L, width].
 
-    Modalities without a scale, or with scale 1, are those under the scene's own prompt. Where a
-    scene has another number of samples, as copies of them have, the first negative prompt serves
+    Modalities without a scale, or with scale 1, are those under the inputs' own prompt. Where a
+    inputs has another number of samples, as copies of them have, the first negative prompt serves
     all of them.
     """
     texts: dict[int, tuple[Text, Text]] = {}
@@ -36,18 +36,18 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
         return texts[id(text)][1]
 
     def run(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         vectors = {
             part: noisy.mapped(_twice)
             for part in MODALITIES[1:]
-            if (noisy := getattr(scene, part)) is not None
+            if (noisy := getattr(inputs, part)) is not None
         }
         doubled = ModelInputs(
-            both(scene.text),
-            None if scene.video is None else scene.video.mapped(_twice),
-            state=None if scene.state is None else _twice(scene.state),
-            future=None if scene.future is None else scene.future.mapped(_twice),
+            both(inputs.text),
+            None if inputs.video is None else inputs.video.mapped(_twice),
+            state=None if inputs.state is None else _twice(inputs.state),
+            future=None if inputs.future is None else inputs.future.mapped(_twice),
             **vectors,
         )
         found = model(doubled, cache=cache, keep=keep)

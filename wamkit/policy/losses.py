@@ -28,7 +28,7 @@ def part_loss(
     velocity: ModelOutput,
     batch: Batch,
 ) -> Tensor:
-    """Loss of one part of a noisy scene, of which `velocity` was predicted."""
+    """Loss of one part of noisy inputs, of which `velocity` was predicted."""
     spec = policy.spec
     if part == "video":
         apart = noisy.future is not None

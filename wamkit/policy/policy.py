@@ -239,11 +239,11 @@ class Policy(Placed):
         return {name: value for name, value in found.items() if value is not None}
 
     def model(
-        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         """One pass of backbone and head under the paradigm's visibility."""
         return self.action_head.join(
-            self.runner, self._network, scene, self.paradigm.sees, cache, keep
+            self.runner, self._network, inputs, self.paradigm.sees, cache, keep
         )
 
     @property
@@ -257,9 +257,9 @@ class Policy(Placed):
 
     _adapted: AdaptedBackbone
 
-    def guided(self, scene: ModelInputs) -> Model:
+    def guided(self, inputs: ModelInputs) -> Model:
         """The model as acting uses it: with the guidance that the schedules ask for."""
-        return self._with_cfg(scene, self._negative(scene.text.tokens.shape[0]))
+        return self._with_cfg(inputs, self._negative(inputs.text.tokens.shape[0]))
 
     def _negative(self, batch: int) -> Text | None:
         """The negative prompt for so many samples; None without guidance."""
@@ -269,7 +269,7 @@ class Policy(Placed):
         prompts = (self.spec.text_encoder.negative,) * batch
         return preprocessing.words(self, prompts, "{instruction}")
 
-    def _with_cfg(self, scene: ModelInputs, negative: Text | None) -> Model:
+    def _with_cfg(self, inputs: ModelInputs, negative: Text | None) -> Model:
         """The model, with classifier-free guidance if there is a negative prompt.
 
         The head puts behind it what it puts behind a prompt.
@@ -277,7 +277,7 @@ class Policy(Placed):
         scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
         if negative is None:
             return self.model
-        prepared = self.action_head.prepare(scene.with_(text=negative)).text
+        prepared = self.action_head.prepare(inputs.with_(text=negative)).text
         return guided(self.model, prepared, scales)
 
     @torch.no_grad()
@@ -290,31 +290,31 @@ class Policy(Placed):
         action is not finite.
         """
         self._require_choices(choices)
-        scene = preprocessing.blank(self, observation, ahead=self.paradigm.looks_ahead)
-        out = self.decide(scene, seed=seed, **choices)
+        inputs = preprocessing.blank(self, observation, ahead=self.paradigm.looks_ahead)
+        out = self.decide(inputs, seed=seed, **choices)
         return self.chunk_of(out, observation)
 
     @torch.no_grad()
-    def decide(self, scene: ModelInputs, *, seed: Seed = None, **choices: Any) -> ParadigmOutput:
-        """What the paradigm makes of a scene, in normalized units; otherwise as `act`."""
+    def decide(self, inputs: ModelInputs, *, seed: Seed = None, **choices: Any) -> ParadigmOutput:
+        """The output of the paradigm for `inputs`, in normalized units; otherwise as `act`."""
         self._require_choices(choices)
         rng = generator(seed)
         if not records(self.mode):
-            return self._acted(choices)(scene, rng)
+            return self._acted(choices)(inputs, rng)
         self._prepare()  # forgets recordings of weights that have moved
-        key = signature(scene, choices)
+        key = signature(inputs, choices)
         recorded = self._recorded.pop(key, None)
         if recorded is None:
             again = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
                 recorded = Recorded(
-                    self._acted(choices), scene, rng, self._capture, self.runner.kept
+                    self._acted(choices), inputs, rng, self._capture, self.runner.kept
                 )
             rng = generator(again)
         self._recorded[key] = recorded  # the last one is the one that was used last
         if len(self._recorded) > RECORDINGS:
             del self._recorded[next(iter(self._recorded))]
-        return recorded(scene, rng)
+        return recorded(inputs, rng)
 
     def _acted(self, choices: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.
@@ -323,12 +323,12 @@ class Policy(Placed):
         """
         negative: dict[int, Text | None] = {}
 
-        def act(scene: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
-            batch = scene.text.tokens.shape[0]
+        def act(inputs: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
+            batch = inputs.text.tokens.shape[0]
             if batch not in negative:
                 negative[batch] = self._negative(batch)
-            model = self._with_cfg(scene, negative[batch])
-            return self.paradigm.act(model, scene, self.schedules, rng, **choices)
+            model = self._with_cfg(inputs, negative[batch])
+            return self.paradigm.act(model, inputs, self.schedules, rng, **choices)
 
         return act
 
@@ -340,7 +340,7 @@ class Policy(Placed):
         return Session(self)
 
     def chunk_of(self, out: ParadigmOutput, observation: Observation) -> ActionChunk:
-        """What a paradigm made of a scene, in physical units on the CPU; WamkitError for NaN."""
+        """The output of a paradigm, in physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)
         chunk = ActionChunk(
@@ -365,9 +365,9 @@ class Policy(Placed):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
-        scene = preprocessing.blank(self, observation)
-        model = self.guided(scene)
-        clip = self.paradigm.imagine(model, scene, self.schedules, generator(seed))
+        inputs = preprocessing.blank(self, observation)
+        model = self.guided(inputs)
+        clip = self.paradigm.imagine(model, inputs, self.schedules, generator(seed))
         pictures = preprocessing.decoded(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
@@ -384,8 +384,8 @@ class Policy(Placed):
         autocast: matrix products and attention in that dtype, weights and losses as they are, and
         what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
         """
-        scene = preprocessing.clean(self, batch)
-        noisy, target = self.paradigm.corrupt(scene, self.schedules, generator(seed))
+        inputs = preprocessing.clean(self, batch)
+        noisy, target = self.paradigm.corrupt(inputs, self.schedules, generator(seed))
         self._prepare()
         with lowered(self.device, compute):
             velocity = self.model(noisy)

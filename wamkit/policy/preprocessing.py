@@ -1,4 +1,4 @@
-"""Observations and batches as scenes: pictures to latents, words to embeddings, numbers to units.
+"""Model inputs from observations and batches: latents, embeddings and normalized vectors.
 
 A policy's two ways in. `blank`: what is observed, with room at noise level 1 for what is not.
 `clean`: a training sample before any noise. And one way out, `decoded`.
@@ -43,7 +43,7 @@ def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Mo
         shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
     shown = guide(policy, canvas, spec.video.frames)
-    return _scene(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
+    return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
 def clean(policy: Policy, batch: Batch) -> ModelInputs:
@@ -78,7 +78,7 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
             )
         z = to_device(batch.latents, policy.device).float()
         clip = z[:, :, :observed], z[:, :, observed:], None
-        return _scene(policy, batch.observation, *clip, numbers, state, 0.0)
+        return _inputs(policy, batch.observation, *clip, numbers, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
     z = latents(policy, canvas)
     future = z[:, :, observed:]
@@ -86,7 +86,7 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
         future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
     shown = guide(policy, canvas, spec.pictures)
     seen = z[:, :, :observed]
-    return _scene(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
+    return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
 
 
 def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -103,7 +103,7 @@ def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
     return to_device(given.float().nan_to_num().reshape(-1, 1, 1), policy.device)
 
 
-def _scene(
+def _inputs(
     policy: Policy,
     observation: Observation,
     z: Tensor,
@@ -119,8 +119,8 @@ def _scene(
         text = text.with_fresh_chunk_cache(extra=extra)
     lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
     clips = arranged(policy.spec, z, future, shown, level)
-    scene = assembled(text, clips, lifted_numbers, state, level)
-    return policy.action_head.prepare(scene)
+    inputs = assembled(text, clips, lifted_numbers, state, level)
+    return policy.action_head.prepare(inputs)
 
 
 def arranged(
@@ -151,7 +151,7 @@ def assembled(
     state: Tensor | None,
     level: float,
 ) -> ModelInputs:
-    """A scene of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
+    """Inputs of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
     video, future = clips
     parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in numbers.items()}
     return ModelInputs(text, video, state=state, future=future, **parts)

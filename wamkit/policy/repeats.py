@@ -35,11 +35,11 @@ class Repeats:
         self._run = 0
 
     def __call__(
-        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         """One pass, run or repeated."""
         found = _Pass([], [cache], [cache])
-        found.add(scene)
+        found.add(inputs)
         kind: Hashable = (tuple(found.shapes), cache is None, tuple(sorted(keep)))
         last, before = self._last.get(kind), self._before
         self._last[kind], self._before = found, kind
@@ -51,7 +51,7 @@ class Repeats:
                 number, velocity = self._known[key]
                 self._repeated(number)
                 return velocity
-        velocity = self._model(scene, cache=cache, keep=keep)
+        velocity = self._model(inputs, cache=cache, keep=keep)
         if key is not None and _keeps_nothing(velocity.cache):
             self._known[key] = self._run, velocity
         self._run += 1

@@ -74,11 +74,11 @@ def compiler() -> str | None:
 
 
 Act = Callable[[ModelInputs, torch.Generator], ParadigmOutput]
-"""A scene and what draws the noise, to an outcome: all that runs on the device for one chunk."""
+"""Inputs and what draws the noise, to an outcome: all that runs on the device for one chunk."""
 
 
 class Recorded:
-    """`act` recorded for one shape of scene: inputs and noise are copied in, and it is replayed.
+    """`act` captured for inputs of one shape: inputs and noise are copied in, and it is replayed.
 
     What was made of the prompt (`Text.prompt_cache`) is not recorded but read where it lies; for
     another prompt it is made anew, and copied there. Whatever a paradigm reads on the host is
@@ -89,18 +89,18 @@ class Recorded:
     def __init__(
         self,
         act: Act,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         rng: torch.Generator,
         capture: Capture,
         kept: Callable[[], Any] = lambda: None,
     ) -> None:
         self._act = act  # and what it holds: replayed operations read memory that must stay
-        self._inputs = [x.clone() for x in tensors(scene)]
+        self._buffers = [x.clone() for x in tensors(inputs)]  # the static inputs of the graph
         self._noise = Drawn(rng)
-        left = iter(self._inputs)
-        self._scene: ModelInputs = _mapped(scene, lambda _: next(left))
-        self._prompt = scene.text.prompt_cache
-        self._run(self._scene.text)  # draws the noise, and warms up what wants to be warmed up
+        left = iter(self._buffers)
+        self._inputs: ModelInputs = _mapped(inputs, lambda _: next(left))
+        self._prompt = inputs.text.prompt_cache
+        self._run(self._inputs.text)  # draws the noise, and warms up what wants to be warmed up
         self._kept = kept()  # tables and positions, which are read where they lie
         self._outcome: ParadigmOutput | None = None
         self._capture = capture
@@ -111,29 +111,29 @@ class Recorded:
         self._noise.rewind()
         # What is computed once for a chunk is recorded too.
         text = text.with_fresh_chunk_cache()
-        return self._act(self._scene.with_(text=text), self._noise)
+        return self._act(self._inputs.with_(text=text), self._noise)
 
     def _record(self) -> None:
         def run() -> None:
-            self._outcome = self._run(self._scene.text)
+            self._outcome = self._run(self._inputs.text)
 
-        self._replay = self._capture(run, self._inputs[0].device)
+        self._replay = self._capture(run, self._buffers[0].device)
 
-    def __call__(self, scene: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
-        """The outcome for a scene with the shapes and devices of the recorded one."""
-        torch._foreach_copy_(self._inputs, tensors(scene))
+    def __call__(self, inputs: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
+        """The output for inputs with the shapes and devices of the captured ones."""
+        torch._foreach_copy_(self._buffers, tensors(inputs))
         self._noise.redraw(rng)
-        if scene.text.prompt_cache is not self._prompt:
+        if inputs.text.prompt_cache is not self._prompt:
             self._update_prompt()
-            self._prompt = scene.text.prompt_cache
+            self._prompt = inputs.text.prompt_cache
         self._replay()
         return _mapped(self._outcome, Tensor.clone)  # type: ignore[no-any-return]
 
     def _update_prompt(self) -> None:
         """Make of the new prompt what was made of the last one, and put it where that lies."""
-        fresh = self._scene.text.without_caches()
+        fresh = self._inputs.text.without_caches()
         self._run(fresh)
-        old, new = self._scene.text.prompt_cache, fresh.prompt_cache
+        old, new = self._inputs.text.prompt_cache, fresh.prompt_cache
         mine, theirs = tree_leaves([old[key] for key in new]), tree_leaves(list(new.values()))
         for there, here in zip(mine, theirs, strict=True):
             if isinstance(there, Tensor):
@@ -182,16 +182,16 @@ class Graphs:
         return graph.replay
 
 
-def signature(scene: ModelInputs, choices: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two scenes must agree on to be replayed by the same recording."""
+def signature(inputs: ModelInputs, choices: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The shapes, types and settings that inputs share if one captured graph can serve them."""
     named: list[Any] = []
-    _mapped(scene, lambda x: x, other=named.append)
-    shapes = tuple((tuple(x.shape), x.dtype) for x in tensors(scene))
+    _mapped(inputs, lambda x: x, other=named.append)
+    shapes = tuple((tuple(x.shape), x.dtype) for x in tensors(inputs))
     return (*shapes, repr(named), *sorted((name, repr(value)) for name, value in choices.items()))
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    """Every tensor of a scene, in the order of its fields."""
+    """Every tensor of the inputs, in the order of their fields."""
     found: list[Tensor] = []
 
     def seen(x: Tensor) -> Tensor:

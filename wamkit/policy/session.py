@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checkpoints.finite import fault
 from ..errors import WamkitError
 from ..interfaces.types import EpisodeHistory, ModelInputs
-from . import preprocessing as scenes
+from . import preprocessing
 from .observation import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Session:
     def _forget(self) -> None:
         self._first: Observation | None = None  # at the beginning of what is remembered
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
-        self._scene: ModelInputs | None = None  # at the beginning
+        self._inputs: ModelInputs | None = None  # at the beginning
         self._memory: Any = None
         self._chunks: list[Tensor] = []  # [B, N, A] returned since the last observation
 
@@ -96,8 +96,8 @@ class Session:
             self._continue(EpisodeHistory(self._memory))
         else:
             self._observe(self._told(observation), executed)
-        assert self._scene is not None and self._first is not None
-        out = self.policy.decide(self._scene, seed=seed, **choices)
+        assert self._inputs is not None and self._first is not None
+        out = self.policy.decide(self._inputs, seed=seed, **choices)
         try:
             chunk = self.policy.chunk_of(out, self._first)
         except WamkitError as error:
@@ -122,22 +122,22 @@ class Session:
 
     def _begin(self, observation: Observation) -> None:
         """An episode whose first observation this is."""
-        self._scene = scenes.blank(self.policy, observation)
+        self._inputs = preprocessing.blank(self.policy, observation)
         self._first, self._clip = observation, dict(observation.images)
         self._chunks = []
 
     def _continue(self, past: EpisodeHistory) -> None:
-        """The scene at the beginning, with what happened since the last chunk."""
-        assert self._scene is not None and self._first is not None
+        """The inputs at the beginning, with what happened since the last chunk."""
+        assert self._inputs is not None and self._first is not None
         if past.memory is None:
             raise WamkitError(
                 "the memory is full, and the network begins anew from pictures",
                 "pass an observation",
             )
         # Asked for anew, which also notices weights that have changed.
-        text = scenes.words(self.policy, tuple(self._first.prompt))
-        text = text.with_fresh_chunk_cache(extra=self._scene.text.extra)
-        self._scene = self.policy.action_head.prepare(self._scene.with_(text=text, past=past))
+        text = preprocessing.words(self.policy, tuple(self._first.prompt))
+        text = text.with_fresh_chunk_cache(extra=self._inputs.text.extra)
+        self._inputs = self.policy.action_head.prepare(self._inputs.with_(text=text, past=past))
 
     def _observe(self, observation: Observation, executed: Tensor | None) -> None:
         """Take in what was seen and done since the last observation."""
@@ -147,7 +147,7 @@ class Session:
             observation.batch == first.batch,
             f"an observation of {observation.batch} robots in an episode of {first.batch}",
         )
-        scenes.expect_pictures(observation, self.pictures)
+        preprocessing.expect_pictures(observation, self.pictures)
         self.policy.cameras.canvas(observation.images)  # are all cameras there?
         done = torch.cat(self._chunks, 1) if executed is None else executed
         wanted = (first.batch, len(self._chunks) * spec.actions.chunk, spec.actions.size)
@@ -169,11 +169,15 @@ class Session:
             return
         kept = max(spec.pictures, spec.video.context + self.pictures)
         self._clip = {name: images[:, -kept:] for name, images in clip.items()}
-        video = scenes.newest(self.policy, replace(observation, images=self._clip), self.pictures)
-        state = scenes.physical_state(self.policy, first)
+        video = preprocessing.newest(
+            self.policy, replace(observation, images=self._clip), self.pictures
+        )
+        state = preprocessing.physical_state(self.policy, first)
         numbers = self.policy.actions.encode(done.to(self.policy.device), state)
         self._continue(
-            EpisodeHistory(self._memory, video, scenes.lifted(self.policy, "action", numbers))
+            EpisodeHistory(
+                self._memory, video, preprocessing.lifted(self.policy, "action", numbers)
+            )
         )
         self._chunks = []
 

@@ -27,7 +27,7 @@ from ..engine.passes import LevelTable, PassRunner
 from ..errors import WamkitError
 from ..interfaces.streams import embed_video
 from ..interfaces.types import Frames, Text
-from .fixtures import redrawn, scene_of
+from .fixtures import random_frames, redrawn
 from .tolerance import ROUNDING, same_values
 
 __all__ = ["STACK", "grid", "placed_by_hand"]
@@ -47,7 +47,7 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
 
     `places` says where the tokens of frames stand, if the family has its own idea of that.
     """
-    backbone, frames, text = _scene(config)
+    backbone, frames, text = _inputs(config)
     runner = PassRunner()
     whole = embed_video(runner, backbone, frames, text).frames
     _, p, q = config.traits.patch
@@ -66,7 +66,7 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
 @torch.no_grad()
 def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
     """Each token has a noise level and a place of its own, and no other token is told of it."""
-    backbone, frames, text = _scene(config)
+    backbone, frames, text = _inputs(config)
     runner = PassRunner()
     even = embed_video(runner, backbone, frames.at(0.5, "context", "target"), text).frames
     x, at = even.tokens[:, -8:], grid(torch.tensor(frames.times[1:]), 2, 2)
@@ -98,7 +98,7 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
     """A narrower copy attends together with the frames, and each of its weights has a gradient."""
     if not config.traits.experts:
         return
-    backbone, frames, text = _scene(config)
+    backbone, frames, text = _inputs(config)
     runner, expert = PassRunner(), config.expert(20, 28)
     assert len(expert.blocks) == config.traits.depth
     x = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(3))
@@ -132,7 +132,7 @@ def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
             "feed_forward": units,
         }
     )
-    model, frames, text = _scene(small)
+    model, frames, text = _inputs(small)
     assert model.traits == small.traits and len(model.blocks) == len(layers)
     tokens = embed_video(PassRunner(), model, frames, text).frames.tokens
     assert tokens.shape[-1] == small.traits.width
@@ -158,11 +158,11 @@ def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
             raise AssertionError(f"layers {layers} with {heads} heads were accepted")
 
 
-def _scene(config: BackboneConfig) -> tuple[Any, Frames, Text]:
+def _inputs(config: BackboneConfig) -> tuple[Any, Frames, Text]:
     """A backbone with every weight moved, three frames on levels of their own, and words."""
     torch.manual_seed(0)
     _, p, q = config.traits.patch
-    frames, text = scene_of(config.traits, (2 * p, 3 * q))
+    frames, text = random_frames(config.traits, (2 * p, 3 * q))
     levels = torch.tensor([[0.0, 0.9, 0.4], [0.2, 0.7, 0.3]])
     frames = replace(frames, times=(0.0, 1.0, 2.5), levels=levels)
     return redrawn(config.build()).eval(), frames, text

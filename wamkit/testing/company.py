@@ -92,9 +92,9 @@ def picked(batch: Any, index: int) -> Any:
 
 def _imagined(policy: Policy, seen: Observation, seeds: Sequence[int]) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines."""
-    scene = blank(policy, seen)
-    model = policy.guided(scene)
-    return policy.paradigm.imagine(model, scene, policy.schedules, generator(seeds)).z
+    inputs = blank(policy, seen)
+    model = policy.guided(inputs)
+    return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seeds)).z
 
 
 def _expect(what: str, alone: Tensor, together: Tensor, tolerance: float) -> None:

@@ -40,9 +40,9 @@ from .backbone_contract import STACK
 from .fixtures import (
     compose,
     default,
+    random_frames,
     redrawn,
     run_dense,
-    scene_of,
     shown,
 )
 from .parity import other_values, same_values, uncalled
@@ -88,7 +88,7 @@ def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_
 
 
 def _inputs(spec: PolicySpec) -> tuple[Frames, Text]:
-    return scene_of(spec.backbone.traits, spec.latent_size)
+    return random_frames(spec.backbone.traits, spec.latent_size)
 
 
 def _backbone(spec: PolicySpec) -> Any:

@@ -47,10 +47,10 @@ __all__ = [
     "default",
     "everything",
     "observation",
+    "random_frames",
     "redrawn",
     "run_dense",
     "run_head",
-    "scene_of",
     "shown",
 ]
 
@@ -79,21 +79,21 @@ def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
 
 def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> ParadigmOutput:
     """What a policy's paradigm does with a random observation, by a model or the policy's own."""
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        return policy.paradigm.act(model or policy.model, scene, policy.schedules, rng, **choices)
+        return policy.paradigm.act(model or policy.model, inputs, policy.schedules, rng, **choices)
 
 
 def corrupted(
     policy: Policy, *, seed: int = 1, size: int = 2
 ) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
     """Random training samples of a policy: clean, noisy, and what is to be predicted."""
-    scene = clean(policy, batch_of(policy.spec, size=size))
+    inputs = clean(policy, batch_of(policy.spec, size=size))
     rng = torch.Generator().manual_seed(seed)
-    return (scene, *policy.paradigm.corrupt(scene, policy.schedules, rng))
+    return (inputs, *policy.paradigm.corrupt(inputs, policy.schedules, rng))
 
 
-def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple[Frames, Text]:
+def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple[Frames, Text]:
     """Random frames of `size` latents and five words for a backbone, for a batch of two.
 
     The first frame is a clean context, the others are targets at 0.75; the first sample has three
@@ -116,7 +116,7 @@ def scene_of(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple
 
 
 def everything(spec: PolicySpec) -> ModelInputs:
-    """A random scene for an action head, for a batch of two.
+    """Random inputs for an action head, for a batch of two.
 
     It has a context frame, words, a state, and all that a head may be asked for, each at levels of
     its own.
@@ -126,7 +126,7 @@ def everything(spec: PolicySpec) -> ModelInputs:
     def noisy(tokens: int, size: int, *levels: float) -> NoisyVectors:
         return NoisyVectors(torch.randn(2, tokens, size, generator=rng), torch.tensor(levels))
 
-    video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=1)
+    video, text = random_frames(spec.backbone.traits, spec.latent_size, frames=1)
     size = spec.state.size
     return ModelInputs(
         text,
@@ -159,13 +159,13 @@ def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None)
 def run_head(
     head: Any,
     backbone: Any,
-    scene: ModelInputs,
+    inputs: ModelInputs,
     sees: LayerVisibility,
     cache: KVCache | None = None,
     keep: Collection[str] = (),
 ) -> ModelOutput:
-    """One pass of an action head over a scene as it is before `prepare`; nothing is kept of it."""
-    found = head.join(PassRunner(), backbone, head.prepare(scene), sees, cache, keep)
+    """One forward pass of an action head over inputs before `prepare`; nothing is cached."""
+    found = head.join(PassRunner(), backbone, head.prepare(inputs), sees, cache, keep)
     assert isinstance(found, ModelOutput)
     return found
 

@@ -15,46 +15,46 @@ from ..interfaces.types import MODALITIES, Frames, ModelInputs, ModelOutput, Noi
 
 
 class Replay(KVCache):
-    """In place of keys and values: the parts of a scene, to be passed through the network again."""
+    """In place of keys and values: those inputs, which every pass computes again."""
 
-    def __init__(self, scene: ModelInputs) -> None:
+    def __init__(self, inputs: ModelInputs) -> None:
         super().__init__([])
-        self.scene = scene
+        self.inputs = inputs
 
     @property
     def roles(self) -> frozenset[str]:
         """The roles that would be kept."""
-        return self.scene.roles
+        return self.inputs.roles
 
     def __or__(self, newer: KVCache) -> KVCache:
         assert isinstance(newer, Replay)
-        return Replay(_joined(_only(self.scene, self.roles - newer.scene.roles), newer.scene))
+        return Replay(_joined(_only(self.inputs, self.roles - newer.inputs.roles), newer.inputs))
 
     def renamed(self, names: Mapping[str, str | None]) -> KVCache:
         """As that of a cache."""
         gone = {role for role, name in names.items() if name is None}
-        return Replay(_renamed(_only(self.scene, self.roles - gone), names))
+        return Replay(_renamed(_only(self.inputs, self.roles - gone), names))
 
     def pick(self, index: Tensor) -> KVCache:
         """As that of a cache."""
-        return Replay(self.scene.pick(index))
+        return Replay(self.inputs.pick(index))
 
 
 def uncached(model: Model) -> Model:
     """`model` without any memory: what it is told to keep is computed anew in every pass."""
 
     def run(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        before = cache.scene if isinstance(cache, Replay) else None
-        kept = Replay(_only(scene, keep))
-        if keep and scene.roles - {"text", "state"} <= set(keep):
+        before = cache.inputs if isinstance(cache, Replay) else None
+        kept = Replay(_only(inputs, keep))
+        if keep and inputs.roles - {"text", "state"} <= set(keep):
             return ModelOutput(cache=kept)
-        whole = scene if before is None else _joined(before, scene)
+        whole = inputs if before is None else _joined(before, inputs)
         found = model(whole)
         parts = {}
         for name in ("video", "future", *MODALITIES[1:]):
-            mine, velocity = getattr(scene, name), getattr(found, name)
+            mine, velocity = getattr(inputs, name), getattr(found, name)
             if mine is None or velocity is None:
                 continue
             axis, count = (2, len(mine.roles)) if isinstance(mine, Frames) else (1, _length(mine))
@@ -68,21 +68,21 @@ def _length(noisy: NoisyVectors) -> int:
     return noisy.x.shape[1]
 
 
-def _only(scene: ModelInputs, roles: Collection[str]) -> ModelInputs:
-    """The parts of a scene that have one of `roles`; words and state stay."""
+def _only(inputs: ModelInputs, roles: Collection[str]) -> ModelInputs:
+    """The parts of the inputs that have one of `roles`; words and state stay."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):
-        frames = getattr(scene, name)
+        frames = getattr(inputs, name)
         if frames is not None:
             some = any(role in roles for role in frames.roles)
             changes[name] = frames.only(*roles) if some else None
     for part in MODALITIES[1:]:
-        noisy = getattr(scene, part)
+        noisy = getattr(inputs, part)
         if noisy is not None:
             names = noisy.roles or (part,) * _length(noisy)
             at = [i for i, name in enumerate(names) if name in roles]
             changes[part] = _steps(noisy, names, at) if at else None
-    return scene.with_(**changes)
+    return inputs.with_(**changes)
 
 
 def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyVectors:
@@ -93,23 +93,23 @@ def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyV
     return NoisyVectors(noisy.x[:, at], level, roles, tuple(times[i] for i in at))
 
 
-def _renamed(scene: ModelInputs, names: Mapping[str, str | None]) -> ModelInputs:
+def _renamed(inputs: ModelInputs, names: Mapping[str, str | None]) -> ModelInputs:
     def new(roles: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(role) or role for role in roles)
 
     changes: dict[str, Any] = {}
     for name in ("video", "future"):
-        if (frames := getattr(scene, name)) is not None:
+        if (frames := getattr(inputs, name)) is not None:
             changes[name] = replace(frames, roles=new(frames.roles))
     for part in MODALITIES[1:]:
-        if (noisy := getattr(scene, part)) is not None:
+        if (noisy := getattr(inputs, part)) is not None:
             roles = noisy.roles or (part,) * _length(noisy)
             changes[part] = replace(noisy, roles=new(roles))
-    return scene.with_(**changes)
+    return inputs.with_(**changes)
 
 
 def _joined(first: ModelInputs, second: ModelInputs) -> ModelInputs:
-    """Both scenes in one; words and state are the second's."""
+    """Both inputs in one; text and state are the second's."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):
         one, two = getattr(first, name), getattr(second, name)

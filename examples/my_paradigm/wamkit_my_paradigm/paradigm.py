@@ -12,15 +12,15 @@ class GlanceParadigm(Paradigm):
         self.sees = sees
 
     def act(
-        self, model: Any, scene: ModelInputs, schedules: Any, rng: Any, **choices: Any
+        self, model: Any, inputs: ModelInputs, schedules: Any, rng: Any, **choices: Any
     ) -> ParadigmOutput:
-        if "video" in scene.parts:
-            scene = scene.put("video", start("video", scene, schedules, rng).x, 1.0)
-        cache, rest = remember(model, scene, self.sees, ("text", "context", "state", "target"))
-        runs = {"action": start("action", scene, schedules, rng)}
+        if "video" in inputs.parts:
+            inputs = inputs.put("video", start("video", inputs, schedules, rng).x, 1.0)
+        cache, rest = remember(model, inputs, self.sees, ("text", "context", "state", "target"))
+        runs = {"action": start("action", inputs, schedules, rng)}
         return ParadigmOutput(denoise(model, rest, runs, cache).take("action"))
 
     def corrupt(
-        self, scene: ModelInputs, schedules: Any, rng: Any
+        self, inputs: ModelInputs, schedules: Any, rng: Any
     ) -> tuple[ModelInputs, DenoisingTargets]:
-        return corrupt(scene, schedules, rng)
+        return corrupt(inputs, schedules, rng)

@@ -52,17 +52,17 @@ class _Together(Paradigm):
         self.sees = sees
 
     def act(
-        self, model: Any, scene: Any, schedules: Any, rng: Any, **choices: Any
+        self, model: Any, inputs: Any, schedules: Any, rng: Any, **choices: Any
     ) -> ParadigmOutput:
-        runs = {part: start(part, scene, schedules, rng, steps=2) for part in scene.parts}
-        done = denoise(model, scene, runs)
+        runs = {part: start(part, inputs, schedules, rng, steps=2) for part in inputs.parts}
+        done = denoise(model, inputs, runs)
         value = done.take("value").flatten(1).mean(1)
         return ParadigmOutput(
             done.take("action"), done.clip, value, {"next": done.take("next_state")}
         )
 
-    def corrupt(self, scene: Any, schedules: Any, rng: Any) -> Any:
-        return corrupt(scene, schedules, rng)
+    def corrupt(self, inputs: Any, schedules: Any, rng: Any) -> Any:
+        return corrupt(inputs, schedules, rng)
 
 
 def spec_for(backbone: str = "toy", *, paradigm: Any = None, **how: Any) -> PolicySpec:
@@ -153,12 +153,12 @@ def test_a_state_that_does_not_divide_the_frame_is_cut_too() -> None:
 def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> None:
     spec = spec_for()
     policy = Policy.from_spec(spec)
-    scene = clean(policy, batch_of(spec))
-    assert scene.state is not None
-    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    inputs = clean(policy, batch_of(spec))
+    assert inputs.state is not None
+    found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     state = found["state"].z[1, :, 0]
-    assert torch.equal(state.flatten(), tiled(scene.state[1], spec.sizes.latent))
-    action = scene.noisy("action")
+    assert torch.equal(state.flatten(), tiled(inputs.state[1], spec.sizes.latent))
+    action = inputs.noisy("action")
     assert torch.equal(found["action"].z[1, :, 0].flatten(), action.x[1, 0])
     back = policy.action_head.decode_slot("action", found["action"].z, action)  # type: ignore[operator]
     assert torch.equal(back, action.x)
@@ -167,11 +167,11 @@ def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> 
 def test_levels_and_what_is_clean() -> None:
     head = head_for(4, 4, (2, 2, 2), slots=2)
     spec = spec_for()
-    scene = blank(Policy.from_spec(spec), observation(spec))
+    inputs = blank(Policy.from_spec(spec), observation(spec))
     numbers = NoisyVectors(
         torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2
     )
-    found = head.slots(scene.with_(action=numbers), ())
+    found = head.slots(inputs.with_(action=numbers), ())
     assert torch.equal(found["action"].sigma, numbers.sigma)
     assert found["action"].roles == numbers.roles
     assert not found["state"].sigma.any() and not found["blank"].sigma.any()
@@ -188,8 +188,8 @@ def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
     one = policy.loss(padded, seed=0)
     other = policy.loss(replace(batch), seed=0)
     assert not torch.equal(one.parts["action"], other.parts["action"])
-    scene = clean(policy, padded)
-    noisy, target = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
+    inputs = clean(policy, padded)
+    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, generator(0))
     error = policy.model(noisy).take("action", noisy) - target["action"].velocity
     real = policy.action_head.to_latent("action", valid.float()[..., None].expand(-1, -1, 4))
     weight = target["action"].weight[:, None, None]
@@ -227,10 +227,10 @@ LAYOUTS: list[dict[str, Any]] = [{}, {"layout": "append", "slots": 2}]
 def test_a_cache_changes_nothing(name: str, how: dict[str, Any]) -> None:
     spec = spec_for(name, **how)
     policy = Policy.from_spec(spec)
-    scene = blank(policy, observation(spec))
+    inputs = blank(policy, observation(spec))
     act = policy.paradigm.act
-    fast = act(policy.model, scene, policy.schedules, generator(0)).action
-    slow = act(uncached(policy.model), scene, policy.schedules, generator(0)).action
+    fast = act(policy.model, inputs, policy.schedules, generator(0)).action
+    slow = act(uncached(policy.model), inputs, policy.schedules, generator(0)).action
     same_values(fast, slow)
 
 
@@ -254,8 +254,8 @@ def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
 @pytest.mark.parametrize("name", JOINED)
 def test_slots_are_attended_to_and_decoded(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, paradigm=Together()))
-    scene = clean(policy, batch_of(policy.spec))
-    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, generator(0))
+    inputs = clean(policy, batch_of(policy.spec))
+    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, generator(0))
     action = noisy.noisy("action")
     x = action.x.clone().requires_grad_()
     state = noisy.state.clone().requires_grad_()  # type: ignore[union-attr]
@@ -289,15 +289,15 @@ def test_a_state_enters_as_an_observation_does(name: str) -> None:
     policy = Policy.from_spec(spec_for(name))
     for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
-    scene = blank(policy, observation(policy.spec))
-    assert scene.video is not None
-    one, runner = scene.video.only("context"), PassRunner()
+    inputs = blank(policy, observation(policy.spec))
+    assert inputs.video is not None
+    one, runner = inputs.video.only("context"), PassRunner()
     tokens = {
         role: embed_video(
             runner,
             policy.backbone,
             Frames(one.z, (role,), one.times, one.levels, one.cond_latents),
-            scene.text,
+            inputs.text,
         ).frames.tokens
         for role in ("context", "state")
     }
@@ -368,7 +368,7 @@ def test_tokens_are_those_of_the_frames_it_adds() -> None:
     assert spec.action_head.tokens(spec.sizes) == added
     assert spec.tokens()["context"] == 2 * one
     policy = Policy.from_spec(spec)
-    scene = clean(policy, batch_of(spec))
-    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    inputs = clean(policy, batch_of(spec))
+    found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     frames = sum(len(clip.roles) for clip in found.values())
     assert frames * one == sum(added.values())

@@ -57,7 +57,7 @@ def head_for(
     return LatentSlot(**how).build(sizes)
 
 
-def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> ModelInputs:
+def inputs_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> ModelInputs:
     """Everything there can be, of as many chunks, in the order in which a policy gives it."""
     latent, length = head.sizes.latent, views * (1 + chunks)
     room = latent[0] * latent[1] * latent[2]
@@ -82,11 +82,11 @@ def scene_for(head: Any, views: int, *, chunks: int = 1, state: int = 9) -> Mode
     )
 
 
-def order(head: Any, scene: ModelInputs, known: tuple[str, ...] = ()) -> Order:
+def order(head: Any, inputs: ModelInputs, known: tuple[str, ...] = ()) -> Order:
     """All frames of a pass, as they stand in time."""
-    clips = list(head.slots(scene, known).values())
-    if scene.video is not None:
-        clips.append(replace(scene.video, times=head.frame_times(scene.video.times)))
+    clips = list(head.slots(inputs, known).values())
+    if inputs.video is not None:
+        clips.append(replace(inputs.video, times=head.frame_times(inputs.video.times)))
     found = [pair for c in clips for pair in zip(c.roles, c.times, strict=True)]
     return sorted(found, key=lambda pair: pair[1])
 
@@ -94,18 +94,20 @@ def order(head: Any, scene: ModelInputs, known: tuple[str, ...] = ()) -> Order:
 @pytest.mark.parametrize(("views", "published"), [(2, LIBERO), (3, ROBOCASA)])
 def test_the_order_is_the_published_one(views: int, published: Order) -> None:
     head = head_for(views)
-    assert order(head, scene_for(head, views)) == published
+    assert order(head, inputs_for(head, views)) == published
 
 
 @pytest.mark.parametrize(("views", "published"), [(2, LIBERO), (3, ROBOCASA)])
 def test_what_is_left_out_leaves_its_place_free(views: int, published: Order) -> None:
     head = head_for(views, blank="none")
-    assert order(head, scene_for(head, views)) == published[1:]
-    scene = scene_for(head, views)
-    assert scene.video is not None
-    seen = scene.with_(video=scene.video.only("context"), action=None, next_state=None, value=None)
+    assert order(head, inputs_for(head, views)) == published[1:]
+    inputs = inputs_for(head, views)
+    assert inputs.video is not None
+    seen = inputs.with_(
+        video=inputs.video.only("context"), action=None, next_state=None, value=None
+    )
     assert order(head, seen) == [p for p in published[1:] if p[0] in ("state", "context")]
-    rest = scene.with_(video=None, next_state=None)
+    rest = inputs.with_(video=None, next_state=None)
     assert order(head, rest, ("text", "context", "state")) == [
         p for p in published if p[0] in ("action", "value")
     ]
@@ -113,16 +115,16 @@ def test_what_is_left_out_leaves_its_place_free(views: int, published: Order) ->
 
 def test_the_blank_frame_comes_with_the_first_observation_only() -> None:
     head = head_for(2)
-    scene = scene_for(head, 2)
-    assert "blank" in head.slots(scene, ("text",))
-    assert "blank" not in head.slots(scene, ("text", "context"))
-    assert "blank" not in head.slots(scene, ("context.0",))
+    inputs = inputs_for(head, 2)
+    assert "blank" in head.slots(inputs, ("text",))
+    assert "blank" not in head.slots(inputs, ("text", "context"))
+    assert "blank" not in head.slots(inputs, ("context.0",))
 
 
 def test_chunks_follow_each_other() -> None:
     head = head_for(2)
-    scene = scene_for(head, 2, chunks=2).with_(next_state=None)
-    assert order(head, scene) == [
+    inputs = inputs_for(head, 2, chunks=2).with_(next_state=None)
+    assert order(head, inputs) == [
         *[(role, time) for role, time in LIBERO if time < 4],
         ("action.0", 4),
         ("target.0", 6),
@@ -132,10 +134,10 @@ def test_chunks_follow_each_other() -> None:
         ("target.1", 11),
         ("target.1", 12),
     ]
-    assert scene.video is not None and scene.action is not None
-    second = scene.with_(
-        video=scene.video.only("target.1"),
-        action=NoisyVectors(scene.action.x[:, 1:], scene.action.sigma, ("action.1",), (1.0,)),
+    assert inputs.video is not None and inputs.action is not None
+    second = inputs.with_(
+        video=inputs.video.only("target.1"),
+        action=NoisyVectors(inputs.action.x[:, 1:], inputs.action.sigma, ("action.1",), (1.0,)),
         state=None,
         value=None,
     )
@@ -148,7 +150,7 @@ def test_chunks_follow_each_other() -> None:
 
 def test_appended_slots_leave_the_frames_of_the_first_chunk_where_they_were_trained() -> None:
     head = head_for(1, layout="append", slots=2)
-    assert order(head, scene_for(head, 1)) == [
+    assert order(head, inputs_for(head, 1)) == [
         ("context", 0),
         ("target", 1),
         ("state", 2),
@@ -157,7 +159,7 @@ def test_appended_slots_leave_the_frames_of_the_first_chunk_where_they_were_trai
         ("next_state", 5),
         ("value", 6),
     ]
-    two = order(head, scene_for(head, 1, chunks=2).with_(next_state=None, value=None))
+    two = order(head, inputs_for(head, 1, chunks=2).with_(next_state=None, value=None))
     assert two == [
         ("context", 0),
         ("target.0", 1),
@@ -172,7 +174,7 @@ def test_appended_slots_leave_the_frames_of_the_first_chunk_where_they_were_trai
 
 def test_without_a_state_nothing_is_kept_free_for_one() -> None:
     head = head_for(1, state=0)
-    assert order(head, scene_for(head, 1, state=0)) == [
+    assert order(head, inputs_for(head, 1, state=0)) == [
         ("context", 0),
         ("context", 1),
         ("action", 2),

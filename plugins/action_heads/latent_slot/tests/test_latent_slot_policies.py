@@ -35,10 +35,10 @@ def lives(spec: PolicySpec) -> Policy:
     assert check(spec) == []
     policy = Policy.from_spec(spec)
     with torch.no_grad():
-        scene = blank(policy, observation(spec))
+        inputs = blank(policy, observation(spec))
         for way in ("act", "imagine"):
             fast, slow = (
-                getattr(policy.paradigm, way)(model, scene, policy.schedules, generator(0))
+                getattr(policy.paradigm, way)(model, inputs, policy.schedules, generator(0))
                 for model in (policy.model, uncached(policy.model))
             )
             one, two = (x.z if isinstance(x, Frames) else x.action for x in (fast, slow))
@@ -57,8 +57,8 @@ def test_conditioning_latents_hold_the_slots_that_are_given() -> None:
     assert channels == 20
     with torch.enable_grad():
         policy = lives(spec)
-    scene = blank(policy, observation(spec))
-    found = policy.action_head.slots(scene, ())  # type: ignore[operator]
+    inputs = blank(policy, observation(spec))
+    found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     for name, clip in found.items():
         mask, held = clip.cond_latents.split([4, 16], 1)
         given = name in ("blank", "state")
@@ -85,11 +85,11 @@ def test_a_sample_may_hold_several_chunks(slots: int) -> None:
 
     spec = spec_for(paradigm=Twice(), action_head=LatentSlot(slots=slots))
     policy = Policy.from_spec(spec)
-    scene = clean(policy, batch_of(spec))
-    assert scene.noisy("action").x.shape[1] == 2 * slots
-    assert scene.video is not None
-    times = [*policy.action_head.frame_times(scene.video.times)]  # type: ignore[operator]
-    for clip in policy.action_head.slots(scene, ()).values():  # type: ignore[operator]
+    inputs = clean(policy, batch_of(spec))
+    assert inputs.noisy("action").x.shape[1] == 2 * slots
+    assert inputs.video is not None
+    times = [*policy.action_head.frame_times(inputs.video.times)]  # type: ignore[operator]
+    for clip in policy.action_head.slots(inputs, ()).values():  # type: ignore[operator]
         times += clip.times
     assert len(set(times)) == len(times)
     assert policy.loss(batch_of(spec), seed=0).total.isfinite()
@@ -127,8 +127,8 @@ def test_another_vae_s_latents_are_written_in_its_own_channels() -> None:
 
 def test_reading_averages_the_noise_of_all_copies() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = blank(policy, observation(policy.spec))
-    noise = torch.randn(scene.noisy("action").x.shape, generator=generator(0))
+    inputs = blank(policy, observation(policy.spec))
+    noise = torch.randn(inputs.noisy("action").x.shape, generator=generator(0))
     read = policy.action_head.from_latent("action", noise)
     copies = noise[0].numel() // (6 * 4)
     assert float(read.std()) == pytest.approx(copies**-0.5, rel=0.35)

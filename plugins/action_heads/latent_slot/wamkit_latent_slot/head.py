@@ -57,13 +57,13 @@ class LatentSlotHead(SlotHead):
         mean = flat[..., : copies * size].unflatten(2, (copies, size)).mean(2)
         return mean.unflatten(2, (steps, -1)).flatten(1, 2)
 
-    def slots(self, scene: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
+    def slots(self, inputs: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
         """Besides the vectors a blank frame, unless observed frames are `known` with theirs."""
         found: dict[str, Frames] = {}
         if self.blank is not None and not any(base(role) == "context" for role in known):
-            z = self.blank.float()[None, :, None].expand(len(scene.text.tokens), -1, -1, -1, -1)
+            z = self.blank.float()[None, :, None].expand(len(inputs.text.tokens), -1, -1, -1, -1)
             found["blank"] = self._frames(z, CLEAN, ("context",), (0.0,))
-        for part, x, level, roles, times, _ in scene.groups(known):
+        for part, x, level, roles, times, _ in inputs.groups(known):
             assert x is not None
             # only the state is no latent yet
             latent = self.to_latent(part, x) if part == "state" else x

@@ -33,7 +33,7 @@ class Order:
         return self.slots + self.state + 1
 
     def frames(self, times: tuple[float, ...]) -> tuple[float, ...]:
-        """Times of a scene's own frames, given those without slots."""
+        """Times of the inputs' own frames, given those without slots."""
         return tuple(self._frame(time) for time in times)
 
     def _frame(self, time: float) -> float:

@@ -13,7 +13,7 @@ from wamkit_mot.interpolate import Units, resized
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import ModelInputs, NoisyVectors
-from wamkit.testing.fixtures import composed, run_head, scene_of
+from wamkit.testing.fixtures import composed, random_frames, run_head
 from wamkit.testing.parity import float64, same_values
 
 BACKBONES = [
@@ -31,13 +31,13 @@ SEES = {
 
 
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
-    """A tiny backbone, a head with `settings`, and a scene for both."""
+    """A tiny backbone, a head with `settings`, and inputs for both."""
     torch.manual_seed(0)
     spec = composed(backbone=backbone)
     model = spec.backbone.build()
     sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
     head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
-    video, text = scene_of(spec.backbone.traits, spec.latent_size, frames=2)
+    video, text = random_frames(spec.backbone.traits, spec.latent_size, frames=2)
     action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     return model, head, ModelInputs(text, video, action, torch.randn(2, 3))
 
@@ -53,9 +53,9 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs
     ],
 )
 def test_an_expert_may_rest_at_some_layers(settings: dict[str, Any], layers: list[int]) -> None:
-    model, head, scene = parts(**settings)
+    model, head, inputs = parts(**settings)
     assert [i for i, block in enumerate(head.blocks) if block is not None] == layers
-    assert run_head(head, model, scene, SEES).action.shape == (2, 6, 4)
+    assert run_head(head, model, inputs, SEES).action.shape == (2, 6, 4)
 
 
 @pytest.mark.parametrize("block", ["own", "backbone"])
@@ -63,12 +63,12 @@ def test_an_expert_may_rest_at_some_layers(settings: dict[str, Any], layers: lis
     ("state", "tokens"), [("text", 6), ("token", 7), ("noisy_token", 7), ("none", 6)]
 )
 def test_the_state_enters_where_the_settings_say(block: str, state: str, tokens: int) -> None:
-    model, head, scene = parts(block=block, state=state)
+    model, head, inputs = parts(block=block, state=state)
     assert sum(head.config.tokens(head.sizes).values()) == tokens
     with torch.no_grad():
-        one = run_head(head, model, scene, SEES)
-        assert scene.state is not None
-        two = run_head(head, model, scene.with_(state=scene.state + 1), SEES)
+        one = run_head(head, model, inputs, SEES)
+        assert inputs.state is not None
+        two = run_head(head, model, inputs.with_(state=inputs.state + 1), SEES)
     assert torch.equal(one.action, two.action) == (state == "none")
     # As a text token the state is read by the video too; as a token only the action sees it.
     assert torch.equal(one.video, two.video) == (state != "text")
@@ -81,12 +81,12 @@ def test_without_text_the_expert_does_not_read_the_prompt() -> None:
 
 @pytest.mark.parametrize("block", ["own", "backbone"])
 def test_the_noise_level_of_the_action_is_its_own(block: str) -> None:
-    model, head, scene = parts(block=block)
-    assert scene.action is not None
+    model, head, inputs = parts(block=block)
+    assert inputs.action is not None
     with torch.no_grad():
-        one = run_head(head, model, scene, SEES)
-        other = NoisyVectors(scene.action.x, scene.action.sigma + 0.1)
-        two = run_head(head, model, scene.with_(action=other), SEES)
+        one = run_head(head, model, inputs, SEES)
+        other = NoisyVectors(inputs.action.x, inputs.action.sigma + 0.1)
+        two = run_head(head, model, inputs.with_(action=other), SEES)
     assert not torch.equal(one.action, two.action) and torch.equal(one.video, two.video)
 
 
@@ -122,7 +122,7 @@ def test_resizing_does_not_mix_the_pieces_of_a_stack(old: list[int], new: list[i
 @pytest.mark.parametrize("settings", [{}, {"every": 2}, {"block": "backbone", "every": 2}])
 @float64()
 def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
-    model, head, scene = parts(init="video", **settings)
+    model, head, inputs = parts(init="video", **settings)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
@@ -134,19 +134,19 @@ def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
     source = model.blocks[head.layers[1]].attn1.to_q.weight
     goal = head.blocks[head.layers[1]].attn1.to_q.weight
     same_values(goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1]))))
-    assert run_head(head, model, scene, SEES).action.isfinite().all()
+    assert run_head(head, model, inputs, SEES).action.isfinite().all()
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "wan"])
 def test_a_copy_of_any_backbones_blocks_can_start_from_it(backbone: str) -> None:
-    model, head, scene = parts(backbone, init="video", block="backbone")
+    model, head, inputs = parts(backbone, init="video", block="backbone")
     before = {name: p.clone() for name, p in head.expert.named_parameters()}
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     head.initialize_from(model)
     assert not [n for n, p in head.expert.named_parameters() if torch.equal(p, before[n])]
-    assert run_head(head, model, scene, SEES).action.isfinite().all()
+    assert run_head(head, model, inputs, SEES).action.isfinite().all()
 
 
 def test_a_backbone_with_other_names_is_refused() -> None:

@@ -48,7 +48,7 @@ SEES = {
 
 
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
-    """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
+    """A tiny backbone and head, every weight redrawn, and inputs with all that is predicted."""
     torch.manual_seed(0)
     spec = composed(backbone=backbone)
     sizes = spec.sizes.model_copy(update={"predicts": PREDICTS})
@@ -71,8 +71,8 @@ def close(found: Tensor, expected: Tensor) -> None:
     ],
 )
 def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
-    model, head, scene = parts(backbone, **settings)
-    out = run_head(head, model, scene, SEES)
+    model, head, inputs = parts(backbone, **settings)
+    out = run_head(head, model, inputs, SEES)
     sum(getattr(out, part).square().mean() for part in PREDICTS).backward()
     dead = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     silent = getattr(head.expert, "silent", ())
@@ -85,13 +85,13 @@ def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
 @torch.no_grad()
 @float64()
 def test_a_cache_gives_the_same_numbers(settings: dict[str, Any]) -> None:
-    model, head, scene = parts(**settings)
-    full = run_head(head, model, scene, SEES)
-    known = scene.without(*PREDICTS)
+    model, head, inputs = parts(**settings)
+    full = run_head(head, model, inputs, SEES)
+    known = inputs.without(*PREDICTS)
     cache = run_head(head, model, known, SEES, keep=("text", "context", "state")).cache
     assert ("state" in cache.roles) == (settings.get("state") == "token")
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        step = run_head(head, model, scene.with_(video=None), SEES, cache)
+        step = run_head(head, model, inputs.with_(video=None), SEES, cache)
         for part in PREDICTS:
             close(getattr(step, part), getattr(full, part))
 
@@ -100,16 +100,16 @@ def test_a_cache_gives_the_same_numbers(settings: dict[str, Any]) -> None:
 @torch.no_grad()
 @float64()
 def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
-    model, head, scene = parts(**settings)
-    scene, n = scene.without("next_state", "value"), 6
+    model, head, inputs = parts(**settings)
+    inputs, n = inputs.without("next_state", "value"), 6
     x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
     roles, times = ("action.0",) * n + ("action.1",) * n, counted(2 * n)
-    whole = scene.with_(action=NoisyVectors(x, sigma, roles, times))
+    whole = inputs.with_(action=NoisyVectors(x, sigma, roles, times))
     both = run_head(head, model, whole, SEES).action
 
     def chunk(i: int) -> ModelInputs:
         at = slice(i * n, (i + 1) * n)
-        return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
+        return inputs.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 
     one = run_head(head, model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
     assert one.action is None  # all that is there is kept, so the pass is a prefill
@@ -120,27 +120,27 @@ def test_chunks_pass_together_as_one_by_one(settings: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def test_two_chunks_of_one_role_have_registers_each() -> None:
-    model, head, scene = parts(registers=2)
+    model, head, inputs = parts(registers=2)
     action = NoisyVectors(torch.randn(2, 12, 4), torch.zeros(2, 12))
-    groups = head.token_groups(scene.without(*PREDICTS).with_(action=action), ())
+    groups = head.token_groups(inputs.without(*PREDICTS).with_(action=action), ())
     assert [(group.modality, group.roles) for group in groups] == [
         ("action", ("action",) * 12),
         ("registers", ("action",) * 2),
         ("registers", ("action",) * 2),
     ]
     assert [group.times for group in groups[1:]] == [(6.0, 7.0), (12.0, 13.0)]
-    found = run_head(head, model, scene.with_(action=action), SEES).action
+    found = run_head(head, model, inputs.with_(action=action), SEES).action
     assert found is not None and found.shape == action.x.shape
 
 
 @torch.no_grad()
 @float64()
 def test_a_level_is_that_of_its_tokens_alone() -> None:
-    model, head, scene = parts(state="token", registers=1, decoder="adaln")
+    model, head, inputs = parts(state="token", registers=1, decoder="adaln")
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
-    one = run_head(head, model, scene, apart)
-    louder = NoisyVectors(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
-    two = run_head(head, model, scene.with_(value=louder), apart)
+    one = run_head(head, model, inputs, apart)
+    louder = NoisyVectors(inputs.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = run_head(head, model, inputs.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
     other_values(two.value, one.value, 0.0001)
@@ -149,12 +149,12 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
 @torch.no_grad()
 @float64()
 def test_levels_of_single_steps_equal_one_level_for_all() -> None:
-    model, head, scene = parts(registers=1, state="noisy_token", decoder="adaln")
-    action = scene.noisy("action")
+    model, head, inputs = parts(registers=1, state="noisy_token", decoder="adaln")
+    action = inputs.noisy("action")
     each = NoisyVectors(action.x, action.sigma.expand(-1, 6).contiguous())
     close(
-        run_head(head, model, scene.with_(action=each), SEES).action,
-        run_head(head, model, scene, SEES).action,
+        run_head(head, model, inputs.with_(action=each), SEES).action,
+        run_head(head, model, inputs, SEES).action,
     )
 
 
@@ -173,11 +173,11 @@ def test_levels_of_single_steps_equal_one_level_for_all() -> None:
 def test_actions_depend_on_their_order_unless_set_not_to(
     settings: dict[str, Any], moves: bool
 ) -> None:
-    model, head, scene = parts(state="text", **settings)
-    action = scene.noisy("action")
+    model, head, inputs = parts(state="text", **settings)
+    action = inputs.noisy("action")
     turned = NoisyVectors(action.x.flip(1), action.sigma)
-    one = run_head(head, model, scene, SEES).action
-    two = run_head(head, model, scene.with_(action=turned), SEES).action.flip(1)
+    one = run_head(head, model, inputs, SEES).action
+    two = run_head(head, model, inputs.with_(action=turned), SEES).action.flip(1)
     (other_values if moves else same_values)(one, two)
 
 
@@ -195,13 +195,13 @@ def test_the_sinusoid_counts_from_the_state_and_has_its_sines_first() -> None:
 @torch.no_grad()
 @float64()
 def test_times_that_change_are_not_cached() -> None:
-    model, head, scene = parts()
-    action = scene.noisy("action")
+    model, head, inputs = parts()
+    action = inputs.noisy("action")
     later = NoisyVectors(action.x, action.sigma, times=tuple(3 * time for time in counted(6)))
-    first = run_head(head, model, scene, SEES).action
-    moved = run_head(head, model, scene.with_(action=later), SEES).action
+    first = run_head(head, model, inputs, SEES).action
+    moved = run_head(head, model, inputs.with_(action=later), SEES).action
     other_values(first, moved, 0.0001)
-    close(run_head(head, model, scene, SEES).action, first)
+    close(run_head(head, model, inputs, SEES).action, first)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +210,11 @@ def test_times_that_change_are_not_cached() -> None:
 )
 @torch.no_grad()
 def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
-    model, head, scene = parts(backbone, **settings)
-    full = run_head(head, model, scene, SEES).action
+    model, head, inputs = parts(backbone, **settings)
+    full = run_head(head, model, inputs, SEES).action
     for module in (model, head):
         cast(module, torch.bfloat16)
-    half = run_head(head, model, replace(scene, text=replace(scene.text)), SEES).action
+    half = run_head(head, model, replace(inputs, text=replace(inputs.text)), SEES).action
     assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
 
 

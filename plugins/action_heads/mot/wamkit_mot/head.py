@@ -145,17 +145,17 @@ class MotHead(ExpertHead, Stack):
             return None
         return axial_rotary(positions[:, :1], (self.sizes.traits.head_size,))
 
-    def prepare(self, scene: ModelInputs) -> ModelInputs:
+    def prepare(self, inputs: ModelInputs) -> ModelInputs:
         """The state as one more text token, read by video and action alike."""
         if self.config.state != "text" or self.state_encoder is None:
-            return scene
-        return append_state(scene, self.state_encoder)
+            return inputs
+        return append_state(inputs, self.state_encoder)
 
-    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         config = self.config
         return list(
             groups(
-                scene,
+                inputs,
                 known,
                 chunk=self.sizes.chunk,
                 state=config.state,
@@ -186,7 +186,7 @@ class MotHead(ExpertHead, Stack):
         assert embedder is not None
         return embedded(embedder, sigmas)
 
-    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         if group.x is None:
             tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
             return tokens[None]

@@ -16,30 +16,30 @@ from wamkit.interfaces.types import ModelInputs, TokenGroup
 
 
 def groups(
-    scene: ModelInputs, known: Collection[str], *, chunk: int, state: str, registers: int
+    inputs: ModelInputs, known: Collection[str], *, chunk: int, state: str, registers: int
 ) -> Iterator[TokenGroup]:
-    """The tokens of what is in `scene` and not `known`; settings are those of `Mot`.
+    """The tokens of what is in `inputs` and not `known`; settings are those of `Mot`.
 
     Steps of one role are of one chunk, or of several of `chunk` steps; each has registers, and a
     noisy state, of its own, so that chunks may pass together or one by one. These have the level of
     the chunk's last step, which is the noisy one where its beginning is already decided.
     """
-    for group in scene.groups(known):
+    for group in inputs.groups(known):
         if group.modality == "state":
             if state == "token":
                 yield group
         elif group.modality == "action":
-            noisy_state = state == "noisy_token" and scene.state is not None
+            noisy_state = state == "noisy_token" and inputs.state is not None
             chunks = list(_chunks(group, chunk)) if noisy_state or registers else []
-            if noisy_state and scene.state is not None:
+            if noisy_state and inputs.state is not None:
                 for part in chunks:
-                    yield _extra(part, "state", scene.state[:, None], -1, 1)
+                    yield _extra(part, "state", inputs.state[:, None], -1, 1)
             yield group
             if registers:
                 for part in chunks:
                     yield _extra(part, "registers", None, len(part.roles), registers)
         else:
-            given = scene.noisy(group.modality).times
+            given = inputs.noisy(group.modality).times
             later = tuple(time + chunk for time in group.times)
             yield group._replace(times=later if given is None else given)
 

@@ -39,8 +39,8 @@ def spec_for(
     return spec.model_copy(update={"action_head": Reader(**SMALL | settings)}).fitted()
 
 
-def inputs(spec: PolicySpec, layers: int) -> tuple[ModelInputs, list[torch.Tensor]]:
-    """A scene of vectors alone, and hidden states for them."""
+def head_inputs(spec: PolicySpec, layers: int) -> tuple[ModelInputs, list[torch.Tensor]]:
+    """Inputs of vectors alone, and hidden states for them."""
     torch.manual_seed(0)
     text = Text(torch.randn(2, 4, spec.backbone.traits.text_width))
     action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
@@ -51,7 +51,7 @@ def inputs(spec: PolicySpec, layers: int) -> tuple[ModelInputs, list[torch.Tenso
 def read(
     spec: PolicySpec,
     head: Any,
-    scene: ModelInputs,
+    inputs: ModelInputs,
     hidden: list[torch.Tensor],
     level: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
@@ -60,7 +60,7 @@ def read(
     for layer, states in zip(head.layers, hidden, strict=True):
         layers[layer] = {"context": states}
     cache = KVCache([], layers, {"context": level})
-    velocity = run_head(head, spec.backbone.build(), scene, {"action": ["context"]}, cache).action
+    velocity = run_head(head, spec.backbone.build(), inputs, {"action": ["context"]}, cache).action
     assert velocity is not None
     return velocity
 
@@ -73,10 +73,10 @@ def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
     assert check(spec) == []
     policy = redrawn(Policy.from_spec(spec))
     with torch.no_grad():
-        scene, found = blank(policy, observation(spec)), []
+        inputs, found = blank(policy, observation(spec)), []
         for model in (policy.model, uncached(policy.model)):
             rng = torch.Generator().manual_seed(3)
-            found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+            found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
     same_values(*found)
 
 
@@ -86,19 +86,19 @@ def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> Non
     paradigm = "single_pass" if backbone == "timm_vit" else "joint"
     policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
     with torch.no_grad():
-        scene, found = blank(policy, observation(policy.spec)), []
-        valid = torch.ones(scene.text.tokens.shape[:2], dtype=torch.bool)
+        inputs, found = blank(policy, observation(policy.spec)), []
+        valid = torch.ones(inputs.text.tokens.shape[:2], dtype=torch.bool)
         valid[0, 2:] = False
-        scene = scene.with_(text=replace(scene.text, valid=valid))
+        inputs = inputs.with_(text=replace(inputs.text, valid=valid))
         for model in (policy.model, uncached(policy.model)):
             rng = torch.Generator().manual_seed(3)
-            found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+            found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
         same_values(*found)
         # Padding is hidden from the head, other text tokens are not.
         for row, seen in ((slice(2, None), False), (slice(0, 2), True)):
-            tokens = scene.text.tokens.clone()
+            tokens = inputs.text.tokens.clone()
             tokens[0, row] += 1
-            other = scene.with_(text=replace(scene.text, tokens=tokens))
+            other = inputs.with_(text=replace(inputs.text, tokens=tokens))
             rng = torch.Generator().manual_seed(3)
             moved = policy.paradigm.act(policy.model, other, policy.schedules, rng).action
             (other_values if seen else same_values)(moved, found[0])
@@ -120,7 +120,7 @@ def test_gradients_reach_every_weight(reads: str, state: str) -> None:
 @float64()
 def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
     spec = spec_for(depth=3)
-    scene, hidden = inputs(spec, 3)
+    inputs, hidden = head_inputs(spec, 3)
     for reads, layers, used in (
         ("each", None, (0, 1, 2)),
         ("each", (0, 2), (0, 2)),
@@ -134,10 +134,10 @@ def test_each_block_reads_its_own_layer_or_all_read_the_same() -> None:
         assert len(head.blocks) == (len(used) if reads == "each" else 8)
         with torch.no_grad():
             states = hidden[: len(used)]
-            one = read(spec, head, scene, states)
+            one = read(spec, head, inputs, states)
             for i in range(len(used)):
                 moved = [h + 1 if i == j else h for j, h in enumerate(states)]
-                two = read(spec, head, scene, moved)
+                two = read(spec, head, inputs, moved)
                 other_values(two, one, 0.0001)
 
 
@@ -160,9 +160,9 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
     spec = spec_for("toy", "joint")
     for reads, both in (("one", True), ("each", False)):
         head = Reader(**SMALL, reads=reads).build(spec.sizes)
-        scene, hidden = inputs(spec, len(head.layers))
-        one = read(spec, head, scene, hidden, torch.tensor([0.0, 0.5]))
-        two = read(spec, head, scene, hidden, torch.tensor([0.0, 0.9]))
+        inputs, hidden = head_inputs(spec, len(head.layers))
+        one = read(spec, head, inputs, hidden, torch.tensor([0.0, 0.5]))
+        two = read(spec, head, inputs, hidden, torch.tensor([0.0, 0.9]))
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1]) != both
 
@@ -187,8 +187,8 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
 @torch.no_grad()
 def test_only_hidden_states_of_kept_roles_are_kept() -> None:
     policy = Policy.from_spec(spec_for("toy", "joint"))
-    scene = blank(policy, observation(policy.spec))
-    kept = policy.model(scene, keep=("context",)).cache
+    inputs = blank(policy, observation(policy.spec))
+    kept = policy.model(inputs, keep=("context",)).cache
     assert kept is not None and all(set(layer) <= {"context"} for layer in kept.hidden)
 
 
@@ -226,9 +226,9 @@ def test_vectors_see_each_other_as_the_table_says() -> None:
     spec = spec_for("toy", "single_pass")
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head, model = Reader(**SMALL).build(sizes), spec.backbone.build()
-    scene, _ = inputs(spec, 2)
+    inputs, _ = head_inputs(spec, 2)
     z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
-    scene = scene.with_(
+    inputs = inputs.with_(
         video=Frames(z, ("context", "target"), counted(2), torch.tensor([[0, 0.5]] * 2)),
         next_state=NoisyVectors(torch.randn(2, 1, 3), torch.tensor([0.3, 0.4])),
         value=NoisyVectors(torch.randn(2, 1, 1), torch.tensor([0.5, 0.6])),
@@ -241,12 +241,12 @@ def test_vectors_see_each_other_as_the_table_says() -> None:
         "next_state": seen | {"action", "next_state"},
         "value": seen | {"action", "next_state", "value", "target"},
     }
-    one = run_head(head, model, scene, sees)
+    one = run_head(head, model, inputs, sees)
     assert one.action.shape == (2, 6, 4)
     assert one.next_state.shape == (2, 1, 3) and one.value.shape == (2, 1, 1)
 
     def moved(**changes: Any) -> set[str]:
-        two = run_head(head, model, scene.with_(**changes), sees)
+        two = run_head(head, model, inputs.with_(**changes), sees)
         return {
             part
             for part in ("action", "next_state", "value")
@@ -254,13 +254,13 @@ def test_vectors_see_each_other_as_the_table_says() -> None:
         }
 
     def shifted(part: str) -> NoisyVectors:
-        return replace(scene.noisy(part), x=scene.noisy(part).x + 1)
+        return replace(inputs.noisy(part), x=inputs.noisy(part).x + 1)
 
-    assert scene.video is not None
+    assert inputs.video is not None
     assert moved(action=shifted("action")) == {"action", "next_state", "value"}
     assert moved(next_state=shifted("next_state")) == {"next_state", "value"}
     assert moved(value=shifted("value")) == {"value"}
-    assert moved(video=scene.video.put(z[:, :, 1:] + 1, "target")) == {"value"}
+    assert moved(video=inputs.video.put(z[:, :, 1:] + 1, "target")) == {"value"}
 
 
 @torch.no_grad()
@@ -268,7 +268,7 @@ def test_vectors_see_each_other_as_the_table_says() -> None:
 def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
     spec = spec_for("toy", "single_pass")
     head, model = Reader(**SMALL).build(spec.sizes), spec.backbone.build()
-    scene, _ = inputs(spec, 2)
+    inputs, _ = head_inputs(spec, 2)
     z = torch.randn(2, spec.backbone.traits.latent_channels, 2, *spec.latent_size)
     video = Frames(z, ("context.0", "context.1"), counted(2), torch.zeros(2, 2))
     sees = {
@@ -279,12 +279,12 @@ def test_chunks_of_one_pass_are_read_as_if_alone() -> None:
     }
     roles = ("action.0",) * 6 + ("action.1",) * 6
     both = NoisyVectors(torch.randn(2, 12, 4), torch.rand(2, 12), roles)
-    found = run_head(head, model, scene.with_(video=video, action=both), sees).action
+    found = run_head(head, model, inputs.with_(video=video, action=both), sees).action
     for i in (0, 1):
         part = slice(6 * i, 6 * i + 6)
         times = counted(12)[part]
         alone = NoisyVectors(both.x[:, part], both.sigma[:, part], roles[part], times)
-        view = replace(scene, text=replace(scene.text), video=video, action=alone)
+        view = replace(inputs, text=replace(inputs.text), video=video, action=alone)
         same_values(run_head(head, model, view, sees).action, found[:, part])
 
 

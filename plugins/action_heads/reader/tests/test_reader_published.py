@@ -103,11 +103,11 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     head = doubled(config.build(sizes))
     x, sigma = torch.randn(2, 6, 4), torch.tensor([0.3, 0.8])
     hidden = [torch.randn(2, 5, sizes.traits.width) for _ in range(2)]
-    scene = ModelInputs(
+    inputs = ModelInputs(
         Text(torch.randn(2, 3, sizes.traits.text_width)), action=NoisyVectors(x, sigma)
     )
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
     model = composed(backbone="toy").backbone.build()
-    found = run_head(head, model, scene, {"action": ["context"]}, cache).action
+    found = run_head(head, model, inputs, {"action": ["context"]}, cache).action
     assert found is not None
     same_values(found, theirs(x, sigma, hidden))

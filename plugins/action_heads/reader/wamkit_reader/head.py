@@ -62,11 +62,11 @@ class DiTReader(ReaderHead):
         if config.state == "text" and sizes.state:
             self.state_word = nn.Linear(sizes.state, traits.text_width)
 
-    def prepare(self, scene: ModelInputs) -> ModelInputs:
-        return scene if self.state_word is None else append_state(scene, self.state_word)
+    def prepare(self, inputs: ModelInputs) -> ModelInputs:
+        return inputs if self.state_word is None else append_state(inputs, self.state_word)
 
-    def token_groups(self, scene: ModelInputs) -> list[TokenGroup]:
-        return [group for group in scene.groups() if group.modality in self.encoders]
+    def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
+        return [group for group in inputs.groups() if group.modality in self.encoders]
 
     def encode_hidden(
         self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
@@ -106,14 +106,14 @@ class DiTReader(ReaderHead):
 
     def read(
         self,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[KV, ...],
         levels: Tensor,
         layout: RotaryEmbedding | None,
         call: Callable[..., Any],
     ) -> dict[str, Tensor]:
-        x = torch.cat([self._embed(group, scene) for group in groups], 1)
+        x = torch.cat([self._embed(group, inputs) for group in groups], 1)
         y = call(read_blocks, self.blocks, self.scale_shift_table, x, levels, memory, layout)
         parts = y.split([len(group.roles) for group in groups], 1)
         return {
@@ -128,13 +128,13 @@ class DiTReader(ReaderHead):
         encoder = self.encoders["state"]
         return encoder(state.to(encoder.weight.dtype))  # type: ignore[no-any-return, arg-type]
 
-    def _embed(self, group: TokenGroup, scene: ModelInputs) -> Tensor:
+    def _embed(self, group: TokenGroup, inputs: ModelInputs) -> Tensor:
         """Vectors of a group as tokens [B, n, D]."""
         encoder, x = self.encoders[group.modality], group.x
         assert isinstance(encoder, nn.Linear) and x is not None
         if group.modality == "state":
             return x  # encoded already
-        beside = scene.state if self.config.state == "numbers" else None
+        beside = inputs.state if self.config.state == "numbers" else None
         if group.modality == "action" and beside is not None:
             x = torch.cat([x, beside[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
         tokens: Tensor = encoder(x.to(encoder.weight.dtype))

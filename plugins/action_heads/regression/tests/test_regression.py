@@ -37,14 +37,14 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
     same_values(one, two)
     with torch.no_grad():
-        scene = clean(policy, batch)
-        assert scene.action is not None and scene.video is not None
-        alone = scene.with_(video=scene.video.only("context"))
-        still = alone.put("action", torch.zeros_like(scene.action.x), 1.0)
+        inputs = clean(policy, batch)
+        assert inputs.action is not None and inputs.video is not None
+        alone = inputs.with_(video=inputs.video.only("context"))
+        still = alone.put("action", torch.zeros_like(inputs.action.x), 1.0)
         found = policy.model(still).action
         assert found is not None
         same_values(
-            policy.loss(batch, seed=0).parts["action"], (found + scene.action.x).square().mean()
+            policy.loss(batch, seed=0).parts["action"], (found + inputs.action.x).square().mean()
         )
 
 
@@ -54,10 +54,10 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
 @float64()
 def test_a_cache_changes_nothing(pool: str, paradigm: str) -> None:
     policy = Policy.from_spec(spec_for("toy", paradigm, pool=pool, layers="all"))
-    scene, found = blank(policy, observation(policy.spec)), []
+    inputs, found = blank(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
-        found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+        found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
     same_values(*found)
 
 
@@ -86,9 +86,9 @@ def test_padding_of_the_text_is_left_out(pool: str) -> None:
 
     def found(hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         noisy = NoisyVectors(torch.zeros(2, 6, 4), torch.ones(2))
-        scene = ModelInputs(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
-        memory = head.encode_hidden([hidden], valid, scene.text)
-        velocity: torch.Tensor = head.read(scene, [], memory, None, None, call)["action"]
+        inputs = ModelInputs(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
+        memory = head.encode_hidden([hidden], valid, inputs.text)
+        velocity: torch.Tensor = head.read(inputs, [], memory, None, None, call)["action"]
         return velocity
 
     one = found(hidden, words)
@@ -105,15 +105,15 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     sizes = sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head = Regression(width=24).build(sizes)
     ones = torch.ones(2)
-    scene = ModelInputs(
+    inputs = ModelInputs(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
         action=NoisyVectors(torch.randn(2, 6, 4), ones),
         state=torch.randn(2, 3),
         next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
         value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    memory = head.encode_hidden([torch.randn(2, 7, sizes.traits.width)], None, scene.text)
-    found = head.read(scene, [], memory, None, None, call)
+    memory = head.encode_hidden([torch.randn(2, 7, sizes.traits.width)], None, inputs.text)
+    found = head.read(inputs, [], memory, None, None, call)
     shapes = {"action": (2, 6, 4), "next_state": (2, 1, 3), "value": (2, 1, 1)}
     assert {part: tuple(v.shape) for part, v in found.items()} == shapes
 

@@ -75,8 +75,8 @@ class RegressionHead(ReaderHead):
         """How many values a part has in one chunk."""
         return (self.sizes.chunk if part == "action" else 1) * self.sizes.numbers(part)
 
-    def prepare(self, scene: ModelInputs) -> ModelInputs:
-        return scene if self.state_word is None else append_state(scene, self.state_word)
+    def prepare(self, inputs: ModelInputs) -> ModelInputs:
+        return inputs if self.state_word is None else append_state(inputs, self.state_word)
 
     def encode_hidden(
         self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
@@ -89,7 +89,7 @@ class RegressionHead(ReaderHead):
 
     def read(
         self,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[Tensor, ...],
         levels: Any,
@@ -97,13 +97,13 @@ class RegressionHead(ReaderHead):
         call: Callable[..., Any],
     ) -> dict[str, Tensor]:
         pieces, count = list(memory), len(self.pools)
-        if self.reads_state and scene.state is not None:
-            pieces.insert(count, scene.state)
+        if self.reads_state and inputs.state is not None:
+            pieces.insert(count, inputs.state)
         y = torch.cat([piece.to(memory[0].dtype) for piece in pieces], 1)
         for layer in self.hidden:
             y = nn.functional.gelu(layer(y), approximate="tanh")
         return {
-            part: scene.noisy(part).towards(decode(y).unflatten(1, (-1, self.sizes.numbers(part))))
+            part: inputs.noisy(part).towards(decode(y).unflatten(1, (-1, self.sizes.numbers(part))))
             for part, decode in self.decoders.items()
-            if getattr(scene, part) is not None
+            if getattr(inputs, part) is not None
         }

@@ -48,7 +48,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
 
 
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
-    """A tiny backbone and head, every weight redrawn, and a scene with all that is predicted."""
+    """A tiny backbone and head, every weight redrawn, and inputs with all that is predicted."""
     torch.manual_seed(0)
     spec = spec_for(backbone, **settings)
     model = spec.backbone.build().eval()
@@ -68,8 +68,8 @@ CASES = [*((name, {}) for name in BACKBONES), *(("wan", settings) for settings i
 def test_every_weight_of_the_head_and_of_the_blocks_learns(
     backbone: str, settings: dict[str, Any]
 ) -> None:
-    model, head, scene = parts(backbone, **settings)
-    out = run_head(head, model, scene, SEES)
+    model, head, inputs = parts(backbone, **settings)
+    out = run_head(head, model, inputs, SEES)
     assert (out.action.shape, out.next_state.shape, out.value.shape) == (
         (2, 6, 4),
         (2, 1, 3),
@@ -85,13 +85,13 @@ def test_every_weight_of_the_head_and_of_the_blocks_learns(
 @torch.no_grad()
 @float64()
 def test_a_cache_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
-    model, head, scene = parts(backbone, **settings)
-    full = run_head(head, model, scene, SEES)
-    known = scene.without(*PREDICTS)
+    model, head, inputs = parts(backbone, **settings)
+    full = run_head(head, model, inputs, SEES)
+    known = inputs.without(*PREDICTS)
     cache = run_head(head, model, known, SEES, keep=("text", "context", "state")).cache
     assert ("state" in cache.roles) == (settings.get("state") != "none")
     for _ in range(2):  # the second step rewrites the first one's keys in place
-        step = run_head(head, model, scene.with_(video=None), SEES, cache)
+        step = run_head(head, model, inputs.with_(video=None), SEES, cache)
         for part in PREDICTS:
             close(getattr(step, part), getattr(full, part))
 
@@ -100,17 +100,17 @@ def test_a_cache_gives_the_same_numbers(backbone: str, settings: dict[str, Any])
 @torch.no_grad()
 @float64()
 def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, Any]) -> None:
-    model, head, scene = parts(backbone, **settings)
-    scene, n = scene.without("next_state", "value"), 6
+    model, head, inputs = parts(backbone, **settings)
+    inputs, n = inputs.without("next_state", "value"), 6
     x, sigma = torch.randn(2, 2 * n, 4), torch.tensor([[0.0] * n + [0.7] * n] * 2)
     roles, times = ("action.0",) * n + ("action.1",) * n, counted(2 * n)
     both = run_head(
-        head, model, scene.with_(action=NoisyVectors(x, sigma, roles, times)), SEES
+        head, model, inputs.with_(action=NoisyVectors(x, sigma, roles, times)), SEES
     ).action
 
     def chunk(i: int) -> ModelInputs:
         at = slice(i * n, (i + 1) * n)
-        return scene.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
+        return inputs.with_(action=NoisyVectors(x[:, at], sigma[:, at], roles[at], times[at]))
 
     one = run_head(head, model, chunk(0), SEES, keep=("text", "context", "state", "action.0"))
     close(run_head(head, model, chunk(0), SEES).action, both[:, :n])
@@ -122,18 +122,18 @@ def test_chunks_pass_together_as_one_by_one(backbone: str, settings: dict[str, A
 @torch.no_grad()
 @float64()
 def test_actions_depend_on_their_order_their_level_and_the_prompt(backbone: str) -> None:
-    model, head, scene = parts(backbone)
-    action = scene.noisy("action")
+    model, head, inputs = parts(backbone)
+    action = inputs.noisy("action")
 
     def act(**changes: Any) -> Tensor:
-        found = run_head(head, model, scene.with_(**changes), SEES).action
+        found = run_head(head, model, inputs.with_(**changes), SEES).action
         assert isinstance(found, Tensor)
         return found
 
     one = act()
     turned = act(action=NoisyVectors(action.x.flip(1), action.sigma)).flip(1)
     louder = act(action=NoisyVectors(action.x, action.sigma + 0.2))
-    text = scene.text
+    text = inputs.text
     told = act(text=Text(text.tokens.flip(0), text.valid, text.extra))
     for other in (turned, louder, told):
         other_values(one, other, 0.0001)
@@ -145,22 +145,22 @@ def test_actions_depend_on_their_order_their_level_and_the_prompt(backbone: str)
 @pytest.mark.parametrize(("backbone", "settings"), CASES)
 @torch.no_grad()
 def test_it_runs_in_bfloat16(backbone: str, settings: dict[str, Any]) -> None:
-    model, head, scene = parts(backbone, **settings)
-    full = run_head(head, model, scene, SEES).action
+    model, head, inputs = parts(backbone, **settings)
+    full = run_head(head, model, inputs, SEES).action
     for module in (model, head):
         cast(module, torch.bfloat16)
-    half = run_head(head, model, replace(scene, text=replace(scene.text)), SEES).action
+    half = run_head(head, model, replace(inputs, text=replace(inputs.text)), SEES).action
     assert half.dtype == torch.bfloat16 and (half - full).norm() / full.norm() < 0.1
 
 
 @torch.no_grad()
 @float64()
 def test_a_level_is_that_of_its_tokens_alone() -> None:
-    model, head, scene = parts()
+    model, head, inputs = parts()
     apart = {**SEES, **{part: SEEN | {part} for part in PREDICTS}}
-    one = run_head(head, model, scene, apart)
-    louder = NoisyVectors(scene.noisy("value").x, torch.tensor([0.4, 0.4]))
-    two = run_head(head, model, scene.with_(value=louder), apart)
+    one = run_head(head, model, inputs, apart)
+    louder = NoisyVectors(inputs.noisy("value").x, torch.tensor([0.4, 0.4]))
+    two = run_head(head, model, inputs.with_(value=louder), apart)
     close(two.action, one.action)
     close(two.next_state, one.next_state)
     other_values(two.value, one.value, 0.0001)
@@ -187,26 +187,26 @@ def test_tokens_stand_where_the_settings_say(positions: str, times: list[float])
 
 @torch.no_grad()
 def test_text_tokens_stand_at_the_beginning_and_take_no_sinusoid() -> None:
-    _, head, scene = parts(positions="sinusoid", text="stream")
-    groups = head.token_groups(scene, ())
+    _, head, inputs = parts(positions="sinusoid", text="stream")
+    groups = head.token_groups(inputs, ())
     assert [group.modality for group in groups] == ["text", "state", *PREDICTS]
-    assert groups[0].level == CLEAN and groups[0].mask is scene.text.mask
+    assert groups[0].level == CLEAN and groups[0].mask is inputs.text.mask
     added = head.embed_times(groups, torch.device("cpu"))
     assert not added[:5].any() and added[5:].any(1).all()
     assert set(head.token_times(groups)[:5]) == {0.0}
-    assert [g.modality for g in head.token_groups(scene, ("text", "state"))] == list(PREDICTS)
+    assert [g.modality for g in head.token_groups(inputs, ("text", "state"))] == list(PREDICTS)
 
 
 @torch.no_grad()
 @float64()
 def test_a_robot_has_weights_of_its_own() -> None:
-    model, head, scene = parts(embodiments=2, embodiment=1)
-    one = run_head(head, model, scene, SEES).action
+    model, head, inputs = parts(embodiments=2, embodiment=1)
+    one = run_head(head, model, inputs, SEES).action
     for p in (head.action_embedder.W1.weight, head.action_decoder.out.layer2.bias):
         p[0] += 1
-    assert torch.equal(run_head(head, model, scene, SEES).action, one)
+    assert torch.equal(run_head(head, model, inputs, SEES).action, one)
     head.action_decoder.out.layer2.bias[1] += 1
-    close(run_head(head, model, scene, SEES).action, one + 1)
+    close(run_head(head, model, inputs, SEES).action, one + 1)
 
 
 def test_a_backbone_without_time_and_text_gets_both() -> None:

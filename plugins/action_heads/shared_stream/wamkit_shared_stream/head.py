@@ -55,18 +55,18 @@ class SharedStreamHead(ExpertHead):
     def stack(self, backbone: Backbone) -> Stack:
         return backbone
 
-    def token_groups(self, scene: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
+    def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """Text, state, actions, and what comes of them, which stands after its chunk."""
         found = []
-        if self.text_embedder is not None and "text" not in known and scene.text.length:
-            text, length = scene.text.whole, scene.text.length
+        if self.text_embedder is not None and "text" not in known and inputs.text.length:
+            text, length = inputs.text.whole, inputs.text.length
             roles, times = ("text",) * length, (0.0,) * length
             found.append(TokenGroup("text", text.tokens, CLEAN, roles, times, text.mask))
-        for group in scene.groups(known):
+        for group in inputs.groups(known):
             if group.modality == "state":
                 if self.config.state == "token":
                     found.append(group)
-            elif group.modality == "action" or scene.noisy(group.modality).times is not None:
+            elif group.modality == "action" or inputs.noisy(group.modality).times is not None:
                 found.append(group)
             else:
                 later = tuple(time + self.sizes.chunk for time in group.times)
@@ -105,7 +105,7 @@ class SharedStreamHead(ExpertHead):
             return None
         return sinusoid(1000 * sigmas, self.sizes.traits.width)
 
-    def embed_tokens(self, group: TokenGroup, scene: ModelInputs, level: Any) -> Tensor:
+    def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")
         assert group.x is not None
         x = group.x.to(next(embedder.parameters()).dtype)

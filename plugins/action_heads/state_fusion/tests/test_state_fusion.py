@@ -139,10 +139,10 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     head = StateFusion(**SMALL, weights=str(tmp_path / "light_wam.safetensors")).build(sizes)
     hidden = [torch.randn(2, 7, d) for _ in range(2)]
     noisy = NoisyVectors(torch.randn(2, 6, 4), torch.ones(2))
-    scene = ModelInputs(Text(torch.randn(2, 3, words)), action=noisy)
+    inputs = ModelInputs(Text(torch.randn(2, 3, words)), action=noisy)
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
     velocity = run_head(
-        head, spec_for().backbone.build(), scene, {"action": ["context"]}, cache
+        head, spec_for().backbone.build(), inputs, {"action": ["context"]}, cache
     ).action
     assert velocity is not None
     same_values(noisy.x - velocity, _published(tensors, hidden, 6))
@@ -155,10 +155,10 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
 @float64()
 def test_a_cache_changes_nothing(paradigm: str) -> None:
     policy = redrawn(Policy.from_spec(spec_for("toy", paradigm)))
-    scene, found = blank(policy, observation(policy.spec)), []
+    inputs, found = blank(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
-        found.append(policy.paradigm.act(model, scene, policy.schedules, rng).action)
+        found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
     same_values(*found)
 
 
@@ -169,13 +169,13 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
     same_values(one, two)
     with torch.no_grad():
-        scene = clean(policy, batch)
-        assert scene.action is not None and scene.video is not None
-        alone = scene.with_(video=scene.video.only("context"))
-        still = alone.put("action", torch.zeros_like(scene.action.x), 1.0)
+        inputs = clean(policy, batch)
+        assert inputs.action is not None and inputs.video is not None
+        alone = inputs.with_(video=inputs.video.only("context"))
+        still = alone.put("action", torch.zeros_like(inputs.action.x), 1.0)
         found = policy.model(still).action
         assert found is not None
-        expected = (-found - scene.action.x).square().mean()
+        expected = (-found - inputs.action.x).square().mean()
         same_values(policy.loss(batch, seed=0).parts["action"], expected)
 
 
@@ -210,12 +210,12 @@ def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
 def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> None:
     specs = (spec_for("toy", adapter=n, state="numbers") for n in (8, 0))
     with_, without = (Policy.from_spec(spec) for spec in specs)
-    scene = blank(with_, observation(with_.spec))
-    one, other = with_.model(scene).video, without.model(scene).video
+    inputs = blank(with_, observation(with_.spec))
+    one, other = with_.model(inputs).video, without.model(inputs).video
     assert one is not None and other is not None and not without.action_head.adapters
     assert torch.equal(one, other)
     with_.action_head.adapters["0"][3].bias.normal_()  # type: ignore[index, union-attr]
-    two = with_.model(scene).video
+    two = with_.model(inputs).video
     other_values(two, one)
     assert two is not None
 
@@ -258,13 +258,13 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head = StateFusion(**SMALL).build(sizes)
     ones, d = torch.ones(2), sizes.traits.width
-    scene = ModelInputs(
+    inputs = ModelInputs(
         Text(torch.randn(2, 3, sizes.traits.text_width)),
         next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
         value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    memory = head.encode_hidden([torch.randn(2, 7, d)] * 2, None, scene.text)
-    found = head.read(scene, scene.groups(), memory, None, None, PassRunner().call)
+    memory = head.encode_hidden([torch.randn(2, 7, d)] * 2, None, inputs.text)
+    found = head.read(inputs, inputs.groups(), memory, None, None, PassRunner().call)
     assert {k: tuple(v.shape) for k, v in found.items()} == {
         "next_state": (2, 1, 3),
         "value": (2, 1, 1),

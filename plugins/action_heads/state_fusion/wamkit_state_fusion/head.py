@@ -108,21 +108,21 @@ class StateFusionHead(ReaderHead):
             {part: perceptron(width, width, sizes.numbers(part)) for part in sizes.predicts}
         )
 
-    def prepare(self, scene: ModelInputs) -> ModelInputs:
-        return scene if self.state_word is None else append_state(scene, self.state_word)
+    def prepare(self, inputs: ModelInputs) -> ModelInputs:
+        return inputs if self.state_word is None else append_state(inputs, self.state_word)
 
     def join(
         self,
         runner: PassRunner,
         backbone: Backbone,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         sees: LayerVisibility,
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
         adapters = {int(layer): adapter for layer, adapter in self.adapters.items()}
         corrected = self.correction.of(backbone, adapters)
-        return super().join(runner, corrected, scene, sees, cache, keep)
+        return super().join(runner, corrected, inputs, sees, cache, keep)
 
     def encode_hidden(
         self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
@@ -147,26 +147,26 @@ class StateFusionHead(ReaderHead):
 
     def read(
         self,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         groups: Sequence[TokenGroup],
         memory: tuple[Tensor, ...],
         levels: Any,
         layout: Tensor | None,
         call: Callable[..., Any],
     ) -> dict[str, Tensor]:
-        fused = self._fuse(memory, scene)[:, None]  # [B, 1, width]
+        fused = self._fuse(memory, inputs)[:, None]  # [B, 1, width]
         found = {}
         for part, decode in self.decoders.items():
-            if getattr(scene, part) is not None:
+            if getattr(inputs, part) is not None:
                 y = fused + layout if part == "action" and layout is not None else fused
-                found[part] = scene.noisy(part).towards(decode(y))
+                found[part] = inputs.noisy(part).towards(decode(y))
         return found
 
-    def _fuse(self, memory: tuple[Tensor, ...], scene: ModelInputs) -> Tensor:
+    def _fuse(self, memory: tuple[Tensor, ...], inputs: ModelInputs) -> Tensor:
         """All that is read, as one vector [B, width]."""
         pieces = list(memory)
-        if self.state_numbers is not None and scene.state is not None:
-            state = self.state_numbers(scene.state.to(self.state_numbers.weight.dtype))
+        if self.state_numbers is not None and inputs.state is not None:
+            state = self.state_numbers(inputs.state.to(self.state_numbers.weight.dtype))
             pieces.insert(len(self.layers), state)
         fused: Tensor = self.fused_proj(self.fused_norm(torch.cat(pieces, 1)))
         for block in self.trunk:

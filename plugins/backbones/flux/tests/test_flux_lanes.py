@@ -12,7 +12,7 @@ from wamkit_flux import Flux1, Flux2
 
 from wamkit.interfaces import denoise
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import changed, composed, observation, redrawn, scene_of
+from wamkit.testing.fixtures import changed, composed, observation, random_frames, redrawn
 
 CONFIGS: dict[str, Any] = {"flux1": Flux1(variant="tiny"), "flux2": Flux2(variant="tiny")}
 cases = pytest.mark.parametrize("case", CONFIGS)
@@ -36,7 +36,7 @@ def test_lanes_of_a_copy_belong_to_the_blocks_of_the_copy(case: str) -> None:
 @torch.no_grad()
 def test_a_layer_that_is_replaced_is_used_for_text(case: str) -> None:
     model = redrawn(CONFIGS[case].build()).eval()
-    frames, text = scene_of(model.traits, (2, 4))
+    frames, text = random_frames(model.traits, (2, 4))
     before, called = denoise(model, frames, text), []
 
     class Watched(nn.Module):

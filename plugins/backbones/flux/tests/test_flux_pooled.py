@@ -14,7 +14,7 @@ from wamkit_flux.pooled import VOCABULARY, PooledText, Shape
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import parameters, save
 from wamkit.config.check import check
-from wamkit.policy import preprocessing as scenes
+from wamkit.policy import preprocessing
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, compose, observation
 from wamkit.testing.parity import doubled, float64, same_values
@@ -111,10 +111,10 @@ def test_a_policy_reads_each_prompt_once() -> None:
     spec = compose(KONTEXT)
     policy, seen = Policy.from_spec(spec), observation(spec)
     assert policy.conditioner is not None and policy.pooled is not None
-    scene = scenes.blank(policy, seen)
+    inputs = preprocessing.blank(policy, seen)
     sentences = [spec.text_encoder.template.replace("{instruction}", p) for p in seen.prompt]
-    assert scene.text.extra is not None
-    same_values(scene.text.extra, policy.conditioner(sentences, None))
+    assert inputs.text.extra is not None
+    same_values(inputs.text.extra, policy.conditioner(sentences, None))
     policy.act(seen, seed=0)
     assert policy.pooled.encoded == len(set(seen.prompt)) == 2
 

@@ -14,7 +14,7 @@ from wamkit_wan.image_encoder import ImageEncoder, Shape
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import parameters, save
 from wamkit.config.check import check
-from wamkit.policy import preprocessing as scenes
+from wamkit.policy import preprocessing
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, compose, observation
 from wamkit.testing.parity import doubled, float64, same_values
@@ -129,11 +129,11 @@ def test_a_policy_shows_its_first_picture_to_the_tower() -> None:
     spec = compose(I2V)
     assert spec.backbone.traits.extra_width == 16
     policy, seen = Policy.from_spec(spec), observation(spec)
-    scene = scenes.blank(policy, seen)
+    inputs = preprocessing.blank(policy, seen)
     assert policy.conditioner is not None
-    wanted = policy.conditioner((), scenes.canvas_of(policy, seen)[:, :, 0])
-    assert scene.text.extra is not None and torch.equal(scene.text.extra, wanted)
-    learned = scenes.clean(policy, batch_of(spec))
+    wanted = policy.conditioner((), preprocessing.canvas_of(policy, seen)[:, :, 0])
+    assert inputs.text.extra is not None and torch.equal(inputs.text.extra, wanted)
+    learned = preprocessing.clean(policy, batch_of(spec))
     assert learned.text.extra is not None and learned.text.extra.shape == (2, 5, 16)
 
 

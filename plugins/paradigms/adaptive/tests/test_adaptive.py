@@ -37,10 +37,10 @@ def spec_for(way: dict[str, Any], **settings: Any) -> PolicySpec:
 
 def direct(policy: Policy, kind: str, seed: int = 0) -> torch.Tensor:
     """Normalized actions of one way alone."""
-    scene = blank(policy, observation(policy.spec))
+    inputs = blank(policy, observation(policy.spec))
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        out = getattr(policy.paradigm, kind).act(policy.model, scene, policy.schedules, rng)
+        out = getattr(policy.paradigm, kind).act(policy.model, inputs, policy.schedules, rng)
     return policy.chunk_of(out, observation(policy.spec)).values
 
 
@@ -76,13 +76,13 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec_for(way, threshold=between))
     sizes: list[int] = []
 
-    def model(scene: Any, cache: Any = None, keep: Any = ()) -> Any:
-        sizes.append(scene.text.tokens.shape[0])
-        return policy.model(scene, cache=cache, keep=keep)
+    def model(inputs: Any, cache: Any = None, keep: Any = ()) -> Any:
+        sizes.append(inputs.text.tokens.shape[0])
+        return policy.model(inputs, cache=cache, keep=keep)
 
-    scene, rng = blank(policy, observation(spec)), torch.Generator().manual_seed(0)
+    inputs, rng = blank(policy, observation(spec)), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        out = policy.paradigm.act(model, scene, policy.schedules, rng)
+        out = policy.paradigm.act(model, inputs, policy.schedules, rng)
     hard = out.notes["deliberated"]
     assert hard.tolist() == (apart > between).tolist() and hard.sum() == 1
     # Observed: two samples, once. Then two proposals of each, then whatever the hard one takes.
@@ -98,10 +98,10 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
 @float64()
 def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec := spec_for(way, threshold=1e-12))
-    scene, found = blank(policy, observation(spec)), []
+    inputs, found = blank(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
-        found.append(policy.paradigm.act(model, scene, policy.schedules, rng))
+        found.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
     same_values(found[0].action, found[1].action)
     one, two = (out.notes["disagreement"] for out in found)
     same_values(one, two)
@@ -110,7 +110,7 @@ def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
 @float64()
 def test_disagreement_is_the_mean_standard_deviation_of_the_proposals() -> None:
     policy = Policy.from_spec(spec := spec_for({}, proposals=3))
-    scene = blank(policy, observation(spec))
+    inputs = blank(policy, observation(spec))
     paradigm: Any = policy.paradigm
     seen: list[torch.Tensor] = []
     act = paradigm.fast.act
@@ -122,7 +122,7 @@ def test_disagreement_is_the_mean_standard_deviation_of_the_proposals() -> None:
 
     paradigm.fast.act = watched
     with torch.no_grad():
-        out = paradigm.act(policy.model, scene, policy.schedules, torch.Generator().manual_seed(0))
+        out = paradigm.act(policy.model, inputs, policy.schedules, torch.Generator().manual_seed(0))
     x = seen[0].unflatten(0, (3, 2))
     expected = ((x - x.mean(0)).square().sum(0) / 2).sqrt().mean((1, 2))
     same_values(out.notes["disagreement"], expected)

@@ -12,7 +12,7 @@ from wamkit.config.parts import Stage
 from wamkit.config.programs import program_of
 from wamkit.errors import WamkitError
 from wamkit.interfaces.batched_proposals import Observed
-from wamkit.policy import preprocessing as scenes
+from wamkit.policy import preprocessing
 from wamkit.policy.policy import generator
 
 from . import once
@@ -58,10 +58,10 @@ def calibrated(
         )
     found = []
     for number, observation in enumerate(observations):
-        scene = scenes.blank(policy, observation)
-        model = Observed(policy.guided(scene), scene)
+        inputs = preprocessing.blank(policy, observation)
+        model = Observed(policy.guided(inputs), inputs)
         rng = generator(seed + number)
-        found.append(paradigm.compared(model, scene, policy.schedules, rng)[1].cpu())
+        found.append(paradigm.compared(model, inputs, policy.schedules, rng)[1].cpu())
     if not found:
         raise WamkitError("no observations to calibrate with", "pass some that are typical")
     apart = torch.cat(found).sort(descending=True).values

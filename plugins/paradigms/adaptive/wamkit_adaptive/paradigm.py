@@ -42,7 +42,7 @@ class AdaptiveParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
@@ -58,21 +58,21 @@ class AdaptiveParadigm(Paradigm):
         if deliberate is None and self.config.threshold in (0, inf):
             deliberate = self.config.threshold == 0
         if deliberate is not None:
-            out = (self.slow if deliberate else self.fast).act(model, scene, schedules, rng)
-            every = torch.full_like(rows(scene, 1), int(deliberate)).bool()
+            out = (self.slow if deliberate else self.fast).act(model, inputs, schedules, rng)
+            every = torch.full_like(rows(inputs, 1), int(deliberate)).bool()
             return ParadigmOutput(
                 out.action, out.video, out.value, {**out.notes, "deliberated": every}
             )
         aside = copied(rng)
-        observed = Observed(model, scene)
-        out, disagreement = self.compared(observed, scene, schedules, rng)
+        observed = Observed(model, inputs)
+        out, disagreement = self.compared(observed, inputs, schedules, rng)
         hard = disagreement > self.config.threshold
         notes = {"disagreement": disagreement, "deliberated": hard}
         index = hard.nonzero()[:, 0]  # waits for the device
         if len(index) == 0:
             return ParadigmOutput(out.action, out.video, out.value, notes)
         aside = Chosen(aside, index, len(hard))
-        found = self.slow.act(observed.some(index), scene.pick(index), schedules, aside)
+        found = self.slow.act(observed.some(index), inputs.pick(index), schedules, aside)
         value = None
         if out.value is not None and found.value is not None:
             value = out.value.index_copy(0, index, found.value)
@@ -84,7 +84,7 @@ class AdaptiveParadigm(Paradigm):
         )
 
     def compared(
-        self, observed: Observed, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, observed: Observed, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ParadigmOutput, Tensor]:
         """The first fast proposal, and how far all of them disagree [B].
 
@@ -92,10 +92,10 @@ class AdaptiveParadigm(Paradigm):
         over the proposals k, sqrt(sum_k (x_kna - mean_k x_kna)^2 / (K - 1)).
         """
         count = self.config.proposals
-        many, draws = scene.pick(rows(scene, count)), generators(rng, count)
+        many, draws = inputs.pick(rows(inputs, count)), generators(rng, count)
         out = self.fast.act(observed.copies(count), many, schedules, draws)
         apart = out.action.float().unflatten(0, (count, -1)).std(0).mean((1, 2))
-        first = rows(scene, 1)
+        first = rows(inputs, 1)
         video = None if out.video is None else out.video.pick(first)
         value = None if out.value is None else out.value[first]
         return ParadigmOutput(out.action[first], video, value), apart
@@ -118,16 +118,16 @@ class AdaptiveParadigm(Paradigm):
         return report
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """As the inner paradigm does."""
-        return self.inner.corrupt(scene, schedules, rng)
+        return self.inner.corrupt(inputs, schedules, rng)
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As deliberation does."""
-        return self.slow.imagine(model, scene, schedules, rng)
+        return self.slow.imagine(model, inputs, schedules, rng)
 
 
 def _merged(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames | None:

@@ -112,7 +112,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     action: str,
 ) -> None:
     policy = Policy.from_spec(spec_for(action=action, copy_noise=0))
-    scene, noisy, target = corrupted(policy)
+    inputs, noisy, target = corrupted(policy)
     video, numbers = noisy.video, noisy.action
     assert video is not None and numbers is not None
     own = action == "own_clean_video"
@@ -124,19 +124,19 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     )
     assert video.times.tolist() == [*range(7), *range(1, 1 + len(copies))]
     assert target["video"].places == (1, 2, 3, 4, 5, 6)
-    assert torch.equal(video.only("seen.1").z, scene.take("video")[:, :, 2:4])
+    assert torch.equal(video.only("seen.1").z, inputs.take("video")[:, :, 2:4])
     assert not video.only("seen.0", "seen.1").sigma.any()
     level = video.sigma[:, 1:7].unflatten(1, (3, 2))
     assert torch.equal(level[..., 0], level[..., 1]) and len(level.unique()) == 6
     done = numbers.x[:, 18:]
     assert done.shape[1] == (12 if own else 0)
-    assert torch.equal(done, scene.take("action")[:, : done.shape[1]])
+    assert torch.equal(done, inputs.take("action")[:, : done.shape[1]])
     assert numbers.places()[18:].tolist() == list(range(done.shape[1]))
     assert target["action"].places == tuple(range(18))
     sigma = numbers.sigma[:, :18].unflatten(1, (3, 6))
     assert torch.equal(sigma[..., 0], sigma[..., 5]) and len(sigma.unique()) == 6
     back = numbers.x[:, :18] - numbers.sigma[:, :18, None] * target["action"].velocity
-    same_values(back, scene.take("action"))
+    same_values(back, inputs.take("action"))
 
 
 def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:
@@ -156,7 +156,7 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
     share: float, low: float, high: float
 ) -> None:
     policy = Policy.from_spec(spec_for(copy_noise=share))
-    scene, noisy, _ = corrupted(policy, size=128)
+    inputs, noisy, _ = corrupted(policy, size=128)
     assert noisy.video is not None and noisy.action is not None
     copies = noisy.video.only("seen.0", "seen.1", "seen.2")
     noised = (copies.sigma > 0).unflatten(1, (3, 2))
@@ -164,7 +164,7 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
     assert low <= noised.float().mean() <= high
     assert copies.sigma.max() <= 5 / 6  # half of the grid, under shift 5
     assert share == 0 or copies.sigma.max() > 0.8
-    changed = (copies.z - scene.take("video")).abs().flatten(1).amax(1) > 0
+    changed = (copies.z - inputs.take("video")).abs().flatten(1).amax(1) > 0
     assert torch.equal(changed, noised.flatten(1).any(1))
     done = [i for i, role in enumerate(noisy.action.roles) if role.startswith("did")]
     assert not noisy.action.sigma[:, done].any()
@@ -277,9 +277,9 @@ def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
     spec = spec_for(action=action)
     policy, found = Policy.from_spec(spec), []
 
-    def model(scene: ModelInputs, cache: Any = None, keep: Any = ()) -> Any:
-        found.append({role.partition(".")[0] for role in scene.roles} - {"text", "state"})
-        return Policy.model(policy, scene, cache, keep)
+    def model(inputs: ModelInputs, cache: Any = None, keep: Any = ()) -> Any:
+        found.append({role.partition(".")[0] for role in inputs.roles} - {"text", "state"})
+        return Policy.model(policy, inputs, cache, keep)
 
     session = policy.session()
     for seed in range(chunk + 1):

@@ -47,7 +47,7 @@ def spec_for(
 
 @dataclass
 class Lesson:
-    """A training sample of a policy: its clean scene, its noisy one, and the velocities for it."""
+    """A training sample of a policy: clean inputs, noisy inputs, and the velocities for them."""
 
     policy: Policy
     told: float = 0.0  # added to what is said to have happened
@@ -74,7 +74,7 @@ class Lesson:
         return self.whole.take("action").chunk(self.blocks, 1)[k]
 
     def beginning(self) -> ModelInputs:
-        """The scene in which the first chunk of the sample is to be made."""
+        """The inputs from which the first chunk of the sample is sampled."""
         clip, action = self.whole.clip, self.whole.action
         assert clip is not None and action is not None
         size, steps = len(clip.where("target")) // self.blocks, action.x.shape[1] // self.blocks
@@ -102,19 +102,19 @@ class Lesson:
         noisy = video.only(f"target.{k}")
 
         def model(
-            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+            inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            if scene.video is not None and scene.video.targets:
-                scene = scene.put("video", noisy.z, noisy.sigma[:, 0])
-                assert torch.equal(scene.video.times, noisy.times)  # type: ignore[union-attr]
-            elif scene.video is not None and torch.equal(scene.video.times, noisy.times):
-                scene = scene.with_(video=replace(scene.video, z=self.frames(k)))  # as imagined
-            if scene.action is not None and scene.action.roles[0].startswith("action"):
-                scene = scene.put("action", action.x[:, steps], action.sigma[:, steps[0]])
-                assert torch.equal(scene.noisy("action").places(), action.places()[steps])
-            found = self.policy.model(scene, cache, keep)
-            for part in scene.parts if not keep else ():
-                said.setdefault(part, found.take(part, scene))
+            if inputs.video is not None and inputs.video.targets:
+                inputs = inputs.put("video", noisy.z, noisy.sigma[:, 0])
+                assert torch.equal(inputs.video.times, noisy.times)  # type: ignore[union-attr]
+            elif inputs.video is not None and torch.equal(inputs.video.times, noisy.times):
+                inputs = inputs.with_(video=replace(inputs.video, z=self.frames(k)))  # as imagined
+            if inputs.action is not None and inputs.action.roles[0].startswith("action"):
+                inputs = inputs.put("action", action.x[:, steps], action.sigma[:, steps[0]])
+                assert torch.equal(inputs.noisy("action").places(), action.places()[steps])
+            found = self.policy.model(inputs, cache, keep)
+            for part in inputs.parts if not keep else ():
+                said.setdefault(part, found.take(part, inputs))
             return found
 
         return model, said
@@ -131,10 +131,10 @@ def awake(spec: PolicySpec) -> Policy:
 @torch.no_grad()
 def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
     """Every chunk of the lesson made after the true ones before it; its velocities are compared."""
-    scene, past, memories = lesson.beginning(), None, []
+    inputs, past, memories = lesson.beginning(), None, []
     for k in range(chunks):
         model, said = lesson.probe(k)
-        out = policy.paradigm.act(model, scene.with_(past=past), policy.schedules, generator(k))
+        out = policy.paradigm.act(model, inputs.with_(past=past), policy.schedules, generator(k))
         for name, found, expected in zip(
             ("video", "action"), (said["video"], said["action"]), lesson.expected(k), strict=True
         ):
@@ -222,9 +222,9 @@ def acted(
     outs, past = [], None
     for k in range(chunks):
         seed = first_seed if k == 0 else k
-        scene = lesson.beginning().with_(past=past)
+        inputs = lesson.beginning().with_(past=past)
         with torch.no_grad():
-            outs.append(policy.paradigm.act(model, scene, policy.schedules, generator(seed)))
+            outs.append(policy.paradigm.act(model, inputs, policy.schedules, generator(seed)))
         past = EpisodeHistory(outs[-1].memory, lesson.frames(k), lesson.actions(k))
     return outs
 
@@ -279,8 +279,8 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
     assert first.video is not None
 
     def then(past: EpisodeHistory) -> ParadigmOutput:
-        scene = lesson.beginning().with_(past=past)
-        return policy.paradigm.act(policy.model, scene, policy.schedules, generator(1))
+        inputs = lesson.beginning().with_(past=past)
+        return policy.paradigm.act(policy.model, inputs, policy.schedules, generator(1))
 
     blind = then(EpisodeHistory(first.memory))
     believed = then(EpisodeHistory(first.memory, first.video.only("target").z, first.action))

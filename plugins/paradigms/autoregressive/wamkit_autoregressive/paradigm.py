@@ -48,65 +48,65 @@ class AutoregressiveParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
     ) -> ParadigmOutput:
-        """The next block of an episode, whose beginning `scene` is.
+        """The next block of an episode, which begins with `inputs`.
 
         The action's noise is drawn first.
         """
-        memory = self._recalled(model, scene)
-        now, block = memory.begun, self._blank(scene, memory.begun)
+        memory = self._recalled(model, inputs)
+        now, block = memory.begun, self._blank(inputs, memory.begun)
         action = start("action", block, schedules, rng)
         video = start("video", block, schedules, rng)
         cache, predicted = self.names.view(memory), memory.predicted
         if self.config.action == "mutual":
             done = denoise(model, block, {"video": video, "action": action}, cache)
-            unwritten = self._clean(scene, now, done.take("video"), done.take("action"))
+            unwritten = self._clean(inputs, now, done.take("video"), done.take("action"))
         else:
             seen = denoise(model, block.without("action"), {"video": video}, cache)
-            kept = self._kept(model, self._clean(scene, now, seen.take("video")), cache)
+            kept = self._kept(model, self._clean(inputs, now, seen.take("video")), cache)
             predicted = kept if predicted is None else predicted | kept
             done = denoise(
                 model, block.with_(video=None, future=None), {"action": action}, cache | kept
             )
-            unwritten = self._clean(scene, now, None, done.take("action"))
+            unwritten = self._clean(inputs, now, None, done.take("action"))
         left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
         ends = self.config.full == "restart" and now == self.names.last
-        clip = self._shown(scene, now, video.x)
+        clip = self._shown(inputs, now, video.x)
         return ParadigmOutput(done.take("action"), clip, memory=None if ends else left)
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The frames of the block as `act` imagines them: with its action, or before it."""
         if self.config.action == "mutual":
-            shown = self.act(model, scene, schedules, rng).video
+            shown = self.act(model, inputs, schedules, rng).video
             assert shown is not None
             return shown
-        memory = self._recalled(model, scene)
-        block = self._blank(scene, memory.begun).without("action")
+        memory = self._recalled(model, inputs)
+        block = self._blank(inputs, memory.begun).without("action")
         video = start("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
-        return self._shown(scene, memory.begun, video.x)
+        return self._shown(inputs, memory.begun, video.x)
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """All blocks of a sample, noisy, and behind them those clean copies that anybody sees.
 
         Every block has a level of its own; a tied action has that of the frames of its block.
         """
-        clip, target = scene.clip, {}
+        clip, target = inputs.clip, {}
         assert clip is not None
         frames, count = clip.only("target"), self.config.chunks
         leader: Tensor | None = None
         noised: dict[str, tuple[Tensor, Tensor]] = {}  # part -> x, and a level for each place
         for part in sorted(("action", "video"), key=lambda name: schedules[name].config.tied):
-            flow, x = schedules[part], _by_place(part, scene.take(part))
-            noise = _by_place(part, draw(tuple(scene.take(part).shape), x, rng))
+            flow, x = schedules[part], _by_place(part, inputs.take(part))
+            noise = _by_place(part, draw(tuple(inputs.take(part).shape), x, rng))
             tied = flow.config.tied and leader is not None
             level = leader if tied and leader is not None else flow.sample((len(x), count), x, rng)
             leader = level if leader is None else leader
@@ -120,9 +120,9 @@ class AutoregressiveParadigm(Paradigm):
             )
         video = self._video_of_sample(frames, noised["video"], schedules, rng)
         rest = [clip.only("context")] if "context" in clip.roles else []
-        place = "video" if scene.future is None else "future"
-        action = self._action_of_sample(scene, noised["action"])
-        return scene.with_(action=action, **{place: Frames.row([*rest, *video])}), target
+        place = "video" if inputs.future is None else "future"
+        action = self._action_of_sample(inputs, noised["action"])
+        return inputs.with_(action=action, **{place: Frames.row([*rest, *video])}), target
 
     def _video_of_sample(
         self,
@@ -161,10 +161,10 @@ class AutoregressiveParadigm(Paradigm):
         )
         return [noisy, clean]
 
-    def _action_of_sample(self, scene: ModelInputs, noised: tuple[Tensor, Tensor]) -> NoisyVectors:
+    def _action_of_sample(self, inputs: ModelInputs, noised: tuple[Tensor, Tensor]) -> NoisyVectors:
         """The actions of all blocks, noisy, and the clean copies."""
         x, sigma = noised
-        action, count, copies = scene.noisy("action"), self.config.chunks, self._copies("did")
+        action, count, copies = inputs.noisy("action"), self.config.chunks, self._copies("did")
         size = x.shape[1] // count
         clean, places = action.x[:, : copies * size], action.places()
         return NoisyVectors(
@@ -181,34 +181,34 @@ class AutoregressiveParadigm(Paradigm):
         ]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
-    def _recalled(self, model: Model, scene: ModelInputs) -> Memory:
+    def _recalled(self, model: Model, inputs: ModelInputs) -> Memory:
         """The memory at the beginning of a chunk.
 
         What was observed takes the place of all predictions. If nothing was observed, what was
         predicted for the last block is written beside what is known, as predicted.
         """
-        if scene.past is None:
-            cache, _ = remember(model, scene, self.sees)
+        if inputs.past is None:
+            cache, _ = remember(model, inputs, self.sees)
             assert cache is not None  # the first frames look at themselves and the words alone
             return Memory(cache, 0, None, 0)
-        memory: Memory = scene.past.memory
-        if scene.past.video is None:
+        memory: Memory = inputs.past.memory
+        if inputs.past.video is None:
             return self._dreamed(model, memory)
-        return self._observed(model, scene, scene.past, memory)
+        return self._observed(model, inputs, inputs.past, memory)
 
     def _observed(
-        self, model: Model, scene: ModelInputs, past: EpisodeHistory, memory: Memory
+        self, model: Model, inputs: ModelInputs, past: EpisodeHistory, memory: Memory
     ) -> Memory:
         """Every prediction dropped, and what happened instead written at level 0."""
         assert past.video is not None and past.action is not None
-        assert scene.clip is not None and scene.action is not None
+        assert inputs.clip is not None and inputs.action is not None
         cache, now = memory.observed, memory.happened
-        frames = len(scene.clip.where("target"))
+        frames = len(inputs.clip.where("target"))
         blocks = zip(
-            past.video.split(frames, 2), past.action.split(scene.action.x.shape[1], 1), strict=True
+            past.video.split(frames, 2), past.action.split(inputs.action.x.shape[1], 1), strict=True
         )
         for z, x in blocks:
-            cache = cache | self._kept(model, self._clean(scene, now, z, x), cache)
+            cache = cache | self._kept(model, self._clean(inputs, now, z, x), cache)
             cache = self.names.moved(cache, now, now + 1)
             now += 1
         return Memory(cache, now, None, now)
@@ -224,20 +224,20 @@ class AutoregressiveParadigm(Paradigm):
             predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
         return replace(memory, predicted=predicted, unwritten=None)
 
-    def _kept(self, model: Model, scene: ModelInputs, cache: KVCache) -> KVCache:
+    def _kept(self, model: Model, inputs: ModelInputs, cache: KVCache) -> KVCache:
         """One pass over clean frames and actions, for their keys."""
-        kept = model(scene, cache=cache, keep=_clean_roles(scene)).cache
+        kept = model(inputs, cache=cache, keep=_clean_roles(inputs)).cache
         assert kept is not None
         return kept
 
-    def _blank(self, scene: ModelInputs, block: int) -> ModelInputs:
+    def _blank(self, inputs: ModelInputs, block: int) -> ModelInputs:
         """What is to be made in a block: its frames and actions alone, at level 1."""
-        clip, action = scene.clip, scene.noisy("action")
+        clip, action = inputs.clip, inputs.noisy("action")
         assert clip is not None
         frames = clip.only("target")
         size, steps, name = len(frames.roles), action.x.shape[1], self.names.of(block)
         return _with_clip(
-            scene.with_(
+            inputs.with_(
                 action=replace(
                     action,
                     roles=(f"action.{name}",) * steps,
@@ -252,13 +252,13 @@ class AutoregressiveParadigm(Paradigm):
         )
 
     def _clean(
-        self, scene: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
+        self, inputs: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
     ) -> ModelInputs:
         """Frames and actions of a block at level 0, as the memory wants them.
 
         Actions that nobody will see are left out.
         """
-        blank, name = self._blank(scene, block), self.names.of(block)
+        blank, name = self._blank(inputs, block), self.names.of(block)
         assert blank.clip is not None and blank.action is not None
         clip, action = None, None
         if z is not None:
@@ -275,11 +275,11 @@ class AutoregressiveParadigm(Paradigm):
                 level=CLEAN,
                 roles=(f"did.{name}",) * x.shape[1],
             )
-        return _with_clip(scene.with_(action=action), clip)
+        return _with_clip(inputs.with_(action=action), clip)
 
-    def _shown(self, scene: ModelInputs, block: int, z: Tensor) -> Frames:
-        """The clip of the scene with the frames of a block as its target."""
-        clip = scene.clip
+    def _shown(self, inputs: ModelInputs, block: int, z: Tensor) -> Frames:
+        """The clip of the inputs with the frames of a block as its target."""
+        clip = inputs.clip
         assert clip is not None
         later = block * len(clip.where("target"))
         times = tuple(
@@ -289,16 +289,16 @@ class AutoregressiveParadigm(Paradigm):
         return replace(clip, times=times).put(z, "target").at(0.0, "target")
 
 
-def _with_clip(scene: ModelInputs, clip: Frames | None) -> ModelInputs:
-    """The scene with these frames alone, and without what happened before."""
-    if scene.future is None:
-        return scene.with_(video=clip, past=None)
-    return scene.with_(video=None, future=clip, past=None)
+def _with_clip(inputs: ModelInputs, clip: Frames | None) -> ModelInputs:
+    """The inputs with these frames alone, and without what happened before."""
+    if inputs.future is None:
+        return inputs.with_(video=clip, past=None)
+    return inputs.with_(video=None, future=clip, past=None)
 
 
-def _clean_roles(scene: ModelInputs) -> tuple[str, ...]:
-    """The roles of frames and actions in a scene."""
-    return tuple(sorted(scene.roles - {"text", "state"}))
+def _clean_roles(inputs: ModelInputs) -> tuple[str, ...]:
+    """The roles of frames and actions in the inputs."""
+    return tuple(sorted(inputs.roles - {"text", "state"}))
 
 
 def _roles(role: str, count: int, size: int) -> tuple[str, ...]:

@@ -36,11 +36,11 @@ def samples(spec: PolicySpec) -> tuple[ModelInputs, ModelInputs, DenoisingTarget
     return corrupted(Policy.from_spec(spec), size=4)
 
 
-def levels(scene: ModelInputs) -> dict[str, list[float]]:
+def levels(inputs: ModelInputs) -> dict[str, list[float]]:
     """The level of each part in each sample."""
-    assert scene.clip is not None
-    found = {"video": scene.clip.sigma[:, -1].tolist()}
-    return found | {p: scene.noisy(p).sigma.tolist() for p in scene.parts if p != "video"}
+    assert inputs.clip is not None
+    found = {"video": inputs.clip.sigma[:, -1].tolist()}
+    return found | {p: inputs.noisy(p).sigma.tolist() for p in inputs.parts if p != "video"}
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def levels(scene: ModelInputs) -> dict[str, list[float]]:
 def test_a_kind_of_sample_is_what_is_clean_and_what_is_learned(
     kind: str, given: set[str], learned: set[str]
 ) -> None:
-    scene, noisy, target = samples(spec_for(**PURE[kind]))
+    inputs, noisy, target = samples(spec_for(**PURE[kind]))
     found = levels(noisy)
     for part, sigma in found.items():
         weight = target[part].weight
         if part in given:
-            assert sigma == [0.0] * 4 and torch.equal(noisy.take(part), scene.take(part))
+            assert sigma == [0.0] * 4 and torch.equal(noisy.take(part), inputs.take(part))
         if part not in learned:
             assert not weight.any()
         else:
@@ -111,12 +111,12 @@ def test_what_is_given_has_no_loss_and_what_is_asked_for_has() -> None:
 def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> None:
     spec = spec_for(head, **settings)
     policy = Policy.from_spec(spec)
-    scene = blank(policy, observation(spec))
+    inputs = blank(policy, observation(spec))
     outs, futures, values = [], [], []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
-        outs.append(policy.paradigm.act(model, scene, policy.schedules, rng))
-        seen = scene.put("action", outs[0].action, 0.0)
+        outs.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
+        seen = inputs.put("action", outs[0].action, 0.0)
         futures.append(policy.paradigm.foresee(model, seen, policy.schedules, rng))  # type: ignore[attr-defined]
         values.append(policy.paradigm.judge(model, futures[0], policy.schedules, rng))  # type: ignore[attr-defined]
     same_values(outs[0].action, outs[1].action)
@@ -133,11 +133,11 @@ def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> Non
 def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> None:
     policy = Policy.from_spec(spec := spec_for())
     paradigm: Any = policy.paradigm
-    scene = blank(policy, observation(spec))
+    inputs = blank(policy, observation(spec))
     found = []
     for shift in (0.0, 1.0):
         rng = torch.Generator().manual_seed(0)
-        given = scene.put("action", scene.take("action") + shift, 0.0)
+        given = inputs.put("action", inputs.take("action") + shift, 0.0)
         found.append(paradigm.foresee(policy.model, given, policy.schedules, rng))
     other_values(found[0].take("video"), found[1].take("video"), 0.0001)
     values = []
@@ -158,8 +158,8 @@ def test_the_program_counts_the_passes_that_are_made() -> None:
             return policy.model(*args, **kwargs)
 
         with torch.no_grad():
-            scene, rng = blank(policy, observation(spec)), torch.Generator()
-            policy.paradigm.act(model, scene, policy.schedules, rng)
+            inputs, rng = blank(policy, observation(spec)), torch.Generator()
+            policy.paradigm.act(model, inputs, policy.schedules, rng)
         assert passes == sum(stage.passes for stage in spec.paradigm.program(spec))
 
 

@@ -45,7 +45,7 @@ class ConditionalParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
@@ -55,8 +55,8 @@ class ConditionalParadigm(Paradigm):
         The action's noise is drawn first.
         """
         if self.config.act == "action_only":
-            scene = scene.without("video", "next_state", "value")
-        done = self._denoised("policy", model, scene, schedules, rng, None)
+            inputs = inputs.without("video", "next_state", "value")
+        done = self._denoised("policy", model, inputs, schedules, rng, None)
         clip = done.clip if "video" in done.parts else None
         value = None if done.value is None else told(done.value.x)
         return ParadigmOutput(done.take("action"), clip, value)
@@ -64,40 +64,40 @@ class ConditionalParadigm(Paradigm):
     def foresee(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None = None,
     ) -> ModelInputs:
-        """The scene with target frames, next state and value as they follow from its action.
+        """The inputs with target frames, next state and value as they follow from their action.
 
         The action is taken as it is, as clean. `cache` is what `remember` left of what is observed,
-        and the scene then what it left over; without it, it is passed here.
+        and the inputs then what is left; without it, it is passed here.
         """
-        return self._denoised("world", model, scene, schedules, rng, cache)
+        return self._denoised("world", model, inputs, schedules, rng, cache)
 
     def judge(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """The value [B] in [-1, 1] of the scene's action, target frames and next state.
+        """The value [B] in [-1, 1] of the inputs' action, target frames and next state.
 
         These are taken as clean. `cache` as of `foresee`.
         """
-        return told(self._denoised("value", model, scene, schedules, rng, cache).take("value"))
+        return told(self._denoised("value", model, inputs, schedules, rng, cache).take("value"))
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
-        """The clip of the scene as it comes with, or after, the action that `act` takes."""
-        out = self.act(model, scene, schedules, rng)
+        """The clip of the inputs as it comes with, or after, the action that `act` takes."""
+        out = self.act(model, inputs, schedules, rng)
         if out.video is not None:
             return out.video
-        seen = self.foresee(model, scene.put("action", out.action, 0.0), schedules, rng)
+        seen = self.foresee(model, inputs.put("action", out.action, 0.0), schedules, rng)
         assert seen.clip is not None
         return seen.clip
 
@@ -105,40 +105,40 @@ class ConditionalParadigm(Paradigm):
         self,
         kind: str,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
     ) -> ModelInputs:
-        """The scene with what is learned in samples of `kind` denoised from noise."""
-        present = scene.parts
+        """The inputs with what is learned in samples of `kind` denoised from noise."""
+        present = inputs.parts
         for part in GIVEN[kind]:
             if part in present:
-                scene = scene.put(part, scene.take(part), 0.0)
+                inputs = inputs.put(part, inputs.take(part), 0.0)
         parts = [part for part in LEARNED[kind] if part in present]
         if self.config.levels == "shared":
             schedules = dict.fromkeys(parts, schedules[parts[0]])
-        runs = {part: start(part, scene, schedules, rng) for part in parts}
-        rest = scene
+        runs = {part: start(part, inputs, schedules, rng) for part in parts}
+        rest = inputs
         if cache is None:
-            cache, rest = remember(model, scene, self.sees)
+            cache, rest = remember(model, inputs, self.sees)
         denoise(model, rest, runs, cache)
         for part, run in runs.items():
-            scene = scene.put(part, run.x, 0.0)
-        return scene
+            inputs = inputs.put(part, run.x, 0.0)
+        return inputs
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Samples of all kinds in one batch, each kind with its share, drawn sample by sample.
 
         What is given has level 0 and no loss; what is absent level 1 and no loss.
         """
-        parts = [part for part in LEARNED["policy"] if part in scene.parts]
-        kind = self._kinds(scene, rng)
+        parts = [part for part in LEARNED["policy"] if part in inputs.parts]
+        kind = self._kinds(inputs, rng)
         drawn = {}
         for part in parts:
-            x, flow = scene.take(part), schedules[part]
+            x, flow = inputs.take(part), schedules[part]
             drawn[part] = draw(tuple(x.shape), x, rng), flow.sample((len(x),), x, rng)
         target: dict[str, DenoisingTarget] = {}
         for part in parts:
@@ -151,14 +151,14 @@ class ConditionalParadigm(Paradigm):
             counts = learned
             if part == "value" and not self.config.policy_value:
                 counts = learned & (kind != 0)
-            x, (noise, _), flow = scene.take(part), drawn[part], schedules[part]
-            scene = scene.put(part, flow.add(x, noise, sigma), sigma)
-            target[part] = goal(scene, part, flow.velocity(x, noise), weight * counts)
-        return scene, target
+            x, (noise, _), flow = inputs.take(part), drawn[part], schedules[part]
+            inputs = inputs.put(part, flow.add(x, noise, sigma), sigma)
+            target[part] = goal(inputs, part, flow.velocity(x, noise), weight * counts)
+        return inputs, target
 
-    def _kinds(self, scene: ModelInputs, rng: torch.Generator) -> Tensor:
+    def _kinds(self, inputs: ModelInputs, rng: torch.Generator) -> Tensor:
         """The kind of each sample [B], as places in LEARNED."""
-        tokens = scene.text.tokens
+        tokens = inputs.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
         u = uniform((tokens.shape[0],), rng)
         return to_device(torch.bucketize(u, edges, right=True), tokens.device)

@@ -35,10 +35,10 @@ def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:
     found = []
 
     def model(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        found.append(scene.roles - {"text", "state"})
-        return policy.model(scene, cache, keep)
+        found.append(inputs.roles - {"text", "state"})
+        return policy.model(inputs, cache, keep)
 
     acted(policy, model, **choices)
     return found
@@ -127,14 +127,14 @@ def test_remembering_changes_nothing(backbone: str, until: float) -> None:
 @float64()
 def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> None:
     policy = Policy.from_spec(spec_for("action_head.state=token"))
-    scene, noisy, target = corrupted(policy)
+    inputs, noisy, target = corrupted(policy)
     video = noisy.video
-    assert video is not None and scene.video is not None
+    assert video is not None and inputs.video is not None
     assert video.roles == ("context", "target", "target", "target'", "target'")
     assert video.times.tolist() == [0, 1, 2, 1, 2] and target["video"].places == (1, 2)
     velocity = target["video"].velocity
     back = video.only("target").z - video.sigma[:, 1, None, None, None, None] * velocity
-    same_values(back, scene.take("video"))
+    same_values(back, inputs.take("video"))
     with torch.no_grad():
         one = policy.model(noisy).action
         seen = policy.model(noisy.with_(video=_moved(video, "target'"))).action
@@ -153,7 +153,7 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     copy_noise: float, low: float, high: float
 ) -> None:
     policy = Policy.from_spec(spec_for(copy_noise=copy_noise))
-    scene, noisy, _ = corrupted(policy, size=128)
+    inputs, noisy, _ = corrupted(policy, size=128)
     assert noisy.video is not None
     level, learned = noisy.video.only("target'").sigma, noisy.video.only("target").sigma
     assert torch.equal(level[:, 0], level[:, 1])
@@ -161,7 +161,7 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     assert low <= noised.float().mean() <= high
     assert not (level == learned).any()
     shown = noisy.video.only("target'").z
-    changed = (shown - scene.take("video")).abs().flatten(1).amax(1) > 0
+    changed = (shown - inputs.take("video")).abs().flatten(1).amax(1) > 0
     assert torch.equal(changed, noised)
 
 
@@ -190,9 +190,9 @@ def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> No
 @float64()
 def test_a_finished_video_is_what_the_policy_imagines() -> None:
     policy = Policy.from_spec(spec_for())
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    start("action", scene, policy.schedules, rng)  # drawn first, whatever is imagined
-    clip = policy.paradigm.imagine(policy.model, scene, policy.schedules, rng)
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    start("action", inputs, policy.schedules, rng)  # drawn first, whatever is imagined
+    clip = policy.paradigm.imagine(policy.model, inputs, policy.schedules, rng)
     found = acted(policy).video
     assert found is not None
     same_values(found.z, clip.z)
@@ -200,11 +200,11 @@ def test_a_finished_video_is_what_the_policy_imagines() -> None:
 
 def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
     policy = Policy.from_spec(spec_for(first_frame=0.5))
-    scene = clean(policy, batch_of(policy.spec))
+    inputs = clean(policy, batch_of(policy.spec))
     copies = 0
     for seed in range(64):
         rng = torch.Generator().manual_seed(seed)
-        noisy, target = policy.paradigm.corrupt(scene, policy.schedules, rng)
+        noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
         copies += "target'" in noisy.roles
         assert "target" in noisy.roles and set(target) == {"video", "action"}
     assert 20 <= copies <= 44
@@ -217,9 +217,9 @@ def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     assert passes(policy, until="first_frame") == [{"context"}, *[{"action"}] * 3]
     out = acted(policy, until="first_frame")
     assert out.video is None
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    run = start("action", scene, policy.schedules, rng)
-    dense = denoise(policy.model, scene.without("video"), {"action": run})
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    run = start("action", inputs, policy.schedules, rng)
+    dense = denoise(policy.model, inputs.without("video"), {"action": run})
     same_values(out.action, dense.take("action"))
     assert set(policy.spec.paradigm.modes) == {"first frame alone", "imagining"}
 

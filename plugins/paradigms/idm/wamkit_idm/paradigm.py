@@ -44,7 +44,7 @@ class IdmParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
@@ -57,23 +57,23 @@ class IdmParadigm(Paradigm):
         if training has not prepared for `until`.
         """
         stop = self.config.until if until is None else self.config.expect(until)
-        action = start("action", scene, schedules, rng)
+        action = start("action", inputs, schedules, rng)
         if stop == "first_frame":
-            cache, rest = remember(model, scene.without("video"), self.sees)
+            cache, rest = remember(model, inputs.without("video"), self.sees)
             return ParadigmOutput(denoise(model, rest, {"action": action}, cache).take("action"))
-        video = start("video", scene, schedules, rng, until=float(stop))
-        cache, rest = remember(model, scene, self.sees)
+        video = start("video", inputs, schedules, rng, until=float(stop))
+        cache, rest = remember(model, inputs, self.sees)
         seen = denoise(model, rest.without("action"), {"video": video}, cache)
         shown = seen.with_(**{_place(seen): _copy(seen)})
         kept = model(shown, cache=cache, keep=("target'",)).cache
         assert cache is not None and kept is not None
         rest = rest.with_(video=None, future=None)
         done = denoise(model, rest, {"action": action}, cache | kept)
-        clip = scene.put("video", video.x, video.sigma).clip
+        clip = inputs.put("video", video.x, video.sigma).clip
         return ParadigmOutput(done.take("action"), clip)
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action noised as ever, and behind the video the copy that the action sees.
 
@@ -81,25 +81,25 @@ class IdmParadigm(Paradigm):
         hidden from some samples only, the pass is shorter, and the mean of the gradient over steps
         is that of a draw for each sample.
         """
-        noisy, target = corrupt(scene, schedules, rng)
+        noisy, target = corrupt(inputs, schedules, rng)
         left_out = uniform((), rng) < self.config.first_frame
         if left_out:
             return noisy, target
-        flow, x = schedules["video"], scene.take("video")
+        flow, x = schedules["video"], inputs.take("video")
         share = uniform((len(x),), rng) < self.config.copy_noise
         level = flow.sample((len(x),), x, rng) * to_device(share, x.device)
         shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
-        copy = _copy(scene.put("video", shown, level))
+        copy = _copy(inputs.put("video", shown, level))
         assert noisy.clip is not None
         return noisy.with_(**{_place(noisy): noisy.clip.then(copy)}), target
 
 
-def _place(scene: ModelInputs) -> str:
-    """Which frames of the scene the targets are among."""
-    return "video" if scene.future is None else "future"
+def _place(inputs: ModelInputs) -> str:
+    """Which frames of the inputs the targets are among."""
+    return "video" if inputs.future is None else "future"
 
 
-def _copy(scene: ModelInputs) -> Frames:
+def _copy(inputs: ModelInputs) -> Frames:
     """The target frames as the copy that the action sees."""
-    assert scene.clip is not None
-    return scene.clip.only("target").named(target="target'")
+    assert inputs.clip is not None
+    return inputs.clip.only("target").named(target="target'")

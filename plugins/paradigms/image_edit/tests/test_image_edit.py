@@ -68,12 +68,12 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
     passes: list[frozenset[str]] = []
 
     def model(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        passes.append(scene.roles - {"text", "state"})
-        if scene.video is not None:
-            assert scene.video.sigma.tolist() == [[0.25], [0.25]]
-        return policy.model(scene, cache, keep)
+        passes.append(inputs.roles - {"text", "state"})
+        if inputs.video is not None:
+            assert inputs.video.sigma.tolist() == [[0.25], [0.25]]
+        return policy.model(inputs, cache, keep)
 
     assert acted(policy, model).video is None
     assert passes == [{"context"}, {"action"}, {"action"}, {"action"}]
@@ -96,15 +96,15 @@ def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames
     name: Any, level: float | None
 ) -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
-    scene, noisy, target = corrupted(policy)
-    assert scene.video is not None and noisy.video is not None and noisy.action is not None
-    assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
+    inputs, noisy, target = corrupted(policy)
+    assert inputs.video is not None and noisy.video is not None and noisy.action is not None
+    assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     reference, edited = noisy.video.sigma.unbind(1)
     assert torch.equal(reference, edited if level is None else torch.full((2,), level))
     assert target["video"].places == (1,)
     assert not (edited == noisy.action.sigma).any()
     back = noisy.take("video") - edited[:, None, None, None, None] * target["video"].velocity
-    same_values(back, scene.take("video"))
+    same_values(back, inputs.take("video"))
 
 
 @torch.no_grad()
@@ -115,14 +115,14 @@ def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
     levels: list[list[float]] = []
 
     def model(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        assert scene.video is not None
-        levels.append(scene.video.sigma[0].tolist())
-        return policy.model(scene, cache, keep)
+        assert inputs.video is not None
+        levels.append(inputs.video.sigma[0].tolist())
+        return policy.model(inputs, cache, keep)
 
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    clip = policy.paradigm.imagine(model, scene, policy.schedules, rng)
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    clip = policy.paradigm.imagine(model, inputs, policy.schedules, rng)
     grid = policy.schedules["video"].grid()[:-1]
     expected = [[s, s] for s in grid] if name == "target" else [[0.3], *([s] for s in grid)]
     same_values([x for row in levels for x in row], [x for r in expected for x in r])

@@ -42,42 +42,42 @@ class ImageEditParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
     ) -> ParadigmOutput:
         """One pass over words and reference frames, then action steps against their keys."""
-        run = start("action", scene, schedules, rng)
-        cache, rest = remember(model, self._told(scene.without("video")), self.sees)
+        run = start("action", inputs, schedules, rng)
+        cache, rest = remember(model, self._told(inputs.without("video")), self.sees)
         return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
 
-    def _told(self, scene: ModelInputs) -> ModelInputs:
-        """The scene with its reference frames told the prefix level."""
-        assert scene.video is not None
-        return scene.with_(video=scene.video.at(self.config.prefix_level, "context"))
+    def _told(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs with their reference frames at the prefix level."""
+        assert inputs.video is not None
+        return inputs.with_(video=inputs.video.at(self.config.prefix_level, "context"))
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Edited frame and action at independent levels; reference frames stay as they are."""
-        noisy, target = corrupt(scene, schedules, rng)
+        noisy, target = corrupt(inputs, schedules, rng)
         told = levelled if self.config.training_level == "target" else self._told
         return told(noisy), target
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """The edit itself, with reference frames told what training told them."""
         if self.config.training_level == "same":
-            return super().imagine(model, self._told(scene), schedules, rng)
+            return super().imagine(model, self._told(inputs), schedules, rng)
 
         def told(
-            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+            inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            return model(levelled(scene), cache=cache, keep=keep)
+            return model(levelled(inputs), cache=cache, keep=keep)
 
-        run = start("video", scene, schedules, rng)
-        done = denoise(told, scene.without("action"), {"video": run})
+        run = start("video", inputs, schedules, rng)
+        done = denoise(told, inputs.without("action"), {"video": run})
         assert done.clip is not None
         return done.clip

@@ -38,11 +38,11 @@ class Watched:
         self.levels = list[list[float]]()
 
     def __call__(
-        self, scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        self.passes.append(scene.roles - {"text", "state"})
-        self.levels.append([] if scene.video is None else scene.video.sigma[0].tolist())
-        return self.policy.model(scene, cache, keep)
+        self.passes.append(inputs.roles - {"text", "state"})
+        self.levels.append([] if inputs.video is None else inputs.video.sigma[0].tolist())
+        return self.policy.model(inputs, cache, keep)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
     changes = (f"schedules.video.steps={steps[0]}", f"schedules.action.steps={steps[1]}")
     policy = Policy.from_spec(spec_for(*changes, attends=attends))
     found = acted(policy)
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     with torch.no_grad():
-        runs = {p: start(p, scene, policy.schedules, rng) for p in ("video", "action")}
-        cache, rest = remember(policy.model, scene, policy.paradigm.sees)
+        runs = {p: start(p, inputs, policy.schedules, rng) for p in ("video", "action")}
+        cache, rest = remember(policy.model, inputs, policy.paradigm.sees)
         done = denoise(policy.model, rest, runs, cache)
     same_values(found.action, done.take("action"))
     assert found.video is not None
@@ -113,13 +113,13 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
 def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) -> None:
     """Efficient-WAM's [0, 1], written out."""
     policy = Policy.from_spec(spec_for(attends=attends, refresh=(0, 1)))
-    scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     model, frames = policy.model, ("text", "context", "target")
     with torch.no_grad():
-        video = start("video", scene, policy.schedules, rng, steps=2)
-        action = start("action", scene, policy.schedules, rng)
+        video = start("video", inputs, policy.schedules, rng, steps=2)
+        action = start("action", inputs, policy.schedules, rng)
         for place in range(3):
-            now = scene.put("action", action.x, action.sigma)
+            now = inputs.put("action", action.x, action.sigma)
             if place < 2:
                 now = now.put("video", video.x, video.sigma)
                 velocity = model(now, keep=frames)
@@ -180,8 +180,8 @@ def test_the_program_counts_every_pass() -> None:
 def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
     for tied in (False, True):
         policy = Policy.from_spec(spec_for(f"schedules.action.tied={str(tied).lower()}"))
-        scene, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
-        noisy, target = policy.paradigm.corrupt(scene, policy.schedules, rng)
+        inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
+        noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
         assert noisy.video is not None and noisy.action is not None
         assert noisy.video.sigma[:, 0].tolist() == [0, 0]
         assert torch.equal(noisy.video.sigma[:, 1], noisy.action.sigma) == tied
@@ -192,7 +192,7 @@ def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
                 - sigma.reshape(-1, *(1,) * (target[part].velocity.ndim - 1))
                 * target[part].velocity
             )
-            same_values(back, scene.take(part))
+            same_values(back, inputs.take(part))
 
 
 @pytest.mark.parametrize("name", ["clean", "target"])
@@ -203,10 +203,10 @@ def test_what_is_observed_may_be_told_the_level_of_the_targets(name: Any) -> Non
     acted(policy, watched)
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
-    scene, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
-    noisy, target = policy.paradigm.corrupt(scene, policy.schedules, rng)
-    assert noisy.video is not None and scene.video is not None
-    assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
+    inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
+    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    assert noisy.video is not None and inputs.video is not None
+    assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     same = torch.equal(noisy.video.sigma[:, 0], noisy.video.sigma[:, 1])
     assert same == (name == "target") and target["video"].places == (1, 2)
     watched = Watched(policy)

@@ -39,7 +39,7 @@ class JointParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
@@ -49,29 +49,29 @@ class JointParadigm(Paradigm):
         With refresh = "every", whichever is done first stays as it is and is still looked at; a
         finished video that does not hear the action is passed once more, and its keys are kept.
         """
-        model, refresh, complete = self._told(model), self.config.refresh, scene
+        model, refresh, complete = self._told(model), self.config.refresh, inputs
         steps = None if refresh == "every" else len(refresh)
-        video = start("video", scene, schedules, rng, steps=steps)
-        action = start("action", scene, schedules, rng)
-        cache, scene = remember(model, scene, self.sees)
-        known, clip = cache, scene.clip
-        shown = {"text", *(scene.video.roles if scene.video is not None else ())}
+        video = start("video", inputs, schedules, rng, steps=steps)
+        action = start("action", inputs, schedules, rng)
+        cache, inputs = remember(model, inputs, self.sees)
+        known, clip = cache, inputs.clip
+        shown = {"text", *(inputs.video.roles if inputs.video is not None else ())}
         shown.update(clip.roles if clip is not None else ())
         place = 0
         while not action.done or (refresh == "every" and not video.done):
-            scene = scene.put("action", action.x, action.level)
+            inputs = inputs.put("action", action.x, action.level)
             if self._due(place, video.evaluations):
-                scene = scene.put("video", video.x, video.level)
+                inputs = inputs.put("video", video.x, video.level)
                 keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(shown))
-                velocity = model(scene, cache=cache, keep=keep)
+                velocity = model(inputs, cache=cache, keep=keep)
                 if keep and velocity.cache is not None:
                     known = velocity.cache if cache is None else cache | velocity.cache
                 if not video.done:
-                    video.advance(velocity.take("video", scene))
+                    video.advance(velocity.take("video", inputs))
             else:
-                velocity = model(scene.with_(video=None, future=None), cache=known)
+                velocity = model(inputs.with_(video=None, future=None), cache=known)
             if not action.done:
-                action.advance(velocity.take("action", scene))
+                action.advance(velocity.take("action", inputs))
             place += 1
         return ParadigmOutput(action.x, complete.put("video", video.x, video.sigma).clip)
 
@@ -87,21 +87,21 @@ class JointParadigm(Paradigm):
             return model
 
         def told(
-            scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+            inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            return model(levelled(scene), cache=cache, keep=keep)
+            return model(levelled(inputs), cache=cache, keep=keep)
 
         return told
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action at levels of their own, or at one if a schedule is tied."""
-        noisy, target = corrupt(scene, schedules, rng)
+        noisy, target = corrupt(inputs, schedules, rng)
         return (noisy if self.config.context_level == "clean" else levelled(noisy)), target
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As of any paradigm, with observed frames told what training told them."""
-        return super().imagine(self._told(model), scene, schedules, rng)
+        return super().imagine(self._told(model), inputs, schedules, rng)

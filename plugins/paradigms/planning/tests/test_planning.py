@@ -40,10 +40,10 @@ def test_one_proposal_is_what_the_inner_paradigm_does(inner: Any) -> None:
     seen = observation(spec)
     alone = policy.act(seen, seed=3, proposals=1).values
     paradigm: Any = policy.paradigm
-    scene = paradigm._own(blank(policy, seen))
+    inputs = paradigm._own(blank(policy, seen))
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        direct = paradigm.inner.act(policy.model, scene, policy.schedules, rng)
+        direct = paradigm.inner.act(policy.model, inputs, policy.schedules, rng)
     assert torch.equal(alone, policy.chunk_of(direct, seen).values)
 
 
@@ -53,11 +53,11 @@ def test_one_proposal_is_what_the_inner_paradigm_does(inner: Any) -> None:
 def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     paradigm: Any = policy.paradigm
-    scene = paradigm._own(blank(policy, observation(spec)))
+    inputs = paradigm._own(blank(policy, observation(spec)))
     draws = generators(torch.Generator().manual_seed(3), 3)
-    many = paradigm.inner.act(policy.model, scene.pick(rows(scene, 3)), policy.schedules, draws)
+    many = paradigm.inner.act(policy.model, inputs.pick(rows(inputs, 3)), policy.schedules, draws)
     rng = torch.Generator().manual_seed(3)
-    direct = paradigm.inner.act(policy.model, scene, policy.schedules, rng)
+    direct = paradigm.inner.act(policy.model, inputs, policy.schedules, rng)
     proposals = many.action.unflatten(0, (3, 2))
     same_values(proposals[0], direct.action)
     other_values(proposals[1], proposals[2])
@@ -68,10 +68,10 @@ def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> Non
 @float64()
 def test_remembering_changes_nothing(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
-    scene, found = blank(policy, observation(spec)), []
+    inputs, found = blank(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
-        found.append(policy.paradigm.act(model, scene, policy.schedules, rng))
+        found.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
     same_values(found[0].action, found[1].action)
     assert found[0].value is not None
     same_values(found[0].value, found[1].value)
@@ -84,11 +84,11 @@ def test_the_best_scored_proposal_is_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     paradigm: Any = policy.paradigm
     scores = torch.tensor([0.1, 0.9, 0.5, 0.2, 0.3, 0.9])  # sample 0: 0.1 0.5 0.3; 1: 0.9 0.2 0.9
     monkeypatch.setattr(paradigm, "_scores", lambda *given: scores)
-    scene = blank(policy, observation(spec))
+    inputs = blank(policy, observation(spec))
     rng = torch.Generator().manual_seed(0)
-    out = paradigm.act(policy.model, scene, policy.schedules, rng)
+    out = paradigm.act(policy.model, inputs, policy.schedules, rng)
     draws = generators(torch.Generator().manual_seed(0), 3)
-    many = paradigm.inner.act(policy.model, scene.pick(rows(scene, 3)), policy.schedules, draws)
+    many = paradigm.inner.act(policy.model, inputs.pick(rows(inputs, 3)), policy.schedules, draws)
     same_values(out.action, many.action[[2, 1]])
     assert out.value.tolist() == pytest.approx([0.5, 0.9])
     same_values(out.notes["spread"], scores.unflatten(0, (3, 2)).std(0))
@@ -101,13 +101,13 @@ def test_what_is_observed_passes_once_and_the_rest_as_programmed(inner: Any) -> 
     sizes: list[int] = []
 
     def model(
-        scene: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        sizes.append(scene.text.tokens.shape[0])
-        return policy.model(scene, cache=cache, keep=keep)
+        sizes.append(inputs.text.tokens.shape[0])
+        return policy.model(inputs, cache=cache, keep=keep)
 
-    scene = blank(policy, observation(spec))
-    policy.paradigm.act(model, scene, policy.schedules, torch.Generator().manual_seed(0))
+    inputs = blank(policy, observation(spec))
+    policy.paradigm.act(model, inputs, policy.schedules, torch.Generator().manual_seed(0))
     assert sizes[0] == 2 and min(sizes[1:]) == 6  # two samples, then three proposals of each
     assert len(sizes) == sum(stage.passes for stage in spec.paradigm.program(spec))
     futures = spec.paradigm.futures or 1  # type: ignore[attr-defined]
@@ -128,14 +128,14 @@ def test_scores_are_the_mean_or_that_of_a_majority_that_succeeds() -> None:
 def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
     spec = spec_for(inner, value_share=0.5)
     policy = Policy.from_spec(spec)
-    scene = clean(policy, batch_of(spec, size=8))
+    inputs = clean(policy, batch_of(spec, size=8))
     rng = torch.Generator().manual_seed(1)
-    noisy, target = policy.paradigm.corrupt(scene, policy.schedules, rng)
+    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
     teaches = target["value"].weight > 0
     assert 0 < teaches.sum() < 8
     assert (noisy.noisy("value").sigma[~teaches] == 1).all()
     for part in ("action", "video"):
-        ours, theirs = noisy.take(part), scene.take(part)
+        ours, theirs = noisy.take(part), inputs.take(part)
         assert torch.equal(ours[teaches], theirs[teaches])
         assert not torch.equal(ours[~teaches], theirs[~teaches])
         weight = target[part].weight.reshape(8, -1)
@@ -149,9 +149,9 @@ def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
 @float64()
 def test_the_value_changes_nothing_of_what_the_inner_paradigm_predicts(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
-    scene = clean(policy, batch_of(spec))
+    inputs = clean(policy, batch_of(spec))
     rng = torch.Generator().manual_seed(1)
-    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, rng)
+    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, rng)
     one, two = policy.model(noisy), policy.model(noisy.without("value"))
     assert one.value is not None and two.value is None
     same_values(one.take("action", noisy), two.take("action", noisy))

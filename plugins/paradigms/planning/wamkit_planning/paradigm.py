@@ -64,7 +64,7 @@ class PlanningParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
@@ -79,14 +79,14 @@ class PlanningParadigm(Paradigm):
         """
         count = self._count(proposals)
         if count == 1:
-            return self.inner.act(model, self._own(scene), schedules, rng, **choices)
-        beyond, index = fork(rng, count)[-1], rows(scene, count)
-        draws, observed = generators(rng, count), Observed(model, scene)
-        many = self._own(scene).pick(index)
+            return self.inner.act(model, self._own(inputs), schedules, rng, **choices)
+        beyond, index = fork(rng, count)[-1], rows(inputs, count)
+        draws, observed = generators(rng, count), Observed(model, inputs)
+        many = self._own(inputs).pick(index)
         out = self.inner.act(observed.copies(count), many, schedules, draws, **choices)
-        scores = self._scores(observed, scene, out, schedules, beyond).unflatten(0, (count, -1))
+        scores = self._scores(observed, inputs, out, schedules, beyond).unflatten(0, (count, -1))
         best = scores.argmax(0)  # [B]
-        samples = rows(scene, 1)
+        samples = rows(inputs, 1)
         chosen = best * len(samples) + samples
         return ParadigmOutput(
             out.action[chosen],
@@ -105,24 +105,24 @@ class PlanningParadigm(Paradigm):
             raise WamkitError(f"{count!r} proposals", "choose a whole number from 1 on")
         return count
 
-    def _own(self, scene: ModelInputs) -> ModelInputs:
-        """The scene as the inner paradigm knows it."""
-        return scene.without("value") if self.config.learns_value else scene
+    def _own(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs as the inner paradigm knows them."""
+        return inputs.without("value") if self.config.learns_value else inputs
 
     def _scores(
         self,
         observed: Observed,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         out: ParadigmOutput,
         schedules: ScheduleMap,
         rng: torch.Generator,
     ) -> Tensor:
         """A score for each row of the proposals [N * B]; futures are drawn before values."""
-        count, config = len(out.action) // len(scene.text.tokens), self.config
-        cache, rest = remember(observed.copies(1), scene, self.sees)
+        count, config = len(out.action) // len(inputs.text.tokens), self.config
+        cache, rest = remember(observed.copies(1), inputs, self.sees)
         model = observed.copies(1)
         futures = config.futures or 1 if config.future == "foreseen" else 1
-        index = rows(scene, count * futures)
+        index = rows(inputs, count * futures)
         rest = rest.pick(index).put("action", out.action.repeat(futures, 1, 1), 0.0)
         known = None if cache is None else cache.pick(index)
         draws = generators(rng, futures)
@@ -139,56 +139,56 @@ class PlanningParadigm(Paradigm):
     def _foresee(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
     ) -> ModelInputs:
-        """The scene with what follows from its clean action."""
+        """The inputs with what follows from their clean action."""
         if not self.config.learns_value:
-            return self.inner.foresee(model, scene, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
-        parts: list[str] = [part for part in ("video", "next_state") if part in scene.parts]
-        runs = {part: start(part, scene, schedules, rng) for part in parts}
-        denoise(model, self._own(scene), runs, cache)
+            return self.inner.foresee(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+        parts: list[str] = [part for part in ("video", "next_state") if part in inputs.parts]
+        runs = {part: start(part, inputs, schedules, rng) for part in parts}
+        denoise(model, self._own(inputs), runs, cache)
         for part, run in runs.items():
-            scene = scene.put(part, run.x, 0.0)
-        return scene
+            inputs = inputs.put(part, run.x, 0.0)
+        return inputs
 
     def _judge(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         cache: KVCache | None,
     ) -> Tensor:
         """The values [B] of actions and what follows from them."""
         if not self.config.learns_value:
-            return self.inner.judge(model, scene, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+            return self.inner.judge(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         if self.config.future == "none":
-            scene = scene.without("video")
-        run = start("value", scene, schedules, rng)
-        denoise(model, scene, {"value": run}, cache)
+            inputs = inputs.without("video")
+        run = start("value", inputs, schedules, rng)
+        denoise(model, inputs, {"value": run}, cache)
         return run.x.float().flatten(1).mean(1).clamp(-1, 1)
 
     def imagine(
-        self, model: Model, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
         """As the inner paradigm does."""
-        return self.inner.imagine(model, self._own(scene), schedules, rng)
+        return self.inner.imagine(model, self._own(inputs), schedules, rng)
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """The inner paradigm's samples; where it knows no value, some of them teach the value.
 
         In these everything else is clean and has no loss. In the others the value is pure noise,
         which nothing but itself sees.
         """
-        noisy, target = self.inner.corrupt(self._own(scene), schedules, rng)
+        noisy, target = self.inner.corrupt(self._own(inputs), schedules, rng)
         if not self.config.learns_value:
             return noisy, target
-        flow, value = schedules["value"], scene.take("value")
+        flow, value = schedules["value"], inputs.take("value")
         batch = len(value)
         teaches = uniform((batch,), rng) < self.config.value_share
         noise = draw(tuple(value.shape), value, rng)
@@ -198,16 +198,16 @@ class PlanningParadigm(Paradigm):
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))
             goals[part] = DenoisingTarget(found.velocity, weight, found.places)
-            noisy = _cleaned(noisy, part, scene.take(part), teaches)
+            noisy = _cleaned(noisy, part, inputs.take(part), teaches)
         sigma = torch.where(teaches, level, torch.ones_like(level))
-        noisy = noisy.with_(value=scene.value).put("value", flow.add(value, noise, sigma), sigma)
+        noisy = noisy.with_(value=inputs.value).put("value", flow.add(value, noise, sigma), sigma)
         weight = flow.weight(level) * teaches
         goals["value"] = goal(noisy, "value", flow.velocity(value, noise), weight)
         return noisy, goals
 
 
 def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:
-    """The noisy scene with a part clean in the samples `where` [B]."""
+    """The noisy inputs with a part clean in the samples `where` [B]."""
     x = noisy.take(part)
     rows = where.reshape(-1, *(1,) * (x.ndim - 1))
     if part == "video":
@@ -220,7 +220,7 @@ def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> Mod
 
 
 def _with_future(rest: ModelInputs, out: ParadigmOutput, inner: str) -> ModelInputs:
-    """The scene with the frames that the proposals were made with."""
+    """The inputs with the frames that the proposals were made with."""
     if "video" not in rest.parts:
         return rest
     if out.video is None:

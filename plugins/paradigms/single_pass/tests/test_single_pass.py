@@ -37,8 +37,8 @@ def test_the_table_is_the_published_mask() -> None:
 
 def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
     batch = batch_of(policy.spec, seed=seed)
-    scene = clean(policy, batch)
-    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
+    inputs = clean(policy, batch)
+    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None and noisy.action is not None
     full = policy.model(noisy).action
     seen = noisy.with_(video=noisy.video.only("context"), action=None)
@@ -60,8 +60,8 @@ def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
 @float64()
 def test_the_future_in_training_does_not_reach_the_action() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = clean(policy, batch_of(policy.spec))
-    noisy, _ = policy.paradigm.corrupt(scene, policy.schedules, torch.Generator().manual_seed(1))
+    inputs = clean(policy, batch_of(policy.spec))
+    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None
     one = policy.model(noisy)
     other = noisy.video.put(noisy.video.only("target").z + 1, "target")
@@ -74,12 +74,12 @@ def test_the_future_in_training_does_not_reach_the_action() -> None:
 
 def test_the_context_stays_clean_and_levels_are_independent() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = clean(policy, batch_of(policy.spec))
+    inputs = clean(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.corrupt(
-        scene, policy.schedules, torch.Generator().manual_seed(1)
+        inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
-    assert scene.video is not None and noisy.video is not None and noisy.action is not None
-    assert torch.equal(noisy.video.z[:, :, 0], scene.video.z[:, :, 0])
+    assert inputs.video is not None and noisy.video is not None and noisy.action is not None
+    assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     assert noisy.video.sigma[:, 0].tolist() == [0, 0] and target["video"].places == (1, 2)
     levels = [*noisy.video.sigma[:, 1].tolist(), *noisy.action.sigma.tolist()]
     assert len(set(levels)) == 4 and all(0 < s <= 1 for s in levels)
@@ -90,29 +90,29 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
 @float64()
 def test_what_is_predicted_leads_back_to_the_data() -> None:
     policy = Policy.from_spec(spec_for("toy"))
-    scene = clean(policy, batch_of(policy.spec))
+    inputs = clean(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.corrupt(
-        scene, policy.schedules, torch.Generator().manual_seed(1)
+        inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
-    assert noisy.video is not None and scene.video is not None
-    assert noisy.action is not None and scene.action is not None
+    assert noisy.video is not None and inputs.video is not None
+    assert noisy.action is not None and inputs.action is not None
     video = noisy.video.only("target")
     back = video.z - video.sigma[:, None, :, None, None] * target["video"].velocity
-    same_values(back, scene.video.only("target").z)
+    same_values(back, inputs.video.only("target").z)
     back = noisy.action.x - noisy.action.sigma[:, None, None] * target["action"].velocity
-    same_values(back, scene.action.x)
+    same_values(back, inputs.action.x)
 
 
 @torch.no_grad()
 @float64()
 def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     policy = Policy.from_spec(spec_for())
-    scene = blank(policy, observation(policy.spec))
-    assert scene.video is not None and scene.action is not None
+    inputs = blank(policy, observation(policy.spec))
+    assert inputs.video is not None and inputs.action is not None
     rng = torch.Generator().manual_seed(3)
-    found = policy.paradigm.act(policy.model, scene, policy.schedules, rng).action
-    x = draw(tuple(scene.action.x.shape), scene.action.x, torch.Generator().manual_seed(3))
-    seen = scene.with_(video=scene.video.only("context"))
+    found = policy.paradigm.act(policy.model, inputs, policy.schedules, rng).action
+    x = draw(tuple(inputs.action.x.shape), inputs.action.x, torch.Generator().manual_seed(3))
+    seen = inputs.with_(video=inputs.video.only("context"))
     grid = policy.schedules["action"].grid()
     for sigma, lower in pairwise(grid):
         velocity = policy.model(seen.with_(action=Noisy(x, torch.full((2,), sigma)))).action
@@ -131,9 +131,9 @@ def test_the_program_says_what_runs_once_and_what_iterates() -> None:
 
 def test_without_co_training_no_future_is_passed_and_none_is_learned() -> None:
     policy = Policy.from_spec(spec_for("toy", co_training=False))
-    scene = clean(policy, batch_of(policy.spec))
+    inputs = clean(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.corrupt(
-        scene, policy.schedules, torch.Generator().manual_seed(1)
+        inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
     assert noisy.video is not None and noisy.video.roles == ("context",)
     assert set(target) == {"action"}

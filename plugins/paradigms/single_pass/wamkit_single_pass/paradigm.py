@@ -33,18 +33,20 @@ class SinglePassParadigm(Paradigm):
     def act(
         self,
         model: Model,
-        scene: ModelInputs,
+        inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
         **choices: Any,
     ) -> ParadigmOutput:
         """One pass over what is observed, then action steps against its keys."""
-        run = start("action", scene, schedules, rng)
-        cache, rest = remember(model, scene.without("video"), self.sees)
+        run = start("action", inputs, schedules, rng)
+        cache, rest = remember(model, inputs.without("video"), self.sees)
         return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
 
     def corrupt(
-        self, scene: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Future and action at independent noise levels; the context stays clean."""
-        return corrupt(scene if self.config.co_training else scene.without("video"), schedules, rng)
+        return corrupt(
+            inputs if self.config.co_training else inputs.without("video"), schedules, rng
+        )
