@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README, and every example, runs."""
+"""Every command and line of Python in the README and docs/usage.md, and every example, runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from wamkit.config.spec import parse, read
 from wamkit.testing.dataset import record
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+PAGES = [ROOT / "README.md", ROOT / "docs" / "usage.md"]
+BLOCKS = [
+    block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.S)
+]
 LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
 COMMANDS = [
     re.sub(r".*&& \.venv/bin/", "", line)
@@ -61,12 +63,12 @@ def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, 
     return code, out, err
 
 
-def test_the_readme_has_commands() -> None:
+def test_the_pages_have_commands() -> None:
     verbs = {shlex.split(c, comments=True)[1] for c in COMMANDS}
     assert {"list", "show", "check", "explain", "build", "act", "imagine", "new"} <= verbs
 
 
-def test_the_commands_of_the_readme_run_one_after_the_other(
+def test_the_commands_of_the_pages_run_one_after_the_other(
     home: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     for command in COMMANDS:  # in one test, since some work on what others wrote
@@ -97,7 +99,7 @@ def test_the_command_for_a_photograph_prints_a_chunk_of_32_by_7(
     assert code == 0 and len(rows) == 32, err
 
 
-def test_the_python_of_the_readme_runs(home: Path, monkeypatch: Any) -> None:
+def test_the_python_of_the_pages_runs(home: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(home)
     for kind, text in BLOCKS:
         if kind == "python":
@@ -105,6 +107,22 @@ def test_the_python_of_the_readme_runs(home: Path, monkeypatch: Any) -> None:
             exec(text, names)
             assert names["chunk"].values.shape == (1, 8, 4)
             assert names["future"].canvas.shape == (1, 3, 9, 64, 96)
+
+
+def test_the_readme_has_one_image_and_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("![") == 1 and text.count("```bash\n") == 2
+
+
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    for target in targets:
+        if not target.startswith(("http", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 SCRIPTS = [ROOT / "examples" / "act.py"]  # the numbered ones: test_student_examples.py
