@@ -320,7 +320,7 @@ def policy(folder: Path) -> tuple[Any, Columns]:
     """A policy that can learn from a data set, and which of its columns are what."""
     recording = Recording(folder)
     raw = override(
-        dict(read(HERE.parent / "examples" / "toy.toml")), [f"actions.hertz={recording.fps:g}"]
+        dict(read(HERE.parent / "examples" / "toy.toml")), [f"actions.control_hz={recording.fps:g}"]
     )
     return parse(raw), Columns({"front": recording.cameras[0]})
 

@@ -183,7 +183,7 @@ def evaluate(asked: Any) -> None:
         if {name: then[name] for name in settings} == settings:
             found["tasks"] = then["tasks"]
     policy = Policy.load(asked.policy, [f"dtype={asked.dtype}"])
-    replan = policy.spec.actions.chunk // 2
+    replan = policy.spec.actions.chunk_size // 2
     seeds = range(FIRST, FIRST + asked.episodes)
 
     def judged(task: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def success(asked: Any, policy: Any) -> float:
     seeds = range(FIRST, FIRST + asked.episodes)
     with Workers(choose(asked.env, asked.env_set), asked.processes) as workers:
         views = views_of(policy.spec, workers.robot(), {})
-        actor = Actor(policy, views, max(1, policy.spec.actions.chunk // 2), {})
+        actor = Actor(policy, views, max(1, policy.spec.actions.chunk_size // 2), {})
         return mean(float(attempt.success) for attempt in evaluate(workers, seeds, actor, {}))
 
 

@@ -16,9 +16,9 @@ def main() -> None:
         prompt="pick up the coffee cup",
     )
     chunk = policy.act(seen, seed=0)
-    print(f"{chunk.values.shape[1]} actions of {', '.join(chunk.names)} at {chunk.hertz:g} Hz")
+    print(f"{chunk.values.shape[1]} actions of {', '.join(chunk.names)} at {chunk.control_hz:g} Hz")
     for i, action in enumerate(chunk.values[0, :4]):
-        print(f"{i / chunk.hertz:5.2f} s  " + "  ".join(f"{value:+.3f}" for value in action))
+        print(f"{i / chunk.control_hz:5.2f} s  " + "  ".join(f"{value:+.3f}" for value in action))
 
     future = policy.imagine(seen, seed=0)
     print(f"imagined {future.canvas.shape[2] - future.observed} frames after {future.observed}")

@@ -32,7 +32,7 @@ SPEC: dict[str, Any] = {
     "text_encoder": {"name": "bytes", "length": 12},
     "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
-    "actions": {"chunk": STEPS, "hertz": STEPS, "groups": [VELOCITY]},
+    "actions": {"chunk_size": STEPS, "control_hz": STEPS, "groups": [VELOCITY]},
     "state": {"size": 2, "normalization": "none"},
     "cameras": {"views": [{"name": "top", "size": [SIZE, SIZE]}]},
     "video": {"frames": len(IMAGES), "every": STEPS // 2},

@@ -16,7 +16,7 @@ feed_forward = 64
 [paradigm]
 name = "single_pass"
 [actions]
-chunk = 8
+chunk_size = 8
 groups = [{name = "arm", size = 3, kind = "delta"}, {name = "gripper", size = 1}]
 [state]
 size = 2

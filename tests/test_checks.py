@@ -113,7 +113,7 @@ def test_a_spec_is_composed_by_name_and_changed_as_on_the_command_line() -> None
     spec = composed(TOY, action_head="reader")
     assert (spec.backbone.name, spec.action_head.name) == ("toy", "reader")
     assert composed(backbone="toy") is composed(backbone="toy")
-    assert changed(spec, "actions.chunk=3").actions.chunk == 3
+    assert changed(spec, "actions.chunk_size=3").actions.chunk_size == 3
     model = spec.backbone.build()
     before = [p.clone() for p in model.parameters()]
     assert all(

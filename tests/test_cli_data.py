@@ -35,7 +35,7 @@ def test_check_lists_faults_with_their_place(wamkit: Run, folder: Path, tmp_path
     film = next(broken.rglob("*.mp4"))
     film.unlink()
     name = film.relative_to(broken)
-    words = ["data", "check", broken, "--spec", TOY, "--set", "actions.hertz=5"]
+    words = ["data", "check", broken, "--spec", TOY, "--set", "actions.control_hz=5"]
     code, out, _ = wamkit(*words)
     assert code == 1 and f"{broken} has 2 faults:" in out
     assert "  1. meta/info.json: " in out and "the spec 5 actions" in out

@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_actions(wamkit: Run, toy: Path, photo: Pat
     assert first == again and first["actions"] != other["actions"]
     assert first["shape"] == [1, 4, 4] and first["normalized"] is True
     assert first["names"] == ["arm.0", "arm.1", "arm.2", "gripper"]
-    assert (first["hertz"], first["seed"]) == (10.0, 3)
+    assert (first["control_hz"], first["seed"]) == (10.0, 3)
 
 
 def test_at_toy_size_what_is_left_out_is_filled_in_and_said(

@@ -29,7 +29,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text_encoder": {"name": "bytes"},
         "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
-        "actions": {"chunk": 8, "hertz": 10, "groups": [{"name": "disk", "size": 2}]},
+        "actions": {"chunk_size": 8, "control_hz": 10, "groups": [{"name": "disk", "size": 2}]},
         "state": {"size": 2},
         "cameras": {"views": [{"name": "top", "size": [32, 32]}]},
         "video": {"frames": 2, "every": 8},
@@ -45,7 +45,7 @@ def test_demonstrations_are_collected_gone_on_with_and_not_overwritten(
     words = ("collect", TASK, "--episodes", 1, "--out", tmp_path / "d", "--size", 32)
     code, out, _ = wamkit(*words, "--processes", 1, "--json")
     found = json.loads(out)
-    assert code == 0 and found["episodes"] == 1 and found["hertz"] == 80
+    assert code == 0 and found["episodes"] == 1 and found["control_hz"] == 80
     recording = Recording(tmp_path / "d")
     assert recording.episodes[0].length == found["frames"]
     assert recording.features["observation.images.corner2"].shape == (32, 32, 3)
@@ -80,7 +80,7 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
 @PUSHT
 def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
     words = ("eval", saved, "--env", "pusht", "--processes", 0)
-    changed = ("--set", "actions.hertz=80", "--view", "top=corner", "--replan", 9)
+    changed = ("--set", "actions.control_hz=80", "--view", "top=corner", "--replan", 9)
     code, _, err = wamkit(*words, *changed)
     assert code == 2 and "3 conflicts" in err
     assert "view 'top' looks for camera 'corner'" in err and "--view top=top" in err

@@ -82,7 +82,7 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
     ("more", "message"),
     [
         (["--resume"], "there is no run in"),
-        (["--set", "actions.hertz=5"], "has 10 frames a second"),
+        (["--set", "actions.control_hz=5"], "has 10 frames a second"),
         (["--train", "lr=-1"], "lr: input should be greater than 0, found -1"),
         (["--train", "parts.vea.freeze=true"], "no such key"),
         (["--batch", "1000"], "samples do not fill a batch"),

@@ -309,9 +309,9 @@ def test_eval_and_demo(drawn: Drawn) -> None:
         "seeds": [1000, 1019],
         "latency_ms": {"policy": {"p50": 12.5, "p95": 1234.5}},
         "control_rate": 98.0,
-        "hertz": 80,
+        "control_hz": 80,
         "replan": 4,
-        "chunk": 8,
+        "chunk_size": 8,
     }
     for _, text in drawn(draw_eval, found):
         expect_whole({**found, "success_rate": None, "interval_95": None}, text)
@@ -334,7 +334,7 @@ def test_collect(drawn: Drawn) -> None:
         "frames": 123456,
         "attempts": 20,
         "seeds": [1000, 1019],
-        "hertz": 12.5,
+        "control_hz": 12.5,
         "seconds": 1234.5,
     }
     for columns, text in drawn(_draw, found, 98765):
@@ -350,9 +350,9 @@ def test_serve(drawn: Drawn) -> None:
     state = {"key": "observation/state", "size": 1234}
     told = {
         "policy": "mine",
-        "chunk": 32,
+        "chunk_size": 32,
         "actions": names,
-        "hertz": 10.0,
+        "control_hz": 10.0,
         "pictures": 1,
         "cameras": {CAMERA: camera},
         "state": state,

@@ -27,7 +27,7 @@ from wamkit.testing.parity import same_values
 SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW: dict[str, Any] = read(SMALL) | {
     "actions": {
-        "chunk": 4,
+        "chunk_size": 4,
         "groups": [{"name": "arm", "size": 2, "kind": "delta"}, {"name": "gripper", "size": 1}],
     },
     "state": {"size": 2},
@@ -149,7 +149,7 @@ def test_other_names_of_columns_are_mapped(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_does_not_fit_is_refused_in_words(folder: Path) -> None:
-    actions = RAW["actions"] | {"hertz": 20}
+    actions = RAW["actions"] | {"control_hz": 20}
     with pytest.raises(WamkitError, match="10 frames a second, the spec 20 actions"):
         Samples(folder, spec_with(actions=actions))
     with pytest.raises(WamkitError, match=r"float32 \[2\], the spec has 7 numbers"):

@@ -294,13 +294,15 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
     assert hints[1] == "--column wrist=observation.images.cam_wrist"
     assert hints[2].startswith("change the sizes of actions.groups in the spec to 7")
     assert hints[3].startswith("--column state=observation.joints")
-    assert hints[4].startswith("--set actions.hertz=25")
-    with pytest.raises(WamkitError, match=r"(?s)5 faults.*cam_high.*cam_wrist.*joints.*hertz=25"):
+    assert hints[4].startswith("--set actions.control_hz=25")
+    with pytest.raises(
+        WamkitError, match=r"(?s)5 faults.*cam_high.*cam_wrist.*joints.*control_hz=25"
+    ):
         Samples(strange, spec)
     code, _, err = wamkit("data", "stats", strange, *words)
     assert code == 2 and "2 faults" in err and "observation.joints" in err
     groups = 'actions.groups=[{name="a",size=7}]'
-    cure = ["--set", groups, "--set", "actions.hertz=25"]
+    cure = ["--set", groups, "--set", "actions.control_hz=25"]
     for hint in (hints[0], hints[1], hints[3].split(",")[0]):
         cure += hint.split()
     code, out, _ = wamkit("data", "check", strange, *words, *cure)

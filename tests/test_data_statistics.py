@@ -24,7 +24,7 @@ def spec_of(kind: str) -> PolicySpec:
     arm: dict[str, Any] = {"name": "arm", "size": 2, "kind": kind}
     if kind == "relative":
         arm["state"] = 1
-    actions = {"chunk": 4, "groups": [{"name": "gripper", "size": 1}, arm]}
+    actions = {"chunk_size": 4, "groups": [{"name": "gripper", "size": 1}, arm]}
     return parse(read(SMALL, ["state.size=3"]) | {"actions": actions})
 
 

@@ -99,7 +99,7 @@ def test_times_that_are_wrong_are_found(kind: str) -> None:
 
 
 def test_the_writer_and_the_reader_go_far_beyond_an_hour(tmp_path: Path) -> None:
-    spec = parse(read(SMALL, ["actions.hertz=10"]))
+    spec = parse(read(SMALL, ["actions.control_hz=10"]))
     features = {"action": Feature("float32", (spec.actions.size,)), CAMERA: TINY}
     frame = {"action": np.zeros(spec.actions.size), CAMERA: np.zeros((2, 2, 3), np.uint8)}
     with Writer(tmp_path / "long", 10, features) as writer:
@@ -238,7 +238,7 @@ def test_times_that_begin_elsewhere_need_a_picture_for_every_frame(folder: Path)
 
 
 def test_a_rate_that_is_a_fraction_is_written_and_read(tmp_path: Path) -> None:
-    spec = parse(read(SMALL, ["cameras.views.0.size=[16, 32]", "actions.hertz=29.97"]))
+    spec = parse(read(SMALL, ["cameras.views.0.size=[16, 32]", "actions.control_hz=29.97"]))
     folder = record(tmp_path / "set", spec, episodes=3)
     assert json.loads((folder / "meta/info.json").read_text())["fps"] == 29.97
     assert check(folder, spec, decode=True) == []

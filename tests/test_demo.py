@@ -27,9 +27,9 @@ RESULT = {
     "steps_to_success": 60.0,
     "latency_ms": {"policy": {"p50": 20.0, "p95": 30.0}},
     "replan": 4,
-    "chunk": 8,
+    "chunk_size": 8,
     "batch": 2,
-    "hertz": 80.0,
+    "control_hz": 80.0,
     "seconds": 12.0,
 }
 LOG = (

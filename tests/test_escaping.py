@@ -43,9 +43,9 @@ RESULT: dict[str, Any] = {
     "interval_95": [0.3, 0.95],
     "steps_to_success": 60.0,
     "replan": 4,
-    "chunk": 8,
+    "chunk_size": 8,
     "batch": 2,
-    "hertz": 80.0,
+    "control_hz": 80.0,
     "seconds": 12.0,
 }
 

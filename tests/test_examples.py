@@ -55,7 +55,7 @@ def test_at_toy_size_it_acts_and_learns(name: str) -> None:
     policy = Policy.from_spec(spec)
     seen = observation(spec, batch=1, frames=spec.video.context)
     chunk = policy.act(seen, seed=0).values
-    assert chunk.shape == (1, spec.actions.chunk, spec.actions.size) and chunk.isfinite().all()
+    assert chunk.shape == (1, spec.actions.chunk_size, spec.actions.size) and chunk.isfinite().all()
     loss = policy.train().loss(batch_of(spec, size=1), seed=0)
     loss.total.backward()
     grads = [p.grad for p in policy.parameters() if p.grad is not None]

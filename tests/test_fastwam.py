@@ -45,7 +45,7 @@ def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
             "text_encoder": "bytes",
             "action_head": {"name": "mot", "width": 20, "feed_forward": 24, "weights": file},
             "paradigm": "single_pass",
-            "actions": {"chunk": 6, "groups": [{"name": "arm", "size": 4}]},
+            "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
             "state": {"size": 3},
             "cameras": {"views": [{"name": "front", "size": [32, 48]}]},
             "video": {"frames": 9},

@@ -28,7 +28,7 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
     seen = observation(cell.spec)
     chunk = policy.act(seen, seed=0)
     actions = cell.spec.actions
-    assert chunk.values.shape == (2, actions.chunk, actions.size)
+    assert chunk.values.shape == (2, actions.chunk_size, actions.size)
     assert chunk.values.isfinite().all()
 
     with torch.no_grad():

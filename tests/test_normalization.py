@@ -209,7 +209,7 @@ def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
         "observation.state": Feature("float64", (2,)),
         "action": Feature("float64", (spec.actions.size,)),
     }
-    with Writer(tmp_path / "set", spec.actions.hertz, features) as writer:
+    with Writer(tmp_path / "set", spec.actions.control_hz, features) as writer:
         for t in range(8):
             values = {"observation.state": [1.7e9 + t / 10, t], "action": [t] * spec.actions.size}
             picture = np.zeros((16, 16, 3), np.uint8)
@@ -224,7 +224,7 @@ def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
 
 def test_differences_of_an_angle_that_wraps_are_told(tmp_path: Path) -> None:
     arm: Any = {"name": "arm", "size": 2, "kind": "relative", "state": 0}
-    actions = {"chunk": 4, "groups": [arm]}
+    actions = {"chunk_size": 4, "groups": [arm]}
     spec = parse(read(SMALL, ["state.size=2"]) | {"actions": actions})
     features = {
         "observation.images.front": Feature("image", (8, 8, 3)),

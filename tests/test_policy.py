@@ -44,7 +44,7 @@ def test_statistics_turn_values_into_physical_units() -> None:
     physical = policy.act(seen, seed=0)
     assert plain.normalized and not physical.normalized
     same_values(policy.actions.normalizer.decode(plain.values), physical.values)
-    assert physical.names == ("arm.0", "arm.1", "arm.2", "gripper") and physical.hertz == 10
+    assert physical.names == ("arm.0", "arm.1", "arm.2", "gripper") and physical.control_hz == 10
 
 
 def test_state_picture_and_instruction_all_matter() -> None:
@@ -112,7 +112,7 @@ def test_frozen_prompts_are_encoded_once() -> None:
 def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     policy = build()
     batch = batch_of(policy.spec)
-    n, frames = policy.spec.actions.chunk, policy.spec.video.frames
+    n, frames = policy.spec.actions.chunk_size, policy.spec.video.frames
     step = torch.ones(2, n, dtype=torch.bool)
     step[:, 5:] = False
     frame = torch.ones(2, frames, dtype=torch.bool)
@@ -157,7 +157,7 @@ def test_loss_weights_and_dimension_masks_are_applied() -> None:
 
 
 def test_losses_fall_when_the_policy_learns() -> None:
-    policy = build("actions.chunk=4").train()
+    policy = build("actions.chunk_size=4").train()
     batch = batch_of(policy.spec)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
     totals = []

@@ -116,7 +116,7 @@ def _space(kind: Any, normalization: Any = "min_max", clip: Any = None, **more: 
     group = ActionGroup(name="arm", size=2, kind=kind, normalization=normalization, **more)
     grip = ActionGroup(name="grip", size=1, normalization="none")
     data = torch.stack([torch.linspace(-4, 4, 101), torch.linspace(0, 1, 101), torch.ones(101)], -1)
-    config = ActionConfig(chunk=2, groups=(group, grip), clip=clip)
+    config = ActionConfig(chunk_size=2, groups=(group, grip), clip=clip)
     return ActionSpace(config, Statistics.of(data))
 
 

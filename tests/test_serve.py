@@ -81,8 +81,8 @@ def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
         "pictures": 1,
         "state": {"key": "observation/state", "size": 2},
         "actions": ["arm.0", "arm.1", "arm.2", "gripper"],
-        "chunk": 8,
-        "hertz": 10.0,
+        "chunk_size": 8,
+        "control_hz": 10.0,
         "normalized": True,
         "remembers": False,
         "wamkit": package.__version__,
@@ -320,7 +320,7 @@ def test_an_openpi_client_understands(typed: tuple[Any, str, int]) -> None:
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
     theirs = WebsocketClientPolicy("127.0.0.1", typed[2])
-    assert theirs.get_server_metadata()["chunk"] == 8
+    assert theirs.get_server_metadata()["chunk_size"] == 8
     seen = {"observation/image": picture(), "prompt": WORDS}
     assert theirs.infer(seen)["actions"].shape == (8, 4)
     with pytest.raises(RuntimeError, match="has no 'prompt'"):

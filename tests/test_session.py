@@ -99,7 +99,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.frames - spec.video.context
     whole, heard, session = episode(spec, spec.pictures), listened(policy), policy.session()
-    chunks, done = [], torch.zeros(2, spec.actions.chunk, spec.actions.size)
+    chunks, done = [], torch.zeros(2, spec.actions.chunk_size, spec.actions.size)
     chunks.append(session.act(part(whole, 0, 1), seed=0).values)
     assert session.pictures == step
     chunks.append(session.act(part(whole, 1, 1 + step), seed=1).values)

@@ -98,7 +98,7 @@ def spec(**changes: Any) -> PolicySpec:
         "text_encoder": {"name": "bytes", "length": 16},
         "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
-        "actions": {"chunk": 4, "hertz": 10, "groups": [{"name": "dx", "size": 1}]},
+        "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 1}]},
         "state": {"size": 2, "normalization": "none"},
         "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
         "video": {"frames": 2, "every": 4},
@@ -323,7 +323,7 @@ def test_ctrl_c_before_the_first_episode_leaves_nothing(tmp_path: Path) -> None:
 
 def test_every_mismatch_is_told_at_once() -> None:
     other = spec(
-        actions={"chunk": 4, "hertz": 5, "groups": [{"name": "arm", "size": 3}]},
+        actions={"chunk_size": 4, "control_hz": 5, "groups": [{"name": "arm", "size": 3}]},
         state={"size": 7},
         cameras={
             "views": [{"name": "front", "size": [16, 16]}, {"name": "wrist", "size": [16, 16]}]

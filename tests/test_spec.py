@@ -159,7 +159,7 @@ def test_the_schema_describes_what_is_installed() -> None:
 
 def test_tiny_keeps_the_composition_and_says_what_changed() -> None:
     spec, changes = parse(read(EXAMPLES[0].with_name("fastwam.toml"))).tiny()
-    assert (spec.actions.chunk, spec.actions.size, spec.state.size) == (32, 7, 8)
+    assert (spec.actions.chunk_size, spec.actions.size, spec.state.size) == (32, 7, 8)
     assert changes["text_encoder"] == "umt5-xxl -> bytes"
     assert changes["backbone"] == "wan, tiny"
     assert spec.paradigm.name == "single_pass" and len(spec.cameras.views) == 2
@@ -223,9 +223,9 @@ def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) 
         ),
         ("state.normalization=quantiles", ["did you mean 'quantile'?", "min_max, mean_std"], []),
         ("actions.normalise=x", ["actions.groups[0].normalization"], []),
-        ("actions.groups.0.chunk=8", ["it belongs elsewhere: actions.chunk"], []),
-        ("action_head.hertz=8", ["it belongs elsewhere: actions.hertz"], []),
-        ("chunk=8", ["it belongs elsewhere: actions.chunk"], []),
+        ("actions.groups.0.chunk_size=8", ["it belongs elsewhere: actions.chunk_size"], []),
+        ("action_head.control_hz=8", ["it belongs elsewhere: actions.control_hz"], []),
+        ("chunk_size=8", ["it belongs elsewhere: actions.chunk_size"], []),
         ("cameras.views=[top,left]", ['views = [{ name = "top", size = [224, 224] }'], []),
         ('cameras.views=["top"]', ['write a table: { name = "top", size'], []),
         ("cameras.views.0.flip=horizontally", ["did you mean 'horizontal'?"], ["at least 1"]),

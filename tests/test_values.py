@@ -24,7 +24,7 @@ HUGE = "1" + "0" * 400
     ("override", "found"),
     [
         ("action_head.width=true", "action_head.width: found true, expected a number"),
-        ("actions.hertz=false", "actions.hertz: found false"),
+        ("actions.control_hz=false", "actions.control_hz: found false"),
         ("seed=true", "seed: found true"),
         ("format=true", "format: found true"),
         ("cameras.views.0.size=[true, 3]", "cameras.views.0.size.0: found true"),
@@ -46,7 +46,7 @@ def test_a_value_that_only_seems_to_fit_is_refused_at_its_place(override: str, f
 
 
 @pytest.mark.parametrize(
-    "override", [f"seed={2**64 - 1}", "schedules.action.quantize=true", "actions.hertz=10"]
+    "override", [f"seed={2**64 - 1}", "schedules.action.quantize=true", "actions.control_hz=10"]
 )
 def test_what_fits_is_taken(override: str) -> None:
     assert parse(read(TOY, [override]))
@@ -59,7 +59,7 @@ def test_the_same_holds_for_the_settings_of_a_training() -> None:
 
 
 def test_a_value_of_a_megabyte_is_not_echoed_whole() -> None:
-    for override in ("dtype=", "actions.chunk=", "backbone.name=", "actions."):
+    for override in ("dtype=", "actions.chunk_size=", "backbone.name=", "actions."):
         end = "=1" if override.endswith(".") else ""
         (conflict,) = check(read(TOY, [f"{override}{'x' * 1_000_000}{end}"]))
         assert len(str(conflict)) < 1_000

@@ -64,7 +64,12 @@ LISTS = (
     "overflow",
     "twice",
 )
-MAY = {("value_range", "list"), ("hertz", "fraction"), ("hertz", "huge"), ("every", "huge")}
+MAY = {
+    ("value_range", "list"),
+    ("control_hz", "fraction"),
+    ("control_hz", "huge"),
+    ("every", "huge"),
+}
 MAY |= {("co_training", "zero"), ("coarser", "true"), ("columns", "huge")}
 
 

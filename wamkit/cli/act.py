@@ -81,7 +81,7 @@ def command(
                 "actions": chunk.values.tolist(),
                 "shape": list(chunk.values.shape),
                 "names": list(chunk.names),
-                "hertz": chunk.hertz,
+                "control_hz": chunk.control_hz,
                 "seed": seed,
                 "normalized": chunk.normalized,
                 "notes": notes,
@@ -93,7 +93,7 @@ def command(
         note(line)
     _draw(chunk)
     say(
-        f"{' x '.join(map(str, chunk.values.shape))} at {chunk.hertz:g} Hz, seed {seed}; "
+        f"{' x '.join(map(str, chunk.values.shape))} at {chunk.control_hz:g} Hz, seed {seed}; "
         f"{(spent['whole'] - spent['start'] - spent['act']) * 1000:.0f} ms to load, "
         f"{spent['act'] * 1000:.0f} ms to act"
     )
@@ -123,5 +123,5 @@ def _draw(chunk: ActionChunk) -> None:
     """A row for each step, a column for each number."""
     made = table("seconds", *chunk.names, right=("seconds", *chunk.names))
     for step, row in enumerate(chunk.values[0].tolist()):
-        made.add_row(f"{step / chunk.hertz:.2f}", *(f"{value:.4f}" for value in row))
+        made.add_row(f"{step / chunk.control_hz:.2f}", *(f"{value:.4f}" for value in row))
     show_table(made)

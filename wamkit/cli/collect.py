@@ -117,7 +117,7 @@ def command(
         "attempts": done.attempts,
         "success_rate": done.episodes / done.attempts,
         "seeds": list(done.seeds),
-        "hertz": made.fps,
+        "control_hz": made.fps,
         "seconds": spent,
     }
     if json:
@@ -138,7 +138,7 @@ def _draw(found: Mapping[str, Any], made_now: int) -> None:
         ("frames", str(found["frames"])),
         ("success of the expert", f"{found['episodes']} of {found['attempts']}"),
         ("seeds", f"{seeds[0]} to {seeds[1]}"),
-        ("frames a second", f"{found['hertz']:g} recorded, {made_now / spent:.0f} made"),
+        ("frames a second", f"{found['control_hz']:g} recorded, {made_now / spent:.0f} made"),
         ("seconds", f"{spent:.1f}"),
     ):
         rows.add_row(label, value)

@@ -114,7 +114,7 @@ def command(
         for attempt in _played(workers, seeds, policy, actor, keep, seconds):
             if films is not None:
                 word = "success" if attempt.success else "failure"
-                shoot(attempt, films / f"{attempt.seed}_{word}.{film}", robot.hertz, every)
+                shoot(attempt, films / f"{attempt.seed}_{word}.{film}", robot.control_hz, every)
             if made is not None:
                 _add(made, attempt)
             attempts.append(_light(attempt))
@@ -123,7 +123,7 @@ def command(
         found: dict[str, Any] = {
             "policy": policy,
             "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
-            "hertz": robot.hertz,
+            "control_hz": robot.control_hz,
             **summary(attempts),
         }
         if actor is not None:
@@ -133,7 +133,7 @@ def command(
             ) / 1000
             found |= {
                 "replan": actor.replan,
-                "chunk": actor.policy.spec.actions.chunk,
+                "chunk_size": actor.policy.spec.actions.chunk_size,
                 "batch": len(workers),
                 "latency_ms": latency,
                 "control_rate": actor.replan / spent,
@@ -187,7 +187,7 @@ def _actor(
     spec = resolve(folder, overrides or [])
     named, robot = _pairs("--view", view), workers.robot()
     streams = spec.paradigm.build().streams
-    steps = replan or (spec.actions.chunk if streams else max(1, spec.actions.chunk // 2))
+    steps = replan or (spec.actions.chunk_size if streams else max(1, spec.actions.chunk_size // 2))
     if found := list(conflicts(spec, robot, named, steps, streams)):
         raise SpecError(found, f"{policy} in this environment")
     from ..simulate.policy_runner import Actor
@@ -266,9 +266,13 @@ def _draw(found: dict[str, Any]) -> None:
     for stage, times in found.get("latency_ms", {}).items():
         rows.append((f"{stage}, ms", f"{times['p50']:.1f} (95 % below {times['p95']:.1f})"))
     if "control_rate" in found:
-        rate = f"{found['control_rate']:.0f} actions a second, the robot takes {found['hertz']:g}"
+        rate = (
+            f"{found['control_rate']:.0f} actions a second, the robot takes {found['control_hz']:g}"
+        )
         rows.append(("control rate", rate))
-        rows.append(("executed", f"{found['replan']} of {found['chunk']} actions of each chunk"))
+        rows.append(
+            ("executed", f"{found['replan']} of {found['chunk_size']} actions of each chunk")
+        )
     made = table("", "")
     made.show_header = False
     for row in rows:

@@ -82,9 +82,9 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
             "imagined": imagined,
         },
         "actions": {
-            "chunk": spec.actions.chunk,
+            "chunk_size": spec.actions.chunk_size,
             "size": spec.actions.size,
-            "hertz": spec.actions.hertz,
+            "control_hz": spec.actions.control_hz,
         },
         "state": spec.state.size,
         "tokens": {role: count for role, count in tokens.items() if count},
@@ -198,8 +198,8 @@ def _draw_sizes(told: Mapping[str, Any]) -> None:
         f"{pictures['observed']} and {pictures['imagined']} pictures"
     )
     say(
-        f"actions: {actions['chunk']} x {actions['size']} at {actions['hertz']:g} Hz, "
-        f"{actions['chunk'] / actions['hertz']:g} s; state: {told['state']} numbers"
+        f"actions: {actions['chunk_size']} x {actions['size']} at {actions['control_hz']:g} Hz, "
+        f"{actions['chunk_size'] / actions['control_hz']:g} s; state: {told['state']} numbers"
     )
 
 

@@ -189,8 +189,8 @@ def _renamed(words: list[str]) -> dict[str, str]:
 def _draw(told: dict[str, Any], host: str, port: int) -> None:
     """What is served, what a request holds, and a client to copy."""
     say(
-        f"{told['policy']}: chunks of {told['chunk']} x {len(told['actions'])} actions at "
-        f"{told['hertz']:g} Hz ({', '.join(told['actions'])})"
+        f"{told['policy']}: chunks of {told['chunk_size']} x {len(told['actions'])} actions at "
+        f"{told['control_hz']:g} Hz ({', '.join(told['actions'])})"
     )
     made = table("key of a request", "value", keep=("key of a request",))
     count, lines = told["pictures"], []
@@ -222,7 +222,7 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
         f"{_kept(told)}"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {said}\n    }})\n"
-        f'    print(reply["actions"].shape)  # ({told["chunk"]}, {len(told["actions"])})\n',
+        f'    print(reply["actions"].shape)  # ({told["chunk_size"]}, {len(told["actions"])})\n',
         whole=True,
     )
     shown = f"[{host}]" if ":" in host else host

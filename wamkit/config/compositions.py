@@ -78,7 +78,7 @@ def around(parts: dict[str, Any]) -> PolicySpec:
         {
             **parts,
             "actions": {
-                "chunk": 6,
+                "chunk_size": 6,
                 "groups": [{"name": "arm", "size": 3}, {"name": "grip", "size": 1}],
             },
             "state": {"size": 3},

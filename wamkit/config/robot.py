@@ -33,9 +33,9 @@ class ActionGroup(Section):
 class ActionConfig(Section):
     """The action chunk a policy predicts."""
 
-    chunk: int = Field(32, gt=0)
+    chunk_size: int = Field(32, gt=0)
     """Actions in a chunk (N)."""
-    hertz: float = Field(10.0, gt=0)
+    control_hz: float = Field(10.0, gt=0)
     """Actions a second on the robot."""
     groups: tuple[ActionGroup, ...] = Field(min_length=1)
     clip: float | None = Field(None, gt=0)

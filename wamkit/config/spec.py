@@ -63,7 +63,7 @@ class PolicySpec(Table):
         """What the action head is built from."""
         return Sizes(
             backbone=self.backbone,
-            chunk=self.actions.chunk,
+            chunk=self.actions.chunk_size,
             action=self.actions.size,
             state=self.state.size,
             latent=(self.vae.channels, *self.latent_size),
@@ -85,7 +85,7 @@ class PolicySpec(Table):
     @property
     def steps(self) -> int:
         """Actions in a training sample."""
-        return self.paradigm.blocks * self.actions.chunk
+        return self.paradigm.blocks * self.actions.chunk_size
 
     @property
     def latent_frames(self) -> tuple[int, int]:

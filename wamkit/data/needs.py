@@ -27,11 +27,12 @@ def lacking(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterato
     """Yield every reason why the policy cannot learn from the data set."""
     yield from _views(recording, spec, columns)
     yield from _numbers(recording, spec, columns)
-    fps, hertz = recording.fps, spec.actions.hertz
-    if abs(fps - hertz) > 1e-6:
+    fps, control_hz = recording.fps, spec.actions.control_hz
+    if abs(fps - control_hz) > 1e-6:
         yield _finding(
-            f"{recording.folder} has {fps:g} frames a second, the spec {hertz:g} actions",
-            f"--set actions.hertz={fps:g}, and --set video.every={_every(spec, fps)} for the same "
+            f"{recording.folder} has {fps:g} frames a second, the spec {control_hz:g} actions",
+            f"--set actions.control_hz={fps:g}, and --set video.every={_every(spec, fps)} for the "
+            "same "
             "pictures a second",
         )
     try:
@@ -47,7 +48,7 @@ def _finding(why: str, hint: str) -> Finding:
 
 
 def _every(spec: PolicySpec, fps: float) -> int:
-    return max(1, round(spec.video.every * fps / spec.actions.hertz))
+    return max(1, round(spec.video.every * fps / spec.actions.control_hz))
 
 
 def _views(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:

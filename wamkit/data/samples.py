@@ -64,7 +64,7 @@ class Samples(Dataset[Sample]):
         earlier is `discount` to that power, put on [-1, 1] (Cosmos Policy, arXiv 2601.16163).
 
         Raises WamkitError if the data set is not what the spec needs: cameras, sizes of action and
-        state, frames a second equal to actions.hertz, times within `tolerance` seconds.
+        state, frames a second equal to actions.control_hz, times within `tolerance` seconds.
         """
         if not isinstance(recording, Recording):
             recording = Recording(recording)

@@ -230,7 +230,7 @@ def shapes(
     if traits.guide_channels:
         shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
     numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
-    numbers["action"] = zeros(spec.actions.chunk, spec.actions.size)
+    numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
     lifted = {part: head.to_latent(part, x) for part, x in numbers.items()}
     lifted["action"] = torch.cat([lifted["action"]] * blocks, 1)
     return assembled(

@@ -85,7 +85,7 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
     real = torch.ones(shape)
     if part == "action":
         if (first := spec.action_head.learns) is not None:
-            place = torch.arange(shape[1]) % spec.actions.chunk
+            place = torch.arange(shape[1]) % spec.actions.chunk_size
             real = real * (place < first).float()[:, None]
         if batch.step_valid is not None:
             real = real * batch.step_valid.float()[..., None].cpu()

@@ -77,7 +77,7 @@ class ActionChunk:
     """Actions for the next moments, in physical units."""
 
     values: Tensor  # [B, N, A] float32
-    hertz: float
+    control_hz: float
     names: tuple[str, ...]  # A names, such as "arm.0"
     normalized: bool = False
     """True if the policy has no statistics yet, so that values are in normalized units."""

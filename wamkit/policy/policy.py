@@ -345,7 +345,7 @@ class Policy(Placed):
         state = preprocessing.physical_state(self, observation)
         chunk = ActionChunk(
             values=self.actions.decode(values, None if state is None else state.cpu()),
-            hertz=self.spec.actions.hertz,
+            control_hz=self.spec.actions.control_hz,
             names=self.actions.names,
             normalized=self.actions.statistics is None,
             value=None if out.value is None else out.value.float().cpu(),

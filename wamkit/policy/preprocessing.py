@@ -37,7 +37,7 @@ def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Mo
     batch, channels = z.shape[:2]
     frames = spec.latent_frames[1] if ahead else 0
     future = z.new_zeros(batch, channels, frames, *spec.target_size)
-    shapes = {"action": (batch, spec.actions.chunk, spec.actions.size)}
+    shapes = {"action": (batch, spec.actions.chunk_size, spec.actions.size)}
     if len(spec.predicts) > 1:
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
@@ -58,7 +58,7 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
     if tuple(batch.actions.shape[1:]) != (n, a):
         raise WamkitError(
             f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
-            "change actions.chunk or actions.groups in the spec, or the data",
+            "change actions.chunk_size or actions.groups in the spec, or the data",
         )
     physical = physical_state(policy, batch.observation)
     actions = batch.actions  # made ready where they are, which is mostly the host
@@ -161,7 +161,7 @@ def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
     """Numbers as the action head wants noise added to them, chunk by chunk."""
     if part != "action" or policy.spec.paradigm.blocks == 1:
         return policy.action_head.to_latent(part, x)
-    n = policy.spec.actions.chunk
+    n = policy.spec.actions.chunk_size
     chunks = policy.action_head.to_latent(part, x.unflatten(1, (-1, n)).flatten(0, 1))
     return chunks.unflatten(0, (x.shape[0], -1)).flatten(1, 2)
 

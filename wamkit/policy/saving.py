@@ -222,6 +222,6 @@ Saved by wamkit {__version__}. Load it with `wamkit.Policy.load(folder)`, or try
 
 - Cameras: {cameras}, laid out {spec.cameras.layout} on a canvas of \
 {spec.cameras.canvas[0]}x{spec.cameras.canvas[1]} pixels.
-- State: {spec.state.size} numbers. Actions: {spec.actions.chunk} x {spec.actions.size} at \
-{spec.actions.hertz:g} Hz ({groups}), in {units}.
+- State: {spec.state.size} numbers. Actions: {spec.actions.chunk_size} x {spec.actions.size} at \
+{spec.actions.control_hz:g} Hz ({groups}), in {units}.
 """

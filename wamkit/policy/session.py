@@ -150,7 +150,7 @@ class Session:
         preprocessing.expect_pictures(observation, self.pictures)
         self.policy.cameras.canvas(observation.images)  # are all cameras there?
         done = torch.cat(self._chunks, 1) if executed is None else executed
-        wanted = (first.batch, len(self._chunks) * spec.actions.chunk, spec.actions.size)
+        wanted = (first.batch, len(self._chunks) * spec.actions.chunk_size, spec.actions.size)
         self._expect(
             tuple(done.shape) == wanted,
             f"executed actions {list(done.shape)}; the session waits for {list(wanted)}",

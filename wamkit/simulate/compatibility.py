@@ -55,12 +55,13 @@ def conflicts(
             f"{len(robot.actions)}: {', '.join(robot.actions)}",
             hint="evaluate a policy that was trained for this robot",
         )
-    if abs(spec.actions.hertz - robot.hertz) > 1e-3 * robot.hertz:
+    if abs(spec.actions.control_hz - robot.control_hz) > 1e-3 * robot.control_hz:
         yield Conflict(
-            between=("actions.hertz", "environment"),
-            why=f"the policy acts at {spec.actions.hertz:g} Hz, the environment at "
-            f"{robot.hertz:g} Hz",
-            hint=f"if it learned from data at that rate: --set actions.hertz={robot.hertz:g}",
+            between=("actions.control_hz", "environment"),
+            why=f"the policy acts at {spec.actions.control_hz:g} Hz, the environment at "
+            f"{robot.control_hz:g} Hz",
+            hint="if it learned from data at that rate: --set "
+            f"actions.control_hz={robot.control_hz:g}",
         )
     if spec.state.size not in (0, len(robot.state)):
         yield Conflict(
@@ -69,11 +70,11 @@ def conflicts(
             f"{len(robot.state)}: {', '.join(robot.state) or 'none'}",
             hint="evaluate a policy that was trained for this robot",
         )
-    if replan > spec.actions.chunk:
+    if replan > spec.actions.chunk_size:
         yield Conflict(
-            between=("--replan", "actions.chunk"),
-            why=f"{replan} actions of a chunk of {spec.actions.chunk}",
-            hint=f"--replan {spec.actions.chunk} or less",
+            between=("--replan", "actions.chunk_size"),
+            why=f"{replan} actions of a chunk of {spec.actions.chunk_size}",
+            hint=f"--replan {spec.actions.chunk_size} or less",
         )
     if streams:
         yield from _conflicts_of_memory(spec, replan)
@@ -81,7 +82,7 @@ def conflicts(
 
 def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
     """What a policy that remembers asks for: whole chunks, and pictures that divide them."""
-    video, chunk = spec.video, spec.actions.chunk
+    video, chunk = spec.video, spec.actions.chunk_size
     if replan != chunk:
         yield Conflict(
             between=("--replan", "paradigm"),
@@ -90,7 +91,7 @@ def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
         )
     if (video.frames - video.context) * video.every != chunk:
         yield Conflict(
-            between=("video", "actions.chunk"),
+            between=("video", "actions.chunk_size"),
             why=f"a chunk of {chunk} actions shows {video.frames - video.context} new pictures, "
             f"one every {video.every} actions",
             hint="a policy that remembers needs (frames - context) * every = chunk",

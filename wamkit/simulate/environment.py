@@ -29,7 +29,7 @@ class Robot:
     actions: tuple[str, ...]  # A names
     low: tuple[float, ...]  # [A] the smallest action, in physical units
     high: tuple[float, ...]  # [A]
-    hertz: float  # actions a second
+    control_hz: float  # actions a second
     kind: str = "simulated"  # of robot, as data sets note it
 
     def limited(self, action: NDArray[Any]) -> NDArray[np.float32]:

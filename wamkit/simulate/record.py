@@ -124,7 +124,7 @@ def writer(
     features["action"] = Feature("float32", (len(robot.actions),), list(robot.actions))
     features["next.reward"] = Feature("float32", (1,))
     features["next.success"] = Feature("bool", (1,))
-    return Writer(folder, robot.hertz, features, robot.kind, codec=codec)
+    return Writer(folder, robot.control_hz, features, robot.kind, codec=codec)
 
 
 def add(made: Writer, attempt: Attempt) -> None:

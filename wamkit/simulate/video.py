@@ -54,13 +54,13 @@ def _framed(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[
     return np.asarray(ImageOps.expand(scaled, BORDER, color))
 
 
-def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
+def shoot(attempt: Attempt, file: Path, control_hz: float, every: int) -> None:
     """Write an episode as .mp4 or .gif, at its true speed where the format can."""
     shown = list(pictures(attempt, every))
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
         cure = "write the films as pictures that move: --film gif"
-        shot = video_writer.Film(file, hertz, size, "h264", cure)
+        shot = video_writer.Film(file, control_hz, size, "h264", cure)
         try:
             for picture in shown:
                 shot.add(picture)
@@ -68,10 +68,10 @@ def shoot(attempt: Attempt, file: Path, hertz: float, every: int) -> None:
         finally:
             shot.discard()  # nothing, once it is closed
         return
-    skip = max(1, round(hertz / GIF_HERTZ))
+    skip = max(1, round(control_hz / GIF_HERTZ))
     images: list[Any] = [Image.fromarray(picture) for picture in shown[::skip]]
     first, *rest = images
-    duration = max(20, round(1000 * skip / hertz))
+    duration = max(20, round(1000 * skip / control_hz))
     with in_words(file):
         make_folder(file.parent)
     made = BytesIO()

@@ -30,7 +30,7 @@ def record(
     features["action"] = Feature("float32", (spec.actions.size,))
     if spec.state.size:
         features["observation.state"] = Feature("float32", (spec.state.size,))
-    with Writer(folder, spec.actions.hertz, features, "example", codec=codec) as writer:
+    with Writer(folder, spec.actions.control_hz, features, "example", codec=codec) as writer:
         for episode in range(episodes):
             moments = (frame(features, episode, t) for t in range(frames))
             writer.add_episode(f"task {episode % 2}", moments)

@@ -15,7 +15,7 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
     try:
         robot = environment.robot
         count = len(robot.actions)
-        assert count == len(robot.low) == len(robot.high) > 0 and robot.hertz > 0
+        assert count == len(robot.low) == len(robot.high) > 0 and robot.control_hz > 0
         assert all(low < high for low, high in zip(robot.low, robot.high, strict=True))
         rng = np.random.default_rng(0)
         actions = [rng.uniform(robot.low, robot.high).astype(np.float32) for _ in range(steps)]

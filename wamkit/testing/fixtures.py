@@ -131,7 +131,7 @@ def everything(spec: PolicySpec) -> ModelInputs:
     return ModelInputs(
         text,
         video,
-        noisy(spec.actions.chunk, spec.actions.size, 0.2, 0.7),
+        noisy(spec.actions.chunk_size, spec.actions.size, 0.2, 0.7),
         torch.randn(2, size, generator=rng),
         next_state=noisy(1, size, 0.3, 0.5),
         value=noisy(1, 1, 0.9, 0.1),

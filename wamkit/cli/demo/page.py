@@ -143,8 +143,8 @@ def _built(told: Mapping[str, Any]) -> str:
     latent, actions = told["latent"], told["actions"]
     sizes = (
         f"A picture is {latent['channels']} channels of {latent['size'][0]} x {latent['size'][1]}; "
-        f"{actions['chunk']} actions of {actions['size']} numbers are chosen at once, for "
-        f"{actions['chunk'] / actions['hertz']:g} s."
+        f"{actions['chunk_size']} actions of {actions['size']} numbers are chosen at once, for "
+        f"{actions['chunk_size'] / actions['control_hz']:g} s."
     )
     return (
         "<section>\n<h2>What was built</h2>\n<div class='pair'>\n"
@@ -182,8 +182,8 @@ def _latency(way: Way) -> str:
     ]
     caption = (
         f"Milliseconds on this machine, for {found['batch']} episodes side by side. Of each "
-        f"{found['chunk']} actions {found['replan']} are carried out; the robot takes "
-        f"{found['hertz']:g} a second."
+        f"{found['chunk_size']} actions {found['replan']} are carried out; the robot takes "
+        f"{found['control_hz']:g} a second."
     )
     titles = ("stage", "median", "95 % below", "what it is")
     return (

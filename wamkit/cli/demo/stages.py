@@ -173,7 +173,7 @@ def expect_fit(spec: PolicySpec, workers: Any) -> None:
 
 def _replan(spec: PolicySpec) -> int:
     """Actions executed of a chunk: half of them, or all where the policy remembers."""
-    chunk = spec.actions.chunk
+    chunk = spec.actions.chunk_size
     return chunk if spec.paradigm.build().streams else max(1, chunk // 2)
 
 
@@ -240,9 +240,9 @@ def _evaluated(place: Path, settings: Settings, workers: Any, watch: Watch) -> F
     return found | {
         "latency_ms": latencies(seconds),
         "replan": actor.replan,
-        "chunk": actor.policy.spec.actions.chunk,
+        "chunk_size": actor.policy.spec.actions.chunk_size,
         "batch": len(workers),
-        "hertz": workers.robot().hertz,
+        "control_hz": workers.robot().control_hz,
     }
 
 
@@ -255,7 +255,7 @@ def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> F
     with watch(f"film of {place.name}", 1) as tell:
         (attempt,) = evaluate(workers, [seed], actor, {}, keep=True)
         every = actor.policy.spec.video.every
-        shoot(attempt, film, workers.robot().hertz / SLOWER, every)
+        shoot(attempt, film, workers.robot().control_hz / SLOWER, every)
         tell(1, "")
     return {
         "seed": seed,

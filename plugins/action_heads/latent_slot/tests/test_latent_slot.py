@@ -182,7 +182,7 @@ def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
     spec = spec_for()
     policy = Policy.from_spec(spec)
     batch = batch_of(spec)
-    valid = torch.ones(2, spec.actions.chunk, dtype=torch.bool)
+    valid = torch.ones(2, spec.actions.chunk_size, dtype=torch.bool)
     valid[:, 4:] = False
     padded = replace(batch, step_valid=valid)
     one = policy.loss(padded, seed=0)
@@ -313,7 +313,7 @@ def said(spec: PolicySpec) -> list[str]:
 
 def test_a_chunk_must_fit_its_slots() -> None:
     spec = spec_for()
-    actions = spec.actions.model_copy(update={"chunk": 400})
+    actions = spec.actions.model_copy(update={"chunk_size": 400})
     small = spec.model_copy(update={"actions": actions, "action_head": LatentSlot(slots=1)})
     c, h, w = small.sizes.latent
     needed = -(-1600 // (c * h * w))

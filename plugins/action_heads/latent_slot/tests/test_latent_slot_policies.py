@@ -111,7 +111,7 @@ def test_a_policy_without_any_weights_in_the_head_is_saved_and_loaded(tmp_path: 
 
 def test_the_tiny_form_of_a_large_chunk_takes_more_slots() -> None:
     spec = spec_for()
-    long = spec.actions.model_copy(update={"chunk": 500})
+    long = spec.actions.model_copy(update={"chunk_size": 500})
     assert spec_for(actions=long).action_head.slots > 1  # type: ignore[attr-defined]
     tiny, _ = spec_for(actions=long).tiny()
     assert check(tiny) == []

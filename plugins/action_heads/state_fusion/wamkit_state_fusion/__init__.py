@@ -89,10 +89,10 @@ class StateFusion(ReaderConfig):
                 why=f"{self.heads} heads cannot share tokens of {width} numbers",
                 hint=f"set action_head.heads = {fits}",
             )
-        if self.first_steps is not None and self.first_steps > spec.actions.chunk:
+        if self.first_steps is not None and self.first_steps > spec.actions.chunk_size:
             yield Conflict(
-                between=("action_head.first_steps", "actions.chunk"),
-                why=f"the first {self.first_steps} of {spec.actions.chunk} actions",
+                between=("action_head.first_steps", "actions.chunk_size"),
+                why=f"the first {self.first_steps} of {spec.actions.chunk_size} actions",
                 hint="leave out action_head.first_steps, which means all of them",
             )
 

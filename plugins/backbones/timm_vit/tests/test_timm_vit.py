@@ -239,7 +239,7 @@ def table(variant: str = "tiny", **backbone: Any) -> dict[str, Any]:
         "text_encoder": {"name": "bytes"},
         "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
         "paradigm": {"name": "single_pass"},
-        "actions": {"chunk": 6, "groups": [{"name": "arm", "size": 4}]},
+        "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
         "state": {"size": 3},
         "cameras": {"views": [{"name": "front", "size": (2 * patch, 3 * patch)}]},
         "video": {"frames": 1, "context": 1},

@@ -60,7 +60,7 @@ def test_keys_lead_into_dictionaries_and_unit_actions_are_scaled(nested: Gymnasi
     expect_environment(nested)
     host = Host(nested)
     robot = host.robot()
-    assert robot.cameras == {"top": (16, 20)} and robot.hertz == 30
+    assert robot.cameras == {"top": (16, 20)} and robot.control_hz == 30
     assert robot.low == (-1, -1) and len(robot.state) == 2
     host.reset(0)
     step = host.environment.step(np.array([0.5, -1], np.float32))

@@ -38,7 +38,7 @@ class Gymnasium(EnvironmentConfig):
     """Key of `info` that tells success. Where it is missing there is no success, only a return."""
     unit_actions: bool = False
     """Actions are given in [-1, 1] and scaled to the limits of the environment."""
-    hertz: float | None = Field(None, gt=0)
+    control_hz: float | None = Field(None, gt=0)
     """Actions a second; left open, what the environment says of itself (`render_fps`)."""
     instruction: str = "solve the task"
     """What the robot is told."""

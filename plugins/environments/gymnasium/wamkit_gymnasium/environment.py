@@ -58,7 +58,7 @@ class GymnasiumEnvironment:
             actions=names,
             low=(-1.0,) * len(names) if unit else tuple(self._low.tolist()),
             high=(1.0,) * len(names) if unit else tuple(self._high.tolist()),
-            hertz=config.hertz or float(self._env.metadata.get("render_fps") or 10),
+            control_hz=config.control_hz or float(self._env.metadata.get("render_fps") or 10),
             kind=config.id,
         )
         if not np.isfinite([*self.robot.low, *self.robot.high]).all():

@@ -35,7 +35,7 @@ def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
         attempt = workers.answer(0)
     assert attempt.success and attempt.steps < 120
     assert attempt.instruction == "press the button from above"
-    assert robot.hertz == 80 and robot.cameras == {"corner2": (32, 32)}
+    assert robot.control_hz == 80 and robot.cameras == {"corner2": (32, 32)}
     hand = np.stack([frame.seen.state for frame in attempt.frames])
     assert np.ptp(hand[:, 2]) > 0.02  # the hand goes up and down
     # The arm is red, comes from the left and from above; the table is below.

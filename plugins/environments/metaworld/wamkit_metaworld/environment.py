@@ -77,7 +77,7 @@ class MetaWorldEnvironment:
             actions=("hand.x", "hand.y", "hand.z", "gripper"),
             low=(-1.0,) * 4,
             high=(1.0,) * 4,
-            hertz=round(1 / self._env.dt, 6),
+            control_hz=round(1 / self._env.dt, 6),
             kind="sawyer",
         )
 

@@ -47,7 +47,7 @@ class PushTEnvironment:
             actions=("disk.x", "disk.y"),
             low=(0.0, 0.0),
             high=(TABLE, TABLE),
-            hertz=float(self._env.control_hz),
+            control_hz=float(self._env.control_hz),
             kind="pusht",
         )
 
