@@ -51,8 +51,8 @@ def test_passes_that_repeat_are_counted_as_if_they_were_run(
     name: str, overrides: tuple[str, ...]
 ) -> None:
     spec = _tiny(name, overrides)
-    for choices in spec.paradigm.modes.values():
-        assert cost(spec, **choices) == cost(spec, every_pass=True, **choices)
+    for act_options in spec.paradigm.variants.values():
+        assert cost(spec, **act_options) == cost(spec, every_pass=True, **act_options)
 
 
 @pytest.mark.parametrize("name", ["fastwam", "mimic_video", "cosmos_policy", "image_wam_4b"])

@@ -129,8 +129,8 @@ def test_attention_has_the_published_shape(name: str) -> None:
 
 def grid(name: str, part: str) -> list[float]:
     flow = schedules_of(spec_of(name))[part]
-    run = flow.start(torch.zeros(1, 1))
-    return [*run.levels, 0.0]
+    sampler = flow.init_sampler(torch.zeros(1, 1))
+    return [*sampler.levels, 0.0]
 
 
 def test_schedules_have_the_published_levels() -> None:

@@ -20,7 +20,7 @@ from wamkit.acceleration.compile_modules import compile_pass
 from wamkit.acceleration.fused_linear import fuse, projected, unfuse
 from wamkit.config.compositions import matrix
 from wamkit.engine.passes import PassRunner
-from wamkit.interfaces.paradigm import remember
+from wamkit.interfaces.paradigm import prefill
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import batch_of, observation
@@ -433,7 +433,7 @@ def test_remembered_keys_and_values_keep_no_queries_alive() -> None:
     built = policy()
     fuse(built)
     inputs = blank(built, observation(built.spec))
-    cache, _ = remember(built.model, inputs, built.paradigm.sees)
+    cache, _ = prefill(built.model, inputs, built.paradigm.sees)
     assert cache is not None
     found = [x for layer in cache.layers for kv in layer.values() for x in (kv.k, kv.v)]
     assert found and all(x.untyped_storage().nbytes() == x.nbytes for x in found)

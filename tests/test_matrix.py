@@ -38,7 +38,7 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
         ).action
         fast = policy.paradigm.act(policy.model, inputs, policy.schedules, generator(0)).action
     same_values(fast, slow)
-    if not policy.paradigm.looks_ahead:  # then there was no room for a future
+    if not policy.paradigm.needs_future:  # then there was no room for a future
         assert torch.equal(
             policy.chunk_of(policy.decide(inputs, seed=0), seen).values, chunk.values
         )

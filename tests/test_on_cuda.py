@@ -360,7 +360,7 @@ def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
     policy = Policy.from_spec(spec)
     device.hold(policy)
     policy.imagine(observation(spec), seed=0)
-    if policy.paradigm.streams:
+    if policy.paradigm.stateful:
         session = policy.session()
         session.act(observation(spec), seed=0)
         session.act(None, seed=1)
@@ -387,7 +387,7 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     other = replace(seen, prompt=[f"job {sample}" for sample in range(seen.batch)])
     recorded(blank(policy, other), generator(0))
     for steps in range(2, 100, 2):  # levels of other runs
-        policy.schedules["action"].start(inputs.noisy("action").x, steps=steps)
+        policy.schedules["action"].init_sampler(inputs.noisy("action").x, steps=steps)
     del inputs
     gc.collect()
     assert len(needed) > 50 and all(memory() is not None for memory in needed)

@@ -17,7 +17,7 @@ from wamkit.train.config import Parts, TrainConfig
 from wamkit.train.plan import kept, plan, work
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
-Run = Callable[..., tuple[int, str, str]]
+Sampler = Callable[..., tuple[int, str, str]]
 
 
 def spec_with(*overrides: str) -> PolicySpec:
@@ -77,14 +77,14 @@ def test_parts_at_rest_need_no_gradient() -> None:
 
 
 def test_keys_kept_while_acting_are_those_of_the_cache() -> None:
-    from wamkit.interfaces.paradigm import CLEAN, remember
+    from wamkit.interfaces.paradigm import CLEAN, prefill
     from wamkit.policy import preprocessing
     from wamkit.testing.fixtures import observation
 
     policy = Policy.from_spec(spec_with())
     inputs = preprocessing.blank(policy, observation(policy.spec, batch=1))
     with torch.no_grad():
-        cache, _ = remember(policy.model, inputs, policy.paradigm.sees, CLEAN)
+        cache, _ = prefill(policy.model, inputs, policy.paradigm.sees, CLEAN)
     assert cache is not None
     found = sum(
         x.numel() * x.element_size()
@@ -105,7 +105,7 @@ def test_shares_of_weights_are_divided_and_passes_make_batches_smaller() -> None
     assert passes.memory["activations"] == one.memory["activations"] // 4
 
 
-def test_plan_says_that_it_fits(wamkit: Run) -> None:
+def test_plan_says_that_it_fits(wamkit: Sampler) -> None:
     words = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
     code, out, err = wamkit("plan", TOY, *words)
     assert code == 0 and "it fits into 80 GB" in out
@@ -117,7 +117,7 @@ def test_plan_says_that_it_fits(wamkit: Run) -> None:
     assert code == 0 and told["fits"] and told["total"] == sum(told["memory"].values())
 
 
-def test_advice_of_a_plan_works_when_followed(wamkit: Run) -> None:
+def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
     words = ["plan", TOY, "--devices", "2", "--memory", "40MB", "--batch", "16"]
     code, out, _ = wamkit(*words)
     assert code == 1 and "it does not fit into" in out
@@ -139,7 +139,7 @@ def test_advice_of_a_plan_works_when_followed(wamkit: Run) -> None:
         (["--train", "bach=3"], "did you mean 'batch'?"),
     ],
 )
-def test_mistyped_plans(wamkit: Run, words: list[str], message: str) -> None:
+def test_mistyped_plans(wamkit: Sampler, words: list[str], message: str) -> None:
     code, _, err = wamkit("plan", TOY, *words)
     assert code == 2 and message in err
 

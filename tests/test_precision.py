@@ -98,7 +98,7 @@ def test_training_in_bfloat16_leaves_alone_what_is_kept_in_float32(name: str) ->
 def test_a_noise_level_is_embedded_the_same_whatever_training_computes_in() -> None:
     policy = built("wan", "float32")
     batch = batch_of(policy.spec, size=1)
-    noisy, _ = policy.paradigm.corrupt(
+    noisy, _ = policy.paradigm.add_noise(
         clean(policy, batch), policy.schedules, torch.Generator().manual_seed(0)
     )
     found = []

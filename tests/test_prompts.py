@@ -63,7 +63,7 @@ def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
     policy = doubled(wamkit.build(composed(backbone=name)))
     inputs = clean(policy, batch_of(policy.spec, size=1))
     rng = torch.Generator().manual_seed(0)
-    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     width = inputs.text.tokens.shape[2]
     valid = torch.arange(9)[None] < 5
     padded = replace(inputs.text, tokens=torch.randn(1, 9, width), valid=valid, repeats=None)

@@ -195,7 +195,7 @@ def test_a_page_in_a_browser_is_refused(address: tuple[str, int]) -> None:
 
 def test_clients_remember_each_its_own_episode() -> None:
     video = remembering().spec.video
-    assert remembering().paradigm.streams
+    assert remembering().paradigm.stateful
 
     def seen(seed: int, count: int) -> dict[str, Any]:
         shape = (count, 24, 32, 3) if count > 1 else (24, 32, 3)

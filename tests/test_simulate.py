@@ -341,7 +341,7 @@ def test_every_mismatch_is_told_at_once() -> None:
         "9 actions of a chunk of 4",
     ]
     assert not list(conflicts(spec(), robot, {}, 4))
-    assert len(list(conflicts(spec(), robot, {}, 2, streams=True))) == 1
+    assert len(list(conflicts(spec(), robot, {}, 2, stateful=True))) == 1
 
 
 def test_the_only_view_sees_the_only_camera() -> None:

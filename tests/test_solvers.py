@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wamkit.config.noise_schedule import ScheduleConfig
 from wamkit.engine.noise_schedule import NoiseSchedule, draw
-from wamkit.engine.samplers import SOLVERS, Run
+from wamkit.engine.samplers import SOLVERS, Sampler
 from wamkit.testing.parity import float64, same_values
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -34,10 +34,10 @@ def schedule(solver: str, **settings: Any) -> NoiseSchedule:
     return NoiseSchedule(ScheduleConfig(solver=solver, **settings))
 
 
-def through(run: Run, velocity: Velocity) -> Tensor:
-    while not run.done:
-        run.advance(velocity(run.x, run.level))
-    return run.x
+def through(sampler: Sampler, velocity: Velocity) -> Tensor:
+    while not sampler.done:
+        sampler.step(velocity(sampler.x, sampler.level))
+    return sampler.x
 
 
 def gaussian(x: Tensor, s: float) -> Tensor:
@@ -64,29 +64,29 @@ def bent(x: Tensor, s: float) -> Tensor:
 @pytest.mark.parametrize("steps", [2, 6])
 def test_a_run_counts_evaluations_and_tells_its_levels(solver: str, steps: int) -> None:
     x, data = noise(), noise().flip(0)
-    run = schedule(solver).start(x, steps, rng())
-    assert run.evaluations == steps == len(run.levels) and torch.equal(run.x, x)
-    home, seen = run.sigma.untyped_storage().data_ptr(), []
-    while not run.done:
-        assert run.sigma.shape == (4,) and run.sigma.dtype == torch.float32
-        assert run.sigma.tolist() == pytest.approx([run.level] * 4)
-        assert run.sigma.untyped_storage().data_ptr() == home
-        seen.append(run.level)
-        run.advance((run.x - data) / run.level)
-    assert tuple(seen) == run.levels and min(seen) > 0 and seen == sorted(seen, reverse=True)
-    assert run.level == 0 and not run.sigma.any()
-    same_values(run.x, data)
+    sampler = schedule(solver).init_sampler(x, steps, rng())
+    assert sampler.evaluations == steps == len(sampler.levels) and torch.equal(sampler.x, x)
+    home, seen = sampler.sigma.untyped_storage().data_ptr(), []
+    while not sampler.done:
+        assert sampler.sigma.shape == (4,) and sampler.sigma.dtype == torch.float32
+        assert sampler.sigma.tolist() == pytest.approx([sampler.level] * 4)
+        assert sampler.sigma.untyped_storage().data_ptr() == home
+        seen.append(sampler.level)
+        sampler.step((sampler.x - data) / sampler.level)
+    assert tuple(seen) == sampler.levels and min(seen) > 0 and seen == sorted(seen, reverse=True)
+    assert sampler.level == 0 and not sampler.sigma.any()
+    same_values(sampler.x, data)
 
 
 def test_euler_is_the_grid_and_its_steps_to_the_bit() -> None:
     flow = schedule("euler", steps=7)
     x, grid = noise(), flow.grid()
-    run = flow.start(x)
-    assert [*run.levels, 0] == grid
+    sampler = flow.init_sampler(x)
+    assert [*sampler.levels, 0] == grid
     for s, lower in pairwise(grid):
         x = x + (lower - s) * bent(x, s)
-        run.advance(bent(run.x, run.level))
-        assert torch.equal(run.x, x)
+        sampler.step(bent(sampler.x, sampler.level))
+        assert torch.equal(sampler.x, x)
 
 
 class Recorded(TorchDispatchMode):
@@ -103,12 +103,12 @@ class Recorded(TorchDispatchMode):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(solver: str) -> None:
-    run = schedule(solver, steps=6).start(noise(), rng=rng())
+    sampler = schedule(solver, steps=6).init_sampler(noise(), rng=rng())
     velocity = noise()
     with Recorded() as recorded:
-        while not run.done:
-            assert run.sigma is not None
-            run.advance(velocity)
+        while not sampler.done:
+            assert sampler.sigma is not None
+            sampler.step(velocity)
     assert recorded.names <= {"add", "sub", "mul", "div", "rsub", "select", "slice"}
 
 
@@ -117,23 +117,23 @@ def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(solver: str) -> None
 def test_a_run_may_end_on_the_way(solver: str) -> None:
     x, data = noise(), noise().flip(0)
     flow = schedule(solver, steps=8)
-    whole = flow.start(x, rng=rng())
-    run = flow.start(x, rng=rng(), until=0.7)
-    again = through(run, lambda x, s: (x - data) / s)
-    assert run.level == 0.7 and run.sigma.tolist() == pytest.approx([0.7] * 4)
+    whole = flow.init_sampler(x, rng=rng())
+    sampler = flow.init_sampler(x, rng=rng(), until=0.7)
+    again = through(sampler, lambda x, s: (x - data) / s)
+    assert sampler.level == 0.7 and sampler.sigma.tolist() == pytest.approx([0.7] * 4)
     above = [s for s in whole.nodes if s > 0.7]
-    assert list(run.nodes) == [*above, 0.7] and run.levels[0] == 1
+    assert list(sampler.nodes) == [*above, 0.7] and sampler.levels[0] == 1
     if solver != "consistency":  # which is on the way with noise of its own
         same_values(again, 0.3 * data + 0.7 * x)
-    none = flow.start(x, until=1.0)
+    none = flow.init_sampler(x, until=1.0)
     assert none.done and none.evaluations == 0 and none.level == 1 and torch.equal(none.x, x)
     assert none.sigma.tolist() == [1] * 4
 
 
 def test_a_level_that_is_met_but_for_rounding_is_met() -> None:
     cosmos = schedule("ab2", spacing="karras", low=0.8, high=80 / 81, steps=5)
-    assert cosmos.start(noise(), until=0.8).evaluations == 4
-    assert schedule("unipc", steps=10).start(noise(), until=0.3571428571).evaluations == 9
+    assert cosmos.init_sampler(noise(), until=0.8).evaluations == 4
+    assert schedule("unipc", steps=10).init_sampler(noise(), until=0.3571428571).evaluations == 9
 
 
 @pytest.mark.parametrize(
@@ -143,16 +143,18 @@ def test_solvers_converge_at_their_order(solver: str, order: int) -> None:
     flow = schedule(solver, shift=1, high=0.8)
     errors = []
     for steps in (64, 128):
-        run = flow.start(noise(), steps, until=0.2)
-        run.x = there(noise(), 0.8)
-        errors.append(float((through(run, gaussian) - there(noise(), 0.2)).abs().max()))
+        sampler = flow.init_sampler(noise(), steps, until=0.2)
+        sampler.x = there(noise(), 0.8)
+        errors.append(float((through(sampler, gaussian) - there(noise(), 0.2)).abs().max()))
     assert math.log2(errors[0] / errors[1]) > order - 0.2 and errors[1] < 1e-2 / order**4
 
 
 def test_eight_evaluations_are_better_spent_on_midpoints() -> None:
     for shift, times in ((1.0, 43.27), (5.0, 8.16)):
         euler, midpoint = (
-            (through(schedule(s, shift=shift).start(wide, 8), gaussian) - there(wide, 0)).abs()
+            (
+                through(schedule(s, shift=shift).init_sampler(wide, 8), gaussian) - there(wide, 0)
+            ).abs()
             for s, wide in (("euler", _many()), ("midpoint", _many()))
         )
         assert float(euler.mean() / midpoint.mean()) == pytest.approx(times, abs=0.01)
@@ -165,26 +167,26 @@ def _many() -> Tensor:
 @pytest.mark.parametrize(("steps", "until"), [(1, 0), (2, 0), (3, 0), (16, 0), (10, 0.5)])
 def test_unipc_is_the_one_of_diffusers(steps: int, until: float) -> None:
     diffusers = pytest.importorskip("diffusers")
-    run = schedule("unipc", steps=steps).start(noise().float(), until=until)
+    sampler = schedule("unipc", steps=steps).init_sampler(noise().float(), until=until)
     reference = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True
     )
-    reference.set_timesteps(sigmas=torch.tensor(run.levels, dtype=torch.float64).numpy())
+    reference.set_timesteps(sigmas=torch.tensor(sampler.levels, dtype=torch.float64).numpy())
     reference.sigmas[-1] = until
     reference.set_begin_index(0)
     x = noise().float()
-    for time, level in zip(reference.timesteps, run.levels, strict=True):
+    for time, level in zip(reference.timesteps, sampler.levels, strict=True):
         x = reference.step(bent(x, level), time, x).prev_sample
-        run.advance(bent(run.x, run.level))
-        same_values(run.x, x)  # its levels are float32
+        sampler.step(bent(sampler.x, sampler.level))
+        same_values(sampler.x, x)  # its levels are float32
 
 
 @float64()
 def test_ab2_is_cosmos_s_multistep() -> None:
     """The published formula on x0, in sigma from 80 to 4, and one evaluation at 4 to finish."""
     flow = schedule("ab2", spacing="karras", low=0.8, high=80 / 81, steps=5)
-    run = flow.start(noise())
-    x, before, levels = 80 * noise(), None, [s / (1 - s) for s in run.levels]
+    sampler = flow.init_sampler(noise())
+    x, before, levels = 80 * noise(), None, [s / (1 - s) for s in sampler.levels]
     for s, t in pairwise(levels):
         x0 = _x0(x, s)
         if before is None:
@@ -197,11 +199,11 @@ def test_ab2_is_cosmos_s_multistep() -> None:
             ahead, behind = phi1 - phi2 / c2, phi2 / c2
             x = math.exp(-dt) * x + dt * (ahead * x0 + behind * before[1])
         before = (s, x0)
-        run.advance(bent(run.x, run.level))
-        same_values(run.x * (1 + t), x)
-    run.advance(bent(run.x, run.level))
-    assert run.done
-    same_values(run.x, _x0(x, levels[-1]))
+        sampler.step(bent(sampler.x, sampler.level))
+        same_values(sampler.x * (1 + t), x)
+    sampler.step(bent(sampler.x, sampler.level))
+    assert sampler.done
+    same_values(sampler.x, _x0(x, levels[-1]))
 
 
 def _x0(x: Tensor, edm: float) -> Tensor:
@@ -213,21 +215,21 @@ def _x0(x: Tensor, edm: float) -> Tensor:
 @float64()
 def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
     flow = schedule("consistency", steps=3)
-    run = flow.start(noise(), rng=rng())
+    sampler = flow.init_sampler(noise(), rng=rng())
     again = draw((2, 4, 3, 5), noise(), rng())
     x = noise()
-    for i, s in enumerate(run.levels):
+    for i, s in enumerate(sampler.levels):
         data = x - s * bent(x, s)
-        run.advance(bent(run.x, run.level))
+        sampler.step(bent(sampler.x, sampler.level))
         if i < 2:
-            x = (1 - run.levels[i + 1]) * data + run.levels[i + 1] * again[i]
-            same_values(run.x, x)
-    same_values(run.x, data)
+            x = (1 - sampler.levels[i + 1]) * data + sampler.levels[i + 1] * again[i]
+            same_values(sampler.x, x)
+    same_values(sampler.x, data)
     with pytest.raises(ValueError, match=r"start the run with rng=\.\.\."):
-        flow.start(noise())
-    assert flow.start(noise(), steps=1).evaluations == 1
+        flow.init_sampler(noise())
+    assert flow.init_sampler(noise(), steps=1).evaluations == 1
 
 
 def test_steps_a_solver_cannot_spend_are_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="midpoint makes two a step: found 3, write 2 or 4"):
-        schedule("midpoint").start(noise(), 3)
+        schedule("midpoint").init_sampler(noise(), 3)

@@ -182,16 +182,16 @@ def test_a_level_of_a_run_stays_one_until_it_is_replaced() -> None:
     from wamkit.config.noise_schedule import ScheduleConfig
     from wamkit.engine.noise_schedule import NoiseSchedule
 
-    run = NoiseSchedule(ScheduleConfig(steps=3)).start(torch.zeros(2, 4, 3))
+    sampler = NoiseSchedule(ScheduleConfig(steps=3)).init_sampler(torch.zeros(2, 4, 3))
     text = Text(torch.zeros(2, 1, 4))
-    inputs = ModelInputs(text, action=NoisyVectors(run.x, torch.ones(2))).put(
-        "action", run.x, run.level
+    inputs = ModelInputs(text, action=NoisyVectors(sampler.x, torch.ones(2))).put(
+        "action", sampler.x, sampler.level
     )
     action = inputs.noisy("action")
-    assert action.level == run.level and action.sigma.tolist() == [[run.sigma]] * 2
-    other = inputs.put("action", run.x, torch.full((2,), 0.3)).noisy("action")
+    assert action.level == sampler.level and action.sigma.tolist() == [[sampler.sigma]] * 2
+    other = inputs.put("action", sampler.x, torch.full((2,), 0.3)).noisy("action")
     assert isinstance(other.level, Tensor) and other.sigma.shape == (2, 1)
-    assert inputs.pick(torch.tensor([1, 0, 1])).noisy("action").level == run.level
+    assert inputs.pick(torch.tensor([1, 0, 1])).noisy("action").level == sampler.level
 
 
 def test_levels_of_several_runs_share_one_table() -> None:

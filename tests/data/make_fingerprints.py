@@ -65,7 +65,7 @@ class Case:
     padding: bool = False  # some steps, frames and numbers of the training samples are padding
     chunks: int = 0  # chunks of a session, the last one without an observation
     seed: Any = 0
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    act_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cells() -> Iterator[tuple[str, Callable[[], Case]]]:
@@ -180,7 +180,7 @@ def extras() -> Iterator[tuple[str, Callable[[], Case]]]:
         _set(relative, three, **toy, **mot, **chunks)(statistics=True, chunks=3),
     )
     yield "seeds-wan-mot", _set(**wan, **mot, **joint)(seed=[3, 5])
-    yield "fast-wan-mot", _set(**wan, **mot, paradigm="adaptive")(choices={"deliberate": False})
+    yield "fast-wan-mot", _set(**wan, **mot, paradigm="adaptive")(act_options={"deliberate": False})
     for solver in ("heun", "ab2", "unipc", "consistency"):
         steps = ("schedules.action.steps=4", "schedules.video.steps=4")
         used = [f"schedules.{part}.solver={solver}" for part in ("video", "action")]
@@ -195,7 +195,7 @@ def cases() -> dict[str, Callable[[], Case]]:
 @float64()
 def fingerprint(case: Case) -> Print:
     """What a composition computes, as a few numbers for each quantity."""
-    spec, use, statistics = case.spec, dict(case.choices), None
+    spec, use, statistics = case.spec, dict(case.act_options), None
     assert not (conflicts := [c for c in check(spec) if not c.missing]), conflicts
     if case.statistics:
         sizes = {"action": spec.actions.size, "state": spec.state.size}

@@ -76,7 +76,7 @@ def expect_report(found: Mapping[str, Any]) -> None:
 def _sizes(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Everything that decides how much a chunk computes, key by key."""
     yield "batch", report["batch"]
-    yield "choices", report["choices"]
+    yield "act_options", report["act_options"]
     yield from _leaves(report["sizes"], "")
 
 

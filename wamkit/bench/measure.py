@@ -72,7 +72,7 @@ class Report:
     random: tuple[str, ...]  # parts with random weights
     rounds: int
     quantized: str  # kind of rounding, or "none"
-    choices: Mapping[str, Any]  # of the paradigm, for every chunk
+    act_options: Mapping[str, Any]  # of the paradigm, for every chunk
     sizes: Mapping[str, Any]  # the spec
 
     def json(self) -> dict[str, Any]:
@@ -89,13 +89,13 @@ def measure(
     rounds: int = ROUNDS,
     warmup: int = 2,
     name: str = "",
-    choices: Mapping[str, Any] | None = None,
+    act_options: Mapping[str, Any] | None = None,
 ) -> Report:
     """Measure `policy.act` on random pictures, in `mode`, over `rounds` chunks.
 
     The policy is left in `mode`. Raises WamkitError if it cannot run in it.
     """
-    chosen, device, spec = dict(choices or {}), policy.device, policy.spec
+    chosen, device, spec = dict(act_options or {}), policy.device, policy.spec
     dtype = DTYPES[spec.dtype]
     seen = random_observation(spec, batch=batch, frames=spec.video.context)
 
@@ -149,7 +149,7 @@ def measure(
         random=tuple(k for k in KINDS if _random(getattr(spec, k), getattr(policy, k))),
         rounds=rounds,
         quantized=policy.quantized,
-        choices=chosen,
+        act_options=chosen,
         sizes=spec.dump(),
     )
 

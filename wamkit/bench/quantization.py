@@ -98,7 +98,7 @@ class Before:
     def _velocity(self, policy: Policy) -> Tensor:
         """All velocities [numbers] of one pass over training samples with noise."""
         inputs = clean(policy, random_batch(policy.spec, size=self._batch))
-        noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, generator(0))
+        noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
         found = policy.model(noisy)
         parts = (found.video, found.future, found.action, found.next_state, found.value)
         return torch.cat([part.float().flatten().cpu() for part in parts if part is not None])

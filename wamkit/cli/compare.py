@@ -139,17 +139,17 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
         if isinstance(count, str):
             left_out.append(f"{kind}: {count}")
     tokens = {role: count for role, count in spec.tokens().items() if count}
-    for mode, choices in spec.paradigm.modes.items():
+    for mode, act_options in spec.paradigm.variants.items():
         row = Row(f"{name}, {mode}" if mode else name, sizes, tokens, left_out=tuple(left_out))
-        yield _filled(row, spec, choices, device)
+        yield _filled(row, spec, act_options, device)
 
 
-def _filled(row: Row, spec: PolicySpec, choices: Mapping[str, Any], device: str | None) -> Row:
+def _filled(row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: str | None) -> Row:
     """The row with what can be counted and timed here; one that fails does not cost the others."""
     from ..policy.cost import cost
 
     try:
-        spent = cost(spec, **choices)
+        spent = cost(spec, **act_options)
         missing = tuple(dict.fromkeys((*row.left_out, *spent.left_out)))
         row = replace(
             row,
@@ -164,13 +164,13 @@ def _filled(row: Row, spec: PolicySpec, choices: Mapping[str, Any], device: str 
     if device is None:
         return row
     try:
-        return replace(row, milliseconds=milliseconds(spec, device, choices))
+        return replace(row, milliseconds=milliseconds(spec, device, act_options))
     except Exception as problem:
         why = f"not timed: {type(problem).__name__}: {problem}"
         return replace(row, left_out=(*row.left_out, why))
 
 
-def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> float:
+def milliseconds(spec: PolicySpec, device: str, act_options: Mapping[str, Any]) -> float:
     """Median of five chunks of the same composition at toy size, after one that is not counted."""
     from statistics import median
     from time import perf_counter
@@ -183,7 +183,7 @@ def milliseconds(spec: PolicySpec, device: str, choices: Mapping[str, Any]) -> f
     seen, times = random_observation(small, batch=1, frames=small.video.context), []
     for _ in range(6):
         begin = perf_counter()
-        policy.act(seen, seed=0, **choices)
+        policy.act(seen, seed=0, **act_options)
         times.append(1000 * (perf_counter() - begin))
     return median(times[1:])
 

@@ -186,18 +186,20 @@ def _actor(
     folder = taken(Path(policy))
     spec = resolve(folder, overrides or [])
     named, robot = _pairs("--view", view), workers.robot()
-    streams = spec.paradigm.build().streams
-    steps = replan or (spec.actions.chunk_size if streams else max(1, spec.actions.chunk_size // 2))
-    if found := list(conflicts(spec, robot, named, steps, streams)):
+    stateful = spec.paradigm.build().stateful
+    steps = replan or (
+        spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
+    )
+    if found := list(conflicts(spec, robot, named, steps, stateful)):
         raise SpecError(found, f"{policy} in this environment")
     from ..simulate.policy_runner import Actor
 
     made, notes = loaded(folder, spec, device, overrides or [])
     for line in notes:
         note(line)
-    choices = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
+    act_options = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
     imagine = record is not None
-    return Actor(made, views_of(spec, robot, named), steps, choices, imagine=imagine)
+    return Actor(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 
 
 def _played(

@@ -72,7 +72,7 @@ def around(parts: dict[str, Any]) -> PolicySpec:
     if traits.latent_channels:
         patch = traits.patch
     imagined = 0 if not traits.imagines else 1 if traits.frames == "one" else 2
-    if (wanted := parts["paradigm"].imagined) is not None:
+    if (wanted := parts["paradigm"].max_target_frames) is not None:
         imagined = min(imagined, wanted)
     spec = PolicySpec.model_validate(
         {

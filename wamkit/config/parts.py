@@ -386,18 +386,18 @@ class ParadigmConfig(Part):
         return ("action",)
 
     @property
-    def blocks(self) -> int:
+    def chunks_per_sample(self) -> int:
         """Chunks that follow each other in one training sample."""
         return 1
 
     @property
-    def imagined(self) -> int | None:
+    def max_target_frames(self) -> int | None:
         """Latent frames of each view that it wants imagined for one chunk; None for any number."""
         return None
 
     @property
-    def modes(self) -> Mapping[str, Mapping[str, Any]]:
-        """Ways a call of `act` can go: name -> choices that force it. A single way is named ''."""
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        """Variants of a call of `act`: name -> options that force it. A single one is named ''."""
         return {"": {}}
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:

@@ -51,7 +51,7 @@ def level_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     said = f"the words of {backbone.name} have the noise level of the target frames"
     said += f' ({place} = "{value}")' if value else ""
     copies = sorted(role for role in paradigm.sees if _is_other_target(role))
-    if copies or paradigm.blocks > 1:
+    if copies or paradigm.chunks_per_sample > 1:
         yield Conflict(
             between=(place, "paradigm"),
             why=f"{said}, and under {paradigm.name} the frames of one pass have several: those of "

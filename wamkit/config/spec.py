@@ -80,12 +80,14 @@ class PolicySpec(Table):
     @property
     def pictures(self) -> int:
         """Pictures in a training sample: what is observed, and the future of every block."""
-        return self.video.context + self.paradigm.blocks * (self.video.frames - self.video.context)
+        return self.video.context + self.paradigm.chunks_per_sample * (
+            self.video.frames - self.video.context
+        )
 
     @property
     def steps(self) -> int:
         """Actions in a training sample."""
-        return self.paradigm.blocks * self.actions.chunk_size
+        return self.paradigm.chunks_per_sample * self.actions.chunk_size
 
     @property
     def latent_frames(self) -> tuple[int, int]:

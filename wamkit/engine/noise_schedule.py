@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config.noise_schedule import TWICE, ScheduleConfig, check_steps
 from ..errors import WamkitError
 from .device import to_device
-from .samplers import SOLVERS, Run
+from .samplers import SOLVERS, Sampler
 
 if TYPE_CHECKING:
     from ..config.spec import PolicySpec
@@ -294,13 +294,13 @@ class NoiseSchedule:
         slope = (c.high - c.low) / (1 - last) if last < 1 else 0.0
         return [*(c.high - slope * (1 - s) for s in levels[:-1]), 0.0]
 
-    def start(
+    def init_sampler(
         self,
         noise: Tensor,
         steps: int | None = None,
         rng: torch.Generator | None = None,
         until: float = 0.0,
-    ) -> Run:
+    ) -> Sampler:
         """A sampling run from standard normal `noise` [B, ...] down to level `until`.
 
         `steps` counts network evaluations. A run that ends above 0 has the levels of the whole run

@@ -23,7 +23,7 @@ Fresh = Callable[[int], Tensor]
 _TOP = 1 - 17 * 2**-24  # 1 - 1e-6 in float32: where UniPC places level 1, whose logarithm is needed
 
 
-class Run(ABC):
+class Sampler(ABC):
     """One way from noise to data, a network evaluation at a time.
 
     ```
@@ -66,25 +66,25 @@ class Run(ABC):
         """The noise level of `x` as one of those of the whole run."""
         return level_in_run(self._table, self._place)
 
-    def advance(self, velocity: Tensor) -> None:
+    def step(self, velocity: Tensor) -> None:
         """Take the velocity at `x` and `sigma`; go on to the next evaluation, or to the end."""
         assert not self.done, "the run has come to its end"
-        self.x = self._next(velocity, self._place)
+        self.x = self._step(velocity, self._place)
         self._place += 1
 
     @abstractmethod
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         """What comes after evaluation number `place`."""
 
 
-class Euler(Run):
+class Euler(Sampler):
     """Straight steps; order 1."""
 
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         return self.x + (self.nodes[place + 1] - self.nodes[place]) * velocity
 
 
-class Midpoint(Run):
+class Midpoint(Sampler):
     """A trial half step, then the whole step with the velocity found there; order 2.
 
     After 8 evaluations of the flow to a Gaussian of standard deviation 0.4 its mean error is 43
@@ -99,7 +99,7 @@ class Midpoint(Run):
         """Where the second evaluation of a step is made."""
         return (s + lower) / 2
 
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         step, second = divmod(place, 2)
         s, lower = self.nodes[step], self.nodes[step + 1]
         if not second:
@@ -127,7 +127,7 @@ class Heun(Midpoint):
         return self._start + (lower - s) / 2 * (self._slope + velocity)
 
 
-class AB2(Run):
+class AB2(Sampler):
     """Exponential Adams-Bashforth of order 2 on x0, in -log(sigma / (1 - sigma)).
 
     Cosmos's solver "2ab" (Zhang and others 2023, arXiv 2308.02157), written for the rectified x.
@@ -138,7 +138,7 @@ class AB2(Run):
         super().__init__(x, nodes, fresh)
         self._before: tuple[float, Tensor] | None = None  # the level before, and x0 there
 
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         s, lower = self.nodes[place], self.nodes[place + 1]
         x0 = self.x - s * velocity
         before, self._before = self._before, (s, x0) if s < 1 else None
@@ -150,7 +150,7 @@ class AB2(Run):
         return lower / s * self.x + (1 - lower) * ((new - old) * x0 + old * before[1])
 
 
-class UniPC(Run):
+class UniPC(Sampler):
     """Predictor and corrector of order 2 on x0, in log((1 - sigma) / sigma), with B(h) = e^h - 1.
 
     Zhao and others 2023 (arXiv 2302.04867), as diffusers' UniPCMultistepScheduler has it with
@@ -163,7 +163,7 @@ class UniPC(Run):
         self._past: list[Tensor] = []  # x0 of the last evaluations, oldest first, at most two
         self._start = x  # the corrected x of the evaluation before
 
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         s, lower = self.nodes[place], self.nodes[place + 1]
         x, x0 = self.x, self.x - s * velocity
         if place:
@@ -202,7 +202,7 @@ class UniPC(Run):
         return -self._width(step - 1) / self._width(step)
 
 
-class Consistency(Run):
+class Consistency(Sampler):
     """The network's x0, brought to the next level with fresh noise (Song and others 2023).
 
     For networks distilled to find x0 at one stroke; the fresh noise is drawn at the start.
@@ -213,7 +213,7 @@ class Consistency(Run):
         again = sum(lower > 0 for lower in nodes[1:])
         self._noise = fresh(again) if again else None  # [steps that do not end in data, B, ...]
 
-    def _next(self, velocity: Tensor, place: int) -> Tensor:
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
         s, lower = self.nodes[place], self.nodes[place + 1]
         x0 = self.x - s * velocity
         if self._noise is None or lower == 0:
@@ -226,7 +226,7 @@ def _time(sigma: float) -> float:
     return math.log((1 - sigma) / sigma)
 
 
-SOLVERS: dict[str, type[Run]] = {
+SOLVERS: dict[str, type[Sampler]] = {
     "euler": Euler,
     "midpoint": Midpoint,
     "heun": Heun,

@@ -1,7 +1,7 @@
 """What a paradigm promises: noise to actions, and clean data to something to learn from.
 
-Below the contract stand the few moves that paradigms are made of: `remember` what is closed,
-`denoise` some parts together, `corrupt` clean parts for training.
+Below the contract stand the functions that paradigms are made of: `prefill` the KV cache, `denoise`
+some modalities together, `add_noise` to clean modalities for training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config.visibility import LayerVisibility, cacheable_subset, followed
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import NoiseSchedule, draw
-from ..engine.samplers import Run
+from ..engine.samplers import Sampler
 from .types import (
     DenoisingTarget,
     DenoisingTargets,
@@ -44,15 +44,15 @@ class Paradigm(ABC):
 
     Scenes come complete: in training every part holds clean data, in use whatever has not happened
     yet is blank at level 1, and only its shape matters. Frames that are to come are there only for
-    who `looks_ahead`.
+    who `needs_future`.
     """
 
     sees: LayerVisibility
-    choices: Mapping[str, str] = {}
-    """What a caller may choose for one chunk, as keyword arguments of `act`: name -> what it is."""
-    looks_ahead: bool = True
+    act_options: Mapping[str, str] = {}
+    """Keyword arguments of `act` that a caller may set for one chunk: name -> meaning."""
+    needs_future: bool = True
     """Whether `act` needs target frames; its inputs have none otherwise."""
-    streams: bool = False
+    stateful: bool = False
     """Whether a chunk knows of those before: `act` is then given the inputs at the beginning of the
     episode, with `ModelInputs.past` from the second chunk on. An output without memory ends the
     episode for the network; the next chunk begins anew."""
@@ -64,15 +64,15 @@ class Paradigm(ABC):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """Noise to normalized actions [B, N, A]."""
 
     @abstractmethod
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
-        """Noisy inputs for training, and what to predict for it."""
+        """Noisy inputs for training, and the regression targets."""
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
@@ -85,18 +85,18 @@ class Paradigm(ABC):
         if clip is None or not clip.targets:
             raise ValueError("the inputs have no video to imagine")
         seen = inputs.without("action", "next_state", "value")
-        cache, rest = remember(model, seen, self.sees)
-        done = denoise(model, rest, {"video": start("video", inputs, schedules, rng)}, cache)
+        cache, rest = prefill(model, seen, self.sees)
+        done = denoise(model, rest, {"video": init_sampler("video", inputs, schedules, rng)}, cache)
         return clip.put(done.take("video"), *clip.targets).at(0.0, *clip.targets)
 
 
-def remember(
+def prefill(
     model: Model, inputs: ModelInputs, sees: LayerVisibility, roles: Collection[str] = CLEAN
 ) -> tuple[KVCache | None, ModelInputs]:
-    """One pass over those of `roles` that are closed under `sees`, and the inputs without them.
+    """The KV cache of those of `roles` that attend only to each other, and the inputs without them.
 
-    Nothing is passed, and None returned, if the frames among `roles` look at anything else. Words
-    that have the noise level of target frames (`Text.follows`) are not closed beside any.
+    The cache is None if the frames among `roles` attend to anything else, as text tokens do that
+    have the noise level of target frames (`Text.follows`).
     """
     depends = followed(sees, inputs.roles) if inputs.text.follows else sees
     known = cacheable_subset(roles, depends, inputs.roles)
@@ -110,7 +110,7 @@ def remember(
     return cache, inputs.with_(video=inputs.video.only(*rest) if rest else None)
 
 
-def start(
+def init_sampler(
     part: str,
     inputs: ModelInputs,
     schedules: ScheduleMap,
@@ -118,35 +118,36 @@ def start(
     *,
     steps: int | None = None,
     until: float = 0.0,
-) -> Run:
-    """A sampling run of one part, from noise of the shape it has in the inputs."""
+) -> Sampler:
+    """A sampler of one modality, from noise of the shape it has in the inputs."""
     like = inputs.take(part)
     noise = draw(tuple(like.shape), like, rng)
-    return schedules[part].start(noise, steps=steps, rng=rng, until=until)
+    return schedules[part].init_sampler(noise, steps=steps, rng=rng, until=until)
 
 
 def denoise(
-    model: Model, inputs: ModelInputs, runs: Mapping[str, Run], cache: KVCache | None = None
+    model: Model, inputs: ModelInputs, samplers: Mapping[str, Sampler], cache: KVCache | None = None
 ) -> ModelInputs:
-    """The inputs with the parts of `runs` denoised together; one that is done first stays as it is.
+    """The inputs with the modalities of `samplers` denoised together.
 
-    Each evaluation is one pass over the inputs, with what is in `cache` besides.
+    Each evaluation is one forward pass over the inputs and `cache`; a sampler that is done
+    early keeps its result.
     """
-    for part, run in runs.items():
-        inputs = inputs.put(part, run.x, run.level)
-    while not all(run.done for run in runs.values()):
+    for part, sampler in samplers.items():
+        inputs = inputs.put(part, sampler.x, sampler.level)
+    while not all(sampler.done for sampler in samplers.values()):
         velocity = model(inputs, cache=cache)
-        for part, run in runs.items():
-            if not run.done:
-                run.advance(velocity.take(part, inputs))
-                inputs = inputs.put(part, run.x, run.level)
+        for part, sampler in samplers.items():
+            if not sampler.done:
+                sampler.step(velocity.take(part, inputs))
+                inputs = inputs.put(part, sampler.x, sampler.level)
     return inputs
 
 
-def corrupt(
+def add_noise(
     inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator, parts: Collection[str] = ()
 ) -> tuple[ModelInputs, DenoisingTargets]:
-    """Clean parts of inputs (all, or `parts`), each at a noise level of its own, and their goals.
+    """Noise added to clean modalities (all, or `parts`), each at its own level, and their targets.
 
     A part whose schedule is `tied` takes the level of the first part that is not.
     """
@@ -161,15 +162,17 @@ def corrupt(
         sigma = leader if tied and leader is not None else flow.sample((batch,), x, rng)
         leader = sigma if leader is None else leader
         inputs = inputs.put(part, flow.add(x, noise, sigma), sigma)
-        target[part] = goal(inputs, part, flow.velocity(x, noise), flow.weight(sigma))
+        target[part] = make_target(inputs, part, flow.velocity(x, noise), flow.weight(sigma))
     return inputs, target
 
 
 _ORDER = ("action", "video", "next_state", "value")
 
 
-def goal(inputs: ModelInputs, part: str, velocity: Tensor, weight: Tensor) -> DenoisingTarget:
-    """The goal of one part at one noise level a sample, with the places of what is denoised."""
+def make_target(
+    inputs: ModelInputs, part: str, velocity: Tensor, weight: Tensor
+) -> DenoisingTarget:
+    """The target of one modality at one noise level a sample, with the positions of the frames."""
     if part != "video":
         return DenoisingTarget(velocity, weight)
     assert inputs.clip is not None
@@ -177,7 +180,7 @@ def goal(inputs: ModelInputs, part: str, velocity: Tensor, weight: Tensor) -> De
     return DenoisingTarget(velocity, weight[:, None].expand(-1, len(places)), places)
 
 
-def levelled(inputs: ModelInputs) -> ModelInputs:
+def match_context_sigma(inputs: ModelInputs) -> ModelInputs:
     """The inputs with their clean frames at the noise level of the target frames.
 
     So it is in networks that were trained with one level for all frames of a pass.

@@ -109,8 +109,8 @@ def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[i
 
 
 @torch.no_grad()
-def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
-    """What a chunk costs at the sizes of `spec`; `choices` are the paradigm's.
+def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> Cost:
+    """What a chunk costs at the sizes of `spec`; `act_options` are the paradigm's.
 
     The text encoder is left out, and what follows from its words alone (`Text.prompt_cache`): that
     runs once for a prompt, not for a chunk. Passes that repeat one before are counted as that one;
@@ -152,7 +152,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **choices: Any) -> Cost:
     def chunk() -> None:
         again = inputs.with_(text=inputs.text.with_fresh_chunk_cache())
         ran = leaning(spec, negative, model if every_pass else Repeats(model, repeated))
-        paradigm.act(ran, again, schedules, torch.Generator(), **choices)
+        paradigm.act(ran, again, schedules, torch.Generator(), **act_options)
 
     with Counter():
         chunk()  # makes what is kept for a prompt, a schedule and a layout
@@ -214,12 +214,12 @@ def shapes(
     head: ActionHead,
     device: str = "meta",
     *,
-    blocks: int = 1,
+    chunks: int = 1,
     sigma: float = 1.0,
 ) -> ModelInputs:
-    """One sample of zeros: the inputs at the start of a chunk, or of `blocks` chunks at `sigma`."""
+    """One sample of zeros: the inputs at the start of a chunk, or of `chunks` chunks at `sigma`."""
     traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
-    imagined *= blocks
+    imagined *= chunks
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, *shape, device=device)
@@ -232,7 +232,7 @@ def shapes(
     numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
     lifted = {part: head.to_latent(part, x) for part, x in numbers.items()}
-    lifted["action"] = torch.cat([lifted["action"]] * blocks, 1)
+    lifted["action"] = torch.cat([lifted["action"]] * chunks, 1)
     return assembled(
         Text(
             zeros(spec.text_encoder.max_tokens, traits.text_width),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def part_loss(
     policy: Policy,
     part: str,
-    goal: DenoisingTarget,
+    target: DenoisingTarget,
     noisy: ModelInputs,
     velocity: ModelOutput,
     batch: Batch,
@@ -34,24 +34,24 @@ def part_loss(
         apart = noisy.future is not None
         found = velocity.future if apart else velocity.video
         assert found is not None
-        valid = real_frames(spec, batch, goal, spec.latent_frames[0] if apart else 0)
-        return video_loss(found, goal, valid)
+        valid = real_frames(spec, batch, target, spec.latent_frames[0] if apart else 0)
+        return video_loss(found, target, valid)
     numbers = noisy.noisy(part)
     steps = spec.steps if part == "action" else 1
     shape = (len(batch.actions), steps, spec.sizes.numbers(part))
     real = real_numbers(spec, part, batch, shape).to(policy.device)
     real = preprocessing.lifted(policy, part, real)
     found = velocity.take(part, noisy)
-    return numbers_loss(found, goal, real, numbers if spec.action_head.regresses else None)
+    return numbers_loss(found, target, real, numbers if spec.action_head.regresses else None)
 
 
-def video_loss(predicted: Tensor, goal: DenoisingTarget, valid: Tensor | None) -> Tensor:
+def video_loss(predicted: Tensor, target: DenoisingTarget, valid: Tensor | None) -> Tensor:
     """Loss of all frames' velocities [B, C, T, h, w] at the places of the goal.
 
     `valid` [B, F] is False for predicted frames that are padding.
     """
-    velocity = predicted[:, :, list(goal.places)].float()
-    error = (velocity - goal.velocity).square().mean((1, 3, 4)) * goal.weight  # [B, F]
+    velocity = predicted[:, :, list(target.places)].float()
+    error = (velocity - target.velocity).square().mean((1, 3, 4)) * target.weight  # [B, F]
     if valid is None:
         return error.mean()
     real = valid.to(error)
@@ -59,21 +59,21 @@ def video_loss(predicted: Tensor, goal: DenoisingTarget, valid: Tensor | None) -
 
 
 def numbers_loss(
-    predicted: Tensor, goal: DenoisingTarget, real: Tensor, noisy: NoisyVectors | None = None
+    predicted: Tensor, target: DenoisingTarget, real: Tensor, noisy: NoisyVectors | None = None
 ) -> Tensor:
     """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where a number is padding.
 
     With `noisy`, the numbers themselves are compared and not their velocities: at level sigma the
     error of the data is sigma times that of the velocity.
     """
-    if goal.places:
-        predicted = predicted[:, list(goal.places)]
-    error = predicted.float() - goal.velocity
+    if target.places:
+        predicted = predicted[:, list(target.places)]
+    error = predicted.float() - target.velocity
     if noisy is not None:
         levels = noisy.sigma[..., None]
-        places = list(goal.places) if goal.places and levels.shape[1] > 1 else slice(None)
+        places = list(target.places) if target.places and levels.shape[1] > 1 else slice(None)
         error = error * levels[:, places]
-    weight = goal.weight if goal.weight.ndim == 2 else goal.weight[:, None]
+    weight = target.weight if target.weight.ndim == 2 else target.weight[:, None]
     if noisy is not None:
         weight = (weight > 0).to(weight)
     sample = (error.square() * real * weight[..., None]).sum((1, 2))
@@ -97,15 +97,15 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
 
 
 def real_frames(
-    spec: PolicySpec, batch: Batch, goal: DenoisingTarget, offset: int
+    spec: PolicySpec, batch: Batch, target: DenoisingTarget, offset: int
 ) -> Tensor | None:
     """[B, F] for the predicted frames: padding only if all pictures of a latent are.
 
-    `offset` is how many frames of the sample come before the frames that `goal` counts.
+    `offset` is how many frames of the sample come before the frames that `target` counts.
     """
     if batch.frame_valid is None:
         return None
     stride, views = spec.vae.stride[0], spec.cameras.apart
     rest = batch.frame_valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
     latent = torch.cat([batch.frame_valid[:, :1], rest], 1).repeat_interleave(views, 1)
-    return latent[:, [place + offset for place in goal.places]]
+    return latent[:, [place + offset for place in target.places]]

@@ -148,7 +148,7 @@ class Policy(Placed):
         cannot run so on its device.
         """
         chosen = check_mode(mode, self.device)
-        if records(chosen) and self.paradigm.streams:
+        if records(chosen) and self.paradigm.stateful:
             raise WamkitError(
                 f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
                 "recorded for one shape",
@@ -281,34 +281,38 @@ class Policy(Placed):
         return guided(self.model, prepared, scales)
 
     @torch.no_grad()
-    def act(self, observation: Observation, *, seed: Seed = None, **choices: Any) -> ActionChunk:
+    def act(
+        self, observation: Observation, *, seed: Seed = None, **act_options: Any
+    ) -> ActionChunk:
         """The next actions, in physical units.
 
         The same seed gives the same chunk; with a seed for each sample, each gets the chunk it
-        would get alone. `choices` are what the paradigm leaves to the caller (`paradigm.choices`).
+        would get alone. `act_options` are keyword arguments that `paradigm.act_options` names.
         Raises WamkitError for others, for unexpected cameras, images or state, and if an
         action is not finite.
         """
-        self._require_choices(choices)
-        inputs = preprocessing.blank(self, observation, ahead=self.paradigm.looks_ahead)
-        out = self.decide(inputs, seed=seed, **choices)
+        self._require_act_options(act_options)
+        inputs = preprocessing.blank(self, observation, ahead=self.paradigm.needs_future)
+        out = self.decide(inputs, seed=seed, **act_options)
         return self.chunk_of(out, observation)
 
     @torch.no_grad()
-    def decide(self, inputs: ModelInputs, *, seed: Seed = None, **choices: Any) -> ParadigmOutput:
+    def decide(
+        self, inputs: ModelInputs, *, seed: Seed = None, **act_options: Any
+    ) -> ParadigmOutput:
         """The output of the paradigm for `inputs`, in normalized units; otherwise as `act`."""
-        self._require_choices(choices)
+        self._require_act_options(act_options)
         rng = generator(seed)
         if not records(self.mode):
-            return self._acted(choices)(inputs, rng)
+            return self._acted(act_options)(inputs, rng)
         self._prepare()  # forgets recordings of weights that have moved
-        key = signature(inputs, choices)
+        key = signature(inputs, act_options)
         recorded = self._recorded.pop(key, None)
         if recorded is None:
             again = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
                 recorded = Recorded(
-                    self._acted(choices), inputs, rng, self._capture, self.runner.kept
+                    self._acted(act_options), inputs, rng, self._capture, self.runner.kept
                 )
             rng = generator(again)
         self._recorded[key] = recorded  # the last one is the one that was used last
@@ -316,7 +320,7 @@ class Policy(Placed):
             del self._recorded[next(iter(self._recorded))]
         return recorded(inputs, rng)
 
-    def _acted(self, choices: Mapping[str, Any]) -> Act:
+    def _acted(self, act_options: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.
 
         The negative prompt is looked up once: a captured graph reads it where it lies.
@@ -328,7 +332,7 @@ class Policy(Placed):
             if batch not in negative:
                 negative[batch] = self._negative(batch)
             model = self._with_cfg(inputs, negative[batch])
-            return self.paradigm.act(model, inputs, self.schedules, rng, **choices)
+            return self.paradigm.act(model, inputs, self.schedules, rng, **act_options)
 
         return act
 
@@ -385,7 +389,7 @@ class Policy(Placed):
         what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
         """
         inputs = preprocessing.clean(self, batch)
-        noisy, target = self.paradigm.corrupt(inputs, self.schedules, generator(seed))
+        noisy, target = self.paradigm.add_noise(inputs, self.schedules, generator(seed))
         self._prepare()
         with lowered(self.device, compute):
             velocity = self.model(noisy)
@@ -398,9 +402,9 @@ class Policy(Placed):
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()})
 
-    def _require_choices(self, choices: Mapping[str, Any]) -> None:
-        known = self.paradigm.choices
-        for name in choices:
+    def _require_act_options(self, act_options: Mapping[str, Any]) -> None:
+        known = self.paradigm.act_options
+        for name in act_options:
             if name not in known:
                 hint = did_you_mean(name, list(known), f"it leaves {', '.join(known) or 'nothing'}")
                 raise WamkitError(

@@ -159,7 +159,7 @@ def assembled(
 
 def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
     """Numbers as the action head wants noise added to them, chunk by chunk."""
-    if part != "action" or policy.spec.paradigm.blocks == 1:
+    if part != "action" or policy.spec.paradigm.chunks_per_sample == 1:
         return policy.action_head.to_latent(part, x)
     n = policy.spec.actions.chunk_size
     chunks = policy.action_head.to_latent(part, x.unflatten(1, (-1, n)).flatten(0, 1))

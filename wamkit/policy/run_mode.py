@@ -182,12 +182,16 @@ class Graphs:
         return graph.replay
 
 
-def signature(inputs: ModelInputs, choices: Mapping[str, Any]) -> tuple[Any, ...]:
+def signature(inputs: ModelInputs, act_options: Mapping[str, Any]) -> tuple[Any, ...]:
     """The shapes, types and settings that inputs share if one captured graph can serve them."""
     named: list[Any] = []
     _mapped(inputs, lambda x: x, other=named.append)
     shapes = tuple((tuple(x.shape), x.dtype) for x in tensors(inputs))
-    return (*shapes, repr(named), *sorted((name, repr(value)) for name, value in choices.items()))
+    return (
+        *shapes,
+        repr(named),
+        *sorted((name, repr(value)) for name, value in act_options.items()),
+    )
 
 
 def tensors(tree: Any) -> list[Tensor]:

@@ -27,7 +27,7 @@ class Session:
         while True:
             chunk = session.act(observation)
 
-    Where the paradigm remembers (`Paradigm.streams`), an episode begins with `video.context`
+    Where the paradigm remembers (`Paradigm.stateful`), an episode begins with `video.context`
     pictures. Later observations hold the pictures since the last one, `pictures` of them, oldest
     first. As in training, the state that counts is the one at the beginning of the episode: to it
     actions are relative, and what happened since is known from pictures and executed actions.
@@ -74,7 +74,7 @@ class Session:
         executed: Tensor | None = None,
         *,
         seed: int | Sequence[int] | None = None,
-        **choices: Any,
+        **act_options: Any,
     ) -> ActionChunk:
         """The next actions, in physical units.
 
@@ -87,8 +87,8 @@ class Session:
         Raises WamkitError as `Policy.act` does, and if pictures, samples or actions are not as many
         as there must be.
         """
-        if not self.policy.paradigm.streams:
-            return self.policy.act(self._told(observation), seed=seed, **choices)
+        if not self.policy.paradigm.stateful:
+            return self.policy.act(self._told(observation), seed=seed, **act_options)
         if self._first is None:
             self._begin(self._told(observation))
         elif observation is None:
@@ -97,7 +97,7 @@ class Session:
         else:
             self._observe(self._told(observation), executed)
         assert self._inputs is not None and self._first is not None
-        out = self.policy.decide(self._inputs, seed=seed, **choices)
+        out = self.policy.decide(self._inputs, seed=seed, **act_options)
         try:
             chunk = self.policy.chunk_of(out, self._first)
         except WamkitError as error:

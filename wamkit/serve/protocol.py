@@ -56,7 +56,7 @@ class Messages:
         self.images = keys_of(policy.spec, renamed)
         state = [STATE] if policy.spec.state.size else []
         self.wanted = (*dict.fromkeys(self.images.values()), *state, PROMPT)
-        self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.streams else []))
+        self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.stateful else []))
 
     def metadata(self) -> dict[str, Any]:
         """What a client hears first."""
@@ -74,7 +74,7 @@ class Messages:
             "chunk_size": spec.actions.chunk_size,
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,
-            "remembers": self.policy.paradigm.streams,
+            "remembers": self.policy.paradigm.stateful,
             "wamkit": __version__,
         }
 

@@ -174,7 +174,7 @@ class Server:
 
     def _rehearse(self, prompt: str | None) -> None:
         session = self.policy.session()
-        for _ in range(2 if self.policy.paradigm.streams else 1):
+        for _ in range(2 if self.policy.paradigm.stateful else 1):
             seen = random_observation(self.policy.spec, batch=1, frames=session.pictures)
             session.act(seen if prompt is None else replace(seen, prompt=[prompt]), seed=0)
 

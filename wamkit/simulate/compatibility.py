@@ -22,7 +22,7 @@ def views_of(spec: PolicySpec, robot: Robot, named: Mapping[str, str]) -> dict[s
 
 
 def conflicts(
-    spec: PolicySpec, robot: Robot, named: Mapping[str, str], replan: int, streams: bool = False
+    spec: PolicySpec, robot: Robot, named: Mapping[str, str], replan: int, stateful: bool = False
 ) -> Iterator[Conflict]:
     """Yield every reason why the policy cannot act in the environment."""
     views = [view.name for view in spec.cameras.views]
@@ -76,7 +76,7 @@ def conflicts(
             why=f"{replan} actions of a chunk of {spec.actions.chunk_size}",
             hint=f"--replan {spec.actions.chunk_size} or less",
         )
-    if streams:
+    if stateful:
         yield from _conflicts_of_memory(spec, replan)
 
 

@@ -51,26 +51,26 @@ class Actor:
         policy: Policy,
         views: Mapping[str, str],
         replan: int,
-        choices: Mapping[str, Any],
+        act_options: Mapping[str, Any],
         imagine: bool = False,
     ) -> None:
-        self.policy, self.views, self.replan, self.choices = policy, views, replan, choices
+        self.policy, self.views, self.replan, self.act_options = policy, views, replan, act_options
         spec = policy.spec
         self.imagine = imagine and spec.latent_frames[1] > 0 and spec.backbone.traits.imagines
         video = spec.video
         self.every = replan
         """Actions from one look to the next."""
-        if video.context > 1 or policy.paradigm.streams:
+        if video.context > 1 or policy.paradigm.stateful:
             self.every = int(np.gcd(replan, video.every))
 
     def decide(self, running: Sequence[Running]) -> list[NDArray[np.float32]]:
         """The next actions of each episode, [replan, A] in physical units."""
-        if self.policy.paradigm.streams:
+        if self.policy.paradigm.stateful:
             chunks = [self._remembering(one) for one in running]
         else:
             seen = self._observed([self._context(one) for one in running])
             draws = [one.draw for one in running]
-            values = self.policy.act(seen, seed=draws, **self.choices).values
+            values = self.policy.act(seen, seed=draws, **self.act_options).values
             chunks = list(values.numpy())
         for one in running:
             one.decisions += 1
@@ -97,7 +97,7 @@ class Actor:
             every = self.policy.spec.video.every
             count = one.session.pictures
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
-        chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.choices)
+        chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
         return chunk.values[0].numpy()
 
     def _context(self, one: Running) -> list[Seen]:

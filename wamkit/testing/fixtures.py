@@ -77,11 +77,15 @@ def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
     return parse(override(spec.dump(), changes))
 
 
-def acted(policy: Policy, model: Any = None, *, seed: int = 3, **choices: Any) -> ParadigmOutput:
+def acted(
+    policy: Policy, model: Any = None, *, seed: int = 3, **act_options: Any
+) -> ParadigmOutput:
     """What a policy's paradigm does with a random observation, by a model or the policy's own."""
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        return policy.paradigm.act(model or policy.model, inputs, policy.schedules, rng, **choices)
+        return policy.paradigm.act(
+            model or policy.model, inputs, policy.schedules, rng, **act_options
+        )
 
 
 def corrupted(
@@ -90,7 +94,7 @@ def corrupted(
     """Random training samples of a policy: clean, noisy, and what is to be predicted."""
     inputs = clean(policy, batch_of(policy.spec, size=size))
     rng = torch.Generator().manual_seed(seed)
-    return (inputs, *policy.paradigm.corrupt(inputs, policy.schedules, rng))
+    return (inputs, *policy.paradigm.add_noise(inputs, policy.schedules, rng))
 
 
 def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple[Frames, Text]:

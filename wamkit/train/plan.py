@@ -208,11 +208,11 @@ def work(
     every = {p for module in modules for p in module.parameters()}
     seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
     runner = PassRunner()
-    inputs = head.prepare(shapes(spec, head, blocks=spec.paradigm.blocks, sigma=0.0))
+    inputs = head.prepare(shapes(spec, head, chunks=spec.paradigm.chunks_per_sample, sigma=0.0))
     paradigm = spec.paradigm.build()  # type: ignore[attr-defined]
     meter = Meter(every)
     with _fused(meter), meter:
-        noisy, goal = paradigm.corrupt(inputs, schedules_of(spec), torch.Generator())
+        noisy, goal = paradigm.add_noise(inputs, schedules_of(spec), torch.Generator())
         runner.recompute = recompute
         found = head.join(runner, seen, noisy, paradigm.sees)
         total = torch.stack(

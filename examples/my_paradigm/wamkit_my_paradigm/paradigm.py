@@ -3,7 +3,7 @@
 from typing import Any
 
 from wamkit.config.visibility import Visibility
-from wamkit.interfaces.paradigm import Paradigm, corrupt, denoise, remember, start
+from wamkit.interfaces.paradigm import Paradigm, add_noise, denoise, init_sampler, prefill
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs, ParadigmOutput
 
 
@@ -12,15 +12,15 @@ class GlanceParadigm(Paradigm):
         self.sees = sees
 
     def act(
-        self, model: Any, inputs: ModelInputs, schedules: Any, rng: Any, **choices: Any
+        self, model: Any, inputs: ModelInputs, schedules: Any, rng: Any, **act_options: Any
     ) -> ParadigmOutput:
         if "video" in inputs.parts:
-            inputs = inputs.put("video", start("video", inputs, schedules, rng).x, 1.0)
-        cache, rest = remember(model, inputs, self.sees, ("text", "context", "state", "target"))
-        runs = {"action": start("action", inputs, schedules, rng)}
-        return ParadigmOutput(denoise(model, rest, runs, cache).take("action"))
+            inputs = inputs.put("video", init_sampler("video", inputs, schedules, rng).x, 1.0)
+        cache, rest = prefill(model, inputs, self.sees, ("text", "context", "state", "target"))
+        samplers = {"action": init_sampler("action", inputs, schedules, rng)}
+        return ParadigmOutput(denoise(model, rest, samplers, cache).take("action"))
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: Any, rng: Any
     ) -> tuple[ModelInputs, DenoisingTargets]:
-        return corrupt(inputs, schedules, rng)
+        return add_noise(inputs, schedules, rng)

@@ -166,15 +166,15 @@ def expect_fit(spec: PolicySpec, workers: Any) -> None:
     """Raise SpecError if the policy is made for another robot."""
     from ...simulate.compatibility import conflicts
 
-    robot, streams = workers.robot(), spec.paradigm.build().streams
-    if found := list(conflicts(spec, robot, {}, _replan(spec), streams)):
+    robot, stateful = workers.robot(), spec.paradigm.build().stateful
+    if found := list(conflicts(spec, robot, {}, _replan(spec), stateful)):
         raise SpecError(found, "the policy of the demo in this environment")
 
 
 def _replan(spec: PolicySpec) -> int:
     """Actions executed of a chunk: half of them, or all where the policy remembers."""
     chunk = spec.actions.chunk_size
-    return chunk if spec.paradigm.build().streams else max(1, chunk // 2)
+    return chunk if spec.paradigm.build().stateful else max(1, chunk // 2)
 
 
 def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watch: Watch) -> Found:

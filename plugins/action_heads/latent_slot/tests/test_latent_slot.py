@@ -18,7 +18,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.config.visibility import everyone
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import Paradigm
-from wamkit.interfaces.paradigm import corrupt, denoise, start
+from wamkit.interfaces.paradigm import add_noise, denoise, init_sampler
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, NoisyVectors, ParadigmOutput
 from wamkit.policy.policy import Policy, generator
@@ -52,17 +52,19 @@ class _Together(Paradigm):
         self.sees = sees
 
     def act(
-        self, model: Any, inputs: Any, schedules: Any, rng: Any, **choices: Any
+        self, model: Any, inputs: Any, schedules: Any, rng: Any, **act_options: Any
     ) -> ParadigmOutput:
-        runs = {part: start(part, inputs, schedules, rng, steps=2) for part in inputs.parts}
-        done = denoise(model, inputs, runs)
+        samplers = {
+            part: init_sampler(part, inputs, schedules, rng, steps=2) for part in inputs.parts
+        }
+        done = denoise(model, inputs, samplers)
         value = done.take("value").flatten(1).mean(1)
         return ParadigmOutput(
             done.take("action"), done.clip, value, {"next": done.take("next_state")}
         )
 
-    def corrupt(self, inputs: Any, schedules: Any, rng: Any) -> Any:
-        return corrupt(inputs, schedules, rng)
+    def add_noise(self, inputs: Any, schedules: Any, rng: Any) -> Any:
+        return add_noise(inputs, schedules, rng)
 
 
 def spec_for(backbone: str = "toy", *, paradigm: Any = None, **how: Any) -> PolicySpec:
@@ -189,7 +191,7 @@ def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
     other = policy.loss(replace(batch), seed=0)
     assert not torch.equal(one.parts["action"], other.parts["action"])
     inputs = clean(policy, padded)
-    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, generator(0))
+    noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
     error = policy.model(noisy).take("action", noisy) - target["action"].velocity
     real = policy.action_head.to_latent("action", valid.float()[..., None].expand(-1, -1, 4))
     weight = target["action"].weight[:, None, None]
@@ -255,7 +257,7 @@ def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
 def test_slots_are_attended_to_and_decoded(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, paradigm=Together()))
     inputs = clean(policy, batch_of(policy.spec))
-    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, generator(0))
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
     action = noisy.noisy("action")
     x = action.x.clone().requires_grad_()
     state = noisy.state.clone().requires_grad_()  # type: ignore[union-attr]
@@ -273,7 +275,7 @@ def test_no_two_slots_have_one_position(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, slots=2, paradigm=Together()))
     for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
-    noisy, _ = policy.paradigm.corrupt(
+    noisy, _ = policy.paradigm.add_noise(
         clean(policy, batch_of(policy.spec)), policy.schedules, generator(0)
     )
     action = noisy.noisy("action")

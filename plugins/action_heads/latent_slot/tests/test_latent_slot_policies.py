@@ -80,7 +80,7 @@ def test_a_sample_may_hold_several_chunks(slots: int) -> None:
 
     class Twice(single):  # type: ignore[misc]
         @property
-        def blocks(self) -> int:
+        def chunks_per_sample(self) -> int:
             return 2
 
     spec = spec_for(paradigm=Twice(), action_head=LatentSlot(slots=slots))

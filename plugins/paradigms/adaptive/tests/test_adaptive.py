@@ -171,7 +171,7 @@ def test_the_program_says_what_only_some_samples_run() -> None:
 
 def test_either_way_can_be_counted_without_a_number() -> None:
     spec = spec_for({})
-    fast, slow = (cost(spec, **choices) for choices in spec.paradigm.modes.values())
+    fast, slow = (cost(spec, **act_options) for act_options in spec.paradigm.variants.values())
     assert fast.passes < slow.passes and fast.operations < slow.operations
 
 

@@ -64,7 +64,7 @@ class Adaptive(ParadigmConfig):
 
     def way(self, kind: str) -> ParadigmConfig:
         """The inner paradigm as it is used when "fast", or when "slow"."""
-        ways = list(self.inner.modes.values())
+        ways = list(self.inner.variants.values())
         given, usual = (self.fast, ways[0]) if kind == "fast" else (self.slow, ways[-1])
         settings = usual if given is None else given
         table = {**self.inner.model_dump(mode="json"), **settings}
@@ -83,15 +83,15 @@ class Adaptive(ParadigmConfig):
         return self.inner.predicts
 
     @property
-    def blocks(self) -> int:
-        return self.inner.blocks
+    def chunks_per_sample(self) -> int:
+        return self.inner.chunks_per_sample
 
     @property
-    def imagined(self) -> int | None:
-        return self.inner.imagined
+    def max_target_frames(self) -> int | None:
+        return self.inner.max_target_frames
 
     @property
-    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
         return {"direct": {"deliberate": False}, "deliberate": {"deliberate": True}}
 
     def fit(self, spec: PolicySpec) -> Adaptive:
@@ -110,11 +110,11 @@ class Adaptive(ParadigmConfig):
                 hint="choose an action_head that denoises (`wamkit list action_head`), or write "
                 f"the inner paradigm, {self.inner.name}, in place of adaptive",
             )
-        if self.inner.blocks > 1:
+        if self.inner.chunks_per_sample > 1:
             yield Conflict(
                 between=("paradigm.inner",),
                 why=f"adaptive decides for one chunk, and {self.inner.name} learns from "
-                f"{self.inner.blocks} that follow each other",
+                f"{self.inner.chunks_per_sample} that follow each other",
                 hint="choose an inner paradigm of one chunk, such as idm",
             )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class AdaptiveParadigm(Paradigm):
     """Two ways of one paradigm over one network, and a choice between them sample by sample."""
 
-    choices: Mapping[str, str] = {
+    act_options: Mapping[str, str] = {
         "deliberate": "True or False: every sample does, or none does, whatever the proposals say"
     }
 
@@ -47,7 +47,7 @@ class AdaptiveParadigm(Paradigm):
         rng: torch.Generator,
         *,
         deliberate: bool | None = None,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """The first fast proposal where all agree, a deliberate chunk where they do not.
 
@@ -117,11 +117,11 @@ class AdaptiveParadigm(Paradigm):
         policy.spec = policy.spec.model_copy(update={"paradigm": self.config})
         return report
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """As the inner paradigm does."""
-        return self.inner.corrupt(inputs, schedules, rng)
+        return self.inner.add_noise(inputs, schedules, rng)
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator

@@ -58,26 +58,29 @@ class Lesson:
     def __post_init__(self) -> None:
         self.whole = clean(self.policy, batch_of(self.policy.spec))
         rng = generator(1)
-        self.noisy, _ = self.policy.paradigm.corrupt(self.whole, self.policy.schedules, rng)
+        self.noisy, _ = self.policy.paradigm.add_noise(self.whole, self.policy.schedules, rng)
         self.found = self.policy.model(self.noisy)
 
     @property
     def blocks(self) -> int:
-        return self.policy.spec.paradigm.blocks
+        return self.policy.spec.paradigm.chunks_per_sample
 
     def frames(self, k: int) -> Tensor:
         """The true frames of block k."""
-        return self.whole.take("video").chunk(self.blocks, 2)[k]
+        return self.whole.take("video").chunk(self.chunks_per_sample, 2)[k]
 
     def actions(self, k: int) -> Tensor:
         """The true actions of block k."""
-        return self.whole.take("action").chunk(self.blocks, 1)[k]
+        return self.whole.take("action").chunk(self.chunks_per_sample, 1)[k]
 
     def beginning(self) -> ModelInputs:
         """The inputs from which the first chunk of the sample is sampled."""
         clip, action = self.whole.clip, self.whole.action
         assert clip is not None and action is not None
-        size, steps = len(clip.where("target")) // self.blocks, action.x.shape[1] // self.blocks
+        size, steps = (
+            len(clip.where("target")) // self.chunks_per_sample,
+            action.x.shape[1] // self.chunks_per_sample,
+        )
         at = len(clip.where("context")) + size
         guide = None if clip.guide is None else clip.guide[:, :, :at]
         z, roles, times, sigma = clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma

@@ -63,7 +63,7 @@ class Autoregressive(ParadigmConfig):
         return self
 
     @property
-    def blocks(self) -> int:
+    def chunks_per_sample(self) -> int:
         return self.chunks
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wamkit.engine.layers import to_device
 from wamkit.engine.noise_schedule import draw, shifted, uniform
-from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, remember, start
+from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, init_sampler, prefill
 from wamkit.interfaces.types import (
     CLEAN,
     DenoisingTarget,
@@ -38,7 +38,7 @@ class AutoregressiveParadigm(Paradigm):
     108). Here the memory is seen through the table of training, and the first frame has no action.
     """
 
-    streams = True
+    stateful = True
 
     def __init__(self, config: Autoregressive) -> None:
         self.config = config
@@ -51,7 +51,7 @@ class AutoregressiveParadigm(Paradigm):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """The next block of an episode, which begins with `inputs`.
 
@@ -59,8 +59,8 @@ class AutoregressiveParadigm(Paradigm):
         """
         memory = self._recalled(model, inputs)
         now, block = memory.begun, self._blank(inputs, memory.begun)
-        action = start("action", block, schedules, rng)
-        video = start("video", block, schedules, rng)
+        action = init_sampler("action", block, schedules, rng)
+        video = init_sampler("video", block, schedules, rng)
         cache, predicted = self.names.view(memory), memory.predicted
         if self.config.action == "mutual":
             done = denoise(model, block, {"video": video, "action": action}, cache)
@@ -88,11 +88,11 @@ class AutoregressiveParadigm(Paradigm):
             return shown
         memory = self._recalled(model, inputs)
         block = self._blank(inputs, memory.begun).without("action")
-        video = start("video", block, schedules, rng)
+        video = init_sampler("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
         return self._shown(inputs, memory.begun, video.x)
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """All blocks of a sample, noisy, and behind them those clean copies that anybody sees.
@@ -188,7 +188,7 @@ class AutoregressiveParadigm(Paradigm):
         predicted for the last block is written beside what is known, as predicted.
         """
         if inputs.past is None:
-            cache, _ = remember(model, inputs, self.sees)
+            cache, _ = prefill(model, inputs, self.sees)
             assert cache is not None  # the first frames look at themselves and the words alone
             return Memory(cache, 0, None, 0)
         memory: Memory = inputs.past.memory

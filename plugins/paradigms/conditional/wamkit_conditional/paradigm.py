@@ -15,9 +15,9 @@ from wamkit.interfaces.paradigm import (
     Paradigm,
     ScheduleMap,
     denoise,
-    goal,
-    remember,
-    start,
+    init_sampler,
+    make_target,
+    prefill,
 )
 from wamkit.interfaces.types import (
     DenoisingTarget,
@@ -40,7 +40,7 @@ class ConditionalParadigm(Paradigm):
     def __init__(self, config: Conditional) -> None:
         self.config = config
         self.sees = config.sees
-        self.looks_ahead = config.act != "action_only"
+        self.needs_future = config.act != "action_only"
 
     def act(
         self,
@@ -48,7 +48,7 @@ class ConditionalParadigm(Paradigm):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """Action, what follows and value in one run, or the action alone if it sees no more.
 
@@ -58,7 +58,7 @@ class ConditionalParadigm(Paradigm):
             inputs = inputs.without("video", "next_state", "value")
         done = self._denoised("policy", model, inputs, schedules, rng, None)
         clip = done.clip if "video" in done.parts else None
-        value = None if done.value is None else told(done.value.x)
+        value = None if done.value is None else scalar_value(done.value.x)
         return ParadigmOutput(done.take("action"), clip, value)
 
     def foresee(
@@ -71,7 +71,7 @@ class ConditionalParadigm(Paradigm):
     ) -> ModelInputs:
         """The inputs with target frames, next state and value as they follow from their action.
 
-        The action is taken as it is, as clean. `cache` is what `remember` left of what is observed,
+        The action is taken as it is, as clean. `cache` is what `prefill` left of what is observed,
         and the inputs then what is left; without it, it is passed here.
         """
         return self._denoised("world", model, inputs, schedules, rng, cache)
@@ -88,7 +88,9 @@ class ConditionalParadigm(Paradigm):
 
         These are taken as clean. `cache` as of `foresee`.
         """
-        return told(self._denoised("value", model, inputs, schedules, rng, cache).take("value"))
+        return scalar_value(
+            self._denoised("value", model, inputs, schedules, rng, cache).take("value")
+        )
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
@@ -118,16 +120,16 @@ class ConditionalParadigm(Paradigm):
         parts = [part for part in LEARNED[kind] if part in present]
         if self.config.levels == "shared":
             schedules = dict.fromkeys(parts, schedules[parts[0]])
-        runs = {part: start(part, inputs, schedules, rng) for part in parts}
+        samplers = {part: init_sampler(part, inputs, schedules, rng) for part in parts}
         rest = inputs
         if cache is None:
-            cache, rest = remember(model, inputs, self.sees)
-        denoise(model, rest, runs, cache)
-        for part, run in runs.items():
-            inputs = inputs.put(part, run.x, 0.0)
+            cache, rest = prefill(model, inputs, self.sees)
+        denoise(model, rest, samplers, cache)
+        for part, sampler in samplers.items():
+            inputs = inputs.put(part, sampler.x, 0.0)
         return inputs
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Samples of all kinds in one batch, each kind with its share, drawn sample by sample.
@@ -153,7 +155,7 @@ class ConditionalParadigm(Paradigm):
                 counts = learned & (kind != 0)
             x, (noise, _), flow = inputs.take(part), drawn[part], schedules[part]
             inputs = inputs.put(part, flow.add(x, noise, sigma), sigma)
-            target[part] = goal(inputs, part, flow.velocity(x, noise), weight * counts)
+            target[part] = make_target(inputs, part, flow.velocity(x, noise), weight * counts)
         return inputs, target
 
     def _kinds(self, inputs: ModelInputs, rng: torch.Generator) -> Tensor:
@@ -170,7 +172,7 @@ class ConditionalParadigm(Paradigm):
         return next(p for p in LEARNED[kind] if p in parts)
 
 
-def told(x: Tensor) -> Tensor:
+def scalar_value(x: Tensor) -> Tensor:
     """The value [B] in [-1, 1] that numbers [B, N, A] tell; a head may repeat it in several."""
     return x.float().flatten(1).mean(1).clamp(-1, 1)
 

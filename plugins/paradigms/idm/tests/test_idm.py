@@ -15,7 +15,7 @@ from wamkit.config.spec import PolicySpec, parse
 from wamkit.config.visibility import Visibility
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError, WamkitError
-from wamkit.interfaces.paradigm import denoise, start
+from wamkit.interfaces.paradigm import denoise, init_sampler
 from wamkit.interfaces.types import Frames, ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
@@ -31,7 +31,7 @@ def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpe
     return changed(spec, *changes)
 
 
-def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:
+def passes(policy: Policy, **act_options: Any) -> list[frozenset[str]]:
     found = []
 
     def model(
@@ -40,7 +40,7 @@ def passes(policy: Policy, **choices: Any) -> list[frozenset[str]]:
         found.append(inputs.roles - {"text", "state"})
         return policy.model(inputs, cache, keep)
 
-    acted(policy, model, **choices)
+    acted(policy, model, **act_options)
     return found
 
 
@@ -191,7 +191,7 @@ def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> No
 def test_a_finished_video_is_what_the_policy_imagines() -> None:
     policy = Policy.from_spec(spec_for())
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    start("action", inputs, policy.schedules, rng)  # drawn first, whatever is imagined
+    init_sampler("action", inputs, policy.schedules, rng)  # drawn first, whatever is imagined
     clip = policy.paradigm.imagine(policy.model, inputs, policy.schedules, rng)
     found = acted(policy).video
     assert found is not None
@@ -204,7 +204,7 @@ def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
     copies = 0
     for seed in range(64):
         rng = torch.Generator().manual_seed(seed)
-        noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+        noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
         copies += "target'" in noisy.roles
         assert "target" in noisy.roles and set(target) == {"video", "action"}
     assert 20 <= copies <= 44
@@ -218,10 +218,10 @@ def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     out = acted(policy, until="first_frame")
     assert out.video is None
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
-    run = start("action", inputs, policy.schedules, rng)
-    dense = denoise(policy.model, inputs.without("video"), {"action": run})
+    sampler = init_sampler("action", inputs, policy.schedules, rng)
+    dense = denoise(policy.model, inputs.without("video"), {"action": sampler})
     same_values(out.action, dense.take("action"))
-    assert set(policy.spec.paradigm.modes) == {"first frame alone", "imagining"}
+    assert set(policy.spec.paradigm.variants) == {"first frame alone", "imagining"}
 
 
 @torch.no_grad()

@@ -78,9 +78,9 @@ class Idm(ParadigmConfig):
         }
 
     @property
-    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
         if not self.first_frame:
-            return super().modes
+            return super().variants
         return {"first frame alone": {"until": "first_frame"}, "imagining": {"until": 0.0}}
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
@@ -117,7 +117,7 @@ class Idm(ParadigmConfig):
         from wamkit.engine.noise_schedule import NoiseSchedule
 
         flow = NoiseSchedule(spec.schedules.video, spec.tokens()["target"])
-        return flow.start(torch.zeros(1), until=float(self.until)).evaluations
+        return flow.init_sampler(torch.zeros(1), until=float(self.until)).evaluations
 
     def build(self) -> Any:
         from .paradigm import IdmParadigm

@@ -13,10 +13,10 @@ from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
     ScheduleMap,
-    corrupt,
+    add_noise,
     denoise,
-    remember,
-    start,
+    init_sampler,
+    prefill,
 )
 from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
 
@@ -32,7 +32,7 @@ class IdmParadigm(Paradigm):
     frames, which look at nothing but themselves.
     """
 
-    choices: Mapping[str, str] = {
+    act_options: Mapping[str, str] = {
         "until": "noise level at which imagining stops, from 0 (a finished video) to 1 (none of "
         'it), or "first_frame" where training left the video out at times'
     }
@@ -49,7 +49,7 @@ class IdmParadigm(Paradigm):
         rng: torch.Generator,
         *,
         until: float | str | None = None,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """The video down to level `until`, one pass over it, then the action against its keys.
 
@@ -57,12 +57,12 @@ class IdmParadigm(Paradigm):
         if training has not prepared for `until`.
         """
         stop = self.config.until if until is None else self.config.expect(until)
-        action = start("action", inputs, schedules, rng)
+        action = init_sampler("action", inputs, schedules, rng)
         if stop == "first_frame":
-            cache, rest = remember(model, inputs.without("video"), self.sees)
+            cache, rest = prefill(model, inputs.without("video"), self.sees)
             return ParadigmOutput(denoise(model, rest, {"action": action}, cache).take("action"))
-        video = start("video", inputs, schedules, rng, until=float(stop))
-        cache, rest = remember(model, inputs, self.sees)
+        video = init_sampler("video", inputs, schedules, rng, until=float(stop))
+        cache, rest = prefill(model, inputs, self.sees)
         seen = denoise(model, rest.without("action"), {"video": video}, cache)
         shown = seen.with_(**{_place(seen): _copy(seen)})
         kept = model(shown, cache=cache, keep=("target'",)).cache
@@ -72,7 +72,7 @@ class IdmParadigm(Paradigm):
         clip = inputs.put("video", video.x, video.sigma).clip
         return ParadigmOutput(done.take("action"), clip)
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action noised as ever, and behind the video the copy that the action sees.
@@ -81,7 +81,7 @@ class IdmParadigm(Paradigm):
         hidden from some samples only, the pass is shorter, and the mean of the gradient over steps
         is that of a draw for each sample.
         """
-        noisy, target = corrupt(inputs, schedules, rng)
+        noisy, target = add_noise(inputs, schedules, rng)
         left_out = uniform((), rng) < self.config.first_frame
         if left_out:
             return noisy, target

@@ -46,7 +46,7 @@ class ImageEdit(ParadigmConfig):
         }
 
     @property
-    def imagined(self) -> int:
+    def max_target_frames(self) -> int:
         return 1
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:

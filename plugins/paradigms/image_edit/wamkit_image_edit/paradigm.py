@@ -11,11 +11,11 @@ from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
     ScheduleMap,
-    corrupt,
+    add_noise,
     denoise,
-    levelled,
-    remember,
-    start,
+    init_sampler,
+    match_context_sigma,
+    prefill,
 )
 from wamkit.interfaces.types import (
     DenoisingTargets,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class ImageEditParadigm(Paradigm):
     """ImageWAM's schedule over any backbone and head."""
 
-    looks_ahead = False
+    needs_future = False
 
     def __init__(self, config: ImageEdit) -> None:
         self.config = config
@@ -45,39 +45,41 @@ class ImageEditParadigm(Paradigm):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """One pass over words and reference frames, then action steps against their keys."""
-        run = start("action", inputs, schedules, rng)
-        cache, rest = remember(model, self._told(inputs.without("video")), self.sees)
-        return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
+        sampler = init_sampler("action", inputs, schedules, rng)
+        cache, rest = prefill(model, self._at_prefix_level(inputs.without("video")), self.sees)
+        return ParadigmOutput(denoise(model, rest, {"action": sampler}, cache).take("action"))
 
-    def _told(self, inputs: ModelInputs) -> ModelInputs:
+    def _at_prefix_level(self, inputs: ModelInputs) -> ModelInputs:
         """The inputs with their reference frames at the prefix level."""
         assert inputs.video is not None
         return inputs.with_(video=inputs.video.at(self.config.prefix_level, "context"))
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Edited frame and action at independent levels; reference frames stay as they are."""
-        noisy, target = corrupt(inputs, schedules, rng)
-        told = levelled if self.config.training_level == "target" else self._told
-        return told(noisy), target
+        noisy, target = add_noise(inputs, schedules, rng)
+        set_level = (
+            match_context_sigma if self.config.training_level == "target" else self._at_prefix_level
+        )
+        return set_level(noisy), target
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
-        """The edit itself, with reference frames told what training told them."""
+        """The edited frame, with reference frames at the noise level of training."""
         if self.config.training_level == "same":
-            return super().imagine(model, self._told(inputs), schedules, rng)
+            return super().imagine(model, self._at_prefix_level(inputs), schedules, rng)
 
-        def told(
+        def at_target_level(
             inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            return model(levelled(inputs), cache=cache, keep=keep)
+            return model(match_context_sigma(inputs), cache=cache, keep=keep)
 
-        run = start("video", inputs, schedules, rng)
-        done = denoise(told, inputs.without("action"), {"video": run})
+        sampler = init_sampler("video", inputs, schedules, rng)
+        done = denoise(at_target_level, inputs.without("action"), {"video": sampler})
         assert done.clip is not None
         return done.clip

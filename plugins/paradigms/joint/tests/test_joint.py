@@ -14,7 +14,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, override, parse
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import SpecError
-from wamkit.interfaces.paradigm import denoise, remember, start
+from wamkit.interfaces.paradigm import denoise, init_sampler, prefill
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
@@ -99,9 +99,9 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
     found = acted(policy)
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     with torch.no_grad():
-        runs = {p: start(p, inputs, policy.schedules, rng) for p in ("video", "action")}
-        cache, rest = remember(policy.model, inputs, policy.paradigm.sees)
-        done = denoise(policy.model, rest, runs, cache)
+        samplers = {p: init_sampler(p, inputs, policy.schedules, rng) for p in ("video", "action")}
+        cache, rest = prefill(policy.model, inputs, policy.paradigm.sees)
+        done = denoise(policy.model, rest, samplers, cache)
     same_values(found.action, done.take("action"))
     assert found.video is not None
     same_values(found.video.only("target").z, done.take("video"))
@@ -116,18 +116,18 @@ def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) ->
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     model, frames = policy.model, ("text", "context", "target")
     with torch.no_grad():
-        video = start("video", inputs, policy.schedules, rng, steps=2)
-        action = start("action", inputs, policy.schedules, rng)
+        video = init_sampler("video", inputs, policy.schedules, rng, steps=2)
+        action = init_sampler("action", inputs, policy.schedules, rng)
         for place in range(3):
             now = inputs.put("action", action.x, action.sigma)
             if place < 2:
                 now = now.put("video", video.x, video.sigma)
                 velocity = model(now, keep=frames)
                 kept = velocity.cache
-                video.advance(velocity.take("video", now))
+                video.step(velocity.take("video", now))
             else:
                 velocity = model(now.with_(video=None), cache=kept)
-            action.advance(velocity.take("action", now))
+            action.step(velocity.take("action", now))
     found = acted(policy)
     same_values(found.action, action.x)
     assert found.video is not None and video.done
@@ -181,10 +181,10 @@ def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
     for tied in (False, True):
         policy = Policy.from_spec(spec_for(f"schedules.action.tied={str(tied).lower()}"))
         inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
-        noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+        noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
         assert noisy.video is not None and noisy.action is not None
         assert noisy.video.sigma[:, 0].tolist() == [0, 0]
-        assert torch.equal(noisy.video.sigma[:, 1], noisy.action.sigma) == tied
+        assert torch.equal(noisy.video.sigma[:, 1:2], noisy.action.sigma) == tied
         for part in ("video", "action"):
             sigma = noisy.video.sigma[:, 1] if part == "video" else noisy.action.sigma
             back = (
@@ -204,7 +204,7 @@ def test_what_is_observed_may_be_told_the_level_of_the_targets(name: Any) -> Non
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
     inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
-    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     assert noisy.video is not None and inputs.video is not None
     assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     same = torch.equal(noisy.video.sigma[:, 0], noisy.video.sigma[:, 1])

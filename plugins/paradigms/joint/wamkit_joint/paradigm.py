@@ -11,10 +11,10 @@ from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
     ScheduleMap,
-    corrupt,
-    levelled,
-    remember,
-    start,
+    add_noise,
+    init_sampler,
+    match_context_sigma,
+    prefill,
 )
 from wamkit.interfaces.types import (
     DenoisingTargets,
@@ -42,18 +42,18 @@ class JointParadigm(Paradigm):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """One evaluation of the action after the other, and of the video wherever it is due.
 
         With refresh = "every", whichever is done first stays as it is and is still looked at; a
         finished video that does not hear the action is passed once more, and its keys are kept.
         """
-        model, refresh, complete = self._told(model), self.config.refresh, inputs
+        model, refresh, complete = self._with_context_level(model), self.config.refresh, inputs
         steps = None if refresh == "every" else len(refresh)
-        video = start("video", inputs, schedules, rng, steps=steps)
-        action = start("action", inputs, schedules, rng)
-        cache, inputs = remember(model, inputs, self.sees)
+        video = init_sampler("video", inputs, schedules, rng, steps=steps)
+        action = init_sampler("action", inputs, schedules, rng)
+        cache, inputs = prefill(model, inputs, self.sees)
         known, clip = cache, inputs.clip
         shown = {"text", *(inputs.video.roles if inputs.video is not None else ())}
         shown.update(clip.roles if clip is not None else ())
@@ -67,11 +67,11 @@ class JointParadigm(Paradigm):
                 if keep and velocity.cache is not None:
                     known = velocity.cache if cache is None else cache | velocity.cache
                 if not video.done:
-                    video.advance(velocity.take("video", inputs))
+                    video.step(velocity.take("video", inputs))
             else:
                 velocity = model(inputs.with_(video=None, future=None), cache=known)
             if not action.done:
-                action.advance(velocity.take("action", inputs))
+                action.step(velocity.take("action", inputs))
             place += 1
         return ParadigmOutput(action.x, complete.put("video", video.x, video.sigma).clip)
 
@@ -81,27 +81,29 @@ class JointParadigm(Paradigm):
             return place in self.config.refresh
         return place <= evaluations or "action" in self.config.sees["target"]
 
-    def _told(self, model: Model) -> Model:
-        """The model, with observed frames told the level that the configuration asks for."""
+    def _with_context_level(self, model: Model) -> Model:
+        """The model, with observed frames at the noise level that `context_level` asks for."""
         if self.config.context_level == "clean":
             return model
 
-        def told(
+        def at_target_level(
             inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
         ) -> ModelOutput:
-            return model(levelled(inputs), cache=cache, keep=keep)
+            return model(match_context_sigma(inputs), cache=cache, keep=keep)
 
-        return told
+        return at_target_level
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action at levels of their own, or at one if a schedule is tied."""
-        noisy, target = corrupt(inputs, schedules, rng)
-        return (noisy if self.config.context_level == "clean" else levelled(noisy)), target
+        noisy, target = add_noise(inputs, schedules, rng)
+        return (
+            noisy if self.config.context_level == "clean" else match_context_sigma(noisy)
+        ), target
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> Frames:
-        """As of any paradigm, with observed frames told what training told them."""
-        return super().imagine(self._told(model), inputs, schedules, rng)
+        """As of any paradigm, with observed frames at the noise level of training."""
+        return super().imagine(self._with_context_level(model), inputs, schedules, rng)

@@ -130,7 +130,7 @@ def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
     policy = Policy.from_spec(spec)
     inputs = clean(policy, batch_of(spec, size=8))
     rng = torch.Generator().manual_seed(1)
-    noisy, target = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     teaches = target["value"].weight > 0
     assert 0 < teaches.sum() < 8
     assert (noisy.noisy("value").sigma[~teaches] == 1).all()
@@ -151,7 +151,7 @@ def test_the_value_changes_nothing_of_what_the_inner_paradigm_predicts(inner: An
     policy = Policy.from_spec(spec := spec_for(inner))
     inputs = clean(policy, batch_of(spec))
     rng = torch.Generator().manual_seed(1)
-    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, rng)
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     one, two = policy.model(noisy), policy.model(noisy.without("value"))
     assert one.value is not None and two.value is None
     same_values(one.take("action", noisy), two.take("action", noisy))

@@ -83,15 +83,15 @@ class Planning(ParadigmConfig):
         return tuple(dict.fromkeys((*self.inner.predicts, "value")))
 
     @property
-    def blocks(self) -> int:
-        return self.inner.blocks
+    def chunks_per_sample(self) -> int:
+        return self.inner.chunks_per_sample
 
     @property
-    def imagined(self) -> int | None:
-        return self.inner.imagined
+    def max_target_frames(self) -> int | None:
+        return self.inner.max_target_frames
 
     @property
-    def modes(self) -> Mapping[str, Mapping[str, Any]]:
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
         return {"direct": {"proposals": 1}, "planning": {"proposals": self.proposals}}
 
     def fit(self, spec: PolicySpec) -> Planning:
@@ -118,11 +118,11 @@ class Planning(ParadigmConfig):
                 hint="choose an action_head that denoises (`wamkit list action_head`), or write "
                 f"the inner paradigm, {self.inner.name}, in place of planning",
             )
-        if self.inner.blocks > 1:
+        if self.inner.chunks_per_sample > 1:
             yield Conflict(
                 between=("paradigm.inner",),
                 why=f"planning judges one chunk, and {self.inner.name} learns from "
-                f"{self.inner.blocks} that follow each other",
+                f"{self.inner.chunks_per_sample} that follow each other",
                 hint="choose an inner paradigm of one chunk, such as conditional",
             )
         if self.futures and self.futures > 1 and self.future != "foreseen":

@@ -17,9 +17,9 @@ from wamkit.interfaces.paradigm import (
     Paradigm,
     ScheduleMap,
     denoise,
-    goal,
-    remember,
-    start,
+    init_sampler,
+    make_target,
+    prefill,
 )
 from wamkit.interfaces.types import (
     DenoisingTarget,
@@ -56,8 +56,8 @@ class PlanningParadigm(Paradigm):
         self.config = config
         self.sees = config.sees
         self.inner: Paradigm = config.inner.build()
-        self.choices: Mapping[str, str] = {
-            **self.inner.choices,
+        self.act_options: Mapping[str, str] = {
+            **self.inner.act_options,
             "proposals": "how many proposals are compared; 1 acts directly",
         }
 
@@ -69,7 +69,7 @@ class PlanningParadigm(Paradigm):
         rng: torch.Generator,
         *,
         proposals: int | None = None,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """The proposal with the highest score, the first of those that are equal.
 
@@ -79,11 +79,11 @@ class PlanningParadigm(Paradigm):
         """
         count = self._count(proposals)
         if count == 1:
-            return self.inner.act(model, self._own(inputs), schedules, rng, **choices)
+            return self.inner.act(model, self._own(inputs), schedules, rng, **act_options)
         beyond, index = fork(rng, count)[-1], rows(inputs, count)
         draws, observed = generators(rng, count), Observed(model, inputs)
         many = self._own(inputs).pick(index)
-        out = self.inner.act(observed.copies(count), many, schedules, draws, **choices)
+        out = self.inner.act(observed.copies(count), many, schedules, draws, **act_options)
         scores = self._scores(observed, inputs, out, schedules, beyond).unflatten(0, (count, -1))
         best = scores.argmax(0)  # [B]
         samples = rows(inputs, 1)
@@ -119,7 +119,7 @@ class PlanningParadigm(Paradigm):
     ) -> Tensor:
         """A score for each row of the proposals [N * B]; futures are drawn before values."""
         count, config = len(out.action) // len(inputs.text.tokens), self.config
-        cache, rest = remember(observed.copies(1), inputs, self.sees)
+        cache, rest = prefill(observed.copies(1), inputs, self.sees)
         model = observed.copies(1)
         futures = config.futures or 1 if config.future == "foreseen" else 1
         index = rows(inputs, count * futures)
@@ -148,10 +148,10 @@ class PlanningParadigm(Paradigm):
         if not self.config.learns_value:
             return self.inner.foresee(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         parts: list[str] = [part for part in ("video", "next_state") if part in inputs.parts]
-        runs = {part: start(part, inputs, schedules, rng) for part in parts}
-        denoise(model, self._own(inputs), runs, cache)
-        for part, run in runs.items():
-            inputs = inputs.put(part, run.x, 0.0)
+        samplers = {part: init_sampler(part, inputs, schedules, rng) for part in parts}
+        denoise(model, self._own(inputs), samplers, cache)
+        for part, sampler in samplers.items():
+            inputs = inputs.put(part, sampler.x, 0.0)
         return inputs
 
     def _judge(
@@ -167,9 +167,9 @@ class PlanningParadigm(Paradigm):
             return self.inner.judge(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         if self.config.future == "none":
             inputs = inputs.without("video")
-        run = start("value", inputs, schedules, rng)
-        denoise(model, inputs, {"value": run}, cache)
-        return run.x.float().flatten(1).mean(1).clamp(-1, 1)
+        sampler = init_sampler("value", inputs, schedules, rng)
+        denoise(model, inputs, {"value": sampler}, cache)
+        return sampler.x.float().flatten(1).mean(1).clamp(-1, 1)
 
     def imagine(
         self, model: Model, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
@@ -177,7 +177,7 @@ class PlanningParadigm(Paradigm):
         """As the inner paradigm does."""
         return self.inner.imagine(model, self._own(inputs), schedules, rng)
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """The inner paradigm's samples; where it knows no value, some of them teach the value.
@@ -185,7 +185,7 @@ class PlanningParadigm(Paradigm):
         In these everything else is clean and has no loss. In the others the value is pure noise,
         which nothing but itself sees.
         """
-        noisy, target = self.inner.corrupt(self._own(inputs), schedules, rng)
+        noisy, target = self.inner.add_noise(self._own(inputs), schedules, rng)
         if not self.config.learns_value:
             return noisy, target
         flow, value = schedules["value"], inputs.take("value")
@@ -194,16 +194,16 @@ class PlanningParadigm(Paradigm):
         noise = draw(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
         teaches = to_device(teaches, level.device)
-        goals: dict[str, DenoisingTarget] = {}
+        targets: dict[str, DenoisingTarget] = {}
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))
-            goals[part] = DenoisingTarget(found.velocity, weight, found.places)
+            targets[part] = DenoisingTarget(found.velocity, weight, found.places)
             noisy = _cleaned(noisy, part, inputs.take(part), teaches)
         sigma = torch.where(teaches, level, torch.ones_like(level))
         noisy = noisy.with_(value=inputs.value).put("value", flow.add(value, noise, sigma), sigma)
         weight = flow.weight(level) * teaches
-        goals["value"] = goal(noisy, "value", flow.velocity(value, noise), weight)
-        return noisy, goals
+        targets["value"] = make_target(noisy, "value", flow.velocity(value, noise), weight)
+        return noisy, targets
 
 
 def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:

@@ -38,7 +38,7 @@ def test_the_table_is_the_published_mask() -> None:
 def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
     batch = batch_of(policy.spec, seed=seed)
     inputs = clean(policy, batch)
-    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, torch.Generator().manual_seed(1))
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None and noisy.action is not None
     full = policy.model(noisy).action
     seen = noisy.with_(video=noisy.video.only("context"), action=None)
@@ -61,7 +61,7 @@ def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
 def test_the_future_in_training_does_not_reach_the_action() -> None:
     policy = Policy.from_spec(spec_for())
     inputs = clean(policy, batch_of(policy.spec))
-    noisy, _ = policy.paradigm.corrupt(inputs, policy.schedules, torch.Generator().manual_seed(1))
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None
     one = policy.model(noisy)
     other = noisy.video.put(noisy.video.only("target").z + 1, "target")
@@ -75,7 +75,7 @@ def test_the_future_in_training_does_not_reach_the_action() -> None:
 def test_the_context_stays_clean_and_levels_are_independent() -> None:
     policy = Policy.from_spec(spec_for())
     inputs = clean(policy, batch_of(policy.spec))
-    noisy, target = policy.paradigm.corrupt(
+    noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
     assert inputs.video is not None and noisy.video is not None and noisy.action is not None
@@ -91,7 +91,7 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
 def test_what_is_predicted_leads_back_to_the_data() -> None:
     policy = Policy.from_spec(spec_for("toy"))
     inputs = clean(policy, batch_of(policy.spec))
-    noisy, target = policy.paradigm.corrupt(
+    noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
     assert noisy.video is not None and inputs.video is not None
@@ -132,7 +132,7 @@ def test_the_program_says_what_runs_once_and_what_iterates() -> None:
 def test_without_co_training_no_future_is_passed_and_none_is_learned() -> None:
     policy = Policy.from_spec(spec_for("toy", co_training=False))
     inputs = clean(policy, batch_of(policy.spec))
-    noisy, target = policy.paradigm.corrupt(
+    noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
     assert noisy.video is not None and noisy.video.roles == ("context",)

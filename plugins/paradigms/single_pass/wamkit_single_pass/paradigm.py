@@ -10,10 +10,10 @@ from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
     ScheduleMap,
-    corrupt,
+    add_noise,
     denoise,
-    remember,
-    start,
+    init_sampler,
+    prefill,
 )
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs, ParadigmOutput
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SinglePassParadigm(Paradigm):
     """Fast-WAM's schedule over any backbone and head."""
 
-    looks_ahead = False
+    needs_future = False
 
     def __init__(self, config: SinglePass) -> None:
         self.config = config
@@ -36,17 +36,17 @@ class SinglePassParadigm(Paradigm):
         inputs: ModelInputs,
         schedules: ScheduleMap,
         rng: torch.Generator,
-        **choices: Any,
+        **act_options: Any,
     ) -> ParadigmOutput:
         """One pass over what is observed, then action steps against its keys."""
-        run = start("action", inputs, schedules, rng)
-        cache, rest = remember(model, inputs.without("video"), self.sees)
-        return ParadigmOutput(denoise(model, rest, {"action": run}, cache).take("action"))
+        sampler = init_sampler("action", inputs, schedules, rng)
+        cache, rest = prefill(model, inputs.without("video"), self.sees)
+        return ParadigmOutput(denoise(model, rest, {"action": sampler}, cache).take("action"))
 
-    def corrupt(
+    def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Future and action at independent noise levels; the context stays clean."""
-        return corrupt(
+        return add_noise(
             inputs if self.config.co_training else inputs.without("video"), schedules, rng
         )
