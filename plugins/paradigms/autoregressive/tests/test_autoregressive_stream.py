@@ -20,7 +20,7 @@ from wamkit.interfaces.types import (
     Frames,
     ModelInputs,
     ModelOutput,
-    Noisy,
+    NoisyVectors,
     ParadigmOutput,
 )
 from wamkit.policy.policy import Policy, generator
@@ -85,7 +85,7 @@ class Lesson:
         guide = None if clip.guide is None else clip.guide[:, :, :at]
         z, roles, times, sigma = clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma
         start = Frames(z, roles, times, sigma[:, :at], guide)
-        blank = Noisy(torch.zeros_like(action.x[:, :steps]), torch.ones(len(action.x)))
+        blank = NoisyVectors(torch.zeros_like(action.x[:, :steps]), torch.ones(len(action.x)))
         return self.whole.with_(video=start, action=blank)
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.noise_schedule import draw
-from wamkit.interfaces.types import Noisy
+from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
 from wamkit.testing.fixtures import batch_of, composed, observation
@@ -115,7 +115,7 @@ def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     seen = inputs.with_(video=inputs.video.only("context"))
     grid = policy.schedules["action"].grid()
     for sigma, lower in pairwise(grid):
-        velocity = policy.model(seen.with_(action=Noisy(x, torch.full((2,), sigma)))).action
+        velocity = policy.model(seen.with_(action=NoisyVectors(x, torch.full((2,), sigma)))).action
         assert velocity is not None
         x = x + (lower - sigma) * velocity
     same_values(found, x)
