@@ -116,7 +116,9 @@ def command(
         for rollout in _played(workers, seeds, policy, runner, keep, seconds):
             if films is not None:
                 word = "success" if rollout.success else "failure"
-                write_video(rollout, films / f"{rollout.seed}_{word}.{film}", robot.control_hz, every)
+                write_video(
+                    rollout, films / f"{rollout.seed}_{word}.{film}", robot.control_hz, every
+                )
             if made is not None:
                 _add(made, rollout)
             rollouts.append(_light(rollout))
@@ -201,7 +203,7 @@ def _policy_runner(
         note(line)
     act_options = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
     imagine = record is not None
-    return PolicyRunner(made, views_of(spec, robot, named), steps, choices, imagine=imagine)
+    return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 
 
 def _played(
