@@ -32,7 +32,7 @@ from wamkit.policy.precomputed_text import StoredEncoder
 from wamkit.policy.precomputed_text import precompute as precompute_text
 from wamkit.serve.client import Client
 from wamkit.serve.server import Server, address_of, beside, bound
-from wamkit.simulate import EnvObservation, EnvWorker, Robot, Step
+from wamkit.simulate import Host, Robot, Seen, Step
 from wamkit.testing.dataset import record
 from wamkit.testing.fixtures import batch_of, changed, composed, observation
 from wamkit.train.config import read_config
@@ -301,11 +301,11 @@ class ShakyEnvironment:
     def reset(self, seed: int) -> None:
         self.step_number = 0
 
-    def see(self) -> EnvObservation:
+    def see(self) -> Seen:
         late = self.step_number > 1
         state = np.array([0.0, NAN if self.fault == "state" and late else 1.0], np.float32)
         dtype = np.uint16 if self.fault == "picture" and late else np.uint8
-        return EnvObservation({"side": np.zeros((8, 8, 3), dtype)}, state, "go")
+        return Seen({"side": np.zeros((8, 8, 3), dtype)}, state, "go")
 
     def step(self, action: Any) -> Step:
         self.step_number += 1
@@ -327,7 +327,7 @@ class ShakyEnvironment:
     ],
 )
 def test_what_an_environment_says_is_looked_at(fault: str, words: str) -> None:
-    host = EnvWorker(Shaky(fault=fault))
+    host = Host(Shaky(fault=fault))
     host.reset(0)
     host.advance(np.zeros((1, 1)), 1)
     with pytest.raises(WamkitError, match=words):

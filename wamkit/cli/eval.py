@@ -21,9 +21,9 @@ from ._sources import taken
 
 if TYPE_CHECKING:
     from ..data import Writer
-    from ..simulate.env_pool import EnvPool
-    from ..simulate.episodes import Rollout
-    from ..simulate.policy_runner import PolicyRunner
+    from ..simulate.env_pool import Workers
+    from ..simulate.episodes import Attempt
+    from ..simulate.policy_runner import Actor
 
 EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
 
@@ -79,10 +79,10 @@ def command(
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
-    from ..simulate.env_pool import EnvPool
+    from ..simulate.env_pool import Workers
     from ..simulate.environment import choose
     from ..simulate.metrics import latencies, summary
-    from ..simulate.video import write_video
+    from ..simulate.video import shoot
 
     config = choose(env, env_settings or [])
     baseline = policy in BASELINES
@@ -93,19 +93,17 @@ def command(
     expect_seed(seed, "--seed", room=episodes)
     record, dataset = _vacant(record, "--record"), _vacant(dataset, "--dataset")
     keep = record is not None or dataset is not None
-    rollouts: list[Rollout] = []
+    attempts: list[Attempt] = []
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         films = None if record is None else stack.enter_context(replacing_folder(record))
         count = max(1, min(processes, episodes))
-        workers = stack.enter_context(EnvPool(config, count, apart=processes > 0))
+        workers = stack.enter_context(Workers(config, count, apart=processes > 0))
         robot, every = workers.robot(), 1
-        runner: PolicyRunner | None = None
+        actor: Actor | None = None
         if not baseline:
-            runner = _policy_runner(
-                policy, workers, replan, choice, view, overrides, device, record
-            )
-            every = runner.policy.spec.video.every
+            actor = _actor(policy, workers, replan, choice, view, overrides, device, record)
+            every = actor.policy.spec.video.every
         made: Writer | None = None
         if dataset is not None:
             from ..simulate.record import writer
@@ -113,35 +111,33 @@ def command(
             made = stack.enter_context(writer(dataset, robot, "video"))
         advance, _ = stack.enter_context(progress("episodes", episodes))
         seeds = range(seed, seed + episodes)
-        for rollout in _played(workers, seeds, policy, runner, keep, seconds):
+        for attempt in _played(workers, seeds, policy, actor, keep, seconds):
             if films is not None:
-                word = "success" if rollout.success else "failure"
-                write_video(
-                    rollout, films / f"{rollout.seed}_{word}.{film}", robot.control_hz, every
-                )
+                word = "success" if attempt.success else "failure"
+                shoot(attempt, films / f"{attempt.seed}_{word}.{film}", robot.control_hz, every)
             if made is not None:
-                _add(made, rollout)
-            rollouts.append(_light(rollout))
+                _add(made, attempt)
+            attempts.append(_light(attempt))
             advance()
-        rollouts.sort(key=lambda rollout: rollout.seed)
+        attempts.sort(key=lambda attempt: attempt.seed)
         found: dict[str, Any] = {
             "policy": policy,
             "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
             "control_hz": robot.control_hz,
-            **summary(rollouts),
+            **summary(attempts),
         }
-        if runner is not None:
+        if actor is not None:
             latency = latencies(seconds)
             spent = (
                 latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]
             ) / 1000
             found |= {
-                "replan": runner.replan,
-                "chunk_size": runner.policy.spec.actions.chunk_size,
+                "replan": actor.replan,
+                "chunk_size": actor.policy.spec.actions.chunk_size,
                 "batch": len(workers),
                 "latency_ms": latency,
-                "control_rate": runner.replan / spent,
-                "normalized": runner.policy.actions.statistics is None,
+                "control_rate": actor.replan / spent,
+                "normalized": actor.policy.actions.statistics is None,
             }
         if films is not None:
             (films / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
@@ -166,16 +162,16 @@ def _vacant(folder: Path | None, label: str) -> Path | None:
     return folder
 
 
-def _policy_runner(
+def _actor(
     policy: str,
-    workers: EnvPool,
+    workers: Workers,
     replan: int | None,
     choice: list[str] | None,
     view: list[str] | None,
     overrides: list[str] | None,
     device: str,
     record: Path | None,
-) -> PolicyRunner:
+) -> Actor:
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
     from ..config.runs import is_folder
     from ..policy.build import resolve
@@ -196,44 +192,44 @@ def _policy_runner(
     )
     if found := list(conflicts(spec, robot, named, steps, stateful)):
         raise SpecError(found, f"{policy} in this environment")
-    from ..simulate.policy_runner import PolicyRunner
+    from ..simulate.policy_runner import Actor
 
     made, notes = loaded(folder, spec, device, overrides or [])
     for line in notes:
         note(line)
     act_options = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
     imagine = record is not None
-    return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
+    return Actor(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 
 
 def _played(
-    workers: EnvPool,
+    workers: Workers,
     seeds: range,
     policy: str,
-    runner: PolicyRunner | None,
+    actor: Actor | None,
     keep: bool,
     seconds: dict[str, list[float]],
-) -> Iterator[Rollout]:
+) -> Iterator[Attempt]:
     """The episodes, as they end; what a policy spent is added to `seconds`."""
     from ..simulate.rollout import evaluate, play
 
-    if runner is None:
+    if actor is None:
         yield from play(workers, seeds, policy, keep=keep)
     else:
-        yield from evaluate(workers, seeds, runner, seconds, keep=keep)
+        yield from evaluate(workers, seeds, actor, seconds, keep=keep)
 
 
-def _light(rollout: Rollout) -> Rollout:
+def _light(attempt: Attempt) -> Attempt:
     """The attempt without its pictures."""
     from dataclasses import replace
 
-    return replace(rollout, frames=(), imagined={}, last=None)
+    return replace(attempt, frames=(), imagined={}, last=None)
 
 
-def _add(made: Writer, rollout: Rollout) -> None:
+def _add(made: Writer, attempt: Attempt) -> None:
     from ..simulate.record import add
 
-    add(made, rollout)
+    add(made, attempt)
 
 
 def _pairs(option: str, words: list[str] | None) -> dict[str, str]:

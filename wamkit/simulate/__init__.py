@@ -5,19 +5,19 @@ Worker processes with a simulator use only `environment` and `env_pool`, which i
 
 from __future__ import annotations
 
-from .env_pool import EnvPool, EnvWorker
-from .environment import Environment, EnvObservation, Expert, Robot, Step, choose
-from .episodes import Frame, Rollout
+from .env_pool import Host, Workers
+from .environment import Environment, Expert, Robot, Seen, Step, choose
+from .episodes import Attempt, Frame
 
 __all__ = [
-    "EnvObservation",
-    "EnvPool",
-    "EnvWorker",
+    "Attempt",
     "Environment",
     "Expert",
     "Frame",
+    "Host",
     "Robot",
-    "Rollout",
+    "Seen",
     "Step",
+    "Workers",
     "choose",
 ]

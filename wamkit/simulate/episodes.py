@@ -1,4 +1,4 @@
-"""One episode as it was recorded: observations, actions, rewards and success."""
+"""One episode as it was lived: what was seen, what was done about it, and how it went."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .environment import EnvObservation
+from .environment import Seen
 
 STAGES = ("observation", "policy", "environment")
 """Where the time of a decision goes: taking pictures, choosing actions, carrying them out."""
@@ -17,16 +17,16 @@ STAGES = ("observation", "policy", "environment")
 
 @dataclass(frozen=True)
 class Frame:
-    """An observation, the action that followed it, and its result."""
+    """A look, the action that followed it, and what came of it."""
 
-    seen: EnvObservation
+    seen: Seen
     action: NDArray[np.float32]  # [A] as it was intended: without the noise of an expert
     reward: float
     success: bool
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Attempt:
     """A whole episode."""
 
     seed: int
@@ -37,4 +37,4 @@ class Rollout:
     frames: tuple[Frame, ...] = ()  # empty if they were not kept
     imagined: Mapping[int, Any] = field(default_factory=dict)
     """step of a decision -> camera -> pictures [K, height, width, 3] uint8 expected from there."""
-    last: EnvObservation | None = None  # after the last frame, if frames were kept
+    last: Seen | None = None  # after the last frame, if frames were kept
