@@ -66,3 +66,41 @@ def test_functions_of_the_table_of_frequencies_are_of_the_contract() -> None:
     rows = re.findall(r"^\| \w+ \|.*\|([^|]*)\|$", _section("How often each function runs"), re.M)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert len(ROWS) == 7 and len(named) > 15 and named <= FUNCTIONS
+
+
+CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
+GLOSSARY = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in CONCEPTS.partition("\n## Glossary\n")[2].splitlines()
+    if line.startswith("| ") and not line.startswith("| term")
+]
+
+
+@pytest.mark.parametrize("row", GLOSSARY, ids=[row[0] for row in GLOSSARY])
+def test_terms_of_the_glossary_are_where_it_says(row: list[str]) -> None:
+    _, meaning, where = row
+    *names, file = re.findall(r"`([^`]+)`", where)
+    text = (ROOT / file).read_text()
+    assert meaning and all(
+        re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", text, re.M) for name in names
+    )
+
+
+def test_the_glossary_is_in_the_order_of_the_alphabet() -> None:
+    terms = [row[0].lower() for row in GLOSSARY]
+    assert terms == sorted(terms) and len(terms) > 30
+
+
+def test_concepts_show_the_table_of_fastwam() -> None:
+    (drawn,) = re.findall(r"```\n( +attends to.*?)```", CONCEPTS, re.S)
+    header, *rows = drawn.splitlines()
+    columns = {match[0]: match.start() for match in re.finditer(r"\w+", header)}
+    sees = parse(read(ROOT / "examples" / "fastwam.toml")).paradigm.sees
+    for row in rows:
+        role = row.split()[0]
+        seen = {
+            name
+            for name, start in columns.items()
+            if name in sees and "x" in row[start : start + len(name)]
+        }
+        assert seen == set(sees[role]), role

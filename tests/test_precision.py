@@ -62,7 +62,7 @@ def watched(policy: Policy) -> Iterator[list[tuple[Tensor, Tensor]]]:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_in_bfloat16_every_product_but_those_that_are_kept_is_one_of_bfloat16(name: str) -> None:
     policy = built(name, "bfloat16")
-    inputs = blank(policy, observation(policy.spec, batch=1, frames=policy.spec.video.num_observed))
+    inputs = blank(policy, observation(policy.spec, batch=1, frames=policy.spec.video.context))
     for layer in policy.modules():
         if isinstance(layer, ExactLinear):
             assert layer.weight.dtype == torch.float32

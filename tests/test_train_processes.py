@@ -57,7 +57,7 @@ def gradients(spec, config, processes):
     losses = trainee(batch_of(spec), 0) if team is None else team.losses(batch_of(spec), 0)
     losses["total"].backward()
     if team is not None and spec.latent_frames[1]:
-        trainee.imagine(observation(spec, frames=spec.video.num_observed), 0)
+        trainee.imagine(observation(spec, frames=spec.video.context), 0)
     return {n: full(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
 
 with joined("cpu") as processes:

@@ -19,7 +19,7 @@ WEIGHTS = ("backbone", "action_head", "text_encoder")
 ROW = ("min", "max", "mean", "std", "q01", "q99")
 Change = Callable[[Path], Any]
 FREE = ("template", "negative", "origin", "license")
-OPEN = ("clip", "target_times", "density", "mean", "std", "seed", "loss_weight", "weight", "band")
+OPEN = ("clip", "times", "density", "mean", "std", "seed", "loss_weight", "weight", "band")
 """Settings of the spec that may be something else: training reads them, or nothing does."""
 
 
@@ -68,9 +68,9 @@ MAY = {
     ("value_range", "list"),
     ("control_hz", "fraction"),
     ("control_hz", "huge"),
-    ("frame_stride", "huge"),
+    ("every", "huge"),
 }
-MAY |= {("co_training", "zero"), ("target_downscale", "true"), ("columns", "huge")}
+MAY |= {("co_training", "zero"), ("coarser", "true"), ("columns", "huge")}
 
 
 def _row(name: str, kind: str) -> Expected:

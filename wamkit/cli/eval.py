@@ -103,7 +103,7 @@ def command(
         actor: Actor | None = None
         if not baseline:
             actor = _actor(policy, workers, replan, choice, view, overrides, device, record)
-            every = actor.policy.spec.video.frame_stride
+            every = actor.policy.spec.video.every
         made: Writer | None = None
         if dataset is not None:
             from ..simulate.record import writer

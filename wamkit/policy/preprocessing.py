@@ -30,7 +30,7 @@ def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Mo
     Without the future if not `ahead`, for paradigms that act without one.
     """
     spec = policy.spec
-    expect_pictures(observation, spec.video.num_observed)
+    expect_pictures(observation, spec.video.context)
     state = _state(policy, physical_state(policy, observation))  # before the expensive part
     canvas = canvas_of(policy, observation)
     z = latents(policy, canvas)
@@ -42,7 +42,7 @@ def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> Mo
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
-    shown = guide(policy, canvas, spec.video.num_frames)
+    shown = guide(policy, canvas, spec.video.frames)
     return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
@@ -82,8 +82,8 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
     canvas = canvas_of(policy, batch.observation)
     z = latents(policy, canvas)
     future = z[:, :, observed:]
-    if spec.video.target_downscale > 1:
-        future = latents(policy, smaller(canvas, spec.video.target_downscale))[:, :, observed:]
+    if spec.video.coarser > 1:
+        future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
     shown = guide(policy, canvas, spec.pictures)
     seen = z[:, :, :observed]
     return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
@@ -134,9 +134,9 @@ def arranged(
     if not imagined:
         seen = None if shown is None else shown[:, :, :observed]
         return Frames(z, roles[0], times, levels, seen), None
-    if spec.video.target_downscale == 1:
+    if spec.video.coarser == 1:
         return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, shown), None
-    start = 0 if spec.video.target_times == "restart" else observed
+    start = 0 if spec.video.times == "restart" else observed
     theirs = times[start : start + imagined]
     return (
         Frames(z, roles[0], times[:observed], levels[:observed], shown),
@@ -194,8 +194,8 @@ def newest(policy: Policy, clip: Observation, pictures: int) -> Tensor:
     """
     spec = policy.spec
     canvas = canvas_of(policy, clip)
-    if spec.video.target_downscale > 1:
-        canvas = smaller(canvas, spec.video.target_downscale)
+    if spec.video.coarser > 1:
+        canvas = smaller(canvas, spec.video.coarser)
     count = pictures // spec.vae.stride[0] * spec.cameras.apart
     return latents(policy, canvas)[:, :, -count:]
 
@@ -208,8 +208,8 @@ def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     """
     spec = policy.spec
     canvas, z = canvas_of(policy, observation), clip.z
-    if spec.video.target_downscale > 1:
-        canvas = smaller(canvas, spec.video.target_downscale)
+    if spec.video.coarser > 1:
+        canvas = smaller(canvas, spec.video.coarser)
         z = torch.cat([latents(policy, canvas), z], 2)
     views = spec.cameras.apart
     if views > 1:
@@ -217,7 +217,7 @@ def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
     raw = policy.vae.decode(z.to(vae_dtype(policy.vae))).float()
     known = raw.isfinite() & z.isfinite().flatten(1).all(1)[:, None, None, None, None]
     pictures = raw.clamp(-1, 1).where(known, torch.nan)
-    pictures[:, :, : spec.video.num_observed] = canvas
+    pictures[:, :, : spec.video.context] = canvas
     return pictures.cpu()
 
 
@@ -238,7 +238,7 @@ def guide(policy: Policy, canvas: Tensor, pictures: int) -> Tensor | None:
     if not spec.backbone.traits.guide_channels:
         return None
     shown = canvas.new_zeros(*canvas.shape[:2], pictures, *canvas.shape[3:])
-    shown[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
+    shown[:, :, : spec.video.context] = canvas[:, :, : spec.video.context]
     z = latents(policy, shown)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
     mask[:, :, : spec.latent_frames[0]] = 1
@@ -324,7 +324,7 @@ def expect_pictures(observation: Observation, count: int) -> None:
         if image.shape[1] != count:
             raise WamkitError(
                 f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
-                "video.num_observed pictures to act, video.num_frames to learn",
+                "video.context pictures to act, video.frames to learn",
             )
 
 

@@ -68,7 +68,7 @@ class Messages:
                 | ({} if view.value_range is None else {"value_range": list(view.value_range)})
                 for view in spec.cameras.views
             },
-            "pictures": spec.video.num_observed,
+            "pictures": spec.video.context,
             "state": {"key": STATE, "size": spec.state.size},
             "actions": list(self.policy.actions.names),
             "chunk_size": spec.actions.chunk_size,

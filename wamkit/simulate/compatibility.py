@@ -89,11 +89,10 @@ def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
             why=f"a policy that remembers executes its chunks whole, and --replan is {replan}",
             hint=f"--replan {chunk}, or leave it out",
         )
-    if (video.num_frames - video.num_observed) * video.frame_stride != chunk:
+    if (video.frames - video.context) * video.every != chunk:
         yield Conflict(
             between=("video", "actions.chunk_size"),
-            why=f"a chunk of {chunk} actions shows {video.num_frames - video.num_observed} new "
-            "pictures, "
-            f"one every {video.frame_stride} actions",
+            why=f"a chunk of {chunk} actions shows {video.frames - video.context} new pictures, "
+            f"one every {video.every} actions",
             hint="a policy that remembers needs (frames - context) * every = chunk",
         )

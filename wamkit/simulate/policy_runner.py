@@ -60,8 +60,8 @@ class Actor:
         video = spec.video
         self.every = replan
         """Actions from one look to the next."""
-        if video.num_observed > 1 or policy.paradigm.stateful:
-            self.every = int(np.gcd(replan, video.frame_stride))
+        if video.context > 1 or policy.paradigm.stateful:
+            self.every = int(np.gcd(replan, video.every))
 
     def decide(self, running: Sequence[Running]) -> list[NDArray[np.float32]]:
         """The next actions of each episode, [replan, A] in physical units."""
@@ -94,7 +94,7 @@ class Actor:
             one.session = self.policy.session()
             looks = self._context(one)
         else:
-            every = self.policy.spec.video.frame_stride
+            every = self.policy.spec.video.every
             count = one.session.pictures
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
         chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
@@ -106,9 +106,7 @@ class Actor:
         As in training, the first one stands for those before the episode.
         """
         video = self.policy.spec.video
-        steps = [
-            one.step - video.frame_stride * back for back in reversed(range(video.num_observed))
-        ]
+        steps = [one.step - video.every * back for back in reversed(range(video.context))]
         return [one.seen[max(step, 0)] for step in steps]
 
     def _observed(self, looks: Sequence[Sequence[Seen]]) -> Observation:

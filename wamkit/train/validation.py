@@ -72,16 +72,16 @@ def picture(team: Team, samples: Samples, file: Path, processes: Processes) -> N
     sample = samples[len(samples) // 3]
     seen = collate([sample]).observation
     count = team.trainee.policy.spec.video
-    if next(iter(seen.images.values())).shape[1] < count.num_frames:
+    if next(iter(seen.images.values())).shape[1] < count.frames:
         raise WamkitError(
             "stored latents leave out the pictures that are to come",
             "imagine_every=0, or train without --latents",
         )
-    now = Observation(_first(seen.images, count.num_observed), seen.prompt, seen.state)
+    now = Observation(_first(seen.images, count.context), seen.prompt, seen.state)
     future = team.trainee.imagine(now, 0)
     with processes.agreed():
         if processes.first:
-            real = team.trainee.policy.cameras.canvas(_first(seen.images, count.num_frames))
+            real = team.trainee.policy.cameras.canvas(_first(seen.images, count.frames))
             _draw([team.trainee.policy.cameras.together(real), future.canvas], file)
 
 

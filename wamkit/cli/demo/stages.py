@@ -254,7 +254,7 @@ def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> F
     actor = _actor(place, workers, imagine=True)
     with watch(f"film of {place.name}", 1) as tell:
         (attempt,) = evaluate(workers, [seed], actor, {}, keep=True)
-        every = actor.policy.spec.video.frame_stride
+        every = actor.policy.spec.video.every
         shoot(attempt, film, workers.robot().control_hz / SLOWER, every)
         tell(1, "")
     return {
