@@ -25,6 +25,9 @@ def _section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
+PACKAGES = re.findall(r"^\| `(\w+)` \|", _section("Packages"), re.M)
+
+
 def test_the_drawing_is_that_of_the_code() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))
     drawn = (ROOT / "docs" / "architecture.svg").read_text()
@@ -33,12 +36,11 @@ def test_the_drawing_is_that_of_the_code() -> None:
 
 def test_every_package_is_described_above_what_it_imports() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))
-    listed = re.findall(r"^\| `(\w+)` \|", _section("Packages"), re.M)
     edges = script["imported"]()
-    assert sorted(listed) == sorted(edges)
+    assert sorted(PACKAGES) == sorted(edges)
     for name, others in edges.items():
         for other in others - {late for first, late in script["LATE"] if first == name}:
-            assert listed.index(name) < listed.index(other), f"{name} imports {other}"
+            assert PACKAGES.index(name) < PACKAGES.index(other), f"{name} imports {other}"
 
 
 @pytest.mark.parametrize("written", CLASSES, ids=lambda node: node.name)
@@ -104,3 +106,13 @@ def test_concepts_show_the_table_of_fastwam() -> None:
             if name in sees and "x" in row[start : start + len(name)]
         }
         assert seen == set(sees[role]), role
+
+
+def test_contributing_lists_the_packages_and_names_modules_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"^\| `wamkit/(\w+)` \|", text, re.M)
+    assert listed == [name for name in PACKAGES if name != "errors"]
+    topics = text.partition("\n| topic | module |\n")[2].partition("\n\n")[0]
+    modules = re.findall(r"`(\w+/\w+\.py)`", topics)
+    assert len(modules) > 40
+    assert not [module for module in modules if not (ROOT / "wamkit" / module).is_file()]
