@@ -46,7 +46,7 @@ from wamkit.bench import machine
 from wamkit.bench.measure import framework
 from wamkit.config.spec import read
 from wamkit.engine.layers import rotary_angles
-from wamkit.engine.noise_schedule import draw
+from wamkit.engine.noise_schedule import draw_noise
 from wamkit.engine.passes import PassRunner
 from wamkit.files.charts import bars, write
 from wamkit.interfaces.streams import embed_video
@@ -212,7 +212,7 @@ class Plain:
         mask = torch.zeros(seen + count, seen + count, dtype=torch.bool, device=device)
         mask[:seen, :seen] = True
         mask[seen:, :] = True
-        x = draw(tuple(inputs.action.x.shape), inputs.action.x, generator(0)).to(self.dtype)
+        x = draw_noise(tuple(inputs.action.x.shape), inputs.action.x, generator(0)).to(self.dtype)
         past = None
         if cached:
             past = passed([self.video(words, valid)], mask[:seen, :seen], None)

@@ -11,7 +11,14 @@ import torch
 import wamkit
 from wamkit.config.registry import registry
 from wamkit.engine.layers import masked_mean
-from wamkit.engine.noise_schedule import Chosen, Several, copied, draw, fork, uniform
+from wamkit.engine.noise_schedule import (
+    BatchedGenerator,
+    SubsetGenerator,
+    clone_generator,
+    draw_noise,
+    draw_uniform,
+    spawn_generators,
+)
 from wamkit.interfaces.types import Text
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.text_cache import PromptCache, stacked, trimmed
@@ -139,14 +146,20 @@ def test_a_prompt_without_tokens_is_read_as_one_and_in_company(backbone: str) ->
 def test_generators_of_samples_give_every_copy_its_samples_noise() -> None:
     like = torch.zeros(1)
     rng = generator([3, 4])
-    assert isinstance(rng, Several)
-    two = draw((4, 5), like, rng)  # two copies of two samples, copy by copy
-    same_values(two[1::2], draw((2, 5), like, generator([4])))
-    children = fork(generator([3, 4]), 2)
-    alone = fork(generator([4]), 2)
-    assert torch.equal(draw((2, 5), like, children[1])[1:], draw((1, 5), like, alone[1]))
-    whole, index = draw((3, 5), like, generator(7)), torch.tensor([2, 0])
-    assert torch.equal(draw((2, 5), like, Chosen(generator(7), index, 3)), whole[index])
+    assert isinstance(rng, BatchedGenerator)
+    two = draw_noise((4, 5), like, rng)  # two copies of two samples, copy by copy
+    same_values(two[1::2], draw_noise((2, 5), like, generator([4])))
+    children = spawn_generators(generator([3, 4]), 2)
+    alone = spawn_generators(generator([4]), 2)
+    assert torch.equal(
+        draw_noise((2, 5), like, children[1])[1:], draw_noise((1, 5), like, alone[1])
+    )
+    whole, index = draw_noise((3, 5), like, generator(7)), torch.tensor([2, 0])
+    assert torch.equal(
+        draw_noise((2, 5), like, SubsetGenerator(generator(7), index, 3)), whole[index]
+    )
     before = generator([3, 4])
-    assert torch.equal(draw((2, 2), like, copied(before)), draw((2, 2), like, before))
-    assert uniform((), generator([3, 4])) == uniform((), generator(3))
+    assert torch.equal(
+        draw_noise((2, 2), like, clone_generator(before)), draw_noise((2, 2), like, before)
+    )
+    assert draw_uniform((), generator([3, 4])) == draw_uniform((), generator(3))

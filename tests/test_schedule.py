@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wamkit.config.noise_schedule import ScheduleConfig
 from wamkit.config.spec import override, parse, read
-from wamkit.engine.noise_schedule import NoiseSchedule, draw, shifted
+from wamkit.engine.noise_schedule import NoiseSchedule, draw_noise, shift_sigma
 from wamkit.errors import WamkitError
 from wamkit.testing.parity import same_values
 
@@ -71,7 +71,7 @@ def test_a_perfect_velocity_leads_from_noise_to_data() -> None:
     schedule = NoiseSchedule(ScheduleConfig(steps=4))
     rng = torch.Generator().manual_seed(0)
     data = torch.randn(2, 3, generator=rng)
-    noise = draw((2, 3), data, rng)
+    noise = draw_noise((2, 3), data, rng)
     x, grid = noise, schedule.grid()
     for sigma, lower in pairwise(grid):
         x = x + (lower - sigma) * schedule.velocity(data, noise)
@@ -92,7 +92,7 @@ def test_noise_is_added_in_float32_and_drawn_from_the_generator() -> None:
 
 def test_what_is_left_open_samples_as_ever() -> None:
     u = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drawn(1000), shifted(u, 5.0))
+    assert torch.equal(drawn(1000), shift_sigma(u, 5.0))
 
 
 def test_five_cosmos_steps_are_the_published_grid() -> None:
@@ -144,7 +144,7 @@ def test_ltx_levels_are_those_of_diffusers(steps: int) -> None:
 
 def test_indexed_levels_are_a_thousand_without_the_last() -> None:
     levels = drawn(20_000, density="indexed").unique()
-    grid = shifted(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], 5).flip(0)
+    grid = shift_sigma(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], 5).flip(0)
     assert len(levels) == 1000
     same_values(levels, grid.float(), 1e-5)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wamkit.config.noise_schedule import ScheduleConfig
-from wamkit.engine.noise_schedule import NoiseSchedule, draw
+from wamkit.engine.noise_schedule import NoiseSchedule, draw_noise
 from wamkit.engine.samplers import SOLVERS, Sampler
 from wamkit.testing.parity import float64, same_values
 
@@ -216,7 +216,7 @@ def _x0(x: Tensor, edm: float) -> Tensor:
 def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
     flow = schedule("consistency", steps=3)
     sampler = flow.init_sampler(noise(), rng=rng())
-    again = draw((2, 4, 3, 5), noise(), rng())
+    again = draw_noise((2, 4, 3, 5), noise(), rng())
     x = noise()
     for i, s in enumerate(sampler.levels):
         data = x - s * bent(x, s)

@@ -27,21 +27,21 @@ CLOSE = 1e-6
 """Levels nearer than this are one: a step between them would be lost in rounding."""
 
 
-def shifted(u: Tensor, shift: float) -> Tensor:
+def shift_sigma(u: Tensor, shift: float) -> Tensor:
     """k u / (1 + (k - 1) u): the level at fraction u of the way (Esser et al. 2024, eq. 23)."""
     return shift * u / (1 + (shift - 1) * u)
 
 
-def shift_for(tokens: int) -> float:
+def shift_for_tokens(tokens: int) -> float:
     """LTX's shift for a clip of so many tokens: exp(mu), mu linear in tokens.
 
     Diffusers' `calculate_shift` with the anchors of the LTX pipelines; `exp(mu)` takes k's place in
-    `shifted`, as in FlowMatchEulerDiscreteScheduler's exponential time shift.
+    `shift_sigma`, as in FlowMatchEulerDiscreteScheduler's exponential time shift.
     """
     return math.exp(0.95 + (2.05 - 0.95) * (tokens - 1024) / (4096 - 1024))
 
 
-def karras(high: float, low: float, count: int) -> list[float]:
+def karras_sigmas(high: float, low: float, count: int) -> list[float]:
     """`count` levels from `high` to `low`, equally far apart in (sigma / (1 - sigma))^(1/7).
 
     Karras and others 2022 (arXiv 2206.00364), eq. 5, whose sigma is sigma / (1 - sigma) here.
@@ -51,150 +51,157 @@ def karras(high: float, low: float, count: int) -> list[float]:
     return [s / (1 + s) for s in edm]
 
 
-class Several(torch.Generator):
-    """Generators for copies of a batch that lie one after the other: each draws for its own copy.
+class BatchedGenerator(torch.Generator):
+    """One generator for each copy of a batch; the copies are concatenated along the batch axis.
 
-    So a copy gets the noise it would get alone. As a plain generator it goes on as the first one.
+    A copy gets the noise it would get alone. Used as a plain generator it continues the first one.
     """
 
-    parts: tuple[torch.Generator, ...]
+    generators: tuple[torch.Generator, ...]
 
-    def __new__(cls, parts: Sequence[torch.Generator]) -> Several:
-        """A generator of a batch from one for each sample, on their device."""
-        made = super().__new__(cls, parts[0].device)  # type: ignore[call-arg]
-        if not isinstance(parts[0], Drawn | Chosen):
-            made.set_state(parts[0].get_state())
-        made.parts = tuple(parts)
+    def __new__(cls, generators: Sequence[torch.Generator]) -> BatchedGenerator:
+        """A generator of a batch, from one generator for each of its copies."""
+        made = super().__new__(cls, generators[0].device)  # type: ignore[call-arg]
+        if not isinstance(generators[0], NoiseTape | SubsetGenerator):
+            made.set_state(generators[0].get_state())
+        made.generators = tuple(generators)
         return made
 
 
-class Samples(Several):
-    """Generators for the samples of a batch: each draws for its own, and for all copies of it.
+class PerSampleGenerator(BatchedGenerator):
+    """One generator for each sample of a batch, which also draws for every copy of that sample.
 
-    Row k * B + b of copies that lie one after the other is copy k of sample b.
+    Row k * B + b of concatenated copies is copy k of sample b.
     """
 
 
-class Drawn(torch.Generator):
-    """A generator that remembers its noise: every tensor it gave is kept, and can be drawn anew.
+class NoiseTape(torch.Generator):
+    """A generator that keeps every noise tensor it drew and can refill them from another seed.
 
-    So a recorded computation finds the noise of another seed where it found its first one.
+    A captured CUDA graph reads these tensors at fixed addresses, whatever the seed.
     """
 
     source: torch.Generator
-    kept: list[tuple[Tensor, int] | list[Drawn]]  # noise and the axis of its batch, or what forked
-    place: int
+    entries: list[
+        tuple[Tensor, int] | list[NoiseTape]
+    ]  # noise and its batch axis, or spawned tapes
+    position: int
 
-    def __new__(cls, source: torch.Generator) -> Drawn:
-        """A generator that keeps what it draws from `source`."""
+    def __new__(cls, source: torch.Generator) -> NoiseTape:
+        """An empty tape that draws from `source`."""
         made = super().__new__(cls, source.device)  # type: ignore[call-arg]
-        made.source, made.kept, made.place = source, [], 0
+        made.source, made.entries, made.position = source, [], 0
         return made
 
     def get_state(self) -> Tensor:
-        """Raises WamkitError: what is drawn from a copy of the state would stay as it was first."""
+        """Raises WamkitError: noise drawn from a copy of the state would never be refilled."""
         raise WamkitError(
             "the paradigm draws from a copy of its generator, which cannot be recorded",
             'choose mode "compile" or "eager"',
         )
 
     def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
-        """As `draw` from the source; after `rewind` the same tensors in the same order."""
-        if self.place == len(self.kept):
-            self.kept.append((draw(shape, like, self.source, axis), axis))
-        found = self.kept[self.place]
-        self.place += 1
+        """As `draw_noise` from the source; after `rewind` the same tensors in the same order."""
+        if self.position == len(self.entries):
+            self.entries.append((draw_noise(shape, like, self.source, axis), axis))
+        found = self.entries[self.position]
+        self.position += 1
         assert isinstance(found, tuple) and tuple(found[0].shape) == shape
         return found[0]
 
-    def forked(self, count: int) -> list[torch.Generator]:
-        """As `fork` of the source."""
-        if self.place == len(self.kept):
-            self.kept.append([Drawn(child) for child in fork(self.source, count)])
-        found = self.kept[self.place]
-        self.place += 1
+    def spawn(self, count: int) -> list[torch.Generator]:
+        """As `spawn_generators` of the source."""
+        if self.position == len(self.entries):
+            self.entries.append(
+                [NoiseTape(child) for child in spawn_generators(self.source, count)]
+            )
+        found = self.entries[self.position]
+        self.position += 1
         assert isinstance(found, list) and len(found) == count
         return list(found)
 
     def rewind(self) -> None:
-        """Begin again with the first tensor."""
-        self.place = 0
-        for found in self.kept:
+        """Return the first tensor next."""
+        self.position = 0
+        for found in self.entries:
             for child in found if isinstance(found, list) else ():
                 child.rewind()
 
     def redraw(self, source: torch.Generator) -> None:
-        """Fill every tensor with what `source` gives in its place."""
+        """Refill every tensor with noise from `source`, in the same order."""
         self.source = source
-        for found in self.kept:
+        for found in self.entries:
             if isinstance(found, tuple):
                 noise, axis = found
-                noise.copy_(draw(tuple(noise.shape), noise, source, axis))
+                noise.copy_(draw_noise(tuple(noise.shape), noise, source, axis))
             else:
-                for child, seeded in zip(found, fork(source, len(found)), strict=True):
+                for child, seeded in zip(found, spawn_generators(source, len(found)), strict=True):
                     child.redraw(seeded)
 
 
-class Chosen(torch.Generator):
-    """A generator for some samples of a batch: it draws for the whole batch, and gives theirs.
+class SubsetGenerator(torch.Generator):
+    """A generator for a subset of a batch: it draws for the whole batch and returns the subset.
 
-    So a sample gets the same noise whichever others are chosen with it.
+    A sample gets the same noise whichever samples are chosen with it.
     """
 
     source: torch.Generator
     index: Tensor  # [B'] the samples
     batch: int  # of how many
 
-    def __new__(cls, source: torch.Generator, index: Tensor, batch: int) -> Chosen:
+    def __new__(cls, source: torch.Generator, index: Tensor, batch: int) -> SubsetGenerator:
         """A generator for the samples `index` [B'] of a batch that `source` draws for."""
         made = super().__new__(cls, source.device)  # type: ignore[call-arg]
         made.source, made.index, made.batch = source, index, batch
         return made
 
     def noise(self, shape: tuple[int, ...], like: Tensor, axis: int) -> Tensor:
-        """As `draw`, of the samples that are chosen."""
+        """As `draw_noise`, for the samples of the subset."""
         copies, index = shape[axis] // len(self.index), self.index.to(like.device)
         whole = (*shape[:axis], copies * self.batch, *shape[axis + 1 :])
         rows = [index + copy * self.batch for copy in range(copies)]
-        return draw(whole, like, self.source, axis).index_select(axis, torch.cat(rows))
+        return draw_noise(whole, like, self.source, axis).index_select(axis, torch.cat(rows))
 
 
-def copied(rng: torch.Generator) -> torch.Generator:
-    """A generator that will draw what `rng` would draw next."""
-    if isinstance(rng, Several):
-        return type(rng)([copied(part) for part in rng.parts])
+def clone_generator(rng: torch.Generator) -> torch.Generator:
+    """A generator in the same state: it will draw what `rng` would draw next."""
+    if isinstance(rng, BatchedGenerator):
+        return type(rng)([clone_generator(part) for part in rng.generators])
     aside = torch.Generator(rng.device)
     aside.set_state(rng.get_state())
     return aside
 
 
-def fork(rng: torch.Generator, count: int) -> list[torch.Generator]:
-    """`count` generators seeded by `rng`, which itself stays where it is."""
-    if isinstance(rng, Chosen):
-        return [Chosen(child, rng.index, rng.batch) for child in fork(rng.source, count)]
-    if isinstance(rng, Drawn):
-        return rng.forked(count)
-    if isinstance(rng, Several):
-        columns = zip(*(fork(part, count) for part in rng.parts), strict=True)
+def spawn_generators(rng: torch.Generator, count: int) -> list[torch.Generator]:
+    """`count` generators seeded from `rng`, whose own state does not change."""
+    if isinstance(rng, SubsetGenerator):
+        return [
+            SubsetGenerator(child, rng.index, rng.batch)
+            for child in spawn_generators(rng.source, count)
+        ]
+    if isinstance(rng, NoiseTape):
+        return rng.spawn(count)
+    if isinstance(rng, BatchedGenerator):
+        columns = zip(*(spawn_generators(part, count) for part in rng.generators), strict=True)
         return [type(rng)(column) for column in columns]
-    aside = copied(rng)
+    aside = clone_generator(rng)
     seeds = torch.randint(2**62, (count,), generator=aside, device=rng.device).tolist()
     return [torch.Generator(rng.device).manual_seed(seed) for seed in seeds]
 
 
-def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int = 0) -> Tensor:
-    """Standard normal noise, drawn in float32 on the generator's device, placed as `like`.
+def draw_noise(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int = 0) -> Tensor:
+    """Standard normal noise, drawn in float32 on the generator's device, moved to that of `like`.
 
-    The same seed gives the same noise wherever the model runs. `axis` is that of the batch, which
-    `Several` generators divide among them. A CUDA device is not waited for.
+    The same seed gives the same noise wherever the model runs. `axis` is the batch axis, which the
+    generators of a `BatchedGenerator` divide among them. Does not synchronize with a CUDA device.
     """
-    if isinstance(rng, Drawn | Chosen):
+    if isinstance(rng, NoiseTape | SubsetGenerator):
         return rng.noise(shape, like, axis)
-    if isinstance(rng, Several):
-        rows = shape[axis] // len(rng.parts)
+    if isinstance(rng, BatchedGenerator):
+        rows = shape[axis] // len(rng.generators)
         own = (*shape[:axis], rows, *shape[axis + 1 :])
-        found = [draw(own, like, part, axis) for part in rng.parts]
-        if isinstance(rng, Samples) and rows > 1:
+        found = [draw_noise(own, like, part, axis) for part in rng.generators]
+        if isinstance(rng, PerSampleGenerator) and rows > 1:
             return torch.stack(found, axis + 1).flatten(axis, axis + 1)
         return torch.cat(found, axis)
     pinned = like.is_cuda and rng.device.type == "cpu"  # so that the host need not wait
@@ -202,31 +209,31 @@ def draw(shape: tuple[int, ...], like: Tensor, rng: torch.Generator, axis: int =
     return noise.to(device=like.device, dtype=like.dtype, non_blocking=pinned)
 
 
-def uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """Numbers in [0, 1) on the generator's device, for choices of training.
+def draw_uniform(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Uniform samples in [0, 1) on the generator's device, for random choices in training.
 
-    The first axis is that of the batch, which `Several` generators divide among them; a single
-    number () for a whole batch is the first one's, and every generator goes on by as much.
+    The first axis is the batch axis, which the generators of a `BatchedGenerator` divide among
+    them; a single value () for a whole batch is the first one's, and every generator advances.
     """
-    if not isinstance(rng, Several):
+    if not isinstance(rng, BatchedGenerator):
         return torch.rand(shape, generator=rng, device=rng.device)
     if not shape:
-        first, *_ = [uniform((), part) for part in rng.parts]
+        first, *_ = [draw_uniform((), part) for part in rng.generators]
         return first
-    own = (shape[0] // len(rng.parts), *shape[1:])
-    return torch.cat([uniform(own, part) for part in rng.parts])
+    own = (shape[0] // len(rng.generators), *shape[1:])
+    return torch.cat([draw_uniform(own, part) for part in rng.generators])
 
 
 @lru_cache(maxsize=32)
 def _bell(shift: float) -> tuple[float, float]:
     """Smallest value and mean of the bell over the shifted grid of 1000 levels."""
-    grid = shifted(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], shift)
+    grid = shift_sigma(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], shift)
     bell = torch.exp(-2 * (grid - 0.5) ** 2)
     low = float(bell.min())
     return low, float((bell - low).mean())
 
 
-def stretched(sigma: Tensor, mean: float, std: float) -> Tensor:
+def stretch_sigma(sigma: Tensor, mean: float, std: float) -> Tensor:
     """Logit-normal levels with their 0.5th percentile moved to 0 and their 99.9th to 1.
 
     What comes to lie below 0.001 is reflected there (Lightricks LTX-2, ltx-trainer,
@@ -257,14 +264,14 @@ class NoiseSchedule:
 
     @cached_property
     def shift(self) -> float:
-        """k of `shifted`, as configured or as it follows from the tokens."""
+        """k of `shift_sigma`, as configured or as it follows from the tokens."""
         return self._shift(self.tokens)
 
     def _shift(self, tokens: int | None) -> float:
         shift = self.config.shift
         if shift == "tokens":
             assert tokens is not None
-            return shift_for(tokens)
+            return shift_for_tokens(tokens)
         return shift
 
     def grid(self, steps: int | None = None) -> list[float]:
@@ -285,9 +292,9 @@ class NoiseSchedule:
     def _grid(self, steps: int) -> list[float]:
         c = self.config
         if c.spacing == "karras":
-            return [*karras(c.high, c.low, steps), 0.0]
+            return [*karras_sigmas(c.high, c.low, steps), 0.0]
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        levels = [float(s) for s in shifted(u, self.shift)]
+        levels = [float(s) for s in shift_sigma(u, self.shift)]
         if (c.high, c.low) == (1, 0):
             return levels
         last = levels[-2] if c.low else 0.0
@@ -301,7 +308,7 @@ class NoiseSchedule:
         rng: torch.Generator | None = None,
         until: float = 0.0,
     ) -> Sampler:
-        """A sampling run from standard normal `noise` [B, ...] down to level `until`.
+        """A sampler from standard normal `noise` [B, ...] down to level `until`.
 
         `steps` counts network evaluations. A run that ends above 0 has the levels of the whole run
         that are above `until`, then `until`; at 1 it has none and ends where it begins. `rng` is
@@ -313,12 +320,12 @@ class NoiseSchedule:
         grid = self.grid(steps // 2 if c.solver in TWICE else steps)
         nodes = [*(s for s in grid if s > until + CLOSE), until]
 
-        def fresh(count: int) -> Tensor:
+        def more_noise(count: int) -> Tensor:
             if rng is None:
-                raise ValueError("consistency steps add fresh noise: start the run with rng=...")
-            return draw((count, *noise.shape), noise, rng, axis=1)
+                raise ValueError("consistency steps add fresh noise: pass rng=...")
+            return draw_noise((count, *noise.shape), noise, rng, axis=1)
 
-        return SOLVERS[c.solver](noise if c.high == 1 else c.high * noise, nodes, fresh)
+        return SOLVERS[c.solver](noise if c.high == 1 else c.high * noise, nodes, more_noise)
 
     def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
         """Training levels, float32 in [0, 1], from the density of the settings."""
@@ -330,9 +337,9 @@ class NoiseSchedule:
     def _sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """Levels of this shape on the generator's device; of several, each draws for its own."""
         c = self.config
-        if isinstance(rng, Several):
-            own = (shape[0] // len(rng.parts), *shape[1:])
-            return torch.cat([self._sample(own, part) for part in rng.parts])
+        if isinstance(rng, BatchedGenerator):
+            own = (shape[0] // len(rng.generators), *shape[1:])
+            return torch.cat([self._sample(own, part) for part in rng.generators])
 
         def flat() -> Tensor:
             return torch.rand(shape, generator=rng, device=rng.device)
@@ -345,13 +352,13 @@ class NoiseSchedule:
             return torch._standard_gamma(powers, generator=rng)
 
         if c.density == "uniform":
-            return shifted(flat(), self.shift)
+            return shift_sigma(flat(), self.shift)
         if c.density == "indexed":
             index = torch.randint(1000, shape, generator=rng, device=rng.device)
-            return shifted(1 - index / 1000, self.shift)
+            return shift_sigma(1 - index / 1000, self.shift)
         if c.density == "beta":
             a, b = gamma(c.setting("alpha")), gamma(c.setting("beta"))
-            return shifted(a / (a + b), self.shift)
+            return shift_sigma(a / (a + b), self.shift)
         if c.density == "sqrt":
             return 0.001 + 0.999 * flat() ** (2 / 3)
         if c.density == "pure_noise":
@@ -366,7 +373,7 @@ class NoiseSchedule:
         mean += math.log(self._shift(None if self.tokens is None else min(self.tokens, 4096)))
         sigma = torch.sigmoid(mean + std * normal())
         if c.setting("stretch"):
-            sigma = stretched(sigma, mean, std)
+            sigma = stretch_sigma(sigma, mean, std)
         if share := c.setting("uniform"):
             sigma = torch.where(flat() < share, flat(), sigma)
         return sigma

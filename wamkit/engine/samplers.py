@@ -1,4 +1,4 @@
-"""The ways from noise to data: runs that ask for one network evaluation after the other.
+"""Samplers: from noise to data, one network evaluation at a time.
 
 Every solver is a linear rule. With s the level of an evaluation and v the velocity found there,
 x0 = x - s v is the data it points to; `nodes` are the levels between which a solver steps.
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from .levels import Level, level_in_run
 
-Fresh = Callable[[int], Tensor]
-"""fresh(n) -> n fields of standard normal noise [n, B, ...], like the x of the run."""
+DrawNoise = Callable[[int], Tensor]
+"""draw_noise(n) -> standard normal noise [n, B, ...], n tensors of the shape of `x`."""
 
 _TOP = 1 - 17 * 2**-24  # 1 - 1e-6 in float32: where UniPC places level 1, whose logarithm is needed
 
 
 class Sampler(ABC):
-    """One way from noise to data, a network evaluation at a time.
+    """Solves the flow from noise to data, one network evaluation at a time.
 
     ```
     while not run.done:
@@ -35,7 +35,7 @@ class Sampler(ABC):
     While evaluations are left, `x` is what to evaluate; at the end it is the result.
     """
 
-    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
+    def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:
         self.x = x  # [B, ...]
         self.nodes = tuple(nodes)
         self.levels = self._evaluated()
@@ -48,7 +48,7 @@ class Sampler(ABC):
 
     @property
     def evaluations(self) -> int:
-        """How often the network is evaluated in the whole run."""
+        """How often the network is evaluated until it is done."""
         return len(self.levels)
 
     @property
@@ -68,7 +68,7 @@ class Sampler(ABC):
 
     def step(self, velocity: Tensor) -> None:
         """Take the velocity at `x` and `sigma`; go on to the next evaluation, or to the end."""
-        assert not self.done, "the run has come to its end"
+        assert not self.done, "the sampler is done"
         self.x = self._step(velocity, self._place)
         self._place += 1
 
@@ -134,8 +134,8 @@ class AB2(Sampler):
     The first step, a step from level 1 and the step to data are Euler's.
     """
 
-    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
-        super().__init__(x, nodes, fresh)
+    def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:
+        super().__init__(x, nodes, draw_noise)
         self._before: tuple[float, Tensor] | None = None  # the level before, and x0 there
 
     def _step(self, velocity: Tensor, place: int) -> Tensor:
@@ -158,8 +158,8 @@ class UniPC(Sampler):
     of its own: it mends the x that led here with the velocity found here.
     """
 
-    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
-        super().__init__(x, nodes, fresh)
+    def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:
+        super().__init__(x, nodes, draw_noise)
         self._past: list[Tensor] = []  # x0 of the last evaluations, oldest first, at most two
         self._start = x  # the corrected x of the evaluation before
 
@@ -208,10 +208,12 @@ class Consistency(Sampler):
     For networks distilled to find x0 at one stroke; the fresh noise is drawn at the start.
     """
 
-    def __init__(self, x: Tensor, nodes: Sequence[float], fresh: Fresh) -> None:
-        super().__init__(x, nodes, fresh)
+    def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:
+        super().__init__(x, nodes, draw_noise)
         again = sum(lower > 0 for lower in nodes[1:])
-        self._noise = fresh(again) if again else None  # [steps that do not end in data, B, ...]
+        self._noise = (
+            draw_noise(again) if again else None
+        )  # [steps that do not end in data, B, ...]
 
     def _step(self, velocity: Tensor, place: int) -> Tensor:
         s, lower = self.nodes[place], self.nodes[place + 1]

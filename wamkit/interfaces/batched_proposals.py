@@ -1,6 +1,6 @@
-"""Copies of the inputs that act side by side in one batch and share what is computed once.
+"""Several proposals per sample in one batch, which share one prefill.
 
-Copies lie one after the other: row k * B + b is copy k of sample b.
+Copies are concatenated along the batch axis: row k * B + b is copy k of sample b.
 """
 
 from __future__ import annotations
@@ -11,48 +11,48 @@ import torch
 from torch import Tensor
 
 from ..engine.kv_cache import KVCache
-from ..engine.noise_schedule import Several, fork
+from ..engine.noise_schedule import BatchedGenerator, spawn_generators
 from .action_head import is_prefill
 from .paradigm import CLEAN, Model
 from .types import ModelInputs, ModelOutput, base
 
 
-def rows(inputs: ModelInputs, copies: int) -> Tensor:
-    """For each row of so many copies of inputs, which of its samples it is [copies * B]."""
+def sample_indices(inputs: ModelInputs, copies: int) -> Tensor:
+    """The sample index of each row of so many copies of the inputs [copies * B]."""
     tokens = inputs.text.tokens
     return torch.arange(tokens.shape[0], device=tokens.device).repeat(copies)
 
 
-def generators(rng: torch.Generator, copies: int) -> torch.Generator:
-    """What draws for so many copies of a batch.
+def proposal_generators(rng: torch.Generator, copies: int) -> torch.Generator:
+    """A generator for so many copies of a batch.
 
     `rng` itself draws for the first, so that it gets the noise it would get alone; the others have
-    generators of their own, seeded by `rng` as it is now (`wamkit.engine.noise_schedule.fork`).
+    generators of their own, seeded by `rng` as it is now (`spawn_generators`).
     """
-    return rng if copies == 1 else Several((rng, *fork(rng, copies - 1)))
+    return rng if copies == 1 else BatchedGenerator((rng, *spawn_generators(rng, copies - 1)))
 
 
-class Observed:
-    """A model that passes what is observed through the network once, however many copies act.
+class SharedPrefill:
+    """A model that runs the prefill once per sample, however many proposals are made of it.
 
-    A pass that keeps nothing but text, context and state is the same for all copies of a sample: it
-    is made for the samples, and its keys are handed to the copies. All other passes are the
-    model's own. For the inputs of one chunk.
+    A prefill of text, context and state is the same for all copies of a sample: it runs for the
+    samples, and its KV cache is repeated for the copies. All other passes run as they are. For the
+    inputs of one chunk.
     """
 
     def __init__(self, model: Model, inputs: ModelInputs) -> None:
         self._model = model
-        self._samples = rows(inputs, 1)
+        self._samples = sample_indices(inputs, 1)
         self._kept: dict[tuple[frozenset[str], frozenset[str]], KVCache | None] = {}
 
     def copies(self, count: int) -> Model:
-        """The model for inputs of so many copies of the samples, as `rows` orders them."""
+        """The model for so many copies of the samples, ordered as by `sample_indices`."""
         return self._sharing(self._samples.repeat(count), whole=True)
 
     def some(self, index: Tensor) -> Model:
         """The model for inputs of the samples `index` [B'].
 
-        They find what a pass over all samples has left, and pass the rest for themselves.
+        They use the KV cache of a prefill over all samples if there was one.
         """
         return self._sharing(index, whole=False)
 

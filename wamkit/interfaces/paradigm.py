@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config.visibility import LayerVisibility, cacheable_subset, followed
 from ..engine.kv_cache import KVCache
-from ..engine.noise_schedule import NoiseSchedule, draw
+from ..engine.noise_schedule import NoiseSchedule, draw_noise
 from ..engine.samplers import Sampler
 from .types import (
     DenoisingTarget,
@@ -121,7 +121,7 @@ def init_sampler(
 ) -> Sampler:
     """A sampler of one modality, from noise of the shape it has in the inputs."""
     like = inputs.take(part)
-    noise = draw(tuple(like.shape), like, rng)
+    noise = draw_noise(tuple(like.shape), like, rng)
     return schedules[part].init_sampler(noise, steps=steps, rng=rng, until=until)
 
 
@@ -157,7 +157,7 @@ def add_noise(
     leader: Tensor | None = None
     for part in sorted(chosen, key=lambda part: schedules[part].config.tied):
         flow, x = schedules[part], inputs.take(part)
-        noise = draw(tuple(x.shape), x, rng)
+        noise = draw_noise(tuple(x.shape), x, rng)
         tied = flow.config.tied and leader is not None
         sigma = leader if tied and leader is not None else flow.sample((batch,), x, rng)
         leader = sigma if leader is None else leader

@@ -19,7 +19,7 @@ from ..checkpoints.safetensors import cast
 from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
-from ..engine.noise_schedule import Samples, schedules_of
+from ..engine.noise_schedule import PerSampleGenerator, schedules_of
 from ..engine.passes import PassRunner
 from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
@@ -434,7 +434,7 @@ def generator(seed: Seed) -> torch.Generator:
     Of several seeds, one that draws for each sample of a batch by its own.
     """
     if isinstance(seed, Sequence):
-        return Samples([generator(one) for one in seed])
+        return PerSampleGenerator([generator(one) for one in seed])
     rng = torch.Generator()
     _ = rng.seed() if seed is None else rng.manual_seed(expect_seed(seed))
     return rng

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..acceleration.vae_graph import Capture
-from ..engine.noise_schedule import Drawn
+from ..engine.noise_schedule import NoiseTape
 from ..engine.text import Text
 from ..errors import WamkitError, did_you_mean
 from ..interfaces.types import ModelInputs, ParadigmOutput
@@ -96,7 +96,7 @@ class Recorded:
     ) -> None:
         self._act = act  # and what it holds: replayed operations read memory that must stay
         self._buffers = [x.clone() for x in tensors(inputs)]  # the static inputs of the graph
-        self._noise = Drawn(rng)
+        self._noise = NoiseTape(rng)
         left = iter(self._buffers)
         self._inputs: ModelInputs = _mapped(inputs, lambda _: next(left))
         self._prompt = inputs.text.prompt_cache

@@ -11,7 +11,7 @@ import torch
 from wamkit.config.parts import Stage
 from wamkit.config.programs import program_of
 from wamkit.errors import WamkitError
-from wamkit.interfaces.batched_proposals import Observed
+from wamkit.interfaces.batched_proposals import SharedPrefill
 from wamkit.policy import preprocessing
 from wamkit.policy.policy import generator
 
@@ -59,7 +59,7 @@ def calibrated(
     found = []
     for number, observation in enumerate(observations):
         inputs = preprocessing.blank(policy, observation)
-        model = Observed(policy.guided(inputs), inputs)
+        model = SharedPrefill(policy.guided(inputs), inputs)
         rng = generator(seed + number)
         found.append(paradigm.compared(model, inputs, policy.schedules, rng)[1].cpu())
     if not found:

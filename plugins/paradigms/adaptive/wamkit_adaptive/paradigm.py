@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wamkit.engine.noise_schedule import Chosen, copied
-from wamkit.interfaces.batched_proposals import Observed, generators, rows
+from wamkit.engine.noise_schedule import SubsetGenerator, clone_generator
+from wamkit.interfaces.batched_proposals import SharedPrefill, proposal_generators, sample_indices
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
 from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
 
@@ -59,19 +59,19 @@ class AdaptiveParadigm(Paradigm):
             deliberate = self.config.threshold == 0
         if deliberate is not None:
             out = (self.slow if deliberate else self.fast).act(model, inputs, schedules, rng)
-            every = torch.full_like(rows(inputs, 1), int(deliberate)).bool()
+            every = torch.full_like(sample_indices(inputs, 1), int(deliberate)).bool()
             return ParadigmOutput(
                 out.action, out.video, out.value, {**out.notes, "deliberated": every}
             )
-        aside = copied(rng)
-        observed = Observed(model, inputs)
+        aside = clone_generator(rng)
+        observed = SharedPrefill(model, inputs)
         out, disagreement = self.compared(observed, inputs, schedules, rng)
         hard = disagreement > self.config.threshold
         notes = {"disagreement": disagreement, "deliberated": hard}
         index = hard.nonzero()[:, 0]  # waits for the device
         if len(index) == 0:
             return ParadigmOutput(out.action, out.video, out.value, notes)
-        aside = Chosen(aside, index, len(hard))
+        aside = SubsetGenerator(aside, index, len(hard))
         found = self.slow.act(observed.some(index), inputs.pick(index), schedules, aside)
         value = None
         if out.value is not None and found.value is not None:
@@ -84,7 +84,11 @@ class AdaptiveParadigm(Paradigm):
         )
 
     def compared(
-        self, observed: Observed, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
+        self,
+        observed: SharedPrefill,
+        inputs: ModelInputs,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
     ) -> tuple[ParadigmOutput, Tensor]:
         """The first fast proposal, and how far all of them disagree [B].
 
@@ -92,10 +96,10 @@ class AdaptiveParadigm(Paradigm):
         over the proposals k, sqrt(sum_k (x_kna - mean_k x_kna)^2 / (K - 1)).
         """
         count = self.config.proposals
-        many, draws = inputs.pick(rows(inputs, count)), generators(rng, count)
+        many, draws = inputs.pick(sample_indices(inputs, count)), proposal_generators(rng, count)
         out = self.fast.act(observed.copies(count), many, schedules, draws)
         apart = out.action.float().unflatten(0, (count, -1)).std(0).mean((1, 2))
-        first = rows(inputs, 1)
+        first = sample_indices(inputs, 1)
         video = None if out.video is None else out.video.pick(first)
         value = None if out.value is None else out.value[first]
         return ParadigmOutput(out.action[first], video, value), apart

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.layers import to_device
-from wamkit.engine.noise_schedule import draw, shifted, uniform
+from wamkit.engine.noise_schedule import draw_noise, draw_uniform, shift_sigma
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, init_sampler, prefill
 from wamkit.interfaces.types import (
     CLEAN,
@@ -106,7 +106,7 @@ class AutoregressiveParadigm(Paradigm):
         noised: dict[str, tuple[Tensor, Tensor]] = {}  # part -> x, and a level for each place
         for part in sorted(("action", "video"), key=lambda name: schedules[name].config.tied):
             flow, x = schedules[part], _by_place(part, inputs.take(part))
-            noise = _by_place(part, draw(tuple(inputs.take(part).shape), x, rng))
+            noise = _by_place(part, draw_noise(tuple(inputs.take(part).shape), x, rng))
             tied = flow.config.tied and leader is not None
             level = leader if tied and leader is not None else flow.sample((len(x), count), x, rng)
             leader = level if leader is None else leader
@@ -148,10 +148,10 @@ class AutoregressiveParadigm(Paradigm):
         if not copies:
             return [noisy]
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
-        share = uniform((batch, 1), rng) < self.config.copy_noise
-        u = uniform((batch, copies), rng) / 2
-        level = to_device(shifted(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
-        noise = _by_place("video", draw(tuple(z.shape), z, rng))
+        share = draw_uniform((batch, 1), rng) < self.config.copy_noise
+        u = draw_uniform((batch, copies), rng) / 2
+        level = to_device(shift_sigma(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
+        noise = _by_place("video", draw_noise(tuple(z.shape), z, rng))
         clean = Frames(
             _by_place("video", flow.add(_by_place("video", z), noise, level)),
             _roles("seen", copies, size),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.layers import constant, to_device
-from wamkit.engine.noise_schedule import draw, uniform
+from wamkit.engine.noise_schedule import draw_noise, draw_uniform
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -141,7 +141,7 @@ class ConditionalParadigm(Paradigm):
         drawn = {}
         for part in parts:
             x, flow = inputs.take(part), schedules[part]
-            drawn[part] = draw(tuple(x.shape), x, rng), flow.sample((len(x),), x, rng)
+            drawn[part] = draw_noise(tuple(x.shape), x, rng), flow.sample((len(x),), x, rng)
         target: dict[str, DenoisingTarget] = {}
         for part in parts:
             leaders = [self._leader(name, part, parts) for name in LEARNED]
@@ -162,7 +162,7 @@ class ConditionalParadigm(Paradigm):
         """The kind of each sample [B], as places in LEARNED."""
         tokens = inputs.text.tokens
         edges = torch.tensor(list(accumulate(self.config.shares))[:-1], device=rng.device)
-        u = uniform((tokens.shape[0],), rng)
+        u = draw_uniform((tokens.shape[0],), rng)
         return to_device(torch.bucketize(u, edges, right=True), tokens.device)
 
     def _leader(self, kind: str, part: str, parts: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wamkit.engine.layers import to_device
-from wamkit.engine.noise_schedule import draw, uniform
+from wamkit.engine.noise_schedule import draw_noise, draw_uniform
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -82,13 +82,13 @@ class IdmParadigm(Paradigm):
         is that of a draw for each sample.
         """
         noisy, target = add_noise(inputs, schedules, rng)
-        left_out = uniform((), rng) < self.config.first_frame
+        left_out = draw_uniform((), rng) < self.config.first_frame
         if left_out:
             return noisy, target
         flow, x = schedules["video"], inputs.take("video")
-        share = uniform((len(x),), rng) < self.config.copy_noise
+        share = draw_uniform((len(x),), rng) < self.config.copy_noise
         level = flow.sample((len(x),), x, rng) * to_device(share, x.device)
-        shown = flow.add(x, draw(tuple(x.shape), x, rng), level)
+        shown = flow.add(x, draw_noise(tuple(x.shape), x, rng), level)
         copy = _copy(inputs.put("video", shown, level))
         assert noisy.clip is not None
         return noisy.with_(**{_place(noisy): noisy.clip.then(copy)}), target

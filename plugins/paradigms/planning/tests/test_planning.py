@@ -15,7 +15,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, parse
 from wamkit.engine.kv_cache import KVCache
 from wamkit.errors import WamkitError
-from wamkit.interfaces.batched_proposals import generators, rows
+from wamkit.interfaces.batched_proposals import proposal_generators, sample_indices
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
@@ -54,8 +54,10 @@ def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> Non
     policy = Policy.from_spec(spec := spec_for(inner))
     paradigm: Any = policy.paradigm
     inputs = paradigm._own(blank(policy, observation(spec)))
-    draws = generators(torch.Generator().manual_seed(3), 3)
-    many = paradigm.inner.act(policy.model, inputs.pick(rows(inputs, 3)), policy.schedules, draws)
+    draws = proposal_generators(torch.Generator().manual_seed(3), 3)
+    many = paradigm.inner.act(
+        policy.model, inputs.pick(sample_indices(inputs, 3)), policy.schedules, draws
+    )
     rng = torch.Generator().manual_seed(3)
     direct = paradigm.inner.act(policy.model, inputs, policy.schedules, rng)
     proposals = many.action.unflatten(0, (3, 2))
@@ -87,8 +89,10 @@ def test_the_best_scored_proposal_is_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     inputs = blank(policy, observation(spec))
     rng = torch.Generator().manual_seed(0)
     out = paradigm.act(policy.model, inputs, policy.schedules, rng)
-    draws = generators(torch.Generator().manual_seed(0), 3)
-    many = paradigm.inner.act(policy.model, inputs.pick(rows(inputs, 3)), policy.schedules, draws)
+    draws = proposal_generators(torch.Generator().manual_seed(0), 3)
+    many = paradigm.inner.act(
+        policy.model, inputs.pick(sample_indices(inputs, 3)), policy.schedules, draws
+    )
     same_values(out.action, many.action[[2, 1]])
     assert out.value.tolist() == pytest.approx([0.5, 0.9])
     same_values(out.notes["spread"], scores.unflatten(0, (3, 2)).std(0))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.layers import to_device
-from wamkit.engine.noise_schedule import draw, fork, uniform
+from wamkit.engine.noise_schedule import draw_noise, draw_uniform, spawn_generators
 from wamkit.errors import WamkitError
-from wamkit.interfaces.batched_proposals import Observed, generators, rows
+from wamkit.interfaces.batched_proposals import SharedPrefill, proposal_generators, sample_indices
 from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
@@ -80,13 +80,13 @@ class PlanningParadigm(Paradigm):
         count = self._count(proposals)
         if count == 1:
             return self.inner.act(model, self._own(inputs), schedules, rng, **act_options)
-        beyond, index = fork(rng, count)[-1], rows(inputs, count)
-        draws, observed = generators(rng, count), Observed(model, inputs)
+        beyond, index = spawn_generators(rng, count)[-1], sample_indices(inputs, count)
+        draws, observed = proposal_generators(rng, count), SharedPrefill(model, inputs)
         many = self._own(inputs).pick(index)
         out = self.inner.act(observed.copies(count), many, schedules, draws, **act_options)
         scores = self._scores(observed, inputs, out, schedules, beyond).unflatten(0, (count, -1))
         best = scores.argmax(0)  # [B]
-        samples = rows(inputs, 1)
+        samples = sample_indices(inputs, 1)
         chosen = best * len(samples) + samples
         return ParadigmOutput(
             out.action[chosen],
@@ -111,7 +111,7 @@ class PlanningParadigm(Paradigm):
 
     def _scores(
         self,
-        observed: Observed,
+        observed: SharedPrefill,
         inputs: ModelInputs,
         out: ParadigmOutput,
         schedules: ScheduleMap,
@@ -122,17 +122,17 @@ class PlanningParadigm(Paradigm):
         cache, rest = prefill(observed.copies(1), inputs, self.sees)
         model = observed.copies(1)
         futures = config.futures or 1 if config.future == "foreseen" else 1
-        index = rows(inputs, count * futures)
+        index = sample_indices(inputs, count * futures)
         rest = rest.pick(index).put("action", out.action.repeat(futures, 1, 1), 0.0)
         known = None if cache is None else cache.pick(index)
-        draws = generators(rng, futures)
+        draws = proposal_generators(rng, futures)
         if config.future == "proposed":
             rest = _with_future(rest, out, config.inner.name)
         elif config.future == "foreseen":
             rest = self._foresee(model, rest, schedules, draws, known)
         index = torch.arange(len(index), device=index.device).repeat(config.values)
         known = None if known is None else known.pick(index)
-        draws = generators(draws, config.values)
+        draws = proposal_generators(draws, config.values)
         values = self._judge(model, rest.pick(index), schedules, draws, known)
         return scored(values.unflatten(0, (-1, len(out.action))), config.rule)
 
@@ -190,8 +190,8 @@ class PlanningParadigm(Paradigm):
             return noisy, target
         flow, value = schedules["value"], inputs.take("value")
         batch = len(value)
-        teaches = uniform((batch,), rng) < self.config.value_share
-        noise = draw(tuple(value.shape), value, rng)
+        teaches = draw_uniform((batch,), rng) < self.config.value_share
+        noise = draw_noise(tuple(value.shape), value, rng)
         level = flow.sample((batch,), value, rng)
         teaches = to_device(teaches, level.device)
         targets: dict[str, DenoisingTarget] = {}
@@ -209,14 +209,14 @@ class PlanningParadigm(Paradigm):
 def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:
     """The noisy inputs with a part clean in the samples `where` [B]."""
     x = noisy.take(part)
-    rows = where.reshape(-1, *(1,) * (x.ndim - 1))
+    mask = where.reshape(-1, *(1,) * (x.ndim - 1))
     if part == "video":
         assert noisy.clip is not None
         sigma = noisy.clip.sigma[:, noisy.clip.span(*noisy.clip.targets)]
     else:
         sigma = noisy.noisy(part).sigma
     level = sigma.masked_fill(where.reshape(-1, *(1,) * (sigma.ndim - 1)), 0.0)
-    return noisy.put(part, torch.where(rows, clean.to(x.dtype), x), level)
+    return noisy.put(part, torch.where(mask, clean.to(x.dtype), x), level)
 
 
 def _with_future(rest: ModelInputs, out: ParadigmOutput, inner: str) -> ModelInputs:

@@ -11,7 +11,7 @@ from wamkit_single_pass import SinglePass
 from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.engine.noise_schedule import draw
+from wamkit.engine.noise_schedule import draw_noise
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import blank, clean
@@ -111,7 +111,7 @@ def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     assert inputs.video is not None and inputs.action is not None
     rng = torch.Generator().manual_seed(3)
     found = policy.paradigm.act(policy.model, inputs, policy.schedules, rng).action
-    x = draw(tuple(inputs.action.x.shape), inputs.action.x, torch.Generator().manual_seed(3))
+    x = draw_noise(tuple(inputs.action.x.shape), inputs.action.x, torch.Generator().manual_seed(3))
     seen = inputs.with_(video=inputs.video.only("context"))
     grid = policy.schedules["action"].grid()
     for sigma, lower in pairwise(grid):
