@@ -117,5 +117,30 @@ def test_every_link_to_code_leads_to_what_it_says() -> None:
             assert link.file.endswith(link.name), link
 
 
+def test_sizes_are_those_of_the_spec() -> None:
+    from wamkit.config.spec import parse, read
+
+    spec = parse(read(ROOT / "examples" / "fastwam.toml"))
+    traits, actions = spec.backbone.traits, spec.actions
+    height, width = spec.cameras.canvas
+    h, w = spec.latent_size
+    tokens = traits.tokens(spec.latent_frames[0], h, w)
+    heads = f"{traits.heads}, "
+    steps = spec.schedules.action.steps
+    shapes = [
+        f"[1, 3, 1, {height}, {width}]",
+        f"[1, {traits.latent_channels}, 1, {h}, {w}]",
+        f"[1, {tokens}, {traits.width}]",
+        f"[1, {heads}{tokens}, {traits.head_size}]",
+        f"[1, {heads}{tokens + actions.chunk_size}, {traits.head_size}]",
+        f"[1, {heads}{actions.chunk_size}, {traits.head_size}]",
+        f"[1, {actions.chunk_size}, {actions.size}]",
+        f"[R, {traits.depth}, 6, {traits.width}]",
+        f"[{steps + 1}, {traits.depth}, 6, 1024]",
+        f"[1, L, {traits.text_width}]",
+    ]
+    assert not [shape for shape in shapes if f"`{shape}`" not in PATH]
+
+
 if __name__ == "__main__":
     print(json.dumps(trace()))
