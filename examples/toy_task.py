@@ -25,7 +25,7 @@ SIZE, STEPS = 24, 8  # pixels of a side, actions in a chunk
 IMAGES = (0, STEPS // 2)  # places on the way at which an image is taken
 
 VELOCITY = {"name": "velocity", "size": 2, "normalization": "none"}
-FLOW = {"shift": 1.0, "steps": 8, "density": "logit_normal", "weight": "none"}
+FLOW = {"shift": 1.0, "steps": 8, "timestep_sampling": "logit_normal", "loss_weighting": "none"}
 SPEC: dict[str, Any] = {
     "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
     "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every image is 3 x 3 latents

@@ -47,7 +47,7 @@ def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, stat
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
 def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None:
     for negative in ("", "worst quality of all the pictures"):
-        changes = ("schedules.action.guidance=2.0", f'text_encoder.negative="{negative}"')
+        changes = ("schedules.action.guidance_scale=2.0", f'text_encoder.negative="{negative}"')
         expect_alike(moved(*changes, backbone=backbone, action_head="mot", paradigm="joint"))
 
 
@@ -97,7 +97,9 @@ DENSITIES = ("uniform", "indexed", "beta", "sqrt", "logit_normal", "lognormal_mi
 @pytest.mark.parametrize("density", DENSITIES)
 def test_training_levels_are_drawn_for_each_sample(density: str) -> None:
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "conditional"}
-    policy = wamkit.build(changed(composed(**names), f"schedules.action.density={density}"))
+    policy = wamkit.build(
+        changed(composed(**names), f"schedules.action.timestep_sampling={density}")
+    )
     flow, like = policy.schedules["action"], torch.zeros(1)
     both = flow.sample((2, 3), like, generator([3, 4]))
     assert torch.equal(both[1:], flow.sample((1, 3), like, generator([4])))

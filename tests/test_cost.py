@@ -13,7 +13,7 @@ from wamkit.policy import meta_ops
 from wamkit.policy.cost import Counter, cost
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-GUIDED = ("schedules.action.guidance=3.0", "schedules.video.guidance=2.0")
+GUIDED = ("schedules.action.guidance_scale=3.0", "schedules.video.guidance_scale=2.0")
 COMPOSED = [
     ("fastwam", ()),
     ("fastwam", GUIDED),

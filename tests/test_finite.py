@@ -181,7 +181,12 @@ def test_the_command_line_prints_no_nan(wamkit: Run, saved: Path) -> None:
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
     "key",
-    ["actions.clip", "schedules.action.guidance", "schedules.video.mean", "actions.control_hz"],
+    [
+        "actions.clip",
+        "schedules.action.guidance_scale",
+        "schedules.video.sampling_args.mean",
+        "actions.control_hz",
+    ],
 )
 def test_settings_are_finite(key: str, word: str) -> None:
     with pytest.raises(WamkitError, match=f"{key}: "):

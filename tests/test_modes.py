@@ -185,7 +185,7 @@ class Products(TorchDispatchMode):
 
 @torch.no_grad()
 def test_a_recording_holds_the_negative_prompt() -> None:
-    policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance=2"], tiny=True)
+    policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance_scale=2"], tiny=True)
     inputs = blank(policy, observation(policy.spec))
     kept: list[Any] = []
 

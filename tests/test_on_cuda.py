@@ -372,7 +372,7 @@ def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
 @torch.no_grad()
 def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     spec = spec_of(name)
-    leaning = spec.schedules.action.model_copy(update={"guidance": 2.0})
+    leaning = spec.schedules.action.model_copy(update={"guidance_scale": 2.0})
     schedules = spec.schedules.model_copy(update={"action": leaning})
     policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)

@@ -19,17 +19,16 @@ from wamkit.errors import WamkitError
 from wamkit.testing.parity import same_values
 
 COSMOS: dict[str, Any] = {
-    "density": "lognormal_mix",
+    "timestep_sampling": "lognormal_mix",
     "spacing": "karras",
-    "low": 0.8,
-    "high": 80 / 81,
+    "sigma_min": 0.8,
+    "sigma_max": 80 / 81,
 }
 LTX: dict[str, Any] = {
-    "density": "logit_normal",
+    "timestep_sampling": "logit_normal",
     "shift": "tokens",
-    "stretch": True,
-    "uniform": 0.1,
-    "low": 0.1,
+    "sampling_args": {"stretch": True, "uniform": 0.1},
+    "sigma_min": 0.1,
 }
 
 
@@ -79,7 +78,7 @@ def test_a_perfect_velocity_leads_from_noise_to_data() -> None:
 
 
 def test_noise_is_added_in_float32_and_drawn_from_the_generator() -> None:
-    schedule = NoiseSchedule(ScheduleConfig(weight="none"))
+    schedule = NoiseSchedule(ScheduleConfig(loss_weighting="none"))
     x = torch.ones(2, 3, 4)
     sigma = torch.tensor([0.25, 1.0])
     out = schedule.add(x, torch.zeros_like(x), sigma)
@@ -104,7 +103,7 @@ def test_five_cosmos_steps_are_the_published_grid() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_hybrid_density_is_cosmos_s(scale: float) -> None:
-    sigma = drawn(200_000, **COSMOS, scale=scale).double()
+    sigma = drawn(200_000, **COSMOS, sampling_args={"scale": scale}).double()
     edm = sigma / (1 - sigma)
     for level in (1.0, 4.0, 20.0, 85.0):
         lognormal = normal_below(math.log(level / 4) / 1.2)
@@ -116,11 +115,13 @@ def test_the_hybrid_density_is_cosmos_s(scale: float) -> None:
     ("tokens", "mu"), [(1024, 0.95), (4096, 2.05), (360, 0.7122), (9000, 2.05)]
 )
 def test_a_clip_of_more_tokens_is_noisier_as_in_ltx(tokens: int, mu: float) -> None:
-    plain = drawn(200_000, tokens, density="logit_normal", shift="tokens").double().logit()
+    plain = (
+        drawn(200_000, tokens, timestep_sampling="logit_normal", shift="tokens").double().logit()
+    )
     assert float(plain.mean()) == pytest.approx(mu, abs=0.01)
     assert float(plain.std()) == pytest.approx(1, abs=0.01)
     low, high, middle = (1 / (1 + math.exp(-mu - z)) for z in (-2.5758, 3.0902, 0))
-    wide = drawn(200_000, tokens, density="logit_normal", shift="tokens", stretch=True)
+    wide = drawn(200_000, tokens, timestep_sampling="logit_normal", shift="tokens", stretch=True)
     assert float(wide.median()) == pytest.approx((middle - low) / (high - low), abs=4e-3)
     assert wide.min() >= 0 and float((wide == 1).float().mean()) == pytest.approx(1e-3, abs=5e-4)
     mixed = drawn(200_000, tokens, **LTX)
@@ -143,7 +144,7 @@ def test_ltx_levels_are_those_of_diffusers(steps: int) -> None:
 
 
 def test_indexed_levels_are_a_thousand_without_the_last() -> None:
-    levels = drawn(20_000, density="indexed").unique()
+    levels = drawn(20_000, timestep_sampling="indexed").unique()
     grid = shift_sigma(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], 5).flip(0)
     assert len(levels) == 1000
     same_values(levels, grid.float(), 1e-5)
@@ -153,15 +154,19 @@ def test_densities_have_their_moments() -> None:
     def mean(**settings: Any) -> float:
         return float(drawn(200_000, **settings).double().mean())
 
-    assert mean(density="beta", shift=1) == pytest.approx(3 / 4, abs=2e-3)
-    assert mean(density="beta", shift=1, alpha=1.5, beta=2.5) == pytest.approx(1.5 / 4, abs=2e-3)
-    assert mean(density="sqrt") == pytest.approx(0.001 + 0.999 * 3 / 5, abs=2e-3)
-    assert mean(density="logit_normal", shift=1, mean=0.0) == pytest.approx(0.5, abs=2e-3)
-    assert mean(density="pure_noise") == 1
+    assert mean(timestep_sampling="beta", shift=1) == pytest.approx(3 / 4, abs=2e-3)
+    assert mean(
+        timestep_sampling="beta", shift=1, sampling_args={"alpha": 1.5, "beta": 2.5}
+    ) == pytest.approx(1.5 / 4, abs=2e-3)
+    assert mean(timestep_sampling="sqrt") == pytest.approx(0.001 + 0.999 * 3 / 5, abs=2e-3)
+    assert mean(
+        timestep_sampling="logit_normal", shift=1, sampling_args={"mean": 0.0}
+    ) == pytest.approx(0.5, abs=2e-3)
+    assert mean(timestep_sampling="pure_noise") == 1
 
 
 DENSITIES: list[dict[str, Any]] = [
-    {"density": name}
+    {"timestep_sampling": name}
     for name in (
         "uniform",
         "indexed",
@@ -174,15 +179,15 @@ DENSITIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", [*DENSITIES, LTX], ids=lambda s: str(s["density"]))
-@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("settings", [*DENSITIES, LTX], ids=lambda s: str(s["timestep_sampling"]))
+@pytest.mark.parametrize("rounded", [False, True])
 def test_levels_lie_between_data_and_noise_and_follow_the_seed(
-    settings: dict[str, Any], quantize: bool
+    settings: dict[str, Any], rounded: bool
 ) -> None:
-    one, two = (drawn(5000, 2000, **settings, quantize=quantize) for _ in range(2))
+    one, two = (drawn(5000, 2000, **settings, bf16_timesteps=rounded) for _ in range(2))
     assert torch.equal(one, two) and one.dtype == torch.float32
     assert one.min() >= 0 and one.max() <= 1
-    if quantize:
+    if rounded:
         assert torch.equal((one * 1000).bfloat16().float() / 1000, one)
     weights = NoiseSchedule(ScheduleConfig(**settings), 2000).weight(one)
     assert weights.isfinite().all() and weights.min() >= 0
@@ -199,19 +204,22 @@ def test_levels_lie_between_data_and_noise_and_follow_the_seed(
         ),
         ({"solver": "midpoint", "steps": 1}, "found 1, write 2 or 2"),
         (
-            {"scale": 3.0},
-            "scale is a setting of the density lognormal_mix, not of uniform; "
-            "leave it out or change density",
+            {"sampling_args": {"scale": 3.0}},
+            "scale belongs to timestep_sampling lognormal_mix, not to uniform; "
+            "leave it out or change timestep_sampling",
         ),
         (
-            {"density": "beta", "mean": 0.0},
-            "mean is a setting of the density logit_normal and lognormal_mix, not of beta",
+            {"timestep_sampling": "beta", "sampling_args": {"mean": 0.0}},
+            "mean belongs to timestep_sampling logit_normal and lognormal_mix, not to beta",
         ),
-        ({"low": 0.9, "high": 0.8}, "low must be below high, found 0.9 and 0.8"),
+        (
+            {"sigma_min": 0.9, "sigma_max": 0.8},
+            "sigma_min must be below sigma_max, found 0.9 and 0.8",
+        ),
         (
             {"spacing": "karras"},
-            "karras spacing needs 0 < low < high < 1, found 0.0 and 1.0; "
-            "Cosmos's are low = 0.8 and high = 0.98765432",
+            "karras spacing needs 0 < sigma_min < sigma_max < 1, found 0.0 and 1.0; "
+            "Cosmos's are sigma_min = 0.8 and sigma_max = 0.98765432",
         ),
     ],
 )
@@ -235,10 +243,10 @@ def test_a_spec_says_all_of_it_and_reads_back() -> None:
         read(Path(__file__).parent.parent / "examples" / "toy.toml"),
         [
             "schedules.video.shift=tokens",
-            "schedules.video.density=logit_normal",
-            "schedules.action.density=lognormal_mix",
-            "schedules.action.band=[2.0, 50.0]",
-            "schedules.value.density=pure_noise",
+            "schedules.video.timestep_sampling=logit_normal",
+            "schedules.action.timestep_sampling=lognormal_mix",
+            "schedules.action.sampling_args.band=[2.0, 50.0]",
+            "schedules.value.timestep_sampling=pure_noise",
         ],
     )
     spec = parse(raw)

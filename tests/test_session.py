@@ -241,7 +241,7 @@ def _numbers_in(cache: Any) -> int:
 
 @torch.no_grad()
 def test_guidance_goes_on_through_an_episode() -> None:
-    policy = Policy.from_spec(spec_for("schedules.video.guidance=3"))
+    policy = Policy.from_spec(spec_for("schedules.video.guidance_scale=3"))
     plain = Policy.from_spec(spec_for())
     plain.load_state_dict(policy.state_dict())
     whole = episode(policy.spec, 5)

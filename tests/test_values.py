@@ -46,7 +46,8 @@ def test_a_value_that_only_seems_to_fit_is_refused_at_its_place(override: str, f
 
 
 @pytest.mark.parametrize(
-    "override", [f"seed={2**64 - 1}", "schedules.action.quantize=true", "actions.control_hz=10"]
+    "override",
+    [f"seed={2**64 - 1}", "schedules.action.bf16_timesteps=true", "actions.control_hz=10"],
 )
 def test_what_fits_is_taken(override: str) -> None:
     assert parse(read(TOY, [override]))

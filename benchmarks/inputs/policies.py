@@ -19,7 +19,17 @@ WEIGHTS = ("backbone", "action_head", "text_encoder")
 ROW = ("min", "max", "mean", "std", "q01", "q99")
 Change = Callable[[Path], Any]
 FREE = ("template", "negative", "origin", "license")
-OPEN = ("clip", "times", "density", "mean", "std", "seed", "loss_weight", "weight", "band")
+OPEN = (
+    "clip",
+    "times",
+    "timestep_sampling",
+    "mean",
+    "std",
+    "seed",
+    "loss_weight",
+    "loss_weighting",
+    "band",
+)
 """Settings of the spec that may be something else: training reads them, or nothing does."""
 
 

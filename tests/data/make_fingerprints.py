@@ -109,7 +109,7 @@ def extras() -> Iterator[tuple[str, Callable[[], Case]]]:
     mot, joint = {"action_head": "mot"}, {"paradigm": "joint"}
     one, idm = {"paradigm": "single_pass"}, {"paradigm": "idm"}
     chunks, slots = {"paradigm": "autoregressive"}, {"action_head": "latent_slot"}
-    guided = ("schedules.video.guidance=3", "schedules.action.guidance=2")
+    guided = ("schedules.video.guidance_scale=3", "schedules.action.guidance_scale=2")
     three = "paradigm.chunks=3"
     seen: dict[str, Any] = {"backbone": {"name": "wan", "variant": "2.1-i2v-14b"}}
     frames = [f'{{name="{name}",size=[64,96]}}' for name in ("left", "right")]

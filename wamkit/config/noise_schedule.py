@@ -26,40 +26,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "beta": {"alpha": 3.0, "beta": 1.0},
 }
-"""density -> the settings it has, at the values they were published with."""
+"""timestep_sampling -> the parameters it has, at the values they were published with."""
 
 SETTINGS = tuple(dict.fromkeys(name for own in PUBLISHED.values() for name in own))
 TWICE = ("midpoint", "heun")
 """Solvers that evaluate the network twice a step."""
 
 
-class ScheduleConfig(Section):
-    """Rectified flow of one modality: sigma in [0, 1], 0 is data and 1 is noise."""
+class SamplingArgs(Section):
+    """Parameters of the distribution that training levels are drawn from."""
 
-    shift: Annotated[float, Field(gt=0)] | Literal["tokens"] = 5.0
-    """k in sigma = k u / (1 + (k - 1) u); above 1 spends more of the path near noise. `tokens`:
-    LTX's exp(mu), mu growing with the tokens of a clip from 0.95 at 1024 to 2.05 at 4096. Shapes
-    the grid of uniform spacing and the densities uniform, indexed, logit_normal and beta; the other
-    densities are given in sigma itself."""
-    steps: int = Field(10, gt=0)
-    """Network evaluations from noise to data, whatever the solver."""
-    solver: Literal["euler", "midpoint", "heun", "unipc", "ab2", "consistency"] = "euler"
-    """`midpoint` and `heun` evaluate twice a step, so they need even `steps`. `unipc`: order 2, as
-    Wan samples. `ab2`: multistep, as Cosmos samples. `consistency`: jump to data, add fresh noise,
-    and again; for distilled networks."""
-    spacing: Literal["uniform", "karras"] = "uniform"
-    """Of the grid of levels: equal steps, then shifted; or Karras's in sigma / (1 - sigma)."""
-    high: float = Field(1.0, gt=0, le=1)
-    """Level at which sampling begins; Cosmos's 80 is 80/81 here."""
-    low: float = Field(0.0, ge=0, lt=1)
-    """Level of the last evaluation, from where the step goes to 0 at once; 0 leaves it to the grid.
-    Cosmos's 4 is 0.8 here, LTX's terminal shift is 0.1."""
-    density: Literal[
-        "uniform", "indexed", "logit_normal", "lognormal_mix", "beta", "sqrt", "pure_noise"
-    ] = "uniform"
-    """Of training levels. `indexed`: uniform over 1000 levels, 0 left out. `lognormal_mix`: Cosmos,
-    lognormal or uniform in sigma / (1 - sigma). `sqrt`: mimic-video's actions, proportional to the
-    root of sigma - 0.001. `pure_noise`: always 1, for what is predicted at one stroke."""
     mean: float | None = None
     """Of the normal under logit_normal (0 if left open) and lognormal_mix (ln 4)."""
     std: float | None = Field(default=None, gt=0)
@@ -76,21 +52,53 @@ class ScheduleConfig(Section):
     """First parameter of beta; 3 if left open."""
     beta: float | None = Field(default=None, gt=0)
     """Second parameter of beta; 1 if left open."""
-    quantize: bool = False
+
+
+class ScheduleConfig(Section):
+    """Rectified flow of one modality: sigma in [0, 1], 0 is data and 1 is noise."""
+
+    shift: Annotated[float, Field(gt=0)] | Literal["tokens"] = 5.0
+    """k in sigma = k u / (1 + (k - 1) u); above 1 spends more of the path near noise. `tokens`:
+    LTX's exp(mu), mu growing with the tokens of a clip from 0.95 at 1024 to 2.05 at 4096. Shapes
+    the grid of uniform spacing and the samplings uniform, indexed, logit_normal and beta; the other
+    distributions are given in sigma itself."""
+    steps: int = Field(10, gt=0)
+    """Network evaluations from noise to data, whatever the solver."""
+    solver: Literal["euler", "midpoint", "heun", "unipc", "ab2", "consistency"] = "euler"
+    """`midpoint` and `heun` evaluate twice a step, so they need even `steps`. `unipc`: order 2, as
+    Wan samples. `ab2`: multistep, as Cosmos samples. `consistency`: jump to data, add fresh noise,
+    and again; for distilled networks."""
+    spacing: Literal["uniform", "karras"] = "uniform"
+    """Of the grid of levels: equal steps, then shifted; or Karras's in sigma / (1 - sigma)."""
+    sigma_max: float = Field(1.0, gt=0, le=1)
+    """Level at which sampling begins; Cosmos's 80 is 80/81 here."""
+    sigma_min: float = Field(0.0, ge=0, lt=1)
+    """Level of the last evaluation, from where the step goes to 0 at once; 0 leaves it to the grid.
+    Cosmos's 4 is 0.8 here, LTX's terminal shift is 0.1."""
+    timestep_sampling: Literal[
+        "uniform", "indexed", "logit_normal", "lognormal_mix", "beta", "sqrt", "pure_noise"
+    ] = "uniform"
+    """Distribution of training levels. `indexed`: uniform over 1000 levels, 0 left out.
+    `lognormal_mix`: Cosmos, lognormal or uniform in sigma / (1 - sigma). `sqrt`: mimic-video's
+    actions, proportional to the root of sigma - 0.001. `pure_noise`: always 1, for what is
+    predicted at one stroke."""
+    sampling_args: SamplingArgs = Field(default_factory=SamplingArgs)
+    """Parameters of `timestep_sampling`; those left out are as published."""
+    bf16_timesteps: bool = False
     """Round training levels to bfloat16 in thousandths, as Fast-WAM's released runs did."""
-    tied: bool = False
+    shared_sigma: bool = False
     """Train this modality at the level of the other one instead of a level of its own."""
-    weight: Literal["bell", "none"] = "bell"
+    loss_weighting: Literal["bell", "none"] = "bell"
     """Loss weight as a function of sigma; `bell` is zero at pure noise and largest in between."""
     loss_weight: float = Field(1.0, ge=0)
     """Weight of this modality in the total loss."""
-    guidance: float = Field(1.0, ge=0)
+    guidance_scale: float = Field(1.0, ge=0)
     """Classifier-free guidance while sampling; 1 is none."""
 
     def setting(self, name: str) -> Any:
-        """A setting of the density, as given or as published."""
-        given = getattr(self, name)
-        return PUBLISHED[self.density][name] if given is None else given
+        """One of `sampling_args`, as given or as published."""
+        given = getattr(self.sampling_args, name)
+        return PUBLISHED[self.timestep_sampling][name] if given is None else given
 
     @field_validator("shift", mode="wrap")
     @classmethod
@@ -103,20 +111,22 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleConfig:
         check_steps(self.solver, self.steps)
-        own = PUBLISHED.get(self.density, {})
+        own = PUBLISHED.get(self.timestep_sampling, {})
         for name in SETTINGS:
-            if getattr(self, name) is not None and name not in own:
+            if getattr(self.sampling_args, name) is not None and name not in own:
                 homes = " and ".join(d for d, its in PUBLISHED.items() if name in its)
                 raise ValueError(
-                    f"{name} is a setting of the density {homes}, not of {self.density}; "
-                    "leave it out or change density"
+                    f"{name} belongs to timestep_sampling {homes}, not to "
+                    f"{self.timestep_sampling}; leave it out or change timestep_sampling"
                 )
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
-        if self.spacing == "karras" and not 0 < self.low < self.high < 1:
+        if self.sigma_min >= self.sigma_max:
             raise ValueError(
-                f"karras spacing needs 0 < low < high < 1, found {self.low} and {self.high}; "
-                "Cosmos's are low = 0.8 and high = 0.98765432"
+                f"sigma_min must be below sigma_max, found {self.sigma_min} and {self.sigma_max}"
+            )
+        if self.spacing == "karras" and not 0 < self.sigma_min < self.sigma_max < 1:
+            raise ValueError(
+                f"karras spacing needs 0 < sigma_min < sigma_max < 1, found {self.sigma_min} and "
+                f"{self.sigma_max}; Cosmos's are sigma_min = 0.8 and sigma_max = 0.98765432"
             )
         return self
 

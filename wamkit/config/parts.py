@@ -284,7 +284,8 @@ class TextEncoderConfig(Weighted):
     template: str = "{instruction}"
     """Sentence that is encoded; `{instruction}` stands for what the user said."""
     negative: str = ""
-    """What guidance leans away from; read only where a schedule has `guidance` other than 1."""
+    """What guidance leans away from; read only where a schedule has a `guidance_scale` other than
+    1."""
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns a projection from this encoder's width to the backbone's."""
     embeddings: str | None = None

@@ -275,9 +275,10 @@ class NoiseSchedule:
         return shift
 
     def grid(self, steps: int | None = None) -> list[float]:
-        """The levels of `steps` steps, from `high` down to 0: `steps` + 1 numbers.
+        """The levels of `steps` steps, from `sigma_max` down to 0: `steps` + 1 numbers.
 
-        Where `low` is set, the last level above 0 is stretched to it, as LTX's terminal shift does.
+        Where `sigma_min` is set, the last level above 0 is stretched to it, as LTX's terminal shift
+        does.
         """
         steps = steps or self.config.steps
         if steps not in self._grids:
@@ -292,14 +293,14 @@ class NoiseSchedule:
     def _grid(self, steps: int) -> list[float]:
         c = self.config
         if c.spacing == "karras":
-            return [*karras_sigmas(c.high, c.low, steps), 0.0]
+            return [*karras_sigmas(c.sigma_max, c.sigma_min, steps), 0.0]
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         levels = [float(s) for s in shift_sigma(u, self.shift)]
-        if (c.high, c.low) == (1, 0):
+        if (c.sigma_max, c.sigma_min) == (1, 0):
             return levels
-        last = levels[-2] if c.low else 0.0
-        slope = (c.high - c.low) / (1 - last) if last < 1 else 0.0
-        return [*(c.high - slope * (1 - s) for s in levels[:-1]), 0.0]
+        last = levels[-2] if c.sigma_min else 0.0
+        slope = (c.sigma_max - c.sigma_min) / (1 - last) if last < 1 else 0.0
+        return [*(c.sigma_max - slope * (1 - s) for s in levels[:-1]), 0.0]
 
     def init_sampler(
         self,
@@ -325,12 +326,14 @@ class NoiseSchedule:
                 raise ValueError("consistency steps add fresh noise: pass rng=...")
             return draw_noise((count, *noise.shape), noise, rng, axis=1)
 
-        return SOLVERS[c.solver](noise if c.high == 1 else c.high * noise, nodes, more_noise)
+        return SOLVERS[c.solver](
+            noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise
+        )
 
     def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
-        """Training levels, float32 in [0, 1], from the density of the settings."""
+        """Training levels, float32 in [0, 1], as `timestep_sampling` says."""
         sigma = self._sample(shape, rng)
-        if self.config.quantize:
+        if self.config.bf16_timesteps:
             sigma = (1000 * sigma).bfloat16().float() / 1000
         return to_device(sigma, like.device)
 
@@ -351,20 +354,20 @@ class NoiseSchedule:
             powers = torch.full(shape, power, device=rng.device)
             return torch._standard_gamma(powers, generator=rng)
 
-        if c.density == "uniform":
+        if c.timestep_sampling == "uniform":
             return shift_sigma(flat(), self.shift)
-        if c.density == "indexed":
+        if c.timestep_sampling == "indexed":
             index = torch.randint(1000, shape, generator=rng, device=rng.device)
             return shift_sigma(1 - index / 1000, self.shift)
-        if c.density == "beta":
+        if c.timestep_sampling == "beta":
             a, b = gamma(c.setting("alpha")), gamma(c.setting("beta"))
             return shift_sigma(a / (a + b), self.shift)
-        if c.density == "sqrt":
+        if c.timestep_sampling == "sqrt":
             return 0.001 + 0.999 * flat() ** (2 / 3)
-        if c.density == "pure_noise":
+        if c.timestep_sampling == "pure_noise":
             return torch.ones(shape, device=rng.device)
         mean, std = c.setting("mean"), c.setting("std")
-        if c.density == "lognormal_mix":
+        if c.timestep_sampling == "lognormal_mix":
             low, high = c.setting("band")
             edm = torch.exp(mean + std * normal())
             edm = torch.where(flat() < c.setting("uniform"), low + (high - low) * flat(), edm)
@@ -395,7 +398,7 @@ class NoiseSchedule:
         also EDM's weight as Cosmos uses it: (1 + s)^2 / s^2 on the error of x0, where s is
         sigma / (1 - sigma), is 1 on the error of the velocity.
         """
-        if self.config.weight == "none":
+        if self.config.loss_weighting == "none":
             return torch.ones_like(sigma)
         low, mean = _bell(self.shift)
         return (torch.exp(-2 * (sigma - 0.5) ** 2) - low).clamp(min=0) / mean
@@ -414,8 +417,8 @@ def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
         for part in ("action", "next_state", "value"):
             configs[part] = ScheduleConfig(
                 steps=1,
-                density="pure_noise",
-                weight="none",
+                timestep_sampling="pure_noise",
+                loss_weighting="none",
                 loss_weight=configs[part].loss_weight,
             )
     roles = {**tokens, "video": tokens["context"] + tokens["target"]}

@@ -149,16 +149,16 @@ def add_noise(
 ) -> tuple[ModelInputs, DenoisingTargets]:
     """Noise added to clean modalities (all, or `parts`), each at its own level, and their targets.
 
-    A part whose schedule is `tied` takes the level of the first part that is not.
+    A part whose schedule is `shared_sigma` takes the level of the first part that is not.
     """
     batch = inputs.text.tokens.shape[0]
     chosen = [part for part in _ORDER if part in (parts or inputs.parts) and part in inputs.parts]
     target: dict[str, DenoisingTarget] = {}
     leader: Tensor | None = None
-    for part in sorted(chosen, key=lambda part: schedules[part].config.tied):
+    for part in sorted(chosen, key=lambda part: schedules[part].config.shared_sigma):
         flow, x = schedules[part], inputs.take(part)
         noise = draw_noise(tuple(x.shape), x, rng)
-        tied = flow.config.tied and leader is not None
+        tied = flow.config.shared_sigma and leader is not None
         sigma = leader if tied and leader is not None else flow.sample((batch,), x, rng)
         leader = sigma if leader is None else leader
         inputs = inputs.put(part, flow.add(x, noise, sigma), sigma)

@@ -168,7 +168,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
 
 def negative_text(spec: PolicySpec, head: ActionHead, inputs: ModelInputs) -> Text | None:
     """A negative prompt of the same length as the inputs'; None without guidance."""
-    if all(flow.config.guidance == 1 for flow in schedules_of(spec).values()):
+    if all(flow.config.guidance_scale == 1 for flow in schedules_of(spec).values()):
         return None
     text = inputs.text
     negative = Text(torch.zeros_like(text.tokens), extra=text.extra, follows=text.follows)
@@ -179,7 +179,7 @@ def leaning(spec: PolicySpec, negative: Text | None, model: Model) -> Model:
     """`model` with the guidance that the schedules ask for, if there is a negative prompt."""
     if negative is None:
         return model
-    scales = {part: flow.config.guidance for part, flow in schedules_of(spec).items()}
+    scales = {part: flow.config.guidance_scale for part, flow in schedules_of(spec).items()}
     return guided(model, negative, scales)
 
 

@@ -264,7 +264,7 @@ class Policy(Placed):
     def _negative(self, batch: int) -> Text | None:
         """The negative prompt for so many samples; None without guidance."""
         self._prepare()
-        if all(flow.config.guidance == 1 for flow in self.schedules.values()):
+        if all(flow.config.guidance_scale == 1 for flow in self.schedules.values()):
             return None
         prompts = (self.spec.text_encoder.negative,) * batch
         return preprocessing.words(self, prompts, "{instruction}")
@@ -274,7 +274,7 @@ class Policy(Placed):
 
         The head puts behind it what it puts behind a prompt.
         """
-        scales = {part: flow.config.guidance for part, flow in self.schedules.items()}
+        scales = {part: flow.config.guidance_scale for part, flow in self.schedules.items()}
         if negative is None:
             return self.model
         prepared = self.action_head.prepare(inputs.with_(text=negative)).text

@@ -140,7 +140,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
 
 
 def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:
-    policy = Policy.from_spec(spec_for("schedules.action.tied=true", action="mutual"))
+    policy = Policy.from_spec(spec_for("schedules.action.shared_sigma=true", action="mutual"))
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.action is not None
     levels = noisy.video.only("target.0", "target.1", "target.2").sigma

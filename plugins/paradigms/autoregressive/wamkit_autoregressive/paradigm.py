@@ -104,10 +104,12 @@ class AutoregressiveParadigm(Paradigm):
         frames, count = clip.only("target"), self.config.chunks
         leader: Tensor | None = None
         noised: dict[str, tuple[Tensor, Tensor]] = {}  # part -> x, and a level for each place
-        for part in sorted(("action", "video"), key=lambda name: schedules[name].config.tied):
+        for part in sorted(
+            ("action", "video"), key=lambda name: schedules[name].config.shared_sigma
+        ):
             flow, x = schedules[part], _by_place(part, inputs.take(part))
             noise = _by_place(part, draw_noise(tuple(inputs.take(part).shape), x, rng))
-            tied = flow.config.tied and leader is not None
+            tied = flow.config.shared_sigma and leader is not None
             level = leader if tied and leader is not None else flow.sample((len(x), count), x, rng)
             leader = level if leader is None else leader
             sigma = level.repeat_interleave(x.shape[1] // count, 1)

@@ -194,7 +194,7 @@ def test_a_head_that_regresses_cannot_be_told_an_action() -> None:
 def test_tied_schedules_contradict_independent_levels() -> None:
     spec = spec_for(levels="independent")
     raw = spec.dump()
-    raw["schedules"]["action"]["tied"] = True
+    raw["schedules"]["action"]["shared_sigma"] = True
     (conflict,) = check(raw)
     assert "that of the action is tied to another" in conflict.why
     raw["paradigm"]["levels"] = "shared"  # what the hint says

@@ -114,12 +114,12 @@ class Conditional(ParadigmConfig):
                 hint="choose an action_head that denoises (`wamkit list action_head`), or another "
                 "paradigm, such as single_pass",
             )
-        tied = [part for part in ("video", "action") if getattr(spec.schedules, part).tied]
+        tied = [part for part in ("video", "action") if getattr(spec.schedules, part).shared_sigma]
         if self.levels == "independent" and tied:
             yield Conflict(
-                between=("paradigm.levels", f"schedules.{tied[0]}.tied"),
+                between=("paradigm.levels", f"schedules.{tied[0]}.shared_sigma"),
                 why=f"levels are independent, and that of the {tied[0]} is tied to another",
-                hint=f'set paradigm.levels = "shared", or schedules.{tied[0]}.tied = false',
+                hint=f'set paradigm.levels = "shared", or schedules.{tied[0]}.shared_sigma = false',
             )
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:

@@ -179,7 +179,7 @@ def test_the_program_counts_every_pass() -> None:
 @float64()
 def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
     for tied in (False, True):
-        policy = Policy.from_spec(spec_for(f"schedules.action.tied={str(tied).lower()}"))
+        policy = Policy.from_spec(spec_for(f"schedules.action.shared_sigma={str(tied).lower()}"))
         inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
         noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
         assert noisy.video is not None and noisy.action is not None

@@ -26,7 +26,7 @@ class Joint(ParadigmConfig):
 
     Fast-WAM-Joint (arXiv 2603.16666) lets the action see the video; Efficient-WAM (arXiv
     2606.10040) lets everything see everything, and passes the video at a few action steps only.
-    Noise levels of training are independent unless a schedule is `tied`.
+    Noise levels of training are independent unless a schedule is `shared_sigma`.
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"

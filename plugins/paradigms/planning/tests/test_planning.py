@@ -174,7 +174,7 @@ def test_gradients_of_the_value_reach_head_and_backbone(inner: Any) -> None:
 @torch.no_grad()
 def test_proposals_are_made_under_guidance_too() -> None:
     raw = spec_for().dump()
-    raw["schedules"]["action"]["guidance"] = 2.0
+    raw["schedules"]["action"]["guidance_scale"] = 2.0
     policy = Policy.from_spec(spec := parse(raw))
     chunk = policy.act(observation(spec), seed=0)
     assert chunk.values.isfinite().all() and set(chunk.notes) == {"value", "spread"}
