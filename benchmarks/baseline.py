@@ -69,7 +69,7 @@ def small(width: int, layers: int) -> Policy:
     raw["backbone"] = {"name": "wan", "variant": "tiny", "layers": layers, "heads": width // 64}
     raw["backbone"] |= {"head_size": 64, "feed_forward": 4 * width, "latent_channels": 192}
     raw["vae"] = {"name": "pixel_shuffle", "strides": [1, 8, 8]}
-    raw["text_encoder"] = {"name": "bytes", "length": 127}
+    raw["text_encoder"] = {"name": "bytes", "max_length": 127}
     raw["action_head"] = raw["action_head"] | {"init": "random", "width": width // 2}
     raw["action_head"]["feed_forward"] = 2 * width
     views = [{"name": name, "size": [112, 112]} for name in ("image", "wrist_image")]

@@ -29,7 +29,7 @@ FLOW = {"shift": 1.0, "steps": 8, "timestep_sampling": "logit_normal", "loss_wei
 SPEC: dict[str, Any] = {
     "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
     "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every image is 3 x 3 latents
-    "text_encoder": {"name": "bytes", "length": 12},
+    "text_encoder": {"name": "bytes", "max_length": 12},
     "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
     "actions": {"chunk_size": STEPS, "control_hz": STEPS, "groups": [VELOCITY]},

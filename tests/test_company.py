@@ -47,7 +47,10 @@ def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, stat
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
 def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None:
     for negative in ("", "worst quality of all the pictures"):
-        changes = ("schedules.action.guidance_scale=2.0", f'text_encoder.negative="{negative}"')
+        changes = (
+            "schedules.action.guidance_scale=2.0",
+            f'text_encoder.negative_prompt="{negative}"',
+        )
         expect_alike(moved(*changes, backbone=backbone, action_head="mot", paradigm="joint"))
 
 

@@ -191,7 +191,7 @@ def test_a_recording_holds_the_negative_prompt() -> None:
 
     def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
         run()
-        negative = policy.spec.text_encoder.negative
+        negative = policy.spec.text_encoder.negative_prompt
         kept.extend(
             weakref.ref(text.tokens)
             for (words, *_), text in policy.instructions._texts.items()  # type: ignore[misc]

@@ -89,10 +89,10 @@ def test_files_of_instructions_are_utf_8(wamkit: Run, tmp_path: Path) -> None:
 
 
 def test_specs_cannot_hold_half_characters(tmp_path: Path) -> None:
-    raw = {"text_encoder": {"name": "bytes", "negative": "bl\udcfcr"}}
+    raw = {"text_encoder": {"name": "bytes", "negative_prompt": "bl\udcfcr"}}
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(raw))
-    with pytest.raises(WamkitError, match=r"text_encoder.negative holds characters"):
+    with pytest.raises(WamkitError, match=r"text_encoder.negative_prompt holds characters"):
         check(file)
 
 

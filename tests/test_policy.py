@@ -171,7 +171,7 @@ def test_losses_fall_when_the_policy_learns() -> None:
 
 
 def test_the_same_seed_builds_the_same_weights_whatever_else_changes() -> None:
-    one, two = build(), build("text_encoder.length=32")
+    one, two = build(), build("text_encoder.max_length=32")
     assert all(
         torch.equal(a, b)
         for a, b in zip(one.backbone.parameters(), two.backbone.parameters(), strict=True)

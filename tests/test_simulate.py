@@ -95,7 +95,7 @@ def spec(**changes: Any) -> PolicySpec:
     raw: dict[str, Any] = {
         "backbone": {"name": "toy", "depth": 1, "heads": 2, "head_size": 8, "patch": 1},
         "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},
-        "text_encoder": {"name": "bytes", "length": 16},
+        "text_encoder": {"name": "bytes", "max_length": 16},
         "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
         "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 1}]},

@@ -51,14 +51,14 @@ def test_overrides_reach_into_tables_and_lists(raw: dict[str, Any]) -> None:
         [
             "schedules.action.steps=5",
             "actions.groups.0.size=4",
-            "text_encoder.template='do: {instruction}'",
+            "text_encoder.prompt_template='do: {instruction}'",
             "vae.strides=[1, 8, 8]",
             "dtype=bfloat16",
         ],
     )
     spec = parse(changed)
     assert spec.schedules.action.steps == 5 and spec.actions.groups[0].size == 4
-    assert spec.text_encoder.template == "do: {instruction}" and spec.vae.stride == (1, 8, 8)
+    assert spec.text_encoder.prompt_template == "do: {instruction}" and spec.vae.stride == (1, 8, 8)
     assert spec.dtype == "bfloat16" and raw["vae"]["strides"] == [4, 8, 8]
 
 
@@ -107,7 +107,7 @@ def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str,
     assert complaints("state.size=3", "action_head.state=token") == []
     assert complaints("action_head.every=9") == ["set action_head.every to at most 4"]
     assert complaints("video.context=9") == ["set video.context below video.frames"]
-    assert complaints("text_encoder.template=go") == [
+    assert complaints("text_encoder.prompt_template=go") == [
         "write {instruction} where the user's words belong"
     ]
     relative = ["actions.groups.0.kind=relative"]
@@ -189,7 +189,11 @@ def test_a_backbone_that_cannot_imagine_so_much_is_refused(
 
 
 def test_a_part_that_gets_another_name_leaves_its_settings_behind(raw: dict[str, Any]) -> None:
-    raw["text_encoder"] = {"name": "bytes", "template": "do {instruction}", "embeddings": "x"}
+    raw["text_encoder"] = {
+        "name": "bytes",
+        "prompt_template": "do {instruction}",
+        "embeddings_file": "x",
+    }
     raw["backbone"] = {"name": "toy", "weights": "w"}
     for form in ("backbone.name=wan", "backbone=wan"):
         with pytest.warns(Note, match="backbone is now 'wan': left out weights"):
@@ -201,9 +205,9 @@ def test_a_part_that_gets_another_name_leaves_its_settings_behind(raw: dict[str,
     for order in (both, both[::-1]):
         with pytest.warns(Note):
             assert override(raw, order)["backbone"] == {"name": "wan", "layers": 2}
-    again = override(raw, ["backbone.name=toy", "text_encoder.template=put {instruction}"])
+    again = override(raw, ["backbone.name=toy", "text_encoder.prompt_template=put {instruction}"])
     assert again["backbone"] == raw["backbone"]
-    assert again["text_encoder"]["template"] == "put {instruction}"
+    assert again["text_encoder"]["prompt_template"] == "put {instruction}"
 
 
 def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) -> None:
@@ -273,7 +277,7 @@ def test_the_home_of_nobody_is_a_path_that_is_not_there(raw: dict[str, Any]) -> 
     with pytest.raises(WamkitError, match=r"no spec at ~nobodyhere/x\.toml"):
         read("~nobodyhere/x.toml")
     raw["backbone"] = {"name": "toy", "weights": "~nobodyhere/x.safetensors"}
-    raw["text_encoder"] = {"name": "bytes", "embeddings": "~nobodyhere/text.safetensors"}
+    raw["text_encoder"] = {"name": "bytes", "embeddings_file": "~nobodyhere/text.safetensors"}
     found = "\n".join(map(str, wamkit.check(raw)))
     assert "nothing is at ~nobodyhere" in found and "no file is at ~nobodyhere" in found
 

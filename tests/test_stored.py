@@ -21,7 +21,7 @@ from wamkit.testing.fixtures import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 CLIP = {"name": "open_clip", "layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
-CLIP |= {"template": "do: {instruction}"}
+CLIP |= {"prompt_template": "do: {instruction}"}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_policy_acts_the_same_from_stored_embeddings(raw: dict[str, Any], tmp_
     seen = observation(policy.spec)
     file = tmp_path / "text.safetensors"
     assert precompute(policy.spec.text_encoder, ["task 0", "task 1"], file) == 2
-    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     other = wamkit.build(stored)
     assert isinstance(other.text_encoder, StoredEncoder)
     assert torch.equal(policy.act(seen, seed=0).values, other.act(seen, seed=0).values)
@@ -72,12 +72,14 @@ def test_what_is_not_stored_is_refused_with_the_nearest(
     encoder = StoredEncoder(file, config)
     with pytest.raises(WamkitError, match="did you mean 'do: lift the cup'"):
         encoder.encode(["do: lift the cap"])
-    other = config.model_copy(update={"template": "{instruction}"})
+    other = config.model_copy(update={"prompt_template": "{instruction}"})
     with pytest.raises(WamkitError, match="was made with"):
         StoredEncoder(file, other)
     with pytest.raises(WamkitError, match="by another encoder or with other settings"):
         precompute(other, ["x"], file)
-    missing = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": "nowhere.safetensors"}}
+    missing = raw | {
+        "text_encoder": raw["text_encoder"] | {"embeddings_file": "nowhere.safetensors"}
+    }
     (conflict,) = wamkit.check(missing)
     assert conflict.missing and conflict.why == "no file is at nowhere.safetensors"
 
@@ -117,7 +119,7 @@ def test_a_damaged_file_is_refused_in_words(
     types = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
     tensors = {k: v.to(types.get(kind, v.dtype)) for k, v in tensors.items()}
     written(tensors, file, about)
-    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     with pytest.raises(WamkitError, match=words) as error:
         wamkit.build(stored)
     assert "precompute text" in str(error.value.hint)
@@ -163,7 +165,7 @@ def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     tensors.setdefault("0.valid", torch.ones(tensors["0.tokens"].shape[:2], dtype=torch.bool))
     written(change({name: value.clone() for name, value in tensors.items()}), file, about)
-    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}}
+    stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     for use in (lambda: wamkit.build(stored), lambda: precompute(config, ["b"], file)):
         with pytest.raises(WamkitError, match=words):
             use()
@@ -182,7 +184,7 @@ def test_sentences_are_a_list_of_texts_each_once(
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     written(tensors, file, about)
     with pytest.raises(WamkitError, match="sentence"):
-        wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings": str(file)}})
+        wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}})
 
 
 def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ HUGE = "1" + "0" * 400
         (f"backbone.depth='{MOST_LAYERS + 1}'", "found 4097, expected at most 4096"),
         (f"action_head.width={MOST}", f"found {MOST}, expected less than {MOST}"),
         ("action_head.feed_forward=1e12", "found 1000000000000, expected less"),
-        (f"text_encoder.length=-{MOST}", f"found -{MOST}"),
+        (f"text_encoder.max_length=-{MOST}", f"found -{MOST}"),
     ],
 )
 def test_a_value_that_only_seems_to_fit_is_refused_at_its_place(override: str, found: str) -> None:

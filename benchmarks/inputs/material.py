@@ -109,7 +109,7 @@ def _encoder(place: Path) -> None:
 
 def _frozen(file: Path) -> None:
     """The spec with a frozen text encoder, whose files overrides name."""
-    encoder = '[text_encoder]\nname = "t5-xxl"\nembedding = 16\nlength = 64\n'
+    encoder = '[text_encoder]\nname = "t5-xxl"\nembedding = 16\nmax_length = 64\n'
     text = SMALL.read_text().replace('[text_encoder]\nname = "bytes"\n', encoder)
     file.write_text(text)
 

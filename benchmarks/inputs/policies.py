@@ -18,7 +18,7 @@ SPEC, STATISTICS = "policy/spec.yaml", "policy/statistics.json"
 WEIGHTS = ("backbone", "action_head", "text_encoder")
 ROW = ("min", "max", "mean", "std", "q01", "q99")
 Change = Callable[[Path], Any]
-FREE = ("template", "negative", "origin", "license")
+FREE = ("prompt_template", "negative_prompt", "origin", "license")
 OPEN = (
     "clip",
     "times",
@@ -51,7 +51,7 @@ def cases(material: Path) -> Iterator[Case]:
     for name, change in _files().items():
         yield case(material, name, change)
     for name, value in _paths().items():
-        for key in ("backbone.weights", "text_encoder.embeddings", "vae.weights"):
+        for key in ("backbone.weights", "text_encoder.embeddings_file", "vae.weights"):
             change = _edited(spec, tuple(key.split(".")), value)
             yield case(material, f"{key} is {name}", change)
     for name, change in _right(material, spec, table).items():

@@ -156,7 +156,7 @@ def stored(material: Path, name: str, text: str, expected: Expected = "refused")
     """A prompt whose embedding is looked for in a file that has two others."""
     files = ["image.png", "frozen.toml", "embeddings"]
     words = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)
-    words += ("--set", "text_encoder.embeddings=embeddings/text.safetensors")
+    words += ("--set", "text_encoder.embeddings_file=embeddings/text.safetensors")
     return Case(name, lambda here: put(material, here, files), words, expected, "stored")
 
 

@@ -185,7 +185,7 @@ def _said(material: Path) -> dict[str, Change]:
     found |= {
         "settings empty": metadata(settings=""),
         "settings null": metadata(settings="null"),
-        "settings of another length": metadata(settings=json.dumps({**settings, "length": 9})),
+        "settings of another length": metadata(settings=json.dumps({**settings, "max_length": 9})),
         "settings of 1 MB": metadata(settings="x" * 10**6),
         "settings with controls": metadata(settings="\x1b[31m\x07"),
         "no metadata": _written(EMBEDDINGS, safetensors({**header, "__metadata__": {}}, body)),
@@ -280,7 +280,7 @@ def case(
         change(here)
 
     words = {
-        "act": ("act", "frozen.toml", *ACT, "--set", f"text_encoder.embeddings={EMBEDDINGS}"),
+        "act": ("act", "frozen.toml", *ACT, "--set", f"text_encoder.embeddings_file={EMBEDDINGS}"),
         "train": (
             "train",
             "spec.toml",

@@ -51,7 +51,11 @@ def build(name: str, device: str, *, tiny: bool) -> Policy:
     raw = dict(read(EXAMPLES / f"{name}.toml"))
     text = parse(raw, name).text_encoder
     padding = getattr(text, "padding", "mask")
-    raw["text_encoder"] = {"name": "bytes", "length": text.max_tokens - 1, "embedding": text.width}
+    raw["text_encoder"] = {
+        "name": "bytes",
+        "max_length": text.max_tokens - 1,
+        "embedding": text.width,
+    }
     if raw["action_head"].get("init") == "video":
         raw["action_head"] = raw["action_head"] | {"init": "random"}
     with torch.device(device):  # random weights are drawn where they are needed

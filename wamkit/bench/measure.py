@@ -199,7 +199,7 @@ def _beside(policy: Policy, seen: Observation, device: torch.device, rounds: int
             found = {n: files.enter_context(opened(buffer.getvalue(), n)) for n in names}
             Observation(images=found, prompt="pick up the cup")
 
-    sentence = policy.spec.text_encoder.template.replace("{instruction}", "task 1")
+    sentence = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")
     runs: dict[str, Callable[[], Any]] = {
         "pictures": pictures,
         "text, new": lambda: policy.text_encoder.encode([sentence]),

@@ -65,9 +65,9 @@ def command(
 ) -> None:
     """Encode instructions or pictures once, so that it need not be done in training or use.
 
-    `text` takes --prompts or the tasks of --data; set text_encoder.embeddings to the file in the
-    spec. `latents` takes --data; training then reads them in place of the pictures. A run that was
-    interrupted goes on where it stopped.
+    `text` takes --prompts or the tasks of --data; set text_encoder.embeddings_file to the file in
+    the spec. `latents` takes --data; training then reads them in place of the pictures. A run that
+    was interrupted goes on where it stopped.
     """
     spec = taken(spec)
     policy = parse(read(spec, overrides or []), str(spec))
@@ -137,7 +137,7 @@ def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
         emit({"out": str(out), "encoded": done, "prompts": len(set(lines))})
         return
     say(f"wrote {unbroken(out)}: {done} of {len(set(lines))} instructions were new")
-    say(f'now set text_encoder.embeddings = "{out}"', whole=True)
+    say(f'now set text_encoder.embeddings_file = "{out}"', whole=True)
 
 
 def _latents(

@@ -204,10 +204,10 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
             hint="choose an action head that attends to the instruction, such as mot with "
             'action_head.text = "cross"',
         )
-    if "{instruction}" not in spec.text_encoder.template:
+    if "{instruction}" not in spec.text_encoder.prompt_template:
         yield Conflict(
-            between=("text_encoder.template",),
-            why=f"{spec.text_encoder.template!r} has no place for the instruction",
+            between=("text_encoder.prompt_template",),
+            why=f"{spec.text_encoder.prompt_template!r} has no place for the instruction",
             hint="write {instruction} where the user's words belong",
         )
 
@@ -335,17 +335,17 @@ def lacking(part: Part) -> list[str]:
 
 
 def _stored(spec: PolicySpec) -> Iterator[Conflict]:
-    path = spec.text_encoder.embeddings
+    path = spec.text_encoder.embeddings_file
     if path is None:
         return
     try:
         place = standing(path)
     except WamkitError as error:
-        yield Conflict(between=("text_encoder.embeddings",), why=error.what, hint=error.hint)
+        yield Conflict(between=("text_encoder.embeddings_file",), why=error.what, hint=error.hint)
         return
     if place is not None and not place.is_file():
         yield Conflict(
-            between=("text_encoder.embeddings",),
+            between=("text_encoder.embeddings_file",),
             why=f"no file is at {path}",
             hint="write it: `wamkit precompute text SPEC --prompts FILE --out FILE`",
             missing=True,
@@ -358,7 +358,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
             part = getattr(spec, kind)
         except _AbsentError:
             continue
-        stored = getattr(part, "embeddings", None) is not None  # then the part is never built
+        stored = getattr(part, "embeddings_file", None) is not None  # then the part is never built
         missing = [] if stored else lacking(part)
         if missing:
             yield Conflict(

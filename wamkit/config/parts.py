@@ -281,14 +281,14 @@ class TextEncoderConfig(Weighted):
     by_reference: ClassVar[bool] = False
     """True if a saved policy names the encoder's own folder instead of copying its weights."""
 
-    template: str = "{instruction}"
+    prompt_template: str = "{instruction}"
     """Sentence that is encoded; `{instruction}` stands for what the user said."""
-    negative: str = ""
+    negative_prompt: str = ""
     """What guidance leans away from; read only where a schedule has a `guidance_scale` other than
     1."""
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns a projection from this encoder's width to the backbone's."""
-    embeddings: str | None = None
+    embeddings_file: str | None = None
     """File written by `wamkit precompute text`; the encoder itself is then not loaded."""
 
     @property

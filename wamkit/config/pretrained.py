@@ -61,26 +61,26 @@ class PretrainedText(TextEncoderConfig):
     )
     """Names that the folders of model and tokenizer may have in a checkpoint."""
 
-    length: int = Field(gt=0)
+    max_length: int = Field(gt=0)
     """The most tokens of a prompt."""
     embedding: int = Field(gt=0)
     """Hidden size of the model."""
 
     @property
     def max_tokens(self) -> int:
-        """The length."""
-        return self.length
+        """That of the setting `max_length`."""
+        return self.max_length
 
     def tiny(self) -> dict[str, Any]:
         """The byte encoder, with room for every instruction of the usual benchmarks."""
-        return {"name": "bytes", "length": 128}
+        return {"name": "bytes", "max_length": 128}
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         """Raise WamkitError if the model's own configuration is not what this one says."""
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """What is missing or contradicts the spec in the encoder's files; none if all fits."""
-        if self.embeddings is not None:
+        if self.embeddings_file is not None:
             return  # what it said is stored, the files are not needed
         place = ("text_encoder.weights",)
         try:
@@ -159,5 +159,5 @@ def refuse_long(prompt: str, tokens: int, length: int) -> None:
     if tokens > length:
         raise WamkitError(
             f"the prompt {prompt!r} has {tokens} tokens, expected at most {length}",
-            f"set text_encoder.length = {tokens} or more, or shorten the prompt",
+            f"set text_encoder.max_length = {tokens} or more, or shorten the prompt",
         )

@@ -23,9 +23,9 @@ from ..files.paths import expanded
 from ..files.variables import TRUST
 from .kinds import KINDS
 
-FILES = ("weights", "conditioner_weights", "embeddings")
+FILES = ("weights", "conditioner_weights", "embeddings_file")
 """Fields of parts that name a file or a folder, relative to the working directory."""
-_NOT_READ = ("origin", "template", "negative")  # provenance, and text that is no path
+_NOT_READ = ("origin", "prompt_template", "negative_prompt")  # provenance, and text that is no path
 _allowed: ContextVar[bool] = ContextVar("allowed", default=False)
 
 

@@ -102,7 +102,7 @@ def fetch_configs(raw: Mapping[str, Any]) -> None:
         if not isinstance(table, Mapping):
             continue
         weights = table.get("weights")
-        if isinstance(weights, str) and is_remote(weights) and table.get("embeddings") is None:
+        if isinstance(weights, str) and is_remote(weights) and table.get("embeddings_file") is None:
             place = split(weights)[0]
             if Path(place.partition("@")[0]).suffix not in (SUFFIX, *PICKLED):
                 hub.fetch_configs(place)
@@ -130,7 +130,7 @@ def load_part(kind: Kind, config: Mapping[str, Any] | str | Part) -> Any:
 def _expect_used(part: Part, module: Any) -> None:
     """Raise WamkitError if weights are named for a part that has none."""
     named = getattr(part, "weights", None)
-    if named is None or getattr(part, "embeddings", None) is not None:
+    if named is None or getattr(part, "embeddings_file", None) is not None:
         return
     state = getattr(module, "state_dict", None)
     if state is None or not state():

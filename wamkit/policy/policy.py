@@ -88,9 +88,9 @@ class Policy(Placed):
         self.schedules = schedules_of(spec)
         self.cameras = CameraLayout(spec.cameras)
         self.set_statistics(statistics or {})
-        self.prompts = PromptCache(self.text_encoder, spec.text_encoder.template)
+        self.prompts = PromptCache(self.text_encoder, spec.text_encoder.prompt_template)
         width = spec.backbone.traits.extra_width
-        self.pooled = pooled(self.conditioner, width, spec.text_encoder.template)
+        self.pooled = pooled(self.conditioner, width, spec.text_encoder.prompt_template)
         for kind in ("backbone", "action_head", "conditioner"):
             if isinstance(module := getattr(self, kind), nn.Module):
                 exact(cast(module, DTYPES[spec.dtype]))
@@ -266,7 +266,7 @@ class Policy(Placed):
         self._prepare()
         if all(flow.config.guidance_scale == 1 for flow in self.schedules.values()):
             return None
-        prompts = (self.spec.text_encoder.negative,) * batch
+        prompts = (self.spec.text_encoder.negative_prompt,) * batch
         return preprocessing.words(self, prompts, "{instruction}")
 
     def _with_cfg(self, inputs: ModelInputs, negative: Text | None) -> Model:
@@ -442,6 +442,6 @@ def generator(seed: Seed) -> torch.Generator:
 
 def _text_encoder(spec: PolicySpec) -> Any:
     """The encoder, or in its place what it said once."""
-    if spec.text_encoder.embeddings is None:
+    if spec.text_encoder.embeddings_file is None:
         return spec.text_encoder.build()
-    return StoredEncoder(spec.text_encoder.embeddings, spec.text_encoder)
+    return StoredEncoder(spec.text_encoder.embeddings_file, spec.text_encoder)

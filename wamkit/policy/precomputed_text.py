@@ -34,7 +34,9 @@ AGAIN = "run `wamkit precompute text` again into another file"
 
 def settings(config: TextEncoderConfig) -> str:
     """What decides an embedding besides the weights: the encoder's table without its paths."""
-    table = config.model_dump(mode="json", exclude={"weights", "embeddings", "adapter", "negative"})
+    table = config.model_dump(
+        mode="json", exclude={"weights", "embeddings_file", "adapter", "negative_prompt"}
+    )
     return json.dumps(table, sort_keys=True)
 
 
@@ -162,7 +164,9 @@ def precompute(
     prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the file
     was made with other settings or another encoder.
     """
-    sentences = list(dict.fromkeys(config.template.replace("{instruction}", p) for p in prompts))
+    sentences = list(
+        dict.fromkeys(config.prompt_template.replace("{instruction}", p) for p in prompts)
+    )
     encoder = config.build() if encoder is None else encoder
     known: dict[str, Text] = {}
     if file.exists():

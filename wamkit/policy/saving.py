@@ -156,7 +156,7 @@ def _without(spec: PolicySpec, kind: str) -> str:
     if kind not in KINDS:
         return f"the policy has no {kind}"
     part = getattr(spec, kind)
-    if getattr(part, "by_reference", False) and part.embeddings is None:
+    if getattr(part, "by_reference", False) and part.embeddings_file is None:
         return f"the {kind} {part.name} is read from a folder of its own"
     return f"the {kind} {part.name} has no weights"
 

@@ -112,7 +112,7 @@ def test_a_policy_reads_each_prompt_once() -> None:
     policy, seen = Policy.from_spec(spec), observation(spec)
     assert policy.conditioner is not None and policy.pooled is not None
     inputs = preprocessing.blank(policy, seen)
-    sentences = [spec.text_encoder.template.replace("{instruction}", p) for p in seen.prompt]
+    sentences = [spec.text_encoder.prompt_template.replace("{instruction}", p) for p in seen.prompt]
     assert inputs.text.extra is not None
     same_values(inputs.text.extra, policy.conditioner(sentences, None))
     policy.act(seen, seed=0)

@@ -28,7 +28,7 @@ def encoder() -> ByteEncoder:
 
 
 def test_it_is_a_text_encoder_of_the_promised_sizes(encoder: ByteEncoder) -> None:
-    config = Bytes(length=10, embedding=8)
+    config = Bytes(max_length=10, embedding=8)
     assert isinstance(encoder, TextEncoder)
     text = encoder.encode(["lift", "open"])
     assert text.tokens.shape == (2, config.max_tokens, config.width) == (2, 11, 8)
@@ -72,7 +72,7 @@ def test_a_long_prompt_is_refused_with_its_length_and_the_key(encoder: ByteEncod
         encoder.encode(["ok", "x" * 11])
     assert str(caught.value) == (
         "the prompt 'xxxxxxxxxxx' has 11 bytes, the byte encoder takes at most 10\n"
-        "  hint: set text_encoder.length = 11 or more, or shorten the prompt"
+        "  hint: set text_encoder.max_length = 11 or more, or shorten the prompt"
     )
 
 
@@ -89,7 +89,7 @@ def test_the_fingerprint_follows_the_weights_and_the_length(encoder: ByteEncoder
 
 def test_saved_weights_come_back(encoder: ByteEncoder, tmp_path: Path) -> None:
     save(encoder, tmp_path / "bytes.safetensors")
-    config = Bytes(length=10, embedding=8, weights=str(tmp_path / "bytes.safetensors"))
+    config = Bytes(max_length=10, embedding=8, weights=str(tmp_path / "bytes.safetensors"))
     again = config.build()
     assert again.fingerprint() == encoder.fingerprint()
     expected = encoder.encode(["lift"]).tokens
@@ -102,7 +102,7 @@ def test_an_open_width_cannot_be_built_alone() -> None:
 
 
 def test_tiny_leaves_the_width_to_the_backbone_again() -> None:
-    assert Bytes(length=30, embedding=512).tiny() == Bytes(length=30)
+    assert Bytes(max_length=30, embedding=512).tiny() == Bytes(max_length=30)
 
 
 def test_a_backbone_that_reads_an_odd_width_needs_an_adapter(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class Bytes(TextEncoderConfig):
     """An encoder of UTF-8 bytes that is learned with the policy: no vocabulary, no download."""
 
     name: Literal["bytes"] = "bytes"
-    length: int = Field(default=64, gt=0)
+    max_length: int = Field(default=64, gt=0)
     """The most bytes a prompt can have, its template included."""
     embedding: int | None = Field(default=None, gt=0, multiple_of=2)
     """Width of an embedding; left open, that of the backbone's text."""
@@ -31,7 +31,7 @@ class Bytes(TextEncoderConfig):
 
     @property
     def max_tokens(self) -> int:
-        return 1 + self.length  # the start of the prompt is a token too
+        return 1 + self.max_length  # the start of the prompt is a token too
 
     def fit(self, spec: PolicySpec) -> Bytes:
         if self.embedding is not None:
@@ -62,7 +62,7 @@ class Bytes(TextEncoderConfig):
         from .text_encoder import ByteEncoder
 
         width = self.embedding
-        return self.materialize(lambda: ByteEncoder(width, self.length))
+        return self.materialize(lambda: ByteEncoder(width, self.max_length))
 
 
 class PixelShuffle(VAEConfig):

@@ -56,7 +56,7 @@ class ByteEncoder(nn.Module):
             raise WamkitError(
                 f"the prompt {prompt!r} has {len(row) - 1} bytes, the byte encoder takes at most "
                 f"{self.length}",
-                f"set text_encoder.length = {len(row) - 1} or more, or shorten the prompt",
+                f"set text_encoder.max_length = {len(row) - 1} or more, or shorten the prompt",
             )
         return row
 

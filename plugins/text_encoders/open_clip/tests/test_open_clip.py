@@ -131,7 +131,7 @@ def test_a_long_prompt_is_refused_with_its_length(encoder: Any) -> None:
     with pytest.raises(WamkitError) as caught:
         encoder.encode(["up " * 76])
     assert caught.value.what.endswith("has 78 tokens, this CLIP model takes at most 77")
-    assert caught.value.hint == "shorten the prompt or text_encoder.template"
+    assert caught.value.hint == "shorten the prompt or text_encoder.prompt_template"
 
 
 def test_the_fingerprint_follows_weights_layer_and_activation(encoder: Any) -> None:

@@ -88,7 +88,7 @@ class OpenCLIPEncoder(nn.Module):
             raise WamkitError(
                 f"the prompt {prompt!r} has {len(row)} tokens, this CLIP model takes at most "
                 f"{self.length}",
-                "shorten the prompt or text_encoder.template",
+                "shorten the prompt or text_encoder.prompt_template",
             )
         return row
 

@@ -99,12 +99,12 @@ def qwen25vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def klein(folder: Path, **changes: Any) -> Qwen3:
-    table = {"layers": (1, 2, 4), "embedding": 32, "length": LENGTH, **changes}
+    table = {"layers": (1, 2, 4), "embedding": 32, "max_length": LENGTH, **changes}
     return Qwen3(weights=str(folder), **table)
 
 
 def vl(folder: Path, recipe: str, **changes: Any) -> Qwen25VL:
-    table = {"recipe": recipe, "layers": 5, "embedding": 32, "length": 400, **changes}
+    table = {"recipe": recipe, "layers": 5, "embedding": 32, "max_length": 400, **changes}
     return Qwen25VL.model_validate({"weights": str(folder), **table})
 
 
@@ -243,7 +243,7 @@ def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) 
         ids.append(words(words.apply_chat_template(chat, tokenize=False)).input_ids)
     found, _ = states(qwen25vl, ids, length, masked=False)
     expected = [(x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8) for x in found]
-    part = vl(qwen25vl, "cosmos2.5", length=length)
+    part = vl(qwen25vl, "cosmos2.5", max_length=length)
     text = doubled(part.build()).encode(PROMPTS)
     assert text.valid is None and text.tokens.shape == (2, length, 5 * 32) and part.width == 160
     close(text.tokens, torch.cat(expected[1:], -1))
@@ -272,7 +272,7 @@ def test_the_published_models_are_the_defaults() -> None:
     assert Qwen25VL(recipe="cosmos2.5").width == 100_352
     omni = Qwen25VL(recipe="omnigen2")
     assert (omni.width, omni.layers, omni.max_tokens) == (2048, 36, 256)
-    assert small.tiny() == edit.tiny() == {"name": "bytes", "length": 128}
+    assert small.tiny() == edit.tiny() == {"name": "bytes", "max_length": 128}
 
 
 def test_it_is_frozen_and_stays_in_evaluation_mode(qwen3: Path) -> None:
@@ -283,16 +283,19 @@ def test_it_is_frozen_and_stays_in_evaluation_mode(qwen3: Path) -> None:
 
 
 def test_a_long_prompt_is_refused_with_its_length_and_the_key(qwen3: Path, qwen25vl: Path) -> None:
-    for encoder in (klein(qwen3).build(), vl(qwen25vl, "qwen-image-edit", length=LENGTH).build()):
+    for encoder in (
+        klein(qwen3).build(),
+        vl(qwen25vl, "qwen-image-edit", max_length=LENGTH).build(),
+    ):
         with pytest.raises(WamkitError, match="expected at most 80") as caught:
             encoder.encode(["a" * 1000])
-        assert caught.value.hint.startswith("set text_encoder.length = ")
+        assert caught.value.hint.startswith("set text_encoder.max_length = ")
 
 
 def test_the_fingerprint_follows_the_recipe(qwen3: Path, qwen25vl: Path) -> None:
     parts = [
         klein(qwen3), klein(qwen3, padding="mask"), klein(qwen3, layers=(1, 2)),
-        klein(qwen3, length=LENGTH + 1), vl(qwen25vl, "omnigen2"), vl(qwen25vl, "qwen-image"),
+        klein(qwen3, max_length=LENGTH + 1), vl(qwen25vl, "omnigen2"), vl(qwen25vl, "qwen-image"),
     ]  # fmt: skip
     marks = {part.build().fingerprint() for part in parts}
     assert len(marks) == len(parts)

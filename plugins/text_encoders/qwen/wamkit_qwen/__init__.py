@@ -20,10 +20,10 @@ WAMKIT_API = 1
 RecipeName = Literal["qwen-image-edit", "qwen-image", "omnigen2", "cosmos2.5"]
 
 SIZES: dict[str, dict[str, int]] = {
-    "qwen-image-edit": {"length": 1024, "layers": 28, "embedding": 3584},
-    "qwen-image": {"length": 1024, "layers": 28, "embedding": 3584},
-    "omnigen2": {"length": 256, "layers": 36, "embedding": 2048},
-    "cosmos2.5": {"length": 512, "layers": 28, "embedding": 3584},
+    "qwen-image-edit": {"max_length": 1024, "layers": 28, "embedding": 3584},
+    "qwen-image": {"max_length": 1024, "layers": 28, "embedding": 3584},
+    "omnigen2": {"max_length": 256, "layers": 36, "embedding": 2048},
+    "cosmos2.5": {"max_length": 512, "layers": 28, "embedding": 3584},
 }
 """Words of a prompt, and layers and hidden size of the model, by recipe."""
 
@@ -67,7 +67,7 @@ class Qwen3(PretrainedText):
     )
 
     name: Literal["qwen3"] = "qwen3"
-    length: int = Field(default=512, gt=0)
+    max_length: int = Field(default=512, gt=0)
     """The most tokens of a prompt, its template included, and what it is padded to where padding is
     attended to."""
     layers: tuple[PositiveInt, ...] = Field(default=(9, 18, 27), min_length=1)
@@ -125,7 +125,7 @@ class Qwen25VL(PretrainedText):
     recipe: RecipeName = "qwen-image-edit"
     """Whose template, hidden states and padding; sets the sizes below that are not written.
     `cosmos2.5` takes all layers, standardized, side by side."""
-    length: int = _size()
+    max_length: int = _size()
     """The most tokens of a prompt; padding up to it is attended to in `cosmos2.5`."""
     layers: int = _size()
     """Layers of the model: 28 in the one of 7 billion parameters, 36 in the one of 3 billion."""

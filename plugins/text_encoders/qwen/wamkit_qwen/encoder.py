@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class QwenEncoder(nn.Module):
-    """A frozen Qwen, for prompts of up to `length` tokens."""
+    """A frozen Qwen, for prompts of up to `max_length` tokens."""
 
     trainable = False
 
@@ -54,7 +54,10 @@ class QwenEncoder(nn.Module):
     @encoding()
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""
+        """B prompts to [B, L, width].
+
+        Raises WamkitError if one has more than `max_length` tokens.
+        """
         recipe, device = self.recipe, next(self.model.parameters()).device
         rows = [self._row(prompt) for prompt in prompts]
         seen = self.length if recipe.padding == "attended" else max(map(len, rows))
@@ -123,7 +126,7 @@ def load_qwen3(model: Path, tokenizer: Path, part: Qwen3) -> QwenEncoder:
     if needed < depth:
         made.norm = nn.Identity()  # it belongs behind the layers that were left out
     recipe = Recipe(states=part.layers, padding=part.padding, answer=True)
-    return QwenEncoder(made, words, recipe, length=part.length, width=part.width, files=files)
+    return QwenEncoder(made, words, recipe, length=part.max_length, width=part.width, files=files)
 
 
 def load_qwen25vl(model: Path, tokenizer: Path, part: Qwen25VL) -> QwenEncoder:
@@ -133,7 +136,7 @@ def load_qwen25vl(model: Path, tokenizer: Path, part: Qwen25VL) -> QwenEncoder:
         made.model.language_model,
         words,
         RECIPES[part.recipe],
-        length=part.length,
+        length=part.max_length,
         width=part.width,
         files=files,
     )

@@ -44,7 +44,7 @@ def config(cls: Any) -> Config:
     """The part for some files, with padding masked and prompts of 24 tokens unless said."""
 
     def made(folder: Path, padding: str = "mask", length: int = LENGTH) -> Any:
-        return cls(weights=str(folder), embedding=32, length=length, padding=padding)
+        return cls(weights=str(folder), embedding=32, max_length=length, padding=padding)
 
     return made
 
@@ -174,10 +174,10 @@ def test_a_prompt_is_encoded_alike_alone_and_among_others(
 def test_the_published_models_are_the_defaults() -> None:
     names = ("t5-xxl", "t5-11b", "umt5-xxl")
     xxl, eleven, umt5 = (parse_part("text_encoder", name) for name in names)
-    assert (xxl.length, xxl.padding, xxl.width) == (128, "mask", 4096)  # type: ignore[attr-defined]
-    assert (eleven.length, eleven.padding, eleven.width) == (512, "zeros", 1024)  # type: ignore[attr-defined]
-    assert (umt5.length, umt5.padding, umt5.width) == (512, "zeros", 4096)  # type: ignore[attr-defined]
-    assert umt5.tiny() == xxl.tiny() == eleven.tiny() == {"name": "bytes", "length": 128}
+    assert (xxl.max_length, xxl.padding, xxl.width) == (128, "mask", 4096)  # type: ignore[attr-defined]
+    assert (eleven.max_length, eleven.padding, eleven.width) == (512, "zeros", 1024)  # type: ignore[attr-defined]
+    assert (umt5.max_length, umt5.padding, umt5.width) == (512, "zeros", 4096)  # type: ignore[attr-defined]
+    assert umt5.tiny() == xxl.tiny() == eleven.tiny() == {"name": "bytes", "max_length": 128}
 
 
 def test_prompts_for_umt5_are_cleaned_as_wan_does() -> None:
@@ -206,7 +206,7 @@ def test_a_long_prompt_is_refused_with_its_length_and_the_key(folder: Path, conf
     with pytest.raises(WamkitError) as caught:
         encoder.encode(["a" * (LENGTH - 1)])
     assert caught.value.what.endswith("has 25 tokens, expected at most 24")
-    assert caught.value.hint == "set text_encoder.length = 25 or more, or shorten the prompt"
+    assert caught.value.hint == "set text_encoder.max_length = 25 or more, or shorten the prompt"
 
 
 def test_files_of_the_whole_t5_may_be_named(folder: Path, copy: Path, config: Config) -> None:

@@ -26,7 +26,7 @@ Padding = Literal["mask", "zeros", "attended"]
 class _T5(PretrainedText):
     model_type = "t5"
 
-    length: int = Field(gt=0)
+    max_length: int = Field(gt=0)
     """The most tokens of a prompt, and what it is padded to where padding is attended to."""
     padding: Padding
     """`mask`: hidden from T5 and from the backbone, as in LTX-Video. `zeros`: hidden from T5, zero
@@ -58,7 +58,7 @@ class _T5(PretrainedText):
         from .encoder import T5Encoder
 
         return T5Encoder.load(
-            self.model_type, model, tokenizer, length=self.length, padding=self.padding
+            self.model_type, model, tokenizer, length=self.max_length, padding=self.padding
         )
 
 
@@ -72,7 +72,7 @@ class T5XXL(_T5):
     )
 
     name: Literal["t5-xxl"] = "t5-xxl"
-    length: int = Field(default=128, gt=0)
+    max_length: int = Field(default=128, gt=0)
     padding: Padding = "mask"
     embedding: int = Field(default=4096, gt=0)
 
@@ -87,7 +87,7 @@ class T511B(_T5):
     )
 
     name: Literal["t5-11b"] = "t5-11b"
-    length: int = Field(default=512, gt=0)
+    max_length: int = Field(default=512, gt=0)
     padding: Padding = "zeros"
     embedding: int = Field(default=1024, gt=0)
 
@@ -103,7 +103,7 @@ class UMT5XXL(_T5):
     )
 
     name: Literal["umt5-xxl"] = "umt5-xxl"
-    length: int = Field(default=512, gt=0)
+    max_length: int = Field(default=512, gt=0)
     padding: Padding = "zeros"
     embedding: int = Field(default=4096, gt=0)
 

@@ -35,7 +35,7 @@ MODELS = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
 
 
 class T5Encoder(nn.Module):
-    """A frozen T5 or UMT5 encoder, for prompts of up to `length` tokens."""
+    """A frozen T5 or UMT5 encoder, for prompts of up to `max_length` tokens."""
 
     trainable = False
 
@@ -74,7 +74,10 @@ class T5Encoder(nn.Module):
     @encoding()
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts to [B, L, width]. Raises WamkitError if one has more than `length` tokens."""
+        """B prompts to [B, L, width].
+
+        Raises WamkitError if one has more than `max_length` tokens.
+        """
         device = self.model.shared.weight.device
         rows = [self._row(prompt) for prompt in prompts]
         seen = self.length if self.padding == "attended" else max(map(len, rows))
