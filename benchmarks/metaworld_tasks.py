@@ -25,7 +25,7 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
-from wamkit.simulate.env_pool import Workers
+from wamkit.simulate.env_pool import EnvPool
 from wamkit.simulate.environment import choose
 
 SPEC = Path(__file__).with_suffix(".toml")
@@ -71,7 +71,7 @@ def collect(asked: Any) -> None:
         for task in asked.tasks:
             config = environment(task)
             with (
-                Workers(config, asked.processes) as workers,
+                EnvPool(config, asked.processes) as workers,
                 writer(asked.data, workers.robot(), asked.pictures) as made,
             ):
                 done = collect(workers, made, asked.episodes, keep_every=20)
@@ -172,7 +172,7 @@ def evaluate(asked: Any) -> None:
     from wamkit import Policy
     from wamkit.simulate.compatibility import views_of
     from wamkit.simulate.metrics import latencies, summary, wilson
-    from wamkit.simulate.policy_runner import Actor
+    from wamkit.simulate.policy_runner import PolicyRunner
     from wamkit.simulate.rollout import evaluate, play
 
     out = asked.out or asked.policy.with_name(asked.policy.name + ".json")
@@ -188,9 +188,9 @@ def evaluate(asked: Any) -> None:
 
     def judged(task: str) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {}
-        with Workers(environment(task, asked.max_steps), asked.processes) as workers:
-            actor = Actor(policy, views_of(policy.spec, workers.robot(), {}), replan, {})
-            acted = sorted(evaluate(workers, seeds, actor, seconds), key=lambda a: a.seed)
+        with EnvPool(environment(task, asked.max_steps), asked.processes) as workers:
+            runner = PolicyRunner(policy, views_of(policy.spec, workers.robot(), {}), replan, {})
+            acted = sorted(evaluate(workers, seeds, runner, seconds), key=lambda a: a.seed)
             chance = list(play(workers, seeds, "random"))
         result = {"policy": summary(acted), "random": summary(chance)}
         return result | {"latency_ms": latencies(seconds)}

@@ -24,7 +24,7 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
-from wamkit.simulate.env_pool import Workers
+from wamkit.simulate.env_pool import EnvPool
 from wamkit.simulate.environment import choose
 
 SPEC = Path(__file__).parent.parent / "examples" / "metaworld.toml"
@@ -99,14 +99,14 @@ def error(asked: Any, policy: Any, seed: int, held: float) -> float:
 def success(asked: Any, policy: Any) -> float:
     """Share of the episodes in which the policy succeeds."""
     from wamkit.simulate.compatibility import views_of
-    from wamkit.simulate.policy_runner import Actor
+    from wamkit.simulate.policy_runner import PolicyRunner
     from wamkit.simulate.rollout import evaluate
 
     seeds = range(FIRST, FIRST + asked.episodes)
-    with Workers(choose(asked.env, asked.env_set), asked.processes) as workers:
+    with EnvPool(choose(asked.env, asked.env_set), asked.processes) as workers:
         views = views_of(policy.spec, workers.robot(), {})
-        actor = Actor(policy, views, max(1, policy.spec.actions.chunk_size // 2), {})
-        return mean(float(attempt.success) for attempt in evaluate(workers, seeds, actor, {}))
+        runner = PolicyRunner(policy, views, max(1, policy.spec.actions.chunk_size // 2), {})
+        return mean(float(rollout.success) for rollout in evaluate(workers, seeds, runner, {}))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

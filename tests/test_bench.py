@@ -16,8 +16,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wamkit
-from wamkit.bench import Report, Roof, busy, compare_reports, differences, machine, measure
-from wamkit.bench.hooks import Stages, recorded, tapped
+from wamkit.bench import (
+    Report,
+    Roofline,
+    compare_reports,
+    differences,
+    load_warning,
+    machine,
+    measure,
+)
+from wamkit.bench.hooks import StageRecorder, hook_method, record_calls
 from wamkit.bench.measure import p95
 from wamkit.errors import WamkitError
 from wamkit.policy.cost import cost
@@ -61,14 +69,14 @@ def test_work_is_that_of_the_same_chunk_on_the_meta_device() -> None:
     assert report().chunk.operations == pytest.approx(sum(counted.values()), rel=1e-4)
 
 
-def test_floors_follow_from_the_roof() -> None:
-    top = Roof(bytes_per_second=100.0, operations_per_second=1000.0, dtype="float32")
+def test_floors_follow_from_the_roofline() -> None:
+    top = Roofline(bytes_per_second=100.0, operations_per_second=1000.0, dtype="float32")
     assert top.floor(5000, 100) == 5.0 and top.floor(100, 5000) == 50.0
 
 
 def test_of_two_roofs_the_better_halves_are_taken() -> None:
-    one, two = Roof(100.0, 2000.0, "float32"), Roof(300.0, 1000.0, "float32")
-    assert one.higher(two) == two.higher(one) == Roof(300.0, 2000.0, "float32")
+    one, two = Roofline(100.0, 2000.0, "float32"), Roofline(300.0, 1000.0, "float32")
+    assert one.higher(two) == two.higher(one) == Roofline(300.0, 2000.0, "float32")
 
 
 def test_of_twenty_calls_the_95th_percentile_is_not_the_longest() -> None:
@@ -95,7 +103,7 @@ def test_by_hand_the_same_operations_run() -> None:
             call()
 
     act()
-    with recorded(policy(), calls):
+    with record_calls(policy(), calls):
         act()
     by_hand()
     with Operations() as whole:
@@ -128,9 +136,9 @@ def test_a_machine_is_told_by_more_than_its_name() -> None:
 
 
 def test_a_busy_machine_is_warned_of() -> None:
-    found = busy({"load": 5.5, "processors": 2})
+    found = load_warning({"load": 5.5, "processors": 2})
     assert found is not None and "a load of 5.5 on 2 processors" in found
-    assert busy({"load": 1.5, "processors": 2}) is None
+    assert load_warning({"load": 1.5, "processors": 2}) is None
 
 
 def test_measuring_leaves_no_tap_behind() -> None:
@@ -141,7 +149,7 @@ def test_measuring_leaves_no_tap_behind() -> None:
                 for k, m in parts.items()}  # fmt: skip
 
     before = taps()
-    with Stages(torch.device("cpu")).watching(policy()):
+    with StageRecorder(torch.device("cpu")).record(policy()):
         assert taps() != before
         policy().act(observation(policy().spec, batch=1), seed=0)
     assert taps() == before
@@ -156,7 +164,7 @@ def test_a_tap_passes_what_it_sees() -> None:
 
     x = torch.ones(1, 2)
     expected = layer(x)
-    with tapped(layer, "forward", around):
+    with hook_method(layer, "forward", around):
         assert torch.equal(layer(x), expected) and seen[0] is x
     assert "forward" not in vars(layer)
 
@@ -267,8 +275,8 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
     for phrase in (
         "random weights: backbone, text_encoder, action_head",
         "step: action (cached: context)",
-        "roof, measured in this run",
-        "a chunk sustains control at",
+        "roofline, measured in this run",
+        "max control rate",
         "faster",  # than before, in the line below
         "policy.act: tensors of pictures in",
         "max ms",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from wamkit.bench import Roof
+from wamkit.bench import Roofline
 from wamkit.checkpoints.safetensors import cast
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import Text
@@ -22,7 +22,7 @@ from wamkit.testing.fixtures import observation
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPT = BENCHMARKS / "published_sizes.py"
-TOP = Roof(1e10, 1e11, "bfloat16")
+TOP = Roofline(1e10, 1e11, "bfloat16")
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wamkit.bench.hooks import tapped
+from wamkit.bench.hooks import hook_method
 from wamkit.config.compositions import Cell, matrix
 from wamkit.interfaces.action_head import is_prefill
 from wamkit.interfaces.types import MODALITIES, ModelInputs
@@ -96,7 +96,7 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
             found.update(work.found or ())
             work.found = None
 
-    with torch.no_grad(), tapped(policy, "model", around), work:
+    with torch.no_grad(), hook_method(policy, "model", around), work:
         policy.act(observation(policy.spec, batch=1, frames=policy.spec.video.context), seed=0)
     return steps, found
 

@@ -14,7 +14,7 @@ import pytest
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import Feature, Recording, Writer, check
 from wamkit.errors import WamkitError
-from wamkit.simulate.record import Asked
+from wamkit.simulate.record import CollectionConfig
 
 
 class Nothing(EnvironmentConfig):
@@ -142,7 +142,14 @@ def test_pipes_in_place_of_metadata_are_not_waited_for(tmp_path: Path) -> None:
     assert any("is no regular file" in str(finding) for finding in check(tmp_path / "v2"))
 
 
-ENTRY = {"seed": 0, "noise": 0.1, "linger": 4, "episodes": 1, "frames": 3, "attempts": 1}
+ENTRY = {
+    "seed": 0,
+    "noise": 0.1,
+    "post_success_steps": 4,
+    "episodes": 1,
+    "frames": 3,
+    "attempts": 1,
+}
 NOTES: dict[str, Any] = {
     "a list": [1],
     "text": "x",
@@ -162,5 +169,5 @@ def test_notes_of_a_data_set_are_of_their_schema(tmp_path: Path, kind: str) -> N
     folder = added(tmp_path / "set")
     (folder / "meta" / "wamkit.json").write_text(json.dumps(NOTES[kind]))
     with pytest.raises(WamkitError, match=r"wamkit\.json|damaged") as problem:
-        Asked(Nothing()).kept(folder)
+        CollectionConfig(Nothing()).kept(folder)
     assert "remove" in problem.value.hint

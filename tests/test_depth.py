@@ -28,7 +28,7 @@ from wamkit.policy.cameras import CameraLayout
 from wamkit.policy.observation import read_image
 from wamkit.serve.client import Client
 from wamkit.serve.latency import random_request
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.testing.dataset import record
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import same_values
@@ -283,8 +283,8 @@ def test_depth_trains_is_saved_and_acts_from_the_command_line(wamkit: Run, tmp_p
 
 
 def test_a_server_takes_depth_where_a_view_has_a_range() -> None:
-    policy, listener = package.build(spec(RANGE)), bound("127.0.0.1", 0)
-    with beside(Server(policy, "small"), listener), Client(*address_of(listener)) as client:
+    policy, listener = package.build(spec(RANGE)), bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy, "small"), listener), Client(*address_of(listener)) as client:
         assert client.metadata["cameras"]["front"]["value_range"] == [600, 3600]
         request = {"observation/front": DEPTH, "prompt": "go", "seed": 0}
         expected = policy.act(Observation({"front": DEPTH}, "go"), seed=0).values[0].numpy()
@@ -299,10 +299,10 @@ def test_a_server_takes_depth_where_a_view_has_a_range() -> None:
 
 
 def test_a_server_of_color_refuses_depth() -> None:
-    policy, listener = package.build(spec()), bound("127.0.0.1", 0)
+    policy, listener = package.build(spec()), bind("127.0.0.1", 0)
     request = {"observation/front": DEPTH, "prompt": "go"}
     with (
-        beside(Server(policy, "small"), listener),
+        run_in_thread(Server(policy, "small"), listener),
         Client(*address_of(listener)) as client,
         pytest.raises(WamkitError, match="views with value_range"),
     ):

@@ -132,7 +132,7 @@ def test_a_film_of_an_episode_that_fails_leaves_nothing(
     hang("picture")
     monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
     with pytest.raises(WamkitError, match="the encoder libx264 hangs"):
-        video.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+        video.write_video(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert files(tmp_path) == []
 
 
@@ -168,5 +168,5 @@ def test_the_film_of_an_episode_says_what_its_command_takes(
     monkeypatch.setitem(CODECS, "h264", ("libnone", {}))
     monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
     with pytest.raises(WamkitError) as error:
-        video.shoot(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
+        video.write_video(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert "--film gif" in str(error.value.hint)

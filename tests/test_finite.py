@@ -31,8 +31,8 @@ from wamkit.policy.policy import generator
 from wamkit.policy.precomputed_text import StoredEncoder
 from wamkit.policy.precomputed_text import precompute as precompute_text
 from wamkit.serve.client import Client
-from wamkit.serve.server import Server, address_of, beside, bound
-from wamkit.simulate import Host, Robot, Seen, Step
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
+from wamkit.simulate import EnvObservation, EnvWorker, Robot, Step
 from wamkit.testing.dataset import record
 from wamkit.testing.fixtures import batch_of, changed, composed, observation
 from wamkit.train.config import read_config
@@ -306,11 +306,11 @@ class ShakyEnvironment:
     def reset(self, seed: int) -> None:
         self.step_number = 0
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         late = self.step_number > 1
         state = np.array([0.0, NAN if self.fault == "state" and late else 1.0], np.float32)
         dtype = np.uint16 if self.fault == "picture" and late else np.uint8
-        return Seen({"side": np.zeros((8, 8, 3), dtype)}, state, "go")
+        return EnvObservation({"side": np.zeros((8, 8, 3), dtype)}, state, "go")
 
     def step(self, action: Any) -> Step:
         self.step_number += 1
@@ -332,7 +332,7 @@ class ShakyEnvironment:
     ],
 )
 def test_what_an_environment_says_is_looked_at(fault: str, words: str) -> None:
-    host = Host(Shaky(fault=fault))
+    host = EnvWorker(Shaky(fault=fault))
     host.reset(0)
     host.advance(np.zeros((1, 1)), 1)
     with pytest.raises(WamkitError, match=words):
@@ -345,8 +345,8 @@ def test_a_server_answers_in_words_and_goes_on() -> None:
     healthy = weight.detach().clone()
     request = {f"observation/{spec().cameras.views[0].name}": np.zeros((32, 32, 3), np.uint8)}
     request |= {"prompt": "go", "seed": 0}
-    listener = bound("127.0.0.1", 0)
-    with beside(Server(policy, "toy"), listener), Client(*address_of(listener)) as client:
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy, "toy"), listener), Client(*address_of(listener)) as client:
         first = client.infer(request)["actions"]
         with torch.no_grad():
             weight[0, 0] = NAN

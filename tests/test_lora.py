@@ -23,7 +23,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
-from wamkit.train.optim import adapted, choose
+from wamkit.train.optim import adapted, set_trainable
 from wamkit.train.plan import plan, work
 from wamkit.train.trainer import Data, Summary, train
 
@@ -51,12 +51,12 @@ def test_the_saved_policy_is_merged_and_acts_as_the_adapted_one(
     seen = observation(policy.spec)
     chunks = []
 
-    def act(step: int, told: Any) -> None:
+    def act(step: int, metrics: Any) -> None:
         if step == 4:
             assert any("lora_A" in name for name in policy.state_dict())
             chunks.append(policy.act(seen, seed=0).values)
 
-    run(folder, tmp_path / "run", policy, tell=act)
+    run(folder, tmp_path / "run", policy, on_step=act)
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it would raise
     loaded = Policy.load(tmp_path / "run/checkpoints/last/policy")
     same_values(loaded.act(seen, seed=0).values, chunks[0])
@@ -97,11 +97,11 @@ def test_a_resumed_run_is_the_run_with_everything_switched_on(folder: Path, tmp_
     }
     run(folder, tmp_path / "whole", **on)
 
-    def stop(step: int, told: Any) -> None:
+    def stop(step: int, metrics: Any) -> None:
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run(folder, tmp_path / "cut", tell=stop, **on).step == 3
+    assert run(folder, tmp_path / "cut", on_step=stop, **on).step == 3
     assert run(folder, tmp_path / "cut", resume=True, **on).step == 4
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
     assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
@@ -123,7 +123,7 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
     policy = Policy.from_spec(composed(backbone=name))
     names = set(policy.state_dict())
     config = TrainConfig(lora=Lora(rank=2))
-    choose(policy, config.parts)
+    set_trainable(policy, config.parts)
     adapters = adapted(policy, config)
     assert adapters is not None and len(adapters.layers) >= 4
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
         elif "lora_" not in n and n.startswith("backbone"):
             assert p.grad is None, n
     merged = dict(adapters.merged(policy.state_dict()))
-    with adapters.aside():
+    with adapters.disabled():
         assert set(policy.state_dict()) == names == set(merged)
     adapters.merge()
     assert set(policy.state_dict()) == names
@@ -188,7 +188,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
     policy = wamkit.build(TOY)
     parts = Parts.model_validate({"text_encoder": {"freeze": True}})
     config = TrainConfig(lora=Lora(rank=2), batch=1, parts=parts)
-    choose(policy, config.parts)
+    set_trainable(policy, config.parts)
     adapted(policy, config)
     learned = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     made = plan(policy.spec, config)

@@ -76,7 +76,7 @@ def test_every_way_out_of_the_command_line_is_printable(
     made = output.table("key", bad)
     made.add_row(bad, bad)
     output.show_table(made)
-    with output.busy(bad):
+    with output.spinner(bad):
         output.console(stderr=True).print(bad)
     out, err = capfd.readouterr()
     assert clean(out) and clean(err)

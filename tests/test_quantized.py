@@ -15,7 +15,7 @@ from torch import nn
 import wamkit
 from wamkit.acceleration.compile_modules import blocks, compile_pass
 from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
-from wamkit.bench.quantization import quantized, relative
+from wamkit.bench.quantization import measure_quantized, relative_error
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.registry import registry
@@ -72,7 +72,7 @@ def test_a_rounded_policy_stays_near_itself(kind: str) -> None:
     before = acted(rounded)
     done = rounded.quantize(kind, least=SMALL)
     assert done is not None and done.layers > 0 and done.numbers > 30_000
-    assert 0 < relative(acted(rounded), before) < 0.05
+    assert 0 < relative_error(acted(rounded), before) < 0.05
     assert torch.equal(acted(rounded), acted(rounded))
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
 
 def test_a_report_says_how_far_and_how_fast() -> None:
     pytest.importorskip("torchao")
-    report, found = quantized(policy(), "int8_weights", "eager", 1, 2, "toy", least=SMALL)
+    report, found = measure_quantized(policy(), "int8_weights", "eager", 1, 2, "toy", least=SMALL)
     assert found is not None and report.mode == "eager"
     assert 0 < found.chunk_error < 0.05 and 0 < found.velocity_error < 0.05
     assert found.times_as_fast > 0

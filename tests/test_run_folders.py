@@ -353,7 +353,7 @@ def killed_before_a_checkpoint(folder: Path, run: Path, **settings: Any) -> None
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        short_run(package.build(SMALL), folder, run, tell=kill, **settings)
+        short_run(package.build(SMALL), folder, run, on_step=kill, **settings)
 
 
 @pytest.mark.parametrize("missing", [(), ("log.jsonl",), ("log.jsonl", "train.yaml", "spec.yaml")])

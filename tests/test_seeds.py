@@ -14,7 +14,7 @@ import wamkit as package
 from wamkit import Observation, WamkitError
 from wamkit.config.seeds import MOST, expect_seed, folded, narrowed
 from wamkit.serve.protocol import _seed
-from wamkit.simulate.policy_runner import Running
+from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.train.config import read_config
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -62,8 +62,8 @@ def test_settings_and_specs_refuse_what_is_no_seed(seed: str) -> None:
 
 def test_seeds_that_are_derived_stay_seeds() -> None:
     assert folded(MOST * 100_003 + 7) <= MOST and folded(12) == 12
-    assert Running(3, {}, decisions=5).draw == 3 * 100_003 + 5
-    assert 0 <= Running(MOST, {}, decisions=5).draw <= MOST
+    assert RunningEpisode(3, {}, decisions=5).draw == 3 * 100_003 + 5
+    assert 0 <= RunningEpisode(MOST, {}, decisions=5).draw <= MOST
     assert narrowed(2**32 - 1) == 2**32 - 1
     wide = {narrowed(2**32 + i) for i in range(100)}
     assert len(wide) == 100 and max(wide) < 2**32

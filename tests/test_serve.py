@@ -18,14 +18,14 @@ import pytest
 import torch
 
 import wamkit as package
-from wamkit.bench.hooks import tapped
+from wamkit.bench.hooks import hook_method
 from wamkit.cli.serve import unready
 from wamkit.errors import WamkitError
 from wamkit.policy.observation import Observation, read_image
 from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import unpack
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.testing.fixtures import changed, composed
 from wamkit.testing.parity import other_values, same_values
 
@@ -50,8 +50,8 @@ def remembering() -> Policy:
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     """Where the first policy is served."""
-    listener = bound("127.0.0.1", 0)
-    with beside(Server(policy(), "toy"), listener):
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy(), "toy"), listener):
         yield address_of(listener)
 
 
@@ -212,9 +212,9 @@ def test_clients_remember_each_its_own_episode() -> None:
             clips[view.name] = torch.from_numpy(clip).movedim(-1, 1)[None]
         return Observation(clips, WORDS, seen.get("observation/state"))
 
-    listener, new = bound("127.0.0.1", 0), video.frames - video.context
+    listener, new = bind("127.0.0.1", 0), video.frames - video.context
     with (
-        beside(Server(remembering()), listener),
+        run_in_thread(Server(remembering()), listener),
         Client(*address_of(listener)) as one,
         Client(*address_of(listener)) as two,
     ):
@@ -236,7 +236,7 @@ def test_clients_remember_each_its_own_episode() -> None:
 
 
 def test_nobody_at_an_address_is_said_with_the_cure() -> None:
-    listener = bound("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     host, port = address_of(listener)
     with pytest.raises(WamkitError, match=f"wamkit serve POLICY --host {host} --port {port}"):
         Client(host, port)
@@ -244,8 +244,8 @@ def test_nobody_at_an_address_is_said_with_the_cure() -> None:
 
 
 def test_a_server_ends_while_clients_are_there() -> None:
-    listener = bound("127.0.0.1", 0)
-    with beside(Server(policy()), listener):
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy()), listener):
         client = Client(*address_of(listener))
     with pytest.raises(WamkitError, match="has closed the connection"):
         client.infer(request())
@@ -375,7 +375,7 @@ def test_warming_up_makes_a_chunk_and_what_follows_it(make: Any, chunks: int) ->
         made.append(method(*args, **kwargs))
         return made[-1]
 
-    with tapped(make(), "decide", around):
+    with hook_method(make(), "decide", around):
         Server(make()).warm_up()
     assert len(made) == chunks
 
@@ -387,7 +387,7 @@ def test_warming_up_reads_the_instructions_that_are_named() -> None:
         read.extend(words)
         return method(words, *rest)
 
-    with tapped(policy().prompts, "encode", around):
+    with hook_method(policy().prompts, "encode", around):
         Server(policy()).warm_up(["lift it", "let it go at once"])
     assert read == ["lift it", "let it go at once"]
 

@@ -20,14 +20,14 @@ from wamkit.serve.client import Client
 from wamkit.serve.codec import pack
 from wamkit.serve.connection import UNREAD
 from wamkit.serve.limits import Limits
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 
 
 @contextmanager
 def served(**limits: int) -> Iterator[tuple[Server, tuple[str, int]]]:
-    listener = bound("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     server = Server(policy(), "toy", limits=Limits(**limits))
-    with beside(server, listener):
+    with run_in_thread(server, listener):
         yield server, address_of(listener)
 
 

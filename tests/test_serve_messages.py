@@ -19,7 +19,7 @@ from wamkit.policy.policy import Policy
 from wamkit.serve import codec
 from wamkit.serve.client import Client
 from wamkit.serve.quoting import brief, quoted
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 
@@ -31,8 +31,8 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
-    listener = bound("127.0.0.1", 0)
-    with beside(Server(policy(), "toy"), listener):
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy(), "toy"), listener):
         yield address_of(listener)
 
 
@@ -272,7 +272,7 @@ def test_a_client_shows_no_control_characters_of_a_server() -> None:
     client = object.__new__(Client)
     client.address, vars(client)["_line"] = "ws://x", Line()
     with pytest.raises(WamkitError) as found:
-        client._heard()
+        client._receive()
     assert "\x1b" not in str(found.value) and len(str(found.value)) < 20_000
 
 

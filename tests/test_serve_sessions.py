@@ -18,7 +18,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.serve.sessions import Patience
 from wamkit.testing.fixtures import changed, composed
 from wamkit.testing.parity import same_values
@@ -33,9 +33,9 @@ def remembering() -> Policy:
 
 @contextmanager
 def served(**patience: Any) -> Iterator[tuple[Server, tuple[str, int]]]:
-    listener = bound("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     server = Server(remembering(), patience=Patience(**patience))
-    with beside(server, listener):
+    with run_in_thread(server, listener):
         yield server, address_of(listener)
 
 

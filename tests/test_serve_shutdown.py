@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wamkit.errors import WamkitError
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
-from wamkit.serve.server import Server, address_of, beside, bound
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
 
 TOY = "examples/toy.toml"
 SLOW = """
@@ -53,7 +53,7 @@ def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(policy(), "decide", decide)
-    listener = bound("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     address, server = address_of(listener), Server(policy(), "toy")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     found: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
             found["late"] = error.response.status_code
         free.set()
 
-    with beside(server, listener):
+    with run_in_thread(server, listener):
         assert (probe("/healthz"), probe("/readyz")) == (200, 200)
         lines = [line_to(address) for _ in range(5)]
         for line in lines:
@@ -105,17 +105,20 @@ def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
 
 
 def test_a_client_of_wamkit_says_why_it_has_no_answer() -> None:
-    listener = bound("127.0.0.1", 0)
-    with beside(Server(policy()), listener):
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(policy()), listener):
         client = Client(*address_of(listener))
     with pytest.raises(WamkitError, match="the server is shutting down"):
         client.infer(SEEN)
 
 
 def test_a_server_that_cannot_begin_says_so() -> None:
-    closed = bound("127.0.0.1", 0)
+    closed = bind("127.0.0.1", 0)
     closed.close()
-    with pytest.raises(OSError, match="Bad file descriptor"), beside(Server(policy()), closed):
+    with (
+        pytest.raises(OSError, match="Bad file descriptor"),
+        run_in_thread(Server(policy()), closed),
+    ):
         raise AssertionError("it began")
 
 

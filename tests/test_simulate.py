@@ -18,14 +18,14 @@ from wamkit.data.reader import Numbers
 from wamkit.errors import WamkitError
 from wamkit.policy.build import build
 from wamkit.policy.policy import Policy
-from wamkit.simulate import Host, Robot, Seen, Step, Workers, choose
+from wamkit.simulate import EnvObservation, EnvPool, EnvWorker, Robot, Step, choose
 from wamkit.simulate.compatibility import conflicts, views_of
-from wamkit.simulate.episodes import Attempt
+from wamkit.simulate.episodes import Rollout
 from wamkit.simulate.metrics import latencies, summary, wilson
-from wamkit.simulate.policy_runner import Actor
-from wamkit.simulate.record import Asked, collect, writer
+from wamkit.simulate.policy_runner import PolicyRunner
+from wamkit.simulate.record import CollectionConfig, collect, writer
 from wamkit.simulate.rollout import evaluate, play
-from wamkit.simulate.video import pictures, shoot
+from wamkit.simulate.video import pictures, write_video
 from wamkit.testing.environment import expect_environment
 from wamkit.testing.parity import same_values
 
@@ -60,12 +60,14 @@ class RailEnvironment:
         rng = np.random.default_rng(seed)
         self.x, self.goal = rng.uniform(-1, -0.5), rng.uniform(0.3, 0.9)
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         self.seen += 1
         picture = np.zeros((SIZE, SIZE, 3), np.uint8)
         for place, color in ((self.goal, 1), (self.x, 0)):
             picture[:, int((place + 1) / 2 * (SIZE - 1)), color] = 255
-        return Seen({"side": picture}, np.array([self.x, self.goal], np.float32), "go to the goal")
+        return EnvObservation(
+            {"side": picture}, np.array([self.x, self.goal], np.float32), "go to the goal"
+        )
 
     def step(self, action: NDArray[np.float32]) -> Step:
         if self.seed == self.config.stops_at:
@@ -86,7 +88,7 @@ class RailExpert:
     def __init__(self, lost: bool) -> None:
         self.sign = -1 if lost else 1
 
-    def act(self, seen: Seen) -> NDArray[Any]:
+    def act(self, seen: EnvObservation) -> NDArray[Any]:
         return np.array([self.sign * (seen.state[1] - seen.state[0])])
 
 
@@ -112,13 +114,13 @@ def policy() -> Policy:
     return build(spec())
 
 
-def here(count: int = 1, **settings: Any) -> Workers:
+def here(count: int = 1, **settings: Any) -> EnvPool:
     """Rails in this process."""
-    return Workers(Rail(**settings), count, apart=False)
+    return EnvPool(Rail(**settings), count, apart=False)
 
 
-def actor(policy: Policy, replan: int = 2, **settings: Any) -> Actor:
-    return Actor(policy, {"side": "side"}, replan, {}, **settings)
+def runner(policy: Policy, replan: int = 2, **settings: Any) -> PolicyRunner:
+    return PolicyRunner(policy, {"side": "side"}, replan, {}, **settings)
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -146,7 +148,7 @@ def test_an_expert_succeeds_and_chance_does_not() -> None:
 
 
 def test_what_is_recorded_is_what_was_meant_not_the_noise() -> None:
-    host = Host(Rail())
+    host = EnvWorker(Rail())
     calm, shaken = (host.play(3, "expert", noise, 0, True) for noise in (0.0, 0.8))
     assert [f.action.tolist() for f in calm.frames] != [f.action.tolist() for f in shaken.frames]
     for frame in shaken.frames:
@@ -155,7 +157,10 @@ def test_what_is_recorded_is_what_was_meant_not_the_noise() -> None:
 
 
 def test_an_episode_lingers_after_success_and_is_seen_to_its_end() -> None:
-    plain, longer = (Host(Rail()).play(3, "expert", 0.0, linger, True) for linger in (0, 3))
+    plain, longer = (
+        EnvWorker(Rail()).play(3, "expert", 0.0, post_success_steps, True)
+        for post_success_steps in (0, 3)
+    )
     assert longer.steps == plain.steps + 3 == len(longer.frames)
     assert longer.last is not None and longer.frames[-1].success
 
@@ -164,8 +169,8 @@ def test_a_policy_is_asked_again_after_so_many_actions(policy: Policy) -> None:
     with here(max_steps=8, near=0) as workers:
         for replan, decisions in ((1, 8), (2, 4), (3, 3), (4, 2)):
             seconds: dict[str, list[float]] = {}
-            (attempt,) = evaluate(workers, [5], actor(policy, replan), seconds)
-            assert not attempt.success and attempt.steps == 8
+            (rollout,) = evaluate(workers, [5], runner(policy, replan), seconds)
+            assert not rollout.success and rollout.steps == 8
             assert len(seconds["policy"]) == decisions and len(seconds["environment"]) == 8
     assert set(latencies(seconds)) == {"observation", "policy", "environment"}
 
@@ -173,9 +178,9 @@ def test_a_policy_is_asked_again_after_so_many_actions(policy: Policy) -> None:
 def test_between_decisions_nobody_looks_unless_frames_are_kept(policy: Policy) -> None:
     with here(max_steps=8, near=0) as workers:
         environment = workers._here[0].environment
-        list(evaluate(workers, [5], actor(policy, 4), {}))
+        list(evaluate(workers, [5], runner(policy, 4), {}))
         assert environment.seen == 1 + 1
-        (kept,) = evaluate(workers, [5], actor(policy, 4), {}, keep=True)
+        (kept,) = evaluate(workers, [5], runner(policy, 4), {}, keep=True)
         assert environment.seen == 2 + 1 + 8 and len(kept.frames) == 8
 
 
@@ -183,14 +188,14 @@ def test_the_same_seeds_give_the_same_episodes(policy: Policy) -> None:
     runs = []
     for _ in range(2):
         with here(2) as workers:
-            runs.append(_actions(evaluate(workers, range(4), actor(policy), {}, keep=True)))
+            runs.append(_actions(evaluate(workers, range(4), runner(policy), {}, keep=True)))
     assert all(np.array_equal(runs[0][seed], runs[1][seed]) for seed in range(4))
 
 
 def test_episodes_side_by_side_are_those_one_by_one(policy: Policy) -> None:
     with here(1) as one, here(3) as three:
-        alone = _actions(evaluate(one, range(5), actor(policy), {}, keep=True))
-        together = _actions(evaluate(three, range(5), actor(policy), {}, keep=True))
+        alone = _actions(evaluate(one, range(5), runner(policy), {}, keep=True))
+        together = _actions(evaluate(three, range(5), runner(policy), {}, keep=True))
     for seed in range(5):
         same_values(alone[seed], together[seed])
 
@@ -201,7 +206,7 @@ def _actions(attempts: Any) -> Mapping[int, NDArray[Any]]:
 
 def test_several_observed_pictures_are_those_of_training() -> None:
     two = build(spec(video={"frames": 3, "context": 2, "every": 3}))
-    looking = actor(two, 4)
+    looking = runner(two, 4)
     assert looking.every == 1
     shown: list[list[int]] = []
     act = two.act
@@ -213,29 +218,36 @@ def test_several_observed_pictures_are_those_of_training() -> None:
 
     object.__setattr__(two, "act", spied)
     with here(max_steps=8, near=0) as workers:
-        (attempt,) = evaluate(workers, [5], looking, {}, keep=True)
-    assert attempt.steps == 8
-    columns = [int((float(f.seen.state[0]) + 1) / 2 * (SIZE - 1)) for f in attempt.frames]
+        (rollout,) = evaluate(workers, [5], looking, {}, keep=True)
+    assert rollout.steps == 8
+    columns = [int((float(f.seen.state[0]) + 1) / 2 * (SIZE - 1)) for f in rollout.frames]
     assert shown == [[columns[0], columns[0]], [columns[1], columns[4]]]
 
 
 def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: Path) -> None:
     with here(max_steps=4, near=0) as workers:
-        (attempt,) = evaluate(workers, [5], actor(policy, 2, imagine=True), {}, keep=True)
-    assert set(attempt.imagined) == {0, 2}
-    assert attempt.imagined[0]["side"].shape == (1, SIZE, SIZE, 3)
-    shown = list(pictures(attempt, every=4))
+        (rollout,) = evaluate(workers, [5], runner(policy, 2, imagine=True), {}, keep=True)
+    assert set(rollout.imagined) == {0, 2}
+    assert rollout.imagined[0]["side"].shape == (1, SIZE, SIZE, 3)
+    shown = list(pictures(rollout, every=4))
     edge = 192 + 2 * 4
     assert len(shown) == 5 and shown[0].shape == (edge, 2 * edge, 3)
-    shoot(attempt, tmp_path / "a.gif", 10, 4)
-    shoot(attempt, tmp_path / "a.mp4", 10, 4)
+    write_video(rollout, tmp_path / "a.gif", 10, 4)
+    write_video(rollout, tmp_path / "a.mp4", 10, 4)
     assert (tmp_path / "a.gif").stat().st_size and (tmp_path / "a.mp4").stat().st_size
 
 
 def test_only_successes_are_kept(tmp_path: Path) -> None:
     with here(broken=3) as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
         heard: list[int] = []
-        done = collect(workers, made, 4, linger=1, noise=0.0, told=lambda a: heard.append(a.seed))
+        done = collect(
+            workers,
+            made,
+            4,
+            post_success_steps=1,
+            noise=0.0,
+            on_rollout=lambda a: heard.append(a.seed),
+        )
     assert heard == [0, 1, 2, 3, 4, 5] and done.attempts == 6 and done.seeds == (0, 5)
     found = Recording(tmp_path / "d")
     assert len(found.episodes) == 4 and found.fps == 10
@@ -280,7 +292,7 @@ def _collected(folder: Path, episodes: int, stops_at: int | None = None) -> list
     ):
         steps = workers._here[0].environment
         steps.config = Rail(broken=3, stops_at=stops_at)
-        collect(workers, made, episodes, keep_every=2, told=lambda a: heard.append(a.seed))
+        collect(workers, made, episodes, keep_every=2, on_rollout=lambda a: heard.append(a.seed))
     return heard
 
 
@@ -289,8 +301,8 @@ def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert _collected(whole, 5) == [0, 1, 2, 3, 4, 5, 6, 7]
     with pytest.raises(KeyboardInterrupt):
         _collected(parts, 5, stops_at=5)
-    asked = Asked(Rail(broken=3))
-    assert asked.kept(parts) == 3 and not Asked(Rail(broken=3), seed=9).kept(parts)
+    asked = CollectionConfig(Rail(broken=3))
+    assert asked.kept(parts) == 3 and not CollectionConfig(Rail(broken=3), seed=9).kept(parts)
     assert _collected(parts, 5) == [5, 6, 7] and _collected(parts, 5) == []
     assert check(parts, decode=True) == []
     assert len(list(tmp_path.iterdir())) == 2
@@ -302,8 +314,8 @@ def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
-    def told(attempt: Attempt) -> None:
-        if attempt.seed == 1:
+    def on_rollout(rollout: Rollout) -> None:
+        if rollout.seed == 1:
             signal.raise_signal(signal.SIGINT)
 
     with (
@@ -311,8 +323,8 @@ def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
         here() as workers,
         writer(tmp_path / "d", workers.robot(), "video") as made,
     ):
-        collect(workers, made, 4, keep_every=10, told=told)
-    assert Asked(Rail()).kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
+        collect(workers, made, 4, keep_every=10, on_rollout=on_rollout)
+    assert CollectionConfig(Rail()).kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
 
 
 def test_ctrl_c_before_the_first_episode_leaves_nothing(tmp_path: Path) -> None:

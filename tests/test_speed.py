@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wamkit.bench.hooks import tapped
+from wamkit.bench.hooks import hook_method
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.layers import RotaryEmbedding, rotate_pairs
 from wamkit.engine.levels import MAX_LEVELS, Level, index_levels, level_in_run
@@ -70,7 +70,7 @@ def passes_of(policy: Policy) -> list[tuple[str, Any, Ops]]:
         found.append((kind, cache, ops))
         return out
 
-    with tapped(policy, "model", around):
+    with hook_method(policy, "model", around):
         policy.act(observation(policy.spec), seed=0)
     return found
 
@@ -137,7 +137,7 @@ def test_a_step_writes_its_keys_where_those_of_the_last_one_were() -> None:
             places.append([(k.k.data_ptr(), k.v.data_ptr()) for k in keys])
         return out
 
-    with tapped(policy, "model", around):
+    with hook_method(policy, "model", around):
         policy.act(observation(policy.spec), seed=0)
     assert len(places) > 1 and places[0] and all(rooms == places[0] for rooms in places)
 

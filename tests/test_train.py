@@ -53,11 +53,11 @@ def test_a_resumed_run_has_every_weight_of_one_that_was_never_interrupted(
 ) -> None:
     run(folder, tmp_path / "whole", accumulate=2)
 
-    def stop(step: int, told: Any) -> None:
+    def stop(step: int, metrics: Any) -> None:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    cut = run(folder, tmp_path / "cut", accumulate=2, tell=stop)
+    cut = run(folder, tmp_path / "cut", accumulate=2, on_step=stop)
     assert (cut.interrupted, cut.step) == (True, 4)
     assert not same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
     done = run(folder, tmp_path / "cut", accumulate=2, resume=True)
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_and_names_the_sam
 ) -> None:
     policy = wamkit.build(RAW)
 
-    def poison(step: int, told: Any) -> None:
+    def poison(step: int, metrics: Any) -> None:
         if step == 2:
             kept.update({n: x.clone() for n, x in policy.state_dict().items()})
             policy.schedules["action"] = Broken(policy.schedules["action"])  # type: ignore[assignment]
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_and_names_the_sam
 
     kept: dict[str, Tensor] = {}
     with pytest.raises(WamkitError, match="the loss of update 3 is not finite; its samples: ") as e:
-        run(folder, tmp_path / "run", policy, tell=poison, ema=None)
+        run(folder, tmp_path / "run", policy, on_step=poison, ema=None)
     assert e.value.what.count("episode") == 4 and "wamkit data check" in e.value.hint
     last = tmp_path / "run/checkpoints/last"
     assert last.resolve().name == "step-000002"

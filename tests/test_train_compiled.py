@@ -20,7 +20,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, short_run
 from wamkit.train import trainer
 from wamkit.train.config import Lora, TrainConfig
-from wamkit.train.optim import adapted, choose
+from wamkit.train.optim import adapted, set_trainable
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 
@@ -41,7 +41,7 @@ def gradients(policy: Policy, compute: torch.dtype = torch.float32) -> dict[str,
 def test_every_backbone_learns_alike_when_its_blocks_are_traced(name: str) -> None:
     policy = Policy.from_spec(composed(backbone=name))
     config = TrainConfig(lora=Lora(rank=2)) if name == "toy" else TrainConfig()
-    choose(policy, config.parts)
+    set_trainable(policy, config.parts)
     adapted(policy, config)
     plain = gradients(policy)
     compile_blocks(policy, backend="eager")

@@ -39,12 +39,12 @@ def spoiled(folder: Path, out: Path, spoil: Callable[[Trainer], Tensor], at: int
     config = TrainConfig.model_validate(SHORT | {"steps": 6, "ema": 0.9})
     trainer = Trainer(package.build(SMALL), Data(folder, Columns()), out, config, HERE)
 
-    def tell(step: int, _: Any) -> None:
+    def on_step(step: int, _: Any) -> None:
         if step == at:
             spoil(trainer).detach().view(-1)[5] = math.inf
 
     with pytest.raises(WamkitError) as error:
-        trainer.go(resume=False, tell=tell)
+        trainer.go(resume=False, on_step=on_step)
     trainer.error = error.value  # type: ignore[attr-defined]
     return trainer
 
@@ -118,7 +118,7 @@ def test_a_state_that_is_saved_is_not_saved_again(folder: Path, tmp_path: Path) 
         return gradient * math.inf
 
     with pytest.raises(WamkitError) as error:
-        short_run(policy, folder, out, steps=6, tell=spoil)
+        short_run(policy, folder, out, steps=6, on_step=spoil)
     assert f"{place} is the state before" in error.value.hint
     assert inodes == [place.stat().st_ino]
 

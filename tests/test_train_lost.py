@@ -24,12 +24,12 @@ from wamkit.testing.training import short_run
 
 spec, data, out, how = sys.argv[1:]
 
-def tell(step, told):
+def on_step(step, metrics):
     if step == 3 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), getattr(signal, how))
 
 try:
-    short_run(wamkit.build(spec), Path(data), Path(out), steps=6, timeout=20, tell=tell)
+    short_run(wamkit.build(spec), Path(data), Path(out), steps=6, timeout=20, on_step=on_step)
 except WamkitError as error:
     print(error.what, error.hint, sep="|")
 """

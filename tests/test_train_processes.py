@@ -43,21 +43,23 @@ torch.set_num_threads(1)
 from wamkit.policy.policy import Policy
 from wamkit.config.registry import registry
 from wamkit.train.config import TrainConfig
-from wamkit.train.optim import choose
+from wamkit.train.optim import set_trainable
 from wamkit.train.processes import full, joined
-from wamkit.train.distributed import Team, Trainee
+from wamkit.train.distributed import DistributedPolicy, LossModule
 from wamkit.testing.parity import same_values
 from wamkit.testing.fixtures import batch_of, composed, observation
 
 def gradients(spec, config, processes):
     policy = Policy.from_spec(spec)
-    choose(policy, config.parts)
-    trainee = Trainee(policy, config)
-    team = Team(trainee, config, processes) if config.sharding == "fsdp" else None
-    losses = trainee(batch_of(spec), 0) if team is None else team.losses(batch_of(spec), 0)
+    set_trainable(policy, config.parts)
+    loss_module = LossModule(policy, config)
+    distributed, batch = None, batch_of(spec)
+    if config.sharding == "fsdp":
+        distributed = DistributedPolicy(loss_module, config, processes)
+    losses = loss_module(batch, 0) if distributed is None else distributed.losses(batch, 0)
     losses["total"].backward()
-    if team is not None and spec.latent_frames[1]:
-        trainee.imagine(observation(spec, frames=spec.video.context), 0)
+    if distributed is not None and spec.latent_frames[1]:
+        loss_module.imagine(observation(spec, frames=spec.video.context), 0)
     return {n: full(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
 
 with joined("cpu") as processes:

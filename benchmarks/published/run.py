@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from wamkit.bench import Report, machine, roof
+from wamkit.bench import Report, machine, measure_roofline
 from wamkit.policy.run_mode import compiles
 
 from .goals import GOALS, Measured, Stage, best, missed, verdicts
@@ -22,7 +22,7 @@ PASSES = (("eager", "graph"), ("compile+graph",), ("compile",))
 """Modes that are measured together: all systems in the first ones, then all in the next."""
 COLUMNS = (
     *("system", "mode", "VAE", "prefill", "all steps", "network", "network over floor"),
-    *("chunk", "p95", "chunk's floor", "chunk over floor", "TFLOP", "sustains Hz", "peak GB"),
+    *("chunk", "p95", "chunk's floor", "chunk over floor", "TFLOP", "max control Hz", "peak GB"),
     *("first chunk s", "difference", "over wamkit's best"),
 )
 
@@ -63,7 +63,7 @@ class Run:
     def all(self, names: Sequence[str], modes: Sequence[str]) -> None:
         """Measure and print everything that the time allows."""
         on = torch.device(self.device)
-        self.top = roof(on, torch.bfloat16)
+        self.top = measure_roofline(on, torch.bfloat16)
         print("\n".join(self._about(machine(on))), flush=True)
         wanted = [[mode for mode in together if mode in modes] for together in PASSES]
         for chosen in filter(None, wanted):
@@ -170,7 +170,7 @@ class Run:
             yield f"{one.chunk.floor_ms:.2f}"
             yield over(one.chunk)
             yield f"{report.chunk.operations / 1e12:.2f}"
-            yield f"{report.sustains_hertz:.0f}"
+            yield f"{report.max_control_hz:.0f}"
             yield f"{report.peak_bytes / 1e9:.1f}"
             yield f"{report.first_ms / 1000:.1f}"
         yield f"{one.difference:.0e} from {one.of}"

@@ -12,8 +12,8 @@ import torch
 from baseline import Plain, fresh, spelled
 from torch import Tensor
 
-from wamkit.bench import Roof, Row, measure
-from wamkit.bench.hooks import Call, Stages
+from wamkit.bench import Roofline, Row, measure
+from wamkit.bench.hooks import Call, StageRecorder
 from wamkit.bench.machine import seconds
 from wamkit.policy.policy import generator
 from wamkit.policy.preprocessing import blank
@@ -37,7 +37,7 @@ class Subject:
     """A system with random weights, what it gives in eager mode, and the work of its passes."""
 
     @torch.no_grad()
-    def __init__(self, name: str, device: str, top: Roof, *, tiny: bool) -> None:
+    def __init__(self, name: str, device: str, top: Roofline, *, tiny: bool) -> None:
         """Times are compared with floors under the roof `top`."""
         self.name, self.top, self.tiny = name, top, tiny
         self.policy = build(name, device, tiny=tiny)
@@ -46,8 +46,8 @@ class Subject:
         self.seen = [observation(spec, batch=1, frames=context, seed=seed) for seed in (0, 1)]
         self.inputs = blank(self.policy, self.seen[0])
         self.expected = [self._chunk(place) for place in range(len(self.seen))]
-        stages = Stages(self.device, counts=True)
-        with stages.watching(self.policy):
+        stages = StageRecorder(self.device, counts=True)
+        with stages.record(self.policy):
             self._chunk(0)
         self.prefill, self.steps = (_work(stages.calls, kind) for kind in ("prefill", "step"))
         self.network: Work = self.prefill[0] + self.steps[0], self.prefill[1] + self.steps[1]

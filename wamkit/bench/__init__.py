@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from .compare import compare_reports, differences
-from .machine import Roof, busy, machine, roof
+from .machine import Roofline, load_warning, machine, measure_roofline
 from .measure import Report, Row, measure
 
 __all__ = [
     "Report",
-    "Roof",
+    "Roofline",
     "Row",
-    "busy",
     "compare_reports",
     "differences",
+    "load_warning",
     "machine",
     "measure",
-    "roof",
+    "measure_roofline",
 ]

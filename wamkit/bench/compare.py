@@ -1,4 +1,4 @@
-"""Two reports of one policy on one machine against each other, as ratios."""
+"""Compare two reports of one policy on one machine, as ratios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The boundary of every number that `wamkit bench` prints: what is in it, and what is not."""
+"""Definitions of all numbers that `wamkit bench` prints: what each includes and excludes."""
 
 STAGES = {
     "pictures": "JPEG bytes of a 480 x 640 picture a camera to uint8 tensors; not in a chunk",
@@ -21,10 +21,10 @@ FIGURES = {
     "share": "of the median chunk whose stages are waited for one by one, not of the row chunk",
     "GFLOP": "of a call: matrix products, attention and convolutions, counted as they run in eager",
     "MB": "what these read and write, every operand once, as if nothing stayed in a cache",
-    "floor": "the longer of GFLOP and MB at the roof of this run, other work taken to be free; in "
-    "8 bits products can be below it, since the roof is of the dtype of the spec",
-    "roof": "the fastest of 14 copies of random bytes, and of 14 products of random matrices, half "
-    "of them before the chunks and half after",
+    "floor": "the longer of GFLOP and MB at the roofline of this run, other work taken to be free; "
+    "in 8 bits products can be below it, since the roofline is of the dtype of the spec",
+    "roofline": "the fastest of 14 copies of random bytes, and of 14 products of random matrices, "
+    "half of them before the chunks and half after",
     "control": "actions of a chunk over its median time: a chunk is ready when the last one has "
     "been played, if nothing else runs here; pictures, network and robot are not in it",
     "first chunk": "after policy.set_mode: compilation, recording and buffers; not loading",

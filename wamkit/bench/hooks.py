@@ -1,6 +1,6 @@
-"""Watching the parts of a policy at work, without another path for the code to take.
+"""Hooks that time or record method calls of a policy without changing its code path.
 
-A tap stands in front of a method of one object while a `with` block lasts, and calls the method.
+A hook wraps a method of one object while a `with` block lasts, and calls the method.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Label = Callable[..., str]
 
 
 @contextmanager
-def tapped(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
+def hook_method(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
     """`owner.name(...)` becomes `around(method, ...)` for as long as the block lasts."""
     if isinstance(owner, ModuleType):
         plain = getattr(owner, name)
@@ -59,7 +59,7 @@ class Call:
 
 
 @dataclass
-class Stages:
+class StageRecorder:
     """The stages of a chunk, call by call, in the order in which they came."""
 
     device: torch.device
@@ -67,8 +67,8 @@ class Stages:
     calls: list[Call] = field(default_factory=list)
 
     @contextmanager
-    def watching(self, policy: Policy) -> Iterator[None]:
-        """While this lasts, every stage of `policy` is written down."""
+    def record(self, policy: Policy) -> Iterator[None]:
+        """Within, append a `Call` for every stage of `policy`."""
         places: list[tuple[Any, str, Label]] = [
             (policy.cameras, "canvas", lambda *_: "camera layout"),
             (policy.instructions, "get", lambda *_: "text"),
@@ -83,10 +83,10 @@ class Stages:
             places.append((policy, "model", _pass))
         with ExitStack() as stack:
             for owner, name, label in places:
-                stack.enter_context(tapped(owner, name, self._written(label)))
+                stack.enter_context(hook_method(owner, name, self._timed(label)))
             yield
 
-    def _written(self, label: Label) -> Callable[..., Any]:
+    def _timed(self, label: Label) -> Callable[..., Any]:
         def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found: list[Any] = []
             call = Call(label(*args, **kwargs), 0.0)
@@ -136,7 +136,7 @@ class _Between(TorchDispatchMode):
 
 
 @contextmanager
-def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
+def record_calls(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
     """While this lasts, every call of a part's own methods is kept, to be made again by hand.
 
     So is every operation of torch between them, such as a solver's step.
@@ -162,7 +162,7 @@ def recorded(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         for owner, name in places:
-            stack.enter_context(tapped(owner, name, around))
+            stack.enter_context(hook_method(owner, name, around))
         stack.enter_context(between)
         yield
 

@@ -1,4 +1,4 @@
-"""The device that numbers are of: its name and software, its memory, and its roof in this run."""
+"""The measured device: its name and software, its memory, and its roofline in this run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def busy(found: Mapping[str, Any]) -> str | None:
+def load_warning(found: Mapping[str, Any]) -> str | None:
     """A warning if more wants to run on a machine (`machine`) than it has processors for."""
     load, room = found["load"], found["processors"]
     if load <= room:
@@ -62,7 +62,7 @@ def busy(found: Mapping[str, Any]) -> str | None:
 
 
 def _listed() -> list[dict[str, str]]:
-    """What Linux tells of every processor; nothing elsewhere."""
+    """Fields of /proc/cpuinfo, one table per processor; empty on other systems."""
     listing = Path("/proc/cpuinfo")
     if not listing.is_file():
         return []
@@ -72,7 +72,7 @@ def _listed() -> list[dict[str, str]]:
 
 
 def _name(listed: Sequence[Mapping[str, str]]) -> str:
-    """The name of the processor as Linux tells it, or as Python does."""
+    """The name of the processor, from /proc/cpuinfo or from Python."""
     named = [processor["model name"] for processor in listed if "model name" in processor]
     return named[0] if named else platform.processor() or platform.machine()
 
@@ -104,18 +104,18 @@ def _instructions(listed: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in INSTRUCTIONS if name in flags]
 
 
-def settle(device: torch.device) -> None:
-    """Wait until the device has done all it was told to."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
     """Of one run, the device idle before and after it."""
-    settle(device)
+    synchronize(device)
     start = time.perf_counter()
     run()
-    settle(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -128,8 +128,8 @@ def peak_bytes(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Roof:
-    """What a device does at best, measured: nothing can be faster than its slower half."""
+class Roofline:
+    """Measured peak memory bandwidth and compute of a device."""
 
     bytes_per_second: float  # of a copy, read and written
     operations_per_second: float  # of a square matrix product in `dtype`
@@ -141,9 +141,9 @@ class Roof:
             operations / self.operations_per_second, read_and_written / self.bytes_per_second
         )
 
-    def higher(self, other: Roof) -> Roof:
+    def higher(self, other: Roofline) -> Roofline:
         """The better of each half of two measurements: what disturbs one only makes it slower."""
-        return Roof(
+        return Roofline(
             max(self.bytes_per_second, other.bytes_per_second),
             max(self.operations_per_second, other.operations_per_second),
             self.dtype,
@@ -151,8 +151,8 @@ class Roof:
 
 
 @torch.no_grad()
-def roof(device: torch.device, dtype: torch.dtype, *, count: int = 7) -> Roof:
-    """The roof of a device: the fastest of `count` copies and products after two to warm up.
+def measure_roofline(device: torch.device, dtype: torch.dtype, *, count: int = 7) -> Roofline:
+    """Measure the roofline: the fastest of `count` copies and products after two to warm up.
 
     The copy is of 64 MB on a CPU and of 1 GB on a GPU, the product of 768 x 768 on a CPU and of
     8192 x 8192 on a GPU, both of random numbers: a GPU that multiplies equal ones draws less power,
@@ -168,4 +168,6 @@ def roof(device: torch.device, dtype: torch.dtype, *, count: int = 7) -> Roof:
         return min([seconds(run, device) for _ in range(count + 2)][2:])
 
     copying, multiplying = fastest(lambda: goal.copy_(source)), fastest(lambda: a @ a)
-    return Roof(2 * size / copying, 2 * side**3 / multiplying, str(dtype).removeprefix("torch."))
+    return Roofline(
+        2 * size / copying, 2 * side**3 / multiplying, str(dtype).removeprefix("torch.")
+    )

@@ -25,8 +25,8 @@ from ..policy.observation import Observation, random_observation
 from ..policy.policy import DTYPES, Policy
 from ..policy.run_mode import records
 from .definitions import FIGURES, STAGES
-from .hooks import Call, Stages, recorded
-from .machine import Roof, machine, peak_bytes, roof, seconds
+from .hooks import Call, StageRecorder, record_calls
+from .machine import Roofline, machine, measure_roofline, peak_bytes, seconds
 
 ROUNDS = 20
 """Chunks that are counted: the fewest of which the 95th percentile is not simply the longest."""
@@ -43,7 +43,7 @@ class Row:
     share: float  # of the chunk, all calls together
     operations: int = 0  # of one call
     bytes: int = 0
-    floor_ms: float = 0.0  # what one call takes at least on this device, by the measured roof
+    floor_ms: float = 0.0  # what one call takes at least on this device, by the measured roofline
     times_floor: float | None = None  # median over floor
 
 
@@ -56,17 +56,17 @@ class Report:
     batch: int
     dtype: str
     machine: Mapping[str, Any]
-    roof: Roof
+    roofline: Roofline
     rows: Sequence[Row]
     chunk: Row
     first_ms: float  # the first chunk of all: compilation, recording, buffers
     peak_bytes: int
     chunks_per_second: float
     actions_per_second: float
-    sustains_hertz: (
+    max_control_hz: (
         float  # control rate at which a chunk is ready when the last one has been played
     )
-    wants_hertz: float
+    required_hz: float
     framework: float | None  # share of a chunk that is neither in a part nor in a kernel it calls
     framework_quartiles: tuple[float, float] | None  # the first and the third, of the rounds
     random: tuple[str, ...]  # parts with random weights
@@ -104,12 +104,12 @@ def measure(
 
     policy.set_mode("eager")
     act()
-    work = Stages(device, counts=True)
-    with work.watching(policy):
+    work = StageRecorder(device, counts=True)
+    with work.record(policy):
         act()
     shares = framework(policy, act, rounds) if mode == "eager" else []
 
-    top = roof(device, dtype)
+    top = measure_roofline(device, dtype)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     policy.set_mode(mode)
@@ -119,13 +119,16 @@ def measure(
     whole, staged = [], []
     for _ in range(rounds):
         whole.append(seconds(act, device))
-        stages = Stages(device)
-        with stages.watching(policy):
+        stages = StageRecorder(device)
+        with stages.record(policy):
             total = seconds(act, device)
         staged.append((stages.calls, total))
     peak = peak_bytes(device)
-    top = top.higher(roof(device, dtype))
-    rows = [*_beside(policy, seen, device, rounds), *_rows(staged, _work(work.calls, mode), top)]
+    top = top.higher(measure_roofline(device, dtype))
+    rows = [
+        *_rows_outside_chunk(policy, seen, device, rounds),
+        *_rows(staged, _work(work.calls, mode), top),
+    ]
     ops, moved = sum(c.operations for c in work.calls), sum(c.bytes for c in work.calls)
     chunk = _row("chunk", whole, 1, statistics.median(whole), (ops, moved), top)
     took = chunk.median_ms / 1000
@@ -135,15 +138,15 @@ def measure(
         batch=batch,
         dtype=spec.dtype,
         machine=machine(device),
-        roof=top,
+        roofline=top,
         rows=rows,
         chunk=chunk,
         first_ms=1000 * first,
         peak_bytes=peak,
         chunks_per_second=1 / took,
         actions_per_second=batch * spec.actions.chunk_size / took,
-        sustains_hertz=spec.actions.chunk_size / took,
-        wants_hertz=spec.actions.control_hz,
+        max_control_hz=spec.actions.chunk_size / took,
+        required_hz=spec.actions.control_hz,
         framework=statistics.median(shares) if shares else None,
         framework_quartiles=_quartiles(shares) if shares else None,
         random=tuple(k for k in KINDS if _random(getattr(spec, k), getattr(policy, k))),
@@ -163,7 +166,7 @@ def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[floa
     once here too.
     """
     calls: list[Callable[[], Any]] = []
-    with recorded(policy, calls):
+    with record_calls(policy, calls):
         act()
 
     def by_hand() -> None:
@@ -188,7 +191,9 @@ def _processor(run: Callable[[], Any], device: torch.device) -> float:
     return time.process_time() - start
 
 
-def _beside(policy: Policy, seen: Observation, device: torch.device, rounds: int) -> list[Row]:
+def _rows_outside_chunk(
+    policy: Policy, seen: Observation, device: torch.device, rounds: int
+) -> list[Row]:
     """Stages that are not part of every chunk: pictures from a camera, and words that are new."""
     buffer = io.BytesIO()
     Image.effect_noise((640, 480), 60).convert("RGB").save(buffer, "JPEG")
@@ -228,7 +233,9 @@ def _work(calls: Sequence[Call], mode: str) -> dict[str, tuple[int, int]]:
 
 
 def _rows(
-    staged: Sequence[tuple[Sequence[Call], float]], work: Mapping[str, tuple[int, int]], top: Roof
+    staged: Sequence[tuple[Sequence[Call], float]],
+    work: Mapping[str, tuple[int, int]],
+    top: Roofline,
 ) -> list[Row]:
     total = statistics.median(total for _, total in staged)
     rows = []
@@ -247,7 +254,7 @@ def _row(
     calls: int,
     total: float | None,
     work: tuple[int, int],
-    top: Roof | None,
+    top: Roofline | None,
 ) -> Row:
     """`times` are those of single calls, `total` that of a chunk, in seconds."""
     median = statistics.median(times)

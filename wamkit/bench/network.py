@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import WamkitError
 from ..files import strict_json
 from ..policy.policy import Policy
-from ..serve.server import Server, address_of, beside, bound
+from ..serve.server import Server, address_of, bind, run_in_thread
 from .measure import Row, p95
 
 
@@ -44,8 +44,8 @@ def network(policy: Policy, rounds: int = 10) -> Network:
     """Measure a server of this policy over `rounds` requests of one client."""
     server = Server(policy)
     server.warm_up()
-    listener = bound("127.0.0.1", 0)
-    with beside(server, listener):
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(server, listener):
         host, port = address_of(listener)
         words = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(rounds)]
         done = subprocess.run(words, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What rounded weights cost and gain: a policy's answers and times before, and after."""
+"""Error and speedup of quantized weights: a policy's outputs and times before and after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .measure import Report, measure
 
 
 @dataclass(frozen=True)
-class Rounding:
+class QuantizationEffect:
     """A quantized policy against itself before: same pictures, same seeds, same mode."""
 
     kind: str
@@ -44,20 +44,20 @@ class Rounding:
         )
 
 
-def quantized(
+def measure_quantized(
     policy: Policy, kind: str, mode: str, batch: int, rounds: int, name: str, least: int = LEAST
-) -> tuple[Report, Rounding | None]:
+) -> tuple[Report, QuantizationEffect | None]:
     """Measure `policy` as it is, quantize it, and measure it again; the second report is whole.
 
     Raises WamkitError if it cannot be quantized so, or cannot run in `mode`.
     """
-    before = Before(policy, mode=mode, batch=batch, rounds=rounds)
+    before = Baseline(policy, mode=mode, batch=batch, rounds=rounds)
     done = policy.quantize(kind, least)
     report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=name)
-    return report, None if done is None else before.against(policy, done, report)
+    return report, None if done is None else before.compare(policy, done, report)
 
 
-class Before:
+class Baseline:
     """A policy's answers and times before it is quantized."""
 
     @torch.no_grad()
@@ -77,15 +77,15 @@ class Before:
         self.median_ms = 1000 * statistics.median(times[warmup:])
 
     @torch.no_grad()
-    def against(self, policy: Policy, done: Rounded, report: Report) -> Rounding:
+    def compare(self, policy: Policy, done: Rounded, report: Report) -> QuantizationEffect:
         """The same policy quantized; `report` measured it with the same mode and batch."""
-        return Rounding(
+        return QuantizationEffect(
             policy.quantized,
             done.layers,
             done.numbers,
             done.left,
-            relative(self._chunk(policy), self.chunk),
-            relative(self._velocity(policy), self.velocity),
+            relative_error(self._chunk(policy), self.chunk),
+            relative_error(self._velocity(policy), self.velocity),
             self.median_ms / report.chunk.median_ms,
         )
 
@@ -104,6 +104,6 @@ class Before:
         return torch.cat([part.float().flatten().cpu() for part in parts if part is not None])
 
 
-def relative(x: Tensor, reference: Tensor) -> float:
+def relative_error(x: Tensor, reference: Tensor) -> float:
     """|x - reference| / |reference|."""
     return float((x - reference).norm() / reference.norm())

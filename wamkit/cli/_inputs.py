@@ -62,7 +62,7 @@ def loaded(
     What `warnings_of` finds is told on stderr before anything is loaded, unless `quiet`.
     """
     from ..policy.placing import expect_device
-    from ._output import busy, note
+    from ._output import note, spinner
 
     for caution in () if quiet else warnings_of(spec):
         note(f"warning: {caution}")
@@ -71,7 +71,7 @@ def loaded(
         from ..acceleration.quantize import check_kind
 
         check_kind(quantize, place, spec.dtype)  # before any weight is loaded
-    with busy(f"loading {source}"):
+    with spinner(f"loading {source}"):
         if is_folder(source) and not (tiny and spec.dump() != resolve(source, overrides).dump()):
             from ..policy.policy import Policy
 

@@ -89,7 +89,7 @@ def emit(data: Any, indent: int | None = 2) -> None:
     print(strict_json.dumps(data, indent=indent).replace("\x7f", "\\u007f"))
 
 
-def busy(what: str) -> AbstractContextManager[Any]:
+def spinner(what: str) -> AbstractContextManager[Any]:
     """Say on a terminal's stderr that something takes its time; a pipe sees nothing of it."""
     from rich.text import Text
 

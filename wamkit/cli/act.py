@@ -21,7 +21,7 @@ from ._options import (
     State,
     Tiny,
 )
-from ._output import busy, emit, note, say, show_table, table
+from ._output import emit, note, say, show_table, spinner, table
 from ._sources import taken
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def command(
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
     policy, untrained = loaded(source, spec, device, overrides or [], quantize)
     marks.append(time.perf_counter())
-    with busy("acting"):
+    with spinner("acting"):
         chunk = policy.act(seen, seed=seed)
     marks.append(time.perf_counter())
     spent = _split(marks)

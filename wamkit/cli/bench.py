@@ -15,13 +15,13 @@ from ..files.paths import read_text
 from ..files.placeholders import refuse_placeholder
 from ._folding import brief
 from ._options import Device, Json, Overrides, Quantize, Source, Tiny
-from ._output import busy, emit, note, say, show_table, table
+from ._output import emit, note, say, show_table, spinner, table
 from ._sources import taken
 
 if TYPE_CHECKING:
     from ..bench import Report
     from ..bench.network import Network
-    from ..bench.quantization import Rounding
+    from ..bench.quantization import QuantizationEffect
 
 EXAMPLE = "wamkit bench examples/fastwam.toml --tiny --mode compile"
 
@@ -77,11 +77,11 @@ def command(
         ratios = compared(found, earlier)
         found["versus"], found["differs"] = ratios, differences(found, earlier)
         notes += [f"not as before: {words}" for words in found["differs"]]
-    from ..bench import busy as warning
+    from ..bench import load_warning
 
-    if (busily := warning(report.machine)) is not None:
-        found["warning"] = busily
-        notes.append(busily)
+    if (warning := load_warning(report.machine)) is not None:
+        found["warning"] = warning
+        notes.append(warning)
     if json:
         emit(found)
         return
@@ -101,7 +101,7 @@ def _measured(
     batch: int,
     rounds: int,
     server: bool,
-) -> tuple[Report, Network | None, Rounding | None, list[str]]:
+) -> tuple[Report, Network | None, QuantizationEffect | None, list[str]]:
     import torch
 
     from ..bench import measure
@@ -122,14 +122,14 @@ def _measured(
         check_kind(quantize, place, spec.dtype)
     with torch.device(place):  # random weights are drawn where they are needed
         policy, untrained = loaded(source, spec, device, sets)
-    with busy("measuring"):
+    with spinner("measuring"):
         rounding, net = None, None
         if quantize == "none":
             report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=named)
         else:
-            from ..bench.quantization import quantized
+            from ..bench.quantization import measure_quantized
 
-            report, rounding = quantized(policy, quantize, mode, batch, rounds, named)
+            report, rounding = measure_quantized(policy, quantize, mode, batch, rounds, named)
         if server:
             from ..bench.network import network
 
@@ -187,11 +187,11 @@ def _draw(
     report: Report,
     words: Mapping[str, str],
     ratios: Mapping[str, float],
-    rounding: Rounding | None,
+    rounding: QuantizationEffect | None,
 ) -> None:
     from ..bench.definitions import FIGURES
 
-    machine, roof = report.machine, report.roof
+    machine, roofline = report.machine, report.roofline
     say(
         f"{report.spec}, mode {report.mode}, batch {report.batch}, {report.dtype}, on "
         f"{machine['name']} ({machine['capability']}, {machine['cores']} cores, "
@@ -222,13 +222,13 @@ def _draw(
         )
     show_table(made)
     say(
-        f"roof, measured in this run: copies {brief(roof.bytes_per_second / 1e9)} GB/s, "
-        f"{roof.dtype} products {brief(roof.operations_per_second / 1e12)} TFLOP/s"
+        f"roofline, measured in this run: copies {brief(roofline.bytes_per_second / 1e9)} GB/s, "
+        f"{roofline.dtype} products {brief(roofline.operations_per_second / 1e12)} TFLOP/s"
     )
     say(
         f"{brief(report.chunks_per_second)} chunks/s, {brief(report.actions_per_second)} "
-        f"actions/s; a chunk sustains control at {brief(report.sustains_hertz)} Hz, the spec wants "
-        f"{report.wants_hertz:g} Hz"
+        f"actions/s; max control rate {brief(report.max_control_hz)} Hz, the spec requires "
+        f"{report.required_hz:g} Hz"
     )
     say(
         f"first chunk {brief(report.first_ms)} ms; peak memory {brief(report.peak_bytes / 1e9)} GB "

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._options import Json, Overrides, Spec, Tiny
-from ._output import busy, emit, note, say, show_table, table
+from ._output import emit, note, say, show_table, spinner, table
 from ._sources import taken
 
 EXAMPLE = "wamkit build examples/toy.toml --out policy"
@@ -38,7 +38,7 @@ def command(
     policy, untrained = loaded(spec, described, "cpu", overrides or [])
     notes += untrained
     policy.set_statistics(numbers)
-    with busy(f"writing {out}"):
+    with spinner(f"writing {out}"):
         folder = save(policy, out)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if json:

@@ -18,7 +18,7 @@ from ._options import Json
 from ._output import emit, note, say, show_table, table
 
 if TYPE_CHECKING:
-    from ..simulate.episodes import Attempt
+    from ..simulate.episodes import Rollout
 
 EXAMPLE = "wamkit collect metaworld:button-press-topdown-v3 --episodes 60 --out demos"
 
@@ -61,15 +61,15 @@ def command(
     Only successes are kept. After Ctrl-C, or with more --episodes, the same command goes on where
     it stopped; no seed is tried twice.
     """
-    from ..simulate.env_pool import Workers
+    from ..simulate.env_pool import EnvPool
     from ..simulate.environment import choose
-    from ..simulate.record import Asked, collect, writer
+    from ..simulate.record import CollectionConfig, collect, writer
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]
     out = recover(expanded(out))
     config = choose(env, [*settings, *(env_settings or [])])
-    asked = Asked(config, seed, noise, linger)
+    asked = CollectionConfig(config, seed, noise, linger)
     there = out.exists() and (not out.is_dir() or any(out.iterdir()))
     before = asked.kept(out)
     if there and not (add or before):
@@ -79,18 +79,18 @@ def command(
         )
     begin, made_now = perf_counter(), 0
     with (
-        Workers(config, max(1, processes), apart=processes > 0) as workers,
+        EnvPool(config, max(1, processes), apart=processes > 0) as workers,
         progress("episodes", max(0, episodes - before)) as (advance, log),
         writer(out, workers.robot(), pictures, codec) as made,
     ):
 
-        def told(attempt: Attempt) -> None:
+        def on_rollout(rollout: Rollout) -> None:
             nonlocal made_now
-            if attempt.success:
-                made_now += len(attempt.frames)
+            if rollout.success:
+                made_now += len(rollout.frames)
                 advance()
             else:
-                log(f"seed {attempt.seed}: no success in {attempt.steps} actions, left out")
+                log(f"seed {rollout.seed}: no success in {rollout.steps} actions, left out")
 
         try:
             done = collect(
@@ -99,9 +99,9 @@ def command(
                 episodes,
                 seed=seed,
                 noise=noise,
-                linger=linger,
+                post_success_steps=linger,
                 keep_every=KEEP_EVERY,
-                told=told,
+                on_rollout=on_rollout,
             )
         except KeyboardInterrupt:
             if kept := asked.kept(out):

@@ -14,7 +14,7 @@ from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ._folding import brief
 from ._options import Device, Json, Overrides
-from ._output import FOUND, INTERRUPTED, busy, emit, note, say, show_table, table
+from ._output import FOUND, INTERRUPTED, emit, note, say, show_table, spinner, table
 from ._sources import taken
 from .check import specs_of
 
@@ -74,7 +74,7 @@ def command(
     names, finished = told_apart(specs), True
     try:
         for name, spec in zip(names, chosen, strict=True):
-            with busy(f"counting {name}"):
+            with spinner(f"counting {name}"):
                 rows.extend(compared(spec, name, device if measure else None))
     except KeyboardInterrupt:  # what is counted by then is told
         if not rows:

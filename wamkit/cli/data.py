@@ -14,7 +14,7 @@ from ..errors import WamkitError
 from ..files.durable import write_bytes, write_text
 from ._folding import duration, unbroken
 from ._options import Column, Json, Overrides, Tolerance
-from ._output import FOUND, busy, console, emit, note, say, show_table, table
+from ._output import FOUND, console, emit, note, say, show_table, spinner, table
 
 if TYPE_CHECKING:
     from ..data import Columns, Recording
@@ -259,7 +259,7 @@ def _stats(
         expect_numbers(recording, spec, columns)
     expect_on_time(recording, tolerance)
 
-    with busy("computing statistics"):
+    with spinner("computing statistics"):
         found = compute_statistics(recording, spec, columns)
         told_besides = remarks(recording, spec, columns, statistics=found) if spec else []
     told = {name: asdict(value) for name, value in found.items()}

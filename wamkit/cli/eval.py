@@ -21,9 +21,9 @@ from ._sources import taken
 
 if TYPE_CHECKING:
     from ..data import Writer
-    from ..simulate.env_pool import Workers
-    from ..simulate.episodes import Attempt
-    from ..simulate.policy_runner import Actor
+    from ..simulate.env_pool import EnvPool
+    from ..simulate.episodes import Rollout
+    from ..simulate.policy_runner import PolicyRunner
 
 EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
 
@@ -79,10 +79,10 @@ def command(
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
-    from ..simulate.env_pool import Workers
+    from ..simulate.env_pool import EnvPool
     from ..simulate.environment import choose
     from ..simulate.metrics import latencies, summary
-    from ..simulate.video import shoot
+    from ..simulate.video import write_video
 
     config = choose(env, env_settings or [])
     baseline = policy in BASELINES
@@ -93,17 +93,19 @@ def command(
     expect_seed(seed, "--seed", room=episodes)
     record, dataset = _vacant(record, "--record"), _vacant(dataset, "--dataset")
     keep = record is not None or dataset is not None
-    attempts: list[Attempt] = []
+    rollouts: list[Rollout] = []
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         films = None if record is None else stack.enter_context(replacing_folder(record))
         count = max(1, min(processes, episodes))
-        workers = stack.enter_context(Workers(config, count, apart=processes > 0))
+        workers = stack.enter_context(EnvPool(config, count, apart=processes > 0))
         robot, every = workers.robot(), 1
-        actor: Actor | None = None
+        runner: PolicyRunner | None = None
         if not baseline:
-            actor = _actor(policy, workers, replan, choice, view, overrides, device, record)
-            every = actor.policy.spec.video.every
+            runner = _policy_runner(
+                policy, workers, replan, choice, view, overrides, device, record
+            )
+            every = runner.policy.spec.video.every
         made: Writer | None = None
         if dataset is not None:
             from ..simulate.record import writer
@@ -111,33 +113,35 @@ def command(
             made = stack.enter_context(writer(dataset, robot, "video"))
         advance, _ = stack.enter_context(progress("episodes", episodes))
         seeds = range(seed, seed + episodes)
-        for attempt in _played(workers, seeds, policy, actor, keep, seconds):
+        for rollout in _played(workers, seeds, policy, runner, keep, seconds):
             if films is not None:
-                word = "success" if attempt.success else "failure"
-                shoot(attempt, films / f"{attempt.seed}_{word}.{film}", robot.control_hz, every)
+                word = "success" if rollout.success else "failure"
+                write_video(
+                    rollout, films / f"{rollout.seed}_{word}.{film}", robot.control_hz, every
+                )
             if made is not None:
-                _add(made, attempt)
-            attempts.append(_light(attempt))
+                _add(made, rollout)
+            rollouts.append(_light(rollout))
             advance()
-        attempts.sort(key=lambda attempt: attempt.seed)
+        rollouts.sort(key=lambda rollout: rollout.seed)
         found: dict[str, Any] = {
             "policy": policy,
             "environment": {"name": env, **config.model_dump(mode="json", exclude={"name"})},
             "control_hz": robot.control_hz,
-            **summary(attempts),
+            **summary(rollouts),
         }
-        if actor is not None:
+        if runner is not None:
             latency = latencies(seconds)
             spent = (
                 latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]
             ) / 1000
             found |= {
-                "replan": actor.replan,
-                "chunk_size": actor.policy.spec.actions.chunk_size,
+                "replan": runner.replan,
+                "chunk_size": runner.policy.spec.actions.chunk_size,
                 "batch": len(workers),
                 "latency_ms": latency,
-                "control_rate": actor.replan / spent,
-                "normalized": actor.policy.actions.statistics is None,
+                "control_rate": runner.replan / spent,
+                "normalized": runner.policy.actions.statistics is None,
             }
         if films is not None:
             (films / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
@@ -162,16 +166,16 @@ def _vacant(folder: Path | None, label: str) -> Path | None:
     return folder
 
 
-def _actor(
+def _policy_runner(
     policy: str,
-    workers: Workers,
+    workers: EnvPool,
     replan: int | None,
     choice: list[str] | None,
     view: list[str] | None,
     overrides: list[str] | None,
     device: str,
     record: Path | None,
-) -> Actor:
+) -> PolicyRunner:
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
     from ..config.runs import is_folder
     from ..policy.build import resolve
@@ -192,44 +196,44 @@ def _actor(
     )
     if found := list(conflicts(spec, robot, named, steps, stateful)):
         raise SpecError(found, f"{policy} in this environment")
-    from ..simulate.policy_runner import Actor
+    from ..simulate.policy_runner import PolicyRunner
 
     made, notes = loaded(folder, spec, device, overrides or [])
     for line in notes:
         note(line)
     act_options = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
     imagine = record is not None
-    return Actor(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
+    return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 
 
 def _played(
-    workers: Workers,
+    workers: EnvPool,
     seeds: range,
     policy: str,
-    actor: Actor | None,
+    runner: PolicyRunner | None,
     keep: bool,
     seconds: dict[str, list[float]],
-) -> Iterator[Attempt]:
+) -> Iterator[Rollout]:
     """The episodes, as they end; what a policy spent is added to `seconds`."""
     from ..simulate.rollout import evaluate, play
 
-    if actor is None:
+    if runner is None:
         yield from play(workers, seeds, policy, keep=keep)
     else:
-        yield from evaluate(workers, seeds, actor, seconds, keep=keep)
+        yield from evaluate(workers, seeds, runner, seconds, keep=keep)
 
 
-def _light(attempt: Attempt) -> Attempt:
+def _light(rollout: Rollout) -> Rollout:
     """The attempt without its pictures."""
     from dataclasses import replace
 
-    return replace(attempt, frames=(), imagined={}, last=None)
+    return replace(rollout, frames=(), imagined={}, last=None)
 
 
-def _add(made: Writer, attempt: Attempt) -> None:
+def _add(made: Writer, rollout: Rollout) -> None:
     from ..simulate.record import add
 
-    add(made, attempt)
+    add(made, rollout)
 
 
 def _pairs(option: str, words: list[str] | None) -> dict[str, str]:

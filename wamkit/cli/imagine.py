@@ -13,7 +13,7 @@ from ..errors import WamkitError
 from ..files.durable import write_bytes
 from ._folding import unbroken
 from ._options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
-from ._output import busy, emit, note, say
+from ._output import emit, note, say, spinner
 from ._sources import taken
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def command(
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
     policy, untrained = loaded(source, spec, device, overrides or [])
     ready = perf_counter()
-    with busy("imagining"):
+    with spinner("imagining"):
         future = policy.imagine(seen, seed=seed)
     done = perf_counter()
     notes += filled + untrained

@@ -12,7 +12,7 @@ from ..config.compositions import Cell, matrix
 from ..files.durable import in_words, make_folder, write_text
 from ..files.printable import in_markdown
 from ._options import Json
-from ._output import busy, emit, mark, say, show_table, table
+from ._output import emit, mark, say, show_table, spinner, table
 from .check import warn
 
 EXAMPLE = "wamkit matrix --paradigm single_pass --out matrix.md"
@@ -36,7 +36,7 @@ def command(
         from ..errors import WamkitError
 
         raise WamkitError(f"{out} is neither .md nor .json", "choose one of the two endings")
-    with busy("checking"):
+    with spinner("checking"):
         cells = list(matrix(tuple(backbone or ()), tuple(action_head or ()), tuple(paradigm or ())))
     if out is not None:
         text = markdown(cells) if out.suffix == ".md" else _dumps(as_data(cells))

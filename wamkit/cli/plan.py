@@ -11,7 +11,7 @@ import typer
 from ..errors import WamkitError, did_you_mean
 from ._folding import brief, duration
 from ._options import Json, Overrides, Spec
-from ._output import FOUND, busy, emit, note, say, show_table, table
+from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import taken
 from .check import specs_of
 
@@ -88,7 +88,7 @@ def command(
     (policy,) = specs_of([taken(spec)], overrides or [], needed=("backbone", "action_head"))
     from ..train.plan import plan
 
-    with busy(f"counting {spec}"):
+    with spinner(f"counting {spec}"):
         made = plan(
             policy,
             chosen,

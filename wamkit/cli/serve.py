@@ -15,7 +15,7 @@ import typer
 from ..errors import WamkitError
 from ..files.printable import OneLine
 from ._options import Device, Overrides, Quantize, Source, Tiny
-from ._output import busy, note, say, show_table, table
+from ._output import note, say, show_table, spinner, table
 from ._sources import taken
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def command(
         )
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
-    from ..serve.server import Server, address_of, bound
+    from ..serve.server import Server, address_of, bind
     from ..serve.sessions import Patience
     from ..serve.signals import Signals
     from ._inputs import chosen, loaded
@@ -117,7 +117,7 @@ def command(
         spec, notes = chosen(source, overrides or [], tiny=tiny)
         renamed = _renamed(view or [])
         keys_of(spec, renamed)  # before any weight is loaded: are the views there?
-        listener = bound(host, port)
+        listener = bind(host, port)
         policy, untrained = loaded(source, spec, device, overrides or [], quantize)
         policy.set_mode(mode)
         patience = Patience(
@@ -125,7 +125,7 @@ def command(
         )
         limits = Limits(max_clients, buffer=max_buffer << 20)
         server = Server(policy, named, renamed, patience, limits)
-        with busy("warming up"):
+        with spinner("warming up"):
             server.warm_up(prompt or ())
             gc.collect()
             gc.freeze()  # what compiling left behind is looked through no more, during a chunk
@@ -167,7 +167,7 @@ async def _serve(
     async with server.open(listener):
         signals.end_with(lambda: loop.call_soon_threadsafe(ended.set))
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
-        _draw({**server.messages.metadata(), "session": kept}, *address)
+        _draw({**server.handler.metadata(), "session": kept}, *address)
         sys.stdout.flush()
         await ended.wait()
         logging.getLogger("wamkit.serve").info(

@@ -16,7 +16,7 @@ from ..files.durable import recover, replacing_folder
 from ..files.paths import expanded
 from ..policy.build import fetch_configs
 from ._options import Json, Overrides, Spec, Tiny
-from ._output import busy, emit, note, say
+from ._output import emit, note, say, spinner
 from ._sources import taken
 from .check import conflicts_of
 
@@ -76,7 +76,7 @@ def command(
     chosen = chosen_layers(layers, traits.depth)
     wanted = heads or traits.heads, feed_forward or traits.feed_forward
     config = student_of(whole.backbone, chosen, *wanted)
-    with busy("slicing"):
+    with spinner("slicing"):
         teacher = seeded(whole, "backbone", whole.backbone.build, "cpu")
         student = sliced(teacher, whole.backbone, chosen, *wanted)
     counts = weights.parameters(teacher), weights.parameters(student)
@@ -97,7 +97,7 @@ def command(
     from ..files import strict_yaml
 
     goal = out / SPEC
-    with busy("writing"), replacing_folder(out) as part:
+    with spinner("writing"), replacing_folder(out) as part:
         weights.save(student, part / WEIGHTS)
         made = whole.model_copy(update=update).dump()
         (part / SPEC).write_text(strict_yaml.dumps(made))

@@ -102,7 +102,7 @@ def command(
             chosen,
             device=device,
             resume=resume,
-            tell=progress.tell,
+            on_step=progress.on_step,
             note=note,
         )
     if first:
@@ -142,10 +142,10 @@ class _Progress:
     def __exit__(self, *problem: object) -> None:
         self._bar.stop()
 
-    def tell(self, step: int, told: Mapping[str, Any]) -> None:
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Hear of an update."""
-        parts = " ".join(f"{name} {value:.4f}" for name, value in told["parts"].items())
-        self._bar.update(self._task, completed=step, loss=f"loss {told['loss']:.4f} ({parts})")
+        parts = " ".join(f"{name} {value:.4f}" for name, value in metrics["parts"].items())
+        self._bar.update(self._task, completed=step, loss=f"loss {metrics['loss']:.4f} ({parts})")
 
 
 def _summary(done: Summary, out: Path, json: bool) -> None:

@@ -17,7 +17,7 @@ from ..errors import WamkitError
 from ..policy.build import fetch_configs
 from ._folding import unbroken
 from ._options import Json, Overrides
-from ._output import busy, emit, note, say, show_table, table
+from ._output import emit, note, say, show_table, spinner, table
 
 if TYPE_CHECKING:
     from ..checkpoints.files import Entry
@@ -155,7 +155,7 @@ def _convert(
         )
     if out.suffix != ".safetensors":
         raise WamkitError(f"{out} would not be a safetensors file", "let --out end in .safetensors")
-    with busy(f"converting {path}"):
+    with spinner(f"converting {path}"):
         made = part.build()
         wanted = None if dtype is Dtype.stored else getattr(torch, dtype)
         state = weights.as_stored(made, wanted)

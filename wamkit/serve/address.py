@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import WamkitError
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket at this address, which refuses clients until a server is there; 0 is a free port.
 
     Raises WamkitError if the address cannot be had.

@@ -1,4 +1,4 @@
-"""Asks a policy on another machine, or in another process, for actions; imports no torch."""
+"""Client of a policy server on another machine or in another process; imports no torch."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Client:
             ) from None
 
     def _connect(self, timeout: float) -> None:
-        """Connect, with the session of before if there was one, and hear the greeting."""
+        """Connect, with the previous session if there was one, and receive the greeting."""
         known = f"/?session={self.session['id']}" if self.session else ""
         # Directly: a robot's pictures have no business with a proxy.
         self._line = connect(
             self.address + known, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
         ).__enter__()
-        greeting = self._heard()
+        greeting = self._receive()
         self.session = greeting.pop("session", {})
         self.metadata = greeting
 
@@ -69,18 +69,18 @@ class Client:
         number = {"request": self._count} if self.session else {}
         request = pack({**observation, **anew, **number})
         try:
-            reply = self._heard(request)
+            reply = self._receive(request)
         except _BrokenError as broken:
-            self._again(str(broken), anew=bool(anew or observation.get("reset")))
+            self._reconnect(str(broken), anew=bool(anew or observation.get("reset")))
             try:
-                reply = self._heard(request)
+                reply = self._receive(request)
             except _BrokenError as error:
-                raise self._closed(str(error)) from None
+                raise self._closed_error(str(error)) from None
         self._anew = False
         return reply
 
-    def _again(self, why: str, *, anew: bool) -> None:
-        """Make a broken connection anew. Raises WamkitError if the episode cannot go on there."""
+    def _reconnect(self, why: str, *, anew: bool) -> None:
+        """Restore a broken connection. Raises WamkitError if the episode cannot continue."""
         end, pause = monotonic() + self._timeout, 0.1
         while True:
             try:
@@ -90,7 +90,7 @@ class Client:
                 if isinstance(error, InvalidStatus):
                     error = _BrokenError(_refusal(error))
                 if monotonic() + pause > end:
-                    raise self._closed(f"{why}; and nobody answers now: {error}") from None
+                    raise self._closed_error(f"{why}; and nobody answers now: {error}") from None
                 sleep(pause)
                 pause = min(2 * pause, 2.0)
         if self.metadata.get("remembers") and not self.session.get("resumed") and not anew:
@@ -102,7 +102,7 @@ class Client:
                 "long sessions are kept",
             )
 
-    def _closed(self, why: str) -> WamkitError:
+    def _closed_error(self, why: str) -> WamkitError:
         return WamkitError(
             f"{self.address} has closed the connection: {why}",
             "see what the server says; a new Client begins a new session",
@@ -122,8 +122,8 @@ class Client:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def _heard(self, request: bytes | None = None) -> dict[str, Any]:
-        """The next message, after a request was sent."""
+    def _receive(self, request: bytes | None = None) -> dict[str, Any]:
+        """Send a request, if there is one, and receive the next message."""
         try:
             if request is not None:
                 self._line.send(request)
@@ -131,7 +131,7 @@ class Client:
         except ConnectionClosed as error:
             if _broke(error):
                 raise _BrokenError(str(error)) from None
-            raise self._closed(brief(str(error))) from None
+            raise self._closed_error(brief(str(error))) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
             self._line.close()

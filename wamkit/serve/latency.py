@@ -21,7 +21,7 @@ UNCOUNTED = 2
 
 
 def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a policy with this metadata wants to hear: noise for pictures, zeros for a state."""
+    """A request that fits this metadata: images of random pixels, a state of zeros."""
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for camera in metadata["cameras"].values():
@@ -35,8 +35,8 @@ def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "prompt": "pick up the cup", "seed": 0}
 
 
-def trips(host: str, port: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of each round trip, those of the policy in it, and bytes up and down."""
+def measure_latency(host: str, port: int, rounds: int) -> dict[str, Any]:
+    """Measure round trips: total and policy milliseconds of each, and bytes sent and received."""
     whole, policy = [], []
     with Client(host, port) as client:
         request = random_request(client.metadata)
@@ -55,4 +55,4 @@ def trips(host: str, port: int, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(strict_json.dumps(trips(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(strict_json.dumps(measure_latency(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

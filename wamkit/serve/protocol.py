@@ -1,4 +1,4 @@
-"""What is said to a policy and what it answers: openpi's keys, and the observations they mean.
+"""Requests and replies of the server: openpi's keys, and the observations that they encode.
 
 A request is a map: `observation/VIEW` pictures, `observation/state` numbers, `prompt` a sentence.
 It may hold `seed`, `reset` (a new episode begins with this request) and, where the paradigm
@@ -48,8 +48,8 @@ def keys_of(spec: PolicySpec, renamed: Mapping[str, str]) -> dict[str, str]:
     return {view: renamed.get(view, f"observation/{view}") for view in views}
 
 
-class Messages:
-    """Reads requests to one policy, and writes what it answers."""
+class RequestHandler:
+    """Parses requests to one policy and serializes its replies."""
 
     def __init__(self, policy: Policy, name: str, renamed: Mapping[str, str]) -> None:
         self.policy, self.name = policy, name
@@ -59,7 +59,7 @@ class Messages:
         self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.stateful else []))
 
     def metadata(self) -> dict[str, Any]:
-        """What a client hears first."""
+        """The greeting: what the policy expects in a request, and what it returns."""
         spec = self.policy.spec
         return {
             "policy": self.name,
@@ -91,7 +91,7 @@ class Messages:
         begun = perf_counter()
         chunk = session.act(seen, executed, seed=seed)
         timing = {"infer_ms": 1000 * (perf_counter() - begun)}
-        return {**_told(chunk), "pictures": session.pictures, "policy_timing": timing}
+        return {**_to_reply(chunk), "pictures": session.pictures, "policy_timing": timing}
 
     def _expect_keys(self, request: Any) -> None:
         if not isinstance(request, dict):
@@ -120,7 +120,7 @@ class Messages:
     def _observation(self, request: Mapping[str, Any], pictures: int) -> Observation:
         ranged = {view.name for view in self.policy.spec.cameras.views if view.value_range}
         images = {
-            view: (_deep_clip if view in ranged else _clip)(key, request[key], pictures)
+            view: (_to_deep_clip if view in ranged else _to_clip)(key, request[key], pictures)
             for view, key in self.images.items()
         }
         size = self.policy.spec.state.size
@@ -146,7 +146,7 @@ def numbered(found: Any, before: int | None) -> int:
     return found
 
 
-def _told(chunk: ActionChunk) -> dict[str, Any]:
+def _to_reply(chunk: ActionChunk) -> dict[str, Any]:
     """A chunk of one robot as plain data: `actions` [N, A] float32."""
     found: dict[str, Any] = {"actions": chunk.values[0].numpy()}
     if chunk.value is not None:
@@ -183,7 +183,7 @@ def _reset(request: Mapping[str, Any]) -> bool:
     raise WamkitError(f"'{RESET}' is {quoted(found)}", "send true, false, or leave it out")
 
 
-def _clip(key: str, found: Any, count: int) -> Tensor:
+def _to_clip(key: str, found: Any, count: int) -> Tensor:
     """Pictures of one camera as a tensor [1, T, 3, height, width] uint8, oldest first."""
     shapes = "[height, width, 3]" if count == 1 else f"[{count}, height, width, 3]"
     if not isinstance(found, np.ndarray):
@@ -191,23 +191,23 @@ def _clip(key: str, found: Any, count: int) -> Tensor:
             f"{key!r} is a {type(found).__name__}; expected an array uint8 {shapes}",
             "send the picture itself as a numpy array",
         )
-    told = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
+    fault = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
     if found.dtype != np.uint8 and (found.dtype.kind in "ui" or 3 not in found.shape):
         raise WamkitError(
-            told,
+            fault,
             "depth and other deep pictures are taken by views with value_range, and this policy "
             "was trained on 8-bit color: send that",
         )
     if found.dtype != np.uint8:
         raise WamkitError(
-            told,
+            fault,
             "floats are not taken, since [0, 1] and [-1, 1] look alike: send bytes, "
             "such as (255 * image).round().astype(np.uint8)",
         )
     if found.ndim not in (3, 4) or found.shape[-1] != 3 or 0 in found.shape:
         colors = found.ndim in (3, 4) and found.shape[-3] == 3
         raise WamkitError(
-            told,
+            fault,
             "move the colors last: np.moveaxis(image, -3, -1)"
             if colors
             else "send red, green and blue for every pixel",
@@ -216,14 +216,14 @@ def _clip(key: str, found: Any, count: int) -> Tensor:
     clip = found if found.ndim == 4 else found[None]
     if len(clip) != count:
         raise WamkitError(
-            told,
+            fault,
             f"send {count} pictures, oldest first"
             + (", or begin a new episode with 'reset'" if count > 1 else ""),
         )
     return torch.from_numpy(np.array(clip)).movedim(-1, 1)[None]
 
 
-def _deep_clip(key: str, found: Any, count: int) -> Tensor:
+def _to_deep_clip(key: str, found: Any, count: int) -> Tensor:
     """Deep pictures of one camera as a tensor [1, T, 1, height, width] float32, oldest first."""
     shapes = "[height, width]" if count == 1 else f"[{count}, height, width]"
     expected = f"expected one channel {shapes} of any number type, in the recording's own units"

@@ -32,14 +32,14 @@ from websockets.protocol import State
 from ..errors import WamkitError
 from ..policy.observation import random_observation
 from ..policy.policy import Policy
-from .address import address_of, bound
+from .address import address_of, bind
 from .codec import LIMIT, pack, unpack
 from .connection import Connection
 from .limits import Admission, Limits
-from .protocol import NUMBER, Messages, numbered
+from .protocol import NUMBER, RequestHandler, numbered
 from .sessions import Held, Patience, Sessions, log
 
-__all__ = ["Server", "address_of", "beside", "bound"]
+__all__ = ["Server", "address_of", "bind", "run_in_thread"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Server:
 
         server = Server(policy, "cups")
         server.warm_up()
-        with beside(server, bound("127.0.0.1", 8000)):
+        with run_in_thread(server, bind("127.0.0.1", 8000)):
             ...
 
     Set the policy's mode before: what torch is told in one thread it does not know in another, so
@@ -79,7 +79,7 @@ class Server:
     ) -> None:
         self.policy, self.patience = policy, patience or Patience()
         self.sessions = Sessions(policy.session, self.patience)
-        self.messages = Messages(policy, name or policy.spec.backbone.name, renamed or {})
+        self.handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
         self.admission = Admission(limits or Limits())
         self._worker = ThreadPoolExecutor(1, "policy")
         self._turn = asyncio.Lock()  # requests wait for it in the order in which they came
@@ -187,10 +187,10 @@ class Server:
         connection.served = held.served
         greeting = {"id": held.name, "resumed": resumed, "timeout": self.patience.session_timeout}
         try:
-            await connection.send(pack({**self.messages.metadata(), "session": greeting}))
+            await connection.send(pack({**self.handler.metadata(), "session": greeting}))
             while not self.admission.draining:
                 message = await connection.next_message()
-                came, held.heard = perf_counter(), monotonic()
+                came, held.last_request_time = perf_counter(), monotonic()
                 work = partial(self._answer, held, connection, message, came, before)
                 del message  # it is as large as what it holds
                 await self._reply(connection, work)
@@ -246,7 +246,7 @@ class Server:
                 number = numbered(request.pop(NUMBER), held.number)
                 if number == held.number and held.reply is not None:
                     return held.reply
-            reply = self.messages.answer(held.session, request)
+            reply = self.handler.answer(held.session, request)
         except WamkitError as error:
             if number is not None:
                 held.number, held.reply = number, str(error)
@@ -273,8 +273,8 @@ def _failure(error: Exception) -> str:
 
 
 @contextmanager
-def beside(server: Server, listener: socket.socket) -> Iterator[None]:
-    """The server at work in a thread beside the caller's for as long as the block lasts."""
+def run_in_thread(server: Server, listener: socket.socket) -> Iterator[None]:
+    """Run the server in a thread of its own for as long as the block lasts."""
     started: Future[Callable[[], Any]] = Future()
 
     async def run() -> None:

@@ -47,7 +47,7 @@ class Held:
     name: str
     session: Session
     owner: ServerConnection | None
-    heard: float = field(default_factory=monotonic)
+    last_request_time: float = field(default_factory=monotonic)
     number: int | None = None
     """Of the newest request, if the client numbers them."""
     reply: str | bytes | None = None
@@ -89,13 +89,13 @@ class Sessions:
             task = asyncio.ensure_future(before.close(TAKEN_OVER, "taken over by another client"))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         else:
-            silent = monotonic() - known.heard
+            silent = monotonic() - known.last_request_time
             log.info("%s is back: session %s, silent for %.0f s", peer, known.short, silent)
         return known, True
 
     def leave(self, held: Held, connection: ServerConnection, *, broken: bool = False) -> None:
         """A connection has ended; its session is kept unless the client said goodbye."""
-        why, silent = _why(connection), monotonic() - held.heard
+        why, silent = _why(connection), monotonic() - held.last_request_time
         why = "is disconnected after a bug in the server" if broken else why
         line = f"{_peer(connection)} {why}, silent for {silent:.0f} s"
         if held.owner is not connection:
@@ -111,7 +111,7 @@ class Sessions:
         log.info("%s: session %s is kept for %g s", line, held.short, wait)
         held.timer = asyncio.get_running_loop().call_later(wait, self._expire, held)
         waiting = [h for h in self.held.values() if h.owner is None]
-        for old in sorted(waiting, key=lambda h: h.heard)[: -self.patience.kept]:
+        for old in sorted(waiting, key=lambda h: h.last_request_time)[: -self.patience.kept]:
             self._drop(old, f"more than {self.patience.kept} wait for their clients")
 
     def clear(self) -> None:

@@ -5,19 +5,19 @@ Worker processes with a simulator use only `environment` and `env_pool`, which i
 
 from __future__ import annotations
 
-from .env_pool import Host, Workers
-from .environment import Environment, Expert, Robot, Seen, Step, choose
-from .episodes import Attempt, Frame
+from .env_pool import EnvPool, EnvWorker
+from .environment import Environment, EnvObservation, Expert, Robot, Step, choose
+from .episodes import Frame, Rollout
 
 __all__ = [
-    "Attempt",
+    "EnvObservation",
+    "EnvPool",
+    "EnvWorker",
     "Environment",
     "Expert",
     "Frame",
-    "Host",
     "Robot",
-    "Seen",
+    "Rollout",
     "Step",
-    "Workers",
     "choose",
 ]

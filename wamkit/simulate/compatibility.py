@@ -1,4 +1,4 @@
-"""Whether a policy and an environment speak of the same robot, before anything runs."""
+"""Check that a policy fits the robot of an environment, before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments in processes of their own, and what is asked of them there.
+"""Environments in worker processes, and the calls that they answer.
 
 A simulator often holds a rendering context that belongs to one process, and several of them use
 several cores. No torch here: it would be loaded once a process.
@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 from ..config.parts import EnvironmentConfig
 from ..config.seeds import narrowed
 from ..errors import WamkitError
-from .environment import Robot, Seen, Step
-from .episodes import Attempt, Frame
+from .environment import EnvObservation, Robot, Step
+from .episodes import Frame, Rollout
 
 
 @dataclass
 class Progress:
-    """What came of a few actions."""
+    """Result of a few actions."""
 
     steps: list[Step] = field(default_factory=list)
-    looks: dict[int, Seen] = field(default_factory=dict)  # after so many of the actions
+    looks: dict[int, EnvObservation] = field(default_factory=dict)  # after so many of the actions
     over: bool = False
     seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> each time it ran
 
 
-class Host:
-    """One environment, and the episodes that are played in it."""
+class EnvWorker:
+    """One environment and the episodes that run in it."""
 
     def __init__(self, config: EnvironmentConfig) -> None:
         self.config = config
@@ -48,7 +48,7 @@ class Host:
         """What is to be controlled."""
         return self.environment.robot  # type: ignore[no-any-return]
 
-    def reset(self, seed: int) -> Seen:
+    def reset(self, seed: int) -> EnvObservation:
         """Begin an episode."""
         self.environment.reset(narrowed(seed))
         self._done = 0
@@ -76,12 +76,14 @@ class Host:
                 break
         return made
 
-    def play(self, seed: int, actor: str, noise: float, linger: int, keep: bool) -> Attempt:
-        """A whole episode of `expert` or `random`, until `linger` actions after the first success.
+    def play(
+        self, seed: int, actor: str, noise: float, post_success_steps: int, keep: bool
+    ) -> Rollout:
+        """Run an episode of `expert` or `random`, until so many steps after the first success.
 
-        Noise is normal, its deviation a share of half the range of each number; it is added to what
-        is done and not to what is kept, so that data show how to come back. Raises WamkitError if
-        there is no expert.
+        `noise`: std of the normal noise on executed actions, relative to half the range of each
+        dimension. The rollout keeps the clean actions, so that data show how to recover. Raises
+        WamkitError if the environment has no expert.
         """
         seen, robot = self.reset(seed), self.robot()
         rng = np.random.default_rng([seed, 1])
@@ -105,19 +107,19 @@ class Host:
                 frames.append(Frame(seen, meant, step.reward, step.success))
             if step.success and success_at is None:
                 success_at = steps
-            if step.over or (success_at is not None and steps - success_at >= linger):
+            if step.over or (success_at is not None and steps - success_at >= post_success_steps):
                 break
             if keep or expert is not None:
                 seen = self._look()
         last = self._look() if keep else None
         solved = success_at is not None
-        return Attempt(
+        return Rollout(
             seed, solved, total, steps, first.instruction, frames=tuple(frames), last=last
         )
 
-    def _look(self) -> Seen:
+    def _look(self) -> EnvObservation:
         """What is seen now. Raises WamkitError if it is not what an environment must show."""
-        seen: Seen = self.environment.see()
+        seen: EnvObservation = self.environment.see()
         where = f"environment {self.config.name}, step {self._done}"
         state = np.asarray(seen.state)
         if not np.isfinite(state).all():
@@ -154,10 +156,10 @@ class Host:
         self.environment.close()
 
 
-class Workers:
-    """Several hosts of one environment each, in processes of their own, or all in this one.
+class EnvPool:
+    """Several `EnvWorker`s, each in a process of its own, or all in this process.
 
-        with Workers(config, 2) as workers:
+        with EnvPool(config, 2) as workers:
             workers.ask(0, "reset", 7)
             seen = workers.answer(0)
 
@@ -166,8 +168,8 @@ class Workers:
 
     def __init__(self, config: EnvironmentConfig, count: int = 2, *, apart: bool = True) -> None:
         self.config, self.count = config, count
-        self._here = [] if apart else [Host(config) for _ in range(count)]
-        self._answers: dict[int, Any] = {}  # of the hosts in this process
+        self._here = [] if apart else [EnvWorker(config) for _ in range(count)]
+        self._answers: dict[int, Any] = {}  # of the workers in this process
         self._asked = [0] * count  # the number of the last question to each
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -198,7 +200,7 @@ class Workers:
                 process.join()
 
     def ask(self, place: int, what: str, *given: Any) -> None:
-        """Have a host call one of its methods; an answer that nobody took is dropped."""
+        """Have a worker call one of its methods; an answer that nobody took is dropped."""
         if self._here:
             self._answers[place] = getattr(self._here[place], what)(*given)
             return
@@ -248,21 +250,21 @@ class Workers:
 def _serve(pipe: Connection, config: EnvironmentConfig) -> None:
     """Answer questions about one environment until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    host: Host | None = None
+    host: EnvWorker | None = None
     while True:
         try:
             number, what, given = pipe.recv()
         except (EOFError, OSError):
             break
         try:
-            host = host or Host(config)
-            told: Any = number, True, getattr(host, what)(*given)
+            host = host or EnvWorker(config)
+            on_rollout: Any = number, True, getattr(host, what)(*given)
         except WamkitError as problem:
-            told = number, False, (problem.what, problem.hint, True)
+            on_rollout = number, False, (problem.what, problem.hint, True)
         except Exception:
-            told = number, False, (traceback.format_exc(), "", False)
+            on_rollout = number, False, (traceback.format_exc(), "", False)
         try:
-            pipe.send(told)
+            pipe.send(on_rollout)
         except OSError:
             break
     if host is not None:

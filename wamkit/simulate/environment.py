@@ -22,7 +22,7 @@ from ..files.install import install_hint
 
 @dataclass(frozen=True)
 class Robot:
-    """What is to be controlled, and what it is seen with."""
+    """Action, state and camera specification of the robot."""
 
     cameras: Mapping[str, tuple[int, int]]  # camera -> height, width
     state: tuple[str, ...]  # P names; none if there is no state
@@ -44,8 +44,8 @@ class Robot:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One look at the robot."""
+class EnvObservation:
+    """One observation of the robot."""
 
     pictures: Mapping[str, NDArray[np.uint8]]  # camera -> [height, width, 3]
     state: NDArray[np.float32]  # [P] physical units
@@ -54,7 +54,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one action."""
+    """Result of one action."""
 
     reward: float
     success: bool  # the task is solved at this moment
@@ -64,7 +64,7 @@ class Step:
 class Expert(Protocol):
     """A script that solves the task; it may know more than is seen."""
 
-    def act(self, seen: Seen) -> NDArray[Any]:
+    def act(self, seen: EnvObservation) -> NDArray[Any]:
         """The next action [A]."""
 
 
@@ -81,7 +81,7 @@ class Environment(Protocol):
     def reset(self, seed: int) -> None:
         """Begin an episode that the seed, of 32 bits, alone decides, whatever happened before."""
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         """What is seen now."""
 
     def step(self, action: NDArray[np.float32]) -> Step:

@@ -1,4 +1,4 @@
-"""One episode as it was lived: what was seen, what was done about it, and how it went."""
+"""One episode as it was recorded: observations, actions, rewards and success."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .environment import Seen
+from .environment import EnvObservation
 
 STAGES = ("observation", "policy", "environment")
 """Where the time of a decision goes: taking pictures, choosing actions, carrying them out."""
@@ -17,16 +17,16 @@ STAGES = ("observation", "policy", "environment")
 
 @dataclass(frozen=True)
 class Frame:
-    """A look, the action that followed it, and what came of it."""
+    """An observation, the action that followed it, and its result."""
 
-    seen: Seen
+    seen: EnvObservation
     action: NDArray[np.float32]  # [A] as it was intended: without the noise of an expert
     reward: float
     success: bool
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Rollout:
     """A whole episode."""
 
     seed: int
@@ -37,4 +37,4 @@ class Attempt:
     frames: tuple[Frame, ...] = ()  # empty if they were not kept
     imagined: Mapping[int, Any] = field(default_factory=dict)
     """step of a decision -> camera -> pictures [K, height, width, 3] uint8 expected from there."""
-    last: Seen | None = None  # after the last frame, if frames were kept
+    last: EnvObservation | None = None  # after the last frame, if frames were kept

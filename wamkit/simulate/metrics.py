@@ -1,4 +1,4 @@
-"""How well it went: success with its uncertainty, returns, and where the time goes."""
+"""Evaluation metrics: success rate with its confidence interval, returns, latencies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .episodes import STAGES, Attempt
+from .episodes import STAGES, Rollout
 
 Z95 = 1.959963984540054  # of a normal distribution, 95 % within plus and minus this
 
@@ -28,19 +28,19 @@ def wilson(successes: int, attempts: int, z: float = Z95) -> tuple[float, float]
     return low, high
 
 
-def summary(attempts: Sequence[Attempt]) -> dict[str, Any]:
+def summary(attempts: Sequence[Rollout]) -> dict[str, Any]:
     """Success, return and length of the episodes, as plain data."""
-    successes = sum(attempt.success for attempt in attempts)
-    solved = [attempt.steps for attempt in attempts if attempt.success]
+    successes = sum(rollout.success for rollout in attempts)
+    solved = [rollout.steps for rollout in attempts if rollout.success]
     return {
         "episodes": len(attempts),
         "successes": successes,
         "success_rate": successes / len(attempts),
         "interval_95": list(wilson(successes, len(attempts))),
-        "return": fmean(attempt.total for attempt in attempts),
-        "steps": fmean(attempt.steps for attempt in attempts),
+        "return": fmean(rollout.total for rollout in attempts),
+        "steps": fmean(rollout.steps for rollout in attempts),
         "steps_to_success": fmean(solved) if solved else None,
-        "seeds": [attempt.seed for attempt in attempts],
+        "seeds": [rollout.seed for rollout in attempts],
         "per_episode": [
             {"seed": a.seed, "success": a.success, "return": a.total, "steps": a.steps}
             for a in attempts

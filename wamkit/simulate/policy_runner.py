@@ -1,4 +1,4 @@
-"""A policy that decides for several episodes at once, each as if it were alone.
+"""Run a policy for several episodes at once, each as if it were alone.
 
 Every episode draws its noise from seeds of its own, so that who else is in the batch does not
 matter beyond rounding.
@@ -19,15 +19,15 @@ from ..config.seeds import folded
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
-from .environment import Seen
+from .environment import EnvObservation
 
 
 @dataclass
-class Running:
-    """An episode that a policy is in."""
+class RunningEpisode:
+    """State of an episode that is running."""
 
     seed: int
-    seen: dict[int, Seen]  # step -> what was seen then
+    seen: dict[int, EnvObservation]  # step -> what was seen then
     step: int = 0
     decisions: int = 0
     over: bool = False
@@ -43,8 +43,8 @@ class Running:
         return folded(self.seed * 100_003 + self.decisions)
 
 
-class Actor:
-    """Decides with a policy; `views` says which camera each of its views looks through."""
+class PolicyRunner:
+    """Samples action chunks for episodes; `views`: policy view -> camera of the environment."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Actor:
         if video.context > 1 or policy.paradigm.stateful:
             self.every = int(np.gcd(replan, video.every))
 
-    def decide(self, running: Sequence[Running]) -> list[NDArray[np.float32]]:
+    def decide(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
         """The next actions of each episode, [replan, A] in physical units."""
         if self.policy.paradigm.stateful:
             chunks = [self._remembering(one) for one in running]
@@ -76,8 +76,8 @@ class Actor:
             one.decisions += 1
         return [chunk[: self.replan].astype(np.float32) for chunk in chunks]
 
-    def expect(self, running: Sequence[Running]) -> None:
-        """Note what the policy imagines from here on, in `Running.imagined`."""
+    def imagine_next(self, running: Sequence[RunningEpisode]) -> None:
+        """Store the frames that the policy imagines next in `RunningEpisode.imagined`."""
         if not self.imagine:
             return
         seen = self._observed([self._context(one) for one in running])
@@ -88,8 +88,8 @@ class Actor:
                 for name, clip in future.views.items()
             }
 
-    def _remembering(self, one: Running) -> NDArray[np.float32]:
-        """A chunk of a policy that is told all pictures since its last one."""
+    def _remembering(self, one: RunningEpisode) -> NDArray[np.float32]:
+        """A chunk of a stateful policy, which observes all frames since its last chunk."""
         if one.session is None:
             one.session = self.policy.session()
             looks = self._context(one)
@@ -100,7 +100,7 @@ class Actor:
         chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
         return chunk.values[0].numpy()
 
-    def _context(self, one: Running) -> list[Seen]:
+    def _context(self, one: RunningEpisode) -> list[EnvObservation]:
         """The frames that a decision starts from, oldest first.
 
         As in training, the first one stands for those before the episode.
@@ -109,7 +109,7 @@ class Actor:
         steps = [one.step - video.every * back for back in reversed(range(video.context))]
         return [one.seen[max(step, 0)] for step in steps]
 
-    def _observed(self, looks: Sequence[Sequence[Seen]]) -> Observation:
+    def _observed(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:
         """The looks of B episodes, T each, as one observation."""
         images = {
             view: torch.stack([_clip(row, camera) for row in looks])
@@ -121,7 +121,7 @@ class Actor:
         return Observation(images, [row[-1].instruction for row in looks], state)
 
 
-def _clip(looks: Sequence[Seen], camera: str) -> Tensor:
+def _clip(looks: Sequence[EnvObservation], camera: str) -> Tensor:
     """Pictures of one camera [T, 3, height, width] uint8."""
     return torch.from_numpy(np.stack([seen.pictures[camera] for seen in looks])).movedim(-1, 1)
 

@@ -1,7 +1,7 @@
-"""Episodes into a LeRobot data set: what was seen, what was done, what it was worth.
+"""Record episodes of an expert into a LeRobot data set: observations, actions, rewards.
 
-What was asked for and how far it came stands in the notes of the data set, so that a collection
-that was interrupted, or that was too small, is gone on with: no seed is tried twice.
+The notes of the data set hold the settings and the progress of each collection, so that one that
+was interrupted, or that was too small, continues: no seed is tried twice.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ..data import Feature, Writer
 from ..data.schema import MOST_EPISODES
 from ..data.writer import notes
 from ..errors import WamkitError
-from .env_pool import Workers
+from .env_pool import EnvPool
 from .environment import Robot
-from .episodes import Attempt
+from .episodes import Rollout
 from .rollout import play
 
 PATIENCE = 4
 """Attempts for each episode that is wanted, before an expert is given up."""
 NOTE = "collected"
-"""Where the notes of a data set tell of its collections."""
+"""Key of the collections in the notes of a data set."""
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What became of a collection, in all its sessions."""
+class CollectionSummary:
+    """Totals of a collection over all its sessions."""
 
     episodes: int
     frames: int
@@ -48,12 +48,12 @@ class Collected:
 
 
 class _Entry(Section):
-    """What the notes of a data set say of one collection."""
+    """One collection in the notes of a data set."""
 
     environment: dict[str, Any]
     seed: int
     noise: float
-    linger: int
+    post_success_steps: int
     episodes: int = Field(ge=0, le=MOST_EPISODES)
     frames: int = Field(ge=0, lt=10**12)
     attempts: int = Field(ge=0, lt=10**12)
@@ -70,18 +70,18 @@ class _Notes(Section):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What decides the episodes of a collection, but for how many they are."""
+class CollectionConfig:
+    """Settings that determine the episodes of a collection, except their number."""
 
     environment: EnvironmentConfig
     seed: int = 0  # of the first attempt; then one by one
     noise: float = 0.1
-    linger: int = 4  # actions after the first success
+    post_success_steps: int = 4  # actions after the first success
 
-    def entry(self, told: dict[str, Any]) -> dict[str, Any] | None:
-        """What the notes of a data set say of this collection, or None if it was not begun."""
+    def entry(self, dataset_notes: dict[str, Any]) -> dict[str, Any] | None:
+        """The entry of this collection in the notes of a data set, or None if it was not begun."""
         mine = self._plain()
-        found: list[dict[str, Any]] = told.get(NOTE, [])
+        found: list[dict[str, Any]] = dataset_notes.get(NOTE, [])
         try:
             _Notes.model_validate({NOTE: found}, strict=True)
         except ValidationError as error:
@@ -97,16 +97,20 @@ class Asked:
         entry = self.entry(notes(folder))
         return entry["episodes"] if entry else 0
 
-    def begin(self, told: dict[str, Any]) -> dict[str, Any]:
+    def begin(self, dataset_notes: dict[str, Any]) -> dict[str, Any]:
         """The entry of this collection among the notes, a new one if there is none."""
-        if (entry := self.entry(told)) is None:
+        if (entry := self.entry(dataset_notes)) is None:
             entry = {**self._plain(), "episodes": 0, "frames": 0, "attempts": 0}
-            told.setdefault(NOTE, []).append(entry)
+            dataset_notes.setdefault(NOTE, []).append(entry)
         return entry
 
     def _plain(self) -> dict[str, Any]:
         environment = self.environment.model_dump(mode="json")
-        numbers = {"seed": self.seed, "noise": self.noise, "linger": self.linger}
+        numbers = {
+            "seed": self.seed,
+            "noise": self.noise,
+            "post_success_steps": self.post_success_steps,
+        }
         return {"environment": environment, **numbers}
 
 
@@ -127,9 +131,9 @@ def writer(
     return Writer(folder, robot.control_hz, features, robot.kind, codec=codec)
 
 
-def add(made: Writer, attempt: Attempt) -> None:
+def add(made: Writer, rollout: Rollout) -> None:
     """Write one episode whose frames were kept."""
-    for frame in attempt.frames:
+    for frame in rollout.frames:
         values: dict[str, Any] = {
             f"observation.images.{name}": picture for name, picture in frame.seen.pictures.items()
         }
@@ -139,50 +143,53 @@ def add(made: Writer, attempt: Attempt) -> None:
         values["next.reward"] = np.float32(frame.reward)
         values["next.success"] = np.bool_(frame.success)
         made.add_frame(values)
-    made.add_episode(attempt.instruction)
+    made.add_episode(rollout.instruction)
 
 
 def collect(
-    workers: Workers,
+    workers: EnvPool,
     made: Writer,
     episodes: int,
     *,
     seed: int = 0,
     noise: float = 0.1,
-    linger: int = 4,
+    post_success_steps: int = 4,
     keep_every: int | None = None,
-    told: Callable[[Attempt], None] = lambda _: None,
-) -> Collected:
+    on_rollout: Callable[[Rollout], None] = lambda _: None,
+) -> CollectionSummary:
     """Let the expert play seeds from `seed` on, and write its successes until there are enough.
 
     Goes on where a collection with the same settings stopped. `keep_every`: save after so many
     episodes, and those that are whole at Ctrl-C; without it a collection is saved whole or not at
-    all. `told` hears of every attempt. Raises WamkitError if the expert fails too often.
+    all. `on_rollout` is called after every attempt. Raises WamkitError if the expert fails too
+    often.
     """
     if not 0 <= noise < math.inf:
         raise WamkitError(f"a noise of {noise}", "a finite number from 0 on: --noise 0.1")
-    asked = Asked(workers.config, seed, noise, linger)
+    asked = CollectionConfig(workers.config, seed, noise, post_success_steps)
     entry, unsaved = asked.begin(made.notes), 0
     limit = PATIENCE * episodes + 10
     expect_seed(seed, room=limit)
     seeds = range(seed + entry["attempts"], seed + limit)
-    attempts = play(workers, seeds, "expert", noise=noise, linger=linger, keep=True)
+    rollouts = play(
+        workers, seeds, "expert", noise=noise, post_success_steps=post_success_steps, keep=True
+    )
     try:
         while entry["episodes"] < episodes:
-            if (attempt := next(attempts, None)) is None:
+            if (rollout := next(rollouts, None)) is None:
                 raise WamkitError(
                     f"the expert solved {entry['episodes']} of {entry['attempts']} attempts, and "
                     f"{episodes} episodes were wanted",
                     "lower --noise, or choose another task",
                 )
             with _uninterrupted():
-                if attempt.success:
-                    add(made, attempt)
+                if rollout.success:
+                    add(made, rollout)
                     entry["episodes"] += 1
-                    entry["frames"] += len(attempt.frames)
+                    entry["frames"] += len(rollout.frames)
                     unsaved += 1
                 entry["attempts"] += 1
-                told(attempt)
+                on_rollout(rollout)
                 if unsaved == keep_every and entry["episodes"] < episodes:
                     made.keep()
                     entry, unsaved = asked.begin(made.notes), 0
@@ -191,20 +198,20 @@ def collect(
             made.keep()
         raise
     last = seed + entry["attempts"] - 1
-    return Collected(entry["episodes"], entry["frames"], entry["attempts"], (seed, last))
+    return CollectionSummary(entry["episodes"], entry["frames"], entry["attempts"], (seed, last))
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C within is heard at the end. Only the main thread hears it at all."""
+    """Defer Ctrl-C to the end of the block. Only the main thread receives it at all."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if heard:
+    if signals:
         raise KeyboardInterrupt

@@ -33,18 +33,18 @@ def prepare() -> None:
 def expect_mujoco() -> None:
     """Refuse what MuJoCo could not draw with. Raises WamkitError with what to set."""
     value = os.environ.get(GL, "")
-    told = value.lower().strip()
-    if sys.platform == "linux" and told not in _KNOWN:
+    on_rollout = value.lower().strip()
+    if sys.platform == "linux" and on_rollout not in _KNOWN:
         raise WamkitError(f"{GL} is {value!r}, expected egl, osmesa or glfw", _CURE)
-    if told in _OFF:
+    if on_rollout in _OFF:
         raise WamkitError(f"{GL} is {value!r}: MuJoCo is not to draw, and nothing is seen", _CURE)
-    if without_display() and told in _ON:
+    if without_display() and on_rollout in _ON:
         raise WamkitError(f"{GL} is {value!r}, which draws on a display; there is none here", _CURE)
 
 
 @contextmanager
 def drawing(what: str, but: type[Exception] = WamkitError) -> Iterator[None]:
-    """Within, `what` is made or drawn; what it fails of is told with what to set.
+    """Within, `what` is made or drawn; an error says which variable to set.
 
     Errors of the class `but` are left as they are.
     """

@@ -1,4 +1,4 @@
-"""Episodes of a policy or of a baseline, several side by side, from seeds that are given.
+"""Roll out a policy or a baseline in several environments at once, from given seeds.
 
 Policies decide in rounds: all episodes that run are observed, decided for in one batch, and go on
 together. So the batches, and with them the results, do not depend on how fast each simulator is.
@@ -9,31 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from .env_pool import Progress, Workers
-from .episodes import Attempt, Frame
-from .policy_runner import Actor, Running
+from .env_pool import EnvPool, Progress
+from .episodes import Frame, Rollout
+from .policy_runner import PolicyRunner, RunningEpisode
 
 Seconds = dict[str, list[float]]
 
 
 def play(
-    workers: Workers,
+    workers: EnvPool,
     seeds: Sequence[int],
     actor: str,
     *,
     noise: float = 0.0,
-    linger: int = 0,
+    post_success_steps: int = 0,
     keep: bool = False,
-) -> Iterator[Attempt]:
+) -> Iterator[Rollout]:
     """Episodes of `expert` or `random`, in the order of their seeds."""
-    free, asked, made = list(range(len(workers))), dict[int, int](), dict[int, Attempt]()
+    free, asked, made = list(range(len(workers))), dict[int, int](), dict[int, Rollout]()
     waiting, following = iter(seeds), iter(seeds)
     next_out = next(following, None)
     while next_out is not None:
         while free and (seed := next(waiting, None)) is not None:
             place = free.pop(0)
             asked[place] = seed
-            workers.ask(place, "play", seed, actor, noise, linger, keep)
+            workers.ask(place, "play", seed, actor, noise, post_success_steps, keep)
         for place in list(workers.ready(sorted(asked))):
             made[asked.pop(place)] = workers.answer(place)
             free.append(place)
@@ -43,43 +43,47 @@ def play(
 
 
 def evaluate(
-    workers: Workers,
+    workers: EnvPool,
     seeds: Sequence[int],
-    actor: Actor,
+    runner: PolicyRunner,
     seconds: Seconds,
     *,
     keep: bool = False,
-) -> Iterator[Attempt]:
+) -> Iterator[Rollout]:
     """Episodes of a policy, as they end; the times of each stage are added to `seconds`.
 
     With `keep`, every step is looked at, and attempts hold their frames.
     """
     waiting = iter(seeds)
-    running: dict[int, Running] = {}
+    running: dict[int, RunningEpisode] = {}
     while True:
         begun = []
         for place in range(len(workers)):
             if place not in running and (seed := next(waiting, None)) is not None:
                 workers.ask(place, "reset", seed)
-                running[place] = Running(seed, {})
+                running[place] = RunningEpisode(seed, {})
                 begun.append(place)
         for place in begun:
             running[place].seen[0] = workers.answer(place)
         if not running:
             return
-        _round(workers, running, actor, 1 if keep else actor.every, seconds)
+        _round(workers, running, runner, 1 if keep else runner.every, seconds)
         for place in [place for place, one in running.items() if one.over]:
-            yield _attempt(running.pop(place), keep)
+            yield _rollout(running.pop(place), keep)
 
 
 def _round(
-    workers: Workers, running: dict[int, Running], actor: Actor, every: int, seconds: Seconds
+    workers: EnvPool,
+    running: dict[int, RunningEpisode],
+    runner: PolicyRunner,
+    every: int,
+    seconds: Seconds,
 ) -> None:
     """One decision for every episode that runs, and what comes of it."""
     episodes = list(running.values())
-    actor.expect(episodes)
+    runner.imagine_next(episodes)
     start = perf_counter()
-    chunks = actor.decide(episodes)
+    chunks = runner.decide(episodes)
     seconds.setdefault("policy", []).append(perf_counter() - start)
     for (place, one), chunk in zip(running.items(), chunks, strict=True):
         one.actions += list(chunk)
@@ -95,11 +99,11 @@ def _round(
         one.over = made.over
 
 
-def _attempt(one: Running, keep: bool) -> Attempt:
+def _rollout(one: RunningEpisode, keep: bool) -> Rollout:
     """The episode as it is reported."""
     happened = zip(one.actions, one.rewards, one.successes, strict=False)  # the end cuts a chunk
     frames = tuple(Frame(one.seen[step], *what) for step, what in enumerate(happened) if keep)
-    return Attempt(
+    return Rollout(
         one.seed,
         any(one.successes),
         sum(one.rewards),

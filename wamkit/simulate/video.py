@@ -1,4 +1,4 @@
-"""Films of episodes: what happened, and beside it what the policy expected.
+"""Videos of episodes: the recorded frames, and next to them the frames that the policy imagined.
 
 real | imagined       a green frame from the first success on; an orange one around what is
                       imagined: the picture for the moment that comes next
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from ..data import video_writer
 from ..files.durable import in_words, make_folder, write_bytes
-from .episodes import Attempt
+from .episodes import Rollout
 
 READABLE = 192  # pixels of height that small pictures are enlarged to
 BORDER = 4
@@ -25,22 +25,22 @@ PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
 GIF_HERTZ = 50.0  # browsers slow down what is faster
 
 
-def pictures(attempt: Attempt, every: int) -> Iterator[NDArray[np.uint8]]:
+def pictures(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
     """One picture [height, width, 3] for each step and one for the end; sizes are even.
 
     `every` is the number of actions between two imagined pictures.
     """
-    decisions = sorted(attempt.imagined)
+    decisions = sorted(rollout.imagined)
     solved = False
-    looks = [frame.seen for frame in attempt.frames]
-    if attempt.last is not None:
-        looks.append(attempt.last)
+    looks = [frame.seen for frame in rollout.frames]
+    if rollout.last is not None:
+        looks.append(rollout.last)
     for step, seen in enumerate(looks):
-        solved = solved or (step > 0 and attempt.frames[step - 1].success)
+        solved = solved or (step > 0 and rollout.frames[step - 1].success)
         row = [_framed(p, SOLVED if solved else PLAIN) for p in seen.pictures.values()]
         if decisions:
             begun = max((d for d in decisions if d <= step), default=decisions[0])
-            for clip in attempt.imagined[begun].values():
+            for clip in rollout.imagined[begun].values():
                 row.append(_framed(clip[min((step - begun) // every, len(clip) - 1)], IMAGINED))
         height = max(len(each) for each in row)
         padded = [np.pad(each, ((0, height - len(each)), (0, 0), (0, 0))) for each in row]
@@ -54,9 +54,9 @@ def _framed(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[
     return np.asarray(ImageOps.expand(scaled, BORDER, color))
 
 
-def shoot(attempt: Attempt, file: Path, control_hz: float, every: int) -> None:
+def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> None:
     """Write an episode as .mp4 or .gif, at its true speed where the format can."""
-    shown = list(pictures(attempt, every))
+    shown = list(pictures(rollout, every))
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
         cure = "write the films as pictures that move: --film gif"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..config.parts import EnvironmentConfig
-from ..simulate.environment import Environment, Robot, Seen
+from ..simulate.environment import Environment, EnvObservation, Robot
 
 
 def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
@@ -39,7 +39,7 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
         environment.close()
 
 
-def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> list[Seen]:
+def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> list[EnvObservation]:
     """What is seen in an episode of these actions."""
     environment.reset(seed)
     seen = [environment.see()]
@@ -50,7 +50,7 @@ def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> li
     return seen
 
 
-def _expect_seen(seen: Seen, robot: Robot) -> None:
+def _expect_seen(seen: EnvObservation, robot: Robot) -> None:
     assert {name: p.shape for name, p in seen.pictures.items()} == {
         name: (*size, 3) for name, size in robot.cameras.items()
     }

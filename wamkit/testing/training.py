@@ -22,7 +22,7 @@ from ..policy.policy import Policy
 from ..train.checkpoints import LOG
 from ..train.config import TrainConfig
 from ..train.logs import read
-from ..train.trainer import Data, Summary, Tell, train
+from ..train.trainer import Data, OnStep, Summary, train
 from .dataset import record
 
 __all__ = ["logged", "recordings", "same", "saved", "short_run", "state"]
@@ -49,7 +49,7 @@ def short_run(
     out: Path,
     *,
     resume: bool = False,
-    tell: Tell | None = None,
+    on_step: OnStep | None = None,
     **settings: Any,
 ) -> Summary:
     """Four updates of four samples, saved after two, or as the `settings` of a `TrainConfig` say.
@@ -57,7 +57,7 @@ def short_run(
     Raises WamkitError as `wamkit.train.trainer.train` does.
     """
     config = TrainConfig.model_validate({**SHORT, **settings})
-    return train(policy, Data(data, Columns()), out, config, resume=resume, tell=tell)
+    return train(policy, Data(data, Columns()), out, config, resume=resume, on_step=on_step)
 
 
 def logged(run: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from ..errors import WamkitError
 from ..policy.observation import Batch
 
 
-class Feed:
+class BatchIterator:
     """Batches of a loader, epoch after epoch, and how long they were waited for."""
 
     def __init__(self, loader: Loader) -> None:

@@ -22,7 +22,7 @@ from .config import FREE, TrainConfig
 from .loggers import IDENTITY
 from .logs import newest_step
 
-SHOWN = 6  # differences that are told of one kind
+SHOWN = 6  # differences of one kind that a message lists
 IMAGINED = "imagined"
 BEFORE = {CHECKPOINTS, SPEC, LOCK}
 """What a run writes before train.yaml."""
@@ -105,7 +105,7 @@ def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
 
 
 class _Settings(Section):
-    """train.yaml once more, with the settings told apart."""
+    """train.yaml once more, with settings and data apart."""
 
     settings: TrainConfig
     data: Read
@@ -115,13 +115,13 @@ class _Settings(Section):
 def differences(
     begun: Begun,
     policy: Mapping[str, Any],
-    told: Mapping[str, Any],
+    run_settings: Mapping[str, Any],
     spec: Mapping[str, Any],
     free: set[str],
 ) -> dict[str, str]:
     """What decides the numbers and is not what it was: name -> how it differs."""
     found = {}
-    then, now = begun.model_dump(), json.loads(json.dumps(dict(told)))
+    then, now = begun.model_dump(), json.loads(json.dumps(dict(run_settings)))
     if changed := list(_changes(policy, spec)):
         found["spec"] = "; ".join(changed[:SHOWN])
     if changed := list(_changes(then["data"], now["data"], "data")):

@@ -94,17 +94,17 @@ class RunFolder:
             "go on with --resume, or choose another folder for this run",
         )
 
-    def begin(self, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    def begin(self, run_settings: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         """Write what a run is, before its first update. Raises WamkitError in all processes."""
         with self.processes.agreed():
             if self.processes.first:
                 with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
                     durable.make_folder(self.checkpoints)
                 _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
-                _write(self.place / SETTINGS, strict_yaml.dumps(dict(told)))
+                _write(self.place / SETTINGS, strict_yaml.dumps(dict(run_settings)))
 
     def go_on(
-        self, told: dict[str, Any], spec: Mapping[str, Any]
+        self, run_settings: dict[str, Any], spec: Mapping[str, Any]
     ) -> tuple[tuple[Path, Record] | None, list[str]]:
         """The newest finished checkpoint of the run that is here, its record, and what to note.
 
@@ -116,16 +116,19 @@ class RunFolder:
             unsaved = is_begun(self.place)
             begun = read_unsaved(self.place) if unsaved else read_begun(self.place)
             if begun is not None:
-                self._expect_same(begun, told, spec)
+                self._expect_same(begun, run_settings, spec)
             if unsaved:
                 return None, [f"{self.place} has no checkpoint yet: the run begins again"]
             checkpoint, notes = self._newest()
             return (checkpoint, self._record(checkpoint)), notes
 
     def _expect_same(
-        self, begun: tuple[Begun, Mapping[str, Any]], told: dict[str, Any], spec: Mapping[str, Any]
+        self,
+        begun: tuple[Begun, Mapping[str, Any]],
+        run_settings: dict[str, Any],
+        spec: Mapping[str, Any],
     ) -> None:
-        changed = differences(*begun, told, spec, FREE)
+        changed = differences(*begun, run_settings, spec, FREE)
         if changed:
             names = " and another ".join(changed)
             raise WamkitError(
@@ -133,7 +136,7 @@ class RunFolder:
                 "resume with what it was begun with; see its spec.yaml and train.yaml",
             )
 
-    def take_up(self, told: dict[str, Any], checkpoint: Path, record: Record) -> None:
+    def take_up(self, run_settings: dict[str, Any], checkpoint: Path, record: Record) -> None:
         """Note under which settings the run goes on, and finish what the last save left undone.
 
         Copied checkpoints get their names, `last` and `best` point to theirs, and those that are no
@@ -146,7 +149,7 @@ class RunFolder:
                     runs.settle(self.checkpoints)
                     self._point(record)
                     self._forget(record.best_step)
-                _write(self.place / SETTINGS, strict_yaml.dumps(told))
+                _write(self.place / SETTINGS, strict_yaml.dumps(run_settings))
 
     def _newest(self) -> tuple[Path, list[str]]:
         """The newest finished checkpoint, and a note on newer ones that were not finished."""
@@ -276,15 +279,15 @@ class RunFolder:
                 finite.expect_weights(whole.items(), {}, whole=True)
                 folder.save(policy, part / POLICY, whole)
                 record = Record.model_validate(run)
-                for file, told in ((FILES, manifest(part)), (RUN, record)):
-                    text = strict_json.dumps(told.model_dump(mode="json"), indent=1)
+                for file, content in ((FILES, manifest(part)), (RUN, record)):
+                    text = strict_json.dumps(content.model_dump(mode="json"), indent=1)
                     (part / file).write_text(text + "\n", encoding="utf-8")
                 finish(part, goal)
                 self._point(record)
                 self._forget(record.best_step)
 
     def _point(self, record: Record) -> None:
-        """Let `last` and `best` stand for the checkpoints that a record tells of."""
+        """Point `last` and `best` to the checkpoints that a record names."""
         named = {"last": record.step, "best": record.best_step}
         for name, step in named.items():
             link = self.checkpoints / name

@@ -72,7 +72,7 @@ def peak_for(config: TrainConfig, device: torch.device) -> float | None:
             return peak.bfloat16 if config.precision == "bfloat16" else peak.float32
     if not config.measure_peak:
         return None
-    from ..bench.machine import roof
+    from ..bench.machine import measure_roofline
     from ..policy.policy import DTYPES
 
-    return roof(device, DTYPES[config.precision]).operations_per_second
+    return measure_roofline(device, DTYPES[config.precision]).operations_per_second

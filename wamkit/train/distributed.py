@@ -1,4 +1,4 @@
-"""A policy as several processes train it: its loss as one module's forward, its weights by name."""
+"""Train a policy in several processes: its loss as one module's forward, under DDP or FSDP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .processes import Processes
 
 
-class Trainee(nn.Module):
+class LossModule(nn.Module):
     """A policy whose forward is its loss."""
 
     def __init__(self, policy: Policy, config: TrainConfig) -> None:
@@ -49,24 +49,24 @@ class Trainee(nn.Module):
             runner.sharded, runner.recompute = before
 
 
-class Team:
-    """The trainee in all processes: gradients are the mean over them."""
+class DistributedPolicy:
+    """A policy in all processes (DDP or FSDP): gradients are the mean over processes."""
 
-    def __init__(self, trainee: Trainee, config: TrainConfig, processes: Processes) -> None:
-        self.trainee, self.processes = trainee, processes
+    def __init__(self, loss_module: LossModule, config: TrainConfig, processes: Processes) -> None:
+        self.loss_module, self.processes = loss_module, processes
         self.sharded = config.sharding == "fsdp"
-        self._module: Any = trainee
+        self._module: Any = loss_module
         if self.sharded:
             if processes.world == 1:
                 raise WamkitError(
                     "sharding is fsdp, and there is one process",
                     "torchrun --nproc-per-node 2 -m wamkit train ..., or sharding=ddp",
                 )
-            _shard(trainee)
+            _shard(loss_module)
         elif processes.world > 1:
             ids = [processes.device] if processes.device.type == "cuda" else None
             self._module = DistributedDataParallel(
-                trainee, device_ids=ids, find_unused_parameters=True
+                loss_module, device_ids=ids, find_unused_parameters=True
             )
 
     def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ class Team:
         return self._module(batch, seed)  # type: ignore[no-any-return]
 
     @contextmanager
-    def alone(self, wanted: bool) -> Iterator[None]:
-        """Within, if wanted, gradients of processes are not yet put together."""
+    def no_sync(self, wanted: bool) -> Iterator[None]:
+        """Within, if `wanted`, gradients are not yet reduced over processes (DDP `no_sync`)."""
         if isinstance(self._module, DistributedDataParallel) and wanted:
             with self._module.no_sync():
                 yield
@@ -85,24 +85,24 @@ class Team:
 
     def weights(self) -> dict[str, Tensor]:
         """Every weight and buffer of the policy that is saved, by name."""
-        return {name: x.detach() for name, x in self.trainee.policy.state_dict().items()}
+        return {name: x.detach() for name, x in self.loss_module.policy.state_dict().items()}
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """Those that learn."""
-        return {n: p for n, p in self.trainee.policy.named_parameters() if p.requires_grad}
+        """Trainable weights, by name."""
+        return {n: p for n, p in self.loss_module.policy.named_parameters() if p.requires_grad}
 
 
 METHODS = ("modulation", "text_kv", "pre_attention", "post_attention")
 """Of a block (`wamkit.interfaces.Block`): what is called."""
 
 
-def _shard(trainee: Trainee) -> None:
+def _shard(loss_module: LossModule) -> None:
     """Leave each process a share of the weights: block by block, and of all others together.
 
     What does not learn stays whole. A block is gathered for each of its methods.
     """
-    resting = {p for p in trainee.parameters() if not p.requires_grad}
-    for module in reversed(list(trainee.modules())):
+    resting = {p for p in loss_module.parameters() if not p.requires_grad}
+    for module in reversed(list(loss_module.modules())):
         if not all(hasattr(module, method) for method in METHODS):
             continue
         if all(p in resting for p in module.parameters()):
@@ -110,6 +110,6 @@ def _shard(trainee: Trainee) -> None:
         fully_shard(module, ignored_params=resting)
         for method in METHODS:
             register_fsdp_forward_method(module, method)
-    fully_shard(trainee, ignored_params=resting, reshard_after_forward=True)
-    assert isinstance(trainee, FSDPModule)
-    register_fsdp_forward_method(trainee, "imagine")
+    fully_shard(loss_module, ignored_params=resting, reshard_after_forward=True)
+    assert isinstance(loss_module, FSDPModule)
+    register_fsdp_forward_method(loss_module, "imagine")

@@ -36,7 +36,7 @@ class Logger(Protocol):
         """A picture in a file, after so many updates."""
 
     def close(self) -> None:
-        """Nothing more will be told."""
+        """Close the logger."""
 
 
 def expect(names: Iterable[str]) -> None:
@@ -55,7 +55,7 @@ class TensorBoard:
     """Event files in the folder of the run: `tensorboard --logdir RUN`."""
 
     def __init__(self, run: Path, after: int) -> None:
-        """What was told of later steps than `after` is not shown: it will be told again."""
+        """Metrics of steps after `after` are hidden: they will be logged again."""
         writer = import_module("torch.utils.tensorboard").SummaryWriter
         self._writer = writer(str(run), purge_step=after + 1)
 
@@ -81,7 +81,7 @@ class Tracker:
     def __init__(self, name: str, run: Path, settings: Mapping[str, Any]) -> None:
         """A run that is resumed goes on under the name that is kept in its folder.
 
-        What was told of steps that will come again stays as it was: neither forgets.
+        Metrics of steps that will come again stay: neither service can delete them.
         """
         self._module: Any = import_module(name)
         known = run / IDENTITY

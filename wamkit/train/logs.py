@@ -20,7 +20,7 @@ SAFE = "the same command with --resume goes on from the newest checkpoint, or be
 """What is safe where a line of the log cannot be written."""
 
 
-class HeldOut(BaseModel):
+class ValidationLine(BaseModel):
     """The loss on held-out episodes."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -36,7 +36,7 @@ class Line(BaseModel):
     step: int = Field(ge=0, le=MOST)
     loss: float | None = None
     parts: dict[str, float] = Field(default_factory=dict)
-    validation: HeldOut | None = None
+    validation: ValidationLine | None = None
 
 
 class Log:
@@ -69,11 +69,11 @@ class Log:
             self._stream = self.file.open("a", buffering=1)
         self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
-    def write(self, step: int, told: Mapping[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
         with in_words(self.file, SAFE):
-            self._stream.write(strict_json.dumps({"step": step, **told}) + "\n")
-        named = dict(_flat(told))
+            self._stream.write(strict_json.dumps({"step": step, **metrics}) + "\n")
+        named = dict(_flat(metrics))
         for logger in self._loggers:
             logger.numbers(step, named)
 
@@ -88,15 +88,15 @@ class Log:
             sync(self.file)
 
     def close(self) -> None:
-        """Nothing more will be told."""
+        """Close the log and all loggers."""
         with suppress(OSError):  # a line that could not be written was said to be when it came
             self._stream.close()
         for logger in self._loggers:
             logger.close()
 
 
-def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
-    for name, value in told.items():
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
@@ -109,7 +109,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def newest_step(file: Path) -> int:
-    """The last step that a log tells of; 0 if there is none."""
+    """The last step in a log; 0 if there is none."""
     return max((line["step"] for line in read(file)), default=0)
 
 

@@ -86,8 +86,8 @@ class Adapters:
             yield name, value
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Within, the modules are as they were before, without what adapters have learned."""
+    def disabled(self) -> Iterator[None]:
+        """Within, the modules are as before the adapters: without what they have learned."""
         self._put({name: layer.base_layer for name, layer in self.layers.items()})
         try:
             yield

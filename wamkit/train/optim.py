@@ -1,4 +1,4 @@
-"""What is done with gradients: learning rates over time, AdamW by part, clipping, averages."""
+"""Optimization: learning rate schedule, AdamW groups by part, gradient clipping, EMA."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def share_of_peak(config: TrainConfig, step: int) -> float:
     return config.final + (1 - config.final) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def choose(policy: Policy, parts: Parts) -> None:
-    """Let those parts of the policy learn that shall, and put the others at rest.
+def set_trainable(policy: Policy, parts: Parts) -> None:
+    """Set `requires_grad` of each part by `parts`, and put frozen parts into eval mode.
 
-    Weights that have the dtype of the spec are float32 from here on. Raises WamkitError if a part
-    is spoken of that the policy lacks, or if nothing is left to learn.
+    Trainable weights become float32. Raises WamkitError if `parts` sets a part that the policy
+    lacks, or if every part is frozen.
     """
     policy.train()
     kept: tuple[object, ...] = (policy.vae, policy.conditioner)
@@ -117,28 +117,28 @@ def set_rates(made: torch.optim.Optimizer, config: TrainConfig, step: int) -> di
     return rates
 
 
-def length(weights: Sequence[nn.Parameter]) -> Tensor:
-    """The length of the gradient of all `weights` together."""
+def grad_norm(weights: Sequence[nn.Parameter]) -> Tensor:
+    """L2 norm of the gradient of all `weights` together."""
     grads = [p.grad for p in weights if p.grad is not None]
     return full(torch.nn.utils.get_total_norm(grads))
 
 
-def lengths(made: torch.optim.Optimizer) -> dict[str, float]:
-    """The length of the gradient of each part."""
+def grad_norms(made: torch.optim.Optimizer) -> dict[str, float]:
+    """L2 norm of the gradient of each part: part -> norm."""
     parts: dict[str, list[nn.Parameter]] = {}
     for group in made.param_groups:
         parts.setdefault(group["part"], []).extend(group["params"])
-    return {part: float(length(weights)) for part, weights in parts.items()}
+    return {part: float(grad_norm(weights)) for part, weights in parts.items()}
 
 
-def shorten(weights: Sequence[nn.Parameter], most: float | None, found: Tensor) -> None:
-    """Scale a gradient of length `found` down to at most `most`."""
+def clip_grad_norm(weights: Sequence[nn.Parameter], most: float | None, found: Tensor) -> None:
+    """Scale gradients of norm `found` down to at most `most`; None leaves them."""
     if most is not None:
         torch.nn.utils.clip_grads_with_norm_(weights, most, found)
 
 
-class Average:
-    """A moving average of weights."""
+class EMA:
+    """Exponential moving average of weights."""
 
     def __init__(self, weights: Sequence[nn.Parameter], decay: float) -> None:
         self.weights, self.decay = list(weights), decay
@@ -169,7 +169,7 @@ class Average:
 class NoiseScale:
     """How many samples a batch could have before more of them stop helping.
 
-    The simple noise scale of McCandlish et al. (arXiv 1812.06162, appendix A): from the length of
+    The simple noise scale of McCandlish et al. (arXiv 1812.06162, appendix A): from the norm of
     the gradient of few samples and of many, the trace of its covariance over its square. Numerator
     and denominator are averaged over updates with decay 0.95.
     """
@@ -178,7 +178,7 @@ class NoiseScale:
         self.spread = self.square = 0.0
 
     def update(self, few: int, short: float, many: int, long: float) -> None:
-        """`short` and `long`: squared lengths of the gradients of `few` and of `many` samples."""
+        """`short` and `long`: squared norms of the gradients of `few` and of `many` samples."""
         square = (many * long - few * short) / (many - few)
         spread = (short - long) / (1 / few - 1 / many)
         if not (math.isfinite(square) and math.isfinite(spread)):

@@ -55,7 +55,7 @@ class Processes:
             said = [None] if problem is None else _said(problem)
             every: list[Any] = [None] * self.world
             dist.all_gather_object(every, said)
-            failed = [told for told in every if told[0] is not None]
+            failed = [result for result in every if result[0] is not None]
             if problem is None and failed:
                 problem = WamkitError(*failed[0])
         if problem is not None:

@@ -27,7 +27,7 @@ from ..checkpoints import files
 from ..errors import WamkitError
 from .processes import Processes
 
-SHOWN = 5  # faults of tensors that are told one by one
+SHOWN = 5  # faults of tensors that a message lists
 
 
 def write_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -> None:
@@ -58,11 +58,11 @@ def expect(found: Metadata, state: Mapping[str, Tensor], place: Path) -> None:
     wrong = [f"{name} is missing" for name in state if name not in there]
     wrong += [f"{name} belongs to nothing here" for name in there if name not in state]
     for name, wanted in state.items():
-        told: Any = there.get(name)
-        if not isinstance(told, TensorStorageMetadata):
+        stored: Any = there.get(name)
+        if not isinstance(stored, TensorStorageMetadata):
             continue
-        shape, kind = list(told.size), told.properties.dtype
-        pieces = sum(torch.Size(chunk.sizes).numel() for chunk in told.chunks)
+        shape, kind = list(stored.size), stored.properties.dtype
+        pieces = sum(torch.Size(chunk.sizes).numel() for chunk in stored.chunks)
         if shape != list(wanted.shape):
             wrong.append(f"{name} is {shape}; expected {list(wanted.shape)}")
         elif kind != wanted.dtype:
@@ -122,7 +122,7 @@ def _in_words(what: str) -> Iterator[None]:
             if not isinstance(error, Exception):
                 raise error from None
         one = len(found) == 1
-        told = [str(e) if one else f"process {rank}: {e}" for rank, e in sorted(found.items())]
-        raise WamkitError(f"{what}: {'; '.join(told)}") from None
+        faults = [str(e) if one else f"process {rank}: {e}" for rank, e in sorted(found.items())]
+        raise WamkitError(f"{what}: {'; '.join(faults)}") from None
     except OSError as error:
         raise WamkitError(f"{what}: {error}") from None

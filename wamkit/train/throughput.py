@@ -1,4 +1,4 @@
-"""How fast a run goes: samples and tokens a second, and the share of its devices' peak."""
+"""Throughput: samples and tokens per second, and utilization of the devices' peak FLOPS."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .devices import peak_for
 from .processes import Processes
 
 
-class Pace:
-    """What so many updates in so many seconds come to."""
+class Throughput:
+    """Throughput of a number of updates in a number of seconds."""
 
     def __init__(
         self, spec: PolicySpec, config: TrainConfig, processes: Processes, *, encodes: bool

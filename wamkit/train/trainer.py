@@ -26,18 +26,18 @@ from ..errors import WamkitError
 from ..policy.policy import Policy
 from ..policy.run_mode import compiler
 from . import loggers, logs, optim
-from .batches import Feed, reading, seed_of, shard
+from .batches import BatchIterator, reading, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
-from .distributed import Team, Trainee
+from .distributed import DistributedPolicy, LossModule
 from .nonfinite import named, not_finite
 from .processes import Processes, joined
 from .signals import caught
 from .summary import Summary as Summary
-from .throughput import Pace
-from .validation import HeldOut, picture
+from .throughput import Throughput
+from .validation import Validator, write_imagined
 
-Tell = Callable[[int, Mapping[str, Any]], None]
+OnStep = Callable[[int, Mapping[str, Any]], None]
 Note = Callable[[str], None]
 
 
@@ -59,21 +59,21 @@ def train(
     *,
     device: str = "cpu",
     resume: bool = False,
-    tell: Tell | None = None,
+    on_step: OnStep | None = None,
     note: Note = warnings.warn,
 ) -> Summary:
     """Train `policy` on a data set, and write everything about it to the folder `out`.
 
-    To be called in every process that torchrun starts, or in one. `tell` hears of every update, in
-    the first process, and `note` of what is worth a line: what normalization cuts from the data, a
-    checkpoint that is passed over. Raises WamkitError if anything does not fit, if a loss or a
-    weight is not finite, if a file cannot be written or read, if another run writes to `out`, or if
-    another process ended.
+    Call it in every process that torchrun starts, or in one. `on_step(step, metrics)` is called
+    after every update in the first process, `note(line)` with warnings: what normalization cuts
+    from the data, a checkpoint that is passed over. Raises WamkitError if anything does not fit, if
+    a loss or a weight is not finite, if a file cannot be written or read, if another run writes to
+    `out`, or if another process ended.
     """
     loggers.expect(config.loggers)
     with joined(device, config.timeout) as processes, reading():
         run = Trainer(policy, data, out, config, processes, note)
-        return run.go(resume=resume, tell=tell or (lambda step, told: None))
+        return run.go(resume=resume, on_step=on_step or (lambda step, metrics: None))
 
 
 class Trainer:
@@ -124,14 +124,14 @@ class Trainer:
             rank=processes.rank,
             world=processes.world,
         )
-        self.samples, self.feed = samples, Feed(loader)
-        self.held: HeldOut | None = None
+        self.samples, self.batches = samples, BatchIterator(loader)
+        self.validator: Validator | None = None
         self.shown = samples
         if hold:
             self.shown = Samples(recording, policy.spec, episodes=hold, **chosen)
             if config.validate_every:
-                self.held = HeldOut(self.shown, config, processes, data.workers)
-        optim.choose(policy, config.parts)
+                self.validator = Validator(self.shown, config, processes, data.workers)
+        optim.set_trainable(policy, config.parts)
         self.adapters = optim.adapted(policy, config)
         policy.to(processes.device)
         if config.compile:
@@ -141,15 +141,15 @@ class Trainer:
                     "install g++ (or name one in the variable CXX), or leave compile=true out",
                 )
             compile_blocks(policy)
-        self.team = Team(Trainee(policy, config), config, processes)
-        self.learned = self.team.learned()
+        self.distributed = DistributedPolicy(LossModule(policy, config), config, processes)
+        self.learned = self.distributed.learned()
         self.optimizer = optim.optimizer(policy, config)
-        self.average: optim.Average | None = None
+        self.ema: optim.EMA | None = None
         if config.ema is not None:
-            self.average = optim.Average(list(self.learned.values()), config.ema)
+            self.ema = optim.EMA(list(self.learned.values()), config.ema)
         self.noise = optim.NoiseScale()
         self.folder = RunFolder(out, processes, config.keep)
-        self.told = {
+        self.run_settings = {
             "settings": config.model_dump(mode="json"),
             "data": {
                 "fingerprint": recording.fingerprint(),
@@ -158,63 +158,69 @@ class Trainer:
             },
             "folder": str(data.folder),
         }
-        self.pace = Pace(policy.spec, config, processes, encodes=samples.latents is None)
+        self.throughput = Throughput(
+            policy.spec, config, processes, encodes=samples.latents is None
+        )
         self.step, self.best = 0, math.inf
         self.best_step: int | None = None
         self.saved: int | None = None  # the step of the newest checkpoint
         self.log: logs.Log | None = None  # in the first process
 
-    def go(self, *, resume: bool, tell: Tell) -> Summary:
+    def go(self, *, resume: bool, on_step: OnStep) -> Summary:
         """Train to the last step, or until somebody interrupts."""
         with self.folder.held(resume):
             self._start(resume)
             with self.processes.agreed():
                 if self.processes.first:
                     run = self.folder.place
-                    self.log = logs.Log(run, self.config.loggers, self.step, self.told, self.note)
-            return self._go(tell)
+                    self.log = logs.Log(
+                        run, self.config.loggers, self.step, self.run_settings, self.note
+                    )
+            return self._go(on_step)
 
     def _start(self, resume: bool) -> None:
         """Begin the run, or take up where it was."""
         spec = self.policy.spec.dump()
         found = None
         if resume:
-            found, notes = self.folder.go_on(self.told, spec)
+            found, notes = self.folder.go_on(self.run_settings, spec)
             for line in notes if self.processes.first else ():
                 self.note(line)
         if found is None:
-            self.folder.begin(self.told, spec)
+            self.folder.begin(self.run_settings, spec)
         else:
             self._restore(*found)
-            self.folder.take_up(self.told, *found)
+            self.folder.take_up(self.run_settings, *found)
 
-    def _go(self, tell: Tell) -> Summary:
+    def _go(self, on_step: OnStep) -> Summary:
         config, first, loss = self.config, self.step, None
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
         try:
             with caught() as signals:
                 while self.step < config.steps and not self.processes.any(bool(signals)):
-                    told = self._update()
-                    loss = told["loss"]
-                    tell(self.step, told)
+                    metrics = self._update()
+                    loss = metrics["loss"]
+                    on_step(self.step, metrics)
                     last = self.step == config.steps
                     if self._logs(self.step):
-                        pace = self.pace.of(self.step - since, perf_counter() - mark)
-                        pace["waiting"] = (self.feed.waited - waited) / (perf_counter() - mark)
-                        self._write(told | pace)
-                        mark, since, waited = perf_counter(), self.step, self.feed.waited
+                        throughput = self.throughput.of(self.step - since, perf_counter() - mark)
+                        throughput["waiting"] = (self.batches.waited - waited) / (
+                            perf_counter() - mark
+                        )
+                        self._write(metrics | throughput)
+                        mark, since, waited = perf_counter(), self.step, self.batches.waited
                     saves = last or self.step % config.save_every == 0
                     better = self._watch(saves)
                     if saves:
                         self.best_step = self.step if better else self.best_step
-                        self._save(self.feed.loader.state_dict())
+                        self._save(self.batches.loader.state_dict())
                 interrupted = self.step < config.steps
                 if interrupted:
                     if self.processes.first:
                         came = signals.names[0] if signals else "a signal to another process"
                         self.note(f"{came}: saving step {self.step}; a second one ends at once")
-                    self._save(self.feed.loader.state_dict())
+                    self._save(self.batches.loader.state_dict())
         finally:
             self._leave()
             if self.log is not None:
@@ -223,14 +229,14 @@ class Trainer:
             if self.processes.first:
                 logs.curve(self.folder.place)
         seconds = perf_counter() - begin
-        pace = self.pace.of(self.step - first, seconds)
+        throughput = self.throughput.of(self.step - first, seconds)
         return Summary(
             self.step,
             seconds,
-            pace["samples_per_second"],
-            pace["tokens_per_second"],
-            self.feed.waited / max(seconds, 1e-9),
-            pace.get("utilization"),
+            throughput["samples_per_second"],
+            throughput["tokens_per_second"],
+            self.batches.waited / max(seconds, 1e-9),
+            throughput.get("utilization"),
             loss,
             self._checkpoint(self.step),
             None if self.best_step is None else self._checkpoint(self.best_step),
@@ -240,48 +246,48 @@ class Trainer:
     def _update(self) -> dict[str, Any]:
         """One update of the weights. Raises WamkitError if it is not finite; nothing is changed."""
         config, world, passes = self.config, self.processes.world, self.config.accumulate
-        batch, weights = self.feed.next(), list(self.learned.values())
+        batch, weights = self.batches.next(), list(self.learned.values())
         rates = optim.set_rates(self.optimizer, config, self.step)
         self.optimizer.zero_grad()
         found: list[Tensor] = []
         names: list[str] = []
         for k in range(passes):
             seed = seed_of(config.seed, self.step, self.processes.rank + k * world)
-            with self.team.alone(k + 1 < passes):
-                losses = self.team.losses(shard(batch, k, passes), seed)
+            with self.distributed.no_sync(k + 1 < passes):
+                losses = self.distributed.losses(shard(batch, k, passes), seed)
                 (losses["total"] / passes).backward()
             names = list(losses)
             found.append(torch.stack([x.detach().float() for x in losses.values()]))
             if k == 0 and passes > 1:
-                short = self.processes.mean((optim.length(weights) * passes).square())
+                short = self.processes.mean((optim.grad_norm(weights) * passes).square())
         means = self.processes.mean(torch.stack(found).mean(0))
-        length = optim.length(weights)
-        if not bool(torch.isfinite(means[0]) & torch.isfinite(length)):
+        norm = optim.grad_norm(weights)
+        if not bool(torch.isfinite(means[0]) & torch.isfinite(norm)):
             self._stop_at(found, names)
         logged = self._logs(self.step + 1)
-        shares = optim.lengths(self.optimizer) if logged else {}
+        shares = optim.grad_norms(self.optimizer) if logged else {}
         if passes > 1:
-            few = config.batch // passes // (1 if self.team.sharded else world)
-            self.noise.update(few, float(short), config.batch, float(length) ** 2)
-        optim.shorten(weights, config.clip, length)
+            few = config.batch // passes // (1 if self.distributed.sharded else world)
+            self.noise.update(few, float(short), config.batch, float(norm) ** 2)
+        optim.clip_grad_norm(weights, config.clip, norm)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.step)
         self.step += 1
-        told = dict(zip(names, means.tolist(), strict=True))
-        line: dict[str, Any] = {"loss": told.pop("total"), "parts": told, "lr": rates}
-        line["gradient"] = float(length)
+        metrics = dict(zip(names, means.tolist(), strict=True))
+        line: dict[str, Any] = {"loss": metrics.pop("total"), "parts": metrics, "lr": rates}
+        line["gradient"] = float(norm)
         if logged:
             line["gradients"] = shares
         if passes > 1:
             line["noise_scale"] = self.noise.value
         return line
 
-    def _write(self, told: Mapping[str, Any]) -> None:
+    def _write(self, metrics: Mapping[str, Any]) -> None:
         """A line of the log, in the process that has it; if it cannot be written, all stop."""
         with self.processes.agreed():
             if self.log is not None:
-                self.log.write(self.step, told)
+                self.log.write(self.step, metrics)
 
     def _logs(self, step: int) -> bool:
         """Whether the update that makes `step` of them is logged."""
@@ -297,7 +303,7 @@ class Trainer:
         for k, losses in enumerate(found):
             flags[self.processes.rank + k * world] = float(~torch.isfinite(losses[0]))
         bad = self.processes.mean(flags).nonzero().flatten().tolist()
-        whole = self.feed.whole()
+        whole = self.batches.whole()
         chosen = [i for place in bad for i in whole[place :: world * passes]]
         moments = [self.samples.moment(i) for i in chosen or whole]
         words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
@@ -306,8 +312,8 @@ class Trainer:
             wrong = self.processes.mean((~torch.stack(found).isfinite()).any(0).to(flags))
             where = [n for n, x in zip(names, wrong.tolist(), strict=True) if x and n != "total"]
         else:
-            lengths = optim.lengths(self.optimizer)
-            where = [part for part, length in lengths.items() if not math.isfinite(length)]
+            norms = optim.grad_norms(self.optimizer)
+            where = [part for part, norm in norms.items() if not math.isfinite(norm)]
         self.optimizer.zero_grad()
         what = "loss" if chosen else "gradient"
         parts = f" ({', '.join(where)})" if where else ""
@@ -317,7 +323,7 @@ class Trainer:
             raise WamkitError(
                 f"{said}; before it these were not finite: {named(spoiled)}", self._lower()
             )
-        checkpoint = self._save(self.feed.before)
+        checkpoint = self._save(self.batches.before)
         raise WamkitError(
             said,
             f"look at them with `wamkit data check`, or lower lr; {checkpoint} is the state before",
@@ -344,26 +350,26 @@ class Trainer:
         """Validate and draw where that is due. True if no checkpoint was better before."""
         config, better = self.config, False
         draws = config.imagine_every and self.step % config.imagine_every == 0
-        validates = self.held is not None and (saves or self.step % config.validate_every == 0)
+        validates = self.validator is not None and (saves or self.step % config.validate_every == 0)
         if not (draws or validates):
             return False
         self._expect_finite()
         policy = self.policy
-        with self.average.applied() if self.average is not None else nullcontext():
-            if validates and self.held is not None:
-                told = self.held.loss(self.team)
-                if not math.isfinite(told["loss"]):
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            if validates and self.validator is not None:
+                metrics = self.validator.loss(self.distributed)
+                if not math.isfinite(metrics["loss"]):
                     raise WamkitError(
                         f"the validation loss after update {self.step} is not finite; its samples "
                         "are those of the held-out episodes",
                         f"look at them with `wamkit data check`, or {self._lower()}",
                     )
-                self._write({"validation": told})
-                better = saves and told["loss"] < self.best
-                self.best = told["loss"] if better else self.best
+                self._write({"validation": metrics})
+                better = saves and metrics["loss"] < self.best
+                self.best = metrics["loss"] if better else self.best
             if draws and policy.spec.latent_frames[1]:
                 file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
-                picture(self.team, self.shown, file, self.processes)
+                write_imagined(self.distributed, self.shown, file, self.processes)
                 if self.log is not None:
                     self.log.picture(self.step, "imagined", file)
         return better
@@ -375,11 +381,11 @@ class Trainer:
             state[f"weight/{name}"] = p.detach()
             for key, value in self.optimizer.state[p].items():
                 state[f"{key}/{name}"] = value
-        if self.average is not None:
+        if self.ema is not None:
             names = self.learned
-            state |= {f"ema/{n}": v for n, v in zip(names, self.average.values, strict=True)}
+            state |= {f"ema/{n}": v for n, v in zip(names, self.ema.values, strict=True)}
         parameters = dict(self.policy.named_parameters())
-        others = {n: x for n, x in self.team.weights().items() if n not in parameters}
+        others = {n: x for n, x in self.distributed.weights().items() if n not in parameters}
         return state | {f"buffer/{name}": x for name, x in others.items()}
 
     def _save(self, place: Mapping[str, int]) -> Path:
@@ -390,9 +396,9 @@ class Trainer:
         with self.processes.agreed():
             if self.log is not None:
                 self.log.sync()
-        weights = self.team.weights()
-        if self.average is not None:
-            weights |= dict(zip(self.learned, self.average.values, strict=True))
+        weights = self.distributed.weights()
+        if self.ema is not None:
+            weights |= dict(zip(self.learned, self.ema.values, strict=True))
         adapters = self.adapters
         whole = weights.items() if adapters is None else adapters.merged(weights)
         run = {
@@ -403,7 +409,7 @@ class Trainer:
             "noise": vars(self.noise),
         }
         state = self._tensors()
-        with nullcontext() if adapters is None else adapters.aside():
+        with nullcontext() if adapters is None else adapters.disabled():
             checkpoint = self.folder.save(self.policy, whole, state, run)
         self.saved = self.step
         return checkpoint
@@ -413,10 +419,10 @@ class Trainer:
 
     def _leave(self) -> None:
         """Give the policy back as others know it: blocks as written, adapters merged."""
-        self.feed.close()
-        if self.held is not None:
-            self.held.loader.close()
-        if self.team.sharded:  # it is in pieces, and stays so
+        self.batches.close()
+        if self.validator is not None:
+            self.validator.loader.close()
+        if self.distributed.sharded:  # it is in pieces, and stays so
             return
         as_written(self.policy)
         if self.adapters is not None:
@@ -424,7 +430,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Path, record: Record) -> None:
         with self.processes.agreed():
-            self.feed.loader.load_state_dict(record.loader.model_dump())
+            self.batches.loader.load_state_dict(record.loader.model_dump())
             record.expect_place(checkpoint / RUN)
         self.folder.restore(checkpoint, self._tensors())
         if spoiled := not_finite(self._tensors(), self.processes):

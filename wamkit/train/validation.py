@@ -1,4 +1,4 @@
-"""How a run is watched: the loss on held-out episodes, and pictures of what is imagined."""
+"""Validation: the loss on held-out episodes, and images of what the policy imagines."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..files.durable import in_words, replacing
 from ..policy.observation import Observation
 from .batches import seed_of, shard
 from .config import TrainConfig
-from .distributed import Team
+from .distributed import DistributedPolicy
 from .processes import Processes
 
 BAR = 4  # pixels between the real row and the imagined one
 SAFE = "or go on without images: --train imagine_every=0 --resume"
 
 
-class HeldOut:
-    """Samples that are never learned from, always the same ones, with the same noise."""
+class Validator:
+    """Held-out samples, always the same ones with the same noise."""
 
     def __init__(
         self, samples: Samples, config: TrainConfig, processes: Processes, workers: int
@@ -47,7 +47,7 @@ class HeldOut:
         )
 
     @torch.no_grad()
-    def loss(self, team: Team) -> dict[str, float]:
+    def loss(self, distributed: DistributedPolicy) -> dict[str, float]:
         """`loss` and the loss of each part, the mean over the first batches."""
         passes, found = self.config.accumulate, []
         names: list[str] = []
@@ -57,32 +57,34 @@ class HeldOut:
             for k in range(passes):
                 place = self.processes.rank + k * self.processes.world
                 seed = seed_of("held out", self.config.seed, i, place)
-                losses = team.losses(shard(batch, k, passes), seed)
+                losses = distributed.losses(shard(batch, k, passes), seed)
                 names = list(losses)
                 found.append(torch.stack(list(losses.values())).float())
             if i + 1 == self.config.validation_batches:
                 break
         means = self.processes.mean(torch.stack(found).mean(0)).tolist()
-        told = dict(zip(names, means, strict=True))
-        return {"loss": told.pop("total"), **told}
+        losses_by_part = dict(zip(names, means, strict=True))
+        return {"loss": losses_by_part.pop("total"), **losses_by_part}
 
 
-def picture(team: Team, samples: Samples, file: Path, processes: Processes) -> None:
+def write_imagined(
+    distributed: DistributedPolicy, samples: Samples, file: Path, processes: Processes
+) -> None:
     """Write a strip of a sample's pictures above those imagined from the first of them."""
     sample = samples[len(samples) // 3]
     seen = collate([sample]).observation
-    count = team.trainee.policy.spec.video
+    count = distributed.loss_module.policy.spec.video
     if next(iter(seen.images.values())).shape[1] < count.frames:
         raise WamkitError(
             "stored latents leave out the pictures that are to come",
             "imagine_every=0, or train without --latents",
         )
     now = Observation(_first(seen.images, count.context), seen.prompt, seen.state)
-    future = team.trainee.imagine(now, 0)
+    future = distributed.loss_module.imagine(now, 0)
     with processes.agreed():
         if processes.first:
-            real = team.trainee.policy.cameras.canvas(_first(seen.images, count.frames))
-            _draw([team.trainee.policy.cameras.together(real), future.canvas], file)
+            real = distributed.loss_module.policy.cameras.canvas(_first(seen.images, count.frames))
+            _draw([distributed.loss_module.policy.cameras.together(real), future.canvas], file)
 
 
 def _draw(canvases: Sequence[Tensor], file: Path) -> None:

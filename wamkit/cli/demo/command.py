@@ -17,7 +17,7 @@ from .._output import FOUND, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ...config.spec import PolicySpec
-    from .stages import Found, Settings, Tell, Watch, Way
+    from .stages import Found, OpenProgress, Report, Settings, Way
 
 EXAMPLE = "wamkit demo --out demo"
 
@@ -70,8 +70,8 @@ def command(
     from ..explain import explained
     from .page import write
 
-    told = {way.name: explained(way.spec) for way in ways if way.spec is not None}
-    page = write(out / "report.html", settings, data, baselines, ways, told)
+    explanation = {way.name: explained(way.spec) for way in ways if way.spec is not None}
+    page = write(out / "report.html", settings, data, baselines, ways, explanation)
     if json:
         emit(_plain(page, data, baselines, ways))
     else:
@@ -88,26 +88,26 @@ def _made(
 
     every = paradigm == "all"
     first = spec_of(None if every else paradigm, settings.seed)
-    with _progress() as watch, opened(settings, processes) as workers:
+    with _progress() as progress, opened(settings, processes) as workers:
         expect_fit(first, workers)
         begin(out, settings)
-        data = demonstrations(out, settings, workers, watch)
-        baselines = {who: played(out, settings, workers, who, watch) for who in BASELINES}
+        data = demonstrations(out, settings, workers, progress)
+        baselines = {who: played(out, settings, workers, who, progress) for who in BASELINES}
         if not every:
-            return data, baselines, [judged(out, settings, first, workers, watch)]
+            return data, baselines, [judged(out, settings, first, workers, progress)]
         names = registry().names("paradigm")
-        ways = [_tried(out, settings, name, workers, watch) for name in names]
+        ways = [_tried(out, settings, name, workers, progress) for name in names]
     return data, baselines, ways
 
 
-def _tried(out: Path, settings: Settings, name: str, workers: Any, watch: Watch) -> Way:
+def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: OpenProgress) -> Way:
     """One of several paradigms; what goes wrong with it is told and does not stop the others."""
     from .stages import Way, judged, spec_of
 
     spec: PolicySpec | None = None
     try:
         spec = spec_of(name, settings.seed)
-        return judged(out, settings, spec, workers, watch)
+        return judged(out, settings, spec, workers, progress)
     except SpecError as problem:
         words = "; ".join(f"{found.why} ({found.hint})" for found in problem.conflicts)
     except WamkitError as problem:
@@ -119,7 +119,7 @@ def _tried(out: Path, settings: Settings, name: str, workers: Any, watch: Watch)
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def _progress() -> Iterator[OpenProgress]:
     """Lines on stderr, one for each stage, that stay; a pipe is told what begins."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
@@ -136,13 +136,13 @@ def _progress() -> Iterator[Watch]:
     with Progress(*columns, console=console(stderr=True)) as bar:
 
         @contextmanager
-        def watch(what: str, total: int) -> Iterator[Tell]:
+        def progress(what: str, total: int) -> Iterator[Report]:
             if not bar.console.is_terminal:
                 note(what)
             task = bar.add_task(what, total=total, remark="")
             yield lambda done, remark: bar.update(task, completed=done, remark=remark)
 
-        yield watch
+        yield progress
 
 
 def _plain(page: Path, data: Found, baselines: dict[str, Found], ways: list[Way]) -> dict[str, Any]:

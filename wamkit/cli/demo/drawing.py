@@ -26,10 +26,10 @@ def kind(role: str) -> str:
     return "numbers" if plain in NUMBERS else "frames"
 
 
-def streams(told: Mapping[str, Any]) -> str:
-    """The tokens in three streams, and below who sees whom; `told` is what `explain` tells."""
-    roles: dict[str, int] = {"text": told["tokens"].get("text", 0), **told["roles"]}
-    parts = {part["kind"]: part["name"] for part in told["parts"]}
+def streams(explanation: Mapping[str, Any]) -> str:
+    """The tokens in three streams, and below the attention mask by role."""
+    roles: dict[str, int] = {"text": explanation["tokens"].get("text", 0), **explanation["roles"]}
+    parts = {part["kind"]: part["name"] for part in explanation["parts"]}
     body = [_text(0, 14, "Streams of tokens", weight=600)]
     made_by = {
         "words": f"words, read by {parts['text_encoder']}",
@@ -46,15 +46,15 @@ def streams(told: Mapping[str, Any]) -> str:
             y += 62
     lead = "Who sees whom: rows see filled columns"
     body.append(_text(0, y + 16, lead, weight=600))
-    drawn, y, width = _grid(y + 28, told)
+    drawn, y, width = _grid(y + 28, explanation)
     widest = max(widest, width)
     body.append(drawn)
-    if told["text"] != "stream":
-        where = "the blocks" if told["text"] == "cross" else "the action head"
+    if explanation["text"] != "stream":
+        where = "the blocks" if explanation["text"] == "cross" else "the action head"
         body.append(_text(0, y + 16, f"Words are read in {where} by cross-attention."))
         y += 24
     words = "; ".join(
-        f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in told["sees"].items()
+        f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in explanation["sees"].items()
     )
     return _svg(widest, y + 4, "Streams of tokens and who sees whom", words, body)
 
@@ -75,9 +75,9 @@ def _stream(y: float, name: str, label: str, members: Mapping[str, int]) -> tupl
     return "".join(body), max(step * len(members), chart.text_width(label, 12))
 
 
-def _grid(y: float, told: Mapping[str, Any]) -> tuple[str, float, float]:
+def _grid(y: float, explanation: Mapping[str, Any]) -> tuple[str, float, float]:
     """The table of visibility, where it ends below, and at the right."""
-    roles = list(told["roles"])
+    roles = list(explanation["roles"])
     size, row = (12, 28.0) if len(roles) <= 8 else (8, 16.0)
     longest = max(chart.text_width(role, size) for role in roles)
     left = max(92.0, longest + 12)
@@ -96,7 +96,7 @@ def _grid(y: float, told: Mapping[str, Any]) -> tuple[str, float, float]:
         middle = top + row * (j + 0.5)
         body.append(_text(left - 8, middle + 4, asks, size=size, anchor="end"))
         for i, role in enumerate(roles):
-            filled = role in told["sees"][asks]
+            filled = role in explanation["sees"][asks]
             body.append(
                 f'<rect class="{kind(role) if filled else "empty"}" x="{left + cell * i + 2:.1f}" '
                 f'y="{top + row * j + 2:.1f}" width="{cell - 4:.1f}" height="{row - 4:.1f}" '
@@ -148,8 +148,10 @@ def losses(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     made = {}
     for part in trained[0][1] if trained else ():
         curves = {
-            "training": _logarithms(_thinned([(step, told[part]) for step, told in trained])),
-            "held out": _logarithms([(step, told[part]) for step, told in held if part in told]),
+            "training": _logarithms(_thinned([(step, losses[part]) for step, losses in trained])),
+            "held out": _logarithms(
+                [(step, losses[part]) for step, losses in held if part in losses]
+            ),
         }
         present = {name: points for name, points in curves.items() if points}
         if present:

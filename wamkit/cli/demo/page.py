@@ -27,13 +27,13 @@ def write(
     data: Found,
     baselines: Mapping[str, Found],
     ways: Sequence[Way],
-    told: Mapping[str, Mapping[str, Any]],
+    explanation: Mapping[str, Mapping[str, Any]],
 ) -> Path:
-    """Write the page; `told` is what `explain` tells of each way that could be built."""
+    """Write the page; `explanation` maps each built paradigm to its `explain`."""
     done = [way for way in ways if way.result is not None]
     body = [_head(settings, done, ways), _results(settings, baselines, ways)]
     for i, way in enumerate(done):
-        inside = _way(way, told[way.name])
+        inside = _way(way, explanation[way.name])
         if len(ways) > 1:
             opened = ' open="open"' if i == 0 else ""
             inside = f"<details{opened}><summary>{escaped(way.name)}</summary>{inside}</details>"
@@ -103,9 +103,9 @@ def _results(settings: Settings, baselines: Mapping[str, Found], ways: Sequence[
     )
 
 
-def _way(way: Way, told: Mapping[str, Any]) -> str:
+def _way(way: Way, explanation: Mapping[str, Any]) -> str:
     """What was built, what it learned, what it does: of one paradigm."""
-    return _episode(way) + _built(told) + _learned(way) + _latency(way)
+    return _episode(way) + _built(explanation) + _learned(way) + _latency(way)
 
 
 def _episode(way: Way) -> str:
@@ -131,16 +131,16 @@ def _episode(way: Way) -> str:
     )
 
 
-def _built(told: Mapping[str, Any]) -> str:
+def _built(explanation: Mapping[str, Any]) -> str:
     parts = [
         (part["kind"].replace("_", " "), part["name"], _count(part["parameters"]))
-        for part in told["parts"]
+        for part in explanation["parts"]
     ]
     program = [
         (", ".join(stage["roles"]), str(stage["passes"]), str(stage["tokens"]), stage["does"])
-        for stage in told["program"]
+        for stage in explanation["program"]
     ]
-    latent, actions = told["latent"], told["actions"]
+    latent, actions = explanation["latent"], explanation["actions"]
     sizes = (
         f"A picture is {latent['channels']} channels of {latent['size'][0]} x {latent['size'][1]}; "
         f"{actions['chunk_size']} actions of {actions['size']} numbers are chosen at once, for "
@@ -148,7 +148,7 @@ def _built(told: Mapping[str, Any]) -> str:
     )
     return (
         "<section>\n<h2>What was built</h2>\n<div class='pair'>\n"
-        f"<figure>{drawing.streams(told)}<figcaption>Roles with their numbers of tokens. "
+        f"<figure>{drawing.streams(explanation)}<figcaption>Roles with their numbers of tokens. "
         f"{escaped(sizes)}</figcaption></figure>\n<div>"
         + _table("Its parts", ("part", "name", "parameters"), parts, right=(2,))
         + _table(

@@ -24,10 +24,10 @@ from ...errors import SpecError, WamkitError
 from ...files import strict_json
 from ...files.durable import discard, in_words, make_folder, sweep, write_text
 
-Tell = Callable[[int, str], None]
-"""Hears how many are done, and a remark."""
-Watch = Callable[[str, int], AbstractContextManager[Tell]]
-"""Is told what begins and how many there will be."""
+Report = Callable[[int, str], None]
+"""Called with the number done so far and a remark."""
+OpenProgress = Callable[[str, int], AbstractContextManager[Report]]
+"""Opens a progress bar: the name of a stage and its total."""
 Found = dict[str, Any]
 
 SPEC = Path(__file__).with_name("policy.toml")
@@ -105,16 +105,16 @@ def begin(out: Path, settings: Settings) -> None:
 @contextmanager
 def opened(settings: Settings, processes: int) -> Iterator[Any]:
     """The simulators, in processes of their own. Raises WamkitError if their package is missing."""
-    from ...simulate.env_pool import Workers
+    from ...simulate.env_pool import EnvPool
     from ...simulate.environment import choose
 
     limit = [] if settings.max_steps is None else [f"max_steps={settings.max_steps}"]
     config = choose(settings.task, limit)
-    with Workers(config, processes) as workers:
+    with EnvPool(config, processes) as workers:
         yield workers
 
 
-def demonstrations(out: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
+def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenProgress) -> Found:
     """Have the expert show how it is done."""
     from ...data import Recording
     from ...simulate.record import collect, writer
@@ -124,40 +124,46 @@ def demonstrations(out: Path, settings: Settings, workers: Any, watch: Watch) ->
         if not folder.exists():
             count = settings.episodes
             with (
-                watch("demonstrations of the expert", count) as tell,
+                progress("demonstrations of the expert", count) as report,
                 writer(folder, workers.robot(), "image") as made,
             ):
-                told = _counter(tell, lambda attempt: attempt.success)
-                collect(workers, made, count, seed=settings.seed, told=told)
+                on_rollout = _counter(report, lambda rollout: rollout.success)
+                collect(workers, made, count, seed=settings.seed, on_rollout=on_rollout)
         lengths = [episode.length for episode in Recording(folder).episodes]
         return {"episodes": len(lengths), "frames": sum(lengths)}
 
     return _kept(out / "data.json", make)
 
 
-def played(out: Path, settings: Settings, workers: Any, actor: str, watch: Watch) -> Found:
+def played(
+    out: Path, settings: Settings, workers: Any, actor: str, progress: OpenProgress
+) -> Found:
     """Evaluate `random` or `expert`."""
     from ...simulate.rollout import play
 
     def make() -> Found:
-        with watch(f"evaluation of {actor}", settings.eval_episodes) as tell:
-            return _summary(play(workers, _seeds(settings), actor), tell)
+        with progress(f"evaluation of {actor}", settings.eval_episodes) as report:
+            return _summary(play(workers, _seeds(settings), actor), report)
 
     return _kept(out / f"{actor}.json", make)
 
 
-def judged(out: Path, settings: Settings, spec: PolicySpec, workers: Any, watch: Watch) -> Way:
+def judged(
+    out: Path, settings: Settings, spec: PolicySpec, workers: Any, progress: OpenProgress
+) -> Way:
     """Train a policy on the demonstrations, evaluate it and film one episode."""
     from ...train.logs import read as log
 
     name = spec.paradigm.name
     place = out / name
     expect_fit(spec, workers)
-    training = _trained(place, out / "data", settings, spec, watch)
-    result = _kept(place / "eval.json", lambda: _evaluated(place, settings, workers, watch))
+    training = _trained(place, out / "data", settings, spec, progress)
+    result = _kept(place / "eval.json", lambda: _evaluated(place, settings, workers, progress))
     seeds = [one["seed"] for one in result["per_episode"] if one["success"]] or result["seeds"]
     film = place / "episode.gif"
-    episode = _kept(place / "episode.json", lambda: _filmed(place, seeds[0], film, workers, watch))
+    episode = _kept(
+        place / "episode.json", lambda: _filmed(place, seeds[0], film, workers, progress)
+    )
     lines = tuple(log(place / "training" / "log.jsonl"))
     return Way(name, spec, lines, training, result, episode, film)
 
@@ -177,14 +183,16 @@ def _replan(spec: PolicySpec) -> int:
     return chunk if spec.paradigm.build().stateful else max(1, chunk // 2)
 
 
-def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watch: Watch) -> Found:
+def _trained(
+    place: Path, data: Path, settings: Settings, spec: PolicySpec, progress: OpenProgress
+) -> Found:
     """Train to the last step, from where an earlier session stopped."""
     from ...train import TrainConfig
 
-    run, told = place / "training", place / "training.json"
+    run, file = place / "training", place / "training.json"
     every = runs.finished(run / runs.CHECKPOINTS)
     done = every[-1][0] if every else 0
-    spent = _read(told)["seconds"] if told.is_file() else 0.0
+    spent = _read(file)["seconds"] if file.is_file() else 0.0
     if done >= settings.steps:
         return {"steps": done, "seconds": spent}
     if run.exists() and not done:
@@ -204,93 +212,95 @@ def _trained(place: Path, data: Path, settings: Settings, spec: PolicySpec, watc
     from ...train.trainer import Data, train
 
     policy = build(spec)
-    with watch(f"training of {spec.paradigm.name}", settings.steps) as tell:
+    with progress(f"training of {spec.paradigm.name}", settings.steps) as report:
 
-        def hear(step: int, line: Mapping[str, Any]) -> None:
-            tell(step, f"loss {line['loss']:.3f}")
+        def on_step(step: int, metrics: Mapping[str, Any]) -> None:
+            report(step, f"loss {metrics['loss']:.3f}")
 
-        tell(done, "")
-        summary = train(policy, Data(data, Columns()), run, config, resume=done > 0, tell=hear)
+        report(done, "")
+        summary = train(
+            policy, Data(data, Columns()), run, config, resume=done > 0, on_step=on_step
+        )
     found = {"steps": summary.step, "seconds": spent + summary.seconds}
-    _write(told, found)
+    _write(file, found)
     if summary.interrupted:
         raise KeyboardInterrupt
     return found
 
 
-def _actor(place: Path, workers: Any, *, imagine: bool) -> Any:
+def _policy_runner(place: Path, workers: Any, *, imagine: bool) -> Any:
     from ...policy.policy import Policy
     from ...simulate.compatibility import views_of
-    from ...simulate.policy_runner import Actor
+    from ...simulate.policy_runner import PolicyRunner
 
     _, newest = runs.finished(place / "training" / runs.CHECKPOINTS)[-1]
     policy = Policy.load(newest / runs.POLICY)
     views = views_of(policy.spec, workers.robot(), {})
-    return Actor(policy, views, _replan(policy.spec), {}, imagine=imagine)
+    return PolicyRunner(policy, views, _replan(policy.spec), {}, imagine=imagine)
 
 
-def _evaluated(place: Path, settings: Settings, workers: Any, watch: Watch) -> Found:
+def _evaluated(place: Path, settings: Settings, workers: Any, progress: OpenProgress) -> Found:
     from ...simulate.metrics import latencies
     from ...simulate.rollout import evaluate
 
-    actor = _actor(place, workers, imagine=False)
+    runner = _policy_runner(place, workers, imagine=False)
     seconds: dict[str, list[float]] = {}
-    with watch(f"evaluation of {place.name}", settings.eval_episodes) as tell:
-        found = _summary(evaluate(workers, _seeds(settings), actor, seconds), tell)
+    with progress(f"evaluation of {place.name}", settings.eval_episodes) as report:
+        found = _summary(evaluate(workers, _seeds(settings), runner, seconds), report)
     return found | {
         "latency_ms": latencies(seconds),
-        "replan": actor.replan,
-        "chunk_size": actor.policy.spec.actions.chunk_size,
+        "replan": runner.replan,
+        "chunk_size": runner.policy.spec.actions.chunk_size,
         "batch": len(workers),
         "control_hz": workers.robot().control_hz,
     }
 
 
-def _filmed(place: Path, seed: int, film: Path, workers: Any, watch: Watch) -> Found:
+def _filmed(place: Path, seed: int, film: Path, workers: Any, progress: OpenProgress) -> Found:
     """Play one episode again, looking at every step and imagining at every decision."""
     from ...simulate.rollout import evaluate
-    from ...simulate.video import shoot
+    from ...simulate.video import write_video
 
-    actor = _actor(place, workers, imagine=True)
-    with watch(f"film of {place.name}", 1) as tell:
-        (attempt,) = evaluate(workers, [seed], actor, {}, keep=True)
-        every = actor.policy.spec.video.every
-        shoot(attempt, film, workers.robot().control_hz / SLOWER, every)
-        tell(1, "")
+    runner = _policy_runner(place, workers, imagine=True)
+    with progress(f"film of {place.name}", 1) as report:
+        (rollout,) = evaluate(workers, [seed], runner, {}, keep=True)
+        every = runner.policy.spec.video.every
+        write_video(rollout, film, workers.robot().control_hz / SLOWER, every)
+        report(1, "")
     return {
         "seed": seed,
-        "success": attempt.success,
-        "steps": attempt.steps,
-        "instruction": attempt.instruction,
-        "imagined": bool(attempt.imagined),
+        "success": rollout.success,
+        "steps": rollout.steps,
+        "instruction": rollout.instruction,
+        "imagined": bool(rollout.imagined),
     }
 
 
-def _summary(attempts: Iterable[Any], tell: Tell) -> Found:
+def _summary(rollouts: Iterable[Any], report: Report) -> Found:
     """The scores of attempts, counted while they come."""
     from ...simulate.metrics import summary
 
     kept, solved = [], 0
-    for attempt in attempts:
-        kept.append(attempt)
-        solved += attempt.success
-        tell(len(kept), f"{solved} successes")
-    return summary(sorted(kept, key=lambda attempt: attempt.seed))
+    for rollout in rollouts:
+        kept.append(rollout)
+        solved += rollout.success
+        report(len(kept), f"{solved} successes")
+    return summary(sorted(kept, key=lambda rollout: rollout.seed))
 
 
 def _seeds(settings: Settings) -> range:
     return range(settings.first, settings.first + settings.eval_episodes)
 
 
-def _counter(tell: Tell, counts: Callable[[Any], bool]) -> Callable[[Any], None]:
+def _counter(report: Report, counts: Callable[[Any], bool]) -> Callable[[Any], None]:
     done = 0
 
-    def told(attempt: Any) -> None:
+    def on_rollout(rollout: Any) -> None:
         nonlocal done
-        done += counts(attempt)
-        tell(done, "")
+        done += counts(rollout)
+        report(done, "")
 
-    return told
+    return on_rollout
 
 
 def _kept(file: Path, make: Callable[[], Found]) -> Found:

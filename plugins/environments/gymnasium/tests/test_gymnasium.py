@@ -9,7 +9,7 @@ import pytest
 from wamkit_gymnasium import Gymnasium
 
 from wamkit.errors import WamkitError
-from wamkit.simulate import Host, Robot, Workers, choose
+from wamkit.simulate import EnvPool, EnvWorker, Robot, choose
 from wamkit.simulate.rollout import play
 from wamkit.testing.environment import expect_environment
 
@@ -58,7 +58,7 @@ def test_pendulum_keeps_the_contract_with_rendered_pictures() -> None:
 
 def test_keys_lead_into_dictionaries_and_unit_actions_are_scaled(nested: Gymnasium) -> None:
     expect_environment(nested)
-    host = Host(nested)
+    host = EnvWorker(nested)
     robot = host.robot()
     assert robot.cameras == {"top": (16, 20)} and robot.control_hz == 30
     assert robot.low == (-1, -1) and len(robot.state) == 2
@@ -76,18 +76,18 @@ def test_what_cannot_be_is_refused_in_words(nested: Gymnasium) -> None:
     with pytest.raises(WamkitError, match=r"has no .agent\.speed.; found pos"):
         nested.model_copy(update={"state": "agent.speed"}).build()
     with pytest.raises(WamkitError, match="has no scripted expert"):
-        Host(Gymnasium(size=(16, 16))).play(0, "expert", 0, 0, False)
+        EnvWorker(Gymnasium(size=(16, 16))).play(0, "expert", 0, 0, False)
 
 
 def test_simulators_run_in_processes_of_their_own() -> None:
-    with Workers(Gymnasium(size=(16, 16)), 1) as workers:
+    with EnvPool(Gymnasium(size=(16, 16)), 1) as workers:
         assert workers.robot().actions == ("action.0",)
         workers.ask(0, "reset", 3)
         apart = workers.answer(0)
         workers.ask(0, "play", 0, "expert", 0, 0, False)
         with pytest.raises(WamkitError, match="has no scripted expert"):
             workers.answer(0)
-    here = Host(Gymnasium(size=(16, 16))).reset(3)
+    here = EnvWorker(Gymnasium(size=(16, 16))).reset(3)
     assert np.array_equal(apart.state, here.state)
     assert np.array_equal(apart.pictures["render"], here.pictures["render"])
 
@@ -95,7 +95,7 @@ def test_simulators_run_in_processes_of_their_own() -> None:
 def test_a_process_that_dies_is_told_of() -> None:
     with (
         pytest.raises(WamkitError, match="the process of environment gymnasium ended with code -"),
-        Workers(Gymnasium(size=(16, 16)), 1) as workers,
+        EnvPool(Gymnasium(size=(16, 16)), 1) as workers,
     ):
         workers.robot()
         workers._processes[0].kill()
@@ -104,9 +104,9 @@ def test_a_process_that_dies_is_told_of() -> None:
 
 
 def test_answers_that_nobody_waited_for_are_not_taken_for_others() -> None:
-    with Workers(Gymnasium(size=(16, 16), max_steps=5), 2) as workers:
+    with EnvPool(Gymnasium(size=(16, 16), max_steps=5), 2) as workers:
         next(play(workers, range(9), "random"))  # leaves episodes behind that are under way
-        seeds = [attempt.seed for attempt in play(workers, range(100, 104), "random")]
+        seeds = [rollout.seed for rollout in play(workers, range(100, 104), "random")]
         assert seeds == [100, 101, 102, 103]
         workers.ask(0, "play", 7, "random", 0.0, 0, False)
         workers.ask(0, "robot")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wamkit.errors import WamkitError
-from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.environment import EnvObservation, Robot, Step
 from wamkit.simulate.rendering import drawing, prepare
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class GymnasiumEnvironment:
     def reset(self, seed: int) -> None:
         self._seen, _ = self._env.reset(seed=seed)
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         where = self.config.pictures
         pictures = {name: self._picture(self._at(path)) for name, path in where.items()}
         if not where:
@@ -77,7 +77,7 @@ class GymnasiumEnvironment:
         state = np.zeros(0, np.float32)
         if self.config.state is not None:
             state = np.asarray(self._at(self.config.state), np.float32).reshape(-1)
-        return Seen(pictures, state, self.config.instruction)
+        return EnvObservation(pictures, state, self.config.instruction)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         if self.config.unit_actions:

@@ -16,7 +16,7 @@ from wamkit_metaworld import MetaWorld
 from wamkit_metaworld.tasks import TASKS
 
 from wamkit.cli._env_options import complete_environment
-from wamkit.simulate import Workers
+from wamkit.simulate import EnvPool
 from wamkit.testing.environment import expect_environment
 
 # Not importorskip: who imports mujoco first decides how it renders.
@@ -29,17 +29,17 @@ def test_it_keeps_the_contract() -> None:
 
 
 def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
-    with Workers(MetaWorld(size=32), 1) as workers:
+    with EnvPool(MetaWorld(size=32), 1) as workers:
         robot = workers.robot()
         workers.ask(0, "play", 0, "expert", 0.1, 4, True)
-        attempt = workers.answer(0)
-    assert attempt.success and attempt.steps < 120
-    assert attempt.instruction == "press the button from above"
+        rollout = workers.answer(0)
+    assert rollout.success and rollout.steps < 120
+    assert rollout.instruction == "press the button from above"
     assert robot.control_hz == 80 and robot.cameras == {"corner2": (32, 32)}
-    hand = np.stack([frame.seen.state for frame in attempt.frames])
+    hand = np.stack([frame.seen.state for frame in rollout.frames])
     assert np.ptp(hand[:, 2]) > 0.02  # the hand goes up and down
     # The arm is red, comes from the left and from above; the table is below.
-    first = attempt.frames[0].seen.pictures["corner2"].astype(int)
+    first = rollout.frames[0].seen.pictures["corner2"].astype(int)
     red = (first[..., 0] - first[..., 1]) > 80
     assert red[:, :16].sum() > 2 * red[:, 16:].sum() and first[-8:].sum() > first[:8].sum()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wamkit.errors import WamkitError
-from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.environment import EnvObservation, Robot, Step
 from wamkit.simulate.rendering import drawing, expect_mujoco, prepare, without_display
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Script:
         self._environment = environment
         self._policy: Any = ENV_POLICY_MAP[environment.config.task]()
 
-    def act(self, seen: Seen) -> NDArray[Any]:
+    def act(self, seen: EnvObservation) -> NDArray[Any]:
         """The next action [4]."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,7 +85,7 @@ class MetaWorldEnvironment:
         self._env.seed(seed)
         self.told, _ = self._env.reset()
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         if self._renderer is None:
             with drawing(f"metaworld:{self.config.task}"):
                 self._renderer = self._made()
@@ -95,7 +95,7 @@ class MetaWorldEnvironment:
             picture = picture[::-1, ::-1]
         state = self.told[:4].astype(np.float32)
         name: str = self.config.camera
-        return Seen({name: np.ascontiguousarray(picture)}, state, self.config.told)
+        return EnvObservation({name: np.ascontiguousarray(picture)}, state, self.config.told)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         self.told, reward, over, late, about = self._env.step(action)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wamkit.simulate.environment import Robot, Seen, Step
+from wamkit.simulate.environment import EnvObservation, Robot, Step
 from wamkit.simulate.rendering import drawing, prepare
 
 from .planner import Planner
@@ -54,10 +54,10 @@ class PushTEnvironment:
     def reset(self, seed: int) -> None:
         self._env.reset(seed=seed)
 
-    def see(self) -> Seen:
+    def see(self) -> EnvObservation:
         picture = np.ascontiguousarray(self._env._render())
         state = np.array(self._env.agent.position, np.float32)
-        return Seen({CAMERA: picture}, state, INSTRUCTION)
+        return EnvObservation({CAMERA: picture}, state, INSTRUCTION)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         _, reward, over, _, about = self._env.step(action.astype(float))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymunk.vec2d import Vec2d
 
-from wamkit.simulate.environment import Seen
+from wamkit.simulate.environment import EnvObservation
 
 Points = NDArray[np.float64]  # [n, 2] on the table
 
@@ -50,7 +50,7 @@ class Planner:
         self._goal = self._corners @ turned(angle).T + (x, y)
         self._plan: list[Points] = []
 
-    def act(self, seen: Seen) -> NDArray[Any]:
+    def act(self, seen: EnvObservation) -> NDArray[Any]:
         """Where the disk goes next [2]; a push is planned when the last one is done."""
         if not self._plan:
             self._plan = self._best()
