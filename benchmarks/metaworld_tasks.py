@@ -115,16 +115,16 @@ def train(asked: Any) -> None:
     def trained(out: Path, steps: int, compiled: bool = False, **changes: Any) -> Any:
         config: dict[str, Any] = {
             "steps": steps,
-            "batch": 8 if asked.tiny else asked.batch,
+            "batch_size": 8 if asked.tiny else asked.batch,
             "lr": 5e-4,
             "schedule": "one_cycle",
             "ema": 0.999,
             "precision": "bfloat16",
             "compile": compiled,
-            "validation": 0.05,
+            "val_fraction": 0.05,
             "validate_every": max(1, steps // 5),
             "save_every": max(1, steps // 2),
-            "keep": 1,
+            "max_checkpoints": 1,
         }
         policy = wamkit.build(raw, tiny=asked.tiny)
         return run(policy, data, out, TrainConfig(**config | changes), device=device)

@@ -54,13 +54,13 @@ def trained(asked: Any, seed: int, video: str, held: float) -> Any:
 
     config = TrainConfig(
         steps=asked.steps,
-        batch=asked.batch,
+        batch_size=asked.batch,
         seed=seed,
         lr=1e-3,
         schedule="one_cycle",
-        warmup=0.1,
+        warmup_ratio=0.1,
         ema=0.99,
-        validation=held,
+        val_fraction=held,
         validate_every=0,
         save_every=asked.steps,
     )

@@ -57,10 +57,10 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(
 
     threading.Thread(target=interrupt, daemon=True).start()
     forever = words(folder, run, "--train", "log_every=1", "--train", "schedule=constant")
-    code, out, _ = wamkit(*forever, "--steps", 100_000, "--train", "warmup=0")
+    code, out, _ = wamkit(*forever, "--steps", 100_000, "--train", "warmup_ratio=0")
     assert code == 130 and "interrupted at step" in out and "--resume" in out
     step = json.loads((run / "checkpoints/last/run.json").read_text())["step"]
-    again = [*forever, "--steps", step + 1, "--train", "warmup=0", "--resume"]
+    again = [*forever, "--steps", step + 1, "--train", "warmup_ratio=0", "--resume"]
     code, out, _ = wamkit(*again)
     assert code == 0 and f"done at step {step + 1} after" in out
     assert Policy.load(run / "checkpoints/last/policy").statistics
@@ -86,10 +86,10 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
         (["--train", "lr=-1"], "lr: input should be greater than 0, found -1"),
         (["--train", "parts.vea.freeze=true"], "no such key"),
         (["--batch", "1000"], "samples do not fill a batch"),
-        (["--train", "validation=0.9"], "leaves none to train on"),
+        (["--train", "val_fraction=0.9"], "leaves none to train on"),
         (["--device", "toaster"], "there is no device 'toaster'"),
         (["--config", "nothing.toml"], "nothing.toml cannot be read"),
-        (["--train", "sharding=fsdp"], "sharding is fsdp, and there is one process"),
+        (["--train", "parallelism=fsdp"], "parallelism is fsdp, and there is one process"),
         (["--train", "loggers=['wandb']"], "the logger wandb is not installed"),
         (["--latents", "nowhere"], "holds no stored latents"),
         (["--column", "front=nothing"], "nothing"),

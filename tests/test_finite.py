@@ -194,7 +194,7 @@ def test_settings_are_finite(key: str, word: str) -> None:
 
 
 def test_training_settings_are_finite() -> None:
-    for setting in ("lr=nan", "clip=inf", "betas=[0.9, nan]", "parts.backbone.lr=inf"):
+    for setting in ("lr=nan", "max_grad_norm=inf", "betas=[0.9, nan]", "parts.backbone.lr=inf"):
         with pytest.raises(WamkitError, match="finite number"):
             read_config(None, [setting])
 

@@ -91,8 +91,8 @@ def test_a_resumed_run_is_the_run_with_everything_switched_on(folder: Path, tmp_
     on: dict[str, Any] = {
         "lora": {"rank": 2, "dropout": 0.2, "parts": ["backbone", "action_head"]},
         "ema": 0.9,
-        "accumulate": 2,
-        "recompute": True,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
         "precision": "bfloat16",
     }
     run(folder, tmp_path / "whole", **on)
@@ -187,7 +187,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
 
     policy = wamkit.build(TOY)
     parts = Parts.model_validate({"text_encoder": {"freeze": True}})
-    config = TrainConfig(lora=Lora(rank=2), batch=1, parts=parts)
+    config = TrainConfig(lora=Lora(rank=2), batch_size=1, parts=parts)
     set_trainable(policy, config.parts)
     adapted(policy, config)
     learned = sum(p.numel() for p in policy.parameters() if p.requires_grad)

@@ -185,7 +185,7 @@ def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
     for verb in ("check", "stats"):
         code, _, err = wamkit("data", verb, folder, "--spec", TOY, *words)
         assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
-    run = ["--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--train", "validation=0"]
+    run = ["--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--train", "val_fraction=0"]
     code, _, err = wamkit("train", TOY, "--data", folder, *run, *words)
     assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
     for setting in ("actions.groups.1.normalization=min_max", "actions.clip=none"):

@@ -30,7 +30,7 @@ def test_parameters_are_those_of_the_policy() -> None:
     count = sum(p.numel() for part in parts for p in part.parameters())  # type: ignore[attr-defined]
     one = work(policy.spec)
     assert one.learned == count
-    made = plan(policy.spec, TrainConfig(ema=0.9, batch=1))
+    made = plan(policy.spec, TrainConfig(ema=0.9, batch_size=1))
     assert made.memory["weights that learn"] == made.memory["gradients"] == 4 * count
     assert made.memory["moments of AdamW"] == 8 * count
     assert made.memory["average of weights"] == 4 * count
@@ -97,11 +97,11 @@ def test_keys_kept_while_acting_are_those_of_the_cache() -> None:
 
 def test_shares_of_weights_are_divided_and_passes_make_batches_smaller() -> None:
     spec = spec_with()
-    config = TrainConfig(batch=16, sharding="fsdp")
+    config = TrainConfig(batch_size=16, parallelism="fsdp")
     eight, one = plan(spec, config, devices=8), plan(spec, config)
     assert eight.memory["gradients"] == one.memory["gradients"] // 8
     assert eight.memory["activations"] == one.memory["activations"] // 8
-    passes = plan(spec, TrainConfig(batch=16, accumulate=4))
+    passes = plan(spec, TrainConfig(batch_size=16, gradient_accumulation_steps=4))
     assert passes.memory["activations"] == one.memory["activations"] // 4
 
 
@@ -136,7 +136,7 @@ def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
         (["--memory", "80"], "'80' is no size"),
         (["--steps", "3", "--samples", "4"], "both say how long"),
         (["--devices", "3"], "a batch of 8 cannot be cut into 3 devices x 1 passes"),
-        (["--train", "bach=3"], "did you mean 'batch'?"),
+        (["--train", "bach=3"], "did you mean 'batch_size'?"),
     ],
 )
 def test_mistyped_plans(wamkit: Sampler, words: list[str], message: str) -> None:

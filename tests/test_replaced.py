@@ -72,7 +72,7 @@ def test_where_nothing_can_be_renamed_it_is_read_where_it_lies(
 @pytest.mark.parametrize("form", OLDER)
 def test_a_checkpoint_that_lost_its_place_is_the_newest_again(tmp_path: Path, form: str) -> None:
     data = recordings(tmp_path / "data", small().spec)
-    short_run(small(), data, tmp_path / "run", validation=0)
+    short_run(small(), data, tmp_path / "run", val_fraction=0)
     newest = tmp_path / "run" / "checkpoints" / "step-000004"
     lose(newest, form)
     assert runs.find(tmp_path / "run").policy == newest / "policy"

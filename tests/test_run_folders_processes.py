@@ -33,7 +33,7 @@ attempt("begun")
 before = resource.getrlimit(resource.RLIMIT_FSIZE)
 if rank == 1:  # what this one writes of the tensors has no room
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-attempt("full", steps=6, resume=True, sharding="fsdp")
+attempt("full", steps=6, resume=True, parallelism="fsdp")
 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 if rank == 0:
     next((Path(out) / "checkpoints/step-000004/state").iterdir()).write_bytes(b"")

@@ -39,7 +39,7 @@ def run(folder: Path, out: Path, policy: Policy | None = None, **settings: Any) 
 
 
 def test_training_lowers_the_loss_on_held_out_samples(folder: Path, tmp_path: Path) -> None:
-    run(folder, tmp_path / "run", steps=60, save_every=30, warmup=0.1, lr=1e-2, batch=8)
+    run(folder, tmp_path / "run", steps=60, save_every=30, warmup_ratio=0.1, lr=1e-2, batch_size=8)
     lines = logged(tmp_path / "run")
     held = [line["validation"]["loss"] for line in lines if "validation" in line]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -51,16 +51,16 @@ def test_training_lowers_the_loss_on_held_out_samples(folder: Path, tmp_path: Pa
 def test_a_resumed_run_has_every_weight_of_one_that_was_never_interrupted(
     folder: Path, tmp_path: Path
 ) -> None:
-    run(folder, tmp_path / "whole", accumulate=2)
+    run(folder, tmp_path / "whole", gradient_accumulation_steps=2)
 
     def stop(step: int, metrics: Any) -> None:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    cut = run(folder, tmp_path / "cut", accumulate=2, on_step=stop)
+    cut = run(folder, tmp_path / "cut", gradient_accumulation_steps=2, on_step=stop)
     assert (cut.interrupted, cut.step) == (True, 4)
     assert not same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
-    done = run(folder, tmp_path / "cut", accumulate=2, resume=True)
+    done = run(folder, tmp_path / "cut", gradient_accumulation_steps=2, resume=True)
     assert (done.interrupted, done.step) == (False, 6)
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
     assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
@@ -125,7 +125,7 @@ def test_frozen_parts_stay_and_parts_have_rates_of_their_own(folder: Path, tmp_p
 
 def test_layers_that_run_again_give_the_same_gradients(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "plain", steps=3)
-    run(folder, tmp_path / "again", steps=3, recompute=True)
+    run(folder, tmp_path / "again", steps=3, gradient_checkpointing=True)
     assert same(state(tmp_path / "plain"), state(tmp_path / "again"))
 
 
@@ -223,7 +223,7 @@ def test_a_kill_while_saving_loses_nothing(
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(folder: Path, tmp_path: Path) -> None:
-    run(folder, tmp_path / "run", save_every=1, keep=2, lr=1e-3)
+    run(folder, tmp_path / "run", save_every=1, max_checkpoints=2, lr=1e-3)
     place = tmp_path / "run" / "checkpoints"
     lines = logged(tmp_path / "run")
     held = {line["step"]: line["validation"]["loss"] for line in lines if "validation" in line}
@@ -256,14 +256,14 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(folder: Path, tmp_p
 def test_the_gradient_noise_scale_is_told_where_there_are_passes(
     folder: Path, tmp_path: Path
 ) -> None:
-    run(folder, tmp_path / "run", accumulate=4, steps=4)
+    run(folder, tmp_path / "run", gradient_accumulation_steps=4, steps=4)
     lines = [x for x in logged(tmp_path / "run") if "loss" in x]
     assert all("noise_scale" in line and line["gradient"] > 0 for line in lines)
 
 
 def test_a_batch_must_divide_and_data_must_fit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WamkitError, match="a batch of 4 cannot be cut into 1 processes x 3"):
-        run(folder, tmp_path / "run", accumulate=3)
+        run(folder, tmp_path / "run", gradient_accumulation_steps=3)
     other = wamkit.build(RAW | {"state": {"size": 3}})
     with pytest.raises(WamkitError, match="the spec has 3 numbers"):
         run(folder, tmp_path / "run", other)
@@ -304,14 +304,16 @@ def test_shards_together_are_the_batch() -> None:
     ],
 )
 def test_learning_rates(schedule: Any, shares: list[float]) -> None:
-    config = TrainConfig(steps=6, schedule=schedule, warmup=1 / 3, final=0.1)
+    config = TrainConfig(steps=6, schedule=schedule, warmup_ratio=1 / 3, min_lr_ratio=0.1)
     assert [share_of_peak(config, step) for step in range(6)] == pytest.approx(shares)
 
 
 def test_settings_come_from_a_file_and_from_words(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text("lr = 1e-3\n[parts.backbone]\nfreeze = true\n")
-    config = read_config(tmp_path / "t.toml", ["lr=2e-3", "clip=none", "betas=[0.9, 0.99]"])
-    assert (config.lr, config.clip, config.betas) == (2e-3, None, (0.9, 0.99))
+    config = read_config(
+        tmp_path / "t.toml", ["lr=2e-3", "max_grad_norm=none", "betas=[0.9, 0.99]"]
+    )
+    assert (config.lr, config.max_grad_norm, config.betas) == (2e-3, None, (0.9, 0.99))
     assert config.parts.backbone.freeze
     with pytest.raises(WamkitError, match=r"bach: no such key\n?.*did you mean 'batch'"):
         read_config(None, ["bach=3"])

@@ -84,7 +84,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
     losses = []
     for compiled in (False, True):
         policy, out = build(), tmp_path / str(compiled)
-        short_run(policy, folder, out, steps=2, batch=2, validation=0, compile=compiled)
+        short_run(policy, folder, out, steps=2, batch_size=2, val_fraction=0, compile=compiled)
         losses.append([line["loss"] for line in logged(out)])
         assert not any("pre_attention" in vars(m) for m in policy.modules())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

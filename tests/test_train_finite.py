@@ -96,8 +96,16 @@ def test_a_learning_rate_that_diverges_leaves_no_checkpoint_that_is_not_finite(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(WamkitError, match="not finite") as error:
-        short_run(package.build(SMALL), folder, out, lr=1e30, save_every=1, warmup=0, clip=None)
-    assert "lower lr, and clip gradients (clip=1)" in error.value.hint
+        short_run(
+            package.build(SMALL),
+            folder,
+            out,
+            lr=1e30,
+            save_every=1,
+            warmup_ratio=0,
+            max_grad_norm=None,
+        )
+    assert "lower lr, and clip gradients (max_grad_norm=1)" in error.value.hint
     for checkpoint in (out / "checkpoints").glob("step-*"):
         assert all(bool(x.isfinite().all()) for x in state(out, checkpoint.name).values())
         saved(out, checkpoint.name)
@@ -180,7 +188,16 @@ def test_every_table_of_settings_refuses_nan_and_infinity(cls: type[BaseModel]) 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
     "name",
-    ["lr", "betas", "clip", "ema", "timeout", "peak", "lora.alpha", "parts.backbone.lr"],
+    [
+        "lr",
+        "betas",
+        "max_grad_norm",
+        "ema",
+        "timeout",
+        "peak_flops",
+        "lora.alpha",
+        "parts.backbone.lr",
+    ],
 )
 def test_a_training_setting_that_is_no_finite_number_is_refused(name: str, value: str) -> None:
     written = f"[0.9, {value}]" if name == "betas" else value

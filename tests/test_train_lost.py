@@ -82,7 +82,7 @@ def test_signals_to_all_processes_of_a_run_end_it_with_a_checkpoint(tmp_path: Pa
     data, run = recordings(tmp_path / "data", parse(read(SMALL))), tmp_path / "run"
     words = ["train", str(SMALL), "--data", str(data), "--out", str(run), "--batch", "2"]
     words += ["--steps", "100000", "--workers", "2", "--train", "log_every=1"]
-    words += ["--train", "validation=0"]
+    words += ["--train", "val_fraction=0"]
     started = subprocess.Popen(
         [sys.executable, "-m", "wamkit", *words],
         start_new_session=True,

@@ -54,7 +54,7 @@ def gradients(spec, config, processes):
     set_trainable(policy, config.parts)
     loss_module = LossModule(policy, config)
     distributed, batch = None, batch_of(spec)
-    if config.sharding == "fsdp":
+    if config.parallelism == "fsdp":
         distributed = DistributedPolicy(loss_module, config, processes)
     losses = loss_module(batch, 0) if distributed is None else distributed.losses(batch, 0)
     losses["total"].backward()
@@ -67,7 +67,8 @@ with joined("cpu") as processes:
         for name in registry().names(kind):
             spec = composed(**{kind: name})
             whole = gradients(spec, TrainConfig(), processes)
-            parts = gradients(spec, TrainConfig(sharding="fsdp", recompute=True), processes)
+            config = TrainConfig(parallelism="fsdp", gradient_checkpointing=True)
+            parts = gradients(spec, config, processes)
             assert whole.keys() == parts.keys(), name
             least = 1e-3 * max(float(x.abs().max()) for x in whole.values())
             for key, wanted in whole.items():
@@ -109,28 +110,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one process and of two, each way, and of two that go on where one stopped."""
     place = tmp_path_factory.mktemp("runs")
     data = recordings(place / "data", wamkit.build(SMALL).spec)
-    alone(data, place / "one", accumulate=2)
-    alone(data, place / "mixed", accumulate=2, steps=4, schedule="constant")
-    alone(data, place / "lora", accumulate=2, lora=LORA)
-    alone(data, place / "begun", accumulate=2, steps=2, schedule="constant")
-    two = SETTINGS | {"accumulate": 1}
+    alone(data, place / "one", gradient_accumulation_steps=2)
+    alone(data, place / "mixed", gradient_accumulation_steps=2, steps=4, schedule="constant")
+    alone(data, place / "lora", gradient_accumulation_steps=2, lora=LORA)
+    alone(data, place / "begun", gradient_accumulation_steps=2, steps=2, schedule="constant")
+    two = SETTINGS | {"gradient_accumulation_steps": 1}
     job = {"data": str(data)}
     in_two(
         SCRIPT,
         job | {"out": str(place / "ddp"), "settings": two},
-        job | {"out": str(place / "fsdp"), "settings": two | {"sharding": "fsdp"}},
+        job | {"out": str(place / "fsdp"), "settings": two | {"parallelism": "fsdp"}},
         job | {"out": str(place / "ddp-lora"), "settings": two | {"lora": LORA}},
         job
         | {"out": str(place / "fsdp-lora")}
-        | {"settings": two | {"lora": LORA, "sharding": "fsdp", "compile": True}},
+        | {"settings": two | {"lora": LORA, "parallelism": "fsdp", "compile": True}},
         job
         | {"out": str(place / "begun"), "resume": True}
-        | {"settings": two | {"sharding": "fsdp", "schedule": "constant", "recompute": True}},
+        | {
+            "settings": two
+            | {"parallelism": "fsdp", "schedule": "constant", "gradient_checkpointing": True}
+        },
         job
         | {"out": str(place / "shared")}
-        | {"settings": two | {"sharding": "fsdp", "schedule": "constant", "steps": 2}},
+        | {"settings": two | {"parallelism": "fsdp", "schedule": "constant", "steps": 2}},
     )
-    alone(data, place / "shared", resume=True, accumulate=2, schedule="constant")
+    alone(data, place / "shared", resume=True, gradient_accumulation_steps=2, schedule="constant")
     return place
 
 

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, out: Path, **settings: Any) -> Summary:
     policy = wamkit.build(TOY, SMALL)
-    return short_run(policy, folder, out, **{"batch": 2, "validation": 0.5, **settings})
+    return short_run(policy, folder, out, **{"batch_size": 2, "val_fraction": 0.5, **settings})
 
 
 def words(folder: Path, out: Path, *more: Any) -> list[Any]:
@@ -134,7 +134,7 @@ def test_devices_are_known_by_name(name: str, found: str | None) -> None:
 
 
 def test_utilization_is_operations_over_the_peak(folder: Path, tmp_path: Path) -> None:
-    done = run(folder, tmp_path / "run", peak=2e9, parts={"backbone": {"freeze": True}})
+    done = run(folder, tmp_path / "run", peak_flops=2e9, parts={"backbone": {"freeze": True}})
     spec = wamkit.build(TOY, SMALL).spec
     config = TrainConfig.model_validate({"parts": {"backbone": {"freeze": True}}})
     one = work(spec, config.parts).operations
@@ -148,7 +148,7 @@ def test_utilization_is_operations_over_the_peak(folder: Path, tmp_path: Path) -
 def test_a_peak_that_is_not_known_can_be_measured() -> None:
     cpu = torch.device("cpu")
     assert peak_for(TrainConfig(), cpu) is None
-    assert peak_for(TrainConfig(peak=3e9), cpu) == 3e9
+    assert peak_for(TrainConfig(peak_flops=3e9), cpu) == 3e9
     measured = peak_for(TrainConfig(measure_peak=True), cpu)
     assert measured is not None and measured > 1e8
 
@@ -168,7 +168,7 @@ def test_the_best_is_named_if_there_is_one(wamkit: Run, folder: Path, tmp_path: 
     code, out, _ = wamkit(*words(folder, tmp_path / "held", "--steps", 1))
     best = tmp_path / "held/checkpoints/step-000001/policy"
     assert code == 0 and f"the best so far on held-out episodes: {best}" in out
-    none = words(folder, tmp_path / "none", "--steps", 1, "--train", "validation=0")
+    none = words(folder, tmp_path / "none", "--steps", 1, "--train", "val_fraction=0")
     code, out, err = wamkit(*none)
     assert code == 0 and "held-out" not in out
     assert not (tmp_path / "none/checkpoints/best").exists()

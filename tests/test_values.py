@@ -55,7 +55,7 @@ def test_what_fits_is_taken(override: str) -> None:
 
 def test_the_same_holds_for_the_settings_of_a_training() -> None:
     with pytest.raises(SpecError) as error:
-        read_config(settings=["batch=true", f"steps={HUGE}"])
+        read_config(settings=["batch_size=true", f"steps={HUGE}"])
     assert "batch: found true" in str(error.value) and "steps: found an integer" in str(error.value)
 
 

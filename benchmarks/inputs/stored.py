@@ -295,7 +295,7 @@ def case(
             "--batch",
             "20",
             "--train",
-            "validation=0",
+            "val_fraction=0",
             "--json",
         ),
     }

@@ -75,8 +75,15 @@ def cases(material: Path) -> Iterator[Case]:
 
 NUMBERS = ("zero", "negative", "fraction", "huge", "null", "without", "text")
 SAME = ("twice", "true", "zero", "null", "fraction")
-FREE = ("keep", "log_every", "save_every", "validate_every", "validation_batches", "loggers")
-FREE += ("imagine_every", "peak", "measure_peak", "steps", "columns", "latents")
+FREE = (
+    "max_checkpoints",
+    "log_every",
+    "save_every",
+    "validate_every",
+    "validation_batches",
+    "loggers",
+)
+FREE += ("imagine_every", "peak_flops", "measure_peak", "steps", "columns", "latents")
 LIKE = {("position", "zero"), ("best_step", "null"), ("best", "null"), ("epoch", "huge")}
 
 
@@ -206,7 +213,17 @@ def _settings() -> dict[str, tuple[str, ...]]:
         "\x1b[31m",
         "\udc80",
     )
-    keys = ("lr", "seed", "final", "clip", "warmup", "betas", "ema", "parts.backbone.lr", "nothing")
+    keys = (
+        "lr",
+        "seed",
+        "min_lr_ratio",
+        "max_grad_norm",
+        "warmup_ratio",
+        "betas",
+        "ema",
+        "parts.backbone.lr",
+        "nothing",
+    )
     found = {
         f"{key} {value[:12]!r}": ("--train", f"{key}={value}") for key in keys for value in values
     }

@@ -68,20 +68,21 @@ def command(
         raise WamkitError(f"no numbers of a device called {gpu!r}", hint)
     if samples is not None and steps is not None:
         raise WamkitError("--samples and --steps both say how long", "leave one out")
-    typed = {"steps": steps, "batch": batch}
+    typed = {"steps": steps, "batch_size": batch}
     given = [f"{name}={value}" for name, value in typed.items() if value is not None]
     chosen = read_config(config, [*(settings or []), *given])
     if samples is not None:
-        count = -(-samples // chosen.batch)
+        count = -(-samples // chosen.batch_size)
         chosen = chosen.model_copy(update={"steps": count})
-    if chosen.batch % (devices * chosen.accumulate):
+    if chosen.batch_size % (devices * chosen.gradient_accumulation_steps):
         raise WamkitError(
-            f"a batch of {chosen.batch} cannot be cut into {devices} devices x "
-            f"{chosen.accumulate} passes",
-            f"--batch {-(-chosen.batch // (devices * chosen.accumulate)) * devices}",
+            f"a batch of {chosen.batch_size} cannot be cut into {devices} devices x "
+            f"{chosen.gradient_accumulation_steps} passes",
+            "--batch "
+            f"{-(-chosen.batch_size // (devices * chosen.gradient_accumulation_steps)) * devices}",
         )
     limit = None if memory is None else size_of(memory)
-    peak = chosen.peak
+    peak = chosen.peak_flops
     if gpu is not None:
         limit = limit or int(PEAKS[gpu].memory)
         peak = peak or getattr(PEAKS[gpu], chosen.precision)

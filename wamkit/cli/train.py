@@ -71,7 +71,7 @@ def command(
     """
     from ..train import read_config
 
-    typed = {"steps": steps, "batch": batch, "lr": lr, "tolerance": tolerance}
+    typed = {"steps": steps, "batch_size": batch, "lr": lr, "tolerance": tolerance}
     given = [f"{name}={value}" for name, value in typed.items() if value is not None]
     if logger:
         given.append(f"loggers={[name for words in logger for name in words.split(',')]}")
@@ -167,6 +167,9 @@ def _summary(done: Summary, out: Path, json: bool) -> None:
     else:
         note(f"nothing was validated, so none is the best: {out / 'checkpoints/last/policy'}")
     if done.utilization is None:
-        note("this device's peak is not known: --train measure_peak=true, or --train peak=300e12")
+        note(
+            "this device's peak is not known: --train measure_peak=true, or --train "
+            "peak_flops=300e12"
+        )
     if done.interrupted:
         say("go on with the same command and --resume")

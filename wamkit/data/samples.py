@@ -228,7 +228,7 @@ def split(
     if not 0 <= validation < 1 or count >= len(indexes):
         raise WamkitError(
             f"{count} of {len(indexes)} episodes for validation leaves none to train on",
-            "set validation=0 to hold out none, or a share below 1 of at least two episodes",
+            "set val_fraction=0 to hold out none, or a share below 1 of at least two episodes",
         )
     mixed = np.random.default_rng(seed).permutation(indexes).tolist()
     return tuple(sorted(mixed[count:])), tuple(sorted(mixed[:count]))

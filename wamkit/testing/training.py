@@ -29,9 +29,9 @@ __all__ = ["logged", "recordings", "same", "saved", "short_run", "state"]
 
 SHORT: Mapping[str, Any] = {
     "steps": 4,
-    "batch": 4,
+    "batch_size": 4,
     "lr": 3e-3,
-    "validation": 0.3,
+    "val_fraction": 0.3,
     "validation_batches": 1,
     "log_every": 1,
     "save_every": 2,

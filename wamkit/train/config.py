@@ -18,18 +18,18 @@ from ..files.documents import read_table
 
 FREE = {
     "steps",
-    "accumulate",
-    "recompute",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
     "compile",
-    "sharding",
+    "parallelism",
     "log_every",
     "save_every",
-    "keep",
+    "max_checkpoints",
     "validate_every",
     "validation_batches",
     "imagine_every",
     "loggers",
-    "peak",
+    "peak_flops",
     "measure_peak",
     "tolerance",
     "timeout",
@@ -98,9 +98,9 @@ class TrainConfig(Section):
 
     steps: int = Field(1000, gt=0, le=MOST)
     """Updates of the weights, from the first to the last."""
-    batch: int = Field(8, gt=0, le=MOST)
+    batch_size: int = Field(8, gt=0, le=MOST)
     """Samples of one update, those of all processes together."""
-    accumulate: int = Field(1, gt=0, le=MOST)
+    gradient_accumulation_steps: int = Field(1, gt=0, le=MOST)
     """Passes that a process makes for one update; more need less memory. Noise is drawn for the
     batch cut into processes x passes, so the numbers depend on their product alone."""
     seed: int = Field(0, ge=0, le=MOST_SEED)
@@ -109,17 +109,17 @@ class TrainConfig(Section):
     lr: float = Field(1e-4, gt=0, le=LARGEST)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
-    """After the warm-up: down half a cosine to `final`; the same to the end; or a warm-up that is a
-    cosine as well, and down to `final` (Smith, arXiv 1708.07120)."""
-    warmup: float = Field(0.05, ge=0, lt=1)
+    """After the warm-up: down half a cosine to `min_lr_ratio`; the same to the end; or a warm-up
+    that is a cosine as well, and down to `min_lr_ratio` (Smith, arXiv 1708.07120)."""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    final: float = Field(0.01, ge=0, le=1)
+    min_lr_ratio: float = Field(0.01, ge=0, le=1)
     """Learning rate at the end, as a share of the peak."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Of AdamW."""
     weight_decay: float = Field(0.01, ge=0, le=LARGEST)
     """Of matrices; biases, norms and other vectors do not decay."""
-    clip: float | None = Field(default=1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Longest gradient, all weights together; none is shortened if left out with "none"."""
     parts: Parts = Field(default_factory=Parts)
     lora: Lora | None = None
@@ -132,13 +132,13 @@ class TrainConfig(Section):
     """Weights, their updates and losses are float32 in both. With bfloat16 the pass of backbone and
     head runs under torch's autocast: matrix products, convolutions and attention in bfloat16, norms
     and sums in float32. The saved policy acts in the dtype of its spec."""
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     """Keep of every layer only what enters it, and compute the rest again for the gradients: the
     same numbers in less memory, for about a third more work."""
     compile: bool = False
     """Run blocks through torch.compile, there and back: the same numbers up to rounding, faster
     after the first updates, which take minutes at full size."""
-    sharding: Literal["ddp", "fsdp"] = "ddp"
+    parallelism: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: every process holds all weights, or a share of each block's."""
     timeout: float = Field(600.0, gt=0, le=604_800)
     """Seconds that a process waits for the others before the run ends; more than the first one
@@ -146,7 +146,7 @@ class TrainConfig(Section):
 
     tolerance: float = Field(1e-4, ge=0)
     """Seconds that the time of a frame, or of its picture, may be off in the data."""
-    validation: float = Field(0.1, ge=0, lt=1)
+    val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the episodes that are held out; 0 for none."""
     validate_every: int = Field(500, ge=0, le=MOST)
     """Steps from one validation loss to the next; 0 for none."""
@@ -156,13 +156,13 @@ class TrainConfig(Section):
     """Steps from one picture of an imagined future to the next; 0 for none."""
     save_every: int = Field(500, gt=0)
     """Steps from one checkpoint to the next; there is always one at the end."""
-    keep: int = Field(3, gt=0)
+    max_checkpoints: int = Field(3, gt=0)
     """Checkpoints that are kept: the newest, and the best."""
     log_every: int = Field(10, gt=0)
     """Steps from one line of log.jsonl to the next."""
     loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where the same numbers, and pictures, go besides log.jsonl; each is an extra of wamkit."""
-    peak: float | None = Field(default=None, gt=0)
+    peak_flops: float | None = Field(default=None, gt=0)
     """Operations a second that a device can do, of which a run reaches a share; from the table of
     `wamkit/train/devices.py` if left open."""
     measure_peak: bool = False

@@ -62,8 +62,8 @@ def known(name: str) -> Peak | None:
 
 def peak_for(config: TrainConfig, device: torch.device) -> float | None:
     """Operations a second at most: as set, of the table, or measured; else None."""
-    if config.peak is not None:
-        return config.peak
+    if config.peak_flops is not None:
+        return config.peak_flops
     import torch
 
     if device.type == "cuda":

@@ -24,7 +24,7 @@ class LossModule(nn.Module):
     def __init__(self, policy: Policy, config: TrainConfig) -> None:
         super().__init__()
         self.policy = policy
-        self._compute, self._recompute = DTYPES[config.precision], config.recompute
+        self._compute, self._recompute = DTYPES[config.precision], config.gradient_checkpointing
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """`total`, which trains, and the loss of each part."""
@@ -54,13 +54,13 @@ class DistributedPolicy:
 
     def __init__(self, loss_module: LossModule, config: TrainConfig, processes: Processes) -> None:
         self.loss_module, self.processes = loss_module, processes
-        self.sharded = config.sharding == "fsdp"
+        self.sharded = config.parallelism == "fsdp"
         self._module: Any = loss_module
         if self.sharded:
             if processes.world == 1:
                 raise WamkitError(
-                    "sharding is fsdp, and there is one process",
-                    "torchrun --nproc-per-node 2 -m wamkit train ..., or sharding=ddp",
+                    "parallelism is fsdp, and there is one process",
+                    "torchrun --nproc-per-node 2 -m wamkit train ..., or parallelism=ddp",
                 )
             _shard(loss_module)
         elif processes.world > 1:

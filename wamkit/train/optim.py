@@ -20,14 +20,14 @@ from .processes import full, own
 
 def share_of_peak(config: TrainConfig, step: int) -> float:
     """The learning rate of the update after `step` others, as a share of the peak."""
-    rise = round(config.warmup * config.steps)
+    rise = round(config.warmup_ratio * config.steps)
     if step < rise:
         done = (step + 1) / rise
         return done if config.schedule != "one_cycle" else 0.5 - 0.5 * math.cos(math.pi * done)
     if config.schedule == "constant":
         return 1.0
     done = min(1.0, (step - rise) / max(1, config.steps - 1 - rise))
-    return config.final + (1 - config.final) * (0.5 + 0.5 * math.cos(math.pi * done))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 def set_trainable(policy: Policy, parts: Parts) -> None:

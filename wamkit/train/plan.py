@@ -87,10 +87,10 @@ def plan(
 
     A device has `limit` bytes and `peak` operations a second.
     """
-    per_pass = max(1, config.batch // (devices * config.accumulate))
+    per_pass = max(1, config.batch_size // (devices * config.gradient_accumulation_steps))
     one = _work(spec, config, encodes=not latents)
     memory = on_each(one, config, devices, per_pass)
-    total = one.operations * config.batch * config.steps
+    total = one.operations * config.batch_size * config.steps
     days = None if peak is None else total / (devices * peak * utilization) / 86400
     hints: list[str] = []
     if limit is not None and sum(memory.values()) > limit:
@@ -100,7 +100,7 @@ def plan(
 
 def on_each(one: Work, config: TrainConfig, devices: int, per_pass: int) -> dict[str, int]:
     """Bytes on each device, by what they are for."""
-    shares = devices if config.sharding == "fsdp" and devices > 1 else 1
+    shares = devices if config.parallelism == "fsdp" and devices > 1 else 1
     held = 4 * one.learned // shares
     memory = {
         "weights that learn": held,
@@ -114,15 +114,22 @@ def on_each(one: Work, config: TrainConfig, devices: int, per_pass: int) -> dict
     }
     if config.precision == "bfloat16":
         count = one.learned + one.resting // 4
-        memory["bfloat16 copies"] = 2 * (count // max(1, one.depth) if config.recompute else count)
-    if config.sharding == "ddp" and devices > 1:
+        memory["bfloat16 copies"] = 2 * (
+            count // max(1, one.depth) if config.gradient_checkpointing else count
+        )
+    if config.parallelism == "ddp" and devices > 1:
         memory["buckets of gradients"] = held
     return {name: size for name, size in memory.items() if size}
 
 
 def _work(spec: PolicySpec, config: TrainConfig, *, encodes: bool) -> Work:
     return work(
-        spec, config.parts, config.precision, config.recompute, encodes=encodes, lora=config.lora
+        spec,
+        config.parts,
+        config.precision,
+        config.gradient_checkpointing,
+        encodes=encodes,
+        lora=config.lora,
     )
 
 
@@ -131,14 +138,14 @@ def _hints(
 ) -> list[str]:
     """Settings with which it would fit, the mildest first; else what none of them heals."""
     ways: list[dict[str, Any]] = []
-    per_device = max(1, config.batch // devices)
+    per_device = max(1, config.batch_size // devices)
     if config.precision == "float32":
         ways.append({"precision": "bfloat16"})
-    ways.append({"recompute": True})
+    ways.append({"gradient_checkpointing": True})
     if devices > 1:
-        ways.append({"sharding": "fsdp"})
-    most = max(n for n in range(1, per_device + 1) if config.batch % (n * devices) == 0)
-    ways.append({"accumulate": most})
+        ways.append({"parallelism": "fsdp"})
+    most = max(n for n in range(1, per_device + 1) if config.batch_size % (n * devices) == 0)
+    ways.append({"gradient_accumulation_steps": most})
     tried: dict[str, Any] = {}
     counted: dict[tuple[str, bool], Work] = {}
     for way in ways:
@@ -146,15 +153,15 @@ def _hints(
             continue
         tried |= way
         new = config.model_copy(update=tried)
-        key = new.precision, new.recompute
+        key = new.precision, new.gradient_checkpointing
         if key not in counted:
             counted[key] = _work(spec, new, encodes=not latents)
         one = counted[key]
-        per_pass = max(1, new.batch // (devices * new.accumulate))
+        per_pass = max(1, new.batch_size // (devices * new.gradient_accumulation_steps))
         if sum(on_each(one, new, devices, per_pass).values()) <= limit:
             words = " ".join(f"--train {key}={str(v).lower()}" for key, v in tried.items())
             return [f"it fits with {words}"]
-    more = "more devices and sharding=fsdp" if devices == 1 else "more devices"
+    more = "more devices and parallelism=fsdp" if devices == 1 else "more devices"
     less = "let less learn (parts.backbone.freeze=true, or adapters: lora.rank=16)"
     return [f"take {more}, {less}, or a smaller one"]
 

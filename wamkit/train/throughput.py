@@ -21,7 +21,7 @@ class Throughput:
 
     def of(self, steps: int, seconds: float) -> dict[str, float]:
         """`samples_per_second`, `tokens_per_second`, and `utilization` if the peak is known."""
-        samples = steps * self.config.batch / max(seconds, 1e-9)
+        samples = steps * self.config.batch_size / max(seconds, 1e-9)
         tokens = sum(self.spec.tokens().values()) * self.spec.paradigm.chunks_per_sample
         pace = {"samples_per_second": samples, "tokens_per_second": samples * tokens}
         if self._peak is not None:

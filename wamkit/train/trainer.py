@@ -89,15 +89,15 @@ class Trainer:
         note: Note = warnings.warn,
     ) -> None:
         self.config, self.processes, self.policy, self.note = config, processes, policy, note
-        shards = processes.world * config.accumulate
-        if config.batch % shards:
+        shards = processes.world * config.gradient_accumulation_steps
+        if config.batch_size % shards:
             raise WamkitError(
-                f"a batch of {config.batch} cannot be cut into {processes.world} processes x "
-                f"{config.accumulate} passes",
-                f"take a multiple of {shards}: --batch {-(-config.batch // shards) * shards}",
+                f"a batch of {config.batch_size} cannot be cut into {processes.world} processes x "
+                f"{config.gradient_accumulation_steps} passes",
+                f"take a multiple of {shards}: --batch {-(-config.batch_size // shards) * shards}",
             )
         recording = Recording(data.folder)
-        learn, hold = split(recording, config.validation, config.seed)
+        learn, hold = split(recording, config.val_fraction, config.seed)
         chosen: dict[str, Any] = {
             "columns": data.columns,
             "latents": data.latents,
@@ -118,7 +118,7 @@ class Trainer:
                 note(line)
         loader = Loader(
             samples,
-            config.batch // processes.world,
+            config.batch_size // processes.world,
             seed=config.seed,
             workers=data.workers,
             rank=processes.rank,
@@ -148,7 +148,7 @@ class Trainer:
         if config.ema is not None:
             self.ema = optim.EMA(list(self.learned.values()), config.ema)
         self.noise = optim.NoiseScale()
-        self.folder = RunFolder(out, processes, config.keep)
+        self.folder = RunFolder(out, processes, config.max_checkpoints)
         self.run_settings = {
             "settings": config.model_dump(mode="json"),
             "data": {
@@ -245,7 +245,11 @@ class Trainer:
 
     def _update(self) -> dict[str, Any]:
         """One update of the weights. Raises WamkitError if it is not finite; nothing is changed."""
-        config, world, passes = self.config, self.processes.world, self.config.accumulate
+        config, world, passes = (
+            self.config,
+            self.processes.world,
+            self.config.gradient_accumulation_steps,
+        )
         batch, weights = self.batches.next(), list(self.learned.values())
         rates = optim.set_rates(self.optimizer, config, self.step)
         self.optimizer.zero_grad()
@@ -267,9 +271,9 @@ class Trainer:
         logged = self._logs(self.step + 1)
         shares = optim.grad_norms(self.optimizer) if logged else {}
         if passes > 1:
-            few = config.batch // passes // (1 if self.distributed.sharded else world)
-            self.noise.update(few, float(short), config.batch, float(norm) ** 2)
-        optim.clip_grad_norm(weights, config.clip, norm)
+            few = config.batch_size // passes // (1 if self.distributed.sharded else world)
+            self.noise.update(few, float(short), config.batch_size, float(norm) ** 2)
+        optim.clip_grad_norm(weights, config.max_grad_norm, norm)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.step)
@@ -298,7 +302,7 @@ class Trainer:
 
         A state that is itself not finite is named, and not saved.
         """
-        world, passes = self.processes.world, self.config.accumulate
+        world, passes = self.processes.world, self.config.gradient_accumulation_steps
         flags = torch.zeros(world * passes, device=self.processes.device)
         for k, losses in enumerate(found):
             flags[self.processes.rank + k * world] = float(~torch.isfinite(losses[0]))
@@ -340,7 +344,11 @@ class Trainer:
 
     def _lower(self) -> str:
         """What to do if weights are no longer finite, and what is safe."""
-        clip = "" if self.config.clip is not None else ", and clip gradients (clip=1)"
+        clip = (
+            ""
+            if self.config.max_grad_norm is not None
+            else ", and clip gradients (max_grad_norm=1)"
+        )
         if (newest := self.folder.newest()) is None:
             return f"lower lr{clip}; nothing was saved before: begin again with another --out"
         again = f"`wamkit train {newest / 'policy'} --out ANOTHER` begins with its weights"

@@ -29,12 +29,12 @@ class Validator:
         self, samples: Samples, config: TrainConfig, processes: Processes, workers: int
     ) -> None:
         """Raises WamkitError if there are fewer than processes times passes."""
-        shards = processes.world * config.accumulate
-        size = min(config.batch, len(samples) // shards * shards)
+        shards = processes.world * config.gradient_accumulation_steps
+        size = min(config.batch_size, len(samples) // shards * shards)
         if not size:
             raise WamkitError(
                 f"{len(samples)} held-out samples for {shards} processes and passes",
-                "hold out more: --train validation=0.2, or none: validation=0",
+                "hold out more: --train val_fraction=0.2, or none: val_fraction=0",
             )
         self.samples, self.config, self.processes = samples, config, processes
         self.loader = Loader(
@@ -49,7 +49,7 @@ class Validator:
     @torch.no_grad()
     def loss(self, distributed: DistributedPolicy) -> dict[str, float]:
         """`loss` and the loss of each part, the mean over the first batches."""
-        passes, found = self.config.accumulate, []
+        passes, found = self.config.gradient_accumulation_steps, []
         names: list[str] = []
         start = self.loader.state_dict() | {"epoch": 0, "position": 0}
         self.loader.load_state_dict(start)

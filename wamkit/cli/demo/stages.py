@@ -199,11 +199,11 @@ def _trained(
         discard(run)  # it stopped before its first checkpoint
     config = TrainConfig(
         steps=settings.steps,
-        batch=settings.batch,
+        batch_size=settings.batch,
         seed=settings.seed,
         lr=1e-3,
         schedule="one_cycle",
-        warmup=0.1,
+        warmup_ratio=0.1,
         ema=0.99,
         save_every=max(50, settings.steps // SAVES),
     )
