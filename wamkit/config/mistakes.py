@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from ..errors import SpecError, did_you_mean, shortened
 from .describe import models_in
 from .parts import Conflict
+from .renamed_keys import renamed
 from .values import Unfit
 
 Place = tuple[int | str, ...]
@@ -184,6 +185,8 @@ def _belongs(
     for place in (below, beside):
         if place is not None and place.rpartition(".")[2].lower() == key.lower():
             return f"it belongs elsewhere: {place}"
+    if new := renamed(key, keys):
+        return f"did you mean {new!r}?"
     if near := did_you_mean(key, keys):
         return near
     if below is not None:
