@@ -45,14 +45,14 @@ def built(layout: str, vae: str) -> Policy:
     return wamkit.build(spec.model_copy(update={"cameras": cameras}).fitted())
 
 
-@pytest.mark.parametrize("layout", ["side_by_side", "grid", "frames"])
+@pytest.mark.parametrize("layout", ["side_by_side", "grid", "frame_per_view"])
 @pytest.mark.parametrize("vae", ["pixel_shuffle", "taew2.2", "wan2.2"])
 def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: str) -> None:
     policy = built(layout, vae)
     counted = Counted(policy.vae)
     policy.act(observation(policy.spec, batch=3), seed=0)
     (shape,) = counted.shapes
-    assert shape[0] == (6 if layout == "frames" else 3)
+    assert shape[0] == (6 if layout == "frame_per_view" else 3)
     assert shape[2] == policy.spec.video.context == 1
 
 

@@ -54,7 +54,7 @@ def test_the_loss_from_stored_latents_is_the_same(
 
 
 def test_views_that_are_frames_give_the_same_loss(tmp_path: Path) -> None:
-    cameras = RAW["cameras"] | {"layout": "frames"}
+    cameras = RAW["cameras"] | {"layout": "frame_per_view"}
     policy = wamkit.build(RAW | {"cameras": cameras})
     folder = record(tmp_path / "set", policy.spec, episodes=1, frames=3)
     precompute(Recording(folder), policy.spec, tmp_path / "latents", batch=2)

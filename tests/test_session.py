@@ -94,7 +94,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     if views > 1:  # each is a latent frame by itself
         height, width = spec.cameras.canvas
         both = ", ".join(f'{{name = "{k}", size = [{height}, {width}]}}' for k in range(views))
-        changes = 'cameras.layout="frames"', f"cameras.views=[{both}]"
+        changes = 'cameras.layout="frame_per_view"', f"cameras.views=[{both}]"
         spec = changed(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.frames - spec.video.context

@@ -211,8 +211,8 @@ def test_a_part_that_gets_another_name_leaves_its_settings_behind(raw: dict[str,
 
 
 def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) -> None:
-    raw["paradigm"] = {"name": "adaptive", "inner": {"name": "idm", "first_frame": 0.5}}
-    with pytest.warns(Note, match="paradigm.inner is now 'joint': left out first_frame"):
+    raw["paradigm"] = {"name": "adaptive", "inner": {"name": "idm", "drop_future_prob": 0.5}}
+    with pytest.warns(Note, match="paradigm.inner is now 'joint': left out drop_future_prob"):
         changed = override(raw, ["paradigm.inner.name=joint"])
     assert changed["paradigm"] == {"name": "adaptive", "inner": {"name": "joint"}}
 

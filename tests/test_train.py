@@ -315,7 +315,7 @@ def test_settings_come_from_a_file_and_from_words(tmp_path: Path) -> None:
     )
     assert (config.lr, config.max_grad_norm, config.betas) == (2e-3, None, (0.9, 0.99))
     assert config.parts.backbone.freeze
-    with pytest.raises(WamkitError, match=r"bach: no such key\n?.*did you mean 'batch'"):
+    with pytest.raises(WamkitError, match=r"bach: no such key\n?.*did you mean 'batch_size'"):
         read_config(None, ["bach=3"])
     with pytest.raises(WamkitError, match="cannot be read"):
         read_config(tmp_path / "none.toml")

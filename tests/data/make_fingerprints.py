@@ -149,20 +149,26 @@ def extras() -> Iterator[tuple[str, Callable[[], Case]]]:
         parts = {**wan, "action_head": head}
         yield f"padding-wan-{head}", _set(**parts, **joint)(padding=True)
         yield f"session-wan-{head}", _set(three, **parts, **chunks)(chunks=3)
-    mutual, slide = "paradigm.action=mutual", "paradigm.full=slide"
+    mutual, slide = "paradigm.action=mutual", "paradigm.on_full_memory=slide"
     yield (
         "session-mutual-toy",
         _set(three, mutual, **toy, action_head="shared_stream", **chunks)(chunks=3),
     )
     yield "session-slide-wan", _set("paradigm.chunks=2", slide, **wan, **mot, **chunks)(chunks=4)
     yield "session-window-toy", _set(three, "paradigm.window=1", **toy, **mot, **chunks)(chunks=3)
-    yield "copies-wan-mot", _set("paradigm.copy_noise=1", **wan, **mot, **idm)()
+    yield "copies-wan-mot", _set("paradigm.context_noise_prob=1", **wan, **mot, **idm)()
     yield (
         "half-denoised-wan-reader",
-        _set("paradigm.copy_noise=1", "paradigm.until=0.5", **wan, action_head="reader", **idm)(),
+        _set(
+            "paradigm.context_noise_prob=1",
+            "paradigm.stop_sigma=0.5",
+            **wan,
+            action_head="reader",
+            **idm,
+        )(),
     )
-    yield "first-frame-wan-mot", _set("paradigm.first_frame=0.5", **wan, **mot, **idm)()
-    apart = ("cameras.layout=frames", views)
+    yield "first-frame-wan-mot", _set("paradigm.drop_future_prob=0.5", **wan, **mot, **idm)()
+    apart = ("cameras.layout=frame_per_view", views)
     yield "views-wan-mot", _set(*apart, **wan, **mot, **joint)()
     yield (
         "views-cosmos-conditional",

@@ -98,10 +98,10 @@ class View(Section):
 class CameraConfig(Section):
     """How the views are laid on one canvas, the same in dataset, server and simulator."""
 
-    layout: Literal["side_by_side", "t_shape", "grid", "frames"] = "side_by_side"
+    layout: Literal["side_by_side", "t_shape", "grid", "frame_per_view"] = "side_by_side"
     """`side_by_side`: one row. `t_shape`: the first view above a row of the others.
-    `grid`: rows of `columns` views. `frames`: each view is a latent frame by itself, one after the
-    other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
+    `grid`: rows of `columns` views. `frame_per_view`: each view is a latent frame by itself, one
+    after the other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
     views: tuple[View, ...] = Field(min_length=1)
     columns: int = Field(2, gt=0)
     """Views in a row of a grid."""
@@ -109,11 +109,11 @@ class CameraConfig(Section):
     @property
     def apart(self) -> int:
         """How many canvases stand beside each other at one moment: one, or one for each view."""
-        return len(self.views) if self.layout == "frames" else 1
+        return len(self.views) if self.layout == "frame_per_view" else 1
 
     def boxes(self) -> dict[str, tuple[int, int, int, int]]:
         """view -> top, left, height, width on its canvas, in pixels."""
-        if self.layout == "frames":
+        if self.layout == "frame_per_view":
             return {view.name: (0, 0, *view.size) for view in self.views}
         boxes, top = {}, 0
         for row in self._rows():
@@ -133,7 +133,7 @@ class CameraConfig(Section):
     def _rows(self) -> list[tuple[View, ...]]:
         if self.layout == "side_by_side":
             return [self.views]
-        if self.layout == "frames":
+        if self.layout == "frame_per_view":
             return [(view,) for view in self.views]
         if self.layout == "t_shape":
             return [row for row in (self.views[:1], self.views[1:]) if row]
@@ -149,7 +149,7 @@ class CameraConfig(Section):
                 why=f"two views are called {name!r}",
                 hint="give each camera a name of its own",
             )
-        if self.layout == "frames" and len({view.size for view in self.views}) > 1:
+        if self.layout == "frame_per_view" and len({view.size for view in self.views}) > 1:
             sizes = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in self.views)
             yield Conflict(
                 between=("cameras.views",),

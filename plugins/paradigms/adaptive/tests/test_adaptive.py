@@ -186,14 +186,14 @@ def test_a_spec_with_inner_tables_survives_being_written(way: dict[str, Any]) ->
     ("settings", "place", "message"),
     [
         ({"fast": {"untill": 1}}, "paradigm.fast.untill", "no such key"),  # codespell:ignore untill
-        ({"slow": {"until": "first_frame"}}, "paradigm", "fast and slow are the same"),
+        ({"slow": {"stop_sigma": "first_frame"}}, "paradigm", "fast and slow are the same"),
         ({"inner": "single_pass"}, "paradigm", "change a setting of single_pass in one of them"),
         (
             {"inner": "joint", "slow": {"attends": "mutual"}},
             "paradigm",
             "slow changes who sees whom",
         ),
-        ({"inner": {"name": "idm", "until": 7}}, "paradigm.inner.until", "until"),
+        ({"inner": {"name": "idm", "stop_sigma": 7}}, "paradigm.inner.stop_sigma", "stop_sigma"),
     ],
 )
 def test_mistakes_are_told_where_they_stand(

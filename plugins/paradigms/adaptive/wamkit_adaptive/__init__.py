@@ -32,7 +32,7 @@ class Adaptive(ParadigmConfig):
     """
 
     name: Literal["adaptive"] = "adaptive"
-    inner: Inner = Field(default_factory=lambda: parsed({"name": "idm", "first_frame": 0.5}))
+    inner: Inner = Field(default_factory=lambda: parsed({"name": "idm", "drop_future_prob": 0.5}))
     """The paradigm that acts both ways, and that training follows, as a table like that of any
     paradigm. Left open, `idm` that has also learned to act without a future."""
     fast: dict[str, Any] | None = None

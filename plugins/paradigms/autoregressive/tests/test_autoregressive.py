@@ -73,7 +73,7 @@ def literal(picture: str) -> str:
 def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
-    paradigm = Autoregressive(**({"full": "slide"} | settings))
+    paradigm = Autoregressive(**({"on_full_memory": "slide"} | settings))
     spec = composed(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
@@ -106,16 +106,16 @@ def test_frames_need_not_see_actions() -> None:
     assert not any(role.startswith("did") for role in sees["seen.2"])
 
 
-@pytest.mark.parametrize("action", ["own_clean_video", "mutual"])
+@pytest.mark.parametrize("action", ["inverse_dynamics", "mutual"])
 @float64()
 def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_does(
     action: str,
 ) -> None:
-    policy = Policy.from_spec(spec_for(action=action, copy_noise=0))
+    policy = Policy.from_spec(spec_for(action=action, context_noise_prob=0))
     inputs, noisy, target = corrupted(policy)
     video, numbers = noisy.video, noisy.action
     assert video is not None and numbers is not None
-    own = action == "own_clean_video"
+    own = action == "inverse_dynamics"
     blocks, copies = (0, 0, 1, 1, 2, 2), (0, 0, 1, 1, *((2, 2) if own else ()))
     assert video.roles == (
         "context",
@@ -155,7 +155,7 @@ def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:
 def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_of_the_grid(
     share: float, low: float, high: float
 ) -> None:
-    policy = Policy.from_spec(spec_for(copy_noise=share))
+    policy = Policy.from_spec(spec_for(context_noise_prob=share))
     inputs, noisy, _ = corrupted(policy, size=128)
     assert noisy.video is not None and noisy.action is not None
     copies = noisy.video.only("seen.0", "seen.1", "seen.2")
@@ -271,7 +271,7 @@ def test_a_window_that_is_never_full_in_training_is_refused() -> None:
     ) in str(refused.value)
 
 
-@pytest.mark.parametrize("action", ["own_clean_video", "mutual"])
+@pytest.mark.parametrize("action", ["inverse_dynamics", "mutual"])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
     spec = spec_for(action=action)
@@ -292,5 +292,5 @@ def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
         for _ in range(stage.passes)
     ]
     if chunk:
-        told[0] = {"seen", "did"} if action == "own_clean_video" else {"seen"}
+        told[0] = {"seen", "did"} if action == "inverse_dynamics" else {"seen"}
     assert found == told

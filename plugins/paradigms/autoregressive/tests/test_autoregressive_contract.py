@@ -6,6 +6,6 @@ from wamkit.testing import *  # noqa: F403
 
 PARTS = [
     Autoregressive(),
-    Autoregressive(action="mutual", copy_noise=0, full="restart"),
+    Autoregressive(action="mutual", context_noise_prob=0, on_full_memory="restart"),
     Autoregressive(past_actions="actions", window=1),
 ]

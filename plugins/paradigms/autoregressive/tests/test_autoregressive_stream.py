@@ -31,14 +31,14 @@ from wamkit.testing.uncached import uncached
 
 HEADS = ("mot", "shared_stream", "latent_slot")
 BACKBONES = ("toy", "wan", "cosmos", "ltx", "flux2")
-LINGBOT: dict[str, Any] = {"copy_noise": 0}
-DREAMZERO: dict[str, Any] = {"copy_noise": 0, "action": "mutual"}
+LINGBOT: dict[str, Any] = {"context_noise_prob": 0}
+DREAMZERO: dict[str, Any] = {"context_noise_prob": 0, "action": "mutual"}
 
 
 def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
-    paradigm = Autoregressive(**({"full": "slide"} | settings))
+    paradigm = Autoregressive(**({"on_full_memory": "slide"} | settings))
     spec = composed(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
@@ -299,7 +299,7 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
 
 @torch.no_grad()
 def test_a_full_memory_may_begin_anew() -> None:
-    policy = awake(spec_for(full="restart", **LINGBOT))
+    policy = awake(spec_for(on_full_memory="restart", **LINGBOT))
     outs = acted(policy, Lesson(policy), policy.model, 3)
     assert [out.memory is None for out in outs] == [False, False, True]
 

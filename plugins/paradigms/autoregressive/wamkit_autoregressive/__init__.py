@@ -33,7 +33,7 @@ class Autoregressive(ParadigmConfig):
     name: Literal["autoregressive"] = "autoregressive"
     chunks: int = Field(4, ge=2)
     """Blocks in a training sample; in use, the most that a visibility table tells apart."""
-    action: Literal["own_clean_video", "mutual"] = "own_clean_video"
+    action: Literal["inverse_dynamics", "mutual"] = "inverse_dynamics"
     """What an action sees of the frames of its own block: a clean copy, so that the frames are
     denoised first (LingBot-VA: inverse dynamics), or the noisy frames, which see it too
     (DreamZero)."""
@@ -44,12 +44,12 @@ class Autoregressive(ParadigmConfig):
     window: int | None = Field(None, gt=0)
     """How many past blocks are visible, at most chunks - 1, which it is if left open. The first
     frames of an episode always are."""
-    full: Literal["slide", "restart"] = "restart"
+    on_full_memory: Literal["slide", "restart"] = "restart"
     """What follows when an episode has as many blocks as a training sample: the network begins
     anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
     leaves the memory, and the first frames and the first state stay (`slide`: LingBot-VA), which
     asks for distances in time and states of an age that no sample of so few blocks has shown."""
-    copy_noise: float = Field(0.5, ge=0, le=1)
+    context_noise_prob: float = Field(0.5, ge=0, le=1)
     """Share of training samples in which the clean copies of frames are noised, each block at a
     level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero: 0."""
 
@@ -78,7 +78,7 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def _past_actions(self) -> str:
-        published = "everyone" if self.action == "own_clean_video" else "none"
+        published = "everyone" if self.action == "inverse_dynamics" else "none"
         return self.past_actions or published
 
     @property

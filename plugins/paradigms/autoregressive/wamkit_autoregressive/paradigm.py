@@ -74,7 +74,7 @@ class AutoregressiveParadigm(Paradigm):
             )
             unwritten = self._clean(inputs, now, None, done.take("action"))
         left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
-        ends = self.config.full == "restart" and now == self.names.last
+        ends = self.config.on_full_memory == "restart" and now == self.names.last
         clip = self._shown(inputs, now, video.x)
         return ParadigmOutput(done.take("action"), clip, memory=None if ends else left)
 
@@ -150,7 +150,7 @@ class AutoregressiveParadigm(Paradigm):
         if not copies:
             return [noisy]
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
-        share = draw_uniform((batch, 1), rng) < self.config.copy_noise
+        share = draw_uniform((batch, 1), rng) < self.config.context_noise_prob
         u = draw_uniform((batch, copies), rng) / 2
         level = to_device(shift_sigma(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
         noise = _by_place("video", draw_noise(tuple(z.shape), z, rng))

@@ -113,12 +113,12 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", IMAGINE)
-@pytest.mark.parametrize("until", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("stop_sigma", [0.0, 0.6, 1.0])
 @float64()
-def test_remembering_changes_nothing(backbone: str, until: float) -> None:
+def test_remembering_changes_nothing(backbone: str, stop_sigma: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
-    one = acted(policy, until=until)
-    two = acted(policy, uncached(policy.model), until=until)
+    one = acted(policy, stop_sigma=stop_sigma)
+    two = acted(policy, uncached(policy.model), stop_sigma=stop_sigma)
     same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
     same_values(one.video.z, two.video.z)
@@ -148,11 +148,13 @@ def _moved(video: Frames, role: str) -> Frames:
     return video.put(video.only(role).z + 1, role)
 
 
-@pytest.mark.parametrize(("copy_noise", "low", "high"), [(0.5, 0.35, 0.65), (0, 0, 0), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("context_noise_prob", "low", "high"), [(0.5, 0.35, 0.65), (0, 0, 0), (1, 1, 1)]
+)
 def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
-    copy_noise: float, low: float, high: float
+    context_noise_prob: float, low: float, high: float
 ) -> None:
-    policy = Policy.from_spec(spec_for(copy_noise=copy_noise))
+    policy = Policy.from_spec(spec_for(context_noise_prob=context_noise_prob))
     inputs, noisy, _ = corrupted(policy, size=128)
     assert noisy.video is not None
     level, learned = noisy.video.only("target'").sigma, noisy.video.only("target").sigma
@@ -167,22 +169,24 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
 
 def test_imagining_may_stop_anywhere() -> None:
     policy = Policy.from_spec(spec_for("schedules.video.steps=4"))
-    counts = {u: passes(policy, until=u).count(frozenset({"target"})) for u in (0, 0.3, 0.9, 1)}
+    counts = {
+        u: passes(policy, stop_sigma=u).count(frozenset({"target"})) for u in (0, 0.3, 0.9, 1)
+    }
     # Shift 5, four steps: levels 1, 0.9375, 0.8333, 0.625.
     assert counts == {0: 4, 0.3: 4, 0.9: 2, 1: 0}
-    video = acted(policy, until=0.3).video
+    video = acted(policy, stop_sigma=0.3).video
     assert video is not None and video.sigma[0].tolist() == pytest.approx([0, 0.3, 0.3])
 
 
 @float64()
 def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> None:
     finished = Policy.from_spec(spec_for())
-    for until in (0.0, 0.6, 1.0):
-        other = Policy.from_spec(spec_for(until=until))
+    for stop_sigma in (0.0, 0.6, 1.0):
+        other = Policy.from_spec(spec_for(stop_sigma=stop_sigma))
         other.load_state_dict(finished.state_dict())
-        assert torch.equal(acted(other).action, acted(finished, until=until).action)
-        assert torch.equal(acted(other, until=0).action, acted(finished).action)
-    one, two = acted(finished, until=0), acted(finished, until=1)
+        assert torch.equal(acted(other).action, acted(finished, stop_sigma=stop_sigma).action)
+        assert torch.equal(acted(other, stop_sigma=0).action, acted(finished).action)
+    one, two = acted(finished, stop_sigma=0), acted(finished, stop_sigma=1)
     other_values(one.action, two.action, 0.0001)
 
 
@@ -199,7 +203,7 @@ def test_a_finished_video_is_what_the_policy_imagines() -> None:
 
 
 def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
-    policy = Policy.from_spec(spec_for(first_frame=0.5))
+    policy = Policy.from_spec(spec_for(drop_future_prob=0.5))
     inputs = clean(policy, batch_of(policy.spec))
     copies = 0
     for seed in range(64):
@@ -213,9 +217,9 @@ def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
 @torch.no_grad()
 @float64()
 def test_without_imagining_the_action_sees_the_observation_alone() -> None:
-    policy = Policy.from_spec(spec_for(first_frame=0.5))
-    assert passes(policy, until="first_frame") == [{"context"}, *[{"action"}] * 3]
-    out = acted(policy, until="first_frame")
+    policy = Policy.from_spec(spec_for(drop_future_prob=0.5))
+    assert passes(policy, stop_sigma="first_frame") == [{"context"}, *[{"action"}] * 3]
+    out = acted(policy, stop_sigma="first_frame")
     assert out.video is None
     inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
     sampler = init_sampler("action", inputs, policy.schedules, rng)
@@ -244,9 +248,9 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
     assert policy.imagine(observation(policy.spec), seed=0).canvas.isfinite().all()
 
 
-@pytest.mark.parametrize("until", [0.0, 0.9, 1.0, "first_frame"])
-def test_the_program_counts_every_pass(until: Any) -> None:
-    spec = spec_for("schedules.video.steps=4", first_frame=0.5, until=until)
+@pytest.mark.parametrize("stop_sigma", [0.0, 0.9, 1.0, "first_frame"])
+def test_the_program_counts_every_pass(stop_sigma: Any) -> None:
+    spec = spec_for("schedules.video.steps=4", drop_future_prob=0.5, stop_sigma=stop_sigma)
     stages = spec.paradigm.program(spec)
     told = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
     found = passes(Policy.from_spec(spec))
@@ -259,26 +263,30 @@ def test_choices_that_training_does_not_prepare_for_are_refused() -> None:
     seen = observation(spec_for())
     policy = Policy.from_spec(spec_for())
     with pytest.raises(WamkitError, match="never trained on the observation alone") as refused:
-        policy.act(seen, until="first_frame")
+        policy.act(seen, stop_sigma="first_frame")
     assert refused.value.hint == (
-        "train with paradigm.first_frame = 0.5, or choose a level such as until = 1"
+        "train with paradigm.drop_future_prob = 0.5, or choose a level such as stop_sigma = 1"
     )
-    with pytest.raises(WamkitError, match="until = 'soon' is no level") as refused:
-        policy.act(seen, until="soon")
+    with pytest.raises(WamkitError, match="stop_sigma = 'soon' is no level") as refused:
+        policy.act(seen, stop_sigma="soon")
     assert refused.value.hint == (
         'choose a number from 0 (a finished video) to 1 (none of it), or "first_frame"'
     )
-    strict = Policy.from_spec(spec_for(copy_noise=0))
-    with pytest.raises(WamkitError, match=r"until = 0\.3 shows the action a noisy video"):
-        strict.act(seen, until=0.3)
-    assert strict.act(seen, until=0, seed=0).values.isfinite().all()
-    assert policy.act(seen, until="0.3", seed=0).values.isfinite().all()
+    strict = Policy.from_spec(spec_for(context_noise_prob=0))
+    with pytest.raises(WamkitError, match=r"stop_sigma = 0\.3 shows the action a noisy video"):
+        strict.act(seen, stop_sigma=0.3)
+    assert strict.act(seen, stop_sigma=0, seed=0).values.isfinite().all()
+    assert policy.act(seen, stop_sigma="0.3", seed=0).values.isfinite().all()
 
 
 def test_a_default_that_training_does_not_prepare_for_is_refused() -> None:
     raw = spec_for().dump()
-    for settings in ({"until": "first_frame"}, {"until": 0.5, "copy_noise": 0}, {"until": 2}):
-        with pytest.raises(SpecError, match=r"until|first_frame"):
+    for settings in (
+        {"stop_sigma": "first_frame"},
+        {"stop_sigma": 0.5, "context_noise_prob": 0},
+        {"stop_sigma": 2},
+    ):
+        with pytest.raises(SpecError, match=r"stop_sigma|first_frame"):
             parse(raw | {"paradigm": raw["paradigm"] | settings})
 
 

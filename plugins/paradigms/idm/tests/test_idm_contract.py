@@ -4,4 +4,4 @@ from wamkit_idm import Idm
 
 from wamkit.testing import *  # noqa: F403
 
-PARTS = [Idm(), Idm(first_frame=0.5, until="first_frame")]
+PARTS = [Idm(), Idm(drop_future_prob=0.5, stop_sigma="first_frame")]

@@ -29,39 +29,44 @@ class Idm(ParadigmConfig):
     source = "https://github.com/yuantianyuan01/FastWAM"
 
     name: Literal["idm"] = "idm"
-    copy_noise: float = Field(0.5, ge=0, le=1)
+    context_noise_prob: float = Field(0.5, ge=0, le=1)
     """Share of training samples in which the copy that the action sees is noised; it is clean in
     the others. At 0 the action can only be used with a finished video."""
-    first_frame: float = Field(0.0, ge=0, lt=1)
+    drop_future_prob: float = Field(0.0, ge=0, lt=1)
     """Share of training steps without the copy, in which the action sees the observation alone.
     Above 0 imagining is optional."""
-    until: float | Literal["first_frame"] = 0.0
+    stop_sigma: float | Literal["first_frame"] = 0.0
     """Noise level at which imagining stops: 0 is a finished video, 1 a single pass over pure noise;
-    `first_frame` imagines nothing. A caller may choose otherwise: `act(..., until=0.3)`."""
+    `first_frame` imagines nothing. A caller may choose otherwise: `act(..., stop_sigma=0.3)`."""
 
-    @field_validator("until", mode="before")
+    @field_validator("stop_sigma", mode="before")
     @classmethod
     def _readable(cls, value: Any) -> float | str:
         return _level(value)
 
     @model_validator(mode="after")
     def _trained(self) -> Idm:
-        self.expect(self.until)
+        self.expect(self.stop_sigma)
         return self
 
-    def expect(self, until: float | str) -> float | Literal["first_frame"]:
-        """`until` as one of the ways that training prepares for. Raises WamkitError for others."""
-        stop = _level(until)
-        if stop == "first_frame" and not self.first_frame:
+    def expect(self, stop_sigma: float | str) -> float | Literal["first_frame"]:
+        """`stop_sigma` as one of the ways that training prepares for.
+
+        Raises WamkitError for others.
+        """
+        stop = _level(stop_sigma)
+        if stop == "first_frame" and not self.drop_future_prob:
             raise WamkitError(
-                "the action is never trained on the observation alone: paradigm.first_frame is 0",
-                "train with paradigm.first_frame = 0.5, or choose a level such as until = 1",
+                "the action is never trained on the observation alone: paradigm.drop_future_prob "
+                "is 0",
+                "train with paradigm.drop_future_prob = 0.5, or choose a level such as stop_sigma "
+                "= 1",
             )
-        if stop not in (0, "first_frame") and not self.copy_noise:
+        if stop not in (0, "first_frame") and not self.context_noise_prob:
             raise WamkitError(
-                f"until = {stop} shows the action a noisy video, and paradigm.copy_noise is 0: it "
-                "is trained on clean ones alone",
-                "train with paradigm.copy_noise = 0.5, or choose until = 0",
+                f"stop_sigma = {stop} shows the action a noisy video, and "
+                "paradigm.context_noise_prob is 0: it is trained on clean ones alone",
+                "train with paradigm.context_noise_prob = 0.5, or choose stop_sigma = 0",
             )
         return stop
 
@@ -79,9 +84,12 @@ class Idm(ParadigmConfig):
 
     @property
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
-        if not self.first_frame:
+        if not self.drop_future_prob:
             return super().variants
-        return {"first frame alone": {"until": "first_frame"}, "imagining": {"until": 0.0}}
+        return {
+            "first frame alone": {"stop_sigma": "first_frame"},
+            "imagining": {"stop_sigma": 0.0},
+        }
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from super().conflicts(spec)
@@ -99,9 +107,13 @@ class Idm(ParadigmConfig):
         steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         stages = [Stage(roles=observed, passes=1, does="read what is observed, keep its keys")]
-        if self.until != "first_frame":
+        if self.stop_sigma != "first_frame":
             if passes := self._passes(spec):
-                does = "denoise the video" if not self.until else f"denoise it down to {self.until}"
+                does = (
+                    "denoise the video"
+                    if not self.stop_sigma
+                    else f"denoise it down to {self.stop_sigma}"
+                )
                 stages.append(Stage(roles=("target",), passes=passes, does=does))
             does = "read the video as it is now, keep its keys"
             stages.append(Stage(roles=("target'",), passes=1, does=does))
@@ -110,14 +122,14 @@ class Idm(ParadigmConfig):
 
     def _passes(self, spec: PolicySpec) -> int:
         """Evaluations of the video above the level at which imagining stops."""
-        if self.until == 0:
+        if self.stop_sigma == 0:
             return spec.schedules.video.steps
         import torch
 
         from wamkit.engine.noise_schedule import NoiseSchedule
 
         flow = NoiseSchedule(spec.schedules.video, spec.tokens()["target"])
-        return flow.init_sampler(torch.zeros(1), until=float(self.until)).evaluations
+        return flow.init_sampler(torch.zeros(1), until=float(self.stop_sigma)).evaluations
 
     def build(self) -> Any:
         from .paradigm import IdmParadigm
@@ -126,7 +138,7 @@ class Idm(ParadigmConfig):
 
 
 def _level(value: Any) -> float | Literal["first_frame"]:
-    """What a user wrote as `until`. Raises WamkitError if it is no level."""
+    """What a user wrote as `stop_sigma`. Raises WamkitError if it is no level."""
     if value == "first_frame":
         return "first_frame"
     try:
@@ -135,7 +147,7 @@ def _level(value: Any) -> float | Literal["first_frame"]:
         level = -1.0
     if not 0 <= level <= 1:
         raise WamkitError(
-            f"until = {value!r} is no level at which imagining can stop",
+            f"stop_sigma = {value!r} is no level at which imagining can stop",
             'choose a number from 0 (a finished video) to 1 (none of it), or "first_frame"',
         )
     return level

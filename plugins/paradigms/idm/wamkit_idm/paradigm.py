@@ -33,8 +33,8 @@ class IdmParadigm(Paradigm):
     """
 
     act_options: Mapping[str, str] = {
-        "until": "noise level at which imagining stops, from 0 (a finished video) to 1 (none of "
-        'it), or "first_frame" where training left the video out at times'
+        "stop_sigma": "noise level at which imagining stops, from 0 (a finished video) to 1 (none "
+        'of it), or "first_frame" where training left the video out at times'
     }
 
     def __init__(self, config: Idm) -> None:
@@ -48,15 +48,15 @@ class IdmParadigm(Paradigm):
         schedules: ScheduleMap,
         rng: torch.Generator,
         *,
-        until: float | str | None = None,
+        stop_sigma: float | str | None = None,
         **act_options: Any,
     ) -> ParadigmOutput:
-        """The video down to level `until`, one pass over it, then the action against its keys.
+        """The video down to level `stop_sigma`, one pass over it, then the action against its keys.
 
-        The same seed draws the same noise for the action, whatever `until` is. Raises WamkitError
-        if training has not prepared for `until`.
+        The same seed draws the same noise for the action, whatever `stop_sigma` is. Raises
+        WamkitError if training has not prepared for `stop_sigma`.
         """
-        stop = self.config.until if until is None else self.config.expect(until)
+        stop = self.config.stop_sigma if stop_sigma is None else self.config.expect(stop_sigma)
         action = init_sampler("action", inputs, schedules, rng)
         if stop == "first_frame":
             cache, rest = prefill(model, inputs.without("video"), self.sees)
@@ -82,11 +82,11 @@ class IdmParadigm(Paradigm):
         is that of a draw for each sample.
         """
         noisy, target = add_noise(inputs, schedules, rng)
-        left_out = draw_uniform((), rng) < self.config.first_frame
+        left_out = draw_uniform((), rng) < self.config.drop_future_prob
         if left_out:
             return noisy, target
         flow, x = schedules["video"], inputs.take("video")
-        share = draw_uniform((len(x),), rng) < self.config.copy_noise
+        share = draw_uniform((len(x),), rng) < self.config.context_noise_prob
         level = flow.sample((len(x),), x, rng) * to_device(share, x.device)
         shown = flow.add(x, draw_noise(tuple(x.shape), x, rng), level)
         copy = _copy(inputs.put("video", shown, level))

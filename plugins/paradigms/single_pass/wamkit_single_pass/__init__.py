@@ -20,7 +20,7 @@ class SinglePass(ParadigmConfig):
 
     Fast-WAM (arXiv 2603.16666). The future frames are there to be learned from: they see the
     observation, the action does not see them, so in use they need not exist. A checkpoint that may
-    also look at what it imagines is `idm` with `first_frame` above 0.
+    also look at what it imagines is `idm` with `drop_future_prob` above 0.
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"
