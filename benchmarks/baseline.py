@@ -66,12 +66,12 @@ Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, S, H * E] of every la
 def small(width: int, layers: int) -> Policy:
     """examples/fastwam.toml at a size for a CPU: 98 observed tokens, 32 actions, 128 words."""
     raw = dict(read(SPEC)) | {"dtype": "float32"}
-    raw["backbone"] = {"name": "wan", "variant": "tiny", "layers": layers, "heads": width // 64}
-    raw["backbone"] |= {"head_size": 64, "feed_forward": 4 * width, "latent_channels": 192}
+    raw["backbone"] = {"name": "wan", "variant": "tiny", "layers": layers, "num_heads": width // 64}
+    raw["backbone"] |= {"head_dim": 64, "mlp_dim": 4 * width, "latent_channels": 192}
     raw["vae"] = {"name": "pixel_shuffle", "strides": [1, 8, 8]}
     raw["text_encoder"] = {"name": "bytes", "max_length": 127}
     raw["action_head"] = raw["action_head"] | {"init": "random", "width": width // 2}
-    raw["action_head"]["feed_forward"] = 2 * width
+    raw["action_head"]["mlp_dim"] = 2 * width
     views = [{"name": name, "size": [112, 112]} for name in ("image", "wrist_image")]
     raw["cameras"] = {"layout": "side_by_side", "views": views}
     raw["video"] = {"frames": 3, "every": 4}
@@ -190,12 +190,12 @@ class Plain:
         self.frame = inputs.video.only("context").z[:, :, :1].to(dtype)  # [B, C, 1, h, w]
         self.device, self.actions = self.frame.device, inputs.action.x.shape[1]
         traits = policy.spec.backbone.traits
-        self.heads = traits.heads
+        self.heads = traits.num_heads
         context = embed_video(PassRunner(), backbone, inputs.video.only("context"), inputs.text)
         rotary = context.frames.rotary
         self.seen = torch.complex(rotary.cos.double(), rotary.sin.double())[:, None]
         places = torch.arange(self.actions, device=self.device)
-        angles = rotary_angles(places, traits.head_size)
+        angles = rotary_angles(places, traits.head_dim)
         self.places = torch.polar(torch.ones_like(angles), angles)[:, None]
 
     @torch.no_grad()

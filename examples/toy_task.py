@@ -27,10 +27,10 @@ IMAGES = (0, STEPS // 2)  # places on the way at which an image is taken
 VELOCITY = {"name": "velocity", "size": 2, "normalization": "none"}
 FLOW = {"shift": 1.0, "steps": 8, "timestep_sampling": "logit_normal", "loss_weighting": "none"}
 SPEC: dict[str, Any] = {
-    "backbone": {"name": "toy", "depth": 2, "heads": 4, "head_size": 12, "patch": 1},
+    "backbone": {"name": "toy", "depth": 2, "num_heads": 4, "head_dim": 12, "patch_size": 1},
     "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},  # every image is 3 x 3 latents
     "text_encoder": {"name": "bytes", "max_length": 12},
-    "action_head": {"name": "mot", "width": 48, "feed_forward": 192, "state": "token"},
+    "action_head": {"name": "mot", "width": 48, "mlp_dim": 192, "state": "token"},
     "paradigm": {"name": "single_pass"},
     "actions": {"chunk_size": STEPS, "control_hz": STEPS, "groups": [VELOCITY]},
     "state": {"size": 2, "normalization": "none"},

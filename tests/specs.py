@@ -12,7 +12,7 @@ name = "bytes"
 [action_head]
 name = "mot"
 width = 32
-feed_forward = 64
+mlp_dim = 64
 [paradigm]
 name = "single_pass"
 [actions]

@@ -43,8 +43,8 @@ def test_tokens_at_wrong_levels_and_places_are_found(how: Any) -> None:
 class Deaf(type(TOY)):  # type: ignore[misc]
     """A toy whose experts have a weight that nothing depends on."""
 
-    def expert(self, width: int, feed_forward: int) -> Any:
-        made = super().expert(width, feed_forward)
+    def expert(self, width: int, mlp_dim: int) -> Any:
+        made = super().expert(width, mlp_dim)
         made.idle = nn.Parameter(torch.ones(1))
         return made
 
@@ -52,7 +52,7 @@ class Deaf(type(TOY)):  # type: ignore[misc]
 class Stiff(type(TOY)):  # type: ignore[misc]
     """A toy that stays as it is."""
 
-    def resized(self, layers: Any, heads: int, feed_forward: int) -> Any:
+    def resized(self, layers: Any, num_heads: int, mlp_dim: int) -> Any:
         return self
 
 

@@ -54,7 +54,7 @@ class Second(BackboneConfig):
 
     @property
     def traits(self):
-        return Traits(depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4,
+        return Traits(depth=1, width=8, num_heads=1, num_kv_heads=1, head_dim=8, latent_channels=4,
                       text_width=8)
 
     def build(self):
@@ -133,7 +133,7 @@ def test_show_prints_keys_with_type_value_and_meaning(wamkit: Run) -> None:
     assert code == 0
     (depth,) = [line for line in out.splitlines() if line.startswith("depth")]
     assert depth.split() == ["depth", "int", ">", "0", "7", "Number", "of", "blocks."]
-    assert "head_size" in out and "int > 0, a multiple of 2" in out
+    assert "head_dim" in out and "int > 0, a multiple of 2" in out
 
 
 def test_show_has_a_row_for_each_variant_and_counts_parameters(wamkit: Run) -> None:

@@ -24,10 +24,10 @@ PUSHT = pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is 
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy for PushT with random weights."""
     raw = {
-        "backbone": {"name": "toy", "depth": 1, "heads": 2, "head_size": 8, "patch": 1},
+        "backbone": {"name": "toy", "depth": 1, "num_heads": 2, "head_dim": 8, "patch_size": 1},
         "vae": {"name": "pixel_shuffle", "strides": [1, 16, 16]},
         "text_encoder": {"name": "bytes"},
-        "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
+        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
         "actions": {"chunk_size": 8, "control_hz": 10, "groups": [{"name": "disk", "size": 2}]},
         "state": {"size": 2},

@@ -81,7 +81,7 @@ def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path:
     start = "weights/mixtures.video."
     original = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
     save_file(original, checkpoint)
-    sizes = ["layers=2", "heads=2", "head_size=12", "feed_forward=32", "text_width=16"]
+    sizes = ["layers=2", "num_heads=2", "head_dim=12", "mlp_dim=32", "text_width=16"]
     words = ["--part", "backbone:wan", "--set", "variant=tiny"]
     words += [word for size in sizes for word in ("--set", size)]
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"

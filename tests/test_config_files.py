@@ -58,14 +58,14 @@ QWEN = {
     "num_attention_heads": 2, "joint_attention_dim": 24, "axes_dims_rope": (8, 12, 12),
 }  # fmt: skip
 BACKBONES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
-    "wan": ("wan", "WanTransformer3DModel", WAN, {"guide_channels": 5, "feed_forward": 80}),
+    "wan": ("wan", "WanTransformer3DModel", WAN, {"guide_channels": 5, "mlp_dim": 80}),
     "wan with pictures": (
         "wan", "WanTransformer3DModel", {**WAN, "image_dim": 16, "added_kv_proj_dim": 48},
         {"extra_width": 16},
     ),
     "cosmos": (
         "cosmos", "CosmosTransformer3DModel", COSMOS,
-        {"feed_forward": 216, "rope_scale": (1.0, 2.0, 2.0), "text_stack": 0},
+        {"mlp_dim": 216, "rope_scale": (1.0, 2.0, 2.0), "text_stack": 0},
     ),
     "cosmos 2.5": (
         "cosmos", "CosmosTransformer3DModel",
@@ -155,15 +155,15 @@ def test_a_size_that_contradicts_the_folder_is_a_conflict_before_weights_are_rea
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": cls, **given}))
     table = {"name": name, "weights": str(tmp_path)}
     part = parse_part("backbone", table)
-    heads = part.traits.heads  # type: ignore[attr-defined]
-    raw = read(TOY) | {"backbone": table | {"heads": heads + 1}}
-    found = [c for c in check(raw) if "backbone.heads" in c.between]
-    assert len(found) == 1 and found[0].between == ("backbone.heads", "backbone.weights")
-    assert f"heads = {heads + 1}" in found[0].why and f"says {heads}" in found[0].why
-    assert "leave backbone.heads out" in found[0].hint and "or name weights" in found[0].hint
-    with pytest.raises(SpecError, match="the spec says heads"):
+    heads = part.traits.num_heads  # type: ignore[attr-defined]
+    raw = read(TOY) | {"backbone": table | {"num_heads": heads + 1}}
+    found = [c for c in check(raw) if "backbone.num_heads" in c.between]
+    assert len(found) == 1 and found[0].between == ("backbone.num_heads", "backbone.weights")
+    assert f"num_heads = {heads + 1}" in found[0].why and f"says {heads}" in found[0].why
+    assert "leave backbone.num_heads out" in found[0].hint and "or name weights" in found[0].hint
+    with pytest.raises(SpecError, match="the spec says num_heads"):
         parse_part("backbone", raw["backbone"])
-    assert not [c for c in check(raw | {"backbone": table}) if "backbone.heads" in c.between]
+    assert not [c for c in check(raw | {"backbone": table}) if "backbone.num_heads" in c.between]
 
 
 PUBLISHED = {
@@ -181,8 +181,8 @@ def _wan(folder: Path, **change: Any) -> dict[str, Any]:
 
 def test_the_original_layout_has_a_configuration_of_its_own(tmp_path: Path) -> None:
     part: Any = parse_part("backbone", _wan(tmp_path))
-    assert (part.variant, part.layers, part.heads) == ("2.1-t2v-1.3b", 30, 12)
-    assert (part.head_size, part.feed_forward, part.text_width) == (128, 8960, 4096)
+    assert (part.variant, part.layers, part.num_heads) == ("2.1-t2v-1.3b", 30, 12)
+    assert (part.head_dim, part.mlp_dim, part.text_width) == (128, 8960, 4096)
     large = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
     part = parse_part("backbone", _wan(tmp_path, **large, in_dim=36, model_type="i2v"))
     assert (part.variant, part.guide_channels, part.extra_width) == ("2.1-i2v-14b", 20, 1280)
@@ -207,7 +207,7 @@ def test_a_variant_that_is_written_must_be_that_of_the_folder(tmp_path: Path) ->
         parse_part("backbone", table)
     (conflict,) = error.value.conflicts
     assert conflict.between == ("backbone.variant", "backbone.weights")
-    assert "layers = 40 for 30" in conflict.why and "heads = 40 for 12" in conflict.why
+    assert "layers = 40 for 30" in conflict.why and "num_heads = 40 for 12" in conflict.why
     assert 'variant = "2.1-t2v-1.3b"' in conflict.hint and "leave backbone.variant out" in (
         conflict.hint
     )
@@ -301,7 +301,7 @@ def test_omnigen2_is_read_from_its_own_configuration(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     part: Any = parse_part("backbone", {"name": "omnigen2", "weights": str(tmp_path)})
-    assert (part.layers, part.axes, part.feed_forward) == (3, (8, 8, 8), 512)
+    assert (part.layers, part.axes, part.mlp_dim) == (3, (8, 8, 8), 512)
     state = part.model_copy(update={"weights": None}).build().state_dict()
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / FILE)
     found = part.build().state_dict()

@@ -39,7 +39,7 @@ class Counted:
 def built(layout: str, vae: str) -> Policy:
     """A tiny policy with two views around a VAE."""
     spec = composed(vae=vae)
-    side = 2 * spec.vae.stride[1] * spec.backbone.traits.patch[1]
+    side = 2 * spec.vae.stride[1] * spec.backbone.traits.patch_size[1]
     views = [view | {"size": [side, side]} for view in VIEWS]
     cameras = CameraConfig.model_validate({"layout": layout, "views": views})
     return wamkit.build(spec.model_copy(update={"cameras": cameras}).fitted())

@@ -123,7 +123,7 @@ ATTENTION = {
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention_has_the_published_shape(name: str) -> None:
     traits = spec_of(name).backbone.traits
-    found = (traits.depth, traits.heads, traits.key_heads, traits.head_size)
+    found = (traits.depth, traits.num_heads, traits.num_kv_heads, traits.head_dim)
     assert found == ATTENTION[name]
 
 

@@ -37,13 +37,13 @@ def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
     file = str(tmp_path_factory.mktemp("weights") / "fastwam.safetensors")
     start = "weights/"
     save_file({k[len(start) :]: v for k, v in record.items() if k.startswith(start)}, file)
-    sizes = {"layers": 2, "heads": 2, "head_size": 12, "feed_forward": 32, "text_width": 16}
+    sizes = {"layers": 2, "num_heads": 2, "head_dim": 12, "mlp_dim": 32, "text_width": 16}
     spec = parse(
         {
             "backbone": {"name": "wan", "variant": "tiny", "weights": file, **sizes},
             "vae": {"name": "wan2.1", "width": "tiny"},
             "text_encoder": "bytes",
-            "action_head": {"name": "mot", "width": 20, "feed_forward": 24, "weights": file},
+            "action_head": {"name": "mot", "width": 20, "mlp_dim": 24, "weights": file},
             "paradigm": "single_pass",
             "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
             "state": {"size": 3},

@@ -28,7 +28,7 @@ errors = pytest.importorskip("huggingface_hub.errors")
 constants = pytest.importorskip("huggingface_hub.constants")
 
 WAN = {
-    "name": "wan", "heads": 2, "head_size": 12, "feed_forward": 40, "text_width": 20,
+    "name": "wan", "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "text_width": 20,
     "latent_channels": 16, "guide_channels": 0,
 }  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]

@@ -95,7 +95,7 @@ def test_frozen_prompts_are_encoded_once() -> None:
             "text_encoder": {
                 "name": "open_clip",
                 "layers": 2,
-                "heads": 2,
+                "num_heads": 2,
                 "embedding": 32,
                 "adapter": "linear",
             }
@@ -234,7 +234,7 @@ def test_a_saved_policy_takes_overrides(saved: Path) -> None:
     policy = Policy.load(saved, ["schedules.action.steps=2"])
     assert policy.spec.schedules.action.steps == 2
     with pytest.raises(wamkit.WamkitError, match="do not fit this model"):
-        Policy.load(saved, ["action_head.feed_forward=512"])
+        Policy.load(saved, ["action_head.mlp_dim=512"])
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(saved: Path) -> None:
@@ -296,7 +296,7 @@ def _unspec(folder: Path) -> None:
 
 def _widen(folder: Path) -> None:
     text = (folder / "spec.yaml").read_text()
-    (folder / "spec.yaml").write_text(text.replace("feed_forward: 256", "feed_forward: 128"))
+    (folder / "spec.yaml").write_text(text.replace("mlp_dim: 256", "mlp_dim: 128"))
 
 
 def _forget(folder: Path) -> None:

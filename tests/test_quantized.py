@@ -28,7 +28,7 @@ from wamkit.testing.parity import same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 BY_CPU = ("float8_weights", "int8", "int8_weights")
-WIDE = ["backbone.heads=16", "backbone.head_size=64", "backbone.depth=1"]
+WIDE = ["backbone.num_heads=16", "backbone.head_dim=64", "backbone.depth=1"]
 SMALL = 500  # numbers: every layer of the tiny policy that reads tokens
 
 # Of the published sizes, what reads noise levels or is kept in float32 inside a block.

@@ -16,7 +16,7 @@ from wamkit.config.registry import Registry, qualified, registry
 from wamkit.errors import WamkitError
 
 TRAITS = Traits(
-    depth=1, width=8, heads=1, key_heads=1, head_size=8, latent_channels=4, text_width=8
+    depth=1, width=8, num_heads=1, num_kv_heads=1, head_dim=8, latent_channels=4, text_width=8
 )
 
 

@@ -32,7 +32,7 @@ def test_a_backbone_is_cut_out_of_the_saved_weights(
     saved: Path, tmp_path: Path, wamkit: Wamkit
 ) -> None:
     spec = parse(read(saved))
-    heads, depth = spec.backbone.traits.heads, spec.backbone.traits.depth
+    heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
     words = ("slice", saved, "--layers", depth, "--heads", heads, "--out", tmp_path / "student")
     code, _, err = wamkit(*words)
     assert code == 0 and "random weights" not in err
@@ -47,7 +47,7 @@ def test_random_weights_that_are_cut_are_those_the_spec_builds(
     tmp_path: Path, wamkit: Wamkit
 ) -> None:
     spec = parse(read(TOY)).tiny()[0]
-    heads, depth = spec.backbone.traits.heads, spec.backbone.traits.depth
+    heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
     words = ("slice", TOY, "--tiny", "--layers", depth, "--heads", heads)
     code, _, err = wamkit(*words, "--out", tmp_path / "student")
     assert code == 0 and "has random weights" in err

@@ -95,10 +95,10 @@ class RailExpert:
 def spec(**changes: Any) -> PolicySpec:
     """A policy for the rail: smallest parts, random weights."""
     raw: dict[str, Any] = {
-        "backbone": {"name": "toy", "depth": 1, "heads": 2, "head_size": 8, "patch": 1},
+        "backbone": {"name": "toy", "depth": 1, "num_heads": 2, "head_dim": 8, "patch_size": 1},
         "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},
         "text_encoder": {"name": "bytes", "max_length": 16},
-        "action_head": {"name": "mot", "width": 16, "feed_forward": 32, "state": "token"},
+        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
         "paradigm": {"name": "single_pass"},
         "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 1}]},
         "state": {"size": 2, "normalization": "none"},

@@ -24,7 +24,7 @@ from wamkit.testing.parity import float64, same_values
 SPECS = {
     name: spec
     for name, cls in registry().parts["backbone"].items()
-    if (spec := compose(default(cls))).backbone.traits.feed_forward
+    if (spec := compose(default(cls))).backbone.traits.mlp_dim
 }
 
 
@@ -53,7 +53,7 @@ def test_the_published_blocks_are_those_of_efficient_wam() -> None:
 def test_keeping_everything_changes_nothing(name: str) -> None:
     config = SPECS[name].backbone
     traits, teacher = config.traits, _redrawn(config)
-    sizes = range(traits.depth), traits.heads, traits.feed_forward
+    sizes = range(traits.depth), traits.num_heads, traits.mlp_dim
     ours = sliced(teacher, config, *sizes).state_dict()
     assert all(torch.equal(ours[k], v) for k, v in teacher.state_dict().items())
     assert len(ours) == len(teacher.state_dict())
@@ -65,16 +65,16 @@ def test_keeping_everything_changes_nothing(name: str) -> None:
 def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
     spec = SPECS[name]
     config, traits = spec.backbone, spec.backbone.traits
-    few = max(1, traits.feed_forward // 2)
+    few = max(1, traits.mlp_dim // 2)
     teacher, (video, text) = _redrawn(config), random_frames(config.traits, spec.latent_size)
-    small = sliced(teacher, config, range(traits.depth), traits.heads, few)
+    small = sliced(teacher, config, range(traits.depth), traits.num_heads, few)
     # Any weight of the teacher that the student's copy misses, and that reads units, is silenced.
-    kept = set(evenly(few, traits.feed_forward))
-    gone = [i for i in range(traits.feed_forward) if i not in kept]
+    kept = set(evenly(few, traits.mlp_dim))
+    gone = [i for i in range(traits.mlp_dim) if i not in kept]
     for key, tensor in teacher.state_dict().items():
         columns, left = tensor.shape[-1], small.state_dict()[key].shape[-1]
         if tensor.ndim == 2 and columns - left == len(gone):
-            tensor[:, [columns - traits.feed_forward + i for i in gone]] = 0
+            tensor[:, [columns - traits.mlp_dim + i for i in gone]] = 0
     expected = shown(teacher, video, text)
     same_values(shown(small, video, text), expected)
 
@@ -83,12 +83,12 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
 def test_a_student_runs_and_says_where_it_came_from(name: str) -> None:
     spec = SPECS[name]
     config, traits = spec.backbone, spec.backbone.traits
-    group = traits.heads // traits.key_heads
-    heads = max(group, traits.heads - group)
-    layers, few = range(0, traits.depth, 2), max(1, traits.feed_forward // 2)
+    group = traits.num_heads // traits.num_kv_heads
+    heads = max(group, traits.num_heads - group)
+    layers, few = range(0, traits.depth, 2), max(1, traits.mlp_dim // 2)
     student = sliced(_redrawn(config), config, layers, heads, few).eval()
     made = student_of(config, layers, heads, few)
-    assert made.traits.width == heads * traits.head_size and made.traits.depth == len(layers)
+    assert made.traits.width == heads * traits.head_dim and made.traits.depth == len(layers)
     assert made.origin is not None and made.origin.startswith(f"random weights of {name}")
     video, text = random_frames(config.traits, spec.latent_size)
     assert shown(student, video, text).isfinite().all()
@@ -102,8 +102,8 @@ def test_heads_take_their_part_of_the_width_with_them() -> None:
     traits, teacher = config.traits, _redrawn(config)
     old = teacher.state_dict()
     new = sliced(teacher, config, (0, 2), 2, 7).state_dict()
-    heads, units = evenly(2, traits.heads), evenly(7, traits.feed_forward)
-    wide = torch.tensor([h * traits.head_size + i for h in heads for i in range(traits.head_size)])
+    heads, units = evenly(2, traits.num_heads), evenly(7, traits.mlp_dim)
+    wide = torch.tensor([h * traits.head_dim + i for h in heads for i in range(traits.head_dim)])
     block, there = "blocks.1.", "blocks.2."
     pairs = {
         "attn1.to_q.weight": old[f"{there}attn1.to_q.weight"][wide][:, wide],
@@ -124,16 +124,16 @@ def test_heads_take_their_part_of_the_width_with_them() -> None:
 def test_a_sinusoid_as_wide_as_the_model_keeps_its_frequencies() -> None:
     config = SPECS["cosmos"].backbone
     traits, teacher = config.traits, _redrawn(config)
-    heads = traits.heads // 2
+    heads = traits.num_heads // 2
     name = "time_embed.t_embedder.linear_1.weight"
-    new = sliced(teacher, config, range(traits.depth), heads, traits.feed_forward).state_dict()
-    half, small = traits.width // 2, heads * traits.head_size // 2
+    new = sliced(teacher, config, range(traits.depth), heads, traits.mlp_dim).state_dict()
+    half, small = traits.width // 2, heads * traits.head_dim // 2
     columns = [round(i * half / small) for i in range(small)]
     rows = torch.tensor(
         [
-            h * traits.head_size + i
-            for h in evenly(heads, traits.heads)
-            for i in range(traits.head_size)
+            h * traits.head_dim + i
+            for h in evenly(heads, traits.num_heads)
+            for i in range(traits.head_dim)
         ]
     )
     both = torch.tensor([*columns, *(half + c for c in columns)])

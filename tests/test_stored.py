@@ -20,7 +20,7 @@ from wamkit.policy.precomputed_text import StoredEncoder, precompute
 from wamkit.testing.fixtures import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
-CLIP = {"name": "open_clip", "layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
+CLIP = {"name": "open_clip", "layers": 2, "num_heads": 2, "embedding": 32, "adapter": "linear"}
 CLIP |= {"prompt_template": "do: {instruction}"}
 
 

@@ -12,7 +12,7 @@ from wamkit.cli._folding import PIPE, brief, cells, count, fold, fold_items, wid
 from wamkit.cli._output import table
 from wamkit.cli._tables import Table
 
-HEADS = ("name", "depth", "a long head", "feed_forward", "what it is for", "weights", "sees")
+HEADS = ("name", "depth", "a long head", "mlp_dim", "what it is for", "weights", "sees")
 WORDS = ["a", "video", "transformer", "that", "reads", "observed,", "2.2-ti2v-5b", "and", "text"]
 
 

@@ -157,7 +157,7 @@ def test_a_part_may_warn_by_itself() -> None:
 
 
 def test_building_warns_as_python_does(tmp_path: Path) -> None:
-    sizes = "layers=1,heads=1,feed_forward=8,text_width=16"
+    sizes = "layers=1,num_heads=1,mlp_dim=8,text_width=16"
     changes = [
         f'backbone={{name="wan",variant="2.1-t2v-1.3b",{sizes}}}',
         'vae={name="flux1",width="tiny"}',

@@ -36,7 +36,7 @@ HUGE = "1" + "0" * 400
         (f"backbone.depth={MOST_LAYERS + 1}", "found 4097, expected at most 4096"),
         (f"backbone.depth='{MOST_LAYERS + 1}'", "found 4097, expected at most 4096"),
         (f"action_head.width={MOST}", f"found {MOST}, expected less than {MOST}"),
-        ("action_head.feed_forward=1e12", "found 1000000000000, expected less"),
+        ("action_head.mlp_dim=1e12", "found 1000000000000, expected less"),
         (f"text_encoder.max_length=-{MOST}", f"found -{MOST}"),
     ],
 )
@@ -89,7 +89,7 @@ def test_weights_without_room_are_refused_before_they_are_filled(
 def test_a_width_that_no_machine_holds_ends_in_words(
     width: int, wamkit: Callable[..., tuple[int, str, str]]
 ) -> None:
-    sets = ("--set", f"action_head.feed_forward={width}", "--set", f"action_head.width={width}")
+    sets = ("--set", f"action_head.mlp_dim={width}", "--set", f"action_head.width={width}")
     code, _, err = wamkit("act", TOY, "--image", PHOTO, "--prompt", "go", *sets)
     assert code == 2 and "memory" in err and "bug" not in err
 

@@ -125,15 +125,15 @@ def test_sizes_are_those_of_the_spec() -> None:
     height, width = spec.cameras.canvas
     h, w = spec.latent_size
     tokens = traits.tokens(spec.latent_frames[0], h, w)
-    heads = f"{traits.heads}, "
+    heads = f"{traits.num_heads}, "
     steps = spec.schedules.action.steps
     shapes = [
         f"[1, 3, 1, {height}, {width}]",
         f"[1, {traits.latent_channels}, 1, {h}, {w}]",
         f"[1, {tokens}, {traits.width}]",
-        f"[1, {heads}{tokens}, {traits.head_size}]",
-        f"[1, {heads}{tokens + actions.chunk_size}, {traits.head_size}]",
-        f"[1, {heads}{actions.chunk_size}, {traits.head_size}]",
+        f"[1, {heads}{tokens}, {traits.head_dim}]",
+        f"[1, {heads}{tokens + actions.chunk_size}, {traits.head_dim}]",
+        f"[1, {heads}{actions.chunk_size}, {traits.head_dim}]",
         f"[1, {actions.chunk_size}, {actions.size}]",
         f"[R, {traits.depth}, 6, {traits.width}]",
         f"[{steps + 1}, {traits.depth}, 6, 1024]",

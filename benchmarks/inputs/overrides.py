@@ -136,7 +136,7 @@ def odd(spec: dict) -> dict[str, tuple[str, ...]]:
         "name in triple quotes": ('backbone.name="""toy"""',),
         "escaped": ('backbone.name="\\u0074oy"',),
         "table": (
-            'backbone={name = "toy", depth = 2, heads = 2, head_size = 12, text_width = 16}',
+            'backbone={name = "toy", depth = 2, num_heads = 2, head_dim = 12, text_width = 16}',
         ),
         "list": ("vae.strides=[2, 8, 8]",),
         "list with a comma at its end": ("vae.strides=[2, 8, 8,]",),

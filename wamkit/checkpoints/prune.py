@@ -39,31 +39,31 @@ def evenly(count: int, total: int) -> list[int]:
 
 
 def student_of(
-    teacher: BackboneConfig, layers: Sequence[int], heads: int, feed_forward: int
+    teacher: BackboneConfig, layers: Sequence[int], num_heads: int, mlp_dim: int
 ) -> BackboneConfig:
     """The configuration of the student; it says where its weights come from.
 
     Raises WamkitError if the family cannot be resized, or not so.
     """
-    if not teacher.traits.feed_forward:
+    if not teacher.traits.mlp_dim:
         raise WamkitError(
             f"{teacher.name} cannot be resized", "choose a backbone whose feed-forward can be"
         )
-    small = teacher.resized(layers, heads, feed_forward)
+    small = teacher.resized(layers, num_heads, mlp_dim)
     traits = teacher.traits
     label = " ".join(filter(None, (teacher.name, getattr(teacher, "variant", ""))))
     told = (
         f"{teacher.weights or 'random weights'} of {label}: "
         f"blocks {', '.join(map(str, layers))} of "
-        f"{traits.depth}, {heads} of {traits.heads} heads, {feed_forward} of "
-        f"{traits.feed_forward} feed-forward units"
+        f"{traits.depth}, {num_heads} of {traits.num_heads} heads, {mlp_dim} of "
+        f"{traits.mlp_dim} feed-forward units"
     )
     return small.model_copy(update={"origin": told})
 
 
 @torch.no_grad()
 def sliced(
-    teacher: nn.Module, config: BackboneConfig, layers: Sequence[int], heads: int, feed_forward: int
+    teacher: nn.Module, config: BackboneConfig, layers: Sequence[int], num_heads: int, mlp_dim: int
 ) -> nn.Module:
     """The student's module, filled from `teacher`, which was built from `config`.
 
@@ -73,9 +73,9 @@ def sliced(
     that follows from neither heads nor feed-forward.
     """
     traits = config.traits
-    plan = _Plan(config, heads, feed_forward)
+    plan = _Plan(config, num_heads, mlp_dim)
     with torch.device("meta"):
-        student: Any = config.resized(layers, heads, feed_forward).build()
+        student: Any = config.resized(layers, num_heads, mlp_dim).build()
     names = _places(teacher, student, layers)
     source, state = teacher.state_dict(), {}
     sinusoids = getattr(teacher, "sinusoid_axes", ())
@@ -100,30 +100,30 @@ def sliced(
 class _Plan:
     """What every axis of a teacher's weights is made of, and which of its places stay."""
 
-    def __init__(self, config: BackboneConfig, heads: int, feed_forward: int) -> None:
+    def __init__(self, config: BackboneConfig, num_heads: int, mlp_dim: int) -> None:
         t = config.traits
-        self.heads, self.units = t.heads, t.feed_forward
-        group = t.heads // t.key_heads
-        groups = evenly(heads // group, t.key_heads)
+        self.num_heads, self.units = t.num_heads, t.mlp_dim
+        group = t.num_heads // t.num_kv_heads
+        groups = evenly(num_heads // group, t.num_kv_heads)
         chosen = [g * group + i for g in groups for i in range(group)]
-        self.size = t.head_size
-        self.width = _widened(chosen, t.head_size)
-        self.key_width = _widened(groups, t.head_size)
-        self.forward = evenly(feed_forward, t.feed_forward)
+        self.size = t.head_dim
+        self.width = _widened(chosen, t.head_dim)
+        self.key_width = _widened(groups, t.head_dim)
+        self.forward = evenly(mlp_dim, t.mlp_dim)
         every = range(t.depth)
-        other = next(n for n in range(t.heads - group, -1, -group) if n or t.heads == group)
-        self.base = _shapes(config.resized(every, t.heads, t.feed_forward))
-        self.fewer = _shapes(config.resized(every, other or t.heads, t.feed_forward))
-        self.less = _shapes(config.resized(every, t.heads, max(1, t.feed_forward - 1)))
-        self.dropped = (t.heads - (other or t.heads)) * t.head_size
-        self.new = heads
+        other = next(n for n in range(t.num_heads - group, -1, -group) if n or t.num_heads == group)
+        self.base = _shapes(config.resized(every, t.num_heads, t.mlp_dim))
+        self.fewer = _shapes(config.resized(every, other or t.num_heads, t.mlp_dim))
+        self.less = _shapes(config.resized(every, t.num_heads, max(1, t.mlp_dim - 1)))
+        self.dropped = (t.num_heads - (other or t.num_heads)) * t.head_dim
+        self.new = num_heads
 
     def index(self, name: str, axis: int) -> list[int]:
         """The places of one axis that stay."""
         size = self.base[name][axis]
         per_width = Fraction(size - self.fewer[name][axis], self.dropped or 1)
         per_unit = size - self.less[name][axis]
-        whole, units = self.heads * self.size, self.units
+        whole, units = self.num_heads * self.size, self.units
         rest = size - per_width * whole - per_unit * units
         if rest or not (per_width.denominator == 1 or per_width < 1):
             raise WamkitError(
@@ -145,13 +145,13 @@ class _Plan:
 
         Cosines and sines are two halves, frequency i of n falls with i / n.
         """
-        old, new = self.heads * self.size // 2, self.new * self.size // 2
+        old, new = self.num_heads * self.size // 2, self.new * self.size // 2
         half = [min(old - 1, round(i * old / new)) for i in range(new)]
         return [*half, *(old + i for i in half)]
 
 
-def _widened(heads: Sequence[int], size: int) -> list[int]:
-    return [head * size + i for head in heads for i in range(size)]
+def _widened(num_heads: Sequence[int], size: int) -> list[int]:
+    return [head * size + i for head in num_heads for i in range(size)]
 
 
 def _shapes(config: BackboneConfig) -> Shapes:

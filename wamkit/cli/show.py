@@ -128,7 +128,7 @@ def _paragraphs(text: str) -> str:
 def _show_facts(rows: list[dict[str, Any]]) -> None:
     """A table with a row for each variant; columns that are nowhere unusual are told in a line."""
     usual = {k: f.default for k, f in Traits.model_fields.items() if not f.is_required()}
-    usual["patch"] = None  # always of interest
+    usual["patch_size"] = None  # always of interest
     columns = [
         label
         for label in dict.fromkeys(k for row in rows for k in row)

@@ -74,7 +74,7 @@ def command(
 
     traits = whole.backbone.traits
     chosen = chosen_layers(layers, traits.depth)
-    wanted = heads or traits.heads, feed_forward or traits.feed_forward
+    wanted = heads or traits.num_heads, feed_forward or traits.mlp_dim
     config = student_of(whole.backbone, chosen, *wanted)
     with spinner("slicing"):
         teacher = seeded(whole, "backbone", whole.backbone.build, "cpu")
@@ -107,7 +107,10 @@ def command(
     if json:
         emit({"spec": str(goal), "layers": chosen, "parameters": list(counts)})
         return
-    say(f"kept blocks {_json.dumps(chosen)} of {traits.depth}, {wanted[0]} of {traits.heads} heads")
+    say(
+        f"kept blocks {_json.dumps(chosen)} of {traits.depth}, {wanted[0]} of {traits.num_heads} "
+        "heads"
+    )
     say(f"{counts[0]:,} parameters became {counts[1]:,}")
     say(f"wrote {goal}; try `wamkit explain {goal}`", whole=True)
 

@@ -213,7 +213,7 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
 
 
 def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
-    stride, patch = spec.vae.stride, spec.backbone.traits.patch
+    stride, patch = spec.vae.stride, spec.backbone.traits.patch_size
     for axis, size, s, p in zip(
         ("high", "wide"), spec.cameras.canvas, stride[1:], patch[1:], strict=True
     ):
@@ -269,7 +269,7 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
     times, traits = spec.video.coarser, spec.backbone.traits
     if times == 1:
         return
-    stride, patch = spec.vae.stride, traits.patch
+    stride, patch = spec.vae.stride, traits.patch_size
     token = [times * s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
     canvas = spec.cameras.canvas
     if any(n % t for n, t in zip(canvas, token, strict=True)):

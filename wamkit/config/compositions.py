@@ -70,7 +70,7 @@ def around(parts: dict[str, Any]) -> PolicySpec:
     stride, patch = parts["vae"].stride, (1, 2, 2)
     traits = parts["backbone"].traits
     if traits.latent_channels:
-        patch = traits.patch
+        patch = traits.patch_size
     imagined = 0 if not traits.imagines else 1 if traits.frames == "one" else 2
     if (wanted := parts["paradigm"].max_target_frames) is not None:
         imagined = min(imagined, wanted)

@@ -130,7 +130,7 @@ class BackboneConfig(Weighted):
         """What is known of the network without its weights: sizes, and what it can do."""
         raise NotImplementedError(f"{type(self).__name__} must state its traits")
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         """A narrower copy of the stack, for an action expert that shares its attention.
 
         A module with `blocks`, as many as the backbone's, and `place` as in
@@ -139,11 +139,11 @@ class BackboneConfig(Weighted):
         """
         raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> BackboneConfig:
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> BackboneConfig:
         """The same architecture with only these blocks, so many heads and this feed-forward.
 
-        The head size stays, so the width becomes heads * head_size; the key heads keep their ratio.
-        `layers` are places in the present stack, ascending. Only where `traits.feed_forward`.
+        The head size stays, so the width becomes num_heads * head_dim; the key heads keep their
+        ratio. `layers` are places in the present stack, ascending. Only where `traits.mlp_dim`.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be resized")
 
@@ -189,10 +189,10 @@ class VariantBackbone(BackboneConfig):
                 return variant
         return default
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
-        """As that of every backbone, for one with the fields `layers`, `heads`, `feed_forward`."""
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"layers": len(layers), "heads": heads, "feed_forward": feed_forward}
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Self:
+        """As that of every backbone, for one with the fields `layers`, `num_heads`, `mlp_dim`."""
+        expect_resizable(self.traits, layers, num_heads, mlp_dim)
+        sizes = {"layers": len(layers), "num_heads": num_heads, "mlp_dim": mlp_dim}
         return type(self).model_validate({**self.model_dump(), **sizes, "weights": None})
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .parts import Traits
 
 
-def expect_resizable(traits: Traits, layers: Sequence[int], heads: int, feed_forward: int) -> None:
+def expect_resizable(traits: Traits, layers: Sequence[int], num_heads: int, mlp_dim: int) -> None:
     """Raise WamkitError unless a stack can be cut to these blocks, heads and feed-forward."""
     ascending = all(a < b for a, b in pairwise(layers))
     if not layers or not ascending or layers[0] < 0 or layers[-1] >= traits.depth:
@@ -20,10 +20,10 @@ def expect_resizable(traits: Traits, layers: Sequence[int], heads: int, feed_for
             f"found layers {list(layers)}, expected places in a stack of {traits.depth}, ascending",
             f"name each layer once, from 0 to {traits.depth - 1}",
         )
-    group = traits.heads // traits.key_heads
-    if heads < 1 or heads % group or feed_forward < 1:
+    group = traits.num_heads // traits.num_kv_heads
+    if num_heads < 1 or num_heads % group or mlp_dim < 1:
         raise WamkitError(
-            f"found {heads} heads and a feed-forward of {feed_forward}, expected a multiple of "
+            f"found {num_heads} heads and a feed-forward of {mlp_dim}, expected a multiple of "
             f"{group} heads and a positive width",
-            f"the whole stack has {traits.heads} heads and a feed-forward of {traits.feed_forward}",
+            f"the whole stack has {traits.num_heads} heads and a feed-forward of {traits.mlp_dim}",
         )

@@ -140,7 +140,7 @@ class PolicySpec(Table):
             elif parts[kind] != old:
                 changes[kind] = f"{old.name}, tiny"
         stride = parts["vae"].stride
-        patch = parts["backbone"].traits.patch
+        patch = parts["backbone"].traits.patch_size
         cameras = _shrunk(self.cameras, (stride[1] * patch[1], stride[2] * patch[2]))
         if cameras != self.cameras:
             old, new = self.cameras.canvas, cameras.canvas

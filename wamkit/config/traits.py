@@ -36,19 +36,19 @@ class Traits(BaseModel):
     """Number of blocks."""
     width: int
     """Size of a token (D)."""
-    heads: int
+    num_heads: int
     """Query heads (H)."""
-    key_heads: int
-    """Key and value heads (K); fewer than `heads` when they are grouped."""
-    head_size: int
+    num_kv_heads: int
+    """Key and value heads (K); fewer than `num_heads` when they are grouped."""
+    head_dim: int
     """Numbers in a head (E)."""
-    feed_forward: int = 0
+    mlp_dim: int = 0
     """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
     latent_channels: int
     """Channels of the latents it denoises (C)."""
     text_width: int
     """Width of the text embeddings it was trained on."""
-    patch: tuple[int, int, int] = (1, 2, 2)
+    patch_size: tuple[int, int, int] = (1, 2, 2)
     """Latent frames, rows and columns that make one token."""
     frames: Literal["one", "many"] = "many"
     """Image-editing backbones denoise one frame a pass, video backbones many."""
@@ -81,7 +81,7 @@ class Traits(BaseModel):
 
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Number of tokens of `frames` latent frames of height x width latents."""
-        t, h, w = self.patch
+        t, h, w = self.patch_size
         return (frames // t) * ((height // h) * (width // w) + self.frame_tokens)
 
     @property

@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.head_size, self.causal = width // heads, causal
+        self.head_dim, self.causal = width // heads, causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
             nn.Linear(width, width) for _ in range(4)
         )
@@ -36,7 +36,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, S, D]."""
         q, k, v = (
-            split_heads(to(x), self.head_size) for to in (self.q_proj, self.k_proj, self.v_proj)
+            split_heads(to(x), self.head_dim) for to in (self.q_proj, self.k_proj, self.v_proj)
         )
         heard = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(heard.transpose(1, 2).flatten(2))

@@ -237,9 +237,9 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     return (x * share[..., None].to(x.dtype)).sum(1)
 
 
-def split_heads(x: Tensor, head_size: int) -> Tensor:
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
     """[B, S, H * E] to [B, H, S, E]."""
-    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -60,7 +60,7 @@ def embed_video(
     _expect(backbone, frames, text)
     z, traits, device = frames.z, backbone.traits, frames.z.device
     batch, count = z.shape[0], len(frames.roles)
-    _, rows, columns = traits.patch
+    _, rows, columns = traits.patch_size
     grid = count, z.shape[3] // rows, z.shape[4] // columns
     levels = LevelTable.of(_announced(frames, backbone.reference_sigma), batch, device)
     pooled = text.extra if backbone.reads_pooled else None

@@ -50,7 +50,7 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
     backbone, frames, text = _inputs(config)
     runner = PassRunner()
     whole = embed_video(runner, backbone, frames, text).frames
-    _, p, q = config.traits.patch
+    _, p, q = config.traits.patch_size
     times = torch.tensor(frames.times[1:])
     at = places(times, frames.z.shape[3] // p, frames.z.shape[4] // q)
     each = len(at) // (len(frames.roles) - 1)
@@ -117,19 +117,19 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
 def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
     """`resized` keeps what is not asked for, forgets the weights, and builds."""
     traits = config.traits
-    if not traits.feed_forward:
+    if not traits.mlp_dim:
         return
-    group, layers = traits.heads // traits.key_heads, range(0, traits.depth, 2)
-    heads, units = max(group, traits.heads - group), max(1, traits.feed_forward // 2)
-    small = config.model_copy(update={"weights": "/models/large"}).resized(layers, heads, units)
+    group, layers = traits.num_heads // traits.num_kv_heads, range(0, traits.depth, 2)
+    num_heads, units = max(group, traits.num_heads - group), max(1, traits.mlp_dim // 2)
+    small = config.model_copy(update={"weights": "/models/large"}).resized(layers, num_heads, units)
     assert small.weights is None
     assert small.traits == traits.model_copy(
         update={
             "depth": len(layers),
-            "heads": heads,
-            "key_heads": heads // group,
-            "width": heads * traits.head_size,
-            "feed_forward": units,
+            "num_heads": num_heads,
+            "num_kv_heads": num_heads // group,
+            "width": num_heads * traits.head_dim,
+            "mlp_dim": units,
         }
     )
     model, frames, text = _inputs(small)
@@ -141,27 +141,27 @@ def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
 def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
     """What `resized` cannot do is said in the words of `wamkit.config.parts.expect_resizable`."""
     traits = config.traits
-    if not traits.feed_forward:
+    if not traits.mlp_dim:
         return
-    depth, group = traits.depth, traits.heads // traits.key_heads
+    depth, group = traits.depth, traits.num_heads // traits.num_kv_heads
     stack = f"expected places in a stack of {depth}, ascending"
     wrong = [([0, depth], group, f"found layers [0, {depth}], {stack}")]
-    for heads in {0, group - 1}:
-        found = f"found {heads} heads and a feed-forward of 40"
-        wrong += [([0], heads, f"{found}, expected a multiple of {group} heads")]
-    for layers, heads, message in wrong:
+    for num_heads in {0, group - 1}:
+        found = f"found {num_heads} heads and a feed-forward of 40"
+        wrong += [([0], num_heads, f"{found}, expected a multiple of {group} heads")]
+    for layers, num_heads, message in wrong:
         try:
-            config.resized(layers, heads, 40)
+            config.resized(layers, num_heads, 40)
         except WamkitError as error:
             assert message in error.what, error.what
         else:
-            raise AssertionError(f"layers {layers} with {heads} heads were accepted")
+            raise AssertionError(f"layers {layers} with {num_heads} heads were accepted")
 
 
 def _inputs(config: BackboneConfig) -> tuple[Any, Frames, Text]:
     """A backbone with every weight moved, three frames on levels of their own, and words."""
     torch.manual_seed(0)
-    _, p, q = config.traits.patch
+    _, p, q = config.traits.patch_size
     frames, text = random_frames(config.traits, (2 * p, 3 * q))
     levels = torch.tensor([[0.0, 0.9, 0.4], [0.2, 0.7, 0.3]])
     frames = replace(frames, times=(0.0, 1.0, 2.5), levels=levels)

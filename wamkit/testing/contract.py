@@ -108,8 +108,8 @@ def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
         assert length == sum(s.length for s in stream.segments)
         rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
         qkv, _ = stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)
-        assert qkv.q.shape == (2, t.heads, length, t.head_size)
-        assert qkv.k.shape == qkv.v.shape == (2, t.key_heads, length, t.head_size)
+        assert qkv.q.shape == (2, t.num_heads, length, t.head_dim)
+        assert qkv.k.shape == qkv.v.shape == (2, t.num_kv_heads, length, t.head_dim)
     assert passing.frames.tokens.shape[1] == t.tokens(3, *spec.latent_size)
     assert (passing.text is not None) == (t.text == "stream")
     expected = video.z.shape if t.imagines else passing.frames.tokens.shape

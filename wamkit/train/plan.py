@@ -180,7 +180,7 @@ def kept(spec: PolicySpec) -> int:
     closed = cacheable_subset(present & {"text", "context", "state"}, sees, present)
     count = sum(tokens[role] for role in closed)
     size = DTYPES[spec.dtype].itemsize
-    return 2 * traits.depth * traits.key_heads * traits.head_size * count * size
+    return 2 * traits.depth * traits.num_kv_heads * traits.head_dim * count * size
 
 
 def work(

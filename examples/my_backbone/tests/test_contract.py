@@ -20,7 +20,7 @@ PARTS = [MyBackbone()]
 
 
 def small() -> Any:
-    sizes = {"depth": 1, "heads": 1, "head_size": 8, "latent_channels": 2, "text_width": 4}
+    sizes = {"depth": 1, "num_heads": 1, "head_dim": 8, "latent_channels": 2, "text_width": 4}
     return MyBackbone(**sizes).build()
 
 

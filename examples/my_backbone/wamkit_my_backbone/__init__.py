@@ -28,13 +28,13 @@ class MyBackbone(BackboneConfig):
     name: Literal["my_backbone"] = "my_backbone"
     depth: int = Field(12, gt=0)
     """Number of blocks."""
-    heads: int = Field(8, gt=0)
-    head_size: int = Field(64, gt=0, multiple_of=8)
+    num_heads: int = Field(8, gt=0)
+    head_dim: int = Field(64, gt=0, multiple_of=8)
     latent_channels: int | None = Field(None, gt=0)
     """Channels of the latents; left open, those of the VAE."""
     text_width: int = Field(512, gt=0)
     """Width of the text embeddings."""
-    patch: int = Field(2, gt=0)
+    patch_size: int = Field(2, gt=0)
     """Rows and columns of latents that make one token."""
 
     @property
@@ -42,13 +42,13 @@ class MyBackbone(BackboneConfig):
         """What the rest of a policy must know; a contract test compares it with the network."""
         return Traits(
             depth=self.depth,
-            width=self.heads * self.head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
+            width=self.num_heads * self.head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
             latent_channels=self.latent_channels or 0,
             text_width=self.text_width,
-            patch=(1, self.patch, self.patch),
+            patch_size=(1, self.patch_size, self.patch_size),
             text="stream",  # "cross" for a backbone that reads text by cross-attention
         )
 
@@ -59,7 +59,7 @@ class MyBackbone(BackboneConfig):
 
     def tiny(self) -> MyBackbone:
         """The same class at a size for tests."""
-        size = {"depth": 2, "heads": 2, "head_size": 16, "text_width": 16}
+        size = {"depth": 2, "num_heads": 2, "head_dim": 16, "text_width": 16}
         return self.model_copy(update={**size, "latent_channels": None, "weights": None})
 
     def build(self) -> Any:

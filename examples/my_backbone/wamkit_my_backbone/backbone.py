@@ -52,12 +52,12 @@ class ParallelBlock(nn.Module):
                                       +--> GELU -----------------+
     """
 
-    def __init__(self, width: int, head_size: int) -> None:
+    def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
-        self.head_size = head_size
+        self.head_dim = head_dim
         self.sizes = [width, width, width, 4 * width]  # q, k, v, hidden of the feed-forward
         self.enter = nn.Linear(width, sum(self.sizes))
-        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
+        self.norm_q, self.norm_k = RMSNorm(head_dim), RMSNorm(head_dim)
         self.leave = nn.Linear(width + 4 * width, width)
 
     def modulation(self, sigma: SigmaCond) -> Tensor:
@@ -76,7 +76,7 @@ class ParallelBlock(nn.Module):
         """
         shift, scale, _ = modulation.unbind(2)
         q, k, v, hidden = self.enter(ada_norm(x, shift, scale)).split(self.sizes, -1)
-        q, k, v = (split_heads(part, self.head_size) for part in (q, k, v))
+        q, k, v = (split_heads(part, self.head_dim) for part in (q, k, v))
         q, k = rotate_pairs(self.norm_q(q), rotary), rotate_pairs(self.norm_k(k), rotary)
         return QKV(q, k, v), (x, hidden)
 
@@ -95,13 +95,16 @@ class Transformer(Backbone):
     def __init__(self, traits: Traits) -> None:
         super().__init__()
         self.traits = traits
-        width, patch = traits.width, traits.latent_channels * traits.patch[1] * traits.patch[2]
+        width, patch = (
+            traits.width,
+            traits.latent_channels * traits.patch_size[1] * traits.patch_size[2],
+        )
         self.text_in = nn.Linear(traits.text_width, width)
         self.patches_in, self.patches_out = nn.Linear(patch, width), nn.Linear(width, patch)
         self.time = Embedder(width, width, nn.SiLU())
         self.modulation = nn.Linear(width, 3 * width)  # one for all blocks
         self.blocks = nn.ModuleList(
-            ParallelBlock(width, traits.head_size) for _ in range(traits.depth)
+            ParallelBlock(width, traits.head_dim) for _ in range(traits.depth)
         )
         self.text_blocks = tuple(self.blocks)  # text tokens pass the same blocks as frames
 
@@ -122,14 +125,14 @@ class Transformer(Backbone):
 
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """Time, row, column and text token turn a quarter of a head each."""
-        return axial_rotary(positions, [self.traits.head_size // 4] * 4, theta=100)
+        return axial_rotary(positions, [self.traits.head_dim // 4] * 4, theta=100)
 
     def patchify(self, clip: Clip) -> Tensor:
         """Latents [B, C, T, h, w] to tokens [B, S, D], frame by frame, row by row."""
         z = clip.latents.to(self.patches_in.weight.dtype)
-        return self.patches_in(patches(z, self.traits.patch))  # type: ignore[no-any-return]
+        return self.patches_in(patches(z, self.traits.patch_size))  # type: ignore[no-any-return]
 
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
         """Final tokens [B, S, D] to the velocity [B, C, T, h, w]."""
         y = self.patches_out(F.layer_norm(x, x.shape[-1:]))
-        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)
+        return unpatched(y, clip.grid, self.traits.patch_size[1:], channels_last=False)

@@ -36,7 +36,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs
     spec = composed(backbone=backbone)
     model = spec.backbone.build()
     sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
-    head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
+    head = Mot(**({"width": 32, "mlp_dim": 48} | settings)).build(sizes)
     video, text = random_frames(spec.backbone.traits, spec.latent_size, frames=2)
     action = NoisyVectors(torch.randn(2, 6, 4), torch.tensor([0.2, 0.7]))
     return model, head, ModelInputs(text, video, action, torch.randn(2, 3))

@@ -17,7 +17,7 @@ from wamkit.testing.fixtures import composed
 
 def spec_for(backbone: str, **settings: Any) -> PolicySpec:
     spec = composed(backbone=backbone)
-    head = Mot.model_validate({"width": 32, "feed_forward": 48} | settings)
+    head = Mot.model_validate({"width": 32, "mlp_dim": 48} | settings)
     return spec.model_copy(update={"action_head": head})
 
 
@@ -97,7 +97,7 @@ def test_a_conflict_says_what_to_type(
 ) -> None:
     spec = spec_for(backbone, **settings)
     if backbone == "toy":  # as a backbone whose stack cannot be resized states it
-        traits = spec.backbone.traits.model_copy(update={"feed_forward": 0})
+        traits = spec.backbone.traits.model_copy(update={"mlp_dim": 0})
         assert isinstance(spec.action_head, Mot)
         found = list(spec.action_head._conflicts_of_backbone_blocks(traits))
     else:

@@ -53,7 +53,7 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs
     spec = composed(backbone=backbone)
     sizes = spec.sizes.model_copy(update={"predicts": PREDICTS})
     model = spec.backbone.build().eval()
-    head = Mot(**({"width": 32, "feed_forward": 48} | settings)).build(sizes)
+    head = Mot(**({"width": 32, "mlp_dim": 48} | settings)).build(sizes)
     redrawn(torch.nn.ModuleList([model, head]))
     return model, head, everything(spec)
 
@@ -231,7 +231,7 @@ def test_actions_stand_between_the_frames_they_lead_to() -> None:
 
 def test_the_adaptive_decoder_begins_with_zeros() -> None:
     spec = composed(backbone="toy")
-    head = Mot(width=32, feed_forward=48, decoder="adaln").build(spec.sizes)
+    head = Mot(width=32, mlp_dim=48, decoder="adaln").build(spec.sizes)
     assert not head.action_decoder.proj_out.weight.any()
     assert not head.action_decoder.proj_out.bias.any()
 
@@ -245,7 +245,7 @@ def test_the_expert_of_efficient_wam_has_its_published_size() -> None:
     )
     config = Mot(
         width=768,
-        feed_forward=3072,
+        mlp_dim=3072,
         state="noisy_token",
         registers=4,
         text="none",

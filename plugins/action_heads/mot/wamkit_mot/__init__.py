@@ -29,7 +29,7 @@ class Mot(ActionHeadConfig):
     name: Literal["mot"] = "mot"
     width: int = Field(1024, gt=0)
     """Size of an action token."""
-    feed_forward: int = Field(4096, gt=0)
+    mlp_dim: int = Field(4096, gt=0)
     block: Literal["own", "backbone"] = "own"
     """`own` is Fast-WAM's block, the same beside any backbone; `backbone` a narrower copy of the
     backbone's own, as ImageWAM and fastwam-ltx have it."""
@@ -74,7 +74,7 @@ class Mot(ActionHeadConfig):
         return {**clean, "action": beside + sizes.chunk + self.registers, **others}
 
     def tiny(self) -> Mot:
-        small = {"width": 32, "feed_forward": 64, "every": min(self.every, 2)}
+        small = {"width": 32, "mlp_dim": 64, "every": min(self.every, 2)}
         return self.model_copy(update={**small, "layers": None, "weights": None})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
@@ -134,11 +134,10 @@ class Mot(ActionHeadConfig):
                 why="only the backbone's own blocks know its grid",
                 hint='set action_head.block = "backbone", or action_head.positions = "rotary"',
             )
-        if self.positions == "rotary" and traits.head_size % 2:
+        if self.positions == "rotary" and traits.head_dim % 2:
             yield Conflict(
                 between=("action_head.positions", "backbone"),
-                why=f"rotary positions need an even head size, the backbone's is "
-                f"{traits.head_size}",
+                why=f"rotary positions need an even head size, the backbone's is {traits.head_dim}",
                 hint='set action_head.positions = "sinusoid", or choose another backbone',
             )
 
@@ -149,7 +148,7 @@ class Mot(ActionHeadConfig):
                 why="this backbone makes no narrower copy of its blocks",
                 hint='set action_head.block = "own"',
             )
-        elif len(self.awake(traits)) < traits.depth and not traits.feed_forward:
+        elif len(self.awake(traits)) < traits.depth and not traits.mlp_dim:
             yield Conflict(
                 between=("action_head.every", "action_head.block", "backbone"),
                 why="this backbone's blocks can only be copied all together",

@@ -49,47 +49,45 @@ class Attention(nn.Module):
     together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
 
     def __init__(
-        self, width: int, heads: int, key_heads: int, head_size: int, *, bias: bool
+        self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, *, bias: bool
     ) -> None:
         super().__init__()
-        self.head_size = head_size
-        self.to_q = nn.Linear(width, heads * head_size, bias=bias)
-        self.to_k = nn.Linear(width, key_heads * head_size, bias=bias)
-        self.to_v = nn.Linear(width, key_heads * head_size, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(heads * head_size, width, bias=bias)])
-        self.norm_q = RMSNorm(heads * head_size)
-        self.norm_k = RMSNorm(key_heads * head_size)
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(width, num_heads * head_dim, bias=bias)
+        self.to_k = nn.Linear(width, num_kv_heads * head_dim, bias=bias)
+        self.to_v = nn.Linear(width, num_kv_heads * head_dim, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, width, bias=bias)])
+        self.norm_q = RMSNorm(num_heads * head_dim)
+        self.norm_k = RMSNorm(num_kv_heads * head_dim)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q [B, H, S, E], k and v [B, K, S, E]."""
         q, k, v = projected(self, x, "to_q", "to_k", "to_v")
-        size = self.head_size
+        size = self.head_dim
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size)
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
-        return split_heads(self.norm_q(self.to_q(x)), self.head_size)
+        return split_heads(self.norm_q(self.to_q(x)), self.head_dim)
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, K, S, E]."""
         k, v = projected(self, x, "to_k", "to_v")
-        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
+        return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
 
 class ExpertBlock(nn.Module):
     """One block of the expert, opened at its self-attention."""
 
-    def __init__(
-        self, width: int, feed_forward: int, traits: Traits, *, text: bool, bias: bool
-    ) -> None:
+    def __init__(self, width: int, mlp_dim: int, traits: Traits, *, text: bool, bias: bool) -> None:
         super().__init__()
-        shape = traits.heads, traits.key_heads, traits.head_size
+        shape = traits.num_heads, traits.num_kv_heads, traits.head_dim
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
         self.attn1 = Attention(width, *shape, bias=bias)
         self.norm2 = LayerNorm(width, eps=1e-6) if text else None
         self.attn2 = Attention(width, *shape, bias=bias) if text else None
-        self.ffn = FeedForward(width, feed_forward)
+        self.ffn = FeedForward(width, mlp_dim)
 
     def modulation(self, sigma: ExpertSigma) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""

@@ -87,11 +87,11 @@ class MotHead(ExpertHead, Stack):
             reads = config.text == "cross"
             self.condition_embedder = ConditionEmbedder(width, traits.text_width if reads else 0)
             self.expert = nn.ModuleList(
-                ExpertBlock(width, config.feed_forward, traits, text=reads, bias=config.bias)
+                ExpertBlock(width, config.mlp_dim, traits, text=reads, bias=config.bias)
                 for _ in self.layers
             )
         else:
-            self.expert = self._backbone().expert(width, config.feed_forward)
+            self.expert = self._backbone().expert(width, config.mlp_dim)
             if config.decoder == "adaln":
                 self.level_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
 
@@ -109,7 +109,7 @@ class MotHead(ExpertHead, Stack):
         backbone, traits = self.sizes.backbone, self.sizes.traits
         if len(self.layers) == traits.depth:
             return backbone
-        return backbone.resized(self.layers, traits.heads, traits.feed_forward)
+        return backbone.resized(self.layers, traits.num_heads, traits.mlp_dim)
 
     @property
     def blocks(self) -> Sequence[Any]:  # type: ignore[override]
@@ -143,7 +143,7 @@ class MotHead(ExpertHead, Stack):
             return self.expert.embed_positions(positions)
         if self.config.positions != "rotary":
             return None
-        return axial_rotary(positions[:, :1], (self.sizes.traits.head_size,))
+        return axial_rotary(positions[:, :1], (self.sizes.traits.head_dim,))
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
         """The state as one more text token, read by video and action alike."""

@@ -31,15 +31,15 @@ class Units(NamedTuple):
 
     width: tuple[int, int]  # D
     inner: tuple[int, int]  # H * E, the same on both sides
-    feed_forward: tuple[int, int]
+    mlp_dim: tuple[int, int]
 
     def pieces(self, old: int, new: int) -> list[tuple[int, int]]:
         """How an axis of `old` numbers that becomes one of `new` is put together."""
-        for heads, hidden in product(range(FUSED, 0, -1), (1, 2)):
-            parts = [self.inner] * heads + [self.feed_forward] * hidden
+        for num_heads, hidden in product(range(FUSED, 0, -1), (1, 2)):
+            parts = [self.inner] * num_heads + [self.mlp_dim] * hidden
             if (old, new) == tuple(sum(sizes) for sizes in zip(*parts, strict=True)):
                 return parts
-        for unit in (self.width, self.feed_forward):
+        for unit in (self.width, self.mlp_dim):
             count, left = divmod(old, unit[0])
             if count and not left and count * unit[1] == new:
                 return [unit] * count
@@ -75,11 +75,11 @@ def from_video(head: MotHead, backbone: Backbone) -> None:
     backbone has no tensor of any name the expert knows.
     """
     traits, config = backbone.traits, head.config
-    inner = traits.heads * traits.head_size
+    inner = traits.num_heads * traits.head_dim
     units = Units(
         (traits.width, config.width),
         (inner, inner),
-        (traits.feed_forward or traits.width, config.feed_forward),
+        (traits.mlp_dim or traits.width, config.mlp_dim),
     )
     filled = 0
     for ours, theirs in _counterparts(head, backbone):

@@ -19,7 +19,7 @@ from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, ru
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
-SMALL: dict[str, Any] = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4}
+SMALL: dict[str, Any] = {"num_heads": 2, "head_dim": 8, "mlp_dim": 24, "rank": 4}
 READS = ("each", "one", "last", "all")
 
 

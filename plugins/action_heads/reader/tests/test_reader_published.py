@@ -94,9 +94,9 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     theirs.transformer_blocks = nn.ModuleList([nn.Linear(2, 2)])  # the video, in the same file
     weights.save(theirs, tmp_path / "ge_act.safetensors")
     config = Reader(
-        heads=2,
-        head_size=8,
-        feed_forward=64,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=64,
         state="none",
         weights=str(tmp_path / "ge_act.safetensors"),
     )

@@ -41,10 +41,10 @@ class Reader(ReaderConfig):
     """What a block attends to: `each` the i-th of `layers`, one block for each (GE-Act); `one` a
     single layer inside the stack (mimic-video, arXiv 2512.15692); `last` the last one (starVLA);
     `all` those of `layers` together. Left open, `layers` is all, two thirds up, the last, all."""
-    heads: int = Field(16, gt=0)
-    head_size: int = Field(32, gt=0, multiple_of=2)
-    """The width of a token is heads * head_size."""
-    feed_forward: int = Field(2048, gt=0)
+    num_heads: int = Field(16, gt=0)
+    head_dim: int = Field(32, gt=0, multiple_of=2)
+    """The width of a token is heads * head_dim."""
+    mlp_dim: int = Field(2048, gt=0)
     blocks: int | None = Field(None, gt=0)
     """Number of blocks; with `reads = "each"` it is that of the layers, and left open; else 8."""
     state: Literal["token", "numbers", "text", "none"] = "token"
@@ -71,7 +71,7 @@ class Reader(ReaderConfig):
     @property
     def width(self) -> int:
         """Size of an action token."""
-        return self.heads * self.head_size
+        return self.num_heads * self.head_dim
 
     @property
     def reads_text(self) -> bool:
@@ -99,7 +99,7 @@ class Reader(ReaderConfig):
         )
 
     def tiny(self) -> Reader:
-        size = {"heads": 2, "head_size": 8, "feed_forward": 24, "rank": 4, "weights": None}
+        size = {"num_heads": 2, "head_dim": 8, "mlp_dim": 24, "rank": 4, "weights": None}
         layers = self.layers if self.layers == "all" else None
         return self.model_copy(
             update={**size, "layers": layers, "blocks": self.blocks and min(self.blocks, 2)}

@@ -43,9 +43,9 @@ class Attention(nn.Module):
 
     together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
 
-    def __init__(self, width: int, head_size: int, source: int) -> None:
+    def __init__(self, width: int, head_dim: int, source: int) -> None:
         super().__init__()
-        self.head_size = head_size
+        self.head_dim = head_dim
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(source, width)
         self.to_v = nn.Linear(source, width)
@@ -56,17 +56,17 @@ class Attention(nn.Module):
     def kv(self, x: Tensor, mask: Tensor | None = None) -> KV:
         """Keys and values of tokens [B, S, source]; `mask` [B, S] is as `Text.mask`."""
         k, v = projected(self, x, "to_k", "to_v")
-        return KV(split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size), mask)
+        return KV(split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim), mask)
 
     def cross(self, x: Tensor, kv: KV) -> Tensor:
         """Attention of tokens [B, S, D] to others: [B, S, D]."""
-        return self._attend(split_heads(self.norm_q(self.to_q(x)), self.head_size), kv)
+        return self._attend(split_heads(self.norm_q(self.to_q(x)), self.head_dim), kv)
 
     def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
         """Attention of tokens among themselves, [B, S, D] to [B, S, D]."""
         q, k, v = projected(self, x, "to_q", "to_k", "to_v")
         q, k = self._rotated(self.norm_q(q), rotary), self._rotated(self.norm_k(k), rotary)
-        return self._attend(q, KV(k, split_heads(v, self.head_size)))
+        return self._attend(q, KV(k, split_heads(v, self.head_dim)))
 
     def _attend(self, q: Tensor, kv: KV) -> Tensor:
         return self.to_out[0](attend_text(q, kv))
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         """[B, S, D], rotated over the whole width, as heads [B, H, S, E]."""
         if rotary is not None:
             x = rotate_pairs(x[:, None], rotary)[:, 0]
-        return split_heads(x, self.head_size)
+        return split_heads(x, self.head_dim)
 
 
 class Block(nn.Module):
@@ -85,9 +85,9 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.attn1 = Attention(width, config.head_size, width)
-        self.attn2 = Attention(width, config.head_size, source)
-        self.ffn = FeedForward(width, config.feed_forward)
+        self.attn1 = Attention(width, config.head_dim, width)
+        self.attn2 = Attention(width, config.head_dim, source)
+        self.ffn = FeedForward(width, config.mlp_dim)
 
     def forward(
         self, x: Tensor, modulation: Tensor, kv: KV, rotary: RotaryEmbedding | None

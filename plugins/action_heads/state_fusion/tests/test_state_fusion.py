@@ -24,7 +24,7 @@ from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, ru
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
-SMALL: dict[str, Any] = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "adapter": 8}
+SMALL: dict[str, Any] = {"queries": 3, "num_heads": 2, "layer_width": 20, "width": 24, "adapter": 8}
 
 
 def spec_for(
@@ -272,9 +272,9 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_a_way_out() -> None:
-    found = check(spec_for(heads=7))
+    found = check(spec_for(num_heads=7))
     assert len(found) == 1 and "7 heads cannot share tokens of 24" in found[0].why
-    assert found[0].hint == "set action_head.heads = 6" and check(spec_for(heads=6)) == []
+    assert found[0].hint == "set action_head.num_heads = 6" and check(spec_for(num_heads=6)) == []
     found = check(spec_for(layers=(0, 5)))
     assert len(found) == 1 and "found layers [5]" in found[0].why
     found = check(spec_for(state="none"))

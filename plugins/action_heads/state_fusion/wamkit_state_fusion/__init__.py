@@ -30,7 +30,7 @@ class StateFusion(ReaderConfig):
     name: Literal["state_fusion"] = "state_fusion"
     queries: int = Field(16, gt=0)
     """Learned queries with which a layer is pooled; their answers are merged into one vector."""
-    heads: int = Field(8, gt=0)
+    num_heads: int = Field(8, gt=0)
     """Heads of the pooling; they must divide the backbone's width."""
     layer_width: int = Field(4608, gt=0)
     """Size of what remains of a layer, of the state and of the text."""
@@ -73,7 +73,7 @@ class StateFusion(ReaderConfig):
         return self.model_copy(update={"layers": layers, "text": self.text or text})
 
     def tiny(self) -> StateFusion:
-        size = {"queries": 3, "heads": 2, "layer_width": 20, "width": 24, "weights": None}
+        size = {"queries": 3, "num_heads": 2, "layer_width": 20, "width": 24, "weights": None}
         layers = self.layers if self.layers == "all" else None
         adapter = min(self.adapter, 8)
         return self.model_copy(update={**size, "layers": layers, "adapter": adapter})
@@ -82,12 +82,12 @@ class StateFusion(ReaderConfig):
         yield from super().conflicts(spec)
         yield from unread_state(self.state, spec)
         width = spec.backbone.traits.width
-        if width % self.heads:
-            fits = max(n for n in range(1, self.heads) if width % n == 0)
+        if width % self.num_heads:
+            fits = max(n for n in range(1, self.num_heads) if width % n == 0)
             yield Conflict(
-                between=("action_head.heads", "backbone"),
-                why=f"{self.heads} heads cannot share tokens of {width} numbers",
-                hint=f"set action_head.heads = {fits}",
+                between=("action_head.num_heads", "backbone"),
+                why=f"{self.num_heads} heads cannot share tokens of {width} numbers",
+                hint=f"set action_head.num_heads = {fits}",
             )
         if self.first_steps is not None and self.first_steps > spec.actions.chunk_size:
             yield Conflict(

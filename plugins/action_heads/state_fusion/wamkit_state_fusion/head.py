@@ -52,9 +52,9 @@ class Pooler(nn.Module):
 
     together = (("to_k", "to_v"),)
 
-    def __init__(self, width: int, queries: int, heads: int) -> None:
+    def __init__(self, width: int, queries: int, num_heads: int) -> None:
         super().__init__()
-        self.head_size = width // heads
+        self.head_dim = width // num_heads
         self.token_norm = LayerNorm(width)
         self.query_tokens = nn.Parameter(torch.randn(queries, width) * 0.02)
         self.to_q, self.to_k = nn.Linear(width, width), nn.Linear(width, width)
@@ -64,7 +64,7 @@ class Pooler(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
-        y, size = self.token_norm(tokens), self.head_size
+        y, size = self.token_norm(tokens), self.head_dim
         q = split_heads(self.to_q(self.query_tokens).expand(y.shape[0], -1, -1), size)
         k, v = (split_heads(x, size) for x in projected(self, y, "to_k", "to_v"))
         found = self.to_out(attend_text(q, KV(k, v, additive_mask(mask, k.dtype))))
@@ -83,7 +83,9 @@ class StateFusionHead(ReaderHead):
         self.config, traits = config, sizes.traits
         self.layers = places(config.layers, traits.depth)
         d, part, width = traits.width, config.layer_width, config.width
-        self.poolers = nn.ModuleList(Pooler(d, config.queries, config.heads) for _ in self.layers)
+        self.poolers = nn.ModuleList(
+            Pooler(d, config.queries, config.num_heads) for _ in self.layers
+        )
         self.compressors = nn.ModuleList(perceptron(d, part, part) for _ in self.layers)
         names = [str(layer) for layer in self.layers if config.adapter]
         self.adapters = nn.ModuleDict(

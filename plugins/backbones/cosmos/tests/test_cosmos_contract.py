@@ -44,7 +44,7 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
         theirs = diffusers.CosmosTransformer3DModel(
             in_channels=17,
             out_channels=16,
-            num_attention_heads=config.heads,
+            num_attention_heads=config.num_heads,
             attention_head_dim=128,
             num_layers=config.layers,
             mlp_ratio=4.0,
@@ -64,7 +64,7 @@ def test_a_variant_sets_every_size_that_is_not_written() -> None:
         "variant": "predict2.5-2b", "context_sigma": 1e-4, "fps": None, "qk_norm_eps": 1e-6,
         **SIZES["predict2.5-2b"],
     }  # fmt: skip
-    assert Cosmos(variant="predict2-14b", layers=12).heads == 40
+    assert Cosmos(variant="predict2-14b", layers=12).num_heads == 40
     assert Cosmos.model_validate({"layers": None}).layers == SIZES["predict2-2b"]["layers"]
     written = Cosmos(variant="predict2-14b", rope_scale=(1, 2, 2), fps=10)
     assert parse_part("backbone", written.model_dump(mode="json")) == written

@@ -34,7 +34,7 @@ from wamkit.testing.parity import (
 TINY = Cosmos(
     variant="tiny",
     layers=2,
-    feed_forward=288,
+    mlp_dim=288,
     latent_channels=4,
     text_width=20,
     qk_norm_eps=1e-5,  # what diffusers' class has
@@ -55,10 +55,10 @@ def reference(config: Cosmos) -> Any:
     return diffusers.CosmosTransformer3DModel(
         in_channels=config.latent_channels + 1,
         out_channels=config.latent_channels,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
         num_layers=config.layers,
-        mlp_ratio=config.feed_forward / (config.heads * config.head_size),
+        mlp_ratio=config.mlp_dim / (config.num_heads * config.head_dim),
         text_embed_dim=config.text_width,
         adaln_lora_dim=config.modulation_rank,
         rope_scale=config.rope_scale,

@@ -26,21 +26,21 @@ Variant = Literal["predict2-2b", "predict2-14b", "predict2.5-2b", "tiny"]
 # fmt: off
 SIZES: dict[str, dict[str, Any]] = {
     "predict2-2b": {
-        "layers": 28, "heads": 16, "head_size": 128, "feed_forward": 8192, "modulation_rank": 256,
+        "layers": 28, "num_heads": 16, "head_dim": 128, "mlp_dim": 8192, "modulation_rank": 256,
         "latent_channels": 16, "text_width": 1024, "text_stack": 0, "rope_scale": (1.0, 3.0, 3.0),
     },
     "predict2-14b": {
-        "layers": 36, "heads": 40, "head_size": 128, "feed_forward": 20480, "modulation_rank": 256,
+        "layers": 36, "num_heads": 40, "head_dim": 128, "mlp_dim": 20480, "modulation_rank": 256,
         "latent_channels": 16, "text_width": 1024, "text_stack": 0,
         "rope_scale": (20 / 24, 2.0, 2.0),
     },
     "predict2.5-2b": {
-        "layers": 28, "heads": 16, "head_size": 128, "feed_forward": 8192, "modulation_rank": 256,
+        "layers": 28, "num_heads": 16, "head_dim": 128, "mlp_dim": 8192, "modulation_rank": 256,
         "latent_channels": 16, "text_width": 1024, "text_stack": 100352,
         "rope_scale": (1.0, 3.0, 3.0),
     },
     "tiny": {
-        "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96, "modulation_rank": 8,
+        "layers": 3, "num_heads": 3, "head_dim": 24, "mlp_dim": 96, "modulation_rank": 8,
         "latent_channels": 16, "text_width": 32, "text_stack": 0, "rope_scale": (1.0, 3.0, 3.0),
     },
 }
@@ -69,9 +69,9 @@ class Cosmos(VariantBackbone):
     variant: Variant = "predict2-2b"
     """Sets every size below that is not written; `tiny` is for tests."""
     layers: int = open_size(gt=0)
-    heads: int = open_size(gt=0)
-    head_size: int = open_size(ge=12, multiple_of=2)
-    feed_forward: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
+    head_dim: int = open_size(ge=12, multiple_of=2)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     modulation_rank: int = open_size(gt=0)
     """Width between the two matrices that make shift, scale and gate of a noise level."""
@@ -97,11 +97,11 @@ class Cosmos(VariantBackbone):
     def traits(self) -> Traits:
         return Traits(
             depth=self.layers,
-            width=self.heads * self.head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward,
+            width=self.num_heads * self.head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_stack or self.text_width,
@@ -123,10 +123,10 @@ class Cosmos(VariantBackbone):
             qk_norm_eps=self.qk_norm_eps,
         )
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import CosmosStack
 
-        return CosmosStack(self, width, feed_forward)
+        return CosmosStack(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS

@@ -48,12 +48,12 @@ class CosmosBackbone(CosmosStack, Backbone):
 
     def __init__(self, config: Cosmos) -> None:
         traits = config.traits
-        super().__init__(config, traits.width, config.feed_forward)
+        super().__init__(config, traits.width, config.mlp_dim)
         self.traits, self.reference_sigma = traits, config.context_sigma
         width, channels = traits.width, traits.latent_channels
-        self.patch_embed = PatchEmbedding(channels + MASKS, width, traits.patch)
+        self.patch_embed = PatchEmbedding(channels + MASKS, width, traits.patch_size)
         self.norm_out = LowRankModulation(width, config.modulation_rank, 2)
-        _, rows, columns = traits.patch
+        _, rows, columns = traits.patch_size
         self.proj_out = nn.Linear(width, rows * columns * channels, bias=False)
 
     def patchify(self, clip: Clip) -> Tensor:
@@ -69,4 +69,4 @@ class CosmosBackbone(CosmosStack, Backbone):
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
         shift, scale = modulation.unbind(2)
         y = self.proj_out(ada_norm(x, shift, scale))
-        return unpatched(y, clip.grid, self.traits.patch[1:])
+        return unpatched(y, clip.grid, self.traits.patch_size[1:])

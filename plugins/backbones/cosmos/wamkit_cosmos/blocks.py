@@ -68,26 +68,26 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, inputs: int, sizes: Cosmos) -> None:
         super().__init__()
-        self.head_size, inner = sizes.head_size, sizes.heads * sizes.head_size
+        self.head_dim, inner = sizes.head_dim, sizes.num_heads * sizes.head_dim
         self.to_q = nn.Linear(width, inner, bias=False)
         self.to_k, self.to_v = (nn.Linear(inputs, inner, bias=False) for _ in range(2))
         self.to_out = nn.ModuleList([nn.Linear(inner, width, bias=False)])
-        self.norm_q, self.norm_k = (RMSNorm(sizes.head_size, sizes.qk_norm_eps) for _ in range(2))
+        self.norm_q, self.norm_k = (RMSNorm(sizes.head_dim, sizes.qk_norm_eps) for _ in range(2))
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E]."""
         rows = projected(self, x, "to_q", "to_k", "to_v")
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return self.norm_q(q), self.norm_k(k), v
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
-        return self.norm_q(split_heads(self.to_q(x), self.head_size))
+        return self.norm_q(split_heads(self.to_q(x), self.head_dim))
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, inputs] to two of [B, H, S, E]."""
         k, v = projected(self, x, "to_k", "to_v")
-        return self.norm_k(split_heads(k, self.head_size)), split_heads(v, self.head_size)
+        return self.norm_k(split_heads(k, self.head_dim)), split_heads(v, self.head_dim)
 
     def out(self, attended: Tensor) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
@@ -97,13 +97,13 @@ class Attention(nn.Module):
 class CosmosBlock(nn.Module):
     """Self-attention, cross-attention to the prompt, feed-forward."""
 
-    def __init__(self, width: int, feed_forward: int, sizes: Cosmos) -> None:
+    def __init__(self, width: int, mlp_dim: int, sizes: Cosmos) -> None:
         super().__init__()
         rank = sizes.modulation_rank
         self.norm1, self.norm2, self.norm3 = (LowRankModulation(width, rank, 3) for _ in range(3))
         self.attn1 = Attention(width, width, sizes)
         self.attn2 = Attention(width, sizes.text_width, sizes)
-        self.ff = FeedForward(width, feed_forward, approximate="none", bias=False)
+        self.ff = FeedForward(width, mlp_dim, approximate="none", bias=False)
 
     def modulation(self, sigma: CosmosSigma) -> Tensor:
         """Shift, 1 + scale, gate of each sublayer: [R, 9, D]."""

@@ -60,9 +60,9 @@ class CosmosStack(Stack):
         (r"(norm\d|norm_out)\.linear_1\.weight$", 1),
     )
 
-    def __init__(self, config: Cosmos, width: int, feed_forward: int) -> None:
+    def __init__(self, config: Cosmos, width: int, mlp_dim: int) -> None:
         super().__init__()
-        self.head_size, self.rope_scale = config.head_size, config.rope_scale
+        self.head_dim, self.rope_scale = config.head_dim, config.rope_scale
         self.speed = 1.0 if config.fps is None else BASE_FPS / config.fps
         self.time_embed = TimeEmbedding(width)
         self.crossattn_proj: nn.Module = nn.Identity()
@@ -70,7 +70,7 @@ class CosmosStack(Stack):
             proj = nn.Linear(config.text_stack, config.text_width)
             self.crossattn_proj = nn.Sequential(proj, nn.GELU())
         self.transformer_blocks = nn.ModuleList(
-            CosmosBlock(width, feed_forward, config) for _ in range(config.layers)
+            CosmosBlock(width, mlp_dim, config) for _ in range(config.layers)
         )
 
     @property
@@ -95,8 +95,8 @@ class CosmosStack(Stack):
 
         An axis of n elements turns with the base 10000 scale^(n / (n - 2)) (NTK-aware scaling).
         """
-        space = 2 * (self.head_size // 6)
-        sizes = (self.head_size - 2 * space, space, space)
+        space = 2 * (self.head_dim // 6)
+        sizes = (self.head_dim - 2 * space, space, space)
         time, row, column = positions[..., :3].unbind(-1)
         axes = zip((time * self.speed, row, column), sizes, self.rope_scale, strict=True)
         angles = [

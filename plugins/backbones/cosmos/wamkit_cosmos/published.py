@@ -11,7 +11,7 @@ from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, head, out = (
+    num_heads, head, out = (
         whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
     if whole(config, "in_channels") != out + 1:
@@ -24,9 +24,9 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
     projected_width = whole(config, "encoder_hidden_states_channels", 1024)
     return {
         "layers": whole(config, "num_layers"),
-        "heads": heads,
-        "head_size": head,
-        "feed_forward": int(number(config, "mlp_ratio") * heads * head),
+        "num_heads": num_heads,
+        "head_dim": head,
+        "mlp_dim": int(number(config, "mlp_ratio") * num_heads * head),
         "modulation_rank": whole(config, "adaln_lora_dim"),
         "latent_channels": out,
         "text_width": projected_width if projected else whole(config, "text_embed_dim"),

@@ -45,18 +45,18 @@ B, T, H, W, L = 2, 3, 4, 6, 7  # batch, latent frames, height and width, words
 
 def reference(config: Any) -> Any:
     diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
-    size, sizes = config.head_size, {
+    size, sizes = config.head_dim, {
         "num_layers": config.double_layers,
         "num_single_layers": config.single_layers,
-        "attention_head_dim": config.head_size,
-        "num_attention_heads": config.heads,
+        "attention_head_dim": config.head_dim,
+        "num_attention_heads": config.num_heads,
         "joint_attention_dim": config.text_width,
     }  # fmt: skip
     if isinstance(config, Flux2):
         return diffusers.Flux2Transformer2DModel(
             **sizes,
             in_channels=config.latent_channels,
-            mlp_ratio=config.feed_forward / config.width,
+            mlp_ratio=config.mlp_dim / config.width,
             axes_dims_rope=(size // 4,) * 4,
             guidance_embeds=config.guidance is not None,
         ).eval()

@@ -57,7 +57,7 @@ def test_a_resized_stack_is_written_out_and_builds(case: str) -> None:
     small = config.resized([0, 2, 3], 2, 40)
     assert (small.weights, small.double_layers, small.single_layers) == (None, 1, 2)
     traits = small.traits
-    assert (traits.depth, traits.width, traits.heads, traits.feed_forward) == (3, 48, 2, 40)
+    assert (traits.depth, traits.width, traits.num_heads, traits.mlp_dim) == (3, 48, 2, 40)
     assert traits.latent_channels == 16
     model: Any = small.build()
     assert model.traits == traits and len(model.blocks) == 3

@@ -32,26 +32,26 @@ WAMKIT_API = 1
 # fmt: off
 SIZES_2: dict[str, dict[str, Any]] = {
     "klein-4b": {
-        "double_layers": 5, "single_layers": 20, "heads": 24, "head_size": 128,
-        "feed_forward": 9216, "text_width": 7680,
+        "double_layers": 5, "single_layers": 20, "num_heads": 24, "head_dim": 128,
+        "mlp_dim": 9216, "text_width": 7680,
     },
     "klein-9b": {
-        "double_layers": 8, "single_layers": 24, "heads": 32, "head_size": 128,
-        "feed_forward": 12288, "text_width": 12288,
+        "double_layers": 8, "single_layers": 24, "num_heads": 32, "head_dim": 128,
+        "mlp_dim": 12288, "text_width": 12288,
     },
     "tiny": {
-        "double_layers": 2, "single_layers": 2, "heads": 3, "head_size": 24,
-        "feed_forward": 96, "text_width": 32,
+        "double_layers": 2, "single_layers": 2, "num_heads": 3, "head_dim": 24,
+        "mlp_dim": 96, "text_width": 32,
     },
 }
 SIZES_1: dict[str, dict[str, Any]] = {
     "kontext-dev": {
-        "double_layers": 19, "single_layers": 38, "heads": 24, "head_size": 128,
-        "feed_forward": 12288, "text_width": 4096, "extra_width": 768,
+        "double_layers": 19, "single_layers": 38, "num_heads": 24, "head_dim": 128,
+        "mlp_dim": 12288, "text_width": 4096, "extra_width": 768,
     },
     "tiny": {
-        "double_layers": 2, "single_layers": 2, "heads": 3, "head_size": 24,
-        "feed_forward": 288, "text_width": 32, "extra_width": 0,
+        "double_layers": 2, "single_layers": 2, "num_heads": 3, "head_dim": 24,
+        "mlp_dim": 288, "text_width": 32, "extra_width": 0,
     },
 }
 # fmt: on
@@ -72,9 +72,9 @@ class _Flux(VariantBackbone):
     """Blocks with weights of their own for text tokens; they come first."""
     single_layers: int = open_size(gt=0)
     """Blocks with the same weights for text tokens and frames."""
-    heads: int = open_size(gt=0)
-    head_size: int = open_size(gt=0, multiple_of=8)
-    feed_forward: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
+    head_dim: int = open_size(gt=0, multiple_of=8)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     text_width: int = open_size(gt=0)
     text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
@@ -87,16 +87,16 @@ class _Flux(VariantBackbone):
     @property
     def width(self) -> int:
         """Size of a token (D)."""
-        return self.heads * self.head_size
+        return self.num_heads * self.head_dim
 
     def _traits(self, **more: Any) -> Traits:
         return Traits(
             depth=self.double_layers + self.single_layers,
             width=self.width,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             text_width=self.text_width,
             frames="one",
@@ -110,9 +110,9 @@ class _Flux(VariantBackbone):
         others = ("target", "target_or_clean")
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
-    def _resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> dict[str, Any]:
+    def _resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> dict[str, Any]:
         """This configuration's fields for only these blocks. Raises WamkitError as `resized`."""
-        expect_resizable(self.traits, layers, heads, feed_forward)
+        expect_resizable(self.traits, layers, num_heads, mlp_dim)
         double = sum(layer < self.double_layers for layer in layers)
         if double in (0, len(layers)):
             raise WamkitError(
@@ -120,7 +120,7 @@ class _Flux(VariantBackbone):
                 f"{list(layers)}, expected at least one of each",
                 f"name blocks below {self.double_layers} and from there on",
             )
-        sizes = {"heads": heads, "feed_forward": feed_forward, "weights": None}
+        sizes = {"num_heads": num_heads, "mlp_dim": mlp_dim, "weights": None}
         counts = {"double_layers": double, "single_layers": len(layers) - double}
         return {**self.model_dump(), **counts, **sizes}
 
@@ -142,19 +142,19 @@ class Flux2(_Flux):
 
     @property
     def traits(self) -> Traits:
-        return self._traits(latent_channels=self.latent_channels, patch=(1, 1, 1))
+        return self._traits(latent_channels=self.latent_channels, patch_size=(1, 1, 1))
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.FLUX2
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .flux2 import Flux2Expert
 
-        return Flux2Expert(self, width, feed_forward)
+        return Flux2Expert(self, width, mlp_dim)
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Flux2:
-        return Flux2.model_validate(self._resized(layers, heads, feed_forward))
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Flux2:
+        return Flux2.model_validate(self._resized(layers, num_heads, mlp_dim))
 
     def tiny(self) -> Flux2:
         return Flux2(
@@ -199,19 +199,19 @@ class Flux1(_Flux):
 
     @property
     def traits(self) -> Traits:
-        return self._traits(latent_channels=16, patch=(1, 2, 2), extra_width=self.extra_width)
+        return self._traits(latent_channels=16, patch_size=(1, 2, 2), extra_width=self.extra_width)
 
     @classmethod
     def published(cls) -> Sequence[Published]:
         return published.FLUX1
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .flux1 import Flux1Expert
 
-        return Flux1Expert(self, width, feed_forward)
+        return Flux1Expert(self, width, mlp_dim)
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Flux1:
-        sizes = self._resized(layers, heads, feed_forward)
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Flux1:
+        sizes = self._resized(layers, num_heads, mlp_dim)
         pooled = (self.conditioner_weights or self.weights) if self.extra_width else None
         return Flux1.model_validate({**sizes, "conditioner_weights": pooled})
 

@@ -32,7 +32,7 @@ class FluxBackbone(FluxStack, Backbone):
 
     def add_ends(self, traits: Traits, *, bias: bool) -> None:
         """Add what leads into the blocks and out of them."""
-        width, (_, rows, columns) = traits.width, traits.patch
+        width, (_, rows, columns) = traits.width, traits.patch_size
         channels = rows * columns * traits.latent_channels
         self.traits = traits
         self.x_embedder = nn.Linear(channels, width, bias=bias)
@@ -68,7 +68,7 @@ class FluxBackbone(FluxStack, Backbone):
         return super().positions(images - later, clip)
 
     def patchify(self, clip: Clip) -> Tensor:
-        rows = patches(clip.latents, self.traits.patch)
+        rows = patches(clip.latents, self.traits.patch_size)
         return self.x_embedder(rows.to(self.x_embedder.weight.dtype))  # type: ignore[no-any-return]
 
     def final_modulation(self, sigma: Any) -> Tensor:
@@ -78,4 +78,4 @@ class FluxBackbone(FluxStack, Backbone):
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
         scale, shift = modulation.unbind(2)
         y = self.proj_out(ada_norm(x, shift, scale))
-        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)
+        return unpatched(y, clip.grid, self.traits.patch_size[1:], channels_last=False)

@@ -45,20 +45,20 @@ class BlockSizes:
     """What all blocks of a stack have in common."""
 
     width: int  # D
-    heads: int  # H
-    head_size: int  # E
+    num_heads: int  # H
+    head_dim: int  # E
     hidden: int  # width inside a feed-forward
     text: bool = True  # whether text tokens pass the double blocks
 
     @staticmethod
     def of(traits: Traits) -> BlockSizes:
         """Those of a backbone."""
-        return BlockSizes(traits.width, traits.heads, traits.head_size, traits.feed_forward)
+        return BlockSizes(traits.width, traits.num_heads, traits.head_dim, traits.mlp_dim)
 
     @property
     def inner(self) -> int:
         """Elements of all heads (H * E)."""
-        return self.heads * self.head_size
+        return self.num_heads * self.head_dim
 
 
 class Modulation(nn.Module):
@@ -82,7 +82,7 @@ class JointAttention(nn.Module):
 
     def __init__(self, sizes: BlockSizes, *, bias: bool) -> None:
         super().__init__()
-        self.head_size = size = sizes.head_size
+        self.head_dim = size = sizes.head_dim
 
         def enter() -> nn.Linear:
             return nn.Linear(sizes.width, sizes.inner, bias=bias)
@@ -102,7 +102,7 @@ class JointAttention(nn.Module):
         """[B, S, D] to q, k and v [B, H, S, E] without positions."""
         norms = (self.norm_added_q, self.norm_added_k) if of_text else (self.norm_q, self.norm_k)
         rows = projected(self, x, *self.together[of_text])
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return norms[0](q), norms[1](k), v
 
     def out(self, attended: Tensor, of_text: bool) -> Tensor:
@@ -114,13 +114,13 @@ class DoubleBlock(nn.Module, ABC):
     """`Block` of the frames, with other weights for text tokens: see `TextLane`."""
 
     def __init__(
-        self, sizes: BlockSizes, feed_forward: Callable[[int, int], nn.Module], *, bias: bool
+        self, sizes: BlockSizes, mlp_dim: Callable[[int, int], nn.Module], *, bias: bool
     ) -> None:
         super().__init__()
         self.attn = JointAttention(sizes, bias=bias)
-        self.ff = feed_forward(sizes.width, sizes.hidden)
+        self.ff = mlp_dim(sizes.width, sizes.hidden)
         if sizes.text:
-            self.ff_context = feed_forward(sizes.width, sizes.hidden)
+            self.ff_context = mlp_dim(sizes.width, sizes.hidden)
 
     @abstractmethod
     def modulation(self, sigma: Any, of_text: bool = False) -> Tensor:
@@ -145,9 +145,9 @@ class DoubleBlock(nn.Module, ABC):
         of_text: bool = False,
     ) -> Tensor:
         (x,), (_, _, gate, shift, scale, gate_ff) = carry, modulation.unbind(2)
-        feed_forward = self.ff_context if of_text else self.ff
+        mlp_dim = self.ff_context if of_text else self.ff
         x = gated_add(x, gate, self.attn.out(attended, of_text))
-        return gated_add(x, gate_ff, feed_forward(ada_norm(x, shift, scale)))
+        return gated_add(x, gate_ff, mlp_dim(ada_norm(x, shift, scale)))
 
 
 class TextLane:

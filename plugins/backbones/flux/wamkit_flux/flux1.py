@@ -28,10 +28,10 @@ class Flux1Sigma(NamedTuple):
     embedding: Tensor  # [R, D] float32, behind SiLU
 
 
-def axes(head_size: int) -> tuple[int, int, int]:
+def axes(head_dim: int) -> tuple[int, int, int]:
     """Elements of a head that turn with image, row and column: 16, 56 and 56 of 128."""
-    space = 2 * (7 * head_size // 32)
-    return head_size - 2 * space, space, space
+    space = 2 * (7 * head_dim // 32)
+    return head_dim - 2 * space, space, space
 
 
 class Flux1DoubleBlock(DoubleBlock):
@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         self.to_q, self.to_k, self.to_v = (nn.Linear(sizes.width, sizes.inner) for _ in range(3))
-        self.norm_q, self.norm_k = RMSNorm(sizes.head_size), RMSNorm(sizes.head_size)
+        self.norm_q, self.norm_k = RMSNorm(sizes.head_dim), RMSNorm(sizes.head_dim)
 
 
 class Flux1SingleBlock(SingleBlock):
@@ -63,7 +63,7 @@ class Flux1SingleBlock(SingleBlock):
 
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
-        self.head_size = sizes.head_size
+        self.head_dim = sizes.head_dim
         self.norm = Modulation(sizes.width, 3, bias=True)
         self.attn = SelfAttention(sizes)
         self.proj_mlp = nn.Linear(sizes.width, sizes.hidden)
@@ -75,7 +75,7 @@ class Flux1SingleBlock(SingleBlock):
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attn = self.attn
         rows = projected(attn, x, "to_q", "to_k", "to_v")
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return attn.norm_q(q), attn.norm_k(k), v, self.proj_mlp(x)
 
     def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Flux1Stack(FluxStack):
         guidance: float | None = None,
     ) -> None:
         super().__init__(
-            axes(sizes.head_size),
+            axes(sizes.head_dim),
             (Flux1DoubleBlock(sizes) for _ in range(config.double_layers)),
             (Flux1SingleBlock(sizes) for _ in range(config.single_layers)),
         )
@@ -149,6 +149,6 @@ class Flux1Backbone(Flux1Stack, FluxBackbone):
 class Flux1Expert(Flux1Stack):
     """Blocks of FLUX.1 over tokens of `width`, without text, guidance scale and pooled text."""
 
-    def __init__(self, config: Flux1, width: int, feed_forward: int) -> None:
-        sizes = BlockSizes(width, config.heads, config.head_size, feed_forward, text=False)
+    def __init__(self, config: Flux1, width: int, mlp_dim: int) -> None:
+        sizes = BlockSizes(width, config.num_heads, config.head_dim, mlp_dim, text=False)
         super().__init__(config, sizes)

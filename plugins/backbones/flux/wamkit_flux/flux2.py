@@ -101,7 +101,7 @@ class FusedAttention(nn.Module):
         super().__init__()
         inner, hidden = sizes.inner, sizes.hidden
         self.to_qkv_mlp_proj = nn.Linear(sizes.width, 3 * inner + 2 * hidden, bias=False)
-        self.norm_q, self.norm_k = RMSNorm(sizes.head_size), RMSNorm(sizes.head_size)
+        self.norm_q, self.norm_k = RMSNorm(sizes.head_dim), RMSNorm(sizes.head_dim)
         self.to_out = nn.Linear(inner + hidden, sizes.width, bias=False)
 
 
@@ -112,14 +112,14 @@ class Flux2SingleBlock(SingleBlock):
         super().__init__()
         self.attn = FusedAttention(sizes)
         self.splits = (sizes.inner, sizes.inner, sizes.inner, 2 * sizes.hidden)
-        self.head_size = sizes.head_size
+        self.head_dim = sizes.head_dim
 
     def modulation(self, sigma: Flux2Sigma) -> Tensor:
         return sigma.single
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *qkv, hidden = self.attn.to_qkv_mlp_proj(x).split(self.splits, -1)
-        q, k, v = (split_heads(part, self.head_size) for part in qkv)
+        q, k, v = (split_heads(part, self.head_dim) for part in qkv)
         return self.attn.norm_q(q), self.attn.norm_k(k), v, hidden
 
     def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Flux2Stack(FluxStack):
 
     def __init__(self, config: Flux2, sizes: BlockSizes, guidance: float | None = None) -> None:
         super().__init__(
-            (sizes.head_size // 4,) * 4,
+            (sizes.head_dim // 4,) * 4,
             (Flux2DoubleBlock(sizes) for _ in range(config.double_layers)),
             (Flux2SingleBlock(sizes) for _ in range(config.single_layers)),
         )
@@ -168,6 +168,6 @@ class Flux2Backbone(Flux2Stack, FluxBackbone):
 class Flux2Expert(Flux2Stack):
     """Blocks of FLUX.2 over tokens of `width`, without text and guidance scale."""
 
-    def __init__(self, config: Flux2, width: int, feed_forward: int) -> None:
-        sizes = BlockSizes(width, config.heads, config.head_size, feed_forward, text=False)
+    def __init__(self, config: Flux2, width: int, mlp_dim: int) -> None:
+        sizes = BlockSizes(width, config.num_heads, config.head_dim, mlp_dim, text=False)
         super().__init__(config, sizes)

@@ -16,8 +16,8 @@ def _stack(config: Config) -> dict[str, Any]:
     return {
         "double_layers": whole(config, "num_layers"),
         "single_layers": whole(config, "num_single_layers"),
-        "heads": whole(config, "num_attention_heads"),
-        "head_size": whole(config, "attention_head_dim"),
+        "num_heads": whole(config, "num_attention_heads"),
+        "head_dim": whole(config, "attention_head_dim"),
         "text_width": whole(config, "joint_attention_dim"),
     }
 
@@ -38,7 +38,7 @@ def _flux2(config: Config, folder: Path) -> dict[str, Any]:
     width = whole(config, "num_attention_heads") * head
     return {
         **_stack(config),
-        "feed_forward": int(number(config, "mlp_ratio") * width),
+        "mlp_dim": int(number(config, "mlp_ratio") * width),
         "latent_channels": whole(config, "in_channels"),
     }
 
@@ -53,7 +53,7 @@ def _flux1(config: Config, folder: Path) -> dict[str, Any]:
     _axes(config, (head - 2 * space, space, space))
     return {
         **_stack(config),
-        "feed_forward": 4 * whole(config, "num_attention_heads") * head,
+        "mlp_dim": 4 * whole(config, "num_attention_heads") * head,
         "extra_width": whole(config, "pooled_projection_dim", 0, least=0),
     }
 

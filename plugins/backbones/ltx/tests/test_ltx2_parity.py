@@ -47,9 +47,9 @@ def reference_of(config: LTX2, audio_heads: int = 4, audio_head_size: int = 8) -
     return diffusers.LTX2VideoTransformer3DModel(
         in_channels=config.latent_channels,
         out_channels=config.latent_channels,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_size,
-        cross_attention_dim=config.heads * config.head_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
+        cross_attention_dim=config.num_heads * config.head_dim,
         audio_in_channels=config.latent_channels,
         audio_out_channels=config.latent_channels,
         audio_num_attention_heads=audio_heads,

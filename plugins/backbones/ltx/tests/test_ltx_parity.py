@@ -46,12 +46,12 @@ FPS = 25.0
 
 
 def reference_of(config: LTX) -> Any:
-    width = config.heads * config.head_size
+    width = config.num_heads * config.head_dim
     return diffusers.LTXVideoTransformer3DModel(
         in_channels=config.latent_channels,
         out_channels=config.latent_channels,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
         cross_attention_dim=width,
         num_layers=config.layers,
         caption_channels=config.text_width,
@@ -278,9 +278,9 @@ def test_a_tensor_that_belongs_to_no_part_is_named(reference: Any, tmp_path: Pat
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:
     assert LTX(variant="0.9.7-13b").traits.width == 4096
-    assert LTX(layers=12).layers == 12 and LTX(layers=12).heads == 32
+    assert LTX(layers=12).layers == 12 and LTX(layers=12).num_heads == 32
     tiny = LTX(latent_channels=16, causal_times=False).tiny()
     assert tiny.model_dump(exclude=set(Weighted.model_fields)) == {
-        "variant": "tiny", "layers": 2, "heads": 4, "head_size": 16, "feed_forward": 256,
+        "variant": "tiny", "layers": 2, "num_heads": 4, "head_dim": 16, "mlp_dim": 256,
         "latent_channels": 16, "text_width": 32, "fps": 25.0, "causal_times": False,
     }  # fmt: skip

@@ -25,29 +25,29 @@ WAMKIT_API = 1
 # fmt: off
 SIZES: dict[str, dict[str, int]] = {
     "0.9-2b": {
-        "layers": 28, "heads": 32, "head_size": 64, "feed_forward": 8192,
+        "layers": 28, "num_heads": 32, "head_dim": 64, "mlp_dim": 8192,
         "latent_channels": 128, "text_width": 4096,
     },
     "0.9.7-13b": {
-        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "layers": 48, "num_heads": 32, "head_dim": 128, "mlp_dim": 16384,
         "latent_channels": 128, "text_width": 4096,
     },
     "tiny": {
-        "layers": 2, "heads": 4, "head_size": 16, "feed_forward": 256,
+        "layers": 2, "num_heads": 4, "head_dim": 16, "mlp_dim": 256,
         "latent_channels": 128, "text_width": 32,
     },
 }
 SIZES_2: dict[str, dict[str, Any]] = {
     "2.0": {
-        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "layers": 48, "num_heads": 32, "head_dim": 128, "mlp_dim": 16384,
         "latent_channels": 128, "text_width": 3840, "design": "2.0",
     },
     "2.3": {
-        "layers": 48, "heads": 32, "head_size": 128, "feed_forward": 16384,
+        "layers": 48, "num_heads": 32, "head_dim": 128, "mlp_dim": 16384,
         "latent_channels": 128, "text_width": 4096, "design": "2.3",
     },
     "tiny": {
-        "layers": 2, "heads": 4, "head_size": 16, "feed_forward": 256,
+        "layers": 2, "num_heads": 4, "head_dim": 16, "mlp_dim": 256,
         "latent_channels": 128, "text_width": 64, "design": "2.0",
     },
 }
@@ -61,9 +61,9 @@ class _Backbone(VariantBackbone):
 
     variant: str
     layers: int = open_size(gt=0)
-    heads: int = open_size(gt=0)
-    head_size: int = open_size(gt=0, multiple_of=2)
-    feed_forward: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
+    head_dim: int = open_size(gt=0, multiple_of=2)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
@@ -74,15 +74,15 @@ class _Backbone(VariantBackbone):
     def traits(self) -> Traits:
         return Traits(
             depth=self.layers,
-            width=self.heads * self.head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward,
+            width=self.num_heads * self.head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
-            patch=(1, 1, 1),
+            patch_size=(1, 1, 1),
             trained_with=TrainedWith() if self.variant == "tiny" else self.trained_with,
         )
 
@@ -115,10 +115,10 @@ class LTX(_Backbone):
             causal_times=self.causal_times,
         )
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import LTXStack
 
-        return LTXStack(self, width, feed_forward)
+        return LTXStack(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import LTX_DIALECTS
@@ -164,10 +164,10 @@ class LTX2(_Backbone):
         other = "2.0" if self.design == "2.3" else "2.3"
         return [self.model_copy(update={"design": other})]
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import LTX2Stack
 
-        return LTX2Stack(self, width, feed_forward)
+        return LTX2Stack(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import LTX2_DIALECTS

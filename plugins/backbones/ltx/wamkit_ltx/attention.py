@@ -23,25 +23,25 @@ class Attention(nn.Module):
         self,
         width: int,
         inputs: int,
-        heads: int,
-        head_size: int,
+        num_heads: int,
+        head_dim: int,
         eps: float,
         *,
         gated: bool = False,
     ) -> None:
         super().__init__()
-        self.head_size, inner = head_size, heads * head_size
+        self.head_dim, inner = head_dim, num_heads * head_dim
         self.to_q = nn.Linear(width, inner)
         self.to_k, self.to_v = nn.Linear(inputs, inner), nn.Linear(inputs, inner)
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.norm_q, self.norm_k = RMSNorm(inner, eps), RMSNorm(inner, eps)
-        self.to_gate_logits = nn.Linear(width, heads) if gated else None
+        self.to_gate_logits = nn.Linear(width, num_heads) if gated else None
 
     def out(self, attended: Tensor, gates: Tensor | None) -> Tensor:
         """[B, S, H * E], and gates [B, S, H] if there are any, to [B, S, D]."""
         if gates is not None:
-            heads = attended.unflatten(-1, (-1, self.head_size)) * gates.unsqueeze(-1)
-            attended = heads.flatten(-2)
+            num_heads = attended.unflatten(-1, (-1, self.head_dim)) * gates.unsqueeze(-1)
+            attended = num_heads.flatten(-2)
         return self.to_out[0](attended)
 
 
@@ -52,7 +52,7 @@ class SelfAttention(Attention):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """[B, S, D] to q, k, v [B, H, S, E], and gates [B, S, H] if there are any."""
-        gates, size = None, self.head_size
+        gates, size = None, self.head_dim
         if self.to_gate_logits is None:
             q, k, v = projected(self, x, "to_q", "to_k", "to_v")
         else:
@@ -70,7 +70,7 @@ class CrossAttention(Attention):
     def kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, inputs] to two of [B, H, L, E]."""
         k, v = projected(self, text, "to_k", "to_v")
-        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
+        return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def forward(self, x: Tensor, kv: KV) -> Tensor:
         """What tokens [B, S, D] take from the prompt: [B, S, D]."""
@@ -80,4 +80,4 @@ class CrossAttention(Attention):
         else:
             logits, q = projected(self, x, "to_gate_logits", "to_q")
             gates = 2 * logits.sigmoid()
-        return self.out(attend_text(split_heads(self.norm_q(q), self.head_size), kv), gates)
+        return self.out(attend_text(split_heads(self.norm_q(q), self.head_dim), kv), gates)

@@ -38,7 +38,7 @@ class Ends(Backbone):
 
     def patchify(self, clip: Clip) -> Tensor:
         z = clip.latents.to(self.proj_in.weight.dtype)
-        return self.proj_in(patches(z, self.traits.patch))
+        return self.proj_in(patches(z, self.traits.patch_size))
 
     def final_modulation(self, sigma: LTXSigma) -> Tensor:
         """Shift and 1 + scale [R, 2, D]."""
@@ -47,14 +47,14 @@ class Ends(Backbone):
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
         shift, scale = modulation.unbind(2)
         y = self.proj_out(ada_norm(x, shift, scale))
-        return unpatched(y, clip.grid, self.traits.patch[1:])
+        return unpatched(y, clip.grid, self.traits.patch_size[1:])
 
 
 class LTXBackbone(LTXStack, Ends):
     """The architecture of LTX-Video 0.9."""
 
     def __init__(self, config: LTX) -> None:
-        super().__init__(config, config.traits.width, config.feed_forward)
+        super().__init__(config, config.traits.width, config.mlp_dim)
         self._add_ends(config.traits)
 
 
@@ -62,5 +62,5 @@ class LTX2Backbone(LTX2Stack, Ends):
     """The architecture of the video half of LTX-2."""
 
     def __init__(self, config: LTX2) -> None:
-        super().__init__(config, config.traits.width, config.feed_forward)
+        super().__init__(config, config.traits.width, config.mlp_dim)
         self._add_ends(config.traits)

@@ -56,14 +56,14 @@ class LTXBlock(nn.Module):
     rotate = staticmethod(rotate_pairs)
 
     def __init__(
-        self, width: int, text_width: int, heads: int, head_size: int, feed_forward: int
+        self, width: int, text_width: int, num_heads: int, head_dim: int, mlp_dim: int
     ) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(self.vectors, width) / width**0.5)
         more: dict[str, Any] = {"eps": self.eps, "gated": self.gated}
-        self.attn1 = SelfAttention(width, width, heads, head_size, **more)
-        self.attn2 = CrossAttention(width, text_width, heads, head_size, **more)
-        self.ff = FeedForward(width, feed_forward)
+        self.attn1 = SelfAttention(width, width, num_heads, head_dim, **more)
+        self.attn2 = CrossAttention(width, text_width, num_heads, head_dim, **more)
+        self.ff = FeedForward(width, mlp_dim)
 
     def modulation(self, sigma: LTXSigma) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
@@ -121,9 +121,9 @@ class LTX23Block(LTX2Block):
     gated = True
 
     def __init__(
-        self, width: int, text_width: int, heads: int, head_size: int, feed_forward: int
+        self, width: int, text_width: int, num_heads: int, head_dim: int, mlp_dim: int
     ) -> None:
-        super().__init__(width, text_width, heads, head_size, feed_forward)
+        super().__init__(width, text_width, num_heads, head_dim, mlp_dim)
         self.own = self.vectors * width  # elements of modulation that belong to the tokens
         self.prompt_scale_shift_table = nn.Parameter(torch.randn(2, text_width) / text_width**0.5)
 

@@ -53,12 +53,10 @@ class BaseStack(Stack):
     frequency_dtype: ClassVar[torch.dtype]
     """The dtype that frequencies are computed in, as those the model was trained with."""
 
-    def __init__(
-        self, config: LTX | LTX2, width: int, feed_forward: int, block: type[LTXBlock]
-    ) -> None:
+    def __init__(self, config: LTX | LTX2, width: int, mlp_dim: int, block: type[LTXBlock]) -> None:
         super().__init__()
-        self.fps, self.heads = config.fps, config.heads
-        self.inner, text_width = config.heads * config.head_size, config.text_width
+        self.fps, self.num_heads = config.fps, config.num_heads
+        self.inner, text_width = config.num_heads * config.head_dim, config.text_width
         self.time_embed = LevelEmbedder(width, block.vectors)
         self.prompt_adaln: LevelEmbedder | None = None
         self.caption_projection: Embedder | None = None
@@ -67,7 +65,7 @@ class BaseStack(Stack):
         else:
             self.caption_projection = Embedder(text_width, width, nn.GELU("tanh"))
             text_width = width
-        sizes = width, text_width, config.heads, config.head_size, feed_forward
+        sizes = width, text_width, config.num_heads, config.head_dim, mlp_dim
         self.transformer_blocks = nn.ModuleList(block(*sizes) for _ in range(config.layers))
 
     @property
@@ -92,7 +90,7 @@ class BaseStack(Stack):
         time, row, column = positions[..., :3].float().unbind(-1)
         places = fractions(*self._places(time, row, column))
         frequency = frequencies(self.inner, self.frequency_dtype, positions.device)
-        return whole_width_rotary(places, frequency, self.heads, self.inner, pairs=self.pairs)
+        return whole_width_rotary(places, frequency, self.num_heads, self.inner, pairs=self.pairs)
 
     @abstractmethod
     def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,8 +102,8 @@ class LTXStack(BaseStack):
 
     pairs, frequency_dtype = True, torch.float32
 
-    def __init__(self, config: LTX, width: int, feed_forward: int) -> None:
-        super().__init__(config, width, feed_forward, LTXBlock)
+    def __init__(self, config: LTX, width: int, mlp_dim: int) -> None:
+        super().__init__(config, width, mlp_dim, LTXBlock)
         self.causal_times = config.causal_times
 
     def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,9 +117,9 @@ class LTX2Stack(BaseStack):
 
     pairs, frequency_dtype = False, torch.float64
 
-    def __init__(self, config: LTX2, width: int, feed_forward: int) -> None:
+    def __init__(self, config: LTX2, width: int, mlp_dim: int) -> None:
         block = LTX23Block if config.design == "2.3" else LTX2Block
-        super().__init__(config, width, feed_forward, block)
+        super().__init__(config, width, mlp_dim, block)
 
     def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The middle of what a latent covers in time and space."""

@@ -12,23 +12,23 @@ from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, head = whole(config, "num_attention_heads"), whole(config, "attention_head_dim")
+    num_heads, head = whole(config, "num_attention_heads"), whole(config, "attention_head_dim")
     channels = whole(config, "in_channels")
     if whole(config, "out_channels", channels) != channels:
         raise WamkitError(
             f"it makes {config['out_channels']} channels of {channels}",
             "name a model that denoises the latents that it is given",
         )
-    if whole(config, "cross_attention_dim", heads * head) != heads * head:
+    if whole(config, "cross_attention_dim", num_heads * head) != num_heads * head:
         raise WamkitError(
-            f"cross_attention_dim is {config['cross_attention_dim']}, expected {heads * head}",
+            f"cross_attention_dim is {config['cross_attention_dim']}, expected {num_heads * head}",
             "name a model that reads words as wide as its tokens",
         )
     return {
         "layers": whole(config, "num_layers"),
-        "heads": heads,
-        "head_size": head,
-        "feed_forward": 4 * heads * head,
+        "num_heads": num_heads,
+        "head_dim": head,
+        "mlp_dim": 4 * num_heads * head,
         "latent_channels": channels,
         "text_width": whole(config, "caption_channels"),
     }
@@ -47,7 +47,7 @@ def _read_2(config: Config, folder: Path) -> dict[str, Any]:
             "name the files of LTX-2.0 or 2.3",
         )
     sizes = _read(config, folder)
-    width = sizes["heads"] * sizes["head_size"]
+    width = sizes["num_heads"] * sizes["head_dim"]
     return {
         **sizes,
         "text_width": width if newer[0] else sizes["text_width"],

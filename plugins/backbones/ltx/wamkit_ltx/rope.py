@@ -50,20 +50,20 @@ def frequencies(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def whole_width_rotary(
-    places: Tensor, frequency: Tensor, heads: int, width: int, *, pairs: bool
+    places: Tensor, frequency: Tensor, num_heads: int, width: int, *, pairs: bool
 ) -> RotaryEmbedding:
     """Rotary positions [H, S, E / 2].
 
     Args:
         places: [S, 3] float32 fractions of the extent.
         frequency: [F] float32.
-        heads: H, which share the width.
+        num_heads: H, which share the width.
         width: D = H * E.
         pairs: Whether `rotate_pairs` reads them, or `rotate_halves`.
     """
     angles = (places.unsqueeze(-1) * 2 - 1) * frequency  # [S, 3, F]
     angles = angles.transpose(1, 2).flatten(1)  # [S, 3 F]
     angles = F.pad(angles, (width // 2 - angles.shape[1], 0))  # [S, D / 2]
-    angles = angles.unflatten(1, (heads, -1)).transpose(0, 1)
+    angles = angles.unflatten(1, (num_heads, -1)).transpose(0, 1)
     cos, sin = angles.cos(), angles.sin()
     return RotaryEmbedding(cos, sin, torch.complex(cos, sin) if pairs else None)

@@ -36,7 +36,7 @@ GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by re
 CONFIG = OmniGen2(
     variant="tiny",
     axes=(2, 2, 2),
-    feed_forward=24,
+    mlp_dim=24,
     latent_channels=4,
     text_width=8,
     text_sigma="target",
@@ -245,13 +245,13 @@ def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], bac
 def test_a_variant_sets_every_size_that_is_not_written() -> None:
     large, tiny = OmniGen2(), OmniGen2().tiny()
     assert large.axes == SIZES["omnigen2"]["axes"]
-    assert (large.traits.width, large.traits.head_size) == (2520, 120)
-    assert (large.traits.heads, large.traits.key_heads) == (21, 7)
+    assert (large.traits.width, large.traits.head_dim) == (2520, 120)
+    assert (large.traits.num_heads, large.traits.num_kv_heads) == (21, 7)
     assert tiny.traits.latent_channels == large.traits.latent_channels == 16
     assert parameters(tiny.build()) < 500_000
     assert parse_part("backbone", CONFIG.model_dump(mode="json")) == CONFIG
-    with pytest.raises(WamkitError, match="4 heads cannot share 3 key_heads evenly"):
-        parse_part("backbone", {"name": "omnigen2", "variant": "tiny", "key_heads": 3})
+    with pytest.raises(WamkitError, match="4 heads cannot share 3 num_kv_heads evenly"):
+        parse_part("backbone", {"name": "omnigen2", "variant": "tiny", "num_kv_heads": 3})
 
 
 def test_a_file_that_lacks_a_tensor_or_belongs_to_another_model_is_refused(tmp_path: Path) -> None:

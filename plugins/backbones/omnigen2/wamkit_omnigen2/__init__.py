@@ -32,20 +32,20 @@ SIZES: dict[str, dict[str, Any]] = {
     "omnigen2": {
         "layers": 32,
         "refiners": 2,
-        "heads": 21,
-        "key_heads": 7,
+        "num_heads": 21,
+        "num_kv_heads": 7,
         "axes": (40, 40, 40),
-        "feed_forward": 10240,
+        "mlp_dim": 10240,
         "latent_channels": 16,
         "text_width": 2048,
     },
     "tiny": {
         "layers": 2,
         "refiners": 1,
-        "heads": 4,
-        "key_heads": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
         "axes": (8, 4, 4),
-        "feed_forward": 96,
+        "mlp_dim": 96,
         "latent_channels": 16,
         "text_width": 24,
     },
@@ -76,33 +76,35 @@ class OmniGen2(VariantBackbone):
     """Blocks in which text and images attend to each other."""
     refiners: int = open_size(gt=0)
     """Blocks that text, each reference and each target pass on their own before."""
-    heads: int = open_size(gt=0)
-    key_heads: int = open_size(gt=0)
-    """Heads of keys and values; each serves heads / key_heads query heads."""
+    num_heads: int = open_size(gt=0)
+    num_kv_heads: int = open_size(gt=0)
+    """Heads of keys and values; each serves heads / num_kv_heads query heads."""
     axes: tuple[Even, Even, Even] = open_size()
     """Elements of a head that turn with the place in the sequence, the row and the column; each is
     even, and together they are the head size."""
-    feed_forward: int = open_size(gt=0)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
 
     @model_validator(mode="after")
     def _groups(self) -> OmniGen2:
-        if self.heads % self.key_heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.key_heads} key_heads evenly")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"{self.num_heads} heads cannot share {self.num_kv_heads} num_kv_heads evenly"
+            )
         return self
 
     @property
     def traits(self) -> Traits:
-        head_size = sum(self.axes)
+        head_dim = sum(self.axes)
         return Traits(
             depth=self.layers,
-            width=self.heads * head_size,
-            heads=self.heads,
-            key_heads=self.key_heads,
-            head_size=head_size,
-            feed_forward=self.feed_forward,
+            width=self.num_heads * head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
@@ -125,18 +127,18 @@ class OmniGen2(VariantBackbone):
         others = ("target", "target_or_clean")
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import OmniGen2Stack
 
-        return OmniGen2Stack(self, width, feed_forward)
+        return OmniGen2Stack(self, width, mlp_dim)
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> OmniGen2:
-        expect_resizable(self.traits, layers, heads, feed_forward)
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> OmniGen2:
+        expect_resizable(self.traits, layers, num_heads, mlp_dim)
         sizes = {
             "layers": len(layers),
-            "heads": heads,
-            "key_heads": heads * self.key_heads // self.heads,
-            "feed_forward": feed_forward,
+            "num_heads": num_heads,
+            "num_kv_heads": num_heads * self.num_kv_heads // self.num_heads,
+            "mlp_dim": mlp_dim,
         }
         return OmniGen2.model_validate({**self.model_dump(), **sizes, "weights": None})
 

@@ -58,11 +58,11 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
 
     def __init__(self, config: OmniGen2) -> None:
         traits = config.traits
-        width, (_, rows, columns) = traits.width, traits.patch
-        super().__init__(config, width, config.feed_forward, text_width=config.text_width)
+        width, (_, rows, columns) = traits.width, traits.patch_size
+        super().__init__(config, width, config.mlp_dim, text_width=config.text_width)
         self.traits, self.text_blocks = traits, self.blocks
         patch, level_width = rows * columns * traits.latent_channels, level_width_of(width)
-        sizes = width, Heads(traits.heads, traits.key_heads, traits.head_size), config.feed_forward
+        sizes = width, Heads(traits.num_heads, traits.num_kv_heads, traits.head_dim), config.mlp_dim
         self.x_embedder = nn.Linear(patch, width)
         self.ref_image_patch_embedder = nn.Linear(patch, width)
         self.image_index_embedding = nn.Parameter(0.02 * torch.randn(REFERENCES, width))
@@ -106,7 +106,7 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
             WamkitError: There are more reference images than embeddings for them.
         """
         z = clip.latents.to(self.x_embedder.weight.dtype)
-        z = patches(z, self.traits.patch, channels_last=True)
+        z = patches(z, self.traits.patch_size, channels_last=True)
         z = z.unflatten(1, (clip.grid[0], -1))  # [B, T, n, patch]
         targets, references = (
             [i for i, given in enumerate(clip.is_given) if given is wanted]
@@ -151,7 +151,7 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
         return 1 + linear(sigma.embedding.to(linear.weight.dtype)).float()
 
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
-        return -unpatched(self.norm_out(x, modulation), clip.grid, self.traits.patch[1:])
+        return -unpatched(self.norm_out(x, modulation), clip.grid, self.traits.patch_size[1:])
 
 
 def _text_positions(text: Text) -> Tensor:

@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: Heads) -> None:
         super().__init__()
-        self.head_size = size = heads.size
+        self.head_dim = size = heads.size
         self.to_q = nn.Linear(width, heads.queries * size, bias=False)
         self.to_k, self.to_v = (nn.Linear(width, heads.keys * size, bias=False) for _ in range(2))
         self.to_out = nn.ModuleList([nn.Linear(heads.queries * size, width, bias=False)])
@@ -69,7 +69,7 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor, rotary: RotaryEmbedding) -> QKV:
         """[B, S, D] to q [B, H, S, E], and k and v [B, K, S, E]."""
         rows = projected(self, x, "to_q", "to_k", "to_v")
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return QKV(rotate_pairs(self.norm_q(q), rotary), rotate_pairs(self.norm_k(k), rotary), v)
 
 
@@ -106,7 +106,7 @@ class OmniGen2Block(nn.Module):
     """Self-attention and feed-forward; without `level_width`, noise levels do not matter."""
 
     def __init__(
-        self, width: int, heads: Heads, feed_forward: int, level_width: int | None = None
+        self, width: int, heads: Heads, mlp_dim: int, level_width: int | None = None
     ) -> None:
         super().__init__()
         self.norm1 = (
@@ -115,7 +115,7 @@ class OmniGen2Block(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = RMSNorm(width, EPS)
         self.ffn_norm1, self.ffn_norm2 = RMSNorm(width, EPS), RMSNorm(width, EPS)
-        self.feed_forward = SwiGLU(width, feed_forward)
+        self.feed_forward = SwiGLU(width, mlp_dim)
 
     def modulation(self, sigma: SigmaEmbedding) -> Tensor | None:
         """1 + scale and gate of the attention, then of the feed-forward: [R, 4, D]."""

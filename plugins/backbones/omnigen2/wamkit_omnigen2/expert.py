@@ -45,14 +45,14 @@ class OmniGen2Stack(Stack):
     keep_float32 = ("timestep_embedder", r"norm(1|2|_q|_k)?\.weight$", r"caption_embedder\.0\.")
 
     def __init__(
-        self, config: OmniGen2, width: int, feed_forward: int, *, text_width: int | None = None
+        self, config: OmniGen2, width: int, mlp_dim: int, *, text_width: int | None = None
     ) -> None:
         super().__init__()
         self.axes = config.axes
-        heads = Heads(config.heads, config.key_heads, sum(config.axes))
+        heads = Heads(config.num_heads, config.num_kv_heads, sum(config.axes))
         self.time_caption_embed = Embedders(width, text_width)
         self.layers = nn.ModuleList(
-            OmniGen2Block(width, heads, feed_forward, level_width_of(width))
+            OmniGen2Block(width, heads, mlp_dim, level_width_of(width))
             for _ in range(config.layers)
         )
         self.blocks = tuple(self.layers)

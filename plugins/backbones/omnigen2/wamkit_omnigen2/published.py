@@ -11,11 +11,11 @@ from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, axes = whole(config, "num_attention_heads"), wholes(config, "axes_dim_rope")
+    num_heads, axes = whole(config, "num_attention_heads"), wholes(config, "axes_dim_rope")
     width, step = whole(config, "hidden_size"), whole(config, "multiple_of", 256)
-    if heads * sum(axes) != width:
+    if num_heads * sum(axes) != width:
         raise WamkitError(
-            f"{heads} heads that turn by {list(axes)} are {heads * sum(axes)} wide, and "
+            f"{num_heads} heads that turn by {list(axes)} are {num_heads * sum(axes)} wide, and "
             f"hidden_size is {width}",
             "name the files of OmniGen2",
         )
@@ -23,10 +23,10 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
     return {
         "layers": whole(config, "num_layers"),
         "refiners": whole(config, "num_refiner_layers"),
-        "heads": heads,
-        "key_heads": whole(config, "num_kv_heads"),
+        "num_heads": num_heads,
+        "num_kv_heads": whole(config, "num_kv_heads"),
         "axes": axes,
-        "feed_forward": step * -(-inner // step),
+        "mlp_dim": step * -(-inner // step),
         "latent_channels": whole(config, "in_channels"),
         "text_width": whole(config, "text_feat_dim"),
     }

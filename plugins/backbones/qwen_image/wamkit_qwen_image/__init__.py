@@ -25,9 +25,9 @@ Variant = Literal["edit-2509", "edit-2511", "tiny"]
 
 PUBLISHED: dict[str, Any] = {
     "layers": 60,
-    "heads": 24,
+    "num_heads": 24,
     "axes": (16, 56, 56),
-    "feed_forward": 12288,
+    "mlp_dim": 12288,
     "latent_channels": 16,
     "text_width": 3584,
 }
@@ -36,9 +36,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "edit-2511": PUBLISHED,
     "tiny": {
         "layers": 2,
-        "heads": 2,
+        "num_heads": 2,
         "axes": (8, 12, 12),
-        "feed_forward": 256,
+        "mlp_dim": 256,
         "latent_channels": 16,
         "text_width": 24,
     },
@@ -68,25 +68,25 @@ class QwenImage(VariantBackbone):
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
     action attended to text at the target's level."""
     layers: int = open_size(gt=0)
-    heads: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
     axes: tuple[Even, Even, Even] = open_size()
     """Numbers of a head that turn with the image's index, the row and the column; each is even,
     and together they are the head size."""
-    feed_forward: int = open_size(gt=0)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     text_width: int = open_size(gt=0)
 
     @property
     def traits(self) -> Traits:
-        head_size = sum(self.axes)
+        head_dim = sum(self.axes)
         return Traits(
             depth=self.layers,
-            width=self.heads * head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=head_size,
-            feed_forward=self.feed_forward,
+            width=self.num_heads * head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
@@ -109,10 +109,10 @@ class QwenImage(VariantBackbone):
         others = ("target", "target_or_clean")
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import QwenImageExpert
 
-        return QwenImageExpert(self, width, feed_forward)
+        return QwenImageExpert(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import DIALECTS

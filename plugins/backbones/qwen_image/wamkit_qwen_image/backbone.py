@@ -53,9 +53,9 @@ class QwenImageBackbone(QwenImageStack, Backbone):
 
     def __init__(self, config: QwenImage) -> None:
         traits = config.traits
-        super().__init__(config, traits.width, config.feed_forward, text=True)
+        super().__init__(config, traits.width, config.mlp_dim, text=True)
         self.traits = traits
-        width, (_, rows, columns) = traits.width, traits.patch
+        width, (_, rows, columns) = traits.width, traits.patch_size
         packed = traits.latent_channels * rows * columns
         self.txt_norm = RMSNorm(traits.text_width)
         self.txt_in = nn.Linear(traits.text_width, width)
@@ -86,7 +86,7 @@ class QwenImageBackbone(QwenImageStack, Backbone):
         return super().positions(index, clip) - constant(middle, torch.float64, times.device)
 
     def patchify(self, clip: Clip) -> Tensor:
-        rows = patches(clip.latents.to(self.img_in.weight.dtype), self.traits.patch)
+        rows = patches(clip.latents.to(self.img_in.weight.dtype), self.traits.patch_size)
         return self.img_in(rows)  # type: ignore[no-any-return]
 
     def final_modulation(self, sigma: QwenSigma) -> Tensor:
@@ -96,4 +96,4 @@ class QwenImageBackbone(QwenImageStack, Backbone):
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
         scale, shift = modulation.unbind(2)
         y = self.proj_out(ada_norm(x, shift, scale))
-        return unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)
+        return unpatched(y, clip.grid, self.traits.patch_size[1:], channels_last=False)

@@ -44,24 +44,24 @@ class Attention(nn.Module):
 
     together = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
 
-    def __init__(self, width: int, heads: int, head_size: int, *, text: bool) -> None:
+    def __init__(self, width: int, num_heads: int, head_dim: int, *, text: bool) -> None:
         super().__init__()
-        self.head_size, inner = head_size, heads * head_size
+        self.head_dim, inner = head_dim, num_heads * head_dim
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
-        self.norm_q, self.norm_k = RMSNorm(head_size), RMSNorm(head_size)
+        self.norm_q, self.norm_k = RMSNorm(head_dim), RMSNorm(head_dim)
         if text:
             self.add_q_proj, self.add_k_proj, self.add_v_proj = (
                 nn.Linear(width, inner) for _ in range(3)
             )
             self.to_add_out = nn.Linear(inner, width)
-            self.norm_added_q, self.norm_added_k = RMSNorm(head_size), RMSNorm(head_size)
+            self.norm_added_q, self.norm_added_k = RMSNorm(head_dim), RMSNorm(head_dim)
 
     def qkv(self, x: Tensor, of_text: bool) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E] without positions."""
         norms = (self.norm_added_q, self.norm_added_k) if of_text else (self.norm_q, self.norm_k)
         rows = projected(self, x, *self.together[of_text])
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return norms[0](q), norms[1](k), v
 
     def out(self, attended: Tensor, of_text: bool) -> Tensor:
@@ -73,15 +73,15 @@ class QwenImageBlock(nn.Module):
     """`Block` of the frames, with other weights for text tokens: see `TextLane`."""
 
     def __init__(
-        self, width: int, heads: int, head_size: int, feed_forward: int, *, text: bool
+        self, width: int, num_heads: int, head_dim: int, mlp_dim: int, *, text: bool
     ) -> None:
         super().__init__()
         self.img_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
-        self.attn = Attention(width, heads, head_size, text=text)
-        self.img_mlp = FeedForward(width, feed_forward)
+        self.attn = Attention(width, num_heads, head_dim, text=text)
+        self.img_mlp = FeedForward(width, mlp_dim)
         if text:
             self.txt_mod = nn.ModuleList([nn.Identity(), nn.Linear(width, 6 * width)])
-            self.txt_mlp = FeedForward(width, feed_forward)
+            self.txt_mlp = FeedForward(width, mlp_dim)
 
     def modulation(self, sigma: QwenSigma, of_text: bool = False) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
@@ -108,9 +108,9 @@ class QwenImageBlock(nn.Module):
         of_text: bool = False,
     ) -> Tensor:
         (x,), (_, _, gate, shift, scale, gate_ff) = carry, modulation.unbind(2)
-        feed_forward = self.txt_mlp if of_text else self.img_mlp
+        mlp_dim = self.txt_mlp if of_text else self.img_mlp
         x = gated_add(x, gate, self.attn.out(attended, of_text))
-        return gated_add(x, gate_ff, feed_forward(ada_norm(x, shift, scale)))
+        return gated_add(x, gate_ff, mlp_dim(ada_norm(x, shift, scale)))
 
 
 class TextLane:

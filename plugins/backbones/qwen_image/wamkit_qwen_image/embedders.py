@@ -39,12 +39,10 @@ class QwenImageStack(Stack):
 
     keep_float32 = ("timestep_embedder", r"norm_(added_)?[qk]\.weight$", "txt_norm")
 
-    def __init__(
-        self, config: QwenImage, width: int, feed_forward: int, *, text: bool = False
-    ) -> None:
+    def __init__(self, config: QwenImage, width: int, mlp_dim: int, *, text: bool = False) -> None:
         super().__init__()
         self.axes = config.axes
-        sizes = width, config.heads, sum(config.axes), feed_forward
+        sizes = width, config.num_heads, sum(config.axes), mlp_dim
         self.time_text_embed = LevelEmbedder(width)
         self.transformer_blocks = nn.ModuleList(
             QwenImageBlock(*sizes, text=text) for _ in range(config.layers)

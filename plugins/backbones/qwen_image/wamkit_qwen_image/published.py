@@ -11,7 +11,7 @@ from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    heads, head, out = (
+    num_heads, head, out = (
         whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
     axes = wholes(config, "axes_dims_rope")
@@ -23,9 +23,9 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
         )
     return {
         "layers": whole(config, "num_layers"),
-        "heads": heads,
+        "num_heads": num_heads,
         "axes": axes,
-        "feed_forward": 4 * heads * head,
+        "mlp_dim": 4 * num_heads * head,
         "latent_channels": out,
         "text_width": whole(config, "joint_attention_dim"),
     }

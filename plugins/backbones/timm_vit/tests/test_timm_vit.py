@@ -34,7 +34,7 @@ TEXT = Text(torch.zeros(2, 3, 64))
 PUBLISHED = [variant for variant in get_args(Variant) if variant != "tiny"]
 # What timm's functions give to their class, at toy sizes.
 TINY: dict[str, dict[str, Any]] = {"embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": 2}  # type: ignore[dict-item]
-OURS = {"layers": 3, "heads": 2, "head_size": 12, "feed_forward": 48}
+OURS = {"layers": 3, "num_heads": 2, "head_dim": 12, "mlp_dim": 48}
 REFERENCES: dict[str, Any] = {
     "vit_base_patch14_dinov2": partial(
         VisionTransformer, img_size=56, patch_size=14, init_values=1e-5, num_classes=0
@@ -141,7 +141,7 @@ def test_tokens_and_gradients_equal_timm(
 ) -> None:
     references, backbones = doubled((references, backbones))
     reference, backbone = references[variant], backbones[variant]
-    patch = backbone.config.patch
+    patch = backbone.config.patch_size
     ours, theirs = (pictures(1, *size, patch).requires_grad_() for _ in range(2))
     found = reference.norm(seen(backbone, latents(ours, patch)))  # the norm that no block holds
     expected = features(reference, theirs, variant)
@@ -176,7 +176,7 @@ def test_published_sizes_are_those_of_timm(variant: str) -> None:
     }
     assert {name: tuple(p.shape) for name, p in ours.state_dict().items()} == wanted
     block, cfg = theirs.blocks[0], theirs.pretrained_cfg
-    assert part.heads == block.attn.num_heads and part.norm_eps == block.norm1.eps
+    assert part.num_heads == block.attn.num_heads and part.norm_eps == block.norm1.eps
     assert (cfg["mean"], cfg["std"]) == PIXELS[part.pixels]
     exact = isinstance(block.mlp.act, torch.nn.GELU)
     assert part.activation == ("gelu" if exact else "gelu_tanh")
@@ -232,12 +232,12 @@ def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> 
 
 
 def table(variant: str = "tiny", **backbone: Any) -> dict[str, Any]:
-    patch = SIZES[variant]["patch"]
+    patch = SIZES[variant]["patch_size"]
     return {
         "backbone": {"name": "timm_vit", "variant": variant, "text_width": 16, **backbone},
         "vae": {"name": "pixel_shuffle", "strides": [1, patch, patch]},
         "text_encoder": {"name": "bytes"},
-        "action_head": {"name": "mot", "width": 32, "feed_forward": 64},
+        "action_head": {"name": "mot", "width": 32, "mlp_dim": 64},
         "paradigm": {"name": "single_pass"},
         "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
         "state": {"size": 3},

@@ -13,7 +13,7 @@ from wamkit_timm_vit import TimmViT
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
-    variant: TimmViT.model_validate({"variant": variant, "patch": 4}).tiny()
+    variant: TimmViT.model_validate({"variant": variant, "patch_size": 4}).tiny()
     for variant in ("vit_base_patch14_dinov2", "vit_base_patch16_siglip_224")
 }
 CONFIGS["vit_base_patch16_dinov3"] = TimmViT(variant="vit_base_patch16_dinov3", patch=4).tiny()

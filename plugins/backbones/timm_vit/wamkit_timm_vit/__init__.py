@@ -44,16 +44,16 @@ Variant = Literal[
 ]
 
 # fmt: off
-_SMALL = {"layers": 12, "heads": 6, "head_size": 64, "feed_forward": 1536}
-_BASE = {"layers": 12, "heads": 12, "head_size": 64, "feed_forward": 3072}
-_LARGE = {"layers": 24, "heads": 16, "head_size": 64, "feed_forward": 4096}
-_SO400M = {"layers": 27, "heads": 16, "head_size": 72, "feed_forward": 4304}
+_SMALL = {"layers": 12, "num_heads": 6, "head_dim": 64, "mlp_dim": 1536}
+_BASE = {"layers": 12, "num_heads": 12, "head_dim": 64, "mlp_dim": 3072}
+_LARGE = {"layers": 24, "num_heads": 16, "head_dim": 64, "mlp_dim": 4096}
+_SO400M = {"layers": 27, "num_heads": 16, "head_dim": 72, "mlp_dim": 4304}
 _PLAIN: dict[str, Any] = {
-    "patch": 16, "grid": 14, "class_token": True, "registers": 0, "positions": "all",
+    "patch_size": 16, "grid": 14, "class_token": True, "registers": 0, "positions": "all",
     "layer_scale": False, "qkv_bias": True, "activation": "gelu", "norm_eps": 1e-6,
     "pixels": "imagenet",
 }
-_DINO2 = {**_PLAIN, "patch": 14, "grid": 37, "layer_scale": True}
+_DINO2 = {**_PLAIN, "patch_size": 14, "grid": 37, "layer_scale": True}
 _DINO2_REG = {**_DINO2, "registers": 4, "positions": "patches"}
 _DINO3 = {
     **_PLAIN, "grid": 0, "registers": 4, "positions": "rotary", "layer_scale": True,
@@ -75,13 +75,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "vit_base_patch16_224.mae": {**_BASE, **_PLAIN},
     "vit_large_patch16_224.mae": {**_LARGE, **_PLAIN},
     "vit_base_patch16_siglip_224": {**_BASE, **_SIGLIP},
-    "vit_so400m_patch14_siglip_224": {**_SO400M, **_SIGLIP, "patch": 14, "grid": 16},
-    "vit_so400m_patch14_siglip_378": {**_SO400M, **_SIGLIP, "patch": 14, "grid": 27},
+    "vit_so400m_patch14_siglip_224": {**_SO400M, **_SIGLIP, "patch_size": 14, "grid": 16},
+    "vit_so400m_patch14_siglip_378": {**_SO400M, **_SIGLIP, "patch_size": 14, "grid": 27},
     "vit_so400m_patch16_siglip_256": {
         **_SO400M, **_SIGLIP, "grid": 16, "activation": "gelu_tanh",
     },
     "tiny": {
-        **_DINO2_REG, "layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "patch": 4,
+        **_DINO2_REG, "layers": 3, "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "patch_size": 4,
         "grid": 4,
     },
 }
@@ -104,11 +104,11 @@ class TimmViT(VariantBackbone):
     """timm's name of the model, the tag of its weights left out where it changes no size. Sets
     everything below that is not written, but for text_width; `tiny` is for tests."""
     layers: int = open_size(gt=0)
-    heads: int = open_size(gt=0)
-    head_size: int = open_size(gt=0, multiple_of=4)
-    feed_forward: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
+    head_dim: int = open_size(gt=0, multiple_of=4)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
-    patch: int = open_size(gt=0)
+    patch_size: int = open_size(gt=0)
     """Pixels on a side of a patch; the VAE's strides must be (1, patch, patch)."""
     grid: int = open_size(ge=0)
     """Patches on a side of the image that the learned positions belong to; they are interpolated
@@ -143,14 +143,14 @@ class TimmViT(VariantBackbone):
     def traits(self) -> Traits:
         return Traits(
             depth=self.layers,
-            width=self.heads * self.head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward,
-            latent_channels=3 * self.patch**2,
+            width=self.num_heads * self.head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            latent_channels=3 * self.patch_size**2,
             text_width=self.text_width,
-            patch=(1, 1, 1),
+            patch_size=(1, 1, 1),
             frame_tokens=self.class_token + self.registers,
             text="none",
             imagines=False,
@@ -163,18 +163,19 @@ class TimmViT(VariantBackbone):
 
     def tiny(self) -> TimmViT:
         """Few and narrow layers; patches, tokens and positions stay of the same kind."""
-        kept = {"layers": 3, "heads": 2, "head_size": 12, "feed_forward": 40, "weights": None}
+        kept = {"layers": 3, "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "weights": None}
         return self.model_copy(update={**kept, "grid": 4 if self.grid else 0})
 
     def companions(self) -> dict[str, dict[str, Any]]:
-        return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch, self.patch]}}
+        return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch_size, self.patch_size]}}
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        wanted, found = (1, self.patch, self.patch), tuple(spec.vae.stride)
+        wanted, found = (1, self.patch_size, self.patch_size), tuple(spec.vae.stride)
         if spec.vae.name != "pixel_shuffle" or found != wanted:
             yield Conflict(
                 between=("vae", "backbone"),
-                why=f"{self.variant} looks at patches of {self.patch} x {self.patch} pixels, and "
+                why=f"{self.variant} looks at patches of {self.patch_size} x {self.patch_size} "
+                "pixels, and "
                 f"{spec.vae.name} with strides {list(found)} does not cut pictures into them",
                 hint=f'set vae.name = "pixel_shuffle" and vae.strides = {list(wanted)}',
             )

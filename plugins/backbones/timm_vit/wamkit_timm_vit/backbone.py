@@ -115,12 +115,12 @@ class ViTBlock(nn.Module):
 
     def __init__(self, config: TimmViT) -> None:
         super().__init__()
-        width, self.head_size = config.heads * config.head_size, config.head_size
+        width, self.head_dim = config.num_heads * config.head_dim, config.head_dim
         self.norm1 = LayerNorm(width, eps=config.norm_eps)
         self.attn = Attention(width, qkv_bias=config.qkv_bias)
         self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.norm2 = LayerNorm(width, eps=config.norm_eps)
-        self.mlp = FeedForward(width, config.feed_forward, config.activation)
+        self.mlp = FeedForward(width, config.mlp_dim, config.activation)
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
     def modulation(self, sigma: ViTSigma) -> None:
@@ -135,7 +135,7 @@ class ViTBlock(nn.Module):
         self, x: Tensor, modulation: None, rotary: Positions
     ) -> tuple[QKV, tuple[Tensor, ...]]:
         rows = self.attn.qkv(self.norm1(x)).chunk(3, -1)
-        q, k, v = (split_heads(row, self.head_size) for row in rows)
+        q, k, v = (split_heads(row, self.head_dim) for row in rows)
         if rotary.rotary is not None:
             q, k = rotate_halves(q, rotary.rotary), rotate_halves(k, rotary.rotary)
         return QKV(q, k, v), (x,)
@@ -161,7 +161,7 @@ class ViTBackbone(Backbone):
         self.config = config
         self.traits = traits = config.traits
         width, extra = traits.width, traits.frame_tokens
-        self.patch_embed = PatchEmbed(config.patch, width, config.pixels)
+        self.patch_embed = PatchEmbed(config.patch_size, width, config.pixels)
         self.cls_token = _tokens(1, width) if config.class_token else None
         self.reg_token = _tokens(config.registers, width) if config.registers else None
         places = config.grid**2 + (extra if config.positions == "all" else 0)
@@ -186,7 +186,7 @@ class ViTBackbone(Backbone):
         """Row and column take half of a head each, where positions are rotary."""
         if self.config.positions != "rotary":
             return Positions()
-        half = self.traits.head_size // 2
+        half = self.traits.head_dim // 2
         angles = 2 * math.pi * positions[..., 1:3]
         return Positions(axial_rotary(angles, (half, half), theta=TEMPERATURE, pairs=False))
 

@@ -12,7 +12,7 @@ from wamkit.interfaces.backbone import denoise
 from wamkit.interfaces.types import Frames, Text
 from wamkit.testing.parity import doubled, float64, other_values, same_values
 
-SIZES = {"depth": 1, "heads": 2, "head_size": 12, "text_width": 16, "latent_channels": 3}
+SIZES = {"depth": 1, "num_heads": 2, "head_dim": 12, "text_width": 16, "latent_channels": 3}
 
 
 def scene(z: Tensor, level: float) -> tuple[Frames, Text]:

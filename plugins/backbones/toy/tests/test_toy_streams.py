@@ -10,7 +10,7 @@ from wamkit_toy import Toy
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
 
 CONFIGS: dict[str, Any] = {
-    "toy": Toy(depth=2, heads=2, head_size=12, text_width=16, latent_channels=8),
+    "toy": Toy(depth=2, num_heads=2, head_dim=12, text_width=16, latent_channels=8),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
 

@@ -22,14 +22,14 @@ class Toy(BackboneConfig):
     name: Literal["toy"] = "toy"
     depth: int = Field(4, gt=0)
     """Number of blocks."""
-    heads: int = Field(4, gt=0)
-    head_size: int = Field(24, gt=0, multiple_of=2)
-    feed_forward: int | None = Field(None, gt=0)
+    num_heads: int = Field(4, gt=0)
+    head_dim: int = Field(24, gt=0, multiple_of=2)
+    mlp_dim: int | None = Field(None, gt=0)
     """Width inside the feed-forward of a block; left open, four times that of a token."""
     latent_channels: int | None = Field(None, gt=0)
     """Channels of the latents; left open, those of the VAE."""
     text_width: int = Field(64, gt=0)
-    patch: int = Field(2, gt=0)
+    patch_size: int = Field(2, gt=0)
     """Rows and columns of latents that make one token."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What comes out of the last layer. A token narrower than the numbers of its patch can show
@@ -38,18 +38,18 @@ class Toy(BackboneConfig):
 
     @property
     def traits(self) -> Traits:
-        width = self.heads * self.head_size
+        width = self.num_heads * self.head_dim
         return Traits(
             depth=self.depth,
             width=width,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward or 4 * width,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim or 4 * width,
             experts=True,
             latent_channels=self.latent_channels or 0,
             text_width=self.text_width,
-            patch=(1, self.patch, self.patch),
+            patch_size=(1, self.patch_size, self.patch_size),
         )
 
     def fit(self, spec: PolicySpec) -> Toy:
@@ -58,18 +58,18 @@ class Toy(BackboneConfig):
         )
 
     def tiny(self) -> Toy:
-        size = {"depth": 2, "heads": 2, "head_size": 12, "text_width": 16}
-        left_open = {"feed_forward": None, "latent_channels": None, "weights": None}
+        size = {"depth": 2, "num_heads": 2, "head_dim": 12, "text_width": 16}
+        left_open = {"mlp_dim": None, "latent_channels": None, "weights": None}
         return self.model_copy(update={**size, **left_open})
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .backbone import ToyStack
 
-        return ToyStack(self.traits, width, feed_forward)
+        return ToyStack(self.traits, width, mlp_dim)
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Toy:
-        expect_resizable(self.traits, layers, heads, feed_forward)
-        sizes = {"depth": len(layers), "heads": heads, "feed_forward": feed_forward}
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Toy:
+        expect_resizable(self.traits, layers, num_heads, mlp_dim)
+        sizes = {"depth": len(layers), "num_heads": num_heads, "mlp_dim": mlp_dim}
         return self.model_copy(update={**sizes, "weights": None})
 
     def build(self) -> Any:

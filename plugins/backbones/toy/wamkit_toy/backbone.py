@@ -57,15 +57,15 @@ class ToyBlock(nn.Module):
 
     together = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
 
-    def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
+    def __init__(self, width: int, num_heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.head_size, inner = head_size, heads * head_size
+        self.head_dim, inner = head_dim, num_heads * head_dim
         self.ada = nn.Linear(width, 6 * width)
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
         self.to_out = nn.Linear(inner, width)
         self.text_q, self.text_out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.to_text_kv = nn.Linear(width, 2 * inner)
-        self.ffn = FeedForward(width, feed_forward)
+        self.ffn = FeedForward(width, mlp_dim)
 
     def modulation(self, sigma: Tensor) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
@@ -74,7 +74,7 @@ class ToyBlock(nn.Module):
     def text_kv(self, text: TextCond) -> TextKV:
         """Keys and values of the prompt."""
         k, v = self.to_text_kv(text.tokens).chunk(2, -1)
-        return TextKV(KV(split_heads(k, self.head_size), split_heads(v, self.head_size), text.mask))
+        return TextKV(KV(split_heads(k, self.head_dim), split_heads(v, self.head_dim), text.mask))
 
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: Positions
@@ -82,7 +82,7 @@ class ToyBlock(nn.Module):
         shift, scale, *rest = modulation.unbind(2)
         y = ada_norm(x, shift, scale)
         q, k, v = (
-            split_heads(z, self.head_size) for z in projected(self, y, "to_q", "to_k", "to_v")
+            split_heads(z, self.head_dim) for z in projected(self, y, "to_q", "to_k", "to_v")
         )
         return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v), (x, *rest)
 
@@ -92,7 +92,7 @@ class ToyBlock(nn.Module):
         x, gate, shift, scale, gate_ffn = carry
         x = gated_add(x, gate, self.to_out(attended))
         assert text_kv.text is not None
-        found = attend_text(split_heads(self.text_q(x), self.head_size), text_kv.text)
+        found = attend_text(split_heads(self.text_q(x), self.head_dim), text_kv.text)
         x = x + self.text_out(found)
         return gated_add(x, gate_ffn, self.ffn(ada_norm(x, shift, scale)))
 
@@ -100,14 +100,13 @@ class ToyBlock(nn.Module):
 class ToyStack(Stack):
     """Blocks and what they are conditioned on; by itself an action expert of any width."""
 
-    def __init__(self, traits: Traits, width: int, feed_forward: int) -> None:
+    def __init__(self, traits: Traits, width: int, mlp_dim: int) -> None:
         super().__init__()
         self.traits, self.width = traits, width
         self.time = Embedder(width, width, nn.SiLU())
         self.text = nn.Linear(traits.text_width, width)
         self.blocks = nn.ModuleList(
-            ToyBlock(width, traits.heads, traits.head_size, feed_forward)
-            for _ in range(traits.depth)
+            ToyBlock(width, traits.num_heads, traits.head_dim, mlp_dim) for _ in range(traits.depth)
         )
 
     def embed_text(self, text: Text) -> TextCond:
@@ -121,7 +120,7 @@ class ToyStack(Stack):
 
     def embed_positions(self, positions: Tensor) -> Positions:
         """Rotary positions: they tell where tokens are to each other."""
-        pairs = self.traits.head_size // 2
+        pairs = self.traits.head_dim // 2
         sizes = [2 * (pairs - 2 * (pairs // 3)), 2 * (pairs // 3), 2 * (pairs // 3)]
         return Positions(axial_rotary(positions[..., :3], sizes, theta=100))
 
@@ -132,9 +131,9 @@ class ToyBackbone(ToyStack, Backbone):
     sinusoid_axes = ((r"^time\.linear_1\.weight$", 1),)  # reads a sinusoid of the model's width
 
     def __init__(self, traits: Traits, predicts: str = "velocity") -> None:
-        super().__init__(traits, traits.width, traits.feed_forward)
+        super().__init__(traits, traits.width, traits.mlp_dim)
         self.predicts = predicts
-        patch = traits.latent_channels * traits.patch[1] * traits.patch[2]
+        patch = traits.latent_channels * traits.patch_size[1] * traits.patch_size[2]
         self.enter, self.leave = nn.Linear(patch, traits.width), nn.Linear(traits.width, patch)
 
     def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> Positions:
@@ -146,12 +145,12 @@ class ToyBackbone(ToyStack, Backbone):
         return self.embed_positions(positions)._replace(absolute=absolute)
 
     def patchify(self, clip: Clip) -> Tensor:
-        x = self.enter(patches(clip.latents.to(self.enter.weight.dtype), self.traits.patch))
+        x = self.enter(patches(clip.latents.to(self.enter.weight.dtype), self.traits.patch_size))
         return x + clip.positions.absolute.to(x.dtype)  # type: ignore[no-any-return]
 
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
         y = self.leave(F.layer_norm(x, x.shape[-1:]))
-        z = unpatched(y, clip.grid, self.traits.patch[1:], channels_last=False)
+        z = unpatched(y, clip.grid, self.traits.patch_size[1:], channels_last=False)
         if self.predicts == "velocity":
             return z
         return (clip.latents - z) / clip.sigma[:, None, :, None, None].clamp(min=MIN_SIGMA)

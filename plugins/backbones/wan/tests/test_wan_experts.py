@@ -17,7 +17,7 @@ from wamkit.policy.preprocessing import blank
 from wamkit.testing.fixtures import batch_of, compose, observation
 from wamkit.testing.parity import float64, same_values
 
-SMALL: dict[str, Any] = {"layers": 1, "heads": 1, "head_size": 24, "feed_forward": 8}
+SMALL: dict[str, Any] = {"layers": 1, "num_heads": 1, "head_dim": 24, "mlp_dim": 8}
 SMALL |= {"text_width": 8}
 
 

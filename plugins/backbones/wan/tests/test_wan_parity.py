@@ -46,15 +46,15 @@ PER_FRAME = (H // 2) * (W // 2)  # tokens
 def reference(config: Wan) -> Any:
     diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own class")
     return diffusers.WanTransformer3DModel(
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_size,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
         in_channels=config.latent_channels + config.guide_channels,
         out_channels=config.latent_channels,
         text_dim=config.text_width,
-        ffn_dim=config.feed_forward,
+        ffn_dim=config.mlp_dim,
         num_layers=config.layers,
         image_dim=config.extra_width or None,
-        added_kv_proj_dim=config.heads * config.head_size if config.extra_width else None,
+        added_kv_proj_dim=config.num_heads * config.head_dim if config.extra_width else None,
     ).eval()
 
 

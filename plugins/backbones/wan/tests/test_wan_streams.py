@@ -46,9 +46,9 @@ def test_an_expert_has_the_names_of_the_backbone() -> None:
 def test_a_resized_stack_is_written_out_and_builds() -> None:
     large = Wan(variant="2.2-ti2v-5b", weights="/models/wan")
     small: Any = large.resized([0, 7, 14, 29], 16, 8192)
-    assert (small.weights, small.layers, small.heads, small.head_size) == (None, 4, 16, 128)
+    assert (small.weights, small.layers, small.num_heads, small.head_dim) == (None, 4, 16, 128)
     traits = small.traits
-    assert (traits.depth, traits.width, traits.feed_forward) == (4, 2048, 8192)
+    assert (traits.depth, traits.width, traits.mlp_dim) == (4, 2048, 8192)
     assert (traits.text_width, traits.latent_channels) == (4096, 48)
     tiny = CONFIG.resized([0, 2], 2, 40)
     model: Any = tiny.build()
@@ -66,7 +66,7 @@ def test_layers_that_a_stack_does_not_have_are_refused(layers: list[int]) -> Non
     )
 
 
-@pytest.mark.parametrize(("heads", "feed_forward"), [(0, 96), (3, 0)])
-def test_a_stack_without_heads_or_feed_forward_is_refused(heads: int, feed_forward: int) -> None:
+@pytest.mark.parametrize(("num_heads", "mlp_dim"), [(0, 96), (3, 0)])
+def test_a_stack_without_heads_or_feed_forward_is_refused(num_heads: int, mlp_dim: int) -> None:
     with pytest.raises(WamkitError, match="expected a multiple of 1 heads and a positive width"):
-        CONFIG.resized([0], heads, feed_forward)
+        CONFIG.resized([0], num_heads, mlp_dim)

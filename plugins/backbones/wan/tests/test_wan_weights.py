@@ -59,12 +59,12 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
     with torch.device("meta"):
         ours = WanBackbone(config)
         theirs = diffusers.WanTransformer3DModel(
-            num_attention_heads=config.heads,
+            num_attention_heads=config.num_heads,
             attention_head_dim=128,
             in_channels=config.latent_channels + config.guide_channels,
             out_channels=config.latent_channels,
             text_dim=4096,
-            ffn_dim=config.feed_forward,
+            ffn_dim=config.mlp_dim,
             num_layers=config.layers,
             image_dim=config.extra_width or None,
             added_kv_proj_dim=5120 if config.extra_width else None,
@@ -78,7 +78,7 @@ def test_a_variant_sets_every_size_that_is_not_written() -> None:
     assert {key: large[key] for key in SIZES["2.1-i2v-14b"]} == SIZES["2.1-i2v-14b"]
     assert Wan(variant="2.2-ti2v-5b", layers=12).layers == 12
     assert Wan.model_validate({"layers": None}).layers == SIZES["2.2-ti2v-5b"]["layers"]
-    written = Wan(variant="2.1-t2v-14b", heads=20)
+    written = Wan(variant="2.1-t2v-14b", num_heads=20)
     assert parse_part("backbone", written.model_dump(mode="json")) == written
     with pytest.raises(WamkitError, match=r"backbone\.variant: input should be '2\.1-t2v-1\.3b'"):
         parse_part("backbone", {"name": "wan", "variant": "2.1"})

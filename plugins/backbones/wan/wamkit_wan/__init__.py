@@ -38,31 +38,31 @@ Variant = Literal[
 # fmt: off
 SIZES: dict[str, dict[str, int]] = {
     "2.1-t2v-1.3b": {
-        "layers": 30, "heads": 12, "head_size": 128, "feed_forward": 8960,
+        "layers": 30, "num_heads": 12, "head_dim": 128, "mlp_dim": 8960,
         "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.1-t2v-14b": {
-        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
         "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.1-i2v-14b": {
-        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
         "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 1280,
     },
     "2.2-ti2v-5b": {
-        "layers": 30, "heads": 24, "head_size": 128, "feed_forward": 14336,
+        "layers": 30, "num_heads": 24, "head_dim": 128, "mlp_dim": 14336,
         "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.2-t2v-a14b": {
-        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
         "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
     },
     "2.2-i2v-a14b": {
-        "layers": 40, "heads": 40, "head_size": 128, "feed_forward": 13824,
+        "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
         "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 0,
     },
     "tiny": {
-        "layers": 3, "heads": 3, "head_size": 24, "feed_forward": 96,
+        "layers": 3, "num_heads": 3, "head_dim": 24, "mlp_dim": 96,
         "latent_channels": 16, "guide_channels": 0, "text_width": 32, "extra_width": 0,
     },
 }
@@ -92,9 +92,9 @@ class Wan(VariantBackbone):
     """Which transformer of 2.2 A14B is read where `weights` is a folder with both: the one for the
     beginning of a denoising, or the one for its end, which also knows clean frames."""
     layers: int = open_size(gt=0)
-    heads: int = open_size(gt=0)
-    head_size: int = open_size(gt=0, multiple_of=2)
-    feed_forward: int = open_size(gt=0)
+    num_heads: int = open_size(gt=0)
+    head_dim: int = open_size(gt=0, multiple_of=2)
+    mlp_dim: int = open_size(gt=0)
     """Width inside the feed-forward of a block."""
     latent_channels: int = open_size(gt=0)
     guide_channels: int = open_size(ge=0)
@@ -110,11 +110,11 @@ class Wan(VariantBackbone):
     def traits(self) -> Traits:
         return Traits(
             depth=self.layers,
-            width=self.heads * self.head_size,
-            heads=self.heads,
-            key_heads=self.heads,
-            head_size=self.head_size,
-            feed_forward=self.feed_forward,
+            width=self.num_heads * self.head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
@@ -141,15 +141,15 @@ class Wan(VariantBackbone):
         vae = "wan2.2" if self.variant == "2.2-ti2v-5b" else "wan2.1"
         return TrainedWith(vae=vae, text_encoder="umt5-xxl")
 
-    def resized(self, layers: Sequence[int], heads: int, feed_forward: int) -> Self:
+    def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Self:
         seen = (self.conditioner_weights or self.weights) if self.extra_width else None
-        small = super().resized(layers, heads, feed_forward)
+        small = super().resized(layers, num_heads, mlp_dim)
         return small.model_copy(update={"conditioner_weights": seen})
 
-    def expert(self, width: int, feed_forward: int) -> Any:
+    def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import WanExpert
 
-        return WanExpert(self.traits, width, feed_forward)
+        return WanExpert(self.traits, width, mlp_dim)
 
     def conditioner(self) -> Any:
         from wamkit.checkpoints import conditioner

@@ -42,14 +42,16 @@ class WanBackbone(WanStack, Backbone):
         traits = config.traits
         width, channels = traits.width, traits.latent_channels
         embedder = ConditionEmbedder(width, traits.text_width, traits.extra_width)
-        super().__init__(traits.head_size, embedder)
+        super().__init__(traits.head_dim, embedder)
         self.traits = traits
-        self.patch_embedding = PatchEmbedding(channels + traits.guide_channels, width, traits.patch)
-        sizes = (width, traits.heads, traits.head_size, traits.feed_forward)
+        self.patch_embedding = PatchEmbedding(
+            channels + traits.guide_channels, width, traits.patch_size
+        )
+        sizes = (width, traits.num_heads, traits.head_dim, traits.mlp_dim)
         self.blocks = nn.ModuleList(
             WanBlock(*sizes, image=traits.extra_width > 0) for _ in range(traits.depth)
         )
-        _, rows, columns = traits.patch
+        _, rows, columns = traits.patch_size
         self.proj_out = nn.Linear(width, rows * columns * channels)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
 
@@ -68,4 +70,4 @@ class WanBackbone(WanStack, Backbone):
     def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
         shift, scale = modulation.unbind(2)
         y = self.proj_out(ada_norm(x, shift, scale))
-        return unpatched(y, clip.grid, self.traits.patch[1:])
+        return unpatched(y, clip.grid, self.traits.patch_size[1:])

@@ -47,9 +47,9 @@ class Attention(nn.Module):
 
     together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"), ("add_k_proj", "add_v_proj"))
 
-    def __init__(self, width: int, heads: int, head_size: int, *, image: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int, head_dim: int, *, image: bool = False) -> None:
         super().__init__()
-        self.head_size, inner = head_size, heads * head_size
+        self.head_dim, inner = head_dim, num_heads * head_dim
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.norm_q, self.norm_k = RMSNorm(inner), RMSNorm(inner)
@@ -60,23 +60,23 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E]."""
         q, k, v = projected(self, x, "to_q", "to_k", "to_v")
-        size = self.head_size
+        size = self.head_dim
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size)
 
     def query(self, x: Tensor) -> Tensor:
         """[B, S, D] to [B, H, S, E]."""
-        return split_heads(self.norm_q(self.to_q(x)), self.head_size)
+        return split_heads(self.norm_q(self.to_q(x)), self.head_dim)
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, H, S, E]."""
         k, v = projected(self, x, "to_k", "to_v")
-        return split_heads(self.norm_k(k), self.head_size), split_heads(v, self.head_size)
+        return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def image_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same through the projections that only image tokens take."""
         k, v = projected(self, x, "add_k_proj", "add_v_proj")
-        return split_heads(self.norm_added_k(k), self.head_size), split_heads(v, self.head_size)
+        return split_heads(self.norm_added_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def out(self, attended: Tensor) -> Tensor:
         """[B, S, H * E] to [B, S, D]."""
@@ -87,14 +87,14 @@ class WanBlock(nn.Module):
     """Self-attention, cross-attention to text and image, feed-forward."""
 
     def __init__(
-        self, width: int, heads: int, head_size: int, feed_forward: int, *, image: bool = False
+        self, width: int, num_heads: int, head_dim: int, mlp_dim: int, *, image: bool = False
     ) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
-        self.attn1 = Attention(width, heads, head_size)
+        self.attn1 = Attention(width, num_heads, head_dim)
         self.norm2 = LayerNorm(width, eps=1e-6)
-        self.attn2 = Attention(width, heads, head_size, image=image)
-        self.ffn = FeedForward(width, feed_forward)
+        self.attn2 = Attention(width, num_heads, head_dim, image=image)
+        self.ffn = FeedForward(width, mlp_dim)
 
     def modulation(self, sigma: WanSigma) -> Tensor:
         """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""

@@ -58,9 +58,9 @@ class WanStack(Stack):
 
     keep_float32 = KEEP_FLOAT32
 
-    def __init__(self, head_size: int, embedder: ConditionEmbedder) -> None:
+    def __init__(self, head_dim: int, embedder: ConditionEmbedder) -> None:
         super().__init__()
-        self.head_size, self.condition_embedder = head_size, embedder
+        self.head_dim, self.condition_embedder = head_dim, embedder
 
     def embed_text(self, text: Text) -> TextCond:
         embedder = self.condition_embedder
@@ -84,5 +84,5 @@ class WanStack(Stack):
 
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """Row and column take 2 * (E // 6) elements of a head each, time takes the others."""
-        space = 2 * (self.head_size // 6)
-        return axial_rotary(positions[..., :3], (self.head_size - 2 * space, space, space))
+        space = 2 * (self.head_dim // 6)
+        return axial_rotary(positions[..., :3], (self.head_dim - 2 * space, space, space))

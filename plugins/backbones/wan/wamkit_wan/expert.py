@@ -21,9 +21,8 @@ class WanExpert(WanStack):
     are left to the video, which it attends to.
     """
 
-    def __init__(self, traits: Traits, width: int, feed_forward: int) -> None:
-        super().__init__(traits.head_size, ConditionEmbedder(width, traits.text_width))
+    def __init__(self, traits: Traits, width: int, mlp_dim: int) -> None:
+        super().__init__(traits.head_dim, ConditionEmbedder(width, traits.text_width))
         self.blocks = nn.ModuleList(
-            WanBlock(width, traits.heads, traits.head_size, feed_forward)
-            for _ in range(traits.depth)
+            WanBlock(width, traits.num_heads, traits.head_dim, mlp_dim) for _ in range(traits.depth)
         )

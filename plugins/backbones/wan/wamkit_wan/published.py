@@ -22,9 +22,9 @@ def _diffusers(config: Config, folder: Path) -> dict[str, Any]:
     out = whole(config, "out_channels", channels)
     return {
         "layers": whole(config, "num_layers"),
-        "heads": whole(config, "num_attention_heads"),
-        "head_size": whole(config, "attention_head_dim"),
-        "feed_forward": whole(config, "ffn_dim"),
+        "num_heads": whole(config, "num_attention_heads"),
+        "head_dim": whole(config, "attention_head_dim"),
+        "mlp_dim": whole(config, "ffn_dim"),
         "latent_channels": out,
         "guide_channels": channels - out,
         "text_width": whole(config, "text_dim"),
@@ -40,9 +40,9 @@ def _original(config: Config, folder: Path) -> dict[str, Any]:
         )
     return {
         "layers": whole(config, "num_layers"),
-        "heads": whole(config, "num_heads"),
-        "head_size": whole(config, "dim") // whole(config, "num_heads"),
-        "feed_forward": whole(config, "ffn_dim"),
+        "num_heads": whole(config, "num_heads"),
+        "head_dim": whole(config, "dim") // whole(config, "num_heads"),
+        "mlp_dim": whole(config, "ffn_dim"),
         "latent_channels": whole(config, "out_dim"),
         "guide_channels": whole(config, "in_dim") - whole(config, "out_dim"),
         "text_width": whole(config, "text_dim", 4096),

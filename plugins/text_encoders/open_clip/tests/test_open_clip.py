@@ -18,7 +18,7 @@ from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
 from wamkit.testing.parity import doubled, float64, same_values
 
-SIZES: dict[str, Any] = {"layers": 3, "heads": 2, "embedding": 16}
+SIZES: dict[str, Any] = {"layers": 3, "num_heads": 2, "embedding": 16}
 TEXT = {**published(models()["ViT-B-32"])["text_cfg"], "layers": 3, "heads": 2, "width": 16}
 VISION = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
 PROMPTS = ["pick up the red block", "open the drawer", ""]
@@ -116,7 +116,7 @@ def test_a_tower_saved_alone_comes_back(encoder: Any, tmp_path: Path) -> None:
 def test_a_model_of_another_size_is_refused(tmp_path: Path) -> None:
     file = saved(whole_model("flat"), tmp_path)
     with pytest.raises(WamkitError, match=r"missing: .*resblocks\.3\."):
-        OpenCLIP(weights=file, layers=4, heads=2, embedding=16).build()
+        OpenCLIP(weights=file, layers=4, num_heads=2, embedding=16).build()
 
 
 def test_a_tensor_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_fingerprint_follows_weights_layer_and_activation(encoder: Any) -> N
     assert print_of() == encoder.fingerprint()
     others = {
         print_of(layer="penultimate"),
-        print_of(heads=4),
+        print_of(num_heads=4),
         print_of(model="ViT-B-32-quickgelu"),
         OpenCLIP(**SIZES).build().fingerprint(),
     }
@@ -170,7 +170,7 @@ def test_sizes_are_known_without_torch() -> None:
             "its tokenizer would have to be downloaded (timm/ViT-B-16-SigLIP); "
             "ViT-B-16, ViT-B-16-quickgelu, ViT-B-16-plus, ViT-S-16 would work",
         ),
-        ({"heads": 7}, "an embedding of 512 cannot be cut into 7 heads"),
+        ({"num_heads": 7}, "an embedding of 512 cannot be cut into 7 heads"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_can(change: dict[str, Any], message: str) -> None:

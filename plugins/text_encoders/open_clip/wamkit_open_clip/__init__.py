@@ -28,7 +28,7 @@ WAMKIT_API = 1
 
 def _tower(config: Config, folder: Path) -> dict[str, Any]:
     text = table(table(config, "model_cfg"), "text_cfg")
-    keys = {"layers": "layers", "heads": "heads", "embedding": "width"}
+    keys = {"layers": "layers", "num_heads": "heads", "embedding": "width"}
     return {field: whole(text, key) for field, key in keys.items()}
 
 
@@ -48,7 +48,7 @@ class OpenCLIP(TextEncoderConfig):
     """Block whose output is taken; the final norm follows in either case."""
     layers: int | None = Field(default=None, ge=2)
     """Number of blocks; left open, the model's."""
-    heads: int | None = Field(default=None, gt=0)
+    num_heads: int | None = Field(default=None, gt=0)
     """Attention heads; left open, the model's."""
     embedding: int | None = Field(default=None, gt=0)
     """Width of an embedding; left open, the model's."""
@@ -83,7 +83,7 @@ class OpenCLIP(TextEncoderConfig):
     @property
     def sizes(self) -> dict[str, Any]:
         """Arguments of open_clip's `TextTransformer`: context_length, width, heads, layers, ..."""
-        own = {"layers": self.layers, "heads": self.heads, "width": self.embedding}
+        own = {"layers": self.layers, "heads": self.num_heads, "width": self.embedding}
         given = {key: value for key, value in own.items() if value is not None}
         return {**published(models()[self.model])["text_cfg"], **given}
 
@@ -97,7 +97,7 @@ class OpenCLIP(TextEncoderConfig):
 
     def tiny(self) -> OpenCLIP:
         """Two narrow random blocks, and a learned projection to whatever the backbone reads."""
-        sizes = {"layers": 2, "heads": 2, "embedding": 32, "adapter": "linear"}
+        sizes = {"layers": 2, "num_heads": 2, "embedding": 32, "adapter": "linear"}
         return self.model_copy(update={**sizes, "weights": None})
 
     def layouts(self) -> Sequence[Any]:
