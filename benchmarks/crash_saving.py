@@ -139,14 +139,14 @@ def episode(number: int) -> Callable[[Path], None]:
 
 def demos(home: Path) -> str:
     """The data set, its frames and its pictures read."""
-    from wamkit.data import Recording
-    from wamkit.data.reader import Numbers, Pictures
+    from wamkit.data import LeRobotFolder
+    from wamkit.data.reader import ColumnStore, FrameReader
 
-    recording = Recording(home / "demos")
+    recording = LeRobotFolder(home / "demos")
     episodes = recording.episodes
-    Numbers(recording, episodes, ["action"])["action"]
+    ColumnStore(recording, episodes, ["action"])["action"]
     for one in episodes:
-        Pictures(recording).at(one, "observation.images.front", [0, one.length - 1])
+        FrameReader(recording).read(one, "observation.images.front", [0, one.length - 1])
     return f"{len(episodes)} episodes {digest(home / 'demos')}"
 
 

@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wamkit.config.spec import override, parse, read
-from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, parquet
-from wamkit.data.reader import Numbers, Pictures
+from wamkit.data import Columns, Feature, LeRobotFolder, Samples, Writer, check, parquet
+from wamkit.data.reader import ColumnStore, FrameReader
 
 HERE = Path(__file__).parent
 CLOSE = 8.0  # of 255: the mean difference of an image that was encoded once more
@@ -128,16 +128,16 @@ def write(folder: Path, content: Content, like: Mapping[str, Feature], **options
 
 def content_of(folder: Path) -> Content:
     """What wamkit reads of a data set."""
-    recording = Recording(folder)
-    names = [n for n, f in recording.features.items() if not f.is_picture]
-    numbers, images = Numbers(recording, recording.episodes, names), Pictures(recording)
+    recording = LeRobotFolder(folder)
+    names = [n for n, f in recording.features.items() if not f.is_image]
+    numbers, images = ColumnStore(recording, recording.episodes, names), FrameReader(recording)
     found = []
     for place, episode in enumerate(recording.episodes):
-        columns = {name: numbers.of(place, name) for name in names}
+        columns = {name: numbers.episode_values(place, name) for name in names}
         (task,) = {recording.tasks[int(number)] for number in columns["task_index"][:, 0]}
         assert not episode.tasks or episode.tasks == (task,)
         frames = list(range(episode.length))
-        seen = {camera: images.at(episode, camera, frames) for camera in recording.cameras}
+        seen = {camera: images.read(episode, camera, frames) for camera in recording.cameras}
         found.append(Episode(task, columns, seen))
     return tuple(found)
 
@@ -318,7 +318,7 @@ def _differences(mine: Episode, right: Episode) -> Iterator[str]:
 
 def policy(folder: Path) -> tuple[Any, Columns]:
     """A policy that can learn from a data set, and which of its columns are what."""
-    recording = Recording(folder)
+    recording = LeRobotFolder(folder)
     raw = override(
         dict(read(HERE.parent / "examples" / "toy.toml")), [f"actions.control_hz={recording.fps:g}"]
     )
@@ -353,7 +353,7 @@ def tried(name: str, lerobot: LeRobot) -> Iterator[tuple[str, str]]:
     home.mkdir()
     source, other, own = home / "source", home / "other", home / "own"
     one.write(source, lerobot)
-    before, recording = content_of(source), Recording(source)
+    before, recording = content_of(source), LeRobotFolder(source)
     if one.collected:
         given, second, added = before, before[1:3], before[:2]
     else:
@@ -377,7 +377,7 @@ def tried(name: str, lerobot: LeRobot) -> Iterator[tuple[str, str]]:
         yield tool, "; ".join(wrong) or "ok"
 
 
-def _fit(one: Set, recording: Recording) -> list[str]:
+def _fit(one: Set, recording: LeRobotFolder) -> list[str]:
     """The tools that are for a data set of this kind."""
     other = {"video": "convert images to video", "image": "encode videos anew"}[one.dtype]
     return [tool for tool in TOOLS if tool != other]

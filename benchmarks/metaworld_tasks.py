@@ -64,7 +64,7 @@ def mebibytes(files: set[Path]) -> float:
 
 def collect(asked: Any) -> None:
     """Demonstrations of every task into one data set."""
-    from wamkit.data import Recording
+    from wamkit.data import LeRobotFolder
     from wamkit.simulate.record import collect, writer
 
     def played() -> Iterator[Sequence[Any]]:
@@ -75,14 +75,14 @@ def collect(asked: Any) -> None:
                 writer(asked.data, workers.robot(), asked.pictures) as made,
             ):
                 done = collect(workers, made, asked.episodes, keep_every=20)
-            mine = [e for e in Recording(asked.data).episodes if e.tasks == (config.told,)]
+            mine = [e for e in LeRobotFolder(asked.data).episodes if e.tasks == (config.told,)]
             files = {e.data for e in mine} | {c.file for e in mine for c in e.clips.values()}
             expert = f"{done.episodes} of {done.attempts}"
             yield task, done.episodes, done.frames, expert, f"{mebibytes(files):.1f}"
 
     rows("task|episodes|frames|success of the expert|MiB", played())
     total = mebibytes({file for file in asked.data.rglob("*") if file.is_file()})
-    frames = sum(episode.length for episode in Recording(asked.data).episodes)
+    frames = sum(episode.length for episode in LeRobotFolder(asked.data).episodes)
     print(f"\n{asked.data}: {frames} frames, {total:.1f} MiB of at most {asked.most:g}")
     if total > asked.most:
         raise WamkitError(
@@ -101,7 +101,7 @@ def train(asked: Any) -> None:
     import wamkit
     from wamkit.bench import machine
     from wamkit.config.spec import read
-    from wamkit.data import Columns, Recording
+    from wamkit.data import Columns, LeRobotFolder
     from wamkit.policy.run_mode import compiler
     from wamkit.train import TrainConfig
     from wamkit.train.logs import read as log
@@ -150,7 +150,7 @@ def train(asked: Any) -> None:
     done = trained(asked.out, steps, compiled)
     light = wamkit.Policy.load(done.checkpoint / "policy").save(asked.out / "policy")
     held = [line["validation"] for line in log(asked.out / "log.jsonl") if "validation" in line]
-    about, frames = machine(torch.device(device)), Recording(asked.data).info["total_frames"]
+    about, frames = machine(torch.device(device)), LeRobotFolder(asked.data).info["total_frames"]
     batch = 8 if asked.tiny else asked.batch
     told = {
         "device": f"{about['name']}, torch {about['torch']}, {about['date']}",

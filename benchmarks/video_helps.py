@@ -78,9 +78,9 @@ def error(asked: Any, policy: Any, seed: int, held: float) -> float:
     import numpy as np
 
     from wamkit import Observation
-    from wamkit.data import Recording, Samples, collate, split
+    from wamkit.data import LeRobotFolder, Samples, collate, split
 
-    recording, context = Recording(asked.data), policy.spec.video.context
+    recording, context = LeRobotFolder(asked.data), policy.spec.video.context
     _, episodes = split(recording, held, seed)
     samples = Samples(recording, policy.spec, episodes=episodes)
     chosen = np.linspace(0, len(samples) - 1, min(asked.moments, len(samples))).round().astype(int)
@@ -143,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.add_argument("--device", default="cpu", help="to train on")
     given.add_argument("--out", type=Path, help="JSON file for every number")
     asked = given.parse_args(arguments)
-    from wamkit.data import Recording
+    from wamkit.data import LeRobotFolder
 
-    held = share(asked, len(Recording(asked.data).episodes))
+    held = share(asked, len(LeRobotFolder(asked.data).episodes))
     measures = ["error", *(["success"] if asked.env else [])]
     found: dict[str, dict[str, list[float]]] = {m: {way: [] for way in WAYS} for m in measures}
     columns = [f"{measure}, {way}" for measure in measures for way in WAYS]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording
+from wamkit.data import LeRobotFolder
 from wamkit.errors import WamkitError
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -57,11 +57,11 @@ def test_the_policy_of_several_tasks_fits_and_can_read_every_instruction() -> No
 def test_several_tasks_from_recordings_to_a_judged_policy(
     data: Path, run: Run, tmp_path: Path
 ) -> None:
-    recording = Recording(data)
+    recording = LeRobotFolder(data)
     assert len(recording.episodes) == 4 and len(recording.tasks) == 2
     again = run("metaworld_tasks", "collect", data, *SHORT, "--episodes", 2, "--processes", 1)
     assert re.search(r"\| handle-press \| 2 \| \d+ \| 2 of 2 \| 0\.\d \|", again)
-    assert Recording(data).fingerprint() == recording.fingerprint()
+    assert LeRobotFolder(data).fingerprint() == recording.fingerprint()
     found = run("metaworld_tasks", "train", data, "--out", tmp_path / "run", "--tiny")
     assert "| updates x batch | 4 x 8," in found and "samples/s" in found
     policy = tmp_path / "run" / "policy"

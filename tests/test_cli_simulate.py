@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wamkit.config.spec import parse
-from wamkit.data import Recording
+from wamkit.data import LeRobotFolder
 from wamkit.policy.build import build
 
 Wamkit = Callable[..., tuple[int, str, str]]
@@ -46,7 +46,7 @@ def test_demonstrations_are_collected_gone_on_with_and_not_overwritten(
     code, out, _ = wamkit(*words, "--processes", 1, "--json")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 1 and found["control_hz"] == 80
-    recording = Recording(tmp_path / "d")
+    recording = LeRobotFolder(tmp_path / "d")
     assert recording.episodes[0].length == found["frames"]
     assert recording.features["observation.images.corner2"].shape == (32, 32, 3)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")}
@@ -72,7 +72,7 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     assert set(found["latency_ms"]) == {"observation", "policy", "environment"}
     assert json.loads((films / "eval.json").read_text()) == found
     assert sorted(f.name for f in films.glob("*.gif")) == ["1000_failure.gif", "1001_failure.gif"]
-    assert [e.length for e in Recording(data).episodes] == [12, 12]
+    assert [e.length for e in LeRobotFolder(data).episodes] == [12, 12]
     again = json.loads(wamkit(*words)[1])
     assert again["per_episode"] == found["per_episode"]
 

@@ -16,10 +16,10 @@ import torch
 
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.data import Columns, Feature, Loader, Recording, Samples, Writer, collate, split
+from wamkit.data import Columns, Feature, LeRobotFolder, Loader, Samples, Writer, collate, split
 from wamkit.data.loading import Order
-from wamkit.data.reader import Pictures
-from wamkit.data.video_writer import Film
+from wamkit.data.reader import FrameReader
+from wamkit.data.video_writer import VideoWriter
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 from wamkit.testing.parity import same_values
@@ -108,26 +108,26 @@ def test_pictures_within_the_parquet_are_read_exactly(tmp_path: Path) -> None:
 def test_a_picture_is_decoded_once_while_there_is_room_for_it(
     tmp_path: Path, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = Recording(record(tmp_path / "set", spec_with(), pictures=pictures))
+    recording = LeRobotFolder(record(tmp_path / "set", spec_with(), pictures=pictures))
     episode, key, size = recording.episodes[1], "observation.images.front", 48 * 64 * 3
     decoded: list[int] = []
-    plain = Pictures._decoded
+    plain = FrameReader._decoded
 
     def counted(self: Any, dtype: str, episode: Any, key: str, frames: Any) -> Any:
         decoded.extend(frames)
         return plain(self, dtype, episode, key, frames)
 
-    monkeypatch.setattr(Pictures, "_decoded", counted)
-    found = Pictures(recording, room=3 * size)
-    first = found.at(episode, key, [2, 1, 2, 3])
-    assert np.array_equal(found.at(episode, key, [1, 2, 3]), first[[1, 0, 3]])
+    monkeypatch.setattr(FrameReader, "_decoded", counted)
+    found = FrameReader(recording, room=3 * size)
+    first = found.read(episode, key, [2, 1, 2, 3])
+    assert np.array_equal(found.read(episode, key, [1, 2, 3]), first[[1, 0, 3]])
     assert decoded == [1, 2, 3]
-    found.at(episode, key, [4])  # in the place of 1, which was asked for longest ago
-    found.at(episode, key, [2, 3, 4, 1])
+    found.read(episode, key, [4])  # in the place of 1, which was asked for longest ago
+    found.read(episode, key, [2, 3, 4, 1])
     assert decoded == [1, 2, 3, 4, 1]
-    assert found._lately.held == 3 * size
-    none = Pictures(recording, room=0)
-    assert np.array_equal(none.at(episode, key, [3, 3]), first[[3, 3]])
+    assert found._cache.held == 3 * size
+    none = FrameReader(recording, room=0)
+    assert np.array_equal(none.read(episode, key, [3, 3]), first[[3, 3]])
 
 
 def test_other_names_of_columns_are_mapped(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def _as_version_2(folder: Path, goal: Path) -> Path:
         for view in ("front", "wrist"):
             key = f"observation.images.{view}"
             file = goal / "videos" / "chunk-000" / key / f"episode_{episode:06d}.mp4"
-            film = Film(file, 10, (48, 64), "h264")
+            film = VideoWriter(file, 10, (48, 64), "h264")
             for t in range(12):
                 film.add(np.full((48, 64, 3), brightness(episode, t), np.uint8))
             film.close()
@@ -209,7 +209,7 @@ def _as_version_2(folder: Path, goal: Path) -> Path:
 
 
 def test_the_split_is_by_episode_and_always_the_same(folder: Path) -> None:
-    recording = Recording(folder)
+    recording = LeRobotFolder(folder)
     train, validation = split(recording, 0.5, seed=1)
     assert split(recording, 0.5, seed=1) == (train, validation)
     assert sorted(train + validation) == [0, 1] and len(validation) == 1

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, check, parquet
+from wamkit.data import LeRobotFolder, Samples, check, parquet
 from wamkit.data.encoding import sample_index
 from wamkit.data.schema import MOST_EPISODES, MOST_FRAMES
 from wamkit.data.templates import FIELDS, fault_of_template, filled
@@ -124,7 +124,7 @@ TEMPLATES: dict[str, str] = {
 def test_templates_name_files_of_the_data_set_and_nothing_else(folder: Path, template: str) -> None:
     set_info(folder, lambda info: info.update(data_path=template))
     with pytest.raises(WamkitError, match=f"data_path .*{TEMPLATES[template]}") as problem:
-        Recording(folder)
+        LeRobotFolder(folder)
     assert len(str(problem.value)) < 1000
     refusal(folder)
 
@@ -212,7 +212,7 @@ def test_info_is_of_the_types_and_within_the_ranges_of_its_schema(folder: Path, 
     changes, words = INFO[kind]
     set_info(folder, lambda info: info.update(changes))
     with pytest.raises(WamkitError, match=words) as problem:
-        Recording(folder)
+        LeRobotFolder(folder)
     assert len(str(problem.value)) < 1000
     refusal(folder)
 
@@ -276,7 +276,7 @@ def test_episodes_claim_no_more_than_is_there(folder: Path, kind: str) -> None:
 def test_frames_that_are_claimed_are_counted_before_anything_is_made_of_them(folder: Path) -> None:
     set_column(folder / EPISODES, "length", [12, MOST_FRAMES])
     with pytest.raises(WamkitError, match="24 rows, the metadata says 10,000,012 frames"):
-        sample_index(Recording(folder))
+        sample_index(LeRobotFolder(folder))
     found = "\n".join(map(str, check(folder, SPEC)))
     assert "24 pictures, the metadata says 10,000,012 frames" in found
 

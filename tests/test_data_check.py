@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, check
-from wamkit.data.video_writer import Film
+from wamkit.data import LeRobotFolder, Samples, check
+from wamkit.data.video_writer import VideoWriter
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 
@@ -121,7 +121,7 @@ def test_another_rate_than_the_metadata_says_is_found(folder: Path) -> None:
 
 
 def test_a_video_that_breaks_off_is_found(folder: Path) -> None:
-    film = Film(folder / FILM, 10, (48, 64), "h264")
+    film = VideoWriter(folder / FILM, 10, (48, 64), "h264")
     for _ in range(18):
         film.add(np.zeros((48, 64, 3), np.uint8))
     film.close()
@@ -198,4 +198,4 @@ def test_metadata_that_cannot_be_read_is_the_one_finding(folder: Path) -> None:
 def test_totals_that_disagree_are_found(folder: Path) -> None:
     _info(folder, lambda info: info.update(total_episodes=3))
     assert _found(folder) == ["meta/info.json: total_episodes is 3, the episodes' metadata has 2"]
-    assert len(Recording(folder).episodes) == 2
+    assert len(LeRobotFolder(folder).episodes) == 2

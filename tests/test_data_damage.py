@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Columns, Feature, Recording, Samples, Writer, check, compute_statistics
+from wamkit.data import Columns, Feature, LeRobotFolder, Samples, Writer, check, compute_statistics
 from wamkit.data.video import Video
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
@@ -94,7 +94,7 @@ def examine(folder: Path) -> list[str]:
         samples = Samples(folder, SPEC)
         for i in range(len(samples)):
             samples[i]
-        compute_statistics(Recording(folder), SPEC)
+        compute_statistics(LeRobotFolder(folder), SPEC)
     except WamkitError:
         assert found
     return [str(finding) for finding in found]
@@ -316,7 +316,7 @@ def test_a_view_that_the_policy_does_not_have_is_told(strange: Path) -> None:
 
 
 def test_a_feature_that_the_metadata_lacks_is_told(folder: Path) -> None:
-    features = Recording(folder).info["features"]
+    features = LeRobotFolder(folder).info["features"]
     info(features={name: raw for name, raw in features.items() if name != "timestamp"})(folder)
     assert examine(folder) == ["meta/info.json: there is no feature 'timestamp'"]
 

@@ -12,7 +12,7 @@ import torch
 
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.data import Feature, Recording, Samples, Writer, compute_statistics
+from wamkit.data import Feature, LeRobotFolder, Samples, Writer, compute_statistics
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, Statistics
 from wamkit.testing.parity import same_values
@@ -75,7 +75,7 @@ def test_relative_groups_are_described_as_the_policy_learns_them(
     folder: Path, tmp_path: Path
 ) -> None:
     spec = spec_of("relative")
-    found = compute_statistics(Recording(folder), spec, cache=tmp_path)
+    found = compute_statistics(LeRobotFolder(folder), spec, cache=tmp_path)
     steps, states = _all(folder, spec)
     _close(found["action"], steps, slice(1, 3))
     _close(found["state"], states, slice(0, 3))
@@ -84,15 +84,15 @@ def test_relative_groups_are_described_as_the_policy_learns_them(
 
 def test_other_groups_count_every_frame_once(folder: Path, tmp_path: Path) -> None:
     spec = spec_of("absolute")
-    found = compute_statistics(Recording(folder), spec, cache=tmp_path)
+    found = compute_statistics(LeRobotFolder(folder), spec, cache=tmp_path)
     samples = Samples(folder, spec)
     actions = torch.stack([samples[i]["actions"][0] for i in range(len(samples))])
     _close(found["action"], actions, slice(0, 3))
-    assert found == compute_statistics(Recording(folder), cache=tmp_path)
+    assert found == compute_statistics(LeRobotFolder(folder), cache=tmp_path)
 
 
 def test_quantiles_are_of_all_frames_and_no_mean_of_episodes(folder: Path, tmp_path: Path) -> None:
-    recording = Recording(folder)
+    recording = LeRobotFolder(folder)
     whole = compute_statistics(recording, cache=tmp_path)["action"].q99
     parts = [
         compute_statistics(recording, episodes=[i], cache=tmp_path)["action"].q99 for i in (0, 1)
@@ -109,11 +109,11 @@ def test_they_are_computed_once_and_again_when_the_data_change(
     for value in (1, 2):
         with Writer(tmp_path / "set", 10, features) as writer:
             writer.add_episode("try", [{"action": [value]}] * 3)
-        first = compute_statistics(Recording(tmp_path / "set"))
+        first = compute_statistics(LeRobotFolder(tmp_path / "set"))
         assert first["action"].max == (value,)
         with monkeypatch.context() as context:
-            context.setattr(module, "Numbers", None)  # nothing can be computed now
-            assert compute_statistics(Recording(tmp_path / "set")) == first
+            context.setattr(module, "ColumnStore", None)  # nothing can be computed now
+            assert compute_statistics(LeRobotFolder(tmp_path / "set")) == first
     assert not (tmp_path / "set" / "meta" / "wamkit").exists()
 
 
@@ -130,7 +130,7 @@ def test_statistics_that_come_with_a_data_set_are_not_believed(
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     monkeypatch.setenv("WAMKIT_CACHE", str(mine))
     folder = _one_value(tmp_path / "set", 3)
-    found = compute_statistics(Recording(folder))
+    found = compute_statistics(LeRobotFolder(folder))
     monkeypatch.setenv("WAMKIT_CACHE", str(theirs))
     kept = next(file for file in mine.rglob("*") if file.is_file())
     wrong = json.loads(kept.read_text())
@@ -140,7 +140,7 @@ def test_statistics_that_come_with_a_data_set_are_not_believed(
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps(wrong))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert compute_statistics(Recording(folder)) == found
+    assert compute_statistics(LeRobotFolder(folder)) == found
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -148,7 +148,7 @@ def test_a_link_in_a_data_set_is_not_written_through(tmp_path: Path) -> None:
     folder, outside = _one_value(tmp_path / "set", 4), tmp_path / "outside"
     outside.mkdir()
     (folder / "meta" / "wamkit").symlink_to(outside)
-    compute_statistics(Recording(folder))
+    compute_statistics(LeRobotFolder(folder))
     assert list(outside.iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_of_the_cache_is_computed_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "cache"))
-    recording = Recording(_one_value(tmp_path / "set", 5))
+    recording = LeRobotFolder(_one_value(tmp_path / "set", 5))
     found = compute_statistics(recording)
     (kept,) = (file for file in (tmp_path / "cache").rglob("*") if file.is_file())
     whole = kept.read_text()
@@ -171,7 +171,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WAMKIT_CACHE", str(tmp_path / "file"))
-    recording = Recording(_one_value(tmp_path / "set", 6))
+    recording = LeRobotFolder(_one_value(tmp_path / "set", 6))
     assert compute_statistics(recording)["action"].max == (6.0,)
     with pytest.raises((WamkitError, OSError)):
         compute_statistics(recording, cache=tmp_path / "file")
@@ -184,16 +184,16 @@ def test_tables_with_any_name_decide_the_fingerprint(tmp_path: Path) -> None:
     info = json.loads((folder / "meta" / "info.json").read_text())
     info["data_path"] = "rows/{file_index}"
     (folder / "meta" / "info.json").write_text(json.dumps(info))
-    before = Recording(folder).fingerprint()
+    before = LeRobotFolder(folder).fingerprint()
     data = bytearray((folder / "rows" / "0").read_bytes())
     data[10] ^= 1
     (folder / "rows" / "0").write_bytes(data)
-    assert Recording(folder).fingerprint() != before
+    assert LeRobotFolder(folder).fingerprint() != before
 
 
 def test_an_empty_column_of_the_data_is_named(folder: Path) -> None:
     from wamkit.data import Columns
 
     with pytest.raises(WamkitError, match="has no 'acton' for action") as problem:
-        compute_statistics(Recording(folder), columns=Columns(action="acton"))
+        compute_statistics(LeRobotFolder(folder), columns=Columns(action="acton"))
     assert "did you mean 'action'" in problem.value.hint

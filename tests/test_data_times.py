@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Feature, Recording, Samples, Writer, check
+from wamkit.data import Feature, LeRobotFolder, Samples, Writer, check
 from wamkit.data.timing import judge
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
@@ -242,7 +242,7 @@ def test_a_rate_that_is_a_fraction_is_written_and_read(tmp_path: Path) -> None:
     folder = record(tmp_path / "set", spec, episodes=3)
     assert json.loads((folder / "meta/info.json").read_text())["fps"] == 29.97
     assert check(folder, spec, decode=True) == []
-    assert Recording(folder).fps == 29.97 and len(Samples(folder, spec)) == 36
+    assert LeRobotFolder(folder).fps == 29.97 and len(Samples(folder, spec)) == 36
 
 
 def test_nothing_is_looked_up_in_a_film_that_agrees_with_its_metadata(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wamkit.config.parts import EnvironmentConfig
-from wamkit.data import Feature, Recording, Writer, check
+from wamkit.data import Feature, LeRobotFolder, Writer, check
 from wamkit.errors import WamkitError
 from wamkit.simulate.record import CollectionConfig
 
@@ -68,7 +68,7 @@ def test_a_link_back_to_where_it_is_ends(tmp_path: Path) -> None:
     (folder / "data" / "loop").symlink_to(folder)
     with pytest.raises(WamkitError, match="is a link to a folder"):
         added(folder)
-    assert len(Recording(folder).episodes) == 1
+    assert len(LeRobotFolder(folder).episodes) == 1
 
 
 @pytest.mark.parametrize("kind", ["a link to nothing", "a pipe"])
@@ -102,7 +102,7 @@ def test_files_that_are_links_are_replaced_and_not_written_through(
         writer.notes["source"] = "a test"
         writer.add_episode("again", [{"action": np.ones(2)}] * 3)
     assert goal.read_bytes() == before and not file.is_symlink()
-    assert len(Recording(folder).episodes) == 2 and check(folder) == []
+    assert len(LeRobotFolder(folder).episodes) == 2 and check(folder) == []
 
 
 def test_a_data_set_that_is_a_link_is_replaced_and_not_written_through(
@@ -113,7 +113,7 @@ def test_a_data_set_that_is_a_link_is_replaced_and_not_written_through(
     before = {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()}
     added(tmp_path / "link")
     assert before == {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()}
-    assert len(Recording(tmp_path / "link").episodes) == 2
+    assert len(LeRobotFolder(tmp_path / "link").episodes) == 2
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", r"a\b", "a\0b", "\x1b[2J", "", "x" * 300])

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from wamkit.data import Feature, Recording, Writer, check
-from wamkit.data.reader import Pictures
+from wamkit.data import Feature, LeRobotFolder, Writer, check
+from wamkit.data.reader import FrameReader
 from wamkit.data.writer import notes
 from wamkit.errors import WamkitError
 
@@ -42,12 +42,12 @@ def _write(folder: Path, **options: Any) -> Path:
 
 @pytest.mark.parametrize("codec", ["av1", "h264"])
 def test_what_is_written_is_read_back(tmp_path: Path, codec: str) -> None:
-    recording = Recording(_write(tmp_path / "set", codec=codec))
+    recording = LeRobotFolder(_write(tmp_path / "set", codec=codec))
     assert check(tmp_path / "set", decode=True) == []
     assert [episode.length for episode in recording.episodes] == [12, 12]
     assert recording.tasks == {0: "task 0", 1: "task 1"}
     assert recording.features["observation.state"].names == ["x", "y"]
-    shown = Pictures(recording).at(recording.episodes[1], CAMERA, [11, 0, 3])
+    shown = FrameReader(recording).read(recording.episodes[1], CAMERA, [11, 0, 3])
     expected = np.array([188, 100, 124])
     assert np.abs(shown.mean((1, 2, 3)) - expected).max() < 4
     file = pq.ParquetFile(recording.episodes[0].data)
@@ -72,7 +72,7 @@ def test_adding_keeps_what_was_there(tmp_path: Path) -> None:
     with Writer(folder, 10, FEATURES) as writer:
         writer.add_episode("task 1", (_frame(0, t) for t in range(5)))
         writer.add_episode("task 2", (_frame(1, t) for t in range(4)))
-    recording = Recording(folder)
+    recording = LeRobotFolder(folder)
     assert check(folder, decode=True) == []
     assert [episode.length for episode in recording.episodes] == [12, 12, 5, 4]
     assert recording.tasks == {0: "task 0", 1: "task 1", 2: "task 2"}
@@ -106,12 +106,12 @@ def test_what_is_kept_is_not_lost_and_notes_stay(tmp_path: Path) -> None:
         writer.keep()
         writer.add_episode("task 1", (_frame(1, t) for t in range(4)))
         raise KeyboardInterrupt
-    assert [episode.length for episode in Recording(folder).episodes] == [5]
+    assert [episode.length for episode in LeRobotFolder(folder).episodes] == [5]
     with Writer(folder, 10, FEATURES) as writer:
         assert writer.notes == {"source": "a test"}
         writer.add_episode("task 1", (_frame(1, t) for t in range(4)))
         writer.keep()
-    assert [episode.length for episode in Recording(folder).episodes] == [5, 4]
+    assert [episode.length for episode in LeRobotFolder(folder).episodes] == [5, 4]
     assert notes(folder) == {"source": "a test"} and check(folder, decode=True) == []
     assert list(tmp_path.iterdir()) == [folder]
     (folder / "meta" / "wamkit.json").write_text("{")

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 import wamkit as package
 from wamkit import Observation, WamkitError
 from wamkit.config.robot import CameraConfig, View
-from wamkit.data import Recording, Samples, check
+from wamkit.data import LeRobotFolder, Samples, check
 from wamkit.data.encoding import precompute
 from wamkit.data.video import Video, pyav
 from wamkit.files.pixels import read_pixels
@@ -209,7 +209,7 @@ def test_training_and_acting_scale_alike(folder: Path) -> None:
 def test_a_data_set_of_depth_is_refused_without_a_range(folder: Path, tmp_path: Path) -> None:
     for make in (
         lambda: Samples(folder, spec()),
-        lambda: precompute(Recording(folder), spec(), tmp_path / "latents"),
+        lambda: precompute(LeRobotFolder(folder), spec(), tmp_path / "latents"),
     ):
         with pytest.raises(WamkitError, match=f"{KEY}' of episode 0 at frame 0: one ch") as error:
             make()
@@ -224,7 +224,7 @@ def test_data_check_tells_of_depth(folder: Path) -> None:
     assert "2 of 2 pictures that were looked at" in found.why
     info = folder / "meta" / "info.json"
     info.write_text(info.read_text().replace("32,\n                3", "32,\n                1"))
-    assert Recording(folder).features[KEY].shape == (16, 32, 1)
+    assert LeRobotFolder(folder).features[KEY].shape == (16, 32, 1)
     assert check(folder, spec(RANGE), decode=True) == []
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wamkit.data import Feature, Recording, Writer
+from wamkit.data import Feature, LeRobotFolder, Writer
 from wamkit.data.video import Video
-from wamkit.data.video_writer import CODECS, HANGING, Film
+from wamkit.data.video_writer import CODECS, HANGING, VideoWriter
 from wamkit.errors import WamkitError
 from wamkit.simulate import video
 
@@ -36,15 +36,15 @@ class Stuck:
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Make every new film hang at a "picture" or at its "end"."""
-    freed, begin = threading.Event(), Film.__init__
+    freed, begin = threading.Event(), VideoWriter.__init__
 
     def make(at: str) -> None:
-        def stuck(film: Film, *args: Any, **named: Any) -> None:
+        def stuck(film: VideoWriter, *args: Any, **named: Any) -> None:
             begin(film, *args, **named)
             film._stream = Stuck(film._stream, at, freed)
 
-        monkeypatch.setattr(Film, "patience", 0.2)
-        monkeypatch.setattr(Film, "__init__", stuck)
+        monkeypatch.setattr(VideoWriter, "patience", 0.2)
+        monkeypatch.setattr(VideoWriter, "__init__", stuck)
 
     yield make
     freed.set()
@@ -63,7 +63,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("codec", ["av1", "h264"])
 def test_a_film_appears_when_it_is_closed(tmp_path: Path, codec: str) -> None:
-    film = Film(tmp_path / "a" / "film.mp4", 10, (48, 64), codec)
+    film = VideoWriter(tmp_path / "a" / "film.mp4", 10, (48, 64), codec)
     for _ in range(5):
         film.add(PICTURE)
     assert not film.file.exists() and film.seconds == 0.5
@@ -75,7 +75,7 @@ def test_a_film_appears_when_it_is_closed(tmp_path: Path, codec: str) -> None:
 
 
 def test_a_film_that_is_discarded_leaves_nothing(tmp_path: Path) -> None:
-    film = Film(tmp_path / "film.mp4", 10, (48, 64), "av1")
+    film = VideoWriter(tmp_path / "film.mp4", 10, (48, 64), "av1")
     film.add(PICTURE)
     film.discard()
     assert files(tmp_path) == []
@@ -91,7 +91,7 @@ def test_an_encoder_that_hangs_is_given_up(
     tmp_path: Path, hang: Any, codec: str, name: str, other: str, at: str, doing: str
 ) -> None:
     hang(at)
-    film = Film(tmp_path / "film.mp4", 10, (48, 64), codec)
+    film = VideoWriter(tmp_path / "film.mp4", 10, (48, 64), codec)
     with pytest.raises(WamkitError) as error:
         film.add(PICTURE)
         film.close()
@@ -111,7 +111,7 @@ def test_a_data_set_is_as_it_was_before_an_encoder_hung(tmp_path: Path, hang: An
         write(folder)
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
     assert list(tmp_path.iterdir()) == [folder]
-    assert [episode.length for episode in Recording(folder).episodes] == [4]
+    assert [episode.length for episode in LeRobotFolder(folder).episodes] == [4]
 
 
 def test_several_films_that_hang_are_told_of_once(tmp_path: Path, hang: Any) -> None:
@@ -137,7 +137,7 @@ def test_a_film_of_an_episode_that_fails_leaves_nothing(
 
 
 def test_an_error_of_the_encoder_is_the_caller_s(tmp_path: Path) -> None:
-    film = Film(tmp_path / "film.mp4", 10, (48, 64), "h264")
+    film = VideoWriter(tmp_path / "film.mp4", 10, (48, 64), "h264")
     with pytest.raises(ValueError, match="shape"):
         film.add(np.zeros((48, 64, 5), np.uint8))
     film.discard()
@@ -156,7 +156,7 @@ def test_an_encoder_that_is_not_there_is_named_with_another(
 @pytest.mark.parametrize("fps", [0, -1, 1e-9, float("nan"), float("inf")])
 def test_a_rate_that_is_none_is_refused(tmp_path: Path, fps: float) -> None:
     with pytest.raises(WamkitError, match="pictures a second"):
-        Film(tmp_path / "film.mp4", fps, (48, 64), "h264")
+        VideoWriter(tmp_path / "film.mp4", fps, (48, 64), "h264")
     with pytest.raises(WamkitError, match="frames a second"):
         Writer(tmp_path / "set", fps, FEATURES)
     assert files(tmp_path) == []

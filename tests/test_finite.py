@@ -20,7 +20,7 @@ from wamkit import Observation, Policy, WamkitError
 from wamkit.checkpoints import finite
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.parts import EnvironmentConfig
-from wamkit.data import Recording, Samples, check, compute_statistics
+from wamkit.data import LeRobotFolder, Samples, check, compute_statistics
 from wamkit.files import strict_json
 from wamkit.policy import preprocessing
 from wamkit.policy.actions import Statistics
@@ -242,7 +242,7 @@ def test_recorded_actions_are_refused_with_episode_frame_and_number(
         Samples(folder, small)
     assert f"'action' is {value} in" in str(error.value)
     with pytest.raises(WamkitError, match="in episode 1, frame 7, number 2"):
-        compute_statistics(Recording(folder), small)
+        compute_statistics(LeRobotFolder(folder), small)
     (found,) = check(folder, small)
     assert (found.episode, found.frame) == (1, 7) and found.why.endswith("first number 2")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, StoredLatents, precompute
+from wamkit.data import LeRobotFolder, Samples, StoredLatents, precompute
 from wamkit.data.latent_files import shape_of
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("latents") / "store"
-    precompute(Recording(folder), SPEC, store, shard=6)
+    precompute(LeRobotFolder(folder), SPEC, store, shard=6)
     return store
 
 
@@ -50,7 +50,7 @@ def refused(folder: Path, store: Path, words: str) -> None:
         Samples(folder, SPEC, latents=store)
     assert problem.value.hint and len(str(problem.value)) < 1000
     with pytest.raises(WamkitError):
-        precompute(Recording(folder), SPEC, store, shard=6)
+        precompute(LeRobotFolder(folder), SPEC, store, shard=6)
     assert before == {p: p.read_bytes() for p in store.iterdir()}
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wamkit.data import Feature, Recording, Writer, check
+from wamkit.data import Feature, LeRobotFolder, Writer, check
 from wamkit.data.episode_statistics import of_values, sampled, together
 from wamkit.errors import WamkitError
 from wamkit.testing.parity import same_values
@@ -199,7 +199,7 @@ def test_videos_that_are_added_are_encoded_as_those_that_are_there(tmp_path: Pat
     with pytest.raises(WamkitError, match="in the codec hevc, which is not written here"):
         _write(folder, slice(1, 2))
     assert list(tmp_path.iterdir()) == [folder]
-    assert len(Recording(_write(folder, slice(1, 2), codec="h264")).episodes) == 3
+    assert len(LeRobotFolder(_write(folder, slice(1, 2), codec="h264")).episodes) == 3
 
 
 def test_a_data_set_whose_files_are_elsewhere_is_not_added_to(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from wamkit import Observation, WamkitError
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, Writer, check
+from wamkit.data import LeRobotFolder, Samples, Writer, check
 from wamkit.data.instructions import expect_instruction
 from wamkit.data.lerobot_format import Feature
 from wamkit.testing.dataset import record
@@ -52,7 +52,7 @@ def test_check_training_and_showing_refuse_alike(folder: Path, wamkit: Run, task
     found = check(folder, SPEC)
     assert any("task 0 is" in finding.why and finding.hint for finding in found), found
     with pytest.raises(WamkitError, match=r"instruction|null"):
-        Samples(Recording(folder), SPEC)[0]
+        Samples(LeRobotFolder(folder), SPEC)[0]
     for words in (("data", "check", folder), ("data", "show", folder)):
         code, _, err = wamkit(*words)
         assert code != 0 and "a bug" not in err

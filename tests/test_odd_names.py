@@ -11,7 +11,7 @@ import pytest
 
 from wamkit import Observation
 from wamkit.config.check import check
-from wamkit.data import Recording
+from wamkit.data import LeRobotFolder
 from wamkit.errors import WamkitError
 from wamkit.policy.build import resolve
 from wamkit.testing.dataset import record
@@ -52,7 +52,7 @@ def test_data_sets_policies_and_films_are_written_under_any_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     record(Path("cups:v2"), resolve(TOY), episodes=2, frames=12, pictures="video", size=(48, 64))
-    assert len(Recording("cups:v2").episodes) == 2
+    assert len(LeRobotFolder("cups:v2").episodes) == 2
     for name in ("toy:v2", "two\nlines", "mon modèle"):
         assert wamkit("build", TOY, "--out", name)[0] == 0
         look = ("--image", PHOTO, "--prompt", "pick up the cup")

@@ -12,7 +12,7 @@ import pytest
 from wamkit import WamkitError
 from wamkit.checkpoints.files import find, headers
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording
+from wamkit.data import LeRobotFolder
 from wamkit.data.latents import INDEX, StoredLatents
 from wamkit.data.validation import check
 from wamkit.files.placeholders import placeholder
@@ -114,4 +114,4 @@ def test_a_data_set_without_its_metadata_or_films_says_so(tmp_path: Path) -> Non
     assert any("pointer of git-lfs" in str(finding) for finding in check(folder))
     (tmp_path / "other" / "meta" / "info.json").write_text(POINTER)
     with pytest.raises(WamkitError, match="pointer of git-lfs"):
-        Recording(tmp_path / "other")
+        LeRobotFolder(tmp_path / "other")

@@ -12,7 +12,7 @@ from PIL import Image
 import wamkit as package
 from wamkit import Policy, WamkitError
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording
+from wamkit.data import LeRobotFolder
 from wamkit.data.encoding import precompute
 from wamkit.policy.placing import expect_device
 from wamkit.testing.dataset import record
@@ -45,7 +45,7 @@ def test_devices_that_are_here_are_taken() -> None:
 def test_a_policy_goes_to_no_such_device(name: str, tmp_path: Path) -> None:
     policy = package.build(SMALL)
     folder = policy.save(tmp_path / "out")
-    recording = Recording(record(tmp_path / "set", policy.spec))
+    recording = LeRobotFolder(record(tmp_path / "set", policy.spec))
     for way in (
         lambda: policy.to(name),
         lambda: policy.to(device=name),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import wamkit
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, StoredLatents, collate, precompute
+from wamkit.data import LeRobotFolder, Samples, StoredLatents, collate, precompute
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.dataset import record
@@ -43,7 +43,7 @@ def test_the_loss_from_stored_latents_is_the_same(
     policy: Policy, folder: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "latents"
-    assert precompute(Recording(folder), policy.spec, store, batch=1, shard=5) == 12
+    assert precompute(LeRobotFolder(folder), policy.spec, store, batch=1, shard=5) == 12
     seen, stored = Samples(folder, policy.spec), Samples(folder, policy.spec, latents=store)
     assert len(list(store.glob("*.safetensors"))) == 3 and len(stored) == len(seen)
     StoredLatents(store).expect_weights(policy.vae)
@@ -57,7 +57,7 @@ def test_views_that_are_frames_give_the_same_loss(tmp_path: Path) -> None:
     cameras = RAW["cameras"] | {"layout": "frame_per_view"}
     policy = wamkit.build(RAW | {"cameras": cameras})
     folder = record(tmp_path / "set", policy.spec, episodes=1, frames=3)
-    precompute(Recording(folder), policy.spec, tmp_path / "latents", batch=2)
+    precompute(LeRobotFolder(folder), policy.spec, tmp_path / "latents", batch=2)
     seen = Samples(folder, policy.spec)
     stored = Samples(folder, policy.spec, latents=tmp_path / "latents")
     batches = [collate([samples[0], samples[1]]) for samples in (seen, stored)]
@@ -76,13 +76,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     options: dict[str, Any] = {"batch": 2, "shard": 4}
     with pytest.raises(KeyboardInterrupt):
-        precompute(Recording(folder), policy.spec, tmp_path / "a", advance=stop, **options)
+        precompute(LeRobotFolder(folder), policy.spec, tmp_path / "a", advance=stop, **options)
     names = sorted(file.name for file in (tmp_path / "a").iterdir())
     assert names == ["latents-00000-of-00003.safetensors", "latents.json"]
     with pytest.raises(WamkitError, match=r"lacks 2 of 3 files"):
         Samples(folder, policy.spec, latents=tmp_path / "a")
-    assert precompute(Recording(folder), policy.spec, tmp_path / "a", **options) == 8
-    precompute(Recording(folder), policy.spec, tmp_path / "b", **options)
+    assert precompute(LeRobotFolder(folder), policy.spec, tmp_path / "a", **options) == 8
+    precompute(LeRobotFolder(folder), policy.spec, tmp_path / "b", **options)
     for file in (tmp_path / "a").glob("*.safetensors"):
         mine, theirs = load_file(file), load_file(tmp_path / "b" / file.name)
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_a_stride_and_half_precision_store_less(
     policy: Policy, folder: Path, tmp_path: Path
 ) -> None:
-    precompute(Recording(folder), policy.spec, tmp_path / "a", stride=4, dtype="bfloat16")
+    precompute(LeRobotFolder(folder), policy.spec, tmp_path / "a", stride=4, dtype="bfloat16")
     samples = Samples(folder, policy.spec, latents=tmp_path / "a")
     found = [(samples[i]["episode"], samples[i]["frame"]) for i in range(len(samples))]
     assert found == [(0, 0), (0, 4), (1, 0), (1, 4)]
@@ -105,12 +105,12 @@ def test_latents_of_something_else_are_refused(
     policy: Policy, folder: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "latents"
-    precompute(Recording(folder), policy.spec, store, stride=6)
+    precompute(LeRobotFolder(folder), policy.spec, store, stride=6)
     other = parse(RAW | {"video": {"frames": 5, "every": 2}, "seed": 7})
     with pytest.raises(WamkitError, match="was made with another video"):
         Samples(folder, other, latents=store)
     with pytest.raises(WamkitError, match="was made of other data, with other settings"):
-        precompute(Recording(folder), other, store, stride=6)
+        precompute(LeRobotFolder(folder), other, store, stride=6)
     with pytest.raises(WamkitError, match="by a VAE with other weights"):
         StoredLatents(store).expect_weights(wamkit.build(RAW | {"seed": 7}).vae)
     changed = record(tmp_path / "changed", policy.spec, frames=7)

@@ -14,7 +14,7 @@ from wamkit import WamkitError
 from wamkit.cli import app
 from wamkit.config import runs
 from wamkit.config.spec import parse, read
-from wamkit.data import Feature, Recording, Writer
+from wamkit.data import Feature, LeRobotFolder, Writer
 from wamkit.data.encoding import precompute
 from wamkit.data.latents import StoredLatents
 from wamkit.policy.policy import Policy
@@ -65,7 +65,7 @@ def test_where_nothing_can_be_renamed_it_is_read_where_it_lies(
         lose(tmp_path / name, OLDER[1])
     monkeypatch.setattr(os, "rename", refuse)
     Policy.load(tmp_path / "policy")
-    assert len(Recording(tmp_path / "data").episodes) == 3
+    assert len(LeRobotFolder(tmp_path / "data").episodes) == 3
     assert not (tmp_path / "policy").exists()
 
 
@@ -118,7 +118,7 @@ def test_latents_of_other_moments_are_not_mixed_with_those_that_are_asked_for(
     tmp_path: Path,
 ) -> None:
     spec = small().spec
-    recording = Recording(recordings(tmp_path / "data", spec))
+    recording = LeRobotFolder(recordings(tmp_path / "data", spec))
     encode: Callable[..., int] = precompute
     assert encode(recording, spec, tmp_path / "z", shard=16) == 30
     (tmp_path / "z" / "latents-00001-of-00002.safetensors").unlink()
@@ -145,5 +145,5 @@ def test_two_writers_of_a_data_set_do_not_take_away_what_the_other_adds(tmp_path
         add(writer, 1)
     with Writer(tmp_path / "demos", 10, features) as writer:
         add(writer, 2)
-    assert len(Recording(tmp_path / "demos").episodes) == 3
+    assert len(LeRobotFolder(tmp_path / "demos").episodes) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["demos"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.config.spec import PolicySpec, parse
-from wamkit.data import Recording, check
-from wamkit.data.reader import Numbers
+from wamkit.data import LeRobotFolder, check
+from wamkit.data.reader import ColumnStore
 from wamkit.errors import WamkitError
 from wamkit.policy.build import build
 from wamkit.policy.policy import Policy
@@ -249,7 +249,7 @@ def test_only_successes_are_kept(tmp_path: Path) -> None:
             on_rollout=lambda a: heard.append(a.seed),
         )
     assert heard == [0, 1, 2, 3, 4, 5] and done.attempts == 6 and done.seeds == (0, 5)
-    found = Recording(tmp_path / "d")
+    found = LeRobotFolder(tmp_path / "d")
     assert len(found.episodes) == 4 and found.fps == 10
     assert sum(e.length for e in found.episodes) == done.frames
     assert list(found.tasks.values()) == ["go to the goal"]
@@ -260,7 +260,7 @@ def test_episodes_are_added_to_those_there(tmp_path: Path) -> None:
     for seed in (0, 2):
         with here() as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
             collect(workers, made, 2, seed=seed)
-    assert len(Recording(tmp_path / "d").episodes) == 4
+    assert len(LeRobotFolder(tmp_path / "d").episodes) == 4
 
 
 def test_an_expert_that_fails_too_often_is_given_up(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert check(parts, decode=True) == []
     assert len(list(tmp_path.iterdir())) == 2
     names = ("observation.state", "action", "index", "episode_index")
-    one, two = (Numbers(r, r.episodes, names) for r in map(Recording, (whole, parts)))
+    one, two = (ColumnStore(r, r.episodes, names) for r in map(LeRobotFolder, (whole, parts)))
     for name in names:
         np.testing.assert_array_equal(one[name], two[name])
     assert _collected(parts, 6) == [8] and asked.kept(parts) == 6

@@ -87,9 +87,9 @@ def test_a_checkpoint_is_a_policy_with_the_average_and_the_statistics(
     assert torch.equal(policy.state_dict()[name], kept[f"weight/{name}"])
     assert not torch.equal(weights[name], policy.state_dict()[name])
     loaded = Policy.load(tmp_path / "run/checkpoints/last/policy")
-    from wamkit.data import Recording, split
+    from wamkit.data import LeRobotFolder, split
 
-    recording = Recording(folder)
+    recording = LeRobotFolder(folder)
     learn, _ = split(recording, 0.3, 0)
     assert loaded.statistics == compute_statistics(recording, policy.spec, episodes=learn)
     assert loaded.spec == policy.spec

@@ -12,7 +12,7 @@ import wamkit
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.registry import registry
 from wamkit.config.spec import parse, read
-from wamkit.data import Recording, Samples, precompute
+from wamkit.data import LeRobotFolder, Samples, precompute
 from wamkit.errors import SpecError, WamkitError
 from wamkit.policy.cost import cost
 from wamkit.policy.policy import Policy
@@ -99,7 +99,7 @@ def test_what_is_counted_counts_it() -> None:
 def test_stored_latents_of_another_dtype_are_refused(tmp_path: Path) -> None:
     spec, low = (parse(raw, "here") for raw in (RAW, LOW))
     folder = record(tmp_path / "set", spec, episodes=1, frames=3)
-    precompute(Recording(folder), low, tmp_path / "latents", batch=2)
+    precompute(LeRobotFolder(folder), low, tmp_path / "latents", batch=2)
     Samples(folder, low, latents=tmp_path / "latents")
     with pytest.raises(WamkitError, match="was made with another vae"):
         Samples(folder, spec, latents=tmp_path / "latents")

@@ -17,7 +17,7 @@ from ._options import Column, Json, Overrides, Tolerance
 from ._output import FOUND, console, emit, note, say, show_table, spinner, table
 
 if TYPE_CHECKING:
-    from ..data import Columns, Recording
+    from ..data import Columns, LeRobotFolder
 
 EXAMPLE = "wamkit data check recordings/cups --spec spec.toml"
 NUMBERS = ("min", "q01", "mean", "q99", "max", "std")
@@ -64,7 +64,7 @@ def command(
     With --spec, `check` also says what the policy needs and the data set lacks, and `stats` treats
     relative actions as the policy learns them.
     """
-    from ..data import TOLERANCE, Columns, Recording
+    from ..data import TOLERANCE, Columns, LeRobotFolder
 
     given: dict[str, object] = {
         "--spec": spec,
@@ -86,9 +86,9 @@ def command(
     if action is Action.check:
         _check(folder, policy, columns, decode, allowed, json)
     elif action is Action.show:
-        _show(Recording(folder), out, allowed, json)
+        _show(LeRobotFolder(folder), out, allowed, json)
     else:
-        _stats(Recording(folder), policy, columns, out, allowed, json)
+        _stats(LeRobotFolder(folder), policy, columns, out, allowed, json)
 
 
 def _check(
@@ -138,17 +138,17 @@ def _check(
 
 def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[str]:
     """What normalization does to the numbers, as far as they can be read."""
-    from ..data import Recording, remarks
+    from ..data import LeRobotFolder, remarks
 
     if spec is None:
         return []
     try:
-        return remarks(Recording(folder), spec, columns)
+        return remarks(LeRobotFolder(folder), spec, columns)
     except WamkitError:  # the faults of the data are told already
         return []
 
 
-def _show(recording: Recording, out: Path | None, tolerance: float, json: bool) -> None:
+def _show(recording: LeRobotFolder, out: Path | None, tolerance: float, json: bool) -> None:
     episodes, files = recording.episodes, recording.files()
     frames = sum(episode.length for episode in episodes)
     lengths = [episode.length for episode in episodes] or [0]
@@ -205,21 +205,21 @@ def _names(names: object) -> str:
     )
 
 
-def _strip(recording: Recording, out: Path, tolerance: float) -> None:
+def _strip(recording: LeRobotFolder, out: Path, tolerance: float) -> None:
     """A row of pictures for each camera, evenly from the first episode."""
     import numpy as np
     from PIL import Image
 
-    from ..data.reader import Pictures
+    from ..data.reader import FrameReader
     from ..files.pixels import is_deep
 
     if not recording.cameras or not recording.episodes:
         raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
     episode = recording.episodes[0]
     frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
-    pictures, rows = Pictures(recording, tolerance), []
+    pictures, rows = FrameReader(recording, tolerance), []
     for camera in recording.cameras:
-        found = pictures.at(episode, camera, frames)
+        found = pictures.read(episode, camera, frames)
         if is_deep(found):
             low, high = float(found.min()), float(found.max())
             note(f"{camera}: one channel; {low:g} is shown black, {high:g} white")
@@ -240,7 +240,7 @@ def _strip(recording: Recording, out: Path, tolerance: float) -> None:
 
 
 def _stats(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec | None,
     columns: Columns,
     out: Path | None,

@@ -107,10 +107,10 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
     if (prompts is None) == (data is None):
         raise WamkitError("whose instructions?", "name one: --prompts FILE, or --data DIR")
     if prompts is None:
-        from ..data import Recording
+        from ..data import LeRobotFolder
 
         assert data is not None
-        return list(Recording(data).tasks.values())
+        return list(LeRobotFolder(data).tasks.values())
     try:
         lines = [line.strip() for line in read_text(prompts).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
@@ -145,10 +145,10 @@ def _latents(
 ) -> None:
     from rich.progress import Progress
 
-    from ..data import Columns, Recording
+    from ..data import Columns, LeRobotFolder
     from ..data.encoding import precompute, sample_index
 
-    recording, columns = Recording(data), Columns.of(column)
+    recording, columns = LeRobotFolder(data), Columns.of(column)
     total = len(sample_index(recording, options["stride"]))
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("encoding", total=total)

@@ -1,15 +1,15 @@
 """Robot data: LeRobot folders in and out, training samples, checks, statistics, stored latents.
 
-`Recording` is what a folder holds, `Samples` are what a policy learns from, `Loader` gives them in
-batches in an order that can be resumed, `Writer` makes a folder. One sample on one screen: `Sample`
-in `samples.py`. Reading needs `pip install -e ".[data]"` (pyarrow and PyAV), nothing of LeRobot.
+`LeRobotFolder` is a folder on disk, `Samples` are the training samples in it, `Loader` yields them
+in batches in an order that can be resumed, `Writer` writes a folder. `Sample` in `samples.py` shows
+one sample on one screen. Reading needs `pip install -e ".[data]"` (pyarrow and PyAV), not LeRobot.
 """
 
 from __future__ import annotations
 
 from .encoding import precompute
 from .latents import StoredLatents
-from .lerobot_format import TOLERANCE, Columns, Episode, Feature, Recording
+from .lerobot_format import TOLERANCE, Columns, Episode, Feature, LeRobotFolder
 from .loading import Loader, collate
 from .samples import Sample, Samples, split
 from .scaling import remarks
@@ -23,8 +23,8 @@ __all__ = [
     "Episode",
     "Feature",
     "Finding",
+    "LeRobotFolder",
     "Loader",
-    "Recording",
     "Sample",
     "Samples",
     "StoredLatents",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from .lerobot_format import TOLERANCE, Episode, Recording
+from .lerobot_format import TOLERANCE, Episode, LeRobotFolder
 from .timing import CARE
 from .video import Video
 
@@ -103,7 +103,7 @@ def _nearest(times: Times, wanted: Times, half: float) -> Times:
 class Alignment:
     """The times of pictures in the files of a recording, looked up where the metadata are off."""
 
-    def __init__(self, recording: Recording, tolerance: float) -> None:
+    def __init__(self, recording: LeRobotFolder, tolerance: float) -> None:
         self.recording, self.tolerance = recording, tolerance
         self._tables: dict[tuple[str, Path], dict[int, Placed] | None] = {}
 
@@ -126,8 +126,8 @@ class Alignment:
         return table[episode.index]
 
     def _agrees(self, video: Video, key: str, episode: Episode) -> bool:
-        """Whether the header of a file and the metadata say the same, or too little to tell."""
-        fps, sharing = self.recording.fps, self.recording.sharing(episode, key)
+        """Whether the header of a file and the metadata agree, or say too little."""
+        fps, sharing = self.recording.fps, self.recording.episodes_sharing_video(episode, key)
         lengths = [e.length for e in sharing]
         total = sum(lengths)
         if video.pictures != total:
@@ -140,7 +140,7 @@ class Alignment:
         return drift <= strict(float(starts[-1]) + lengths[-1] / fps, fps)
 
     def _table(self, video: Video, key: str, episode: Episode) -> dict[int, Placed]:
-        sharing = self.recording.sharing(episode, key)
+        sharing = self.recording.episodes_sharing_video(episode, key)
         starts = [e.clips[key].start for e in sharing]
         lengths = [e.length for e in sharing]
         times = video.times()

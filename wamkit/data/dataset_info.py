@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import WamkitError
 from .lerobot_format import OWN, Feature
-from .video_writer import about
+from .video_writer import video_info
 
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -23,10 +23,10 @@ def begun(
     kinds = {"timestamp": "float32"}
     typed: dict[str, Any] = {}
     for name, feature in features.items():
-        names = ["height", "width", "channels"] if feature.is_picture else feature.names
+        names = ["height", "width", "channels"] if feature.is_image else feature.names
         typed[name] = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
         if feature.dtype == "video":
-            typed[name]["info"] = about(feature.size, fps, codecs[name])
+            typed[name]["info"] = video_info(feature.size, fps, codecs[name])
     for name in OWN:
         typed[name] = {"dtype": kinds.get(name, "int64"), "shape": [1], "names": None}
     films = any(feature.dtype == "video" for feature in features.values())

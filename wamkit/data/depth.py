@@ -13,7 +13,7 @@ from ..errors import WamkitError
 from ..files.pixels import is_deep
 from ..policy.cameras import expect_channels
 from .findings import Finding
-from .lerobot_format import Columns, Recording
+from .lerobot_format import Columns, LeRobotFolder
 
 Place = tuple[str, int, int]  # file, episode, frame
 ONE = "one channel of more than 8 bits"
@@ -21,19 +21,19 @@ INSIDE = 0.1
 """Share of pixels within a view's `value_range` below which the range is taken for another unit."""
 
 
-class Look(NamedTuple):
-    """One picture that was looked at."""
+class ProbedImage(NamedTuple):
+    """Some pixels of an image that was checked."""
 
     place: Place
     shape: tuple[int, ...]
     values: NDArray[Any]  # some pixels of a deep picture, its smallest and its largest included
 
 
-class Looked:
-    """The pictures of each camera that were looked at."""
+class ProbedImages:
+    """Images that were checked, by camera."""
 
     def __init__(self) -> None:
-        self._of: dict[str, list[Look]] = {}
+        self._of: dict[str, list[ProbedImage]] = {}
 
     def add(self, key: str, place: Place, picture: NDArray[Any]) -> None:
         """Take note of a picture [height, width, 3], or [height, width, 1] if it is deep."""
@@ -42,10 +42,10 @@ class Looked:
             flat = picture.ravel()
             some = flat[:: max(1, len(flat) // 64)]
             values = np.append(some, [flat.min(), flat.max()])
-        self._of.setdefault(key, []).append(Look(place, picture.shape, values))
+        self._of.setdefault(key, []).append(ProbedImage(place, picture.shape, values))
 
     def findings(
-        self, recording: Recording, spec: PolicySpec | None, columns: Columns
+        self, recording: LeRobotFolder, spec: PolicySpec | None, columns: Columns
     ) -> Iterator[Finding]:
         """What is wrong with the depth of the pictures, by camera."""
         for key, looks in self._of.items():
@@ -65,7 +65,7 @@ class Looked:
 
 
 def _of_view(
-    spec: PolicySpec, view: str, key: str, looks: list[Look], deep: list[Look]
+    spec: PolicySpec, view: str, key: str, looks: list[ProbedImage], deep: list[ProbedImage]
 ) -> Iterator[Finding]:
     """What a view of the spec and its pictures disagree about."""
     given = next(v.value_range for v in spec.cameras.views if v.name == view)
@@ -93,6 +93,6 @@ def _of_view(
             yield _at(deep[0], why, hint)
 
 
-def _at(look: Look, why: str, hint: str) -> Finding:
+def _at(look: ProbedImage, why: str, hint: str) -> Finding:
     file, episode, frame = look.place
     return Finding(file, why, episode, frame, hint)

@@ -34,16 +34,16 @@ from .latent_files import (
     shape_of,
 )
 from .latents import settings, weights_mark
-from .lerobot_format import TOLERANCE, Columns, Recording
+from .lerobot_format import TOLERANCE, Columns, LeRobotFolder
 from .needs import expect
-from .reader import Pictures, expect_rows
+from .reader import FrameReader, expect_rows
 from .samples import chosen, clip
 
 Moment = tuple[int, int]  # episode, frame
 
 
 def sample_index(
-    recording: Recording, stride: int = 1, episodes: Sequence[int] | None = None
+    recording: LeRobotFolder, stride: int = 1, episodes: Sequence[int] | None = None
 ) -> list[Moment]:
     """The moments whose clips are encoded: every `stride`-th frame of each episode.
 
@@ -61,7 +61,7 @@ def sample_index(
 
 @torch.no_grad()
 def precompute(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec,
     folder: Path,
     columns: Columns | None = None,
@@ -78,8 +78,8 @@ def precompute(
     """Encode what `folder` lacks, `shard` clips a file; return how many clips were encoded.
 
     A file appears whole or not at all, so that an interrupted run goes on where it stopped.
-    `advance` is told how many clips are done. Raises WamkitError if the data set is not what the
-    spec needs, or the folder was made of other data or with other settings.
+    `advance` is called with the number of clips encoded. Raises WamkitError if the data set is not
+    what the spec needs, or the folder was made of other data or with other settings.
     """
     columns = columns or Columns()
     expect_device(device)
@@ -114,7 +114,7 @@ def precompute(
         "clips": len(wanted),
     }
     _claim(folder, about)
-    pictures, layout = Pictures(recording, tolerance), CameraLayout(spec.cameras)
+    pictures, layout = FrameReader(recording, tolerance), CameraLayout(spec.cameras)
     known = {episode.index: episode for episode in recording.episodes}
     encoded = 0
 
@@ -125,7 +125,7 @@ def precompute(
             clips = []
             for index, t in part:
                 frames, _ = clip(spec, t, known[index].length)
-                shown = pictures.at(known[index], columns.view(view.name), frames)
+                shown = pictures.read(known[index], columns.view(view.name), frames)
                 where = f"{columns.view(view.name)!r} of episode {index} at frame {frames[0]}"
                 expect_channels(spec.cameras, view.name, shown.shape[-1], shown, where)
                 clips.append(torch.from_numpy(shown).permute(0, 3, 1, 2))

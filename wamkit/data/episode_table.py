@@ -27,10 +27,10 @@ from .episode_statistics import (
     together,
 )
 from .findings import CONVERT
-from .lerobot_format import Episode, Recording
+from .lerobot_format import Episode, LeRobotFolder
 from .linking import put_table
 from .metadata import json_table
-from .reader import Numbers, Pictures
+from .reader import ColumnStore, FrameReader
 
 FOLDER = Path("meta", "episodes")
 BASIC = {"min", "max", "mean", "std", "count"}
@@ -73,30 +73,30 @@ def statistics_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def measured(recording: Recording, episode: Episode) -> dict[str, Statistics]:
+def measured(recording: LeRobotFolder, episode: Episode) -> dict[str, Statistics]:
     """The statistics of every feature of an episode that is stored; images are [h, w, 3] uint8.
 
     Raises WamkitError if its frames cannot be read.
     """
-    names = [name for name, feature in recording.features.items() if not feature.is_picture]
-    numbers, images = Numbers(recording, [episode], names), Pictures(recording)
+    names = [name for name, feature in recording.features.items() if not feature.is_image]
+    numbers, images = ColumnStore(recording, [episode], names), FrameReader(recording)
     found = {name: of_values(numbers[name]) for name in names}
     for name in recording.cameras:
         frames = sampled(episode.length)
-        every = (images.at(episode, name, [frame])[0] for frame in frames)
+        every = (images.read(episode, name, [frame])[0] for frame in frames)
         found[name] = of_images(histogram(image) for image in every)
     return found
 
 
-def tasks_of(recording: Recording, episode: Episode) -> list[str]:
+def tasks_of(recording: LeRobotFolder, episode: Episode) -> list[str]:
     """The instructions of an episode that is stored, in the order of its frames."""
     if episode.tasks:
         return list(episode.tasks)
-    indices = Numbers(recording, [episode], ["task_index"])["task_index"][:, 0]
+    indices = ColumnStore(recording, [episode], ["task_index"])["task_index"][:, 0]
     return [recording.tasks[int(index)] for index in dict.fromkeys(indices.tolist())]
 
 
-def complete(folder: Path, recording: Recording) -> None:
+def complete(folder: Path, recording: LeRobotFolder) -> None:
     """Give every file in a folder the columns that another has, and those that LeRobot needs.
 
     Statistics are computed from the frames of the recording where there are none. A file that lacks

@@ -31,10 +31,10 @@ from .latent_files import (
     shape_of,
     starts_of,
 )
-from .lerobot_format import Columns, Recording
+from .lerobot_format import Columns, LeRobotFolder
 
 
-def settings(recording: Recording, spec: PolicySpec, columns: Columns) -> dict[str, Any]:
+def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> dict[str, Any]:
     """What decides the latents besides the weights of the VAE."""
     return {
         "vae": spec.vae.model_dump(mode="json", exclude={"weights", "adapter"}),
@@ -101,7 +101,7 @@ class StoredLatents:
             )
         return found
 
-    def expect(self, recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+    def expect(self, recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
         """Raises WamkitError if they were made of other data, or with other settings.
 
         Every file must hold the clips, and latents of the shape, that follow from these.

@@ -1,7 +1,7 @@
 """What a LeRobot folder of version 3 or 2 says about itself: features, episodes, tasks, files.
 
 Version 3 keeps many episodes in a parquet and in an mp4 file, version 2 one in each. Both become
-the same `Recording`, which knows for each episode where its rows and its pictures are. Formats:
+the same `LeRobotFolder`, which knows for each episode where its rows and its pictures are. Formats:
 `lerobot/datasets` at huggingface/lerobot, codebase versions v2.0, v2.1 and v3.0.
 """
 
@@ -36,7 +36,7 @@ class Feature:
     dtype: str
     """A number type such as float32, or `video` (an mp4 file), or `image` (within the parquet)."""
     shape: tuple[int, ...]
-    """Of one frame; pictures are height, width, 3 or 3, height, width, as `names` tell."""
+    """Of one frame; pictures are height, width, 3 or 3, height, width, see `names`."""
     names: Any = None
 
     @property
@@ -50,7 +50,7 @@ class Feature:
         return [str(i) for i in range(size)]
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         """True for cameras."""
         return self.dtype in PICTURES
 
@@ -80,7 +80,7 @@ class Episode:
     tasks: tuple[str, ...]
     data: Path  # the parquet file with its rows, perhaps among others
     clips: Mapping[str, Clip] = field(default_factory=dict)  # camera -> its mp4
-    span: tuple[int, ...] = ()  # first and last + 1 of its frames among all, where that is told
+    span: tuple[int, ...] = ()  # first and last + 1 of its frames among all, if stored
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Columns:
         return Columns(found, **numbers)
 
 
-class Recording:
-    """A LeRobot folder on this machine, known by its metadata."""
+class LeRobotFolder:
+    """A LeRobot folder on this machine, read from its metadata."""
 
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder is no data set, or of a version that is not read."""
@@ -140,22 +140,22 @@ class Recording:
     @property
     def cameras(self) -> tuple[str, ...]:
         """Keys of the features that are pictures."""
-        return tuple(name for name, feature in self.features.items() if feature.is_picture)
+        return tuple(name for name, feature in self.features.items() if feature.is_image)
 
     @property
-    def films(self) -> tuple[str, ...]:
+    def video_keys(self) -> tuple[str, ...]:
         """Keys of the cameras whose pictures are in mp4 files."""
         return tuple(name for name in self.cameras if self.features[name].dtype == "video")
 
     @property
     def episodes(self) -> tuple[Episode, ...]:
         """Every episode, in order. Raises WamkitError, with all faults, if one cannot be used."""
-        found, faults = self.survey
+        found, faults = self.episodes_and_faults
         refuse(faults, f"{self.folder}: the metadata")
         return found
 
     @cached_property
-    def survey(self) -> tuple[tuple[Episode, ...], tuple[Finding, ...]]:
+    def episodes_and_faults(self) -> tuple[tuple[Episode, ...], tuple[Finding, ...]]:
         """The episodes that can be used, in order, and what is wrong with the others."""
         rows, faults = self._rows()
         found, wrong = metadata.made(rows, self._episode)
@@ -181,26 +181,26 @@ class Recording:
     @property
     def tasks(self) -> dict[int, str]:
         """task_index -> instruction. Raises WamkitError, with all faults, if one has no words."""
-        found, faults = self.words
+        found, faults = self.tasks_and_faults
         refuse(faults, f"{self.folder}: the metadata")
         return found
 
     @cached_property
-    def words(self) -> tuple[dict[int, str], list[Finding]]:
+    def tasks_and_faults(self) -> tuple[dict[int, str], list[Finding]]:
         """task_index -> instruction, and what is wrong with the others."""
         return metadata.tasks(self.folder, v3=self.version.startswith("v3"))
 
-    def sharing(self, episode: Episode, camera: str) -> tuple[Episode, ...]:
+    def episodes_sharing_video(self, episode: Episode, camera: str) -> tuple[Episode, ...]:
         """The episodes in the same mp4 file, in the order in which they are there."""
         return self._by_film[camera][episode.clips[camera].file]
 
     @cached_property
     def _by_film(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
-        return self._shared(self.survey[0])
+        return self._shared(self.episodes_and_faults[0])
 
     def _shared(self, episodes: Iterable[Episode]) -> dict[str, dict[Path, tuple[Episode, ...]]]:
         """Camera -> mp4 file -> the episodes in it, in the order in which they are there."""
-        found: dict[str, dict[Path, list[Episode]]] = {name: {} for name in self.films}
+        found: dict[str, dict[Path, list[Episode]]] = {name: {} for name in self.video_keys}
         for episode in episodes:
             for name, clip in episode.clips.items():
                 found[name].setdefault(clip.file, []).append(episode)
@@ -235,7 +235,7 @@ class Recording:
 
     def _tables(self) -> set[Path]:
         """The files that hold rows of episodes, wherever the templates of info.json have them."""
-        return {episode.data for episode in self.survey[0]}
+        return {episode.data for episode in self.episodes_and_faults[0]}
 
     def fingerprint(self) -> str:
         """A hash of the data: names and sizes of all files, and the contents of all but videos."""
@@ -252,8 +252,8 @@ class Recording:
         """The rows of the episodes as they are written, each with its file."""
         if not self.version.startswith("v3"):
             file = self.folder / "meta" / "episodes.jsonl"
-            told, faults = metadata.lines(file)
-            return [(file, row) for row in told], faults
+            rows_of_file, faults = metadata.lines(file)
+            return [(file, row) for row in rows_of_file], faults
         place = self.folder / "meta" / "episodes"
         files = sorted(place.rglob("*.parquet"))
         if not files:
@@ -261,12 +261,12 @@ class Recording:
             return [], [Finding(str(place), why, hint="copy the whole data set again")]
         wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
         keys = ("chunk_index", "file_index", "from_timestamp")
-        wanted += [f"videos/{name}/{key}" for name in self.films for key in keys]
+        wanted += [f"videos/{name}/{key}" for name in self.video_keys for key in keys]
         rows: list[tuple[Path, dict[str, Any]]] = []
         faults = []
         for file in files:
-            told, wrong = metadata.table(file, wanted, ["tasks", *SPAN])
-            rows += [(file, row) for row in told]
+            rows_of_file, wrong = metadata.table(file, wanted, ["tasks", *SPAN])
+            rows += [(file, row) for row in rows_of_file]
             faults += wrong
         return rows, faults
 
@@ -277,14 +277,14 @@ class Recording:
             raise ValueError(f"length is {length:,}, an episode has at most {MOST_FRAMES:,} frames")
         clips = {}
         if self.version.startswith("v3"):
-            for name in self.films:
+            for name in self.video_keys:
                 file = self._path("video_path", video_key=name, **_file(row, f"videos/{name}"))
                 clips[name] = Clip(file, seconds(row, f"videos/{name}/from_timestamp"))
             data = self._path("data_path", **_file(row, "data"))
         else:
             size = whole({"chunks_size": 1000} | self.info, "chunks_size", 1)
             place = {"episode_chunk": index // size, "episode_index": index}
-            for name in self.films:
+            for name in self.video_keys:
                 clips[name] = Clip(self._path("video_path", video_key=name, **place))
             data = self._path("data_path", **place)
         span = tuple(whole(row, name) for name in SPAN if row.get(name) is not None)

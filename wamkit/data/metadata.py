@@ -119,13 +119,13 @@ def _raw_lines(file: Path) -> Iterator[bytes]:
 def _table_of(line: bytes) -> dict[str, Any]:
     """The table in a line of JSON. Raises ValueError if there is none."""
     try:
-        told = strict_json.loads(line.decode("utf-8-sig"))
+        content = strict_json.loads(line.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    if not isinstance(told, dict):
-        raise ValueError(f"a {type(told).__name__}")
-    expect_text(json.dumps(told, ensure_ascii=False), "line")
-    return told
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}")
+    expect_text(json.dumps(content, ensure_ascii=False), "line")
+    return content
 
 
 def table(file: Path, wanted: list[str], besides: list[str]) -> tuple[list[dict[str, Any]], Any]:
@@ -168,14 +168,14 @@ def made(
 
 def words_of(row: dict[str, Any]) -> tuple[str, ...]:
     """The instructions of an episode."""
-    told = row.get("tasks")
-    if told is None:
+    content = row.get("tasks")
+    if content is None:
         return ()
-    if isinstance(told, str):
-        told = [told]
-    if not isinstance(told, list) or not all(isinstance(text, str | None) for text in told):
-        raise ValueError(f"tasks is {told!r:.80}, expected a list of instructions")
-    return tuple(expect_instruction(text, "one of tasks") for text in told)
+    if isinstance(content, str):
+        content = [content]
+    if not isinstance(content, list) or not all(isinstance(text, str | None) for text in content):
+        raise ValueError(f"tasks is {content!r:.80}, expected a list of instructions")
+    return tuple(expect_instruction(text, "one of tasks") for text in content)
 
 
 def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:

@@ -10,20 +10,20 @@ import numpy as np
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
 from .findings import Finding, refuse
-from .lerobot_format import INFO, OWN, Columns, Recording
+from .lerobot_format import INFO, OWN, Columns, LeRobotFolder
 
 
-def expect(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+def expect(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
     """Raises WamkitError, with all reasons, if a data set is not what a spec needs."""
     refuse(lacking(recording, spec, columns), f"{recording.folder} for this policy")
 
 
-def expect_numbers(recording: Recording, spec: PolicySpec, columns: Columns) -> None:
+def expect_numbers(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
     """As `expect`, of actions and states alone."""
     refuse(_numbers(recording, spec, columns), f"{recording.folder} for this policy")
 
 
-def lacking(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def lacking(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
     """Yield every reason why the policy cannot learn from the data set."""
     yield from _views(recording, spec, columns)
     yield from _numbers(recording, spec, columns)
@@ -36,10 +36,12 @@ def lacking(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterato
             "pictures a second",
         )
     try:
-        told = any(recording.tasks.values()) or any(e.tasks for e in recording.survey[0])
-    except WamkitError:  # told of the metadata themselves
-        told = True
-    if not told:
+        has_instruction = any(recording.tasks.values()) or any(
+            e.tasks for e in recording.episodes_and_faults[0]
+        )
+    except WamkitError:  # reported by those who read the metadata
+        has_instruction = True
+    if not has_instruction:
         yield _finding("the data set has no instruction for any episode", "write its tasks")
 
 
@@ -51,7 +53,7 @@ def _every(spec: PolicySpec, fps: float) -> int:
     return max(1, round(spec.video.every * fps / spec.actions.control_hz))
 
 
-def _views(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
     views, cameras = [view.name for view in spec.cameras.views], recording.cameras
     for name in sorted(set(columns.views) - set(views)):
         yield _finding(
@@ -87,14 +89,14 @@ def _likely(name: str, keys: list[str]) -> str:
     return (near or keys or [""])[0]
 
 
-def _numbers(recording: Recording, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def _numbers(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
     wanted = {"action": (columns.action, spec.actions.size, "the sizes of actions.groups")}
     if spec.state.size:
         wanted["state"] = (columns.state, spec.state.size, "state.size")
     numeric = {
         name: prod(feature.shape)
         for name, feature in recording.features.items()
-        if name not in OWN and not feature.is_picture and _is_number(feature.dtype)
+        if name not in OWN and not feature.is_image and _is_number(feature.dtype)
     }
     for name, (key, size, where) in wanted.items():
         if numeric.get(key) == size:

@@ -1,4 +1,4 @@
-"""The numbers of all frames in memory, and the pictures at any of them."""
+"""Read a LeRobot folder: columns of values in memory, images at any frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..files.paths import inside
 from ..files.pixels import pixels
 from . import parquet
 from .alignment import EXACT, Alignment, strict
-from .lerobot_format import TOLERANCE, Episode, Recording
+from .lerobot_format import TOLERANCE, Episode, LeRobotFolder
 from .timing import ceiling
 from .video import Videos
 
@@ -50,11 +50,11 @@ def expect_rows(episodes: Sequence[Episode]) -> None:
             )
 
 
-class Numbers:
-    """Columns of numbers of some episodes, one after the other, read once."""
+class ColumnStore:
+    """Columns of values of some episodes, concatenated, read once."""
 
     def __init__(
-        self, recording: Recording, episodes: Sequence[Episode], columns: Sequence[str]
+        self, recording: LeRobotFolder, episodes: Sequence[Episode], columns: Sequence[str]
     ) -> None:
         """Raises WamkitError if a file is missing or damaged, or holds other rows than expected."""
         self.episodes = tuple(episodes)
@@ -81,9 +81,9 @@ class Numbers:
         for name, parts in pieces.items():
             shape = recording.features[name].shape
             if len(kinds := {part.shape[1:] for part in parts}) > 1:
-                told = " and ".join(sorted(str(list(kind)) for kind in kinds))
+                shapes = " and ".join(sorted(str(list(kind)) for kind in kinds))
                 raise WamkitError(
-                    f"{name!r} is of shape {told} in different files, the metadata says "
+                    f"{name!r} is of shape {shapes} in different files, the metadata says "
                     f"{list(shape)}",
                     CHECK,
                 )
@@ -115,7 +115,7 @@ class Numbers:
         """All frames of a column, [frames, numbers]."""
         return self._columns[name]
 
-    def of(self, place: int, name: str) -> NDArray[Any]:
+    def episode_values(self, place: int, name: str) -> NDArray[Any]:
         """The frames of the episode at `place` among those asked for, [length, numbers]."""
         return self._columns[name][self.starts[place] : self.starts[place + 1]]
 
@@ -133,16 +133,16 @@ def _columns(file: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     return found
 
 
-class Lately:
-    """Decoded pictures by place, those that were asked for last, within so many bytes."""
+class FrameCache:
+    """LRU cache of decoded images by episode, camera and frame, limited in bytes."""
 
     def __init__(self, room: int) -> None:
         self.room, self.held = room, 0
         self._kept: OrderedDict[tuple[int, str, int], NDArray[Any]] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type[Lately], tuple[int]]:
+    def __reduce__(self) -> tuple[type[FrameCache], tuple[int]]:
         """Another process begins with none."""
-        return Lately, (self.room,)
+        return FrameCache, (self.room,)
 
     def get(self, place: tuple[int, str, int]) -> NDArray[Any] | None:
         """The picture at a place: episode, camera and frame."""
@@ -161,39 +161,39 @@ class Lately:
             self.held -= self._kept.popitem(last=False)[1].nbytes
 
 
-class Pictures:
-    """Pictures of any camera at any frames of an episode, from videos or from the parquet."""
+class FrameReader:
+    """Reads images of any camera at any frames of an episode, from videos or parquet files."""
 
     def __init__(
-        self, recording: Recording, tolerance: float = TOLERANCE, room: int = ROOM
+        self, recording: LeRobotFolder, tolerance: float = TOLERANCE, room: int = ROOM
     ) -> None:
         """`tolerance`: seconds that a picture may be off the time of its frame.
 
         `room`: bytes of decoded pictures that are kept, in each process that decodes.
         """
         self.recording = recording
-        self._lately = Lately(room)
+        self._cache = FrameCache(room)
         self.tolerance = tolerance
         self._videos = Videos()
         self._alignment = Alignment(recording, tolerance)
         self._groups: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
         self._owners: dict[Path, list[NDArray[Any]]] = {}  # file -> row group -> episode of a row
 
-    def at(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[Any]:
+    def read(self, episode: Episode, key: str, frames: Sequence[int]) -> NDArray[Any]:
         """[len(frames), height, width, 3] uint8 of the camera `key`. Raises WamkitError.
 
         Deep ones are [len(frames), height, width, 1] float32, in the recording's own units.
         """
         feature, found = self.recording.features[key], {}
         for frame in frames:
-            if (kept := self._lately.get((episode.index, key, frame))) is not None:
+            if (kept := self._cache.get((episode.index, key, frame))) is not None:
                 found[frame] = kept
         if missing := sorted({frame for frame in frames if frame not in found}):
             for frame, decoded in zip(
                 missing, self._decoded(feature.dtype, episode, key, missing), strict=True
             ):
                 found[frame] = decoded
-                self._lately.put((episode.index, key, frame), decoded)
+                self._cache.put((episode.index, key, frame), decoded)
         if len(shapes := {picture.shape for picture in found.values()}) > 1:
             raise WamkitError(
                 f"{key!r} of episode {episode.index} has pictures {sorted(shapes)} in frames "
@@ -215,10 +215,12 @@ class Pictures:
         Of episodes that do not begin at time 0 nothing else tells which picture is the first.
         """
         for episode in episodes:
-            for key in self.recording.films:
+            for key in self.recording.video_keys:
                 video = self._videos[episode.clips[key].file]
                 if not self._alignment.looked_up(video, key, episode).counted:
-                    frames = sum(e.length for e in self.recording.sharing(episode, key))
+                    frames = sum(
+                        e.length for e in self.recording.episodes_sharing_video(episode, key)
+                    )
                     raise WamkitError(
                         f"{video.file}: the times of episode {episode.index} do not begin at 0, "
                         f"and the video has not a picture for each of {frames} frames",

@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from . import parquet, timing
-from .depth import Looked
+from .depth import ProbedImages
 from .findings import CONVERT, Finding, of
-from .lerobot_format import Episode, Recording
+from .lerobot_format import Episode, LeRobotFolder
 from .reader import not_finite, picture
 
 COPY = "copy it again, or write the data set again"
 
 
 def data_file(
-    recording: Recording,
+    recording: LeRobotFolder,
     file: Path,
     episodes: list[Episode],
     decode: bool,
     tolerance: float,
-    looked: Looked,
+    probed: ProbedImages,
 ) -> Iterator[Finding]:
     """Rows of a parquet file: there, of the right shape, finite, on time.
 
-    The pictures in them are noted in `looked`.
+    The pictures in them are noted in `probed`.
     """
     first = episodes[0].index if len(episodes) == 1 else None
     try:
@@ -85,11 +85,11 @@ def data_file(
         if "timestamp" in mine:
             times = mine["timestamp"].ravel()
             yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
-        yield from _pictures(recording, inline, file, episode, rows, decode, looked)
+        yield from _pictures(recording, inline, file, episode, rows, decode, probed)
 
 
 def _owners(
-    recording: Recording, file: Path, owners: NDArray[Any], episodes: list[Episode]
+    recording: LeRobotFolder, file: Path, owners: NDArray[Any], episodes: list[Episode]
 ) -> Iterator[Finding]:
     """Rows that belong to no episode, or to one that is said to be elsewhere."""
     known = {episode.index for episode in episodes}
@@ -99,14 +99,16 @@ def _owners(
     for other in sorted(set(exact[np.isfinite(exact)].tolist()) - known):
         why = f"rows of episode {other:g}, which the metadata does not know"
         hint = "drop the rows, or write the metadata of that episode"
-        if home := [episode.data for episode in recording.survey[0] if episode.index == other]:
+        if home := [
+            episode.data for episode in recording.episodes_and_faults[0] if episode.index == other
+        ]:
             why = f"rows of episode {other:g}, which the metadata has in {home[0]}"
             hint = "correct its file in meta/episodes"
         yield Finding(str(file), why, hint=hint)
 
 
 def _numbers(
-    recording: Recording, columns: dict[str, NDArray[Any]]
+    recording: LeRobotFolder, columns: dict[str, NDArray[Any]]
 ) -> Iterator[tuple[int, str, str]]:
     """Frame, fault and cure, of one episode."""
     for name, values in columns.items():
@@ -126,7 +128,9 @@ def _numbers(
                 yield int(frames[0]), why, "leave out those episodes, or fill in what was measured"
     if "task_index" in columns and (numbers := columns["task_index"].ravel()).size:
         for number in sorted(set(numbers.tolist())):
-            if number == number and number not in recording.words[0]:  # NaN is told above
+            if (
+                number == number and number not in recording.tasks_and_faults[0]
+            ):  # NaN is reported above
                 at = int(np.argmax(numbers == number))
                 yield at, f"task {number} has no instruction", "write it into meta/tasks"
     if "frame_index" in columns:
@@ -143,13 +147,13 @@ def _numbers(
 
 
 def _pictures(
-    recording: Recording,
+    recording: LeRobotFolder,
     inline: list[str],
     file: Path,
     episode: Episode,
     rows: NDArray[np.intp],
     decode: bool,
-    looked: Looked,
+    probed: ProbedImages,
 ) -> Iterator[Finding]:
     """Faults of the images within the parquet, of all of them or of the first."""
     for name in inline:
@@ -162,7 +166,7 @@ def _pictures(
                 hint = "record that frame again, or leave the episode out"
                 yield Finding(str(file), problem.what, episode.index, frame, hint)
                 continue
-            looked.add(name, (str(file), episode.index, frame), shown)
+            probed.add(name, (str(file), episode.index, frame), shown)
             if shown.shape[:2] != size:
                 yield other_size(file, name, shown.shape, size, episode, frame)
 

@@ -15,21 +15,21 @@ from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..policy.cameras import expect_channels
 from .latents import StoredLatents
-from .lerobot_format import TOLERANCE, Columns, Episode, Recording
+from .lerobot_format import TOLERANCE, Columns, Episode, LeRobotFolder
 from .needs import expect
-from .reader import Numbers, Pictures
+from .reader import ColumnStore, FrameReader
 from .timing import on_time
 
 
 class Sample(TypedDict):
-    """What was seen, felt, told and done around one moment, t.
+    """Images, state, prompt and actions around one frame index t.
 
     With k pictures observed and `every` actions between two, picture i is the one at frame
     t + (i - k + 1) * every. Outside the episode the first or the last picture is shown again. How
     many pictures (T) and actions (N) there are follows from the spec: `pictures` and `steps`.
     """
 
-    images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] beside latents; deep
+    images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] with latents; deep
     # pictures [T, 1, height, width] float32
     frame_valid: Tensor  # [T] bool, False outside the episode
     state: NotRequired[Tensor]  # [P] at t, physical units; float32, or float64 where that is coarse
@@ -49,7 +49,7 @@ class Samples(Dataset[Sample]):
 
     def __init__(
         self,
-        recording: Recording | str | Path,
+        recording: LeRobotFolder | str | Path,
         spec: PolicySpec,
         columns: Columns | None = None,
         *,
@@ -66,20 +66,22 @@ class Samples(Dataset[Sample]):
         Raises WamkitError if the data set is not what the spec needs: cameras, sizes of action and
         state, frames a second equal to actions.control_hz, times within `tolerance` seconds.
         """
-        if not isinstance(recording, Recording):
-            recording = Recording(recording)
+        if not isinstance(recording, LeRobotFolder):
+            recording = LeRobotFolder(recording)
         self.recording, self.spec, self.columns = recording, spec, columns or Columns()
         expect(recording, spec, self.columns)
         self.episodes = chosen(recording, episodes)
         names = [self.columns.action, "timestamp", *([self.columns.state] * (spec.state.size > 0))]
         names += ["task_index"] if "task_index" in recording.features else []
-        self._numbers = Numbers(recording, self.episodes, names)
+        self._numbers = ColumnStore(recording, self.episodes, names)
         inputs = set(names) & {self.columns.action, self.columns.state}
         self._numbers.expect_finite(sorted(inputs))
         self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
-        self._pictures = Pictures(recording, tolerance)
+        self._pictures = FrameReader(recording, tolerance)
         numbers = self._numbers
-        times = [numbers.of(place, "timestamp")[:, 0] for place in range(len(self.episodes))]
+        times = [
+            numbers.episode_values(place, "timestamp")[:, 0] for place in range(len(self.episodes))
+        ]
         started = on_time(recording, self.episodes, times, tolerance)
         self._pictures.expect_counted([e for e in self.episodes if e.index in started])
         self._delta = np.repeat(
@@ -103,8 +105,8 @@ class Samples(Dataset[Sample]):
                 "choose other episodes, or store latents of these",
             )
 
-        for view in spec.cameras.views:  # told before a run begins, not in it; no file stays open
-            self._shown(view.name, self.episodes[0], [0], Pictures(recording, tolerance))
+        for view in spec.cameras.views:  # refused before a run begins; no file stays open
+            self._shown(view.name, self.episodes[0], [0], FrameReader(recording, tolerance))
 
     def __len__(self) -> int:
         return len(self._moments)
@@ -115,7 +117,7 @@ class Samples(Dataset[Sample]):
         moments, frame_valid = clip(self.spec, t, last + 1)
         steps = np.arange(t, t + self.spec.steps)
         step_valid = steps <= last
-        actions = self._numbers.of(place, self.columns.action)[np.minimum(steps, last)]
+        actions = self._numbers.episode_values(place, self.columns.action)[np.minimum(steps, last)]
         actions = np.where(~step_valid[:, None] & self._delta, 0.0, actions)
         sample = Sample(
             images={},
@@ -131,7 +133,7 @@ class Samples(Dataset[Sample]):
         if "value" in self.spec.predicts:
             sample["value"] = 2 * self.discount ** (last - after) - 1
         if self.spec.state.size:
-            states = self._numbers.of(place, self.columns.state)
+            states = self._numbers.episode_values(place, self.columns.state)
             exact = self._exact[self.columns.state]
             sample["state"] = torch.from_numpy(states[t].astype(exact))
             sample["next_state"] = torch.from_numpy(states[after].astype(exact))
@@ -144,14 +146,14 @@ class Samples(Dataset[Sample]):
         return sample
 
     def _shown(
-        self, view: str, episode: Episode, frames: Sequence[int], source: Pictures
+        self, view: str, episode: Episode, frames: Sequence[int], source: FrameReader
     ) -> np.ndarray:
         """Images of a view.
 
         Raises WamkitError if they are deep and the view is not, or the other way round.
         """
         key = self.columns.view(view)
-        pictures = source.at(episode, key, frames)
+        pictures = source.read(episode, key, frames)
         where = f"{key!r} of episode {episode.index} at frame {frames[0]}"
         expect_channels(self.spec.cameras, view, pictures.shape[-1], pictures, where)
         return pictures
@@ -165,7 +167,7 @@ class Samples(Dataset[Sample]):
         """The instruction of a frame, or the first of its episode."""
         episode, tasks = self.episodes[place], self.recording.tasks
         if "task_index" in self.recording.features:
-            number = self._numbers.of(place, "task_index")[t, 0]
+            number = self._numbers.episode_values(place, "task_index")[t, 0]
             if number not in tasks:
                 raise WamkitError(
                     f"episode {episode.index}, frame {t} is of task {number}, which has no words",
@@ -177,11 +179,11 @@ class Samples(Dataset[Sample]):
         return episode.tasks[0]
 
 
-def expect_on_time(recording: Recording, tolerance: float = TOLERANCE) -> None:
+def expect_on_time(recording: LeRobotFolder, tolerance: float = TOLERANCE) -> None:
     """Raises WamkitError if the frames of an episode are not evenly 1 / fps apart."""
     episodes = recording.episodes
-    numbers = Numbers(recording, episodes, ["timestamp"])
-    times = [numbers.of(place, "timestamp")[:, 0] for place in range(len(episodes))]
+    numbers = ColumnStore(recording, episodes, ["timestamp"])
+    times = [numbers.episode_values(place, "timestamp")[:, 0] for place in range(len(episodes))]
     on_time(recording, episodes, times, tolerance)
 
 
@@ -202,7 +204,7 @@ def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     return inside.tolist(), moments == inside
 
 
-def chosen(recording: Recording, episodes: Sequence[int] | None) -> tuple[Episode, ...]:
+def chosen(recording: LeRobotFolder, episodes: Sequence[int] | None) -> tuple[Episode, ...]:
     """The episodes with these indexes, in order; all if None. Raises WamkitError for others."""
     if episodes is None:
         return recording.episodes
@@ -216,7 +218,7 @@ def chosen(recording: Recording, episodes: Sequence[int] | None) -> tuple[Episod
 
 
 def split(
-    recording: Recording, validation: float, seed: int = 0
+    recording: LeRobotFolder, validation: float, seed: int = 0
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Indexes of the episodes to train on and of those to validate on, always the same ones.
 

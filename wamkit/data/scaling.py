@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from ..config.spec import PolicySpec
 from ..policy.actions import ActionSpace, StateSpace, Statistics
 from ..policy.normalization import Normalizer
-from .lerobot_format import Columns, Recording
+from .lerobot_format import Columns, LeRobotFolder
 from .statistics import describe, quantities, relative_pairs
 
 FAR = 10.0
-"""From here on a normalized number is told: most others are below 1."""
+"""Normalized values above this are reported: most others are below 1."""
 
 
 def remarks(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec,
     columns: Columns | None = None,
     *,
@@ -59,7 +59,7 @@ def remarks(
 
 
 def labels_of(
-    name: str, recording: Recording, columns: Columns, spec: PolicySpec | None
+    name: str, recording: LeRobotFolder, columns: Columns, spec: PolicySpec | None
 ) -> list[str]:
     """A label for each number: of the spec, of the data set, or its place."""
     if name == "action" and spec is not None:

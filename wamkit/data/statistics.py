@@ -25,15 +25,15 @@ from ..files import strict_json
 from ..files.durable import NotWrittenError, in_words, make_folder, write_text
 from ..files.paths import cache_folder, expanded
 from ..policy.actions import Statistics
-from .lerobot_format import Columns, Recording
-from .reader import Numbers
+from .lerobot_format import Columns, LeRobotFolder
+from .reader import ColumnStore
 from .samples import chosen
 
 METHOD = "all frames, float64, linear quantiles, population std"
 
 
 def compute_statistics(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec | None = None,
     columns: Columns | None = None,
     *,
@@ -76,25 +76,25 @@ def describe(values: Sequence[NDArray[Any]], where: str) -> Statistics:
 
 
 def quantities(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec | None = None,
     columns: Columns | None = None,
     episodes: Sequence[int] | None = None,
 ) -> dict[str, list[NDArray[Any]]]:
-    """What statistics are of: `action` and `state`, an array of all frames for each number."""
+    """Values that statistics describe: key -> one array of all frames per dimension."""
     columns = columns or Columns()
     return _quantities(recording, _method(recording, spec, columns, episodes), episodes)
 
 
 def _quantities(
-    recording: Recording, method: dict[str, Any], episodes: Sequence[int] | None
+    recording: LeRobotFolder, method: dict[str, Any], episodes: Sequence[int] | None
 ) -> dict[str, list[NDArray[Any]]]:
     action, state = method["action"], method["state"]
     names = [name for name in (action, state) if name is not None]
     for purpose in ("action", "state"):
         if method[purpose] is not None:
             recording.feature(method[purpose], purpose)
-    numbers = Numbers(recording, chosen(recording, episodes), names)
+    numbers = ColumnStore(recording, chosen(recording, episodes), names)
     if not len(numbers[action]):
         raise WamkitError(f"{recording.folder} has no frame", "record episodes first")
     numbers.expect_finite(names)
@@ -102,8 +102,8 @@ def _quantities(
     for ours, theirs in method["relative"]:
         pieces = []
         for place, episode in enumerate(numbers.episodes):
-            target = numbers.of(place, action)[:, ours].astype(np.float64)
-            felt = numbers.of(place, state)[:, theirs].astype(np.float64)
+            target = numbers.episode_values(place, action)[:, ours].astype(np.float64)
+            felt = numbers.episode_values(place, state)[:, theirs].astype(np.float64)
             for k in range(min(method["steps"], episode.length)):
                 pieces.append(target[k:] - felt[: episode.length - k])
         values[ours] = np.concatenate(pieces)
@@ -114,14 +114,14 @@ def _quantities(
 
 
 def _compute(
-    recording: Recording, method: dict[str, Any], episodes: Sequence[int] | None
+    recording: LeRobotFolder, method: dict[str, Any], episodes: Sequence[int] | None
 ) -> dict[str, Statistics]:
     found = _quantities(recording, method, episodes)
     return {name: describe(values, method[name]) for name, values in found.items()}
 
 
 def _method(
-    recording: Recording,
+    recording: LeRobotFolder,
     spec: PolicySpec | None,
     columns: Columns,
     episodes: Sequence[int] | None,
@@ -148,27 +148,29 @@ def relative_pairs(spec: PolicySpec | None) -> list[tuple[int, int]]:
     return pairs
 
 
-def _state_column(recording: Recording, spec: PolicySpec | None, columns: Columns) -> str | None:
+def _state_column(
+    recording: LeRobotFolder, spec: PolicySpec | None, columns: Columns
+) -> str | None:
     """The state's key, if the policy reads one; without a policy, if the data set has one."""
     wanted = columns.state in recording.features if spec is None else spec.state.size > 0
     return columns.state if wanted else None
 
 
 def _read(file: Path, about: dict[str, Any]) -> dict[str, Statistics] | None:
-    """What the file says of these data; None if it is not there, of others, or damaged."""
+    """Statistics stored in `file` for these data; None if missing, damaged, or of other data."""
     try:
-        told = strict_json.loads(file.read_text(encoding="utf-8"))
-        tables = told.pop("statistics")
-        if told != strict_json.loads(strict_json.dumps(about)):
+        stored = strict_json.loads(file.read_text(encoding="utf-8"))
+        tables = stored.pop("statistics")
+        if stored != strict_json.loads(strict_json.dumps(about)):
             return None
         return {name: Statistics.parse(table, str(file)) for name, table in tables.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _write(file: Path, told: dict[str, Any], *, required: bool) -> None:
+def _write(file: Path, stored: dict[str, Any], *, required: bool) -> None:
     """Keep the result; where the cache cannot be written to, it is computed each time."""
-    text = strict_json.dumps(told, indent=1) + "\n"
+    text = strict_json.dumps(stored, indent=1) + "\n"
     try:
         with in_words(file):
             make_folder(file.parent)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from .findings import Finding
-from .lerobot_format import INFO, TOLERANCE, Episode, Recording
+from .lerobot_format import INFO, TOLERANCE, Episode, LeRobotFolder
 
 CARE = 2
 """Roundings of a time that are borne: of the number itself, and of what it was computed from."""
@@ -108,7 +108,7 @@ def ceiling(value: float) -> str:
 
 
 def on_time(
-    recording: Recording,
+    recording: LeRobotFolder,
     episodes: Sequence[Episode],
     times: Sequence[NDArray[Any]],
     tolerance: float,
@@ -144,6 +144,6 @@ def findings(
 ) -> list[Finding]:
     """What `wamkit data check` says of the times of an episode."""
     late, _ = judge(times, fps, tolerance)
-    if late is None or not np.isfinite(late.off):  # what is not finite is told of every column
+    if late is None or not np.isfinite(late.off):  # reported for every column
         return []
     return [Finding(file, late.why, episode, late.frame, late.hint)]

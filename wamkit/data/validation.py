@@ -12,9 +12,9 @@ from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files.hub import local
 from .alignment import EXACT, Placed, aligned, even, expect_pictures, strict
-from .depth import Looked
+from .depth import ProbedImages
 from .findings import AGAIN, CONVERT, DataError, Finding, of
-from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, Recording
+from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, LeRobotFolder
 from .metadata import faults_of_episode_statistics, json_table
 from .needs import lacking
 from .rows import data_file, other_size
@@ -39,33 +39,33 @@ def check(
 
     With a spec also what the policy needs and the data set lacks. `decode` looks at every picture,
     and not only at the index of each video, which takes long. Times and pictures may be `tolerance`
-    seconds off. `advance` is told of each episode, `note` of what is no fault but worth knowing.
+    seconds off. `advance` is called after each episode, `note` with remarks that are no faults.
     Raises WamkitError if there is no such folder.
     """
     folder = local(folder, "dataset")
     if not folder.is_dir():
         raise WamkitError(f"no folder at {folder}", "name the folder of a LeRobot data set")
     try:
-        recording = Recording(folder)
+        recording = LeRobotFolder(folder)
     except WamkitError as problem:
         return [_short(finding, folder) for finding in of(problem, str(folder))]
-    episodes, faults = recording.survey
+    episodes, faults = recording.episodes_and_faults
     found = [*faults, *_totals(recording, complete=not faults)]
     if spec is not None:
         found += _guarded(lacking(recording, spec, columns or Columns()), str(INFO))
     found += _guarded(_tasks(recording), "meta")
-    looked = Looked()
+    probed = ProbedImages()
     by_data = _grouped((episode.data, episode) for episode in episodes)
     for file, mine in by_data.items():
-        found += _guarded(data_file(recording, file, mine, decode, tolerance, looked), str(file))
+        found += _guarded(data_file(recording, file, mine, decode, tolerance, probed), str(file))
         advance(len(mine))
-    for camera in recording.films:
+    for camera in recording.video_keys:
         by_film = _grouped((episode.clips[camera].file, episode) for episode in episodes)
         for file, mine in by_film.items():
-            told = _film(recording, camera, mine[0], decode, tolerance, looked, note)
-            found += _guarded(told, str(file))
+            findings = _film(recording, camera, mine[0], decode, tolerance, probed, note)
+            found += _guarded(findings, str(file))
             advance(len(mine))
-    found += looked.findings(recording, spec, columns or Columns())
+    found += probed.findings(recording, spec, columns or Columns())
     place = recording.folder
     return list(dict.fromkeys(_short(finding, place) for finding in found))
 
@@ -75,7 +75,7 @@ def _guarded(findings: Iterable[Finding], file: str) -> Iterator[Finding]:
     try:
         yield from findings
     except DataError:
-        return  # told by those who read the metadata
+        return  # those who read the metadata report it
     except WamkitError as problem:
         yield from of(problem, file)
     except Exception as error:
@@ -96,9 +96,9 @@ def _grouped(pairs: Iterable[tuple[Path, Episode]]) -> dict[Path, list[Episode]]
     return groups
 
 
-def _totals(recording: Recording, *, complete: bool) -> Iterator[Finding]:
+def _totals(recording: LeRobotFolder, *, complete: bool) -> Iterator[Finding]:
     """What the metadata say of all episodes together."""
-    episodes, file = recording.episodes if complete else recording.survey[0], str(INFO)
+    episodes, file = recording.episodes if complete else recording.episodes_and_faults[0], str(INFO)
     counted = {
         "total_episodes": len(episodes),
         "total_frames": sum(episode.length for episode in episodes),
@@ -133,38 +133,38 @@ def _totals(recording: Recording, *, complete: bool) -> Iterator[Finding]:
 
 def _spans(episodes: Iterable[Episode]) -> Iterator[Finding]:
     """Where the metadata have the frames of an episode among all frames."""
-    told = [episode for episode in episodes if len(episode.span) == 2]
-    for episode in told:
+    spanned = [episode for episode in episodes if len(episode.span) == 2]
+    for episode in spanned:
         first, after = episode.span
         if after - first != episode.length:
             why = f"its frames go from {first} to {after}, and its length is {episode.length}"
             yield Finding("meta/episodes", why, episode.index, hint=CONVERT)
-    for one, other in pairwise(sorted(told, key=lambda e: e.span)):
+    for one, other in pairwise(sorted(spanned, key=lambda e: e.span)):
         if other.span[0] < one.span[1]:
             why = f"its frames begin at {other.span[0]}, within episode {one.index}"
             yield Finding("meta/episodes", why, other.index, hint=CONVERT)
 
 
-def _tasks(recording: Recording) -> Iterator[Finding]:
-    tasks, faults = recording.words
+def _tasks(recording: LeRobotFolder) -> Iterator[Finding]:
+    tasks, faults = recording.tasks_and_faults
     yield from faults
-    if not tasks and not faults and not any(e.tasks for e in recording.survey[0]):
+    if not tasks and not faults and not any(e.tasks for e in recording.episodes_and_faults[0]):
         yield Finding("meta", "there is no instruction", hint="write the tasks of the episodes")
 
 
 def _film(
-    recording: Recording,
+    recording: LeRobotFolder,
     camera: str,
     mine: Episode,
     decode: bool,
     tolerance: float,
-    looked: Looked,
+    probed: ProbedImages,
     note: Callable[[str], None],
 ) -> Iterator[Finding]:
     """The mp4 file of an episode: there, of its size and rate, with a picture for every frame."""
     fps, size = recording.fps, recording.features[camera].size
     file = mine.clips[camera].file
-    episodes = recording.sharing(mine, camera)
+    episodes = recording.episodes_sharing_video(mine, camera)
     try:
         video = Video(file)
     except WamkitError as problem:
@@ -196,7 +196,7 @@ def _film(
             if (finding := _missing(file, episode, camera, one, times, fps)) is not None:
                 yield finding
             elif decode or video.deep:
-                yield from _decoded(video, episode, one, camera, looked, decode)
+                yield from _decoded(video, episode, one, camera, probed, decode)
     finally:
         video.close()
 
@@ -228,13 +228,13 @@ def _missing(
 
 
 def _decoded(
-    video: Video, episode: Episode, one: Placed, camera: str, looked: Looked, whole: bool
+    video: Video, episode: Episode, one: Placed, camera: str, probed: ProbedImages, whole: bool
 ) -> Iterator[Finding]:
     """Pictures that cannot be decoded, of all or of the first; the others are noted."""
     for frame, moment in enumerate(one.seconds.tolist()[: None if whole else 1]):
         try:
             (shown,) = video.at([moment], EXACT)
-            looked.add(camera, (str(video.file), episode.index, frame), shown)
+            probed.add(camera, (str(video.file), episode.index, frame), shown)
         except WamkitError as problem:
             yield Finding(str(video.file), problem.what, episode.index, frame, problem.hint)
             return

@@ -34,7 +34,7 @@ HANGING: list[Any] = []
 """Films whose encoder hangs. They must not be freed: freeing one would wait for it."""
 
 
-class Film:
+class VideoWriter:
     """One mp4 file that is being written; it appears when it is closed."""
 
     patience = 120.0
@@ -163,7 +163,7 @@ class Film:
         )
 
 
-def about(size: tuple[int, int], fps: float, codec: str) -> dict[str, Any]:
+def video_info(size: tuple[int, int], fps: float, codec: str) -> dict[str, Any]:
     """What LeRobot notes of a video feature (`get_video_info` of lerobot 0.6.1)."""
     options = CODECS[codec][1]
     numbers = {name: int(options[name]) if name in options else None for name in QUALITY}

@@ -21,7 +21,7 @@ from . import dataset_info, episode_table, frame_table, parquet, video_writer
 from .dataset_info import DATA, VIDEO, limit
 from .episode_statistics import histogram, of_images, of_values, sampled
 from .instructions import expect_instruction
-from .lerobot_format import INFO, OWN, Feature, Recording
+from .lerobot_format import INFO, OWN, Feature, LeRobotFolder
 from .linking import link_tree, put_json, put_table
 from .metadata import json_table
 
@@ -95,7 +95,7 @@ class Writer:
         sweep_older(self.folder)
         make_folder(self.folder.parent)
         self._place = hidden(self.folder)
-        self._films: dict[str, video_writer.Film] = {}
+        self._films: dict[str, video_writer.VideoWriter] = {}
         self._table: Any = None
         try:
             self._take_up(old)
@@ -103,7 +103,7 @@ class Writer:
             self.discard()
             raise
 
-    def _take_up(self, old: Recording | None) -> None:
+    def _take_up(self, old: LeRobotFolder | None) -> None:
         """Fill the hidden folder with what is there already."""
         self._place.mkdir()
         self._tasks: dict[int, str] = {}
@@ -143,7 +143,7 @@ class Writer:
                 f"give {', '.join(self.features)}",
             )
         row = {name: _value(name, self.features[name], value) for name, value in values.items()}
-        seen = {n: histogram(row[n]) for n, f in self.features.items() if f.is_picture}
+        seen = {n: histogram(row[n]) for n, f in self.features.items() if f.is_image}
         with in_words(self.folder):
             for name, feature in self.features.items():
                 if feature.dtype == "video":
@@ -228,7 +228,7 @@ class Writer:
         """Write what is in meta/, with the new episodes after those that were there."""
         old = episode_table.files(self._place)
         if old:
-            episode_table.complete(self._place, Recording(self.folder))
+            episode_table.complete(self._place, LeRobotFolder(self.folder))
         full = bool(old) and old[-1].stat().st_size >= self._megabytes("data") * 1e6
         file = old[-1] if old and not full else self._next("meta/episodes", EPISODES)
         rows = [row | episode_table.place_of(file) for row in self._meta]
@@ -254,11 +254,11 @@ class Writer:
             remove(self._place)
         self._hold.close()
 
-    def _old(self) -> Recording | None:
+    def _old(self) -> LeRobotFolder | None:
         """The data set that is there already."""
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return None
-        old = Recording(self.folder)
+        old = LeRobotFolder(self.folder)
         mine = {k: (f.dtype, f.shape) for k, f in self.features.items()}
         theirs = {k: (f.dtype, f.shape) for k, f in old.features.items() if k not in OWN}
         if mine != theirs or old.fps != self.fps or not old.version.startswith("v3"):
@@ -271,7 +271,7 @@ class Writer:
         self.robot_type = str(old.info.get("robot_type", self.robot_type))
         return old
 
-    def _codec(self, name: str, old: Recording | None) -> str:
+    def _codec(self, name: str, old: LeRobotFolder | None) -> str:
         """What the videos of a camera are encoded in: as asked for, or as those that are there."""
         about = old.info["features"][name].get("info") if old is not None else None
         known = about.get("video.codec") if isinstance(about, dict) else None
@@ -302,9 +302,9 @@ class Writer:
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
-    def _film(self, name: str, feature: Feature) -> video_writer.Film:
+    def _film(self, name: str, feature: Feature) -> video_writer.VideoWriter:
         file = self._next(name, VIDEO, video_key=name)
-        return video_writer.Film(file, self.fps, feature.size, self._codecs[name])
+        return video_writer.VideoWriter(file, self.fps, feature.size, self._codecs[name])
 
     def _about(self, task: str, length: int) -> dict[str, Any]:
         """The row of an episode in the metadata."""
@@ -322,7 +322,7 @@ class Writer:
         """The statistics of the episode that ends, as columns of its row."""
         found = {}
         for name, feature in self.features.items():
-            if feature.is_picture:
+            if feature.is_image:
                 seen = self._seen.pop(name)
                 found[name] = of_images(seen[frame] for frame in sampled(len(seen)))
             else:
@@ -360,9 +360,9 @@ def notes(folder: Path) -> dict[str, Any]:
 
 
 def _supported(name: str, feature: Feature) -> Feature:
-    pictures = feature.is_picture and len(feature.shape) == 3 and feature.shape[2] == 3
+    pictures = feature.is_image and len(feature.shape) == 3 and feature.shape[2] == 3
     try:
-        numbers = not feature.is_picture and np.dtype(feature.dtype).kind in "iufb"
+        numbers = not feature.is_image and np.dtype(feature.dtype).kind in "iufb"
     except TypeError:
         numbers = False
     if (fault := fault_of_name(name)) is not None:
@@ -381,12 +381,12 @@ def _supported(name: str, feature: Feature) -> Feature:
 
 def _value(name: str, feature: Feature, value: Any) -> NDArray[Any]:
     found = np.asarray(value)
-    if not feature.is_picture:
+    if not feature.is_image:
         found = found.astype(feature.dtype).reshape(found.shape or (1,))
-    if found.shape != feature.shape or (feature.is_picture and found.dtype != np.uint8):
+    if found.shape != feature.shape or (feature.is_image and found.dtype != np.uint8):
         raise WamkitError(
             f"{name!r} is {found.dtype} {list(found.shape)} in a frame; expected "
-            f"{'uint8' if feature.is_picture else feature.dtype} {list(feature.shape)}",
+            f"{'uint8' if feature.is_image else feature.dtype} {list(feature.shape)}",
             "change the frame, or the features of the writer",
         )
     if found.dtype.kind == "f" and not np.isfinite(found).all():

@@ -60,7 +60,7 @@ def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> 
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
         cure = "write the films as pictures that move: --film gif"
-        shot = video_writer.Film(file, control_hz, size, "h264", cure)
+        shot = video_writer.VideoWriter(file, control_hz, size, "h264", cure)
         try:
             for picture in shown:
                 shot.add(picture)

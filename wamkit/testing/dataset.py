@@ -44,7 +44,7 @@ def frame(features: dict[str, Feature], episode: int, t: int) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name, feature in features.items():
-        if feature.is_picture:
+        if feature.is_image:
             values[name] = np.full(feature.shape, (10 + 18 * t + 5 * episode) % 250, np.uint8)
         else:
             ahead = name == "action"

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..acceleration.compile_modules import as_written, compile_blocks
 from ..config.records import Record
 from ..config.runs import RUN
-from ..data import Columns, Loader, Recording, Samples, compute_statistics, remarks, split
+from ..data import Columns, LeRobotFolder, Loader, Samples, compute_statistics, remarks, split
 from ..errors import WamkitError
 from ..policy.policy import Policy
 from ..policy.run_mode import compiler
@@ -96,7 +96,7 @@ class Trainer:
                 f"{config.gradient_accumulation_steps} passes",
                 f"take a multiple of {shards}: --batch {-(-config.batch_size // shards) * shards}",
             )
-        recording = Recording(data.folder)
+        recording = LeRobotFolder(data.folder)
         learn, hold = split(recording, config.val_fraction, config.seed)
         chosen: dict[str, Any] = {
             "columns": data.columns,

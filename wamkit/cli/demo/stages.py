@@ -116,7 +116,7 @@ def opened(settings: Settings, processes: int) -> Iterator[Any]:
 
 def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenProgress) -> Found:
     """Have the expert show how it is done."""
-    from ...data import Recording
+    from ...data import LeRobotFolder
     from ...simulate.record import collect, writer
 
     def make() -> Found:
@@ -129,7 +129,7 @@ def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenPr
             ):
                 on_rollout = _counter(report, lambda rollout: rollout.success)
                 collect(workers, made, count, seed=settings.seed, on_rollout=on_rollout)
-        lengths = [episode.length for episode in Recording(folder).episodes]
+        lengths = [episode.length for episode in LeRobotFolder(folder).episodes]
         return {"episodes": len(lengths), "frames": sum(lengths)}
 
     return _kept(out / "data.json", make)
