@@ -18,7 +18,7 @@ from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, composed
 from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, short_run
-from wamkit.train import trainer
+from wamkit.train import distributed, trainer
 from wamkit.train.config import Lora, TrainConfig
 from wamkit.train.optim import adapted, set_trainable
 
@@ -93,7 +93,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
 def test_without_a_compiler_it_is_said(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "compiler", lambda: None)
+    monkeypatch.setattr(distributed, "compiler", lambda: None)
     with pytest.raises(WamkitError, match="or leave compile=true out"):
         short_run(build(), folder, tmp_path / "run", compile=True)
     assert not (tmp_path / "run").exists()

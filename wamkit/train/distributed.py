@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import WamkitError
 from ..policy.observation import Batch, Imagined, Observation
 from ..policy.policy import DTYPES, Policy
+from ..policy.run_mode import compiler
 from .config import TrainConfig
 from .processes import Processes
 
@@ -90,6 +91,15 @@ class DistributedPolicy:
     def learned(self) -> dict[str, nn.Parameter]:
         """Trainable weights, by name."""
         return {n: p for n, p in self.loss_module.policy.named_parameters() if p.requires_grad}
+
+
+def expect_compiler(device: torch.device) -> None:
+    """Raise WamkitError if `torch.compile` lacks a C++ compiler that it needs on this device."""
+    if device.type == "cpu" and compiler() is None:
+        raise WamkitError(
+            "compile=true needs a C++ compiler on the CPU, and none was found",
+            "install g++ (or name one in the variable CXX), or leave compile=true out",
+        )
 
 
 METHODS = ("modulation", "text_kv", "pre_attention", "post_attention")

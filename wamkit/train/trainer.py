@@ -24,12 +24,11 @@ from ..config.runs import RUN
 from ..data import Columns, LeRobotFolder, Loader, Samples, compute_statistics, remarks, split
 from ..errors import WamkitError
 from ..policy.policy import Policy
-from ..policy.run_mode import compiler
 from . import loggers, logs, optim
 from .batches import BatchIterator, reading, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
-from .distributed import DistributedPolicy, LossModule
+from .distributed import DistributedPolicy, LossModule, expect_compiler
 from .nonfinite import named, not_finite
 from .processes import Processes, joined
 from .signals import caught
@@ -135,11 +134,7 @@ class Trainer:
         self.adapters = optim.adapted(policy, config)
         policy.to(processes.device)
         if config.compile:
-            if processes.device.type == "cpu" and compiler() is None:
-                raise WamkitError(
-                    "compile=true needs a C++ compiler on the CPU, and none was found",
-                    "install g++ (or name one in the variable CXX), or leave compile=true out",
-                )
+            expect_compiler(processes.device)
             compile_blocks(policy)
         self.distributed = DistributedPolicy(LossModule(policy, config), config, processes)
         self.learned = self.distributed.learned()
