@@ -52,7 +52,7 @@ from wamkit.files.charts import bars, write
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import ModelInputs, Text
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.policy.run_mode import compiler
 from wamkit.testing.fixtures import observation
 
@@ -301,7 +301,7 @@ def own_share(policy: Policy, rounds: int) -> list[float]:
 @torch.no_grad()
 def compared(policy: Policy, width: int, layers: int, rounds: int) -> Mapping[str, Way]:
     """All ways at one size, in turn."""
-    inputs = blank(policy, observation(policy.spec, batch=1))
+    inputs = inference_inputs(policy, observation(policy.spec, batch=1))
     words = torch.zeros(1, WORDS, policy.spec.backbone.traits.text_width)
     words[:, :REAL].normal_()
     plain = Plain(policy, inputs.with_(text=Text(words)))
@@ -312,12 +312,12 @@ def compared(policy: Policy, width: int, layers: int, rounds: int) -> Mapping[st
     runs: dict[str, Callable[[], Tensor]] = {
         "plain, no cache": lambda: plain.act(cached=False),
         "plain, joined cache": lambda: plain.act(cached=True),
-        "wamkit, eager": lambda: policy.decide(fresh(inputs), seed=0).action,
+        "wamkit, eager": lambda: policy.sample(fresh(inputs), seed=0).action,
     }
     if compiler() is not None:
         fast = small(width, layers)
         fast.set_mode("compile")
-        runs["wamkit, compile"] = lambda: fast.decide(fresh(inputs), seed=0).action
+        runs["wamkit, compile"] = lambda: fast.sample(fresh(inputs), seed=0).action
     found = {name: run() for name, run in runs.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):

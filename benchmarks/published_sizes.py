@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from wamkit.policy.run_mode import MODES, compiler, compiles, records
+from wamkit.policy.run_mode import MODES, captures, compiler, compiles
 
 SYSTEMS = (
     "fastwam",
@@ -45,7 +45,7 @@ SYSTEMS = (
 def possible(device: str) -> Iterator[str]:
     """The modes that this machine can run in."""
     for mode in MODES:
-        if (device == "cuda" or not records(mode)) and (compiler() or not compiles(mode)):
+        if (device == "cuda" or not captures(mode)) and (compiler() or not compiles(mode)):
             yield mode
 
 

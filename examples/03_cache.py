@@ -29,7 +29,7 @@ from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.files.charts import bars, write
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.cost import Counter
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import observation
 from wamkit.testing.uncached import uncached
 
@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for weight in policy.parameters():  # some are zero at first, and would hide a difference
             weight.data += 0.1 * torch.randn(weight.shape, generator=rng)
         seen = observation(policy.spec, batch=1, frames=policy.spec.video.context)
-        kept = act(policy, blank(policy, seen), cached=True)
-        anew = act(policy, blank(policy, seen), cached=False)
+        kept = act(policy, inference_inputs(policy, seen), cached=True)
+        anew = act(policy, inference_inputs(policy, seen), cached=False)
         gap = float((kept.action - anew.action).abs().max() / kept.action.abs().max())
         giga = [acted.operations / 1e9 for acted in (kept, anew)]
         row = f"{title:16} {gap:18.1e} {kept.passes:7}, {anew.passes:5}"

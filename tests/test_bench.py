@@ -143,7 +143,11 @@ def test_a_busy_machine_is_warned_of() -> None:
 
 def test_measuring_leaves_no_tap_behind() -> None:
     def taps() -> dict[str, list[str]]:
-        parts = {"policy": policy(), "cameras": policy().cameras, "prompts": policy().prompts}
+        parts = {
+            "policy": policy(),
+            "cameras": policy().cameras,
+            "prompts": policy().text_embeddings,
+        }
         parts |= {name: m for name, m in policy().named_modules() if name}
         return {k: [n for n, v in vars(m).items() if callable(v) and not isinstance(v, type)]
                 for k, m in parts.items()}  # fmt: skip

@@ -17,7 +17,7 @@ from wamkit.bench import Roofline
 from wamkit.checkpoints.safetensors import cast
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import Text
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import observation
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -117,12 +117,12 @@ def test_the_plain_ways_compute_in_the_dtype_of_the_weights(
 ) -> None:
     baseline, apart = import_module("baseline"), import_module("published.systems").apart
     policy = baseline.small(64, 2)
-    inputs = blank(policy, observation(policy.spec, batch=1))
+    inputs = inference_inputs(policy, observation(policy.spec, batch=1))
     width = policy.spec.backbone.traits.text_width
     text = Text(torch.randn(1, 3, width), repeats=torch.tensor([[1.0, 1.0, 5.0]]))
     inputs = policy.action_head.prepare(inputs.with_(text=text))
     assert baseline.spelled(text).tokens.shape == (1, 7, width)
-    expected = policy.decide(inputs, seed=0).action
+    expected = policy.sample(inputs, seed=0).action
     for part in (policy.backbone, policy.action_head):
         cast(part, dtype)
     plain = baseline.Plain(policy, inputs.with_(text=baseline.spelled(text)))

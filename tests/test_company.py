@@ -21,7 +21,7 @@ from wamkit.engine.noise_schedule import (
 )
 from wamkit.interfaces.types import Text
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.text_cache import PromptCache, stacked, trimmed
+from wamkit.policy.text_cache import TextEmbeddingCache, stack_texts, trim_padding
 from wamkit.testing.company import PROMPTS, Words, expect_alike, picked
 from wamkit.testing.fixtures import batch_of, changed, composed, observation, redrawn
 from wamkit.testing.parity import same_values
@@ -77,7 +77,7 @@ def test_a_sample_deliberates_alike_whichever_others_do() -> None:
 
 def test_a_session_of_two_robots_is_two_sessions() -> None:
     policy = moved(backbone="qwen_image", action_head="mot", paradigm="autoregressive")
-    policy.prompts = PromptCache(Words(policy.spec.text_encoder.width))
+    policy.text_embeddings = TextEmbeddingCache(Words(policy.spec.text_encoder.width))
     whole = replace(observation(policy.spec, frames=5), prompt=PROMPTS)
     episodes = []
     for row in (None, 0, 1):
@@ -139,12 +139,12 @@ def test_tokens_are_appended_behind_the_last_real_one() -> None:
 def test_a_prompt_without_tokens_is_read_as_one_and_in_company(backbone: str) -> None:
     policy = moved(backbone=backbone, action_head="regression", paradigm="single_pass")
     width = policy.spec.text_encoder.width
-    policy.prompts = PromptCache(Words(width), template="")
+    policy.text_embeddings = TextEmbeddingCache(Words(width), template="")
     empty = policy.act(picked(observation(policy.spec), 0), seed=[0]).values
     assert empty.isfinite().all()
-    text = policy.prompts.encode(["a"])
+    text = policy.text_embeddings.encode(["a"])
     assert text.tokens.shape == (1, 1, width) and text.valid is not None and not text.valid.any()
-    both = stacked([text, trimmed(Text(torch.randn(1, 3, width)))])
+    both = stack_texts([text, trim_padding(Text(torch.randn(1, 3, width)))])
     assert masked_mean(both.tokens, both.mask)[0].abs().max() == 0
 
 

@@ -23,7 +23,7 @@ from wamkit.engine.attention import Inside, run_pass
 from wamkit.engine.passes import PassRunner
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
-from wamkit.policy.text_cache import PromptCache
+from wamkit.policy.text_cache import TextEmbeddingCache
 from wamkit.testing.company import Words
 from wamkit.testing.fixtures import observation, redrawn
 from wamkit.testing.parity import other_values, same_values
@@ -65,7 +65,7 @@ def asked(seen: Observation, *prompts: str) -> Observation:
 @pytest.mark.parametrize("cell", COLUMNS, ids=_name)
 def test_another_prompt_and_a_longer_one(cell: Cell) -> None:
     policy, seen = compiled(redrawn(Policy.from_spec(cell.spec))), observation(cell.spec)
-    policy.prompts = PromptCache(Words(cell.spec.text_encoder.width))
+    policy.text_embeddings = TextEmbeddingCache(Words(cell.spec.text_encoder.width))
     one = same_chunk(policy, asked(seen, "lift it", "lift it"))
     two = same_chunk(policy, asked(seen, "drop it", "drop it"))
     other_values(one, two)

@@ -388,12 +388,12 @@ def test_a_saved_policy_that_is_whole_still_loads(saved: Path, tmp_path: Path) -
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
     policy, seen = package.build(spec()), observation(spec(), batch=2)
-    inputs = preprocessing.blank(policy, seen)
+    inputs = preprocessing.inference_inputs(policy, seen)
     model = policy.guided(inputs)
     clip = policy.paradigm.imagine(model, inputs, policy.schedules, generator(0))
-    expect_pictures(policy, preprocessing.decoded(policy, clip, seen), seen)
+    expect_pictures(policy, preprocessing.decode_video(policy, clip, seen), seen)
     clip.z[1, 0, -1, 0, 0] = value
-    pictures = preprocessing.decoded(policy, clip, seen)
+    pictures = preprocessing.decode_video(policy, clip, seen)
     assert pictures[0].isfinite().all() and not pictures[1].isfinite().all()
     with pytest.raises(WamkitError, match="imagined pictures are not finite: nan at"):
         expect_pictures(policy, pictures, seen)

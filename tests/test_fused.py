@@ -22,7 +22,7 @@ from wamkit.config.compositions import matrix
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.paradigm import prefill
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import other_values, same_values
 from wamkit.train.checkpoints import read_state, write_state
@@ -432,7 +432,7 @@ def test_unfusing_parts_what_is_left_of_a_row() -> None:
 def test_remembered_keys_and_values_keep_no_queries_alive() -> None:
     built = policy()
     fuse(built)
-    inputs = blank(built, observation(built.spec))
+    inputs = inference_inputs(built, observation(built.spec))
     cache, _ = prefill(built.model, inputs, built.paradigm.sees)
     assert cache is not None
     found = [x for layer in cache.layers for kv in layer.values() for x in (kv.k, kv.v)]

@@ -70,7 +70,7 @@ def _learn(policy: Policy) -> None:
 def test_what_follows_from_the_prompt_is_computed_once_for_many_chunks(cell: Cell) -> None:
     policy, seen = made_of(cell), observation(cell.spec)
     first = policy.act(seen, seed=0).values
-    (text,) = policy.instructions._texts.values()
+    (text,) = policy.prompt_state._texts.values()
     kept = dict(text.prompt_cache)
     assert kept  # of the video, and of its expert
     assert torch.equal(policy.act(seen, seed=0).values, first)
@@ -87,7 +87,7 @@ def test_changed_weights_are_never_read_with_what_others_made(
     policy.act(seen, seed=0)
     change(policy)
     fresh = copy.deepcopy(policy)
-    assert not fresh.instructions._texts
+    assert not fresh.prompt_state._texts
     assert torch.equal(policy.act(seen, seed=0).values, fresh.act(seen, seed=0).values)
 
 
@@ -96,7 +96,7 @@ def test_few_instructions_are_kept_and_the_last_ones() -> None:
     seen = observation(CELLS[0].spec)
     for i in range(6):
         policy.act(seen.__class__(seen.images, [f"{i}"] * 2, seen.state), seed=0)
-    kept = [prompts[0] for prompts, *_ in policy.instructions._texts]  # type: ignore[misc]
+    kept = [prompts[0] for prompts, *_ in policy.prompt_state._texts]  # type: ignore[misc]
     assert kept == ["2", "3", "4", "5"]
 
 
@@ -106,7 +106,7 @@ def test_nothing_is_kept_while_a_policy_learns() -> None:
     policy.loss(batch_of(policy.spec), seed=0)
     with torch.no_grad():
         policy.loss(batch_of(policy.spec), seed=0)
-    assert not policy.instructions._texts
+    assert not policy.prompt_state._texts
 
 
 @pytest.mark.parametrize("within", [True, False], ids=["a loss", "a chunk"])

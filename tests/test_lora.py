@@ -205,7 +205,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
     batch = batch_of(policy.spec, size=1)
     total = counted(lambda: policy.loss(batch, seed=0).total.backward())
     words = counted(
-        lambda: preprocessing.clean(policy, batch)
+        lambda: preprocessing.training_inputs(policy, batch)
     )  # the text encoder, which is left out
     one = work(policy.spec, lora=config.lora)
     assert one.operations == pytest.approx(total - words, rel=0.02)

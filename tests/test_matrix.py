@@ -9,7 +9,7 @@ import torch
 
 from wamkit.config.compositions import Cell, matrix
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.company import expect_alike
 from wamkit.testing.fixtures import batch_of, observation, redrawn
 from wamkit.testing.parity import same_values
@@ -32,7 +32,7 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
     assert chunk.values.isfinite().all()
 
     with torch.no_grad():
-        inputs = blank(policy, seen)
+        inputs = inference_inputs(policy, seen)
         slow = policy.paradigm.act(
             uncached(policy.model), inputs, policy.schedules, generator(0)
         ).action
@@ -40,7 +40,7 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
     same_values(fast, slow)
     if not policy.paradigm.needs_future:  # then there was no room for a future
         assert torch.equal(
-            policy.chunk_of(policy.decide(inputs, seed=0), seen).values, chunk.values
+            policy.to_action_chunk(policy.sample(inputs, seed=0), seen).values, chunk.values
         )
 
     again = Policy.load(policy.save(tmp_path / "policy"))

@@ -23,7 +23,7 @@ from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
 from wamkit.policy import run_mode as modes
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import same_values
 
@@ -138,20 +138,20 @@ DECIDES = ("adaptive",)  # by what it computes: nothing of that can be recorded
 @torch.no_grad()
 def test_a_recording_acts_on_new_images_with_new_noise(cell: Cell) -> None:
     policy = Policy.from_spec(cell.spec)
-    act = policy._acted({})
-    first, other = (blank(policy, observation(cell.spec, seed=seed)) for seed in (0, 1))
-    recorded = modes.Recorded(act, first, generator(0), taped)
+    act = policy._run_paradigm({})
+    first, other = (inference_inputs(policy, observation(cell.spec, seed=seed)) for seed in (0, 1))
+    graph = modes.CapturedGraph(act, first, generator(0), taped)
     for inputs, seed in ((first, 0), (other, 5), (first, 5)):
-        close(recorded(inputs, generator(seed)).action, act(inputs, generator(seed)).action)
+        close(graph(inputs, generator(seed)).action, act(inputs, generator(seed)).action)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", {_name(c): c for c in [*BACKBONES, *HEADS]}.values(), ids=_name)
 def test_a_recording_holds_what_was_made_of_the_prompt_and_takes_in_another(cell: Cell) -> None:
     policy = Policy.from_spec(cell.spec)
-    act, seen = policy._acted({}), observation(cell.spec)
+    act, seen = policy._run_paradigm({}), observation(cell.spec)
     first, other = (
-        blank(policy, replace(seen, prompt=[prompt] * len(seen.prompt)))
+        inference_inputs(policy, replace(seen, prompt=[prompt] * len(seen.prompt)))
         for prompt in ("lift the cup", "drop the cup")
     )
     products: list[int] = []
@@ -162,10 +162,10 @@ def test_a_recording_holds_what_was_made_of_the_prompt_and_takes_in_another(cell
         products.append(counted.found)
         return taped(run)
 
-    recorded = modes.Recorded(act, first, generator(0), capture)
+    graph = modes.CapturedGraph(act, first, generator(0), capture)
     for inputs in (first, other, first):
-        close(recorded(inputs, generator(3)).action, act(inputs, generator(3)).action)
-    again = blank(policy, replace(seen, prompt=["lift the cup"] * len(seen.prompt)))
+        close(graph(inputs, generator(3)).action, act(inputs, generator(3)).action)
+    again = inference_inputs(policy, replace(seen, prompt=["lift the cup"] * len(seen.prompt)))
     with Products() as known:
         act(again, generator(0))
     assert products == [known.found]
@@ -186,7 +186,7 @@ class Products(TorchDispatchMode):
 @torch.no_grad()
 def test_a_recording_holds_the_negative_prompt() -> None:
     policy = wamkit.build("examples/toy.toml", ["schedules.action.guidance_scale=2"], tiny=True)
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     kept: list[Any] = []
 
     def capture(run: Callable[[], None], device: Any) -> Callable[[], None]:
@@ -194,31 +194,31 @@ def test_a_recording_holds_the_negative_prompt() -> None:
         negative = policy.spec.text_encoder.negative_prompt
         kept.extend(
             weakref.ref(text.tokens)
-            for (words, *_), text in policy.instructions._texts.items()  # type: ignore[misc]
+            for (words, *_), text in policy.prompt_state._texts.items()  # type: ignore[misc]
             if set(words) == {negative}
         )
         return lambda: None  # as a graph, which holds no tensor
 
-    recorded = modes.Recorded(policy._acted({}), inputs, generator(0), capture)
-    policy.instructions.forget()
+    graph = modes.CapturedGraph(policy._run_paradigm({}), inputs, generator(0), capture)
+    policy.prompt_state.forget()
     gc.collect()
     assert [ref() is not None for ref in kept] == [True]
-    del recorded
+    del graph
 
 
 def test_scenes_of_one_shape_share_a_recording() -> None:
     policy = Policy.from_spec(HEADS[0].spec)
     small, same, large = (
-        blank(policy, observation(policy.spec, batch=n, seed=s))
+        inference_inputs(policy, observation(policy.spec, batch=n, seed=s))
         for n, s in ((1, 0), (1, 1), (2, 0))
     )
-    assert modes.signature(small, {}) == modes.signature(same, {})
-    assert modes.signature(small, {}) != modes.signature(large, {})
-    assert modes.signature(small, {}) != modes.signature(small, {"fast": True})
+    assert modes.input_signature(small, {}) == modes.input_signature(same, {})
+    assert modes.input_signature(small, {}) != modes.input_signature(large, {})
+    assert modes.input_signature(small, {}) != modes.input_signature(small, {"fast": True})
 
 
 def test_recordings_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wamkit.policy.policy.RECORDINGS", 2)
+    monkeypatch.setattr("wamkit.policy.policy.MAX_GRAPHS", 2)
     policy = Policy.from_spec(HEADS[0].spec)
     monkeypatch.setattr(policy, "mode", "graph")
     made: list[int] = []
@@ -232,7 +232,7 @@ def test_recordings_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch
     chunks = {n: policy.act(seen[n], seed=0).values for n in (1, 2)}
     for batch, recordings in ((1, 2), (3, 3), (1, 3), (2, 4), (1, 4)):
         values = policy.act(seen[batch], seed=0).values
-        assert len(made) == recordings and len(policy._recorded) == 2
+        assert len(made) == recordings and len(policy._graphs) == 2
         if batch in chunks:
             close(values, chunks[batch])
 
@@ -293,7 +293,7 @@ def test_graphs_lie_in_the_pool_of_one_that_is_still_there(monkeypatch: pytest.M
     replaced |= {"current_stream": Pretended, "device": nullcontext, "stream": nullcontext}
     for name, what in replaced.items():
         monkeypatch.setattr(torch.cuda, name, what)
-    device, graphs = torch.device("cuda", 0), modes.Graphs()
+    device, graphs = torch.device("cuda", 0), modes.GraphPool()
     held = [graphs(lambda: None, device) for _ in range(2)]
     assert uses == {1: 2}
     del held[0]

@@ -33,7 +33,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy import placing
 from wamkit.policy import run_mode as modes
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, observation
 from wamkit.testing.parity import same_values
 
@@ -166,7 +166,7 @@ class Device(TorchDispatchMode):
             self.noted = None
 
     def capture(self, run: Callable[[], None], on: Any = None) -> Callable[[], None]:
-        """As `wamkit.policy.run_mode.Graphs`, but a replay leaves everything as it is."""
+        """As `wamkit.policy.run_mode.GraphPool`, but a replay leaves everything as it is."""
         self.capturing = True
         self.made, self.read = {}, {}
         try:
@@ -334,22 +334,22 @@ def test_a_chunk_on_cuda_mixes_no_devices_and_waits_for_nothing(name: str, devic
     spec = spec_of(name)
     policy, seen = Policy.from_spec(spec), observation(spec, frames=spec.video.context)
     with unset_fake_temporarily():
-        expected = policy.decide(blank(policy, seen), seed=0).action
+        expected = policy.sample(inference_inputs(policy, seen), seed=0).action
     device.hold(policy)
-    blank(policy, seen)
+    inference_inputs(policy, seen)
     with device.watched() as noted:
-        inputs = blank(policy, seen)
+        inputs = inference_inputs(policy, seen)
     assert noted == []  # what is sent is sent without waiting
     try:
-        recorded = modes.Recorded(
-            policy._acted({}), inputs, generator(0), device.capture, policy.runner.kept
+        graph = modes.CapturedGraph(
+            policy._run_paradigm({}), inputs, generator(0), device.capture, policy.runner.kept
         )
     except WamkitError as error:
         assert "cannot be recorded" in str(error)
-        close(policy.decide(inputs, seed=0).action, expected)
+        close(policy.sample(inputs, seed=0).action, expected)
     else:
         assert device.refused == []
-        close(recorded(inputs, generator(0)).action, expected)
+        close(graph(inputs, generator(0)).action, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name.startswith("toy-mot-")])
@@ -377,15 +377,15 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)
     seen = observation(spec, frames=spec.video.context)
-    inputs = blank(policy, seen)
-    recorded = modes.Recorded(
-        policy._acted({}), inputs, generator(0), device.capture, policy.runner.kept
+    inputs = inference_inputs(policy, seen)
+    graph = modes.CapturedGraph(
+        policy._run_paradigm({}), inputs, generator(0), device.capture, policy.runner.kept
     )
     needed = list(device.read.values())
-    policy.instructions.forget()  # as when a weight changes
-    policy.prompts._kept.clear()
+    policy.prompt_state.forget()  # as when a weight changes
+    policy.text_embeddings._kept.clear()
     other = replace(seen, prompt=[f"job {sample}" for sample in range(seen.batch)])
-    recorded(blank(policy, other), generator(0))
+    graph(inference_inputs(policy, other), generator(0))
     for steps in range(2, 100, 2):  # levels of other runs
         policy.schedules["action"].init_sampler(inputs.noisy("action").x, steps=steps)
     del inputs

@@ -82,7 +82,7 @@ def test_keys_kept_while_acting_are_those_of_the_cache() -> None:
     from wamkit.testing.fixtures import observation
 
     policy = Policy.from_spec(spec_with())
-    inputs = preprocessing.blank(policy, observation(policy.spec, batch=1))
+    inputs = preprocessing.inference_inputs(policy, observation(policy.spec, batch=1))
     with torch.no_grad():
         cache, _ = prefill(policy.model, inputs, policy.paradigm.sees, CLEAN)
     assert cache is not None

@@ -104,9 +104,9 @@ def test_frozen_prompts_are_encoded_once() -> None:
     seen = observation(policy.spec, batch=2)
     policy.act(seen, seed=0)
     policy.act(seen, seed=1)
-    assert policy.prompts.encoded == 2
+    assert policy.text_embeddings.encoded == 2
     policy.act(replace(seen, prompt=["task 0", "new"]), seed=1)
-    assert policy.prompts.encoded == 3
+    assert policy.text_embeddings.encoded == 3
 
 
 def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:

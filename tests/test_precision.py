@@ -18,7 +18,7 @@ from wamkit.acceleration.precision import ExactLinear
 from wamkit.config.registry import registry
 from wamkit.policy.cost import FORMULAS
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation
 
 BACKBONES = registry().names("backbone")
@@ -62,13 +62,15 @@ def watched(policy: Policy) -> Iterator[list[tuple[Tensor, Tensor]]]:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_in_bfloat16_every_product_but_those_that_are_kept_is_one_of_bfloat16(name: str) -> None:
     policy = built(name, "bfloat16")
-    inputs = blank(policy, observation(policy.spec, batch=1, frames=policy.spec.video.context))
+    inputs = inference_inputs(
+        policy, observation(policy.spec, batch=1, frames=policy.spec.video.context)
+    )
     for layer in policy.modules():
         if isinstance(layer, ExactLinear):
             assert layer.weight.dtype == torch.float32
             layer.forward = _apart(layer)  # type: ignore[method-assign]
     with Products() as products:
-        policy.decide(inputs, seed=0)
+        policy.sample(inputs, seed=0)
     assert products.dtypes == {torch.bfloat16}
 
 
@@ -99,7 +101,7 @@ def test_a_noise_level_is_embedded_the_same_whatever_training_computes_in() -> N
     policy = built("wan", "float32")
     batch = batch_of(policy.spec, size=1)
     noisy, _ = policy.paradigm.add_noise(
-        clean(policy, batch), policy.schedules, torch.Generator().manual_seed(0)
+        training_inputs(policy, batch), policy.schedules, torch.Generator().manual_seed(0)
     )
     found = []
     for lowered in (False, True):

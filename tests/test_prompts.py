@@ -11,8 +11,8 @@ import torch
 import wamkit
 from wamkit.config.registry import registry
 from wamkit.interfaces.types import Text
-from wamkit.policy.preprocessing import clean
-from wamkit.policy.text_cache import PromptCache, trimmed
+from wamkit.policy.preprocessing import training_inputs
+from wamkit.policy.text_cache import TextEmbeddingCache, trim_padding
 from wamkit.testing.fixtures import batch_of, composed
 from wamkit.testing.parity import doubled, float64, same_values
 
@@ -33,27 +33,27 @@ class Padded:
 
 
 def test_a_prompt_is_cut_to_its_words_and_needs_no_mask() -> None:
-    text = PromptCache(Padded()).encode(["lift the red cup"])
+    text = TextEmbeddingCache(Padded()).encode(["lift the red cup"])
     assert text.tokens.shape == (1, 4, WIDTH)
     assert text.valid is None and text.mask is None
 
 
 def test_prompts_of_a_batch_are_cut_to_the_longest() -> None:
-    text = PromptCache(Padded()).encode(["lift it", "lift the red cup"])
+    text = TextEmbeddingCache(Padded()).encode(["lift it", "lift the red cup"])
     assert text.tokens.shape == (2, 4, WIDTH)
     assert text.valid is not None and text.valid.sum(1).tolist() == [2, 4]
-    same = PromptCache(Padded()).encode(["lift it", "drop it"])
+    same = TextEmbeddingCache(Padded()).encode(["lift it", "drop it"])
     assert same.tokens.shape == (2, 2, WIDTH) and same.valid is None
 
 
 def test_what_may_be_looked_at_is_never_cut() -> None:
     tokens = torch.randn(1, 5, WIDTH)
     for text in (Text(tokens), Text(tokens, repeats=torch.tensor([[1.0, 1, 1, 1, 9]]))):
-        assert trimmed(text) is text
-    gap = trimmed(Text(tokens, torch.tensor([[False, True, False, True, False]])))
+        assert trim_padding(text) is text
+    gap = trim_padding(Text(tokens, torch.tensor([[False, True, False, True, False]])))
     assert torch.equal(gap.tokens, tokens[:, :4])
     assert gap.valid is not None and gap.valid.tolist() == [[False, True, False, True]]
-    nothing = trimmed(Text(tokens, torch.zeros(1, 5, dtype=torch.bool)))
+    nothing = trim_padding(Text(tokens, torch.zeros(1, 5, dtype=torch.bool)))
     assert nothing.tokens.shape == (1, 1, WIDTH) and nothing.valid is not None
 
 
@@ -61,7 +61,7 @@ def test_what_may_be_looked_at_is_never_cut() -> None:
 @float64()
 def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
     policy = doubled(wamkit.build(composed(backbone=name)))
-    inputs = clean(policy, batch_of(policy.spec, size=1))
+    inputs = training_inputs(policy, batch_of(policy.spec, size=1))
     rng = torch.Generator().manual_seed(0)
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     width = inputs.text.tokens.shape[2]
@@ -69,8 +69,8 @@ def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
     padded = replace(inputs.text, tokens=torch.randn(1, 9, width), valid=valid, repeats=None)
     with torch.no_grad():
         long = policy.model(noisy.with_(text=padded))
-        short = policy.model(noisy.with_(text=trimmed(padded)))
-    assert trimmed(padded).tokens.shape[1] == 5
+        short = policy.model(noisy.with_(text=trim_padding(padded)))
+    assert trim_padding(padded).tokens.shape[1] == 5
     assert long.action is not None and short.action is not None
     same_values(short.action, long.action)
     if long.video is not None and short.video is not None:

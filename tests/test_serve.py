@@ -61,14 +61,14 @@ def client(address: tuple[str, int]) -> Iterator[Client]:
         yield made
 
 
-def picture(seed: int = 0, *shape: int) -> Any:
+def image_embeds(seed: int = 0, *shape: int) -> Any:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, shape or (40, 60, 3), dtype=np.uint8)
 
 
 def request(**changes: Any) -> dict[str, Any]:
     """What the first policy wants to hear; a change to None leaves a key out."""
-    plain = {"front": picture(), "state": np.array([0.5, -1.0])}
+    plain = {"front": image_embeds(), "state": np.array([0.5, -1.0])}
     found = {f"observation/{key}": value for key, value in plain.items()} | {"prompt": WORDS}
     found |= {key.replace("__", "/"): value for key, value in changes.items()}
     return {key: value for key, value in found.items() if value is not None}
@@ -91,7 +91,7 @@ def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
 
 def test_a_reply_is_what_the_policy_would_do_here(client: Client) -> None:
     reply = client.infer(request(seed=5))
-    here = policy().act(Observation({"front": picture()}, WORDS, [0.5, -1.0]), seed=5)
+    here = policy().act(Observation({"front": image_embeds()}, WORDS, [0.5, -1.0]), seed=5)
     assert reply["actions"].dtype == np.float32 and reply["actions"].shape == (8, 4)
     same_values(reply["actions"], here.values[0].numpy())
     other = client.infer(request(seed=6))["actions"]
@@ -107,13 +107,13 @@ def test_every_reply_says_how_long_it_took(client: Client) -> None:
 
 
 def test_pictures_of_any_size_and_states_as_lists_are_taken(client: Client) -> None:
-    changes = {"observation__front": picture(0, 7, 9, 3), "observation__state": [0, 1]}
+    changes = {"observation__front": image_embeds(0, 7, 9, 3), "observation__state": [0, 1]}
     assert client.infer(request(**changes))["actions"].shape == (8, 4)
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
     (
-        {"observation__front": None, "observation__image": picture()},
+        {"observation__front": None, "observation__image": image_embeds()},
         "the request has no 'observation/front' and has 'observation/image'; found "
         "'observation/state', 'prompt', 'observation/image'; expected 'observation/front', "
         "'observation/state', 'prompt'\n  hint: if 'observation/image' is meant, call it "
@@ -122,15 +122,15 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "the request has no 'prompt'"),
     ({"prompt": "  "}, "the instruction is empty"),
     ({"prompt": 3}, "'prompt' is a int; expected a sentence"),
-    ({"executed": picture()}, "has 'executed'"),
+    ({"executed": image_embeds()}, "has 'executed'"),
     (
-        {"observation__front": picture().astype(np.float32) / 255},
+        {"observation__front": image_embeds().astype(np.float32) / 255},
         "'observation/front' is float32 [40, 60, 3]; expected uint8 [height, width, 3]\n  hint: "
         "floats are not taken, since [0, 1] and [-1, 1] look alike",
     ),
     ({"observation__front": "front.jpg"}, "is a str; expected an array uint8"),
-    ({"observation__front": picture(0, 3, 40, 60)}, "np.moveaxis(image, -3, -1)"),
-    ({"observation__front": picture(0, 2, 40, 60, 3)}, "send 1 pictures, oldest first"),
+    ({"observation__front": image_embeds(0, 3, 40, 60)}, "np.moveaxis(image, -3, -1)"),
+    ({"observation__front": image_embeds(0, 2, 40, 60, 3)}, "send 1 pictures, oldest first"),
     ({"observation__front": np.zeros((0, 4, 3), np.uint8)}, "red, green and blue"),
     ({"observation__state": [1.0]}, "'observation/state' has shape [1]; expected [2]"),
     ({"observation__state": "up"}, "is a str; expected numbers [2]"),
@@ -170,7 +170,7 @@ def test_a_bug_ends_one_connection_and_not_the_server(
         raise RuntimeError("a wire is loose")
 
     with monkeypatch.context() as patch:
-        patch.setattr(policy(), "decide", broken)
+        patch.setattr(policy(), "sample", broken)
         with pytest.raises(WamkitError, match="a bug in the server: RuntimeError: a wire is loose"):
             client.infer(request())
     with pytest.raises(WamkitError, match="has closed the connection"):
@@ -199,7 +199,7 @@ def test_clients_remember_each_its_own_episode() -> None:
 
     def seen(seed: int, count: int) -> dict[str, Any]:
         shape = (count, 24, 32, 3) if count > 1 else (24, 32, 3)
-        found = {"observation/" + view.name: picture(seed, *shape)
+        found = {"observation/" + view.name: image_embeds(seed, *shape)
                  for view in remembering().spec.cameras.views}  # fmt: skip
         size = remembering().spec.state.size
         return {**found, **({"observation/state": [0.0] * size} if size else {}), "prompt": WORDS}
@@ -321,10 +321,10 @@ def test_an_openpi_client_understands(typed: tuple[Any, str, int]) -> None:
 
     theirs = WebsocketClientPolicy("127.0.0.1", typed[2])
     assert theirs.get_server_metadata()["chunk_size"] == 8
-    seen = {"observation/image": picture(), "prompt": WORDS}
+    seen = {"observation/image": image_embeds(), "prompt": WORDS}
     assert theirs.infer(seen)["actions"].shape == (8, 4)
     with pytest.raises(RuntimeError, match="has no 'prompt'"):
-        theirs.infer({"observation/image": picture()})
+        theirs.infer({"observation/image": image_embeds()})
 
 
 def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
@@ -375,7 +375,7 @@ def test_warming_up_makes_a_chunk_and_what_follows_it(make: Any, chunks: int) ->
         made.append(method(*args, **kwargs))
         return made[-1]
 
-    with hook_method(make(), "decide", around):
+    with hook_method(make(), "sample", around):
         Server(make()).warm_up()
     assert len(made) == chunks
 
@@ -387,7 +387,7 @@ def test_warming_up_reads_the_instructions_that_are_named() -> None:
         read.extend(words)
         return method(words, *rest)
 
-    with hook_method(policy().prompts, "encode", around):
+    with hook_method(policy().text_embeddings, "encode", around):
         Server(policy()).warm_up(["lift it", "let it go at once"])
     assert read == ["lift it", "let it go at once"]
 

@@ -161,15 +161,15 @@ def test_a_client_that_does_not_read_holds_little_memory(monkeypatch: Any) -> No
 
 def test_nothing_is_computed_for_a_client_that_is_gone(monkeypatch: Any) -> None:
     going, free, seeds = threading.Event(), threading.Event(), list[int]()
-    plain = policy().decide
+    plain = policy().sample
 
-    def decide(*args: Any, **kwargs: Any) -> Any:
+    def sample(*args: Any, **kwargs: Any) -> Any:
         seeds.append(kwargs["seed"])
         going.set()
         assert free.wait(60)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(policy(), "decide", decide)
+    monkeypatch.setattr(policy(), "sample", sample)
     with served() as (server, address), line_to(address) as one:
         one.recv()
         one.send(pack({**SEEN, "seed": 1}))
@@ -193,7 +193,7 @@ def test_out_of_memory_is_no_bug(monkeypatch: Any) -> None:
 
     with served() as (_, address), Client(*address) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(policy(), "decide", full)
+            patch.setattr(policy(), "sample", full)
             with pytest.raises(WamkitError, match="ran out of memory for this request"):
                 client.infer(SEEN)
         with Client(*address) as another:

@@ -29,13 +29,13 @@ TOY = "examples/toy.toml"
 SLOW = """
 import signal, sys, time
 import wamkit.policy.policy
-plain = wamkit.policy.policy.Policy.decide
-def decide(*args, **kwargs):
+plain = wamkit.policy.policy.Policy.sample
+def sample(*args, **kwargs):
     if kwargs["seed"] != 0:  # that of warming up
         print("computing", flush=True)
         time.sleep(float(sys.argv[-1]))
     return plain(*args, **kwargs)
-wamkit.policy.policy.Policy.decide = decide
+wamkit.policy.policy.Policy.sample = sample
 from wamkit.cli import app
 app(sys.argv[1:-1], prog_name="wamkit")
 """
@@ -45,14 +45,14 @@ def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
     monkeypatch: Any,
 ) -> None:
     going, free = threading.Event(), threading.Event()
-    plain = policy().decide
+    plain = policy().sample
 
-    def decide(*args: Any, **kwargs: Any) -> Any:
+    def sample(*args: Any, **kwargs: Any) -> Any:
         going.set()
         assert free.wait(60)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(policy(), "decide", decide)
+    monkeypatch.setattr(policy(), "sample", sample)
     listener = bind("127.0.0.1", 0)
     address, server = address_of(listener), Server(policy(), "toy")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -16,7 +16,7 @@ from wamkit.interfaces.types import ModelInputs, ParadigmOutput
 from wamkit.policy.actions import Statistics
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import changed, compose, composed, observation
 from wamkit.testing.parity import float64, other_values, same_values
 
@@ -44,14 +44,14 @@ def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observati
 def listened(policy: Policy) -> list[tuple[ModelInputs, ParadigmOutput]]:
     """The inputs that the paradigm is given from now on, and the outputs it returns."""
     heard: list[tuple[ModelInputs, ParadigmOutput]] = []
-    decide = policy.decide
+    sample_chunk = policy.sample
 
     def listen(inputs: ModelInputs, **given: Any) -> ParadigmOutput:
-        out = decide(inputs, **given)
+        out = sample_chunk(inputs, **given)
         heard.append((inputs, out))
         return out
 
-    policy.decide = listen  # type: ignore[method-assign]
+    policy.sample = listen  # type: ignore[method-assign]
     return heard
 
 
@@ -105,7 +105,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     chunks.append(session.act(part(whole, 1, 1 + step), seed=1).values)
     session.act(part(whole, 1 + step, 1 + 2 * step), done, seed=2)
     true = torch.cat([chunks[0], done, done], 1)
-    inputs = clean(policy, Batch(whole, true))
+    inputs = training_inputs(policy, Batch(whole, true))
     assert heard[0][0].past is None
     for k, (told, _) in enumerate(heard[1:]):
         past = told.past
@@ -263,7 +263,10 @@ def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     policy = Policy.from_spec(compose(wan, streaming))
     spec, whole = policy.spec, episode(policy.spec, policy.spec.pictures)
     actions = torch.zeros(2, spec.steps, spec.actions.size)
-    sample, chunk = clean(policy, Batch(whole, actions)), blank(policy, part(whole, 0, 1))
+    sample, chunk = (
+        training_inputs(policy, Batch(whole, actions)),
+        inference_inputs(policy, part(whole, 0, 1)),
+    )
     assert sample.video is not None and chunk.video is not None
     one, two = sample.video.cond_latents, chunk.video.cond_latents
     assert one is not None and two is not None

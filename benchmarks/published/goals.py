@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wamkit.bench import Report
-from wamkit.policy.run_mode import records
+from wamkit.policy.run_mode import captures
 
 BASELINE = "plain, joined cache"
 """The baseline that a goal speaks of: dense masks, eager, a joined cache, nothing hoisted."""
@@ -89,7 +89,7 @@ GOALS = (
 
 def recorded(found: Sequence[Measured], system: str) -> list[Measured]:
     """The ways in which chunks of a system were recorded and replayed."""
-    return [one for one in found if one.system == system and records(one.way)]
+    return [one for one in found if one.system == system and captures(one.way)]
 
 
 def missed(one: Measured, found: Sequence[Measured]) -> list[Goal]:

@@ -16,8 +16,8 @@ from wamkit.bench import Roofline, Row, measure
 from wamkit.bench.hooks import Call, StageRecorder
 from wamkit.bench.machine import seconds
 from wamkit.policy.policy import generator
-from wamkit.policy.preprocessing import blank
-from wamkit.policy.run_mode import records
+from wamkit.policy.preprocessing import inference_inputs
+from wamkit.policy.run_mode import captures
 from wamkit.testing.fixtures import observation
 from wamkit.testing.uncached import uncached
 
@@ -44,7 +44,7 @@ class Subject:
         spec, self.device = self.policy.spec, self.policy.device
         context = spec.video.context
         self.seen = [observation(spec, batch=1, frames=context, seed=seed) for seed in (0, 1)]
-        self.inputs = blank(self.policy, self.seen[0])
+        self.inputs = inference_inputs(self.policy, self.seen[0])
         self.expected = [self._chunk(place) for place in range(len(self.seen))]
         stages = StageRecorder(self.device, counts=True)
         with stages.record(self.policy):
@@ -56,9 +56,9 @@ class Subject:
         """The actions for one of the observations, each with a seed of its own."""
         return self.policy.act(self.seen[place], seed=place).values
 
-    def decide(self) -> Tensor:
+    def sample(self) -> Tensor:
         """The network's part of a chunk, from latents to normalized actions."""
-        return self.policy.decide(fresh(self.inputs), seed=0).action
+        return self.policy.sample(fresh(self.inputs), seed=0).action
 
     @torch.no_grad()
     def way(self, mode: str) -> Measured:
@@ -70,8 +70,8 @@ class Subject:
         else:  # the second one first: what is replayed must take what it is given
             found = [apart(self._chunk(place), self.expected[place]) for place in (1, 0)]
             difference, of = max(found, key=largest), "eager"
-        took = self._median(self.decide, rounds)
-        if records(mode):
+        took = self._median(self.sample, rounds)
+        if captures(mode):
             prefill, steps = self._split(mode, took, rounds)
         else:
             prefill, steps = (
@@ -110,7 +110,7 @@ class Subject:
             config = whole.config.model_copy(update={"steps": fewer})
             flows["action"] = replace(whole, config=config)
             self.policy.set_mode(mode)  # forgets what was recorded
-            half = self._median(self.decide, rounds)
+            half = self._median(self.sample, rounds)
         finally:
             flows["action"] = whole
             self.policy.set_mode("eager")
@@ -125,7 +125,7 @@ class Subject:
         if self.name != PLAIN_SYSTEM:
             return
         self.policy.set_mode("eager")
-        expected = self.decide()
+        expected = self.sample()
         plain = Plain(self.policy, self.inputs.with_(text=spelled(self.inputs.text)))
         for way, cached in PLAIN.items():
             act = partial(plain.act, cached=cached)
@@ -137,7 +137,7 @@ class Subject:
         """The kernels of one chunk in a mode, or of its network alone."""
         if self.policy.mode != mode:
             self.policy.set_mode(mode)
-        run: Callable[[], Any] = (lambda: self._chunk(0)) if whole else self.decide
+        run: Callable[[], Any] = (lambda: self._chunk(0)) if whole else self.sample
         return profiled(run, self.device, self._median(run, 5))
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Subject:
         slow = policy.paradigm.act(
             uncached(policy.guided(inputs)), inputs, policy.schedules, generator(0)
         )
-        return apart(self.decide(), slow.action)
+        return apart(self.sample(), slow.action)
 
     def _median(self, run: Callable[[], Any], rounds: int) -> float:
         """Milliseconds of a run, after two to warm up."""

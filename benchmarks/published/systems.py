@@ -13,7 +13,7 @@ import wamkit
 from wamkit.config.spec import parse, read
 from wamkit.interfaces.types import Text
 from wamkit.policy.policy import Policy
-from wamkit.policy.text_cache import PromptCache
+from wamkit.policy.text_cache import TextEmbeddingCache
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = 16  # of an instruction; a T5 tokenizer makes about so many of a sentence
@@ -62,7 +62,7 @@ def build(name: str, device: str, *, tiny: bool) -> Policy:
         policy = wamkit.build(raw, tiny=tiny, device=device)
         text = policy.spec.text_encoder
         words = Words(text.width, text.max_tokens, padding)
-    policy.text_encoder, policy.prompts = words, PromptCache(words)
+    policy.text_encoder, policy.text_embeddings = words, TextEmbeddingCache(words)
     return redrawn(policy)
 
 

@@ -39,7 +39,7 @@ from wamkit.config.spec import PolicySpec, parse, parse_part, read
 from wamkit.policy.normalization import Statistics
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, changed, composed, observation
 from wamkit.testing.tolerance import float64
 
@@ -251,7 +251,7 @@ def learned(policy: Policy, batch: Batch, seed: Any) -> Print:
 
 def imagined(policy: Policy, seen: Observation, seed: Any) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines, those that are observed included."""
-    inputs = blank(policy, seen)
+    inputs = inference_inputs(policy, seen)
     model = policy.guided(inputs)
     return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seed)).z
 

@@ -77,7 +77,7 @@ def projected(owner: nn.Module, x: Tensor, *names: str) -> tuple[Tensor, ...]:
     rows = owner.__dict__.get(ROWS)
     if rows is not None and not torch.is_grad_enabled():
         row = rows.get(names)
-        # Compiled code is entered through a policy that has just looked (`Policy.decide`).
+        # Compiled code is entered through a policy that has just looked (`Policy.sample`).
         if row is not None and (torch.compiler.is_compiling() or row.holds()):
             return F.linear(x, row.weight, row.bias).split(row.sizes, -1)
     return tuple([getattr(owner, name)(x) for name in names])

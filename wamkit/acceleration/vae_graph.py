@@ -1,6 +1,6 @@
 """A VAE's `encode` of single pictures, recorded once for each shape and replayed.
 
-What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `decide` is recorded from a
+What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `sample` is recorded from a
 scene on, and the scene is made of latents before it.
 """
 
@@ -18,7 +18,7 @@ Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 """Records what a function does on a device; the result does it again on the same memory."""
 
 
-class RecordedEncoder:
+class CapturedVAE:
     """`encode` of a VAE for one shape: pictures are copied in, and it is replayed."""
 
     def __init__(self, vae: Any, encode: Callable[[Tensor], Tensor], pixels: Tensor) -> None:
@@ -32,7 +32,7 @@ class RecordedEncoder:
         self._kept = [m.__dict__[KEPT] for m in self._flat]  # what is read is not freed
         self._replay: Callable[[], None] | None = None
 
-    def record(self, capture: Capture) -> RecordedEncoder:
+    def record(self, capture: Capture) -> CapturedVAE:
         """Record the encoder by `capture`, and return itself."""
 
         def run() -> None:
@@ -66,7 +66,7 @@ class Encoder:
 
     def __init__(self, vae: Any, encode: Callable[[Tensor], Tensor], capture: Capture) -> None:
         self._vae, self._encode, self._capture = vae, encode, capture
-        self._recorded: dict[tuple[Any, ...], RecordedEncoder] = {}
+        self._graphs: dict[tuple[Any, ...], CapturedVAE] = {}
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] of pixels [B, 3, T, H, W]; recorded if they are one frame."""
@@ -75,10 +75,10 @@ class Encoder:
         if isinstance(self._vae, Flat):
             self._vae.ready()  # what is made anew lies elsewhere
         key = pixels.shape, pixels.dtype, pixels.device
-        found = self._recorded.get(key)
+        found = self._graphs.get(key)
         if found is None or not found.holds():
-            made = RecordedEncoder(self._vae, self._encode, pixels)
-            self._recorded[key] = found = made.record(self._capture)
+            made = CapturedVAE(self._vae, self._encode, pixels)
+            self._graphs[key] = found = made.record(self._capture)
         return found(pixels)
 
     def __reduce__(self) -> tuple[type[Encoder], tuple[Any, ...]]:

@@ -20,7 +20,7 @@ from ..engine import attention
 from ..interfaces.action_head import is_prefill
 from ..policy.cost import Counter
 from ..policy.policy import Policy
-from ..policy.run_mode import records
+from ..policy.run_mode import captures
 from .machine import seconds
 
 Label = Callable[..., str]
@@ -71,14 +71,14 @@ class StageRecorder:
         """Within, append a `Call` for every stage of `policy`."""
         places: list[tuple[Any, str, Label]] = [
             (policy.cameras, "canvas", lambda *_: "camera layout"),
-            (policy.instructions, "get", lambda *_: "text"),
+            (policy.prompt_state, "get", lambda *_: "text"),
             (policy.vae, "encode", lambda *_: "VAE"),
-            (policy, "chunk_of", lambda *_: "decode of actions"),
+            (policy, "to_action_chunk", lambda *_: "decode of actions"),
         ]
         if policy.conditioner is not None:
             places.append((policy.conditioner, "forward", lambda *_: "conditioner"))
-        if records(policy.mode):
-            places.append((policy, "decide", lambda *_, **__: "network, one graph"))
+        if captures(policy.mode):
+            places.append((policy, "sample", lambda *_, **__: "network, one graph"))
         else:
             places.append((policy, "model", _pass))
         with ExitStack() as stack:
@@ -151,9 +151,9 @@ def record_calls(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[Non
     head, backbone = policy.action_head, policy.backbone
     places: list[tuple[Any, str]] = [
         (policy.cameras, "canvas"),
-        (policy.prompts, "encode"),
+        (policy.text_embeddings, "encode"),
         (policy.vae, "encode"),
-        (policy, "chunk_of"),
+        (policy, "to_action_chunk"),
         *((backbone, name) for name in ("patchify", "final_layer")),
         (attention, "_keys_of"),  # keys of a layer, new ones written behind those cached
         (attention, "attend_groups"),

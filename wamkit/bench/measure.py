@@ -23,7 +23,7 @@ from ..config.parts import KINDS
 from ..files.images import opened
 from ..policy.observation import Observation, random_observation
 from ..policy.policy import DTYPES, Policy
-from ..policy.run_mode import records
+from ..policy.run_mode import captures
 from .definitions import FIGURES, STAGES
 from .hooks import Call, StageRecorder, record_calls
 from .machine import Roofline, machine, measure_roofline, peak_bytes, seconds
@@ -225,7 +225,7 @@ def _work(calls: Sequence[Call], mode: str) -> dict[str, tuple[int, int]]:
         same = [call for call in calls if call.stage == stage]
         ops, moved = sum(call.operations for call in same), sum(call.bytes for call in same)
         found[stage] = ops // len(same), moved // len(same)
-    if records(mode):
+    if captures(mode):
         passes = [c for c in calls if c.stage.startswith(("prefill", "step"))]
         total = sum(c.operations for c in passes), sum(c.bytes for c in passes)
         found["network, one graph"] = total

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..acceleration.quantize import LEAST, Rounded
 from ..policy.observation import random_batch, random_observation
 from ..policy.policy import Policy, generator
-from ..policy.preprocessing import blank, clean
+from ..policy.preprocessing import inference_inputs, training_inputs
 from .machine import seconds
 from .measure import Report, measure
 
@@ -92,12 +92,12 @@ class Baseline:
     def _chunk(self, policy: Policy) -> Tensor:
         spec = policy.spec
         seen = random_observation(spec, batch=self._batch, frames=spec.video.context)
-        found = policy.decide(blank(policy, seen), seed=0)
+        found = policy.sample(inference_inputs(policy, seen), seed=0)
         return found.action.float().cpu()
 
     def _velocity(self, policy: Policy) -> Tensor:
         """All velocities [numbers] of one pass over training samples with noise."""
-        inputs = clean(policy, random_batch(policy.spec, size=self._batch))
+        inputs = training_inputs(policy, random_batch(policy.spec, size=self._batch))
         noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
         found = policy.model(noisy)
         parts = (found.video, found.future, found.action, found.next_state, found.value)

@@ -89,9 +89,9 @@ def _weights(policy: Policy) -> dict[str, object]:
 @torch.no_grad()
 def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
     """Whatever the words and the pictures became that is not finite: why, and a cure."""
-    embedded: Sequence[Tensor] = [policy.prompts.encode(seen.prompt).tokens]
-    if policy.pooled is not None:
-        embedded = [*embedded, policy.pooled.encode(seen.prompt).tokens]
+    embedded: Sequence[Tensor] = [policy.text_embeddings.encode(seen.prompt).tokens]
+    if policy.pooled_text is not None:
+        embedded = [*embedded, policy.pooled_text.encode(seen.prompt).tokens]
     if wrong := next(filter(None, map(fault, embedded)), None):
         name = policy.spec.text_encoder.name
         yield (
@@ -101,7 +101,10 @@ def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
     first = {name: x[:, : policy.spec.video.context] for name, x in seen.images.items()}
     images = type(seen)(first, seen.prompt, seen.state)
     canvas = preprocessing.canvas_of(policy, images)
-    for kind, numbers in (("canvas", canvas), ("latents", preprocessing.latents(policy, canvas))):
+    for kind, numbers in (
+        ("canvas", canvas),
+        ("latents", preprocessing.encode_images(policy, canvas)),
+    ):
         if wrong := fault(numbers):
             dtype = policy.spec.vae.dtype
             yield (

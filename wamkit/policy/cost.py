@@ -31,7 +31,7 @@ from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
 from .guidance import guided
 from .policy import DTYPES
-from .preprocessing import arranged, assembled, vae_dtype
+from .preprocessing import build_clips, build_inputs, vae_dtype
 from .repeats import Repeats
 
 
@@ -231,16 +231,16 @@ def shapes(
         shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
     numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
-    lifted = {part: head.to_latent(part, x) for part, x in numbers.items()}
-    lifted["action"] = torch.cat([lifted["action"]] * chunks, 1)
-    return assembled(
+    latent = {part: head.to_latent(part, x) for part, x in numbers.items()}
+    latent["action"] = torch.cat([latent["action"]] * chunks, 1)
+    return build_inputs(
         Text(
             zeros(spec.text_encoder.max_tokens, traits.text_width),
             extra=zeros(1, traits.extra_width) if traits.extra_width else None,
             follows=traits.text_follows,
         ),
-        arranged(spec, z, future, shown, sigma),
-        lifted,
+        build_clips(spec, z, future, shown, sigma),
+        latent,
         zeros(spec.state.size) if spec.state.size else None,
         sigma,
     )

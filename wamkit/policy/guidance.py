@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine.kv_cache import KVCache
 from ..interfaces.paradigm import Model
 from ..interfaces.types import MODALITIES, ModelInputs, ModelOutput, Text
-from .text_cache import stacked
+from .text_cache import stack_texts
 
 
 def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
@@ -65,7 +65,7 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
 
 def _both(text: Text, other: Text) -> Text:
     """Two texts, one below the other."""
-    joined = stacked([text, other])
+    joined = stack_texts([text, other])
     extra, suffix = text.extra, text.suffix
     if extra is not None:
         extra = torch.cat([extra, other.extra if other.extra is not None else extra])

@@ -40,7 +40,7 @@ def part_loss(
     steps = spec.steps if part == "action" else 1
     shape = (len(batch.actions), steps, spec.sizes.numbers(part))
     real = real_numbers(spec, part, batch, shape).to(policy.device)
-    real = preprocessing.lifted(policy, part, real)
+    real = preprocessing.to_latent(policy, part, real)
     found = velocity.take(part, noisy)
     return numbers_loss(found, target, real, numbers if spec.action_head.regresses else None)
 

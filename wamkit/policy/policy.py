@@ -35,18 +35,18 @@ from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .placing import Placed, expect_device
 from .precomputed_text import StoredEncoder
 from .run_mode import (
-    RECORDINGS,
+    MAX_GRAPHS,
     Act,
-    Graphs,
+    CapturedGraph,
+    GraphPool,
     Mode,
-    Recorded,
+    captures,
     check_mode,
     compiles,
-    records,
-    signature,
+    input_signature,
 )
 from .session import Session
-from .text_cache import Instructions, PromptCache, pooled
+from .text_cache import PromptState, TextEmbeddingCache, pooled_text_cache
 
 Seed = int | Sequence[int] | None
 """Of what is drawn: one for a batch, or one for each of its samples; None for none."""
@@ -88,9 +88,13 @@ class Policy(Placed):
         self.schedules = schedules_of(spec)
         self.cameras = CameraLayout(spec.cameras)
         self.set_statistics(statistics or {})
-        self.prompts = PromptCache(self.text_encoder, spec.text_encoder.prompt_template)
+        self.text_embeddings = TextEmbeddingCache(
+            self.text_encoder, spec.text_encoder.prompt_template
+        )
         width = spec.backbone.traits.extra_width
-        self.pooled = pooled(self.conditioner, width, spec.text_encoder.prompt_template)
+        self.pooled_text = pooled_text_cache(
+            self.conditioner, width, spec.text_encoder.prompt_template
+        )
         for kind in ("backbone", "action_head", "conditioner"):
             if isinstance(module := getattr(self, kind), nn.Module):
                 exact(cast(module, DTYPES[spec.dtype]))
@@ -99,11 +103,11 @@ class Policy(Placed):
                 frozen.requires_grad_(False)
         self.mode: Mode = "eager"
         self.quantized: str = "none"
-        self._recorded: dict[tuple[Any, ...], Recorded] = {}
-        self._capture = Graphs()
+        self._graphs: dict[tuple[Any, ...], CapturedGraph] = {}
+        self._capture = GraphPool()
         self._rows: list[Row] | None = None
         self.runner = PassRunner()
-        self.instructions = Instructions()
+        self.prompt_state = PromptState()
         self.eval()
 
     @staticmethod
@@ -144,23 +148,23 @@ class Policy(Placed):
     def set_mode(self, mode: str) -> None:
         """Run as `wamkit.policy.run_mode` says from now on; call it again after moving the policy.
 
-        What is recorded is `act` and `decide`; `imagine` is not. Raises WamkitError if this policy
+        `act` and `sample` are captured; `imagine` is not. Raises WamkitError if this policy
         cannot run so on its device.
         """
         chosen = check_mode(mode, self.device)
-        if records(chosen) and self.paradigm.stateful:
+        if captures(chosen) and self.paradigm.stateful:
             raise WamkitError(
                 f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
                 "recorded for one shape",
                 'choose mode "compile" or "eager"',
             )
         as_written(self)
-        self._recorded.clear()
-        self._moved()
+        self._graphs.clear()
+        self._invalidate()
         self.runner = PassRunner(compile_pass if compiles(chosen) else None)
         if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
             compile_encoder(self.vae)
-        if records(chosen):
+        if captures(chosen):
             record_encoder(self.vae, self._capture)
         self.mode = chosen
 
@@ -178,7 +182,7 @@ class Policy(Placed):
                 f"this policy is {self.quantized} already, and its own weights are gone",
                 f"load it again, then quantize it to {kind!r}",
             )
-        self._moved()
+        self._invalidate()
         unfuse(self)
         done = quantize((self.backbone, self.action_head), chosen, DTYPES[self.spec.dtype], least)
         self.quantized = chosen
@@ -195,29 +199,29 @@ class Policy(Placed):
                 f"this policy is {self.quantized}, and rounded weights cannot learn",
                 "load it again, and train it before it is quantized",
             )
-        self._moved()
+        self._invalidate()
         if mode:
             unfuse(self)
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Policy:
         """As that of a module, which moves and casts weights."""
-        self._moved()
+        self._invalidate()
         return super()._apply(fn, recurse)
 
-    def _moved(self) -> None:
-        """Take nothing for granted that follows from where weights are, or what they are."""
+    def _invalidate(self) -> None:
+        """Drop everything derived from the weights: fused layers, graphs and caches."""
         self._rows = None
-        self.instructions.forget()
+        self.prompt_state.forget()
         self.runner.forget()
 
-    def _prepare(self) -> None:
+    def _ensure_fused(self) -> None:
         """Fuse layers for the first chunk, and again if weights have moved."""
         if self.training:
             return
         if self._rows is None or not all(row.holds() for row in self._rows):
             self._rows = fuse(self)
-            self._recorded.clear()
+            self._graphs.clear()
             self.runner.recompile()
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
@@ -263,11 +267,11 @@ class Policy(Placed):
 
     def _negative(self, batch: int) -> Text | None:
         """The negative prompt for so many samples; None without guidance."""
-        self._prepare()
+        self._ensure_fused()
         if all(flow.config.guidance_scale == 1 for flow in self.schedules.values()):
             return None
         prompts = (self.spec.text_encoder.negative_prompt,) * batch
-        return preprocessing.words(self, prompts, "{instruction}")
+        return preprocessing.embed_prompts(self, prompts, "{instruction}")
 
     def _with_cfg(self, inputs: ModelInputs, negative: Text | None) -> Model:
         """The model, with classifier-free guidance if there is a negative prompt.
@@ -292,35 +296,37 @@ class Policy(Placed):
         action is not finite.
         """
         self._require_act_options(act_options)
-        inputs = preprocessing.blank(self, observation, ahead=self.paradigm.needs_future)
-        out = self.decide(inputs, seed=seed, **act_options)
-        return self.chunk_of(out, observation)
+        inputs = preprocessing.inference_inputs(
+            self, observation, with_future=self.paradigm.needs_future
+        )
+        out = self.sample(inputs, seed=seed, **act_options)
+        return self.to_action_chunk(out, observation)
 
     @torch.no_grad()
-    def decide(
+    def sample(
         self, inputs: ModelInputs, *, seed: Seed = None, **act_options: Any
     ) -> ParadigmOutput:
         """The output of the paradigm for `inputs`, in normalized units; otherwise as `act`."""
         self._require_act_options(act_options)
         rng = generator(seed)
-        if not records(self.mode):
-            return self._acted(act_options)(inputs, rng)
-        self._prepare()  # forgets recordings of weights that have moved
-        key = signature(inputs, act_options)
-        recorded = self._recorded.pop(key, None)
-        if recorded is None:
+        if not captures(self.mode):
+            return self._run_paradigm(act_options)(inputs, rng)
+        self._ensure_fused()  # drops graphs of weights that have moved
+        key = input_signature(inputs, act_options)
+        graph = self._graphs.pop(key, None)
+        if graph is None:
             again = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
-                recorded = Recorded(
-                    self._acted(act_options), inputs, rng, self._capture, self.runner.kept
+                graph = CapturedGraph(
+                    self._run_paradigm(act_options), inputs, rng, self._capture, self.runner.kept
                 )
             rng = generator(again)
-        self._recorded[key] = recorded  # the last one is the one that was used last
-        if len(self._recorded) > RECORDINGS:
-            del self._recorded[next(iter(self._recorded))]
-        return recorded(inputs, rng)
+        self._graphs[key] = graph  # the last one is the one that was used last
+        if len(self._graphs) > MAX_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        return graph(inputs, rng)
 
-    def _acted(self, act_options: Mapping[str, Any]) -> Act:
+    def _run_paradigm(self, act_options: Mapping[str, Any]) -> Act:
         """The paradigm's `act` around this policy's network.
 
         The negative prompt is looked up once: a captured graph reads it where it lies.
@@ -343,7 +349,7 @@ class Policy(Placed):
         """
         return Session(self)
 
-    def chunk_of(self, out: ParadigmOutput, observation: Observation) -> ActionChunk:
+    def to_action_chunk(self, out: ParadigmOutput, observation: Observation) -> ActionChunk:
         """The output of a paradigm, in physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)
@@ -369,10 +375,10 @@ class Policy(Placed):
                 "this policy imagines nothing: video.frames equals video.context",
                 "set video.frames above video.context",
             )
-        inputs = preprocessing.blank(self, observation)
+        inputs = preprocessing.inference_inputs(self, observation)
         model = self.guided(inputs)
         clip = self.paradigm.imagine(model, inputs, self.schedules, generator(seed))
-        pictures = preprocessing.decoded(self, clip, observation)
+        pictures = preprocessing.decode_video(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
             self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
@@ -388,9 +394,9 @@ class Policy(Placed):
         autocast: matrix products and attention in that dtype, weights and losses as they are, and
         what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
         """
-        inputs = preprocessing.clean(self, batch)
+        inputs = preprocessing.training_inputs(self, batch)
         noisy, target = self.paradigm.add_noise(inputs, self.schedules, generator(seed))
-        self._prepare()
+        self._ensure_fused()
         with lowered(self.device, compute):
             velocity = self.model(noisy)
         parts = {

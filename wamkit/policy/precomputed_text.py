@@ -24,7 +24,7 @@ from ..files.durable import in_words, make_folder
 from ..files.hub import local
 from ..files.paths import expect_text
 from ..interfaces.types import Text
-from .text_cache import stacked
+from .text_cache import stack_texts
 
 KINDS = ("tokens", "valid", "copies")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -72,7 +72,7 @@ class StoredEncoder(nn.Module):
                     f"{self.file}: the embedding of {prompt!r} is not finite: {bad}",
                     AGAIN,
                 )
-        return stacked([self.texts[prompt] for prompt in prompts])
+        return stack_texts([self.texts[prompt] for prompt in prompts])
 
     def fingerprint(self) -> str:
         """That of the encoder that made the file."""

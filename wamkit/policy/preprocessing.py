@@ -1,7 +1,7 @@
 """Model inputs from observations and batches: latents, embeddings and normalized vectors.
 
-A policy's two ways in. `blank`: what is observed, with room at noise level 1 for what is not.
-`clean`: a training sample before any noise. And one way out, `decoded`.
+`inference_inputs`: the observation, and zeros at noise level 1 for what is to be denoised.
+`training_inputs`: a training sample before any noise. `decode_video` goes back to images.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 
-def blank(policy: Policy, observation: Observation, *, ahead: bool = True) -> ModelInputs:
+def inference_inputs(
+    policy: Policy, observation: Observation, *, with_future: bool = True
+) -> ModelInputs:
     """What is observed, with room at noise level 1 for one chunk and its future.
 
-    Without the future if not `ahead`, for paradigms that act without one.
+    Without target frames if not `with_future`, for paradigms that act without any.
     """
     spec = policy.spec
-    expect_pictures(observation, spec.video.context)
+    expect_images(observation, spec.video.context)
     state = _state(policy, physical_state(policy, observation))  # before the expensive part
     canvas = canvas_of(policy, observation)
-    z = latents(policy, canvas)
+    z = encode_images(policy, canvas)
     batch, channels = z.shape[:2]
-    frames = spec.latent_frames[1] if ahead else 0
+    frames = spec.latent_frames[1] if with_future else 0
     future = z.new_zeros(batch, channels, frames, *spec.target_size)
     shapes = {"action": (batch, spec.actions.chunk_size, spec.actions.size)}
     if len(spec.predicts) > 1:
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
-    shown = guide(policy, canvas, spec.video.frames)
+    shown = cond_latents(policy, canvas, spec.video.frames)
     return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
-def clean(policy: Policy, batch: Batch) -> ModelInputs:
+def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     """A training sample before any noise: as many chunks and pictures as the paradigm learns from.
 
     Raises WamkitError if the batch does not fit the spec.
     """
     spec = policy.spec
     if batch.latents is None:
-        expect_pictures(batch.observation, spec.pictures)
+        expect_images(batch.observation, spec.pictures)
     n, a = spec.steps, spec.actions.size
     if tuple(batch.actions.shape[1:]) != (n, a):
         raise WamkitError(
@@ -67,7 +69,7 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
     numbers = {"action": to_device(actions, policy.device)}
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
-        numbers[part] = _outcome(policy, part, batch)
+        numbers[part] = _learned_value(policy, part, batch)
     observed = spec.latent_frames[0]
     if batch.latents is not None:
         if spec.backbone.traits.guide_channels:
@@ -80,17 +82,17 @@ def clean(policy: Policy, batch: Batch) -> ModelInputs:
         clip = z[:, :, :observed], z[:, :, observed:], None
         return _inputs(policy, batch.observation, *clip, numbers, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
-    z = latents(policy, canvas)
+    z = encode_images(policy, canvas)
     future = z[:, :, observed:]
     if spec.video.coarser > 1:
-        future = latents(policy, smaller(canvas, spec.video.coarser))[:, :, observed:]
-    shown = guide(policy, canvas, spec.pictures)
+        future = encode_images(policy, downscale(canvas, spec.video.coarser))[:, :, observed:]
+    shown = cond_latents(policy, canvas, spec.pictures)
     seen = z[:, :, :observed]
     return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
 
 
-def _outcome(policy: Policy, part: str, batch: Batch) -> Tensor:
-    """The state to come, or the value, as numbers to learn [B, 1, P] or [B, 1, 1]."""
+def _learned_value(policy: Policy, part: str, batch: Batch) -> Tensor:
+    """The next state or the value, as a vector to learn [B, 1, P] or [B, 1, 1]."""
     given: Tensor | None = getattr(batch, part)
     if given is None:
         raise WamkitError(
@@ -114,16 +116,16 @@ def _inputs(
     level: float,
     canvas: Tensor | None = None,
 ) -> ModelInputs:
-    text = words(policy, tuple(observation.prompt))
-    if canvas is not None and (extra := picture(policy, canvas)) is not None:
+    text = embed_prompts(policy, tuple(observation.prompt))
+    if canvas is not None and (extra := image_embeds(policy, canvas)) is not None:
         text = text.with_fresh_chunk_cache(extra=extra)
-    lifted_numbers = {part: lifted(policy, part, x) for part, x in numbers.items()}
-    clips = arranged(policy.spec, z, future, shown, level)
-    inputs = assembled(text, clips, lifted_numbers, state, level)
+    latent = {part: to_latent(policy, part, x) for part, x in numbers.items()}
+    clips = build_clips(policy.spec, z, future, shown, level)
+    inputs = build_inputs(text, clips, latent, state, level)
     return policy.action_head.prepare(inputs)
 
 
-def arranged(
+def build_clips(
     spec: PolicySpec, z: Tensor, future: Tensor, shown: Tensor | None, level: float
 ) -> tuple[Frames, Frames | None]:
     """Observed and imagined latents as one clip, or as two where targets have their own grid."""
@@ -144,21 +146,21 @@ def arranged(
     )
 
 
-def assembled(
+def build_inputs(
     text: Text,
     clips: tuple[Frames, Frames | None],
     numbers: Mapping[str, Tensor],
     state: Tensor | None,
     level: float,
 ) -> ModelInputs:
-    """Inputs of clips (`arranged`) and lifted numbers [B, N, A], all numbers at one level."""
+    """Inputs of clips (`build_clips`) and noised vectors [B, N, A], all at one noise level."""
     video, future = clips
     parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in numbers.items()}
     return ModelInputs(text, video, state=state, future=future, **parts)
 
 
-def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
-    """Numbers as the action head wants noise added to them, chunk by chunk."""
+def to_latent(policy: Policy, part: str, x: Tensor) -> Tensor:
+    """Vectors [B, N, A] in the form to which noise is added, chunk by chunk."""
     if part != "action" or policy.spec.paradigm.chunks_per_sample == 1:
         return policy.action_head.to_latent(part, x)
     n = policy.spec.actions.chunk_size
@@ -167,7 +169,7 @@ def lifted(policy: Policy, part: str, x: Tensor) -> Tensor:
 
 
 def canvas_of(policy: Policy, observation: Observation) -> Tensor:
-    """All pictures of an observation on their canvas, in [-1, 1].
+    """All images of an observation on their canvas, in [-1, 1].
 
     [B, 3, T, height, width]; where views are frames of their own, [B * V, ...], samples outermost.
     """
@@ -178,8 +180,8 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
 
 
 @torch.no_grad()
-def latents(policy: Policy, canvas: Tensor) -> Tensor:
-    """Pictures as latents [B, C, T, h, w] float32; views that are frames follow each other in T."""
+def encode_images(policy: Policy, canvas: Tensor) -> Tensor:
+    """Latents [B, C, T, h, w] float32 of a canvas; views that are frames are consecutive in T."""
     z = policy.vae.encode(canvas.to(vae_dtype(policy.vae))).float()
     views = policy.spec.cameras.apart
     if views == 1:
@@ -187,49 +189,49 @@ def latents(policy: Policy, canvas: Tensor) -> Tensor:
     return z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
 
 
-def newest(policy: Policy, clip: Observation, pictures: int) -> Tensor:
-    """Latents [B, C, T, h, w] of the last `pictures` of a clip, as they are in the whole clip.
+def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
+    """Latents [B, C, T, h, w] of the last `images` images of a clip, encoded as the whole clip.
 
-    On the grid of target frames; the pictures are a multiple of the VAE's stride.
+    On the grid of target frames; `images` is a multiple of the VAE's stride.
     """
     spec = policy.spec
     canvas = canvas_of(policy, clip)
     if spec.video.coarser > 1:
-        canvas = smaller(canvas, spec.video.coarser)
-    count = pictures // spec.vae.stride[0] * spec.cameras.apart
-    return latents(policy, canvas)[:, :, -count:]
+        canvas = downscale(canvas, spec.video.coarser)
+    count = images // spec.vae.stride[0] * spec.cameras.apart
+    return encode_images(policy, canvas)[:, :, -count:]
 
 
-def decoded(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
-    """A clip as pictures on the canvas [B, 3, frames, height, width] (views: [B * V, ...]).
+def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tensor:
+    """The images of a clip on the canvas [B, 3, frames, height, width] (views: [B * V, ...]).
 
-    Of what was observed the pictures themselves are shown. Coarser targets give coarser pictures.
-    Infinite numbers become NaN, which no bound hides.
+    Observed frames are the given images. Downscaled targets give downscaled images. Values that are
+    not finite become NaN.
     """
     spec = policy.spec
     canvas, z = canvas_of(policy, observation), clip.z
     if spec.video.coarser > 1:
-        canvas = smaller(canvas, spec.video.coarser)
-        z = torch.cat([latents(policy, canvas), z], 2)
+        canvas = downscale(canvas, spec.video.coarser)
+        z = torch.cat([encode_images(policy, canvas), z], 2)
     views = spec.cameras.apart
     if views > 1:
         z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
     raw = policy.vae.decode(z.to(vae_dtype(policy.vae))).float()
     known = raw.isfinite() & z.isfinite().flatten(1).all(1)[:, None, None, None, None]
-    pictures = raw.clamp(-1, 1).where(known, torch.nan)
-    pictures[:, :, : spec.video.context] = canvas
-    return pictures.cpu()
+    images = raw.clamp(-1, 1).where(known, torch.nan)
+    images[:, :, : spec.video.context] = canvas
+    return images.cpu()
 
 
-def smaller(canvas: Tensor, times: int) -> Tensor:
-    """Pictures [B, 3, T, height, width] so many times smaller, each the mean of what it covers."""
+def downscale(canvas: Tensor, times: int) -> Tensor:
+    """Images [B, 3, T, height, width] downscaled `times` times by area averaging."""
     size = [n // times for n in canvas.shape[-2:]]
     flat = F.interpolate(canvas.transpose(1, 2).flatten(0, 1), size, mode="area")
     return flat.unflatten(0, (canvas.shape[0], -1)).transpose(1, 2)
 
 
-def guide(policy: Policy, canvas: Tensor, pictures: int) -> Tensor | None:
-    """What is observed, as extra channels [B, G, T, h, w] beside every frame of a clip.
+def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
+    """Conditioning channels [B, G, T, h, w] of the observed frames, for every frame of a clip.
 
     For each picture a latent stands for, a mask that is 1 where it was observed; then the latents
     of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
@@ -237,16 +239,16 @@ def guide(policy: Policy, canvas: Tensor, pictures: int) -> Tensor | None:
     spec = policy.spec
     if not spec.backbone.traits.guide_channels:
         return None
-    shown = canvas.new_zeros(*canvas.shape[:2], pictures, *canvas.shape[3:])
+    shown = canvas.new_zeros(*canvas.shape[:2], images, *canvas.shape[3:])
     shown[:, :, : spec.video.context] = canvas[:, :, : spec.video.context]
-    z = latents(policy, shown)
+    z = encode_images(policy, shown)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
     mask[:, :, : spec.latent_frames[0]] = 1
     return torch.cat([mask, z], 1)
 
 
-def picture(policy: Policy, canvas: Tensor) -> Tensor | None:
-    """What the backbone's conditioner makes of the first picture [B, L', extra width], if any."""
+def image_embeds(policy: Policy, canvas: Tensor) -> Tensor | None:
+    """Embeddings of the first image [B, L', extra width] by the backbone's conditioner, if any."""
     look = policy.conditioner
     if look is None or look.reads != "picture":
         return None
@@ -285,26 +287,26 @@ def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
     return to_device(policy.states.encode(state), policy.device)
 
 
-def words(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
-    """Instructions, in the spec's template or another, at the width that the backbone reads.
+def embed_prompts(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
+    """Text embeddings of prompts, in the spec's template or another, at the backbone's width.
 
-    In use, a policy that is asked for the same ones again knows what its network made of them.
+    At inference the last prompts are cached, with what the network computed from them.
     """
     if torch.is_grad_enabled() or policy.training:
-        return _words(policy, prompts, template)
+        return _embed_prompts(policy, prompts, template)
     kind = policy.device.type
     lowered = None
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         lowered = torch.get_autocast_dtype(kind)
     key = prompts, template, policy.device, lowered
-    found = policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
-    known, runner = policy.instructions, policy.runner
+    found = policy.prompt_state.get(policy, key, lambda: _embed_prompts(policy, prompts, template))
+    known, runner = policy.prompt_state, policy.runner
     runner.renew(known.generation, known.structure() if runner.compile is not None else None)
     return found
 
 
-def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Text:
-    text = policy.prompts.encode(prompts, template)
+def _embed_prompts(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Text:
+    text = policy.text_embeddings.encode(prompts, template)
     tokens = text.tokens.to(policy.device)
     if isinstance(policy.text_adapter, nn.Linear):
         tokens = policy.text_adapter(tokens.to(policy.text_adapter.weight.dtype))
@@ -312,14 +314,14 @@ def _words(policy: Policy, prompts: tuple[str, ...], template: str | None) -> Te
         None if x is None else x.to(policy.device) for x in (text.valid, text.repeats)
     )
     extra = None
-    if policy.pooled is not None:
-        extra = policy.pooled.encode(prompts, template).tokens.to(policy.device)
+    if policy.pooled_text is not None:
+        extra = policy.pooled_text.encode(prompts, template).tokens.to(policy.device)
     follows = policy.spec.backbone.traits.text_follows
     return Text(tokens, valid, extra, repeats, follows=follows)
 
 
-def expect_pictures(observation: Observation, count: int) -> None:
-    """Raise WamkitError unless every camera gives `count` pictures."""
+def expect_images(observation: Observation, count: int) -> None:
+    """Raise WamkitError unless every camera gives `count` images."""
     for name, image in observation.images.items():
         if image.shape[1] != count:
             raise WamkitError(

@@ -31,7 +31,7 @@ from ..interfaces.types import ModelInputs, ParadigmOutput
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph", "compile+graph")
 
-RECORDINGS = 32
+MAX_GRAPHS = 32
 """How many a policy keeps, those that were used last: each length of an instruction has its
 own, and so have batch sizes and choices."""
 
@@ -41,7 +41,7 @@ def check_mode(mode: str, device: torch.device) -> Mode:
     if mode not in MODES:
         hint = did_you_mean(mode, list(MODES), f"the modes are {', '.join(MODES)}")
         raise WamkitError(f"no mode is called {mode!r}", hint)
-    if records(mode) and device.type != "cuda":
+    if captures(mode) and device.type != "cuda":
         raise WamkitError(
             f"a CUDA graph needs a CUDA device, and the policy is on {device.type}",
             'choose mode "compile" or "eager", or build the policy with device="cuda"',
@@ -59,7 +59,7 @@ def compiles(mode: str) -> bool:
     return "compile" in mode
 
 
-def records(mode: str) -> bool:
+def captures(mode: str) -> bool:
     """Whether a policy in this mode records its chunks, and replays them."""
     return "graph" in mode
 
@@ -74,16 +74,16 @@ def compiler() -> str | None:
 
 
 Act = Callable[[ModelInputs, torch.Generator], ParadigmOutput]
-"""Inputs and what draws the noise, to an outcome: all that runs on the device for one chunk."""
+"""Inputs and a generator to an output: all that runs on the device for one chunk."""
 
 
-class Recorded:
+class CapturedGraph:
     """`act` captured for inputs of one shape: inputs and noise are copied in, and it is replayed.
 
-    What was made of the prompt (`Text.prompt_cache`) is not recorded but read where it lies; for
-    another prompt it is made anew, and copied there. Whatever a paradigm reads on the host is
-    recorded as it was: a paradigm that decides by what it computes cannot run this way, and CUDA
-    says so when it is recorded.
+    The graph reads what was computed from the prompt (`Text.prompt_cache`) at a fixed address; for
+    another prompt it is computed again and copied there. Values that a paradigm reads on the host
+    are captured as they were: a paradigm that branches on computed values cannot be captured, and
+    CUDA raises an error.
     """
 
     def __init__(
@@ -95,42 +95,42 @@ class Recorded:
         kept: Callable[[], Any] = lambda: None,
     ) -> None:
         self._act = act  # and what it holds: replayed operations read memory that must stay
-        self._buffers = [x.clone() for x in tensors(inputs)]  # the static inputs of the graph
+        self._buffers = [x.clone() for x in input_tensors(inputs)]  # static inputs
         self._noise = NoiseTape(rng)
         left = iter(self._buffers)
         self._inputs: ModelInputs = _mapped(inputs, lambda _: next(left))
         self._prompt = inputs.text.prompt_cache
         self._run(self._inputs.text)  # draws the noise, and warms up what wants to be warmed up
         self._kept = kept()  # tables and positions, which are read where they lie
-        self._outcome: ParadigmOutput | None = None
+        self._output: ParadigmOutput | None = None
         self._capture = capture
-        self._record()
+        self._capture_graph()
 
     def _run(self, text: Text) -> ParadigmOutput:
-        """`act` on the inputs as they are; what was made of `text` before is taken from there."""
+        """`act` on the static inputs with `text` and its prompt cache."""
         self._noise.rewind()
-        # What is computed once for a chunk is recorded too.
+        # What is computed once per chunk is captured too.
         text = text.with_fresh_chunk_cache()
         return self._act(self._inputs.with_(text=text), self._noise)
 
-    def _record(self) -> None:
+    def _capture_graph(self) -> None:
         def run() -> None:
-            self._outcome = self._run(self._inputs.text)
+            self._output = self._run(self._inputs.text)
 
         self._replay = self._capture(run, self._buffers[0].device)
 
     def __call__(self, inputs: ModelInputs, rng: torch.Generator) -> ParadigmOutput:
         """The output for inputs with the shapes and devices of the captured ones."""
-        torch._foreach_copy_(self._buffers, tensors(inputs))
+        torch._foreach_copy_(self._buffers, input_tensors(inputs))
         self._noise.redraw(rng)
         if inputs.text.prompt_cache is not self._prompt:
             self._update_prompt()
             self._prompt = inputs.text.prompt_cache
         self._replay()
-        return _mapped(self._outcome, Tensor.clone)  # type: ignore[no-any-return]
+        return _mapped(self._output, Tensor.clone)  # type: ignore[no-any-return]
 
     def _update_prompt(self) -> None:
-        """Make of the new prompt what was made of the last one, and put it where that lies."""
+        """Compute the prompt cache of the new prompt, and copy it over the last one."""
         fresh = self._inputs.text.without_caches()
         self._run(fresh)
         old, new = self._inputs.text.prompt_cache, fresh.prompt_cache
@@ -140,22 +140,22 @@ class Recorded:
                 there.copy_(here)
 
 
-class Graphs:
-    """The CUDA graphs of a policy: recorded on one stream, into one pool of memory.
+class GraphPool:
+    """Captures the CUDA graphs of a policy on one stream, into one memory pool.
 
-    They may share it, because what a replay finds is copied out before the next one.
+    Graphs may share it because the output of a replay is copied before the next replay.
     """
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._graphs: dict[torch.device, WeakSet[torch.cuda.CUDAGraph]] = {}
 
-    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+    def __reduce__(self) -> tuple[type[GraphPool], tuple[()]]:
         """A copy begins with none."""
-        return Graphs, ()
+        return GraphPool, ()
 
     def __call__(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        """`run` as a graph. Raises WamkitError if it cannot be recorded."""
+        """`run` captured as a graph. Raises WamkitError if it cannot be captured."""
         with torch.cuda.device(device):
             stream = self._streams.get(device) or torch.cuda.Stream()
             self._streams[device] = stream
@@ -174,7 +174,7 @@ class Graphs:
                     run()
             except RuntimeError as error:
                 raise WamkitError(
-                    f"this policy cannot be recorded as a CUDA graph: {error.__context__ or error}",
+                    f"this policy cannot be captured as a CUDA graph: {error.__context__ or error}",
                     "a paradigm that decides by what it computes cannot; "
                     'choose mode "compile" or "eager"',
                 ) from None
@@ -182,11 +182,11 @@ class Graphs:
         return graph.replay
 
 
-def signature(inputs: ModelInputs, act_options: Mapping[str, Any]) -> tuple[Any, ...]:
+def input_signature(inputs: ModelInputs, act_options: Mapping[str, Any]) -> tuple[Any, ...]:
     """The shapes, types and settings that inputs share if one captured graph can serve them."""
     named: list[Any] = []
     _mapped(inputs, lambda x: x, other=named.append)
-    shapes = tuple((tuple(x.shape), x.dtype) for x in tensors(inputs))
+    shapes = tuple((tuple(x.shape), x.dtype) for x in input_tensors(inputs))
     return (
         *shapes,
         repr(named),
@@ -194,7 +194,7 @@ def signature(inputs: ModelInputs, act_options: Mapping[str, Any]) -> tuple[Any,
     )
 
 
-def tensors(tree: Any) -> list[Tensor]:
+def input_tensors(tree: Any) -> list[Tensor]:
     """Every tensor of the inputs, in the order of their fields."""
     found: list[Tensor] = []
 

@@ -97,9 +97,9 @@ class Session:
         else:
             self._observe(self._told(observation), executed)
         assert self._inputs is not None and self._first is not None
-        out = self.policy.decide(self._inputs, seed=seed, **act_options)
+        out = self.policy.sample(self._inputs, seed=seed, **act_options)
         try:
-            chunk = self.policy.chunk_of(out, self._first)
+            chunk = self.policy.to_action_chunk(out, self._first)
         except WamkitError as error:
             self._forget()  # what is remembered is no better than what came of it
             hint = f"{error.hint}; the session forgets the episode: go on with a new one"
@@ -122,7 +122,7 @@ class Session:
 
     def _begin(self, observation: Observation) -> None:
         """An episode whose first observation this is."""
-        self._inputs = preprocessing.blank(self.policy, observation)
+        self._inputs = preprocessing.inference_inputs(self.policy, observation)
         self._first, self._clip = observation, dict(observation.images)
         self._chunks = []
 
@@ -135,7 +135,7 @@ class Session:
                 "pass an observation",
             )
         # Asked for anew, which also notices weights that have changed.
-        text = preprocessing.words(self.policy, tuple(self._first.prompt))
+        text = preprocessing.embed_prompts(self.policy, tuple(self._first.prompt))
         text = text.with_fresh_chunk_cache(extra=self._inputs.text.extra)
         self._inputs = self.policy.action_head.prepare(self._inputs.with_(text=text, past=past))
 
@@ -147,7 +147,7 @@ class Session:
             observation.batch == first.batch,
             f"an observation of {observation.batch} robots in an episode of {first.batch}",
         )
-        preprocessing.expect_pictures(observation, self.pictures)
+        preprocessing.expect_images(observation, self.pictures)
         self.policy.cameras.canvas(observation.images)  # are all cameras there?
         done = torch.cat(self._chunks, 1) if executed is None else executed
         wanted = (first.batch, len(self._chunks) * spec.actions.chunk_size, spec.actions.size)
@@ -169,14 +169,14 @@ class Session:
             return
         kept = max(spec.pictures, spec.video.context + self.pictures)
         self._clip = {name: images[:, -kept:] for name, images in clip.items()}
-        video = preprocessing.newest(
+        video = preprocessing.latest_latents(
             self.policy, replace(observation, images=self._clip), self.pictures
         )
         state = preprocessing.physical_state(self.policy, first)
         numbers = self.policy.actions.encode(done.to(self.policy.device), state)
         self._continue(
             EpisodeHistory(
-                self._memory, video, preprocessing.lifted(self.policy, "action", numbers)
+                self._memory, video, preprocessing.to_latent(self.policy, "action", numbers)
             )
         )
         self._chunks = []

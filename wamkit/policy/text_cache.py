@@ -1,4 +1,4 @@
-"""What was made of instructions before: embeddings, and what follows from those and weights."""
+"""Caches of prompts: their embeddings, and what a network computed from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..interfaces.text_encoder import TextEncoder
 from ..interfaces.types import Text
 
 
-class PromptCache:
-    """Encodes each prompt once; the least recently used are forgotten beyond `most`.
+class TextEmbeddingCache:
+    """Encodes each prompt once; drops the least recently used ones beyond `most`.
 
-    Encoders that learn with the policy are never cached.
+    Trainable encoders are never cached.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class PromptCache:
         sentences = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
         if self.encoder.trainable:
             self.encoded += len(sentences)
-            return _with_a_token(self.encoder.encode(sentences))
+            return _with_padding_token(self.encoder.encode(sentences))
         mark = self._mark = self._mark or self.encoder.fingerprint()
         for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
             if (mark, sentence) not in self._kept:
                 with torch.no_grad():
-                    encoded = _with_a_token(self.encoder.encode([sentence]))
-                    self._kept[mark, sentence] = trimmed(encoded)
+                    encoded = _with_padding_token(self.encoder.encode([sentence]))
+                    self._kept[mark, sentence] = trim_padding(encoded)
                 self.encoded += 1
         rows = [self._kept[mark, sentence] for sentence in sentences]
         for sentence in sentences:
             self._kept.move_to_end((mark, sentence))
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
-        return stacked(rows)
+        return stack_texts(rows)
 
 
 Places = tuple[list[dict[str, Any]], list[str]]
@@ -62,12 +62,11 @@ _version = attrgetter("_version")
 _form = attrgetter("dtype", "device", "shape")
 
 
-class Instructions:
-    """The texts met last, and what a network made of their words (`Text.prompt_cache`).
+class PromptState:
+    """The last texts, with what the network computed from them (`Text.prompt_cache`).
 
-    Everything is forgotten as soon as a module or a weight was replaced, or a weight changed in
-    place, which its version counter tells. Who changes weights behind torch's back (`weight.data`)
-    calls `forget`.
+    Cleared when a module or weight is replaced, or a weight changes in place, as its version
+    counter shows. Call `forget` after a change of `weight.data`, which no counter shows.
     """
 
     def __init__(self, most: int = 4) -> None:
@@ -126,9 +125,9 @@ class Instructions:
         self._texts.clear()
         self.generation += 1
 
-    def __reduce__(self) -> tuple[type[Instructions], tuple[int]]:
+    def __reduce__(self) -> tuple[type[PromptState], tuple[int]]:
         """A copy begins with none."""
-        return Instructions, (self.most,)
+        return PromptState, (self.most,)
 
 
 def _columns(places: Iterable[tuple[dict[str, Any], str]]) -> Places:
@@ -141,8 +140,8 @@ def _hold(places: Places, expected: Sequence[object]) -> bool:
     return len(places[0]) == len(expected) and all(map(is_, map(dict.get, *places), expected))
 
 
-class _Pooled:
-    """A conditioner that reads words, as a `TextEncoder` of one embedding a prompt."""
+class _PooledEncoder:
+    """A conditioner that reads prompts, as a `TextEncoder` of one embedding per prompt."""
 
     trainable = False
 
@@ -156,18 +155,20 @@ class _Pooled:
         return "the one of this policy"
 
 
-def pooled(conditioner: Conditioner | None, width: int, template: str) -> PromptCache | None:
-    """What a backbone's conditioner of `width` makes of words, by prompt; None if it reads none."""
+def pooled_text_cache(
+    conditioner: Conditioner | None, width: int, template: str
+) -> TextEmbeddingCache | None:
+    """A cache of pooled text embeddings of `width`; None if the conditioner reads no text."""
     if conditioner is None or conditioner.reads != "words":
         return None
-    return PromptCache(_Pooled(conditioner, width), template)
+    return TextEmbeddingCache(_PooledEncoder(conditioner, width), template)
 
 
-def trimmed(text: Text) -> Text:
-    """A text without the words behind the last that attention may look at in any sample.
+def trim_padding(text: Text) -> Text:
+    """The text without trailing tokens that are masked in every sample.
 
-    Where nothing is left to hide there is no mask either: attention is faster without. Waits for
-    the device, and so is for texts that are kept.
+    Drops the mask if every token left is valid: attention is faster without one. Synchronizes with
+    the device, so use it for texts that are cached.
     """
     if text.valid is None:
         return text
@@ -182,8 +183,8 @@ def trimmed(text: Text) -> Text:
     )
 
 
-def _with_a_token(text: Text) -> Text:
-    """The text, or of one without any token a token of padding, which attention is not to see."""
+def _with_padding_token(text: Text) -> Text:
+    """The text; if it has no token, with one masked padding token."""
     if text.tokens.shape[1]:
         return text
     tokens = F.pad(text.tokens, (0, 0, 0, 1))
@@ -192,21 +193,21 @@ def _with_a_token(text: Text) -> Text:
     return replace(text, tokens=tokens, valid=valid, repeats=repeats)
 
 
-def stacked(rows: Sequence[Text]) -> Text:
-    """Texts one below the other; shorter ones are padded, and the padding is not attended."""
+def stack_texts(rows: Sequence[Text]) -> Text:
+    """Texts concatenated along the batch axis, padded to one length; padding is masked."""
     length = max(row.tokens.shape[1] for row in rows)
     tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
     repeats = None
     if any(row.repeats is not None for row in rows):
-        repeats = torch.cat([_padded(row, row.repeats, length) for row in rows])
+        repeats = torch.cat([_pad_values(row, row.repeats, length) for row in rows])
     ragged = any(row.tokens.shape[1] != length for row in rows)
     if not ragged and all(row.valid is None for row in rows):
         return Text(tokens, repeats=repeats)
-    valid = torch.cat([_padded(row, row.valid, length).bool() for row in rows])
+    valid = torch.cat([_pad_values(row, row.valid, length).bool() for row in rows])
     return Text(tokens, valid, repeats=repeats)
 
 
-def _padded(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:
+def _pad_values(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:
     """[1, L] numbers of a text's tokens, 1 if there are none, and 0 for padding up to `length`."""
     if values is None:
         values = torch.ones(row.tokens.shape[:2], device=row.tokens.device)

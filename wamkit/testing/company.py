@@ -18,8 +18,8 @@ from torch import Tensor
 from ..interfaces.types import Text
 from ..policy.observation import Observation
 from ..policy.policy import Policy, generator
-from ..policy.preprocessing import blank
-from ..policy.text_cache import PromptCache, stacked
+from ..policy.preprocessing import inference_inputs
+from ..policy.text_cache import TextEmbeddingCache, stack_texts
 from .fixtures import batch_of, observation
 
 
@@ -33,7 +33,7 @@ class Words:
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """B prompts to [B, L, width]."""
-        return stacked([Text(self._row(prompt)) for prompt in prompts])
+        return stack_texts([Text(self._row(prompt)) for prompt in prompts])
 
     def _row(self, prompt: str) -> Tensor:
         seeds = [crc32(word.encode()) for word in prompt.split()]
@@ -59,8 +59,8 @@ def expect_alike(
     Prompts are encoded by `Words` from now on, whose texts are as long as the prompts.
     """
     spec, count, policy = policy.spec, len(prompts), policy.eval()
-    policy.prompts = PromptCache(Words(spec.text_encoder.width))
-    policy.instructions.forget()
+    policy.text_embeddings = TextEmbeddingCache(Words(spec.text_encoder.width))
+    policy.prompt_state.forget()
     seen = replace(observation(spec, batch=count), prompt=prompts)
     seeds, one = list(range(count)), picked(seen, alone)
     found = policy.act(seen, seed=seeds).values[alone]
@@ -92,7 +92,7 @@ def picked(batch: Any, index: int) -> Any:
 
 def _imagined(policy: Policy, seen: Observation, seeds: Sequence[int]) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines."""
-    inputs = blank(policy, seen)
+    inputs = inference_inputs(policy, seen)
     model = policy.guided(inputs)
     return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seeds)).z
 

@@ -31,7 +31,7 @@ from ..interfaces.types import (
 )
 from ..policy.observation import random_batch as batch_of
 from ..policy.observation import random_observation as observation
-from ..policy.preprocessing import blank, clean
+from ..policy.preprocessing import inference_inputs, training_inputs
 
 if TYPE_CHECKING:
     from ..policy.policy import Policy
@@ -81,7 +81,10 @@ def acted(
     policy: Policy, model: Any = None, *, seed: int = 3, **act_options: Any
 ) -> ParadigmOutput:
     """What a policy's paradigm does with a random observation, by a model or the policy's own."""
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(seed)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(seed),
+    )
     with torch.no_grad():
         return policy.paradigm.act(
             model or policy.model, inputs, policy.schedules, rng, **act_options
@@ -92,7 +95,7 @@ def corrupted(
     policy: Policy, *, seed: int = 1, size: int = 2
 ) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
     """Random training samples of a policy: clean, noisy, and what is to be predicted."""
-    inputs = clean(policy, batch_of(policy.spec, size=size))
+    inputs = training_inputs(policy, batch_of(policy.spec, size=size))
     rng = torch.Generator().manual_seed(seed)
     return (inputs, *policy.paradigm.add_noise(inputs, policy.schedules, rng))
 

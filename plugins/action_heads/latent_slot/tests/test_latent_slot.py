@@ -22,7 +22,7 @@ from wamkit.interfaces.paradigm import add_noise, denoise, init_sampler
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, NoisyVectors, ParadigmOutput
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
@@ -155,7 +155,7 @@ def test_a_state_that_does_not_divide_the_frame_is_cut_too() -> None:
 def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> None:
     spec = spec_for()
     policy = Policy.from_spec(spec)
-    inputs = clean(policy, batch_of(spec))
+    inputs = training_inputs(policy, batch_of(spec))
     assert inputs.state is not None
     found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     state = found["state"].z[1, :, 0]
@@ -169,7 +169,7 @@ def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> 
 def test_levels_and_what_is_clean() -> None:
     head = head_for(4, 4, (2, 2, 2), slots=2)
     spec = spec_for()
-    inputs = blank(Policy.from_spec(spec), observation(spec))
+    inputs = inference_inputs(Policy.from_spec(spec), observation(spec))
     numbers = NoisyVectors(
         torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2
     )
@@ -190,7 +190,7 @@ def test_padding_counts_for_nothing_in_any_of_its_copies() -> None:
     one = policy.loss(padded, seed=0)
     other = policy.loss(replace(batch), seed=0)
     assert not torch.equal(one.parts["action"], other.parts["action"])
-    inputs = clean(policy, padded)
+    inputs = training_inputs(policy, padded)
     noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
     error = policy.model(noisy).take("action", noisy) - target["action"].velocity
     real = policy.action_head.to_latent("action", valid.float()[..., None].expand(-1, -1, 4))
@@ -229,7 +229,7 @@ LAYOUTS: list[dict[str, Any]] = [{}, {"layout": "append", "slots": 2}]
 def test_a_cache_changes_nothing(name: str, how: dict[str, Any]) -> None:
     spec = spec_for(name, **how)
     policy = Policy.from_spec(spec)
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     act = policy.paradigm.act
     fast = act(policy.model, inputs, policy.schedules, generator(0)).action
     slow = act(uncached(policy.model), inputs, policy.schedules, generator(0)).action
@@ -256,7 +256,7 @@ def test_all_that_is_to_come_is_denoised_together(name: str) -> None:
 @pytest.mark.parametrize("name", JOINED)
 def test_slots_are_attended_to_and_decoded(name: str) -> None:
     policy = Policy.from_spec(spec_for(name, paradigm=Together()))
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
     action = noisy.noisy("action")
     x = action.x.clone().requires_grad_()
@@ -276,7 +276,7 @@ def test_no_two_slots_have_one_position(name: str) -> None:
     for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
     noisy, _ = policy.paradigm.add_noise(
-        clean(policy, batch_of(policy.spec)), policy.schedules, generator(0)
+        training_inputs(policy, batch_of(policy.spec)), policy.schedules, generator(0)
     )
     action = noisy.noisy("action")
     one = policy.model(noisy).take("action", noisy)
@@ -291,7 +291,7 @@ def test_a_state_enters_as_an_observation_does(name: str) -> None:
     policy = Policy.from_spec(spec_for(name))
     for parameter in policy.backbone.parameters():  # type: ignore[attr-defined]
         parameter.add_(torch.randn(parameter.shape, generator=generator(1)) * 0.05)
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     assert inputs.video is not None
     one, runner = inputs.video.only("context"), PassRunner()
     tokens = {
@@ -370,7 +370,7 @@ def test_tokens_are_those_of_the_frames_it_adds() -> None:
     assert spec.action_head.tokens(spec.sizes) == added
     assert spec.tokens()["context"] == 2 * one
     policy = Policy.from_spec(spec)
-    inputs = clean(policy, batch_of(spec))
+    inputs = training_inputs(policy, batch_of(spec))
     found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     frames = sum(len(clip.roles) for clip in found.values())
     assert frames * one == sum(added.values())

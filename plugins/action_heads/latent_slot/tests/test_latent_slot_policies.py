@@ -13,7 +13,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.interfaces.types import Frames
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, compose, observation
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
@@ -35,7 +35,7 @@ def lives(spec: PolicySpec) -> Policy:
     assert check(spec) == []
     policy = Policy.from_spec(spec)
     with torch.no_grad():
-        inputs = blank(policy, observation(spec))
+        inputs = inference_inputs(policy, observation(spec))
         for way in ("act", "imagine"):
             fast, slow = (
                 getattr(policy.paradigm, way)(model, inputs, policy.schedules, generator(0))
@@ -57,7 +57,7 @@ def test_conditioning_latents_hold_the_slots_that_are_given() -> None:
     assert channels == 20
     with torch.enable_grad():
         policy = lives(spec)
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     found = policy.action_head.slots(inputs, ())  # type: ignore[operator]
     for name, clip in found.items():
         mask, held = clip.cond_latents.split([4, 16], 1)
@@ -85,7 +85,7 @@ def test_a_sample_may_hold_several_chunks(slots: int) -> None:
 
     spec = spec_for(paradigm=Twice(), action_head=LatentSlot(slots=slots))
     policy = Policy.from_spec(spec)
-    inputs = clean(policy, batch_of(spec))
+    inputs = training_inputs(policy, batch_of(spec))
     assert inputs.noisy("action").x.shape[1] == 2 * slots
     assert inputs.video is not None
     times = [*policy.action_head.frame_times(inputs.video.times)]  # type: ignore[operator]
@@ -127,7 +127,7 @@ def test_another_vae_s_latents_are_written_in_its_own_channels() -> None:
 
 def test_reading_averages_the_noise_of_all_copies() -> None:
     policy = Policy.from_spec(spec_for())
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     noise = torch.randn(inputs.noisy("action").x.shape, generator=generator(0))
     read = policy.action_head.from_latent("action", noise)
     copies = noise[0].numel() // (6 * 4)

@@ -14,7 +14,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -73,7 +73,7 @@ def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
     assert check(spec) == []
     policy = redrawn(Policy.from_spec(spec))
     with torch.no_grad():
-        inputs, found = blank(policy, observation(spec)), []
+        inputs, found = inference_inputs(policy, observation(spec)), []
         for model in (policy.model, uncached(policy.model)):
             rng = torch.Generator().manual_seed(3)
             found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
@@ -86,7 +86,7 @@ def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> Non
     paradigm = "single_pass" if backbone == "timm_vit" else "joint"
     policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
     with torch.no_grad():
-        inputs, found = blank(policy, observation(policy.spec)), []
+        inputs, found = inference_inputs(policy, observation(policy.spec)), []
         valid = torch.ones(inputs.text.tokens.shape[:2], dtype=torch.bool)
         valid[0, 2:] = False
         inputs = inputs.with_(text=replace(inputs.text, valid=valid))
@@ -167,7 +167,7 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
         assert torch.equal(one[1], two[1]) != both
 
     policy = redrawn(Policy.from_spec(spec_for("toy", "joint", reads="one")))
-    full = blank(policy, observation(spec))
+    full = inference_inputs(policy, observation(spec))
     assert full.video is not None
     full = full.with_(video=full.video.at(torch.tensor([0.3, 0.6]), "target"))
     kept = policy.model(full.without("action"), keep=("text", "context", "target")).cache
@@ -187,7 +187,7 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
 @torch.no_grad()
 def test_only_hidden_states_of_kept_roles_are_kept() -> None:
     policy = Policy.from_spec(spec_for("toy", "joint"))
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     kept = policy.model(inputs, keep=("context",)).cache
     assert kept is not None and all(set(layer) <= {"context"} for layer in kept.hidden)
 
@@ -201,8 +201,8 @@ def test_the_state_enters_where_the_settings_say(state: str) -> None:
     given = observation(spec)
     assert given.state is not None
     with torch.no_grad():
-        one = policy.model(blank(policy, given))
-        two = policy.model(blank(policy, replace(given, state=given.state + 1)))
+        one = policy.model(inference_inputs(policy, given))
+        two = policy.model(inference_inputs(policy, replace(given, state=given.state + 1)))
     assert one.action is not None and two.action is not None and one.video is not None
     assert torch.equal(one.action, two.action) == (state == "none")
     assert two.video is not None and torch.equal(one.video, two.video) == (state != "text")

@@ -13,7 +13,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
@@ -37,7 +37,7 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
     same_values(one, two)
     with torch.no_grad():
-        inputs = clean(policy, batch)
+        inputs = training_inputs(policy, batch)
         assert inputs.action is not None and inputs.video is not None
         alone = inputs.with_(video=inputs.video.only("context"))
         still = alone.put("action", torch.zeros_like(inputs.action.x), 1.0)
@@ -54,7 +54,7 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
 @float64()
 def test_a_cache_changes_nothing(pool: str, paradigm: str) -> None:
     policy = Policy.from_spec(spec_for("toy", paradigm, pool=pool, layers="all"))
-    inputs, found = blank(policy, observation(policy.spec)), []
+    inputs, found = inference_inputs(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
         found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)

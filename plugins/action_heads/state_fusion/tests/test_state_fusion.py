@@ -19,7 +19,7 @@ from wamkit.engine.kv_cache import KVCache
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -155,7 +155,7 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
 @float64()
 def test_a_cache_changes_nothing(paradigm: str) -> None:
     policy = redrawn(Policy.from_spec(spec_for("toy", paradigm)))
-    inputs, found = blank(policy, observation(policy.spec)), []
+    inputs, found = inference_inputs(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
         found.append(policy.paradigm.act(model, inputs, policy.schedules, rng).action)
@@ -169,7 +169,7 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
     same_values(one, two)
     with torch.no_grad():
-        inputs = clean(policy, batch)
+        inputs = training_inputs(policy, batch)
         assert inputs.action is not None and inputs.video is not None
         alone = inputs.with_(video=inputs.video.only("context"))
         still = alone.put("action", torch.zeros_like(inputs.action.x), 1.0)
@@ -210,7 +210,7 @@ def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
 def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> None:
     specs = (spec_for("toy", adapter=n, state="numbers") for n in (8, 0))
     with_, without = (Policy.from_spec(spec) for spec in specs)
-    inputs = blank(with_, observation(with_.spec))
+    inputs = inference_inputs(with_, observation(with_.spec))
     one, other = with_.model(inputs).video, without.model(inputs).video
     assert one is not None and other is not None and not without.action_head.adapters
     assert torch.equal(one, other)

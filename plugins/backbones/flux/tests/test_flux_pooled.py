@@ -110,13 +110,13 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
 def test_a_policy_reads_each_prompt_once() -> None:
     spec = compose(KONTEXT)
     policy, seen = Policy.from_spec(spec), observation(spec)
-    assert policy.conditioner is not None and policy.pooled is not None
-    inputs = preprocessing.blank(policy, seen)
+    assert policy.conditioner is not None and policy.pooled_text is not None
+    inputs = preprocessing.inference_inputs(policy, seen)
     sentences = [spec.text_encoder.prompt_template.replace("{instruction}", p) for p in seen.prompt]
     assert inputs.text.extra is not None
     same_values(inputs.text.extra, policy.conditioner(sentences, None))
     policy.act(seen, seed=0)
-    assert policy.pooled.encoded == len(set(seen.prompt)) == 2
+    assert policy.pooled_text.encoded == len(set(seen.prompt)) == 2
 
 
 def test_a_policy_with_a_tower_acts_imagines_and_learns_all_but_the_tower() -> None:

@@ -13,7 +13,7 @@ from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import save
 from wamkit.config.check import check
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, compose, observation
 from wamkit.testing.parity import float64, same_values
 
@@ -51,7 +51,7 @@ def test_a_policy_shows_what_is_observed_in_the_guide_channels() -> None:
     spec = compose(Wan(variant="2.2-i2v-a14b"))
     assert spec.backbone.traits.guide_channels == 20 == spec.vae.stride[0] + spec.vae.channels
     policy = Policy.from_spec(spec)
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     assert inputs.video is not None and inputs.video.guide is not None
     mask, z = inputs.video.guide.split([4, 16], 1)
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()

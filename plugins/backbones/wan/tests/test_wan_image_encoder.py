@@ -129,11 +129,11 @@ def test_a_policy_shows_its_first_picture_to_the_tower() -> None:
     spec = compose(I2V)
     assert spec.backbone.traits.extra_width == 16
     policy, seen = Policy.from_spec(spec), observation(spec)
-    inputs = preprocessing.blank(policy, seen)
+    inputs = preprocessing.inference_inputs(policy, seen)
     assert policy.conditioner is not None
     wanted = policy.conditioner((), preprocessing.canvas_of(policy, seen)[:, :, 0])
     assert inputs.text.extra is not None and torch.equal(inputs.text.extra, wanted)
-    learned = preprocessing.clean(policy, batch_of(spec))
+    learned = preprocessing.training_inputs(policy, batch_of(spec))
     assert learned.text.extra is not None and learned.text.extra.shape == (2, 5, 16)
 
 

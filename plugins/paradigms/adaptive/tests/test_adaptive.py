@@ -16,7 +16,7 @@ from wamkit.config.spec import PolicySpec, parse
 from wamkit.errors import WamkitError
 from wamkit.policy.cost import cost
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import composed, observation
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -37,11 +37,11 @@ def spec_for(way: dict[str, Any], **settings: Any) -> PolicySpec:
 
 def direct(policy: Policy, kind: str, seed: int = 0) -> torch.Tensor:
     """Normalized actions of one way alone."""
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         out = getattr(policy.paradigm, kind).act(policy.model, inputs, policy.schedules, rng)
-    return policy.chunk_of(out, observation(policy.spec)).values
+    return policy.to_action_chunk(out, observation(policy.spec)).values
 
 
 @ways
@@ -80,14 +80,14 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
         sizes.append(inputs.text.tokens.shape[0])
         return policy.model(inputs, cache=cache, keep=keep)
 
-    inputs, rng = blank(policy, observation(spec)), torch.Generator().manual_seed(0)
+    inputs, rng = inference_inputs(policy, observation(spec)), torch.Generator().manual_seed(0)
     with torch.no_grad():
         out = policy.paradigm.act(model, inputs, policy.schedules, rng)
     hard = out.notes["deliberated"]
     assert hard.tolist() == (apart > between).tolist() and hard.sum() == 1
     # Observed: two samples, once. Then two proposals of each, then whatever the hard one takes.
     assert sizes[0] == 2 and sizes[1] == 4 and sizes.count(2) <= sizes.count(1) + 4
-    values = policy.chunk_of(out, observation(spec)).values
+    values = policy.to_action_chunk(out, observation(spec)).values
     easy = ~hard
     same_values(values[easy], direct(policy, "fast")[easy])
     other_values(values[hard], direct(policy, "fast")[hard], 0.0001)
@@ -98,7 +98,7 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
 @float64()
 def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec := spec_for(way, threshold=1e-12))
-    inputs, found = blank(policy, observation(spec)), []
+    inputs, found = inference_inputs(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
         found.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
@@ -110,7 +110,7 @@ def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
 @float64()
 def test_disagreement_is_the_mean_standard_deviation_of_the_proposals() -> None:
     policy = Policy.from_spec(spec := spec_for({}, proposals=3))
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     paradigm: Any = policy.paradigm
     seen: list[torch.Tensor] = []
     act = paradigm.fast.act

@@ -58,7 +58,7 @@ def calibrated(
         )
     found = []
     for number, observation in enumerate(observations):
-        inputs = preprocessing.blank(policy, observation)
+        inputs = preprocessing.inference_inputs(policy, observation)
         model = SharedPrefill(policy.guided(inputs), inputs)
         rng = generator(seed + number)
         found.append(paradigm.compared(model, inputs, policy.schedules, rng)[1].cpu())

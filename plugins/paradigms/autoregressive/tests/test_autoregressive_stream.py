@@ -24,7 +24,7 @@ from wamkit.interfaces.types import (
     ParadigmOutput,
 )
 from wamkit.policy.policy import Policy, generator
-from wamkit.policy.preprocessing import clean
+from wamkit.policy.preprocessing import training_inputs
 from wamkit.testing.fixtures import batch_of, changed, composed, redrawn
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -56,7 +56,7 @@ class Lesson:
     found: ModelOutput = field(init=False)
 
     def __post_init__(self) -> None:
-        self.whole = clean(self.policy, batch_of(self.policy.spec))
+        self.whole = training_inputs(self.policy, batch_of(self.policy.spec))
         rng = generator(1)
         self.noisy, _ = self.policy.paradigm.add_noise(self.whole, self.policy.schedules, rng)
         self.found = self.policy.model(self.noisy)

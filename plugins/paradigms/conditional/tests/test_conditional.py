@@ -14,7 +14,7 @@ from wamkit.config.spec import PolicySpec, parse, parse_part
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import batch_of, composed, corrupted, observation
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -111,7 +111,7 @@ def test_what_is_given_has_no_loss_and_what_is_asked_for_has() -> None:
 def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> None:
     spec = spec_for(head, **settings)
     policy = Policy.from_spec(spec)
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     outs, futures, values = [], [], []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
@@ -133,7 +133,7 @@ def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> Non
 def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> None:
     policy = Policy.from_spec(spec := spec_for())
     paradigm: Any = policy.paradigm
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     found = []
     for shift in (0.0, 1.0):
         rng = torch.Generator().manual_seed(0)
@@ -158,7 +158,7 @@ def test_the_program_counts_the_passes_that_are_made() -> None:
             return policy.model(*args, **kwargs)
 
         with torch.no_grad():
-            inputs, rng = blank(policy, observation(spec)), torch.Generator()
+            inputs, rng = inference_inputs(policy, observation(spec)), torch.Generator()
             policy.paradigm.act(model, inputs, policy.schedules, rng)
         assert passes == sum(stage.passes for stage in spec.paradigm.program(spec))
 

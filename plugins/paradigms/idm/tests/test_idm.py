@@ -18,7 +18,7 @@ from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.paradigm import denoise, init_sampler
 from wamkit.interfaces.types import Frames, ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import acted, batch_of, changed, composed, corrupted, observation
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -194,7 +194,10 @@ def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> No
 @float64()
 def test_a_finished_video_is_what_the_policy_imagines() -> None:
     policy = Policy.from_spec(spec_for())
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(3),
+    )
     init_sampler("action", inputs, policy.schedules, rng)  # drawn first, whatever is imagined
     clip = policy.paradigm.imagine(policy.model, inputs, policy.schedules, rng)
     found = acted(policy).video
@@ -204,7 +207,7 @@ def test_a_finished_video_is_what_the_policy_imagines() -> None:
 
 def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
     policy = Policy.from_spec(spec_for(drop_future_prob=0.5))
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     copies = 0
     for seed in range(64):
         rng = torch.Generator().manual_seed(seed)
@@ -221,7 +224,10 @@ def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     assert passes(policy, stop_sigma="first_frame") == [{"context"}, *[{"action"}] * 3]
     out = acted(policy, stop_sigma="first_frame")
     assert out.video is None
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(3),
+    )
     sampler = init_sampler("action", inputs, policy.schedules, rng)
     dense = denoise(policy.model, inputs.without("video"), {"action": sampler})
     same_values(out.action, dense.take("action"))

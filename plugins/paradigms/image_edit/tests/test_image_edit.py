@@ -15,7 +15,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank
+from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import acted, changed, composed, corrupted, observation
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -121,7 +121,10 @@ def test_the_edit_is_made_as_it_was_learned(name: Any) -> None:
         levels.append(inputs.video.sigma[0].tolist())
         return policy.model(inputs, cache, keep)
 
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(3),
+    )
     clip = policy.paradigm.imagine(model, inputs, policy.schedules, rng)
     grid = policy.schedules["video"].grid()[:-1]
     expected = [[s, s] for s in grid] if name == "target" else [[0.3], *([s] for s in grid)]

@@ -17,7 +17,7 @@ from wamkit.errors import SpecError
 from wamkit.interfaces.paradigm import denoise, init_sampler, prefill
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import acted, batch_of, changed, composed, observation
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
@@ -97,7 +97,10 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
     changes = (f"schedules.video.steps={steps[0]}", f"schedules.action.steps={steps[1]}")
     policy = Policy.from_spec(spec_for(*changes, attends=attends))
     found = acted(policy)
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(3),
+    )
     with torch.no_grad():
         samplers = {p: init_sampler(p, inputs, policy.schedules, rng) for p in ("video", "action")}
         cache, rest = prefill(policy.model, inputs, policy.paradigm.sees)
@@ -113,7 +116,10 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
 def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) -> None:
     """Efficient-WAM's [0, 1], written out."""
     policy = Policy.from_spec(spec_for(attends=attends, refresh=(0, 1)))
-    inputs, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(3)
+    inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(3),
+    )
     model, frames = policy.model, ("text", "context", "target")
     with torch.no_grad():
         video = init_sampler("video", inputs, policy.schedules, rng, steps=2)
@@ -180,7 +186,10 @@ def test_the_program_counts_every_pass() -> None:
 def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
     for tied in (False, True):
         policy = Policy.from_spec(spec_for(f"schedules.action.shared_sigma={str(tied).lower()}"))
-        inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
+        inputs, rng = (
+            training_inputs(policy, batch_of(policy.spec)),
+            torch.Generator().manual_seed(1),
+        )
         noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
         assert noisy.video is not None and noisy.action is not None
         assert noisy.video.sigma[:, 0].tolist() == [0, 0]
@@ -203,16 +212,19 @@ def test_what_is_observed_may_be_told_the_level_of_the_targets(name: Any) -> Non
     acted(policy, watched)
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
-    inputs, rng = clean(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
+    inputs, rng = training_inputs(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)
     noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     assert noisy.video is not None and inputs.video is not None
     assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     same = torch.equal(noisy.video.sigma[:, 0], noisy.video.sigma[:, 1])
     assert same == (name == "target") and target["video"].places == (1, 2)
     watched = Watched(policy)
-    blank_scene, rng = blank(policy, observation(policy.spec)), torch.Generator().manual_seed(1)
+    blank_inputs, rng = (
+        inference_inputs(policy, observation(policy.spec)),
+        torch.Generator().manual_seed(1),
+    )
     with torch.no_grad():
-        policy.paradigm.imagine(watched, blank_scene, policy.schedules, rng)
+        policy.paradigm.imagine(watched, blank_inputs, policy.schedules, rng)
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
 

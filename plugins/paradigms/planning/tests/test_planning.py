@@ -18,7 +18,7 @@ from wamkit.errors import WamkitError
 from wamkit.interfaces.batched_proposals import proposal_generators, sample_indices
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -40,11 +40,11 @@ def test_one_proposal_is_what_the_inner_paradigm_does(inner: Any) -> None:
     seen = observation(spec)
     alone = policy.act(seen, seed=3, proposals=1).values
     paradigm: Any = policy.paradigm
-    inputs = paradigm._own(blank(policy, seen))
+    inputs = paradigm._own(inference_inputs(policy, seen))
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         direct = paradigm.inner.act(policy.model, inputs, policy.schedules, rng)
-    assert torch.equal(alone, policy.chunk_of(direct, seen).values)
+    assert torch.equal(alone, policy.to_action_chunk(direct, seen).values)
 
 
 @named
@@ -53,7 +53,7 @@ def test_one_proposal_is_what_the_inner_paradigm_does(inner: Any) -> None:
 def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     paradigm: Any = policy.paradigm
-    inputs = paradigm._own(blank(policy, observation(spec)))
+    inputs = paradigm._own(inference_inputs(policy, observation(spec)))
     draws = proposal_generators(torch.Generator().manual_seed(3), 3)
     many = paradigm.inner.act(
         policy.model, inputs.pick(sample_indices(inputs, 3)), policy.schedules, draws
@@ -70,7 +70,7 @@ def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> Non
 @float64()
 def test_remembering_changes_nothing(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
-    inputs, found = blank(policy, observation(spec)), []
+    inputs, found = inference_inputs(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(0)
         found.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
@@ -86,7 +86,7 @@ def test_the_best_scored_proposal_is_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     paradigm: Any = policy.paradigm
     scores = torch.tensor([0.1, 0.9, 0.5, 0.2, 0.3, 0.9])  # sample 0: 0.1 0.5 0.3; 1: 0.9 0.2 0.9
     monkeypatch.setattr(paradigm, "_scores", lambda *given: scores)
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     rng = torch.Generator().manual_seed(0)
     out = paradigm.act(policy.model, inputs, policy.schedules, rng)
     draws = proposal_generators(torch.Generator().manual_seed(0), 3)
@@ -110,7 +110,7 @@ def test_what_is_observed_passes_once_and_the_rest_as_programmed(inner: Any) -> 
         sizes.append(inputs.text.tokens.shape[0])
         return policy.model(inputs, cache=cache, keep=keep)
 
-    inputs = blank(policy, observation(spec))
+    inputs = inference_inputs(policy, observation(spec))
     policy.paradigm.act(model, inputs, policy.schedules, torch.Generator().manual_seed(0))
     assert sizes[0] == 2 and min(sizes[1:]) == 6  # two samples, then three proposals of each
     assert len(sizes) == sum(stage.passes for stage in spec.paradigm.program(spec))
@@ -132,7 +132,7 @@ def test_scores_are_the_mean_or_that_of_a_majority_that_succeeds() -> None:
 def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
     spec = spec_for(inner, value_share=0.5)
     policy = Policy.from_spec(spec)
-    inputs = clean(policy, batch_of(spec, size=8))
+    inputs = training_inputs(policy, batch_of(spec, size=8))
     rng = torch.Generator().manual_seed(1)
     noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     teaches = target["value"].weight > 0
@@ -153,7 +153,7 @@ def test_samples_that_teach_the_value_are_clean_but_for_it(inner: Any) -> None:
 @float64()
 def test_the_value_changes_nothing_of_what_the_inner_paradigm_predicts(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
-    inputs = clean(policy, batch_of(spec))
+    inputs = training_inputs(policy, batch_of(spec))
     rng = torch.Generator().manual_seed(1)
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)
     one, two = policy.model(noisy), policy.model(noisy.without("value"))

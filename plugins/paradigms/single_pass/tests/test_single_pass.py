@@ -14,7 +14,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.noise_schedule import draw_noise
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
-from wamkit.policy.preprocessing import blank, clean
+from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import batch_of, composed, observation
 from wamkit.testing.parity import float64, other_values, same_values
 
@@ -37,7 +37,7 @@ def test_the_table_is_the_published_mask() -> None:
 
 def _clean(policy: Policy, seed: int = 0) -> tuple[torch.Tensor, ...]:
     batch = batch_of(policy.spec, seed=seed)
-    inputs = clean(policy, batch)
+    inputs = training_inputs(policy, batch)
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None and noisy.action is not None
     full = policy.model(noisy).action
@@ -60,7 +60,7 @@ def test_the_masked_training_pass_equals_prefill_and_cached_step() -> None:
 @float64()
 def test_the_future_in_training_does_not_reach_the_action() -> None:
     policy = Policy.from_spec(spec_for())
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(1))
     assert noisy.video is not None
     one = policy.model(noisy)
@@ -74,7 +74,7 @@ def test_the_future_in_training_does_not_reach_the_action() -> None:
 
 def test_the_context_stays_clean_and_levels_are_independent() -> None:
     policy = Policy.from_spec(spec_for())
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
@@ -90,7 +90,7 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
 @float64()
 def test_what_is_predicted_leads_back_to_the_data() -> None:
     policy = Policy.from_spec(spec_for("toy"))
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
@@ -107,7 +107,7 @@ def test_what_is_predicted_leads_back_to_the_data() -> None:
 @float64()
 def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     policy = Policy.from_spec(spec_for())
-    inputs = blank(policy, observation(policy.spec))
+    inputs = inference_inputs(policy, observation(policy.spec))
     assert inputs.video is not None and inputs.action is not None
     rng = torch.Generator().manual_seed(3)
     found = policy.paradigm.act(policy.model, inputs, policy.schedules, rng).action
@@ -131,7 +131,7 @@ def test_the_program_says_what_runs_once_and_what_iterates() -> None:
 
 def test_without_co_training_no_future_is_passed_and_none_is_learned() -> None:
     policy = Policy.from_spec(spec_for("toy", co_training=False))
-    inputs = clean(policy, batch_of(policy.spec))
+    inputs = training_inputs(policy, batch_of(policy.spec))
     noisy, target = policy.paradigm.add_noise(
         inputs, policy.schedules, torch.Generator().manual_seed(1)
     )
