@@ -11,7 +11,7 @@ WARM = (
     "av",
     "wamkit.cli.precompute",
     "wamkit.cli.schema",
-    "wamkit.cli.slice",
+    "wamkit.cli.prune",
     "wamkit.data.encoding",
     "wamkit.data.writer",
     "wamkit.checkpoints.prune",
@@ -58,7 +58,7 @@ def policy(home: Path) -> str:
 
 def cut(heads: int) -> Callable[[Path], Words]:
     """A student with one block, and so many heads."""
-    words: Words = ["slice", SPEC, "--layers", 1, "--heads", heads]
+    words: Words = ["prune", SPEC, "--layers", 1, "--heads", heads]
     return lambda home: [*words, "--out", home / "student"]
 
 

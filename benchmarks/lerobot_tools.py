@@ -150,7 +150,7 @@ class Set:
     codec: str = "av1"
     begun: str = ""  # by whom its first two episodes were written, if not with the others
     keep: bool = False  # saved after each episode
-    collected: bool = False  # from a simulator, by `wamkit collect` and `wamkit collect --add`
+    collected: bool = False  # from a simulator, by `wamkit collect` and `wamkit collect --append`
 
     def write(self, folder: Path, lerobot: LeRobot) -> None:
         """Write it to a folder."""
@@ -191,9 +191,9 @@ def _older(folder: Path) -> None:
 def _collect(folder: Path, dtype: str) -> None:
     """Two episodes of a task, and two of another added."""
     command = [sys.executable, "-m", "wamkit", "collect"]
-    settings = ["--episodes", "2", "--size", "48", "--processes", "0", "--pictures", dtype]
+    settings = ["--episodes", "2", "--size", "48", "--processes", "0", "--image-format", dtype]
     for place, task in enumerate(TASKS):
-        more = ["--add"] * (place > 0)
+        more = ["--append"] * (place > 0)
         words = [*command, f"metaworld:{task}", *settings, "--out", str(folder), *more]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -103,7 +103,7 @@ def success(asked: Any, policy: Any) -> float:
     from wamkit.simulate.rollout import evaluate
 
     seeds = range(FIRST, FIRST + asked.episodes)
-    with EnvPool(choose(asked.env, asked.env_set), asked.processes) as workers:
+    with EnvPool(choose(asked.env, asked.env_arg), asked.processes) as workers:
         views = views_of(policy.spec, workers.robot(), {})
         runner = PolicyRunner(policy, views, max(1, policy.spec.actions.chunk_size // 2), {})
         return mean(float(rollout.success) for rollout in evaluate(workers, seeds, runner, {}))
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     given.add_argument("data", type=Path, help="folder of a LeRobot data set")
     given.add_argument("--env", help="NAME[:TASK] to play in as well")
-    given.add_argument("--env-set", nargs="*", default=[], help="KEY=VALUE of the environment")
+    given.add_argument("--env-arg", nargs="*", default=[], help="KEY=VALUE of the environment")
     given.add_argument("--spec", type=Path, default=SPEC, help="of a paradigm with co_training")
     given.add_argument("--set", nargs="*", default=[], help="KEY=VALUE of the spec")
     given.add_argument("--seeds", type=int, default=5, choices=range(2, 11), metavar="2..10")

@@ -253,7 +253,7 @@ def test_a_report_that_does_not_tell_its_work_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "calls"), [("fastwam_joint", 3), ("fastwam_idm", 6)])
 def test_steps_are_those_of_every_loop(wamkit: Any, name: str, calls: int) -> None:
-    words = [TOY.parent / f"{name}.toml", "--tiny", "--rounds", "2", "--steps", "3", "--json"]
+    words = [TOY.parent / f"{name}.toml", "--tiny", "--iters", "2", "--steps", "3", "--json"]
     code, out, _ = wamkit("bench", *words)
     rows = json.loads(out)["rows"]
     assert code == 0
@@ -267,14 +267,14 @@ def test_steps_where_nothing_is_denoised_are_refused(wamkit: Any) -> None:
 
 
 def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> None:
-    words = ["bench", TOY, "--tiny", "--rounds", "2", "--steps", "2"]
+    words = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2"]
     code, out, _ = wamkit(*words, "--json")
     found = json.loads(out)
     assert code == 0 and found["machine"]["torch"] == torch.__version__.partition("+")[0]
     assert found["machine"]["date"] and found["mode"] == "eager" and found["boundaries"]["chunk"]
     file = tmp_path / "before.json"
     file.write_text(out)
-    code, out, _ = wamkit(*words, "--vs", file)
+    code, out, _ = wamkit(*words, "--baseline", file)
     assert code == 0
     for phrase in (
         "random weights: backbone, text_encoder, action_head",
@@ -297,7 +297,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         (["--mode", "graph"], "a CUDA graph needs a CUDA device, and the policy is on cpu"),
         (["--mode", "eagr"], "no mode is called 'eagr'"),
         (["--device", "gpu"], "there is no device 'gpu'"),
-        (["--vs", TOY], "is not JSON"),
+        (["--baseline", TOY], "is not JSON"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(

@@ -92,7 +92,7 @@ def test_without_a_gpu_several_tasks_are_not_trained(run: Run, tmp_path: Path) -
 @METAWORLD
 def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: Path) -> None:
     words = ("--seeds", 2, "--demonstrations", 2, "--steps", 2, "--batch", 4, "--moments", 8)
-    played = ("--env", "metaworld:handle-press-v3", "--env-set", "max_steps=8", "--episodes", 1)
+    played = ("--env", "metaworld:handle-press-v3", "--env-arg", "max_steps=8", "--episodes", 1)
     file, longer = tmp_path / "found.json", ("--set", "text_encoder.max_length=48")
     found = run("video_helps", data, *words, *played, *longer, "--processes", 1, "--out", file)
     assert len(re.findall(r"^\| [01] \|( \d+\.\d{4} \|){4}", found, re.M)) == 2

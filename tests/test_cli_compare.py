@@ -90,7 +90,7 @@ def test_plan_and_explain_count_the_rest_where_a_vae_is_missing(
     tmp_path: Path, without_diffusers: None
 ) -> None:
     file = small(tmp_path, "ltx.toml")
-    code, out, err = run("plan", file)
+    code, out, err = run("estimate", file)
     assert code == 0 and "total" in out and "vae: not counted: diffusers is not installed" in err
     code, out, err = run("explain", file)
     assert code == 0 and "not counted: diffusers" in out + err

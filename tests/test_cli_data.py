@@ -79,10 +79,10 @@ def test_stats_are_printed_and_written(wamkit: Run, folder: Path, tmp_path: Path
     [
         (["show", "SET", "--spec", TOY], "--spec has no meaning for `data show`"),
         (["stats", "SET", "--decode"], "--decode has no meaning for `data stats`"),
-        (["check", "SET", "--set", "seed=1"], "--set and --column speak of a spec"),
+        (["check", "SET", "--set", "seed=1"], "--set and --key-map speak of a spec"),
         (["check", "nowhere"], "no folder at nowhere"),
         (["show", "nowhere"], "no data set at nowhere: it has no meta/info.json"),
-        (["stats", "SET", "--column", "action=acton"], "has no 'acton' for action"),
+        (["stats", "SET", "--key-map", "action=acton"], "has no 'acton' for action"),
     ],
 )
 def test_mistakes_are_told_in_words(

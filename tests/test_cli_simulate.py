@@ -55,7 +55,7 @@ def test_demonstrations_are_collected_gone_on_with_and_not_overwritten(
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")} == before
     code, _, err = wamkit(*words, "--seed", 7)
     assert code == 2 and "is there already, and not from the same command" in err
-    assert "--add" in err
+    assert "--append" in err
 
 
 @PUSHT
@@ -63,9 +63,9 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     wamkit: Wamkit, saved: Path, tmp_path: Path
 ) -> None:
     films, data = tmp_path / "films", tmp_path / "data"
-    words = ("eval", saved, "--env", "pusht", "--episodes", 2, "--env-set", "max_steps=12")
-    words = (*words, "--env-set", "size=32", "--processes", 0, "--json")
-    code, out, _ = wamkit(*words, "--record", films, "--dataset", data, "--film", "gif")
+    words = ("eval", saved, "--env", "pusht", "--episodes", 2, "--env-arg", "max_steps=12")
+    words = (*words, "--env-arg", "size=32", "--processes", 0, "--json")
+    code, out, _ = wamkit(*words, "--record", films, "--dataset", data, "--video-format", "gif")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 2 and found["seeds"] == [1000, 1001]
     assert found["steps"] == 12 and found["replan"] == 4 and found["normalized"]
@@ -80,10 +80,10 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
 @PUSHT
 def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
     words = ("eval", saved, "--env", "pusht", "--processes", 0)
-    changed = ("--set", "actions.control_hz=80", "--view", "top=corner", "--replan", 9)
+    changed = ("--set", "actions.control_hz=80", "--camera-map", "top=corner", "--execute-steps", 9)
     code, _, err = wamkit(*words, *changed)
     assert code == 2 and "3 conflicts" in err
-    assert "view 'top' looks for camera 'corner'" in err and "--view top=top" in err
+    assert "view 'top' looks for camera 'corner'" in err and "--camera-map top=top" in err
     assert "the policy acts at 80 Hz, the environment at 10 Hz" in err
     assert "9 actions of a chunk of 8" in err
 
@@ -92,8 +92,12 @@ def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: P
 def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> None:
     code, _, err = wamkit("eval", "nobody", "--env", "pusht", "--processes", 0)
     assert code == 2 and "no saved policy at nobody" in err and "random or expert" in err
-    code, _, err = wamkit("eval", "random", "--env", "pusht", "--replan", 4)
-    assert code == 2 and "--replan, --choice, --view and --set have no meaning for random" in err
+    code, _, err = wamkit("eval", "random", "--env", "pusht", "--execute-steps", 4)
+    assert (
+        code == 2
+        and "--execute-steps, --act-option, --camera-map and --set have no meaning for random"
+        in err
+    )
     (tmp_path / "x").write_text("")
     code, _, err = wamkit("eval", "random", "--env", "pusht", "--record", tmp_path)
     assert code == 2 and "is there already" in err
@@ -101,7 +105,7 @@ def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> 
 
 @PUSHT
 def test_a_baseline_is_evaluated(wamkit: Wamkit) -> None:
-    words = ("--env", "pusht", "--episodes", 3, "--processes", 0, "--env-set", "max_steps=5")
+    words = ("--env", "pusht", "--episodes", 3, "--processes", 0, "--env-arg", "max_steps=5")
     code, out, _ = wamkit("eval", "random", *words)
     assert code == 0 and "0 of 3" in out and "95 % in [0.0%, 56.1%]" in out
     assert "1000 to 1002" in out

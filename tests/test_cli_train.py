@@ -92,7 +92,7 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
         (["--train", "parallelism=fsdp"], "parallelism is fsdp, and there is one process"),
         (["--train", "loggers=['wandb']"], "the logger wandb is not installed"),
         (["--latents", "nowhere"], "holds no stored latents"),
-        (["--column", "front=nothing"], "nothing"),
+        (["--key-map", "front=nothing"], "nothing"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_written(

@@ -86,11 +86,15 @@ def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path:
     words += [word for size in sizes for word in ("--set", size)]
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
     assert run("weights", "convert", checkpoint, *words, "--out", ours)[0] == 0
-    assert run("weights", "convert", ours, *words, "--like", checkpoint, "--out", back)[0] == 0
+    assert (
+        run("weights", "convert", ours, *words, "--layout-from", checkpoint, "--out", back)[0] == 0
+    )
     again = load_file(back)
     assert again.keys() == original.keys()
     assert all(torch.equal(again[name], original[name]) for name in original)
-    code, _, err = run("weights", "convert", file, *words[:4], "--like", checkpoint, "--out", back)
+    code, _, err = run(
+        "weights", "convert", file, *words[:4], "--layout-from", checkpoint, "--out", back
+    )
     assert code == 2 and "name a file of the same variant" in err
 
 

@@ -207,7 +207,7 @@ def test_doctor(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plan(at: At) -> None:
-    found, texts = at("plan", SMALL, "--gpu", "h100", "--devices", "2")
+    found, texts = at("estimate", SMALL, "--gpu", "h100", "--devices", "2")
     for _, text in texts:
         for name, size in found["memory"].items():
             assert {*name.split()} <= words_of(text)

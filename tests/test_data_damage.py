@@ -290,10 +290,10 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
     code, out, _ = wamkit("data", "check", strange, *words)
     assert code == 1 and "has 5 faults" in out
     hints = [line.split("hint: ")[1] for line in out.splitlines() if "hint: " in line]
-    assert hints[0] == "--column top=observation.images.cam_high"
-    assert hints[1] == "--column wrist=observation.images.cam_wrist"
+    assert hints[0] == "--key-map top=observation.images.cam_high"
+    assert hints[1] == "--key-map wrist=observation.images.cam_wrist"
     assert hints[2].startswith("change the sizes of actions.groups in the spec to 7")
-    assert hints[3].startswith("--column state=observation.joints")
+    assert hints[3].startswith("--key-map state=observation.joints")
     assert hints[4].startswith("--set actions.control_hz=25")
     with pytest.raises(
         WamkitError, match=r"(?s)5 faults.*cam_high.*cam_wrist.*joints.*control_hz=25"

@@ -83,7 +83,7 @@ def test_the_commands_of_the_pages_run_one_after_the_other(
 def test_the_commands_about_speed_run(home: Path, monkeypatch: Any, capsys: Any) -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     for command in "".join(re.findall(r"```bash\n(.*?)```", page, re.S)).splitlines():
-        quick = command.replace("bench ", "bench --tiny --rounds 2 ").partition("  #")[0]
+        quick = command.replace("bench ", "bench --tiny --iters 2 ").partition("  #")[0]
         quick = quick.replace("--mode compile", "--mode eager")  # which takes a minute here
         code, out, err = _run(quick, home, monkeypatch, capsys)
         assert code == 0 and (out + err).strip(), f"{command}\n{err}"

@@ -169,4 +169,4 @@ def test_the_film_of_an_episode_says_what_its_command_takes(
     monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
     with pytest.raises(WamkitError) as error:
         video.write_video(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
-    assert "--film gif" in str(error.value.hint)
+    assert "--video-format gif" in str(error.value.hint)

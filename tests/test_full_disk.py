@@ -80,9 +80,9 @@ OVER: dict[str, tuple[Words, Words, str]] = {
         lambda given: ("build", SPEC, "--set", "seed=1"),
         "policy",
     ),
-    "slice": (
-        lambda given: ("slice", SPEC, "--layers", 1, "--heads", 1),
-        lambda given: ("slice", SPEC, "--layers", 1, "--heads", 2),
+    "prune": (
+        lambda given: ("prune", SPEC, "--layers", 1, "--heads", 1),
+        lambda given: ("prune", SPEC, "--layers", 1, "--heads", 2),
         "student",
     ),
     "precompute text": (
@@ -210,8 +210,8 @@ def test_a_data_set_that_found_no_room_is_as_it_was(kind: str, size: int, tmp_pa
 @pytest.mark.parametrize("film", ["mp4", "gif"])
 def test_a_record_that_found_no_room_is_made_later(film: str, size: int, tmp_path: Path) -> None:
     pytest.importorskip("gym_pusht")
-    words = ("eval", "random", "--env", "pusht", "--episodes", 1, "--env-set", "max_steps=3")
-    words += ("--processes", 0, "--film", film, "--record", tmp_path / "record")
+    words = ("eval", "random", "--env", "pusht", "--episodes", 1, "--env-arg", "max_steps=3")
+    words += ("--processes", 0, "--video-format", film, "--record", tmp_path / "record")
     with room(size):
         code, err = wamkit(*words)
     assert code == 2 and f"{tmp_path / 'record'} cannot be written: " in err

@@ -73,7 +73,7 @@ def test_a_policy_and_its_weights_are_named_on_the_hub(remote: Path, wamkit: Run
     assert code == 0 and "fetching hf:me/toy@main: " in err and "license: cc-by-4.0" in err
     shutil.copytree(remote / "me/toy", remote / "me/runs/best")
     assert wamkit("act", "hf:me/runs/best", *look)[0] == 0
-    assert wamkit("plan", "hf:me/toy")[0] == 0
+    assert wamkit("estimate", "hf:me/toy")[0] == 0
     code, out, _ = wamkit("weights", "inspect", "hf:me/runs/best/backbone.safetensors")
     assert code == 0 and out
 

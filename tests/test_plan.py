@@ -107,18 +107,18 @@ def test_shares_of_weights_are_divided_and_passes_make_batches_smaller() -> None
 
 def test_plan_says_that_it_fits(wamkit: Sampler) -> None:
     words = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
-    code, out, err = wamkit("plan", TOY, *words)
+    code, out, err = wamkit("estimate", TOY, *words)
     assert code == 0 and "it fits into 80 GB" in out
     assert " on 2 x h100 at 40% of the peak" in out and "moments of AdamW" in out
     assert not {"0.0", "0.00", "0"} & set(out.split())
     assert "keep 10 % free" in err
-    code, out, _ = wamkit("plan", TOY, *words, "--json")
+    code, out, _ = wamkit("estimate", TOY, *words, "--json")
     told = json.loads(out)
     assert code == 0 and told["fits"] and told["total"] == sum(told["memory"].values())
 
 
 def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
-    words = ["plan", TOY, "--devices", "2", "--memory", "40MB", "--batch", "16"]
+    words = ["estimate", TOY, "--devices", "2", "--memory", "40MB", "--batch", "16"]
     code, out, _ = wamkit(*words)
     assert code == 1 and "it does not fit into" in out
     advice = out.rpartition("hint: it fits with ")[2].split()
@@ -140,7 +140,7 @@ def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
     ],
 )
 def test_mistyped_plans(wamkit: Sampler, words: list[str], message: str) -> None:
-    code, _, err = wamkit("plan", TOY, *words)
+    code, _, err = wamkit("estimate", TOY, *words)
     assert code == 2 and message in err
 
 

@@ -131,7 +131,7 @@ def test_a_log_has_a_printable_line_for_each_record() -> None:
 def test_names_of_files_and_keys_are_printable(wamkit: Run, tmp_path: Path, kind: str) -> None:
     bad = OBEYED_TEXTS[kind]
     for name in (f"no{bad}such.toml", f"[/x]{bad}.toml"):
-        for verb in ("check", "plan", "explain"):
+        for verb in ("check", "estimate", "explain"):
             code, out, err = wamkit(verb, tmp_path / name)
             assert code == 2 and clean(out) and clean(err) and "a bug" not in err
     if kind != "surrogate":
@@ -144,7 +144,7 @@ def test_names_of_files_and_keys_are_printable(wamkit: Run, tmp_path: Path, kind
 def test_a_folder_whose_name_looks_like_markup_is_read(wamkit: Run, tmp_path: Path) -> None:
     (tmp_path / "[" / "x]").mkdir(parents=True)
     shutil.copy(SMALL, tmp_path / "[" / "x]" / "[red].toml")
-    code, _, err = wamkit("plan", tmp_path / "[" / "x]" / "[red].toml")
+    code, _, err = wamkit("estimate", tmp_path / "[" / "x]" / "[red].toml")
     assert code == 0, err
 
 

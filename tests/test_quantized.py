@@ -150,12 +150,12 @@ def test_commands_quantize_what_they_measure_and_act_with(wamkit: Any, tmp_path:
     pytest.importorskip("torchao")
     sets = [word for text in WIDE for word in ("--set", text)]
     code, out, _ = wamkit(
-        "bench", TOY, *sets, "--rounds", "2", "--steps", "1", "--quantize", "int8_weights", "--json"
+        "bench", TOY, *sets, "--iters", "2", "--steps", "1", "--quantize", "int8_weights", "--json"
     )
     found = json.loads(out)["quantized"]
     assert code == 0
     assert found["kind"] == "int8_weights" and found["layers"] > 0
-    code, _, err = wamkit("bench", TOY, "--tiny", "--rounds", "2", "--quantize", "int8")
+    code, _, err = wamkit("bench", TOY, "--tiny", "--iters", "2", "--quantize", "int8")
     assert code != 0 and "gains nothing" in err
     code, _, err = wamkit("bench", TOY, "--tiny", "--quantize", "float8")
     assert code != 0 and "8.9" in err

@@ -94,7 +94,7 @@ def test_a_slice_is_written_over_a_slice_and_nothing_else(
     saved = small().save(tmp_path / "policy")
     before = sorted(p.name for p in saved.iterdir())
     with pytest.raises(SystemExit) as end:
-        app(["slice", str(SPEC), "--layers", "1", "--out", str(saved)], prog_name="wamkit")
+        app(["prune", str(SPEC), "--layers", "1", "--out", str(saved)], prog_name="wamkit")
     assert end.value.code == 2 and "holds other things" in capsys.readouterr().err
     assert sorted(p.name for p in saved.iterdir()) == before
 

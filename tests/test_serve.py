@@ -117,7 +117,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "the request has no 'observation/front' and has 'observation/image'; found "
         "'observation/state', 'prompt', 'observation/image'; expected 'observation/front', "
         "'observation/state', 'prompt'\n  hint: if 'observation/image' is meant, call it "
-        "'observation/front', or serve with --view front=observation/image",
+        "'observation/front', or serve with --camera-map front=observation/image",
     ),
     ({"prompt": None}, "the request has no 'prompt'"),
     ({"prompt": "  "}, "the instruction is empty"),
@@ -268,7 +268,7 @@ TYPED = (
 @pytest.fixture(scope="module")
 def typed() -> Iterator[tuple[Any, str, int]]:
     """`wamkit serve` in a process of its own, what it printed, and its port."""
-    words = ["serve", str(TOY), "--tiny", "--port", "0", "--view", "front=observation/image"]
+    words = ["serve", str(TOY), "--tiny", "--port", "0", "--camera-map", "front=observation/image"]
     words += ["--prompt", "pick up the cup", "--prompt", "put it down"]
     run = subprocess.Popen(
         [sys.executable, "-c", TYPED, *words],
@@ -338,8 +338,8 @@ def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--view", "frnt=x"], "the policy has no view 'frnt'; it has front"),
-        (["--view", "front"], "--view 'front' names no key"),
+        (["--camera-map", "frnt=x"], "the policy has no view 'frnt'; it has front"),
+        (["--camera-map", "front"], "--camera-map 'front' names no key"),
         (["--host", "no.such.host.invalid"], "there is no host 'no.such.host.invalid'"),
         (["--mode", "graph", "--port", "0"], "a CUDA graph needs a CUDA device"),
     ],
@@ -398,7 +398,7 @@ def test_instructions_that_come_as_a_surprise_are_warned_of_where_they_cost() ->
 
 
 def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) -> None:
-    words = ["bench", TOY, "--tiny", "--rounds", "2", "--steps", "2", "--server"]
+    words = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2", "--server"]
     code, out, _ = wamkit(*words, "--json")
     found = json.loads(out)
     rows = {row["stage"]: row for row in found["rows"]}
@@ -408,7 +408,7 @@ def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) ->
     assert "packed, sent over loopback" in found["boundaries"]["network"]
     file = tmp_path / "before.json"
     file.write_text(out)
-    code, out, _ = wamkit(*words, "--vs", file)
+    code, out, _ = wamkit(*words, "--baseline", file)
     assert code == 0 and re.search(r"\nnetwork .*x *\n", out) and "kB up and" in out
     code, _, err = wamkit(*words, "--batch", "2")
     assert code == 2 and "a request to a server is of one robot, and --batch is 2" in err

@@ -152,7 +152,7 @@ def test_the_command_writes_weights_and_a_spec_that_build(tmp_path: Path) -> Non
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPECS["wan"].dump()))
     out = tmp_path / "student"
-    words = ["slice", str(spec), "--layers", "2", "--heads", "2", "--feed-forward", "8"]
+    words = ["prune", str(spec), "--layers", "2", "--heads", "2", "--feed-forward", "8"]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "parameters became" in done.stdout
@@ -160,5 +160,5 @@ def test_the_command_writes_weights_and_a_spec_that_build(tmp_path: Path) -> Non
     assert made.backbone.weights == str(out / "backbone.safetensors")
     assert "blocks 0, 2 of 3" in (made.backbone.origin or "")
     assert Policy.from_spec(made).act(observation(made), seed=0).values.isfinite().all()
-    bad = CliRunner().invoke(app, ["slice", str(spec), "--layers", "x", "--out", str(out)])
+    bad = CliRunner().invoke(app, ["prune", str(spec), "--layers", "x", "--out", str(out)])
     assert bad.exit_code == 2 and "--layers 'x' is no number of blocks" in bad.stderr

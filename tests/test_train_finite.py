@@ -213,7 +213,7 @@ def test_a_training_setting_that_is_no_finite_number_is_refused(name: str, value
         ["train", SMALL, "--data", "d", "--out", "o", "--lr", "nan"],
         ["train", SMALL, "--data", "d", "--out", "o", "--tolerance", "inf"],
         ["data", "check", "d", "--tolerance", "nan"],
-        ["plan", SMALL, "--utilization", "nan"],
+        ["estimate", SMALL, "--utilization", "nan"],
         ["serve", SMALL, "--ping-interval", "inf"],
         ["collect", "pusht", "--out", "o", "--noise", "nan"],
     ],

@@ -117,8 +117,8 @@ def test_the_command_line_asks_and_takes_the_answer(policy: Path, wamkit: Wamkit
 def test_every_verb_that_takes_a_policy_has_the_option() -> None:
     having = {name for name in VERBS if "trust_paths" in {p.name for p in verb(name).params}}
     assert having == {
-        "check", "explain", "compare", "bench", "build", "act", "imagine", "plan", "train",
-        "precompute", "data", "eval", "serve", "slice",
+        "check", "explain", "compare", "bench", "build", "act", "imagine", "estimate", "train",
+        "precompute", "data", "eval", "serve", "prune",
     }  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def enough_memory(what: str) -> Iterator[None]:
             raise WamkitError(
                 f"the random weights of {what} need more than {most / 1e9:.1f} GB, which is all "
                 "the memory of this machine",
-                "try --tiny, make its sizes smaller, or name its published weights; wamkit plan "
+                "try --tiny, make its sizes smaller, or name its published weights; wamkit "
+                "estimate "
                 "counts the parameters",
             )
 

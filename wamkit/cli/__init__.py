@@ -32,7 +32,7 @@ VERBS = {
     "build": "build",
     "act": "act",
     "imagine": "imagine",
-    "plan": "plan",
+    "estimate": "estimate",
     "train": "train",
     "precompute": "precompute",
     "data": "data",
@@ -41,7 +41,7 @@ VERBS = {
     "serve": "serve",
     "demo": "demo.command",
     "weights": "weights",
-    "slice": "slice",
+    "prune": "prune",
     "new": "new.command",
     "doctor": "doctor",
 }

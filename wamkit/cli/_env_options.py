@@ -37,7 +37,7 @@ EnvOption = Annotated[
 EnvSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--env-set",
+        "--env-arg",
         metavar="KEY=VALUE",
         help="Set one key of the environment (`wamkit show environment NAME`); may be repeated.",
     ),

@@ -78,6 +78,7 @@ Tolerance = Annotated[
 Column = Annotated[
     list[str] | None,
     typer.Option(
+        "--key-map",
         metavar="NAME=KEY",
         help="Which key of a data set is a view, state or action; once for each, such as "
         "front=observation.images.top.",

@@ -36,10 +36,10 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps, of the video and of the actions.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Chunks that are counted.")] = 20,
+    rounds: Annotated[int, typer.Option("--iters", min=2, help="Chunks that are counted.")] = 20,
     versus: Annotated[
         Path | None,
-        typer.Option("--vs", metavar="FILE.json", help="An earlier report of this machine."),
+        typer.Option("--baseline", metavar="FILE.json", help="An earlier report of this machine."),
     ] = None,
     server: Annotated[
         bool, typer.Option("--server", help="Measure the way through `wamkit serve` too.")

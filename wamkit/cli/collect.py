@@ -33,27 +33,31 @@ def command(
         float,
         typer.Option(min=0, help="Disturb what is done, in half ranges; recorded as intended."),
     ] = 0.1,
-    linger: Annotated[int, typer.Option(min=0, help="Actions after the first success.")] = 4,
+    linger: Annotated[
+        int, typer.Option("--post-success-steps", min=0, help="Actions after the first success.")
+    ] = 4,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST, help="Of the first attempt; then one by one.")
     ] = 0,
     processes: Processes = 2,
     size: Annotated[
-        int | None, typer.Option(min=2, help="Height and width of pictures; as --env-set size=N.")
+        int | None, typer.Option(min=2, help="Height and width of pictures; as --env-arg size=N.")
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(help="Where it is seen from; as --env-set camera=NAME.")
+        str | None, typer.Option(help="Where it is seen from; as --env-arg camera=NAME.")
     ] = None,
     env_settings: EnvSettings = None,
     pictures: Annotated[
         Literal["video", "image"],
-        typer.Option(help="Pictures in mp4 files, or unchanged within the tables."),
+        typer.Option(
+            "--image-format", help="Pictures in mp4 files, or unchanged within the tables."
+        ),
     ] = "video",
     codec: Annotated[
         Literal["av1", "h264"] | None,
         typer.Option(help="What mp4 files are encoded in: av1, or as those that are there."),
     ] = None,
-    add: Annotated[bool, typer.Option("--add", help="Add to a data set that is there.")] = False,
+    add: Annotated[bool, typer.Option("--append", help="Add to a data set that is there.")] = False,
     json: Json = False,
 ) -> None:
     """Record demonstrations of a scripted expert as a LeRobot data set.
@@ -75,7 +79,7 @@ def command(
     if there and not (add or before):
         raise WamkitError(
             f"{out} is there already, and not from the same command",
-            "choose another folder, or --add episodes to it",
+            "choose another folder, or --append episodes to it",
         )
     begin, made_now = perf_counter(), 0
     with (

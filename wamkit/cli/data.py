@@ -33,9 +33,9 @@ class Action(StrEnum):
 
 
 TAKES = {
-    Action.check: ("--spec", "--column", "--decode", "--tolerance"),
+    Action.check: ("--spec", "--key-map", "--decode", "--tolerance"),
     Action.show: ("--out", "--tolerance"),
-    Action.stats: ("--spec", "--column", "--out", "--tolerance"),
+    Action.stats: ("--spec", "--key-map", "--out", "--tolerance"),
 }
 
 
@@ -68,7 +68,7 @@ def command(
 
     given: dict[str, object] = {
         "--spec": spec,
-        "--column": column,
+        "--key-map": column,
         "--out": out,
         "--decode": decode,
     }
@@ -79,7 +79,7 @@ def command(
             raise WamkitError(f"{name} has no meaning for `data {action}`", "leave it out")
     if spec is None and (overrides or (action is Action.check and column)):
         raise WamkitError(
-            "--set and --column speak of a spec, and none is named", "add --spec FILE"
+            "--set and --key-map speak of a spec, and none is named", "add --spec FILE"
         )
     columns = Columns.of(column or ())
     policy = parse(read(spec, overrides or []), str(spec)) if spec is not None else None

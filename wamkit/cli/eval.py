@@ -45,13 +45,17 @@ def command(
     ] = 1000,
     replan: Annotated[
         int | None,
-        typer.Option(min=1, help="Actions executed of each chunk; by default half of them."),
+        typer.Option(
+            "--execute-steps",
+            min=1,
+            help="Actions executed of each chunk; by default half of them.",
+        ),
     ] = None,
     processes: Processes = 2,
     choice: Annotated[
         list[str] | None,
         typer.Option(
-            "--choice",
+            "--act-option",
             metavar="NAME=VALUE",
             help="What the paradigm leaves to the caller; may be repeated.",
         ),
@@ -59,7 +63,9 @@ def command(
     view: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="VIEW=CAMERA", help="Which camera a view of the policy looks through."
+            "--camera-map",
+            metavar="VIEW=CAMERA",
+            help="Which camera a view of the policy looks through.",
         ),
     ] = None,
     env_settings: EnvSettings = None,
@@ -67,7 +73,9 @@ def command(
         Path | None,
         typer.Option(help="Folder for films and eval.json; beside the real future the imagined."),
     ] = None,
-    film: Annotated[Literal["mp4", "gif"], typer.Option(help="What films are written as.")] = "mp4",
+    film: Annotated[
+        Literal["mp4", "gif"], typer.Option("--video-format", help="What videos are written as.")
+    ] = "mp4",
     dataset: Annotated[
         Path | None, typer.Option(help="Write the episodes as a LeRobot data set too.")
     ] = None,
@@ -88,7 +96,8 @@ def command(
     baseline = policy in BASELINES
     if baseline and (replan or choice or view or overrides):
         raise WamkitError(
-            f"--replan, --choice, --view and --set have no meaning for {policy}", "leave them out"
+            f"--execute-steps, --act-option, --camera-map and --set have no meaning for {policy}",
+            "leave them out",
         )
     expect_seed(seed, "--seed", room=episodes)
     record, dataset = _vacant(record, "--record"), _vacant(dataset, "--dataset")
@@ -189,7 +198,7 @@ def _policy_runner(
         )
     folder = taken(Path(policy))
     spec = resolve(folder, overrides or [])
-    named, robot = _pairs("--view", view), workers.robot()
+    named, robot = _pairs("--camera-map", view), workers.robot()
     stateful = spec.paradigm.build().stateful
     steps = replan or (
         spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
@@ -201,7 +210,7 @@ def _policy_runner(
     made, notes = loaded(folder, spec, device, overrides or [])
     for line in notes:
         note(line)
-    act_options = {name: _value(text) for name, text in _pairs("--choice", choice).items()}
+    act_options = {name: _value(text) for name, text in _pairs("--act-option", choice).items()}
     imagine = record is not None
     return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 

@@ -77,7 +77,7 @@ def command(
         policy = with_files(policy, spec.absolute())
     if what is What.text:
         idle: dict[str, object] = {
-            "--column": column,
+            "--key-map": column,
             "--stride": stride != 1,
             "--dtype": dtype != "float32",
         }

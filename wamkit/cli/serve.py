@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..serve.server import Server
     from ..serve.signals import Signals
 
-EXAMPLE = "wamkit serve runs/press/policy --port 8000 --view front=observation/image"
+EXAMPLE = "wamkit serve runs/press/policy --port 8000 --camera-map front=observation/image"
 
 LOCAL = ("127.0.0.1", "::1")
 
@@ -38,6 +38,7 @@ def command(
     view: Annotated[
         list[str] | None,
         typer.Option(
+            "--camera-map",
             metavar="VIEW=KEY",
             help="The key of a view's picture in a request; by default observation/VIEW.",
         ),
@@ -181,7 +182,7 @@ def _renamed(words: list[str]) -> dict[str, str]:
     for word in words:
         name, equals, key = word.partition("=")
         if not equals or not key:
-            raise WamkitError(f"--view {word!r} names no key", "write --view VIEW=KEY")
+            raise WamkitError(f"--camera-map {word!r} names no key", "write --camera-map VIEW=KEY")
         found[name] = key
     return found
 

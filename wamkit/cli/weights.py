@@ -49,7 +49,8 @@ def command(
     ] = None,
     overrides: Overrides = None,
     like: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file whose layout to write.")
+        Path | None,
+        typer.Option("--layout-from", metavar="FILE", help="A file whose layout to write."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="What floats are written as.")] = Dtype.stored,
@@ -61,8 +62,8 @@ def command(
     """Show what a file of weights holds, or convert it to another layout.
 
     `convert` needs --part and --out, and --set for the variant (`--set variant=...`). It writes the
-    layout that parts are saved in, or that of the file --like. Every tensor has to find its place,
-    none changes its numbers: each keeps its dtype, but for scaled float8, which is
+    layout that parts are saved in, or that of the file --layout-from. Every tensor has to find its
+    place, none changes its numbers: each keeps its dtype, but for scaled float8, which is
     multiplied out in float32. --dtype rounds all floats.
     """
     if prefix is not None:

@@ -81,7 +81,7 @@ class Weighted(Part):
     """Folder or file with published weights, or hf:owner/name; none means random weights. Where a
     file holds several sets, `file#prefix` reads the one whose names begin so."""
     origin: str | None = None
-    """What `weights` were made of, where they are not as published; `wamkit slice` writes it."""
+    """What `weights` were made of, where they are not as published; `wamkit prune` writes it."""
 
     config_folders: ClassVar[tuple[str, ...]] = ()
     """Subfolders of a checkpoint in which its weights and their config.json may be."""

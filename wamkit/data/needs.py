@@ -58,7 +58,7 @@ def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iter
     for name in sorted(set(columns.views) - set(views)):
         yield _finding(
             f"the policy has no view {name!r}; it has {', '.join(views)}",
-            did_you_mean(name, views, f"write --column {views[0]}={columns.views[name]}"),
+            did_you_mean(name, views, f"write --key-map {views[0]}={columns.views[name]}"),
         )
     there = f"its cameras are {', '.join(cameras)}" if cameras else "it has no camera"
     free = [name for name in cameras if name not in {columns.view(view) for view in views}]
@@ -67,7 +67,7 @@ def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iter
         if key in cameras:
             continue
         cure = _likely(view, free) or _likely(view, list(cameras))
-        hint = f"--column {view}={cure}" if cure else "record it, or leave the view out"
+        hint = f"--key-map {view}={cure}" if cure else "record it, or leave the view out"
         if cure in free and len(free) > 1:
             free.remove(cure)
         if key in recording.features:
@@ -102,19 +102,19 @@ def _numbers(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> It
         if numeric.get(key) == size:
             continue
         fitting = [other for other, count in numeric.items() if count == size and other != key]
-        option = f"--column {name}={_likely(name, fitting)}" if fitting else ""
+        option = f"--key-map {name}={_likely(name, fitting)}" if fitting else ""
         if key in recording.features:
             feature = recording.features[key]
             change = f"change {where} in the spec to {numeric[key]}" if key in numeric else ""
             yield _finding(
                 f"{key!r} is {feature.dtype} {list(feature.shape)}, the spec has {size} numbers",
                 ", or ".join(filter(None, [change, option]))
-                or f"name another: --column {name}=KEY",
+                or f"name another: --key-map {name}=KEY",
             )
             continue
         there = ", ".join(f"{other} ({count})" for other, count in numeric.items()) or "none"
         drop = ", or --set state.size=0" if name == "state" else ""
-        near = did_you_mean(key, list(numeric), f"name one of them: --column {name}=KEY")
+        near = did_you_mean(key, list(numeric), f"name one of them: --key-map {name}=KEY")
         yield _finding(
             f"the data set has no {key!r} for {name}; its numbers are {there}",
             (option or near) + drop,

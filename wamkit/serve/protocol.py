@@ -110,7 +110,7 @@ class RequestHandler:
             hint = f"if {quoted(unknown[0])} is meant, call it {missing[0]!r}"
             for view, key in self.images.items():
                 if key == missing[0] and isinstance(unknown[0], str):
-                    hint += f", or serve with --view {view}={quoted(unknown[0])[1:-1]}"
+                    hint += f", or serve with --camera-map {view}={quoted(unknown[0])[1:-1]}"
         raise WamkitError(
             f"the request {' and '.join(faults)}; found {listed(request)}; "
             f"expected {', '.join(map(repr, self.wanted))}",

@@ -29,7 +29,7 @@ def conflicts(
     cameras = list(robot.cameras)
     for view in sorted(set(named) - set(views)):
         yield Conflict(
-            between=("--view",),
+            between=("--camera-map",),
             why=f"the policy has no view {view!r}; it has {', '.join(views)}",
             hint=did_you_mean(view, views, f"write {views[0]}=CAMERA"),
         )
@@ -39,7 +39,7 @@ def conflicts(
                 between=("cameras.views", "environment"),
                 why=f"view {view!r} looks for camera {camera!r}; the environment has "
                 f"{', '.join(cameras)}",
-                hint=did_you_mean(camera, cameras, f"--view {view}={cameras[0]}"),
+                hint=did_you_mean(camera, cameras, f"--camera-map {view}={cameras[0]}"),
             )
     for place, its in enumerate(spec.cameras.views):
         if its.value_range is not None:
@@ -72,9 +72,9 @@ def conflicts(
         )
     if replan > spec.actions.chunk_size:
         yield Conflict(
-            between=("--replan", "actions.chunk_size"),
+            between=("--execute-steps", "actions.chunk_size"),
             why=f"{replan} actions of a chunk of {spec.actions.chunk_size}",
-            hint=f"--replan {spec.actions.chunk_size} or less",
+            hint=f"--execute-steps {spec.actions.chunk_size} or less",
         )
     if stateful:
         yield from _conflicts_of_memory(spec, replan)
@@ -85,9 +85,10 @@ def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
     video, chunk = spec.video, spec.actions.chunk_size
     if replan != chunk:
         yield Conflict(
-            between=("--replan", "paradigm"),
-            why=f"a policy that remembers executes its chunks whole, and --replan is {replan}",
-            hint=f"--replan {chunk}, or leave it out",
+            between=("--execute-steps", "paradigm"),
+            why="a policy that remembers executes its chunks whole, and --execute-steps is "
+            f"{replan}",
+            hint=f"--execute-steps {chunk}, or leave it out",
         )
     if (video.frames - video.context) * video.every != chunk:
         yield Conflict(

@@ -88,7 +88,7 @@ class CollectionConfig:
             faults = "; ".join(str(c) for c in explained(error, "", _Notes)[:8])
             raise WamkitError(
                 f"the notes of the data set on what was collected are damaged: {faults}",
-                "remove meta/wamkit.json, and add to the data set with --add",
+                "remove meta/wamkit.json, and add to the data set with --append",
             ) from None
         return next((e for e in found if all(e[k] == v for k, v in mine.items())), None)
 

@@ -59,7 +59,7 @@ def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> 
     shown = list(pictures(rollout, every))
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
-        cure = "write the films as pictures that move: --film gif"
+        cure = "write the films as pictures that move: --video-format gif"
         shot = video_writer.VideoWriter(file, control_hz, size, "h264", cure)
         try:
             for picture in shown:

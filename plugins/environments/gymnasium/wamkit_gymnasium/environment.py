@@ -106,7 +106,7 @@ class GymnasiumEnvironment:
             raise WamkitError(
                 f"{path or 'the observation'!r} of {self.config.id} is a dictionary of "
                 f"{', '.join(found)}",
-                "name one of them: --env-set state=KEY, or --env-set state=none for no state",
+                "name one of them: --env-arg state=KEY, or --env-arg state=none for no state",
             )
         return found
 

@@ -1,4 +1,4 @@
-"""`wamkit plan`: what training a policy takes, before a device is rented."""
+"""`wamkit estimate`: what training a policy takes, before a device is rented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .check import specs_of
 if TYPE_CHECKING:
     from ..train.plan import Plan
 
-EXAMPLE = "wamkit plan examples/fastwam.toml --devices 8 --gpu h100 --batch 128 --steps 20000"
+EXAMPLE = "wamkit estimate examples/fastwam.toml --devices 8 --gpu h100 --batch 128 --steps 20000"
 UNITS = {"GB": 1e9, "GiB": 2**30, "MB": 1e6, "MiB": 2**20, "TB": 1e12}
 
 

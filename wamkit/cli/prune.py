@@ -1,4 +1,4 @@
-"""`wamkit slice`: a smaller backbone out of a spec's, and the spec of the policy around it."""
+"""`wamkit prune`: a smaller backbone out of a spec's, and the spec of the policy around it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._output import emit, note, say, spinner
 from ._sources import taken
 from .check import conflicts_of
 
-EXAMPLE = "wamkit slice fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
+EXAMPLE = "wamkit prune fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
 
 WEIGHTS, SPEC = "backbone.safetensors", "spec.yaml"
 
