@@ -74,7 +74,7 @@ def small(width: int, layers: int) -> Policy:
     raw["action_head"]["mlp_dim"] = 2 * width
     views = [{"name": name, "size": [112, 112]} for name in ("image", "wrist_image")]
     raw["cameras"] = {"layout": "side_by_side", "views": views}
-    raw["video"] = {"frames": 3, "every": 4}
+    raw["video"] = {"num_frames": 3, "frame_stride": 4}
     return wamkit.build(raw)
 
 

@@ -41,7 +41,7 @@ def sized(paradigm: str, axis: str, factor: int) -> tuple[dict[str, Any], int]:
         raw,
         [
             f"backbone.depth={2 * sizes['layers']}",
-            f"video.frames={1 + 4 * sizes['frames']}",
+            f"video.num_frames={1 + 4 * sizes['frames']}",
             f"schedules.action.steps={2 * sizes['steps']}",
             f"schedules.video.steps={2 * sizes['steps']}",
         ],

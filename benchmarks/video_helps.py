@@ -80,7 +80,7 @@ def error(asked: Any, policy: Any, seed: int, held: float) -> float:
     from wamkit import Observation
     from wamkit.data import LeRobotFolder, Samples, collate, split
 
-    recording, context = LeRobotFolder(asked.data), policy.spec.video.context
+    recording, context = LeRobotFolder(asked.data), policy.spec.video.num_observed
     _, episodes = split(recording, held, seed)
     samples = Samples(recording, policy.spec, episodes=episodes)
     chosen = np.linspace(0, len(samples) - 1, min(asked.moments, len(samples))).round().astype(int)

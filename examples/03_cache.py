@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         policy = wamkit.build(small(parse(read(HERE / f"{name}.toml"), name), quick=given.quick))
         for weight in policy.parameters():  # some are zero at first, and would hide a difference
             weight.data += 0.1 * torch.randn(weight.shape, generator=rng)
-        seen = observation(policy.spec, batch=1, frames=policy.spec.video.context)
+        seen = observation(policy.spec, batch=1, frames=policy.spec.video.num_observed)
         kept = act(policy, inference_inputs(policy, seen), cached=True)
         anew = act(policy, inference_inputs(policy, seen), cached=False)
         gap = float((kept.action - anew.action).abs().max() / kept.action.abs().max())

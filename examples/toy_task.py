@@ -35,7 +35,7 @@ SPEC: dict[str, Any] = {
     "actions": {"chunk_size": STEPS, "control_hz": STEPS, "groups": [VELOCITY]},
     "state": {"size": 2, "normalization": "none"},
     "cameras": {"views": [{"name": "top", "size": [SIZE, SIZE]}]},
-    "video": {"frames": len(IMAGES), "every": STEPS // 2},
+    "video": {"num_frames": len(IMAGES), "frame_stride": STEPS // 2},
     "schedules": {"video": FLOW, "action": FLOW},
 }
 """A policy of 0.3 million weights; every key is as in the .toml files beside this one."""

@@ -86,7 +86,7 @@ def test_at_toy_size_what_is_left_out_is_filled_in_and_said(
 def test_several_moments_are_given_by_repeating_the_camera(
     wamkit: Run, toy: Path, photo: Path
 ) -> None:
-    common = ["--state", "0,0", "--prompt", "go", "--set", "video.context=5"]
+    common = ["--state", "0,0", "--prompt", "go", "--set", "video.num_observed=5"]
     one = ["--image", f"front={photo}"]
     assert wamkit("act", toy, *one * 5, *common)[0] == 0
     code, _, err = wamkit("act", toy, *one, *common)
@@ -228,5 +228,5 @@ def test_a_policy_without_future_imagines_nothing(
     wamkit: Run, toy: Path, photo: Path, tmp_path: Path
 ) -> None:
     words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / "a.gif"]
-    code, _, err = wamkit("imagine", toy, *words, "--set", "video.frames=1")
+    code, _, err = wamkit("imagine", toy, *words, "--set", "video.num_frames=1")
     assert code == 2 and "this policy imagines nothing" in err

@@ -32,7 +32,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "actions": {"chunk_size": 8, "control_hz": 10, "groups": [{"name": "disk", "size": 2}]},
         "state": {"size": 2},
         "cameras": {"views": [{"name": "top", "size": [32, 32]}]},
-        "video": {"frames": 2, "every": 8},
+        "video": {"num_frames": 2, "frame_stride": 8},
         "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
     }
     return build(parse(raw).fitted()).save(tmp_path_factory.mktemp("saved") / "policy")

@@ -97,7 +97,7 @@ def constant_work(policy: Policy) -> tuple[int, set[str]]:
             work.found = None
 
     with torch.no_grad(), hook_method(policy, "model", around), work:
-        policy.act(observation(policy.spec, batch=1, frames=policy.spec.video.context), seed=0)
+        policy.act(observation(policy.spec, batch=1, frames=policy.spec.video.num_observed), seed=0)
     return steps, found
 
 

@@ -79,7 +79,7 @@ def test_after_the_end_deltas_stand_still_and_targets_stay(folder: Path) -> None
 
 
 def test_several_observed_pictures_end_at_the_state(folder: Path) -> None:
-    spec = spec_with(video={"frames": 5, "context": 3, "every": 2})
+    spec = spec_with(video={"num_frames": 5, "num_observed": 3, "frame_stride": 2})
     sample = Samples(folder, spec)[2]
     assert sample["frame_valid"].tolist() == [False, True, True, True, True]
     seen = sample["images"]["wrist"].float().mean((1, 2, 3))

@@ -53,7 +53,7 @@ def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: s
     policy.act(observation(policy.spec, batch=3), seed=0)
     (shape,) = counted.shapes
     assert shape[0] == (6 if layout == "frame_per_view" else 3)
-    assert shape[2] == policy.spec.video.context == 1
+    assert shape[2] == policy.spec.video.num_observed == 1
 
 
 @pytest.mark.parametrize("name", registry().names("vae"))

@@ -53,7 +53,7 @@ def test_at_toy_size_it_acts_and_learns(name: str) -> None:
     spec, _ = spec_of(name).tiny()
     assert [c for c in check(spec) if not c.missing] == []
     policy = Policy.from_spec(spec)
-    seen = observation(spec, batch=1, frames=spec.video.context)
+    seen = observation(spec, batch=1, frames=spec.video.num_observed)
     chunk = policy.act(seen, seed=0).values
     assert chunk.shape == (1, spec.actions.chunk_size, spec.actions.size) and chunk.isfinite().all()
     loss = policy.train().loss(batch_of(spec, size=1), seed=0)

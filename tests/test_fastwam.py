@@ -48,7 +48,7 @@ def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
             "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
             "state": {"size": 3},
             "cameras": {"views": [{"name": "front", "size": [32, 48]}]},
-            "video": {"frames": 9},
+            "video": {"num_frames": 9},
         }
     )
     return Policy.from_spec(spec)

@@ -274,7 +274,7 @@ def test_a_session_begins_anew_after_a_chunk_that_is_not_finite(
     assert "go on with a new one" in error.value.hint
     with torch.no_grad():
         weight.copy_(healthy)
-    assert session.pictures == policy.spec.video.context
+    assert session.pictures == policy.spec.video.num_observed
     again = session.act(observation(policy.spec, batch=1), seed=0).values
     assert torch.equal(
         again, policy.session().act(observation(policy.spec, batch=1), seed=0).values

@@ -332,7 +332,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 @torch.no_grad()
 def test_a_chunk_on_cuda_mixes_no_devices_and_waits_for_nothing(name: str, device: Device) -> None:
     spec = spec_of(name)
-    policy, seen = Policy.from_spec(spec), observation(spec, frames=spec.video.context)
+    policy, seen = Policy.from_spec(spec), observation(spec, frames=spec.video.num_observed)
     with unset_fake_temporarily():
         expected = policy.sample(inference_inputs(policy, seen), seed=0).action
     device.hold(policy)
@@ -376,7 +376,7 @@ def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     schedules = spec.schedules.model_copy(update={"action": leaning})
     policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)
-    seen = observation(spec, frames=spec.video.context)
+    seen = observation(spec, frames=spec.video.num_observed)
     inputs = inference_inputs(policy, seen)
     graph = modes.CapturedGraph(
         policy._run_paradigm({}), inputs, generator(0), device.capture, policy.runner.kept

@@ -112,7 +112,7 @@ def test_frozen_prompts_are_encoded_once() -> None:
 def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     policy = build()
     batch = batch_of(policy.spec)
-    n, frames = policy.spec.actions.chunk_size, policy.spec.video.frames
+    n, frames = policy.spec.actions.chunk_size, policy.spec.video.num_frames
     step = torch.ones(2, n, dtype=torch.bool)
     step[:, 5:] = False
     frame = torch.ones(2, frames, dtype=torch.bool)
@@ -189,7 +189,7 @@ def test_bfloat16_keeps_what_must_stay_float32() -> None:
 
 
 def test_a_policy_that_imagines_nothing_says_so() -> None:
-    policy = build("video.frames=1")
+    policy = build("video.num_frames=1")
     seen = observation(policy.spec, batch=1)
     assert policy.act(seen, seed=0).values.shape == (1, 8, 4)
     with pytest.raises(wamkit.WamkitError, match="this policy imagines nothing"):

@@ -63,7 +63,7 @@ def watched(policy: Policy) -> Iterator[list[tuple[Tensor, Tensor]]]:
 def test_in_bfloat16_every_product_but_those_that_are_kept_is_one_of_bfloat16(name: str) -> None:
     policy = built(name, "bfloat16")
     inputs = inference_inputs(
-        policy, observation(policy.spec, batch=1, frames=policy.spec.video.context)
+        policy, observation(policy.spec, batch=1, frames=policy.spec.video.num_observed)
     )
     for layer in policy.modules():
         if isinstance(layer, ExactLinear):

@@ -25,7 +25,7 @@ RAW: dict[str, Any] = read(SMALL) | {
     "cameras": {
         "views": [{"name": "front", "size": [16, 16]}, {"name": "wrist", "size": [16, 16]}]
     },
-    "video": {"frames": 5, "every": 1},
+    "video": {"num_frames": 5, "frame_stride": 1},
 }
 
 
@@ -106,7 +106,7 @@ def test_latents_of_something_else_are_refused(
 ) -> None:
     store = tmp_path / "latents"
     precompute(LeRobotFolder(folder), policy.spec, store, stride=6)
-    other = parse(RAW | {"video": {"frames": 5, "every": 2}, "seed": 7})
+    other = parse(RAW | {"video": {"num_frames": 5, "frame_stride": 2}, "seed": 7})
     with pytest.raises(WamkitError, match="was made with another video"):
         Samples(folder, other, latents=store)
     with pytest.raises(WamkitError, match="was made of other data, with other settings"):

@@ -212,23 +212,23 @@ def test_clients_remember_each_its_own_episode() -> None:
             clips[view.name] = torch.from_numpy(clip).movedim(-1, 1)[None]
         return Observation(clips, WORDS, seen.get("observation/state"))
 
-    listener, new = bind("127.0.0.1", 0), video.frames - video.context
+    listener, new = bind("127.0.0.1", 0), video.num_frames - video.num_observed
     with (
         run_in_thread(Server(remembering()), listener),
         Client(*address_of(listener)) as one,
         Client(*address_of(listener)) as two,
     ):
-        first = one.infer({**seen(1, video.context), "seed": 0})
-        other = two.infer({**seen(2, video.context), "seed": 0})
+        first = one.infer({**seen(1, video.num_observed), "seed": 0})
+        other = two.infer({**seen(2, video.num_observed), "seed": 0})
         assert first["pictures"] == other["pictures"] == new
         done = 0.5 * first["actions"]
         second = one.infer({**seen(3, new), "seed": 1, "executed": done})
         with pytest.raises(WamkitError, match=f"send {new} pictures, oldest first, or begin"):
-            two.infer(seen(4, video.context))
+            two.infer(seen(4, video.num_observed))
         two.reset()
-        again = two.infer({**seen(1, video.context), "seed": 0})
+        again = two.infer({**seen(1, video.num_observed), "seed": 0})
     session = remembering().session()
-    here = session.act(observed(seen(1, video.context)), seed=0).values[0].numpy()
+    here = session.act(observed(seen(1, video.num_observed)), seed=0).values[0].numpy()
     after = session.act(observed(seen(3, new)), torch.from_numpy(done)[None], seed=1).values[0]
     same_values(first["actions"], here)
     same_values(second["actions"], after.numpy())

@@ -51,8 +51,8 @@ def seen(count: int, seed: int = 0, **more: Any) -> dict[str, Any]:
     return {**found, "prompt": "pick up", "seed": 0, **more}
 
 
-FIRST = 1 if remembering().spec.video.context == 1 else remembering().spec.video.context
-NEXT = remembering().spec.video.frames - remembering().spec.video.context
+FIRST = 1 if remembering().spec.video.num_observed == 1 else remembering().spec.video.num_observed
+NEXT = remembering().spec.video.num_frames - remembering().spec.video.num_observed
 
 
 def cut(client: Client) -> None:

@@ -97,7 +97,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         changes = 'cameras.layout="frame_per_view"', f"cameras.views=[{both}]"
         spec = changed(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
-    step = spec.video.frames - spec.video.context
+    step = spec.video.num_frames - spec.video.num_observed
     whole, heard, session = episode(spec, spec.pictures), listened(policy), policy.session()
     chunks, done = [], torch.zeros(2, spec.actions.chunk_size, spec.actions.size)
     chunks.append(session.act(part(whole, 0, 1), seed=0).values)
@@ -225,7 +225,7 @@ def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:
 
 
 def test_an_episode_may_go_on_for_ever() -> None:
-    policy = Policy.from_spec(spec_for("video.context=3", "video.frames=5"))
+    policy = Policy.from_spec(spec_for("video.num_observed=3", "video.num_frames=5"))
     heard, session, whole = listened(policy), policy.session(), episode(policy.spec, 21)
     session.act(part(whole, 0, 3), seed=0)
     sizes = []

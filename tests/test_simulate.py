@@ -103,7 +103,7 @@ def spec(**changes: Any) -> PolicySpec:
         "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 1}]},
         "state": {"size": 2, "normalization": "none"},
         "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
-        "video": {"frames": 2, "every": 4},
+        "video": {"num_frames": 2, "frame_stride": 4},
         "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
     }
     return parse({**raw, **changes}).fitted()
@@ -205,7 +205,7 @@ def _actions(attempts: Any) -> Mapping[int, NDArray[Any]]:
 
 
 def test_several_observed_pictures_are_those_of_training() -> None:
-    two = build(spec(video={"frames": 3, "context": 2, "every": 3}))
+    two = build(spec(video={"num_frames": 3, "num_observed": 2, "frame_stride": 3}))
     looking = runner(two, 4)
     assert looking.every == 1
     shown: list[list[int]] = []

@@ -101,12 +101,12 @@ def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str,
     hints = complaints("text_encoder.embedding=32")
     assert 'set text_encoder.adapter = "linear"' in hints[0]
     assert complaints("text_encoder.embedding=32", "text_encoder.adapter=linear") == []
-    assert complaints("video.frames=8") == ["set video.frames = 5 or 9"]
-    assert complaints("video.frames=5") == []
+    assert complaints("video.num_frames=8") == ["set video.num_frames = 5 or 9"]
+    assert complaints("video.num_frames=5") == []
     assert complaints("state.size=3") != []
     assert complaints("state.size=3", "action_head.state=token") == []
     assert complaints("action_head.every=9") == ["set action_head.every to at most 4"]
-    assert complaints("video.context=9") == ["set video.context below video.frames"]
+    assert complaints("video.num_observed=9") == ["set video.num_observed below video.num_frames"]
     assert complaints("text_encoder.prompt_template=go") == [
         "write {instruction} where the user's words belong"
     ]
@@ -180,8 +180,11 @@ def test_a_backbone_that_cannot_imagine_so_much_is_refused(
     spec = parse(raw)
     traits = spec.backbone.traits
     for change, hint in (
-        ({"imagines": False}, "set video.frames = 1, or choose a backbone that was trained to"),
-        ({"frames": "one"}, "set video.frames = 5, and video.every to when that picture is"),
+        ({"imagines": False}, "set video.num_frames = 1, or choose a backbone that was trained to"),
+        (
+            {"frames": "one"},
+            "set video.num_frames = 5, and video.frame_stride to when that picture is",
+        ),
     ):
         other = traits.model_copy(update=change)
         monkeypatch.setattr(type(spec.backbone), "traits", property(lambda _, t=other: t))

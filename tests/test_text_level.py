@@ -110,7 +110,7 @@ def test_copies_and_conditions_keep_the_level(paradigm: str) -> None:
 @pytest.mark.parametrize("backbone", STREAMS)
 def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: str) -> None:
     names = {"backbone": backbone, "action_head": "mot", "paradigm": "joint"}
-    wide = ("video.coarser=2", 'cameras.views=[{name="front",size=[128,192]}]')
+    wide = ("video.target_downscale=2", 'cameras.views=[{name="front",size=[128,192]}]')
     spec = changed(composed(**names), *wide, 'backbone.text_sigma="target"')
     policy = redrawn(wamkit.build(spec))
     seen = passes(policy)
@@ -156,7 +156,7 @@ def test_acting_without_the_target_is_refused_or_asked_for(backbone: str) -> Non
 
 def test_without_target_frames_words_are_clean_everywhere() -> None:
     spec = composed(backbone="qwen_image", action_head="mot", paradigm="single_pass")
-    alone = changed(spec, "video.frames=1", 'backbone.text_sigma="target"')
+    alone = changed(spec, "video.num_frames=1", 'backbone.text_sigma="target"')
     assert not check(alone)
     assert "text" in explained(alone)["cacheable"]
 

@@ -59,7 +59,7 @@ def gradients(spec, config, processes):
     losses = loss_module(batch, 0) if distributed is None else distributed.losses(batch, 0)
     losses["total"].backward()
     if distributed is not None and spec.latent_frames[1]:
-        loss_module.imagine(observation(spec, frames=spec.video.context), 0)
+        loss_module.imagine(observation(spec, frames=spec.video.num_observed), 0)
     return {n: full(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
 
 with joined("cpu") as processes:

@@ -164,7 +164,7 @@ def test_building_warns_as_python_does(tmp_path: Path) -> None:
         'text_encoder={name="bytes"}',
         'action_head={name="regression"}',
         'paradigm={name="single_pass"}',
-        "video={frames=1,context=1}",
+        "video={num_frames=1,num_observed=1}",
         'cameras.views=[{name="image",size=[32,32]}]',
         "dtype=float32",
     ]

@@ -25,7 +25,7 @@ SMALL = Path(__file__).parent / "data" / "small.toml"
 RAW: dict[str, Any] = read(SMALL) | {
     "vae": {"name": "wan2.1", "width": "tiny"},
     "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
-    "video": {"frames": 5, "every": 1},
+    "video": {"num_frames": 5, "frame_stride": 1},
 }
 LOW: dict[str, Any] = RAW | {"vae": RAW["vae"] | {"dtype": "bfloat16"}}
 

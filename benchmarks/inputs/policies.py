@@ -78,9 +78,9 @@ MAY = {
     ("value_range", "list"),
     ("control_hz", "fraction"),
     ("control_hz", "huge"),
-    ("every", "huge"),
+    ("frame_stride", "huge"),
 }
-MAY |= {("co_training", "zero"), ("coarser", "true"), ("columns", "huge")}
+MAY |= {("co_training", "zero"), ("target_downscale", "true"), ("columns", "huge")}
 
 
 def _row(name: str, kind: str) -> Expected:

@@ -42,7 +42,7 @@ class Subject:
         self.name, self.top, self.tiny = name, top, tiny
         self.policy = build(name, device, tiny=tiny)
         spec, self.device = self.policy.spec, self.policy.device
-        context = spec.video.context
+        context = spec.video.num_observed
         self.seen = [observation(spec, batch=1, frames=context, seed=seed) for seed in (0, 1)]
         self.inputs = inference_inputs(self.policy, self.seen[0])
         self.expected = [self._chunk(place) for place in range(len(self.seen))]

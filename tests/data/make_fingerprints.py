@@ -209,7 +209,7 @@ def fingerprint(case: Case) -> Print:
     policy = Policy.from_spec(spec, statistics=statistics).double()
     redraw(policy)
     found: Print = {}
-    seen = _asked(observation(spec, frames=spec.video.context))
+    seen = _asked(observation(spec, frames=spec.video.num_observed))
     with torch.no_grad():
         chunk = policy.act(seen, seed=case.seed, **use)
         found["action"] = tensor(chunk.values)
@@ -360,7 +360,7 @@ def _padded(spec: PolicySpec, batch: Batch) -> Batch:
     steps = torch.ones(2, spec.steps, dtype=torch.bool)
     steps[0, spec.steps // 2 :] = False
     frames = torch.ones(2, spec.pictures, dtype=torch.bool)
-    frames[0, (spec.video.context + spec.pictures) // 2 :] = False
+    frames[0, (spec.video.num_observed + spec.pictures) // 2 :] = False
     numbers = torch.ones(spec.actions.size, dtype=torch.bool)
     numbers[-1] = False
     return replace(batch, step_valid=steps, frame_valid=frames, dim_valid=numbers)

@@ -97,7 +97,7 @@ def measure(
     """
     chosen, device, spec = dict(act_options or {}), policy.device, policy.spec
     dtype = DTYPES[spec.dtype]
-    seen = random_observation(spec, batch=batch, frames=spec.video.context)
+    seen = random_observation(spec, batch=batch, frames=spec.video.num_observed)
 
     def act() -> None:
         policy.act(seen, seed=0, **chosen)

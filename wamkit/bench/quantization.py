@@ -68,7 +68,7 @@ class Baseline:
         self._batch = batch
         policy.set_mode(mode)
         self.chunk, self.velocity = self._chunk(policy), self._velocity(policy)
-        seen = random_observation(policy.spec, batch=batch, frames=policy.spec.video.context)
+        seen = random_observation(policy.spec, batch=batch, frames=policy.spec.video.num_observed)
 
         def act() -> None:
             policy.act(seen, seed=0)
@@ -91,7 +91,7 @@ class Baseline:
 
     def _chunk(self, policy: Policy) -> Tensor:
         spec = policy.spec
-        seen = random_observation(spec, batch=self._batch, frames=spec.video.context)
+        seen = random_observation(spec, batch=self._batch, frames=spec.video.num_observed)
         found = policy.sample(inference_inputs(policy, seen), seed=0)
         return found.action.float().cpu()
 

@@ -114,7 +114,7 @@ def observed(
         numbers = [0.0] * size
         notes.append(f"no --state: {size} zeros")
     if repeated:
-        notes.append(f"the same picture {spec.video.context} times: {', '.join(repeated)}")
+        notes.append(f"the same picture {spec.video.num_observed} times: {', '.join(repeated)}")
     pictures = {name: _pictures(name, paths) for name, paths in files.items()}
     seen = Observation(pictures, prompt, numbers)
     CameraLayout(spec.cameras).canvas(seen.images)
@@ -149,7 +149,7 @@ def _cameras(spec: PolicySpec, images: Sequence[str]) -> tuple[dict[str, list[st
 
 def _moments(spec: PolicySpec, files: dict[str, list[str]], *, tiny: bool) -> list[str]:
     """Refuse a wrong number of pictures; at toy size one is repeated. Returns where it was."""
-    count, repeated = spec.video.context, []
+    count, repeated = spec.video.num_observed, []
     for name, paths in files.items():
         if len(paths) == count:
             continue

@@ -180,7 +180,7 @@ def milliseconds(spec: PolicySpec, device: str, act_options: Mapping[str, Any]) 
 
     small = spec.tiny()[0]
     policy = Policy.from_spec(small, device=device)
-    seen, times = random_observation(small, batch=1, frames=small.video.context), []
+    seen, times = random_observation(small, batch=1, frames=small.video.num_observed), []
     for _ in range(6):
         begin = perf_counter()
         policy.act(seen, seed=0, **act_options)

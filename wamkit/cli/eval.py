@@ -114,7 +114,7 @@ def command(
             runner = _policy_runner(
                 policy, workers, replan, choice, view, overrides, device, record
             )
-            every = runner.policy.spec.video.every
+            every = runner.policy.spec.video.frame_stride
         made: Writer | None = None
         if dataset is not None:
             from ..simulate.record import writer

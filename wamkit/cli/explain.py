@@ -72,8 +72,8 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "layout": spec.cameras.layout,
         "cameras": {view.name: list(view.size) for view in spec.cameras.views},
         "pictures": {
-            "observed": spec.video.context,
-            "imagined": spec.video.frames - spec.video.context,
+            "observed": spec.video.num_observed,
+            "imagined": spec.video.num_frames - spec.video.num_observed,
         },
         "latent": {
             "channels": spec.vae.channels,

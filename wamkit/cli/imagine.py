@@ -63,7 +63,9 @@ def command(
     notes += filled + untrained
     times = scale or max(1, -(-READABLE // future.canvas.shape[-2]))
     pictures = framed(future, times)
-    write(pictures, out, milliseconds=round(1000 * spec.video.every / spec.actions.control_hz))
+    write(
+        pictures, out, milliseconds=round(1000 * spec.video.frame_stride / spec.actions.control_hz)
+    )
     if json:
         size = [pictures[0].height, pictures[0].width]
         count = {"pictures": len(pictures), "observed": future.observed}

@@ -229,7 +229,10 @@ def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _clip(spec: PolicySpec) -> Iterator[Conflict]:
     stride = spec.vae.stride[0]
-    for name, count in (("frames", spec.video.frames), ("context", spec.video.context)):
+    for name, count in (
+        ("num_frames", spec.video.num_frames),
+        ("num_observed", spec.video.num_observed),
+    ):
         if (count - 1) % stride:
             low = 1 + (count - 1) // stride * stride
             yield Conflict(
@@ -238,35 +241,38 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
                 f"{spec.vae.name} needs",
                 hint=f"set video.{name} = {low} or {low + stride}",
             )
-    if spec.video.context >= spec.video.frames and spec.video.frames > 1:
+    if spec.video.num_observed >= spec.video.num_frames and spec.video.num_frames > 1:
         yield Conflict(
-            between=("video.context", "video.frames"),
-            why=f"{spec.video.context} of {spec.video.frames} pictures are observed, none is left "
+            between=("video.num_observed", "video.num_frames"),
+            why=f"{spec.video.num_observed} of {spec.video.num_frames} pictures are observed, "
+            "none is left "
             "to imagine",
-            hint="set video.context below video.frames",
+            hint="set video.num_observed below video.num_frames",
         )
 
 
 def _future(spec: PolicySpec) -> Iterator[Conflict]:
     traits, (_, imagined) = spec.backbone.traits, spec.latent_frames
-    context, stride = spec.video.context, spec.vae.stride[0]
+    context, stride = spec.video.num_observed, spec.vae.stride[0]
     if imagined and not traits.imagines:
         yield Conflict(
-            between=("backbone", "video.frames"),
+            between=("backbone", "video.num_frames"),
             why=f"{spec.backbone.name} only shows what is seen; it cannot imagine "
-            f"{spec.video.frames - context} pictures",
-            hint=f"set video.frames = {context}, or choose a backbone that was trained to denoise",
+            f"{spec.video.num_frames - context} pictures",
+            hint=f"set video.num_frames = {context}, or choose a backbone that was trained to "
+            "denoise",
         )
     elif imagined > 1 and traits.frames == "one":
         yield Conflict(
-            between=("backbone", "video.frames"),
+            between=("backbone", "video.num_frames"),
             why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
-            hint=f"set video.frames = {context + stride}, and video.every to when that picture is",
+            hint=f"set video.num_frames = {context + stride}, and video.frame_stride to when that "
+            "picture is",
         )
 
 
 def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
-    times, traits = spec.video.coarser, spec.backbone.traits
+    times, traits = spec.video.target_downscale, spec.backbone.traits
     if times == 1:
         return
     stride, patch = spec.vae.stride, traits.patch_size
@@ -275,18 +281,19 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
     if any(n % t for n, t in zip(canvas, token, strict=True)):
         near = [max(t, round(n / t) * t) for n, t in zip(canvas, token, strict=True)]
         yield Conflict(
-            between=("video.coarser", "cameras"),
+            between=("video.target_downscale", "cameras"),
             why=f"pictures of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
             f"be cut into tokens of {stride[1] * patch[1]}x{stride[2] * patch[2]} pixels",
             hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
-            "video.coarser = 1",
+            "video.target_downscale = 1",
         )
     if traits.guide_channels:
         yield Conflict(
-            between=("video.coarser", "backbone"),
+            between=("video.target_downscale", "backbone"),
             why=f"this variant of {spec.backbone.name} is told with every frame what was observed, "
             "on the grid of the observed frames",
-            hint="set video.coarser = 1, or choose a variant that takes the first frame as a clean "
+            hint="set video.target_downscale = 1, or choose a variant that takes the first frame "
+            "as a clean "
             "latent",
         )
 

@@ -87,7 +87,7 @@ def around(parts: dict[str, Any]) -> PolicySpec:
                     {"name": "front", "size": (2 * stride[1] * patch[1], 3 * stride[2] * patch[2])}
                 ]
             },
-            "video": {"frames": 1 + imagined * stride[0], "context": 1},
+            "video": {"num_frames": 1 + imagined * stride[0], "num_observed": 1},
             "schedules": {"video": {"steps": 2}, "action": {"steps": 3}},
         }
     )

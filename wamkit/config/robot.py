@@ -178,15 +178,15 @@ class CameraConfig(Section):
 class VideoConfig(Section):
     """The clip a policy learns from: what it observes, and what it imagines."""
 
-    frames: int = Field(9, ge=1)
+    num_frames: int = Field(9, ge=1)
     """Pictures in a clip, the observed ones included."""
-    context: int = Field(1, ge=1)
+    num_observed: int = Field(1, ge=1)
     """Pictures that are observed; the rest is the future."""
-    every: int = Field(4, gt=0)
+    frame_stride: int = Field(4, gt=0)
     """Actions from one picture to the next."""
-    coarser: int = Field(1, ge=1)
+    target_downscale: int = Field(1, ge=1)
     """Imagined pictures are so many times smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
-    times: Literal["continue", "restart"] = "continue"
+    target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM
     has it."""

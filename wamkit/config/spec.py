@@ -80,8 +80,8 @@ class PolicySpec(Table):
     @property
     def pictures(self) -> int:
         """Pictures in a training sample: what is observed, and the future of every block."""
-        return self.video.context + self.paradigm.chunks_per_sample * (
-            self.video.frames - self.video.context
+        return self.video.num_observed + self.paradigm.chunks_per_sample * (
+            self.video.num_frames - self.video.num_observed
         )
 
     @property
@@ -93,8 +93,8 @@ class PolicySpec(Table):
     def latent_frames(self) -> tuple[int, int]:
         """Latent frames that are observed, and that are imagined for one chunk."""
         stride, views = self.vae.stride[0], self.cameras.apart
-        observed = 1 + (self.video.context - 1) // stride
-        imagined = 1 + (self.video.frames - 1) // stride - observed
+        observed = 1 + (self.video.num_observed - 1) // stride
+        imagined = 1 + (self.video.num_frames - 1) // stride - observed
         return views * observed, views * imagined
 
     @property
@@ -106,7 +106,7 @@ class PolicySpec(Table):
     @property
     def target_size(self) -> tuple[int, int]:
         """Height and width of an imagined latent frame."""
-        (height, width), scale = self.latent_size, self.video.coarser
+        (height, width), scale = self.latent_size, self.video.target_downscale
         return height // scale, width // scale
 
     def tokens(self) -> dict[str, int]:

@@ -84,10 +84,10 @@ def precompute(
     columns = columns or Columns()
     expect_device(device)
     expect(recording, spec, columns)
-    if spec.video.coarser > 1:
+    if spec.video.target_downscale > 1:
         raise WamkitError(
-            "latents of two sizes are not stored, and video.coarser asks for them",
-            "train from pictures, or set video.coarser=1",
+            "latents of two sizes are not stored, and video.target_downscale asks for them",
+            "train from pictures, or set video.target_downscale=1",
         )
     wanted = sample_index(recording, stride, episodes)
     if spec.backbone.traits.guide_channels:

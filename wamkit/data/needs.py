@@ -31,7 +31,8 @@ def lacking(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Ite
     if abs(fps - control_hz) > 1e-6:
         yield _finding(
             f"{recording.folder} has {fps:g} frames a second, the spec {control_hz:g} actions",
-            f"--set actions.control_hz={fps:g}, and --set video.every={_every(spec, fps)} for the "
+            f"--set actions.control_hz={fps:g}, and --set video.frame_stride={_every(spec, fps)} "
+            "for the "
             "same "
             "pictures a second",
         )
@@ -50,7 +51,7 @@ def _finding(why: str, hint: str) -> Finding:
 
 
 def _every(spec: PolicySpec, fps: float) -> int:
-    return max(1, round(spec.video.every * fps / spec.actions.control_hz))
+    return max(1, round(spec.video.frame_stride * fps / spec.actions.control_hz))
 
 
 def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:

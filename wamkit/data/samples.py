@@ -139,7 +139,7 @@ class Samples(Dataset[Sample]):
             sample["next_state"] = torch.from_numpy(states[after].astype(exact))
         if self.latents is not None:
             sample["latents"] = self.latents[episode.index, t]
-            moments = moments[: self.spec.video.context]
+            moments = moments[: self.spec.video.num_observed]
         for view in self.spec.cameras.views:
             pictures = self._shown(view.name, episode, moments, self._pictures)
             sample["images"][view.name] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
@@ -199,7 +199,7 @@ def exact_enough(values: np.ndarray) -> type[np.floating]:
 def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     """Frames of the clip's pictures around t in an episode of `length`, and which are its own."""
     video = spec.video
-    moments = t + (np.arange(spec.pictures) - video.context + 1) * video.every
+    moments = t + (np.arange(spec.pictures) - video.num_observed + 1) * video.frame_stride
     inside = np.clip(moments, 0, length - 1)
     return inside.tolist(), moments == inside
 

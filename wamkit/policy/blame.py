@@ -98,7 +98,7 @@ def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
             f"text encoder {name!r} makes of {seen.prompt[0]!r} what is not finite: {wrong}",
             "load its weights in float32 or bfloat16, or precompute: `wamkit precompute text`",
         )
-    first = {name: x[:, : policy.spec.video.context] for name, x in seen.images.items()}
+    first = {name: x[:, : policy.spec.video.num_observed] for name, x in seen.images.items()}
     images = type(seen)(first, seen.prompt, seen.state)
     canvas = preprocessing.canvas_of(policy, images)
     for kind, numbers in (

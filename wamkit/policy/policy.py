@@ -368,12 +368,13 @@ class Policy(Placed):
     def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
         """The future pictures the policy expects, observed ones first.
 
-        Raises WamkitError if it imagines nothing (video.frames equals video.context), or NaN.
+        Raises WamkitError on NaN, or if it imagines nothing (video.num_frames equals
+        video.num_observed).
         """
         if self.spec.latent_frames[1] == 0:
             raise WamkitError(
-                "this policy imagines nothing: video.frames equals video.context",
-                "set video.frames above video.context",
+                "this policy imagines nothing: video.num_frames equals video.num_observed",
+                "set video.num_frames above video.num_observed",
             )
         inputs = preprocessing.inference_inputs(self, observation)
         model = self.guided(inputs)
@@ -381,7 +382,9 @@ class Policy(Placed):
         pictures = preprocessing.decode_video(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
-            self.cameras.together(pictures), self.spec.video.context, self.cameras.split(pictures)
+            self.cameras.together(pictures),
+            self.spec.video.num_observed,
+            self.cameras.split(pictures),
         )
 
     def loss(

@@ -32,7 +32,7 @@ def inference_inputs(
     Without target frames if not `with_future`, for paradigms that act without any.
     """
     spec = policy.spec
-    expect_images(observation, spec.video.context)
+    expect_images(observation, spec.video.num_observed)
     state = _state(policy, physical_state(policy, observation))  # before the expensive part
     canvas = canvas_of(policy, observation)
     z = encode_images(policy, canvas)
@@ -44,7 +44,7 @@ def inference_inputs(
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
-    shown = cond_latents(policy, canvas, spec.video.frames)
+    shown = cond_latents(policy, canvas, spec.video.num_frames)
     return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
 
 
@@ -84,8 +84,10 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     canvas = canvas_of(policy, batch.observation)
     z = encode_images(policy, canvas)
     future = z[:, :, observed:]
-    if spec.video.coarser > 1:
-        future = encode_images(policy, downscale(canvas, spec.video.coarser))[:, :, observed:]
+    if spec.video.target_downscale > 1:
+        future = encode_images(policy, downscale(canvas, spec.video.target_downscale))[
+            :, :, observed:
+        ]
     shown = cond_latents(policy, canvas, spec.pictures)
     seen = z[:, :, :observed]
     return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
@@ -136,9 +138,9 @@ def build_clips(
     if not imagined:
         seen = None if shown is None else shown[:, :, :observed]
         return Frames(z, roles[0], times, levels, seen), None
-    if spec.video.coarser == 1:
+    if spec.video.target_downscale == 1:
         return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, shown), None
-    start = 0 if spec.video.times == "restart" else observed
+    start = 0 if spec.video.target_times == "restart" else observed
     theirs = times[start : start + imagined]
     return (
         Frames(z, roles[0], times[:observed], levels[:observed], shown),
@@ -196,8 +198,8 @@ def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
     """
     spec = policy.spec
     canvas = canvas_of(policy, clip)
-    if spec.video.coarser > 1:
-        canvas = downscale(canvas, spec.video.coarser)
+    if spec.video.target_downscale > 1:
+        canvas = downscale(canvas, spec.video.target_downscale)
     count = images // spec.vae.stride[0] * spec.cameras.apart
     return encode_images(policy, canvas)[:, :, -count:]
 
@@ -210,8 +212,8 @@ def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tens
     """
     spec = policy.spec
     canvas, z = canvas_of(policy, observation), clip.z
-    if spec.video.coarser > 1:
-        canvas = downscale(canvas, spec.video.coarser)
+    if spec.video.target_downscale > 1:
+        canvas = downscale(canvas, spec.video.target_downscale)
         z = torch.cat([encode_images(policy, canvas), z], 2)
     views = spec.cameras.apart
     if views > 1:
@@ -219,7 +221,7 @@ def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tens
     raw = policy.vae.decode(z.to(vae_dtype(policy.vae))).float()
     known = raw.isfinite() & z.isfinite().flatten(1).all(1)[:, None, None, None, None]
     images = raw.clamp(-1, 1).where(known, torch.nan)
-    images[:, :, : spec.video.context] = canvas
+    images[:, :, : spec.video.num_observed] = canvas
     return images.cpu()
 
 
@@ -240,7 +242,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     if not spec.backbone.traits.guide_channels:
         return None
     shown = canvas.new_zeros(*canvas.shape[:2], images, *canvas.shape[3:])
-    shown[:, :, : spec.video.context] = canvas[:, :, : spec.video.context]
+    shown[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
     z = encode_images(policy, shown)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
     mask[:, :, : spec.latent_frames[0]] = 1
@@ -326,7 +328,7 @@ def expect_images(observation: Observation, count: int) -> None:
         if image.shape[1] != count:
             raise WamkitError(
                 f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
-                "video.context pictures to act, video.frames to learn",
+                "video.num_observed pictures to act, video.num_frames to learn",
             )
 
 

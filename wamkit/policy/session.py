@@ -27,7 +27,7 @@ class Session:
         while True:
             chunk = session.act(observation)
 
-    Where the paradigm remembers (`Paradigm.stateful`), an episode begins with `video.context`
+    Where the paradigm remembers (`Paradigm.stateful`), an episode begins with `video.num_observed`
     pictures. Later observations hold the pictures since the last one, `pictures` of them, oldest
     first. As in training, the state that counts is the one at the beginning of the episode: to it
     actions are relative, and what happened since is known from pictures and executed actions.
@@ -64,8 +64,8 @@ class Session:
         """How many pictures the next observation must hold, of every camera."""
         video = self.policy.spec.video
         if self._first is None:
-            return video.context
-        return len(self._chunks) * (video.frames - video.context)
+            return video.num_observed
+        return len(self._chunks) * (video.num_frames - video.num_observed)
 
     @torch.no_grad()
     def act(
@@ -164,10 +164,10 @@ class Session:
             name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
         }
         if self._memory is None or observation.prompt != first.prompt:
-            newest = {name: images[:, -spec.video.context :] for name, images in clip.items()}
+            newest = {name: images[:, -spec.video.num_observed :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))
             return
-        kept = max(spec.pictures, spec.video.context + self.pictures)
+        kept = max(spec.pictures, spec.video.num_observed + self.pictures)
         self._clip = {name: images[:, -kept:] for name, images in clip.items()}
         video = preprocessing.latest_latents(
             self.policy, replace(observation, images=self._clip), self.pictures

@@ -68,7 +68,7 @@ class RequestHandler:
                 | ({} if view.value_range is None else {"value_range": list(view.value_range)})
                 for view in spec.cameras.views
             },
-            "pictures": spec.video.context,
+            "pictures": spec.video.num_observed,
             "state": {"key": STATE, "size": spec.state.size},
             "actions": list(self.policy.actions.names),
             "chunk_size": spec.actions.chunk_size,

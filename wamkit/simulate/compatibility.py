@@ -90,10 +90,11 @@ def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
             f"{replan}",
             hint=f"--execute-steps {chunk}, or leave it out",
         )
-    if (video.frames - video.context) * video.every != chunk:
+    if (video.num_frames - video.num_observed) * video.frame_stride != chunk:
         yield Conflict(
             between=("video", "actions.chunk_size"),
-            why=f"a chunk of {chunk} actions shows {video.frames - video.context} new pictures, "
-            f"one every {video.every} actions",
+            why=f"a chunk of {chunk} actions shows {video.num_frames - video.num_observed} new "
+            "pictures, "
+            f"one every {video.frame_stride} actions",
             hint="a policy that remembers needs (frames - context) * every = chunk",
         )

@@ -60,8 +60,8 @@ class PolicyRunner:
         video = spec.video
         self.every = replan
         """Actions from one look to the next."""
-        if video.context > 1 or policy.paradigm.stateful:
-            self.every = int(np.gcd(replan, video.every))
+        if video.num_observed > 1 or policy.paradigm.stateful:
+            self.every = int(np.gcd(replan, video.frame_stride))
 
     def decide(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
         """The next actions of each episode, [replan, A] in physical units."""
@@ -94,7 +94,7 @@ class PolicyRunner:
             one.session = self.policy.session()
             looks = self._context(one)
         else:
-            every = self.policy.spec.video.every
+            every = self.policy.spec.video.frame_stride
             count = one.session.pictures
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
         chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
@@ -106,7 +106,9 @@ class PolicyRunner:
         As in training, the first one stands for those before the episode.
         """
         video = self.policy.spec.video
-        steps = [one.step - video.every * back for back in reversed(range(video.context))]
+        steps = [
+            one.step - video.frame_stride * back for back in reversed(range(video.num_observed))
+        ]
         return [one.seen[max(step, 0)] for step in steps]
 
     def _observed(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:

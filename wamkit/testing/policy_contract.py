@@ -98,7 +98,7 @@ def imagines(spec: PolicySpec, tmp: Path) -> None:
     if not spec.backbone.traits.imagines:
         return
     out = Policy.from_spec(spec).imagine(observation(spec), seed=0)
-    assert out.canvas.shape == (2, 3, spec.video.frames, *spec.cameras.canvas)
+    assert out.canvas.shape == (2, 3, spec.video.num_frames, *spec.cameras.canvas)
     assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
 
 

@@ -74,16 +74,18 @@ def write_imagined(
     sample = samples[len(samples) // 3]
     seen = collate([sample]).observation
     count = distributed.loss_module.policy.spec.video
-    if next(iter(seen.images.values())).shape[1] < count.frames:
+    if next(iter(seen.images.values())).shape[1] < count.num_frames:
         raise WamkitError(
             "stored latents leave out the pictures that are to come",
             "imagine_every=0, or train without --latents",
         )
-    now = Observation(_first(seen.images, count.context), seen.prompt, seen.state)
+    now = Observation(_first(seen.images, count.num_observed), seen.prompt, seen.state)
     future = distributed.loss_module.imagine(now, 0)
     with processes.agreed():
         if processes.first:
-            real = distributed.loss_module.policy.cameras.canvas(_first(seen.images, count.frames))
+            real = distributed.loss_module.policy.cameras.canvas(
+                _first(seen.images, count.num_frames)
+            )
             _draw([distributed.loss_module.policy.cameras.together(real), future.canvas], file)
 
 

@@ -264,7 +264,7 @@ def _filmed(place: Path, seed: int, film: Path, workers: Any, progress: OpenProg
     runner = _policy_runner(place, workers, imagine=True)
     with progress(f"film of {place.name}", 1) as report:
         (rollout,) = evaluate(workers, [seed], runner, {}, keep=True)
-        every = runner.policy.spec.video.every
+        every = runner.policy.spec.video.frame_stride
         write_video(rollout, film, workers.robot().control_hz / SLOWER, every)
         report(1, "")
     return {

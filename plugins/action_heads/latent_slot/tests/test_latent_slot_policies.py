@@ -71,7 +71,7 @@ def test_targets_may_be_coarser_than_slots() -> None:
     view = spec.cameras.views[0]
     views = (view.model_copy(update={"size": (2 * view.size[0], 4 * view.size[1] // 3)}),)
     cameras = spec.cameras.model_copy(update={"views": views})
-    lives(spec_for(cameras=cameras, video=spec.video.model_copy(update={"coarser": 2})))
+    lives(spec_for(cameras=cameras, video=spec.video.model_copy(update={"target_downscale": 2})))
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -231,11 +231,11 @@ def test_more_references_than_there_are_embeddings_are_refused(backbone: Any) ->
 def test_a_policy_that_observes_too_many_frames_is_a_conflict() -> None:
     spec = compose(OmniGen2())
     stride = spec.vae.stride[0]
-    long = {"context": 1 + 5 * stride, "frames": 1 + 6 * stride}
+    long = {"num_observed": 1 + 5 * stride, "num_frames": 1 + 6 * stride}
     wide = spec.model_copy(update={"video": spec.video.model_copy(update=long)})
     found = [c for c in check(wide) if "reference images apart" in c.why]
     assert not [c for c in check(spec) if "reference images apart" in c.why]
-    assert [c.hint for c in found] == [f"set video.context to {1 + 4 * stride} or less"]
+    assert [c.hint for c in found] == [f"set video.num_observed to {1 + 4 * stride} or less"]
 
 
 def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:

@@ -147,10 +147,10 @@ class OmniGen2(VariantBackbone):
         if observed > REFERENCES:
             most = 1 + (REFERENCES - 1) * spec.vae.stride[0]
             yield Conflict(
-                between=("video.context", "backbone"),
-                why=f"{spec.video.context} observed images are {observed} latent frames, and "
+                between=("video.num_observed", "backbone"),
+                why=f"{spec.video.num_observed} observed images are {observed} latent frames, and "
                 f"omnigen2 tells at most {REFERENCES} reference images apart",
-                hint=f"set video.context to {most} or less",
+                hint=f"set video.num_observed to {most} or less",
             )
 
     def layouts(self) -> Sequence[Any]:

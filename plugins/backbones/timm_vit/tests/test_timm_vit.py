@@ -242,7 +242,7 @@ def table(variant: str = "tiny", **backbone: Any) -> dict[str, Any]:
         "actions": {"chunk_size": 6, "groups": [{"name": "arm", "size": 4}]},
         "state": {"size": 3},
         "cameras": {"views": [{"name": "front", "size": (2 * patch, 3 * patch)}]},
-        "video": {"frames": 1, "context": 1},
+        "video": {"num_frames": 1, "num_observed": 1},
         "schedules": {"action": {"steps": 3}},
     }
 
@@ -294,7 +294,7 @@ def test_another_way_to_cut_pictures_is_refused_with_the_strides_to_write() -> N
 
 def test_it_says_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     raw = table()
-    raw["video"] = {"frames": 2, "context": 1}
+    raw["video"] = {"num_frames": 2, "num_observed": 1}
     assert "timm_vit only shows what is seen; it cannot imagine 1 pictures" in reasons(raw)
     backbone = backbones["vit_base_patch14_dinov2"]
     frames = frames_of(latents(pictures(1, 4, 4, 14), 14))

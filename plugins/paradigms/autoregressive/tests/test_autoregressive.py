@@ -191,7 +191,7 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(changed(tiny, size, "video.coarser=2"))
+    policy = Policy.from_spec(changed(tiny, size, "video.target_downscale=2"))
     assert check(policy.spec) == []
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.future is not None
@@ -254,13 +254,13 @@ def test_frames_cannot_hear_a_head_without_tokens() -> None:
 
 
 def test_without_frames_to_imagine_there_is_no_block() -> None:
-    (found,) = check(spec_for("video.frames=1"))
+    (found,) = check(spec_for("video.num_frames=1"))
     assert found.why == (
         "autoregressive goes from block to block of imagined frames, and of 1 pictures none is "
         "left to imagine"
     )
-    frames = found.hint.removeprefix("set video.frames = ")
-    assert check(spec_for(f"video.frames={frames}")) == []
+    frames = found.hint.removeprefix("set video.num_frames = ")
+    assert check(spec_for(f"video.num_frames={frames}")) == []
 
 
 def test_a_window_that_is_never_full_in_training_is_refused() -> None:

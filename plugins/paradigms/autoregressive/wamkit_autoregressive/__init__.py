@@ -148,10 +148,10 @@ class Autoregressive(ParadigmConfig):
             )
         elif not spec.latent_frames[1]:
             yield Conflict(
-                between=("paradigm", "video.frames"),
+                between=("paradigm", "video.num_frames"),
                 why=f"{self.name} goes from block to block of imagined frames, and of "
-                f"{video.frames} pictures none is left to imagine",
-                hint=f"set video.frames = {video.context + spec.vae.stride[0]}",
+                f"{video.num_frames} pictures none is left to imagine",
+                hint=f"set video.num_frames = {video.num_observed + spec.vae.stride[0]}",
             )
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:

@@ -241,7 +241,7 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(changed(tiny, size, "video.coarser=2"))
+    policy = Policy.from_spec(changed(tiny, size, "video.target_downscale=2"))
     assert check(policy.spec) == []
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.future is not None
@@ -297,9 +297,9 @@ def test_a_default_that_training_does_not_prepare_for_is_refused() -> None:
 
 
 def test_without_frames_to_imagine_there_is_no_video_to_read() -> None:
-    (found,) = check(spec_for("video.frames=1"))
+    (found,) = check(spec_for("video.num_frames=1"))
     assert found.why == (
         "idm reads the action off an imagined video, and of 1 pictures none is left to imagine"
     )
-    frames = found.hint.removeprefix("set video.frames = ")
-    assert check(spec_for(f"video.frames={frames}")) == []
+    frames = found.hint.removeprefix("set video.num_frames = ")
+    assert check(spec_for(f"video.num_frames={frames}")) == []

@@ -149,11 +149,11 @@ def test_a_vision_encoder_acts_without_any_frame_to_imagine() -> None:
 
 @pytest.mark.parametrize("frames", [1, 9])
 def test_any_other_number_of_frames_is_refused(frames: int) -> None:
-    (found,) = check(spec_for(f"video.frames={frames}", backbone="wan"))
-    assert found.between == ("paradigm", "video.frames")
+    (found,) = check(spec_for(f"video.num_frames={frames}", backbone="wan"))
+    assert found.between == ("paradigm", "video.num_frames")
     assert found.why == (
         f"image_edit imagines one latent frame, the endpoint; {frames} pictures make "
         f"{(frames - 1) // 4}"
     )
-    right = found.hint.removeprefix("set video.frames = ").partition(",")[0]
-    assert check(spec_for(f"video.frames={right}", backbone="wan")) == []
+    right = found.hint.removeprefix("set video.num_frames = ").partition(",")[0]
+    assert check(spec_for(f"video.num_frames={right}", backbone="wan")) == []

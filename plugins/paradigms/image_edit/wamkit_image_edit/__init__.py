@@ -54,15 +54,15 @@ class ImageEdit(ParadigmConfig):
         moments = spec.latent_frames[1] // spec.cameras.apart
         if spec.backbone.traits.imagines and moments != 1:
             yield Conflict(
-                between=("paradigm", "video.frames"),
-                why=f"image_edit imagines one latent frame, the endpoint; {spec.video.frames} "
+                between=("paradigm", "video.num_frames"),
+                why=f"image_edit imagines one latent frame, the endpoint; {spec.video.num_frames} "
                 f"pictures make {moments}",
-                hint=f"set video.frames = {spec.video.context + spec.vae.stride[0]}, and "
-                "video.every to when that picture is",
+                hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}, and "
+                "video.frame_stride to when that picture is",
             )
         if not spec.latent_frames[1] and self.training_level == "target":
             yield Conflict(
-                between=("paradigm.training_level", "video.frames"),
+                between=("paradigm.training_level", "video.num_frames"),
                 why="the reference frames are to be told the level of the edited frame, and "
                 "there is none",
                 hint='set paradigm.training_level = "same"',

@@ -151,7 +151,7 @@ def test_targets_may_be_coarser_than_what_is_observed(
     tiny = spec_for(backbone=backbone, attends=attends, refresh=(0, 1))
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    raw = override(tiny.dump(), (size, "video.coarser=2", f'video.times="{times}"'))
+    raw = override(tiny.dump(), (size, "video.target_downscale=2", f'video.target_times="{times}"'))
     policy = Policy.from_spec(parse(raw))
     assert check(policy.spec) == []
     found = acted(policy)
@@ -254,12 +254,12 @@ def test_a_solver_of_two_evaluations_refuses_an_odd_number_of_refreshes() -> Non
 
 
 def test_without_frames_to_imagine_there_is_nothing_to_denoise_together() -> None:
-    found = conflict(spec_for("video.frames=1"), "paradigm")
+    found = conflict(spec_for("video.num_frames=1"), "paradigm")
     assert found.why == (
         "joint denoises the video beside the action, and of 1 pictures none is left to imagine"
     )
-    frames = found.hint.removeprefix("set video.frames = ")
-    assert check(spec_for(f"video.frames={frames}")) == []
+    frames = found.hint.removeprefix("set video.num_frames = ")
+    assert check(spec_for(f"video.num_frames={frames}")) == []
 
 
 @pytest.mark.parametrize(
