@@ -105,7 +105,7 @@ def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str,
     assert complaints("video.num_frames=5") == []
     assert complaints("state.size=3") != []
     assert complaints("state.size=3", "action_head.state=token") == []
-    assert complaints("action_head.every=9") == ["set action_head.every to at most 4"]
+    assert complaints("action_head.layer_stride=9") == ["set action_head.layer_stride to at most 4"]
     assert complaints("video.num_observed=9") == ["set video.num_observed below video.num_frames"]
     assert complaints("text_encoder.prompt_template=go") == [
         "write {instruction} where the user's words belong"
@@ -201,9 +201,9 @@ def test_a_part_that_gets_another_name_leaves_its_settings_behind(raw: dict[str,
     for form in ("backbone.name=wan", "backbone=wan"):
         with pytest.warns(Note, match="backbone is now 'wan': left out weights"):
             assert override(raw, [form])["backbone"] == {"name": "wan"}
-    with pytest.warns(Note, match="left out embeddings, .*; kept template"):
+    with pytest.warns(Note, match="left out embeddings_file, which .*; kept prompt_template"):
         changed = override(raw, ["text_encoder.name=t5-xxl"])
-    assert changed["text_encoder"] == {"name": "t5-xxl", "template": "do {instruction}"}
+    assert changed["text_encoder"] == {"name": "t5-xxl", "prompt_template": "do {instruction}"}
     both = ["backbone.layers=2", "backbone.name=wan"]
     for order in (both, both[::-1]):
         with pytest.warns(Note):

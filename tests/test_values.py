@@ -56,7 +56,9 @@ def test_what_fits_is_taken(override: str) -> None:
 def test_the_same_holds_for_the_settings_of_a_training() -> None:
     with pytest.raises(SpecError) as error:
         read_config(settings=["batch_size=true", f"steps={HUGE}"])
-    assert "batch: found true" in str(error.value) and "steps: found an integer" in str(error.value)
+    assert "batch_size: found true" in str(error.value) and "steps: found an integer" in str(
+        error.value
+    )
 
 
 def test_a_value_of_a_megabyte_is_not_echoed_whole() -> None:

@@ -56,7 +56,7 @@ def build(name: str, device: str, *, tiny: bool) -> Policy:
         "max_length": text.max_tokens - 1,
         "embedding": text.width,
     }
-    if raw["action_head"].get("init") == "video":
+    if raw["action_head"].get("init") == "from_backbone":
         raw["action_head"] = raw["action_head"] | {"init": "random"}
     with torch.device(device):  # random weights are drawn where they are needed
         policy = wamkit.build(raw, tiny=tiny, device=device)

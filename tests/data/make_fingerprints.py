@@ -130,7 +130,7 @@ def extras() -> Iterator[tuple[str, Callable[[], Case]]]:
     for backbone in (wan, flux, {"backbone": "ltx"}, {"backbone": "cosmos"}):
         name = f"own-blocks-{backbone['backbone']}-mot"
         yield name, _set(*own, **backbone, **mot, **one)()
-    yield "every-second-wan-mot", _set("action_head.every=2", **wan, **mot, **joint)()
+    yield "every-second-wan-mot", _set("action_head.layer_stride=2", **wan, **mot, **joint)()
     yield "image-to-video-wan-mot", _set(**seen, **mot, **idm)()
     yield "image-to-video-wan-slots", _set(**seen, **slots, **joint)()
     yield (

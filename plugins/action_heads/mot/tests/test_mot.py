@@ -46,8 +46,8 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs
     ("settings", "layers"),
     [
         ({}, [0, 1, 2]),
-        ({"every": 2}, [0, 2]),
-        ({"every": 3}, [0]),
+        ({"layer_stride": 2}, [0, 2]),
+        ({"layer_stride": 3}, [0]),
         ({"layers": (1, 2)}, [1, 2]),
         ({"layers": (1, 2), "block": "backbone"}, [1, 2]),
     ],
@@ -119,10 +119,12 @@ def test_resizing_does_not_mix_the_pieces_of_a_stack(old: list[int], new: list[i
     assert torch.equal(resized(source, goal.shape, units((6, 3))), goal)
 
 
-@pytest.mark.parametrize("settings", [{}, {"every": 2}, {"block": "backbone", "every": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"layer_stride": 2}, {"block": "backbone", "layer_stride": 2}]
+)
 @float64()
 def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
-    model, head, inputs = parts(init="video", **settings)
+    model, head, inputs = parts(init="from_backbone", **settings)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
@@ -139,7 +141,7 @@ def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "wan"])
 def test_a_copy_of_any_backbones_blocks_can_start_from_it(backbone: str) -> None:
-    model, head, inputs = parts(backbone, init="video", block="backbone")
+    model, head, inputs = parts(backbone, init="from_backbone", block="backbone")
     before = {name: p.clone() for name, p in head.expert.named_parameters()}
     with torch.no_grad():
         for p in model.parameters():
@@ -150,7 +152,7 @@ def test_a_copy_of_any_backbones_blocks_can_start_from_it(backbone: str) -> None
 
 
 def test_a_backbone_with_other_names_is_refused() -> None:
-    _, head, _ = parts(init="video")
+    _, head, _ = parts(init="from_backbone")
 
     class Stranger(nn.Module):
         traits = head.sizes.traits

@@ -26,16 +26,16 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
     [
         (
             "wan",
-            {"every": 4},
-            "action_head.every + backbone: an expert block at every 4th layer, and the backbone "
-            "has 3\n    hint: set action_head.every to at most 3",
-            {"every": 3},
+            {"layer_stride": 4},
+            "action_head.layer_stride + backbone: an expert block at every 4th layer, and the "
+            "backbone has 3\n    hint: set action_head.layer_stride to at most 3",
+            {"layer_stride": 3},
         ),
         (
             "wan",
-            {"every": 2, "layers": [0, 1]},
-            "action_head.layers + action_head.every: both say at which layers the expert has a "
-            "block\n    hint: leave one of them out",
+            {"layer_stride": 2, "layers": [0, 1]},
+            "action_head.layers + action_head.layer_stride: both say at which layers the expert "
+            "has a block\n    hint: leave one of them out",
             {"layers": None},
         ),
         (
@@ -84,11 +84,12 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
         ),
         (
             "toy",
-            {"block": "backbone", "every": 2},
-            "action_head.every + action_head.block + backbone: this backbone's blocks can only be "
-            "copied all together\n    hint: set action_head.every = 1 without action_head.layers, "
-            'or block = "own"',
-            {"every": 1},
+            {"block": "backbone", "layer_stride": 2},
+            "action_head.layer_stride + action_head.block + backbone: this backbone's blocks can "
+            "only be copied all together\n    hint: set action_head.layer_stride = 1 without "
+            "action_head.layers, "
+            'or action_head.block = "own"',
+            {"layer_stride": 1},
         ),
     ],
 )

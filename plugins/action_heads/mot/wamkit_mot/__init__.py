@@ -33,10 +33,10 @@ class Mot(ActionHeadConfig):
     block: Literal["own", "backbone"] = "own"
     """`own` is Fast-WAM's block, the same beside any backbone; `backbone` a narrower copy of the
     backbone's own, as ImageWAM and fastwam-ltx have it."""
-    every: int = Field(1, gt=0)
+    layer_stride: int = Field(1, gt=0)
     """The expert has a block at every so many of the backbone's; it rests at the others."""
     layers: tuple[int, ...] | None = None
-    """The layers at which the expert has a block, counted from 0, in place of `every`."""
+    """The layers at which the expert has a block, counted from 0, in place of `layer_stride`."""
     state: Literal["text", "token", "noisy_token", "none"] = "text"
     """Where the robot's state enters: as one more word that video and action read (`text`), as a
     token of its own before the actions (`token`: without noise, so that it can be remembered), as
@@ -56,8 +56,8 @@ class Mot(ActionHeadConfig):
     """Linear layers from a number to its token, SiLU between them."""
     decoder: Literal["linear", "adaln"] = "linear"
     """`adaln` norms, scales and shifts by the noise level first, and begins with zeros."""
-    init: Literal["random", "video"] = "random"
-    """`video` starts from the backbone's weights, interpolated to the expert's size."""
+    init: Literal["random", "from_backbone"] = "random"
+    """`from_backbone` starts from the backbone's weights, interpolated to the expert's size."""
 
     @property
     def reads_text(self) -> bool:
@@ -65,7 +65,9 @@ class Mot(ActionHeadConfig):
 
     def awake(self, traits: Traits) -> tuple[int, ...]:
         """The layers at which the expert has a block."""
-        return tuple(range(0, traits.depth, self.every)) if self.layers is None else self.layers
+        if self.layers is not None:
+            return self.layers
+        return tuple(range(0, traits.depth, self.layer_stride))
 
     def tokens(self, sizes: Sizes) -> dict[str, int]:
         clean = {"state": 1} if self.state == "token" and sizes.state else {}
@@ -74,7 +76,7 @@ class Mot(ActionHeadConfig):
         return {**clean, "action": beside + sizes.chunk + self.registers, **others}
 
     def tiny(self) -> Mot:
-        small = {"width": 32, "mlp_dim": 64, "every": min(self.every, 2)}
+        small = {"width": 32, "mlp_dim": 64, "layer_stride": min(self.layer_stride, 2)}
         return self.model_copy(update={**small, "layers": None, "weights": None})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
@@ -98,18 +100,18 @@ class Mot(ActionHeadConfig):
             )
 
     def _conflicts_of_layers(self, traits: Traits) -> Iterator[Conflict]:
-        if self.every > traits.depth:
+        if self.layer_stride > traits.depth:
             yield Conflict(
-                between=("action_head.every", "backbone"),
-                why=f"an expert block at every {self.every}th layer, and the backbone has "
+                between=("action_head.layer_stride", "backbone"),
+                why=f"an expert block at every {self.layer_stride}th layer, and the backbone has "
                 f"{traits.depth}",
-                hint=f"set action_head.every to at most {traits.depth}",
+                hint=f"set action_head.layer_stride to at most {traits.depth}",
             )
         if self.layers is None:
             return
-        if self.every != 1:
+        if self.layer_stride != 1:
             yield Conflict(
-                between=("action_head.layers", "action_head.every"),
+                between=("action_head.layers", "action_head.layer_stride"),
                 why="both say at which layers the expert has a block",
                 hint="leave one of them out",
             )
@@ -150,9 +152,10 @@ class Mot(ActionHeadConfig):
             )
         elif len(self.awake(traits)) < traits.depth and not traits.mlp_dim:
             yield Conflict(
-                between=("action_head.every", "action_head.block", "backbone"),
+                between=("action_head.layer_stride", "action_head.block", "backbone"),
                 why="this backbone's blocks can only be copied all together",
-                hint='set action_head.every = 1 without action_head.layers, or block = "own"',
+                hint="set action_head.layer_stride = 1 without action_head.layers, or "
+                'action_head.block = "own"',
             )
         fixed = {"text": self.text == "none", "bias": not self.bias}
         if written := [f"action_head.{name}" for name, is_written in fixed.items() if is_written]:

@@ -198,6 +198,9 @@ class MotHead(ExpertHead, Stack):
         return self.get_submodule(f"{modality}_decoder")(x, *given)  # type: ignore[no-any-return]
 
     def initialize_from(self, backbone: Backbone) -> None:
-        """With init = "video", take the backbone's weights. Raises WamkitError if none fit."""
-        if self.config.init == "video" and self.config.weights is None:
+        """With init = "from_backbone", take the backbone's weights.
+
+        Raises WamkitError if none fit.
+        """
+        if self.config.init == "from_backbone" and self.config.weights is None:
             from_video(self, backbone)
