@@ -160,7 +160,7 @@ def kept(name: str, runs: int) -> str:
         ways.append(lambda: vae.encoder(clip))
     for way in reversed(ways):
         way()
-    size = sum(k.kernel.nbytes for m in vae.modules() if (k := m.__dict__.get(flat.KEPT)))
+    size = sum(k.kernel.nbytes for m in vae.modules() if (k := m.__dict__.get(flat.FOLDED)))
     times = [
         min(column)
         for column in zip(*([seconds(w) for w in ways] for _ in range(runs)), strict=True)

@@ -13,26 +13,31 @@ from torch import Tensor, nn
 
 import wamkit
 from wamkit.acceleration import single_frame_conv as flat
-from wamkit.acceleration.single_frame_conv import KEPT, Flat, Past, convolved
+from wamkit.acceleration.single_frame_conv import (
+    FOLDED,
+    SingleFrameVAE,
+    TimePadding,
+    single_frame_conv,
+)
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.registry import registry
 from wamkit.testing.parity import same_values
 
-pasts = pytest.mark.parametrize("past", get_args(Past))
+pasts = pytest.mark.parametrize("past", get_args(TimePadding))
 
 
-class Encoder(Flat):
+class Encoder(SingleFrameVAE):
     """One causal convolution."""
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: TimePadding) -> None:
         super().__init__()
         self.past = past
         self.conv = nn.Conv3d(3, 4, 3, stride=(2, 2, 1), padding=(0, 1, 1))
-        self.keep_flat([self.conv], past)
+        self.fold_convs([self.conv], past)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.ready()
-        return convolved(self.conv, x, self.past)
+        self.fold_kernels()
+        return single_frame_conv(self.conv, x, self.past)
 
     def plain(self, x: Tensor) -> Tensor:
         """The same by the three-dimensional kernel, over two pictures before this one."""
@@ -46,12 +51,12 @@ def picture() -> Tensor:
 
 
 def kept(encoder: Encoder) -> Any:
-    return encoder.conv.__dict__.get(KEPT)
+    return encoder.conv.__dict__.get(FOLDED)
 
 
 @pasts
 @torch.no_grad()
-def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: Past) -> None:
+def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
     found = encoder(picture())
     same_values(found, encoder.plain(picture()))
@@ -60,7 +65,7 @@ def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: Past) 
 
 @pasts
 @torch.no_grad()
-def test_kernels_are_made_once_and_again_when_a_weight_changes(past: Past) -> None:
+def test_kernels_are_made_once_and_again_when_a_weight_changes(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
     encoder(picture())
     first = kept(encoder)
@@ -115,7 +120,7 @@ def test_kernels_are_gone_when_weights_learn_or_move() -> None:
 
 
 @pasts
-def test_with_gradients_every_slice_of_the_kernel_learns_what_it_should(past: Past) -> None:
+def test_with_gradients_every_slice_of_the_kernel_learns_what_it_should(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
     with torch.no_grad():
         encoder(picture())  # something is kept, and not used
@@ -131,7 +136,7 @@ def test_a_weight_made_in_inference_mode_has_no_version_and_works() -> None:
     with torch.inference_mode():
         encoder = Encoder("zeros").eval()
         same_values(encoder(picture()), encoder.plain(picture()))
-        assert kept(encoder).holds(encoder.conv.weight)
+        assert kept(encoder).is_valid(encoder.conv.weight)
 
 
 SINGLE = [
@@ -163,14 +168,14 @@ def test_a_picture_takes_no_convolution_over_time(
         return forward(layer, x)
 
     made: list[Tensor] = []
-    flattened = flat._flattened
+    flattened = flat.fold_time_axis
 
-    def counted(weight: Tensor, past: Past) -> Tensor:
+    def counted(weight: Tensor, past: TimePadding) -> Tensor:
         made.append(weight)
         return flattened(weight, past)
 
     monkeypatch.setattr(nn.Conv3d, "forward", seen)
-    monkeypatch.setattr(flat, "_flattened", counted)
+    monkeypatch.setattr(flat, "fold_time_axis", counted)
     assert torch.equal(vae.encode(pixels), expected)
     assert all(pictures == 1 for pictures in reach) and not made
     frames = F.pad(pixels, (0, 0, 0, 0, 0, vae.stride[0]), mode="replicate")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wamkit.acceleration import fused_linear as fused
 from wamkit.acceleration.compile_modules import compile_pass
-from wamkit.acceleration.fused_linear import fuse, projected, unfuse
+from wamkit.acceleration.fused_linear import fuse, fused_linear, unfuse
 from wamkit.config.compositions import matrix
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.paradigm import prefill
@@ -32,7 +32,7 @@ QKV = ("to_q", "to_k", "to_v")
 
 
 class Attention(nn.Module):
-    together = (QKV, ("to_k", "to_v"))
+    fuse_groups = (QKV, ("to_k", "to_v"))
 
     def __init__(self, inputs: int = 8, *, bias: bool = True) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ def memory(module: nn.Module) -> int:
     return sum(held.values())
 
 
-def rows(module: nn.Module) -> list[fused.Row]:
-    return [j for m in module.modules() for j in m.__dict__.get(fused.ROWS, {}).values()]
+def rows(module: nn.Module) -> list[fused.FusedLinear]:
+    return [j for m in module.modules() for j in m.__dict__.get(fused.FUSED, {}).values()]
 
 
 @torch.no_grad()
@@ -83,12 +83,12 @@ def is_right(module: nn.Module, *names: str, products_: int | None = None) -> No
     layer = getattr(module, names[0])
     weight = next(layer.parameters())
     x = torch.randn(2, 5, 8).to(weight)
-    found, expected = projected(module, x, *names), apart(module, x, *names)
+    found, expected = fused_linear(module, x, *names), apart(module, x, *names)
     assert len(found) == len(names)
     for a, b in zip(found, expected, strict=True):
         same_values(a, b)
     if products_ is not None:
-        assert products(lambda: projected(module, x, *names)) == products_
+        assert products(lambda: fused_linear(module, x, *names)) == products_
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_leaves_room_for_a_shorter_one() -> None:
 
 def test_large_layers_on_the_cpu_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     module = one()
-    monkeypatch.setattr(fused, "LARGEST_ON_CPU", 100)
+    monkeypatch.setattr(fused, "MAX_FUSED_ON_CPU", 100)
     (row,) = fuse(module)  # of 192 numbers in the longer row, and 64 in the shorter
     assert row.sizes == [4, 4]
     is_right(module, *QKV, products_=3)
@@ -179,7 +179,7 @@ def test_a_weight_of_two_owners_stays_right() -> None:
     fuse(root)
     for module in (first, second):
         is_right(module, *QKV)
-    assert all(row.holds() for row in rows(root))
+    assert all(row.is_valid() for row in rows(root))
 
 
 def _moved(m: Attention) -> None:
@@ -288,8 +288,8 @@ def test_gradients_reach_every_layer_and_updates_the_row() -> None:
     module, x = one(), torch.randn(3, 8)
     fuse(module)
     learns = torch.optim.AdamW(module.parameters(), lr=0.1)
-    assert products(lambda: projected(module, x, *QKV)) == 3  # gradients are on
-    torch.cat(projected(module, x, *QKV), -1).square().sum().backward()
+    assert products(lambda: fused_linear(module, x, *QKV)) == 3  # gradients are on
+    torch.cat(fused_linear(module, x, *QKV), -1).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in module.parameters())
     before = module.to_k.weight.clone()
     learns.step()
@@ -301,8 +301,8 @@ def test_it_can_be_fused_where_nothing_may_learn_and_learn_later() -> None:
     module = one()
     with torch.inference_mode():
         fuse(module)
-        assert len(projected(module, torch.randn(2, 8), *QKV)) == 3
-    torch.cat(projected(module, torch.randn(2, 8), *QKV), -1).sum().backward()
+        assert len(fused_linear(module, torch.randn(2, 8), *QKV)) == 3
+    torch.cat(fused_linear(module, torch.randn(2, 8), *QKV), -1).sum().backward()
     assert module.to_q.weight.grad is not None
 
 
@@ -333,7 +333,7 @@ def test_a_policy_is_fused_by_its_first_chunk_and_apart_while_it_learns() -> Non
     built = policy()
     assert not rows(built)
     acts_as_apart(built)
-    assert rows(built) and all(row.holds() for row in rows(built))
+    assert rows(built) and all(row.is_valid() for row in rows(built))
     built.train()
     assert not rows(built)
     assert all(p.untyped_storage().nbytes() == p.nbytes for p in built.parameters())
@@ -369,7 +369,7 @@ def test_a_policy_that_was_moved_is_fused_again(part: str, mode: str) -> None:
     state = {name: 1.5 * x for name, x in module.state_dict().items()}
     module.load_state_dict(state, assign=True)
     acts_as_apart(built)
-    assert all(row.holds() for row in rows(built))
+    assert all(row.is_valid() for row in rows(built))
 
 
 def test_compiled_blocks_are_whole_and_have_one_product() -> None:
@@ -380,7 +380,7 @@ def test_compiled_blocks_are_whole_and_have_one_product() -> None:
         graphs.append([n for n in graph.graph.nodes if "linear" in str(n.target)])
         return graph.forward
 
-    compiled = torch.compile(projected, backend=backend, fullgraph=True)
+    compiled = torch.compile(fused_linear, backend=backend, fullgraph=True)
     x = torch.randn(2, 8)
     with torch.no_grad():
         for a, b in zip(compiled(module, x, *QKV), apart(module, x, *QKV), strict=True):

@@ -116,7 +116,7 @@ def test_no_other_library_is_needed_and_nothing_is_warned_of(monkeypatch: Any) -
     seen = observation(policy.spec, batch=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        done = policy.quantize("int8", least=500)
+        done = policy.quantize("int8", min_elements=500)
         policy.act(seen, seed=0)
     rounded = [m for m in policy.modules() if isinstance(m, Int8Linear)]
     assert done is not None and len(rounded) == done.layers
@@ -126,5 +126,5 @@ def test_without_the_kernel_torchao_is_taken(monkeypatch: Any) -> None:
     pytest.importorskip("torchao")
     monkeypatch.setattr("wamkit.acceleration.quantize.fits", lambda device: False)
     policy = wamkit.build(TOY, tiny=True)
-    assert policy.quantize("int8", least=500) is not None
+    assert policy.quantize("int8", min_elements=500) is not None
     assert not any(isinstance(module, Int8Linear) for module in policy.modules())

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from wamkit import WamkitError
 from wamkit.checkpoints import safetensors as weights
 from wamkit.checkpoints.files import find, headers
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.testing.parity import same_values
 
-FUSED = Dialect("fused", r"qkv\.weight$", splits=((r"qkv\.(\w+)$", (r"q.\1", r"k.\1", r"v.\1")),))
+FUSED = CheckpointLayout(
+    "fused", r"qkv\.weight$", splits=((r"qkv\.(\w+)$", (r"q.\1", r"k.\1", r"v.\1")),)
+)
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 
 
@@ -122,7 +124,7 @@ def test_a_stacked_scaled_weight_is_cut_after_it_was_multiplied(tmp_path: Path) 
     state["out.weight"] = state["out.weight"].to(torch.float8_e4m3fn)
     save_file(state, tmp_path / "a.safetensors")
     other = empty()
-    weights.load(other, tmp_path / "a.safetensors", dialects=(FUSED,))
+    weights.load(other, tmp_path / "a.safetensors", layouts=(FUSED,))
     assert torch.equal(other.k.weight, (stacked.float() * scale)[6:8])
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import wamkit
 from wamkit.acceleration.compile_modules import blocks, compile_pass
-from wamkit.acceleration.quantize import KINDS, LEAST, check_kind, layers
+from wamkit.acceleration.quantize import KINDS, MIN_ELEMENTS, check_kind, quantizable_layers
 from wamkit.bench.quantization import measure_quantized, relative_error
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
@@ -52,14 +52,14 @@ def test_at_published_sizes_all_large_layers_that_read_tokens_are_rounded_and_no
         assert isinstance(config, BackboneConfig)
         with torch.device("meta"):
             backbone = cast(config.build(), torch.bfloat16)
-        chosen = set(layers([backbone], "int8_weights", torch.bfloat16))
+        chosen = set(quantizable_layers([backbone], "int8_weights", torch.bfloat16))
         left = {
             part
             for block in blocks(backbone)
             for part, layer in block.named_modules()
             if isinstance(layer, nn.Linear)
             and layer not in chosen
-            and layer.weight.numel() >= LEAST
+            and layer.weight.numel() >= MIN_ELEMENTS
         }
         assert left <= LEFT, name
         assert len(chosen) >= config.traits.depth or config.traits.width < 1024, name
@@ -70,7 +70,7 @@ def test_a_rounded_policy_stays_near_itself(kind: str) -> None:
     pytest.importorskip("torchao")
     rounded = policy()
     before = acted(rounded)
-    done = rounded.quantize(kind, least=SMALL)
+    done = rounded.quantize(kind, min_elements=SMALL)
     assert done is not None and done.layers > 0 and done.numbers > 30_000
     assert 0 < relative_error(acted(rounded), before) < 0.05
     assert torch.equal(acted(rounded), acted(rounded))
@@ -81,7 +81,7 @@ def test_rounded_before_or_after_the_first_chunk_is_the_same() -> None:
     early, late = policy(), policy()
     acted(late)  # what fuses layers has fused them
     for one in (early, late):
-        one.quantize("int8_weights", least=SMALL)
+        one.quantize("int8_weights", min_elements=SMALL)
     assert torch.equal(acted(early), acted(late))
 
 
@@ -92,7 +92,7 @@ def test_rounded_before_or_after_the_first_chunk_is_the_same() -> None:
 def test_rounded_blocks_are_compiled_whole(kind: str, backend: str) -> None:
     pytest.importorskip("torchao")
     rounded = policy()
-    rounded.quantize(kind, least=SMALL)
+    rounded.quantize(kind, min_elements=SMALL)
     expected = acted(rounded)
     rounded.runner = PassRunner(partial(compile_pass, backend=backend))
     same_values(acted(rounded), expected, 0.002)
@@ -103,7 +103,7 @@ def test_a_rounded_policy_neither_learns_nor_is_saved(tmp_path: Path) -> None:
     rounded = policy()
     folder = rounded.save(tmp_path / "before")
     assert rounded.quantize("none") is None
-    rounded.quantize("int8_weights", least=SMALL)
+    rounded.quantize("int8_weights", min_elements=SMALL)
     assert rounded.quantize("int8_weights") is None
     with pytest.raises(WamkitError, match="not rounded") as refused:
         rounded.save(tmp_path / "after")
@@ -117,7 +117,7 @@ def test_a_rounded_policy_neither_learns_nor_is_saved(tmp_path: Path) -> None:
     again = Policy.load(folder)
     again.train()
     assert again.loss(batch_of(again.spec), seed=0).total.requires_grad
-    assert again.eval().quantize("int8", least=SMALL) is not None
+    assert again.eval().quantize("int8", min_elements=SMALL) is not None
 
 
 def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None:
@@ -125,7 +125,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
     for kind, reason, cure in (
         ("int9", "no quantization", "int8"),
         ("float8", "8.9 or above, and the policy is on cpu", "float8_weights"),
-        ("int8", f"none has {LEAST:,} numbers", "none"),
+        ("int8", f"none has {MIN_ELEMENTS:,} numbers", "none"),
     ):
         with pytest.raises(WamkitError, match=reason) as refused:
             policy().quantize(kind)
@@ -139,7 +139,9 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
 
 def test_a_report_says_how_far_and_how_fast() -> None:
     pytest.importorskip("torchao")
-    report, found = measure_quantized(policy(), "int8_weights", "eager", 1, 2, "toy", least=SMALL)
+    report, found = measure_quantized(
+        policy(), "int8_weights", "eager", 1, 2, "toy", min_elements=SMALL
+    )
     assert found is not None and report.mode == "eager"
     assert 0 < found.chunk_error < 0.05 and 0 < found.velocity_error < 0.05
     assert found.times_as_fast > 0

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wamkit.checkpoints import safetensors as weights
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.errors import WamkitError
 
-FUSED = Dialect(
+FUSED = CheckpointLayout(
     "fused",
     r"^qkv\.weight$",
     rules=((r"^head\.lin\.", "out."),),
@@ -49,7 +49,7 @@ def test_stacked_rows_are_cut_by_our_shapes_and_halves_change_places(tmp_path: P
     model = Model()
     save_file(_fused(model), tmp_path / "a.safetensors")
     other = _empty()
-    assert weights.load(other, tmp_path / "a.safetensors", dialects=(FUSED,)) == "fused"
+    assert weights.load(other, tmp_path / "a.safetensors", layouts=(FUSED,)) == "fused"
     state = other.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
@@ -73,7 +73,7 @@ def test_a_stack_of_another_height_is_reported_under_its_own_name(tmp_path: Path
     state["qkv.bias"] = torch.zeros(11)
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(WamkitError) as error:
-        weights.load(_empty(), tmp_path / "a.safetensors", dialects=(FUSED,))
+        weights.load(_empty(), tmp_path / "a.safetensors", layouts=(FUSED,))
     assert "3 missing: k.bias, q.bias, v.bias" in str(error.value)
     assert "1 unexpected: qkv.bias" in str(error.value)
 
@@ -94,7 +94,7 @@ def test_our_files_are_plain_safetensors_aligned_for_mapping(tmp_path: Path) -> 
 def test_an_unknown_layout_says_what_was_found_and_what_is_known(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(WamkitError, match=r"found x, ...; known are fused \(has \^qkv"):
-        weights.load(_empty(), tmp_path / "a.safetensors", dialects=(FUSED,))
+        weights.load(_empty(), tmp_path / "a.safetensors", layouts=(FUSED,))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
-from .single_frame_conv import Flat
+from .single_frame_conv import SingleFrameVAE
 
 METHODS = ("pre_attention", "post_attention")
 """Of a block (`wamkit.engine.attention.Block`): what is compiled."""
@@ -115,8 +115,8 @@ def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
 
     def encode(vae: Any, pixels: Tensor) -> Tensor:
         single = pixels.shape[2] == 1  # a clip would be one region for every number of pictures
-        if single and isinstance(vae, Flat):
-            vae.ready()
+        if single and isinstance(vae, SingleFrameVAE):
+            vae.fold_kernels()
         return (compiled if single else kind.encode)(vae, pixels)  # type: ignore[no-any-return]
 
     object.__setattr__(vae, "encode", MethodType(encode, vae))

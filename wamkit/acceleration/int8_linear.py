@@ -28,7 +28,7 @@ ENGINES = ("x86", "fbgemm")
 """Of `torch.backends.quantized.engine`: those with a weight's scale for each of its rows."""
 
 
-class Packed:
+class PackedWeight:
     """A weight as the kernel wants it. A copy of it is itself: it never changes."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -41,37 +41,37 @@ class Packed:
             rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self.weight = torch.ops.quantized.linear_prepack(rounded, None)
 
-    def times(self, x: Tensor, *, narrow: bool) -> Tensor:
-        """[S, inputs] float32 to [S, outputs]; with `narrow` inputs are rounded to 7 bits."""
-        return torch.ops.quantized.linear_dynamic(x, self.weight, narrow)  # type: ignore[no-any-return]
+    def times(self, x: Tensor, *, reduce_range: bool) -> Tensor:
+        """[S, inputs] float32 to [S, outputs]; with `reduce_range` inputs are rounded to 7 bits."""
+        return torch.ops.quantized.linear_dynamic(x, self.weight, reduce_range)  # type: ignore[no-any-return]
 
-    def __deepcopy__(self, memo: Any) -> Packed:
+    def __deepcopy__(self, memo: Any) -> PackedWeight:
         return self
 
 
-_packed: WeakValueDictionary[int, Packed] = WeakValueDictionary()
+_packed: WeakValueDictionary[int, PackedWeight] = WeakValueDictionary()
 _numbers = count()
 
 
 class Int8Linear(nn.Module):
     """A linear layer with its weight, and each row of its input, rounded to 8 bits. It only acts.
 
-    The packed weight is no tensor: compiled code is handed its number, as a tensor, and one that
+    The packed weight is no tensor: compiled code is handed its id, as a tensor, and one that
     has only the weight's shape.
     """
 
-    number: Tensor  # []
+    weight_id: Tensor  # []
     shape: Tensor  # [outputs, inputs] in one byte
     bias: Tensor | None  # [outputs]
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.packed, number = Packed(layer.weight), next(_numbers)
-        _packed[number] = self.packed
+        self.packed, weight_id = PackedWeight(layer.weight), next(_numbers)
+        _packed[weight_id] = self.packed
         bias = None if layer.bias is None else layer.bias.detach()
         shape = torch.zeros((), dtype=torch.int8).expand(layer.weight.shape)
-        self.register_buffer("number", torch.tensor(number), persistent=False)
+        self.register_buffer("weight_id", torch.tensor(weight_id), persistent=False)
         self.register_buffer("shape", shape, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
@@ -79,7 +79,7 @@ class Int8Linear(nn.Module):
         """[..., inputs] to [..., outputs]."""
         rows = x.reshape(-1, self.in_features).float()
         largest = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        y = product(rows / largest, self.number, self.shape) * largest
+        y = product(rows / largest, self.weight_id, self.shape) * largest
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
@@ -90,18 +90,18 @@ class Int8Linear(nn.Module):
 
 
 @torch.library.custom_op("wamkit::int8_linear", mutates_args=(), device_types="cpu")
-def product(x: Tensor, number: Tensor, shape: Tensor) -> Tensor:
-    """[S, inputs] float32 times the packed weight of this number, which has that shape."""
-    return _packed[int(number)].times(x, narrow=overflows())
+def product(x: Tensor, weight_id: Tensor, shape: Tensor) -> Tensor:
+    """[S, inputs] float32 times the packed weight of this id, which has that shape."""
+    return _packed[int(weight_id)].times(x, reduce_range=overflows())
 
 
 @product.register_fake
-def _(x: Tensor, number: Tensor, shape: Tensor) -> Tensor:
+def _(x: Tensor, weight_id: Tensor, shape: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], shape.shape[0])
 
 
 @register_flop_formula(torch.ops.wamkit.int8_linear)  # type: ignore[untyped-decorator]
-def _operations(x: Any, number: Any, shape: Any, *_: Any, **__: Any) -> int:
+def _operations(x: Any, weight_id: Any, shape: Any, *_: Any, **__: Any) -> int:
     return int(2 * x[0] * x[1] * shape[0])
 
 
@@ -115,7 +115,7 @@ def fits(device: torch.device) -> bool:
 def overflows() -> bool:
     """True if sums of products overflow here where inputs have 8 bits."""
     x, weight = torch.ones(1, 64), torch.ones(64, 64)
-    found = Packed(weight).times(x, narrow=False)
+    found = PackedWeight(weight).times(x, reduce_range=False)
     return bool((found - 64).abs().max() > 1)
 
 

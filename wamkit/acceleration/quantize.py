@@ -38,7 +38,7 @@ from .torchao_messages import silence_torchao
 
 Kind = Literal["none", "float8", "float8_weights", "int8", "int8_weights"]
 KINDS: tuple[Kind, ...] = ("none", "float8", "float8_weights", "int8", "int8_weights")
-LEAST = 2**20
+MIN_ELEMENTS = 2**20
 """Numbers in the smallest weight that is rounded: 1024 x 1024. Products with smaller ones gain
 nothing on a GPU, where the kernels that round would take as long as the product."""
 
@@ -49,8 +49,8 @@ CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """What `quantize` did."""
+class QuantizationReport:
+    """How many layers and elements `quantize` rounded."""
 
     layers: int
     numbers: int  # in the weights of these layers
@@ -87,27 +87,28 @@ def check_kind(kind: str, device: torch.device, dtype: str) -> Kind:
 
 
 def quantize(
-    parts: Iterable[object], kind: Kind, dtype: torch.dtype, least: int = LEAST
-) -> Rounded:
+    parts: Iterable[object], kind: Kind, dtype: torch.dtype, min_elements: int = MIN_ELEMENTS
+) -> QuantizationReport:
     """Round the weights of large linear layers in `dtype`, in place and for good.
 
     `parts` are a policy's backbone and action head; one that is no module is left as it is.
 
-    Raises WamkitError if none has `least` numbers.
+    Raises WamkitError if none has `min_elements` numbers.
     """
     modules = [part for part in parts if isinstance(part, nn.Module)]
-    chosen = list(layers(modules, kind, dtype, least))
+    chosen = list(quantizable_layers(modules, kind, dtype, min_elements))
     if not chosen:
         raise WamkitError(
-            f"no linear layer in the blocks of this policy can be {kind}: none has {least:,} "
-            f"numbers or more, in rows and columns that are multiples of {DYNAMIC.get(kind, 1)}",
+            f"no linear layer in the blocks of this policy can be {kind}: none has "
+            f"{min_elements:,} numbers or more, in rows and columns that are multiples of "
+            f"{DYNAMIC.get(kind, 1)}",
             'leave it at "none": a policy of this size gains nothing',
         )
     numbers = sum(layer.weight.numel() for layer in chosen)
     whole = sum(p.numel() for module in modules for p in module.parameters())
     own = kind == "int8" and fits(chosen[0].weight.device)
     round_in_place(modules, chosen, kind, own=own)
-    return Rounded(len(chosen), numbers, whole - numbers)
+    return QuantizationReport(len(chosen), numbers, whole - numbers)
 
 
 def round_in_place(
@@ -127,8 +128,8 @@ def round_in_place(
         apply(layer, config)
 
 
-def layers(
-    modules: Iterable[nn.Module], kind: Kind, dtype: torch.dtype, least: int = LEAST
+def quantizable_layers(
+    modules: Iterable[nn.Module], kind: Kind, dtype: torch.dtype, min_elements: int = MIN_ELEMENTS
 ) -> Iterator[nn.Linear]:
     """The layers that `quantize` rounds; what is kept in another dtype than `dtype` is kept."""
     multiple, seen = DYNAMIC.get(kind, 1), set()
@@ -139,7 +140,7 @@ def layers(
             seen.add(layer)
             weight = layer.weight
             even = not any(size % multiple for size in weight.shape)
-            large = weight.numel() >= least and weight.dtype == dtype
+            large = weight.numel() >= min_elements and weight.dtype == dtype
             if even and large and not re.search(MODULATION, name):
                 yield layer
 

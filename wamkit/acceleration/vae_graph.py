@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .single_frame_conv import KEPT, Flat
+from .single_frame_conv import FOLDED, SingleFrameVAE
 
 Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 """Records what a function does on a device; the result does it again on the same memory."""
@@ -27,9 +27,9 @@ class CapturedVAE:
         self._z = encode(self._pixels)  # warms up, and makes what is kept from call to call
         modules = list(vae.modules())
         self._slots = [(m._parameters, name) for m in modules for name in m._parameters]
-        self._flat = [m for m in modules if KEPT in m.__dict__]
+        self._flat = [m for m in modules if FOLDED in m.__dict__]
         self._read = self._memory()
-        self._kept = [m.__dict__[KEPT] for m in self._flat]  # what is read is not freed
+        self._kept = [m.__dict__[FOLDED] for m in self._flat]  # what is read is not freed
         self._replay: Callable[[], None] | None = None
 
     def record(self, capture: Capture) -> CapturedVAE:
@@ -41,7 +41,7 @@ class CapturedVAE:
         self._replay = capture(run, self._pixels.device)
         return self
 
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the weights, and what was made of them, are where they were recorded."""
         return self._read == self._memory()
 
@@ -54,7 +54,7 @@ class CapturedVAE:
 
     def _memory(self) -> list[int]:
         found = [w.data_ptr() for slot, name in self._slots if (w := slot[name]) is not None]
-        return found + [id(m.__dict__.get(KEPT)) for m in self._flat]
+        return found + [id(m.__dict__.get(FOLDED)) for m in self._flat]
 
 
 class Encoder:
@@ -72,11 +72,11 @@ class Encoder:
         """Latents [B, C, T, h, w] of pixels [B, 3, T, H, W]; recorded if they are one frame."""
         if pixels.shape[2] != 1 or torch.is_grad_enabled() or self._vae.training:
             return self._encode(pixels)
-        if isinstance(self._vae, Flat):
-            self._vae.ready()  # what is made anew lies elsewhere
+        if isinstance(self._vae, SingleFrameVAE):
+            self._vae.fold_kernels()  # what is made anew lies elsewhere
         key = pixels.shape, pixels.dtype, pixels.device
         found = self._graphs.get(key)
-        if found is None or not found.holds():
+        if found is None or not found.is_valid():
             made = CapturedVAE(self._vae, self._encode, pixels)
             self._graphs[key] = found = made.record(self._capture)
         return found(pixels)

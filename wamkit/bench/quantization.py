@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acceleration.quantize import LEAST, Rounded
+from ..acceleration.quantize import MIN_ELEMENTS, QuantizationReport
 from ..policy.observation import random_batch, random_observation
 from ..policy.policy import Policy, generator
 from ..policy.preprocessing import inference_inputs, training_inputs
@@ -45,14 +45,20 @@ class QuantizationEffect:
 
 
 def measure_quantized(
-    policy: Policy, kind: str, mode: str, batch: int, rounds: int, name: str, least: int = LEAST
+    policy: Policy,
+    kind: str,
+    mode: str,
+    batch: int,
+    rounds: int,
+    name: str,
+    min_elements: int = MIN_ELEMENTS,
 ) -> tuple[Report, QuantizationEffect | None]:
     """Measure `policy` as it is, quantize it, and measure it again; the second report is whole.
 
     Raises WamkitError if it cannot be quantized so, or cannot run in `mode`.
     """
     before = Baseline(policy, mode=mode, batch=batch, rounds=rounds)
-    done = policy.quantize(kind, least)
+    done = policy.quantize(kind, min_elements)
     report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=name)
     return report, None if done is None else before.compare(policy, done, report)
 
@@ -77,7 +83,9 @@ class Baseline:
         self.median_ms = 1000 * statistics.median(times[warmup:])
 
     @torch.no_grad()
-    def compare(self, policy: Policy, done: Rounded, report: Report) -> QuantizationEffect:
+    def compare(
+        self, policy: Policy, done: QuantizationReport, report: Report
+    ) -> QuantizationEffect:
         """The same policy quantized; `report` measured it with the same mode and batch."""
         return QuantizationEffect(
             policy.quantized,

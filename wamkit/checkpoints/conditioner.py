@@ -8,17 +8,15 @@ from typing import Any
 from torch import nn
 
 from ..config.conditioner import Published, place
-from .safetensors import Dialect, materialize
+from .safetensors import CheckpointLayout, materialize
 
 
 def build(
     make: Callable[[], nn.Module],
     config: Published,
     folder: str,
-    dialects: Sequence[Dialect],
+    layouts: Sequence[CheckpointLayout],
 ) -> Any:
     """The frozen conditioner with its published weights, or random ones."""
     path = place(config, folder)
-    return (
-        materialize(make, path, dialects=dialects, folders=(folder,)).requires_grad_(False).eval()
-    )
+    return materialize(make, path, layouts=layouts, folders=(folder,)).requires_grad_(False).eval()

@@ -102,7 +102,7 @@ def _layouts(names: list[str], kind: str, part: str) -> list[tuple[str, str, str
             continue
         made: Any = parse_part(cls.kind, label)
         for layout in made.layouts():
-            if layout.sentinel and any(re.search(layout.sentinel, name) for name in names):
+            if layout.detect_key and any(re.search(layout.detect_key, name) for name in names):
                 found.append((cls.kind, label, layout.name))
                 break
     return found

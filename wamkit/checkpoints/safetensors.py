@@ -31,11 +31,11 @@ STORED = "_stored_dtypes"  # where a loaded model keeps what dtypes its files ha
 
 
 @dataclass(frozen=True)
-class Dialect:
+class CheckpointLayout:
     """One published layout of a model's weights, and how its names become ours."""
 
     name: str
-    sentinel: str
+    detect_key: str
     """A regular expression that matches a name only files of this layout hold."""
     rules: tuple[tuple[str, str], ...] = ()
     """Regular expressions and replacements, applied in order to each name."""
@@ -70,12 +70,14 @@ class Dialect:
         return shape[:2] if squeezed and set(shape[2:]) == {1} else shape
 
 
-def dialect_of(names: Iterable[str], dialects: Sequence[Dialect], where: str) -> Dialect:
+def layout_of(
+    names: Iterable[str], layouts: Sequence[CheckpointLayout], where: str
+) -> CheckpointLayout:
     """The layout whose sentinel is among `names`. Raises WamkitError if there is none."""
     names = list(names)
-    if (found := _layout(names, dialects)) is not None:
+    if (found := _layout(names, layouts)) is not None:
         return found
-    known = "; ".join(f"{d.name} (has {d.sentinel})" for d in dialects)
+    known = "; ".join(f"{d.name} (has {d.detect_key})" for d in layouts)
     sample = ", ".join(sorted(names)[:3]) or "nothing"
     what = f"{where} is in no layout known here: found {sample}, ...; known are {known}"
     raise _explained(what, names, "check that the files belong to this model and variant")
@@ -93,7 +95,7 @@ def load(
     model: nn.Module,
     path: str | Path,
     *,
-    dialects: Sequence[Dialect] = (),
+    layouts: Sequence[CheckpointLayout] = (),
     folders: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -117,7 +119,7 @@ def load(
     entries: Entries = bare(unpacked(held, place), place)
 
     def fit(some: Entries) -> Fit | None:
-        layout = _layout(some, dialects)
+        layout = _layout(some, layouts)
         names = set(_translated(some, layout, wanted)) if layout else set()
         lost, extra = len(wanted.keys() - names), len(names - wanted.keys())
         return Fit(layout.name, lost, extra) if layout and lost < len(wanted) else None
@@ -125,30 +127,30 @@ def load(
     if prefix is not None:
         entries = chosen(entries, prefix, place)
     entries = unwrapped(entries, fit, place)
-    dialect = dialect_of(entries, dialects, place) if dialects else Dialect("wamkit", "")
-    found = _translated(entries, dialect, wanted)
+    layout = layout_of(entries, layouts, place) if layouts else CheckpointLayout("wamkit", "")
+    found = _translated(entries, layout, wanted)
     _compare({k: v.dtype for k, v in state.items()}, wanted, found, path)
     _assign(model, found, dtype, device)
-    return dialect.name
+    return layout.name
 
 
-def _layout(names: Iterable[str], dialects: Sequence[Dialect]) -> Dialect | None:
+def _layout(names: Iterable[str], layouts: Sequence[CheckpointLayout]) -> CheckpointLayout | None:
     """The first layout whose sentinel is among `names`; wamkit's own where none are given."""
-    if not dialects:
-        return Dialect("wamkit", "")
-    return next((d for d in dialects if any(re.search(d.sentinel, n) for n in names)), None)
+    if not layouts:
+        return CheckpointLayout("wamkit", "")
+    return next((d for d in layouts if any(re.search(d.detect_key, n) for n in names)), None)
 
 
 def _translated(
-    entries: Mapping[str, Entry], dialect: Dialect, wanted: Mapping[str, tuple[int, ...]]
+    entries: Mapping[str, Entry], layout: CheckpointLayout, wanted: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Entry]:
     """The tensors of a file under our names, pieces of stacked ones included."""
     found: dict[str, Entry] = {}
     for name, entry in entries.items():
-        names = dialect.rename(name)
+        names = layout.rename(name)
         if len(names) == 1:
             (new,) = names
-            shape, swapped = dialect.shape(new, entry.shape), dialect.swapped(new)
+            shape, swapped = layout.shape(new, entry.shape), layout.swapped(new)
             found[new] = replace(entry, shape=shape, swapped=swapped)
             continue
         sizes = [wanted[new][0] if wanted.get(new) else 0 for new in names]
@@ -305,7 +307,7 @@ def save_like(
     model: nn.Module | Mapping[str, Tensor],
     path: str | Path,
     like: str | Path,
-    dialects: Sequence[Dialect],
+    layouts: Sequence[CheckpointLayout],
 ) -> int:
     """Write a model, or its state, in the layout of the file `like`, under that file's names.
 
@@ -316,16 +318,16 @@ def save_like(
     ours = model.state_dict() if isinstance(model, nn.Module) else model
     whole: Entries = unpacked(headers(find(like)), place)
     inner = bare(whole if prefix is None else chosen(whole, prefix, place), place)
-    dialect = dialect_of(inner, dialects, place)
+    layout = layout_of(inner, layouts, place)
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for name, entry in inner.items():
-        names = [new for new in dialect.rename(name) if new in ours]
+        names = [new for new in layout.rename(name) if new in ours]
         if not names:
             continue
         parts = [ours[new] for new in names]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if dialect.swapped(names[0]):
+        if layout.swapped(names[0]):
             tensor = torch.cat(tensor.chunk(2)[::-1])
         if tensor.numel() != prod(entry.shape):
             raise WamkitError(
@@ -360,7 +362,7 @@ def materialize(
     make: Callable[[], nn.Module],
     path: str | None,
     *,
-    dialects: Sequence[Dialect] = (),
+    layouts: Sequence[CheckpointLayout] = (),
     folders: Sequence[str] = (),
 ) -> nn.Module:
     """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
@@ -368,7 +370,7 @@ def materialize(
         return make()
     with torch.device("meta"), bounded(f"the model of {path}"):
         model = make()
-    load(model, path, dialects=dialects, folders=folders)
+    load(model, path, layouts=layouts, folders=folders)
     return model
 
 

@@ -125,7 +125,7 @@ def layouts_of(entries: dict[str, Entry]) -> list[str]:
         for cls in registry():
             part: Any = parse_part(cls.kind, cls.model_fields["name"].default)
             for layout in part.layouts() if isinstance(part, Weighted) else ():
-                if any(re.search(layout.sentinel, name) for name in names):
+                if any(re.search(layout.detect_key, name) for name in names):
                     found.append(f"{cls.kind} {part.name}, {layout.name}{behind}")
         if found:
             break

@@ -103,7 +103,7 @@ class Weighted(Part):
         return {**given, **open_fields(cls, given)} if isinstance(given, dict) else given
 
     def layouts(self) -> Sequence[Any]:
-        """The layouts its files may be in (`wamkit.checkpoints.safetensors.Dialect`).
+        """The layouts its files may be in (`wamkit.checkpoints.safetensors.CheckpointLayout`).
 
         None for wamkit's own names alone.
         """
@@ -116,7 +116,7 @@ class Weighted(Part):
         """
         from ..checkpoints.safetensors import materialize
 
-        return materialize(make, self.weights, dialects=self.layouts(), folders=self.config_folders)
+        return materialize(make, self.weights, layouts=self.layouts(), folders=self.config_folders)
 
 
 class BackboneConfig(Weighted):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..acceleration.fused_linear import projected as projected
+from ..acceleration.fused_linear import fused_linear as fused_linear
 from .attention import QKV as QKV
 from .attention import attend_text as attend_text
 from .attention import attention as attention

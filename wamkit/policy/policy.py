@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..acceleration.compile_modules import as_written, compile_encoder, compile_pass
-from ..acceleration.fused_linear import Row, fuse, unfuse
+from ..acceleration.fused_linear import FusedLinear, fuse, unfuse
 from ..acceleration.precision import exact, lowered
-from ..acceleration.quantize import LEAST, Rounded, check_kind, quantize
+from ..acceleration.quantize import MIN_ELEMENTS, QuantizationReport, check_kind, quantize
 from ..acceleration.vae_graph import record_encoder
 from ..checkpoints.random_weights import seeded
 from ..checkpoints.safetensors import cast
@@ -105,7 +105,7 @@ class Policy(Placed):
         self.quantized: str = "none"
         self._graphs: dict[tuple[Any, ...], CapturedGraph] = {}
         self._capture = GraphPool()
-        self._rows: list[Row] | None = None
+        self._fused_layers: list[FusedLinear] | None = None
         self.runner = PassRunner()
         self.prompt_state = PromptState()
         self.eval()
@@ -168,7 +168,7 @@ class Policy(Placed):
             record_encoder(self.vae, self._capture)
         self.mode = chosen
 
-    def quantize(self, kind: str, least: int = LEAST) -> Rounded | None:
+    def quantize(self, kind: str, min_elements: int = MIN_ELEMENTS) -> QuantizationReport | None:
         """Act with large weights in 8 bits from now on, as `wamkit.acceleration.quantize` says.
 
         For good: a policy that was rounded can neither learn nor be saved, and is loaded again to
@@ -184,7 +184,9 @@ class Policy(Placed):
             )
         self._invalidate()
         unfuse(self)
-        done = quantize((self.backbone, self.action_head), chosen, DTYPES[self.spec.dtype], least)
+        done = quantize(
+            (self.backbone, self.action_head), chosen, DTYPES[self.spec.dtype], min_elements
+        )
         self.quantized = chosen
         self.set_mode(self.mode)
         return done
@@ -211,7 +213,7 @@ class Policy(Placed):
 
     def _invalidate(self) -> None:
         """Drop everything derived from the weights: fused layers, graphs and caches."""
-        self._rows = None
+        self._fused_layers = None
         self.prompt_state.forget()
         self.runner.forget()
 
@@ -219,8 +221,8 @@ class Policy(Placed):
         """Fuse layers for the first chunk, and again if weights have moved."""
         if self.training:
             return
-        if self._rows is None or not all(row.holds() for row in self._rows):
-            self._rows = fuse(self)
+        if self._fused_layers is None or not all(row.is_valid() for row in self._fused_layers):
+            self._fused_layers = fuse(self)
             self._graphs.clear()
             self.runner.recompile()
 

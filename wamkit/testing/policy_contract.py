@@ -61,7 +61,7 @@ def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     apart = policy.train().act(seen, seed=0).values
     same_values(policy.eval().act(seen, seed=0).values, apart)
-    says = any(getattr(type(module), "together", ()) for module in policy.modules())
+    says = any(getattr(type(module), "fuse_groups", ()) for module in policy.modules())
     assert bool(policy._rows) == says
     after = policy.state_dict()
     assert before.keys() == after.keys()

@@ -167,9 +167,9 @@ class Mot(ActionHeadConfig):
             )
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self, sizes: Sizes) -> Any:
         from .head import MotHead

@@ -26,9 +26,9 @@ from wamkit.engine.layers import (
     TextKV,
     ada_norm,
     attend_text,
+    fused_linear,
     gated_add,
     one_plus_scale,
-    projected,
     rotate_pairs,
     sinusoid,
     split_heads,
@@ -46,7 +46,7 @@ class ExpertSigma(NamedTuple):
 class Attention(nn.Module):
     """Projections into and out of the backbone's head space; q and k normalized over all heads."""
 
-    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+    fuse_groups = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
 
     def __init__(
         self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, *, bias: bool
@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q [B, H, S, E], k and v [B, K, S, E]."""
-        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        q, k, v = fused_linear(self, x, "to_q", "to_k", "to_v")
         size = self.head_dim
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size)
@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, K, S, E]."""
-        k, v = projected(self, x, "to_k", "to_v")
+        k, v = fused_linear(self, x, "to_k", "to_v")
         return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
 

@@ -4,11 +4,11 @@ Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.actio
 video as `mixtures.video.*`, and the encoder of the state as `proprio_encoder.*`.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (
-    Dialect("wamkit", r"^expert\."),
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout("wamkit", r"^expert\."),
+    CheckpointLayout(
         "Fast-WAM",
         r"^(mot\.)?mixtures\.action\.",
         (

@@ -125,9 +125,9 @@ class Reader(ReaderConfig):
             )
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self, sizes: Sizes) -> Any:
         from .head import DiTReader

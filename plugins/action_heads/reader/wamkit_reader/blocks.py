@@ -25,8 +25,8 @@ from wamkit.engine.layers import (
     ada_norm,
     ada_rms_norm,
     attend_text,
+    fused_linear,
     gated_add,
-    projected,
     rotate_pairs,
     sinusoid,
     split_heads,
@@ -41,7 +41,7 @@ FREQUENCIES = 256  # width of the sinusoid of a noise level
 class Attention(nn.Module):
     """Attention at the head's width to tokens of any width; q and k normalized over all heads."""
 
-    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+    fuse_groups = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
 
     def __init__(self, width: int, head_dim: int, source: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
     def kv(self, x: Tensor, mask: Tensor | None = None) -> KV:
         """Keys and values of tokens [B, S, source]; `mask` [B, S] is as `Text.mask`."""
-        k, v = projected(self, x, "to_k", "to_v")
+        k, v = fused_linear(self, x, "to_k", "to_v")
         return KV(split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim), mask)
 
     def cross(self, x: Tensor, kv: KV) -> Tensor:
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
         """Attention of tokens among themselves, [B, S, D] to [B, S, D]."""
-        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        q, k, v = fused_linear(self, x, "to_q", "to_k", "to_v")
         q, k = self._rotated(self.norm_q(q), rotary), self._rotated(self.norm_k(k), rotary)
         return self._attend(q, KV(k, split_heads(v, self.head_dim)))
 

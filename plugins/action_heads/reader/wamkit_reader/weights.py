@@ -4,11 +4,11 @@ GE-Act (github.com/AgibotTech/Genie-Envisioner, models/action_patches/patches.py
 beside the video transformer, every name of it beginning with `action_`.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (
-    Dialect("wamkit", r"^encoders\.action\."),
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout("wamkit", r"^encoders\.action\."),
+    CheckpointLayout(
         "GE-Act",
         r"^action_blocks\.",
         (

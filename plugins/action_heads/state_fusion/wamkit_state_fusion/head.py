@@ -24,8 +24,8 @@ from wamkit.engine.layers import (
     LayerNorm,
     additive_mask,
     attend_text,
+    fused_linear,
     masked_mean,
-    projected,
     sinusoid,
     split_heads,
 )
@@ -50,7 +50,7 @@ def perceptron(inputs: int, width: int, outputs: int, *, eps: float = 1e-5) -> n
 class Pooler(nn.Module):
     """Learned queries over the tokens of a layer, merged by weights that all inputs share."""
 
-    together = (("to_k", "to_v"),)
+    fuse_groups = (("to_k", "to_v"),)
 
     def __init__(self, width: int, queries: int, num_heads: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Pooler(nn.Module):
         """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
         y, size = self.token_norm(tokens), self.head_dim
         q = split_heads(self.to_q(self.query_tokens).expand(y.shape[0], -1, -1), size)
-        k, v = (split_heads(x, size) for x in projected(self, y, "to_k", "to_v"))
+        k, v = (split_heads(x, size) for x in fused_linear(self, y, "to_k", "to_v"))
         found = self.to_out(attend_text(q, KV(k, v, additive_mask(mask, k.dtype))))
         weights = self.query_merge_logits.float().softmax(0).to(found.dtype)
         return self.output_norm((found * weights[:, None]).sum(1))

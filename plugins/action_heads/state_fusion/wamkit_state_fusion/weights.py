@@ -5,11 +5,11 @@ adapters inside the video as `mot.mixtures.video.wam_adapters.*`, and the encode
 `proprio_encoder.*`. The video itself, with its LoRA, is the backbone's.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (
-    Dialect("wamkit", r"^poolers\.0\."),
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout("wamkit", r"^poolers\.0\."),
+    CheckpointLayout(
         "Light-WAM",
         r"^state_fusion_action_expert\.",
         (

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from wamkit_cosmos import Cosmos
-from wamkit_cosmos.weights import DIALECTS
+from wamkit_cosmos.weights import LAYOUTS
 
 from wamkit.checkpoints.safetensors import cast
 from wamkit.engine.passes import PassRunner
@@ -404,7 +404,7 @@ def test_original_names_become_those_of_diffusers_own_converter(
     marks = {name: torch.tensor(i) for i, name in enumerate([*names, *carried_along()])}
     converted = convert_cosmos_transformer_checkpoint_to_diffusers(marks)
     wanted = {key: names[int(mark)] for key, mark in converted.items()}
-    dialect = DIALECTS[1]
+    dialect = LAYOUTS[1]
     assert {dialect.rename(name)[0]: name for name in names} == wanted
     assert not [name for name in carried_along() if dialect.rename(name)]
     bare = [name.removeprefix("net.") for name in names]

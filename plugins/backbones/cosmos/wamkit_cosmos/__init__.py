@@ -129,9 +129,9 @@ class Cosmos(VariantBackbone):
         return CosmosStack(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from .backbone import CosmosBackbone

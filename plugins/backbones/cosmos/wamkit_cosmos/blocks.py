@@ -28,9 +28,9 @@ from wamkit.engine.layers import (
     TextKV,
     ada_norm,
     attend_text,
+    fused_linear,
     gated_add,
     one_plus_scale,
-    projected,
     rotate_halves,
     split_heads,
 )
@@ -64,7 +64,7 @@ class LowRankModulation(nn.Module):
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized head by head."""
 
-    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
+    fuse_groups = (("to_q", "to_k", "to_v"), ("to_k", "to_v"))
 
     def __init__(self, width: int, inputs: int, sizes: Cosmos) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E]."""
-        rows = projected(self, x, "to_q", "to_k", "to_v")
+        rows = fused_linear(self, x, "to_q", "to_k", "to_v")
         q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return self.norm_q(q), self.norm_k(k), v
 
@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, inputs] to two of [B, H, S, E]."""
-        k, v = projected(self, x, "to_k", "to_v")
+        k, v = fused_linear(self, x, "to_k", "to_v")
         return self.norm_k(split_heads(k, self.head_dim)), split_heads(v, self.head_dim)
 
     def out(self, attended: Tensor) -> Tensor:

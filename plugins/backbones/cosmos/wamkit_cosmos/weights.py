@@ -4,13 +4,13 @@ Our names are those of diffusers' `CosmosTransformer3DModel`; the original ones 
 `MinimalV1LVGDiT` in github.com/nvidia-cosmos/cosmos-predict2, behind the prefix `net.`.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^(net|model\.diffusion_model)\.", "")
 
-DIALECTS = (
-    Dialect("diffusers", r"time_embed\.norm\.weight$", (_PREFIX,)),
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout("diffusers", r"time_embed\.norm\.weight$", (_PREFIX,)),
+    CheckpointLayout(
         "original",
         r"t_embedding_norm\.weight$",
         (

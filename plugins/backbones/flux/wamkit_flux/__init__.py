@@ -226,10 +226,10 @@ class Flux1(_Flux):
     def conditioner(self) -> Any:
         from wamkit.checkpoints import conditioner
 
-        from .pooled import DIALECTS, PooledText, Shape, tiny
+        from .pooled import LAYOUTS, PooledText, Shape, tiny
 
         shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
-        return conditioner.build(lambda: PooledText(shape), self, ENCODER_FOLDER, DIALECTS)
+        return conditioner.build(lambda: PooledText(shape), self, ENCODER_FOLDER, LAYOUTS)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.extra_width:

@@ -30,9 +30,9 @@ from wamkit.engine.layers import (
     RotaryEmbedding,
     TextCond,
     ada_norm,
+    fused_linear,
     gated_add,
     one_plus_scale,
-    projected,
     rotate_pairs,
     split_heads,
 )
@@ -78,7 +78,7 @@ class Modulation(nn.Module):
 class JointAttention(nn.Module):
     """Projections of a double block, under diffusers' names: `add_*` are those of text tokens."""
 
-    together = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+    fuse_groups = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
 
     def __init__(self, sizes: BlockSizes, *, bias: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class JointAttention(nn.Module):
     def qkv(self, x: Tensor, of_text: bool) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E] without positions."""
         norms = (self.norm_added_q, self.norm_added_k) if of_text else (self.norm_q, self.norm_k)
-        rows = projected(self, x, *self.together[of_text])
+        rows = fused_linear(self, x, *self.fuse_groups[of_text])
         q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return norms[0](q), norms[1](k), v
 

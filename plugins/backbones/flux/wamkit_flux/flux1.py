@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.engine.layers import Embedder, FeedForward, RMSNorm, projected, split_heads
+from wamkit.engine.layers import Embedder, FeedForward, RMSNorm, fused_linear, split_heads
 
 from .backbone import FluxBackbone
 from .blocks import BlockSizes, DoubleBlock, Modulation, SingleBlock
@@ -50,7 +50,7 @@ class Flux1DoubleBlock(DoubleBlock):
 class SelfAttention(nn.Module):
     """Projections of a single block, under diffusers' names."""
 
-    together = (("to_q", "to_k", "to_v"),)
+    fuse_groups = (("to_q", "to_k", "to_v"),)
 
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Flux1SingleBlock(SingleBlock):
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attn = self.attn
-        rows = projected(attn, x, "to_q", "to_k", "to_v")
+        rows = fused_linear(attn, x, "to_q", "to_k", "to_v")
         q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return attn.norm_q(q), attn.norm_k(k), v, self.proj_mlp(x)
 

@@ -16,12 +16,12 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.engine.clip_layers import Encoder, quick_gelu
 from wamkit.engine.layers import LayerNorm
 
-DIALECTS = (
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout(
         "transformers",
         r"(^|\.)embeddings\.token_embedding\.weight$",
         ((r"^text_model\.", ""),),

@@ -5,7 +5,7 @@ and github.com/black-forest-labs/flux: transformers in `flux-2-klein-*.safetenso
 `flux1-kontext-dev.safetensors`, VAEs in `ae.safetensors`, with the names of latent-diffusion.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^model\.diffusion_model\.", "")
 _ENDS = (
@@ -34,8 +34,8 @@ _QKV = (
 _SWAPS = (r"^norm_out\.linear\.(weight|bias)$",)
 
 FLUX2 = (
-    Dialect("diffusers", r"double_stream_modulation_img\.linear\.weight$", (_PREFIX,)),
-    Dialect(
+    CheckpointLayout("diffusers", r"double_stream_modulation_img\.linear\.weight$", (_PREFIX,)),
+    CheckpointLayout(
         "original",
         r"double_stream_modulation_img\.lin\.weight$",
         (
@@ -60,8 +60,10 @@ FLUX2 = (
 )
 
 FLUX1 = (
-    Dialect("diffusers", r"transformer_blocks\.0\.norm1_context\.linear\.weight$", (_PREFIX,)),
-    Dialect(
+    CheckpointLayout(
+        "diffusers", r"transformer_blocks\.0\.norm1_context\.linear\.weight$", (_PREFIX,)
+    ),
+    CheckpointLayout(
         "original",
         r"double_blocks\.0\.img_mod\.lin\.weight$",
         (
@@ -97,13 +99,13 @@ _VAE_DROP = (r"(^|\.)bn\.num_batches_tracked$",)
 _MID = r"\.mid_block\.attentions\.0\."
 
 VAE = (
-    Dialect(
+    CheckpointLayout(
         "diffusers",
         r"decoder\.mid_block\.resnets\.0\.norm1\.weight$",
         (_VAE_PREFIX,),
         drop=_VAE_DROP,
     ),
-    Dialect(
+    CheckpointLayout(
         "original",
         r"decoder\.mid\.block_1\.norm1\.weight$",
         (

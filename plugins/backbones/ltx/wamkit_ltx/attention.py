@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wamkit.engine.layers import KV, RMSNorm, attend_text, projected, split_heads
+from wamkit.engine.layers import KV, RMSNorm, attend_text, fused_linear, split_heads
 
 
 class Attention(nn.Module):
@@ -48,15 +48,15 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Attention whose queries, keys and values come of the same tokens."""
 
-    together = (("to_gate_logits", "to_q", "to_k", "to_v"), ("to_q", "to_k", "to_v"))
+    fuse_groups = (("to_gate_logits", "to_q", "to_k", "to_v"), ("to_q", "to_k", "to_v"))
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """[B, S, D] to q, k, v [B, H, S, E], and gates [B, S, H] if there are any."""
         gates, size = None, self.head_dim
         if self.to_gate_logits is None:
-            q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+            q, k, v = fused_linear(self, x, "to_q", "to_k", "to_v")
         else:
-            logits, q, k, v = projected(self, x, "to_gate_logits", "to_q", "to_k", "to_v")
+            logits, q, k, v = fused_linear(self, x, "to_gate_logits", "to_q", "to_k", "to_v")
             gates = 2 * logits.sigmoid()
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size), gates
@@ -65,11 +65,11 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Attention to the prompt."""
 
-    together = (("to_gate_logits", "to_q"), ("to_k", "to_v"))
+    fuse_groups = (("to_gate_logits", "to_q"), ("to_k", "to_v"))
 
     def kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, inputs] to two of [B, H, L, E]."""
-        k, v = projected(self, text, "to_k", "to_v")
+        k, v = fused_linear(self, text, "to_k", "to_v")
         return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def forward(self, x: Tensor, kv: KV) -> Tensor:
@@ -78,6 +78,6 @@ class CrossAttention(Attention):
         if self.to_gate_logits is None:
             q = self.to_q(x)
         else:
-            logits, q = projected(self, x, "to_gate_logits", "to_q")
+            logits, q = fused_linear(self, x, "to_gate_logits", "to_q")
             gates = 2 * logits.sigmoid()
         return self.out(attend_text(split_heads(self.norm_q(q), self.head_dim), kv), gates)

@@ -13,14 +13,14 @@ import diffusers
 import torch
 from torch import Tensor
 
-from wamkit.acceleration.single_frame_conv import Flat
+from wamkit.acceleration.single_frame_conv import SingleFrameVAE
 
 from .vae_single import convolutions, moments
 
 SEED = 0  # of the noise that 0.9.1's decoder adds between its layers
 
 
-class LTXVideoVAE(Flat):
+class LTXVideoVAE(SingleFrameVAE):
     """Encode clips to latents of about unit variance, and decode them, the same every time.
 
     `name` is diffusers' class and `blocks` what it is built from; its state dict is this one's.
@@ -34,7 +34,7 @@ class LTXVideoVAE(Flat):
         super().__init__()
         model = getattr(diffusers, name)(**blocks)
         self.encoder, self.decoder, self.level = model.encoder, model.decoder, level
-        self.keep_flat(convolutions(self.encoder), "repeats")
+        self.fold_convs(convolutions(self.encoder), "repeats")
         self.register_buffer("latents_mean", model.latents_mean)
         self.register_buffer("latents_std", model.latents_std)
         self.channels = int(model.config.latent_channels)
@@ -57,7 +57,7 @@ class LTXVideoVAE(Flat):
                 f"T = 1 + {frames}k, H a multiple of {rows} and W a multiple of {columns}"
             )
         if T == 1:
-            self.ready()
+            self.fold_kernels()
             found = moments(self.encoder, pixels[:, :, 0]).unsqueeze(2)
         else:
             found = self.encoder(pixels)

@@ -233,9 +233,9 @@ class LTXVAE(_VAE):
         return self.decode_sigma if self.blocks["timestep_conditioning"] else None
 
     def layouts(self) -> Sequence[Any]:
-        from .vae_weights import DIALECTS
+        from .vae_weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
 
 class LTX2VAE(_VAE):

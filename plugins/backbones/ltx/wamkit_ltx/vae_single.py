@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.acceleration.single_frame_conv import convolved
+from wamkit.acceleration.single_frame_conv import single_frame_conv
 
 EPS = 1e-8  # of the norms of diffusers' encoders, which have no weights
 
@@ -47,7 +47,7 @@ def moments(encoder: Any, picture: Tensor) -> Tensor:
 
 def _convolved(layer: Any, x: Tensor) -> Tensor:
     """By diffusers' causal convolution, or by a plain one."""
-    return convolved(getattr(layer, "conv", layer), x, "repeats")
+    return single_frame_conv(getattr(layer, "conv", layer), x, "repeats")
 
 
 def _normed(x: Tensor) -> Tensor:

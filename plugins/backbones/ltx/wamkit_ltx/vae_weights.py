@@ -9,9 +9,9 @@ that only its lists have. Source: `scripts/convert_ltx_to_diffusers.py` and
 import re
 from collections.abc import Sequence
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-_DIFFUSERS = Dialect("diffusers", r"^(vae\.)?decoder\.mid_block\.", ((r"^vae\.", ""),))
+_DIFFUSERS = CheckpointLayout("diffusers", r"^(vae\.)?decoder\.mid_block\.", ((r"^vae\.", ""),))
 _STATISTICS = (r"per_channel_statistics\.(channel|mean-of-stds(_over_std-of-means)?)$",)
 _OTHER_PARTS = (
     r"^(model\.diffusion_model|audio_vae|vocoder|text_encoders|text_embedding_projection)\.",
@@ -48,7 +48,9 @@ UP = (
 )  # fmt: skip
 
 
-def _original(name: str, sentinel: str, down: Sequence[str], up: Sequence[str]) -> Dialect:
+def _original(
+    name: str, detect_key: str, down: Sequence[str], up: Sequence[str]
+) -> CheckpointLayout:
     """The layout whose flat lists have stages `down` and `up`, block by block.
 
     A new name keeps a mark until all are given, so that none is renamed twice.
@@ -60,10 +62,12 @@ def _original(name: str, sentinel: str, down: Sequence[str], up: Sequence[str]) 
         for i, stage in enumerate(names)
     )
     rules = ((r"^vae\.", ""), *stages, (r"@", ""), *_COMMON)
-    return Dialect(name, rf"^(vae\.)?{sentinel}\.", rules, drop=_STATISTICS + _OTHER_PARTS)
+    return CheckpointLayout(
+        name, rf"^(vae\.)?{detect_key}\.", rules, drop=_STATISTICS + _OTHER_PARTS
+    )
 
 
-DIALECTS = (
+LAYOUTS = (
     _DIFFUSERS,
     _original("0.9.0", r"decoder\.up_blocks\.9", FIRST_DOWN, FIRST_UP),
     _original("0.9.1", r"encoder\.down_blocks\.9", FIRST_DOWN, UP),

@@ -6,7 +6,7 @@ vocoder and what connects the text encoder to the transformer. What belongs to o
 audio half of LTX-2, is dropped by name; anything else must be known.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^model\.diffusion_model\.", "")
 _OTHER_PARTS = (r"^(vae|audio_vae|vocoder|text_encoders)\.",)
@@ -19,12 +19,16 @@ _RENAMED = (
 )
 
 LTX_DIALECTS = (
-    Dialect("diffusers", r"^(model\.diffusion_model\.)?time_embed\.linear\.weight$", (_PREFIX,)),
-    Dialect("original", r"(^|\.)adaln_single\.linear\.weight$", _RENAMED, drop=_OTHER_PARTS),
+    CheckpointLayout(
+        "diffusers", r"^(model\.diffusion_model\.)?time_embed\.linear\.weight$", (_PREFIX,)
+    ),
+    CheckpointLayout(
+        "original", r"(^|\.)adaln_single\.linear\.weight$", _RENAMED, drop=_OTHER_PARTS
+    ),
 )
 
 LTX2_DIALECTS = (
-    Dialect(
+    CheckpointLayout(
         "diffusers",
         r"^(model\.diffusion_model\.)?time_embed\.linear\.weight$",
         (_PREFIX,),
@@ -36,7 +40,7 @@ LTX2_DIALECTS = (
             r"\.\d+\.video_a2v_cross_attn_scale_shift_table$",
         ),
     ),
-    Dialect(
+    CheckpointLayout(
         "original",
         r"(^|\.)adaln_single\.linear\.weight$",
         (*_RENAMED, (r"^prompt_adaln_single\.", "prompt_adaln.")),

@@ -154,9 +154,9 @@ class OmniGen2(VariantBackbone):
             )
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from .backbone import OmniGen2Backbone

@@ -23,7 +23,7 @@ from wamkit.engine.layers import (
     RMSNorm,
     RotaryEmbedding,
     attention,
-    projected,
+    fused_linear,
     rotate_pairs,
     scaled,
     split_heads,
@@ -56,7 +56,7 @@ class Heads(NamedTuple):
 class Attention(nn.Module):
     """Projections without biases; q and k are normalized in each head."""
 
-    together = (("to_q", "to_k", "to_v"),)
+    fuse_groups = (("to_q", "to_k", "to_v"),)
 
     def __init__(self, width: int, heads: Heads) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor, rotary: RotaryEmbedding) -> QKV:
         """[B, S, D] to q [B, H, S, E], and k and v [B, K, S, E]."""
-        rows = projected(self, x, "to_q", "to_k", "to_v")
+        rows = fused_linear(self, x, "to_q", "to_k", "to_v")
         q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return QKV(rotate_pairs(self.norm_q(q), rotary), rotate_pairs(self.norm_k(k), rotary), v)
 
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Three linear layers without biases; the first, through SiLU, gates the third."""
 
-    together = (("linear_1", "linear_3"),)
+    fuse_groups = (("linear_1", "linear_3"),)
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        gate, up = projected(self, x, "linear_1", "linear_3")
+        gate, up = fused_linear(self, x, "linear_1", "linear_3")
         return self.linear_2(F.silu(gate) * up)
 
 

@@ -1,5 +1,5 @@
 """The one published layout of OmniGen2's transformer, that of its own repository."""
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (Dialect("omnigen2", r"^image_index_embedding$"),)
+LAYOUTS = (CheckpointLayout("omnigen2", r"^image_index_embedding$"),)

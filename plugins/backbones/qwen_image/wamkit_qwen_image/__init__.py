@@ -115,9 +115,9 @@ class QwenImage(VariantBackbone):
         return QwenImageExpert(self, width, mlp_dim)
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from .backbone import QwenImageBackbone

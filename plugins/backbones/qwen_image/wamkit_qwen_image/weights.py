@@ -1,5 +1,5 @@
 """The one published layout of Qwen-Image-Edit's transformer, that of diffusers."""
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (Dialect("diffusers", r"^transformer_blocks\.0\.img_mod\.1\.weight$"),)
+LAYOUTS = (CheckpointLayout("diffusers", r"^transformer_blocks\.0\.img_mod\.1\.weight$"),)

@@ -181,9 +181,9 @@ class TimmViT(VariantBackbone):
             )
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from .backbone import ViTBackbone

@@ -4,10 +4,10 @@ What stands behind the last block (final norm, pooling, classifier) is left out:
 blocks.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-DIALECTS = (
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout(
         "timm",
         r"^blocks\.0\.attn\.qkv\.weight$",
         # timm's class Eva, which holds DINOv3, names the scales after BEiT.

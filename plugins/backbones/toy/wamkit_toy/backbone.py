@@ -26,10 +26,10 @@ from wamkit.engine.layers import (
     ada_norm,
     attend_text,
     axial_rotary,
+    fused_linear,
     gated_add,
     one_plus_scale,
     patches,
-    projected,
     rotate_pairs,
     sinusoid,
     split_heads,
@@ -55,7 +55,7 @@ class ToyBlock(nn.Module):
     The width D need not be H * E: an action expert is narrower than what it attends with.
     """
 
-    together = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
+    fuse_groups = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
 
     def __init__(self, width: int, num_heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ToyBlock(nn.Module):
         shift, scale, *rest = modulation.unbind(2)
         y = ada_norm(x, shift, scale)
         q, k, v = (
-            split_heads(z, self.head_dim) for z in projected(self, y, "to_q", "to_k", "to_v")
+            split_heads(z, self.head_dim) for z in fused_linear(self, y, "to_q", "to_k", "to_v")
         )
         return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v), (x, *rest)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wamkit_wan import Wan
-from wamkit_wan.weights import DIALECTS
+from wamkit_wan.weights import LAYOUTS
 
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast
@@ -219,8 +219,8 @@ def test_original_names_become_those_of_diffusers_own_converter(
     names = [original_name(name) for name in references[case].state_dict()]
     marks = {name: torch.tensor(i) for i, name in enumerate(names)}
     converted = {k: names[int(v)] for k, v in convert_wan_transformer_to_diffusers(marks).items()}
-    assert {DIALECTS[1].rename(name)[0]: name for name in names} == converted
-    assert {DIALECTS[1].rename(f"model.diffusion_model.{n}")[0]: n for n in names} == converted
+    assert {LAYOUTS[1].rename(name)[0]: name for name in names} == converted
+    assert {LAYOUTS[1].rename(f"model.diffusion_model.{n}")[0]: n for n in names} == converted
 
 
 @float64()

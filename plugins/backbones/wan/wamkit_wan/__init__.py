@@ -154,10 +154,10 @@ class Wan(VariantBackbone):
     def conditioner(self) -> Any:
         from wamkit.checkpoints import conditioner
 
-        from .image_encoder import ImageEncoder, Shape, dialects, tiny
+        from .image_encoder import ImageEncoder, Shape, layouts, tiny
 
         shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
-        return conditioner.build(lambda: ImageEncoder(shape), self, ENCODER_FOLDER, dialects(shape))
+        return conditioner.build(lambda: ImageEncoder(shape), self, ENCODER_FOLDER, layouts(shape))
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.extra_width:
@@ -170,9 +170,9 @@ class Wan(VariantBackbone):
             )
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from wamkit.checkpoints.safetensors import materialize
@@ -182,7 +182,7 @@ class Wan(VariantBackbone):
         return materialize(
             lambda: WanBackbone(self),
             self.weights,
-            dialects=self.layouts(),
+            layouts=self.layouts(),
             folders=FOLDERS[self.noise] if "a14b" in self.variant else ("transformer",),
         )
 

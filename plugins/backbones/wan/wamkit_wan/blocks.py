@@ -27,9 +27,9 @@ from wamkit.engine.layers import (
     TextKV,
     ada_norm,
     attend_text,
+    fused_linear,
     gated_add,
     one_plus_scale,
-    projected,
     rotate_pairs,
     split_heads,
 )
@@ -45,7 +45,7 @@ class WanSigma(NamedTuple):
 class Attention(nn.Module):
     """Projections under diffusers' names; q and k are normalized over all heads at once."""
 
-    together = (("to_q", "to_k", "to_v"), ("to_k", "to_v"), ("add_k_proj", "add_v_proj"))
+    fuse_groups = (("to_q", "to_k", "to_v"), ("to_k", "to_v"), ("add_k_proj", "add_v_proj"))
 
     def __init__(self, width: int, num_heads: int, head_dim: int, *, image: bool = False) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, S, D] to q, k and v [B, H, S, E]."""
-        q, k, v = projected(self, x, "to_q", "to_k", "to_v")
+        q, k, v = fused_linear(self, x, "to_q", "to_k", "to_v")
         size = self.head_dim
         q, k = split_heads(self.norm_q(q), size), split_heads(self.norm_k(k), size)
         return q, k, split_heads(v, size)
@@ -70,12 +70,12 @@ class Attention(nn.Module):
 
     def kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, D] to two of [B, H, S, E]."""
-        k, v = projected(self, x, "to_k", "to_v")
+        k, v = fused_linear(self, x, "to_k", "to_v")
         return split_heads(self.norm_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def image_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same through the projections that only image tokens take."""
-        k, v = projected(self, x, "add_k_proj", "add_v_proj")
+        k, v = fused_linear(self, x, "add_k_proj", "add_v_proj")
         return split_heads(self.norm_added_k(k), self.head_dim), split_heads(v, self.head_dim)
 
     def out(self, attended: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.engine.clip_layers import Encoder
 from wamkit.engine.layers import LayerNorm, constant
 
@@ -40,11 +40,11 @@ def tiny(width: int) -> Shape:
     return Shape(width, layers=2, heads=2, picture=28)
 
 
-def dialects(shape: Shape) -> tuple[Dialect, ...]:
+def layouts(shape: Shape) -> tuple[CheckpointLayout, ...]:
     """transformers' names, with or without the prefix of its versions before 5."""
     last = rf"encoder\.layers\.{shape.layers - 1}\."
     return (
-        Dialect(
+        CheckpointLayout(
             "transformers",
             r"(^|\.)embeddings\.class_embedding$",
             ((r"^vision_model\.", ""),),

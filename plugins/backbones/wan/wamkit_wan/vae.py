@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from wamkit.acceleration.single_frame_conv import Flat
+from wamkit.acceleration.single_frame_conv import SingleFrameVAE
 from wamkit.engine.layers import constant
 
 from .latents import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
@@ -94,7 +94,7 @@ def tiny(shape: WanVAEShape) -> WanVAEShape:
     return replace(shape, base_width=4, decoder_width=decoder_width)
 
 
-class WanVAE(Flat):
+class WanVAE(SingleFrameVAE):
     """Encode clips to latents of mean 0 and deviation 1 per channel, and decode them.
 
     The state dict has the keys and shapes of diffusers' `AutoencoderKLWan`; `vae_weights` renames
@@ -118,7 +118,7 @@ class WanVAE(Flat):
             residual=config.residual,
         )
         causal = (layer for layer in self.encoder.modules() if isinstance(layer, CausalConv3d))
-        self.keep_flat(causal, "zeros")
+        self.fold_convs(causal, "zeros")
         self.quant_conv = nn.Conv3d(2 * self.channels, 2 * self.channels, 1)
         self.post_quant_conv = nn.Conv3d(self.channels, self.channels, 1)
         self.decoder = Decoder(
@@ -137,7 +137,7 @@ class WanVAE(Flat):
         of the stride. Raises ValueError for any other shape.
         """
         self._check_pixels(pixels)
-        self.ready()
+        self.fold_kernels()
         x = patchify(pixels, self.config.patch)  # [B, 3*p*p, T, H/p, W/p]
         chunks = [x[:, :, :1]]
         if x.shape[2] > 1:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.acceleration.single_frame_conv import convolved
+from wamkit.acceleration.single_frame_conv import single_frame_conv
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CausalConv3d(nn.Conv3d):
         if reach:
             chunk.remember(self, seen, reach)
         if seen.shape[2] == 1:
-            return convolved(self, x[:, :, 0], "zeros").unsqueeze(2)
+            return single_frame_conv(self, x[:, :, 0], "zeros").unsqueeze(2)
         missing = reach - (seen.shape[2] - x.shape[2])
         return super().forward(F.pad(seen, (0, 0, 0, 0, missing, 0)) if missing else seen)
 

@@ -6,7 +6,7 @@ file; tensors are the same in both layouts. The originals are `Wan2.1_VAE.pth`
 (github.com/Wan-Video/Wan2.2, `wan/modules/vae2_2.py`).
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 SENTINEL_ORIGINAL = "decoder.middle.0.residual.0.gamma"
 """A key that only the original layout has, in both versions."""
@@ -69,7 +69,10 @@ ORIGINAL_22: tuple[tuple[str, str], ...] = (
 )
 
 LAYOUTS = {
-    name: (Dialect("diffusers", SENTINEL_DIFFUSERS), Dialect("original", SENTINEL_ORIGINAL, table))
+    name: (
+        CheckpointLayout("diffusers", SENTINEL_DIFFUSERS),
+        CheckpointLayout("original", SENTINEL_ORIGINAL, table),
+    )
     for name, table in (("wan2.1", ORIGINAL_21), ("wan2.2", ORIGINAL_22))
 }
 """Name of a VAE -> the layouts of its files."""

@@ -6,21 +6,21 @@ file name, so only the names inside tell the layouts apart. Either may stand beh
 `model.diffusion_model.` of single-file distributions, or `mixtures.video.` of Fast-WAM's.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
 # A checkpoint of Fast-WAM holds the video transformer beside an action expert.
 _EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.", r"^optimizer\.")
 
-DIALECTS = (
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout(
         "diffusers",
         r"^(model\.diffusion_model\.)?blocks\.0\.attn1\.to_q\.weight$",
         (_PREFIX,),
         # Image-to-video files of early diffusers hold a norm that no version has ever applied.
         drop=(r"\.attn2\.norm_added_q\.weight$",),
     ),
-    Dialect(
+    CheckpointLayout(
         "original",
         r"time_projection\.1\.weight$",
         (

@@ -101,9 +101,9 @@ class OpenCLIP(TextEncoderConfig):
         return self.model_copy(update={**sizes, "weights": None})
 
     def layouts(self) -> Sequence[Any]:
-        from .weights import DIALECTS
+        from .weights import LAYOUTS
 
-        return DIALECTS
+        return LAYOUTS
 
     def build(self) -> Any:
         from .encoder import OpenCLIPEncoder, alike, text_tower

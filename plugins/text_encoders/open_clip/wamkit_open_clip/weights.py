@@ -1,6 +1,6 @@
 """The published layouts of CLIP models, of which the text tower alone is read."""
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
 # The projection is for the pooled embedding; openai's files hold three numbers among the weights.
 _OTHERS = (
@@ -10,13 +10,13 @@ _OTHERS = (
     r"^(text\.)?attn_mask$",
     r"^(input_resolution|context_length|vocab_size)$",
 )
-DIALECTS = (
-    Dialect("CLIP", sentinel=r"^token_embedding\.weight$", drop=_OTHERS),
-    Dialect(
+LAYOUTS = (
+    CheckpointLayout("CLIP", detect_key=r"^token_embedding\.weight$", drop=_OTHERS),
+    CheckpointLayout(
         "CLIP with a text module",
-        sentinel=r"^text\.token_embedding\.weight$",
+        detect_key=r"^text\.token_embedding\.weight$",
         rules=((r"^text\.", ""),),
         drop=_OTHERS,
     ),
-    Dialect("wamkit", sentinel=r"^tower\.", rules=((r"^tower\.", ""),)),
+    CheckpointLayout("wamkit", detect_key=r"^tower\.", rules=((r"^tower\.", ""),)),
 )

@@ -5,7 +5,7 @@ Those for video come from github.com/madebyollin/taehv: one file each, `taew2_1`
 huggingface.co/madebyollin/taef1, in the names of diffusers' `AutoencoderTiny`.
 """
 
-from wamkit.checkpoints.safetensors import Dialect
+from wamkit.checkpoints.safetensors import CheckpointLayout
 
-VIDEO = (Dialect("taehv", r"^decoder\.3\.conv\.0\.weight$"),)
-IMAGE = (Dialect("diffusers", r"^decoder\.layers\.2\.conv\.0\.weight$"),)
+VIDEO = (CheckpointLayout("taehv", r"^decoder\.3\.conv\.0\.weight$"),)
+IMAGE = (CheckpointLayout("diffusers", r"^decoder\.layers\.2\.conv\.0\.weight$"),)
