@@ -78,13 +78,15 @@ def fixed_shapes() -> Iterator[None]:
 def own(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy with a code object of its own: what one policy compiles does not count for another."""
     assert isinstance(function, FunctionType)
-    return FunctionType(
+    copied = FunctionType(
         function.__code__.replace(),
         function.__globals__,
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
 def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:

@@ -137,14 +137,20 @@ def run_pass(
     streams: Sequence[Inside],
     keys: Sequence[Sequence[Keys]],
     attend: Attend = attention,
+    *,
+    regions: bool = True,
 ) -> PassResult:
-    """All layers, with modulation and text keys that are known beforehand."""
+    """All layers, with modulation and text keys that are known beforehand.
+
+    Compiled, equal layers are one region; without `regions` every layer is written out.
+    """
+    run_layer = compiled_layer if regions else _layer
     tokens = _entering(streams)
     rows = [stream.modulation.gather(stream.level_index) for stream in streams]  # type: ignore[union-attr]
     result = PassResult(tokens, [], [])
     for layer, step in enumerate(plan):
         at = step.active
-        out = compiled_layer(
+        out = run_layer(
             step,
             [streams[i].blocks[layer] for i in at],
             [tokens[i] for i in at],
@@ -156,6 +162,16 @@ def run_pass(
         )
         _advance(step, out, result)
     return result
+
+
+def run_whole_pass(
+    plan: Sequence[LayerPlan],
+    streams: Sequence[Inside],
+    keys: Sequence[Sequence[Keys]],
+    attend: Attend = attention,
+) -> PassResult:
+    """`run_pass` without regions: torch 2.14 takes no weights of torchao's types into a region."""
+    return run_pass(plan, streams, keys, attend, regions=False)
 
 
 def run_live_pass(

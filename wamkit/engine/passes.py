@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..config.visibility import LayerVisibility, freeze
-from .attention import Attend, Inside, Stream, attention, run_live_pass, run_pass
+from .attention import Attend, Inside, Stream, attention, run_live_pass, run_pass, run_whole_pass
 from .attention_plan import plan_pass
 from .conditioning import (
     LiveModulation,
@@ -133,6 +133,8 @@ class PassRunner:
         self._functions: dict[Any, _Held] = {}
         self.sharded = False
         """True if the weights of a block are there only while it runs (FSDP)."""
+        self.regions = True
+        """Whether equal layers of a compiled pass are compiled once; not with torchao's weights."""
         self.recompute = False
         """Activation checkpointing: layers run again in the backward pass."""
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
@@ -373,7 +375,8 @@ class PassRunner:
         if any(isinstance(stream.modulation, LiveModulation) for stream in streams):
             result = run_live_pass(plan, inside, keys, attend, recompute=self.recompute)
         else:
-            result = self.call(run_pass, plan, inside, keys, attend)
+            run = run_pass if self.regions else run_whole_pass
+            result = self.call(run, plan, inside, keys, attend)
         layers = collect_cache(plan, segments, result.collected)
         states: list[dict[str, Tensor]] = []
         if hidden:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wamkit_toy import Toy
 from wamkit_toy.backbone import MIN_SIGMA
 
-from wamkit.interfaces.backbone import denoise
+from wamkit.interfaces import denoise
 from wamkit.interfaces.types import Frames, Text
 from wamkit.testing.parity import doubled, float64, other_values, same_values
 

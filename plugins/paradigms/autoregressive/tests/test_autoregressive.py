@@ -122,7 +122,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
         *(f"target.{k}" for k in blocks),
         *(f"seen.{k}" for k in copies),
     )
-    assert video.times.tolist() == [*range(7), *range(1, 1 + len(copies))]
+    assert list(video.times) == [*range(7), *range(1, 1 + len(copies))]
     assert target["video"].places == (1, 2, 3, 4, 5, 6)
     assert torch.equal(video.only("seen.1").z, inputs.take("video")[:, :, 2:4])
     assert not video.only("seen.0", "seen.1").sigma.any()
@@ -130,8 +130,8 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     assert torch.equal(level[..., 0], level[..., 1]) and len(level.unique()) == 6
     done = numbers.x[:, 18:]
     assert done.shape[1] == (12 if own else 0)
-    assert torch.equal(done, inputs.take("action")[:, : done.shape[1]])
-    assert numbers.places()[18:].tolist() == list(range(done.shape[1]))
+    assert torch.equal(done, scene.take("action")[:, : done.shape[1]])
+    assert list(numbers.places()[18:]) == list(range(done.shape[1]))
     assert target["action"].places == tuple(range(18))
     sigma = numbers.sigma[:, :18].unflatten(1, (3, 6))
     assert torch.equal(sigma[..., 0], sigma[..., 5]) and len(sigma.unique()) == 6
@@ -211,8 +211,8 @@ def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
     assert spec.backbone.traits.guide_channels
     policy = Policy.from_spec(spec)
     _, noisy, _ = corrupted(policy)
-    assert noisy.video is not None and noisy.video.guide is not None
-    guide = {role: noisy.video.only(role).guide for role in dict.fromkeys(noisy.video.roles)}
+    assert noisy.video is not None and noisy.video.cond_latents is not None
+    guide = {role: noisy.video.only(role).cond_latents for role in dict.fromkeys(noisy.video.roles)}
     first = guide["target.0"]
     assert first is not None
     for role, shown in guide.items():

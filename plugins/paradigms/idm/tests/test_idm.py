@@ -86,7 +86,9 @@ def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: s
     twin = video.only("context").named(context="context'")
     five = video.only("context", "target").then(twin).then(video.only("target'"))
     ours = policy.model(noisy)
-    theirs = policy.action_head.join(policy.backbone, noisy.with_(video=five), PUBLISHED)
+    theirs = policy.action_head.join(
+        policy.runner, policy.backbone, noisy.with_(video=five), PUBLISHED
+    )
     assert ours.action is not None and theirs.action is not None
     same_values(ours.action, theirs.action)
     assert ours.video is not None and theirs.video is not None
@@ -131,7 +133,7 @@ def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> N
     video = noisy.video
     assert video is not None and inputs.video is not None
     assert video.roles == ("context", "target", "target", "target'", "target'")
-    assert video.times.tolist() == [0, 1, 2, 1, 2] and target["video"].places == (1, 2)
+    assert list(video.times) == [0, 1, 2, 1, 2] and target["video"].places == (1, 2)
     velocity = target["video"].velocity
     back = video.only("target").z - video.sigma[:, 1, None, None, None, None] * velocity
     same_values(back, inputs.take("video"))

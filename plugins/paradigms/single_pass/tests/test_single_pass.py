@@ -11,7 +11,7 @@ from wamkit_single_pass import SinglePass
 from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.engine.noise_schedule import draw_noise
+from wamkit.engine.noise_schedule import draw
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
@@ -81,7 +81,7 @@ def test_the_context_stays_clean_and_levels_are_independent() -> None:
     assert inputs.video is not None and noisy.video is not None and noisy.action is not None
     assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     assert noisy.video.sigma[:, 0].tolist() == [0, 0] and target["video"].places == (1, 2)
-    levels = [*noisy.video.sigma[:, 1].tolist(), *noisy.action.sigma.tolist()]
+    levels = [*noisy.video.sigma[:, 1].tolist(), *noisy.action.sigma.flatten().tolist()]
     assert len(set(levels)) == 4 and all(0 < s <= 1 for s in levels)
     assert torch.equal(noisy.video.sigma[:, 1], noisy.video.sigma[:, 2])
 
@@ -98,9 +98,9 @@ def test_what_is_predicted_leads_back_to_the_data() -> None:
     assert noisy.action is not None and inputs.action is not None
     video = noisy.video.only("target")
     back = video.z - video.sigma[:, None, :, None, None] * target["video"].velocity
-    same_values(back, inputs.video.only("target").z)
-    back = noisy.action.x - noisy.action.sigma[:, None, None] * target["action"].velocity
-    same_values(back, inputs.action.x)
+    same_values(back, scene.video.only("target").z)
+    back = noisy.action.x - noisy.action.sigma[..., None] * target["action"].velocity
+    same_values(back, scene.action.x)
 
 
 @torch.no_grad()
