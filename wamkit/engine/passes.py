@@ -144,20 +144,23 @@ class PassRunner:
         """Keep nothing that was computed with weights that have changed."""
         self._kept.clear()
 
-    def renew(self, generation: int, structure: Any = None) -> None:
+    def renew(
+        self, generation: int, structure: Any = None, regions: Callable[[], bool] = lambda: True
+    ) -> None:
         """Keep what is known only if weights are still those of this generation.
 
         Args:
             generation: Counts changes of weights.
             structure: Says which modules and weights there are, and their dtypes and shapes. If it
                 is another one, passes are compiled anew.
+            regions: Whether equal layers may be compiled once; asked when passes are.
         """
         if generation != self._generation:
             self.forget()
             self._generation = generation
         if structure != self._structure:
             self.recompile()
-            self._structure = structure
+            self._structure, self.regions = structure, regions()
 
     def recompile(self) -> None:
         """Compile passes anew when they run next."""

@@ -162,7 +162,6 @@ class Policy(Placed):
         self._graphs.clear()
         self._invalidate()
         self.runner = PassRunner(compile_pass if compiles(chosen) else None)
-        self.runner.regions = all(type(p.data) is Tensor for p in self.parameters())
         if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
             compile_encoder(self.vae)
         if captures(chosen):

@@ -121,6 +121,10 @@ class PromptState:
         weights = [p for p in self._weights if p is not None]
         return self.replaced, list(map(_form, weights)), list(map(Tensor.stride, weights))
 
+    def are_plain(self) -> bool:
+        """Whether no weight is of a tensor type of its own, as torchao's are."""
+        return all(p is None or type(p.data) is Tensor for p in self._weights)
+
     def _clear(self) -> None:
         self._texts.clear()
         self.generation += 1
