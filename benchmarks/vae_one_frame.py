@@ -83,6 +83,13 @@ IMAGE = {
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
 }
+FLUX1 = {
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+}
 WAN22 = {
     "base_dim": 160,
     "decoder_base_dim": 256,
@@ -102,7 +109,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "ltx2": lambda: ltx_case("ltx2", "2.0"),
     "flux1": lambda: Case(
         "AutoencoderKL",
-        {**IMAGE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+        {**IMAGE, **FLUX1},
         {"name": "flux1"},
         flux1,
         clip=False,
