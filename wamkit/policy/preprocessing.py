@@ -301,8 +301,8 @@ def embed_prompts(policy: Policy, prompts: tuple[str, ...], template: str | None
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         lowered = torch.get_autocast_dtype(kind)
     key = prompts, template, policy.device, lowered
-    found = policy.instructions.get(policy, key, lambda: _words(policy, prompts, template))
-    known, runner = policy.instructions, policy.runner
+    found = policy.prompt_state.get(policy, key, lambda: _embed_prompts(policy, prompts, template))
+    known, runner = policy.prompt_state, policy.runner
     if runner.compile is None:
         runner.renew(known.generation)
     else:

@@ -130,7 +130,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     assert torch.equal(level[..., 0], level[..., 1]) and len(level.unique()) == 6
     done = numbers.x[:, 18:]
     assert done.shape[1] == (12 if own else 0)
-    assert torch.equal(done, scene.take("action")[:, : done.shape[1]])
+    assert torch.equal(done, inputs.take("action")[:, : done.shape[1]])
     assert list(numbers.places()[18:]) == list(range(done.shape[1]))
     assert target["action"].places == tuple(range(18))
     sigma = numbers.sigma[:, :18].unflatten(1, (3, 6))

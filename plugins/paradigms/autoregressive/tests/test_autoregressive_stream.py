@@ -15,7 +15,14 @@ from wamkit_autoregressive.memory import Memory
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.engine.kv_cache import KVCache
-from wamkit.interfaces.types import Frames, NoisyVectors, Outcome, Past, Scene, Velocity
+from wamkit.interfaces.types import (
+    EpisodeHistory,
+    Frames,
+    ModelInputs,
+    ModelOutput,
+    NoisyVectors,
+    ParadigmOutput,
+)
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import training_inputs
 from wamkit.testing.fixtures import batch_of, changed, composed, redrawn
@@ -98,20 +105,20 @@ class Lesson:
         noisy = video.only(f"target.{k}")
 
         def model(
-            scene: Scene, cache: KVCache | None = None, keep: Collection[str] = ()
-        ) -> Velocity:
-            if scene.video is not None and scene.video.targets:
-                scene = scene.put("video", noisy.z, noisy.sigma[:, 0])
-                assert scene.video.times == noisy.times  # type: ignore[union-attr]
-            elif scene.video is not None and scene.video.times == noisy.times:
-                scene = scene.with_(video=replace(scene.video, z=self.frames(k)))  # as imagined
-            if scene.action is not None and scene.action.roles[0].startswith("action"):
-                scene = scene.put("action", action.x[:, steps], action.sigma[:, steps[0]])
+            inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+        ) -> ModelOutput:
+            if inputs.video is not None and inputs.video.targets:
+                inputs = inputs.put("video", noisy.z, noisy.sigma[:, 0])
+                assert inputs.video.times == noisy.times  # type: ignore[union-attr]
+            elif inputs.video is not None and inputs.video.times == noisy.times:
+                inputs = inputs.with_(video=replace(inputs.video, z=self.frames(k)))  # as imagined
+            if inputs.action is not None and inputs.action.roles[0].startswith("action"):
+                inputs = inputs.put("action", action.x[:, steps], action.sigma[:, steps[0]])
                 places = [action.places()[i] for i in steps]
-                assert list(scene.noisy("action").places()) == places
-            found = self.policy.model(scene, cache, keep)
-            for part in scene.parts if not keep else ():
-                said.setdefault(part, found.take(part, scene))
+                assert list(inputs.noisy("action").places()) == places
+            found = self.policy.model(inputs, cache, keep)
+            for part in inputs.parts if not keep else ():
+                said.setdefault(part, found.take(part, inputs))
             return found
 
         return model, said

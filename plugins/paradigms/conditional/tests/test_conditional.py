@@ -38,9 +38,11 @@ def samples(spec: PolicySpec) -> tuple[ModelInputs, ModelInputs, DenoisingTarget
 
 def levels(inputs: ModelInputs) -> dict[str, list[float]]:
     """The level of each part in each sample."""
-    assert scene.clip is not None
-    found = {"video": scene.clip.sigma[:, -1].tolist()}
-    return found | {p: scene.noisy(p).sigma.flatten().tolist() for p in scene.parts if p != "video"}
+    assert inputs.clip is not None
+    found = {"video": inputs.clip.sigma[:, -1].tolist()}
+    return found | {
+        p: inputs.noisy(p).sigma.flatten().tolist() for p in inputs.parts if p != "video"
+    }
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
         noisy, target = policy.paradigm.add_noise(inputs, policy.schedules, rng)
         assert noisy.video is not None and noisy.action is not None
         assert noisy.video.sigma[:, 0].tolist() == [0, 0]
-        assert torch.equal(noisy.video.sigma[:, 1], noisy.action.sigma[:, 0]) == tied
+        assert torch.equal(noisy.video.sigma[:, 1:2], noisy.action.sigma) == tied
         for part in ("video", "action"):
             sigma = noisy.video.sigma[:, 1] if part == "video" else noisy.action.sigma
             back = (

@@ -11,7 +11,7 @@ from wamkit_single_pass import SinglePass
 from wamkit import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
-from wamkit.engine.noise_schedule import draw
+from wamkit.engine.noise_schedule import draw_noise
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
@@ -98,9 +98,9 @@ def test_what_is_predicted_leads_back_to_the_data() -> None:
     assert noisy.action is not None and inputs.action is not None
     video = noisy.video.only("target")
     back = video.z - video.sigma[:, None, :, None, None] * target["video"].velocity
-    same_values(back, scene.video.only("target").z)
+    same_values(back, inputs.video.only("target").z)
     back = noisy.action.x - noisy.action.sigma[..., None] * target["action"].velocity
-    same_values(back, scene.action.x)
+    same_values(back, inputs.action.x)
 
 
 @torch.no_grad()
