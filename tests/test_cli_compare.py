@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from wamkit.cli import app, compare
-from wamkit.cli.compare import told_apart
+from wamkit.cli.compare import unique_names
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, LTX = EXAMPLES / "toy.toml", EXAMPLES / "fastwam_on_ltx.toml"
@@ -104,7 +104,7 @@ def test_rows_can_be_told_apart(tmp_path: Path) -> None:
         (tmp_path / text).parent.mkdir(exist_ok=True)
         (tmp_path / text).write_text("") if "run" not in text else (tmp_path / text).mkdir()
     typed = [*sorted(texts), "a/toy.toml"]
-    names = told_apart([tmp_path / text for text in typed])
+    names = unique_names([tmp_path / text for text in typed])
     assert len(names) == len({*names})
     assert {"a/toy.toml", "b/toy.toml", "toy.yaml", "other", "best", "best.v2"} <= {*names}
     assert names[-1] == "a/toy.toml (2)"

@@ -349,7 +349,7 @@ def test_every_mismatch_is_told_at_once() -> None:
         "view 'wrist' looks for camera 'wrist'; the environment has side",
         "an action of the policy has 3 numbers, the environment takes 1: dx",
         "the policy acts at 5 Hz, the environment at 10 Hz",
-        "the policy reads a state of 7 numbers, the environment tells 2: x, goal",
+        "the policy reads a state of 7 numbers, the environment returns 2: x, goal",
         "9 actions of a chunk of 4",
     ]
     assert not list(conflicts(spec(), robot, {}, 4))

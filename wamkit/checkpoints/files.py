@@ -68,8 +68,8 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for file in files:
-        told = _pickled(file) if file.suffix in PICKLED else header(file)
-        for name, (shape, dtype) in told.items():
+        entries_of_file = _pickled(file) if file.suffix in PICKLED else header(file)
+        for name, (shape, dtype) in entries_of_file.items():
             if name in found:
                 raise WamkitError(
                     f"{name} is both in {found[name].file} and in {file}",

@@ -45,7 +45,7 @@ FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 FLOATS = ("F64", "F32", "BF16", "F16", *FLOAT8)
 BLOCK = 128  # rows and columns that share a scale where scales are a matrix
 
-# What is packed into few bits, told by names that only such files hold.
+# Formats with packed low-bit weights, detected by names that only such files hold.
 _PACKED = (
     (r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$|\.quant_state\.", "bitsandbytes"),
     (r"\.(SCB|weight_format)$", "8-bit bitsandbytes"),
@@ -75,10 +75,10 @@ def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
     torch does not have, or a float8 weight lacks the scale that others have.
     """
     for pattern, scheme in _PACKED:
-        if told := sorted(name for name in entries if re.search(pattern, name)):
+        if names := sorted(name for name in entries if re.search(pattern, name)):
             raise WamkitError(
                 f"{where} is quantized ({scheme}): it holds packed weights and what unpacks them, "
-                f"such as {few(told, 3)}",
+                f"such as {few(names, 3)}",
                 UNPACKED,
             )
     found = dict(entries)

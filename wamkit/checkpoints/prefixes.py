@@ -70,11 +70,11 @@ def unwrapped(entries: Entries, fit: Callable[[Entries], Fit | None], where: str
         return found[sets[0]][0]
     complete = whole is not None and not whole.missing
     if sets:
-        told = [f"{p}* (layout {found[p][1].layout})" for p in sets]
-        told += ["names without a prefix"] * complete
-        several = "several sets of these weights" if len(told) > 1 else "more than these weights"
+        listed = [f"{p}* (layout {found[p][1].layout})" for p in sets]
+        listed += ["names without a prefix"] * complete
+        several = "several sets of these weights" if len(listed) > 1 else "more than these weights"
         raise WamkitError(
-            f"{where} holds {several}: {'; '.join(told)}; there is {_what(entries)}",
+            f"{where} holds {several}: {'; '.join(listed)}; there is {_what(entries)}",
             f'choose by the prefix, behind the path: weights = "{where}#{sets[-1].rstrip(".")}"',
         )
     if whole is None:  # nothing is complete: the prefix of all names may still hide the layout
@@ -120,5 +120,5 @@ def _what(entries: Entries, most: int = 8) -> str:
         first, dot, _ = name.partition(".")
         counts[first + dot] = counts.get(first + dot, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{start}{'*' * start.endswith('.')} ({n})" for start, n in ordered[:most])
-    return told + f", and {len(ordered) - most} others" * (len(ordered) > most)
+    listed = ", ".join(f"{start}{'*' * start.endswith('.')} ({n})" for start, n in ordered[:most])
+    return listed + f", and {len(ordered) - most} others" * (len(ordered) > most)

@@ -52,13 +52,13 @@ def student_of(
     small = teacher.resized(layers, num_heads, mlp_dim)
     traits = teacher.traits
     label = " ".join(filter(None, (teacher.name, getattr(teacher, "variant", ""))))
-    told = (
+    derived_from = (
         f"{teacher.weights or 'random weights'} of {label}: "
         f"blocks {', '.join(map(str, layers))} of "
         f"{traits.depth}, {num_heads} of {traits.num_heads} heads, {mlp_dim} of "
         f"{traits.mlp_dim} feed-forward units"
     )
-    return small.model_copy(update={"origin": told})
+    return small.model_copy(update={"origin": derived_from})
 
 
 @torch.no_grad()

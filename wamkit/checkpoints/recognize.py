@@ -77,10 +77,10 @@ def what_it_is(names: Collection[str], kind: str = "", part: str = "") -> tuple[
             "and name the result",
         )
     if others := _layouts(names, kind, part):
-        told = ", ".join(f"{k} {n} ({layout})" for k, n, layout in others)
+        others_listed = ", ".join(f"{k} {n} ({layout})" for k, n, layout in others)
         first, name, _ = others[0]
         return (
-            f"its names are those of {told}",
+            f"its names are those of {others_listed}",
             f'name the file in [{first}], with name = "{name}"',
         )
     for pattern, what, hint in _KINDS:

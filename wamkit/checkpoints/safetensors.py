@@ -84,7 +84,7 @@ def layout_of(
 
 
 def _explained(what: str, names: Iterable[str], hint: str) -> WamkitError:
-    """The error, with what the file is instead where that can be told."""
+    """The error, with what the file is instead where that is known."""
     from .recognize import what_it_is
 
     found = what_it_is(list(names))

@@ -15,18 +15,18 @@ LEAST = 20  # columns of a terminal; a narrower one is treated as this wide
 
 def width() -> int:
     """Columns to lay out for: those of COLUMNS, of the terminal, or `PIPE`."""
-    told = _told()
-    if told is None and sys.stdout.isatty():
-        told = shutil.get_terminal_size((80, 24)).columns
-    return max(LEAST, told or PIPE)
+    columns = _columns_variable()
+    if columns is None and sys.stdout.isatty():
+        columns = shutil.get_terminal_size((80, 24)).columns
+    return max(LEAST, columns or PIPE)
 
 
 def folds() -> bool:
     """Whether running text is folded too: lines of a pipe are as long as they need to be."""
-    return sys.stdout.isatty() or _told() is not None
+    return sys.stdout.isatty() or _columns_variable() is not None
 
 
-def _told() -> int | None:
+def _columns_variable() -> int | None:
     words = os.environ.get("COLUMNS", "")
     return int(words) if words.isascii() and words.isdigit() and int(words) else None
 

@@ -59,7 +59,7 @@ def loaded(
 ) -> tuple[Policy, list[str]]:
     """The policy that `chosen` chose, quantized, and notes on which of its weights are random.
 
-    What `warnings_of` finds is told on stderr before anything is loaded, unless `quiet`.
+    What `warnings_of` finds is printed on stderr before anything is loaded, unless `quiet`.
     """
     from ..policy.placing import expect_device
     from ._output import note, spinner

@@ -65,7 +65,7 @@ def split(table: Table, width: int, rule: str) -> Lines:
     lines: list[Line] = []
     for k, group in enumerate(groups):
         part = table.only(group)
-        if k:  # rows of which the first of the tables has told everything
+        if k:  # rows that the first of the tables holds already
             part.rows = [row for row in part.rows if any(row.cells[table.keys :])]
         made = folded(part, width, rule)
         if made is None:
@@ -143,13 +143,13 @@ def beneath(table: Table, width: int, rule: str) -> Lines:
     lines = drawn_head(above, sizes, rule) if table.show_header else []
     for row, short in zip(table.rows, above.rows, strict=True):
         lines += drawn_row(above, short, sizes)
-        told = [(table.columns[i], row.cells[i]) for i in rest if row.cells[i]]
+        filled_cells = [(table.columns[i], row.cells[i]) for i in rest if row.cells[i]]
         if len(rest) == 1 and not table.columns[rest[0]].whole:
-            texts = [text for _, text in told]
+            texts = [text for _, text in filled_cells]
         else:
             texts = [
                 f"{column.name}: {unbroken(text) if column.whole else text}".removeprefix(": ")
-                for column, text in told
+                for column, text in filled_cells
             ]
         for text in _packed(texts, width - 4):
             for line in fold(text, width - 4, "  "):

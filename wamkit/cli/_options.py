@@ -60,7 +60,7 @@ State = Annotated[
     str | None,
     typer.Option(help="What the robot feels: numbers with commas or spaces between them."),
 ]
-Prompt = Annotated[str, typer.Option(help="What the robot is told.")]
+Prompt = Annotated[str, typer.Option(help="Task instruction.")]
 Seed = Annotated[int, typer.Option(min=0, max=MOST, help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
 Quantize = Annotated[

@@ -36,6 +36,6 @@ def parameters(part: Part, sizes: Sizes | None = None) -> int | str:
         with torch.device("meta"):
             head = isinstance(part, ActionHeadConfig)
             module = part.build(sizes) if head else part.build()  # type: ignore[attr-defined]
-    except Exception as problem:  # whatever a plugin's constructor does, the rest is still told
+    except Exception as problem:  # whatever a plugin's constructor does, the rest is still listed
         return f"cannot be built without weights: {type(problem).__name__}: {problem}"
     return weights.parameters(module) if isinstance(module, torch.nn.Module) else 0

@@ -62,8 +62,8 @@ class Table:
         """The table in so many columns, laid out as shortly as that allows.
 
         As it is, if it fits. Else what is the same in every row is said once above; text is folded
-        at spaces; and what is still too wide is cut into tables below each other, turned, or told
-        row by row. Only a word that is longer than a line makes a line longer.
+        at spaces; and what is still too wide is cut into tables below each other, turned, or
+        written row by row. Only a word that is longer than a line makes a line longer.
         """
         from ._layouts import choose
 

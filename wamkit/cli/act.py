@@ -62,7 +62,7 @@ def command(
     source = taken(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     marks.append(time.perf_counter())
-    import torch  # noqa: F401  here, so that its time can be told from that of the rest
+    import torch  # noqa: F401  here, so that its time is apart from that of the rest
 
     marks.append(time.perf_counter())
     seen, filled = observed(spec, image, state, prompt, tiny=tiny)
@@ -103,7 +103,7 @@ def command(
 
 
 def age() -> float | None:
-    """Seconds since this process began, to a hundredth; None where the system does not tell."""
+    """Seconds since this process began, to a hundredth; None where that is unknown."""
     stat = Path("/proc/self/stat")
     if not stat.is_file() or not hasattr(time, "CLOCK_BOOTTIME"):
         return None

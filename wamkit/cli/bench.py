@@ -154,8 +154,8 @@ def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
             part: None if flow is None else flow.model_copy(update={"steps": count})
             for part, flow in spec.schedules
         }
-        told = spec.model_copy(update={"schedules": spec.schedules.model_copy(update=flows)})
-        return sum(stage.passes for stage in program_of(told, spec.paradigm))
+        changed = spec.model_copy(update={"schedules": spec.schedules.model_copy(update=flows)})
+        return sum(stage.passes for stage in program_of(changed, spec.paradigm))
 
     if passes(2) == passes(8):
         raise WamkitError(

@@ -56,7 +56,7 @@ def command(
     """Compare specs: parameters, tokens, passes, operations and bytes of a chunk, and its latency.
 
     All specs are checked before any is counted. A row says what could not be counted because its
-    module is not installed; the exit code is then 1. Ctrl-C tells the rows that are finished.
+    module is not installed; the exit code is then 1. Ctrl-C prints the rows that are finished.
 
     Sizes and work are those of the specs themselves, counted without a weight; the latency is that
     of the same compositions at toy size, random weights, on this machine. Text encoders are left
@@ -71,12 +71,12 @@ def command(
         from ..policy.placing import expect_device
 
         expect_device(device)
-    names, finished = told_apart(specs), True
+    names, finished = unique_names(specs), True
     try:
         for name, spec in zip(names, chosen, strict=True):
             with spinner(f"counting {name}"):
                 rows.extend(compared(spec, name, device if measure else None))
-    except KeyboardInterrupt:  # what is counted by then is told
+    except KeyboardInterrupt:  # print what is counted by then
         if not rows:
             raise
         finished = False
@@ -102,8 +102,8 @@ def command(
         raise typer.Exit(FOUND)
 
 
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """A name for each path: as much of its end as tells it from the others, or else a number."""
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A unique name for each path: as much of its end as needed, or else a number."""
     parts = [path.absolute().parts for path in paths]
 
     def name(i: int, more: int) -> str:
@@ -158,7 +158,7 @@ def _filled(row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: 
             bytes_moved=spent.bytes,
             left_out=missing,
         )
-    except Exception as problem:  # of whatever a part does, the row tells
+    except Exception as problem:  # whatever a part does, the row reports it
         why = f"work not counted: {type(problem).__name__}: {problem}"
         return replace(row, left_out=(*row.left_out, why))
     if device is None:

@@ -118,8 +118,8 @@ def _check(
     besides += _remarks(folder, spec, columns)
     if json:
         rows = [vars(finding) for finding in found]
-        told = {"folder": str(folder), "fits": not found, "findings": rows, "notes": besides}
-        emit(told)
+        report = {"folder": str(folder), "fits": not found, "findings": rows, "notes": besides}
+        emit(report)
     elif not found:
         say(f"{unbroken(folder)} is whole.")
     else:
@@ -144,7 +144,7 @@ def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[st
         return []
     try:
         return remarks(LeRobotFolder(folder), spec, columns)
-    except WamkitError:  # the faults of the data are told already
+    except WamkitError:  # the faults of the data are reported already
         return []
 
 
@@ -153,7 +153,7 @@ def _show(recording: LeRobotFolder, out: Path | None, tolerance: float, json: bo
     frames = sum(episode.length for episode in episodes)
     lengths = [episode.length for episode in episodes] or [0]
     size = sum(file.stat().st_size for file in files)
-    told = {
+    report = {
         "folder": str(recording.folder),
         "version": recording.version,
         "robot": recording.info.get("robot_type"),
@@ -172,10 +172,10 @@ def _show(recording: LeRobotFolder, out: Path | None, tolerance: float, json: bo
         },
     }
     if json:
-        emit(told)
+        emit(report)
     else:
         name = unbroken(recording.folder)
-        say(f"{name}: LeRobot {recording.version}, robot {told['robot']}", "bold")
+        say(f"{name}: LeRobot {recording.version}, robot {report['robot']}", "bold")
         least, most = min(lengths), max(lengths)
         each = f"{least} frames" if least == most else f"{least} to {most} frames"
         say(
@@ -261,13 +261,13 @@ def _stats(
 
     with spinner("computing statistics"):
         found = compute_statistics(recording, spec, columns)
-        told_besides = remarks(recording, spec, columns, statistics=found) if spec else []
-    told = {name: asdict(value) for name, value in found.items()}
+        remark_lines = remarks(recording, spec, columns, statistics=found) if spec else []
+    report = {name: asdict(value) for name, value in found.items()}
     if out is not None:
-        write_text(out, dumps(told, indent=1) + "\n")
+        write_text(out, dumps(report, indent=1) + "\n")
     if json:
-        emit(told)
-        for line in told_besides:
+        emit(report)
+        for line in remark_lines:
             note(line)
         return
     made = table("number", *NUMBERS, right=NUMBERS, keep=("number",))
@@ -276,7 +276,7 @@ def _stats(
             shown = (f"{getattr(value, column)[i]:.6g}" for column in NUMBERS)
             made.add_row(f"{name} {label}", *shown)
     show_table(made)
-    for line in told_besides:
+    for line in remark_lines:
         note(line)
     if out is not None:
         note(f"wrote {out}")

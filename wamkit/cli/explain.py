@@ -43,14 +43,14 @@ def command(
     changes: dict[str, str] = {}
     if tiny:
         policy, changes = policy.tiny()
-    told, cautions = explained(policy), warnings_of(policy)
+    facts, cautions = explained(policy), warnings_of(policy)
     if json:
         warned = [c.model_dump(mode="json") for c in cautions]
-        emit({"spec": str(spec), "tiny": changes, **told, "warnings": warned})
+        emit({"spec": str(spec), "tiny": changes, **facts, "warnings": warned})
         return
     for kind, words in changes.items():
         note(f"tiny {kind}: {words}")
-    _draw(policy, told)
+    _draw(policy, facts)
     warn(cautions)
 
 
@@ -136,27 +136,27 @@ def _without_text(sees: Mapping[str, list[str]], streamed: bool) -> Visibility:
     return {row: [r for r in seen if r != "text"] for row, seen in sees.items() if row != "text"}
 
 
-def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
-    _draw_parts(told)
-    _draw_sizes(told)
+def _draw(spec: PolicySpec, facts: Mapping[str, Any]) -> None:
+    _draw_parts(facts)
+    _draw_sizes(facts)
     say("\nWho sees whom: a row attends to the columns that are filled, in tokens\n", "bold")
-    _draw_grid(told)
-    if told["text"] != "stream":
-        words = told["tokens"].get("text", 0)
-        where = "the blocks" if told["text"] == "cross" else "the action head alone"
+    _draw_grid(facts)
+    if facts["text"] != "stream":
+        words = facts["tokens"].get("text", 0)
+        where = "the blocks" if facts["text"] == "cross" else "the action head alone"
         say(f"text: {words} tokens, read inside {where} by cross-attention")
-    level = f"noise level of the text: {told['text_level']}"
-    if told["text_level"] != "clean":
+    level = f"noise level of the text: {facts['text_level']}"
+    if facts["text_level"] != "clean":
         level += (
             "; words have the noise level of the target frames, and are computed anew with them"
         )
-        level += "; 0 in passes without any" if told["text_level"] != "target" else ""
+        level += "; 0 in passes without any" if facts["text_level"] != "target" else ""
     say(level)
-    kept = ", ".join(told["cacheable"])
+    kept = ", ".join(facts["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")
     made = table("passes", "tokens a pass", "roles", "what for", right=("passes", "tokens a pass"))
-    for stage in told["program"]:
+    for stage in facts["program"]:
         made.add_row(
             str(stage["passes"]), str(stage["tokens"]), ", ".join(stage["roles"]), stage["does"]
         )
@@ -168,11 +168,11 @@ def _draw(spec: PolicySpec, told: Mapping[str, Any]) -> None:
     )
 
 
-def _draw_parts(told: Mapping[str, Any]) -> None:
+def _draw_parts(facts: Mapping[str, Any]) -> None:
     heads = ("part", "name", "weights", "parameters")
     made = table(*heads, right=("parameters",), keep=("part", "name", "weights"))
     total, besides = 0, []
-    for part in told["parts"]:
+    for part in facts["parts"]:
         label = " ".join(filter(None, (part["name"], part["variant"])))
         count = part["parameters"]
         total += count if isinstance(count, int) else 0
@@ -187,11 +187,15 @@ def _draw_parts(told: Mapping[str, Any]) -> None:
         say(line)
 
 
-def _draw_sizes(told: Mapping[str, Any]) -> None:
-    latent, actions, pictures = told["latent"], told["actions"], told["pictures"]
+def _draw_sizes(facts: Mapping[str, Any]) -> None:
+    latent, actions, pictures = (
+        facts["latent"],
+        facts["actions"],
+        facts["pictures"],
+    )
     height, width = latent["size"]
-    views = ", ".join(f"{name} {h}x{w}" for name, (h, w) in told["cameras"].items())
-    say("\ncanvas: {}x{} pixels, {} ({})".format(*told["canvas"], told["layout"], views))
+    views = ", ".join(f"{name} {h}x{w}" for name, (h, w) in facts["cameras"].items())
+    say("\ncanvas: {}x{} pixels, {} ({})".format(*facts["canvas"], facts["layout"], views))
     say(
         f"latents: {latent['channels']} channels of {height}x{width}; "
         f"{latent['observed']} observed and {latent['imagined']} imagined frames, of "
@@ -199,16 +203,16 @@ def _draw_sizes(told: Mapping[str, Any]) -> None:
     )
     say(
         f"actions: {actions['chunk_size']} x {actions['size']} at {actions['control_hz']:g} Hz, "
-        f"{actions['chunk_size'] / actions['control_hz']:g} s; state: {told['state']} numbers"
+        f"{actions['chunk_size'] / actions['control_hz']:g} s; state: {facts['state']} numbers"
     )
 
 
-def _draw_grid(told: Mapping[str, Any]) -> None:
-    roles: dict[str, int] = told["roles"]
+def _draw_grid(facts: Mapping[str, Any]) -> None:
+    roles: dict[str, int] = facts["roles"]
     heads = ("", "tokens", *roles, "sees")
     made = table(*heads, center=roles, right=("tokens", "sees"), keep=("",), keys=2)
     for row, count in roles.items():
-        seen = told["sees"][row]
+        seen = facts["sees"][row]
         marks = [mark(column in seen) for column in roles]
         made.add_row(row, str(count), *marks, str(sum(roles[column] for column in seen)))
     show_table(made)

@@ -30,7 +30,7 @@ def command(
     """Try every registered backbone with every action head and paradigm, on paper.
 
     Each is composed at toy size with a VAE and a text encoder that fit, and checked. What is
-    refused cannot work mathematically; the reason is told, and what to take instead.
+    refused cannot work mathematically; the reason and an alternative are printed.
     """
     if out is not None and out.suffix not in {".md", ".json"}:
         from ..errors import WamkitError

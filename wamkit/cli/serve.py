@@ -187,15 +187,15 @@ def _renamed(words: list[str]) -> dict[str, str]:
     return found
 
 
-def _draw(told: dict[str, Any], host: str, port: int) -> None:
+def _draw(meta: dict[str, Any], host: str, port: int) -> None:
     """What is served, what a request holds, and a client to copy."""
     say(
-        f"{told['policy']}: chunks of {told['chunk_size']} x {len(told['actions'])} actions at "
-        f"{told['control_hz']:g} Hz ({', '.join(told['actions'])})"
+        f"{meta['policy']}: chunks of {meta['chunk_size']} x {len(meta['actions'])} actions at "
+        f"{meta['control_hz']:g} Hz ({', '.join(meta['actions'])})"
     )
     made = table("key of a request", "value", keep=("key of a request",))
-    count, lines = told["pictures"], []
-    for camera in told["cameras"].values():
+    count, lines = meta["pictures"], []
+    for camera in meta["cameras"].values():
         height, width = camera["size"]
         moments = f"{count}, " if count > 1 else ""
         if (ends := camera.get("value_range")) is not None:
@@ -206,13 +206,13 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
             continue
         made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
         lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
-    if size := told["state"]["size"]:
-        made.add_row(told["state"]["key"], f"{size} numbers in physical units")
-        lines.append(f'"{told["state"]["key"]}": np.zeros({size}, np.float32),')
-    made.add_row("prompt", "what the robot is told")
+    if size := meta["state"]["size"]:
+        made.add_row(meta["state"]["key"], f"{size} numbers in physical units")
+        lines.append(f'"{meta["state"]["key"]}": np.zeros({size}, np.float32),')
+    made.add_row("prompt", "the task instruction")
     made.add_row("seed", "may be left out; the same seed gives the same actions")
     made.add_row("reset", "may be left out; True begins a new episode")
-    if told["remembers"]:
+    if meta["remembers"]:
         made.add_row("executed", "may be left out; the actions since the last observation")
     show_table(made)
     said = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
@@ -220,19 +220,19 @@ def _draw(told: dict[str, Any], host: str, port: int) -> None:
     say(
         "import numpy as np\n"
         "from wamkit.serve.client import Client\n\n"
-        f"{_kept(told)}"
+        f"{_kept(meta)}"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {said}\n    }})\n"
-        f'    print(reply["actions"].shape)  # ({told["chunk_size"]}, {len(told["actions"])})\n',
+        f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"ready at ws://{shown}:{port} (health: http://{shown}:{port}/healthz); Ctrl-C ends it")
 
 
-def _kept(told: dict[str, Any]) -> str:
+def _kept(meta: dict[str, Any]) -> str:
     """What a client may rely on, as a comment."""
-    timeout = told.get("session", {}).get("timeout")
+    timeout = meta.get("session", {}).get("timeout")
     if not timeout:
         return ""
     return f"# A broken connection is made anew; the session waits {timeout:g} s.\n"

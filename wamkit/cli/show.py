@@ -126,7 +126,7 @@ def _paragraphs(text: str) -> str:
 
 
 def _show_facts(rows: list[dict[str, Any]]) -> None:
-    """A table with a row for each variant; columns that are nowhere unusual are told in a line."""
+    """A table with a row for each variant; columns with usual values only share one line."""
     usual = {k: f.default for k, f in Traits.model_fields.items() if not f.is_required()}
     usual["patch_size"] = None  # always of interest
     columns = [
@@ -140,8 +140,11 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
         plain, lead, columns = list(rows[0])[1:], "facts", []
     else:
         plain, lead = [k for k in rows[0] if k not in columns], "as usual"
-    if told := [f"{key} {_plain(rows[0][key])}" for key in plain]:
-        say(fold_items([f"{lead}: {told[0]}", *told[1:]], width(), "  ", ";"), whole=True)
+    if shared := [f"{key} {_plain(rows[0][key])}" for key in plain]:
+        say(
+            fold_items([f"{lead}: {shared[0]}", *shared[1:]], width(), "  ", ";"),
+            whole=True,
+        )
     if not columns:
         return
     say()

@@ -143,7 +143,7 @@ class _Progress:
         self._bar.stop()
 
     def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Hear of an update."""
+        """Show the metrics of an update."""
         parts = " ".join(f"{name} {value:.4f}" for name, value in metrics["parts"].items())
         self._bar.update(self._task, completed=step, loss=f"loss {metrics['loss']:.4f} ({parts})")
 

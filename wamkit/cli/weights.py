@@ -88,7 +88,7 @@ def _inspect(path: Path, json: bool) -> None:
     entries = headers(files)
     if (prefix := split(path)[1]) is not None:
         entries = chosen(entries, prefix, str(path))
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "files": {str(file): file.stat().st_size for file in files},
         "tensors": len(entries),
         "parameters": sum(prod(entry.shape) for entry in entries.values()),
@@ -97,16 +97,16 @@ def _inspect(path: Path, json: bool) -> None:
         "names": {name: list(entry.shape) for name, entry in sorted(entries.items())},
     }
     if json:
-        emit(told)
+        emit(report)
         return
-    for name, size in told["files"].items():
+    for name, size in report["files"].items():
         say(f"{unbroken(name)}: {size:,} bytes")
-    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in told["dtypes"].items())
-    say(f"{told['tensors']} tensors ({dtypes}), {told['parameters']:,} numbers")
-    say(f"layout: {'; '.join(told['layouts']) or 'none that an installed part knows'}")
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in report["dtypes"].items())
+    say(f"{report['tensors']} tensors ({dtypes}), {report['parameters']:,} numbers")
+    say(f"layout: {'; '.join(report['layouts']) or 'none that an installed part knows'}")
     say()
     made = table("tensor", "shape", keep=("tensor", "shape"))
-    for name, shape in told["names"].items():
+    for name, shape in report["names"].items():
         made.add_row(name, " x ".join(map(str, shape)) or "a number")
     show_table(made)
 

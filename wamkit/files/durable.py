@@ -21,7 +21,7 @@ part); fill it; then `replace_folder(part, goal)`. Call `sweep(folder)` before, 
 before reading what may have been replaced. `wamkit.files.locking.lock` keeps a second process out.
 
 A folder is replaced by exchanging two names (renameat2 on Linux, renamex_np on macOS), which a
-kill cannot split; `sys.audit("wamkit.exchange", new, goal)` tells of it. Where the file system
+kill cannot split; `sys.audit("wamkit.exchange", new, goal)` reports it. Where the file system
 cannot, the old folder is renamed first: a kill between leaves it under a hidden name, and the next
 `recover` or `sweep` puts it back.
 """

@@ -49,9 +49,9 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
         return recover(expanded(path))
     place = _fetched(path, kind, files)
     if not place.exists():
-        told = _parts(path)
-        inside = told["path"].strip("/")
-        raise WamkitError(f"{told['name']} on the hub has no {inside}", "check the path behind it")
+        parts = _parts(path)
+        inside = parts["path"].strip("/")
+        raise WamkitError(f"{parts['name']} on the hub has no {inside}", "check the path behind it")
     return place
 
 
@@ -62,7 +62,7 @@ def fetch_configs(path: str) -> None:
 
 def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
     """Where what is fetched of `path` would be; it is there unless the repository lacks it."""
-    told = _parts(path)
+    parts = _parts(path)
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -70,23 +70,23 @@ def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
             f"{path} is on the Hugging Face hub, and huggingface_hub is not installed",
             f"{install_hint(modules=['huggingface_hub'])}, or name a local folder",
         ) from None
-    inside = told["path"].strip("/")
+    inside = parts["path"].strip("/")
     wanted = [f"{inside}/{pattern}" for pattern in files or ("*",)] + [inside] if inside else files
-    where: dict[str, Any] = {"repo_type": kind, "revision": told["revision"]}
+    where: dict[str, Any] = {"repo_type": kind, "revision": parts["revision"]}
     try:
-        _announce(hub, str(path), told["name"], where, wanted)
+        _announce(hub, str(path), parts["name"], where, wanted)
         found = hub.snapshot_download(
-            told["name"], allow_patterns=list(wanted) or None, etag_timeout=SECONDS, **where
+            parts["name"], allow_patterns=list(wanted) or None, etag_timeout=SECONDS, **where
         )
-    except Exception as error:  # of the network, of the hub, of its client: all are told alike
+    except Exception as error:  # of the network, of the hub, of its client: all are reported alike
         try:
             found = hub.snapshot_download(
-                told["name"], allow_patterns=list(wanted) or None, local_files_only=True, **where
+                parts["name"], allow_patterns=list(wanted) or None, local_files_only=True, **where
             )
         except Exception:
             raise WamkitError(
                 f"{path} cannot be fetched, and no copy is here: {_reason(error)}",
-                f"copy the repository {told['name']} by other means and name its local folder, or "
+                f"copy the repository {parts['name']} by other means and name its local folder, or "
                 "check the name and the network",
             ) from None
     place = Path(found) / inside
@@ -102,7 +102,7 @@ def standing(path: str | Path, kind: Kind = "model") -> Path | None:
     """
     if not is_remote(path):
         return expanded(path)
-    told = _parts(path)
+    parts = _parts(path)
     place = _here.get((str(path), kind))
     if place is not None and place.exists():
         return place
@@ -110,11 +110,11 @@ def standing(path: str | Path, kind: Kind = "model") -> Path | None:
         import huggingface_hub as hub
 
         found = hub.snapshot_download(
-            told["name"], repo_type=kind, revision=told["revision"], local_files_only=True
+            parts["name"], repo_type=kind, revision=parts["revision"], local_files_only=True
         )
     except Exception:  # no client, no copy
         return None
-    place = Path(found) / told["path"].strip("/")
+    place = Path(found) / parts["path"].strip("/")
     return place if place.exists() else None
 
 
@@ -127,24 +127,24 @@ def pinned(path: str, kind: Kind = "model") -> str:
     where, mark, prefix = path.partition("#")
     if not is_remote(where) or not (commit := _commits.get((where, kind), "")):
         return path
-    told = _parts(where)
-    return f"{HUB}{told['name']}{told['path']}@{commit}{mark}{prefix}"
+    parts = _parts(where)
+    return f"{HUB}{parts['name']}{parts['path']}@{commit}{mark}{prefix}"
 
 
 def _commit(revision: str | None, snapshot: Path) -> str:
-    """The commit of a snapshot; empty where neither the hub nor the folder tells it."""
+    """The commit of a snapshot; empty where neither the hub nor the folder names it."""
     return next((n for n in (revision or "", snapshot.name) if _COMMIT.fullmatch(n)), "")
 
 
 def _parts(path: str | Path) -> re.Match[str]:
     """Name, path and revision. Raises WamkitError if `path` does not have that form."""
-    told = _FORM.fullmatch(str(path))
-    if told is None:
+    parts = _FORM.fullmatch(str(path))
+    if parts is None:
         raise WamkitError(
             f"{path} names no repository of the hub",
             "write hf:owner/name, with /path and @revision behind it if need be",
         )
-    return told
+    return parts
 
 
 def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:

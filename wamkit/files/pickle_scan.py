@@ -58,7 +58,7 @@ def scan(file: Path, trusted: Collection[str] = ()) -> Records:
     anything but tensors and plain tables.
     """
     with file.open("rb") as stream:
-        zipped = stream.read(4) == b"PK\x03\x04"  # as torch tells the two formats apart
+        zipped = stream.read(4) == b"PK\x03\x04"  # as torch distinguishes the two formats
         stream.seek(0)
         if not zipped:
             _scan_pickles(file, stream.read(MOST_BYTES), _PICKLES, trusted)

@@ -85,8 +85,8 @@ def refuse_special(file: Path) -> None:
 
 
 def _pointer(file: Path, start: bytes, size: bytes, tool: str, command: str) -> WamkitError:
-    told = re.search(size, start, re.MULTILINE)
-    real = f", whose content has {int(told[1]):,} bytes" if told else ""
+    size_line = re.search(size, start, re.MULTILINE)
+    real = f", whose content has {int(size_line[1]):,} bytes" if size_line else ""
     return WamkitError(
         f"{file} is a pointer of {tool}, not the file itself{real}; `{command}` fetches it",
         f"the repository was cloned without {tool}: install it, and run `{command}` in its folder",

@@ -65,7 +65,7 @@ class Server:
         with run_in_thread(server, bind("127.0.0.1", 8000)):
             ...
 
-    Set the policy's mode before: what torch is told in one thread it does not know in another, so
+    Set the policy's mode before: settings of torch in one thread do not hold in another, so
     the policy's thread works under the settings of the thread that makes the server.
     """
 

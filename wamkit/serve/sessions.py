@@ -58,7 +58,7 @@ class Held:
 
     @property
     def short(self) -> str:
-        """Enough of the name to tell sessions apart in a log, and too little to take one."""
+        """A prefix of the name: enough for a log, too little to take over the session."""
         return self.name[:6]
 
 

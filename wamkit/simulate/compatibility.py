@@ -66,7 +66,7 @@ def conflicts(
     if spec.state.size not in (0, len(robot.state)):
         yield Conflict(
             between=("state.size", "environment"),
-            why=f"the policy reads a state of {spec.state.size} numbers, the environment tells "
+            why=f"the policy reads a state of {spec.state.size} numbers, the environment returns "
             f"{len(robot.state)}: {', '.join(robot.state) or 'none'}",
             hint="evaluate a policy that was trained for this robot",
         )

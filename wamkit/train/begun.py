@@ -1,4 +1,4 @@
-"""What a run was begun with, as its folder tells it, and what is different now.
+"""Settings that a run began with, read from its folder, and what is different now.
 
 A run that was killed before its first checkpoint leaves a folder that holds nothing but what a run
 writes until then (`is_begun`); it is begun again rather than refused.

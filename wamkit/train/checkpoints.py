@@ -5,7 +5,7 @@ RUN/train.yaml                    the settings, and what the data were
 RUN/log.jsonl                     one line every few steps
 RUN/checkpoints/step-000100/policy    a saved policy, for `wamkit.Policy.load`
 RUN/checkpoints/step-000100/state     what is needed to go on: weights, their average, moments
-RUN/checkpoints/step-000100/files.json  what files there are, and what tells them from others
+RUN/checkpoints/step-000100/files.json  names, sizes and hashes of its files
 RUN/checkpoints/step-000100/run.json  step, place in the data, the best step; written last
 RUN/checkpoints/last              link to the newest, or a text file that names it
 RUN/checkpoints/best              the same for the best on held-out episodes, if any are held out

@@ -166,7 +166,7 @@ class TrainConfig(Section):
     """Operations a second that a device can do, of which a run reaches a share; from the table of
     `wamkit/train/devices.py` if left open."""
     measure_peak: bool = False
-    """Time a matrix product instead, where neither tells."""
+    """Time a matrix product instead, where both are unknown."""
     discount: float = Field(0.99, gt=0, le=1)
     """Of the value that is learned, where the paradigm predicts one: see `wamkit.data.Samples`."""
 

@@ -27,7 +27,7 @@ IDENTITY = "tracking.txt"  # in the folder of a run: what trackers know it by
 
 
 class Logger(Protocol):
-    """Hears of numbers and pictures, in the first process."""
+    """Logs scalars and images, in the first process."""
 
     def numbers(self, step: int, named: Mapping[str, float]) -> None:
         """Numbers after so many updates."""

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: lines of JSON always, other loggers by choice, a curve."""
+"""The log of a run: JSON lines always, other loggers by choice, a loss curve."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Log:
     ) -> None:
         """What was logged for later steps than `after` is forgotten: it will be logged again.
 
-        `settings` are shown by loggers that show settings. `note` hears of damaged lines; they are
-        left out, and the log that had them is kept beside the new one. Raises WamkitError if the
-        log cannot be written.
+        `settings` are shown by loggers that show settings. `note` is called with damaged lines;
+        they are left out, and the log that had them is kept next to the new one. Raises WamkitError
+        if the log cannot be written.
         """
         self.file = run / "log.jsonl"
         with in_words(self.file, SAFE):

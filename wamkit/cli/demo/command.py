@@ -101,7 +101,7 @@ def _made(
 
 
 def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: OpenProgress) -> Way:
-    """One of several paradigms; what goes wrong with it is told and does not stop the others."""
+    """One of several paradigms; an error is reported and does not stop the others."""
     from .stages import Way, judged, spec_of
 
     spec: PolicySpec | None = None
@@ -112,7 +112,7 @@ def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: Ope
         words = "; ".join(f"{found.why} ({found.hint})" for found in problem.conflicts)
     except WamkitError as problem:
         words = f"{problem.what} ({problem.hint})"
-    except Exception as problem:  # of a plugin: told like the others
+    except Exception as problem:  # of a plugin: reported like the others
         words = f"{type(problem).__name__}: {problem}"
     note(f"{name}: {words}")
     return Way(name, spec, problem=words)
@@ -120,7 +120,7 @@ def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: Ope
 
 @contextmanager
 def _progress() -> Iterator[OpenProgress]:
-    """Lines on stderr, one for each stage, that stay; a pipe is told what begins."""
+    """Lines on stderr, one for each stage, that stay; a pipe gets a line when one begins."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining

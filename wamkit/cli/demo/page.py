@@ -58,7 +58,7 @@ def _head(settings: Settings, done: Sequence[Way], ways: Sequence[Way]) -> str:
         which = f"The best of {len(ways)}, {best.name}, solved" if len(ways) > 1 else "It solved"
         lead = f"{which} {found['successes']} of {found['episodes']} episodes it had never seen."
         if best.episode is not None:
-            lead = f"It was told: “{best.episode['instruction']}”. {lead}"
+            lead = f"Instruction: “{best.episode['instruction']}”. {lead}"
     return (
         "<header>\n<p class='soft'>wamkit demo</p>\n"
         f"<h1>A world-action model for {escaped(settings.task)}</h1>\n"
