@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wamkit.testing
-from wamkit.config.parts import ActionHeadConfig, Part, Sizes
+from wamkit.config.parts import ActionHeadConfig, HeadContext, Part
 from wamkit.engine.layers import Embedder, sinusoid
 from wamkit.interfaces import ReaderHead
 from wamkit.interfaces.types import Text, TokenGroup
@@ -30,27 +30,29 @@ from wamkit.testing.fixtures import batch_of, compose, observation
 class Glimpse(ActionHeadConfig):
     """On paper: the keys of the [action_head] table, and how many tokens there will be."""
 
-    heard = False  # it has no tokens that the video could attend to
+    exposes_tokens = False  # it has no tokens that the video could attend to
     name: Literal["glimpse"] = "glimpse"
     width: int = 64  # of a token; a multiple of 8
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         counts = {p: sizes.chunk if p == "action" else 1 for p in sizes.predicts}
         return counts | ({"state": 1} if sizes.state else {})
 
-    def build(self, sizes: Sizes) -> nn.Module:
+    def build(self, sizes: HeadContext) -> nn.Module:
         return GlimpseHead(self.width, sizes)
 
 
 class GlimpseHead(ReaderHead):
     """In metal: each vector's token looks once at the last layer, then a perceptron decides."""
 
-    def __init__(self, width: int, sizes: Sizes) -> None:
+    def __init__(self, width: int, sizes: HeadContext) -> None:
         super().__init__()
         self.width, self.layers = width, (sizes.traits.depth - 1,)  # the layers it wants to read
         given = (*sizes.predicts, *(("state",) if sizes.state else ()))
-        self.enter = nn.ModuleDict({p: nn.Linear(sizes.numbers(p), width) for p in given})
-        self.leave = nn.ModuleDict({p: nn.Linear(width, sizes.numbers(p)) for p in sizes.predicts})
+        self.enter = nn.ModuleDict({p: nn.Linear(sizes.token_dim(p), width) for p in given})
+        self.leave = nn.ModuleDict(
+            {p: nn.Linear(width, sizes.token_dim(p)) for p in sizes.predicts}
+        )
         self.level = Embedder(width, width, nn.SiLU())
         self.frames = nn.Linear(sizes.traits.width, width)
         self.look = nn.MultiheadAttention(width, 8, batch_first=True)

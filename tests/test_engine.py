@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.config.registry import registry
 from wamkit.config.visibility import cacheable_subset, causal
 from wamkit.engine.attention import QKV, Segment, Stream, attention
@@ -52,7 +52,7 @@ SEES = {
 class Reader(ReaderHead):
     """The smallest reader: attends to the hidden states of two layers."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: HeadContext) -> None:
         super().__init__()
         self.layers = (0, sizes.traits.depth - 1)
         self.enter = nn.Linear(sizes.action, sizes.traits.width)
@@ -77,7 +77,7 @@ class Reader(ReaderHead):
 class Slots(SlotHead):
     """The smallest slot head: actions repeated over one latent frame, and averaged back."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: HeadContext) -> None:
         super().__init__()
         self.sizes = sizes
         self.gain = nn.Parameter(torch.ones(()))
@@ -105,7 +105,7 @@ def _head(kind: str, backbone: str) -> ActionHead:
         return Reader(sizes)
     if kind == "slots":
         return Slots(sizes)
-    head: ActionHead = registry().parts["action_head"][kind]().tiny().fit(spec).build(sizes)
+    head: ActionHead = registry().parts["action_head"][kind]().tiny().resolve(spec).build(sizes)
     return head
 
 

@@ -189,7 +189,7 @@ def test_a_rule_that_fails_is_the_conflict_of_its_plugin_alone(
         def stride(self) -> tuple[int, int, int]:
             return (1, 8, 8)
 
-        def fit(self, spec: Any) -> Any:
+        def resolve(self, spec: Any) -> Any:
             raise TypeError("a rule broke")
 
         def _build(self) -> Any: ...

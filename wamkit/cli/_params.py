@@ -5,15 +5,15 @@ from __future__ import annotations
 from ..config.check import lacking
 from ..config.parts import (
     ActionHeadConfig,
+    HeadContext,
     ParadigmConfig,
     Part,
-    Sizes,
     TextEncoderConfig,
     Weighted,
 )
 
 
-def parameters(part: Part, sizes: Sizes | None = None) -> int | str:
+def parameters(part: Part, sizes: HeadContext | None = None) -> int | str:
     """How many parameters `part` has, counted on the meta device, or why that cannot be said.
 
     An action head is counted for `sizes`. No file of weights is read.

@@ -110,7 +110,7 @@ def facts(part: Part) -> dict[str, Any]:
     if isinstance(part, TextEncoderConfig):
         return {"width": part.width or None, "max_tokens": part.max_tokens}
     if isinstance(part, ActionHeadConfig):
-        return {"heard": part.heard}
+        return {"exposes_tokens": part.exposes_tokens}
     if isinstance(part, ParadigmConfig):
         return {"sees": {role: sorted(seen) for role, seen in part.sees.items()}}
     return {}

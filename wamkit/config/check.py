@@ -72,7 +72,7 @@ def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
     for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
         if kind in values:
             try:
-                values[kind] = values[kind].fit(partial)
+                values[kind] = values[kind].resolve(partial)
             except _AbsentError:
                 continue
             except WamkitError:

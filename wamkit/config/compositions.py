@@ -38,7 +38,7 @@ def compose(*parts: Part) -> PolicySpec:
             continue
         choices[kind] = [tiny(default(cls)) for cls in registry() if cls.kind == kind]
         for part in given.values():
-            if (table := part.companions().get(kind)) is not None:
+            if (table := part.default_parts().get(kind)) is not None:
                 choices[kind] = [parse_part(kind, table)]
     reasons: list[Conflict] = []
     for combination in product(*choices.values()):

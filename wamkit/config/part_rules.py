@@ -137,7 +137,7 @@ def behavior_faults(cls: type[Part]) -> list[str]:
             continue
         if not isinstance(value, kind):
             found.append(f"{label}.{fact} is {value!r}; expected {kind.__name__}")
-    for action in ("tiny", "model_dump", "companions"):
+    for action in ("tiny", "model_dump", "default_parts"):
         try:
             made = getattr(part, action)()
         except Exception as error:

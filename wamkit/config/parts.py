@@ -57,12 +57,12 @@ class Part(Table):
         """The part under other settings that change what it computes, for `wamkit.testing`."""
         return ()
 
-    def fit(self, spec: PolicySpec) -> Part:
-        """This part with what was left open (`None`) taken from the others."""
+    def resolve(self, spec: PolicySpec) -> Part:
+        """This part with open fields (`None`) set from the other parts."""
         return self
 
-    def companions(self) -> dict[str, dict[str, Any]]:
-        """Tables of other parts that this one cannot do without, where no default fits, by kind."""
+    def default_parts(self) -> dict[str, dict[str, Any]]:
+        """kind -> the table of another part that this one needs instead of the usual default."""
         return {}
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
@@ -156,7 +156,7 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must build a backbone")
 
 
-def open_size(**limits: Any) -> Any:
+def variant_size(**limits: Any) -> Any:
     """A field that the variant sets unless the spec writes it."""
     return Field(None, **limits)
 
@@ -311,8 +311,8 @@ class TextEncoderConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must build a text encoder")
 
 
-class Sizes(BaseModel):
-    """What the rest of a policy fixes for an action head."""
+class HeadContext(BaseModel):
+    """What an action head is built with: the backbone's configuration and the sizes of vectors."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
@@ -336,8 +336,8 @@ class Sizes(BaseModel):
         """Those of the backbone."""
         return self.backbone.traits
 
-    def numbers(self, part: str) -> int:
-        """Numbers in a token of a part: "state", "action", "next_state" or "value"."""
+    def token_dim(self, part: str) -> int:
+        """Values in a vector of a modality: "state", "action", "next_state" or "value"."""
         return {"action": self.action, "value": 1}.get(part, self.state)
 
 
@@ -345,12 +345,12 @@ class ActionHeadConfig(Weighted):
     """What turns a backbone into something that predicts actions."""
 
     kind: ClassVar[Kind] = "action_head"
-    heard: ClassVar[bool] = True
-    """True if the video can attend to the head's tokens (shared attention, latent slots)."""
+    exposes_tokens: ClassVar[bool] = True
+    """True if other tokens may attend to the head's tokens (shared attention, latent slots)."""
     shares_blocks: ClassVar[bool] = False
     """True if the head's tokens pass the backbone's own blocks."""
-    regresses: ClassVar[bool] = False
-    """True if the head predicts the numbers at once and looks at no noise: one pass is all."""
+    is_regression: ClassVar[bool] = False
+    """True if the head predicts the values in one pass, without noise."""
 
     @property
     def reads_text(self) -> bool:
@@ -358,15 +358,15 @@ class ActionHeadConfig(Weighted):
         return False
 
     @property
-    def learns(self) -> int | None:
-        """How many actions at the beginning of a chunk the loss looks at; None for all."""
+    def loss_horizon(self) -> int | None:
+        """How many of a chunk's first actions the loss counts; None for all."""
         return None
 
-    def tokens(self, sizes: Sizes) -> Mapping[str, int]:
+    def tokens(self, sizes: HeadContext) -> Mapping[str, int]:
         """role -> tokens that the head adds to a pass."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         """Return a `wamkit.interfaces.ActionHead`."""
         raise NotImplementedError(f"{type(self).__name__} must build an action head")
 
@@ -416,7 +416,7 @@ class ParadigmConfig(Part):
             {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}
             - numbers
         )
-        if hears and not spec.action_head.heard:
+        if hears and not spec.action_head.exposes_tokens:
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"{self.name} lets {', '.join(hears)} attend to the action, but "

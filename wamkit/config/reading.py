@@ -17,7 +17,7 @@ Layers = tuple[int, ...] | Literal["all"]
 class ReaderConfig(ActionHeadConfig):
     """A head that reads hidden states of the backbone, and is never heard."""
 
-    heard: ClassVar[bool] = False
+    exposes_tokens: ClassVar[bool] = False
 
     layers: Layers | None = None
     """Blocks whose outputs are read, from 0, or backwards from -1; "all" of them; left open, those

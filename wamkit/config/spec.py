@@ -25,9 +25,9 @@ from .parts import (
     ActionHeadConfig,
     BackboneConfig,
     Conflict,
+    HeadContext,
     ParadigmConfig,
     Part,
-    Sizes,
     TextEncoderConfig,
     VAEConfig,
 )
@@ -59,9 +59,9 @@ class PolicySpec(Table):
     """Of the spec itself."""
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> HeadContext:
         """What the action head is built from."""
-        return Sizes(
+        return HeadContext(
             backbone=self.backbone,
             chunk=self.actions.chunk_size,
             action=self.actions.size,
@@ -124,7 +124,7 @@ class PolicySpec(Table):
         """This spec with every value that was left open written out."""
         spec = self
         for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
-            spec = spec.model_copy(update={kind: getattr(spec, kind).fit(spec)})
+            spec = spec.model_copy(update={kind: getattr(spec, kind).resolve(spec)})
         return spec
 
     def tiny(self) -> tuple[PolicySpec, dict[str, str]]:

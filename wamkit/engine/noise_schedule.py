@@ -413,7 +413,7 @@ def schedules_of(spec: PolicySpec) -> dict[str, NoiseSchedule]:
         "next_state": given.next_state or given.action,
         "value": given.value or given.action,
     }
-    if spec.action_head.regresses:
+    if spec.action_head.is_regression:
         for part in ("action", "next_state", "value"):
             configs[part] = ScheduleConfig(
                 steps=1,

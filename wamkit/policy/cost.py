@@ -229,7 +229,7 @@ def shapes(
     shown = None
     if traits.guide_channels:
         shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
-    numbers = {part: zeros(1, spec.sizes.numbers(part)) for part in spec.predicts}
+    numbers = {part: zeros(1, spec.sizes.token_dim(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
     latent = {part: head.to_latent(part, x) for part, x in numbers.items()}
     latent["action"] = torch.cat([latent["action"]] * chunks, 1)

@@ -38,11 +38,11 @@ def part_loss(
         return video_loss(found, target, valid)
     numbers = noisy.noisy(part)
     steps = spec.steps if part == "action" else 1
-    shape = (len(batch.actions), steps, spec.sizes.numbers(part))
+    shape = (len(batch.actions), steps, spec.sizes.token_dim(part))
     real = real_numbers(spec, part, batch, shape).to(policy.device)
     real = preprocessing.to_latent(policy, part, real)
     found = velocity.take(part, noisy)
-    return numbers_loss(found, target, real, numbers if spec.action_head.regresses else None)
+    return numbers_loss(found, target, real, numbers if spec.action_head.is_regression else None)
 
 
 def video_loss(predicted: Tensor, target: DenoisingTarget, valid: Tensor | None) -> Tensor:
@@ -84,7 +84,7 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
     """1 for each number [B, N, A] of a part that is data, 0 where it is padding or not known."""
     real = torch.ones(shape)
     if part == "action":
-        if (first := spec.action_head.learns) is not None:
+        if (first := spec.action_head.loss_horizon) is not None:
             place = torch.arange(shape[1]) % spec.actions.chunk_size
             real = real * (place < first).float()[:, None]
         if batch.step_valid is not None:

@@ -42,7 +42,7 @@ def inference_inputs(
     shapes = {"action": (batch, spec.actions.chunk_size, spec.actions.size)}
     if len(spec.predicts) > 1:
         sizes = spec.sizes
-        shapes |= {part: (batch, 1, sizes.numbers(part)) for part in spec.predicts[1:]}
+        shapes |= {part: (batch, 1, sizes.token_dim(part)) for part in spec.predicts[1:]}
     numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
     shown = cond_latents(policy, canvas, spec.video.num_frames)
     return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)

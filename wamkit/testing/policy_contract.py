@@ -22,7 +22,7 @@ def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
     assert one.shape == (2, spec.actions.chunk_size, spec.actions.size) and one.isfinite().all()
     assert torch.equal(one, two)
     other = policy.act(seen, seed=1).values
-    if not spec.action_head.regresses:
+    if not spec.action_head.is_regression:
         other_values(other, one, 1e-4)
 
 

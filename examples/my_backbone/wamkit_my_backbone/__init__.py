@@ -52,7 +52,7 @@ class MyBackbone(BackboneConfig):
             text="stream",  # "cross" for a backbone that reads text by cross-attention
         )
 
-    def fit(self, spec: PolicySpec) -> MyBackbone:
+    def resolve(self, spec: PolicySpec) -> MyBackbone:
         """Take what was left open from the other parts."""
         channels = self.latent_channels or spec.vae.channels
         return self.model_copy(update={"latent_channels": channels})

@@ -23,7 +23,7 @@ class Glance(ParadigmConfig):
 
     def program(self, spec: Any) -> tuple[Stage, ...]:
         glance = Stage(roles=("text", "context", "target"), passes=1, does="glance at the future")
-        steps = 1 if spec.action_head.regresses else spec.schedules.action.steps
+        steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
         return glance, Stage(roles=("action",), passes=steps, does="denoise against its keys")
 
     def build(self) -> Any:

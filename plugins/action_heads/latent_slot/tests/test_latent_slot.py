@@ -12,7 +12,7 @@ from torch import Tensor
 from wamkit_latent_slot import LatentSlot
 
 from wamkit import check
-from wamkit.config.parts import ParadigmConfig, Sizes
+from wamkit.config.parts import HeadContext, ParadigmConfig
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.config.visibility import everyone
@@ -80,7 +80,7 @@ def head_for(
     chunk: int, action: int, latent: tuple[int, int, int], state: int = 3, **how: Any
 ) -> Any:
     backbone: Any = registry().parts["backbone"]["toy"]().tiny()  # type: ignore[call-arg]
-    sizes = Sizes(
+    sizes = HeadContext(
         backbone=backbone, chunk=chunk, action=action, state=state, latent=latent, frames=(1, 2)
     )
     return LatentSlot(**how).build(sizes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from wamkit_latent_slot import LatentSlot
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.config.registry import registry
 from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 
@@ -45,7 +45,7 @@ def head_for(
     views: int, state: int = 9, latent: tuple[int, int, int] = (4, 2, 2), **how: Any
 ) -> Any:
     backbone: Any = registry().parts["backbone"]["toy"]().tiny()  # type: ignore[call-arg]
-    sizes = Sizes(
+    sizes = HeadContext(
         backbone=backbone,
         chunk=4,
         action=4,

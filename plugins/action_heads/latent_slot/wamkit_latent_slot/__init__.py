@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import ActionHeadConfig, Conflict, Part, Sizes
+from wamkit.config.parts import ActionHeadConfig, Conflict, HeadContext, Part
 
 if TYPE_CHECKING:
     from wamkit.config.spec import PolicySpec
@@ -39,7 +39,7 @@ class LatentSlot(ActionHeadConfig):
     image), or left out and its place kept free. By default learned; `append` has no place for
     it."""
 
-    def frames(self, sizes: Sizes) -> int:
+    def frames(self, sizes: HeadContext) -> int:
         """Latent frames of an action chunk, with what was left open taken from `sizes`."""
         return self.slots or -(-sizes.chunk * sizes.action // max(1, prod(sizes.latent)))
 
@@ -48,11 +48,11 @@ class LatentSlot(ActionHeadConfig):
         """Whether there is a blank frame, with what was left open taken from the layout."""
         return (self.blank or ("learned" if self.layout == "cosmos" else "none")) == "learned"
 
-    def fit(self, spec: PolicySpec) -> LatentSlot:
+    def resolve(self, spec: PolicySpec) -> LatentSlot:
         blank = "learned" if self.learns_blank else "none"
         return self.model_copy(update={"slots": self.frames(spec.sizes), "blank": blank})
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         found = {"context": int(self.learns_blank), "state": int(sizes.state > 0)}
         found |= {part: self.frames(sizes) if part == "action" else 1 for part in sizes.predicts}
         return {role: sizes.traits.tokens(n, *sizes.latent[1:]) for role, n in found.items() if n}
@@ -101,7 +101,7 @@ class LatentSlot(ActionHeadConfig):
                 hint='set action_head.blank = "learned", or leave action_head.weights out',
             )
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import LatentSlotHead
 
         return self.materialize(lambda: LatentSlotHead(self, sizes))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.interfaces import SlotHead
 from wamkit.interfaces.types import CLEAN, Frames, Level, ModelInputs, NoisyVectors, base
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class LatentSlotHead(SlotHead):
     """`SlotHead` of Cosmos Policy (arXiv 2601.16163): noise is added to every latent element."""
 
-    def __init__(self, config: LatentSlot, sizes: Sizes) -> None:
+    def __init__(self, config: LatentSlot, sizes: HeadContext) -> None:
         super().__init__()
         self.sizes, self.count = sizes, config.frames(sizes)
         self.order = Order(config.layout, int(sizes.state > 0), *sizes.frames, self.count)
@@ -52,7 +52,7 @@ class LatentSlotHead(SlotHead):
         """The mean of the complete copies; what is left of a last one is not read."""
         steps, slots, _ = self._shape(modality)
         flat = x.unflatten(1, (-1, slots)).flatten(2)  # [B, chunks, slots * C * h * w]
-        size = steps * self.sizes.numbers(modality)
+        size = steps * self.sizes.token_dim(modality)
         copies = flat.shape[2] // size
         mean = flat[..., : copies * size].unflatten(2, (copies, size)).mean(2)
         return mean.unflatten(2, (steps, -1)).flatten(1, 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import ActionHeadConfig, Conflict, Part, Sizes, Traits
+from wamkit.config.parts import ActionHeadConfig, Conflict, HeadContext, Part, Traits
 
 if TYPE_CHECKING:
     from wamkit.config.spec import PolicySpec
@@ -69,7 +69,7 @@ class Mot(ActionHeadConfig):
             return self.layers
         return tuple(range(0, traits.depth, self.layer_stride))
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         clean = {"state": 1} if self.state == "token" and sizes.state else {}
         beside = 1 if self.state == "noisy_token" and sizes.state else 0
         others = {part: 1 for part in sizes.predicts if part != "action"}
@@ -171,7 +171,7 @@ class Mot(ActionHeadConfig):
 
         return LAYOUTS
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import MotHead
 
         return self.materialize(lambda: MotHead(self, sizes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.config.parts import BackboneConfig, Sizes
+from wamkit.config.parts import BackboneConfig, HeadContext
 from wamkit.engine.layers import (
     Embedder,
     TextCond,
@@ -63,13 +63,13 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 class MotHead(ExpertHead, Stack):
     """`ExpertHead` that denoises vectors beside any backbone, in a stack of its own."""
 
-    def __init__(self, config: Mot, sizes: Sizes) -> None:
+    def __init__(self, config: Mot, sizes: HeadContext) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
         self.layers = config.awake(sizes.traits)
         width, traits = config.width, sizes.traits
         for part in sizes.predicts:
-            numbers = sizes.numbers(part)
+            numbers = sizes.token_dim(part)
             self.add_module(f"{part}_encoder", encoder(numbers, width, config.encoder_layers))
             adaptive = config.decoder == "adaln"
             decoder = AdaptiveDecoder if adaptive else nn.Linear

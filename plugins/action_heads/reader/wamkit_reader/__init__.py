@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import Conflict, Part, Sizes, Traits
+from wamkit.config.parts import Conflict, HeadContext, Part, Traits
 from wamkit.config.reading import ReaderConfig, places, unread_state
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ class Reader(ReaderConfig):
     def reads_text(self) -> bool:
         return self.text == "cross"
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         state = {"state": 1} if self.state == "token" and sizes.state else {}
         rest = {part: 1 for part in sizes.predicts if part != "action"}
         return {**state, "action": sizes.chunk, **rest}
 
-    def fit(self, spec: PolicySpec) -> Reader:
+    def resolve(self, spec: PolicySpec) -> Reader:
         return self.fitted(spec.backbone.traits)
 
     def fitted(self, traits: Traits) -> Reader:
@@ -129,7 +129,7 @@ class Reader(ReaderConfig):
 
         return LAYOUTS
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import DiTReader
 
         config = self.fitted(sizes.traits)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.config.reading import places
 from wamkit.engine.layers import KV, RotaryEmbedding, additive_mask, rotary_embedding
 from wamkit.interfaces import ReaderHead, append_state
@@ -33,7 +33,7 @@ class DiTReader(ReaderHead):
 
     keep_float32 = ("^levels", "scale_shift_table", "norm_")
 
-    def __init__(self, config: Reader, sizes: Sizes) -> None:
+    def __init__(self, config: Reader, sizes: HeadContext) -> None:
         super().__init__()
         assert config.layers is not None
         self.config = config
@@ -41,7 +41,7 @@ class DiTReader(ReaderHead):
         self.layers = places(config.layers, traits.depth)
         self.reads_video_level = config.levels == "both"
         beside = sizes.state if config.state == "numbers" else 0
-        inputs = {part: sizes.numbers(part) for part in sizes.predicts}
+        inputs = {part: sizes.token_dim(part) for part in sizes.predicts}
         self.decoders = nn.ModuleDict({part: nn.Linear(width, n) for part, n in inputs.items()})
         inputs["action"] += beside
         if config.state == "token" and sizes.state:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import Conflict, Part, Sizes, Traits
+from wamkit.config.parts import Conflict, HeadContext, Part, Traits
 from wamkit.config.reading import ReaderConfig, unread_state
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Regression(ReaderConfig):
     It reads no noise: one pass, and the mean squared error of the actions themselves.
     """
 
-    regresses = True
+    is_regression = True
 
     name: Literal["regression"] = "regression"
     pool: Literal["mean", "attention"] = "mean"
@@ -43,10 +43,10 @@ class Regression(ReaderConfig):
     def reads_text(self) -> bool:
         return self.text == "pooled"
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         return {}
 
-    def fit(self, spec: PolicySpec) -> Regression:
+    def resolve(self, spec: PolicySpec) -> Regression:
         return self.fitted(spec.backbone.traits)
 
     def fitted(self, traits: Traits) -> Regression:
@@ -63,7 +63,7 @@ class Regression(ReaderConfig):
         yield from super().conflicts(spec)
         yield from unread_state(self.state, spec)
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import RegressionHead
 
         config = self.fitted(sizes.traits)

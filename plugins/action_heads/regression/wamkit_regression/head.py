@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.config.reading import places
 from wamkit.engine.layers import LayerNorm, additive_mask, attention, masked_mean
 from wamkit.interfaces import ReaderHead, append_state
@@ -51,7 +51,7 @@ class RegressionHead(ReaderHead):
 
     keep_float32 = ("norm",)
 
-    def __init__(self, config: Regression, sizes: Sizes) -> None:
+    def __init__(self, config: Regression, sizes: HeadContext) -> None:
         super().__init__()
         assert config.layers is not None
         self.sizes, traits = sizes, sizes.traits
@@ -73,7 +73,7 @@ class RegressionHead(ReaderHead):
 
     def _count(self, part: str) -> int:
         """How many values a part has in one chunk."""
-        return (self.sizes.chunk if part == "action" else 1) * self.sizes.numbers(part)
+        return (self.sizes.chunk if part == "action" else 1) * self.sizes.token_dim(part)
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
         return inputs if self.state_word is None else append_state(inputs, self.state_word)
@@ -103,7 +103,9 @@ class RegressionHead(ReaderHead):
         for layer in self.hidden:
             y = nn.functional.gelu(layer(y), approximate="tanh")
         return {
-            part: inputs.noisy(part).towards(decode(y).unflatten(1, (-1, self.sizes.numbers(part))))
+            part: inputs.noisy(part).towards(
+                decode(y).unflatten(1, (-1, self.sizes.token_dim(part)))
+            )
             for part, decode in self.decoders.items()
             if getattr(inputs, part) is not None
         }

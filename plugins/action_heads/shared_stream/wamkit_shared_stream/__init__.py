@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import ActionHeadConfig, Conflict, Part, Sizes
+from wamkit.config.parts import ActionHeadConfig, Conflict, HeadContext, Part
 
 if TYPE_CHECKING:
     from wamkit.config.spec import PolicySpec
@@ -52,7 +52,7 @@ class SharedStream(ActionHeadConfig):
     def reads_text(self) -> bool:
         return self.text == "stream"
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         state = {"state": 1} if self.state == "token" and sizes.state else {}
         others = {part: 1 for part in sizes.predicts if part != "action"}
         return {**state, "action": sizes.chunk, **others}
@@ -60,7 +60,7 @@ class SharedStream(ActionHeadConfig):
     def tiny(self) -> SharedStream:
         return self.model_copy(update={"weights": None})
 
-    def fit(self, spec: PolicySpec) -> SharedStream:
+    def resolve(self, spec: PolicySpec) -> SharedStream:
         traits = spec.backbone.traits
         return self.model_copy(
             update={
@@ -102,7 +102,7 @@ class SharedStream(ActionHeadConfig):
                 hint='set action_head.positions = "sinusoid"',
             )
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import SharedStreamHead
 
         return self.materialize(lambda: SharedStreamHead(self, sizes))

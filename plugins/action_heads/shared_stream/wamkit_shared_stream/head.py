@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.engine.layers import latent_times, sinusoid
 from wamkit.interfaces import Backbone, ExpertHead, Stack
 from wamkit.interfaces.types import CLEAN, ModelInputs, TokenGroup
@@ -32,13 +32,13 @@ class SharedStreamHead(ExpertHead):
 
     keep_float32 = ("norm",)
 
-    def __init__(self, config: SharedStream, sizes: Sizes) -> None:
+    def __init__(self, config: SharedStream, sizes: HeadContext) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
         width, robots = sizes.traits.width, (config.embodiments, config.embodiment)
         deep = config.embedder == "mlp_sinusoid"
         for part in sizes.predicts:
-            numbers = sizes.numbers(part)
+            numbers = sizes.token_dim(part)
             embedder = NoisyEmbedder if deep else Linear
             self.add_module(f"{part}_embedder", embedder(numbers, width, robots))
             self.add_module(f"{part}_decoder", Decoder(width, numbers, robots, deep=deep))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.parts import Conflict, Part, Sizes, Traits
+from wamkit.config.parts import Conflict, HeadContext, Part, Traits
 from wamkit.config.reading import ReaderConfig, unread_state
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class StateFusion(ReaderConfig):
     """
 
     source = "https://github.com/L1ziang/Light-WAM"
-    regresses = True
+    is_regression = True
 
     name: Literal["state_fusion"] = "state_fusion"
     queries: int = Field(16, gt=0)
@@ -56,13 +56,13 @@ class StateFusion(ReaderConfig):
         return self.text == "pooled"
 
     @property
-    def learns(self) -> int | None:
+    def loss_horizon(self) -> int | None:
         return self.first_steps
 
-    def tokens(self, sizes: Sizes) -> dict[str, int]:
+    def tokens(self, sizes: HeadContext) -> dict[str, int]:
         return {}
 
-    def fit(self, spec: PolicySpec) -> StateFusion:
+    def resolve(self, spec: PolicySpec) -> StateFusion:
         return self.fitted(spec.backbone.traits)
 
     def fitted(self, traits: Traits) -> StateFusion:
@@ -101,7 +101,7 @@ class StateFusion(ReaderConfig):
 
         return LAYOUTS
 
-    def build(self, sizes: Sizes) -> Any:
+    def build(self, sizes: HeadContext) -> Any:
         from .head import StateFusionHead
 
         config = self.fitted(sizes.traits)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from wamkit.config.parts import Sizes
+from wamkit.config.parts import HeadContext
 from wamkit.config.reading import places
 from wamkit.config.visibility import LayerVisibility
 from wamkit.engine.layers import (
@@ -77,7 +77,7 @@ class StateFusionHead(ReaderHead):
 
     keep_float32 = ("norm", "query_merge_logits", r"\.0\.(weight|bias)$")
 
-    def __init__(self, config: StateFusion, sizes: Sizes) -> None:
+    def __init__(self, config: StateFusion, sizes: HeadContext) -> None:
         super().__init__()
         assert config.layers is not None
         self.config, traits = config, sizes.traits
@@ -107,7 +107,7 @@ class StateFusionHead(ReaderHead):
         self.trunk = nn.ModuleList(perceptron(width, width, width) for _ in range(config.blocks))
         self.step = perceptron(FREQUENCIES, width, width)
         self.decoders = nn.ModuleDict(
-            {part: perceptron(width, width, sizes.numbers(part)) for part in sizes.predicts}
+            {part: perceptron(width, width, sizes.token_dim(part)) for part in sizes.predicts}
         )
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:

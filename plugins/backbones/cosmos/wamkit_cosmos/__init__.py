@@ -13,7 +13,7 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 
@@ -68,20 +68,20 @@ class Cosmos(VariantBackbone):
     name: Literal["cosmos"] = "cosmos"
     variant: Variant = "predict2-2b"
     """Sets every size below that is not written; `tiny` is for tests."""
-    layers: int = open_size(gt=0)
-    num_heads: int = open_size(gt=0)
-    head_dim: int = open_size(ge=12, multiple_of=2)
-    mlp_dim: int = open_size(gt=0)
+    layers: int = variant_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    head_dim: int = variant_size(ge=12, multiple_of=2)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    modulation_rank: int = open_size(gt=0)
+    modulation_rank: int = variant_size(gt=0)
     """Width between the two matrices that make shift, scale and gate of a noise level."""
-    latent_channels: int = open_size(gt=0)
-    text_width: int = open_size(gt=0)
+    latent_channels: int = variant_size(gt=0)
+    text_width: int = variant_size(gt=0)
     """Width of the text tokens that the blocks attend to."""
-    text_stack: int = open_size(ge=0)
+    text_stack: int = variant_size(ge=0)
     """Width of the embeddings where a layer first brings them to `text_width`: in 2.5, the 28
     hidden states of the reasoning model side by side. 0 for embeddings of `text_width`."""
-    rope_scale: tuple[float, float, float] = open_size()
+    rope_scale: tuple[float, float, float] = variant_size()
     """How much farther rotary positions of time, rows and columns reach; it depends on the
     images a file was trained on."""
     context_sigma: float = Field(1e-4, ge=0, lt=1)

@@ -17,7 +17,7 @@ from wamkit.config.parts import (
     Traits,
     VariantBackbone,
     expect_resizable,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 from wamkit.errors import WamkitError
@@ -68,15 +68,15 @@ TRAINED_WITH = {
 class _Flux(VariantBackbone):
     """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
 
-    double_layers: int = open_size(gt=0)
+    double_layers: int = variant_size(gt=0)
     """Blocks with weights of their own for text tokens; they come first."""
-    single_layers: int = open_size(gt=0)
+    single_layers: int = variant_size(gt=0)
     """Blocks with the same weights for text tokens and frames."""
-    num_heads: int = open_size(gt=0)
-    head_dim: int = open_size(gt=0, multiple_of=8)
-    mlp_dim: int = open_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    head_dim: int = variant_size(gt=0, multiple_of=8)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    text_width: int = open_size(gt=0)
+    text_width: int = variant_size(gt=0)
     text_sigma: Literal["clean", "target", "target_or_clean"] = "clean"
     """Noise level of text tokens. `clean`: 0, so that they are computed once. `target`: that of the
     target frame, as published, in use as in training: text, and what attends to it, is computed
@@ -188,7 +188,7 @@ class Flux1(_Flux):
     name: Literal["flux1"] = "flux1"
     variant: Literal["kontext-dev", "tiny"] = "kontext-dev"
     """Sets every size that is not written. `tiny` is for tests."""
-    extra_width: int = open_size(ge=0)
+    extra_width: int = variant_size(ge=0)
     """Width of the pooled CLIP text vector, which comes as `Text.extra` [B, 1, width]; 0 for a
     model that takes none."""
     conditioner_weights: str | None = None

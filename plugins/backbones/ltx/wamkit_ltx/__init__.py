@@ -13,7 +13,7 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 
@@ -60,13 +60,13 @@ class _Backbone(VariantBackbone):
     trained_with: ClassVar[TrainedWith]
 
     variant: str
-    layers: int = open_size(gt=0)
-    num_heads: int = open_size(gt=0)
-    head_dim: int = open_size(gt=0, multiple_of=2)
-    mlp_dim: int = open_size(gt=0)
+    layers: int = variant_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    head_dim: int = variant_size(gt=0, multiple_of=2)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = open_size(gt=0)
-    text_width: int = open_size(gt=0)
+    latent_channels: int = variant_size(gt=0)
+    text_width: int = variant_size(gt=0)
     fps: float = Field(25.0, gt=0)
     """Images a second: the model knows the time of a frame in seconds."""
 
@@ -142,7 +142,7 @@ class LTX2(_Backbone):
     name: Literal["ltx2"] = "ltx2"
     variant: Literal["2.0", "2.3", "tiny"] = "2.0"
     """Sets every size that is not written; `tiny` is for tests."""
-    design: Literal["2.0", "2.3"] = open_size()
+    design: Literal["2.0", "2.3"] = variant_size()
     """2.3 adds a gate for each head and lets noise levels modulate the cross-attention; no
     layer projects the text, which is published as wide as the model."""
     fps: float = Field(24.0, gt=0)

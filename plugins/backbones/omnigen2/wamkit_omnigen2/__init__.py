@@ -15,7 +15,7 @@ from wamkit.config.parts import (
     Traits,
     VariantBackbone,
     expect_resizable,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 
@@ -72,20 +72,20 @@ class OmniGen2(VariantBackbone):
     anew in each step, and a paradigm that acts in passes without a target frame is refused.
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
     action attended to text at the target's level."""
-    layers: int = open_size(gt=0)
+    layers: int = variant_size(gt=0)
     """Blocks in which text and images attend to each other."""
-    refiners: int = open_size(gt=0)
+    refiners: int = variant_size(gt=0)
     """Blocks that text, each reference and each target pass on their own before."""
-    num_heads: int = open_size(gt=0)
-    num_kv_heads: int = open_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    num_kv_heads: int = variant_size(gt=0)
     """Heads of keys and values; each serves heads / num_kv_heads query heads."""
-    axes: tuple[Even, Even, Even] = open_size()
+    axes: tuple[Even, Even, Even] = variant_size()
     """Elements of a head that turn with the place in the sequence, the row and the column; each is
     even, and together they are the head size."""
-    mlp_dim: int = open_size(gt=0)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = open_size(gt=0)
-    text_width: int = open_size(gt=0)
+    latent_channels: int = variant_size(gt=0)
+    text_width: int = variant_size(gt=0)
 
     @model_validator(mode="after")
     def _groups(self) -> OmniGen2:

@@ -13,7 +13,7 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 
@@ -67,15 +67,15 @@ class QwenImage(VariantBackbone):
     anew in each step, and a paradigm that acts in passes without a target frame is refused.
     `target_or_clean`: the same, and 0 in passes without one, as ImageWAM acts; in training its
     action attended to text at the target's level."""
-    layers: int = open_size(gt=0)
-    num_heads: int = open_size(gt=0)
-    axes: tuple[Even, Even, Even] = open_size()
+    layers: int = variant_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    axes: tuple[Even, Even, Even] = variant_size()
     """Numbers of a head that turn with the image's index, the row and the column; each is even,
     and together they are the head size."""
-    mlp_dim: int = open_size(gt=0)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = open_size(gt=0)
-    text_width: int = open_size(gt=0)
+    latent_channels: int = variant_size(gt=0)
+    text_width: int = variant_size(gt=0)
 
     @property
     def traits(self) -> Traits:

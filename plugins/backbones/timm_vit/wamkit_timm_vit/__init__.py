@@ -14,7 +14,7 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 from wamkit.config.spec import PolicySpec
@@ -103,27 +103,27 @@ class TimmViT(VariantBackbone):
     variant: Variant = "vit_base_patch14_reg4_dinov2"
     """timm's name of the model, the tag of its weights left out where it changes no size. Sets
     everything below that is not written, but for text_width; `tiny` is for tests."""
-    layers: int = open_size(gt=0)
-    num_heads: int = open_size(gt=0)
-    head_dim: int = open_size(gt=0, multiple_of=4)
-    mlp_dim: int = open_size(gt=0)
+    layers: int = variant_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    head_dim: int = variant_size(gt=0, multiple_of=4)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    patch_size: int = open_size(gt=0)
+    patch_size: int = variant_size(gt=0)
     """Pixels on a side of a patch; the VAE's strides must be (1, patch, patch)."""
-    grid: int = open_size(ge=0)
+    grid: int = variant_size(ge=0)
     """Patches on a side of the image that the learned positions belong to; they are interpolated
     to other sizes. 0 where positions are rotary."""
-    class_token: bool = open_size()
-    registers: int = open_size(ge=0)
+    class_token: bool = variant_size()
+    registers: int = variant_size(ge=0)
     """Register tokens behind the class token; every frame has its own."""
-    positions: Literal["all", "patches", "rotary"] = open_size()
+    positions: Literal["all", "patches", "rotary"] = variant_size()
     """Learned for every token, learned for patches alone, or rotary as in DINOv3."""
-    layer_scale: bool = open_size()
+    layer_scale: bool = variant_size()
     """Whether what a block adds is scaled channel by channel."""
-    qkv_bias: bool = open_size()
-    activation: Literal["gelu", "gelu_tanh"] = open_size()
-    norm_eps: float = open_size(gt=0)
-    pixels: Literal["imagenet", "half"] = open_size()
+    qkv_bias: bool = variant_size()
+    activation: Literal["gelu", "gelu_tanh"] = variant_size()
+    norm_eps: float = variant_size(gt=0)
+    pixels: Literal["imagenet", "half"] = variant_size()
     """Mean and deviation of the pixels it was trained on: ImageNet's, or 0.5 and 0.5. Weights of
     another tag than the variant's may want the other; their config.json says."""
     text_width: int = Field(64, gt=0)
@@ -166,7 +166,7 @@ class TimmViT(VariantBackbone):
         kept = {"layers": 3, "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "weights": None}
         return self.model_copy(update={**kept, "grid": 4 if self.grid else 0})
 
-    def companions(self) -> dict[str, dict[str, Any]]:
+    def default_parts(self) -> dict[str, dict[str, Any]]:
         return {"vae": {"name": "pixel_shuffle", "strides": [1, self.patch_size, self.patch_size]}}
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:

@@ -52,7 +52,7 @@ class Toy(BackboneConfig):
             patch_size=(1, self.patch_size, self.patch_size),
         )
 
-    def fit(self, spec: PolicySpec) -> Toy:
+    def resolve(self, spec: PolicySpec) -> Toy:
         return self.model_copy(
             update={"latent_channels": self.latent_channels or spec.vae.channels}
         )

@@ -33,7 +33,7 @@ class Bytes(TextEncoderConfig):
     def max_tokens(self) -> int:
         return 1 + self.max_length  # the start of the prompt is a token too
 
-    def fit(self, spec: PolicySpec) -> Bytes:
+    def resolve(self, spec: PolicySpec) -> Bytes:
         if self.embedding is not None:
             return self
         width = spec.backbone.traits.text_width

@@ -14,7 +14,7 @@ from wamkit.config.parts import (
     TrainedWith,
     Traits,
     VariantBackbone,
-    open_size,
+    variant_size,
 )
 from wamkit.config.published import Published
 
@@ -91,16 +91,16 @@ class Wan(VariantBackbone):
     noise: Literal["high", "low"] = "low"
     """Which transformer of 2.2 A14B is read where `weights` is a folder with both: the one for the
     beginning of a denoising, or the one for its end, which also knows clean frames."""
-    layers: int = open_size(gt=0)
-    num_heads: int = open_size(gt=0)
-    head_dim: int = open_size(gt=0, multiple_of=2)
-    mlp_dim: int = open_size(gt=0)
+    layers: int = variant_size(gt=0)
+    num_heads: int = variant_size(gt=0)
+    head_dim: int = variant_size(gt=0, multiple_of=2)
+    mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
-    latent_channels: int = open_size(gt=0)
-    guide_channels: int = open_size(ge=0)
+    latent_channels: int = variant_size(gt=0)
+    guide_channels: int = variant_size(ge=0)
     """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
-    text_width: int = open_size(gt=0)
-    extra_width: int = open_size(ge=0)
+    text_width: int = variant_size(gt=0)
+    extra_width: int = variant_size(ge=0)
     """Width of the CLIP tokens of what is observed; 0 for a model that takes none."""
     conditioner_weights: str | None = None
     """Folder or file of the CLIP picture tower, where `weights` is no folder that holds it as

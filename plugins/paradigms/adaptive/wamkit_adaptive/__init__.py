@@ -94,15 +94,15 @@ class Adaptive(ParadigmConfig):
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
         return {"direct": {"deliberate": False}, "deliberate": {"deliberate": True}}
 
-    def fit(self, spec: PolicySpec) -> Adaptive:
-        return self.model_copy(update={"inner": self.inner.fit(spec)})
+    def resolve(self, spec: PolicySpec) -> Adaptive:
+        return self.model_copy(update={"inner": self.inner.resolve(spec)})
 
     def tiny(self) -> Adaptive:
         return self.model_copy(update={"inner": self.inner.tiny(), "proposals": 2})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from (within(conflict) for conflict in self.inner.conflicts(spec))
-        if spec.action_head.regresses:
+        if spec.action_head.is_regression:
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"adaptive compares proposals, and {spec.action_head.name} predicts numbers at "

@@ -123,14 +123,14 @@ class Autoregressive(ParadigmConfig):
         chunks = min(self.chunks, 2)
         return self.model_copy(update={"chunks": chunks, "window": self.window and chunks - 1})
 
-    def fit(self, spec: PolicySpec) -> Autoregressive:
-        published = self._past_actions if spec.action_head.heard else "none"
+    def resolve(self, spec: PolicySpec) -> Autoregressive:
+        published = self._past_actions if spec.action_head.exposes_tokens else "none"
         return self.model_copy(update={"past_actions": self.past_actions or published})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from super().conflicts(spec)
         head, backbone, video = spec.action_head, spec.backbone, spec.video
-        if self.remembers_actions and not head.heard:
+        if self.remembers_actions and not head.exposes_tokens:
             yield Conflict(
                 between=("paradigm.past_actions", "action_head"),
                 why=f"past actions are to be seen, but {head.name} only reads the video and is "
@@ -157,7 +157,7 @@ class Autoregressive(ParadigmConfig):
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         video, action = spec.schedules.video.steps, spec.schedules.action.steps
-        if spec.action_head.regresses:
+        if spec.action_head.is_regression:
             action = 1
         first = Stage(
             roles=observed,

@@ -187,7 +187,7 @@ def test_a_head_that_regresses_cannot_be_told_an_action() -> None:
     spec = spec_for()
     for name in registry().names("action_head"):
         head = registry().parts["action_head"][name]().tiny()  # type: ignore[call-arg]
-        if head.regresses:  # type: ignore[union-attr]
+        if head.is_regression:  # type: ignore[union-attr]
             found = check(spec.model_copy(update={"action_head": head}))
             assert any("without looking at any" in c.why for c in found)
             assert any("choose an action_head that denoises" in c.hint for c in found)

@@ -106,7 +106,7 @@ class Conditional(ParadigmConfig):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from super().conflicts(spec)
-        if spec.action_head.regresses:
+        if spec.action_head.is_regression:
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"conditional tells the network actions and asks what follows, and "

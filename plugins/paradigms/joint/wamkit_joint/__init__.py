@@ -142,7 +142,7 @@ class Joint(ParadigmConfig):
 
 def _evaluations(spec: PolicySpec) -> int:
     """How often the action is evaluated; a head that regresses is asked once."""
-    return 1 if spec.action_head.regresses else spec.schedules.action.steps
+    return 1 if spec.action_head.is_regression else spec.schedules.action.steps
 
 
 @hookimpl

@@ -94,11 +94,11 @@ class Planning(ParadigmConfig):
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
         return {"direct": {"proposals": 1}, "planning": {"proposals": self.proposals}}
 
-    def fit(self, spec: PolicySpec) -> Planning:
+    def resolve(self, spec: PolicySpec) -> Planning:
         inner = self.inner
-        if "inner" not in self.model_fields_set and not spec.action_head.heard:
+        if "inner" not in self.model_fields_set and not spec.action_head.exposes_tokens:
             inner = parsed("single_pass")  # target frames cannot depend on an action never heard
-        fitted = self.model_copy(update={"inner": inner.fit(spec)})
+        fitted = self.model_copy(update={"inner": inner.resolve(spec)})
         futures = self.futures or (3 if fitted.future == "foreseen" else 1)
         return fitted.model_copy(update={"futures": futures})
 
@@ -110,7 +110,7 @@ class Planning(ParadigmConfig):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from (within(conflict) for conflict in self.inner.conflicts(spec))
-        if spec.action_head.regresses:
+        if spec.action_head.is_regression:
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"planning chooses among proposals, and {spec.action_head.name} predicts "
