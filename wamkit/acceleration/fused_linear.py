@@ -25,7 +25,7 @@ MAX_FUSED_ON_CPU = 2**20
 """Numbers in the largest row that is fused on the CPU; three layers of 512 x 512 have fewer.
 Beyond, one product takes as long as several, and weights that are mapped from a file stay so."""
 
-FUSED = "_fused"  # where a module keeps its own: names of layers -> Row
+FUSED = "_fused"  # where a module keeps its own: names of layers -> FusedLinear
 
 
 class FusedLinear:

@@ -62,7 +62,7 @@ def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
     apart = policy.train().act(seen, seed=0).values
     same_values(policy.eval().act(seen, seed=0).values, apart)
     says = any(getattr(type(module), "fuse_groups", ()) for module in policy.modules())
-    assert bool(policy._rows) == says
+    assert bool(policy._fused_layers) == says
     after = policy.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
