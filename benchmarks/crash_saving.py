@@ -58,7 +58,7 @@ def policy(home: Path) -> str:
 
 def cut(heads: int) -> Callable[[Path], Words]:
     """A student with one block, and so many heads."""
-    words: Words = ["prune", SPEC, "--layers", 1, "--heads", heads]
+    words: Words = ["prune", SPEC, "--layers", 1, "--num-heads", heads]
     return lambda home: [*words, "--out", home / "student"]
 
 

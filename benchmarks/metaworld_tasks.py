@@ -183,13 +183,15 @@ def evaluate(asked: Any) -> None:
         if {name: then[name] for name in settings} == settings:
             found["tasks"] = then["tasks"]
     policy = Policy.load(asked.policy, [f"dtype={asked.dtype}"])
-    replan = policy.spec.actions.chunk_size // 2
+    execute_steps = policy.spec.actions.chunk_size // 2
     seeds = range(FIRST, FIRST + asked.episodes)
 
     def judged(task: str) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {}
         with EnvPool(environment(task, asked.max_steps), asked.processes) as workers:
-            runner = PolicyRunner(policy, views_of(policy.spec, workers.robot(), {}), replan, {})
+            runner = PolicyRunner(
+                policy, views_of(policy.spec, workers.robot(), {}), execute_steps, {}
+            )
             acted = sorted(evaluate(workers, seeds, runner, seconds), key=lambda a: a.seed)
             chance = list(play(workers, seeds, "random"))
         result = {"policy": summary(acted), "random": summary(chance)}

@@ -68,7 +68,7 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     code, out, _ = wamkit(*words, "--record", films, "--dataset", data, "--video-format", "gif")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 2 and found["seeds"] == [1000, 1001]
-    assert found["steps"] == 12 and found["replan"] == 4 and found["normalized"]
+    assert found["steps"] == 12 and found["execute_steps"] == 4 and found["normalized"]
     assert set(found["latency_ms"]) == {"observation", "policy", "environment"}
     assert json.loads((films / "eval.json").read_text()) == found
     assert sorted(f.name for f in films.glob("*.gif")) == ["1000_failure.gif", "1001_failure.gif"]

@@ -310,7 +310,7 @@ def test_eval_and_demo(drawn: Drawn) -> None:
         "latency_ms": {"policy": {"p50": 12.5, "p95": 1234.5}},
         "control_rate": 98.0,
         "control_hz": 80,
-        "replan": 4,
+        "execute_steps": 4,
         "chunk_size": 8,
     }
     for _, text in drawn(draw_eval, found):

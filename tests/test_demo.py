@@ -26,7 +26,7 @@ RESULT = {
     "interval_95": [0.3, 0.95],
     "steps_to_success": 60.0,
     "latency_ms": {"policy": {"p50": 20.0, "p95": 30.0}},
-    "replan": 4,
+    "execute_steps": 4,
     "chunk_size": 8,
     "batch": 2,
     "control_hz": 80.0,

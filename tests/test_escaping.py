@@ -42,7 +42,7 @@ RESULT: dict[str, Any] = {
     "success_rate": 0.75,
     "interval_95": [0.3, 0.95],
     "steps_to_success": 60.0,
-    "replan": 4,
+    "execute_steps": 4,
     "chunk_size": 8,
     "batch": 2,
     "control_hz": 80.0,

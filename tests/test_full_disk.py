@@ -81,8 +81,8 @@ OVER: dict[str, tuple[Words, Words, str]] = {
         "policy",
     ),
     "prune": (
-        lambda given: ("prune", SPEC, "--layers", 1, "--heads", 1),
-        lambda given: ("prune", SPEC, "--layers", 1, "--heads", 2),
+        lambda given: ("prune", SPEC, "--layers", 1, "--num-heads", 1),
+        lambda given: ("prune", SPEC, "--layers", 1, "--num-heads", 2),
         "student",
     ),
     "precompute text": (

@@ -33,7 +33,7 @@ def test_a_backbone_is_cut_out_of_the_saved_weights(
 ) -> None:
     spec = parse(read(saved))
     heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
-    words = ("prune", saved, "--layers", depth, "--heads", heads, "--out", tmp_path / "student")
+    words = ("prune", saved, "--layers", depth, "--num-heads", heads, "--out", tmp_path / "student")
     code, _, err = wamkit(*words)
     assert code == 0 and "random weights" not in err
     made = parse(read(tmp_path / "student/spec.yaml"))
@@ -48,7 +48,7 @@ def test_random_weights_that_are_cut_are_those_the_spec_builds(
 ) -> None:
     spec = parse(read(TOY)).tiny()[0]
     heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
-    words = ("prune", TOY, "--tiny", "--layers", depth, "--heads", heads)
+    words = ("prune", TOY, "--tiny", "--layers", depth, "--num-heads", heads)
     code, _, err = wamkit(*words, "--out", tmp_path / "student")
     assert code == 0 and "has random weights" in err
     whole, cut = _built().backbone.state_dict(), load_file(tmp_path / "student" / BACKBONE)

@@ -119,8 +119,8 @@ def here(count: int = 1, **settings: Any) -> EnvPool:
     return EnvPool(Rail(**settings), count, apart=False)
 
 
-def runner(policy: Policy, replan: int = 2, **settings: Any) -> PolicyRunner:
-    return PolicyRunner(policy, {"side": "side"}, replan, {}, **settings)
+def runner(policy: Policy, execute_steps: int = 2, **settings: Any) -> PolicyRunner:
+    return PolicyRunner(policy, {"side": "side"}, execute_steps, {}, **settings)
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -167,9 +167,9 @@ def test_an_episode_lingers_after_success_and_is_seen_to_its_end() -> None:
 
 def test_a_policy_is_asked_again_after_so_many_actions(policy: Policy) -> None:
     with here(max_steps=8, near=0) as workers:
-        for replan, decisions in ((1, 8), (2, 4), (3, 3), (4, 2)):
+        for execute_steps, decisions in ((1, 8), (2, 4), (3, 3), (4, 2)):
             seconds: dict[str, list[float]] = {}
-            (rollout,) = evaluate(workers, [5], runner(policy, replan), seconds)
+            (rollout,) = evaluate(workers, [5], runner(policy, execute_steps), seconds)
             assert not rollout.success and rollout.steps == 8
             assert len(seconds["policy"]) == decisions and len(seconds["environment"]) == 8
     assert set(latencies(seconds)) == {"observation", "policy", "environment"}

@@ -152,7 +152,7 @@ def test_the_command_writes_weights_and_a_spec_that_build(tmp_path: Path) -> Non
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPECS["wan"].dump()))
     out = tmp_path / "student"
-    words = ["prune", str(spec), "--layers", "2", "--heads", "2", "--feed-forward", "8"]
+    words = ["prune", str(spec), "--layers", "2", "--num-heads", "2", "--mlp-dim", "8"]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "parameters became" in done.stdout

@@ -43,7 +43,7 @@ def command(
             min=0, max=MOST, help="Of the first episode; then one by one. `collect` begins at 0."
         ),
     ] = 1000,
-    replan: Annotated[
+    execute_steps: Annotated[
         int | None,
         typer.Option(
             "--execute-steps",
@@ -94,7 +94,7 @@ def command(
 
     config = choose(env, env_settings or [])
     baseline = policy in BASELINES
-    if baseline and (replan or choice or view or overrides):
+    if baseline and (execute_steps or choice or view or overrides):
         raise WamkitError(
             f"--execute-steps, --act-option, --camera-map and --set have no meaning for {policy}",
             "leave them out",
@@ -112,7 +112,7 @@ def command(
         runner: PolicyRunner | None = None
         if not baseline:
             runner = _policy_runner(
-                policy, workers, replan, choice, view, overrides, device, record
+                policy, workers, execute_steps, choice, view, overrides, device, record
             )
             every = runner.policy.spec.video.frame_stride
         made: Writer | None = None
@@ -145,11 +145,11 @@ def command(
                 latency["policy"]["p50"] + latency.get("observation", {"p50": 0})["p50"]
             ) / 1000
             found |= {
-                "replan": runner.replan,
+                "execute_steps": runner.execute_steps,
                 "chunk_size": runner.policy.spec.actions.chunk_size,
                 "batch": len(workers),
                 "latency_ms": latency,
-                "control_rate": runner.replan / spent,
+                "control_rate": runner.execute_steps / spent,
                 "normalized": runner.policy.actions.statistics is None,
             }
         if films is not None:
@@ -178,7 +178,7 @@ def _vacant(folder: Path | None, label: str) -> Path | None:
 def _policy_runner(
     policy: str,
     workers: EnvPool,
-    replan: int | None,
+    execute_steps: int | None,
     choice: list[str] | None,
     view: list[str] | None,
     overrides: list[str] | None,
@@ -200,7 +200,7 @@ def _policy_runner(
     spec = resolve(folder, overrides or [])
     named, robot = _pairs("--camera-map", view), workers.robot()
     stateful = spec.paradigm.build().stateful
-    steps = replan or (
+    steps = execute_steps or (
         spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
     )
     if found := list(conflicts(spec, robot, named, steps, stateful)):
@@ -286,7 +286,7 @@ def _draw(found: dict[str, Any]) -> None:
         )
         rows.append(("control rate", rate))
         rows.append(
-            ("executed", f"{found['replan']} of {found['chunk_size']} actions of each chunk")
+            ("executed", f"{found['execute_steps']} of {found['chunk_size']} actions of each chunk")
         )
     made = table("", "")
     made.show_header = False

@@ -20,7 +20,7 @@ from ._output import emit, note, say, spinner
 from ._sources import taken
 from .check import conflicts_of
 
-EXAMPLE = "wamkit prune fastwam.toml --layers efficient-wam --heads 16 --feed-forward 8192 --out s"
+EXAMPLE = "wamkit prune fastwam.toml --layers efficient-wam --num-heads 16 --mlp-dim 8192 --out s"
 
 WEIGHTS, SPEC = "backbone.safetensors", "spec.yaml"
 
@@ -35,10 +35,10 @@ def command(
             "them; or efficient-wam."
         ),
     ],
-    heads: Annotated[
+    num_heads: Annotated[
         int | None, typer.Option(min=1, help="How many heads; all if left out.")
     ] = None,
-    feed_forward: Annotated[
+    mlp_dim: Annotated[
         int | None, typer.Option(min=1, help="Units of each feed-forward; all if left out.")
     ] = None,
     overrides: Overrides = None,
@@ -74,7 +74,7 @@ def command(
 
     traits = whole.backbone.traits
     chosen = chosen_layers(layers, traits.depth)
-    wanted = heads or traits.num_heads, feed_forward or traits.mlp_dim
+    wanted = num_heads or traits.num_heads, mlp_dim or traits.mlp_dim
     config = student_of(whole.backbone, chosen, *wanted)
     with spinner("slicing"):
         teacher = seeded(whole, "backbone", whole.backbone.build, "cpu")

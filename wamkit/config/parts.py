@@ -284,8 +284,8 @@ class TextEncoderConfig(Weighted):
     prompt_template: str = "{instruction}"
     """Sentence that is encoded; `{instruction}` stands for what the user said."""
     negative_prompt: str = ""
-    """What guidance leans away from; read only where a schedule has a `guidance_scale` other than
-    1."""
+    """Prompt that classifier-free guidance steers away from; read only where a schedule has a
+    `guidance_scale` other than 1."""
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns a projection from this encoder's width to the backbone's."""
     embeddings_file: str | None = None

@@ -22,7 +22,11 @@ def views_of(spec: PolicySpec, robot: Robot, named: Mapping[str, str]) -> dict[s
 
 
 def conflicts(
-    spec: PolicySpec, robot: Robot, named: Mapping[str, str], replan: int, stateful: bool = False
+    spec: PolicySpec,
+    robot: Robot,
+    named: Mapping[str, str],
+    execute_steps: int,
+    stateful: bool = False,
 ) -> Iterator[Conflict]:
     """Yield every reason why the policy cannot act in the environment."""
     views = [view.name for view in spec.cameras.views]
@@ -70,24 +74,24 @@ def conflicts(
             f"{len(robot.state)}: {', '.join(robot.state) or 'none'}",
             hint="evaluate a policy that was trained for this robot",
         )
-    if replan > spec.actions.chunk_size:
+    if execute_steps > spec.actions.chunk_size:
         yield Conflict(
             between=("--execute-steps", "actions.chunk_size"),
-            why=f"{replan} actions of a chunk of {spec.actions.chunk_size}",
+            why=f"{execute_steps} actions of a chunk of {spec.actions.chunk_size}",
             hint=f"--execute-steps {spec.actions.chunk_size} or less",
         )
     if stateful:
-        yield from _conflicts_of_memory(spec, replan)
+        yield from _conflicts_of_memory(spec, execute_steps)
 
 
-def _conflicts_of_memory(spec: PolicySpec, replan: int) -> Iterator[Conflict]:
+def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
     """What a policy that remembers asks for: whole chunks, and pictures that divide them."""
     video, chunk = spec.video, spec.actions.chunk_size
-    if replan != chunk:
+    if execute_steps != chunk:
         yield Conflict(
             between=("--execute-steps", "paradigm"),
             why="a policy that remembers executes its chunks whole, and --execute-steps is "
-            f"{replan}",
+            f"{execute_steps}",
             hint=f"--execute-steps {chunk}, or leave it out",
         )
     if (video.num_frames - video.num_observed) * video.frame_stride != chunk:

@@ -50,21 +50,26 @@ class PolicyRunner:
         self,
         policy: Policy,
         views: Mapping[str, str],
-        replan: int,
+        execute_steps: int,
         act_options: Mapping[str, Any],
         imagine: bool = False,
     ) -> None:
-        self.policy, self.views, self.replan, self.act_options = policy, views, replan, act_options
+        self.policy, self.views, self.execute_steps, self.act_options = (
+            policy,
+            views,
+            execute_steps,
+            act_options,
+        )
         spec = policy.spec
         self.imagine = imagine and spec.latent_frames[1] > 0 and spec.backbone.traits.imagines
         video = spec.video
-        self.every = replan
+        self.every = execute_steps
         """Actions from one look to the next."""
         if video.num_observed > 1 or policy.paradigm.stateful:
-            self.every = int(np.gcd(replan, video.frame_stride))
+            self.every = int(np.gcd(execute_steps, video.frame_stride))
 
     def decide(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
-        """The next actions of each episode, [replan, A] in physical units."""
+        """The next actions of each episode, [execute_steps, A] in physical units."""
         if self.policy.paradigm.stateful:
             chunks = [self._remembering(one) for one in running]
         else:
@@ -74,7 +79,7 @@ class PolicyRunner:
             chunks = list(values.numpy())
         for one in running:
             one.decisions += 1
-        return [chunk[: self.replan].astype(np.float32) for chunk in chunks]
+        return [chunk[: self.execute_steps].astype(np.float32) for chunk in chunks]
 
     def imagine_next(self, running: Sequence[RunningEpisode]) -> None:
         """Store the frames that the policy imagines next in `RunningEpisode.imagined`."""

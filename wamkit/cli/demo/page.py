@@ -182,7 +182,7 @@ def _latency(way: Way) -> str:
     ]
     caption = (
         f"Milliseconds on this machine, for {found['batch']} episodes side by side. Of each "
-        f"{found['chunk_size']} actions {found['replan']} are carried out; the robot takes "
+        f"{found['chunk_size']} actions {found['execute_steps']} are carried out; the robot takes "
         f"{found['control_hz']:g} a second."
     )
     titles = ("stage", "median", "95 % below", "what it is")

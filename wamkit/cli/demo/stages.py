@@ -249,7 +249,7 @@ def _evaluated(place: Path, settings: Settings, workers: Any, progress: OpenProg
         found = _summary(evaluate(workers, _seeds(settings), runner, seconds), report)
     return found | {
         "latency_ms": latencies(seconds),
-        "replan": runner.replan,
+        "execute_steps": runner.execute_steps,
         "chunk_size": runner.policy.spec.actions.chunk_size,
         "batch": len(workers),
         "control_hz": workers.robot().control_hz,

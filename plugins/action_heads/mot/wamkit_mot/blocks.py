@@ -1,6 +1,6 @@
 """The expert's own block, the same beside any backbone, and what it is conditioned on.
 
-    x --ada norm--> q k v --(attention shared with the video)--> + --text--> + --feed-forward--> +
+    x --ada norm--> q k v --(attention shared with the video)--> + --text--> + --mlp-dim--> +
 
 Parameter names follow diffusers' video transformers, so that an expert can be initialized from one.
 """
