@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from wamkit.cli import app
 from wamkit.config.spec import parse, read
 from wamkit.files.charts import bars, lines
-from wamkit.policy.cost import Counter, cost, shapes
+from wamkit.policy.cost import Counter, cost, zero_inputs
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation
 
@@ -80,7 +80,7 @@ def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
 def test_the_cost_counted_without_weights_is_that_of_the_real_policy() -> None:
     spec = parse(read(SMALL))
     policy, found = Policy.from_spec(spec), cost(spec)
-    inputs, counts = shapes(spec, policy.action_head, "cpu"), []
+    inputs, counts = zero_inputs(spec, policy.action_head, "cpu"), []
     for text in (inputs.text, inputs.text.again()):
         with Counter() as counter:
             policy.paradigm.act(

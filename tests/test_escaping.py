@@ -18,7 +18,7 @@ from wamkit.config.compositions import Cell
 from wamkit.config.parts import Conflict
 from wamkit.files import charts as chart
 from wamkit.files.printable import escaped, in_markdown
-from wamkit.policy.saving import card
+from wamkit.policy.saving import model_card
 
 BAD = [
     "<script>alert(1)</script>",
@@ -123,6 +123,6 @@ def test_a_card_is_a_table_whatever_its_paths_say() -> None:
     policy = build(Path(__file__).parent / "data" / "small.toml")
     part = policy.spec.backbone.model_copy(update={"weights": "a | b\n# <script> [x](y)"})
     policy.spec = policy.spec.model_copy(update={"backbone": part})
-    rows = [line for line in card(policy).splitlines() if line.startswith("| backbone")]
+    rows = [line for line in model_card(policy).splitlines() if line.startswith("| backbone")]
     assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 7
-    assert "<script>" not in card(policy)
+    assert "<script>" not in model_card(policy)

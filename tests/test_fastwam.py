@@ -18,7 +18,7 @@ from wamkit.config.spec import parse
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import DenoisingTarget, Frames, ModelInputs, NoisyVectors, Text
-from wamkit.policy.losses import numbers_loss, video_loss
+from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import doubled, float64, same_values
 
@@ -183,7 +183,7 @@ def test_losses_are_the_published_ones(
         ),
     }
     video = video_loss(out.video, goals["video"], None)
-    action = numbers_loss(out.action, goals["action"], torch.ones_like(out.action))
+    action = vector_loss(out.action, goals["action"], torch.ones_like(out.action))
     # The published weights are divided by their mean and 1e-10.
     same_values(video, record["outputs/loss_video"], 1e-8)
     same_values(action, record["outputs/loss_action"], 1e-8)

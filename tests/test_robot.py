@@ -13,7 +13,7 @@ from PIL import Image
 from wamkit import Observation, WamkitError
 from wamkit.config.robot import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
-from wamkit.policy.cameras import CameraLayout, placed
+from wamkit.policy.cameras import CameraLayout, fit_to_view
 from wamkit.testing.parity import same_values
 
 RED = np.full((8, 12, 3), (255, 0, 0), np.uint8)
@@ -93,14 +93,14 @@ def test_a_grid_fills_rows_of_columns() -> None:
 
 def test_pictures_are_turned_flipped_and_fitted() -> None:
     image = torch.arange(6.0).reshape(1, 1, 2, 3).expand(1, 3, 2, 3) / 10
-    turned = placed(image, View(name="a", size=(3, 2), rotate=90))
+    turned = fit_to_view(image, View(name="a", size=(3, 2), rotate=90))
     assert torch.equal(turned, torch.rot90(image, 1, (-2, -1)))
-    flipped = placed(image, View(name="a", size=(2, 3), flip="horizontal"))
+    flipped = fit_to_view(image, View(name="a", size=(2, 3), flip="horizontal"))
     assert torch.equal(flipped, image.flip(-1))
     wide = torch.ones(1, 3, 4, 8)
     wide[..., :2] = wide[..., 6:] = 0
-    assert (placed(wide, View(name="a", size=(4, 4), fit="crop")) == 1).all()
-    padded = placed(torch.ones(1, 3, 4, 8), View(name="a", size=(8, 8), fit="pad"))
+    assert (fit_to_view(wide, View(name="a", size=(4, 4), fit="crop")) == 1).all()
+    padded = fit_to_view(torch.ones(1, 3, 4, 8), View(name="a", size=(8, 8), fit="pad"))
     assert (padded[..., :2, :] == -1).all() and (padded[..., 2:6, :] == 1).all()
 
 

@@ -27,10 +27,10 @@ def command(
     """Build a policy and save it to a folder, whole or not at all."""
     from ..config.check import warnings_of
     from ..policy.actions import read_statistics
-    from ..policy.saving import free, save
+    from ..policy.saving import check_writable, save
     from ._inputs import chosen, loaded
 
-    free(out)  # before the long part
+    check_writable(out)  # before the long part
     spec = taken(spec)
     described, notes = chosen(spec, overrides or [], tiny=tiny)
     cautions = warnings_of(described)

@@ -179,7 +179,7 @@ class PassRunner:
         """Whether blocks compute their own conditioning when they run."""
         return self.sharded or torch.is_grad_enabled()
 
-    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+    def get_or_compute(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """`make()`, or what it gave before for this key; anew with gradients.
 
         A key holds modules and plain values, which say all that the result depends on.
@@ -237,7 +237,7 @@ class PassRunner:
         if self.live or key is None:
             return make(), index
         if pooled is None:
-            return self.once((stack, kind, key, sigmas.device), make), index
+            return self.get_or_compute((stack, kind, key, sigmas.device), make), index
         assert text is not None
         return _once(text.prompt_cache, (stack, kind, key, autocast()), make), index
 
@@ -261,7 +261,7 @@ class PassRunner:
             table = make(sigmas)
         else:
             whole = owner, "levels", key, more, sigmas.device
-            table = self.once(whole, lambda: make(sigmas))
+            table = self.get_or_compute(whole, lambda: make(sigmas))
         if table is None:
             return None
         return table.index_select(0, index.flatten()).unflatten(0, index.shape)

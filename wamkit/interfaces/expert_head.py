@@ -104,7 +104,7 @@ class ExpertHead(ActionHead):
             positions = torch.stack([times, off, off], -1)
             return self.embed_times(groups, device), stack.embed_positions(positions)
 
-        added, rotary = runner.once((self, stack, "positions", layout), place)
+        added, rotary = runner.get_or_compute((self, stack, "positions", layout), place)
         if added is not None:
             x = x + added.to(x.dtype)
         blocks = tuple(stack.blocks)

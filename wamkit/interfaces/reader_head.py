@@ -149,7 +149,9 @@ class ReaderHead(ActionHead):
         level = known.level(roles) if self.reads_video_level else 0.0
         rows = self._level_rows(runner, levels, level, batch)
         layout = tuple((g.modality, g.roles, g.times) for g in groups), device
-        places = runner.once((self, "layout", layout), lambda: self.embed_layout(groups, device))
+        places = runner.get_or_compute(
+            (self, "layout", layout), lambda: self.embed_layout(groups, device)
+        )
         return self.read(inputs, groups, memory, rows, places, runner.call)
 
     def _with_state(self, group: TokenGroup, inputs: ModelInputs) -> TokenGroup:

@@ -79,7 +79,7 @@ def embed_video(
         ranks=tuple(frames.roles[:i].count(role) for i, role in enumerate(frames.roles)),
     )
     layout = frames.times, frames.roles, grid, device
-    rotary = runner.once(
+    rotary = runner.get_or_compute(
         (backbone, "grid", layout),
         lambda: backbone.embed_grid(
             backbone.positions(

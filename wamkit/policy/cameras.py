@@ -50,14 +50,14 @@ class CameraLayout:
             )
         batch, time = counts[names[0]]
         if self.config.apart > 1:
-            views = [placed(self._unit(images, v).flatten(0, 1), v) for v in self.config.views]
+            views = [fit_to_view(self._unit(images, v).flatten(0, 1), v) for v in self.config.views]
             stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
             return stacked.flatten(0, 1).transpose(1, 2)
         first = images[names[0]]
         canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
-            picture = placed(self._unit(images, view).flatten(0, 1), view)
+            picture = fit_to_view(self._unit(images, view).flatten(0, 1), view)
             canvas[:, :, top : top + height, left : left + width] = picture
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 
@@ -89,7 +89,7 @@ class CameraLayout:
             return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
         return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
 
-    def together(self, canvas: Tensor) -> Tensor:
+    def merge_views(self, canvas: Tensor) -> Tensor:
         """One canvas [B, 3, T, H, W]; views that are frames of their own are laid in a row."""
         if self.config.apart == 1:
             return canvas
@@ -134,7 +134,7 @@ def expect_channels(
         )
 
 
-def placed(image: Tensor, view: View) -> Tensor:
+def fit_to_view(image: Tensor, view: View) -> Tensor:
     """Pictures [B, 3, h, w] in [-1, 1] turned, fitted and resized to the view's size."""
     if view.rotate:
         image = torch.rot90(image, view.rotate // 90, (-2, -1))

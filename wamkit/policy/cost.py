@@ -29,7 +29,7 @@ from ..interfaces.paradigm import Model
 from ..interfaces.types import ModelInputs, ModelOutput, Text
 from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
-from .guidance import guided
+from .guidance import with_cfg
 from .policy import DTYPES
 from .preprocessing import build_clips, build_inputs, vae_dtype
 from .repeats import Repeats
@@ -120,17 +120,21 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
     if isinstance(vae, str):
         found.left_out = (f"vae: {vae}",)
     with torch.device("meta"):
-        backbone = unweighted(spec.backbone).build()
-        head = unweighted(spec.action_head).build(spec.sizes)
+        backbone = without_weights(spec.backbone).build()
+        head = without_weights(spec.action_head).build(spec.sizes)
     for module in (backbone, head):
         cast(module, DTYPES[spec.dtype])
     if spec.vae.adapter == "linear":
         adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
         backbone = AdaptedBackbone(backbone, adapter.to("meta"))
     paradigm, runner = spec.paradigm.build(), PassRunner()
-    encoded = encoding(spec, vae, spec.video.num_observed)
+    encoded = count_encoding(spec, vae, spec.video.num_observed)
     found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
-    schedules, inputs, counter = schedules_of(spec), head.prepare(shapes(spec, head)), Counter()
+    schedules, inputs, counter = (
+        schedules_of(spec),
+        head.prepare(zero_inputs(spec, head)),
+        Counter(),
+    )
     spent: list[tuple[int, int]] = []
 
     def model(
@@ -151,7 +155,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
 
     def chunk() -> None:
         again = inputs.with_(text=inputs.text.with_fresh_chunk_cache())
-        ran = leaning(spec, negative, model if every_pass else Repeats(model, repeated))
+        ran = with_cfg_passes(spec, negative, model if every_pass else Repeats(model, repeated))
         paradigm.act(ran, again, schedules, torch.Generator(), **act_options)
 
     with Counter():
@@ -175,12 +179,12 @@ def negative_text(spec: PolicySpec, head: ActionHead, inputs: ModelInputs) -> Te
     return head.prepare(inputs.with_(text=negative)).text
 
 
-def leaning(spec: PolicySpec, negative: Text | None, model: Model) -> Model:
+def with_cfg_passes(spec: PolicySpec, negative: Text | None, model: Model) -> Model:
     """`model` with the guidance that the schedules ask for, if there is a negative prompt."""
     if negative is None:
         return model
     scales = {part: flow.config.guidance_scale for part, flow in schedules_of(spec).items()}
-    return guided(model, negative, scales)
+    return with_cfg(model, negative, scales)
 
 
 def vae_on_meta(spec: PolicySpec) -> Any:
@@ -189,12 +193,12 @@ def vae_on_meta(spec: PolicySpec) -> Any:
         return f"not counted: {', '.join(missing)} is not installed"
     try:
         with torch.device("meta"):
-            return unweighted(spec.vae).build()
+            return without_weights(spec.vae).build()
     except ImportError as error:
         return f"not counted: {error}"
 
 
-def encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
+def count_encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
     """What it takes to encode so many pictures of each view; nothing for a VAE that is not here."""
     views, (height, width) = spec.cameras.apart, spec.cameras.canvas
     with torch.no_grad(), Counter() as counter:
@@ -204,12 +208,12 @@ def encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
     return counter
 
 
-def unweighted(part: Any) -> Any:
+def without_weights(part: Any) -> Any:
     """`part` as if it named no weights."""
     return part.model_copy(update={"weights": None}) if part.weights is not None else part
 
 
-def shapes(
+def zero_inputs(
     spec: PolicySpec,
     head: ActionHead,
     device: str = "meta",

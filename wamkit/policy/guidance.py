@@ -18,36 +18,35 @@ from ..interfaces.types import MODALITIES, ModelInputs, ModelOutput, Text
 from .text_cache import stack_texts
 
 
-def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
+def with_cfg(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
     """`model` with classifier-free guidance against the prompt `negative` [B, L, width].
 
-    Modalities without a scale, or with scale 1, are those under the inputs' own prompt. Where a
-    inputs has another number of samples, as copies of them have, the first negative prompt serves
-    all of them.
+    Modalities without a scale, or with scale 1, are not guided. If the inputs have another number
+    of samples than `negative`, as several proposals have, its first row is repeated for all.
     """
     texts: dict[int, tuple[Text, Text]] = {}
 
-    def both(text: Text) -> Text:
+    def combined_text(text: Text) -> Text:
         if id(text) not in texts:
             other, rows = negative, text.tokens.shape[0]
             if len(other.tokens) != rows:
                 other = other.pick(torch.zeros(rows, dtype=torch.long, device=other.tokens.device))
-            texts[id(text)] = (text, _both(text, other))
+            texts[id(text)] = (text, _concat_texts(text, other))
         return texts[id(text)][1]
 
     def run(
         inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         vectors = {
-            part: noisy.mapped(_twice)
+            part: noisy.mapped(_repeat_batch)
             for part in MODALITIES[1:]
             if (noisy := getattr(inputs, part)) is not None
         }
         doubled = ModelInputs(
-            both(inputs.text),
-            None if inputs.video is None else inputs.video.mapped(_twice),
-            state=None if inputs.state is None else _twice(inputs.state),
-            future=None if inputs.future is None else inputs.future.mapped(_twice),
+            combined_text(inputs.text),
+            None if inputs.video is None else inputs.video.mapped(_repeat_batch),
+            state=None if inputs.state is None else _repeat_batch(inputs.state),
+            future=None if inputs.future is None else inputs.future.mapped(_repeat_batch),
             **vectors,
         )
         found = model(doubled, cache=cache, keep=keep)
@@ -63,7 +62,7 @@ def guided(model: Model, negative: Text, scales: Mapping[str, float]) -> Model:
     return run
 
 
-def _both(text: Text, other: Text) -> Text:
+def _concat_texts(text: Text, other: Text) -> Text:
     """Two texts, one below the other."""
     joined = stack_texts([text, other])
     extra, suffix = text.extra, text.suffix
@@ -74,7 +73,7 @@ def _both(text: Text, other: Text) -> Text:
     return replace(joined, extra=extra, suffix=suffix, follows=text.follows)
 
 
-def _twice(x: Tensor) -> Tensor:
+def _repeat_batch(x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
 

@@ -1,4 +1,4 @@
-"""What a policy learns from: velocity errors of each part, weighted and masked where data is not.
+"""Training losses: velocity errors of each modality, weighted, and masked where data is padding.
 
 Each part's loss is the mean over samples of the weighted mean squared error of what is real in the
 sample (Fast-WAM, arXiv 2603.16666).
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 
-def part_loss(
+def modality_loss(
     policy: Policy,
     part: str,
     target: DenoisingTarget,
@@ -28,25 +28,25 @@ def part_loss(
     velocity: ModelOutput,
     batch: Batch,
 ) -> Tensor:
-    """Loss of one part of noisy inputs, of which `velocity` was predicted."""
+    """Loss of one modality: the predicted `velocity` of the noisy inputs against its target."""
     spec = policy.spec
     if part == "video":
         apart = noisy.future is not None
         found = velocity.future if apart else velocity.video
         assert found is not None
-        valid = real_frames(spec, batch, target, spec.latent_frames[0] if apart else 0)
+        valid = frame_mask(spec, batch, target, spec.latent_frames[0] if apart else 0)
         return video_loss(found, target, valid)
     numbers = noisy.noisy(part)
     steps = spec.steps if part == "action" else 1
     shape = (len(batch.actions), steps, spec.sizes.token_dim(part))
-    real = real_numbers(spec, part, batch, shape).to(policy.device)
+    real = element_mask(spec, part, batch, shape).to(policy.device)
     real = preprocessing.to_latent(policy, part, real)
     found = velocity.take(part, noisy)
-    return numbers_loss(found, target, real, numbers if spec.action_head.is_regression else None)
+    return vector_loss(found, target, real, numbers if spec.action_head.is_regression else None)
 
 
 def video_loss(predicted: Tensor, target: DenoisingTarget, valid: Tensor | None) -> Tensor:
-    """Loss of all frames' velocities [B, C, T, h, w] at the places of the goal.
+    """Loss of the velocities of all frames [B, C, T, h, w] at the positions of the target.
 
     `valid` [B, F] is False for predicted frames that are padding.
     """
@@ -58,12 +58,12 @@ def video_loss(predicted: Tensor, target: DenoisingTarget, valid: Tensor | None)
     return ((error * real).sum(1) / real.sum(1).clamp(min=1)).mean()
 
 
-def numbers_loss(
+def vector_loss(
     predicted: Tensor, target: DenoisingTarget, real: Tensor, noisy: NoisyVectors | None = None
 ) -> Tensor:
-    """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where a number is padding.
+    """Loss of velocities [B, N, A]; `real` [B, N, A] is 0 where an element is padding.
 
-    With `noisy`, the numbers themselves are compared and not their velocities: at level sigma the
+    With `noisy`, the vectors themselves are compared and not their velocities: at level sigma the
     error of the data is sigma times that of the velocity.
     """
     if target.places:
@@ -80,8 +80,8 @@ def numbers_loss(
     return (sample / real.sum((1, 2)).clamp(min=1)).mean()
 
 
-def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ...]) -> Tensor:
-    """1 for each number [B, N, A] of a part that is data, 0 where it is padding or not known."""
+def element_mask(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+    """Mask [B, N, A] of a modality: 1 for data, 0 for padding and unknown values."""
     real = torch.ones(shape)
     if part == "action":
         if (first := spec.action_head.loss_horizon) is not None:
@@ -96,10 +96,10 @@ def real_numbers(spec: PolicySpec, part: str, batch: Batch, shape: tuple[int, ..
     return real
 
 
-def real_frames(
+def frame_mask(
     spec: PolicySpec, batch: Batch, target: DenoisingTarget, offset: int
 ) -> Tensor | None:
-    """[B, F] for the predicted frames: padding only if all pictures of a latent are.
+    """Mask [B, F] of the predicted frames: padding only if all images of a latent are.
 
     `offset` is how many frames of the sample come before the frames that `target` counts.
     """

@@ -30,7 +30,7 @@ from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .blame import expect_chunk, expect_pictures
 from .cameras import CameraLayout
-from .guidance import guided
+from .guidance import with_cfg
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .placing import Placed, expect_device
 from .precomputed_text import StoredEncoder
@@ -284,7 +284,7 @@ class Policy(Placed):
         if negative is None:
             return self.model
         prepared = self.action_head.prepare(inputs.with_(text=negative)).text
-        return guided(self.model, prepared, scales)
+        return with_cfg(self.model, prepared, scales)
 
     @torch.no_grad()
     def act(
@@ -384,7 +384,7 @@ class Policy(Placed):
         pictures = preprocessing.decode_video(self, clip, observation)
         expect_pictures(self, pictures, observation)
         return Imagined(
-            self.cameras.together(pictures),
+            self.cameras.merge_views(pictures),
             self.spec.video.num_observed,
             self.cameras.split(pictures),
         )
@@ -405,7 +405,7 @@ class Policy(Placed):
         with lowered(self.device, compute):
             velocity = self.model(noisy)
         parts = {
-            part: losses.part_loss(self, part, goal, noisy, velocity, batch)
+            part: losses.modality_loss(self, part, goal, noisy, velocity, batch)
             for part, goal in target.items()
             if part != "video" or self.spec.backbone.traits.imagines
         }

@@ -50,13 +50,13 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
     folder holds anything else, if the file system refuses, or if the policy's weights were rounded
     (`wamkit.acceleration.quantize`).
     """
-    goal = free(folder)
+    goal = check_writable(folder)
     if policy.quantized != "none":
         raise WamkitError(
             f"this policy is {policy.quantized}: what is saved are weights that were not rounded",
             "load it again and save that; quantize a policy each time it is loaded",
         )
-    remember(named_paths(_portable(policy.spec).dump()).values())
+    remember(named_paths(_strip_paths(policy.spec).dump()).values())
     with replacing_folder(goal) as part:
         for kind in (*KINDS, *OTHERS):
             module = _saved(policy, kind)
@@ -67,12 +67,12 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
                 weights.write(own, part / f"{kind}.safetensors")
         tables = {name: asdict(value) for name, value in policy.statistics.items()}
         (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
-        (part / CARD).write_text(card(policy))
-        (part / SPEC).write_text(strict_yaml.dumps(_portable(policy.spec).dump()))
+        (part / CARD).write_text(model_card(policy))
+        (part / SPEC).write_text(strict_yaml.dumps(_strip_paths(policy.spec).dump()))
     return goal
 
 
-def free(folder: str | Path) -> Path:
+def check_writable(folder: str | Path) -> Path:
     """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise.
 
     It may where nothing is yet, and over a saved policy that has nothing else beside it.
@@ -138,7 +138,7 @@ def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
         raise WamkitError(
             f"{home} holds files that belong to no part: {', '.join(extra)}", "remove them"
         )
-    shape = Policy.from_spec(_portable(spec), device="meta")
+    shape = Policy.from_spec(_strip_paths(spec), device="meta")
     for kind in (*KINDS, *OTHERS):
         wanted, there = _saved(shape, kind) is not None, (home / f"{kind}.safetensors").is_file()
         if wanted and not there:
@@ -169,7 +169,7 @@ def _saved(policy: Policy, kind: str) -> nn.Module | None:
     return module if isinstance(module, nn.Module) and module.state_dict() else None
 
 
-def _portable(spec: PolicySpec) -> PolicySpec:
+def _strip_paths(spec: PolicySpec) -> PolicySpec:
     """The spec without paths to weights that the folder itself holds.
 
     What stays on the hub is named with the commit that was read.
@@ -189,7 +189,7 @@ def _portable(spec: PolicySpec) -> PolicySpec:
     return spec.model_copy(update=update)
 
 
-def card(policy: Policy) -> str:
+def model_card(policy: Policy) -> str:
     """A model card in Markdown: parts, origins, licenses, what goes in and what comes out."""
     spec = policy.spec
     rows = []

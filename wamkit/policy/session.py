@@ -1,4 +1,4 @@
-"""One episode of a policy: chunk after chunk, with what happened in between."""
+"""One episode of a policy: chunk after chunk, with the frames and actions in between."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Session:
         while True:
             chunk = session.act(observation)
 
-    Where the paradigm remembers (`Paradigm.stateful`), an episode begins with `video.num_observed`
+    If the paradigm is stateful (`Paradigm.stateful`), an episode begins with `video.num_observed`
     pictures. Later observations hold the pictures since the last one, `pictures` of them, oldest
     first. As in training, the state that counts is the one at the beginning of the episode: to it
     actions are relative, and what happened since is known from pictures and executed actions.
@@ -42,14 +42,14 @@ class Session:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._instruction: tuple[str, ...] | None = None
+        self._prompt: tuple[str, ...] | None = None
         self._forget()
 
     def reset(self, instruction: str | tuple[str, ...] | list[str] | None = None) -> None:
-        """Begin a new episode; with an instruction, it takes the place of those of observations."""
+        """Begin a new episode; a given instruction replaces the prompts of observations."""
         if instruction is not None:
             words = (instruction,) if isinstance(instruction, str) else tuple(instruction)
-            self._instruction = words
+            self._prompt = words
         self._forget()
 
     def _forget(self) -> None:
@@ -88,14 +88,14 @@ class Session:
         as there must be.
         """
         if not self.policy.paradigm.stateful:
-            return self.policy.act(self._told(observation), seed=seed, **act_options)
+            return self.policy.act(self._with_prompt(observation), seed=seed, **act_options)
         if self._first is None:
-            self._begin(self._told(observation))
+            self._begin(self._with_prompt(observation))
         elif observation is None:
             self._expect(executed is None, "executed actions without pictures of what they did")
             self._continue(EpisodeHistory(self._memory))
         else:
-            self._observe(self._told(observation), executed)
+            self._observe(self._with_prompt(observation), executed)
         assert self._inputs is not None and self._first is not None
         out = self.policy.sample(self._inputs, seed=seed, **act_options)
         try:
@@ -108,14 +108,14 @@ class Session:
         self._chunks.append(chunk.values)
         return chunk
 
-    def _told(self, observation: Observation | None) -> Observation:
-        """The observation under the instruction of the session. Raises WamkitError without one."""
+    def _with_prompt(self, observation: Observation | None) -> Observation:
+        """The observation with the prompt of the session. Raises WamkitError if it is None."""
         if observation is None:
             raise WamkitError(
                 "no observation, and nothing that was imagined to go on from",
                 "pass what the robot sees",
             )
-        words = self._instruction
+        words = self._prompt
         if words is None:
             return observation
         return replace(observation, prompt=words * (observation.batch if len(words) == 1 else 1))
@@ -140,7 +140,7 @@ class Session:
         self._inputs = self.policy.action_head.prepare(self._inputs.with_(text=text, past=past))
 
     def _observe(self, observation: Observation, executed: Tensor | None) -> None:
-        """Take in what was seen and done since the last observation."""
+        """Add the observed frames and executed actions since the last observation."""
         first, spec = self._first, self.policy.spec
         assert first is not None
         self._expect(

@@ -26,7 +26,7 @@ from ..config.visibility import cacheable_subset, followed
 from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..policy.adapters import AdaptedBackbone, LatentAdapter
-from ..policy.cost import Counter, encoding, shapes, unweighted, vae_on_meta
+from ..policy.cost import Counter, count_encoding, vae_on_meta, without_weights, zero_inputs
 from ..policy.policy import DTYPES
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
@@ -196,8 +196,8 @@ def work(
     parts = parts or Parts()
     vae = vae_on_meta(spec)
     with torch.device("meta"):
-        backbone = unweighted(spec.backbone).build()
-        head = unweighted(spec.action_head).build(spec.sizes)
+        backbone = without_weights(spec.backbone).build()
+        head = without_weights(spec.action_head).build(spec.sizes)
         adapter = None
         if spec.vae.adapter == "linear":
             adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
@@ -215,7 +215,9 @@ def work(
     every = {p for module in modules for p in module.parameters()}
     seen = backbone if adapter is None else AdaptedBackbone(backbone, adapter)
     runner = PassRunner()
-    inputs = head.prepare(shapes(spec, head, chunks=spec.paradigm.chunks_per_sample, sigma=0.0))
+    inputs = head.prepare(
+        zero_inputs(spec, head, chunks=spec.paradigm.chunks_per_sample, sigma=0.0)
+    )
     paradigm = spec.paradigm.build()  # type: ignore[attr-defined]
     meter = Meter(every)
     with _fused(meter), meter:
@@ -228,7 +230,7 @@ def work(
         total.backward()
     operations = meter.operations
     if encodes:
-        operations += encoding(spec, vae, spec.pictures).operations
+        operations += count_encoding(spec, vae, spec.pictures).operations
     learned = sum(prod(p.shape) for p in every if p.requires_grad)
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
     if isinstance(vae, nn.Module):

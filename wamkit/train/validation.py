@@ -86,7 +86,7 @@ def write_imagined(
             real = distributed.loss_module.policy.cameras.canvas(
                 _first(seen.images, count.num_frames)
             )
-            _draw([distributed.loss_module.policy.cameras.together(real), future.canvas], file)
+            _draw([distributed.loss_module.policy.cameras.merge_views(real), future.canvas], file)
 
 
 def _draw(canvases: Sequence[Tensor], file: Path) -> None:
