@@ -33,7 +33,7 @@ from .cameras import CameraLayout
 from .guidance import with_cfg
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .placing import Placed, expect_device
-from .precomputed_text import StoredEncoder
+from .precomputed_text import build_text_encoder
 from .run_mode import (
     MAX_GRAPHS,
     Act,
@@ -120,15 +120,14 @@ class Policy(Placed):
     ) -> Policy:
         """Build every part of a checked spec; on device "meta" without a single weight."""
         expect_device(device, numbers=False)
-        parts = {
-            "vae": seeded(spec, "vae", spec.vae.build, device),
-            "text_encoder": seeded(spec, "text_encoder", lambda: _text_encoder(spec), device),
-            "backbone": seeded(spec, "backbone", spec.backbone.build, device),
-            "action_head": seeded(
-                spec, "action_head", lambda: spec.action_head.build(spec.sizes), device
-            ),
-            "paradigm": spec.paradigm.build(),
+        makers = {
+            "vae": spec.vae.build,
+            "text_encoder": lambda: build_text_encoder(spec.text_encoder),
+            "backbone": spec.backbone.build,
+            "action_head": lambda: spec.action_head.build(spec.sizes),
         }
+        parts = {kind: seeded(spec, kind, make, device) for kind, make in makers.items()}
+        parts["paradigm"] = spec.paradigm.build()
         if spec.backbone.traits.extra_width:
             make = spec.backbone.conditioner
             parts["conditioner"] = seeded(spec, "conditioner", make, device)
@@ -370,8 +369,7 @@ class Policy(Placed):
     def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
         """The future pictures the policy expects, observed ones first.
 
-        Raises WamkitError on NaN, or if it imagines nothing (video.num_frames equals
-        video.num_observed).
+        Raises WamkitError on NaN, and if it imagines nothing: no frame beyond video.num_observed.
         """
         if self.spec.latent_frames[1] == 0:
             raise WamkitError(
@@ -449,10 +447,3 @@ def generator(seed: Seed) -> torch.Generator:
     rng = torch.Generator()
     _ = rng.seed() if seed is None else rng.manual_seed(expect_seed(seed))
     return rng
-
-
-def _text_encoder(spec: PolicySpec) -> Any:
-    """The encoder, or in its place what it said once."""
-    if spec.text_encoder.embeddings_file is None:
-        return spec.text_encoder.build()
-    return StoredEncoder(spec.text_encoder.embeddings_file, spec.text_encoder)

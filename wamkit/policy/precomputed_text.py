@@ -191,6 +191,13 @@ def precompute(
     return len(new)
 
 
+def build_text_encoder(config: TextEncoderConfig) -> Any:
+    """The encoder of `config`, or its stored embeddings where `embeddings_file` names some."""
+    if config.embeddings_file is None:
+        return config.build()
+    return StoredEncoder(config.embeddings_file, config)
+
+
 def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: Path) -> None:
     state: dict[str, Tensor] = {}
     for i, text in enumerate(texts.values()):
