@@ -47,7 +47,7 @@ def small(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
 def test_every_fault_of_every_spec_is_told_before_any_is_counted(tmp_path: Path) -> None:
     (tmp_path / "torn.toml").write_text("[backbone\nname = 'toy'")
     wrong = tmp_path / "wrong.toml"
-    wrong.write_text(TOY.read_text().replace("chunk = 8", "chunks = 8"))
+    wrong.write_text(TOY.read_text().replace("chunk_size = 8", "chunks = 8"))
     files = TOY, tmp_path / "nosuch.toml", tmp_path / "torn.toml", wrong
     code, out, err = run("compare", *files, "--no-measure")
     assert code == 2 and out == ""

@@ -20,7 +20,7 @@ steps = 2
 [schedules.action]
 steps = 2
 """
-TOY = LARGER.replace("depth = 2", "depth = 1").replace("chunk = 8", "chunk = 4") + STEPS
+TOY = LARGER.replace("depth = 2", "depth = 1").replace("chunk_size = 8", "chunk_size = 4") + STEPS
 TWO_CAMERAS = TOY.replace(
     '[{name = "front", size = [32, 32]}]',
     '[{name = "front", size = [32, 32]}, {name = "wrist", size = [32, 32]}]',
