@@ -25,7 +25,7 @@ def spec_for(
     *changes: str, backbone: str = "toy", paradigm: str = "autoregressive", **settings: Any
 ) -> PolicySpec:
     if paradigm == "autoregressive":
-        settings = {"full": "slide"} | settings
+        settings = {"on_full_memory": "slide"} | settings
     chosen = registry().get("paradigm", paradigm)(**settings)  # type: ignore[call-arg]
     return changed(composed(chosen, backbone=backbone, action_head="mot"), *changes)
 
