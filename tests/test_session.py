@@ -211,7 +211,7 @@ def test_a_new_instruction_begins_a_new_episode_at_the_newest_pictures() -> None
 
 
 def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:
-    policy = Policy.from_spec(spec_for(full="restart"))
+    policy = Policy.from_spec(spec_for(on_full_memory="restart"))
     session, whole = policy.session(), episode(policy.spec, 9)
     session.act(part(whole, 0, 1), seed=0)
     session.act(part(whole, 1, 3), seed=0)

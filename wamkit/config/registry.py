@@ -109,7 +109,8 @@ class Registry:
         if aside:
             hint += f" (set aside: {', '.join(aside)}; `wamkit list` says why)"
         raise WamkitError(
-            f"no {kind} is called {shortened(name)!r}; installed: {_told(kind, installed)}", hint
+            f"no {kind} is called {shortened(name)!r}; installed: {_list_names(kind, installed)}",
+            hint,
         )
 
     def labels(self, kind: str, name: str) -> list[str]:
@@ -251,7 +252,7 @@ def _again(cls: type[Part], distribution: str, state: Any) -> Part:
     return part
 
 
-def _told(kind: str, names: list[str]) -> str:
+def _list_names(kind: str, names: list[str]) -> str:
     """All names, or how many there are and what lists them."""
     if len(names) > SHOWN:
         return f"{len(names)} of them, see `wamkit list {kind}`"

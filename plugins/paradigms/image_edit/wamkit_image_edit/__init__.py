@@ -28,7 +28,7 @@ class ImageEdit(ParadigmConfig):
 
     name: Literal["image_edit"] = "image_edit"
     prefix_level: float = Field(0.0, ge=0, le=1)
-    """Noise level that the reference frames, though clean, are told when acting; published: 0."""
+    """Noise level given for the clean reference frames at inference; published: 0."""
     training_level: Literal["same", "target"] = "same"
     """What they are told in training: the same, or the level of the edited frame, as ImageWAM has
     it for backbones with one level a pass: then training and use differ. What words are told is the

@@ -43,7 +43,7 @@ class Joint(ParadigmConfig):
     video then makes as many steps as are listed here, on the grid of its schedule; the schedule's
     own `steps` hold for `every`, and for `imagine`."""
     context_level: Literal["clean", "target"] = "clean"
-    """Noise level that the observed frames are told. `target`: that of the imagined ones, as
+    """Noise level given for the observed frames. `target`: that of the imagined ones, as
     Efficient-WAM has it, though the frames are clean; only under `full`."""
 
     @model_validator(mode="after")
