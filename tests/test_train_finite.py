@@ -55,7 +55,7 @@ def spoiled(folder: Path, out: Path, spoil: Callable[[Trainer], Tensor], at: int
         (f"weight {UNUSED}", lambda t: t.learned[UNUSED]),
         (f"first moment of {UNUSED}", lambda t: t.optimizer.state[t.learned[UNUSED]]["exp_avg"]),
         (f"second moment of {UNUSED}", lambda t: _moment(t)),
-        (f"average {UNUSED}", lambda t: t.average.values[list(t.learned).index(UNUSED)]),
+        (f"average {UNUSED}", lambda t: t.ema.values[list(t.learned).index(UNUSED)]),
     ],
 )
 def test_a_number_that_no_loss_shows_is_found_before_it_is_saved(

@@ -73,8 +73,8 @@ def test_tiny_vaes_stand_in_for_those_whose_latents_they_make(vae: str, strange:
 
 def test_stored_embeddings_are_those_of_their_encoder(tmp_path: Path) -> None:
     file = tmp_path / "words.safetensors"
-    assert warned(LTX, f'text_encoder={{name="umt5-xxl",embeddings="{file}"}}')
-    assert not warned(LTX, f'text_encoder={{name="t5-xxl",embeddings="{file}"}}')
+    assert warned(LTX, f'text_encoder={{name="umt5-xxl",embeddings_file="{file}"}}')
+    assert not warned(LTX, f'text_encoder={{name="t5-xxl",embeddings_file="{file}"}}')
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda f: f.stem)
