@@ -48,11 +48,9 @@ class GlimpseHead(ReaderHead):
     def __init__(self, width: int, sizes: HeadContext) -> None:
         super().__init__()
         self.width, self.layers = width, (sizes.traits.depth - 1,)  # the layers it wants to read
-        given = (*sizes.predicts, *(("state",) if sizes.state else ()))
-        self.enter = nn.ModuleDict({p: nn.Linear(sizes.token_dim(p), width) for p in given})
-        self.leave = nn.ModuleDict(
-            {p: nn.Linear(width, sizes.token_dim(p)) for p in sizes.predicts}
-        )
+        dim, given = sizes.token_dim, (*sizes.predicts, *(("state",) if sizes.state else ()))
+        self.enter = nn.ModuleDict({p: nn.Linear(dim(p), width) for p in given})
+        self.leave = nn.ModuleDict({p: nn.Linear(width, dim(p)) for p in sizes.predicts})
         self.level = Embedder(width, width, nn.SiLU())
         self.frames = nn.Linear(sizes.traits.width, width)
         self.look = nn.MultiheadAttention(width, 8, batch_first=True)

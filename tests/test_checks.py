@@ -31,8 +31,22 @@ def test_tokens_at_wrong_levels_and_places_are_found(how: Any) -> None:
     class Misplaced(type(TOY)):  # type: ignore[misc]
         def build(self) -> Any:
             model = super().build()
-            right = model.place
-            model.place = lambda sigma, at, text: right(*how(sigma, at), text)
+            sigmas, positions, on_grid = model.embed_sigma, model.embed_positions, model.embed_grid
+
+            def frames(at: Tensor, grid: Any) -> Any:  # the frames themselves are placed right
+                model.embed_positions = positions
+                placed = on_grid(at, grid)
+                model.embed_positions = misplaced
+                return placed
+
+            def misplaced(at: Tensor) -> Any:
+                return positions(how(torch.zeros(2, len(at)), at)[1])
+
+            def mistaken(levels: Tensor, pooled: Tensor | None = None) -> Any:
+                rows = levels.view(2, -1) if len(levels) == 16 else levels[None]
+                return sigmas(how(rows, torch.zeros(rows.shape[1], 3))[0].reshape(-1))
+
+            model.embed_sigma, model.embed_positions, model.embed_grid = mistaken, misplaced, frames
             return model
 
     for check in (feels, placed_by_hand):

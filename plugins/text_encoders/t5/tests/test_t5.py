@@ -16,7 +16,7 @@ from wamkit_t5 import T5XXL, UMT5XXL
 from wamkit_t5.encoder import clean
 
 from wamkit.config.spec import parse_part
-from wamkit.engine.attention import sdpa
+from wamkit.engine.layers import attention
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
 from wamkit.testing.parity import doubled, float64, other_values, same_values
@@ -140,7 +140,7 @@ def test_zero_vectors_count_as_many_times_as_there_is_padding(
     q = q.expand(3, 1, 5, 32)
 
     def heard(words: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return sdpa(q, (words @ k)[:, None] + 1, (words @ v)[:, None] + 1, mask)
+        return attention(q, (words @ k)[:, None] + 1, (words @ v)[:, None] + 1, mask)
 
     same_values(heard(text.tokens, text.mask), heard(whole, None))
 
