@@ -121,7 +121,8 @@ def test_a_clip_of_more_tokens_is_noisier_as_in_ltx(tokens: int, mu: float) -> N
     assert float(plain.mean()) == pytest.approx(mu, abs=0.01)
     assert float(plain.std()) == pytest.approx(1, abs=0.01)
     low, high, middle = (1 / (1 + math.exp(-mu - z)) for z in (-2.5758, 3.0902, 0))
-    wide = drawn(200_000, tokens, timestep_sampling="logit_normal", shift="tokens", stretch=True)
+    stretched = {"shift": "tokens", "sampling_args": {"stretch": True}}
+    wide = drawn(200_000, tokens, timestep_sampling="logit_normal", **stretched)
     assert float(wide.median()) == pytest.approx((middle - low) / (high - low), abs=4e-3)
     assert wide.min() >= 0 and float((wide == 1).float().mean()) == pytest.approx(1e-3, abs=5e-4)
     mixed = drawn(200_000, tokens, **LTX)

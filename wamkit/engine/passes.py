@@ -224,22 +224,23 @@ class PassRunner:
                 sigmas, pooled = sigmas.repeat_interleave(batch), pooled.repeat(count, 1)
                 index = index * batch + rows
 
-        def make() -> Any:
-            cond = (
-                stack.embed_sigma(sigmas, pooled)
-                if pooled is not None
-                else stack.embed_sigma(sigmas)
-            )
-            if self.live:
-                return LiveModulation(cond)
-            return precompute_modulation(layers, cond, separate=self.compile is not None)
+        def embed() -> Any:
+            given = () if pooled is None else (pooled,)
+            return stack.embed_sigma(sigmas, *given)
 
         if self.live or key is None:
-            return make(), index
-        if pooled is None:
-            return self.get_or_compute((stack, kind, key, sigmas.device), make), index
-        assert text is not None
-        return _once(text.prompt_cache, (stack, kind, key, autocast()), make), index
+            cond = embed()
+            return LiveModulation(cond) if self.live else self._table(layers, cond), index
+
+        def once(what: str, make: Callable[[], Any]) -> Any:
+            if text is None or pooled is None:
+                return self.get_or_compute((stack, what, key, sigmas.device), make)
+            return _once(text.prompt_cache, (stack, what, key, autocast()), make)
+
+        return once(kind, lambda: self._table(layers, once("levels", embed))), index
+
+    def _table(self, layers: Sequence[Any], cond: Any) -> ModulationTable:
+        return precompute_modulation(layers, cond, separate=self.compile is not None)
 
     def rows(
         self, layers: Sequence[Any], table: ModulationTable | LiveModulation, index: Tensor

@@ -62,10 +62,14 @@ class Pooler(nn.Module):
         self.query_merge_logits = nn.Parameter(torch.zeros(queries))
         self.output_norm = LayerNorm(width)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def queries(self) -> Tensor:
+        """The queries [queries, D], which depend on nothing but weights."""
+        return self.to_q(self.query_tokens)  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
         """[B, S, D] to [B, D]; `mask` [B, S] is as `Text.mask`."""
         y, size = self.token_norm(tokens), self.head_dim
-        q = split_heads(self.to_q(self.query_tokens).expand(y.shape[0], -1, -1), size)
+        q = split_heads(queries.expand(y.shape[0], -1, -1), size)
         k, v = (split_heads(x, size) for x in fused_linear(self, y, "to_k", "to_v"))
         found = self.to_out(attend_text(q, KV(k, v, additive_mask(mask, k.dtype))))
         weights = self.query_merge_logits.float().softmax(0).to(found.dtype)
@@ -126,12 +130,21 @@ class StateFusionHead(ReaderHead):
         corrected = self.correction.of(backbone, adapters)
         return super().join(runner, corrected, inputs, sees, cache, keep)
 
+    def _queries(self, text: Text) -> tuple[Tensor, ...]:
+        """Of each pooler; once a prompt, without gradients and autocast."""
+        autocast = any(torch.is_autocast_enabled(kind) for kind in ("cuda", "cpu"))
+        cache = {} if torch.is_grad_enabled() or autocast else text.prompt_cache
+        key = self, "queries"
+        if key not in cache:
+            cache[key] = tuple(pooler.queries() for pooler in self.poolers)  # type: ignore[operator]
+        return cache[key]  # type: ignore[no-any-return]
+
     def encode_hidden(
         self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
     ) -> tuple[Tensor, ...]:
         """Each layer as one vector [B, layer width], and the prompt if it is read."""
-        layers = zip(self.poolers, self.compressors, hidden, strict=True)
-        pieces = tuple(compress(pool(states, mask)) for pool, compress, states in layers)
+        layers = zip(self.poolers, self.compressors, hidden, self._queries(text), strict=True)
+        pieces = tuple(compress(pool(states, mask, q)) for pool, compress, states, q in layers)
         if self.words is None:
             return pieces
         whole = text.whole

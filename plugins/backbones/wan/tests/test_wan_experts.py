@@ -52,12 +52,12 @@ def test_a_policy_shows_what_is_observed_in_the_guide_channels() -> None:
     assert spec.backbone.traits.guide_channels == 20 == spec.vae.stride[0] + spec.vae.channels
     policy = Policy.from_spec(spec)
     inputs = inference_inputs(policy, observation(spec))
-    assert inputs.video is not None and inputs.video.guide is not None
-    mask, z = inputs.video.guide.split([4, 16], 1)
+    assert inputs.video is not None and inputs.video.cond_latents is not None
+    mask, z = inputs.video.cond_latents.split([4, 16], 1)
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()
     # The first latent is of the first picture alone, so the guide shows it as it is.
     same_values(z[:, :, 0], inputs.video.z[:, :, 0])
-    assert inputs.video.only("context").guide is not None
+    assert inputs.video.only("context").cond_latents is not None
 
 
 def test_a_guided_policy_acts_learns_and_imagines() -> None:

@@ -62,7 +62,7 @@ class Lesson:
         self.found = self.policy.model(self.noisy)
 
     @property
-    def blocks(self) -> int:
+    def chunks_per_sample(self) -> int:
         return self.policy.spec.paradigm.chunks_per_sample
 
     def frames(self, k: int) -> Tensor:
