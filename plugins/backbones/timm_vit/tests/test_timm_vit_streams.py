@@ -16,7 +16,7 @@ CONFIGS: dict[str, Any] = {
     variant: TimmViT.model_validate({"variant": variant, "patch_size": 4}).tiny()
     for variant in ("vit_base_patch14_dinov2", "vit_base_patch16_siglip_224")
 }
-CONFIGS["vit_base_patch16_dinov3"] = TimmViT(variant="vit_base_patch16_dinov3", patch=4).tiny()
+CONFIGS["vit_base_patch16_dinov3"] = TimmViT(variant="vit_base_patch16_dinov3", patch_size=4).tiny()
 cases = pytest.mark.parametrize("case", CONFIGS)
 
 
