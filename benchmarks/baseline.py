@@ -20,7 +20,7 @@ positions are complex128. Only noise levels are not rounded, so that both sides 
 From latents to normalized actions, 10 steps, batch 1, random weights, CPU, float32. All ways run in
 turn: `ms` is the median on the clock, `CPU ms` the least processor time, which others on the
 machine disturb less, and what the ratio is of. Below the table, from the same run, what wamkit
-itself costs: the share of `policy.act`, from pictures to actions, that goes when the same parts and
+itself costs: the share of `policy.act`, from images to actions, that goes when the same parts and
 operations are called by hand (`wamkit.bench.measure.framework`); median and quartiles of as many
 rounds.
 """

@@ -128,9 +128,9 @@ def episode(number: int) -> Callable[[Path], None]:
                 return
             writer.notes["episodes"] = number + 1
             for k in range(4):
-                picture = np.full((32, 32, 3), 20 * k + number, np.uint8)
+                image = np.full((32, 32, 3), 20 * k + number, np.uint8)
                 pair = np.full(2, k + number, np.float32)
-                frame = {"observation.images.front": picture, "observation.state": pair}
+                frame = {"observation.images.front": image, "observation.state": pair}
                 writer.add_frame(frame | {"action": pair})
             writer.add_episode(f"task {number}")
 
@@ -138,7 +138,7 @@ def episode(number: int) -> Callable[[Path], None]:
 
 
 def demos(home: Path) -> str:
-    """The data set, its frames and its pictures read."""
+    """The data set, its frames and its images read."""
     from wamkit.data import LeRobotFolder
     from wamkit.data.reader import ColumnStore, FrameReader
 

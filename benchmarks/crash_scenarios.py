@@ -96,7 +96,7 @@ def recorded(home: Path) -> None:
 
 
 def training(home: Path, steps: int, *more: object) -> Words:
-    """A run with a checkpoint every two updates, the best of them, and pictures."""
+    """A run with a checkpoint every two updates, the best of them, and images."""
     settings = ["save_every=2", "log_every=1", "val_fraction=0.3", "imagine_every=3", "ema=0.9"]
     settings += ["validation_batches=1", "schedule=constant"]
     chosen = [word for setting in settings for word in ("--train", setting)]

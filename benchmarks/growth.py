@@ -3,8 +3,8 @@
     python benchmarks/growth.py [FOLDER]
 
 A small composition around the toy backbone, one size multiplied at a time by 1, 2, 4 and 8, on the
-CPU: medians of 5 from pictures to actions, all sizes in turn, and the operations that were counted.
-Writes one picture for each size into FOLDER (benchmarks/plots): time and operations over those of
+CPU: medians of 5 from images to actions, all sizes in turn, and the operations that were counted.
+Writes one image for each size into FOLDER (benchmarks/plots): time and operations over those of
 factor 1.
 """
 
@@ -96,8 +96,8 @@ def main() -> None:
             cells = [f"{s / base:.2f}x" for _, s, _ in found[1:]]
             cells += [f"{w / work:.2f}x" for _, _, w in found[1:]]
             print(f"| {paradigm} | {axis} | {1000 * base:.1f} | " + " | ".join(cells) + " |")
-        picture = lines(series, x=f"times as many {axis}", y="a chunk, relative")
-        write(folder / f"growth_{axis}.svg", picture)
+        image = lines(series, x=f"times as many {axis}", y="a chunk, relative")
+        write(folder / f"growth_{axis}.svg", image)
     print(f"\nwrote {folder}/growth_*.svg")
 
 

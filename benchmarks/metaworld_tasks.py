@@ -72,10 +72,14 @@ def collect(asked: Any) -> None:
             config = environment(task)
             with (
                 EnvPool(config, asked.processes) as workers,
-                writer(asked.data, workers.robot(), asked.pictures) as made,
+                writer(asked.data, workers.robot(), asked.image_format) as made,
             ):
                 done = collect(workers, made, asked.episodes, keep_every=20)
-            mine = [e for e in LeRobotFolder(asked.data).episodes if e.tasks == (config.told,)]
+            mine = [
+                e
+                for e in LeRobotFolder(asked.data).episodes
+                if e.tasks == (config.task_instruction,)
+            ]
             files = {e.data for e in mine} | {c.file for e in mine for c in e.clips.values()}
             expert = f"{done.episodes} of {done.attempts}"
             yield task, done.episodes, done.frames, expert, f"{mebibytes(files):.1f}"
@@ -224,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = stages.add_parser("collect", help=collect.__doc__)
     first.add_argument("data", type=Path, help="folder of the data set")
     first.add_argument("--episodes", type=int, default=80, help="of each task")
-    first.add_argument("--pictures", choices=("video", "image"), default="video")
+    first.add_argument("--image-format", choices=("video", "image"), default="video")
     first.add_argument("--most", type=float, default=60, help="MiB that it may take")
     second = stages.add_parser("train", help=train.__doc__)
     second.add_argument("data", type=Path, help="folder of the data set")

@@ -5,10 +5,10 @@
     OMP_NUM_THREADS=1 python benchmarks/vae_one_frame.py --kept
     OMP_NUM_THREADS=1 python benchmarks/vae_one_frame.py --bfloat16
 
-One 224 x 448 picture, published sizes, the same random weights in both, float32, on the CPU. Each
+One 224 x 448 image, published sizes, the same random weights in both, float32, on the CPU. Each
 class encodes once before, then both in turn; the times are the least processor time of the runs.
 `--kept` tells what the flat kernels (`wamkit.acceleration.single_frame_conv`) take that are kept
-from call to call, and how long a picture of 128 x 256 takes with them, with kernels made for it,
+from call to call, and how long an image of 128 x 256 takes with them, with kernels made for it,
 and, for LTX, in diffusers' way, over time. `--bfloat16` compares the latents of every registered
 VAE at toy size, with random weights, in bfloat16 and in float32. Needs the `hf` extra.
 """
@@ -45,7 +45,7 @@ class Case:
     table: dict[str, Any] = field(default_factory=dict)
     normalized: Callable[[Tensor, Any, Any], Tensor] = lambda z, theirs, ours: z
     clip: bool = True
-    """The class takes clips; otherwise pictures."""
+    """The class takes clips; otherwise images."""
 
 
 def wan(z: Tensor, theirs: Any, ours: Any) -> Tensor:
@@ -178,7 +178,7 @@ def kept(name: str, runs: int) -> str:
 
 
 def rounded(name: str) -> str:
-    """How far latents in bfloat16 are from those in float32, and pictures decoded from them."""
+    """How far latents in bfloat16 are from those in float32, and images decoded from them."""
     part = composed(vae=name).vae
     vaes: list[Any] = []
     for dtype in ("float32", "bfloat16"):
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="errors instead of times")
     args = parser.parse_args()
     if args.bfloat16:
-        print("| VAE | latents, relative error | pictures, mean difference |\n|---|---|---|")
+        print("| VAE | latents, relative error | images, mean difference |\n|---|---|---|")
         for name in registry().names("vae"):
             print(rounded(name), flush=True)
         return

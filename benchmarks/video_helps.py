@@ -88,7 +88,7 @@ def error(asked: Any, policy: Any, seed: int, held: float) -> float:
     for some in np.array_split(chosen, -(-len(chosen) // 64)):
         batch = collate([samples[int(index)] for index in some])
         seen = batch.observation
-        images = {view: pictures[:, :context] for view, pictures in seen.images.items()}
+        images = {view: clip[:, :context] for view, clip in seen.images.items()}
         chunk = policy.act(Observation(images, seen.prompt, seen.state), seed=0).values
         valid: Any = batch.step_valid
         apart += float((chunk - batch.actions).norm(dim=-1)[valid].sum())

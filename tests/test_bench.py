@@ -49,7 +49,7 @@ def report() -> Report:
 def test_every_stage_of_a_chunk_is_told_with_its_calls() -> None:
     steps = policy().spec.schedules.action.steps
     assert {row.stage: row.calls for row in report().rows} == {
-        "pictures": 0,
+        "images": 0,
         "text, new": 0,
         "camera layout": 1,
         "VAE": 1,
@@ -282,7 +282,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         "roofline, measured in this run",
         "max control rate",
         "faster",  # than before, in the line below
-        "policy.act: tensors of pictures in",
+        "policy.act: tensors of images in",
         "max ms",
         "of fewer than 20 calls the longest",
         "control: actions of a chunk over its median time",

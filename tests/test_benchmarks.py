@@ -48,9 +48,9 @@ def test_the_policy_of_several_tasks_fits_and_can_read_every_instruction() -> No
     spec = parse(read(BENCHMARKS / "metaworld_tasks.toml"), "several tasks")
     if find_spec("metaworld"):
         script = runpy.run_path(str(BENCHMARKS / "metaworld_tasks.py"))
-        told = [script["environment"](task).told for task in script["TASKS"]]
-        assert len(set(told)) == len(told) == 8
-        assert max(map(len, told)) < spec.text_encoder.max_tokens
+        instructions = [script["environment"](task).task_instruction for task in script["TASKS"]]
+        assert len(set(instructions)) == len(instructions) == 8
+        assert max(map(len, instructions)) < spec.text_encoder.max_tokens
 
 
 @METAWORLD
@@ -68,16 +68,16 @@ def test_several_tasks_from_recordings_to_a_judged_policy(
     words = ("metaworld_tasks", "evaluate", policy, *SHORT, "--episodes", 1, "--max-steps", 8)
     found = run(*words, "--processes", 1)
     assert re.search(r"\| mean \| 0 of 2 \| 0% \| 0% to \d+% \| 0% \|", found)
-    told = json.loads(policy.with_name("policy.json").read_text())
-    assert list(told["tasks"]) == ["handle-press", "coffee-button"]
-    assert told["tasks"]["handle-press"]["policy"]["seeds"] == [100_000]
+    instructions = json.loads(policy.with_name("policy.json").read_text())
+    assert list(instructions["tasks"]) == ["handle-press", "coffee-button"]
+    assert instructions["tasks"]["handle-press"]["policy"]["seeds"] == [100_000]
     before = policy.with_name("policy.json").stat().st_mtime_ns
     assert run(*words).splitlines()[:5] == found.splitlines()[:5]  # what is known is not played
     assert policy.with_name("policy.json").stat().st_mtime_ns == before
 
 
 @METAWORLD
-def test_recordings_that_take_too_much_are_told(data: Path, run: Run) -> None:
+def test_recordings_that_take_too_much_are_reported(data: Path, run: Run) -> None:
     words = ("collect", data, *SHORT, "--episodes", 2, "--processes", 1, "--most", 0.01)
     with pytest.raises(WamkitError, match=r"MiB, more than 0\.01"):
         run("metaworld_tasks", *words)

@@ -24,7 +24,7 @@ LONG = "a_role_with_a_long_name"
 
 
 def expect_inside(svg: str) -> None:
-    """Fail if a text leaves the picture or, in one row, runs into another."""
+    """Fail if a text leaves the image or, in one row, runs into another."""
     root = ElementTree.fromstring(svg)
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     rows: dict[float, list[tuple[float, float, str]]] = {}
@@ -58,7 +58,7 @@ def test_names_of_lines_and_their_numbers_are_whole() -> None:
     expect_inside(lines({"a" * 90: points, "b": points}, x="steps", y="a measure of something"))
 
 
-def test_pictures_of_the_report_have_room_for_names() -> None:
+def test_images_of_the_report_have_room_for_names() -> None:
     found = {"success_rate": 0.5, "interval_95": [0.2, 0.8], "successes": 1, "episodes": 2}
     expect_inside(success(dict.fromkeys([*NAMES, LONG], found)))
     for names in (

@@ -62,7 +62,7 @@ def test_mistakes_end_in_words(words: list[str], said: str) -> None:
     assert code == 2 and said in err and "Traceback" not in err
 
 
-def test_specs_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_specs_are_compared_in_a_table_and_an_image(tmp_path: Path) -> None:
     plot = tmp_path / "compare.svg"
     other = tmp_path / "wide.toml"
     other.write_text(SMALL.read_text().replace("\nwidth = 16", "\nwidth = 32"))
@@ -100,7 +100,7 @@ def test_operations_of_a_matrix_product_are_two_for_each_pair() -> None:
     assert counter.bytes == 4 * (3 * 4 + 4 * 5 + 3 * 5)
 
 
-def test_pictures_are_well_formed_whatever_the_names() -> None:
+def test_images_are_well_formed_whatever_the_names() -> None:
     svg = bars({"a & b": {"<one>": 1.0, "two": 0.0}, "c": {"two": 5e6}})
     assert len(ElementTree.fromstring(svg).findall(".//{*}rect")) == 1 + 3
     svg = lines({"loss <1>": [(0, 1.0), (1, 0.5), (2, float("inf"))]}, x="steps", y="loss")

@@ -78,7 +78,7 @@ def test_at_toy_size_what_is_left_out_is_filled_in_and_said(
     toy.write_text(TWO_CAMERAS)
     code, _, err = wamkit("act", toy, "--tiny", "--image", photo, "--prompt", "go")
     assert code == 0
-    assert "note: the same picture for every camera: front, wrist" in err
+    assert "note: the same image for every camera: front, wrist" in err
     assert "note: no --state: 2 zeros" in err
     assert "note: tiny backbone: toy, tiny" in err and "cameras: canvas" not in err
 
@@ -90,9 +90,9 @@ def test_several_moments_are_given_by_repeating_the_camera(
     one = ["--image", f"front={photo}"]
     assert wamkit("act", toy, *one * 5, *common)[0] == 0
     code, _, err = wamkit("act", toy, *one, *common)
-    assert code == 2 and "camera 'front' is given 1 pictures; this policy observes 5" in err
+    assert code == 2 and "camera 'front' is given 1 images; this policy observes 5" in err
     code, _, err = wamkit("act", toy, *one, *common, "--tiny")
-    assert code == 0 and "note: the same picture 5 times: front" in err
+    assert code == 0 and "note: the same image 5 times: front" in err
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_bad_input_is_refused_in_words(
     wamkit: Run, toy: Path, photo: Path, words: list[str], said: str
 ) -> None:
     text, half = photo.with_name("notes.txt"), photo.with_name("half.png")
-    text.write_text("not a picture")
+    text.write_text("not an image")
     Image.effect_noise((64, 64), 50).save(half)
     half.write_bytes(half.read_bytes()[:900])
     words = [word.format(text=text, half=half, photo=photo) for word in words]
@@ -185,7 +185,7 @@ def test_imagine_writes_an_animation_with_a_border_that_tells_what_is_seen(
     out_file = tmp_path / "future.gif"
     words = ["--image", photo, "--state", "0,1", "--prompt", "go"]
     code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
-    assert code == 0 and out.startswith(f"wrote {out_file}: 1 observed and 8 imagined pictures")
+    assert code == 0 and out.startswith(f"wrote {out_file}: 1 observed and 8 imagined images")
     with Image.open(out_file) as movie:
         corners = []
         for i in range(9):
@@ -202,7 +202,7 @@ def test_imagine_writes_a_strip(wamkit: Run, toy: Path, photo: Path, tmp_path: P
     words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--scale", 2, "--json"]
     code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
     told = json.loads(out)
-    assert code == 0 and (told["pictures"], told["observed"]) == (9, 1)
+    assert code == 0 and (told["images"], told["observed"]) == (9, 1)
     with Image.open(out_file) as strip:
         assert strip.size == (9 * 72, 72)
     assert sorted(file.name for file in tmp_path.iterdir()) == [

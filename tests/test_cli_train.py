@@ -26,7 +26,9 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data") / "set"
-    return record(place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), pictures="image")
+    return record(
+        place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), image_format="image"
+    )
 
 
 def words(folder: Path, out: Path, *more: Any) -> list[Any]:

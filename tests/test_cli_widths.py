@@ -272,7 +272,7 @@ def test_data_show_and_stats(at: At, recording: Path) -> None:
 
 
 def test_data_check(at: At, wide: Path, tmp_path: Path) -> None:
-    folder = record(tmp_path / "a set", parse(read(SMALL)), frames=6, pictures="image")
+    folder = record(tmp_path / "a set", parse(read(SMALL)), frames=6, image_format="image")
     found, texts = at("data", "check", folder, "--spec", wide)
     assert found["findings"]
     for _, text in texts:
@@ -353,7 +353,7 @@ def test_serve(drawn: Drawn) -> None:
         "chunk_size": 32,
         "actions": names,
         "control_hz": 10.0,
-        "pictures": 1,
+        "num_images": 1,
         "cameras": {CAMERA: camera},
         "state": state,
         "remembers": True,

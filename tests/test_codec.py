@@ -92,5 +92,5 @@ def test_a_message_has_a_size_that_it_may_not_exceed(monkeypatch: Any) -> None:
     monkeypatch.setattr(codec, "LIMIT", 10)
     with pytest.raises(WamkitError, match=f"{len(ARRAY)} bytes; at most 10 are sent"):
         codec.unpack(ARRAY)
-    with pytest.raises(WamkitError, match="send smaller pictures"):
+    with pytest.raises(WamkitError, match="send smaller images"):
         codec.pack(np.zeros(6, np.uint8))

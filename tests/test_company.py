@@ -46,7 +46,7 @@ def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, stat
 
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
 def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None:
-    for negative in ("", "worst quality of all the pictures"):
+    for negative in ("", "worst quality of all the images"):
         changes = (
             "schedules.action.guidance_scale=2.0",
             f'text_encoder.negative_prompt="{negative}"',
@@ -83,8 +83,8 @@ def test_a_session_of_two_robots_is_two_sessions() -> None:
     for row in (None, 0, 1):
         session, start, chunks = policy.session(), 0, []
         for k in range(2):
-            images = {n: x[:, start : start + session.pictures] for n, x in whole.images.items()}
-            start += session.pictures
+            images = {n: x[:, start : start + session.num_images] for n, x in whole.images.items()}
+            start += session.num_images
             seen = replace(whole, images=images)
             seed = [k, k + 5] if row is None else [k + 5 * row]
             one = seen if row is None else picked(seen, row)

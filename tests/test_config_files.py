@@ -59,7 +59,7 @@ QWEN = {
 }  # fmt: skip
 BACKBONES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
     "wan": ("wan", "WanTransformer3DModel", WAN, {"guide_channels": 5, "mlp_dim": 80}),
-    "wan with pictures": (
+    "wan with images": (
         "wan", "WanTransformer3DModel", {**WAN, "image_dim": 16, "added_kv_proj_dim": 48},
         {"extra_width": 16},
     ),

@@ -1,6 +1,6 @@
 """A step multiplies no matrix but by what is denoised, and makes no tensor of Python's numbers.
 
-What follows from pictures, words and places alone is made once for a chunk, and what follows from
+What follows from images, words and places alone is made once for a chunk, and what follows from
 noise levels once for all levels of a run.
 """
 

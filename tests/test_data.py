@@ -1,4 +1,4 @@
-"""Recorded frames become samples and batches: the right pictures, actions, words and order."""
+"""Recorded frames become samples and batches: the right images, actions, words and order."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_after_the_end_deltas_stand_still_and_targets_stay(folder: Path) -> None
     same_values(sample["next_state"], torch.tensor([0.11, 0.21]), 1e-6)
 
 
-def test_several_observed_pictures_end_at_the_state(folder: Path) -> None:
+def test_several_observed_images_end_at_the_state(folder: Path) -> None:
     spec = spec_with(video={"num_frames": 5, "num_observed": 3, "frame_stride": 2})
     sample = Samples(folder, spec)[2]
     assert sample["frame_valid"].tolist() == [False, True, True, True, True]
@@ -96,19 +96,19 @@ def test_a_batch_trains_a_policy(folder: Path) -> None:
     assert torch.isfinite(losses.total) and set(losses.parts) == {"action", "video"}
 
 
-def test_pictures_within_the_parquet_are_read_exactly(tmp_path: Path) -> None:
+def test_images_within_the_parquet_are_read_exactly(tmp_path: Path) -> None:
     spec = spec_with()
-    samples = Samples(record(tmp_path / "set", spec, pictures="image"), spec)
+    samples = Samples(record(tmp_path / "set", spec, image_format="image"), spec)
     sample = samples[12 + 5]
     for i, t in enumerate((5, 7, 9)):
         assert sample["images"]["front"][i].eq(brightness(1, t)).all()
 
 
-@pytest.mark.parametrize("pictures", ["image", "video"])
-def test_a_picture_is_decoded_once_while_there_is_room_for_it(
-    tmp_path: Path, pictures: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("image_format", ["image", "video"])
+def test_an_image_is_decoded_once_while_there_is_room_for_it(
+    tmp_path: Path, image_format: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = LeRobotFolder(record(tmp_path / "set", spec_with(), pictures=pictures))
+    recording = LeRobotFolder(record(tmp_path / "set", spec_with(), image_format=image_format))
     episode, key, size = recording.episodes[1], "observation.images.front", 48 * 64 * 3
     decoded: list[int] = []
     plain = FrameReader._decoded
@@ -154,7 +154,7 @@ def test_a_data_set_that_does_not_fit_is_refused_in_words(folder: Path) -> None:
         Samples(folder, spec_with(actions=actions))
     with pytest.raises(WamkitError, match=r"float32 \[2\], the spec has 7 numbers"):
         Samples(folder, spec_with(state={"size": 7}))
-    with pytest.raises(WamkitError, match="holds no pictures, and view 'front' needs them"):
+    with pytest.raises(WamkitError, match="holds no images, and view 'front' needs them"):
         Samples(folder, spec_with(), Columns({"front": "action"}))
     with pytest.raises(WamkitError, match="no episode 2; it has 2"):
         Samples(folder, spec_with(), episodes=[0, 2])

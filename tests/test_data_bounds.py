@@ -146,7 +146,7 @@ def test_a_camera_names_no_file_outside(folder: Path, key: str) -> None:
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", r"..\x", "C:x", "a\0b", "", "x/"])
 def test_an_image_cell_names_no_file_outside(tmp_path: Path, path: str) -> None:
-    folder = record(tmp_path / "set", SPEC, pictures="image")
+    folder = record(tmp_path / "set", SPEC, image_format="image")
     cell = pq.read_table(folder / DATA)[FRONT][0].as_py()
     (tmp_path / "secret.png").write_bytes(cell["bytes"])
     cells_of = [{"bytes": None, "path": path}] * 24
@@ -156,7 +156,7 @@ def test_an_image_cell_names_no_file_outside(tmp_path: Path, path: str) -> None:
 
 
 def test_an_image_cell_may_name_a_linked_file_of_the_data_set(tmp_path: Path) -> None:
-    folder = record(tmp_path / "set", SPEC, pictures="image")
+    folder = record(tmp_path / "set", SPEC, image_format="image")
     (tmp_path / "blob").write_bytes(pq.read_table(folder / DATA)[FRONT][0].as_py()["bytes"])
     (folder / "images").mkdir()
     (folder / "images" / "0.png").symlink_to("../../blob")
@@ -278,7 +278,7 @@ def test_frames_that_are_claimed_are_counted_before_anything_is_made_of_them(fol
     with pytest.raises(WamkitError, match="24 rows, the metadata says 10,000,012 frames"):
         sample_index(LeRobotFolder(folder))
     found = "\n".join(map(str, check(folder, SPEC)))
-    assert "24 pictures, the metadata says 10,000,012 frames" in found
+    assert "24 images, the metadata says 10,000,012 frames" in found
 
 
 def _repeated(file: Path, name: str, count: int) -> None:

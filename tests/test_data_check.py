@@ -51,7 +51,7 @@ def _found(folder: Path, **options: Any) -> list[str]:
 
 def test_a_whole_data_set_has_no_finding(folder: Path, tmp_path: Path) -> None:
     assert _found(folder, spec=SPEC, decode=True) == []
-    assert _found(record(tmp_path / "images", SPEC, pictures="image"), decode=True) == []
+    assert _found(record(tmp_path / "images", SPEC, image_format="image"), decode=True) == []
 
 
 def test_missing_files_are_found_each(folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_another_rate_than_the_metadata_says_is_found(folder: Path) -> None:
     found = _found(folder, spec=SPEC)
     assert "the data set has" not in found[0] and "20 frames a second, the spec 10" in found[0]
     assert f"{DATA}, episode 0, frame 1: frames come 10 a second" in found[1]
-    assert "the video has 10 pictures a second, meta/info.json says 20" in found[3]
+    assert "the video has 10 images a second, meta/info.json says 20" in found[3]
 
 
 def test_a_video_that_breaks_off_is_found(folder: Path) -> None:
@@ -126,17 +126,17 @@ def test_a_video_that_breaks_off_is_found(folder: Path) -> None:
         film.add(np.zeros((48, 64, 3), np.uint8))
     film.close()
     assert _found(folder) == [
-        f"{FILM}, episode 1, frame 6: no picture for 6 of 12 frames: the video has 18 pictures up "
+        f"{FILM}, episode 1, frame 6: no image for 6 of 12 frames: the video has 18 images up "
         "to 1.700 s"
     ]
     sample = Samples(folder, SPEC)
-    with pytest.raises(WamkitError, match=r"no picture at 2.2000 s .* the video has ended"):
+    with pytest.raises(WamkitError, match=r"no image at 2.2000 s .* the video has ended"):
         sample[12 + 10]
     (folder / FILM).write_bytes((folder / FILM).read_bytes()[:1000])
     assert _found(folder)[0].startswith(f"{FILM}: is no video or incomplete")
 
 
-def test_pictures_that_do_not_decode_are_found(folder: Path) -> None:
+def test_images_that_do_not_decode_are_found(folder: Path) -> None:
     file = folder / FILM
     data = bytearray(file.read_bytes())
     middle = data.index(b"mdat") + 400
@@ -172,8 +172,8 @@ def test_words_that_are_missing_are_found(folder: Path) -> None:
     assert _found(folder) == [f"{DATA}, episode 0, frame 6: task 9 has no instruction"]
 
 
-def test_a_picture_that_cannot_be_read_is_found(tmp_path: Path) -> None:
-    folder = record(tmp_path / "images", SPEC, pictures="image")
+def test_an_image_that_cannot_be_read_is_found(tmp_path: Path) -> None:
+    folder = record(tmp_path / "images", SPEC, image_format="image")
 
     def spoil(columns: dict[str, list[Any]]) -> None:
         columns["observation.images.front"][3] = {"bytes": b"nothing", "path": None}
@@ -181,7 +181,7 @@ def test_a_picture_that_cannot_be_read_is_found(tmp_path: Path) -> None:
     _edit(folder, spoil)
     assert _found(folder) == []
     (finding,) = _found(folder, decode=True)
-    assert "no readable picture in episode 0 at frame 3" in finding
+    assert "no readable image in episode 0 at frame 3" in finding
 
 
 def test_metadata_that_cannot_be_read_is_the_one_finding(folder: Path) -> None:

@@ -128,7 +128,7 @@ METADATA: dict[str, tuple[Change, str]] = {
     "start NaN": (column(EPISODES, f"{CAMERA}/from_timestamp", [0, NAN, 2.4]), "expected seconds"),
     "start below 0": (column(EPISODES, f"{CAMERA}/from_timestamp", [0, -1, 2.4]), "seconds from 0"),
     "starts overlap": (column(EPISODES, f"{CAMERA}/from_timestamp", [0, 0, 2.4]), "within episode"),
-    "start far": (column(EPISODES, f"{CAMERA}/from_timestamp", [0, 1.2, 99.0]), "no picture for"),
+    "start far": (column(EPISODES, f"{CAMERA}/from_timestamp", [0, 1.2, 99.0]), "no image for"),
     "spans overlap": (column(EPISODES, "dataset_from_index", [0, 6, 24]), "within episode 0"),
     "span of another length": (column(EPISODES, "dataset_to_index", [12, 25, 36]), "length is 12"),
     "tasks are numbers": (column(EPISODES, "tasks", [[1], [2], [3]]), "expected a list of instruc"),
@@ -192,7 +192,7 @@ def test_damaged_columns_are_found_whatever_they_hold(
         assert examine(folder), kind
 
 
-def test_pictures_that_are_something_else_are_found(tmp_path: Path) -> None:
+def test_images_that_are_something_else_are_found(tmp_path: Path) -> None:
     kinds: dict[str, Any] = {
         "numbers": [1.0] * 36,
         "lists": [[1, 2]] * 36,
@@ -200,10 +200,10 @@ def test_pictures_that_are_something_else_are_found(tmp_path: Path) -> None:
         "words in place of bytes": [{"bytes": "x", "path": None}] * 36,
     }
     for kind, values in kinds.items():
-        folder = record(tmp_path / kind, SPEC, episodes=3, pictures="image")
+        folder = record(tmp_path / kind, SPEC, episodes=3, image_format="image")
         column(DATA, "observation.images.front", values)(folder)
         found = examine(folder)
-        assert any("no readable picture" in line for line in found), found
+        assert any("no readable image" in line for line in found), found
 
 
 def test_two_columns_of_one_name_are_found(folder: Path) -> None:
@@ -335,7 +335,7 @@ def test_files_that_disagree_about_a_shape_are_found(folder: Path) -> None:
     assert any("'action' has 1 numbers" in line for line in examine(folder))
 
 
-def test_a_film_that_cannot_be_searched_has_no_pictures(
+def test_a_film_that_cannot_be_searched_has_no_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = Video(folder / FILM)

@@ -1,4 +1,4 @@
-"""Times are as exact as their numbers can say; pictures are found by number where times drift."""
+"""Times are as exact as their numbers can say; images are found by number where times drift."""
 
 from __future__ import annotations
 
@@ -111,15 +111,15 @@ def test_the_writer_and_the_reader_go_far_beyond_an_hour(tmp_path: Path) -> None
 
 
 def _film(file: Path, numbers: Sequence[float], moments: Sequence[float], **options: str) -> None:
-    """An mp4 whose picture i has the brightness numbers[i] and is shown at moments[i] seconds."""
+    """An mp4 whose image i has the brightness numbers[i] and is shown at moments[i] seconds."""
     file.unlink(missing_ok=True)
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"crf": "5", **options})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = stream.time_base = TICK
         for number, moment in zip(numbers, moments, strict=True):
-            picture = np.full((48, 64, 3), number, np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            image = np.full((48, 64, 3), number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = round(moment / TICK), TICK
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -144,7 +144,7 @@ def _start(folder: Path, starts: Sequence[float]) -> None:
 
 
 def _right(folder: Path, tolerance: float = 1e-4) -> bool:
-    """Whether each sample shows the picture that was recorded with its frame."""
+    """Whether each sample shows the image that was recorded with its frame."""
     samples = Samples(folder, SPEC, tolerance=tolerance)
     seen = [float(samples[i]["images"]["front"][0].float().mean()) for i in range(len(samples))]
     return bool(torch.allclose(torch.tensor(seen), torch.tensor(BRIGHT).float(), atol=4, rtol=0))
@@ -162,7 +162,7 @@ def test_offsets_that_add_up_in_a_joined_film_are_read_by_number(folder: Path, s
 @pytest.mark.parametrize(
     "kind", ["late", "slow", "variable", "b-frames", "float32", "fast", "late b-frames"]
 )
-def test_a_film_with_a_picture_for_every_frame_is_read_by_number(folder: Path, kind: str) -> None:
+def test_a_film_with_an_image_for_every_frame_is_read_by_number(folder: Path, kind: str) -> None:
     moments, options = np.arange(36) / 10, {}
     if "late" in kind:
         moments = moments + 0.2
@@ -205,17 +205,17 @@ def test_an_offset_that_nothing_explains_is_told_with_an_option_that_allows_it(
     assert wamkit(*learn, "--out", tmp_path / "run2", *allow)[0] == 0
 
 
-def test_a_last_picture_that_is_missing_is_told_and_can_be_shown_twice(folder: Path) -> None:
+def test_a_last_image_that_is_missing_is_told_and_can_be_shown_twice(folder: Path) -> None:
     _film(folder / FILM, BRIGHT[:-1], EVEN[:-1])
     (finding,) = check(folder, SPEC)
     assert (finding.episode, finding.frame) == (2, 11)
-    assert "no picture for 1 of 12 frames" in finding.why and "--tolerance 0.11" in finding.hint
+    assert "no image for 1 of 12 frames" in finding.why and "--tolerance 0.11" in finding.hint
     samples = Samples(folder, SPEC, tolerance=0.11)
     seen = samples[35]["images"]["front"][0].float().mean()
     assert float(seen) == pytest.approx(BRIGHT[34], abs=4)
 
 
-def test_one_picture_too_few_and_one_too_many_do_not_shift_an_episode(folder: Path) -> None:
+def test_one_image_too_few_and_one_too_many_do_not_shift_an_episode(folder: Path) -> None:
     numbers = [*BRIGHT[:11], *BRIGHT[12:24], *BRIGHT[24:], 0]
     moments = [*EVEN[:11], *EVEN[12:24], *EVEN[24:], 3.6]
     _film(folder / FILM, numbers, moments)
@@ -225,7 +225,7 @@ def test_one_picture_too_few_and_one_too_many_do_not_shift_an_episode(folder: Pa
     assert float(seen) == pytest.approx(BRIGHT[20], abs=4)
 
 
-def test_times_that_begin_elsewhere_need_a_picture_for_every_frame(folder: Path) -> None:
+def test_times_that_begin_elsewhere_need_an_image_for_every_frame(folder: Path) -> None:
     table = pq.read_table(folder / DATA)
     place = table.column_names.index("timestamp")
     moved = pa.array(np.array(table["timestamp"], dtype=np.float64) + 5.0)
@@ -233,7 +233,7 @@ def test_times_that_begin_elsewhere_need_a_picture_for_every_frame(folder: Path)
     pq.write_table(table.set_column(place, "timestamp", moved), folder / DATA)
     assert check(folder, SPEC) == [] and _right(folder)
     _film(folder / FILM, [*BRIGHT, 0], [*EVEN, 3.6])
-    with pytest.raises(WamkitError, match="do not begin at 0, and the video has not a picture"):
+    with pytest.raises(WamkitError, match="do not begin at 0, and the video has not an image"):
         Samples(folder, SPEC)
 
 

@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, codec: str) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "set"]
 
 
-def test_every_second_picture_is_a_key_frame(tmp_path: Path) -> None:
+def test_every_second_image_is_a_key_frame(tmp_path: Path) -> None:
     import av
 
     folder = _write(tmp_path / "set")

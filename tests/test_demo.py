@@ -40,7 +40,7 @@ LOG = (
 
 
 def expect_page(file: Path) -> ElementTree.Element:
-    """The page as a tree. It is well-formed, fetches nothing and names its pictures."""
+    """The page as a tree. It is well-formed, fetches nothing and names its images."""
     text = file.read_text()
     root = ElementTree.fromstring(text)
     assert text.startswith("<!DOCTYPE html>") and root.get("lang") == "en"

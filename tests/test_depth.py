@@ -1,4 +1,4 @@
-"""Deep pictures: scaled by the rule that a view states, the same everywhere, or refused."""
+"""Deep images: scaled by the rule that a view states, the same everywhere, or refused."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_colors_of_16_bits_are_refused_before_they_are_cut(
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "HSV", "YCbCr"])
-def test_pictures_of_8_bits_are_as_they_were(mode: str) -> None:
+def test_images_of_8_bits_are_as_they_were(mode: str) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (16, 32, 3), np.uint8)).convert(mode)
     seen = Observation({"front": image}, "go").images["front"][0, 0]
@@ -182,8 +182,8 @@ def depth_at(episode: int, frame: int) -> NDArray[np.uint16]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set whose pictures are PNG files of 16 bits, which its metadata calls color."""
-    made = record(tmp_path / "set", spec(), pictures="image", size=(16, 32))
+    """A data set whose images are PNG files of 16 bits, which its metadata calls color."""
+    made = record(tmp_path / "set", spec(), image_format="image", size=(16, 32))
     file = next((made / "data").rglob("*.parquet"))
     table = pq.read_table(file)
 
@@ -218,10 +218,10 @@ def test_a_data_set_of_depth_is_refused_without_a_range(folder: Path, tmp_path: 
 
 def test_data_check_tells_of_depth(folder: Path) -> None:
     shape, view = check(folder, spec(), decode=True)
-    assert "24 of 24 pictures" in shape.why and "the metadata says [16, 32, 3]" in shape.why
+    assert "24 of 24 images" in shape.why and "the metadata says [16, 32, 3]" in shape.why
     assert "view 'front'" in view.why and "value_range=[600, 3810]" in view.hint
     (found,) = check(folder, spec(RANGE))
-    assert "2 of 2 pictures that were looked at" in found.why
+    assert "2 of 2 images that were looked at" in found.why
     info = folder / "meta" / "info.json"
     info.write_text(info.read_text().replace("32,\n                3", "32,\n                1"))
     assert LeRobotFolder(folder).features[KEY].shape == (16, 32, 1)

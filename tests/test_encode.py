@@ -1,4 +1,4 @@
-"""How often pictures go through the VAE: once for an observation, however many views it has."""
+"""How often images go through the VAE: once for an observation, however many views it has."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: s
 
 
 @pytest.mark.parametrize("name", registry().names("vae"))
-def test_single_pictures_are_encoded_by_compiled_code_and_clips_as_written(name: str) -> None:
+def test_single_images_are_encoded_by_compiled_code_and_clips_as_written(name: str) -> None:
     vae: Any = composed(vae=name).vae.build()
     _, height, width = vae.stride
     pixels = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
@@ -114,7 +114,7 @@ class Tape:
 
 
 @pytest.mark.parametrize("name", registry().names("vae"))
-def test_single_pictures_are_recorded_once_for_a_shape(name: str) -> None:
+def test_single_images_are_recorded_once_for_a_shape(name: str) -> None:
     vae: Any = composed(vae=name).vae.build().eval()
     _, height, width = vae.stride
     clip = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1

@@ -33,7 +33,7 @@ BAD = [
 TAGS = {
     *("html", "head", "meta", "title", "link", "style", "body", "main", "header", "section"),
     *("p", "h1", "h2", "div", "figure", "figcaption", "details", "summary", "strong", "pre"),
-    *("table", "caption", "thead", "tbody", "tr", "th", "td", "picture", "source", "img", "code"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td", "image", "source", "img", "code"),
     *("svg", "rect", "path", "text", "desc", "polyline"),
 }
 RESULT: dict[str, Any] = {

@@ -18,24 +18,24 @@ from wamkit.simulate import video
 
 CAMERA = "observation.images.front"
 FEATURES = {CAMERA: Feature("video", (48, 64, 3)), "action": Feature("float32", (1,))}
-PICTURE = np.full((48, 64, 3), 90, np.uint8)
+IMAGE = np.full((48, 64, 3), 90, np.uint8)
 
 
 class Stuck:
-    """In place of an encoder: it takes pictures, and never comes back from one call."""
+    """In place of an encoder: it takes images, and never comes back from one call."""
 
     def __init__(self, stream: Any, at: str, freed: threading.Event) -> None:
         self.stream, self.at, self.freed = stream, at, freed
 
     def encode(self, *frame: Any) -> list[Any]:
-        if ("picture" if frame else "end") == self.at:
+        if ("image" if frame else "end") == self.at:
             self.freed.wait()
         return list(self.stream.encode(*frame))
 
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Make every new film hang at a "picture" or at its "end"."""
+    """Make every new film hang at a "image" or at its "end"."""
     freed, begin = threading.Event(), VideoWriter.__init__
 
     def make(at: str) -> None:
@@ -54,7 +54,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def write(folder: Path, **options: Any) -> None:
     with Writer(folder, 10, FEATURES, **options) as writer:
-        writer.add_episode("go", ({CAMERA: PICTURE, "action": [t]} for t in range(4)))
+        writer.add_episode("go", ({CAMERA: IMAGE, "action": [t]} for t in range(4)))
 
 
 def files(folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ def files(folder: Path) -> list[str]:
 def test_a_film_appears_when_it_is_closed(tmp_path: Path, codec: str) -> None:
     film = VideoWriter(tmp_path / "a" / "film.mp4", 10, (48, 64), codec)
     for _ in range(5):
-        film.add(PICTURE)
+        film.add(IMAGE)
     assert not film.file.exists() and film.seconds == 0.5
     film.close()
     film.close()
@@ -76,7 +76,7 @@ def test_a_film_appears_when_it_is_closed(tmp_path: Path, codec: str) -> None:
 
 def test_a_film_that_is_discarded_leaves_nothing(tmp_path: Path) -> None:
     film = VideoWriter(tmp_path / "film.mp4", 10, (48, 64), "av1")
-    film.add(PICTURE)
+    film.add(IMAGE)
     film.discard()
     assert files(tmp_path) == []
 
@@ -84,16 +84,14 @@ def test_a_film_that_is_discarded_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "name", "other"), [("av1", "libsvtav1", "h264"), ("h264", "libx264", "av1")]
 )
-@pytest.mark.parametrize(
-    ("at", "doing"), [("picture", "took in a picture of"), ("end", "finished")]
-)
+@pytest.mark.parametrize(("at", "doing"), [("image", "took in an image of"), ("end", "finished")])
 def test_an_encoder_that_hangs_is_given_up(
     tmp_path: Path, hang: Any, codec: str, name: str, other: str, at: str, doing: str
 ) -> None:
     hang(at)
     film = VideoWriter(tmp_path / "film.mp4", 10, (48, 64), codec)
     with pytest.raises(WamkitError) as error:
-        film.add(PICTURE)
+        film.add(IMAGE)
         film.close()
     assert f"the encoder {name} hangs: it has not come back for 0.2 s" in error.value.what
     assert f"while it {doing} film.mp4. {film.file} is not written" in error.value.what
@@ -121,7 +119,7 @@ def test_several_films_that_hang_are_told_of_once(tmp_path: Path, hang: Any) -> 
         pytest.raises(WamkitError, match="the encoder libx264 hangs"),
         Writer(tmp_path / "set", 10, both, codec="h264") as writer,
     ):
-        frame = {CAMERA: PICTURE, "observation.images.side": PICTURE, "action": [0]}
+        frame = {CAMERA: IMAGE, "observation.images.side": IMAGE, "action": [0]}
         writer.add_episode("go", [frame])
     assert list(tmp_path.iterdir()) == []
 
@@ -129,8 +127,8 @@ def test_several_films_that_hang_are_told_of_once(tmp_path: Path, hang: Any) -> 
 def test_a_film_of_an_episode_that_fails_leaves_nothing(
     tmp_path: Path, hang: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hang("picture")
-    monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
+    hang("image")
+    monkeypatch.setattr(video, "video_frames", lambda *_: [IMAGE])
     with pytest.raises(WamkitError, match="the encoder libx264 hangs"):
         video.write_video(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert files(tmp_path) == []
@@ -155,7 +153,7 @@ def test_an_encoder_that_is_not_there_is_named_with_another(
 
 @pytest.mark.parametrize("fps", [0, -1, 1e-9, float("nan"), float("inf")])
 def test_a_rate_that_is_none_is_refused(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(WamkitError, match="pictures a second"):
+    with pytest.raises(WamkitError, match="images a second"):
         VideoWriter(tmp_path / "film.mp4", fps, (48, 64), "h264")
     with pytest.raises(WamkitError, match="frames a second"):
         Writer(tmp_path / "set", fps, FEATURES)
@@ -166,7 +164,7 @@ def test_the_film_of_an_episode_says_what_its_command_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CODECS, "h264", ("libnone", {}))
-    monkeypatch.setattr(video, "pictures", lambda *_: [PICTURE])
+    monkeypatch.setattr(video, "video_frames", lambda *_: [IMAGE])
     with pytest.raises(WamkitError) as error:
         video.write_video(None, tmp_path / "film.mp4", 10, 1)  # type: ignore[arg-type]
     assert "--video-format gif" in str(error.value.hint)

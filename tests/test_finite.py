@@ -24,7 +24,7 @@ from wamkit.data import LeRobotFolder, Samples, check, compute_statistics
 from wamkit.files import strict_json
 from wamkit.policy import preprocessing
 from wamkit.policy.actions import Statistics
-from wamkit.policy.blame import expect_pictures
+from wamkit.policy.blame import expect_imagined
 from wamkit.policy.build import resolve
 from wamkit.policy.observation import Batch
 from wamkit.policy.policy import generator
@@ -230,7 +230,7 @@ def test_recorded_actions_are_refused_with_episode_frame_and_number(
     import pyarrow.parquet as pq
 
     small = resolve(SMALL, [])
-    folder = record(tmp_path / "set", small, pictures="image", size=(16, 32))
+    folder = record(tmp_path / "set", small, image_format="image", size=(16, 32))
     file = next((folder / "data").rglob("*.parquet"))
     table = pq.read_table(file)
     rows = table["action"].to_pylist()
@@ -253,7 +253,7 @@ def test_a_session_refuses_executed_actions_that_are_not_finite() -> None:
     chunk = session.act(observation(policy.spec, batch=1), seed=0)
     done = chunk.values.clone()
     done[0, 1, 0] = NAN
-    seen = observation(policy.spec, batch=1, frames=session.pictures)
+    seen = observation(policy.spec, batch=1, frames=session.num_images)
     with pytest.raises(WamkitError, match=r"executed actions are not finite: nan at \[0, 1, 0\]"):
         session.act(seen, done)
     assert session.act(seen, chunk.values).values.isfinite().all()
@@ -270,11 +270,11 @@ def test_a_session_begins_anew_after_a_chunk_that_is_not_finite(
     with torch.no_grad():
         weight[0, 0] = NAN
     with pytest.raises(WamkitError, match="not finite") as error:
-        session.act(observation(policy.spec, batch=1, frames=session.pictures), seed=0)
+        session.act(observation(policy.spec, batch=1, frames=session.num_images), seed=0)
     assert "go on with a new one" in error.value.hint
     with torch.no_grad():
         weight.copy_(healthy)
-    assert session.pictures == policy.spec.video.num_observed
+    assert session.num_images == policy.spec.video.num_observed
     again = session.act(observation(policy.spec, batch=1), seed=0).values
     assert torch.equal(
         again, policy.session().act(observation(policy.spec, batch=1), seed=0).values
@@ -291,7 +291,7 @@ class Shaky(EnvironmentConfig):
     """Says something that is no number, for tests."""
 
     name: Literal["shaky"] = "shaky"
-    fault: Literal["state", "reward", "picture"]
+    fault: Literal["state", "reward", "image"]
 
     def build(self) -> ShakyEnvironment:
         return ShakyEnvironment(self.fault)
@@ -309,7 +309,7 @@ class ShakyEnvironment:
     def see(self) -> EnvObservation:
         late = self.step_number > 1
         state = np.array([0.0, NAN if self.fault == "state" and late else 1.0], np.float32)
-        dtype = np.uint16 if self.fault == "picture" and late else np.uint8
+        dtype = np.uint16 if self.fault == "image" and late else np.uint8
         return EnvObservation({"side": np.zeros((8, 8, 3), dtype)}, state, "go")
 
     def step(self, action: Any) -> Step:
@@ -328,7 +328,7 @@ class ShakyEnvironment:
     [
         ("state", "environment shaky, step 2: the state is nan at 'y'"),
         ("reward", "environment shaky gives a reward of inf at step 2"),
-        ("picture", r"environment shaky, step 2: camera 'side' shows uint16 \[8, 8, 3\]"),
+        ("image", r"environment shaky, step 2: camera 'side' shows uint16 \[8, 8, 3\]"),
     ],
 )
 def test_what_an_environment_says_is_looked_at(fault: str, words: str) -> None:
@@ -391,9 +391,9 @@ def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
     inputs = preprocessing.inference_inputs(policy, seen)
     model = policy.guided(inputs)
     clip = policy.paradigm.imagine(model, inputs, policy.schedules, generator(0))
-    expect_pictures(policy, preprocessing.decode_video(policy, clip, seen), seen)
+    expect_imagined(policy, preprocessing.decode_video(policy, clip, seen), seen)
     clip.z[1, 0, -1, 0, 0] = value
-    pictures = preprocessing.decode_video(policy, clip, seen)
-    assert pictures[0].isfinite().all() and not pictures[1].isfinite().all()
-    with pytest.raises(WamkitError, match="imagined pictures are not finite: nan at"):
-        expect_pictures(policy, pictures, seen)
+    images = preprocessing.decode_video(policy, clip, seen)
+    assert images[0].isfinite().all() and not images[1].isfinite().all()
+    with pytest.raises(WamkitError, match="imagined images are not finite: nan at"):
+        expect_imagined(policy, images, seen)

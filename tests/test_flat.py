@@ -1,4 +1,4 @@
-"""Single pictures convolved in two dimensions, by kernels kept while their weights stay."""
+"""Single images convolved in two dimensions, by kernels kept while their weights stay."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Encoder(SingleFrameVAE):
         return single_frame_conv(self.conv, x, self.past)
 
     def plain(self, x: Tensor) -> Tensor:
-        """The same by the three-dimensional kernel, over two pictures before this one."""
+        """The same by the three-dimensional kernel, over two images before this one."""
         clip = x[:, :, None]
         before = clip * (self.past == "repeats")
         return self.conv(torch.cat([before, before, clip], 2))[:, :, 0]  # type: ignore[no-any-return]
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -56,10 +56,10 @@ def kept(encoder: Encoder) -> Any:
 
 @pasts
 @torch.no_grad()
-def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: TimePadding) -> None:
+def test_an_image_alone_is_convolved_as_at_the_beginning_of_a_clip(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
-    found = encoder(picture())
-    same_values(found, encoder.plain(picture()))
+    found = encoder(image())
+    same_values(found, encoder.plain(image()))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -67,14 +67,14 @@ def test_a_picture_alone_is_convolved_as_at_the_beginning_of_a_clip(past: TimePa
 @torch.no_grad()
 def test_kernels_are_made_once_and_again_when_a_weight_changes(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
-    encoder(picture())
+    encoder(image())
     first = kept(encoder)
-    encoder(picture())
+    encoder(image())
     assert kept(encoder) is first
     assert first.kernel.nbytes * 3 == encoder.conv.weight.nbytes
 
     def follows() -> None:
-        x = picture().to(encoder.conv.weight.dtype)
+        x = image().to(encoder.conv.weight.dtype)
         wanted = encoder.plain(x).float()
         assert (encoder(x) - wanted).norm() < 0.01 * wanted.norm()
 
@@ -96,12 +96,12 @@ def test_kernels_are_made_once_and_again_when_a_weight_changes(past: TimePadding
 def test_kernels_are_in_no_state_and_no_copy() -> None:
     encoder = Encoder("repeats").eval()
     names = set(encoder.state_dict())
-    encoder(picture())
+    encoder(image())
     assert set(encoder.state_dict()) == names
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert kept(other).kernel is None
         other.conv.weight.zero_()
-        assert torch.equal(other(picture()), other.plain(picture()))
+        assert torch.equal(other(image()), other.plain(image()))
         assert kept(other).kernel.count_nonzero() == 0 and kept(encoder).kernel.any()
 
 
@@ -110,12 +110,12 @@ def test_kernels_are_gone_when_weights_learn_or_move() -> None:
     encoder = Encoder("repeats").eval()
     for change in (encoder.train, encoder.double, lambda: nn.Sequential(encoder).to("cpu")):
         encoder.eval().float()
-        encoder(picture())
+        encoder(image())
         assert kept(encoder) is not None
         change()
         assert kept(encoder) is None
     encoder.float().train()
-    encoder(picture())
+    encoder(image())
     assert kept(encoder) is None
 
 
@@ -123,11 +123,11 @@ def test_kernels_are_gone_when_weights_learn_or_move() -> None:
 def test_with_gradients_every_slice_of_the_kernel_learns_what_it_should(past: TimePadding) -> None:
     encoder = Encoder(past).eval()
     with torch.no_grad():
-        encoder(picture())  # something is kept, and not used
-    encoder(picture()).square().sum().backward()
+        encoder(image())  # something is kept, and not used
+    encoder(image()).square().sum().backward()
     found = encoder.conv.weight.grad
     encoder.conv.weight.grad = None
-    encoder.plain(picture()).square().sum().backward()
+    encoder.plain(image()).square().sum().backward()
     assert found is not None and encoder.conv.weight.grad is not None
     same_values(found, encoder.conv.weight.grad)
 
@@ -135,7 +135,7 @@ def test_with_gradients_every_slice_of_the_kernel_learns_what_it_should(past: Ti
 def test_a_weight_made_in_inference_mode_has_no_version_and_works() -> None:
     with torch.inference_mode():
         encoder = Encoder("zeros").eval()
-        same_values(encoder(picture()), encoder.plain(picture()))
+        same_values(encoder(image()), encoder.plain(image()))
         assert kept(encoder).is_valid(encoder.conv.weight)
 
 
@@ -150,7 +150,7 @@ SINGLE = [
 
 @pytest.mark.parametrize(("name", "variant"), SINGLE)
 @torch.no_grad()
-def test_a_picture_takes_no_convolution_over_time(
+def test_an_image_takes_no_convolution_over_time(
     name: str, variant: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name.startswith("ltx"):
@@ -177,6 +177,6 @@ def test_a_picture_takes_no_convolution_over_time(
     monkeypatch.setattr(nn.Conv3d, "forward", seen)
     monkeypatch.setattr(flat, "fold_time_axis", counted)
     assert torch.equal(vae.encode(pixels), expected)
-    assert all(pictures == 1 for pictures in reach) and not made
+    assert all(images == 1 for images in reach) and not made
     frames = F.pad(pixels, (0, 0, 0, 0, 0, vae.stride[0]), mode="replicate")
     same_values(vae.encode(frames)[:, :, :1], expected)

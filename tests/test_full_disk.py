@@ -182,8 +182,8 @@ def episode(folder: Path, kind: str, number: int) -> None:
     with Writer(folder, 10, features, codec="h264") as writer:
         rng = np.random.default_rng(number)
         for _ in range(12):
-            picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
-            frame: dict[str, Any] = {"observation.images.front": picture}
+            image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            frame: dict[str, Any] = {"observation.images.front": image}
             writer.add_frame(frame | {"action": np.zeros(2, np.float32)})
         writer.add_episode("wave")
 

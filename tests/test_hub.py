@@ -79,7 +79,9 @@ def test_a_policy_and_its_weights_are_named_on_the_hub(remote: Path, wamkit: Run
 
 
 def test_a_data_set_is_named_on_the_hub(remote: Path, wamkit: Run) -> None:
-    record(remote / "me/cups", resolve(TOY), episodes=2, frames=12, pictures="image", size=(48, 64))
+    record(
+        remote / "me/cups", resolve(TOY), episodes=2, frames=12, image_format="image", size=(48, 64)
+    )
     code, out, err = wamkit("data", "check", "hf:me/cups")
     assert code == 0 and "fetching hf:me/cups" in err, out + err
     code, out, err = wamkit("data", "check", "hf:me/nothing")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from wamkit import Observation, WamkitError
-from wamkit.data.reader import picture
+from wamkit.data.reader import decode_cell
 from wamkit.files import images
 from wamkit.files.pixels import read_pixels
 
@@ -101,7 +101,7 @@ def test_six_formats_are_read(tmp_path: Path, kind: str) -> None:
     expected = np.asarray(Image.open(file).convert("RGB"))
     assert np.array_equal(read_pixels(file), expected)
     cell = {"bytes": file.read_bytes(), "path": None}
-    assert np.array_equal(picture(cell, tmp_path, EPISODE, 0), expected)
+    assert np.array_equal(decode_cell(cell, tmp_path, EPISODE, 0), expected)
 
 
 @pytest.mark.parametrize("kind", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
@@ -152,7 +152,7 @@ def test_other_formats_are_refused_and_start_no_program(
         cells = {"bytes": OTHERS[ending], "path": None}, {"bytes": None, "path": name}
         for cell in cells:
             with pytest.raises(WamkitError, match="episode 0 at frame 3: it is not an image"):
-                picture(cell, tmp_path, EPISODE, 3)
+                decode_cell(cell, tmp_path, EPISODE, 3)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -163,8 +163,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for t in range(100):
                 arm = RNG.normal(0, 0.05, 2)
                 values = np.r_[arm, 3.0, EVENTS[100 * episode + t]]
-                picture = np.full((48, 64, 3), t, np.uint8)
-                writer.add_frame({"observation.images.front": picture, "action": values})
+                image = np.full((48, 64, 3), t, np.uint8)
+                writer.add_frame({"observation.images.front": image, "action": values})
             writer.add_episode("pick it with the suction")
     return place
 
@@ -212,8 +212,8 @@ def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
     with Writer(tmp_path / "set", spec.actions.control_hz, features) as writer:
         for t in range(8):
             values = {"observation.state": [1.7e9 + t / 10, t], "action": [t] * spec.actions.size}
-            picture = np.zeros((16, 16, 3), np.uint8)
-            writer.add_frame({"observation.images.front": picture, **values})
+            image = np.zeros((16, 16, 3), np.uint8)
+            writer.add_frame({"observation.images.front": image, **values})
         writer.add_episode("count")
     samples = Samples(tmp_path / "set", spec)
     batch = collate([samples[0], samples[3]])

@@ -32,12 +32,12 @@ NAMES = [
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("pictures", ["video", "image"])
+@pytest.mark.parametrize("image_format", ["video", "image"])
 def test_a_data_set_in_a_folder_of_any_name_is_read(
-    pictures: str, wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_format: str, wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tmp_path / "made"
-    record(made, resolve(TOY), episodes=2, frames=12, pictures=pictures, size=(48, 64))
+    record(made, resolve(TOY), episodes=2, frames=12, image_format=image_format, size=(48, 64))
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         shutil.copytree(made, name)
@@ -51,7 +51,9 @@ def test_data_sets_policies_and_films_are_written_under_any_name(
     wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    record(Path("cups:v2"), resolve(TOY), episodes=2, frames=12, pictures="video", size=(48, 64))
+    record(
+        Path("cups:v2"), resolve(TOY), episodes=2, frames=12, image_format="video", size=(48, 64)
+    )
     assert len(LeRobotFolder("cups:v2").episodes) == 2
     for name in ("toy:v2", "two\nlines", "mon modèle"):
         assert wamkit("build", TOY, "--out", name)[0] == 0

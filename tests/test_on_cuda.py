@@ -284,7 +284,7 @@ def test_two_devices_in_one_operation_are_refused(device: Device) -> None:
         torch.ones(3, device=CUDA) + torch.ones(3)
 
 
-def test_noise_and_pictures_are_sent_without_waiting(device: Device) -> None:
+def test_noise_and_images_are_sent_without_waiting(device: Device) -> None:
     like = torch.zeros(2, 3, device=CUDA)
     with device.watched() as noted:
         torch.ones(3).to(CUDA, non_blocking=True)
@@ -364,7 +364,7 @@ def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
         session = policy.session()
         session.act(observation(spec), seed=0)
         session.act(None, seed=1)
-        session.act(observation(spec, frames=session.pictures), seed=2)
+        session.act(observation(spec, frames=session.num_images), seed=2)
     policy.train().loss(batch_of(spec), seed=0)
 
 

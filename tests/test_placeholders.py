@@ -108,7 +108,7 @@ def test_a_data_set_without_its_parquet_files_says_so(pattern: str, tmp_path: Pa
 def test_a_data_set_without_its_metadata_or_films_says_so(tmp_path: Path) -> None:
     pytest.importorskip("av")
     folder = tmp_path / "data"
-    record(folder, parse(read(TOY)), episodes=1, frames=12, size=(32, 32), pictures="video")
+    record(folder, parse(read(TOY)), episodes=1, frames=12, size=(32, 32), image_format="video")
     shutil.copytree(folder, tmp_path / "other")
     next(folder.rglob("*.mp4")).write_text(POINTER)
     assert any("pointer of git-lfs" in str(finding) for finding in check(folder))

@@ -47,7 +47,7 @@ def test_statistics_turn_values_into_physical_units() -> None:
     assert physical.names == ("arm.0", "arm.1", "arm.2", "gripper") and physical.control_hz == 10
 
 
-def test_state_picture_and_instruction_all_matter() -> None:
+def test_state_image_and_instruction_all_matter() -> None:
     policy = build("state.size=2", "action_head.state=token")
     seen = observation(policy.spec, batch=1)
     chunk = policy.act(seen, seed=0).values
@@ -69,7 +69,7 @@ def test_state_picture_and_instruction_all_matter() -> None:
         ),
         ({"state": [[1.0, 2.0, 3.0]]}, "the state has 3 numbers, this policy expects 2"),
         ({"images": {"frnt": torch.zeros(3, 8, 8)}}, "unknown camera 'frnt'"),
-        ({"images": {"front": torch.zeros(2, 3, 8, 8)}}, "gives 2 pictures, expected 1"),
+        ({"images": {"front": torch.zeros(2, 3, 8, 8)}}, "gives 2 images, expected 1"),
     ],
 )
 def test_what_does_not_fit_the_policy_is_refused(change: dict[str, Any], message: str) -> None:
@@ -120,9 +120,9 @@ def test_padding_of_a_batch_does_not_count_in_the_loss() -> None:
     masked = replace(batch, step_valid=step, frame_valid=frame)
     torch.manual_seed(0)
     one = policy.loss(masked, seed=3).parts
-    pictures = batch.observation.images["front"].clone()
-    pictures[:, 5:] = 0  # only the last latent is padding as a whole
-    other = replace(masked, observation=replace(batch.observation, images={"front": pictures}))
+    images = batch.observation.images["front"].clone()
+    images[:, 5:] = 0  # only the last latent is padding as a whole
+    other = replace(masked, observation=replace(batch.observation, images={"front": images}))
     assert set(one) == {"action", "video"}
     free = policy.loss(batch, seed=3).parts
     assert not torch.equal(free["action"], one["action"])
@@ -197,7 +197,7 @@ def test_a_policy_that_imagines_nothing_says_so() -> None:
 
 
 @pytest.mark.parametrize("vae", ["pixel_shuffle", "wan2.1"])  # the second decodes with a loss
-def test_the_observed_picture_stands_first_in_what_is_imagined(vae: str) -> None:
+def test_the_observed_image_stands_first_in_what_is_imagined(vae: str) -> None:
     part = {"name": vae} | ({"width": "tiny"} if vae == "wan2.1" else {})
     policy = wamkit.build(override(read(TOY), SMALL) | {"vae": part})
     seen = observation(policy.spec, batch=1)

@@ -1,4 +1,4 @@
-"""Latents that were written once serve in place of the pictures, with the same loss."""
+"""Latents that were written once serve in place of the images, with the same loss."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_command_stores_and_goes_on(
     told = json.loads(text)
     assert (told["encoded"], told["clips"]) == (0, 4) and len(StoredLatents(out)) == 4
     code, _, err = wamkit("precompute", "latents", spec, "--out", out)
-    assert code == 2 and "error: latents are of the pictures of a data set" in err
+    assert code == 2 and "error: latents are of the images of a data set" in err
     code, _, err = wamkit("precompute", "text", spec, "--out", out, "--stride", 3)
     assert code == 2 and "error: --stride has no meaning for `precompute text`" in err
     code, _, err = wamkit("precompute", "text", spec, "--out", out)

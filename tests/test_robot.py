@@ -19,7 +19,7 @@ from wamkit.testing.parity import same_values
 RED = np.full((8, 12, 3), (255, 0, 0), np.uint8)
 
 
-def test_pictures_of_every_kind_become_one_kind(tmp_path: Path) -> None:
+def test_images_of_every_kind_become_one_kind(tmp_path: Path) -> None:
     Image.fromarray(RED).save(tmp_path / "red.png")
     tensor = torch.from_numpy(RED.copy()).permute(2, 0, 1)
     for value in (
@@ -53,8 +53,8 @@ def test_bad_observations_are_refused_with_the_reason(change: dict[str, Any], me
         Observation(**({"images": {"front": RED}, "prompt": "go"} | change))
 
 
-def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("not a picture")
+def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(WamkitError, match="is not an image"):
         Observation(images={"front": tmp_path / "text.png"}, prompt="go")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
@@ -91,7 +91,7 @@ def test_a_grid_fills_rows_of_columns() -> None:
     assert config.canvas == (4, 6) and config.boxes()["c"] == (2, 0, 2, 3)
 
 
-def test_pictures_are_turned_flipped_and_fitted() -> None:
+def test_images_are_turned_flipped_and_fitted() -> None:
     image = torch.arange(6.0).reshape(1, 1, 2, 3).expand(1, 3, 2, 3) / 10
     turned = fit_to_view(image, View(name="a", size=(3, 2), rotate=90))
     assert torch.equal(turned, torch.rot90(image, 1, (-2, -1)))

@@ -78,7 +78,7 @@ def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
     assert client.metadata == {
         "policy": "toy",
         "cameras": {"front": {"key": "observation/front", "size": [32, 32]}},
-        "pictures": 1,
+        "num_images": 1,
         "state": {"key": "observation/state", "size": 2},
         "actions": ["arm.0", "arm.1", "arm.2", "gripper"],
         "chunk_size": 8,
@@ -106,7 +106,7 @@ def test_every_reply_says_how_long_it_took(client: Client) -> None:
     assert timing["infer_ms"] >= second["policy_timing"]["infer_ms"] > 0 <= timing["wait_ms"]
 
 
-def test_pictures_of_any_size_and_states_as_lists_are_taken(client: Client) -> None:
+def test_images_of_any_size_and_states_as_lists_are_taken(client: Client) -> None:
     changes = {"observation__front": image_embeds(0, 7, 9, 3), "observation__state": [0, 1]}
     assert client.infer(request(**changes))["actions"].shape == (8, 4)
 
@@ -130,7 +130,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"observation__front": "front.jpg"}, "is a str; expected an array uint8"),
     ({"observation__front": image_embeds(0, 3, 40, 60)}, "np.moveaxis(image, -3, -1)"),
-    ({"observation__front": image_embeds(0, 2, 40, 60, 3)}, "send 1 pictures, oldest first"),
+    ({"observation__front": image_embeds(0, 2, 40, 60, 3)}, "send 1 images, oldest first"),
     ({"observation__front": np.zeros((0, 4, 3), np.uint8)}, "red, green and blue"),
     ({"observation__state": [1.0]}, "'observation/state' has shape [1]; expected [2]"),
     ({"observation__state": "up"}, "is a str; expected numbers [2]"),
@@ -220,10 +220,10 @@ def test_clients_remember_each_its_own_episode() -> None:
     ):
         first = one.infer({**seen(1, video.num_observed), "seed": 0})
         other = two.infer({**seen(2, video.num_observed), "seed": 0})
-        assert first["pictures"] == other["pictures"] == new
+        assert first["num_images"] == other["num_images"] == new
         done = 0.5 * first["actions"]
         second = one.infer({**seen(3, new), "seed": 1, "executed": done})
-        with pytest.raises(WamkitError, match=f"send {new} pictures, oldest first, or begin"):
+        with pytest.raises(WamkitError, match=f"send {new} images, oldest first, or begin"):
             two.infer(seen(4, video.num_observed))
         two.reset()
         again = two.infer({**seen(1, video.num_observed), "seed": 0})
@@ -287,7 +287,7 @@ def typed() -> Iterator[tuple[Any, str, int]]:
     run.communicate()
 
 
-def test_the_served_chunk_is_that_of_act_with_the_same_seed_and_picture(
+def test_the_served_chunk_is_that_of_act_with_the_same_seed_and_image(
     typed: tuple[Any, str, int], wamkit: Any
 ) -> None:
     words = ["--tiny", "--image", f"front={CUP}", "--prompt", WORDS, "--seed", "7", "--json"]

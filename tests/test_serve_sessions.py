@@ -91,13 +91,13 @@ def test_a_request_that_is_sent_again_is_not_acted_on_twice() -> None:
         with line_to(address, name) as again:
             assert hello(again)["resumed"]
             again.send(request)
-            assert unpack(again.recv())["pictures"] == NEXT
-            assert server.sessions.held[name].session.pictures == NEXT
+            assert unpack(again.recv())["num_images"] == NEXT
+            assert server.sessions.held[name].session.num_images == NEXT
             for number, words in ((0, "came after request 1"), ("x", "expected a count")):
                 again.send(pack(seen(NEXT, 2, request=number)))
                 assert words in str(again.recv())
             again.send(pack(seen(NEXT, 2, request=2)))
-            assert unpack(again.recv())["pictures"] == NEXT
+            assert unpack(again.recv())["num_images"] == NEXT
 
 
 def test_a_client_that_comes_back_while_it_is_answered_gets_that_answer() -> None:
@@ -110,7 +110,7 @@ def test_a_client_that_comes_back_while_it_is_answered_gets_that_answer() -> Non
         with line_to(address, name) as again:
             hello(again)
             again.send(request)
-            assert unpack(again.recv())["pictures"] == NEXT
+            assert unpack(again.recv())["num_images"] == NEXT
 
 
 def test_the_newest_client_that_presents_a_session_has_it(caplog: Any) -> None:
@@ -122,7 +122,7 @@ def test_the_newest_client_that_presents_a_session_has_it(caplog: Any) -> None:
             with pytest.raises(WamkitError, match="taken over by another client"):
                 one.infer(seen(NEXT, 2))
             two.send(pack(seen(NEXT, 2)))
-            assert unpack(two.recv())["pictures"] == NEXT
+            assert unpack(two.recv())["num_images"] == NEXT
     assert "takes it from" in caplog.text
 
 
@@ -181,7 +181,7 @@ def test_clients_that_know_of_no_session_are_served_as_ever() -> None:
     with served() as (_, address), line_to(address, "no-such-session") as line:
         assert hello(line)["resumed"] is False
         line.send(pack(seen(FIRST, 1)))
-        assert unpack(line.recv())["pictures"] == NEXT
+        assert unpack(line.recv())["num_images"] == NEXT
 
 
 @pytest.mark.parametrize("option", ["--ping-interval", "--ping-timeout", "--session-timeout"])

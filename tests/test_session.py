@@ -30,13 +30,13 @@ def spec_for(
     return changed(composed(chosen, backbone=backbone, action_head="mot"), *changes)
 
 
-def episode(spec: PolicySpec, pictures: int, *, batch: int = 2) -> Observation:
+def episode(spec: PolicySpec, images: int, *, batch: int = 2) -> Observation:
     """Everything that is seen in an episode."""
-    return observation(spec, batch=batch, frames=pictures, seed=7)
+    return observation(spec, batch=batch, frames=images, seed=7)
 
 
 def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observation:
-    """Some pictures of an episode."""
+    """Some images of an episode."""
     images = {name: x[:, start:stop] for name, x in whole.images.items()}
     return replace(whole, images=images, **changes)
 
@@ -66,7 +66,7 @@ def test_a_policy_without_memory_acts_as_ever() -> None:
     session = policy.session()
     for seed in range(3):
         seen = observation(policy.spec, seed=seed)
-        assert session.pictures == 1
+        assert session.num_images == 1
         chunk = session.act(seen, seed=seed)
         assert torch.equal(chunk.values, policy.act(seen, seed=seed).values)
     with pytest.raises(WamkitError, match="no observation") as refused:
@@ -83,7 +83,7 @@ def test_the_first_chunk_is_that_of_act() -> None:
     one.act(part(episode(policy.spec, 3), 1, 3), seed=0)
     assert torch.equal(two.act(seen, seed=5).values, first), "sessions know nothing of each other"
     one.reset()
-    assert one.pictures == 1 and torch.equal(one.act(seen, seed=5).values, first)
+    assert one.num_images == 1 and torch.equal(one.act(seen, seed=5).values, first)
 
 
 @pytest.mark.parametrize(("backbone", "views"), [("toy", 1), ("wan", 1), ("toy", 2), ("wan", 2)])
@@ -98,10 +98,10 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         spec = changed(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.num_frames - spec.video.num_observed
-    whole, heard, session = episode(spec, spec.pictures), listened(policy), policy.session()
+    whole, heard, session = episode(spec, spec.num_images), listened(policy), policy.session()
     chunks, done = [], torch.zeros(2, spec.actions.chunk_size, spec.actions.size)
     chunks.append(session.act(part(whole, 0, 1), seed=0).values)
-    assert session.pictures == step
+    assert session.num_images == step
     chunks.append(session.act(part(whole, 1, 1 + step), seed=1).values)
     session.act(part(whole, 1 + step, 1 + 2 * step), done, seed=2)
     true = torch.cat([chunks[0], done, done], 1)
@@ -122,13 +122,13 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     same_values(again, first)
 
 
-def test_an_observation_holds_the_pictures_since_the_last_one() -> None:
+def test_an_observation_holds_the_images_since_the_last_one() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 5)
-    with pytest.raises(WamkitError, match="gives 2 pictures, expected 1"):
+    with pytest.raises(WamkitError, match="gives 2 images, expected 1"):
         session.act(part(whole, 0, 2))
     session.act(part(whole, 0, 1))
-    with pytest.raises(WamkitError, match="gives 1 pictures, expected 2"):
+    with pytest.raises(WamkitError, match="gives 1 images, expected 2"):
         session.act(part(whole, 1, 2))
     session.act(part(whole, 1, 3))
 
@@ -169,13 +169,13 @@ def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
     with pytest.raises(WamkitError, match="nothing that was imagined to go on from"):
         session.act(None)
     session.act(part(whole, 0, 1), seed=0)
-    with pytest.raises(WamkitError, match="executed actions without pictures"):
+    with pytest.raises(WamkitError, match="executed actions without images"):
         session.act(None, torch.zeros(2, 6, 4))
     session.act(None, seed=1)
-    assert session.pictures == 4
+    assert session.num_images == 4
     actions = torch.rand(2, 12, 4) - 0.5
     late = session.act(part(whole, 1, 5), actions, seed=2).values
-    assert session.pictures == 2
+    assert session.num_images == 2
     session.reset()
     session.act(part(whole, 0, 1), seed=0)
     session.act(part(whole, 1, 3), actions[:, :6], seed=1)
@@ -189,7 +189,7 @@ def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart(
     session.act(part(whole, 0, 1), seed=0)
     for seed in range(3):
         session.act(None, seed=seed)
-    assert session.pictures == 8
+    assert session.num_images == 8
     session.act(part(whole, 1, 9), seed=0)
     past = heard[-1][0].past
     assert past is not None and past.video is not None and past.action is not None
@@ -197,14 +197,14 @@ def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart(
     assert heard[-1][1].memory.happened == 4
 
 
-def test_a_new_instruction_begins_a_new_episode_at_the_newest_pictures() -> None:
+def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 5)
     session.act(part(whole, 0, 1), seed=0)
     changed = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
     anew = session.act(changed, seed=1).values
     expected = policy.act(part(changed, 1, 2), seed=1).values
-    assert torch.equal(anew, expected) and session.pictures == 2
+    assert torch.equal(anew, expected) and session.num_images == 2
     session.reset("another")
     told = session.act(part(whole, 0, 1), seed=1).values
     assert torch.equal(told, policy.act(part(whole, 0, 1, prompt=["another"] * 2), seed=1).values)
@@ -261,7 +261,7 @@ def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
     streaming = registry().get("paradigm", "autoregressive")()  # type: ignore[call-arg]
     policy = Policy.from_spec(compose(wan, streaming))
-    spec, whole = policy.spec, episode(policy.spec, policy.spec.pictures)
+    spec, whole = policy.spec, episode(policy.spec, policy.spec.num_images)
     actions = torch.zeros(2, spec.steps, spec.actions.size)
     sample, chunk = (
         training_inputs(policy, Batch(whole, actions)),

@@ -25,7 +25,7 @@ from wamkit.simulate.metrics import latencies, summary, wilson
 from wamkit.simulate.policy_runner import PolicyRunner
 from wamkit.simulate.record import CollectionConfig, collect, writer
 from wamkit.simulate.rollout import evaluate, play
-from wamkit.simulate.video import pictures, write_video
+from wamkit.simulate.video import video_frames, write_video
 from wamkit.testing.environment import expect_environment
 from wamkit.testing.parity import same_values
 
@@ -62,11 +62,11 @@ class RailEnvironment:
 
     def see(self) -> EnvObservation:
         self.seen += 1
-        picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+        image = np.zeros((SIZE, SIZE, 3), np.uint8)
         for place, color in ((self.goal, 1), (self.x, 0)):
-            picture[:, int((place + 1) / 2 * (SIZE - 1)), color] = 255
+            image[:, int((place + 1) / 2 * (SIZE - 1)), color] = 255
         return EnvObservation(
-            {"side": picture}, np.array([self.x, self.goal], np.float32), "go to the goal"
+            {"side": image}, np.array([self.x, self.goal], np.float32), "go to the goal"
         )
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -204,7 +204,7 @@ def _actions(attempts: Any) -> Mapping[int, NDArray[Any]]:
     return {a.seed: np.stack([f.action for f in a.frames]) for a in attempts}
 
 
-def test_several_observed_pictures_are_those_of_training() -> None:
+def test_several_observed_images_are_those_of_training() -> None:
     two = build(spec(video={"num_frames": 3, "num_observed": 2, "frame_stride": 3}))
     looking = runner(two, 4)
     assert looking.every == 1
@@ -229,7 +229,7 @@ def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: 
         (rollout,) = evaluate(workers, [5], runner(policy, 2, imagine=True), {}, keep=True)
     assert set(rollout.imagined) == {0, 2}
     assert rollout.imagined[0]["side"].shape == (1, SIZE, SIZE, 3)
-    shown = list(pictures(rollout, every=4))
+    shown = list(video_frames(rollout, every=4))
     edge = 192 + 2 * 4
     assert len(shown) == 5 and shown[0].shape == (edge, 2 * edge, 3)
     write_video(rollout, tmp_path / "a.gif", 10, 4)

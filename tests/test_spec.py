@@ -183,7 +183,7 @@ def test_a_backbone_that_cannot_imagine_so_much_is_refused(
         ({"imagines": False}, "set video.num_frames = 1, or choose a backbone that was trained to"),
         (
             {"frames": "one"},
-            "set video.num_frames = 5, and video.frame_stride to when that picture is",
+            "set video.num_frames = 5, and video.frame_stride to when that image is",
         ),
     ):
         other = traits.model_copy(update=change)

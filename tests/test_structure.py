@@ -38,7 +38,7 @@ ROOMS = (
 PAPER = {"errors", "files", "config", "cli"}
 LIGHT = {"", "acceleration", "acceleration.torchao_messages", "policy", "policy.build"}
 HEAVY = {"torch", "numpy", "PIL", "safetensors"}
-PICTURES = {"files.images", "files.pixels"}  # these two load numpy and PIL
+IMAGES = {"files.images", "files.pixels"}  # these two load numpy and PIL
 # What a plugin may import of the core, modules and all below them.
 SURFACE = (
     "wamkit.checkpoints",
@@ -203,7 +203,7 @@ def test_the_paper_wing_imports_no_torch(file: Path) -> None:
     name = _dotted(file)
     if name.partition(".")[0] not in PAPER and name not in LIGHT:
         return
-    heavy = HEAVY - {"numpy", "PIL"} if name in PICTURES else HEAVY
+    heavy = HEAVY - {"numpy", "PIL"} if name in IMAGES else HEAVY
     names = _imports(_top_level(ast.parse(file.read_text())), _package(file))
     assert not {n for n in names if n.split(".")[0] in heavy}
 

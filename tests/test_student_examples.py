@@ -37,7 +37,7 @@ def run(monkeypatch: Any, capsys: Any) -> Iterator[Run]:
     sys.modules.pop("toy_task", None)
 
 
-def pictures(folder: Path) -> set[str]:
+def images(folder: Path) -> set[str]:
     """The files in a folder; those that are SVG are well formed."""
     for file in folder.glob("*.svg"):
         ElementTree.parse(file)
@@ -71,7 +71,7 @@ def test_02_says_what_is_computed_once(run: Run, tmp_path: Path) -> None:
     assert rows["Efficient-WAM"] == "nothing" and rows["ImageWAM"] == "text, context"
     assert rows["Fast-WAM-IDM"] == "context, target'" and "did.0" in rows["LingBot-VA, by blocks"]
     assert found.count("only to learn from: target\n") == 2
-    assert pictures(tmp_path) == {"visibility.svg"}
+    assert images(tmp_path) == {"visibility.svg"}
 
 
 def test_03_acts_the_same_with_a_cache_and_for_less(run: Run, tmp_path: Path) -> None:
@@ -79,20 +79,20 @@ def test_03_acts_the_same_with_a_cache_and_for_less(run: Run, tmp_path: Path) ->
     rows = re.findall(r"WAM\S* +(\S+) .* (\S+)x$", found, re.M)
     assert len(rows) == 2
     assert all(float(gap) < 1e-4 and float(saved) > 1 for gap, saved in rows)
-    assert pictures(tmp_path) == {"cache.svg"}
+    assert images(tmp_path) == {"cache.svg"}
 
 
 def test_04_trains_and_draws_what_came_of_it(run: Run, tmp_path: Path) -> None:
     found = run("04", "--quick", "--out", str(tmp_path))
     assert "first loss: action" in found and "after   10 steps" in found
-    assert pictures(tmp_path) == {"loss.svg"}
+    assert images(tmp_path) == {"loss.svg"}
 
 
 def test_05_reports_every_seed_and_claims_no_more(run: Run, tmp_path: Path) -> None:
     found = run("05", "--quick", "--out", str(tmp_path))
     assert len(re.findall(r"^ +\d +\d\.\d+ +\d\.\d+ +[+-]\d", found, re.M)) == 2
     assert "The interval contains 0" in found or "The interval leaves out 0" in found
-    assert pictures(tmp_path) == {"video.svg"}
+    assert images(tmp_path) == {"video.svg"}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_06_measures_every_solver(run: Run, tmp_path: Path) -> None:
     rows = re.findall(r"^(\w+) +(\d+) +\d\.\d+ ±", found, re.M)
     assert {name for name, _ in rows} == {"euler", "midpoint", "heun", "unipc", "ab2"}
     assert len(rows) == 3 + 2 + 2 + 3 + 3
-    assert pictures(tmp_path) == {"steps.svg", "deviation.svg"}
+    assert images(tmp_path) == {"steps.svg", "deviation.svg"}
 
 
 def test_07_brings_a_head_that_fits_and_is_held_to_the_contract(run: Run) -> None:

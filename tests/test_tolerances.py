@@ -57,7 +57,7 @@ def _call(node: ast.Call) -> str:
 
 
 def _coarse(bound: float | None) -> bool:
-    """Of whole numbers, such as the brightness of pictures that were encoded with loss."""
+    """Of whole numbers, such as the brightness of images that were encoded with loss."""
     return bound is not None and bound >= 1
 
 
@@ -134,8 +134,8 @@ def test_fixed_bounds_are_found(source: str) -> None:
         "same_values(a, b)",
         "assert torch.equal(a, b)",
         "torch.testing.assert_close(a, b, rtol=0, atol=0)",
-        "torch.testing.assert_close(pictures, b, atol=3, rtol=0)",
-        "assert np.abs(pictures - b).max() < 4",
+        "torch.testing.assert_close(images, b, atol=3, rtol=0)",
+        "assert np.abs(images - b).max() < 4",
         "assert (a - b).norm() / b.norm() < 0.03",
         "assert (a - b).norm() < 0.05 * b.norm()",
         "assert p.grad.abs().max() > 0",

@@ -193,7 +193,7 @@ def test_the_part_whose_loss_or_gradient_is_not_finite_is_named(
     if told.startswith("gradient"):
         weights[0].register_hook(lambda gradient: gradient * float("inf"))
     else:
-        weights[-1].data[0] = float("nan")  # it decodes actions, and no picture
+        weights[-1].data[0] = float("nan")  # it decodes actions, and no image
     with pytest.raises(WamkitError) as error:
         run(folder, tmp_path / "run", policy, steps=2, ema=None)
     assert error.value.what.startswith(f"the {told} of update 1 is not finite; its samples: ")

@@ -29,7 +29,9 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data") / "set"
-    return record(place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), pictures="image")
+    return record(
+        place, parse(read(TOY)), episodes=2, frames=12, size=(16, 16), image_format="image"
+    )
 
 
 def run(folder: Path, out: Path, **settings: Any) -> Summary:
@@ -42,7 +44,7 @@ def words(folder: Path, out: Path, *more: Any) -> list[Any]:
     return ["train", TOY, *sets, "--data", folder, "--out", out, "--batch", 2, *more]
 
 
-def test_tensorboard_shows_numbers_and_pictures_and_forgets_what_comes_again(
+def test_tensorboard_shows_numbers_and_images_and_forgets_what_comes_again(
     folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard")

@@ -65,7 +65,7 @@ def test_the_table_decides_and_not_the_file(dtype: str, tmp_path: Path) -> None:
     assert all(torch.equal(x, wanted[name]) for name, x in vae.state_dict().items())
 
 
-def test_a_policy_reads_pictures_in_it_and_goes_on_in_its_own(tmp_path: Path) -> None:
+def test_a_policy_reads_images_in_it_and_goes_on_in_its_own(tmp_path: Path) -> None:
     policy, low = wamkit.build(RAW), wamkit.build(LOW)
     assert {p.dtype for p in low.vae.parameters()} == {torch.bfloat16}  # type: ignore[attr-defined]
     given: list[torch.dtype] = []

@@ -15,7 +15,7 @@ from wamkit.data.video import Video
 
 
 def film(file: Path, size: tuple[int, int] = (48, 64), *, sound: bool = False) -> Path:
-    """A film of three gray pictures of (height, width)."""
+    """A film of three gray images of (height, width)."""
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
         stream.height, stream.width = size
@@ -68,7 +68,7 @@ def test_a_film_larger_than_the_limit_is_not_decoded(
     assert "WAMKIT_MAX_PIXELS" in error.value.hint
 
 
-def test_pictures_larger_than_the_header_says_are_not_decoded(
+def test_images_larger_than_the_header_says_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = film(tmp_path / "a.mkv", (32, 32)), film(tmp_path / "b.mkv", (96, 96))
@@ -91,7 +91,7 @@ def test_pictures_larger_than_the_header_says_are_not_decoded(
 
 
 @pytest.mark.parametrize("place", range(20, 400, 7))
-def test_bytes_that_are_changed_end_in_words_or_in_pictures(tmp_path: Path, place: int) -> None:
+def test_bytes_that_are_changed_end_in_words_or_in_images(tmp_path: Path, place: int) -> None:
     raw = bytearray(film(tmp_path / "a.mp4").read_bytes())
     at = raw.index(b"moov") + place
     raw[at : at + 4] = b"\xff\xff\xff\xff"
@@ -127,13 +127,13 @@ def indexed(**counts: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["stsz", "stz2", "trun", "stts", "ctts"])
 @pytest.mark.parametrize("count", [1000, 10**9, 2**32 - 1])
-def test_an_index_of_more_pictures_than_bytes_is_refused_before_it_is_made(
+def test_an_index_of_more_images_than_bytes_is_refused_before_it_is_made(
     tmp_path: Path, name: str, count: int
 ) -> None:
     file = tmp_path / "a.mp4"
     for data in (indexed(**{name: count}), b"\0\0\0\1mdat" + b"\0" * 7 + b"\x10"):
         file.write_bytes(data if data[4:8] == b"ftyp" else data + indexed(**{name: count}))
-        with pytest.raises(WamkitError, match=f"speaks of {count:,} pictures or samples"):
+        with pytest.raises(WamkitError, match=f"speaks of {count:,} images or samples"):
             Video(file)
 
 
@@ -144,7 +144,7 @@ def test_samples_of_all_tracks_are_counted_together(tmp_path: Path) -> None:
     file.write_bytes(b"".join(indexed(stsz=100, stz2=0, stts=0) for _ in range(3)))
     expect_index(file)
     file.write_bytes(box(b"moov", 40 * box(b"stsz", struct.pack(">III", 0, 1, 100))))
-    with pytest.raises(WamkitError, match="speaks of 4,000 pictures"):
+    with pytest.raises(WamkitError, match="speaks of 4,000 images"):
         expect_index(file)
 
 

@@ -209,9 +209,9 @@ MEANINGLESS |= {("turned round", f"videos/{CAMERA}/from_timestamp")}
 
 
 def _cells() -> dict[str, Change]:
-    """name -> picture cells of a table that are no pictures, or lead out."""
+    """name -> image cells of a table that are no images, or lead out."""
     values: dict[str, Any] = {
-        "bytes that are no picture": {"bytes": b"x" * 100, "path": None},
+        "bytes that are no image": {"bytes": b"x" * 100, "path": None},
         "no bytes": {"bytes": b"", "path": None},
         "nothing": {"bytes": None, "path": None},
         "a path that leads out": {"bytes": None, "path": "../../outside/file"},
@@ -254,7 +254,7 @@ def _films(material: Path) -> dict[str, bytes]:
     listed = b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n"
     found["a playlist"] = listed
     found["a list of files"] = b"ffconcat version 1.0\nfile '/etc/passwd'\n"
-    found["a picture"] = (material / "image.png").read_bytes()
+    found["an image"] = (material / "image.png").read_bytes()
     found["a sdp"] = b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"
     found["SVG"] = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
     place = data.find(b"mvhd")

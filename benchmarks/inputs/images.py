@@ -33,9 +33,9 @@ def cases(material: Path) -> Iterator[Case]:
     """Every format cut and flipped; formats that are not read; sizes, links, and valid ones."""
     from PIL import Image
 
-    picture = Image.open(material / "image.png")
+    image = Image.open(material / "image.png")
     for kind, ending in READ.items():
-        data = written(picture, kind)
+        data = written(image, kind)
         for name, damaged in cut(data, 7):
             expected: Expected = "same" if kind in LAST or name == "first 6 of 7" else "refused"
             yield case(material, f"{kind} {name}", damaged, ending, expected)
@@ -43,7 +43,7 @@ def cases(material: Path) -> Iterator[Case]:
         for name, damaged in flipped(data, places):
             yield case(material, f"{kind} {name}", damaged, ending, "either")
     for kind, ending in OTHER.items():
-        data = _try(picture, kind)
+        data = _try(image, kind)
         yield case(material, f"no format that is read: {kind}", data, ending, _others(kind))
         yield case(material, f"under the name of a PNG: {kind}", data, "png", _others(kind))
     for name, data in _programs().items():
@@ -64,7 +64,7 @@ def cases(material: Path) -> Iterator[Case]:
     yield _words(material, "words: long", ("--image", "x" * 5000))
     yield _words(material, "words: half a character", ("--image", "\udc80.png"))
     yield _words(material, "words: control", ("--image", "\x1b[31m.png"))
-    yield from _valid(material, picture)
+    yield from _valid(material, image)
 
 
 LAST = ("GIF", "BMP")
@@ -75,19 +75,19 @@ def _others(kind: str) -> Expected:
     return "either" if kind in ("MPO",) else "refused"  # an MPO begins with a JPEG
 
 
-def written(picture: Any, kind: str, **options: Any) -> bytes:
-    """A picture in a format."""
+def written(image: Any, kind: str, **options: Any) -> bytes:
+    """An image in a format."""
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _try(picture: Any, kind: str) -> bytes:
-    """A picture in a format; where Pillow cannot write it, what such a file begins with."""
+def _try(image: Any, kind: str) -> bytes:
+    """An image in a format; where Pillow cannot write it, what such a file begins with."""
     begin = {"QOI": b"qoif" + struct.pack(">IIBB", 32, 24, 3, 0), "BLP": b"BLP2\1\0\0\0"}
     try:
         mode = {"XBM": "1", "MSP": "1", "SPIDER": "F", "BLP": "P"}.get(kind)
-        return written(picture.convert(mode) if mode else picture, kind)
+        return written(image.convert(mode) if mode else image, kind)
     except (OSError, KeyError, ValueError):
         return begin.get(kind, kind.encode()) + bytes(1000)
 
@@ -113,7 +113,7 @@ def _programs() -> dict[str, bytes]:
         "a pickle": b"cos\nsystem\n(S'touch ../outside/ran'\ntR.",
         "HTML": b"<!DOCTYPE html><html><body>404</body></html>",
         "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "text": b"a picture of a cup\n",
+        "text": b"an image of a cup\n",
         "zeros": bytes(5000),
         "FITS": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800),
         "MPEG": b"\0\0\1\xb3\x02\x00\x18\x13" + bytes(100),
@@ -220,42 +220,42 @@ def _special() -> dict[str, Callable[[Path], Any]]:
     }
 
 
-def _valid(material: Path, picture: Any) -> Iterator[Case]:
+def _valid(material: Path, image: Any) -> Iterator[Case]:
     """The same pixels in other files."""
     same = {
-        "png": written(picture, "PNG"),
-        "png, not compressed": written(picture, "PNG", compress_level=0),
-        "png, all compressed": written(picture, "PNG", compress_level=9, optimize=True),
-        "bmp": written(picture, "BMP"),
-        "tiff": written(picture, "TIFF"),
-        "tiff, compressed": written(picture, "TIFF", compression="tiff_lzw"),
-        "tiff, deflated": written(picture, "TIFF", compression="tiff_adobe_deflate"),
-        "webp, lossless": written(picture, "WEBP", lossless=True),
-        "rgba": written(picture.convert("RGBA"), "PNG"),
-        "with text": written(picture, "PNG", pnginfo=_text()),
-        "with a resolution": written(picture, "PNG", dpi=(300, 300)),
-        "with bytes behind it": written(picture, "PNG") + b"more" * 100,
+        "png": written(image, "PNG"),
+        "png, not compressed": written(image, "PNG", compress_level=0),
+        "png, all compressed": written(image, "PNG", compress_level=9, optimize=True),
+        "bmp": written(image, "BMP"),
+        "tiff": written(image, "TIFF"),
+        "tiff, compressed": written(image, "TIFF", compression="tiff_lzw"),
+        "tiff, deflated": written(image, "TIFF", compression="tiff_adobe_deflate"),
+        "webp, lossless": written(image, "WEBP", lossless=True),
+        "rgba": written(image.convert("RGBA"), "PNG"),
+        "with text": written(image, "PNG", pnginfo=_text()),
+        "with a resolution": written(image, "PNG", dpi=(300, 300)),
+        "with bytes behind it": written(image, "PNG") + b"more" * 100,
     }
     for name, data in same.items():
         for ending in ("png", "jpg", "dat"):
             yield case(material, f"valid: {name} as {ending}", data, ending, "accepted")
     for mode in MODES:
-        made = _in_mode(picture, mode)
+        made = _in_mode(image, mode)
         if made is not None:
             kind = "TIFF" if mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG"
             yield case(material, f"mode {mode}", _try(made, kind), "tif", "either")
     for size in ((1, 1), (1, 500), (500, 1), (2, 2), (3000, 2000)):
-        data = written(picture.resize(size), "PNG")
+        data = written(image.resize(size), "PNG")
         yield case(material, f"size {size[0]} x {size[1]}", data, "png", "either")
-    frames = [picture, picture.rotate(90)]
+    frames = [image, image.rotate(90)]
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
-        data = written(picture, kind, save_all=True, append_images=frames)
+        data = written(image, kind, save_all=True, append_images=frames)
         yield case(material, f"several frames in {kind}", data, READ[kind], "either")
 
 
-def _in_mode(picture: Any, mode: str) -> Any:
+def _in_mode(image: Any, mode: str) -> Any:
     try:
-        return picture.convert("L").convert(mode) if mode[0] in "IF" else picture.convert(mode)
+        return image.convert("L").convert(mode) if mode[0] in "IF" else image.convert(mode)
     except ValueError:
         return None
 

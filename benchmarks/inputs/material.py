@@ -79,7 +79,7 @@ def _data(place: Path) -> None:
     from wamkit.testing.dataset import record
 
     spec = parse(table())
-    record(place / "set", spec, episodes=3, frames=10, size=(16, 16), pictures="image")
+    record(place / "set", spec, episodes=3, frames=10, size=(16, 16), image_format="image")
     record(place / "films", spec, episodes=2, frames=8, size=(16, 16))
 
 

@@ -192,7 +192,7 @@ def _files() -> dict[str, Change]:
             f"{part} is another part's": lambda here, name=name, other=other: shutil.copy(
                 here / other, here / name
             ),
-            f"{part} is a picture": lambda here, name=name: shutil.copy(
+            f"{part} is an image": lambda here, name=name: shutil.copy(
                 here / "image.png", here / name
             ),
         }

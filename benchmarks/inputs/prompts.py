@@ -91,7 +91,7 @@ def _files(material: Path) -> Iterator[Case]:
         "zeros": bytes(1000),
         "overlong": b"a\xc0\xaf\n",
         "cut within a character": "pick \U0001f916".encode()[:-1],
-        "a picture": (material / "image.png").read_bytes(),
+        "an image": (material / "image.png").read_bytes(),
         "safetensors": (material / "embeddings" / "text.safetensors").read_bytes(),
         "only lines": b"\n\r\n\r\n",
         "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",

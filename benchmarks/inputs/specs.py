@@ -145,7 +145,7 @@ def _broken(spec: Any, yaml: str) -> dict[str, tuple[str, str | bytes]]:
         "another ending": ("spec.ini", toml),
         "no ending": ("spec", toml),
         "zeros": ("spec.toml", bytes(1000)),
-        "a picture": ("spec.toml", b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
+        "an image": ("spec.toml", b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
         "a git-lfs pointer": ("spec.toml", "version https://git-lfs.github.com/spec/v1\nsize 1\n"),
         "a web page": ("spec.yaml", "<!DOCTYPE html>\n<html><body>404</body></html>\n"),
         "utf-16": ("spec.toml", toml.encode("utf-16")),

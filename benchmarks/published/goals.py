@@ -37,7 +37,7 @@ class Measured:
     of: str  # from what they differ
     prefill: Stage | None = None
     steps: Stage | None = None  # all of them
-    chunk: Stage | None = None  # pictures to actions in physical units
+    chunk: Stage | None = None  # images to actions in physical units
     report: Report | None = None  # of whole chunks; None for what is written plainly
 
 

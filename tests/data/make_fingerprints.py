@@ -360,22 +360,22 @@ def _padded(spec: PolicySpec, batch: Batch) -> Batch:
     """With padding behind the first sample, and without the last number."""
     steps = torch.ones(2, spec.steps, dtype=torch.bool)
     steps[0, spec.steps // 2 :] = False
-    frames = torch.ones(2, spec.pictures, dtype=torch.bool)
-    frames[0, (spec.video.num_observed + spec.pictures) // 2 :] = False
+    frames = torch.ones(2, spec.num_images, dtype=torch.bool)
+    frames[0, (spec.video.num_observed + spec.num_images) // 2 :] = False
     numbers = torch.ones(spec.actions.size, dtype=torch.bool)
     numbers[-1] = False
     return replace(batch, step_valid=steps, frame_valid=frames, dim_valid=numbers)
 
 
 def _episode(policy: Policy, chunks: int) -> Iterator[Tensor]:
-    """Chunks [B, N, A] of a session, each after new pictures, the last one after none."""
+    """Chunks [B, N, A] of a session, each after new images, the last one after none."""
     session = policy.session()
     for k in range(chunks):
         if k and k == chunks - 1:
             seen = None
         else:
-            pictures = session.pictures
-            seen = _asked(observation(policy.spec, frames=pictures, seed=k))
+            images = session.num_images
+            seen = _asked(observation(policy.spec, frames=images, seed=k))
         yield session.act(seen, seed=k).values
 
 

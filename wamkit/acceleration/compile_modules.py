@@ -105,7 +105,7 @@ def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
 
 
 def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
-    """Compile a VAE's `encode` for single pictures; clips are encoded as written.
+    """Compile a VAE's `encode` for single images; clips are encoded as written.
 
     A VAE that cannot be compiled says so by a class attribute, `compiles = False`.
     """
@@ -116,7 +116,7 @@ def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
     compiled = _compiled(kind.encode, backend, False, cure)
 
     def encode(vae: Any, pixels: Tensor) -> Tensor:
-        single = pixels.shape[2] == 1  # a clip would be one region for every number of pictures
+        single = pixels.shape[2] == 1  # a clip would be one region for every number of images
         if single and isinstance(vae, SingleFrameVAE):
             vae.fold_kernels()
         return (compiled if single else kind.encode)(vae, pixels)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ frame again; a single frame meets one slice of the kernel, or the sum of all sli
 Folded kernels are channels-last in memory. A `SingleFrameVAE` makes them at its first single
 frame, and again when a weight was replaced, written to in place (which its version counter
 tells), cast or moved. They are in no state dict and no copy, and gone while the VAE learns. They
-take a third of the memory of kernels that reach over three pictures.
+take a third of the memory of kernels that reach over three images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TimePadding = Literal["zeros", "repeats"]
-"""What a convolution sees before the first picture."""
+"""What a convolution sees before the first image."""
 
 FOLDED = "_flat_kernel"  # where a convolution keeps its own
 
@@ -93,7 +93,7 @@ class SingleFrameVAE(nn.Module):
 def single_frame_conv(conv: nn.Conv3d, x: Tensor, past: TimePadding) -> Tensor:
     """The output of a causal convolution for a single frame, [B, in, H, W] to [B, out, h, w].
 
-    With channels last in memory, which it gives to what comes in, and zeros around the picture.
+    With channels last in memory, which it gives to what comes in, and zeros around the image.
     """
     kept = conv.__dict__.get(FOLDED)
     if kept is None or kept.kernel is None or torch.is_grad_enabled():
@@ -106,7 +106,7 @@ def single_frame_conv(conv: nn.Conv3d, x: Tensor, past: TimePadding) -> Tensor:
 
 
 def fold_time_axis(weight: Tensor, past: TimePadding) -> Tensor:
-    """A kernel [out, in, T, H, W] for one picture, [out, in, H, W]; sums are made in float32."""
+    """A kernel [out, in, T, H, W] for one image, [out, in, H, W]; sums are made in float32."""
     flat = weight[:, :, -1] if past == "zeros" else weight.float().sum(2).to(weight.dtype)
     return flat.contiguous(memory_format=torch.channels_last)
 

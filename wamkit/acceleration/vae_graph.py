@@ -1,4 +1,4 @@
-"""A VAE's `encode` of single pictures, recorded once for each shape and replayed.
+"""A VAE's `encode` of single images, recorded once for each shape and replayed.
 
 What a mode that records (`wamkit.policy.run_mode`) does to the VAE: `sample` is recorded from a
 scene on, and the scene is made of latents before it.
@@ -19,7 +19,7 @@ Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 
 
 class CapturedVAE:
-    """`encode` of a VAE for one shape: pictures are copied in, and it is replayed."""
+    """`encode` of a VAE for one shape: images are copied in, and it is replayed."""
 
     def __init__(self, vae: Any, encode: Callable[[Tensor], Tensor], pixels: Tensor) -> None:
         self._pixels = pixels.clone()
@@ -58,7 +58,7 @@ class CapturedVAE:
 
 
 class Encoder:
-    """`encode` of a VAE, as written or compiled, that records single pictures of each shape.
+    """`encode` of a VAE, as written or compiled, that records single images of each shape.
 
     Clips are encoded without, and so is everything where gradients are on. It is recorded anew
     where weights were moved or changed. A copy has recorded nothing.

@@ -1,18 +1,18 @@
 """Definitions of all numbers that `wamkit bench` prints: what each includes and excludes."""
 
 STAGES = {
-    "pictures": "JPEG bytes of a 480 x 640 picture a camera to uint8 tensors; not in a chunk",
+    "images": "JPEG bytes of a 480 x 640 image a camera to uint8 tensors; not in a chunk",
     "camera layout": "crop, resize and place all views on the canvas, from tensors on the device",
     "text": "embeddings of a prompt met before, and what the network made of them: looked up",
     "text, new": "a prompt the policy has not met, through the text encoder; not in a chunk",
-    "conditioner": "the backbone's own conditioner of picture or words",
+    "conditioner": "the backbone's own conditioner of image or words",
     "VAE": "pixels of all views to latents",
     "prefill": "one pass of what is observed, whose keys are kept",
     "step": "one evaluation of the network in the denoising loop",
     "network, one graph": "prefill and all steps as one recorded CUDA graph, inputs copied in",
     "decode of actions": "normalized numbers to physical units on the CPU",
     "between stages": "copies to the device, noise, solver, bookkeeping",
-    "chunk": "policy.act: tensors of pictures in, actions in physical units on the CPU out",
+    "chunk": "policy.act: tensors of images in, actions in physical units on the CPU out",
 }
 """What stages are of."""
 
@@ -26,7 +26,7 @@ FIGURES = {
     "roofline": "the fastest of 14 copies of random bytes, and of 14 products of random matrices, "
     "half of them before the chunks and half after",
     "control": "actions of a chunk over its median time: a chunk is ready when the last one has "
-    "been played, if nothing else runs here; pictures, network and robot are not in it",
+    "been played, if nothing else runs here; images, network and robot are not in it",
     "first chunk": "after policy.set_mode: compilation, recording and buffers; not loading",
     "peak memory": "CPU: the most this process ever held, loading and libraries included; "
     "GPU: of tensors, while the chunks ran",

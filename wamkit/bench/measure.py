@@ -91,7 +91,7 @@ def measure(
     name: str = "",
     act_options: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Measure `policy.act` on random pictures, in `mode`, over `rounds` chunks.
+    """Measure `policy.act` on random images, in `mode`, over `rounds` chunks.
 
     The policy is left in `mode`. Raises WamkitError if it cannot run in it.
     """
@@ -194,19 +194,19 @@ def _processor(run: Callable[[], Any], device: torch.device) -> float:
 def _rows_outside_chunk(
     policy: Policy, seen: Observation, device: torch.device, rounds: int
 ) -> list[Row]:
-    """Stages that are not part of every chunk: pictures from a camera, and words that are new."""
+    """Stages that are not part of every chunk: images from a camera, and words that are new."""
     buffer = io.BytesIO()
     Image.effect_noise((640, 480), 60).convert("RGB").save(buffer, "JPEG")
     names = list(seen.images)
 
-    def pictures() -> None:
+    def images() -> None:
         with ExitStack() as files:
             found = {n: files.enter_context(opened(buffer.getvalue(), n)) for n in names}
             Observation(images=found, prompt="pick up the cup")
 
     sentence = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")
     runs: dict[str, Callable[[], Any]] = {
-        "pictures": pictures,
+        "images": images,
         "text, new": lambda: policy.text_encoder.encode([sentence]),
     }
     return [

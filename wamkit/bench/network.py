@@ -36,7 +36,7 @@ class Network:
             "network": "a round trip less policy.act: packed, sent over loopback, checked, "
             f"answered and unpacked, {up} up and {down} down; not in a chunk",
             "round trip": "a client's request to its reply, the client in a process of its own, "
-            "pictures of the size of the policy's views",
+            "images of the size of the policy's views",
         }
 
 

@@ -19,7 +19,7 @@ from .measure import Report, measure
 
 @dataclass(frozen=True)
 class QuantizationEffect:
-    """A quantized policy against itself before: same pictures, same seeds, same mode."""
+    """A quantized policy against itself before: same images, same seeds, same mode."""
 
     kind: str
     layers: int  # that were rounded

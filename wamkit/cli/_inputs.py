@@ -114,9 +114,9 @@ def observed(
         numbers = [0.0] * size
         notes.append(f"no --state: {size} zeros")
     if repeated:
-        notes.append(f"the same picture {spec.video.num_observed} times: {', '.join(repeated)}")
-    pictures = {name: _pictures(name, paths) for name, paths in files.items()}
-    seen = Observation(pictures, prompt, numbers)
+        notes.append(f"the same image {spec.video.num_observed} times: {', '.join(repeated)}")
+    taken = {name: _images(name, paths) for name, paths in files.items()}
+    seen = Observation(taken, prompt, numbers)
     CameraLayout(spec.cameras).canvas(seen.images)
     if seen.state is not None:
         StateSpace(spec.state).encode(seen.state)
@@ -124,7 +124,7 @@ def observed(
 
 
 def _cameras(spec: PolicySpec, images: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """camera -> files, oldest first; a picture without a camera's name goes where it can."""
+    """camera -> files, oldest first; an image without a camera's name goes where it can."""
     names = [view.name for view in spec.cameras.views]
     files: dict[str, list[str]] = {}
     unnamed = []
@@ -139,7 +139,7 @@ def _cameras(spec: PolicySpec, images: Sequence[str]) -> tuple[dict[str, list[st
     if not files and len(names) == 1:
         return {names[0]: unnamed}, []
     if not files and len(unnamed) == 1:
-        notes = [f"the same picture for every camera: {', '.join(names)}"]
+        notes = [f"the same image for every camera: {', '.join(names)}"]
         return {name: list(unnamed) for name in names}, notes
     raise WamkitError(
         f"which camera sees {unnamed[0]}? this policy has {', '.join(names)}",
@@ -148,14 +148,14 @@ def _cameras(spec: PolicySpec, images: Sequence[str]) -> tuple[dict[str, list[st
 
 
 def _moments(spec: PolicySpec, files: dict[str, list[str]], *, tiny: bool) -> list[str]:
-    """Refuse a wrong number of pictures; at toy size one is repeated. Returns where it was."""
+    """Refuse a wrong number of images; at toy size one is repeated. Returns where it was."""
     count, repeated = spec.video.num_observed, []
     for name, paths in files.items():
         if len(paths) == count:
             continue
         if not tiny or len(paths) != 1:
             raise WamkitError(
-                f"camera {name!r} is given {len(paths)} pictures; this policy observes {count}",
+                f"camera {name!r} is given {len(paths)} images; this policy observes {count}",
                 f"give --image {name}=FILE once for each moment, oldest first",
             )
         paths *= count
@@ -163,8 +163,8 @@ def _moments(spec: PolicySpec, files: dict[str, list[str]], *, tiny: bool) -> li
     return repeated
 
 
-def _pictures(name: str, paths: Sequence[str]) -> Any:
-    """The pictures of one camera as a tensor [T, 3, height, width] uint8; [T, 1, ...] if deep."""
+def _images(name: str, paths: Sequence[str]) -> Any:
+    """The images of one camera as a tensor [T, 3, height, width] uint8; [T, 1, ...] if deep."""
     import numpy as np
     import torch
 
@@ -176,8 +176,8 @@ def _pictures(name: str, paths: Sequence[str]) -> Any:
         if len({array.shape[2] for array in arrays}) > 1:
             sizes = ", ".join("deep" if a.shape[2] == 1 else "color" for a in arrays)
         raise WamkitError(
-            f"the pictures of camera {name!r} differ in size: {sizes}",
-            "give pictures of one camera, all of the same size",
+            f"the images of camera {name!r} differ in size: {sizes}",
+            "give images of one camera, all of the same size",
         )
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 

@@ -72,7 +72,7 @@ Tolerance = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=0,
-        help="How far the time of a frame or of its picture may be off; 0.0001 if left out.",
+        help="How far the time of a frame or of its image may be off; 0.0001 if left out.",
     ),
 ]
 Column = Annotated[

@@ -1,4 +1,4 @@
-"""`wamkit act`: pictures and an instruction in, a chunk of actions out."""
+"""`wamkit act`: images and an instruction in, a chunk of actions out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARTS = {
     "start": "Python and the command line",
     "spec": "wamkit, plugins and the spec",
     "torch": "torch's own import",
-    "build": "pictures and building",
+    "build": "images and building",
     "act": "acting",
 }
 """Of the time of a command, in their order."""
@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Let a policy act: print the actions it chooses for what it sees.
 
-    With --tiny, what is left out of the state or the pictures is filled in, and said.
+    With --tiny, what is left out of the state or the images is filled in, and said.
     """
     start = age()
     marks = [0.0 if start is None else start, time.perf_counter()]

@@ -41,17 +41,15 @@ def command(
     ] = 0,
     processes: Processes = 2,
     size: Annotated[
-        int | None, typer.Option(min=2, help="Height and width of pictures; as --env-arg size=N.")
+        int | None, typer.Option(min=2, help="Height and width of images; as --env-arg size=N.")
     ] = None,
     camera: Annotated[
         str | None, typer.Option(help="Where it is seen from; as --env-arg camera=NAME.")
     ] = None,
     env_settings: EnvSettings = None,
-    pictures: Annotated[
+    images: Annotated[
         Literal["video", "image"],
-        typer.Option(
-            "--image-format", help="Pictures in mp4 files, or unchanged within the tables."
-        ),
+        typer.Option("--image-format", help="Images in mp4 files, or unchanged within the tables."),
     ] = "video",
     codec: Annotated[
         Literal["av1", "h264"] | None,
@@ -85,7 +83,7 @@ def command(
     with (
         EnvPool(config, max(1, processes), apart=processes > 0) as workers,
         progress("episodes", max(0, episodes - before)) as (advance, log),
-        writer(out, workers.robot(), pictures, codec) as made,
+        writer(out, workers.robot(), images, codec) as made,
     ):
 
         def on_rollout(rollout: Rollout) -> None:

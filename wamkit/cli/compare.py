@@ -45,7 +45,7 @@ class Row:
 
 def command(
     specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Two or more specs.")],
-    plot: Annotated[Path | None, typer.Option(help="A picture to write, .svg.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="An image to write, .svg.")] = None,
     measure: Annotated[
         bool, typer.Option(help="Time a chunk at toy size on this machine as well.")
     ] = True,

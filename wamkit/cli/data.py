@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "wamkit data check recordings/cups --spec spec.toml"
 NUMBERS = ("min", "q01", "mean", "q99", "max", "std")
-STRIP, HEIGHT = 8, 96  # pictures in a strip, and their height in pixels
+STRIP, HEIGHT = 8, 96  # images in a strip, and their height in pixels
 
 
 class Action(StrEnum):
@@ -51,10 +51,10 @@ def command(
     column: Column = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a strip of pictures (show, .png) or statistics (stats, .json)."),
+        typer.Option(help="Write a strip of images (show, .png) or statistics (stats, .json)."),
     ] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Look at every picture, which takes long (check).")
+        bool, typer.Option("--decode", help="Look at every image, which takes long (check).")
     ] = False,
     tolerance: Tolerance = None,
     json: Json = False,
@@ -206,7 +206,7 @@ def _names(names: object) -> str:
 
 
 def _strip(recording: LeRobotFolder, out: Path, tolerance: float) -> None:
-    """A row of pictures for each camera, evenly from the first episode."""
+    """A row of images for each camera, evenly from the first episode."""
     import numpy as np
     from PIL import Image
 
@@ -217,23 +217,23 @@ def _strip(recording: LeRobotFolder, out: Path, tolerance: float) -> None:
         raise WamkitError(f"{recording.folder} has no camera", "leave --out away")
     episode = recording.episodes[0]
     frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
-    pictures, rows = FrameReader(recording, tolerance), []
+    images, rows = FrameReader(recording, tolerance), []
     for camera in recording.cameras:
-        found = pictures.read(episode, camera, frames)
+        found = images.read(episode, camera, frames)
         if is_deep(found):
             low, high = float(found.min()), float(found.max())
             note(f"{camera}: one channel; {low:g} is shown black, {high:g} white")
             found = ((found - low) / ((high - low) or 1) * 255).astype(np.uint8).repeat(3, -1)
         shown = [Image.fromarray(p) for p in found]
         width = max(1, round(shown[0].width * HEIGHT / shown[0].height))
-        rows.append([picture.resize((width, HEIGHT)) for picture in shown])
+        rows.append([image.resize((width, HEIGHT)) for image in shown])
     whole = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), HEIGHT * len(rows)))
     for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            whole.paste(picture, (j * picture.width, i * HEIGHT))
+        for j, image in enumerate(row):
+            whole.paste(image, (j * image.width, i * HEIGHT))
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind not in Image.SAVE:
-        raise WamkitError(f"{out} is not the name of a picture", "end it in .png")
+        raise WamkitError(f"{out} is not the name of an image", "end it in .png")
     made = BytesIO()
     whole.save(made, format=kind)
     write_bytes(out, made.getvalue())

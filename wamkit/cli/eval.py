@@ -233,7 +233,7 @@ def _played(
 
 
 def _light(rollout: Rollout) -> Rollout:
-    """The attempt without its pictures."""
+    """The attempt without its images."""
     from dataclasses import replace
 
     return replace(rollout, frames=(), imagined={}, last=None)

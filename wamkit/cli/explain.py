@@ -71,7 +71,7 @@ def explained(spec: PolicySpec) -> dict[str, Any]:
         "canvas": list(spec.cameras.canvas),
         "layout": spec.cameras.layout,
         "cameras": {view.name: list(view.size) for view in spec.cameras.views},
-        "pictures": {
+        "images": {
             "observed": spec.video.num_observed,
             "imagined": spec.video.num_frames - spec.video.num_observed,
         },
@@ -163,7 +163,7 @@ def _draw(spec: PolicySpec, facts: Mapping[str, Any]) -> None:
     show_table(made)
     say(
         f"schedules: {spec.schedules.action.steps} steps for actions (shift "
-        f"{spec.schedules.action.shift}), {spec.schedules.video.steps} for pictures (shift "
+        f"{spec.schedules.action.shift}), {spec.schedules.video.steps} for images (shift "
         f"{spec.schedules.video.shift})"
     )
 
@@ -188,10 +188,10 @@ def _draw_parts(facts: Mapping[str, Any]) -> None:
 
 
 def _draw_sizes(facts: Mapping[str, Any]) -> None:
-    latent, actions, pictures = (
+    latent, actions, images = (
         facts["latent"],
         facts["actions"],
-        facts["pictures"],
+        facts["images"],
     )
     height, width = latent["size"]
     views = ", ".join(f"{name} {h}x{w}" for name, (h, w) in facts["cameras"].items())
@@ -199,7 +199,7 @@ def _draw_sizes(facts: Mapping[str, Any]) -> None:
     say(
         f"latents: {latent['channels']} channels of {height}x{width}; "
         f"{latent['observed']} observed and {latent['imagined']} imagined frames, of "
-        f"{pictures['observed']} and {pictures['imagined']} pictures"
+        f"{images['observed']} and {images['imagined']} images"
     )
     say(
         f"actions: {actions['chunk_size']} x {actions['size']} at {actions['control_hz']:g} Hz, "

@@ -1,4 +1,4 @@
-"""`wamkit imagine`: the future a policy expects, as an animation or a strip of pictures."""
+"""`wamkit imagine`: the future a policy expects, as an animation or a strip of images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLE = "wamkit imagine examples/toy.toml --image photo.jpg --prompt 'pour the
 ENDINGS = (".gif", ".png")
 OBSERVED, IMAGINED = (120, 120, 120), (230, 140, 30)  # colors of the frames: gray and orange
 BORDER = 4  # pixels
-READABLE = 128  # the height in pixels that small pictures are enlarged to
+READABLE = 128  # the height in pixels that small images are enlarged to
 
 
 def command(
@@ -37,16 +37,16 @@ def command(
     state: State = None,
     seed: Seed = 0,
     scale: Annotated[
-        int | None, typer.Option(min=1, help="Enlarge each pixel; by default small pictures.")
+        int | None, typer.Option(min=1, help="Enlarge each pixel; by default small images.")
     ] = None,
     tiny: Tiny = False,
     overrides: Overrides = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Let a policy imagine: write the pictures it expects to see.
+    """Let a policy imagine: write the images it expects to see.
 
-    Pictures that were observed have a gray border, those that are imagined an orange one.
+    Images that were observed have a gray border, those that are imagined an orange one.
     """
     from ._inputs import chosen, loaded, observed
 
@@ -62,20 +62,18 @@ def command(
     done = perf_counter()
     notes += filled + untrained
     times = scale or max(1, -(-READABLE // future.canvas.shape[-2]))
-    pictures = framed(future, times)
-    write(
-        pictures, out, milliseconds=round(1000 * spec.video.frame_stride / spec.actions.control_hz)
-    )
+    images = framed(future, times)
+    write(images, out, milliseconds=round(1000 * spec.video.frame_stride / spec.actions.control_hz))
     if json:
-        size = [pictures[0].height, pictures[0].width]
-        count = {"pictures": len(pictures), "observed": future.observed}
+        size = [images[0].height, images[0].width]
+        count = {"images": len(images), "observed": future.observed}
         emit({"out": str(out), **count, "size": size, "seed": seed, "notes": notes})
         return
     for line in notes:
         note(line)
-    imagined = len(pictures) - future.observed
+    imagined = len(images) - future.observed
     say(
-        f"wrote {unbroken(out)}: {future.observed} observed and {imagined} imagined pictures, "
+        f"wrote {unbroken(out)}: {future.observed} observed and {imagined} imagined images, "
         f"seed {seed}; {(ready - begin) * 1000:.0f} ms to load, "
         f"{(done - ready) * 1000:.0f} ms to imagine"
     )
@@ -92,31 +90,31 @@ def _writable(out: Path) -> None:
 
 
 def framed(future: Imagined, scale: int) -> list[Image]:
-    """The pictures of the first sample, enlarged, each within a border that says what it is."""
+    """The images of the first sample, enlarged, each within a border that says what it is."""
     from PIL import Image, ImageOps
 
     pixels = ((future.canvas[0] + 1) * 127.5).round().byte()  # [3, T, height, width]
-    pictures = []
-    for i, picture in enumerate(pixels.permute(1, 2, 3, 0).numpy()):
-        made = ImageOps.scale(Image.fromarray(picture), scale, Image.Resampling.NEAREST)
+    images = []
+    for i, image in enumerate(pixels.permute(1, 2, 3, 0).numpy()):
+        made = ImageOps.scale(Image.fromarray(image), scale, Image.Resampling.NEAREST)
         color = OBSERVED if i < future.observed else IMAGINED
-        pictures.append(ImageOps.expand(made, BORDER, color))
-    return pictures
+        images.append(ImageOps.expand(made, BORDER, color))
+    return images
 
 
-def write(pictures: list[Image], out: Path, milliseconds: int) -> None:
+def write(images: list[Image], out: Path, milliseconds: int) -> None:
     """Write an animation or a strip, whole or not at all."""
     from PIL import Image
 
     made = BytesIO()
     if out.suffix.lower() == ".gif":
-        first, *rest = pictures
+        first, *rest = images
         options: dict[str, Any] = {"append_images": rest, "duration": milliseconds, "loop": 0}
         first.save(made, format="GIF", save_all=True, **options)
     else:
-        width, height = pictures[0].size
-        strip = Image.new("RGB", (width * len(pictures), height))
-        for i, picture in enumerate(pictures):
-            strip.paste(picture, (i * width, 0))
+        width, height = images[0].size
+        strip = Image.new("RGB", (width * len(images), height))
+        for i, image in enumerate(images):
+            strip.paste(image, (i * width, 0))
         strip.save(made, format="PNG")
     write_bytes(out, made.getvalue())

@@ -1,4 +1,4 @@
-"""`wamkit precompute`: embeddings of instructions and latents of pictures, written once."""
+"""`wamkit precompute`: embeddings of instructions and latents of images, written once."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def command(
     tolerance: Tolerance = None,
     json: Json = False,
 ) -> None:
-    """Encode instructions or pictures once, so that it need not be done in training or use.
+    """Encode instructions or images once, so that it need not be done in training or use.
 
     `text` takes --prompts or the tasks of --data; set text_encoder.embeddings_file to the file in
-    the spec. `latents` takes --data; training then reads them in place of the pictures. A run that
+    the spec. `latents` takes --data; training then reads them in place of the images. A run that
     was interrupted goes on where it stopped.
     """
     spec = taken(spec)
@@ -89,7 +89,7 @@ def command(
         _text(policy, _lines(prompts, data), out, json)
     elif data is None or prompts is not None:
         raise WamkitError(
-            "latents are of the pictures of a data set", "name it: --data DIR, and no --prompts"
+            "latents are of the images of a data set", "name it: --data DIR, and no --prompts"
         )
     else:
         options: dict[str, Any] = {

@@ -40,7 +40,7 @@ def command(
         typer.Option(
             "--camera-map",
             metavar="VIEW=KEY",
-            help="The key of a view's picture in a request; by default observation/VIEW.",
+            help="The key of a view's image in a request; by default observation/VIEW.",
         ),
     ] = None,
     prompt: Annotated[
@@ -194,7 +194,7 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         f"{meta['control_hz']:g} Hz ({', '.join(meta['actions'])})"
     )
     made = table("key of a request", "value", keep=("key of a request",))
-    count, lines = meta["pictures"], []
+    count, lines = meta["num_images"], []
     for camera in meta["cameras"].values():
         height, width = camera["size"]
         moments = f"{count}, " if count > 1 else ""

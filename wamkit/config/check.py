@@ -237,14 +237,14 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
             low = 1 + (count - 1) // stride * stride
             yield Conflict(
                 between=(f"video.{name}", "vae"),
-                why=f"{count} pictures cannot be cut into one and groups of {stride}, as "
+                why=f"{count} images cannot be cut into one and groups of {stride}, as "
                 f"{spec.vae.name} needs",
                 hint=f"set video.{name} = {low} or {low + stride}",
             )
     if spec.video.num_observed >= spec.video.num_frames and spec.video.num_frames > 1:
         yield Conflict(
             between=("video.num_observed", "video.num_frames"),
-            why=f"{spec.video.num_observed} of {spec.video.num_frames} pictures are observed, "
+            why=f"{spec.video.num_observed} of {spec.video.num_frames} images are observed, "
             "none is left "
             "to imagine",
             hint="set video.num_observed below video.num_frames",
@@ -258,7 +258,7 @@ def _future(spec: PolicySpec) -> Iterator[Conflict]:
         yield Conflict(
             between=("backbone", "video.num_frames"),
             why=f"{spec.backbone.name} only shows what is seen; it cannot imagine "
-            f"{spec.video.num_frames - context} pictures",
+            f"{spec.video.num_frames - context} images",
             hint=f"set video.num_frames = {context}, or choose a backbone that was trained to "
             "denoise",
         )
@@ -267,7 +267,7 @@ def _future(spec: PolicySpec) -> Iterator[Conflict]:
             between=("backbone", "video.num_frames"),
             why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
             hint=f"set video.num_frames = {context + stride}, and video.frame_stride to when that "
-            "picture is",
+            "image is",
         )
 
 
@@ -282,7 +282,7 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
         near = [max(t, round(n / t) * t) for n, t in zip(canvas, token, strict=True)]
         yield Conflict(
             between=("video.target_downscale", "cameras"),
-            why=f"pictures of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
+            why=f"images of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
             f"be cut into tokens of {stride[1] * patch[1]}x{stride[2] * patch[2]} pixels",
             hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
             "video.target_downscale = 1",

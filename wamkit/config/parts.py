@@ -197,7 +197,7 @@ class VariantBackbone(BackboneConfig):
 
 
 class VAEConfig(Weighted):
-    """What turns pictures into latents and back."""
+    """What turns images into latents and back."""
 
     kind: ClassVar[Kind] = "vae"
     config_folders: ClassVar[tuple[str, ...]] = ("vae",)
@@ -214,7 +214,7 @@ class VAEConfig(Weighted):
 
     @property
     def stride(self) -> tuple[int, int, int]:
-        """Pictures, rows and columns that make one latent; the first picture is one by itself."""
+        """Images, rows and columns that make one latent; the first image is one by itself."""
         raise NotImplementedError(f"{type(self).__name__} must state its stride")
 
     @property
@@ -254,7 +254,7 @@ class PublishedVAE(VAEConfig):
     latent: ClassVar[int]
     """Channels of a latent (C)."""
     strides: ClassVar[tuple[int, int, int]]
-    """Pictures, rows and columns that make one latent."""
+    """Images, rows and columns that make one latent."""
 
     width: Literal["published", "tiny"] = "published"
     """`tiny` is a few channels wide, for tests; only `published` reads the published files."""

@@ -63,7 +63,7 @@ class StateConfig(Section):
 
 
 class View(Section):
-    """One camera: how its picture is turned, and the size it takes on the canvas."""
+    """One camera: how its image is turned, and the size it takes on the canvas."""
 
     name: str
     size: tuple[int, int] = (224, 224)
@@ -73,12 +73,12 @@ class View(Section):
     flip: Literal["none", "horizontal", "vertical"] = "none"
     """Applied after the rotation."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """How a picture of another shape is made to fit: distorted, cut at the center, or framed."""
+    """How an image of another shape is made to fit: distorted, cut at the center, or framed."""
 
     value_range: tuple[float, float] | None = None
-    """For deep pictures, of one channel such as depth: the values that become black and white, in
-    the picture's own units ([300, 3500] for depth in millimeters). Between them the scale is
-    linear, beyond them it ends, and all three colors are the same. Color pictures are refused."""
+    """For deep images, of one channel such as depth: the values that become black and white, in
+    the image's own units ([300, 3500] for depth in millimeters). Between them the scale is
+    linear, beyond them it ends, and all three colors are the same. Color images are refused."""
 
     @field_validator("value_range")
     @classmethod
@@ -179,13 +179,13 @@ class VideoConfig(Section):
     """The clip a policy learns from: what it observes, and what it imagines."""
 
     num_frames: int = Field(9, ge=1)
-    """Pictures in a clip, the observed ones included."""
+    """Images in a clip, the observed ones included."""
     num_observed: int = Field(1, ge=1)
-    """Pictures that are observed; the rest is the future."""
+    """Images that are observed; the rest is the future."""
     frame_stride: int = Field(4, gt=0)
-    """Actions from one picture to the next."""
+    """Actions from one image to the next."""
     target_downscale: int = Field(1, ge=1)
-    """Imagined pictures are so many times smaller than observed ones, in height and in width, and
+    """Imagined images are so many times smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
     target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM

@@ -78,8 +78,8 @@ class PolicySpec(Table):
         return tuple(part for part in wanted if part != "next_state" or self.state.size)
 
     @property
-    def pictures(self) -> int:
-        """Pictures in a training sample: what is observed, and the future of every block."""
+    def num_images(self) -> int:
+        """Images in a training sample: what is observed, and the future of every block."""
         return self.video.num_observed + self.paradigm.chunks_per_sample * (
             self.video.num_frames - self.video.num_observed
         )

@@ -68,10 +68,10 @@ class Traits(BaseModel):
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
     guide_channels: int = 0
-    """Extra input channels with every frame that say what is observed: a mask for each picture of
+    """Extra input channels with every frame that say what is observed: a mask for each image of
     a latent, and the latents of the clip with gray for what is not."""
     extra_width: int = 0
-    """Width of what the backbone's own conditioner makes of the picture or the words, which must
+    """Width of what the backbone's own conditioner makes of the image or the words, which must
     come with the text (`Text.extra`); 0 for none."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""

@@ -1,8 +1,8 @@
-"""Which picture of an mp4 file is which frame: by its time, or by its number where times drift.
+"""Which image of an mp4 file is which frame: by its time, or by its number where times drift.
 
-A file that has as many pictures as its episodes have frames has them in the same order, whatever
+A file that has as many images as its episodes have frames has them in the same order, whatever
 its times say: offsets that add up where files were joined, a rate that is a little off, a first
-picture that is not at 0. In any other file the time of a picture decides, and so it does if an
+image that is not at 0. In any other file the time of an image decides, and so it does if an
 episode begins in the file where no drift explains it.
 """
 
@@ -20,40 +20,40 @@ from .lerobot_format import TOLERANCE, Episode, LeRobotFolder
 from .timing import CARE
 from .video import Video
 
-EXACT = 1e-5  # seconds between a picture and itself
+EXACT = 1e-5  # seconds between an image and itself
 Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The pictures of one episode."""
+    """The images of one episode."""
 
-    seconds: Times  # of each frame's picture in the file; NaN if there is none
-    off: Times  # how far the nearest picture is from where the metadata has it
+    seconds: Times  # of each frame's image in the file; NaN if there is none
+    off: Times  # how far the nearest image is from where the metadata has it
     counted: bool  # by number, and not by time
 
 
 def strict(moment: float, fps: float, tolerance: float = TOLERANCE) -> float:
-    """Seconds that a picture may always be off: what float32 cannot say is no fault."""
+    """Seconds that an image may always be off: what float32 cannot say is no fault."""
     coarse = CARE * float(np.spacing(np.float32(abs(moment))))
     return min(tolerance, TOLERANCE) + min(coarse, 0.25 / fps)
 
 
 def even(times: Times) -> bool:
-    """Whether pictures come at one rate."""
+    """Whether images come at one rate."""
     steps = np.diff(times)
     return not len(steps) or float(np.ptp(steps)) < 0.5 * float(np.median(steps))
 
 
-def expect_pictures(pictures: int, episodes: Sequence[Episode], file: Path) -> None:
-    """Raises WamkitError if a file has far fewer pictures than its episodes have frames.
+def expect_frame_count(images: int, episodes: Sequence[Episode], file: Path) -> None:
+    """Raises WamkitError if a file has far fewer images than its episodes have frames.
 
     The metadata are not trusted: what follows takes memory for every frame that they claim.
     """
     frames = sum(episode.length for episode in episodes)
-    if frames > 10 * pictures + 10_000:
+    if frames > 10 * images + 10_000:
         raise WamkitError(
-            f"{file} has {pictures:,} pictures, the metadata says {frames:,} frames in "
+            f"{file} has {images:,} images, the metadata says {frames:,} frames in "
             f"{len(episodes)} episodes",
             "copy the file again, or correct the lengths of its episodes",
         )
@@ -62,7 +62,7 @@ def expect_pictures(pictures: int, episodes: Sequence[Episode], file: Path) -> N
 def aligned(
     times: Times, starts: Sequence[float], lengths: Sequence[int], fps: float, tolerance: float
 ) -> list[Placed]:
-    """The pictures of the episodes that share a file, which has pictures at `times`.
+    """The images of the episodes that share a file, which has images at `times`.
 
     `starts` ascend: seconds in the file at which each episode begins by the metadata.
     """
@@ -72,7 +72,7 @@ def aligned(
     counted = len(times) == firsts[-1] and bool(likely.all())
     expected = [start + np.arange(n) / fps for start, n in zip(starts, lengths, strict=True)]
     if counted and not even(times) and len(lengths) > 1:
-        # A picture may be missing in one episode and another too many: times must roughly agree.
+        # An image may be missing in one episode and another too many: times must roughly agree.
         ahead = times - np.concatenate(expected)
         counted = float(np.abs(ahead - np.median(ahead)).max()) < 0.5 / fps
     found = []
@@ -90,7 +90,7 @@ def aligned(
 
 
 def _nearest(times: Times, wanted: Times, half: float) -> Times:
-    """The nearest picture to each moment, within the episode if it has any."""
+    """The nearest image to each moment, within the episode if it has any."""
     first, after = np.searchsorted(times, (wanted[0] - half, wanted[-1] + half))
     mine = times[first:after] if after > first else times
     if not len(mine):
@@ -101,14 +101,14 @@ def _nearest(times: Times, wanted: Times, half: float) -> Times:
 
 
 class Alignment:
-    """The times of pictures in the files of a recording, looked up where the metadata are off."""
+    """The times of images in the files of a recording, looked up where the metadata are off."""
 
     def __init__(self, recording: LeRobotFolder, tolerance: float) -> None:
         self.recording, self.tolerance = recording, tolerance
         self._tables: dict[tuple[str, Path], dict[int, Placed] | None] = {}
 
     def placed(self, video: Video, key: str, episode: Episode) -> Placed | None:
-        """Where the pictures of an episode are; None where they are as the metadata say."""
+        """Where the images of an episode are; None where they are as the metadata say."""
         name = key, episode.clips[key].file
         if name not in self._tables:
             plain = self._agrees(video, key, episode)
@@ -117,7 +117,7 @@ class Alignment:
         return None if table is None else table[episode.index]
 
     def looked_up(self, video: Video, key: str, episode: Episode) -> Placed:
-        """Where the pictures of an episode are, by the index of the file."""
+        """Where the images of an episode are, by the index of the file."""
         name = key, episode.clips[key].file
         if self._tables.get(name) is None:
             self._tables[name] = self._table(video, key, episode)
@@ -130,7 +130,7 @@ class Alignment:
         fps, sharing = self.recording.fps, self.recording.episodes_sharing_video(episode, key)
         lengths = [e.length for e in sharing]
         total = sum(lengths)
-        if video.pictures != total:
+        if video.num_frames != total:
             return True
         starts = np.array([e.clips[key].start for e in sharing])
         counted = video.start + np.cumsum([0, *lengths[:-1]]) / fps
@@ -144,6 +144,6 @@ class Alignment:
         starts = [e.clips[key].start for e in sharing]
         lengths = [e.length for e in sharing]
         times = video.times()
-        expect_pictures(len(times), sharing, video.file)
+        expect_frame_count(len(times), sharing, video.file)
         found = aligned(times, starts, lengths, self.recording.fps, self.tolerance)
         return {e.index: placed for e, placed in zip(sharing, found, strict=True)}

@@ -1,4 +1,4 @@
-"""Which pictures of a data set are deep, and what a spec says of them; for `wamkit data check`."""
+"""Which images of a data set are deep, and what a spec says of them; for `wamkit data check`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProbedImage(NamedTuple):
 
     place: Place
     shape: tuple[int, ...]
-    values: NDArray[Any]  # some pixels of a deep picture, its smallest and its largest included
+    values: NDArray[Any]  # some pixels of a deep image, its smallest and its largest included
 
 
 class ProbedImages:
@@ -35,22 +35,22 @@ class ProbedImages:
     def __init__(self) -> None:
         self._of: dict[str, list[ProbedImage]] = {}
 
-    def add(self, key: str, place: Place, picture: NDArray[Any]) -> None:
-        """Take note of a picture [height, width, 3], or [height, width, 1] if it is deep."""
+    def add(self, key: str, place: Place, image: NDArray[Any]) -> None:
+        """Take note of an image [height, width, 3], or [height, width, 1] if it is deep."""
         values = np.empty(0, np.float32)
-        if is_deep(picture):
-            flat = picture.ravel()
+        if is_deep(image):
+            flat = image.ravel()
             some = flat[:: max(1, len(flat) // 64)]
             values = np.append(some, [flat.min(), flat.max()])
-        self._of.setdefault(key, []).append(ProbedImage(place, picture.shape, values))
+        self._of.setdefault(key, []).append(ProbedImage(place, image.shape, values))
 
     def findings(
         self, recording: LeRobotFolder, spec: PolicySpec | None, columns: Columns
     ) -> Iterator[Finding]:
-        """What is wrong with the depth of the pictures, by camera."""
+        """What is wrong with the depth of the images, by camera."""
         for key, looks in self._of.items():
             deep = [look for look in looks if look.shape[-1] == 1]
-            count = f"{len(deep)} of {len(looks)} pictures that were looked at"
+            count = f"{len(deep)} of {len(looks)} images that were looked at"
             if deep and len(deep) < len(looks):
                 why = f"{key!r}: {count} have {ONE}, the others are 8-bit color"
                 yield _at(deep[0], why, "record the camera in one way, or leave episodes out")
@@ -67,14 +67,14 @@ class ProbedImages:
 def _of_view(
     spec: PolicySpec, view: str, key: str, looks: list[ProbedImage], deep: list[ProbedImage]
 ) -> Iterator[Finding]:
-    """What a view of the spec and its pictures disagree about."""
+    """What a view of the spec and its images disagree about."""
     given = next(v.value_range for v in spec.cameras.views if v.name == view)
     color = [look for look in looks if look.shape[-1] != 1]
     for kind, channels in ((deep, 1), (color, 3)):
         if not kind:
             continue
         values = np.concatenate([look.values for look in kind])
-        count = f"{len(kind)} of {len(looks)} pictures of {key!r} that were looked at"
+        count = f"{len(kind)} of {len(looks)} images of {key!r} that were looked at"
         try:
             expect_channels(spec.cameras, view, channels, values, count)
         except WamkitError as problem:

@@ -1,4 +1,4 @@
-"""Pictures of training clips through a policy's VAE, once, into the files of `latents`."""
+"""Images of training clips through a policy's VAE, once, into the files of `latents`."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def precompute(
     if spec.video.target_downscale > 1:
         raise WamkitError(
             "latents of two sizes are not stored, and video.target_downscale asks for them",
-            "train from pictures, or set video.target_downscale=1",
+            "train from images, or set video.target_downscale=1",
         )
     wanted = sample_index(recording, stride, episodes)
     if spec.backbone.traits.guide_channels:
         raise WamkitError(
-            f"this variant of {spec.backbone.name} is guided by the pictures themselves",
-            "train from pictures",
+            f"this variant of {spec.backbone.name} is guided by the images themselves",
+            "train from images",
         )
     if len(wanted) > shard * MOST_SHARDS:
         raise WamkitError(
@@ -114,7 +114,7 @@ def precompute(
         "clips": len(wanted),
     }
     _claim(folder, about)
-    pictures, layout = FrameReader(recording, tolerance), CameraLayout(spec.cameras)
+    images, layout = FrameReader(recording, tolerance), CameraLayout(spec.cameras)
     known = {episode.index: episode for episode in recording.episodes}
     encoded = 0
 
@@ -125,7 +125,7 @@ def precompute(
             clips = []
             for index, t in part:
                 frames, _ = clip(spec, t, known[index].length)
-                shown = pictures.read(known[index], columns.view(view.name), frames)
+                shown = images.read(known[index], columns.view(view.name), frames)
                 where = f"{columns.view(view.name)!r} of episode {index} at frame {frames[0]}"
                 expect_channels(spec.cameras, view.name, shown.shape[-1], shown, where)
                 clips.append(torch.from_numpy(shown).permute(0, 3, 1, 2))

@@ -1,6 +1,6 @@
 """Latents of training clips, written once by `wamkit precompute latents` and read ever after.
 
-A causal VAE encodes the first picture of a clip by itself and later ones in groups, so a latent
+A causal VAE encodes the first image of a clip by itself and later ones in groups, so a latent
 depends on where its clip begins: there is one clip for each stored moment t. Files:
 `wamkit.data.latent_files`.
 """
@@ -39,7 +39,7 @@ def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> di
     return {
         "vae": spec.vae.model_dump(mode="json", exclude={"weights", "adapter"}),
         "cameras": spec.cameras.model_dump(mode="json", exclude_none=True),
-        "video": spec.video.model_dump(mode="json") | {"pictures": spec.pictures},
+        "video": spec.video.model_dump(mode="json") | {"num_images": spec.num_images},
         "views": {view.name: columns.view(view.name) for view in spec.cameras.views},
         "data": recording.fingerprint(),
     }

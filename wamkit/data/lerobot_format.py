@@ -1,7 +1,7 @@
 """What a LeRobot folder of version 3 or 2 says about itself: features, episodes, tasks, files.
 
 Version 3 keeps many episodes in a parquet and in an mp4 file, version 2 one in each. Both become
-the same `LeRobotFolder`, which knows for each episode where its rows and its pictures are. Formats:
+the same `LeRobotFolder`, which knows for each episode where its rows and its images are. Formats:
 `lerobot/datasets` at huggingface/lerobot, codebase versions v2.0, v2.1 and v3.0.
 """
 
@@ -20,13 +20,13 @@ from ..errors import WamkitError, did_you_mean
 from ..files.hub import local
 from . import metadata
 from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
-from .schema import MOST_FRAMES, PICTURES
+from .schema import IMAGES, MOST_FRAMES
 from .templates import filled
 
 INFO = Path("meta", "info.json")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # in every folder
 SPAN = ("dataset_from_index", "dataset_to_index")
-TOLERANCE = 1e-4  # seconds that a picture may be off, as in LeRobot
+TOLERANCE = 1e-4  # seconds that an image may be off, as in LeRobot
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Feature:
     dtype: str
     """A number type such as float32, or `video` (an mp4 file), or `image` (within the parquet)."""
     shape: tuple[int, ...]
-    """Of one frame; pictures are height, width, 3 or 3, height, width, see `names`."""
+    """Of one frame; images are height, width, 3 or 3, height, width, see `names`."""
     names: Any = None
 
     @property
@@ -52,11 +52,11 @@ class Feature:
     @property
     def is_image(self) -> bool:
         """True for cameras."""
-        return self.dtype in PICTURES
+        return self.dtype in IMAGES
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a picture."""
+        """Height and width of an image."""
         first = len(self.shape) == 3 and self.shape[0] in (1, 3) and self.shape[2] not in (1, 3)
         height, width = self.shape[1:] if first else self.shape[:2]
         return height, width
@@ -64,7 +64,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Clip:
-    """Where the pictures of one episode and one camera are."""
+    """Where the images of one episode and one camera are."""
 
     file: Path
     start: float = 0.0
@@ -139,12 +139,12 @@ class LeRobotFolder:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Keys of the features that are pictures."""
+        """Keys of the features that are images."""
         return tuple(name for name, feature in self.features.items() if feature.is_image)
 
     @property
     def video_keys(self) -> tuple[str, ...]:
-        """Keys of the cameras whose pictures are in mp4 files."""
+        """Keys of the cameras whose images are in mp4 files."""
         return tuple(name for name in self.cameras if self.features[name].dtype == "video")
 
     @property

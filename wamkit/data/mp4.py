@@ -1,4 +1,4 @@
-"""A look at the index of an mp4 file before FFmpeg reads it: how many pictures it speaks of.
+"""A look at the index of an mp4 file before FFmpeg reads it: how many images it speaks of.
 
 A count in the index costs four bytes, and FFmpeg takes memory for each sample that is counted. A
 sample has at least one byte, so there are no more of them than the file has bytes. Format: ISO/IEC
@@ -40,13 +40,13 @@ def expect_index(file: Path) -> None:
     most = max(counted.values())
     if most > size:
         raise WamkitError(
-            f"{file} has {size:,} bytes, and its index speaks of {most:,} pictures or samples",
+            f"{file} has {size:,} bytes, and its index speaks of {most:,} images or samples",
             "the file is damaged: copy it again, or write the video again",
         )
 
 
 def _boxes(data: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Start and end of the boxes at the top of the file, but for those of the pictures."""
+    """Start and end of the boxes at the top of the file, but for those of the images."""
     start, size = 0, len(data)
     while start + 8 <= size:
         length, name = struct.unpack_from(">I4s", data, start)

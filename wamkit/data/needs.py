@@ -34,7 +34,7 @@ def lacking(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Ite
             f"--set actions.control_hz={fps:g}, and --set video.frame_stride={_every(spec, fps)} "
             "for the "
             "same "
-            "pictures a second",
+            "images a second",
         )
     try:
         has_instruction = any(recording.tasks.values()) or any(
@@ -72,9 +72,7 @@ def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iter
         if cure in free and len(free) > 1:
             free.remove(cure)
         if key in recording.features:
-            yield _finding(
-                f"{key!r} holds no pictures, and view {view!r} needs them; {there}", hint
-            )
+            yield _finding(f"{key!r} holds no images, and view {view!r} needs them; {there}", hint)
         else:
             yield _finding(f"the data set has no {key!r} for {view}; {there}", hint)
 

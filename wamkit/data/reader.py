@@ -23,7 +23,7 @@ from .video import Videos
 
 CHECK = "run `wamkit data check` on the folder"
 ROOM = 2**28
-"""Bytes of decoded pictures kept by default: 256 MiB."""
+"""Bytes of decoded images kept by default: 256 MiB."""
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.int64]:
@@ -145,18 +145,18 @@ class FrameCache:
         return FrameCache, (self.room,)
 
     def get(self, place: tuple[int, str, int]) -> NDArray[Any] | None:
-        """The picture at a place: episode, camera and frame."""
+        """The image at a place: episode, camera and frame."""
         found = self._kept.get(place)
         if found is not None:
             self._kept.move_to_end(place)
         return found
 
-    def put(self, place: tuple[int, str, int], picture: NDArray[Any]) -> None:
-        """Keep a picture that is not here yet, and give up the oldest where there is no room."""
-        if picture.nbytes > self.room:
+    def put(self, place: tuple[int, str, int], image: NDArray[Any]) -> None:
+        """Keep an image that is not here yet, and give up the oldest where there is no room."""
+        if image.nbytes > self.room:
             return
-        self._kept[place] = picture
-        self.held += picture.nbytes
+        self._kept[place] = image
+        self.held += image.nbytes
         while self.held > self.room:
             self.held -= self._kept.popitem(last=False)[1].nbytes
 
@@ -167,9 +167,9 @@ class FrameReader:
     def __init__(
         self, recording: LeRobotFolder, tolerance: float = TOLERANCE, room: int = ROOM
     ) -> None:
-        """`tolerance`: seconds that a picture may be off the time of its frame.
+        """`tolerance`: seconds that an image may be off the time of its frame.
 
-        `room`: bytes of decoded pictures that are kept, in each process that decodes.
+        `room`: bytes of decoded images that are kept, in each process that decodes.
         """
         self.recording = recording
         self._cache = FrameCache(room)
@@ -194,9 +194,9 @@ class FrameReader:
             ):
                 found[frame] = decoded
                 self._cache.put((episode.index, key, frame), decoded)
-        if len(shapes := {picture.shape for picture in found.values()}) > 1:
+        if len(shapes := {image.shape for image in found.values()}) > 1:
             raise WamkitError(
-                f"{key!r} of episode {episode.index} has pictures {sorted(shapes)} in frames "
+                f"{key!r} of episode {episode.index} has images {sorted(shapes)} in frames "
                 f"{min(frames)} to {max(frames)}, expected one shape",
                 CHECK,
             )
@@ -210,9 +210,9 @@ class FrameReader:
         return stacked
 
     def expect_counted(self, episodes: Sequence[Episode]) -> None:
-        """Raises WamkitError unless the pictures of these episodes are known by their number.
+        """Raises WamkitError unless the images of these episodes are known by their number.
 
-        Of episodes that do not begin at time 0 nothing else tells which picture is the first.
+        Of episodes that do not begin at time 0 nothing else tells which image is the first.
         """
         for episode in episodes:
             for key in self.recording.video_keys:
@@ -223,14 +223,14 @@ class FrameReader:
                     )
                     raise WamkitError(
                         f"{video.file}: the times of episode {episode.index} do not begin at 0, "
-                        f"and the video has not a picture for each of {frames} frames",
+                        f"and the video has not an image for each of {frames} frames",
                         "let times begin at 0 in each episode, or make the video again",
                     )
 
     def _decoded(
         self, dtype: str, episode: Episode, key: str, frames: Sequence[int]
     ) -> Sequence[NDArray[Any]]:
-        """Pictures of frames in ascending order, read anew."""
+        """Images of frames in ascending order, read anew."""
         if dtype != "video":
             return [self._embedded(episode, key, frame) for frame in frames]
         clip, fps = episode.clips[key], self.recording.fps
@@ -256,7 +256,7 @@ class FrameReader:
             raise WamkitError(f"{problem.what}{near}", f"{CHECK}{cure}") from None
 
     def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[Any]:
-        """A picture that stands in the parquet as a PNG or JPEG file."""
+        """An image that stands in the parquet as a PNG or JPEG file."""
         group, row = self._locate(episode, frame)
         place = (episode.data, key, group)
         if place not in self._groups:
@@ -264,7 +264,7 @@ class FrameReader:
         self._groups.move_to_end(place)
         while len(self._groups) > 8:
             self._groups.popitem(last=False)
-        return picture(self._groups[place][row].as_py(), self.recording.folder, episode, frame)
+        return decode_cell(self._groups[place][row].as_py(), self.recording.folder, episode, frame)
 
     def _locate(self, episode: Episode, frame: int) -> tuple[int, int]:
         """Row group of the episode's file, and row in it, that hold a frame."""
@@ -283,10 +283,10 @@ class FrameReader:
         raise WamkitError(f"{episode.data} lacks frame {frame} of episode {episode.index}", CHECK)
 
 
-def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
+def decode_cell(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[Any]:
     """A cell of an image column, its bytes or the file it names, as `files.pixels` gives it."""
     place = f"episode {episode.index} at frame {frame}"
-    found = f"{episode.data}: no readable picture in {place}: it"
+    found = f"{episode.data}: no readable image in {place}: it"
     if not isinstance(cell, dict | None):
         raise WamkitError(f"{found} is a {type(cell).__name__}, not bytes and a path", CHECK)
     data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
@@ -294,6 +294,6 @@ def picture(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArray[An
         raise WamkitError(f"{found} is a {type(data).__name__}, not bytes", CHECK)
     if data is None and path is None:
         raise WamkitError(f"{found} is an empty cell", CHECK)
-    where = f"{episode.data}: the picture of {place}"
+    where = f"{episode.data}: the image of {place}"
     with opened(inside(folder, path, where) if data is None else data, found) as image:
         return pixels(image, where)

@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a parquet file: columns, episodes, numbers, times, pictures."""
+"""What is wrong with the rows of a parquet file: columns, episodes, numbers, times, images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import parquet, timing
 from .depth import ProbedImages
 from .findings import CONVERT, Finding, of
 from .lerobot_format import Episode, LeRobotFolder
-from .reader import not_finite, picture
+from .reader import decode_cell, not_finite
 
 COPY = "copy it again, or write the data set again"
 
@@ -29,7 +29,7 @@ def data_file(
 ) -> Iterator[Finding]:
     """Rows of a parquet file: there, of the right shape, finite, on time.
 
-    The pictures in them are noted in `probed`.
+    The images in them are noted in `probed`.
     """
     first = episodes[0].index if len(episodes) == 1 else None
     try:
@@ -85,7 +85,7 @@ def data_file(
         if "timestamp" in mine:
             times = mine["timestamp"].ravel()
             yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
-        yield from _pictures(recording, inline, file, episode, rows, decode, probed)
+        yield from _images(recording, inline, file, episode, rows, decode, probed)
 
 
 def _owners(
@@ -146,7 +146,7 @@ def _numbers(
             yield at, f"index is {counts[at]}, which does not go on by 1", "count frames from 0"
 
 
-def _pictures(
+def _images(
     recording: LeRobotFolder,
     inline: list[str],
     file: Path,
@@ -161,7 +161,7 @@ def _pictures(
         wanted = rows.tolist() if decode else rows[:1].tolist()
         for frame, cell in enumerate(parquet.cells(file, name, wanted)):
             try:
-                shown = picture(cell, recording.folder, episode, frame)
+                shown = decode_cell(cell, recording.folder, episode, frame)
             except WamkitError as problem:
                 hint = "record that frame again, or leave the episode out"
                 yield Finding(str(file), problem.what, episode.index, frame, hint)
@@ -174,7 +174,7 @@ def _pictures(
 def other_size(
     file: Path, name: str, found: Any, said: tuple[int, int], episode: Episode, frame: int
 ) -> Finding:
-    """Pictures that are not as large as the metadata says."""
+    """Images that are not as large as the metadata says."""
     why = f"{name!r} is {found[0]}x{found[1]}, the metadata says {said[0]}x{said[1]}"
-    hint = f"correct the shape of {name!r} in meta/info.json, or write the pictures again"
+    hint = f"correct the shape of {name!r} in meta/info.json, or write the images again"
     return Finding(str(file), why, episode.index, frame, hint)

@@ -24,13 +24,13 @@ from .timing import on_time
 class Sample(TypedDict):
     """Images, state, prompt and actions around one frame index t.
 
-    With k pictures observed and `every` actions between two, picture i is the one at frame
-    t + (i - k + 1) * every. Outside the episode the first or the last picture is shown again. How
-    many pictures (T) and actions (N) there are follows from the spec: `pictures` and `steps`.
+    With k images observed and `every` actions between two, image i is the one at frame
+    t + (i - k + 1) * every. Outside the episode the first or the last image is shown again. How
+    many images (T) and actions (N) there are follows from the spec: `num_images` and `steps`.
     """
 
     images: dict[str, Tensor]  # view -> [T, 3, height, width] uint8; [k, ...] with latents; deep
-    # pictures [T, 1, height, width] float32
+    # images [T, 1, height, width] float32
     frame_valid: Tensor  # [T] bool, False outside the episode
     state: NotRequired[Tensor]  # [P] at t, physical units; float32, or float64 where that is coarse
     prompt: str
@@ -77,13 +77,13 @@ class Samples(Dataset[Sample]):
         inputs = set(names) & {self.columns.action, self.columns.state}
         self._numbers.expect_finite(sorted(inputs))
         self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
-        self._pictures = FrameReader(recording, tolerance)
+        self._images = FrameReader(recording, tolerance)
         numbers = self._numbers
         times = [
             numbers.episode_values(place, "timestamp")[:, 0] for place in range(len(self.episodes))
         ]
         started = on_time(recording, self.episodes, times, tolerance)
-        self._pictures.expect_counted([e for e in self.episodes if e.index in started])
+        self._images.expect_counted([e for e in self.episodes if e.index in started])
         self._delta = np.repeat(
             [group.kind == "delta" for group in spec.actions.groups],
             [group.size for group in spec.actions.groups],
@@ -141,8 +141,8 @@ class Samples(Dataset[Sample]):
             sample["latents"] = self.latents[episode.index, t]
             moments = moments[: self.spec.video.num_observed]
         for view in self.spec.cameras.views:
-            pictures = self._shown(view.name, episode, moments, self._pictures)
-            sample["images"][view.name] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+            images = self._shown(view.name, episode, moments, self._images)
+            sample["images"][view.name] = torch.from_numpy(images).permute(0, 3, 1, 2)
         return sample
 
     def _shown(
@@ -153,10 +153,10 @@ class Samples(Dataset[Sample]):
         Raises WamkitError if they are deep and the view is not, or the other way round.
         """
         key = self.columns.view(view)
-        pictures = source.read(episode, key, frames)
+        images = source.read(episode, key, frames)
         where = f"{key!r} of episode {episode.index} at frame {frames[0]}"
-        expect_channels(self.spec.cameras, view, pictures.shape[-1], pictures, where)
-        return pictures
+        expect_channels(self.spec.cameras, view, images.shape[-1], images, where)
+        return images
 
     def moment(self, index: int) -> tuple[int, int]:
         """The episode of a sample, and its frame there."""
@@ -197,9 +197,9 @@ def exact_enough(values: np.ndarray) -> type[np.floating]:
 
 
 def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
-    """Frames of the clip's pictures around t in an episode of `length`, and which are its own."""
+    """Frames of the clip's images around t in an episode of `length`, and which are its own."""
     video = spec.video
-    moments = t + (np.arange(spec.pictures) - video.num_observed + 1) * video.frame_stride
+    moments = t + (np.arange(spec.num_images) - video.num_observed + 1) * video.frame_stride
     inside = np.clip(moments, 0, length - 1)
     return inside.tolist(), moments == inside
 

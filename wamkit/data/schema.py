@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PICTURES = ("video", "image")
+IMAGES = ("video", "image")
 RATES = 1e6  # frames a second; more, or as few in so many seconds, is damage
 MOST_EPISODES = 10**6
 MOST_FRAMES = 10**7
@@ -98,9 +98,9 @@ def _faults_of_feature(name: str, raw: Any) -> Iterator[tuple[str, str]]:
     except ValidationError:  # said already
         return
     said = f": {name!r:.80} is {found.dtype} of shape {found.shape}"
-    if found.dtype in PICTURES:
+    if found.dtype in IMAGES:
         if len(found.shape) != 3:
-            yield said, "pictures are [height, width, 3]"
+            yield said, "images are [height, width, 3]"
     elif prod(found.shape) > MOST_VALUES:
         yield said, f"a frame has at most {MOST_VALUES:,} values"
 

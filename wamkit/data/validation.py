@@ -11,7 +11,7 @@ import numpy as np
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files.hub import local
-from .alignment import EXACT, Placed, aligned, even, expect_pictures, strict
+from .alignment import EXACT, Placed, aligned, even, expect_frame_count, strict
 from .depth import ProbedImages
 from .findings import AGAIN, CONVERT, DataError, Finding, of
 from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, LeRobotFolder
@@ -37,8 +37,8 @@ def check(
 ) -> list[Finding]:
     """All findings; none means that the data set can be read to its end.
 
-    With a spec also what the policy needs and the data set lacks. `decode` looks at every picture,
-    and not only at the index of each video, which takes long. Times and pictures may be `tolerance`
+    With a spec also what the policy needs and the data set lacks. `decode` looks at every image,
+    and not only at the index of each video, which takes long. Times and images may be `tolerance`
     seconds off. `advance` is called after each episode, `note` with remarks that are no faults.
     Raises WamkitError if there is no such folder.
     """
@@ -161,7 +161,7 @@ def _film(
     probed: ProbedImages,
     note: Callable[[str], None],
 ) -> Iterator[Finding]:
-    """The mp4 file of an episode: there, of its size and rate, with a picture for every frame."""
+    """The mp4 file of an episode: there, of its size and rate, with an image for every frame."""
     fps, size = recording.fps, recording.features[camera].size
     file = mine.clips[camera].file
     episodes = recording.episodes_sharing_video(mine, camera)
@@ -172,7 +172,7 @@ def _film(
         return
     try:
         times = video.times()
-        expect_pictures(len(times), episodes, file)
+        expect_frame_count(len(times), episodes, file)
         lengths = [episode.length for episode in episodes]
         starts = [episode.clips[camera].start for episode in episodes]
         placed = aligned(times, starts, lengths, fps, tolerance)
@@ -181,13 +181,13 @@ def _film(
         if counted and max(off) > strict(float(times[-1]), fps, tolerance):
             worst = int(np.argmax(off))
             note(
-                f"{file.relative_to(recording.folder)}: pictures are up to {off[worst]:.4f} s off "
+                f"{file.relative_to(recording.folder)}: images are up to {off[worst]:.4f} s off "
                 f"the times of their frames, most in episode {episodes[worst].index}; it has a "
-                "picture for every frame, and is read by number"
+                "image for every frame, and is read by number"
             )
         rate = (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else fps
         if even(times) and abs(rate - fps) > (0.01 if counted else 0.001) * fps:
-            why = f"the video has {rate:.4g} pictures a second, {INFO} says {fps:g}"
+            why = f"the video has {rate:.4g} images a second, {INFO} says {fps:g}"
             hint = f"set fps in {INFO} to the rate of the recording, or make the video again"
             yield Finding(str(file), why, hint=hint)
         if video.size != size:
@@ -204,12 +204,12 @@ def _film(
 def _missing(
     file: Path, episode: Episode, camera: str, one: Placed, times: np.ndarray, fps: float
 ) -> Finding | None:
-    """Frames of an episode without a picture, and how far the nearest ones are."""
+    """Frames of an episode without an image, and how far the nearest ones are."""
     missing = np.flatnonzero(~np.isfinite(one.seconds))
     if not missing.size:
         return None
-    end = f"{len(times)} pictures up to {times[-1]:.3f} s" if len(times) else "none at all"
-    why = f"no picture for {missing.size} of {episode.length} frames: the video has {end}"
+    end = f"{len(times)} images up to {times[-1]:.3f} s" if len(times) else "none at all"
+    why = f"no image for {missing.size} of {episode.length} frames: the video has {end}"
     if not len(times):
         return Finding(str(file), why, episode.index, int(missing[0]), AGAIN)
     wanted = episode.clips[camera].start + missing / fps
@@ -223,14 +223,14 @@ def _missing(
         hint = f"if these are the right ones: --tolerance {ceiling(most)}"
     if beyond.any():
         hint = f"{AGAIN}, or shorten the episode; --tolerance {ceiling(float(off.max()))} shows "
-        hint += "the last picture again"
+        hint += "the last image again"
     return Finding(str(file), why, episode.index, int(missing[0]), hint)
 
 
 def _decoded(
     video: Video, episode: Episode, one: Placed, camera: str, probed: ProbedImages, whole: bool
 ) -> Iterator[Finding]:
-    """Pictures that cannot be decoded, of all or of the first; the others are noted."""
+    """Images that cannot be decoded, of all or of the first; the others are noted."""
     for frame, moment in enumerate(one.seconds.tolist()[: None if whole else 1]):
         try:
             (shown,) = video.at([moment], EXACT)

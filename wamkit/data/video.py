@@ -1,4 +1,4 @@
-"""Pictures at given seconds of mp4 files, through PyAV, with files kept open between calls."""
+"""Images at given seconds of mp4 files, through PyAV, with files kept open between calls."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Video:
             self._container.close()
             raise WamkitError(f"{file} is damaged: it names no codec", "copy it again")
         try:
-            expect_size(self._stream.width, self._stream.height, f"a picture of {file}")
+            expect_size(self._stream.width, self._stream.height, f"an image of {file}")
         except WamkitError:
             self._container.close()
             raise
@@ -75,27 +75,27 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """Pictures a second, as the file says."""
+        """Images a second, as the file says."""
         return float(self._stream.average_rate or 0)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures the header of the file speaks of; 0 if it does not."""
+    def num_frames(self) -> int:
+        """How many images the header of the file speaks of; 0 if it does not."""
         return int(self._stream.frames or 0)
 
     @property
     def start(self) -> float:
-        """Seconds at which the header of the file has the first picture."""
+        """Seconds at which the header of the file has the first image."""
         return float((self._stream.start_time or 0) * self._stream.time_base)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of its pictures."""
+        """Height and width of its images."""
         return self._stream.height, self._stream.width
 
     @property
     def deep(self) -> bool:
-        """True if its pictures have one channel of more than 8 bits, such as depth."""
+        """True if its images have one channel of more than 8 bits, such as depth."""
         layout = self._stream.codec_context.format  # None where the header is damaged
         bits = [part.bits for part in layout.components] if layout is not None else []
         return len(bits) == 1 and bits[0] > 8
@@ -105,7 +105,7 @@ class Video:
         self._container.close()
 
     def times(self) -> NDArray[np.float64]:
-        """Seconds at which the file has pictures, ascending, found without decoding them.
+        """Seconds at which the file has images, ascending, found without decoding them.
 
         A file that breaks off has those before the break.
         """
@@ -121,7 +121,7 @@ class Video:
         return np.sort(np.array(found, dtype=np.float64))
 
     def at(self, seconds: Sequence[float], tolerance: float) -> list[NDArray[Any]]:
-        """The pictures [height, width, 3] at these moments, each within `tolerance` seconds.
+        """The images [height, width, 3] at these moments, each within `tolerance` seconds.
 
         Deep ones are [height, width, 1] float32 in the file's own units. Raises WamkitError if
         there is none, or it cannot be decoded.
@@ -143,7 +143,7 @@ class Video:
             else:
                 return deep(values, str(self.file))
         raise WamkitError(
-            f"{self.file} has pictures of format {frame.format.name}, which is not read",
+            f"{self.file} has images of format {frame.format.name}, which is not read",
             "encode colors in 8 or 10 bits a channel, and depth as gray16le",
         )
 
@@ -166,7 +166,7 @@ class Video:
         if self._last is None or abs(self._last.time - moment) > tolerance:
             found = "the video has ended" if self._last is None else f"next {self._last.time:.4f} s"
             raise WamkitError(
-                f"{self.file} has no picture at {moment:.4f} s within {tolerance:g} s: {found}",
+                f"{self.file} has no image at {moment:.4f} s within {tolerance:g} s: {found}",
                 "run `wamkit data check` on the folder",
             )
         return self._last

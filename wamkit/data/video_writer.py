@@ -1,4 +1,4 @@
-"""Pictures into an mp4 file as they come, through PyAV; the file is whole, or not there.
+"""Images into an mp4 file as they come, through PyAV; the file is whole, or not there.
 
 An encoder may wait for itself for ever: libsvtav1 has done so while it was emptied, each of its
 threads in want of another. Python cannot interrupt that. So every call of an encoder is made in a
@@ -22,8 +22,8 @@ from ..errors import WamkitError
 from ..files.durable import hidden, in_words, make_folder, remove, sweep, sync
 from .video import pyav
 
-# What LeRobot writes: a key frame every two pictures, so that any picture is found quickly. The
-# AV1 encoder works on one picture at a time, with a third of its threads: as quick for pictures of
+# What LeRobot writes: a key frame every two images, so that any image is found quickly. The
+# AV1 encoder works on one image at a time, with a third of its threads: as quick for images of
 # this size, and few that could wait for each other.
 CODECS = {
     "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=1"}),
@@ -51,11 +51,10 @@ class VideoWriter:
         if codec not in CODECS:
             raise WamkitError(f"no codec {codec!r}", f"the codecs are {', '.join(CODECS)}")
         if not 0.001 < fps < 1e6:  # a NaN neither
-            raise WamkitError(f"{fps:g} pictures a second", "give the rate of the recording")
+            raise WamkitError(f"{fps:g} images a second", "give the rate of the recording")
         if size[0] % 2 or size[1] % 2:
             raise WamkitError(
-                f"pictures of {size[0]}x{size[1]}: a video is an even number of pixels high and "
-                "wide",
+                f"images of {size[0]}x{size[1]}: a video is an even number of pixels high and wide",
                 "resize them, or use dtype image",
             )
         os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings otherwise
@@ -80,21 +79,21 @@ class VideoWriter:
         self._call: threading.Thread | None = None
         self._over = False
         self._broken = False  # an encoder that failed is not called again: it may end the process
-        self.pictures = 0
-        self.bytes = 0  # of the pictures that have left the encoder
+        self.images = 0
+        self.bytes = 0  # of the images that have left the encoder
 
     @property
     def seconds(self) -> float:
         """Length of what has been added."""
-        return float(self.pictures / self.fps)
+        return float(self.images / self.fps)
 
-    def add(self, picture: NDArray[np.uint8]) -> None:
-        """One more picture [height, width, 3]. Raises WamkitError if the encoder hangs."""
-        frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts, frame.time_base = self.pictures, 1 / self.fps
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """One more image [height, width, 3]. Raises WamkitError if the encoder hangs."""
+        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = self.images, 1 / self.fps
         with in_words(self.file):
-            self._within(self.patience, "took in a picture of", lambda: self._encode(frame))
-        self.pictures += 1
+            self._within(self.patience, "took in an image of", lambda: self._encode(frame))
+        self.images += 1
 
     def close(self) -> None:
         """Write what the encoder still holds, and the index. Raises WamkitError if it hangs."""
@@ -114,7 +113,7 @@ class VideoWriter:
 
     def _finish(self, patience: float) -> None:
         def finish() -> None:
-            if self.pictures and not self._broken:
+            if self.images and not self._broken:
                 self._encode()
             self._container.close()
 

@@ -51,7 +51,7 @@ class Writer:
         data_megabytes: float | None = None,
         video_megabytes: float | None = None,
     ) -> None:
-        """`features` without LeRobot's own (timestamp and so on); pictures are height, width, 3.
+        """`features` without LeRobot's own (timestamp and so on); images are height, width, 3.
 
         `codec` is av1 if it is not given, files grow to 100 and 200 MB. A data set that is there
         already is added to, as it is encoded and divided. Raises WamkitError if it has other
@@ -132,7 +132,7 @@ class Writer:
             self.discard()
 
     def add_frame(self, values: Mapping[str, Any]) -> None:
-        """One frame: a number or an array for every feature, pictures uint8 [height, width, 3].
+        """One frame: a number or an array for every feature, images uint8 [height, width, 3].
 
         Raises WamkitError if one is missing, unknown, of another shape, or not finite.
         """
@@ -360,7 +360,7 @@ def notes(folder: Path) -> dict[str, Any]:
 
 
 def _supported(name: str, feature: Feature) -> Feature:
-    pictures = feature.is_image and len(feature.shape) == 3 and feature.shape[2] == 3
+    images = feature.is_image and len(feature.shape) == 3 and feature.shape[2] == 3
     try:
         numbers = not feature.is_image and np.dtype(feature.dtype).kind in "iufb"
     except TypeError:
@@ -369,10 +369,10 @@ def _supported(name: str, feature: Feature) -> Feature:
         raise WamkitError(
             f"the feature {name!r:.80} {fault}, and files are named after features", "rename it"
         )
-    if name in OWN or "/" in name or not (pictures or (numbers and len(feature.shape) == 1)):
+    if name in OWN or "/" in name or not (images or (numbers and len(feature.shape) == 1)):
         raise WamkitError(
             f"the feature {name!r} of {feature.dtype} {list(feature.shape)} is not written",
-            "numbers are of one axis, such as float32 [7]; pictures are video or image "
+            "numbers are of one axis, such as float32 [7]; images are video or image "
             f"[height, width, 3]; {', '.join(OWN)} are added by themselves; LeRobot takes no name "
             "with a /",
         )

@@ -1,4 +1,4 @@
-"""Plain pictures of numbers as SVG, without a plotting library: bars side by side, and lines."""
+"""Plain images of numbers as SVG, without a plotting library: bars side by side, and lines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WIDE, NARROW = set("mwMW@%&"), set("iljtfrI.,:;'|!()[] ")
 
 
 def text_width(words: str, size: float = 13) -> float:
-    """An upper bound of the width of a text in any usual sans-serif font, in units of the picture.
+    """An upper bound of the width of a text in any usual sans-serif font, in units of the image.
 
-    Pictures are drawn without knowing the font, so that room is made for the widest.
+    Images are drawn without knowing the font, so that room is made for the widest.
     """
     ems = 0.0
     for letter in words:
@@ -116,7 +116,7 @@ def lines(
 
 
 def write(file: str | Path, svg: str) -> Path:
-    """Write a picture, whole or not at all. Raises NotWrittenError if the file system refuses."""
+    """Write an image, whole or not at all. Raises NotWrittenError if the file system refuses."""
     goal = Path(file)
     with in_words(goal):
         make_folder(goal.parent)

@@ -3,7 +3,7 @@
 A file:     `write_text(file, text)`, `write_bytes(file, data)`, or, where a library writes it,
 
                 with replacing(file) as part:
-                    picture.save(part, format="PNG")
+                    image.save(part, format="PNG")
 
 A folder:   with replacing_folder(goal) as part:
                 (part / "spec.yaml").write_text(...)

@@ -1,4 +1,4 @@
-"""Pictures as arrays: color in 8 bits a channel, or one deep channel in the picture's own units.
+"""Images as arrays: color in 8 bits a channel, or one deep channel in the image's own units.
 
 Deep is whatever has one channel of more than 8 bits: depth in millimeters, gray of 16 bits, floats.
 Nothing scales such numbers here: black and white of a view are what its spec says (`value_range`),
@@ -31,15 +31,15 @@ UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False
 MEASURED = "write 0 where the camera measured nothing"
 
 
-def is_deep(picture: NDArray[Any]) -> bool:
+def is_deep(image: NDArray[Any]) -> bool:
     """True for [height, width, 1], in units of its own."""
-    return picture.shape[-1] == 1
+    return image.shape[-1] == 1
 
 
 def pixels(image: Image.Image, where: str) -> NDArray[Any]:
-    """uint8 [height, width, 3], or float32 [height, width, 1] of a deep picture.
+    """uint8 [height, width, 3], or float32 [height, width, 1] of a deep image.
 
-    Raises WamkitError if the picture is damaged, has more pixels than `wamkit.files.images.limit`
+    Raises WamkitError if the image is damaged, has more pixels than `wamkit.files.images.limit`
     or colors of more than 8 bits, which Pillow would cut, or a deep one a number that is not
     finite.
     """
@@ -78,9 +78,9 @@ def deep(values: NDArray[Any], where: str) -> NDArray[np.float32]:
 
 
 def read_pixels(path: str | Path) -> NDArray[Any]:
-    """A picture from a file, upright, as `pixels` gives it.
+    """An image from a file, upright, as `pixels` gives it.
 
-    Raises WamkitError if there is none, or it is no picture, and as `pixels` does.
+    Raises WamkitError if there is none, or it is no image, and as `pixels` does.
     """
     file = expanded(path)
     if not file.is_file():

@@ -12,7 +12,7 @@ VARIABLES = {
     BLOCK: "Names of plugins or distributions to leave out, with commas between them.",
     CACHE: "Folder of what is computed once, such as statistics of data; else ~/.cache/wamkit.",
     DEBUG: "Set to 1: an unexpected error prints its traceback in place of one line.",
-    PIXELS: "Pixels that an image or a picture of a video may have; 33554432 if not set.",
+    PIXELS: "Pixels that an image or an image of a video may have; 33554432 if not set.",
     TRUST: "Set to 1: read the paths outside its folder that a saved policy names.",
 }
 """Every variable of wamkit's own -> what it does. A test compares it with the code and the docs."""

@@ -11,10 +11,10 @@ from torch import Tensor
 class Conditioner(Protocol):
     """What makes `Text.extra`, as an `nn.Module`."""
 
-    reads: Literal["picture", "words"]
+    reads: Literal["image", "text"]
 
-    def __call__(self, prompts: Sequence[str], picture: Tensor | None) -> Tensor:
-        """B prompts and pictures [B, 3, height, width] in [-1, 1] to [B, L', extra width].
+    def __call__(self, prompts: Sequence[str], image: Tensor | None) -> Tensor:
+        """B prompts and images [B, 3, height, width] in [-1, 1] to [B, L', extra width].
 
         One of the two is looked at, as `reads` says; the other may be empty.
         """

@@ -1,4 +1,4 @@
-"""What a VAE promises: pictures to latents of unit variance, and back."""
+"""What a VAE promises: images to latents of unit variance, and back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class VAE(Protocol):
     """A causal video autoencoder, as an `nn.Module`; for images T is 1."""
 
     channels: int  # C
-    stride: tuple[int, int, int]  # pictures, rows, columns in one latent
+    stride: tuple[int, int, int]  # images, rows, columns in one latent
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, T, height, width] in [-1, 1] to latents [B, C, 1 + (T - 1) / stride, h, w].
 
-        The posterior mean, normalized to about unit variance. The first picture is a latent by
+        The posterior mean, normalized to about unit variance. The first image is a latent by
         itself and does not depend on later ones. Raises ValueError if T, height or width does not
         divide.
         """

@@ -2,7 +2,7 @@
 
 A chunk is looked at where it leaves the policy, on the host, in every run mode; nothing else is
 looked at while a policy acts. Only when that fails, everything that the chunk was made of is
-searched: weights, what the words and the pictures became, statistics, and the dtype.
+searched: weights, what the words and the images became, statistics, and the dtype.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def expect_chunk(policy: Policy, chunk: ActionChunk, normal: Tensor, seen: Obser
     raise blamed(policy, what, seen)
 
 
-def expect_pictures(policy: Policy, pictures: Tensor, seen: Observation) -> None:
-    """Raise WamkitError, with what is to blame, if imagined pictures are not finite."""
-    if not is_finite(pictures):
-        raise blamed(policy, f"the imagined pictures are not finite: {fault(pictures)}", seen)
+def expect_imagined(policy: Policy, images: Tensor, seen: Observation) -> None:
+    """Raise WamkitError, with what is to blame, if imagined images are not finite."""
+    if not is_finite(images):
+        raise blamed(policy, f"the imagined images are not finite: {fault(images)}", seen)
 
 
 def blamed(policy: Policy, what: str, seen: Observation) -> WamkitError:
@@ -88,7 +88,7 @@ def _weights(policy: Policy) -> dict[str, object]:
 
 @torch.no_grad()
 def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
-    """Whatever the words and the pictures became that is not finite: why, and a cure."""
+    """Whatever the words and the images became that is not finite: why, and a cure."""
     embedded: Sequence[Tensor] = [policy.text_embeddings.encode(seen.prompt).tokens]
     if policy.pooled_text is not None:
         embedded = [*embedded, policy.pooled_text.encode(seen.prompt).tokens]
@@ -108,7 +108,7 @@ def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
         if wrong := fault(numbers):
             dtype = policy.spec.vae.dtype
             yield (
-                f"the {kind} of the pictures from VAE {policy.spec.vae.name!r} in {dtype} are not "
+                f"the {kind} of the images from VAE {policy.spec.vae.name!r} in {dtype} are not "
                 f"finite: {wrong}",
                 "set vae.dtype=float32" if dtype != "float32" else "look at the VAE's weights",
             )

@@ -22,7 +22,7 @@ class CameraLayout:
         self.boxes = config.boxes()
 
     def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Pictures [B, T, 3, h, w], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
+        """Images [B, T, 3, h, w], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
 
         Deep ones are [B, T, 1, h, w] and scaled by their view's `value_range`.
 
@@ -45,8 +45,8 @@ class CameraLayout:
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{k} {v}" for k, v in counts.items())
             raise WamkitError(
-                f"views differ in samples or pictures: {found}",
-                "give every camera as many pictures",
+                f"views differ in samples or images: {found}",
+                "give every camera as many images",
             )
         batch, time = counts[names[0]]
         if self.config.apart > 1:
@@ -57,8 +57,8 @@ class CameraLayout:
         canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
-            picture = fit_to_view(self._unit(images, view).flatten(0, 1), view)
-            canvas[:, :, top : top + height, left : left + width] = picture
+            image = fit_to_view(self._unit(images, view).flatten(0, 1), view)
+            canvas[:, :, top : top + height, left : left + width] = image
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 
     def expect_units(self, images: Mapping[str, Tensor]) -> None:
@@ -80,7 +80,7 @@ class CameraLayout:
                 )
 
     def _unit(self, images: Mapping[str, Tensor], view: View) -> Tensor:
-        """Pictures of a view [B, T, 3, h, w] float in [-1, 1]; deep ones by its `value_range`."""
+        """Images of a view [B, T, 3, h, w] float in [-1, 1]; deep ones by its `value_range`."""
         image = images[view.name]
         expect_channels(self.config, view.name, image.shape[-3], image, f"camera {view.name!r}")
         if view.value_range is not None:
@@ -111,9 +111,9 @@ class CameraLayout:
 def expect_channels(
     config: CameraConfig, name: str, channels: int, values: Tensor | NDArray[Any], where: str
 ) -> None:
-    """Raise WamkitError unless a view's pictures are deep where it has a `value_range`, else color.
+    """Raise WamkitError unless a view's images are deep where it has a `value_range`, else color.
 
-    `values` are those of the pictures in question, `where` says which they are.
+    `values` are those of the images in question, `where` says which they are.
     """
     place = next(i for i, view in enumerate(config.views) if view.name == name)
     key, view = f"cameras.views.{place}.value_range", config.views[place]
@@ -124,18 +124,18 @@ def expect_channels(
             f"{where}: one channel with values from {low:g} to {high:g}, and view {name!r} has no "
             "value_range that says which of them are black and white",
             f"set {key}=[{low:g}, {high:g}], or what the sensor can measure, for training and "
-            "acting alike; or convert the pictures to 8-bit color",
+            "acting alike; or convert the images to 8-bit color",
         )
     if channels != 1 and view.value_range is not None:
         raise WamkitError(
             f"{where}: 8-bit color, and view {name!r} expects one channel of values from "
             f"{view.value_range[0]:g} to {view.value_range[1]:g}",
-            f"give the picture as it was recorded, or leave {key} out",
+            f"give the image as it was recorded, or leave {key} out",
         )
 
 
 def fit_to_view(image: Tensor, view: View) -> Tensor:
-    """Pictures [B, 3, h, w] in [-1, 1] turned, fitted and resized to the view's size."""
+    """Images [B, 3, h, w] in [-1, 1] turned, fitted and resized to the view's size."""
     if view.rotate:
         image = torch.rot90(image, view.rotate // 90, (-2, -1))
     if view.flip != "none":
@@ -143,7 +143,7 @@ def fit_to_view(image: Tensor, view: View) -> Tensor:
     height, width = image.shape[-2:]
     goal_h, goal_w = view.size
     if view.fit != "stretch":
-        # The largest box of the goal's shape inside the picture, or the smallest one around it.
+        # The largest box of the goal's shape inside the image, or the smallest one around it.
         wide = width * goal_h > height * goal_w
         if wide == (view.fit == "crop"):
             box_h, box_w = height, max(1, round(height * goal_w / goal_h))

@@ -198,12 +198,12 @@ def vae_on_meta(spec: PolicySpec) -> Any:
         return f"not counted: {error}"
 
 
-def count_encoding(spec: PolicySpec, vae: Any, pictures: int) -> Counter:
-    """What it takes to encode so many pictures of each view; nothing for a VAE that is not here."""
+def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
+    """What it takes to encode so many images of each view; nothing for a VAE that is not here."""
     views, (height, width) = spec.cameras.apart, spec.cameras.canvas
     with torch.no_grad(), Counter() as counter:
         if not isinstance(vae, str):
-            shape = (views, 3, pictures, height, width)
+            shape = (views, 3, images, height, width)
             vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
     return counter
 

@@ -29,7 +29,7 @@ class Observation:
     `images`: camera name -> a path, a PIL image, an array or a tensor. Arrays are uint8
     [height, width, 3], tensors uint8 in [0, 255] or float in [-1, 1], shaped [3, height, width],
     [T, 3, height, width] (oldest first) or [B, T, 3, height, width]. One channel in place of three
-    is a deep picture in units of its own, such as depth in millimeters: of any number type, float32
+    is a deep image in units of its own, such as depth in millimeters: of any number type, float32
     in `images`, and only for views with `value_range`.
     `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or B of them.
 
@@ -43,7 +43,7 @@ class Observation:
     def __post_init__(self) -> None:
         images = {name: _image(name, value) for name, value in self.images.items()}
         if not images:
-            raise WamkitError("the observation has no image", "give at least one camera a picture")
+            raise WamkitError("the observation has no image", "give at least one camera an image")
         many = isinstance(self.prompt, Iterable) and not isinstance(self.prompt, str)
         prompts = tuple(self.prompt) if many else (self.prompt,)
         for prompt in prompts:
@@ -90,20 +90,20 @@ class ActionChunk:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training samples: a clip whose first pictures are observed, and the actions taken meanwhile.
+    """Training samples: a clip whose first images are observed, and the actions taken meanwhile.
 
-    `observation.images` hold all pictures of the clip, [B, frames, 3, height, width], and its
-    state is the one at the last observed picture.
+    `observation.images` hold all images of the clip, [B, frames, 3, height, width], and its
+    state is the one at the last observed image.
     """
 
     observation: Observation
     actions: Tensor  # [B, N, A] physical units
     step_valid: Tensor | None = None  # [B, N] bool, False where an action is padding
-    frame_valid: Tensor | None = None  # [B, frames] bool, False where a picture is padding
+    frame_valid: Tensor | None = None  # [B, frames] bool, False where an image is padding
     dim_valid: Tensor | None = None  # [A] or [B, A] bool, False where this robot has no such number
     next_state: Tensor | None = None  # [B, P] physical units, the state when the actions are done
     value: Tensor | None = None  # [B] in [-1, 1], how well it goes from there; NaN if not known
-    latents: Tensor | None = None  # [B, C, T, h, w] of the pictures, encoded before
+    latents: Tensor | None = None  # [B, C, T, h, w] of the images, encoded before
 
     def __post_init__(self) -> None:
         """Raises WamkitError if numbers on the host are not finite: a device is not waited for."""
@@ -120,8 +120,8 @@ class Batch:
 class Imagined:
     """A future that a policy imagined."""
 
-    canvas: Tensor  # [B, 3, frames, height, width] in [-1, 1], the observed pictures included
-    observed: int  # how many of the pictures were observed
+    canvas: Tensor  # [B, 3, frames, height, width] in [-1, 1], the observed images included
+    observed: int  # how many of the images were observed
     views: Mapping[str, Tensor] = field(default_factory=dict)  # camera -> [B, 3, frames, h, w]
 
 
@@ -134,7 +134,7 @@ class Losses:
 
 
 def _image(name: str, value: Any) -> Tensor:
-    """Any picture as [B, T, 3, height, width]; a deep one as [B, T, 1, height, width] float32."""
+    """Any image as [B, T, 3, height, width]; a deep one as [B, T, 1, height, width] float32."""
     where = f"image {name!r}"
     if isinstance(value, str | Path):
         value = read_pixels(value)
@@ -170,7 +170,7 @@ def _image(name: str, value: Any) -> Tensor:
         if not value.is_floating_point():
             raise WamkitError(
                 f"image {name!r} has 3 channels of {value.dtype}",
-                "pass uint8 in [0, 255] or float in [-1, 1]; a deep picture has 1 channel",
+                "pass uint8 in [0, 255] or float in [-1, 1]; a deep image has 1 channel",
             )
         if not bool(torch.isfinite(value).all()):
             raise WamkitError(
@@ -227,7 +227,7 @@ def _state(value: Any) -> Tensor:
 def random_observation(
     spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0
 ) -> Observation:
-    """Random pictures and state for the cameras of a spec."""
+    """Random images and state for the cameras of a spec."""
     rng = torch.Generator().manual_seed(seed)
     images = {}
     for view in spec.cameras.views:
@@ -247,7 +247,7 @@ def random_batch(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
     rng = torch.Generator().manual_seed(seed)
     actions = torch.rand(size, spec.steps, spec.actions.size, generator=rng) * 2 - 1
     return Batch(
-        random_observation(spec, batch=size, frames=spec.pictures, seed=seed),
+        random_observation(spec, batch=size, frames=spec.num_images, seed=seed),
         actions,
         next_state=torch.randn(size, spec.state.size, generator=rng) if spec.state.size else None,
         value=torch.rand(size, generator=rng) * 2 - 1,

@@ -28,7 +28,7 @@ from ..interfaces.types import ModelInputs, ModelOutput, ParadigmOutput, Text
 from . import losses, preprocessing
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
-from .blame import expect_chunk, expect_pictures
+from .blame import expect_chunk, expect_imagined
 from .cameras import CameraLayout
 from .guidance import with_cfg
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
@@ -367,7 +367,7 @@ class Policy(Placed):
 
     @torch.no_grad()
     def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
-        """The future pictures the policy expects, observed ones first.
+        """The future images the policy expects, observed ones first.
 
         Raises WamkitError on NaN, and if it imagines nothing: no frame beyond video.num_observed.
         """
@@ -379,12 +379,12 @@ class Policy(Placed):
         inputs = preprocessing.inference_inputs(self, observation)
         model = self.guided(inputs)
         clip = self.paradigm.imagine(model, inputs, self.schedules, generator(seed))
-        pictures = preprocessing.decode_video(self, clip, observation)
-        expect_pictures(self, pictures, observation)
+        images = preprocessing.decode_video(self, clip, observation)
+        expect_imagined(self, images, observation)
         return Imagined(
-            self.cameras.merge_views(pictures),
+            self.cameras.merge_views(images),
             self.spec.video.num_observed,
-            self.cameras.split(pictures),
+            self.cameras.split(images),
         )
 
     def loss(

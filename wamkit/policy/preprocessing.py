@@ -49,13 +49,13 @@ def inference_inputs(
 
 
 def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
-    """A training sample before any noise: as many chunks and pictures as the paradigm learns from.
+    """A training sample before any noise: as many chunks and images as the paradigm learns from.
 
     Raises WamkitError if the batch does not fit the spec.
     """
     spec = policy.spec
     if batch.latents is None:
-        expect_images(batch.observation, spec.pictures)
+        expect_images(batch.observation, spec.num_images)
     n, a = spec.steps, spec.actions.size
     if tuple(batch.actions.shape[1:]) != (n, a):
         raise WamkitError(
@@ -74,7 +74,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     if batch.latents is not None:
         if spec.backbone.traits.guide_channels:
             raise WamkitError(
-                f"stored latents; this variant of {spec.backbone.name} is guided by the pictures "
+                f"stored latents; this variant of {spec.backbone.name} is guided by the images "
                 "themselves",
                 "leave the latents out",
             )
@@ -88,7 +88,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
         future = encode_images(policy, downscale(canvas, spec.video.target_downscale))[
             :, :, observed:
         ]
-    shown = cond_latents(policy, canvas, spec.pictures)
+    shown = cond_latents(policy, canvas, spec.num_images)
     seen = z[:, :, :observed]
     return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
 
@@ -235,7 +235,7 @@ def downscale(canvas: Tensor, times: int) -> Tensor:
 def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     """Conditioning channels [B, G, T, h, w] of the observed frames, for every frame of a clip.
 
-    For each picture a latent stands for, a mask that is 1 where it was observed; then the latents
+    For each image a latent stands for, a mask that is 1 where it was observed; then the latents
     of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
     """
     spec = policy.spec
@@ -252,7 +252,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
 def image_embeds(policy: Policy, canvas: Tensor) -> Tensor | None:
     """Embeddings of the first image [B, L', extra width] by the backbone's conditioner, if any."""
     look = policy.conditioner
-    if look is None or look.reads != "picture":
+    if look is None or look.reads != "image":
         return None
     tokens, views = look((), canvas[:, :, 0]), policy.spec.cameras.apart
     return tokens.unflatten(0, (-1, views)).flatten(1, 2)
@@ -330,8 +330,8 @@ def expect_images(observation: Observation, count: int) -> None:
     for name, image in observation.images.items():
         if image.shape[1] != count:
             raise WamkitError(
-                f"camera {name!r} gives {image.shape[1]} pictures, expected {count}",
-                "video.num_observed pictures to act, video.num_frames to learn",
+                f"camera {name!r} gives {image.shape[1]} images, expected {count}",
+                "video.num_observed images to act, video.num_frames to learn",
             )
 
 

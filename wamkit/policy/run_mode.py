@@ -2,7 +2,7 @@
 
     eager     every operation as it is written
     compile   every layer through torch.compile, as one region for each kind of layer and shape
-              (on a GPU the VAE's encoding of single pictures too: on a CPU it gains nothing)
+              (on a GPU the VAE's encoding of single images too: on a CPU it gains nothing)
     graph     a whole chunk, noise to actions, recorded once for each shape and replayed
     compile+graph    both: what is recorded are the compiled regions
 

@@ -28,16 +28,16 @@ class Session:
             chunk = session.act(observation)
 
     If the paradigm is stateful (`Paradigm.stateful`), an episode begins with `video.num_observed`
-    pictures. Later observations hold the pictures since the last one, `pictures` of them, oldest
+    images. Later observations hold the images since the last one, `num_images` of them, oldest
     first. As in training, the state that counts is the one at the beginning of the episode: to it
-    actions are relative, and what happened since is known from pictures and executed actions.
+    actions are relative, and what happened since is known from images and executed actions.
 
-    New pictures are encoded behind those before them, no more of them than in a training sample,
-    because a causal VAE looks back: a chunk costs the VAE up to `spec.pictures` pictures instead of
+    New images are encoded behind those before them, no more of them than in a training sample,
+    because a causal VAE looks back: a chunk costs the VAE up to `spec.num_images` images instead of
     the new ones alone. Latents are those of training for as long as the episode is no longer than a
-    sample; later on, the oldest picture that is kept is encoded as a first one.
+    sample; later on, the oldest image that is kept is encoded as a first one.
 
-    For other paradigms every chunk is `Policy.act`, and no picture is kept.
+    For other paradigms every chunk is `Policy.act`, and no image is kept.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -60,8 +60,8 @@ class Session:
         self._chunks: list[Tensor] = []  # [B, N, A] returned since the last observation
 
     @property
-    def pictures(self) -> int:
-        """How many pictures the next observation must hold, of every camera."""
+    def num_images(self) -> int:
+        """How many images the next observation must hold, of every camera."""
         video = self.policy.spec.video
         if self._first is None:
             return video.num_observed
@@ -80,11 +80,11 @@ class Session:
 
         `executed` [B, N, A] are the actions that the robot made of the last chunk, in physical
         units; left out, those of the chunk itself. Without an observation the policy goes on as if
-        what it imagined had happened; the next observation then holds all pictures since the last
+        what it imagined had happened; the next observation then holds all images since the last
         one, and `executed` the actions of all chunks since then, one after the other. A new
-        instruction begins a new episode at the newest pictures, of all robots at once.
+        instruction begins a new episode at the newest images, of all robots at once.
 
-        Raises WamkitError as `Policy.act` does, and if pictures, samples or actions are not as many
+        Raises WamkitError as `Policy.act` does, and if images, samples or actions are not as many
         as there must be.
         """
         if not self.policy.paradigm.stateful:
@@ -92,7 +92,7 @@ class Session:
         if self._first is None:
             self._begin(self._with_prompt(observation))
         elif observation is None:
-            self._expect(executed is None, "executed actions without pictures of what they did")
+            self._expect(executed is None, "executed actions without images of what they did")
             self._continue(EpisodeHistory(self._memory))
         else:
             self._observe(self._with_prompt(observation), executed)
@@ -131,7 +131,7 @@ class Session:
         assert self._inputs is not None and self._first is not None
         if past.memory is None:
             raise WamkitError(
-                "the memory is full, and the network begins anew from pictures",
+                "the memory is full, and the network begins anew from images",
                 "pass an observation",
             )
         # Asked for anew, which also notices weights that have changed.
@@ -147,7 +147,7 @@ class Session:
             observation.batch == first.batch,
             f"an observation of {observation.batch} robots in an episode of {first.batch}",
         )
-        preprocessing.expect_images(observation, self.pictures)
+        preprocessing.expect_images(observation, self.num_images)
         self.policy.cameras.canvas(observation.images)  # are all cameras there?
         done = torch.cat(self._chunks, 1) if executed is None else executed
         wanted = (first.batch, len(self._chunks) * spec.actions.chunk_size, spec.actions.size)
@@ -167,10 +167,10 @@ class Session:
             newest = {name: images[:, -spec.video.num_observed :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))
             return
-        kept = max(spec.pictures, spec.video.num_observed + self.pictures)
+        kept = max(spec.num_images, spec.video.num_observed + self.num_images)
         self._clip = {name: images[:, -kept:] for name, images in clip.items()}
         video = preprocessing.latest_latents(
-            self.policy, replace(observation, images=self._clip), self.pictures
+            self.policy, replace(observation, images=self._clip), self.num_images
         )
         state = preprocessing.physical_state(self.policy, first)
         numbers = self.policy.actions.encode(done.to(self.policy.device), state)

@@ -163,7 +163,7 @@ def pooled_text_cache(
     conditioner: Conditioner | None, width: int, template: str
 ) -> TextEmbeddingCache | None:
     """A cache of pooled text embeddings of `width`; None if the conditioner reads no text."""
-    if conditioner is None or conditioner.reads != "words":
+    if conditioner is None or conditioner.reads != "text":
         return None
     return TextEmbeddingCache(_PooledEncoder(conditioner, width), template)
 

@@ -21,7 +21,7 @@ class Client:
     """A robot's line to a server (`wamkit serve`), with a session of its own there.
 
         with Client("192.168.0.7") as policy:
-            reply = policy.infer({"observation/front": picture, "prompt": "pick up the cup"})
+            reply = policy.infer({"observation/front": image, "prompt": "pick up the cup"})
             reply["actions"]  # [N, A] float32, in physical units
 
     `metadata` says which keys the policy wants, and what its actions are. A connection that breaks
@@ -51,7 +51,7 @@ class Client:
     def _connect(self, timeout: float) -> None:
         """Connect, with the previous session if there was one, and receive the greeting."""
         known = f"/?session={self.session['id']}" if self.session else ""
-        # Directly: a robot's pictures have no business with a proxy.
+        # Directly: a robot's images have no business with a proxy.
         self._line = connect(
             self.address + known, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
         ).__enter__()
@@ -60,7 +60,7 @@ class Client:
         self.metadata = greeting
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `pictures`.
+        """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `num_images`.
 
         Raises WamkitError with the server's words if it does not take the observation.
         """

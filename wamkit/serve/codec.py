@@ -17,7 +17,7 @@ from ..errors import WamkitError
 from .quoting import brief, quoted
 
 LIMIT = 2**27
-"""Bytes of a message: 128 MiB, or 145 pictures of 480 x 640."""
+"""Bytes of a message: 128 MiB, or 145 images of 480 x 640."""
 
 ITEMS = 2**12
 """Entries of one list or map."""
@@ -136,7 +136,7 @@ def _expect_small(data: bytes) -> None:
     if len(data) > LIMIT:
         raise WamkitError(
             f"a message of {len(data)} bytes; at most {LIMIT} are sent",
-            "send smaller pictures: the policy makes them as small as it needs",
+            "send smaller images: the policy makes them as small as it needs",
         )
 
 

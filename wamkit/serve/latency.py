@@ -25,7 +25,7 @@ def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for camera in metadata["cameras"].values():
-        shape = (metadata["pictures"], *camera["size"])
+        shape = (metadata["num_images"], *camera["size"])
         if (ends := camera.get("value_range")) is not None:
             found[camera["key"]] = rng.uniform(ends[0], ends[1], shape).astype(np.float32)
         else:

@@ -1,6 +1,6 @@
 """Requests and replies of the server: openpi's keys, and the observations that they encode.
 
-A request is a map: `observation/VIEW` pictures, `observation/state` numbers, `prompt` a sentence.
+A request is a map: `observation/VIEW` images, `observation/state` numbers, `prompt` a sentence.
 It may hold `seed`, `reset` (a new episode begins with this request) and, where the paradigm
 remembers, `executed` (what the robot made of the last chunk). No other key is taken.
 """
@@ -35,7 +35,7 @@ STATE, PROMPT, SEED, RESET, EXECUTED = "observation/state", "prompt", "seed", "r
 
 
 def keys_of(spec: PolicySpec, renamed: Mapping[str, str]) -> dict[str, str]:
-    """view -> the key of its picture in a request, `observation/VIEW` unless renamed.
+    """view -> the key of its image in a request, `observation/VIEW` unless renamed.
 
     Raises WamkitError for a view that the policy does not have.
     """
@@ -68,7 +68,7 @@ class RequestHandler:
                 | ({} if view.value_range is None else {"value_range": list(view.value_range)})
                 for view in spec.cameras.views
             },
-            "pictures": spec.video.num_observed,
+            "num_images": spec.video.num_observed,
             "state": {"key": STATE, "size": spec.state.size},
             "actions": list(self.policy.actions.names),
             "chunk_size": spec.actions.chunk_size,
@@ -87,11 +87,11 @@ class RequestHandler:
         executed, seed = self._executed(request), _seed(request)
         if _reset(request):
             session.reset()
-        seen = self._observation(request, session.pictures)
+        seen = self._observation(request, session.num_images)
         begun = perf_counter()
         chunk = session.act(seen, executed, seed=seed)
         timing = {"infer_ms": 1000 * (perf_counter() - begun)}
-        return {**_to_reply(chunk), "pictures": session.pictures, "policy_timing": timing}
+        return {**_to_reply(chunk), "num_images": session.num_images, "policy_timing": timing}
 
     def _expect_keys(self, request: Any) -> None:
         if not isinstance(request, dict):
@@ -117,10 +117,10 @@ class RequestHandler:
             hint,
         )
 
-    def _observation(self, request: Mapping[str, Any], pictures: int) -> Observation:
+    def _observation(self, request: Mapping[str, Any], count: int) -> Observation:
         ranged = {view.name for view in self.policy.spec.cameras.views if view.value_range}
         images = {
-            view: (_to_deep_clip if view in ranged else _to_clip)(key, request[key], pictures)
+            view: (_to_deep_clip if view in ranged else _to_clip)(key, request[key], count)
             for view, key in self.images.items()
         }
         size = self.policy.spec.state.size
@@ -184,18 +184,18 @@ def _reset(request: Mapping[str, Any]) -> bool:
 
 
 def _to_clip(key: str, found: Any, count: int) -> Tensor:
-    """Pictures of one camera as a tensor [1, T, 3, height, width] uint8, oldest first."""
+    """Images of one camera as a tensor [1, T, 3, height, width] uint8, oldest first."""
     shapes = "[height, width, 3]" if count == 1 else f"[{count}, height, width, 3]"
     if not isinstance(found, np.ndarray):
         raise WamkitError(
             f"{key!r} is a {type(found).__name__}; expected an array uint8 {shapes}",
-            "send the picture itself as a numpy array",
+            "send the image itself as a numpy array",
         )
     fault = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
     if found.dtype != np.uint8 and (found.dtype.kind in "ui" or 3 not in found.shape):
         raise WamkitError(
             fault,
-            "depth and other deep pictures are taken by views with value_range, and this policy "
+            "depth and other deep images are taken by views with value_range, and this policy "
             "was trained on 8-bit color: send that",
         )
     if found.dtype != np.uint8:
@@ -217,20 +217,20 @@ def _to_clip(key: str, found: Any, count: int) -> Tensor:
     if len(clip) != count:
         raise WamkitError(
             fault,
-            f"send {count} pictures, oldest first"
+            f"send {count} images, oldest first"
             + (", or begin a new episode with 'reset'" if count > 1 else ""),
         )
     return torch.from_numpy(np.array(clip)).movedim(-1, 1)[None]
 
 
 def _to_deep_clip(key: str, found: Any, count: int) -> Tensor:
-    """Deep pictures of one camera as a tensor [1, T, 1, height, width] float32, oldest first."""
+    """Deep images of one camera as a tensor [1, T, 1, height, width] float32, oldest first."""
     shapes = "[height, width]" if count == 1 else f"[{count}, height, width]"
     expected = f"expected one channel {shapes} of any number type, in the recording's own units"
     if not isinstance(found, np.ndarray):
         raise WamkitError(
             f"{key!r} is a {type(found).__name__}; {expected}",
-            "send the picture itself as a numpy array",
+            "send the image itself as a numpy array",
         )
     clip = found[..., 0] if found.ndim > 2 and found.shape[-1] == 1 else found
     clip = clip[None] if clip.ndim == 2 else clip

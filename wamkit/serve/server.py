@@ -175,7 +175,7 @@ class Server:
     def _rehearse(self, prompt: str | None) -> None:
         session = self.policy.session()
         for _ in range(2 if self.policy.paradigm.stateful else 1):
-            seen = random_observation(self.policy.spec, batch=1, frames=session.pictures)
+            seen = random_observation(self.policy.spec, batch=1, frames=session.num_images)
             session.act(seen if prompt is None else replace(seen, prompt=[prompt]), seed=0)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:

@@ -49,7 +49,7 @@ def conflicts(
         if its.value_range is not None:
             yield Conflict(
                 between=(f"cameras.views.{place}.value_range", "environment"),
-                why=f"view {its.name!r} takes deep pictures, an environment shows 8-bit color",
+                why=f"view {its.name!r} takes deep images, an environment shows 8-bit color",
                 hint="evaluate a policy that was trained on color",
             )
     if spec.actions.size != len(robot.actions):
@@ -85,7 +85,7 @@ def conflicts(
 
 
 def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
-    """What a policy that remembers asks for: whole chunks, and pictures that divide them."""
+    """What a policy that remembers asks for: whole chunks, and images that divide them."""
     video, chunk = spec.video, spec.actions.chunk_size
     if execute_steps != chunk:
         yield Conflict(
@@ -98,7 +98,7 @@ def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Confl
         yield Conflict(
             between=("video", "actions.chunk_size"),
             why=f"a chunk of {chunk} actions shows {video.num_frames - video.num_observed} new "
-            "pictures, "
+            "images, "
             f"one every {video.frame_stride} actions",
             hint="a policy that remembers needs (frames - context) * every = chunk",
         )

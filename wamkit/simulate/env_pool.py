@@ -130,10 +130,10 @@ class EnvWorker:
                 f"{where}: the state is {state[place]} at {name!r}, expected finite numbers",
                 "the simulation has become unstable: choose another seed, or mend the environment",
             )
-        for name, picture in seen.pictures.items():
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        for name, image in seen.images.items():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise WamkitError(
-                    f"{where}: camera {name!r} shows {picture.dtype} {list(picture.shape)}, "
+                    f"{where}: camera {name!r} shows {image.dtype} {list(image.shape)}, "
                     "expected uint8 [height, width, 3]",
                     "have the environment scale what it renders to 8 bits",
                 )

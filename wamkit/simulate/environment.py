@@ -47,7 +47,7 @@ class Robot:
 class EnvObservation:
     """One observation of the robot."""
 
-    pictures: Mapping[str, NDArray[np.uint8]]  # camera -> [height, width, 3]
+    images: Mapping[str, NDArray[np.uint8]]  # camera -> [height, width, 3]
     state: NDArray[np.float32]  # [P] physical units
     instruction: str
 
@@ -72,7 +72,7 @@ class Expert(Protocol):
 class Environment(Protocol):
     """One simulator with a task in it.
 
-    Looking is apart from stepping, because pictures often cost more than physics, and between the
+    Looking is apart from stepping, because images often cost more than physics, and between the
     decisions of a policy nobody looks.
     """
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .environment import EnvObservation
 
 STAGES = ("observation", "policy", "environment")
-"""Where the time of a decision goes: taking pictures, choosing actions, carrying them out."""
+"""Where the time of a decision goes: taking images, choosing actions, carrying them out."""
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ class Rollout:
     instruction: str
     frames: tuple[Frame, ...] = ()  # empty if they were not kept
     imagined: Mapping[int, Any] = field(default_factory=dict)
-    """step of a decision -> camera -> pictures [K, height, width, 3] uint8 expected from there."""
+    """step of a decision -> camera -> images [K, height, width, 3] uint8 expected from there."""
     last: EnvObservation | None = None  # after the last frame, if frames were kept

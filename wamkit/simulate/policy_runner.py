@@ -100,7 +100,7 @@ class PolicyRunner:
             looks = self._context(one)
         else:
             every = self.policy.spec.video.frame_stride
-            count = one.session.pictures
+            count = one.session.num_images
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
         chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
         return chunk.values[0].numpy()
@@ -129,8 +129,8 @@ class PolicyRunner:
 
 
 def _clip(looks: Sequence[EnvObservation], camera: str) -> Tensor:
-    """Pictures of one camera [T, 3, height, width] uint8."""
-    return torch.from_numpy(np.stack([seen.pictures[camera] for seen in looks])).movedim(-1, 1)
+    """Images of one camera [T, 3, height, width] uint8."""
+    return torch.from_numpy(np.stack([seen.images[camera] for seen in looks])).movedim(-1, 1)
 
 
 def _pixels(clip: Tensor) -> NDArray[np.uint8]:

@@ -115,11 +115,11 @@ class CollectionConfig:
 
 
 def writer(
-    folder: Path, robot: Robot, pictures: Literal["video", "image"], codec: str | None = None
+    folder: Path, robot: Robot, image_format: Literal["video", "image"], codec: str | None = None
 ) -> Writer:
     """A data set for what the robot sees and does, under LeRobot's names."""
     features = {
-        f"observation.images.{name}": Feature(pictures, (*size, 3))
+        f"observation.images.{name}": Feature(image_format, (*size, 3))
         for name, size in robot.cameras.items()
     }
     if robot.state:
@@ -135,7 +135,7 @@ def add(made: Writer, rollout: Rollout) -> None:
     """Write one episode whose frames were kept."""
     for frame in rollout.frames:
         values: dict[str, Any] = {
-            f"observation.images.{name}": picture for name, picture in frame.seen.pictures.items()
+            f"observation.images.{name}": image for name, image in frame.seen.images.items()
         }
         if "observation.state" in made.features:
             values["observation.state"] = frame.seen.state

@@ -1,7 +1,7 @@
 """Videos of episodes: the recorded frames, and next to them the frames that the policy imagined.
 
 real | imagined       a green frame from the first success on; an orange one around what is
-                      imagined: the picture for the moment that comes next
+                      imagined: the image for the moment that comes next
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..data import video_writer
 from ..files.durable import in_words, make_folder, write_bytes
 from .episodes import Rollout
 
-READABLE = 192  # pixels of height that small pictures are enlarged to
+READABLE = 192  # pixels of height that small images are enlarged to
 BORDER = 4
 PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
 GIF_HERTZ = 50.0  # browsers slow down what is faster
 
 
-def pictures(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
-    """One picture [height, width, 3] for each step and one for the end; sizes are even.
+def video_frames(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
+    """One image [height, width, 3] for each step and one for the end; sizes are even.
 
-    `every` is the number of actions between two imagined pictures.
+    `every` is the number of actions between two imagined images.
     """
     decisions = sorted(rollout.imagined)
     solved = False
@@ -37,7 +37,7 @@ def pictures(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
         looks.append(rollout.last)
     for step, seen in enumerate(looks):
         solved = solved or (step > 0 and rollout.frames[step - 1].success)
-        row = [_framed(p, SOLVED if solved else PLAIN) for p in seen.pictures.values()]
+        row = [_framed(p, SOLVED if solved else PLAIN) for p in seen.images.values()]
         if decisions:
             begun = max((d for d in decisions if d <= step), default=decisions[0])
             for clip in rollout.imagined[begun].values():
@@ -48,28 +48,28 @@ def pictures(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
         yield np.pad(made, ((0, made.shape[0] % 2), (0, made.shape[1] % 2), (0, 0)))
 
 
-def _framed(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
-    times = max(1, -(-READABLE // picture.shape[0]))
-    scaled = ImageOps.scale(Image.fromarray(picture), times, Image.Resampling.NEAREST)
+def _framed(image: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
+    times = max(1, -(-READABLE // image.shape[0]))
+    scaled = ImageOps.scale(Image.fromarray(image), times, Image.Resampling.NEAREST)
     return np.asarray(ImageOps.expand(scaled, BORDER, color))
 
 
 def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> None:
     """Write an episode as .mp4 or .gif, at its true speed where the format can."""
-    shown = list(pictures(rollout, every))
+    shown = list(video_frames(rollout, every))
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
-        cure = "write the films as pictures that move: --video-format gif"
+        cure = "write the films as images that move: --video-format gif"
         shot = video_writer.VideoWriter(file, control_hz, size, "h264", cure)
         try:
-            for picture in shown:
-                shot.add(picture)
+            for image in shown:
+                shot.add(image)
             shot.close()
         finally:
             shot.discard()  # nothing, once it is closed
         return
     skip = max(1, round(control_hz / GIF_HERTZ))
-    images: list[Any] = [Image.fromarray(picture) for picture in shown[::skip]]
+    images: list[Any] = [Image.fromarray(image) for image in shown[::skip]]
     first, *rest = images
     duration = max(20, round(1000 * skip / control_hz))
     with in_words(file):

@@ -55,7 +55,7 @@ def expect_alike(
 ) -> None:
     """Raise AssertionError unless sample `alone` gets by itself what it gets in a batch.
 
-    The batch has a sample for each of `prompts`, with pictures, a state and a seed of its own.
+    The batch has a sample for each of `prompts`, with images, a state and a seed of its own.
     Prompts are encoded by `Words` from now on, whose texts are as long as the prompts.
     """
     spec, count, policy = policy.spec, len(prompts), policy.eval()

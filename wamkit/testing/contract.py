@@ -299,14 +299,14 @@ def has_the_shapes_it_states(spec: PolicySpec, tmp: Path) -> None:
 
 
 @torch.no_grad()
-def encodes_the_first_picture_by_itself(spec: PolicySpec, tmp: Path) -> None:
-    """The first latent is the first picture's alone, and later pictures do not change it."""
+def encodes_the_first_image_by_itself(spec: PolicySpec, tmp: Path) -> None:
+    """The first latent is the first image's alone, and later images do not change it."""
     vae, clip = spec.vae.build().eval(), _clip(spec)
     z = vae.encode(clip)
     same_values(vae.encode(clip[:, :, :1]), z[:, :, :1])
 
 
-def refuses_pictures_that_do_not_divide(spec: PolicySpec, tmp: Path) -> None:
+def refuses_images_that_do_not_divide(spec: PolicySpec, tmp: Path) -> None:
     """Sizes that are no multiple of the stride are a ValueError, not a wrong result."""
     vae, (t, h, w) = spec.vae.build().eval(), spec.vae.stride
     wrong = [(2, 3, 1, h + 1, w)] if h > 1 else []
@@ -316,7 +316,7 @@ def refuses_pictures_that_do_not_divide(spec: PolicySpec, tmp: Path) -> None:
             vae.encode(torch.zeros(shape))
         except ValueError:
             continue
-        raise AssertionError(f"pictures of shape {shape} were accepted")
+        raise AssertionError(f"images of shape {shape} were accepted")
 
 
 # Text encoders --------------------------------------------------------------------------------
@@ -383,8 +383,8 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
     ),
     "vae": (
         has_the_shapes_it_states,
-        encodes_the_first_picture_by_itself,
-        refuses_pictures_that_do_not_divide,
+        encodes_the_first_image_by_itself,
+        refuses_images_that_do_not_divide,
     ),
     "text_encoder": (encodes_prompts_alike_alone_and_together, keeps_its_fingerprint),
     "action_head": (),

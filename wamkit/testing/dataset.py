@@ -19,12 +19,12 @@ def record(
     episodes: int = 2,
     frames: int = 12,
     size: tuple[int, int] = (48, 64),
-    pictures: Literal["video", "image"] = "video",
+    image_format: Literal["video", "image"] = "video",
     codec: str = "h264",
 ) -> Path:
     """Episodes in which everything tells its time: see `frame`."""
     features = {
-        f"observation.images.{view.name}": Feature(pictures, (*size, 3))
+        f"observation.images.{view.name}": Feature(image_format, (*size, 3))
         for view in spec.cameras.views
     }
     features["action"] = Feature("float32", (spec.actions.size,))
@@ -38,7 +38,7 @@ def record(
 
 
 def frame(features: dict[str, Feature], episode: int, t: int) -> dict[str, Any]:
-    """Pictures that brighten by 18 of 255 a frame; numbers episode + t / 100 + place / 10.
+    """Images that brighten by 18 of 255 a frame; numbers episode + t / 100 + place / 10.
 
     Actions are a frame ahead of the state.
     """

@@ -26,12 +26,10 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
             _expect_seen(seen, robot)
         for one, two in zip(first, again, strict=True):
             assert np.array_equal(one.state, two.state), "a seed does not decide the state"
-            for name, picture in one.pictures.items():
-                assert np.array_equal(picture, two.pictures[name]), (
-                    "a seed does not decide pictures"
-                )
+            for name, image in one.images.items():
+                assert np.array_equal(image, two.images[name]), "a seed does not decide images"
         assert any(
-            not np.array_equal(one.pictures[name], two.pictures[name])
+            not np.array_equal(one.images[name], two.images[name])
             for one, two in zip(first, other, strict=True)
             for name in robot.cameras
         ), "two seeds look alike"
@@ -51,9 +49,9 @@ def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> li
 
 
 def _expect_seen(seen: EnvObservation, robot: Robot) -> None:
-    assert {name: p.shape for name, p in seen.pictures.items()} == {
+    assert {name: p.shape for name, p in seen.images.items()} == {
         name: (*size, 3) for name, size in robot.cameras.items()
     }
-    assert all(picture.dtype == np.uint8 for picture in seen.pictures.values())
+    assert all(image.dtype == np.uint8 for image in seen.images.values())
     assert seen.state.shape == (len(robot.state),) and seen.state.dtype == np.float32
     assert np.isfinite(seen.state).all() and seen.instruction.strip()

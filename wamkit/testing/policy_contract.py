@@ -32,7 +32,7 @@ def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
     for _ in range(2):
         session, values = policy.session(), []
         for k in range(3):
-            seen = observation(spec, frames=session.pictures, seed=k)
+            seen = observation(spec, frames=session.num_images, seed=k)
             values.append(session.act(seen, seed=k).values)
         episodes.append(torch.stack(values))
     assert episodes[0].isfinite().all() and torch.equal(*episodes)
@@ -94,7 +94,7 @@ def comes_back_from_a_folder(spec: PolicySpec, tmp: Path) -> None:
 
 
 def imagines(spec: PolicySpec, tmp: Path) -> None:
-    """The imagined clip has the pictures the spec asks for, in range."""
+    """The imagined clip has the images the spec asks for, in range."""
     if not spec.backbone.traits.imagines:
         return
     out = Policy.from_spec(spec).imagine(observation(spec), seed=0)

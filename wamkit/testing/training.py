@@ -39,8 +39,8 @@ SHORT: Mapping[str, Any] = {
 
 
 def recordings(folder: Path, spec: PolicySpec) -> Path:
-    """Three episodes of ten small pictures that fit a spec; see `wamkit.testing.dataset`."""
-    return record(folder, spec, episodes=3, frames=10, size=(16, 16), pictures="image")
+    """Three episodes of ten small images that fit a spec; see `wamkit.testing.dataset`."""
+    return record(folder, spec, episodes=3, frames=10, size=(16, 16), image_format="image")
 
 
 def short_run(

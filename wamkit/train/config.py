@@ -126,7 +126,7 @@ class TrainConfig(Section):
     """Adapters in place of all weights of a part; none if left out. Needs `wamkit[lora]`."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Keep a moving average of the weights with this decay, for example 0.999; it warms up as
-    (1 + step) / (10 + step). Validation, pictures and saved policies take the average."""
+    (1 + step) / (10 + step). Validation, images and saved policies take the average."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Weights, their updates and losses are float32 in both. With bfloat16 the pass of backbone and
@@ -145,7 +145,7 @@ class TrainConfig(Section):
     takes to write a policy."""
 
     tolerance: float = Field(1e-4, ge=0)
-    """Seconds that the time of a frame, or of its picture, may be off in the data."""
+    """Seconds that the time of a frame, or of its image, may be off in the data."""
     val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the episodes that are held out; 0 for none."""
     validate_every: int = Field(500, ge=0, le=MOST)
@@ -153,7 +153,7 @@ class TrainConfig(Section):
     validation_batches: int = Field(8, gt=0)
     """Batches of held-out samples, always the same ones with the same noise."""
     imagine_every: int = Field(0, ge=0)
-    """Steps from one picture of an imagined future to the next; 0 for none."""
+    """Steps from one image of an imagined future to the next; 0 for none."""
     save_every: int = Field(500, gt=0)
     """Steps from one checkpoint to the next; there is always one at the end."""
     max_checkpoints: int = Field(3, gt=0)
@@ -161,7 +161,7 @@ class TrainConfig(Section):
     log_every: int = Field(10, gt=0)
     """Steps from one line of log.jsonl to the next."""
     loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where the same numbers, and pictures, go besides log.jsonl; each is an extra of wamkit."""
+    """Where the same numbers, and images, go besides log.jsonl; each is an extra of wamkit."""
     peak_flops: float | None = Field(default=None, gt=0)
     """Operations a second that a device can do, of which a run reaches a share; from the table of
     `wamkit/train/devices.py` if left open."""

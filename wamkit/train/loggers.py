@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go besides log.jsonl: TensorBoard, Trackio, Weights & Biases.
+"""Where a run's numbers and images go besides log.jsonl: TensorBoard, Trackio, Weights & Biases.
 
 All three run without an account or a network: TensorBoard writes files into the folder of the run,
 Trackio keeps a database on this machine, and wandb does with WANDB_MODE=offline.
@@ -32,8 +32,8 @@ class Logger(Protocol):
     def numbers(self, step: int, named: Mapping[str, float]) -> None:
         """Numbers after so many updates."""
 
-    def picture(self, step: int, name: str, file: Path) -> None:
-        """A picture in a file, after so many updates."""
+    def image(self, step: int, name: str, file: Path) -> None:
+        """An image in a file, after so many updates."""
 
     def close(self) -> None:
         """Close the logger."""
@@ -64,10 +64,10 @@ class TensorBoard:
         for name, value in named.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, file: Path) -> None:
+    def image(self, step: int, name: str, file: Path) -> None:
         """Log the image in a file."""
-        with opened_image(file, str(file)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))  # [height, width, 3]
+        with opened_image(file, str(file)) as image:
+            pixels = np.asarray(image.convert("RGB"))  # [height, width, 3]
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Tracker:
         """Log scalars of an update, by name."""
         self._module.log(dict(named), step=step)
 
-    def picture(self, step: int, name: str, file: Path) -> None:
+    def image(self, step: int, name: str, file: Path) -> None:
         """Log the image in a file."""
         self._module.log({name: self._module.Image(str(file))}, step=step)
 

@@ -77,10 +77,10 @@ class Log:
         for logger in self._loggers:
             logger.numbers(step, named)
 
-    def picture(self, step: int, name: str, file: Path) -> None:
-        """A picture that lies in the folder of the run, for those that show pictures."""
+    def image(self, step: int, name: str, file: Path) -> None:
+        """An image that lies in the folder of the run, for those that show images."""
         for logger in self._loggers:
-            logger.picture(step, name, file)
+            logger.image(step, name, file)
 
     def sync(self) -> None:
         """Flush what was written to the disk, before a checkpoint says that it is there."""

@@ -230,7 +230,7 @@ def work(
         total.backward()
     operations = meter.operations
     if encodes:
-        operations += count_encoding(spec, vae, spec.pictures).operations
+        operations += count_encoding(spec, vae, spec.num_images).operations
     learned = sum(prod(p.shape) for p in every if p.requires_grad)
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
     if isinstance(vae, nn.Module):

@@ -374,7 +374,7 @@ class Trainer:
                 file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
                 write_imagined(self.distributed, self.shown, file, self.processes)
                 if self.log is not None:
-                    self.log.picture(self.step, "imagined", file)
+                    self.log.image(self.step, "imagined", file)
         return better
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -70,13 +70,13 @@ class Validator:
 def write_imagined(
     distributed: DistributedPolicy, samples: Samples, file: Path, processes: Processes
 ) -> None:
-    """Write a strip of a sample's pictures above those imagined from the first of them."""
+    """Write a strip of a sample's images above those imagined from the first of them."""
     sample = samples[len(samples) // 3]
     seen = collate([sample]).observation
     count = distributed.loss_module.policy.spec.video
     if next(iter(seen.images.values())).shape[1] < count.num_frames:
         raise WamkitError(
-            "stored latents leave out the pictures that are to come",
+            "stored latents leave out the images that are to come",
             "imagine_every=0, or train without --latents",
         )
     now = Observation(_first(seen.images, count.num_observed), seen.prompt, seen.state)
@@ -108,7 +108,7 @@ def _first(images: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     return {name: image[:, :count] for name, image in images.items()}
 
 
-def _strip(pictures: Tensor) -> Image.Image:
-    """Pictures [3, T, height, width] in [-1, 1] side by side."""
-    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(2, 1, 3, 0)
+def _strip(images: Tensor) -> Image.Image:
+    """Images [3, T, height, width] in [-1, 1] side by side."""
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(2, 1, 3, 0)
     return Image.fromarray(pixels.flatten(1, 2).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""The pictures of the page, as SVG whose colors are those of the page: light, or dark.
+"""The images of the page, as SVG whose colors are those of the page: light, or dark.
 
 Classes are what the style sheet of the page colors: `words`, `frames`, `numbers` for roles, `ink`
 for text, `faint` for lines.
@@ -33,7 +33,7 @@ def streams(explanation: Mapping[str, Any]) -> str:
     body = [_text(0, 14, "Streams of tokens", weight=600)]
     made_by = {
         "words": f"words, read by {parts['text_encoder']}",
-        "frames": f"pictures, {parts['vae']} and {parts['backbone']}",
+        "frames": f"images, {parts['vae']} and {parts['backbone']}",
         "numbers": f"numbers, {parts['action_head']}",
     }
     y, widest = 26.0, float(WIDTH)

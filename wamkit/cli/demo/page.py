@@ -15,7 +15,7 @@ from .stages import SLOWER, Found, Settings, Way
 
 STYLE = Path(__file__).with_name("page.css")
 MEANINGS = {
-    "observation": "taking the pictures, one simulator",
+    "observation": "taking the images, one simulator",
     "policy": "deciding, all episodes of a round together",
     "environment": "carrying out one action",
 }
@@ -142,7 +142,7 @@ def _built(explanation: Mapping[str, Any]) -> str:
     ]
     latent, actions = explanation["latent"], explanation["actions"]
     sizes = (
-        f"A picture is {latent['channels']} channels of {latent['size'][0]} x {latent['size'][1]}; "
+        f"An image is {latent['channels']} channels of {latent['size'][0]} x {latent['size'][1]}; "
         f"{actions['chunk_size']} actions of {actions['size']} numbers are chosen at once, for "
         f"{actions['chunk_size'] / actions['control_hz']:g} s."
     )
@@ -193,7 +193,7 @@ def _latency(way: Way) -> str:
 
 
 def _times(data: Found, baselines: Mapping[str, Found], ways: Sequence[Way]) -> str:
-    count = f"{data['episodes']} demonstrations, {data['frames']} pictures"
+    count = f"{data['episodes']} demonstrations, {data['frames']} images"
     rows = [(count, _spent(data))]
     rows += [(f"evaluation of {name}", _spent(found)) for name, found in baselines.items()]
     for way in ways:
@@ -266,7 +266,7 @@ def _data(raw: bytes, ending: str) -> str:
 
 
 def _still(film: Path) -> str:
-    """The picture in the middle of an animation."""
+    """The image in the middle of an animation."""
     from ...files.images import opened
 
     with opened(film, str(film)) as moving:

@@ -1,4 +1,4 @@
-"""The FLUX VAEs equal diffusers', take pictures one by one, and can read the original files."""
+"""The FLUX VAEs equal diffusers', take images one by one, and can read the original files."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ def statistics(model: Any) -> tuple[Tensor, Tensor]:
     return mean, torch.sqrt(model.bn.running_var.view(1, -1, 1, 1) + model.config.batch_norm_eps)
 
 
-def reference_encode(model: Any, picture: Tensor) -> Tensor:
+def reference_encode(model: Any, image: Tensor) -> Tensor:
     """Latents as the pipelines of diffusers normalize them."""
-    z = model.encode(picture).latent_dist.mode()
+    z = model.encode(image).latent_dist.mode()
     if not hasattr(model, "bn"):
         return (z - 0.1159) * 0.3611
     mean, std = statistics(model)
@@ -153,7 +153,7 @@ def reference_decode(model: Any, z: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 @torch.no_grad()
 @float64()
-def test_pictures_and_latents_equal_those_of_diffusers(
+def test_images_and_latents_equal_those_of_diffusers(
     variant: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     references = doubled(references)
@@ -207,7 +207,7 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
 @variants
 @torch.no_grad()
 @float64()
-def test_a_picture_knows_nothing_of_the_others(variant: str, vaes: dict[str, Any]) -> None:
+def test_an_image_knows_nothing_of_the_others(variant: str, vaes: dict[str, Any]) -> None:
     vaes = doubled(vaes)
     vae, pixels = vaes[variant], clip(3)
     z = vae.encode(pixels)

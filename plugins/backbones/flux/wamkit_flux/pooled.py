@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
 class PooledText(nn.Module):
     """`Conditioner` that reads the prompt."""
 
-    reads: Literal["picture", "words"] = "words"
+    reads: Literal["image", "text"] = "text"
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class PooledText(nn.Module):
         self.tokenizer = SimpleTokenizer(context_length=shape.length)
 
     @torch.no_grad()
-    def forward(self, prompts: Sequence[str], picture: Tensor | None) -> Tensor:
-        """B prompts to [B, 1, D]; the picture is not looked at.
+    def forward(self, prompts: Sequence[str], image: Tensor | None) -> Tensor:
+        """B prompts to [B, 1, D]; the image is not looked at.
 
         What a prompt has beyond 77 tokens is cut off, as in the published pipeline.
         """

@@ -1,6 +1,6 @@
-"""The image VAEs of FLUX.1 and FLUX.2: pictures to normalized latents, one by one, and back.
+"""The image VAEs of FLUX.1 and FLUX.2: images to normalized latents, one by one, and back.
 
-Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each
+Letters as in `wamkit.interfaces.types`; a clip of T images is T latents that know nothing of each
 other. Source: `src/flux2/autoencoder.py` in github.com/black-forest-labs/flux2 and
 `src/flux/modules/autoencoder.py` in github.com/black-forest-labs/flux (Apache-2.0). Names and
 shapes are those of diffusers' `AutoencoderKLFlux2` and `AutoencoderKL`.
@@ -36,7 +36,7 @@ TINY = Sizes((4, 8, 8, 8), 1, 4)
 
 
 class ImageAutoencoder(nn.Module, ABC):
-    """`VAE` for pictures: the posterior mean, shifted and scaled to about unit variance."""
+    """`VAE` for images: the posterior mean, shifted and scaled to about unit variance."""
 
     latent: ClassVar[int]
     """Channels between encoder and decoder."""

@@ -1,10 +1,10 @@
 """Encoder and decoder of the FLUX image VAEs, under the parameter names of diffusers.
 
-    picture [N, 3, H, W] --4 stages, each but the last halves--> mid --> moments [N, 2 C, H/8, W/8]
-    latent  [N, C, h, w] --> mid --4 stages, each but the last doubles--> picture [N, 3, 8h, 8w]
+    image [N, 3, H, W] --4 stages, each but the last halves--> mid --> moments [N, 2 C, H/8, W/8]
+    latent  [N, C, h, w] --> mid --4 stages, each but the last doubles--> image [N, 3, 8h, 8w]
 
 Source: `src/flux2/autoencoder.py` in github.com/black-forest-labs/flux2 (Apache-2.0), in the layout
-of diffusers' `AutoencoderKL`. Letters: N pictures, C latent channels, D width of a stage.
+of diffusers' `AutoencoderKL`. Letters: N images, C latent channels, D width of a stage.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each position of a picture attends to all of them, one head; added to x."""
+    """Each position of an image attends to all of them, one head; added to x."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class UpStage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to moments. `widths` are those of the stages, `depth` their residual blocks."""
+    """Images to moments. `widths` are those of the stages, `depth` their residual blocks."""
 
     def __init__(self, widths: Sequence[int], depth: int, groups: int, channels: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures. `widths` and `depth` are those of the encoder; stages are one deeper."""
+    """Latents to images. `widths` and `depth` are those of the encoder; stages are one deeper."""
 
     def __init__(self, widths: Sequence[int], depth: int, groups: int, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """diffusers' VAEs of LTX-Video and LTX-2 behind wamkit's contract.
 
-Letters: B batch, C = 128 latent channels, T = 1 + 8k pictures, t = 1 + k latents, h = H / 32,
-w = W / 32. The encoder is causal, so picture 0 alone gives the clip's latent 0; the decoder is not.
+Letters: B batch, C = 128 latent channels, T = 1 + 8k images, t = 1 + k latents, h = H / 32,
+w = W / 32. The encoder is causal, so image 0 alone gives the clip's latent 0; the decoder is not.
 """
 
 from __future__ import annotations

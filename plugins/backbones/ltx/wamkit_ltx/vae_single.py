@@ -1,11 +1,11 @@
-"""The encoders of LTX's VAEs for a picture by itself, in two dimensions.
+"""The encoders of LTX's VAEs for an image by itself, in two dimensions.
 
-Before a clip they see its first picture again, so that a picture alone is the same at all times in
+Before a clip they see its first image again, so that an image alone is the same at all times in
 every layer: it is convolved once, by kernels summed over time
 (`wamkit.acceleration.single_frame_conv`). Where two moments become one they are equal. The layers
 are diffusers', and so is what comes out, up to rounding.
 
-Letters: B pictures, D channels of a layer, H and W height and width at its resolution.
+Letters: B images, D channels of a layer, H and W height and width at its resolution.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def convolutions(encoder: nn.Module) -> Iterator[nn.Conv3d]:
     return (layer for layer in encoder.modules() if isinstance(layer, nn.Conv3d))
 
 
-def moments(encoder: Any, picture: Tensor) -> Tensor:
-    """A picture [B, 3, H, W] in [-1, 1] to mean and log variance [B, C + 1, h, w].
+def moments(encoder: Any, image: Tensor) -> Tensor:
+    """An image [B, 3, H, W] in [-1, 1] to mean and log variance [B, C + 1, h, w].
 
     The one variance of all channels is not repeated for each of them.
     """
-    x = _convolved(encoder.conv_in, _patched(picture, encoder.patch_size))
+    x = _convolved(encoder.conv_in, _patched(image, encoder.patch_size))
     for stage in encoder.down_blocks:
         for block in stage.resnets:
             x = _residual(block, x)
@@ -83,7 +83,7 @@ def _folded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
     return cells[:, :, None].expand(-1, -1, t, -1, -1, -1, -1).flatten(1, 4)
 
 
-def _patched(picture: Tensor, patch: int) -> Tensor:
+def _patched(image: Tensor, patch: int) -> Tensor:
     """Squares of pixels to channels, columns before rows: [B, 3, H, W] to [B, 3 p p, ...]."""
-    squares = picture.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    squares = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
     return squares.permute(0, 1, 5, 3, 2, 4).flatten(1, 3)

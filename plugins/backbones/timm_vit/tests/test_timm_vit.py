@@ -100,7 +100,7 @@ def backbones(folders: dict[str, Path]) -> dict[str, Any]:
     return {v: config(v, weights=str(f)).build().eval() for v, f in folders.items()}
 
 
-def pictures(frames: int, rows: int, columns: int, patch: int) -> Tensor:
+def images(frames: int, rows: int, columns: int, patch: int) -> Tensor:
     """Pixels [2, 3, T, height, width] in [-1, 1]."""
     rng = torch.Generator().manual_seed(1)
     return torch.rand(2, 3, frames, rows * patch, columns * patch, generator=rng) * 2 - 1
@@ -125,7 +125,7 @@ def seen(backbone: Any, frames: Tensor | Frames, sees: Visibility | None = None)
 
 
 def features(reference: Any, pixels: Tensor, variant: str) -> Tensor:
-    """timm's own `forward_features` of one picture, normalized as its configuration says."""
+    """timm's own `forward_features` of one image, normalized as its configuration says."""
     mean, std = (torch.tensor(x)[:, None, None] for x in PIXELS[SIZES[variant]["pixels"]])
     return reference.forward_features(((pixels[:, :, 0] + 1) / 2 - mean) / std)  # type: ignore[no-any-return]
 
@@ -142,7 +142,7 @@ def test_tokens_and_gradients_equal_timm(
     references, backbones = doubled((references, backbones))
     reference, backbone = references[variant], backbones[variant]
     patch = backbone.config.patch_size
-    ours, theirs = (pictures(1, *size, patch).requires_grad_() for _ in range(2))
+    ours, theirs = (images(1, *size, patch).requires_grad_() for _ in range(2))
     found = reference.norm(seen(backbone, latents(ours, patch)))  # the norm that no block holds
     expected = features(reference, theirs, variant)
     same_values(found, expected, PERIODS)
@@ -185,12 +185,12 @@ def test_published_sizes_are_those_of_timm(variant: str) -> None:
 
 
 @float64()
-def test_several_pictures_that_do_not_see_each_other_are_encoded_as_if_alone(
+def test_several_images_that_do_not_see_each_other_are_encoded_as_if_alone(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))
     variant = "vit_base_patch16_dinov3"
-    backbone, clip = backbones[variant], pictures(2, 3, 5, 16)
+    backbone, clip = backbones[variant], images(2, 3, 5, 16)
     frames = Frames(latents(clip, 16), ("context", "context.1"), counted(2), torch.zeros(2, 2))
     with torch.no_grad():
         apart = seen(backbone, frames, {"context": {"context"}, "context.1": {"context.1"}})
@@ -225,7 +225,7 @@ def test_weights_of_another_grid_are_refused(folders: dict[str, Path]) -> None:
 
 def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
     backbone = backbones["vit_base_patch14_dinov2"]
-    assert not uncalled(backbone, lambda: seen(backbone, latents(pictures(1, 4, 4, 14), 14)))
+    assert not uncalled(backbone, lambda: seen(backbone, latents(images(1, 4, 4, 14), 14)))
 
 
 # In a policy -------------------------------------------------------------------------------------
@@ -281,13 +281,13 @@ def test_a_head_that_reads_no_text_either_is_refused() -> None:
     )
 
 
-def test_another_way_to_cut_pictures_is_refused_with_the_strides_to_write() -> None:
+def test_another_way_to_cut_images_is_refused_with_the_strides_to_write() -> None:
     raw = table("vit_base_patch16_224")
     raw["vae"]["strides"] = [4, 8, 8]  # as many channels, in another order
     (conflict,) = check(raw)
     assert conflict.why == (
         "vit_base_patch16_224 looks at patches of 16 x 16 pixels, and pixel_shuffle with strides "
-        "[4, 8, 8] does not cut pictures into them"
+        "[4, 8, 8] does not cut images into them"
     )
     assert conflict.hint == 'set vae.name = "pixel_shuffle" and vae.strides = [1, 16, 16]'
 
@@ -295,9 +295,9 @@ def test_another_way_to_cut_pictures_is_refused_with_the_strides_to_write() -> N
 def test_it_says_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     raw = table()
     raw["video"] = {"num_frames": 2, "num_observed": 1}
-    assert "timm_vit only shows what is seen; it cannot imagine 1 pictures" in reasons(raw)
+    assert "timm_vit only shows what is seen; it cannot imagine 1 images" in reasons(raw)
     backbone = backbones["vit_base_patch14_dinov2"]
-    frames = frames_of(latents(pictures(1, 4, 4, 14), 14))
+    frames = frames_of(latents(images(1, 4, 4, 14), 14))
     with pytest.raises(WamkitError, match="it has no velocity to predict"):
         denoise(backbone, frames, TEXT)
 

@@ -21,14 +21,14 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 @cases
-def test_tokens_of_a_picture_placed_by_hand_give_the_numbers_of_the_pictures(case: str) -> None:
+def test_tokens_of_an_image_placed_by_hand_give_the_numbers_of_the_images(case: str) -> None:
     extra = CONFIGS[case].traits.frame_tokens
 
     def places(times: Tensor, rows: int, columns: int) -> Tensor:
         """Rows and columns in [-1, 1]; class and register tokens in the middle."""
         axes = [(2 * torch.arange(n) + 1) / n - 1 for n in (rows, columns)]
-        picture = torch.cartesian_prod(torch.ones(1), *axes)
-        return F.pad(picture, (0, 0, extra, 0)).repeat(len(times), 1)
+        image = torch.cartesian_prod(torch.ones(1), *axes)
+        return F.pad(image, (0, 0, extra, 0)).repeat(len(times), 1)
 
     placed_by_hand(CONFIGS[case], places)
 

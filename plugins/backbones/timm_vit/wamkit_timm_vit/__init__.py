@@ -176,7 +176,7 @@ class TimmViT(VariantBackbone):
                 between=("vae", "backbone"),
                 why=f"{self.variant} looks at patches of {self.patch_size} x {self.patch_size} "
                 "pixels, and "
-                f"{spec.vae.name} with strides {list(found)} does not cut pictures into them",
+                f"{spec.vae.name} with strides {list(found)} does not cut images into them",
                 hint=f'set vae.name = "pixel_shuffle" and vae.strides = {list(wanted)}',
             )
 

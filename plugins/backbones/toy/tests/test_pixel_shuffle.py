@@ -19,7 +19,7 @@ def clip(stride: tuple[int, int, int], latents: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_pictures_come_back_bit_for_bit(stride: tuple[int, int, int]) -> None:
+def test_images_come_back_bit_for_bit(stride: tuple[int, int, int]) -> None:
     vae, pixels = PixelShuffle(stride), clip(stride)
     z = vae.encode(pixels)
     assert z.shape == (2, vae.channels, 3, 3, 2)
@@ -34,16 +34,16 @@ def test_the_configuration_states_what_is_built(stride: tuple[int, int, int]) ->
     assert (config.channels, config.stride) == (vae.channels, vae.stride)
 
 
-def test_a_latent_holds_exactly_its_own_pictures() -> None:
+def test_a_latent_holds_exactly_its_own_images() -> None:
     vae, pixels = PixelShuffle((4, 2, 2)), clip((4, 2, 2))
     z = vae.encode(pixels)
     changed = pixels.clone()
-    changed[:, :, 4] = 0  # the last picture of latent 1
+    changed[:, :, 4] = 0  # the last image of latent 1
     difference = (vae.encode(changed) != z).any(dim=(0, 1, 3, 4))
     assert difference.tolist() == [False, True, False]
 
 
-def test_the_first_picture_is_a_latent_by_itself() -> None:
+def test_the_first_image_is_a_latent_by_itself() -> None:
     vae, pixels = PixelShuffle((4, 2, 2)), clip((4, 2, 2))
     alone = vae.encode(pixels[:, :, :1])
     assert torch.equal(alone, vae.encode(pixels)[:, :, :1])

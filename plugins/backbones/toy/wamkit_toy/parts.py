@@ -66,11 +66,11 @@ class Bytes(TextEncoderConfig):
 
 
 class PixelShuffle(VAEConfig):
-    """Pictures cut into blocks whose pixels become channels: exact, and without weights."""
+    """Images cut into blocks whose pixels become channels: exact, and without weights."""
 
     name: Literal["pixel_shuffle"] = "pixel_shuffle"
     strides: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 8, 8)
-    """Pictures, rows and columns that make one latent."""
+    """Images, rows and columns that make one latent."""
 
     @property
     def channels(self) -> int:

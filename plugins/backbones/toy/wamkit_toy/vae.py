@@ -1,6 +1,6 @@
 """A VAE without weights: blocks of pixels become channels, and come back bit for bit.
 
-pictures  0 | 1 2 3 4 | 5 6 7 8      the first picture is a latent by itself: it stands in all
+images  0 | 1 2 3 4 | 5 6 7 8      the first image is a latent by itself: it stands in all
 latents   0 |    1    |    2         time channels of latent 0, and decoding takes the last one
 """
 
@@ -39,7 +39,7 @@ class PixelShuffle(nn.Module):
             raise ValueError(
                 f"found pixels with T = {frames}, H = {height}, W = {width}; {expected}"
             )
-        first = pixels[:, :, :1].expand(-1, -1, t - 1, -1, -1)  # picture 0 fills the first block
+        first = pixels[:, :, :1].expand(-1, -1, t - 1, -1, -1)  # image 0 fills the first block
         x = torch.cat([first, pixels], 2)
         x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # from [B, 3, T, t, H, h, W, w]

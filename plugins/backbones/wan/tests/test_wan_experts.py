@@ -55,7 +55,7 @@ def test_a_policy_shows_what_is_observed_in_the_guide_channels() -> None:
     assert inputs.video is not None and inputs.video.cond_latents is not None
     mask, z = inputs.video.cond_latents.split([4, 16], 1)
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()
-    # The first latent is of the first picture alone, so the guide shows it as it is.
+    # The first latent is of the first image alone, so the guide shows it as it is.
     same_values(z[:, :, 0], inputs.video.z[:, :, 0])
     assert inputs.video.only("context").cond_latents is not None
 

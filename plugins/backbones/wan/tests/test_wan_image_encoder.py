@@ -1,4 +1,4 @@
-"""Wan 2.1 image-to-video: its picture tower against transformers', and policies that carry it."""
+"""Wan 2.1 image-to-video: its image tower against transformers', and policies that carry it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def reference(shape: Shape) -> Any:
         intermediate_size=4 * shape.width,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
-        image_size=shape.picture,
+        image_size=shape.image,
         patch_size=shape.patch,
         hidden_act="gelu",
     )
@@ -40,7 +40,7 @@ def reference(shape: Shape) -> Any:
 @pytest.fixture
 def tower(tmp_path: Path) -> tuple[Any, Path]:
     """transformers' class at tiny size with every weight redrawn, and the folder it is saved in."""
-    model = reference(Shape(16, layers=2, heads=2, picture=28))
+    model = reference(Shape(16, layers=2, heads=2, image=28))
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _, p in sorted(model.named_parameters()):
@@ -63,19 +63,19 @@ def test_tokens_equal_those_before_the_last_layer_of_transformers(
         old[f"{prefix}embeddings.position_ids"] = torch.arange(5)[None]
     save_file(old, file)
     encoder: Any = doubled(TINY.model_copy(update={"weights": str(folder)}).conditioner())
-    pictures = torch.randint(0, 256, (2, 3, 28, 28), generator=torch.Generator().manual_seed(2))
+    images = torch.randint(0, 256, (2, 3, 28, 28), generator=torch.Generator().manual_seed(2))
     transformers = pytest.importorskip("transformers")
     process = transformers.CLIPImageProcessor(do_resize=False, do_center_crop=False)
-    pixels = process(list(pictures.byte()), return_tensors="pt")["pixel_values"]
+    pixels = process(list(images.byte()), return_tensors="pt")["pixel_values"]
     wanted = model(pixels.double(), output_hidden_states=True).hidden_states[-2]
-    found = encoder((), pictures / 127.5 - 1)
+    found = encoder((), images / 127.5 - 1)
     assert wanted.std() > 0.3
     same_values(found, wanted, 1e-5)  # the processor rounds pixels to float32
 
 
 @torch.no_grad()
 @float64()
-def test_a_picture_of_any_size_is_squeezed_to_the_square_the_tower_was_trained_on() -> None:
+def test_an_image_of_any_size_is_squeezed_to_the_square_the_tower_was_trained_on() -> None:
     encoder = TINY.conditioner()
     wide = torch.rand(1, 3, 40, 64) * 2 - 1
     square = torch.nn.functional.interpolate(wide, (28, 28), mode="bicubic", align_corners=False)
@@ -125,7 +125,7 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
     assert Policy.from_spec(both).act(observation(spec), seed=0).values.isfinite().all()
 
 
-def test_a_policy_shows_its_first_picture_to_the_tower() -> None:
+def test_a_policy_shows_its_first_image_to_the_tower() -> None:
     spec = compose(I2V)
     assert spec.backbone.traits.extra_width == 16
     policy, seen = Policy.from_spec(spec), observation(spec)

@@ -103,7 +103,7 @@ class Wan(VariantBackbone):
     extra_width: int = variant_size(ge=0)
     """Width of the CLIP tokens of what is observed; 0 for a model that takes none."""
     conditioner_weights: str | None = None
-    """Folder or file of the CLIP picture tower, where `weights` is no folder that holds it as
+    """Folder or file of the CLIP image tower, where `weights` is no folder that holds it as
     `image_encoder/`."""
 
     @property

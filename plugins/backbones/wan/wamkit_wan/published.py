@@ -46,11 +46,11 @@ def _original(config: Config, folder: Path) -> dict[str, Any]:
         "latent_channels": whole(config, "out_dim"),
         "guide_channels": whole(config, "in_dim") - whole(config, "out_dim"),
         "text_width": whole(config, "text_dim", 4096),
-        "extra_width": 1280 if _reads_pictures(config, folder) else 0,
+        "extra_width": 1280 if _reads_images(config, folder) else 0,
     }
 
 
-def _reads_pictures(config: Config, folder: Path) -> bool:
+def _reads_images(config: Config, folder: Path) -> bool:
     """Whether CLIP tokens are taken: 2.1's image-to-video does, 2.2's experts do not."""
     if config["model_type"] != "i2v" or folder.name in EXPERTS:
         return False

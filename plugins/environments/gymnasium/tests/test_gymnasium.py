@@ -18,24 +18,24 @@ pytest.importorskip("pygame")
 
 
 class Nested(gymnasium.Env):  # type: ignore[misc, name-defined]
-    """Pictures and numbers in dictionaries, as robot environments have them."""
+    """Images and numbers in dictionaries, as robot environments have them."""
 
     metadata = {"render_fps": 30}  # noqa: RUF012
     action_space = gymnasium.spaces.Box(np.array([0, -2]), np.array([4, 2]), dtype=np.float32)
     observation_space = gymnasium.spaces.Dict({})
 
-    def _told(self) -> dict[str, Any]:
-        picture = np.full((8, 10, 3), self.place * 10, np.uint8)
-        return {"pixels": {"top": picture}, "agent": {"pos": np.array([self.place, 0.5])}}
+    def _observation(self) -> dict[str, Any]:
+        image = np.full((8, 10, 3), self.place * 10, np.uint8)
+        return {"pixels": {"top": image}, "agent": {"pos": np.array([self.place, 0.5])}}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.place = int(self.np_random.integers(1, 20))
-        return self._told(), {}
+        return self._observation(), {}
 
     def step(self, action: Any) -> Any:
         self.last = action
-        return self._told(), 1.0, False, False, {"solved": action[0] > 3}
+        return self._observation(), 1.0, False, False, {"solved": action[0] > 3}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def nested() -> Gymnasium:
         gymnasium.register("Nested-v0", Nested, disable_env_checker=True)
     return Gymnasium(
         id="Nested-v0",
-        pictures={"top": "pixels.top"},
+        image_keys={"top": "pixels.top"},
         state="agent.pos",
         success="solved",
         unit_actions=True,
@@ -52,7 +52,7 @@ def nested() -> Gymnasium:
     )
 
 
-def test_pendulum_keeps_the_contract_with_rendered_pictures() -> None:
+def test_pendulum_keeps_the_contract_with_rendered_images() -> None:
     expect_environment(Gymnasium(size=(32, 32)))
 
 
@@ -89,7 +89,7 @@ def test_simulators_run_in_processes_of_their_own() -> None:
             workers.answer(0)
     here = EnvWorker(Gymnasium(size=(16, 16))).reset(3)
     assert np.array_equal(apart.state, here.state)
-    assert np.array_equal(apart.pictures["render"], here.pictures["render"])
+    assert np.array_equal(apart.images["render"], here.images["render"])
 
 
 def test_a_process_that_dies_is_told_of() -> None:

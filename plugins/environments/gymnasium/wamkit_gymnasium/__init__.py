@@ -27,11 +27,11 @@ class Gymnasium(EnvironmentConfig):
     name: Literal["gymnasium"] = "gymnasium"
     id: str = "Pendulum-v1"
     """As `gymnasium.make` takes it; `module:Name-v0` imports the module first."""
-    pictures: dict[str, str] = Field(default_factory=dict)
-    """camera -> where its picture [height, width, 3] uint8 is in the observation; if there is none,
+    image_keys: dict[str, str] = Field(default_factory=dict)
+    """camera -> where its image [height, width, 3] uint8 is in the observation; if there is none,
     one camera `render` shows what the environment renders."""
     size: tuple[int, int] | None = None
-    """Height and width that rendered pictures are resized to; left open, they stay as they are."""
+    """Height and width that rendered images are resized to; left open, they stay as they are."""
     state: str | None = ""
     """Where the state is in the observation: "" for the whole of it, none for no state."""
     success: str = "is_success"

@@ -29,7 +29,7 @@ class GymnasiumEnvironment:
         prepare()
         gymnasium.logger.min_level = gymnasium.logger.ERROR
         given: dict[str, Any] = dict(config.arguments)
-        if not config.pictures:
+        if not config.image_keys:
             given.setdefault("render_mode", "rgb_array")
         try:
             with drawing(f"gymnasium:{config.id}", but=gymnasium.error.Error):
@@ -53,7 +53,7 @@ class GymnasiumEnvironment:
         names = tuple(f"action.{i}" for i in range(len(self._low)))
         unit = config.unit_actions
         self.robot = Robot(
-            cameras={k: (p.shape[0], p.shape[1]) for k, p in seen.pictures.items()},
+            cameras={k: (p.shape[0], p.shape[1]) for k, p in seen.images.items()},
             state=tuple(f"state.{i}" for i in range(len(seen.state))),
             actions=names,
             low=(-1.0,) * len(names) if unit else tuple(self._low.tolist()),
@@ -70,14 +70,14 @@ class GymnasiumEnvironment:
         self._seen, _ = self._env.reset(seed=seed)
 
     def see(self) -> EnvObservation:
-        where = self.config.pictures
-        pictures = {name: self._picture(self._at(path)) for name, path in where.items()}
+        where = self.config.image_keys
+        images = {name: self._image(self._at(path)) for name, path in where.items()}
         if not where:
-            pictures = {RENDERED: self._picture(self._env.render())}
+            images = {RENDERED: self._image(self._env.render())}
         state = np.zeros(0, np.float32)
         if self.config.state is not None:
             state = np.asarray(self._at(self.config.state), np.float32).reshape(-1)
-        return EnvObservation(pictures, state, self.config.instruction)
+        return EnvObservation(images, state, self.config.instruction)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         if self.config.unit_actions:
@@ -99,7 +99,7 @@ class GymnasiumEnvironment:
                 known = ", ".join(found) if isinstance(found, Mapping) else "no keys"
                 raise WamkitError(
                     f"the observation of {self.config.id} has no {path!r}; found {known}",
-                    "change environment.pictures or environment.state",
+                    "change environment.image_keys or environment.state",
                 )
             found = found[key]
         if isinstance(found, Mapping):
@@ -110,14 +110,14 @@ class GymnasiumEnvironment:
             )
         return found
 
-    def _picture(self, picture: Any) -> NDArray[np.uint8]:
+    def _image(self, image: Any) -> NDArray[np.uint8]:
         """[height, width, 3] uint8, resized if the configuration says so."""
-        found = np.asarray(picture)
+        found = np.asarray(image)
         if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
             raise WamkitError(
-                f"a picture of {self.config.id} is {found.dtype} {list(found.shape)}; expected "
+                f"an image of {self.config.id} is {found.dtype} {list(found.shape)}; expected "
                 "uint8 [height, width, 3]",
-                "map another key with environment.pictures",
+                "map another key with environment.image_keys",
             )
         size = self.config.size
         if size is not None and found.shape[:2] != size:

@@ -39,7 +39,7 @@ def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
     hand = np.stack([frame.seen.state for frame in rollout.frames])
     assert np.ptp(hand[:, 2]) > 0.02  # the hand goes up and down
     # The arm is red, comes from the left and from above; the table is below.
-    first = rollout.frames[0].seen.pictures["corner2"].astype(int)
+    first = rollout.frames[0].seen.images["corner2"].astype(int)
     red = (first[..., 0] - first[..., 1]) > 80
     assert red[:, :16].sum() > 2 * red[:, 16:].sum() and first[-8:].sum() > first[:8].sum()
 

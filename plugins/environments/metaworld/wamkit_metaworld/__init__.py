@@ -34,9 +34,9 @@ class MetaWorld(EnvironmentConfig):
     """Which of the fifty, such as reach-v3; `wamkit show environment metaworld` lists them."""
     camera: Literal["corner", "corner2", "corner3", "corner4", "topview", "gripperPOV"] = "corner2"
     """Where it is seen from. `corner2` stands a little nearer than in the files, as most work on
-    pictures of Meta-World has it."""
+    images of Meta-World has it."""
     size: int = Field(64, gt=0, le=480, multiple_of=2)
-    """Height and width of a picture."""
+    """Height and width of an image."""
     max_steps: int = Field(200, gt=0, le=500)
     instruction: str | None = None
     """What the robot is told; left open, a sentence about the task."""
@@ -50,7 +50,7 @@ class MetaWorld(EnvironmentConfig):
         return task
 
     @property
-    def told(self) -> str:
+    def task_instruction(self) -> str:
         """The instruction."""
         return self.instruction or TASKS[self.task]
 

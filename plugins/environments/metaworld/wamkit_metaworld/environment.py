@@ -35,7 +35,7 @@ with warnings.catch_warnings(), drawing("metaworld"):
     from metaworld.policies import ENV_POLICY_MAP
 
 NEARER = (0.75, 0.075, 0.7)
-"""Where corner2 stands in most work on pictures of Meta-World (Seo et al., arXiv 2206.14244)."""
+"""Where corner2 stands in most work on images of Meta-World (Seo et al., arXiv 2206.14244)."""
 UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")
 LEFT_OUT = ("SHADOW", "REFLECTION", "SKYBOX", "HAZE")
 
@@ -51,7 +51,7 @@ class Script:
         """The next action [4]."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(self._policy.get_action(self._environment.told), np.float32)
+            return np.asarray(self._policy.get_action(self._environment.full_state), np.float32)
 
 
 class MetaWorldEnvironment:
@@ -70,7 +70,7 @@ class MetaWorldEnvironment:
         model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
         model.cam_pos[model.camera("corner2").id] = NEARER
         self._renderer: Any = None  # made when it is needed: not everyone looks
-        self.told = np.zeros(39)  # the last observation, which knows more than is seen
+        self.full_state = np.zeros(39)  # the last observation, which knows more than is seen
         self.robot = Robot(
             cameras={config.camera: (config.size, config.size)},
             state=("hand.x", "hand.y", "hand.z", "gripper"),
@@ -83,22 +83,24 @@ class MetaWorldEnvironment:
 
     def reset(self, seed: int) -> None:
         self._env.seed(seed)
-        self.told, _ = self._env.reset()
+        self.full_state, _ = self._env.reset()
 
     def see(self) -> EnvObservation:
         if self._renderer is None:
             with drawing(f"metaworld:{self.config.task}"):
                 self._renderer = self._made()
         self._renderer.update_scene(self._env.data, camera=self.config.camera)
-        picture = self._renderer.render()
+        image = self._renderer.render()
         if self.config.camera in UPSIDE_DOWN:
-            picture = picture[::-1, ::-1]
-        state = self.told[:4].astype(np.float32)
+            image = image[::-1, ::-1]
+        state = self.full_state[:4].astype(np.float32)
         name: str = self.config.camera
-        return EnvObservation({name: np.ascontiguousarray(picture)}, state, self.config.told)
+        return EnvObservation(
+            {name: np.ascontiguousarray(image)}, state, self.config.task_instruction
+        )
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        self.told, reward, over, late, about = self._env.step(action)
+        self.full_state, reward, over, late, about = self._env.step(action)
         return Step(float(reward), bool(about["success"]), bool(over or late))
 
     def expert(self, seed: int) -> Script:

@@ -27,7 +27,7 @@ class PushT(EnvironmentConfig):
 
     name: Literal["pusht"] = "pusht"
     size: int = Field(96, gt=0, multiple_of=2)
-    """Height and width of a picture."""
+    """Height and width of an image."""
     max_steps: int = Field(300, gt=0)
     candidates: int = Field(80, gt=0)
     """Pushes that the expert tries in its mind before each one it makes."""

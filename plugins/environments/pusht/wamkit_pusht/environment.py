@@ -55,9 +55,9 @@ class PushTEnvironment:
         self._env.reset(seed=seed)
 
     def see(self) -> EnvObservation:
-        picture = np.ascontiguousarray(self._env._render())
+        image = np.ascontiguousarray(self._env._render())
         state = np.array(self._env.agent.position, np.float32)
-        return EnvObservation({CAMERA: picture}, state, INSTRUCTION)
+        return EnvObservation({CAMERA: image}, state, INSTRUCTION)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         _, reward, over, _, about = self._env.step(action.astype(float))

@@ -59,14 +59,14 @@ DREAMZERO = """
 """
 
 
-def drawn(sees: Visibility, picture: str) -> str:
-    """The table in the form, and with the roles, of a picture."""
-    rows = [line.split()[0] for line in picture.strip().splitlines()]
+def drawn(sees: Visibility, image: str) -> str:
+    """The table in the form, and with the roles, of an image."""
+    rows = [line.split()[0] for line in image.strip().splitlines()]
     return "".join(f"{row} {[int(c in sees[row]) for c in rows]}\n" for row in rows)
 
 
-def literal(picture: str) -> str:
-    lines = (line.split() for line in picture.strip().splitlines())
+def literal(image: str) -> str:
+    lines = (line.split() for line in image.strip().splitlines())
     return "".join(f"{row} {[int(x) for x in cells]}\n" for row, *cells in lines)
 
 
@@ -200,7 +200,7 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
     assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
     session = policy.session()
     for seed in range(3):
-        seen = observation(policy.spec, frames=session.pictures, seed=seed)
+        seen = observation(policy.spec, frames=session.num_images, seed=seed)
         assert session.act(seen, seed=0).values.isfinite().all()
 
 
@@ -220,7 +220,7 @@ def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
         assert role == "context" or torch.equal(shown, first)
     session = policy.session()
     for seed in range(3):
-        seen = observation(spec, frames=session.pictures, seed=seed)
+        seen = observation(spec, frames=session.num_images, seed=seed)
         assert session.act(seen, seed=0).values.isfinite().all()
 
 
@@ -256,7 +256,7 @@ def test_frames_cannot_hear_a_head_without_tokens() -> None:
 def test_without_frames_to_imagine_there_is_no_block() -> None:
     (found,) = check(spec_for("video.num_frames=1"))
     assert found.why == (
-        "autoregressive goes from block to block of imagined frames, and of 1 pictures none is "
+        "autoregressive goes from block to block of imagined frames, and of 1 images none is "
         "left to imagine"
     )
     frames = found.hint.removeprefix("set video.num_frames = ")
@@ -285,7 +285,7 @@ def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
     for seed in range(chunk + 1):
         found.clear()
         policy.model = model  # type: ignore[method-assign]
-        session.act(observation(spec, frames=session.pictures, seed=seed), seed=0)
+        session.act(observation(spec, frames=session.num_images, seed=seed), seed=0)
     told = [
         {role.replace("target'", "seen") for role in stage.roles} - {"text", "state"}
         for stage in spec.paradigm.program(spec)

@@ -150,7 +150,7 @@ class Autoregressive(ParadigmConfig):
             yield Conflict(
                 between=("paradigm", "video.num_frames"),
                 why=f"{self.name} goes from block to block of imagined frames, and of "
-                f"{video.num_frames} pictures none is left to imagine",
+                f"{video.num_frames} images none is left to imagine",
                 hint=f"set video.num_frames = {video.num_observed + spec.vae.stride[0]}",
             )
 

@@ -301,7 +301,7 @@ def test_a_default_that_training_does_not_prepare_for_is_refused() -> None:
 def test_without_frames_to_imagine_there_is_no_video_to_read() -> None:
     (found,) = check(spec_for("video.num_frames=1"))
     assert found.why == (
-        "idm reads the action off an imagined video, and of 1 pictures none is left to imagine"
+        "idm reads the action off an imagined video, and of 1 images none is left to imagine"
     )
     frames = found.hint.removeprefix("set video.num_frames = ")
     assert check(spec_for(f"video.num_frames={frames}")) == []

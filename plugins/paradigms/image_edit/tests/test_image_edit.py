@@ -152,7 +152,7 @@ def test_any_other_number_of_frames_is_refused(frames: int) -> None:
     (found,) = check(spec_for(f"video.num_frames={frames}", backbone="wan"))
     assert found.between == ("paradigm", "video.num_frames")
     assert found.why == (
-        f"image_edit imagines one latent frame, the endpoint; {frames} pictures make "
+        f"image_edit imagines one latent frame, the endpoint; {frames} images make "
         f"{(frames - 1) // 4}"
     )
     right = found.hint.removeprefix("set video.num_frames = ").partition(",")[0]

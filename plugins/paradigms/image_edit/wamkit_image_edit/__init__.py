@@ -56,9 +56,9 @@ class ImageEdit(ParadigmConfig):
             yield Conflict(
                 between=("paradigm", "video.num_frames"),
                 why=f"image_edit imagines one latent frame, the endpoint; {spec.video.num_frames} "
-                f"pictures make {moments}",
+                f"images make {moments}",
                 hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}, and "
-                "video.frame_stride to when that picture is",
+                "video.frame_stride to when that image is",
             )
         if not spec.latent_frames[1] and self.training_level == "target":
             yield Conflict(

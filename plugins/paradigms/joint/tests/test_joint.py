@@ -162,8 +162,8 @@ def test_targets_may_be_coarser_than_what_is_observed(
         same_values(found.action, again.action)
     policy.loss(batch_of(policy.spec), seed=0).total.backward()
     assert any(p.grad is not None for p in policy.backbone.parameters())  # type: ignore[attr-defined]
-    pictures = policy.imagine(observation(policy.spec), seed=0)
-    assert pictures.canvas.shape[-2:] == (height, width * 2)
+    images = policy.imagine(observation(policy.spec), seed=0)
+    assert images.canvas.shape[-2:] == (height, width * 2)
 
 
 def test_the_program_counts_every_pass() -> None:
@@ -256,7 +256,7 @@ def test_a_solver_of_two_evaluations_refuses_an_odd_number_of_refreshes() -> Non
 def test_without_frames_to_imagine_there_is_nothing_to_denoise_together() -> None:
     found = conflict(spec_for("video.num_frames=1"), "paradigm")
     assert found.why == (
-        "joint denoises the video beside the action, and of 1 pictures none is left to imagine"
+        "joint denoises the video beside the action, and of 1 images none is left to imagine"
     )
     frames = found.hint.removeprefix("set video.num_frames = ")
     assert check(spec_for(f"video.num_frames={frames}")) == []

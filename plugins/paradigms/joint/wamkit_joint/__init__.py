@@ -83,7 +83,7 @@ class Joint(ParadigmConfig):
             yield Conflict(
                 between=("paradigm", "video.num_frames"),
                 why=f"joint denoises the video beside the action, and of {spec.video.num_frames} "
-                "pictures none is left to imagine",
+                "images none is left to imagine",
                 hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}"
                 if spec.backbone.traits.imagines
                 else "choose a paradigm whose action needs no future, such as single_pass",

@@ -1,4 +1,4 @@
-"""The text tower of a CLIP model, without its picture side: prompts to one embedding a token.
+"""The text tower of a CLIP model, without its image side: prompts to one embedding a token.
 
 Source: github.com/mlfoundations/open_clip (MIT), `transformer.py` and `tokenizer.py`.
 """

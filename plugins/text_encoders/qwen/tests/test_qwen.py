@@ -82,7 +82,7 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen25vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Qwen2.5-VL, pictures included, laid out as in OmniGen2."""
+    """A tiny random Qwen2.5-VL, images included, laid out as in OmniGen2."""
     root = tmp_path_factory.mktemp("qwen25vl")
     write_tokenizer(root / "processor", CHAT.replace("DEFAULT", "true"))
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
@@ -189,13 +189,13 @@ PIPELINES = {"qwen-image": "QwenImagePipeline", "qwen-image-edit": "QwenImageEdi
 
 @pytest.mark.parametrize("recipe", PIPELINES)
 @float64()
-def test_templates_are_those_of_qwen_image_without_the_picture(qwen25vl: Path, recipe: str) -> None:
+def test_templates_are_those_of_qwen_image_without_the_image(qwen25vl: Path, recipe: str) -> None:
     cls = getattr(diffusers, PIPELINES[recipe])
     names = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer", "processor")
     known = cls.__init__.__code__.co_varnames
     pipeline = cls(**{name: None for name in names if name in known})
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    template = pipeline.prompt_template_encode.replace(picture, "")
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    template = pipeline.prompt_template_encode.replace(image, "")
     drop = pipeline.prompt_template_encode_start_idx
     expected, mask = qwen_image(qwen25vl, template, drop)
     text = doubled(vl(qwen25vl, recipe).build()).encode(PROMPTS)
@@ -257,7 +257,7 @@ def test_a_prompt_is_encoded_alike_alone_and_among_others(qwen25vl: Path, recipe
     close(both.tokens[1, : alone.tokens.shape[1]], alone.tokens[0])
 
 
-def test_pictures_are_not_part_of_the_encoder(qwen25vl: Path) -> None:
+def test_images_are_not_part_of_the_encoder(qwen25vl: Path) -> None:
     encoder = vl(qwen25vl, "omnigen2").build()
     assert not any("visual" in name or "lm_head" in name for name in encoder.state_dict())
 

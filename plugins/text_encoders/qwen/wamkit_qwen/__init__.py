@@ -107,7 +107,7 @@ class Qwen3(PretrainedText):
 class Qwen25VL(PretrainedText):
     """The language half of a frozen Qwen2.5-VL, given the instruction alone.
 
-    Qwen-Image-Edit and OmniGen2 may show it pictures as well; that is not done here, so that an
+    Qwen-Image-Edit and OmniGen2 may show it images as well; that is not done here, so that an
     edit is described by its words and by the context frames that the backbone itself sees.
     """
 

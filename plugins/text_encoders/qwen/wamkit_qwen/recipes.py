@@ -8,8 +8,8 @@
 
 Sources: diffusers' `Flux2KleinPipeline`, `QwenImagePipeline`, `QwenImageEditPipeline` and
 `Cosmos2_5_PredictBasePipeline`; `omnigen2/pipelines/omnigen2/pipeline_omnigen2.py` in
-github.com/VectorSpaceLab/OmniGen2. In the edit template the place of the picture is left out, as no
-picture is given.
+github.com/VectorSpaceLab/OmniGen2. In the edit template the place of the image is left out, as no
+image is given.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def vaes(files: dict[str, Path]) -> dict[str, Any]:
 @video
 @torch.no_grad()
 @float64()
-def test_latents_and_pictures_are_the_recorded_ones(
+def test_latents_and_images_are_the_recorded_ones(
     name: str, golden: dict[str, Tensor], vaes: dict[str, Any]
 ) -> None:
     vaes = doubled(vaes)
@@ -106,10 +106,10 @@ def test_latents_and_pictures_are_the_recorded_ones(
     wanted = golden[f"{name}.latents"].transpose(1, 2)
     assert wanted.std() > 1
     same_values(z, wanted)
-    pictures = (vaes[name].decode(z).transpose(1, 2) + 1) / 2
+    images = (vaes[name].decode(z).transpose(1, 2) + 1) / 2
     wanted = golden[f"{name}.pictures"]
     assert wanted.std() > 0.05 and wanted.min() > 0 and wanted.max() < 1
-    same_values(pictures.flatten()[::7], wanted)
+    same_values(images.flatten()[::7], wanted)
 
 
 @float64()
@@ -118,8 +118,8 @@ def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], vaes: dict[s
     vae = vaes["taew2.2"]
 
     def loss() -> Tensor:
-        pictures = vae.decode(vae.encode(recorded_clip("taew2.2")))
-        return ((pictures + 1) / 2).sin().sum()
+        images = vae.decode(vae.encode(recorded_clip("taew2.2")))
+        return ((images + 1) / 2).sin().sum()
 
     wanted = {k.removeprefix("gradients."): t for k, t in golden.items() if "gradients." in k}
     same_gradients(gradients(vae, loss), doubled(wanted), error=1e-6)  # stored in float32
@@ -146,7 +146,7 @@ def test_published_sizes_have_the_published_names_and_shapes(name: str) -> None:
 @video
 @torch.no_grad()
 @float64()
-def test_later_pictures_change_no_earlier_latent(name: str, vaes: dict[str, Any]) -> None:
+def test_later_images_change_no_earlier_latent(name: str, vaes: dict[str, Any]) -> None:
     vaes = doubled(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     clip = torch.rand(1, 3, 1 + 3 * t, *CONFIGS[name].stride[1:]) * 2 - 1
@@ -163,22 +163,22 @@ def test_later_pictures_change_no_earlier_latent(name: str, vaes: dict[str, Any]
 @video
 @torch.no_grad()
 @float64()
-def test_later_latents_change_no_earlier_picture(name: str, vaes: dict[str, Any]) -> None:
+def test_later_latents_change_no_earlier_image(name: str, vaes: dict[str, Any]) -> None:
     vaes = doubled(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     z = torch.randn(1, CONFIGS[name].channels, 3, 2, 1)
-    pictures = vae.decode(z)
-    assert pictures.shape[2] == 1 + 2 * t
+    images = vae.decode(z)
+    assert images.shape[2] == 1 + 2 * t
     for latents in (1, 2):
         some = vae.decode(z[:, :, :latents])
-        wanted = pictures[:, :, : 1 + (latents - 1) * t]
+        wanted = images[:, :, : 1 + (latents - 1) * t]
         same_values(some, wanted)
 
 
 @torch.no_grad()
 @float64()
-def test_the_first_picture_fills_its_group(vaes: dict[str, Any]) -> None:
-    # Grouped as the repository's encode_video does it, latent 0 would hold pictures 0 to 3.
+def test_the_first_image_fills_its_group(vaes: dict[str, Any]) -> None:
+    # Grouped as the repository's encode_video does it, latent 0 would hold images 0 to 3.
     vaes = doubled(vaes)
     clip = recorded_clip("taew2.1")
     other = clip.clone()
@@ -196,9 +196,9 @@ def test_clips_of_a_batch_know_nothing_of_each_other(name: str, vaes: dict[str, 
     vae, (t, height, width) = vaes[name], CONFIGS[name].stride
     clips = torch.rand(2, 3, 1 + 2 * t, height, 2 * width) * 2 - 1
     z = vae.encode(clips)
-    pictures = vae.decode(z)
+    images = vae.decode(z)
     same_values(vae.encode(clips[1:]), z[1:])
-    same_values(vae.decode(z[1:]), pictures[1:])
+    same_values(vae.decode(z[1:]), images[1:])
 
 
 @torch.no_grad()
@@ -232,7 +232,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
             draw = torch.randn(p.shape, generator=generator)
             p.copy_(draw * (0.1 if p.ndim == 1 else p[0].numel() ** -0.5))
         model.encoder.layers[-1].weight.mul_(30)  # latents large enough to be squashed
-        model.decoder.layers[-1].weight.mul_(0.1)  # pictures small enough not to be clamped
+        model.decoder.layers[-1].weight.mul_(0.1)  # images small enough not to be clamped
         model.decoder.layers[-1].bias.add_(0.5)
     folder = tmp_path_factory.mktemp("taef1")
     model.save_pretrained(folder)

@@ -102,7 +102,7 @@ class TAELTX2(_Video):
 
 
 class TAEF1(_Tiny):
-    """A tiny image VAE in the latent space of `flux1`: T pictures are T latents."""
+    """A tiny image VAE in the latent space of `flux1`: T images are T latents."""
 
     source = "https://github.com/madebyollin/taesd"
     space = "flux1"

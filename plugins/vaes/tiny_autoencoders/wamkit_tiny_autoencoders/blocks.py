@@ -1,6 +1,6 @@
 """What the tiny autoencoders are made of: 3 x 3 convolutions, and a residual block of three.
 
-Letters as in `wamkit.interfaces.types`; N is pictures, of one clip or of several.
+Letters as in `wamkit.interfaces.types`; N is images, of one clip or of several.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A tiny image autoencoder: pictures to latents, one by one, and back.
+"""A tiny image autoencoder: images to latents, one by one, and back.
 
-Letters as in `wamkit.interfaces.types`; a clip of T pictures is T latents that know nothing of each
+Letters as in `wamkit.interfaces.types`; a clip of T images is T latents that know nothing of each
 other. Source: `taesd.py` in github.com/madebyollin/taesd (MIT); names and shapes are those of
 diffusers' `AutoencoderTiny`. Its latents are those FLUX.1 denoises (`scaling_factor` is 1 and
 `shift_factor` 0 in huggingface.co/madebyollin/taef1): what the VAE `flux1` gives after its shift
@@ -30,7 +30,7 @@ class Layers(nn.Module):
 
 
 def encoder(width: int) -> Layers:
-    """Pictures [N, 3, H, W] in [0, 1] to latents [N, C, h, w]."""
+    """Images [N, 3, H, W] in [0, 1] to latents [N, C, h, w]."""
     layers: list[nn.Module] = [conv(3, width), Block(width)]
     for _ in range(3):
         layers += [conv(width, width, stride=2, bias=False), *(Block(width) for _ in range(3))]
@@ -38,7 +38,7 @@ def encoder(width: int) -> Layers:
 
 
 def decoder(width: int) -> Layers:
-    """The reverse, for squashed latents; pictures leave [0, 1] a little."""
+    """The reverse, for squashed latents; images leave [0, 1] a little."""
     layers: list[nn.Module] = [conv(CHANNELS, width), nn.ReLU()]
     for _ in range(3):
         layers += [*(Block(width) for _ in range(3))]
@@ -47,7 +47,7 @@ def decoder(width: int) -> Layers:
 
 
 class ImageAutoencoder(nn.Module):
-    """`VAE` for pictures whose latents are neither shifted nor scaled."""
+    """`VAE` for images whose latents are neither shifted nor scaled."""
 
     channels = CHANNELS
     stride = (1, 8, 8)

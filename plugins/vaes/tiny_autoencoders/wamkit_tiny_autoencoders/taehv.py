@@ -1,17 +1,17 @@
-"""Tiny video autoencoders: two-dimensional convolutions and a memory of one picture.
+"""Tiny video autoencoders: two-dimensional convolutions and a memory of one image.
 
-Letters as in `wamkit.interfaces.types`; t is the stride in time, s the pictures a layer is given.
+Letters as in `wamkit.interfaces.types`; t is the stride in time, s the images a layer is given.
 
-    pictures  0 0 0 0 | 1 2 3 4 | 5 6 7 8      the first picture stands in all t places of its group
+    images  0 0 0 0 | 1 2 3 4 | 5 6 7 8      the first image stands in all t places of its group
     latents      0    |    1    |    2         (here t = 4), and decoding takes the last of them
 
-A group of t pictures goes through all layers before the next one: what a block remembers of the
+A group of t images goes through all layers before the next one: what a block remembers of the
 group before is all that is kept, so that memory does not grow with the clip and no latent depends
-on a later picture.
+on a later image.
 
 Source: `taehv.py` in github.com/madebyollin/taehv (MIT), whose names and shapes these are. Its
-pixels lie in [0, 1], and its `encode_video` puts pictures 0 to 3 into latent 0: it fills up the
-last group with the last picture instead of the first group with the first one.
+pixels lie in [0, 1], and its `encode_video` puts images 0 to 3 into latent 0: it fills up the
+last group with the last image instead of the first group with the first one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Squash(nn.Module):
 
 
 class MemoryBlock(nn.Module):
-    """relu(x + convolutions of x and of what x was one picture before)."""
+    """relu(x + convolutions of x and of what x was one image before)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class MemoryBlock(nn.Module):
 
 
 class Pool(nn.Module):
-    """Every `stride` pictures become one."""
+    """Every `stride` images become one."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ class Pool(nn.Module):
         self.conv = nn.Conv2d(stride * width, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, D, h, w] to [N / stride, D, h, w]; the pictures of a clip follow each other."""
+        """[N, D, h, w] to [N / stride, D, h, w]; the images of a clip follow each other."""
         return self.conv(x.unflatten(0, (-1, self.stride)).flatten(1, 2))
 
 
 class Grow(nn.Module):
-    """Every picture becomes `stride`."""
+    """Every image becomes `stride`."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Grow(nn.Module):
 
 
 def encoder(channels: int, latent: int, width: int, time: tuple[int, int, int]) -> nn.Sequential:
-    """`channels` of a picture to `latent`; each stage halves space, and time where `time` is 2."""
+    """`channels` of an image to `latent`; each stage halves space, and time where `time` is 2."""
     layers: list[nn.Module] = [conv(channels, width), nn.ReLU()]
     for stride in time:
         layers += [Pool(width, stride), conv(width, width, stride=2, bias=False)]
@@ -105,9 +105,9 @@ def decoder(
 
 
 def repeated(layers: nn.Sequential, x: Tensor, times: int) -> tuple[int, Tensor]:
-    """A picture x [N, D, h, w] that stands `times` times in a row, up to the first block.
+    """An image x [N, D, h, w] that stands `times` times in a row, up to the first block.
 
-    Equal pictures stay equal until then, and are computed once. Returns that block's place, and
+    Equal images stay equal until then, and are computed once. Returns that block's place, and
     what it is given [N, s, D, h, w].
     """
     for place, layer in enumerate(layers):
@@ -121,9 +121,9 @@ def repeated(layers: nn.Sequential, x: Tensor, times: int) -> tuple[int, Tensor]
 
 
 def run(layers: nn.Sequential, x: Tensor, past: dict[int, Tensor], start: int = 0) -> Tensor:
-    """Pictures x [B, s, D, h, w] through all layers from `start` on.
+    """Images x [B, s, D, h, w] through all layers from `start` on.
 
-    `past` is where the blocks keep their last picture [B, 1, D, h, w], by place; before the first
+    `past` is where the blocks keep their last image [B, 1, D, h, w], by place; before the first
     one it is empty, which counts as zeros.
     """
     batch, x = x.shape[0], x.flatten(0, 1)
