@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from wamkit.config.parts import Traits
 from wamkit.engine.layers import TextCond, ada_norm, constant, patches, unpatched
 from wamkit.interfaces import Backbone, Clip
+from wamkit.interfaces.dual_stream import TextLane
 from wamkit.interfaces.types import Text
 
-from .blocks import Modulation, TextLane
+from .blocks import Modulation
 from .embedders import FluxStack
 
 
@@ -49,7 +50,8 @@ class FluxBackbone(FluxStack, Backbone):
     def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
         """Image, row and column are 0; the fourth axis, which FLUX.2 has, counts tokens."""
         count = torch.arange(text.length, device=text.tokens.device, dtype=torch.float64)
-        return torch.stack([torch.zeros_like(count)] * 3 + [count], -1)
+        axes = [torch.zeros_like(count)] * 3 + [count]
+        return torch.stack(axes[: len(self.axes)], -1)
 
     def positions(self, times: Tensor, clip: Clip) -> Tensor:
         """Image, row and column of each token [S, 3].

@@ -1,4 +1,4 @@
-"""What the blocks of both FLUX generations share: joint attention, double and single blocks.
+"""What the blocks of both FLUX generations share: modulation, double and single blocks.
 
     double   text   --ada norm--> q k v --+               +--> * gate + --> feed-forward
              frames --ada norm--> q k v --+--(attention)--+--> * gate + --> feed-forward
@@ -26,18 +26,14 @@ from torch import Tensor, nn
 from wamkit.config.parts import Traits
 from wamkit.engine.layers import (
     QKV,
-    RMSNorm,
     RotaryEmbedding,
     TextCond,
     ada_norm,
-    fused_linear,
     gated_add,
     one_plus_scale,
     rotate_pairs,
-    split_heads,
 )
-
-Carry = tuple[Tensor, ...]
+from wamkit.interfaces.dual_stream import Carry, DualStreamBlock, JointAttention
 
 
 @dataclass(frozen=True)
@@ -75,105 +71,22 @@ class Modulation(nn.Module):
         return one_plus_scale(rows.unflatten(-1, (self.count, -1)), self.first_scale)
 
 
-class JointAttention(nn.Module):
-    """Projections of a double block, under diffusers' names: `add_*` are those of text tokens."""
-
-    fuse_groups = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
-
-    def __init__(self, sizes: BlockSizes, *, bias: bool) -> None:
-        super().__init__()
-        self.head_dim = size = sizes.head_dim
-
-        def enter() -> nn.Linear:
-            return nn.Linear(sizes.width, sizes.inner, bias=bias)
-
-        def leave() -> nn.Linear:
-            return nn.Linear(sizes.inner, sizes.width, bias=bias)
-
-        self.to_q, self.to_k, self.to_v = enter(), enter(), enter()
-        self.to_out = nn.ModuleList([leave()])
-        self.norm_q, self.norm_k = RMSNorm(size), RMSNorm(size)
-        if sizes.text:
-            self.add_q_proj, self.add_k_proj, self.add_v_proj = enter(), enter(), enter()
-            self.to_add_out = leave()
-            self.norm_added_q, self.norm_added_k = RMSNorm(size), RMSNorm(size)
-
-    def qkv(self, x: Tensor, of_text: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, S, D] to q, k and v [B, H, S, E] without positions."""
-        norms = (self.norm_added_q, self.norm_added_k) if of_text else (self.norm_q, self.norm_k)
-        rows = fused_linear(self, x, *self.fuse_groups[of_text])
-        q, k, v = (split_heads(row, self.head_dim) for row in rows)
-        return norms[0](q), norms[1](k), v
-
-    def out(self, attended: Tensor, of_text: bool) -> Tensor:
-        """[B, S, H * E] to [B, S, D]."""
-        return (self.to_add_out if of_text else self.to_out[0])(attended)  # type: ignore[no-any-return]
-
-
-class DoubleBlock(nn.Module, ABC):
-    """`Block` of the frames, with other weights for text tokens: see `TextLane`."""
+class DoubleBlock(DualStreamBlock):
+    """A block with other weights for text tokens."""
 
     def __init__(
-        self, sizes: BlockSizes, mlp_dim: Callable[[int, int], nn.Module], *, bias: bool
+        self, sizes: BlockSizes, mlp: Callable[[int, int], nn.Module], *, bias: bool
     ) -> None:
         super().__init__()
-        self.attn = JointAttention(sizes, bias=bias)
-        self.ff = mlp_dim(sizes.width, sizes.hidden)
+        self.attn = JointAttention(
+            sizes.width, sizes.num_heads, sizes.head_dim, text=sizes.text, bias=bias
+        )
+        self.ff = mlp(sizes.width, sizes.hidden)
         if sizes.text:
-            self.ff_context = mlp_dim(sizes.width, sizes.hidden)
+            self.ff_context = mlp(sizes.width, sizes.hidden)
 
-    @abstractmethod
-    def modulation(self, sigma: Any, of_text: bool = False) -> Tensor:
-        """Shift, 1 + scale, gate of the attention, then of the feed-forward: [R, 6, D]."""
-
-    def text_kv(self, text: TextCond) -> None:
-        return None
-
-    def pre_attention(
-        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding, of_text: bool = False
-    ) -> tuple[QKV, Carry]:
-        shift, scale, *_ = modulation.unbind(2)
-        q, k, v = self.attn.qkv(ada_norm(x, shift, scale), of_text)
-        return QKV(rotate_pairs(q, rotary), rotate_pairs(k, rotary), v), (x,)
-
-    def post_attention(
-        self,
-        attended: Tensor,
-        carry: Carry,
-        modulation: Tensor,
-        text_kv: None,
-        of_text: bool = False,
-    ) -> Tensor:
-        (x,), (_, _, gate, shift, scale, gate_ff) = carry, modulation.unbind(2)
-        mlp_dim = self.ff_context if of_text else self.ff
-        x = gated_add(x, gate, self.attn.out(attended, of_text))
-        return gated_add(x, gate_ff, mlp_dim(ada_norm(x, shift, scale)))
-
-
-class TextLane:
-    """`Block` of the text tokens in a double block, which keeps the weights.
-
-    It calls the block's own methods, so that what is wrapped around these holds for text too.
-    """
-
-    def __init__(self, block: DoubleBlock) -> None:
-        self.block = block
-
-    def modulation(self, sigma: Any) -> Tensor:
-        return self.block.modulation(sigma, True)
-
-    def text_kv(self, text: TextCond) -> None:
-        return None
-
-    def pre_attention(
-        self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
-    ) -> tuple[QKV, Carry]:
-        return self.block.pre_attention(x, modulation, rotary, True)
-
-    def post_attention(
-        self, attended: Tensor, carry: Carry, modulation: Tensor, text_kv: None
-    ) -> Tensor:
-        return self.block.post_attention(attended, carry, modulation, text_kv, True)
+    def feed_forward(self, x: Tensor, of_text: bool) -> Tensor:
+        return (self.ff_context if of_text else self.ff)(x)  # type: ignore[no-any-return]
 
 
 class SingleBlock(nn.Module, ABC):

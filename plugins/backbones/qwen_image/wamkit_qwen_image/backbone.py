@@ -22,9 +22,10 @@ from wamkit.engine.layers import (
     unpatched,
 )
 from wamkit.interfaces import Backbone, Clip
+from wamkit.interfaces.dual_stream import TextLane
 from wamkit.interfaces.types import Text
 
-from .blocks import QwenSigma, TextLane
+from .blocks import QwenSigma
 from .embedders import QwenImageStack
 
 if TYPE_CHECKING:
