@@ -227,7 +227,7 @@ def _entering(streams: Sequence[Inside]) -> list[Tensor]:
 def _advance(step: LayerPlan, out: list[Tensor], result: PassResult) -> None:
     """Take in what a layer returned: next tokens, then keys and values."""
     count = 0 if step.kv_only else len(step.active)
-    for i, x in zip(step.active, out[:count], strict=False):
+    for i, x in zip(step.active[:count], out[:count], strict=True):
         result.tokens[i] = x
     result.collected.append(out[count:])
     if step.hidden:

@@ -89,7 +89,7 @@ def axial_rotary(
     missing = len(sizes) - positions.shape[-1]
     if missing > 0:
         positions = F.pad(positions, (0, missing))
-    axes = zip(positions.unbind(-1), sizes, strict=False)
+    axes = zip(positions.unbind(-1), sizes, strict=True)
     return rotary_embedding(
         torch.cat([rotary_angles(p, n, theta=theta) for p, n in axes], -1), pairs=pairs
     )
