@@ -23,7 +23,7 @@ import wamkit.testing
 from wamkit.config.parts import ActionHeadConfig, HeadContext, Part
 from wamkit.engine.layers import Embedder, sinusoid
 from wamkit.interfaces import ReaderHead
-from wamkit.interfaces.types import Text, TokenGroup
+from wamkit.interfaces.types import TokenGroup
 from wamkit.testing.fixtures import batch_of, compose, observation
 
 
@@ -57,7 +57,7 @@ class GlimpseHead(ReaderHead):
         self.decide = Embedder(width, width, nn.SiLU())
 
     # wamkit decides how often these three run: once an observation, a schedule, a layout of tokens.
-    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text) -> Any:
+    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Any) -> Any:
         return self.frames(hidden[0]), mask if mask is None or mask.is_floating_point() else ~mask
 
     def embed_levels(self, sigmas: Tensor, video: Tensor) -> Tensor:

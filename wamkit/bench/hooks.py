@@ -167,5 +167,13 @@ def record_calls(policy: Policy, calls: list[Callable[[], Any]]) -> Iterator[Non
         yield
 
 
-HEAD = ("embed_tokens", "decode_tokens", "slots", "decode_slot", "encode_hidden", "read")
+HEAD = (
+    "embed_tokens",
+    "decode_tokens",
+    "slots",
+    "decode_slot",
+    "embed_text",
+    "encode_hidden",
+    "read",
+)
 """Methods of an action head that compute."""

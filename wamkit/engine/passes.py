@@ -319,14 +319,14 @@ class PassRunner:
 
     def text_tokens(self, stack: Any, text: Text) -> TextCond:
         """A prompt as tokens that enter a stream of their own."""
+        return self.per_prompt(("tokens", stack), text, lambda: stack.embed_text(text.whole))
 
-        def make() -> TextCond:
-            return stack.embed_text(text.whole)  # type: ignore[no-any-return]
-
+    def per_prompt(self, key: Hashable, text: Text, make: Callable[[], Value]) -> Value:
+        """`make()` once for as long as `text` is the prompt; once per chunk with a suffix."""
         if self.live:
             return make()
         cache = text.prompt_cache if text.suffix is None else text.chunk_cache
-        return _once(cache, ("tokens", stack, autocast()), make)
+        return _once(cache, (key, autocast()), make)
 
     def run(
         self,

@@ -32,13 +32,20 @@ class ReaderHead(ActionHead):
         """The vectors that are read for, and those that are read with them."""
         return inputs.groups()
 
-    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text) -> Any:
+    def embed_text(self, text: Text) -> Any:
+        """What `encode_hidden` needs of the prompt; once per prompt.
+
+        `text.whole` holds the state too, where it is a text token: then once per chunk.
+        """
+        return None
+
+    def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Any) -> Any:
         """What `read` needs of hidden states and prompt; once for as long as these are cached.
 
         Args:
             hidden: States [B, S, D] that the vectors may see, one tensor for each of `layers`.
             mask: [B, S] as `Text.mask`.
-            text: The prompt.
+            text: What `embed_text` made.
         """
         return tuple(hidden), mask
 
@@ -138,7 +145,10 @@ class ReaderHead(ActionHead):
 
         def make() -> Any:
             hidden = [known.states(layer, roles) for layer in self.layers]
-            return self.encode_hidden(hidden, _mask(roles, known, inputs), inputs.text)
+            text = runner.per_prompt(
+                (self, "text"), inputs.text, lambda: self.embed_text(inputs.text)
+            )
+            return self.encode_hidden(hidden, _mask(roles, known, inputs), text)
 
         key = self, "memory", roles, id(inputs.text)
         memory = known.derive(key, lambda: (make(), inputs.text))[0] if cached else make()

@@ -68,20 +68,24 @@ class DiTReader(ReaderHead):
     def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
         return [group for group in inputs.groups() if group.modality in self.encoders]
 
+    def embed_text(self, text: Text) -> tuple[KV, ...] | None:
+        """Keys and values of the prompt in each block, if it is read."""
+        if (embedder := self.text_embedder) is None:
+            return None
+        tokens = embedder(text.whole.tokens.to(embedder.weight.dtype))
+        return tuple(block.attn2.kv(tokens, text.whole.mask) for block in self.blocks)  # type: ignore[union-attr,operator]
+
     def encode_hidden(
-        self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
+        self, hidden: Sequence[Tensor], mask: Tensor | None, text: tuple[KV, ...] | None
     ) -> tuple[KV, ...]:
         """Keys and values of what each block attends to; masks are additive."""
-        tokens, whole = None, text.whole
-        if (embedder := self.text_embedder) is not None:
-            tokens = embedder(whole.tokens.to(embedder.weight.dtype))
         found = []
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             states = [hidden[i]] if self.config.reads == "each" else hidden
             parts = [block.attn2.kv(x, mask) for x in states]
-            if tokens is not None:
-                parts.append(block.attn2.kv(tokens, whole.mask))
+            if text is not None:
+                parts.append(text[i])
             kv = KV.join(parts).detached()
             found.append(kv._replace(mask=additive_mask(kv.mask, kv.k.dtype)))
         return tuple(found)

@@ -87,7 +87,7 @@ def test_padding_of_the_text_is_left_out(pool: str) -> None:
     def found(hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         noisy = NoisyVectors(torch.zeros(2, 6, 4), torch.ones(2))
         inputs = ModelInputs(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
-        memory = head.encode_hidden([hidden], valid, inputs.text)
+        memory = head.encode_hidden([hidden], valid, head.embed_text(inputs.text))
         velocity: torch.Tensor = head.read(inputs, [], memory, None, None, call)["action"]
         return velocity
 
@@ -112,7 +112,9 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
         next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
         value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    memory = head.encode_hidden([torch.randn(2, 7, sizes.traits.width)], None, inputs.text)
+    memory = head.encode_hidden(
+        [torch.randn(2, 7, sizes.traits.width)], None, head.embed_text(inputs.text)
+    )
     found = head.read(inputs, [], memory, None, None, call)
     shapes = {"action": (2, 6, 4), "next_state": (2, 1, 3), "value": (2, 1, 1)}
     assert {part: tuple(v.shape) for part, v in found.items()} == shapes

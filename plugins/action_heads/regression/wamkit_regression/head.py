@@ -78,14 +78,15 @@ class RegressionHead(ReaderHead):
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
         return inputs if self.state_word is None else append_state(inputs, self.state_word)
 
+    def embed_text(self, text: Text) -> tuple[Tensor, ...]:
+        """The mean of the prompt, if it is read."""
+        return (masked_mean(text.whole.tokens, text.whole.mask),) if self.reads_text else ()
+
     def encode_hidden(
-        self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
+        self, hidden: Sequence[Tensor], mask: Tensor | None, text: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Pooled layers, and the mean of the prompt if it is read."""
-        pooled = tuple(pool(x, mask) for pool, x in zip(self.pools, hidden, strict=True))
-        if not self.reads_text:
-            return pooled
-        return *pooled, masked_mean(text.whole.tokens, text.whole.mask)
+        """Pooled layers, and what is read of the prompt."""
+        return *(pool(x, mask) for pool, x in zip(self.pools, hidden, strict=True)), *text
 
     def read(
         self,

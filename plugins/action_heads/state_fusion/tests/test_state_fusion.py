@@ -263,7 +263,7 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
         next_state=NoisyVectors(torch.randn(2, 1, 3), ones),
         value=NoisyVectors(torch.randn(2, 1, 1), ones),
     )
-    memory = head.encode_hidden([torch.randn(2, 7, d)] * 2, None, inputs.text)
+    memory = head.encode_hidden([torch.randn(2, 7, d)] * 2, None, head.embed_text(inputs.text))
     found = head.read(inputs, inputs.groups(), memory, None, None, PassRunner().call)
     assert {k: tuple(v.shape) for k, v in found.items()} == {
         "next_state": (2, 1, 3),

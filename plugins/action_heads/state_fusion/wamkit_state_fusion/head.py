@@ -130,26 +130,24 @@ class StateFusionHead(ReaderHead):
         corrected = self.correction.of(backbone, adapters)
         return super().join(runner, corrected, inputs, sees, cache, keep)
 
-    def _queries(self, text: Text) -> tuple[Tensor, ...]:
-        """Of each pooler; once a prompt, without gradients and autocast."""
-        autocast = any(torch.is_autocast_enabled(kind) for kind in ("cuda", "cpu"))
-        cache = {} if torch.is_grad_enabled() or autocast else text.prompt_cache
-        key = self, "queries"
-        if key not in cache:
-            cache[key] = tuple(pooler.queries() for pooler in self.poolers)  # type: ignore[operator]
-        return cache[key]  # type: ignore[no-any-return]
+    def embed_text(self, text: Text) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The queries of each pooler, and the prompt as one vector if it is read."""
+        queries = tuple(pooler.queries() for pooler in self.poolers)  # type: ignore[operator]
+        if self.words is None:
+            return queries, ()
+        pooled = masked_mean(text.whole.tokens, text.whole.mask)
+        return queries, (self.words(pooled.to(self.words.weight.dtype)),)
 
     def encode_hidden(
-        self, hidden: Sequence[Tensor], mask: Tensor | None, text: Text
+        self,
+        hidden: Sequence[Tensor],
+        mask: Tensor | None,
+        text: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
-        """Each layer as one vector [B, layer width], and the prompt if it is read."""
-        layers = zip(self.poolers, self.compressors, hidden, self._queries(text), strict=True)
-        pieces = tuple(compress(pool(states, mask, q)) for pool, compress, states, q in layers)
-        if self.words is None:
-            return pieces
-        whole = text.whole
-        pooled = masked_mean(whole.tokens, whole.mask)
-        return *pieces, self.words(pooled.to(self.words.weight.dtype))
+        """Each layer as one vector [B, layer width], and what is read of the prompt."""
+        queries, prompt = text
+        layers = zip(self.poolers, self.compressors, hidden, queries, strict=True)
+        return *(compress(pool(states, mask, q)) for pool, compress, states, q in layers), *prompt
 
     def embed_layout(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
         """What tells the actions of a chunk apart [N, width]; None without actions."""
