@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
 from torch import nn
 
+from wamkit.bench.hooks import hook_method
 from wamkit.config.compositions import Cell, matrix
 from wamkit.config.spec import parse
 from wamkit.policy.policy import Policy
@@ -76,6 +78,27 @@ def test_what_follows_from_the_prompt_is_computed_once_for_many_chunks(cell: Cel
     assert torch.equal(policy.act(seen, seed=0).values, first)
     assert text.prompt_cache.keys() == kept.keys()
     assert all(text.prompt_cache[key] is value for key, value in kept.items())
+
+
+@pytest.mark.parametrize("cell", READS, ids=_name)
+def test_guidance_computes_what_both_prompts_say_once_for_many_chunks(cell: Cell) -> None:
+    spec = cell.spec.dump()
+    spec["schedules"]["action"]["guidance_scale"] = 2.0
+    spec["action_head"]["state"] = "token"
+    policy, seen = Policy.from_spec(parse(spec).fitted()), observation(cell.spec)
+    calls: list[object] = []
+
+    def record(method: Callable[..., object], *args: object) -> object:
+        calls.append(method)
+        return method(*args)
+
+    first = policy.act(seen, seed=0).values
+    with ExitStack() as stack:
+        for block in policy.backbone.blocks:
+            stack.enter_context(hook_method(block, "text_kv", record))
+        assert torch.equal(policy.act(seen, seed=0).values, first) and not calls
+        policy.act(seen.__class__(seen.images, ["another"] * 2, seen.state), seed=0)
+    assert calls
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

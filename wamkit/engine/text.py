@@ -101,8 +101,12 @@ class Text:
 
     def with_fresh_chunk_cache(self, **changes: Any) -> Text:
         """The same prompt for another chunk; `changes` leave its tokens."""
-        new = replace(self, **changes)
-        object.__setattr__(new, "prompt_cache", self.prompt_cache)
+        return replace(self, **changes).with_prompt_cache(self.prompt_cache)
+
+    def with_prompt_cache(self, cache: dict[Any, Any]) -> Text:
+        """The same prompt; what follows from it is kept in `cache`."""
+        new = replace(self)
+        object.__setattr__(new, "prompt_cache", cache)
         return new
 
     def without_caches(self) -> Text:

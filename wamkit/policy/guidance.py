@@ -31,7 +31,11 @@ def with_cfg(model: Model, negative: Text, scales: Mapping[str, float]) -> Model
             other, rows = negative, text.tokens.shape[0]
             if len(other.tokens) != rows:
                 other = other.pick(torch.zeros(rows, dtype=torch.long, device=other.tokens.device))
-            texts[id(text)] = (text, _concat_texts(text, other))
+            both = _concat_texts(text, other)
+            # What follows from the two prompts is kept as long as each of them is.
+            key = "with", id(negative.prompt_cache)
+            kept = text.prompt_cache.setdefault(key, {"with": negative.prompt_cache})
+            texts[id(text)] = (text, both.with_prompt_cache(kept))
         return texts[id(text)][1]
 
     def run(
