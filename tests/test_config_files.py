@@ -58,10 +58,10 @@ QWEN = {
     "num_attention_heads": 2, "joint_attention_dim": 24, "axes_dims_rope": (8, 12, 12),
 }  # fmt: skip
 BACKBONES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
-    "wan": ("wan", "WanTransformer3DModel", WAN, {"guide_channels": 5, "mlp_dim": 80}),
+    "wan": ("wan", "WanTransformer3DModel", WAN, {"cond_channels": 5, "mlp_dim": 80}),
     "wan with images": (
         "wan", "WanTransformer3DModel", {**WAN, "image_dim": 16, "added_kv_proj_dim": 48},
-        {"extra_width": 16},
+        {"cond_embeds_width": 16},
     ),
     "cosmos": (
         "cosmos", "CosmosTransformer3DModel", COSMOS,
@@ -85,7 +85,9 @@ BACKBONES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
     "flux2 that is told a scale": (
         "flux2", "Flux2Transformer2DModel", {**FLUX2, "guidance_embeds": True}, {"guidance": 4.0},
     ),
-    "flux1": ("flux1", "FluxTransformer2DModel", FLUX1, {"extra_width": 20, "double_layers": 1}),
+    "flux1": (
+        "flux1", "FluxTransformer2DModel", FLUX1, {"cond_embeds_width": 20, "double_layers": 1},
+    ),
     "qwen_image": ("qwen_image", "QwenImageTransformer2DModel", QWEN, {"axes": (8, 12, 12)}),
 }  # fmt: skip
 STAGES = {"block_out_channels": (4, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
@@ -185,11 +187,11 @@ def test_the_original_layout_has_a_configuration_of_its_own(tmp_path: Path) -> N
     assert (part.head_dim, part.mlp_dim, part.text_width) == (128, 8960, 4096)
     large = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
     part = parse_part("backbone", _wan(tmp_path, **large, in_dim=36, model_type="i2v"))
-    assert (part.variant, part.guide_channels, part.extra_width) == ("2.1-i2v-14b", 20, 1280)
+    assert (part.variant, part.cond_channels, part.cond_embeds_width) == ("2.1-i2v-14b", 20, 1280)
     for expert in ("high_noise_model", "low_noise_model"):
         _wan(tmp_path / "two" / expert, **large, in_dim=36, model_type="i2v")
     part = parse_part("backbone", {"name": "wan", "weights": str(tmp_path / "two")})
-    assert (part.variant, part.guide_channels, part.extra_width) == ("2.2-i2v-a14b", 20, 0)
+    assert (part.variant, part.cond_channels, part.cond_embeds_width) == ("2.2-i2v-a14b", 20, 0)
 
 
 def test_what_the_files_hold_decides_where_the_original_configuration_is_silent(
@@ -198,7 +200,7 @@ def test_what_the_files_hold_decides_where_the_original_configuration_is_silent(
     table = _wan(tmp_path, model_type="i2v", in_dim=36)
     save_file({"blocks.0.self_attn.q.weight": torch.zeros(1)}, tmp_path / FILE)
     part: Any = parse_part("backbone", table)
-    assert part.extra_width == 0
+    assert part.cond_embeds_width == 0
 
 
 def test_a_variant_that_is_written_must_be_that_of_the_folder(tmp_path: Path) -> None:

@@ -128,10 +128,10 @@ def _inputs(backbone: str, frames: int = 3) -> ModelInputs:
     valid = torch.ones(2, 7, dtype=torch.bool)
     valid[0, 5:] = False
     roles = ("context",) + ("target",) * (frames - 1)
-    wide = traits.extra_width
-    extra = torch.randn(2, 1, wide, generator=rng) if wide else None
+    wide = traits.cond_embeds_width
+    cond_embeds = torch.randn(2, 1, wide, generator=rng) if wide else None
     return ModelInputs(
-        text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid, extra),
+        text=Text(torch.randn(2, 7, traits.text_width, generator=rng), valid, cond_embeds),
         video=Frames(z, roles, counted(frames), sigma),
         action=NoisyVectors(torch.randn(2, 6, 4, generator=rng), torch.tensor([0.3, 0.9])),
         state=torch.randn(2, 3, generator=rng),

@@ -119,7 +119,7 @@ def test_pickled_and_sharded_weights_are_looked_at(tmp_path: Path) -> None:
             model = nn.Linear(3, 2)
         with pytest.raises(WamkitError, match="NaN or infinity") as error:
             weights.load(model, tmp_path / path)
-        assert f"bias of {tmp_path / file}: inf at [1], 1 of 2 numbers" in str(error.value)
+        assert f"bias of {tmp_path / file}: inf at [1], 1 of 2 values" in str(error.value)
 
 
 def test_a_conversion_that_overflows_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 
 WAN = {
     "name": "wan", "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "text_width": 20,
-    "latent_channels": 16, "guide_channels": 0,
+    "latent_channels": 16, "cond_channels": 0,
 }  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 

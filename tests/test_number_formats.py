@@ -188,7 +188,7 @@ def test_other_numbers_where_the_model_has_floats_are_refused_by_name(
     given = small(state, kind)
     file = tmp_path / f"a{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(given, file)
-    with pytest.raises(WamkitError, match=rf"4 of another kind of number.*k.weight {code} for F32"):
+    with pytest.raises(WamkitError, match=rf"4 of another kind of dtype.*k.weight {code} for F32"):
         weights.load(empty(), file)
 
 
@@ -205,7 +205,7 @@ def test_a_number_format_that_torch_lacks_is_refused_by_its_code(tmp_path: Path)
         text = b'{"weight":{"dtype":"%s","shape":[2],"data_offsets":[0,1]}}' % kind.encode()
         file = tmp_path / "a.safetensors"
         file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
-        with pytest.raises(WamkitError, match=rf"number format that is not read: weight {kind}"):
+        with pytest.raises(WamkitError, match=rf"of a dtype that is not read: weight {kind}"):
             weights.load(nn.Linear(2, 1, device="meta"), file)
 
 

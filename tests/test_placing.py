@@ -34,7 +34,7 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(name: str) -> 
 
 def test_devices_that_are_here_are_taken() -> None:
     assert expect_device("cpu") == torch.device("cpu")
-    assert expect_device("meta", numbers=False).type == "meta"
+    assert expect_device("meta", has_values=False).type == "meta"
     with pytest.raises(WamkitError, match="nothing is computed"):
         expect_device("meta")
     for index in range(COUNT):

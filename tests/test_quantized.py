@@ -71,7 +71,7 @@ def test_a_rounded_policy_stays_near_itself(kind: str) -> None:
     rounded = policy()
     before = acted(rounded)
     done = rounded.quantize(kind, min_elements=SMALL)
-    assert done is not None and done.layers > 0 and done.numbers > 30_000
+    assert done is not None and done.layers > 0 and done.elements > 30_000
     assert 0 < relative_error(acted(rounded), before) < 0.05
     assert torch.equal(acted(rounded), acted(rounded))
 

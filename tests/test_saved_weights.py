@@ -39,7 +39,7 @@ def test_a_backbone_is_cut_out_of_the_saved_weights(
     made = parse(read(tmp_path / "student/spec.yaml"))
     cut, whole = (load_file(f) for f in (made.backbone.weights or "", saved / BACKBONE))
     assert cut.keys() == whole.keys() and all(torch.equal(cut[n], whole[n]) for n in whole)
-    assert str(saved / BACKBONE) in (made.backbone.origin or "")
+    assert str(saved / BACKBONE) in (made.backbone.derived_from or "")
     assert made.text_encoder.weights == str(saved / "text_encoder.safetensors")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from wamkit.checkpoints.prune import PUBLISHED, evenly, sliced, student_of
+from wamkit.checkpoints.prune import PUBLISHED, evenly_spaced, prune_weights, student_of
 from wamkit.cli import app
 from wamkit.config.compositions import compose, default
 from wamkit.config.parts import BackboneConfig
@@ -18,7 +18,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import composed, observation, random_frames, shown
+from wamkit.testing.fixtures import composed, observation, predict_frames, random_frames
 from wamkit.testing.parity import float64, same_values
 
 SPECS = {
@@ -37,10 +37,10 @@ def _redrawn(config: BackboneConfig) -> Any:
 
 
 def test_places_are_evenly_spaced_and_rounded() -> None:
-    assert evenly(16, 24)[:5] == [0, 2, 3, 5, 6] and evenly(16, 24)[-1] == 23
-    assert evenly(3, 3) == [0, 1, 2] and evenly(1, 5) == [0]
+    assert evenly_spaced(16, 24)[:5] == [0, 2, 3, 5, 6] and evenly_spaced(16, 24)[-1] == 23
+    assert evenly_spaced(3, 3) == [0, 1, 2] and evenly_spaced(1, 5) == [0]
     with pytest.raises(WamkitError, match="4 cannot be chosen out of 3"):
-        evenly(4, 3)
+        evenly_spaced(4, 3)
 
 
 def test_the_published_blocks_are_those_of_efficient_wam() -> None:
@@ -54,7 +54,7 @@ def test_keeping_everything_changes_nothing(name: str) -> None:
     config = SPECS[name].backbone
     traits, teacher = config.traits, _redrawn(config)
     sizes = range(traits.depth), traits.num_heads, traits.mlp_dim
-    ours = sliced(teacher, config, *sizes).state_dict()
+    ours = prune_weights(teacher, config, *sizes).state_dict()
     assert all(torch.equal(ours[k], v) for k, v in teacher.state_dict().items())
     assert len(ours) == len(teacher.state_dict())
 
@@ -67,16 +67,16 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
     config, traits = spec.backbone, spec.backbone.traits
     few = max(1, traits.mlp_dim // 2)
     teacher, (video, text) = _redrawn(config), random_frames(config.traits, spec.latent_size)
-    small = sliced(teacher, config, range(traits.depth), traits.num_heads, few)
+    small = prune_weights(teacher, config, range(traits.depth), traits.num_heads, few)
     # Any weight of the teacher that the student's copy misses, and that reads units, is silenced.
-    kept = set(evenly(few, traits.mlp_dim))
+    kept = set(evenly_spaced(few, traits.mlp_dim))
     gone = [i for i in range(traits.mlp_dim) if i not in kept]
     for key, tensor in teacher.state_dict().items():
         columns, left = tensor.shape[-1], small.state_dict()[key].shape[-1]
         if tensor.ndim == 2 and columns - left == len(gone):
             tensor[:, [columns - traits.mlp_dim + i for i in gone]] = 0
-    expected = shown(teacher, video, text)
-    same_values(shown(small, video, text), expected)
+    expected = predict_frames(teacher, video, text)
+    same_values(predict_frames(small, video, text), expected)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -86,12 +86,14 @@ def test_a_student_runs_and_says_where_it_came_from(name: str) -> None:
     group = traits.num_heads // traits.num_kv_heads
     heads = max(group, traits.num_heads - group)
     layers, few = range(0, traits.depth, 2), max(1, traits.mlp_dim // 2)
-    student = sliced(_redrawn(config), config, layers, heads, few).eval()
+    student = prune_weights(_redrawn(config), config, layers, heads, few).eval()
     made = student_of(config, layers, heads, few)
     assert made.traits.width == heads * traits.head_dim and made.traits.depth == len(layers)
-    assert made.origin is not None and made.origin.startswith(f"random weights of {name}")
+    assert made.derived_from is not None and made.derived_from.startswith(
+        f"random weights of {name}"
+    )
     video, text = random_frames(config.traits, spec.latent_size)
-    assert shown(student, video, text).isfinite().all()
+    assert predict_frames(student, video, text).isfinite().all()
     policy = Policy.from_spec(spec.model_copy(update={"backbone": made}).fitted())
     policy.backbone.load_state_dict(student.state_dict())  # type: ignore[attr-defined]
     assert policy.act(observation(spec), seed=0).values.isfinite().all()
@@ -101,8 +103,8 @@ def test_heads_take_their_part_of_the_width_with_them() -> None:
     config = SPECS["wan"].backbone
     traits, teacher = config.traits, _redrawn(config)
     old = teacher.state_dict()
-    new = sliced(teacher, config, (0, 2), 2, 7).state_dict()
-    heads, units = evenly(2, traits.num_heads), evenly(7, traits.mlp_dim)
+    new = prune_weights(teacher, config, (0, 2), 2, 7).state_dict()
+    heads, units = evenly_spaced(2, traits.num_heads), evenly_spaced(7, traits.mlp_dim)
     wide = torch.tensor([h * traits.head_dim + i for h in heads for i in range(traits.head_dim)])
     block, there = "blocks.1.", "blocks.2."
     pairs = {
@@ -126,13 +128,13 @@ def test_a_sinusoid_as_wide_as_the_model_keeps_its_frequencies() -> None:
     traits, teacher = config.traits, _redrawn(config)
     heads = traits.num_heads // 2
     name = "time_embed.t_embedder.linear_1.weight"
-    new = sliced(teacher, config, range(traits.depth), heads, traits.mlp_dim).state_dict()
+    new = prune_weights(teacher, config, range(traits.depth), heads, traits.mlp_dim).state_dict()
     half, small = traits.width // 2, heads * traits.head_dim // 2
     columns = [round(i * half / small) for i in range(small)]
     rows = torch.tensor(
         [
             h * traits.head_dim + i
-            for h in evenly(heads, traits.num_heads)
+            for h in evenly_spaced(heads, traits.num_heads)
             for i in range(traits.head_dim)
         ]
     )
@@ -158,7 +160,7 @@ def test_the_command_writes_weights_and_a_spec_that_build(tmp_path: Path) -> Non
     assert "parameters became" in done.stdout
     made = parse(read(out / "spec.yaml"))
     assert made.backbone.weights == str(out / "backbone.safetensors")
-    assert "blocks 0, 2 of 3" in (made.backbone.origin or "")
+    assert "blocks 0, 2 of 3" in (made.backbone.derived_from or "")
     assert Policy.from_spec(made).act(observation(made), seed=0).values.isfinite().all()
     bad = CliRunner().invoke(app, ["prune", str(spec), "--layers", "x", "--out", str(out)])
     assert bad.exit_code == 2 and "--layers 'x' is no number of blocks" in bad.stderr

@@ -21,9 +21,9 @@ from wamkit.testing.fixtures import (
     compose,
     composed,
     default,
+    predict_frames,
     random_frames,
     redrawn,
-    shown,
 )
 from wamkit.testing.parity import doubled, float64, other_values, same_gradients, same_values
 
@@ -151,7 +151,7 @@ def test_every_backbone_computes_all_of_it_in_float64(part: Part) -> None:
     model = redrawn(spec.backbone.build()).eval()
     wide, video, text = doubled((model, *random_frames(spec.backbone.traits, spec.latent_size)))
     with Narrow() as narrow, float64(), torch.no_grad():
-        assert shown(wide, video, text).dtype == torch.float64
+        assert predict_frames(wide, video, text).dtype == torch.float64
     assert not narrow.found
 
 

@@ -127,7 +127,7 @@ def test_every_verb_that_takes_a_policy_has_the_option() -> None:
     [
         ({"vae": {"weights": "hf:owner/name"}}, {}),
         ({"vae": {"weights": "wan"}}, {"vae.weights": "wan"}),
-        ({"vae": {"origin": "/x"}, "text_encoder": {"prompt_template": "/{prompt}"}}, {}),
+        ({"vae": {"derived_from": "/x"}, "text_encoder": {"prompt_template": "/{prompt}"}}, {}),
         ({"paradigm": {"inner": {"files": ["a", "/b"]}}}, {"paradigm.inner.files.1": "/b"}),
         ({"backbone": {"table": "..\\..\\x"}}, {"backbone.table": "..\\..\\x"}),
         ({"cameras": {"views": [{"name": "/x"}]}}, {}),

@@ -19,7 +19,7 @@ FUSED = CheckpointLayout(
     rules=((r"^head\.lin\.", "out."),),
     drop=(r"^buffer$",),
     splits=((r"^qkv\.(weight|bias)$", (r"q.\1", r"k.\1", r"v.\1")),),
-    swaps=(r"^out\.",),
+    swap_halves=(r"^out\.",),
 )
 
 

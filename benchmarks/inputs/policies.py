@@ -18,7 +18,7 @@ SPEC, STATISTICS = "policy/spec.yaml", "policy/statistics.json"
 WEIGHTS = ("backbone", "action_head", "text_encoder")
 ROW = ("min", "max", "mean", "std", "q01", "q99")
 Change = Callable[[Path], Any]
-FREE = ("prompt_template", "negative_prompt", "origin", "license")
+FREE = ("prompt_template", "negative_prompt", "derived_from", "license")
 OPEN = (
     "clip",
     "times",

@@ -53,7 +53,7 @@ class QuantizationReport:
     """How many layers and elements `quantize` rounded."""
 
     layers: int
-    numbers: int  # in the weights of these layers
+    elements: int  # in the weights of these layers
     left: int  # numbers in all other weights of backbone and head
 
 
@@ -104,11 +104,11 @@ def quantize(
             f"{DYNAMIC.get(kind, 1)}",
             'leave it at "none": a policy of this size gains nothing',
         )
-    numbers = sum(layer.weight.numel() for layer in chosen)
+    elements = sum(layer.weight.numel() for layer in chosen)
     whole = sum(p.numel() for module in modules for p in module.parameters())
     own = kind == "int8" and fits(chosen[0].weight.device)
     round_in_place(modules, chosen, kind, own=own)
-    return QuantizationReport(len(chosen), numbers, whole - numbers)
+    return QuantizationReport(len(chosen), elements, whole - elements)
 
 
 def round_in_place(

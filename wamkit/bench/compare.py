@@ -14,7 +14,7 @@ SETTINGS = ("threads",)
 CHOICES = ("mode", "quantized", "dtype")
 """Of a report, what one compares: ratios are given, and the difference is said."""
 SOFTWARE = ("wamkit", "torch", "python")
-FREE = ("dtype", "seed", "weights", "origin", "embeddings_file")
+FREE = ("dtype", "seed", "weights", "derived_from", "embeddings_file")
 """Keys of a spec, anywhere in it, that do not change how much there is to compute."""
 
 

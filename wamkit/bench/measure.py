@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ..config.parts import KINDS
-from ..files.images import opened
+from ..files.images import open_image
 from ..policy.observation import Observation, random_observation
 from ..policy.policy import DTYPES, Policy
 from ..policy.run_mode import captures
@@ -201,7 +201,7 @@ def _rows_outside_chunk(
 
     def images() -> None:
         with ExitStack() as files:
-            found = {n: files.enter_context(opened(buffer.getvalue(), n)) for n in names}
+            found = {n: files.enter_context(open_image(buffer.getvalue(), n)) for n in names}
             Observation(images=found, prompt="pick up the cup")
 
     sentence = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")

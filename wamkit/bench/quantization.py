@@ -23,7 +23,7 @@ class QuantizationEffect:
 
     kind: str
     layers: int  # that were rounded
-    numbers: int  # in their weights
+    elements: int  # in their weights
     left: int  # numbers in the other weights of backbone and head
     chunk_error: float  # |after - before| / |before|, of the normalized actions of a chunk
     velocity_error: float  # the same of all velocities of one pass, at levels as in training
@@ -35,7 +35,7 @@ class QuantizationEffect:
 
     def words(self) -> str:
         """All of it in a sentence."""
-        share = self.numbers / (self.numbers + self.left)
+        share = self.elements / (self.elements + self.left)
         return (
             f"{self.kind}: {100 * share:.0f} % of the weights of backbone and head "
             f"({self.layers} layers); {self.times_as_fast:.2f}x as fast as without; relative "
@@ -90,7 +90,7 @@ class Baseline:
         return QuantizationEffect(
             policy.quantized,
             done.layers,
-            done.numbers,
+            done.elements,
             done.left,
             relative_error(self._chunk(policy), self.chunk),
             relative_error(self._velocity(policy), self.velocity),

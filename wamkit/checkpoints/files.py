@@ -1,7 +1,7 @@
-"""Files of weights: where they are, what their headers say, and their tensors, mapped.
+"""Weight files: locate them, read their headers, and map their tensors into memory.
 
-Safetensors is what everything is written in. Pickled checkpoints (.pt, .pth) are read as data only,
-never as code.
+Everything is written as safetensors. Pickled checkpoints (.pt, .pth) are read as data only, never
+as code.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from ..files.locate import split, weight_files
 from ..files.safetensors_header import DAMAGED, expect_few, header
 from ..files.shards import PICKLED
 from . import pickled
-from .formats import DTYPES, code, multiplied
+from .formats import DTYPES, apply_scale, code
 
 ALIGNED = 64  # bytes; what torch gives its own tensors
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file, known by its header alone, or a piece of its rows."""
+    """A tensor in a file, or a range of its rows, as its header describes it."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
     rows: tuple[int, int] | None = None
-    """First row and the one after the last, if it is a piece."""
-    swapped: bool = False
-    """True if its two halves are to change places."""
+    """First row and the one after the last, if only these rows are read."""
+    swap_halves: bool = False
+    """True if the two halves of its rows are exchanged when it is read."""
     scale: Entry | None = None
-    """What a float8 weight is multiplied by."""
+    """Entry of the scale that a float8 weight is multiplied by."""
     stored: tuple[int, ...] = ()
     """Its shape in the file."""
 
 
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
-    """The files at `path`: a file, or a folder with one safetensors file or shards.
+    """Find the files at `path`: a file, or a folder with one safetensors file or shards.
 
     `path` may be "hf:owner/name" (`wamkit.files.hub`), and end in "#prefix"
     (`wamkit.checkpoints.prefixes`). `folders` are subfolders to look into, such as "transformer".
@@ -62,7 +62,7 @@ def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
 
 
 def headers(files: Iterable[Path]) -> dict[str, Entry]:
-    """Every tensor of the files by name, without reading any of them.
+    """Return the entry of every tensor in the files by name, without reading tensor data.
 
     Raises WamkitError if a file is corrupted or truncated, or two files hold the same name.
     """
@@ -80,13 +80,13 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     return found
 
 
-def written(
+def write_tensors(
     tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors to one safetensors file, whole or not at all. Raises NotWrittenError.
 
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
-    size allows: read back mapped, it takes the same vector instructions and gives the same numbers.
+    size allows: a mapped tensor then uses the same vector instructions and gives the same values.
     """
     order = sorted(tensors, key=lambda name: (_bytes(tensors[name]) % ALIGNED != 0, name))
     head: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
@@ -109,10 +109,10 @@ def _bytes(tensor: Tensor) -> int:
 
 
 @contextmanager
-def opened(file: Path, device: torch.device | str = "cpu") -> Iterator[Reader]:
-    """The tensors of one file, each mapped when it is asked for.
+def open_weights(file: Path, device: torch.device | str = "cpu") -> Iterator[Reader]:
+    """Open one file for reading; each tensor is mapped on request.
 
-    Raises WamkitError if the file turns out to be damaged.
+    Raises WamkitError if the file is damaged.
     """
     if file.suffix in PICKLED:
         yield Reader(pickled.tensors(file), {}, torch.device(device))
@@ -133,13 +133,13 @@ class Reader:
     device: torch.device
 
     def tensor(self, entry: Entry, scale: Tensor | None = None) -> Tensor:
-        """The tensor of an entry in its shape; rows cut out, halves swapped where it says so.
+        """Read the tensor of an entry: its `rows`, in its `shape`, halves exchanged if it says so.
 
-        With the `scale` of a float8 weight, it is multiplied by that first, in float32.
+        A float8 weight is first multiplied by its `scale`, in float32.
         """
         if scale is not None:
-            whole = self.tensor(replace(entry, rows=None, swapped=False, shape=(-1,)))
-            whole = multiplied(whole.reshape(entry.stored), scale)
+            whole = self.tensor(replace(entry, rows=None, swap_halves=False, shape=(-1,)))
+            whole = apply_scale(whole.reshape(entry.stored), scale)
             tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
         elif isinstance(self.source, Mapping):
             whole = self.source[entry.name].to(self.device)
@@ -149,9 +149,9 @@ class Reader:
         else:
             tensor = self.source.get_tensor(entry.name)
         tensor = tensor.reshape(entry.shape)
-        return torch.cat(tensor.chunk(2)[::-1]) if entry.swapped else tensor
+        return torch.cat(tensor.chunk(2)[::-1]) if entry.swap_halves else tensor
 
 
 def _pickled(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """As `header`, for a pickled checkpoint."""
+    """Return what `header` returns, for a pickled checkpoint."""
     return {k: (tuple(v.shape), code(v.dtype)) for k, v in pickled.tensors(file).items()}

@@ -1,9 +1,8 @@
-"""Numbers that are NaN or infinite: where they are, and in which tensor of which file.
+"""Find NaN and infinite values in weights, with the tensor and file that holds them.
 
-Weights stay mapped to their files, and looking at a number reads its page. So what is looked at
-when weights are loaded is what is small, what is converted anyway, and everything where all of it
-is quickly read; the rest is searched when a chunk turns out not to be finite
-(`wamkit.policy.blame`).
+Weights stay mapped to their files, and checking a value reads its page from disk. Loading
+therefore checks small tensors, tensors that are converted anyway, and all tensors if the files are
+small. `wamkit.policy.blame` searches the rest when an action chunk is not finite.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from torch import Tensor, nn
 from ..errors import WamkitError
 
 WHOLE = 2**28
-"""Bytes of weights up to which every number is looked at when they are loaded: 256 MiB."""
+"""Bytes of weights up to which every value is checked at loading: 256 MiB."""
 SMALL = 2**16
-"""Bytes up to which a tensor is looked at whatever the others hold: norms and biases."""
+"""Bytes up to which a tensor is always checked: norms and biases."""
 ORIGINS = "_origins"
-"""Attribute of a module that was loaded: name of a tensor -> its name and file there."""
+"""Attribute of a loaded module: tensor name -> its name and file in the checkpoint."""
 AGAIN = "download or copy the file again; if it was converted, convert it in float32 or bfloat16"
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """True if no number is NaN or infinite; one pass without a copy, and a device is waited for."""
+    """True if no value is NaN or infinite; makes no copy, synchronizes with the device."""
     if not tensor.numel() or not tensor.is_floating_point() or tensor.is_meta:
         return True
     low, high = torch.aminmax(tensor.detach() if tensor.itemsize > 1 else tensor.float())
@@ -34,42 +33,42 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def fault(tensor: Tensor) -> str | None:
-    """What is wrong with a tensor, such as "nan at [0, 3], 5 of 64 numbers"; None if nothing is."""
+    """Describe NaN and infinity, such as "nan at [0, 3], 5 of 64 values"; None if all is finite."""
     if is_finite(tensor):
         return None
     flat = tensor.detach().reshape(-1)
     bad = ~torch.isfinite(flat if tensor.itemsize > 1 else flat.float())
     first = int(bad.nonzero()[0])
-    place: list[int] = []
+    position: list[int] = []
     rest = first
     for size in reversed(tensor.shape):
         rest, index = divmod(rest, size)
-        place.insert(0, index)
-    return f"{float(flat[first])} at {place}, {int(bad.sum())} of {flat.numel()} numbers"
+        position.insert(0, index)
+    return f"{float(flat[first])} at {position}, {int(bad.sum())} of {flat.numel()} values"
 
 
 def expect_weights(
     tensors: Iterable[tuple[str, Tensor]], where: Mapping[str, str], whole: bool
 ) -> None:
-    """Raise WamkitError with every tensor that is not finite and `where` its name comes from.
+    """Raise WamkitError listing every tensor that is not finite, named by `where`.
 
-    All tensors if `whole`, else the small ones.
+    Checks all tensors if `whole`, else the small ones.
     """
     found = []
     for name, tensor in tensors:
-        looked = whole or tensor.numel() * tensor.itemsize <= SMALL
-        if looked and (bad := fault(tensor)) is not None:
+        checked = whole or tensor.numel() * tensor.itemsize <= SMALL
+        if checked and (bad := fault(tensor)) is not None:
             found.append(f"{where.get(name, name)}: {bad}")
     if found:
-        raise unusable(found)
+        raise non_finite_error(found)
 
 
-def unusable(found: Sequence[str]) -> WamkitError:
+def non_finite_error(found: Sequence[str]) -> WamkitError:
     """The error for weights that are not finite, one line for each tensor."""
     more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
     lines = "\n  ".join([*found[:8], *more])
     count = f"{len(found)} tensor{'s' * (len(found) != 1)} of weights"
-    return WamkitError(f"{count} hold NaN or infinity, expected finite numbers\n  {lines}", AGAIN)
+    return WamkitError(f"{count} hold NaN or infinity, expected finite values\n  {lines}", AGAIN)
 
 
 def bad_weights(modules: Mapping[str, Any]) -> list[str]:
@@ -89,7 +88,7 @@ def bad_weights(modules: Mapping[str, Any]) -> list[str]:
 
 
 def largest_weight(modules: Mapping[str, Any]) -> tuple[str, float]:
-    """Name and size of the largest weight, which is 0 where there is none."""
+    """Name and absolute value of the largest weight; ("", 0.0) without weights."""
     found = ("", 0.0)
     for kind, module in modules.items():
         for name, tensor in module.named_parameters() if isinstance(module, nn.Module) else ():
@@ -101,7 +100,7 @@ def largest_weight(modules: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """False for tensors of eight bits and the like, which are classes of their own."""
+    """True for plain float tensors; False for subclasses, such as quantized weights."""
     return type(tensor) in (Tensor, nn.Parameter) and tensor.is_floating_point()
 
 

@@ -1,7 +1,7 @@
-"""Number formats of tensors in files: which are read, multiplied out, or refused by name.
+"""Dtypes of tensors in files: which are read, which are rescaled, and which are refused by name.
 
-Floats of 8 bits are read as they are, and widened. A float8 weight with a scale beside it is their
-product. Whatever else packs weights into few bits is called what it is, and never read as numbers.
+Plain float8 tensors are read and widened. A float8 weight stored with a scale is multiplied by it.
+Any other quantized format is refused with its name; packed bits are never read as values.
 """
 
 from __future__ import annotations
@@ -58,58 +58,58 @@ _PACKED = (
     (r"\.W_q$", "HQQ"),
 )
 _SCALE = ("weight_scale_inv", "weight_scale", "scale_weight")
-_ASIDE = r"(^|\.)(scaled_fp8|comfy_quant|(scale_input|input_scale|activation_scale))$"
+_NOT_WEIGHTS = r"(^|\.)(scaled_fp8|comfy_quant|(scale_input|input_scale|activation_scale))$"
 _MARK = r"(^|\.)scaled_fp8$"
-UNPACKED = "name the weights in bfloat16, float16 or float32, as they were first published"
+USE_FLOATS = "name the weights in bfloat16, float16 or float32, as they were first published"
 
 
 def code(dtype: torch.dtype) -> str:
-    """What safetensors calls a dtype."""
+    """The safetensors code of a dtype, such as "BF16"."""
     return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def unpacked(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
-    """Tensors by name, each float8 weight with its scale; scales and marks are no entries anymore.
+def resolve_scales(entries: Mapping[str, Entry], where: str) -> dict[str, Entry]:
+    """Attach each scale to its float8 weight, and drop the entries of scales and markers.
 
-    Raises WamkitError if the numbers are packed in a way that is not read, or of a format that
-    torch does not have, or a float8 weight lacks the scale that others have.
+    Raises WamkitError if weights are quantized in a format that is not read, or have a dtype that
+    torch lacks, or a float8 weight lacks the scale that others have.
     """
     for pattern, scheme in _PACKED:
         if names := sorted(name for name in entries if re.search(pattern, name)):
             raise WamkitError(
-                f"{where} is quantized ({scheme}): it holds packed weights and what unpacks them, "
+                f"{where} is quantized ({scheme}): it holds packed weights and their scales, "
                 f"such as {few(names, 3)}",
-                UNPACKED,
+                USE_FLOATS,
             )
     found = dict(entries)
-    scaled = _scaled(entries)
+    scaled = _scale_names(entries)
     marked = any(re.search(_MARK, name) for name in entries)
     packed = [w for w in scaled if w in entries and entries[w].dtype[0] in "IU"]
     if packed:
         raise WamkitError(
-            f"{where} is quantized (integers with a scale beside them): "
+            f"{where} is quantized (integers with a scale): "
             f"{few([f'{w} {entries[w].dtype}' for w in sorted(packed)])}",
-            UNPACKED,
+            USE_FLOATS,
         )
     if marked or (scaled and any(entry.dtype in FLOAT8 for entry in entries.values())):
         _expect_scales(entries, scaled, where, marked=marked)
         for weight, scale in scaled.items():
             found[weight] = replace(entries[weight], scale=entries[scale])
         gone = set(scaled.values())
-        found = {k: v for k, v in found.items() if k not in gone and not re.search(_ASIDE, k)}
+        found = {k: v for k, v in found.items() if k not in gone and not re.search(_NOT_WEIGHTS, k)}
     unread = [f"{k} {e.dtype}" for k, e in sorted(found.items()) if e.dtype not in OF_CODE]
     unread += [f"{k} F8_E8M0" for k, e in sorted(found.items()) if e.dtype == "F8_E8M0"]
     if unread:
         raise WamkitError(
-            f"{where} holds {len(unread)} tensors in a number format that is not read: "
+            f"{where} holds {len(unread)} tensors of a dtype that is not read: "
             f"{few(unread)}; read are {', '.join(FLOATS)} and integers",
-            UNPACKED,
+            USE_FLOATS,
         )
     return found
 
 
-def _scaled(entries: Mapping[str, Entry]) -> dict[str, str]:
-    """weight -> its scale."""
+def _scale_names(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Return weight name -> name of its scale."""
     pairs = {}
     for name in entries:
         for ending in _SCALE:
@@ -131,27 +131,27 @@ def _expect_scales(
     if other:
         problems.append(f"{len(other)} scaled weights are not float8: {few(other)}")
     bare = [k for k, e in sorted(entries.items()) if e.dtype in FLOAT8 and k not in scaled]
-    bare = [k for k in bare if not re.search(_ASIDE, k)]
+    bare = [k for k in bare if not re.search(_NOT_WEIGHTS, k)]
     if bare:
         problems.append(f"{len(bare)} float8 tensors without a scale: {few(bare)}")
     shapes = [
         f"{s} {entries[s].dtype} {list(entries[s].shape)} for {list(entries[w].shape)}"
         for w, s in sorted(there.items())
         if entries[s].dtype not in ("F32", "BF16", "F16", "F64")
-        or _kind(entries[w].shape, entries[s].shape) is None
+        or _scale_kind(entries[w].shape, entries[s].shape) is None
     ]
     if shapes:
         problems.append(f"{len(shapes)} scales of a form that is not known: {few(shapes)}")
     if problems:
         raise WamkitError(
-            f"{where} is scaled float8 (weights of 8 bits with a scale beside them), and cannot be "
-            "multiplied out\n  " + "\n  ".join(problems),
-            UNPACKED,
+            f"{where} is scaled float8 (weights of 8 bits with a scale), and its scales do not "
+            "fit\n  " + "\n  ".join(problems),
+            USE_FLOATS,
         )
 
 
-def _kind(weight: Sequence[int], scale: Sequence[int]) -> str | None:
-    """How a scale belongs to a weight: one for all, one a row, or one a block."""
+def _scale_kind(weight: Sequence[int], scale: Sequence[int]) -> str | None:
+    """Granularity of a scale: "one" per tensor, per "row" or per "block"; None for others."""
     count = 1
     for size in scale:
         count *= size
@@ -164,9 +164,9 @@ def _kind(weight: Sequence[int], scale: Sequence[int]) -> str | None:
     return None
 
 
-def multiplied(weight: Tensor, scale: Tensor) -> Tensor:
-    """A float8 weight times its scale, in float32."""
-    kind, wide, scale = _kind(weight.shape, scale.shape), weight.float(), scale.float()
+def apply_scale(weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply a float8 weight by its scale, in float32."""
+    kind, wide, scale = _scale_kind(weight.shape, scale.shape), weight.float(), scale.float()
     if kind == "one":
         return wide * scale.reshape(())
     if kind == "row":
@@ -176,18 +176,18 @@ def multiplied(weight: Tensor, scale: Tensor) -> Tensor:
     return wide * grid
 
 
-def widened(entries: Mapping[str, Entry]) -> torch.dtype:
-    """What plain float8 is read as: the widest other float of the files, which holds it exactly."""
+def plain_float8_dtype(entries: Mapping[str, Entry]) -> torch.dtype:
+    """The dtype that unscaled float8 is read as: the widest other float dtype in the files."""
     held = {e.dtype for e in entries.values() if e.scale is None}
     return next((OF_CODE[c] for c in ("F32", "BF16", "F16") if c in held), torch.bfloat16)
 
 
-def other_kind(found: str, wanted: torch.dtype) -> bool:
-    """True if numbers of `found` cannot stand for those of `wanted`: integers for floats."""
+def differs_in_kind(found: str, wanted: torch.dtype) -> bool:
+    """True if a tensor of `found` cannot be loaded as `wanted`: integers as floats."""
     return (found in FLOATS) != wanted.is_floating_point or found.startswith("C")
 
 
 def few(names: Sequence[str], most: int = 8) -> str:
-    """Some of `names`, and how many more there are."""
+    """List the first names, and count the rest."""
     rest = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -20,36 +20,38 @@ from transformers.utils import logging
 from ..config.pretrained import identity
 from ..config.published import MOST_BYTES, json_table
 from ..errors import WamkitError
-from .bounded import bounded
 from .files import Entry, find, headers
 from .finite import WHOLE, expect_weights
-from .formats import FLOAT8, FLOATS, UNPACKED, unpacked, widened
+from .formats import FLOAT8, FLOATS, USE_FLOATS, plain_float8_dtype, resolve_scales
+from .limits import limit_parameters
 
 AGAIN = "copy config.json and the safetensors files from the same checkpoint"
 ROOM = 2**23
-"""Values that a model may have beyond twice those of its files: what its layers share."""
+"""Values that a model may have beyond twice those of its files, for tied weights."""
 
 
 def read_config(model: Path) -> Any:
     """The configuration of the model in a folder, as transformers has it."""
-    with _explaining(f"{model / 'config.json'} is no configuration that transformers reads", AGAIN):
+    with _explain_errors(
+        f"{model / 'config.json'} is no configuration that transformers reads", AGAIN
+    ):
         return AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
 
 
 def load(
     cls: Any, model: Path, tokenizer: Path, *, unused: str = r"(?!)", config: Any = None
 ) -> tuple[Any, Any, str]:
-    """A model of class `cls` and its tokenizer from two local folders, and what identifies them.
+    """Load a model of class `cls` and its tokenizer from two local folders, with a fingerprint.
 
-    In the dtype it was saved in, on the CPU. Tensors whose names match `unused` may be in the files
-    without being in the model. Raises WamkitError if files are damaged, or tensors do not fit.
+    The model keeps its saved dtype, on the CPU. Tensors in the files whose names match `unused`
+    need no place in the model. Raises WamkitError if files are damaged, or tensors do not fit.
     """
     shards = find(model)
     entries = headers(shards)  # refuses what is damaged
     read_as = _dtype(model, entries)
     config = read_config(model) if config is None else config
-    _expect_room(cls, config, model, entries)
-    with _explaining(f"transformers can make no {cls.__name__} of the files in {model}", AGAIN):
+    _expect_all_weights(cls, config, model, entries)
+    with _explain_errors(f"transformers can make no {cls.__name__} of the files in {model}", AGAIN):
         made, report = cls.from_pretrained(
             model,
             local_files_only=True,
@@ -78,10 +80,10 @@ def load(
 
 
 @contextmanager
-def _explaining(what: str, cure: str) -> Iterator[None]:
-    """Raise WamkitError with `what` for whatever transformers raises, and let it print nothing.
+def _explain_errors(what: str, hint: str) -> Iterator[None]:
+    """Turn any error of transformers into a WamkitError that begins with `what`; print nothing.
 
-    Programs in Rust end with a panic, which is no Exception.
+    Also catches panics of Rust extensions, which are no `Exception`.
     """
     loud = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -95,7 +97,7 @@ def _explaining(what: str, cure: str) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines()
         reason = lines[0][:200] if lines else "no reason is given"
-        raise WamkitError(f"{what}: {type(error).__name__}: {reason}", cure) from None
+        raise WamkitError(f"{what}: {type(error).__name__}: {reason}", hint) from None
     finally:
         logging.set_verbosity(loud)
 
@@ -104,8 +106,7 @@ def _explaining(what: str, cure: str) -> Iterator[None]:
 def encoding() -> Iterator[None]:
     """Raise WamkitError for what a model or a tokenizer raises while it encodes prompts.
 
-    Settings of config.json may be read for the first time then. What comes of a lack of memory is
-    left as it is.
+    A model may read settings of config.json only then. MemoryError passes unchanged.
     """
     try:
         yield
@@ -121,41 +122,40 @@ def encoding() -> Iterator[None]:
         ) from None
 
 
-def _expect_room(cls: Any, config: Any, model: Path, entries: Mapping[str, Entry]) -> None:
-    """Raise WamkitError if a model would have more values than its files, which are then invented.
+def _expect_all_weights(cls: Any, config: Any, model: Path, entries: Mapping[str, Entry]) -> None:
+    """Raise WamkitError if a model has more than twice the values of its files.
 
-    Values that two layers share are in the files once, so there may be twice as many.
+    Tied weights are in the files once; values beyond that would be initialized at random.
     """
     with (
-        _explaining(f"{model / 'config.json'} describes no {cls.__name__}", AGAIN),
+        _explain_errors(f"{model / 'config.json'} describes no {cls.__name__}", AGAIN),
         torch.device("meta"),
-        bounded(f"the model in {model}"),
+        limit_parameters(f"the model in {model}"),
     ):
         needed = sum(parameter.numel() for parameter in cls(config).parameters())
     held = sum(prod(entry.shape) for entry in entries.values())
     if needed > 2 * held + ROOM:
         raise WamkitError(
-            f"{model / 'config.json'} describes a model of {needed:,} values, and the files beside "
-            f"it hold {held:,}",
+            f"{model / 'config.json'} describes a model of {needed:,} values, and the files next "
+            f"to it hold {held:,}",
             AGAIN,
         )
 
 
-def _dtype(model: Path, held: Mapping[str, Any]) -> Any:
-    """What transformers is to read the files as: their own dtype, float8 widened.
+def _dtype(model: Path, entries_on_disk: Mapping[str, Any]) -> Any:
+    """Dtype for transformers to load the files in: "auto", or a wider one for plain float8.
 
-    Raises WamkitError if a file is damaged, or its numbers are packed: transformers would read them
-    with a program of their own, or as numbers.
+    Raises WamkitError if a file is damaged or its weights are quantized.
     """
     packed = json_table(model / "config.json", MOST_BYTES).get("quantization_config")
     if packed is not None:
         method = packed.get("quant_method", "of no name") if isinstance(packed, dict) else packed
-        raise WamkitError(f"{model} is quantized ({method}, its config.json says)", UNPACKED)
-    entries = unpacked(held, str(model))
+        raise WamkitError(f"{model} is quantized ({method}, its config.json says)", USE_FLOATS)
+    entries = resolve_scales(entries_on_disk, str(model))
     if scaled := [name for name, entry in entries.items() if entry.scale is not None]:
         raise WamkitError(
             f"{model} is scaled float8, which text encoders are not read from: {scaled[0]}, ...",
-            UNPACKED,
+            USE_FLOATS,
         )
     whole = [
         f"{name} {entry.dtype}"
@@ -164,17 +164,17 @@ def _dtype(model: Path, held: Mapping[str, Any]) -> Any:
     ]
     if whole:
         raise WamkitError(
-            f"{model} holds integers where its model has floats: {', '.join(whole[:6])}", UNPACKED
+            f"{model} holds integers where its model has floats: {', '.join(whole[:6])}", USE_FLOATS
         )
     small = any(entry.dtype in FLOAT8 for entry in entries.values())
-    return widened(entries) if small else "auto"
+    return plain_float8_dtype(entries) if small else "auto"
 
 
 def _tokenizer(folder: Path, model: Any) -> Any:
     """The tokenizer in a folder. Raises WamkitError if its tokens are not those of the model."""
     files = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file())[:12])
-    cure = "copy the folder of the tokenizer again, whole"
-    with _explaining(f"no tokenizer can be made of the files in {folder} ({files})", cure):
+    hint = "copy the folder of the tokenizer again, whole"
+    with _explain_errors(f"no tokenizer can be made of the files in {folder} ({files})", hint):
         made: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -190,6 +190,6 @@ def _tokenizer(folder: Path, model: Any) -> Any:
         raise WamkitError(
             f"the tokenizer in {folder} has no token for padding: pad_token_id is "
             f"{made.pad_token_id}",
-            cure,
+            hint,
         )
     return made

@@ -1,6 +1,6 @@
 """Pickled checkpoints of torch (.pt, .bin, ...), read as data only: tensors by name, mapped.
 
-What is mapped is the file: no tensor may stand for more bytes than it holds there.
+Tensors are views of the mapped file; none may have more bytes than the file stores for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEPTH = 32
 MOST_VALUES = 1_000_000
 """The most values in its tables, each counted as often as it is reached."""
 MOST_SHARED = 8
-"""How many times the bytes of the file its tensors may have together, where they share storages."""
+"""Limit for the bytes of all tensors, in multiples of the size of the file."""
 
 
 def tensors(file: Path) -> dict[str, Tensor]:
@@ -40,9 +40,9 @@ def _tensors_at(file: Path, _changed: int) -> dict[str, Tensor]:
     refuse_placeholder(file)
     known = scan(file, _trusted())
     storages: dict[int, int] = {}
-    content = _content(file, known, storages)
+    content = _load_content(file, known, storages)
     found: dict[str, Tensor] = {}
-    for name, tensor in _named(content, file):
+    for name, tensor in _iter_tensors(content, file):
         expect_name(name, str(file))
         if name in found:
             raise WamkitError(
@@ -75,8 +75,8 @@ def _trusted() -> list[str]:
     return [" ".join(path.rsplit(".", 1)) for path in paths]
 
 
-def _content(file: Path, known: Records, storages: dict[int, int]) -> Any:
-    """What was saved; `storages` gets the address and the bytes of each storage in the file."""
+def _load_content(file: Path, known: Records, storages: dict[int, int]) -> Any:
+    """Load the saved object; record the address and size of each storage in `storages`."""
 
     def place(storage: Any, location: str) -> Any:
         size = storage.nbytes()
@@ -87,20 +87,22 @@ def _content(file: Path, known: Records, storages: dict[int, int]) -> Any:
 
     try:
         return torch.load(file, map_location=place, mmap=known.zipped, weights_only=True)
-    except Exception as error:  # as many kinds as there are ways to hurt a pickle
+    except Exception as error:  # a damaged pickle may raise any type
         if "resiz" in str(error) or "out of bounds" in str(error):
             raise WamkitError(
                 f"{file} holds a tensor that reaches beyond its storage", AGAIN
             ) from None
-        said = str(error).strip().rpartition("WeightsUnpickler error: ")[2]
-        reason = (said.strip() or type(error).__name__).splitlines()[0].partition(" This is an")[0]
+        message = str(error).strip().rpartition("WeightsUnpickler error: ")[2]
+        reason = (
+            (message.strip() or type(error).__name__).splitlines()[0].partition(" This is an")[0]
+        )
         raise WamkitError(
             f"{file} is no checkpoint that can be read as data alone: {reason[:200]}", AGAIN
         ) from None
 
 
-def _named(content: Any, file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of all that tables within tables hold; other values are passed over."""
+def _iter_tensors(content: Any, file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and tensor from nested tables; skip other values."""
     count = 0
     stack: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while stack:
@@ -123,7 +125,7 @@ def _named(content: Any, file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fault(tensor: Tensor, storages: Mapping[int, int]) -> str | None:
-    """What a tensor is, where it is not a plain one whose values are in the file."""
+    """Describe a tensor that is not a plain one with all values in the file; None if it is fine."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"a {type(tensor).__name__}"
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:

@@ -1,9 +1,9 @@
-"""What training and packing put around the names of weights, and how it is taken off.
+"""Strip the prefixes that training wrappers add to the names of weights.
 
-A wrapper leaves a prefix on every name (`module.`, `model.diffusion_model.`) or a word in the
-middle of some (`._orig_mod.`). It is taken off if what is left is a known layout. Where a file
-holds several sets of weights, such as a model and its moving average, one is chosen by its prefix,
-written behind the path: `checkpoint.pt#generator_ema`.
+A wrapper adds a prefix to every name (`module.`, `model.diffusion_model.`) or inserts a component
+into some (`._orig_mod.`). Both are stripped if the remaining names are a known layout. Where a file
+holds several sets of weights, such as a model and its moving average, the path names one by its
+prefix: `checkpoint.pt#generator_ema`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import WamkitError
 from .files import Entry
 
 Entries = Mapping[str, Entry]
-DEPTH = 6  # words of a prefix that are tried
+DEPTH = 6  # components of a prefix that are tried
 _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|"
     r"_ddp_module)\."
@@ -24,15 +24,15 @@ _WRAPPERS = re.compile(
 
 
 class Fit(NamedTuple):
-    """How names fit a model in the layout that they are taken to be in."""
+    """How well the names of a file match a model, in the detected layout."""
 
     layout: str
     missing: int
     unexpected: int
 
 
-def bare(entries: Entries, where: str) -> dict[str, Entry]:
-    """The tensors without what wrappers put into the middle of their names."""
+def strip_wrappers(entries: Entries, where: str) -> dict[str, Entry]:
+    """Drop the components that wrappers insert into names."""
     found: dict[str, Entry] = {}
     for name, entry in entries.items():
         new = _WRAPPERS.sub("", name)
@@ -45,25 +45,31 @@ def bare(entries: Entries, where: str) -> dict[str, Entry]:
     return found
 
 
-def chosen(entries: Entries, prefix: str, where: str) -> dict[str, Entry]:
-    """The tensors behind `prefix`, without it. Raises WamkitError if there are none."""
+def select_prefix(entries: Entries, prefix: str, where: str) -> dict[str, Entry]:
+    """Select the tensors named `prefix`.*, without it. Raises WamkitError if there are none."""
     start = prefix.rstrip(".") + "."
     found = {k.removeprefix(start): e for k, e in entries.items() if k.startswith(start)}
     if not found:
-        raise WamkitError(f"no name in {where} begins with {start!r}", f"there is {_what(entries)}")
+        raise WamkitError(
+            f"no name in {where} begins with {start!r}", f"there is {_summarize(entries)}"
+        )
     return found
 
 
-def unwrapped(entries: Entries, fit: Callable[[Entries], Fit | None], where: str) -> Entries:
-    """The tensors of the one set that fits, without the prefix that all its names have.
+def strip_prefix(entries: Entries, fit: Callable[[Entries], Fit | None], where: str) -> Entries:
+    """Strip the prefix of the one set of tensors that matches the model.
 
-    As they are where they fit so, or nothing does better. Raises WamkitError if several sets fit,
-    or one does and other tensors stand beside it.
+    Returns `entries` unchanged if they match as they are, or no prefix matches better. Raises
+    WamkitError if several sets match, or one does and the file holds other tensors too.
     """
     whole = fit(entries)
     if whole is not None and not whole.missing and not whole.unexpected:
         return entries
-    found = {p: (mine, f) for p, mine in _behind(entries).items() if (f := fit(mine)) is not None}
+    found = {
+        p: (mine, f)
+        for p, mine in _group_by_prefix(entries).items()
+        if (f := fit(mine)) is not None
+    }
     sets = [p for p, (_, f) in found.items() if not f.missing]
     sets = [p for p in sets if not any(q != p and q.startswith(p) for q in sets)]
     if len(sets) == 1 and len(found[sets[0]][0]) == len(entries):
@@ -74,7 +80,7 @@ def unwrapped(entries: Entries, fit: Callable[[Entries], Fit | None], where: str
         listed += ["names without a prefix"] * complete
         several = "several sets of these weights" if len(listed) > 1 else "more than these weights"
         raise WamkitError(
-            f"{where} holds {several}: {'; '.join(listed)}; there is {_what(entries)}",
+            f"{where} holds {several}: {'; '.join(listed)}; there is {_summarize(entries)}",
             f'choose by the prefix, behind the path: weights = "{where}#{sets[-1].rstrip(".")}"',
         )
     if whole is None:  # nothing is complete: the prefix of all names may still hide the layout
@@ -85,25 +91,25 @@ def unwrapped(entries: Entries, fit: Callable[[Entries], Fit | None], where: str
     return entries
 
 
-def shared(names: Collection[str]) -> list[str]:
+def common_prefixes(names: Collection[str]) -> list[str]:
     """Prefixes that all names have, the shortest first."""
     found: list[str] = []
-    words = next(iter(names), "").split(".")[:-1]
-    for depth in range(1, min(DEPTH, len(words)) + 1):
-        start = ".".join(words[:depth]) + "."
+    components = next(iter(names), "").split(".")[:-1]
+    for depth in range(1, min(DEPTH, len(components)) + 1):
+        start = ".".join(components[:depth]) + "."
         if not all(name.startswith(start) for name in names):
             break
         found.append(start)
     return found
 
 
-def _behind(entries: Entries) -> dict[str, dict[str, Entry]]:
-    """prefix -> the tensors behind it, for prefixes that enough names have to hide a model."""
+def _group_by_prefix(entries: Entries) -> dict[str, dict[str, Entry]]:
+    """Return prefix -> its tensors, for prefixes of enough names to be a model."""
     counts: dict[str, int] = {}
     for name in entries:
-        words = name.split(".")
-        for depth in range(1, min(DEPTH, len(words) - 1) + 1):
-            start = ".".join(words[:depth]) + "."
+        components = name.split(".")
+        for depth in range(1, min(DEPTH, len(components) - 1) + 1):
+            start = ".".join(components[:depth]) + "."
             counts[start] = counts.get(start, 0) + 1
     least = max(2, len(entries) // 50)
     return {
@@ -113,8 +119,8 @@ def _behind(entries: Entries) -> dict[str, dict[str, Entry]]:
     }
 
 
-def _what(entries: Entries, most: int = 8) -> str:
-    """What the names begin with, and how many do."""
+def _summarize(entries: Entries, most: int = 8) -> str:
+    """Count the names by their first component."""
     counts: dict[str, int] = {}
     for name in entries:
         first, dot, _ = name.partition(".")

@@ -1,11 +1,11 @@
-"""A narrower, shallower student out of a backbone's weights: chosen blocks, heads and units.
+"""Structured pruning: a narrower, shallower student from chosen blocks, heads and FFN units.
 
-Efficient-WAM (arXiv 2606.10040, github.com/jiajun613/Efficient-WAM) cuts Wan 2.2 so: some blocks;
-of the heads an evenly spaced choice, and of the model's width the numbers that stand where those
-heads do; of each feed-forward an evenly spaced choice of units. Norms, modulation tables, embedders
-and time projections (piece by piece) follow the width.
+Efficient-WAM (arXiv 2606.10040, github.com/jiajun613/Efficient-WAM) prunes Wan 2.2 this way: it
+keeps some blocks; evenly spaced heads, and the channels of the model's width at the same indexes;
+and evenly spaced units of each feed-forward. Norms, modulation tables, embedders and time
+projections (piece by piece) follow the width.
 
-Which axis of a weight is which is not written down for any family: it is read off two changed
+No family lists the meaning of its axes. They are inferred from the shapes of two changed
 configurations, one with other heads and one with another feed-forward.
 """
 
@@ -23,15 +23,15 @@ from ..config.parts import BackboneConfig
 from ..errors import WamkitError
 
 PUBLISHED = {"efficient-wam": (0, 1, 3, 5, 7, 10, 13, 16, 19, 22, 25, 29)}
-"""Choices of blocks that were published, counted from 0."""
+"""Published choices of blocks, counted from 0."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def evenly(count: int, total: int) -> list[int]:
-    """`count` places out of `total`, evenly spaced from the first to the last, rounded.
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """Choose `count` of `total` indexes, evenly spaced from the first to the last, rounded.
 
-    Raises WamkitError if there are not so many.
+    Raises WamkitError unless 0 < `count` <= `total`.
     """
     if not 0 < count <= total:
         raise WamkitError(f"{count} cannot be chosen out of {total}", f"choose from 1 to {total}")
@@ -41,9 +41,9 @@ def evenly(count: int, total: int) -> list[int]:
 def student_of(
     teacher: BackboneConfig, layers: Sequence[int], num_heads: int, mlp_dim: int
 ) -> BackboneConfig:
-    """The configuration of the student; it says where its weights come from.
+    """Return the configuration of the student, with `derived_from` set.
 
-    Raises WamkitError if the family cannot be resized, or not so.
+    Raises WamkitError if the family cannot be resized, or not to these sizes.
     """
     if not teacher.traits.mlp_dim:
         raise WamkitError(
@@ -58,33 +58,33 @@ def student_of(
         f"{traits.depth}, {num_heads} of {traits.num_heads} heads, {mlp_dim} of "
         f"{traits.mlp_dim} feed-forward units"
     )
-    return small.model_copy(update={"origin": derived_from})
+    return small.model_copy(update={"derived_from": derived_from})
 
 
 @torch.no_grad()
-def sliced(
+def prune_weights(
     teacher: nn.Module, config: BackboneConfig, layers: Sequence[int], num_heads: int, mlp_dim: int
 ) -> nn.Module:
-    """The student's module, filled from `teacher`, which was built from `config`.
+    """Build the student and copy its weights from `teacher`, which was built from `config`.
 
-    A tensor without an axis that shrinks is copied. A module may carry `sinusoid_axes`, pairs of a
+    A tensor without a pruned axis is copied whole. A module may define `sinusoid_axes`, pairs of a
     regular expression for weights and an axis of theirs that reads a sinusoid as wide as the model:
-    there the nearest frequencies stay. Raises WamkitError if an axis shrinks in a way
-    that follows from neither heads nor feed-forward.
+    there the nearest frequencies are kept. Raises WamkitError if an axis shrinks for another reason
+    than heads or feed-forward.
     """
     traits = config.traits
-    plan = _Plan(config, num_heads, mlp_dim)
+    plan = _PruningPlan(config, num_heads, mlp_dim)
     with torch.device("meta"):
         student: Any = config.resized(layers, num_heads, mlp_dim).build()
-    names = _places(teacher, student, layers)
+    names = _teacher_names(teacher, student, layers)
     source, state = teacher.state_dict(), {}
     sinusoids = getattr(teacher, "sinusoid_axes", ())
     for name, tensor in student.state_dict().items():
         kept = source[names(name)]
         for axis, size in enumerate(tensor.shape):
             if kept.shape[axis] != size:
-                waves = any(re.search(p, name) and axis == at for p, at in sinusoids)
-                index = plan.waves() if waves else plan.index(names(name), axis)
+                sinusoid_index = any(re.search(p, name) and axis == at for p, at in sinusoids)
+                index = plan.sinusoid_index() if sinusoid_index else plan.index(names(name), axis)
                 kept = kept.index_select(axis, torch.tensor(index))
         if kept.shape != tensor.shape:
             raise WamkitError(
@@ -97,19 +97,19 @@ def sliced(
     return student.train(teacher.training)  # type: ignore[no-any-return]
 
 
-class _Plan:
-    """What every axis of a teacher's weights is made of, and which of its places stay."""
+class _PruningPlan:
+    """Which indexes of each axis of the teacher's weights are kept."""
 
     def __init__(self, config: BackboneConfig, num_heads: int, mlp_dim: int) -> None:
         t = config.traits
         self.num_heads, self.units = t.num_heads, t.mlp_dim
         group = t.num_heads // t.num_kv_heads
-        groups = evenly(num_heads // group, t.num_kv_heads)
+        groups = evenly_spaced(num_heads // group, t.num_kv_heads)
         chosen = [g * group + i for g in groups for i in range(group)]
         self.size = t.head_dim
-        self.width = _widened(chosen, t.head_dim)
-        self.key_width = _widened(groups, t.head_dim)
-        self.forward = evenly(mlp_dim, t.mlp_dim)
+        self.width = _head_channels(chosen, t.head_dim)
+        self.key_width = _head_channels(groups, t.head_dim)
+        self.forward = evenly_spaced(mlp_dim, t.mlp_dim)
         every = range(t.depth)
         other = next(n for n in range(t.num_heads - group, -1, -group) if n or t.num_heads == group)
         self.base = _shapes(config.resized(every, t.num_heads, t.mlp_dim))
@@ -119,7 +119,7 @@ class _Plan:
         self.new = num_heads
 
     def index(self, name: str, axis: int) -> list[int]:
-        """The places of one axis that stay."""
+        """Return the indexes of one axis that are kept."""
         size = self.base[name][axis]
         per_width = Fraction(size - self.fewer[name][axis], self.dropped or 1)
         per_unit = size - self.less[name][axis]
@@ -127,9 +127,9 @@ class _Plan:
         rest = size - per_width * whole - per_unit * units
         if rest or not (per_width.denominator == 1 or per_width < 1):
             raise WamkitError(
-                f"axis {axis} of {name} has {size} numbers, which are no pieces of the width "
-                f"{whole} and of the feed-forward {units}",
-                "this family cannot be sliced",
+                f"axis {axis} of {name} has size {size}, which is no sum of multiples of the width "
+                f"{whole} and the feed-forward {units}",
+                "this family cannot be pruned",
             )
         if per_width.denominator > 1:  # keys and values, of which there are fewer heads
             return self.key_width
@@ -140,17 +140,17 @@ class _Plan:
             start += length
         return found
 
-    def waves(self) -> list[int]:
-        """Of a sinusoid as wide as the model, those whose frequencies are nearest the narrow one's.
+    def sinusoid_index(self) -> list[int]:
+        """Return the indexes of a sinusoid whose frequencies are nearest the student's.
 
-        Cosines and sines are two halves, frequency i of n falls with i / n.
+        Cosines and sines are two halves; frequency i of n decreases with i / n.
         """
         old, new = self.num_heads * self.size // 2, self.new * self.size // 2
         half = [min(old - 1, round(i * old / new)) for i in range(new)]
         return [*half, *(old + i for i in half)]
 
 
-def _widened(num_heads: Sequence[int], size: int) -> list[int]:
+def _head_channels(num_heads: Sequence[int], size: int) -> list[int]:
     return [head * size + i for head in num_heads for i in range(size)]
 
 
@@ -160,8 +160,8 @@ def _shapes(config: BackboneConfig) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _places(teacher: Any, student: Any, layers: Sequence[int]) -> Any:
-    """A function from the name of a student's weight to that of the teacher's it comes from."""
+def _teacher_names(teacher: Any, student: Any, layers: Sequence[int]) -> Any:
+    """Return a function from a name of the student's state to that of the teacher's."""
     old, new = ({id(m): name for name, m in x.named_modules()} for x in (teacher, student))
     moved = {
         f"{new[id(block)]}.": f"{old[id(teacher.blocks[layer])]}."

@@ -1,4 +1,4 @@
-"""Random weights: the same for the same seed, and no more than fit into memory."""
+"""Random weights: reproducible from a seed, and limited to the memory of the machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from .bounded import bounded
+from .limits import limit_parameters
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def memory() -> int | None:
+def available_memory() -> int | None:
     """Bytes of memory that this process may have at most; None where the system does not say."""
     found = []
     with suppress(AttributeError, ValueError, OSError):
@@ -32,13 +32,13 @@ def memory() -> int | None:
 
 
 @contextmanager
-def enough_memory(what: str) -> Iterator[None]:
-    """Within this block modules may be made whose parameters fit into memory, all together.
+def limit_memory(what: str) -> Iterator[None]:
+    """Limit the parameters of modules built inside the `with` block to the memory available.
 
-    A parameter is counted when a module takes it, which torch does before it fills it. Raises
-    WamkitError that names `what` is made.
+    A parameter counts when it is registered, before torch fills it. Raises WamkitError naming
+    `what` is built.
     """
-    most, total = memory(), 0
+    most, total = available_memory(), 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal total
@@ -47,11 +47,10 @@ def enough_memory(what: str) -> Iterator[None]:
         total += parameter.numel() * parameter.element_size()
         if total > most:
             raise WamkitError(
-                f"the random weights of {what} need more than {most / 1e9:.1f} GB, which is all "
-                "the memory of this machine",
-                "try --tiny, make its sizes smaller, or name its published weights; wamkit "
-                "estimate "
-                "counts the parameters",
+                f"the random weights of {what} need more than the {most / 1e9:.1f} GB of memory "
+                "of this machine",
+                "try --tiny, make its sizes smaller, or name its published weights; `wamkit "
+                "estimate` counts the parameters",
             )
 
     hook = register_module_parameter_registration_hook(count)
@@ -61,16 +60,16 @@ def enough_memory(what: str) -> Iterator[None]:
         hook.remove()
 
 
-def seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) -> Any:
-    """`make()` with torch's own generator seeded for this part, and put back afterwards.
+def build_seeded(spec: PolicySpec, kind: str, make: Callable[[], Any], device: str) -> Any:
+    """Call `make` with torch's global generator seeded for this part, and restore it afterwards.
 
     Raises WamkitError if the part has no published weights and needs more memory than there is.
     """
-    with torch.random.fork_rng(devices=[]), bounded(f"the {kind.replace('_', ' ')}"):
+    with torch.random.fork_rng(devices=[]), limit_parameters(f"the {kind.replace('_', ' ')}"):
         torch.manual_seed((spec.seed + crc32(kind.encode())) % 2**64)
         if device == "meta":
             with torch.device("meta"):
                 return make()
         named = getattr(getattr(spec, kind, None), "weights", None)
-        with nullcontext() if named else enough_memory(f"the {kind.replace('_', ' ')}"):
+        with nullcontext() if named else limit_memory(f"the {kind.replace('_', ' ')}"):
             return make()

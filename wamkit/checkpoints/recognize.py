@@ -1,4 +1,4 @@
-"""What a file of weights is, where it is not the one that was wanted."""
+"""Identify a weight file that does not match the model it was given for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LORA = (
     r"\.(lokr_w[12](_[ab])?|hada_w[12]_[ab]|dora_scale|lora_magnitude_vector|oft_blocks|oft_diag)"
     r"([._]|$)|^lora_(unet|te\d?|transformer)_"
 )
-# What else is spread under such names: what a name must match, what it is, what to do instead.
+# Other files that are shared as weights: a pattern for names, a description, a hint.
 _KINDS = (
     (
         r"(exp_avg|exp_avg_sq|momentum_buffer|max_exp_avg_sq)(\.|$)|^optimizer\.state\.",
@@ -61,16 +61,18 @@ _KINDS = (
 )
 
 
-def what_it_is(names: Collection[str], kind: str = "", part: str = "") -> tuple[str, str] | None:
-    """What a file with these names is, and what to do; None if nobody here knows.
+def describe_file(names: Collection[str], kind: str = "", part: str = "") -> tuple[str, str] | None:
+    """Describe a file by the names of its tensors, with a hint; None if it is not recognized.
 
-    `kind` and `part` say whose weights were wanted, so that they are not offered again.
+    `kind` and `part` name the part that was expected, which is not suggested again.
     """
     names = list(names)
     adapters = [name for name in names if re.search(_LORA, name)]
     if adapters:
-        beside = len(adapters) < len(names) / 2 and not all(map(_adapts, names))
-        what = "holds a LoRA that is not merged into its weights" if beside else "is a LoRA"
+        has_other_weights = len(adapters) < len(names) / 2 and not all(map(_adapts, names))
+        what = (
+            "holds a LoRA that is not merged into its weights" if has_other_weights else "is a LoRA"
+        )
         return (
             f"this {what}: low-rank adapters, such as {adapters[0]}",
             "merge the LoRA into the weights that it was made for, with the program that made it, "
@@ -94,7 +96,7 @@ def _adapts(name: str) -> bool:
 
 
 def _layouts(names: list[str], kind: str, part: str) -> list[tuple[str, str, str]]:
-    """Kind, name and layout of other installed parts that know a name among `names`."""
+    """Kind, name and layout of other installed parts whose layouts match `names`."""
     found: list[tuple[str, str, str]] = []
     for cls in registry():
         label = cls.model_fields["name"].default

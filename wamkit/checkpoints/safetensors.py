@@ -18,21 +18,21 @@ from torch import Tensor, nn
 
 from ..errors import WamkitError
 from ..files.locate import split
-from .bounded import bounded
-from .files import ALIGNED, Entry, find, headers, opened, written
-from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, unusable
-from .formats import FLOAT8, OF_CODE, code, few, other_kind, unpacked, widened
-from .prefixes import Entries, Fit, bare, chosen, unwrapped
+from .files import ALIGNED, Entry, find, headers, open_weights, write_tensors
+from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, non_finite_error
+from .formats import FLOAT8, OF_CODE, code, differs_in_kind, few, plain_float8_dtype, resolve_scales
+from .limits import limit_parameters
+from .prefixes import Entries, Fit, select_prefix, strip_prefix, strip_wrappers
 
 MOST_OTHERS = 20_000
 """Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
 WRITER = "wamkit"
-STORED = "_stored_dtypes"  # where a loaded model keeps what dtypes its files have
+STORED = "_stored_dtypes"  # attribute of a loaded model: the dtype of each tensor in its file
 
 
 @dataclass(frozen=True)
 class CheckpointLayout:
-    """One published layout of a model's weights, and how its names become ours."""
+    """Key mapping from one published checkpoint format to the names of a model here."""
 
     name: str
     detect_key: str
@@ -42,11 +42,11 @@ class CheckpointLayout:
     drop: tuple[str, ...] = ()
     """Names that carry no weights, as regular expressions."""
     splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Names, after `rules`, whose rows are several of our tensors stacked, and what replaces the
-    name for each; how many rows each takes follows from our shapes."""
-    swaps: tuple[str, ...] = ()
+    """Pattern for names, after `rules`, whose rows stack several tensors of ours (fused QKV), and
+    the replacement for each; the number of rows of each follows from our shapes."""
+    swap_halves: tuple[str, ...] = ()
     """Names, after `rules`, whose two halves of rows stand in the other order."""
-    squeezes: tuple[str, ...] = ()
+    conv_to_linear: tuple[str, ...] = ()
     """Names, after `rules`, of 1 x 1 convolutions that are linear layers here."""
 
     def rename(self, name: str) -> tuple[str, ...]:
@@ -60,34 +60,34 @@ class CheckpointLayout:
                 return tuple(re.sub(pattern, replacement, name) for replacement in replacements)
         return (name,)
 
-    def swapped(self, name: str) -> bool:
+    def swaps_halves(self, name: str) -> bool:
         """True if the halves of our tensor `name` stand in the other order in this layout."""
-        return any(re.search(pattern, name) for pattern in self.swaps)
+        return any(re.search(pattern, name) for pattern in self.swap_halves)
 
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that our tensor `name` has, if it is `shape` in this layout."""
-        squeezed = any(re.search(pattern, name) for pattern in self.squeezes)
-        return shape[:2] if squeezed and set(shape[2:]) == {1} else shape
+        is_pointwise_conv = any(re.search(pattern, name) for pattern in self.conv_to_linear)
+        return shape[:2] if is_pointwise_conv and set(shape[2:]) == {1} else shape
 
 
 def layout_of(
     names: Iterable[str], layouts: Sequence[CheckpointLayout], where: str
 ) -> CheckpointLayout:
-    """The layout whose sentinel is among `names`. Raises WamkitError if there is none."""
+    """The layout whose `detect_key` matches one of `names`. Raises WamkitError if none does."""
     names = list(names)
     if (found := _layout(names, layouts)) is not None:
         return found
     known = "; ".join(f"{d.name} (has {d.detect_key})" for d in layouts)
     sample = ", ".join(sorted(names)[:3]) or "nothing"
     what = f"{where} is in no layout known here: found {sample}, ...; known are {known}"
-    raise _explained(what, names, "check that the files belong to this model and variant")
+    raise _mismatch_error(what, names, "check that the files belong to this model and variant")
 
 
-def _explained(what: str, names: Iterable[str], hint: str) -> WamkitError:
+def _mismatch_error(what: str, names: Iterable[str], hint: str) -> WamkitError:
     """The error, with what the file is instead where that is known."""
-    from .recognize import what_it_is
+    from .recognize import describe_file
 
-    found = what_it_is(list(names))
+    found = describe_file(list(names))
     return WamkitError(f"{what}\n  {found[0]}", found[1]) if found else WamkitError(what, hint)
 
 
@@ -100,49 +100,49 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> str:
-    """Give `model`, built on the meta device, the weights at `path`; return the layout's name.
+    """Load the weights at `path` into `model`, built on the meta device; return the layout's name.
 
     Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
     is right stay mapped to their file until they are written to; float8 is widened. A prefix that
     all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all
-    missing, unexpected and misshapen tensors, and those of another kind of number.
+    missing, unexpected and misshapen tensors, and those of another kind of dtype.
     """
     state = model.state_dict(keep_vars=True)
-    wanted = {k: tuple(v.shape) for k, v in state.items()}
+    expected = {k: tuple(v.shape) for k, v in state.items()}
     place, prefix = split(path)
     held = headers(find(path, folders))
-    if len(held) > len(wanted) + MOST_OTHERS:
+    if len(held) > len(expected) + MOST_OTHERS:
         raise WamkitError(
-            f"{place} holds {len(held):,} tensors, and this model has {len(wanted):,}",
+            f"{place} holds {len(held):,} tensors, and this model has {len(expected):,}",
             "save the weights of the model alone, and name that file",
         )
-    entries: Entries = bare(unpacked(held, place), place)
+    entries: Entries = strip_wrappers(resolve_scales(held, place), place)
 
     def fit(some: Entries) -> Fit | None:
         layout = _layout(some, layouts)
-        names = set(_translated(some, layout, wanted)) if layout else set()
-        lost, extra = len(wanted.keys() - names), len(names - wanted.keys())
-        return Fit(layout.name, lost, extra) if layout and lost < len(wanted) else None
+        names = set(_rename_entries(some, layout, expected)) if layout else set()
+        lost, extra = len(expected.keys() - names), len(names - expected.keys())
+        return Fit(layout.name, lost, extra) if layout and lost < len(expected) else None
 
     if prefix is not None:
-        entries = chosen(entries, prefix, place)
-    entries = unwrapped(entries, fit, place)
+        entries = select_prefix(entries, prefix, place)
+    entries = strip_prefix(entries, fit, place)
     layout = layout_of(entries, layouts, place) if layouts else CheckpointLayout("wamkit", "")
-    found = _translated(entries, layout, wanted)
-    _compare({k: v.dtype for k, v in state.items()}, wanted, found, path)
+    found = _rename_entries(entries, layout, expected)
+    _compare({k: v.dtype for k, v in state.items()}, expected, found, path)
     _assign(model, found, dtype, device)
     return layout.name
 
 
 def _layout(names: Iterable[str], layouts: Sequence[CheckpointLayout]) -> CheckpointLayout | None:
-    """The first layout whose sentinel is among `names`; wamkit's own where none are given."""
+    """The first layout whose `detect_key` matches one of `names`; wamkit's own without layouts."""
     if not layouts:
         return CheckpointLayout("wamkit", "")
     return next((d for d in layouts if any(re.search(d.detect_key, n) for n in names)), None)
 
 
-def _translated(
-    entries: Mapping[str, Entry], layout: CheckpointLayout, wanted: Mapping[str, tuple[int, ...]]
+def _rename_entries(
+    entries: Mapping[str, Entry], layout: CheckpointLayout, expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Entry]:
     """The tensors of a file under our names, pieces of stacked ones included."""
     found: dict[str, Entry] = {}
@@ -150,10 +150,10 @@ def _translated(
         names = layout.rename(name)
         if len(names) == 1:
             (new,) = names
-            shape, swapped = layout.shape(new, entry.shape), layout.swapped(new)
-            found[new] = replace(entry, shape=shape, swapped=swapped)
+            shape, swap_halves = layout.shape(new, entry.shape), layout.swaps_halves(new)
+            found[new] = replace(entry, shape=shape, swap_halves=swap_halves)
             continue
-        sizes = [wanted[new][0] if wanted.get(new) else 0 for new in names]
+        sizes = [expected[new][0] if expected.get(new) else 0 for new in names]
         if names and sum(sizes) != entry.shape[0]:
             found[name] = entry  # no stack of ours: reported as unexpected, under its own name
             continue
@@ -166,39 +166,40 @@ def _translated(
 
 def _compare(
     kinds: Mapping[str, torch.dtype],
-    wanted: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, Entry],
     path: str | Path,
 ) -> None:
     problems = []
-    if missing := sorted(set(wanted) - set(found)):
+    if missing := sorted(set(expected) - set(found)):
         problems.append(f"{len(missing)} missing: {few(missing)}")
-    if unexpected := sorted(set(found) - set(wanted)):
+    if unexpected := sorted(set(found) - set(expected)):
         names = [found[k].name for k in unexpected]
         problems.append(f"{len(unexpected)} unexpected: {few(names)}")
     wrong = [
-        f"{k} {list(found[k].shape)} for {list(wanted[k])}"
-        for k in sorted(set(wanted) & set(found))
-        if found[k].shape != wanted[k]
+        f"{k} {list(found[k].shape)} for {list(expected[k])}"
+        for k in sorted(set(expected) & set(found))
+        if found[k].shape != expected[k]
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape (found for expected): {few(wrong)}")
     hint = "check the variant; `wamkit show KIND NAME` prints its sizes"
-    numbers = [
+    wrong_dtypes = [
         f"{k} {found[k].dtype} for {code(kinds[k])}"
-        for k in sorted(set(wanted) & set(found))
-        if other_kind(found[k].dtype, kinds[k])
+        for k in sorted(set(expected) & set(found))
+        if differs_in_kind(found[k].dtype, kinds[k])
     ]
-    if numbers:
+    if wrong_dtypes:
         problems.append(
-            f"{len(numbers)} of another kind of number (found for expected): {few(numbers)}"
+            f"{len(wrong_dtypes)} of another kind of dtype (found for expected): "
+            f"{few(wrong_dtypes)}"
         )
-        hint = "integers are no weights without what scales them: name those in floating point"
+        hint = "integer weights need the scales they were quantized with: use a floating-point file"
     if problems:
         what = f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems)
-        if len(missing) <= len(wanted) / 2:
+        if len(missing) <= len(expected) / 2:
             raise WamkitError(what, hint)
-        raise _explained(what, [entry.name for entry in found.values()], hint)
+        raise _mismatch_error(what, [entry.name for entry in found.values()], hint)
 
 
 def _assign(
@@ -218,10 +219,10 @@ def _assign(
     parameters = {name for name, _ in model.named_parameters()}
     whole = sum(file.stat().st_size for file in by_file) <= WHOLE
     origins, bad = {}, []
-    scales, wide = _scales(entries, device), widened(entries)
-    stored = {name: _kept(entry) for name, entry in entries.items()}
+    scales, wide = _scales(entries, device), plain_float8_dtype(entries)
+    stored = {name: _saved_dtype(entry) for name, entry in entries.items()}
     for file, names in by_file.items():
-        with opened(file, device) as source:
+        with open_weights(file, device) as source:
             ours = source.metadata.get("writer") == WRITER
             for name in names:
                 tensor = source.tensor(entries[name], scales.get(entries[name].name))
@@ -233,38 +234,38 @@ def _assign(
                 if dtype not in (None, tensor.dtype) and tensor.is_floating_point():
                     converted, tensor = True, tensor.to(dtype)
                 origins[name] = f"{entries[name].name} of {file}"
-                looked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
-                if looked and name in parameters and (wrong := fault(tensor)) is not None:
+                checked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
+                if checked and name in parameters and (wrong := fault(tensor)) is not None:
                     bad.append(f"{origins[name]}: {wrong}")
-                _put(model, name, tensor)
+                _set_tensor(model, name, tensor)
     if bad:
-        raise unusable(bad)
+        raise non_finite_error(bad)
     setattr(model, ORIGINS, origins)
     setattr(model, STORED, stored)
 
 
-def _kept(entry: Entry) -> torch.dtype:
-    """What a tensor is written back as: the dtype of its file, or that of a product."""
+def _saved_dtype(entry: Entry) -> torch.dtype:
+    """The dtype in which a tensor is saved: that of its file, or float32 if it was scaled."""
     return OF_CODE[entry.dtype] if entry.scale is None else torch.float32
 
 
 def _scales(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
-    """Name of a float8 weight in its file -> what it is multiplied by."""
+    """Return the scale of each float8 weight, by the name of the weight in its file."""
     found: dict[str, Tensor] = {}
     by_file: dict[Path, list[Entry]] = {}
     for entry in entries.values():
         if entry.scale is not None:
             by_file.setdefault(entry.scale.file, []).append(entry)
-    for file, mine in by_file.items():
-        with opened(file, device) as source:
-            found |= {e.name: source.tensor(e.scale) for e in mine if e.scale is not None}
+    for file, file_entries in by_file.items():
+        with open_weights(file, device) as source:
+            found |= {e.name: source.tensor(e.scale) for e in file_entries if e.scale is not None}
     return found
 
 
 def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The state of a model, each tensor in the dtype that its file has, or its floats in `dtype`.
 
-    Raises WamkitError if a number becomes infinite in `dtype`.
+    Raises WamkitError if a value becomes infinite in `dtype`.
     """
     known: dict[str, torch.dtype] = {}
     for place, module in model.named_modules():
@@ -273,14 +274,14 @@ def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, T
     state: dict[str, Tensor] = {}
     large = []
     for name, tensor in model.state_dict().items():
-        wanted = known.get(name, tensor.dtype) if dtype is None else dtype
-        state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
+        expected = known.get(name, tensor.dtype) if dtype is None else dtype
+        state[name] = tensor.to(expected) if tensor.is_floating_point() else tensor
         if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
             lost = torch.isfinite(tensor) & ~torch.isfinite(state[name])
             large += [name] if bool(lost.any()) else []
     if large:
         raise WamkitError(
-            f"{len(large)} tensors hold numbers that are infinite in {code(dtype)}: {few(large)}"
+            f"{len(large)} tensors hold values that are infinite in {code(dtype)}: {few(large)}"
             if dtype
             else "",
             "choose bfloat16 or float32",
@@ -288,7 +289,7 @@ def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, T
     return state
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+def _set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, last = name.rpartition(".")
     module = model.get_submodule(owner)
     old = getattr(module, last)
@@ -316,8 +317,8 @@ def save_like(
     """
     place, prefix = split(like)
     ours = model.state_dict() if isinstance(model, nn.Module) else model
-    whole: Entries = unpacked(headers(find(like)), place)
-    inner = bare(whole if prefix is None else chosen(whole, prefix, place), place)
+    whole: Entries = resolve_scales(headers(find(like)), place)
+    inner = strip_wrappers(whole if prefix is None else select_prefix(whole, prefix, place), place)
     layout = layout_of(inner, layouts, place)
     state: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -327,7 +328,7 @@ def save_like(
             continue
         parts = [ours[new] for new in names]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if layout.swapped(names[0]):
+        if layout.swaps_halves(names[0]):
             tensor = torch.cat(tensor.chunk(2)[::-1])
         if tensor.numel() != prod(entry.shape):
             raise WamkitError(
@@ -336,25 +337,25 @@ def save_like(
             )
         state[entry.name] = tensor.reshape(entry.shape)
         used.update(names)
-    if homeless := sorted(set(ours) - used):
+    if unmatched := sorted(set(ours) - used):
         raise WamkitError(
-            f"{like} has no place for {len(homeless)} tensors: {few(homeless)}",
+            f"{like} has no place for {len(unmatched)} tensors: {few(unmatched)}",
             "name a file of the same variant",
         )
     return write(state, path)
 
 
 def write(state: Mapping[str, Tensor], path: str | Path) -> int:
-    """Write weights to one safetensors file, whole or not at all (`checkpoints.files.written`).
+    """Write weights to one safetensors file atomically (`checkpoints.files.write_tensors`).
 
     Returns the number of tensors. Raises NotWrittenError if there is no room.
     """
-    written(state, Path(path), {"format": "pt", "writer": WRITER})
+    write_tensors(state, Path(path), {"format": "pt", "writer": WRITER})
     return len(state)
 
 
 def parameters(model: nn.Module) -> int:
-    """Numbers in all parameters; works on the meta device."""
+    """Number of parameters; works on the meta device."""
     return sum(prod(p.shape) for p in model.parameters())
 
 
@@ -368,7 +369,7 @@ def materialize(
     """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
     if path is None:
         return make()
-    with torch.device("meta"), bounded(f"the model of {path}"):
+    with torch.device("meta"), limit_parameters(f"the model of {path}"):
         model = make()
     load(model, path, layouts=layouts, folders=folders)
     return model
@@ -384,10 +385,10 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if not tensor.is_floating_point():
             continue
-        wanted = torch.float32 if any(re.search(p, name) for p in kept) else dtype
-        if tensor.dtype != wanted:
-            before, tensor.data = tensor.dtype, tensor.data.to(wanted)
+        expected = torch.float32 if any(re.search(p, name) for p in kept) else dtype
+        if tensor.dtype != expected:
+            before, tensor.data = tensor.dtype, tensor.data.to(expected)
             if isinstance(tensor, nn.Parameter) and not is_finite(tensor):
                 origin = getattr(model, ORIGINS, {}).get(name, name)
-                raise unusable([f"{origin}, from {before} to {wanted}: {fault(tensor)}"])
+                raise non_finite_error([f"{origin}, from {before} to {expected}: {fault(tensor)}"])
     return model

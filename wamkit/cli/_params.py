@@ -20,7 +20,7 @@ def parameters(part: Part, sizes: HeadContext | None = None) -> int | str:
     """
     if isinstance(part, ParadigmConfig):
         return 0
-    if isinstance(part, TextEncoderConfig) and part.by_reference:
+    if isinstance(part, TextEncoderConfig) and part.external_weights:
         return "kept by reference, in a folder of its own"
     if missing := lacking(part):
         return f"not counted: {', '.join(missing)} is not installed"

@@ -57,7 +57,7 @@ def command(json: Json = False) -> None:
         if p.status in ("broken", "incompatible")
     ]
     broken += [
-        f"{fault} (from {found.origin[cls.kind, cls.model_fields['name'].default]})"
+        f"{fault} (from {found.plugin_of[cls.kind, cls.model_fields['name'].default]})"
         for cls in found
         if (fault := schema_fault(cls))
     ]

@@ -93,7 +93,7 @@ def described(cls: type[Part]) -> dict[str, Any]:
         "kind": cls.kind,
         "name": name,
         "summary": summary(cls),
-        "from": registry().origin[cls.kind, name],
+        "from": registry().plugin_of[cls.kind, name],
         "license": cls.license,
         "needs": list(cls.requires),
         "missing": [module for module in cls.requires if find_spec(module) is None],

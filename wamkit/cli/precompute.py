@@ -124,10 +124,10 @@ def _lines(prompts: Path | None, data: Path | None) -> list[str]:
 def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
     from rich.progress import Progress
 
-    from ..checkpoints.random_weights import seeded
+    from ..checkpoints.random_weights import build_seeded
     from ..policy.precomputed_text import precompute
 
-    encoder = seeded(spec, "text_encoder", spec.text_encoder.build, "cpu")
+    encoder = build_seeded(spec, "text_encoder", spec.text_encoder.build, "cpu")
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("encoding", total=len(lines))
         done = precompute(

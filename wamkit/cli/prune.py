@@ -69,16 +69,16 @@ def command(
     elif saved:
         note(f"the weights of {spec} do not fit toy size and are left out")
     from ..checkpoints import safetensors as weights
-    from ..checkpoints.prune import sliced, student_of
-    from ..checkpoints.random_weights import seeded
+    from ..checkpoints.prune import prune_weights, student_of
+    from ..checkpoints.random_weights import build_seeded
 
     traits = whole.backbone.traits
     chosen = chosen_layers(layers, traits.depth)
     wanted = num_heads or traits.num_heads, mlp_dim or traits.mlp_dim
     config = student_of(whole.backbone, chosen, *wanted)
     with spinner("slicing"):
-        teacher = seeded(whole, "backbone", whole.backbone.build, "cpu")
-        student = sliced(teacher, whole.backbone, chosen, *wanted)
+        teacher = build_seeded(whole, "backbone", whole.backbone.build, "cpu")
+        student = prune_weights(teacher, whole.backbone, chosen, *wanted)
     counts = weights.parameters(teacher), weights.parameters(student)
     config = config.model_copy(update={"weights": str((out / WEIGHTS).absolute())})
     update: dict[str, Any] = {"backbone": config}
@@ -117,7 +117,7 @@ def command(
 
 def chosen_layers(words: str, depth: int) -> list[int]:
     """The blocks that `--layers` asks for. Raises WamkitError if it is none of its forms."""
-    from ..checkpoints.prune import PUBLISHED, evenly
+    from ..checkpoints.prune import PUBLISHED, evenly_spaced
 
     if words in PUBLISHED:
         return list(PUBLISHED[words])
@@ -127,7 +127,7 @@ def chosen_layers(words: str, depth: int) -> list[int]:
             f"--layers {words!r} is no number of blocks and no list of them",
             f"for example --layers 12, --layers 0,2,4 or --layers {next(iter(PUBLISHED))}",
         )
-    return [int(p) for p in pieces] if len(pieces) > 1 else evenly(int(pieces[0]), depth)
+    return [int(p) for p in pieces] if len(pieces) > 1 else evenly_spaced(int(pieces[0]), depth)
 
 
 def _free(out: Path) -> None:

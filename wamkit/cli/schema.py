@@ -26,7 +26,7 @@ def command(
     """
     for cls in registry():
         if fault := schema_fault(cls):
-            owner = registry().origin[cls.kind, cls.model_fields["name"].default]
+            owner = registry().plugin_of[cls.kind, cls.model_fields["name"].default]
             error(f"left out: {fault} (from {owner})", "tell its authors")
     if out is None:
         emit(schema())

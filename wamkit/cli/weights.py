@@ -81,13 +81,13 @@ def command(
 
 def _inspect(path: Path, json: bool) -> None:
     from ..checkpoints.files import find, headers
-    from ..checkpoints.prefixes import chosen
+    from ..checkpoints.prefixes import select_prefix
     from ..files.locate import split
 
     files = find(path)
     entries = headers(files)
     if (prefix := split(path)[1]) is not None:
-        entries = chosen(entries, prefix, str(path))
+        entries = select_prefix(entries, prefix, str(path))
     report: dict[str, Any] = {
         "files": {str(file): file.stat().st_size for file in files},
         "tensors": len(entries),
@@ -115,11 +115,11 @@ def layouts_of(entries: dict[str, Entry]) -> list[str]:
     """The installed parts, and which of their layouts, that know a name among `entries`."""
     import re
 
-    from ..checkpoints.prefixes import bare, shared
+    from ..checkpoints.prefixes import common_prefixes, strip_wrappers
 
     found = []
-    held = set(bare(entries, "the file"))
-    for prefix in ("", *shared(held)):
+    held = set(strip_wrappers(entries, "the file"))
+    for prefix in ("", *common_prefixes(held)):
         names = [name.removeprefix(prefix) for name in held]
         behind = f", behind the prefix {prefix}" if prefix else ""
         for cls in registry():

@@ -176,10 +176,10 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
 def _guides(spec: PolicySpec) -> Iterator[Conflict]:
     traits = spec.backbone.traits
     made = spec.vae.stride[0] + spec.vae.channels
-    if traits.guide_channels and traits.guide_channels != made:
+    if traits.cond_channels and traits.cond_channels != made:
         yield Conflict(
             between=("backbone", "vae"),
-            why=f"this variant of {spec.backbone.name} is guided by {traits.guide_channels} "
+            why=f"this variant of {spec.backbone.name} is guided by {traits.cond_channels} "
             f"channels, {spec.vae.name} makes {spec.vae.stride[0]} of mask and "
             f"{spec.vae.channels} of latents",
             hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}",
@@ -287,7 +287,7 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
             hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
             "video.target_downscale = 1",
         )
-    if traits.guide_channels:
+    if traits.cond_channels:
         yield Conflict(
             between=("video.target_downscale", "backbone"),
             why=f"this variant of {spec.backbone.name} is told with every frame what was observed, "

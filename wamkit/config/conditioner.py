@@ -1,8 +1,8 @@
 """Frozen models that some backbones were trained with, and where their weights are; without torch.
 
-A conditioner makes `Text.extra`: tokens of the image (Wan 2.1 image-to-video), or one vector of
-the words (FLUX.1). A policy holds it beside its backbone, whose weights stay those of the published
-transformer.
+A conditioner makes `Text.cond_embeds`: tokens of the image (Wan 2.1 image-to-video), or one vector
+of the words (FLUX.1). A policy holds it beside its backbone, whose weights stay those of the
+published transformer.
 """
 
 from __future__ import annotations

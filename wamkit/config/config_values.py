@@ -46,7 +46,7 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     return bool(found)
 
 
-def wholes(
+def int_tuple(
     config: Mapping[str, Any], key: str, default: Any = _NEEDED, *, least: int = 1
 ) -> tuple[int, ...]:
     """As `whole`, for a list of integers."""
@@ -54,7 +54,7 @@ def wholes(
     return tuple(_checked(config, key, default, what, _are(_is(least))))
 
 
-def numbers(config: Mapping[str, Any], key: str, default: Any = _NEEDED) -> tuple[float, ...]:
+def float_tuple(config: Mapping[str, Any], key: str, default: Any = _NEEDED) -> tuple[float, ...]:
     """As `number`, for a list of them."""
     what = f"a list of numbers above 0, at most {LARGEST}"
     return tuple(map(float, _checked(config, key, default, what, _are(_is_number))))

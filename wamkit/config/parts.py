@@ -80,8 +80,8 @@ class Weighted(Part):
     weights: str | None = None
     """Folder or file with published weights, or hf:owner/name; none means random weights. Where a
     file holds several sets, `file#prefix` reads the one whose names begin so."""
-    origin: str | None = None
-    """What `weights` were made of, where they are not as published; `wamkit prune` writes it."""
+    derived_from: str | None = None
+    """Which published weights `weights` were made from, and how; `wamkit prune` writes it."""
 
     config_folders: ClassVar[tuple[str, ...]] = ()
     """Subfolders of a checkpoint in which its weights and their config.json may be."""
@@ -148,7 +148,7 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} cannot be resized")
 
     def conditioner(self) -> Any:
-        """Return a `wamkit.interfaces.Conditioner` of its own. Only where `extra_width` is."""
+        """Return the own `wamkit.interfaces.Conditioner`, where `cond_embeds_width` > 0."""
         raise NotImplementedError(f"{type(self).__name__} has no conditioner")
 
     def build(self) -> Any:
@@ -278,7 +278,7 @@ class TextEncoderConfig(Weighted):
     """What turns an instruction into embeddings."""
 
     kind: ClassVar[Kind] = "text_encoder"
-    by_reference: ClassVar[bool] = False
+    external_weights: ClassVar[bool] = False
     """True if a saved policy names the encoder's own folder instead of copying its weights."""
 
     prompt_template: str = "{instruction}"
@@ -347,7 +347,7 @@ class ActionHeadConfig(Weighted):
     kind: ClassVar[Kind] = "action_head"
     exposes_tokens: ClassVar[bool] = True
     """True if other tokens may attend to the head's tokens (shared attention, latent slots)."""
-    shares_blocks: ClassVar[bool] = False
+    uses_backbone_blocks: ClassVar[bool] = False
     """True if the head's tokens pass the backbone's own blocks."""
     is_regression: ClassVar[bool] = False
     """True if the head predicts the values in one pass, without noise."""

@@ -47,7 +47,7 @@ class PretrainedText(TextEncoderConfig):
     of both. A saved policy names that folder and does not copy it.
     """
 
-    by_reference = True
+    external_weights = True
     compares_config = False  # `folders` does
     config_folders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     requires = ("transformers",)

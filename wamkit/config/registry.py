@@ -59,7 +59,7 @@ class Registry:
     plugins: list[Plugin] = field(default_factory=list)
     clashes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """(kind, name) -> the distributions that offer it, if there are several."""
-    origin: dict[tuple[str, str], str] = field(default_factory=dict)
+    plugin_of: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name as it is in `parts`) -> the distribution."""
     _offers: Mapping[tuple[str, str], dict[str, type[Part]]] = field(default_factory=dict)
     _classes: dict[tuple[str, str], list[type[Part]]] = field(default_factory=dict)
@@ -201,7 +201,7 @@ class Registry:
             keys = tuple(map(_key, classes))
             self.plugins[index] = replace(plugin, parts=keys)
         self.parts = {kind: {} for kind in ALL_KINDS}
-        self.origin = {}
+        self.plugin_of = {}
         self.clashes = {key: list(owners) for key, owners in offers.items() if len(owners) > 1}
         self._offers = offers
         for (kind, name), owners in offers.items():
@@ -209,7 +209,7 @@ class Registry:
                 plain = len(owners) == 1 or _normal(owner) == FIRST_PARTY
                 label = name if plain else f"{owner}:{name}"
                 self.parts[kind][label] = cls if plain else qualified(cls, owner)
-                self.origin[kind, label] = owner
+                self.plugin_of[kind, label] = owner
 
     def _try_parts(self) -> bool:
         """Set aside plugins with a part that fails when it is asked for its facts."""

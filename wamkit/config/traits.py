@@ -67,12 +67,12 @@ class Traits(BaseModel):
     attention: Literal["softmax", "linear"] = "softmax"
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
-    guide_channels: int = 0
+    cond_channels: int = 0
     """Extra input channels with every frame that say what is observed: a mask for each image of
     a latent, and the latents of the clip with gray for what is not."""
-    extra_width: int = 0
+    cond_embeds_width: int = 0
     """Width of what the backbone's own conditioner makes of the image or the words, which must
-    come with the text (`Text.extra`); 0 for none."""
+    come with the text (`Text.cond_embeds`); 0 for none."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
 

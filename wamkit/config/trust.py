@@ -25,7 +25,11 @@ from .kinds import KINDS
 
 FILES = ("weights", "conditioner_weights", "embeddings_file")
 """Fields of parts that name a file or a folder, relative to the working directory."""
-_NOT_READ = ("origin", "prompt_template", "negative_prompt")  # provenance, and text that is no path
+_NOT_READ = (
+    "derived_from",
+    "prompt_template",
+    "negative_prompt",
+)  # provenance, and text that is no path
 _allowed: ContextVar[bool] = ContextVar("allowed", default=False)
 
 

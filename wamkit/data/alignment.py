@@ -25,7 +25,7 @@ Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Placed:
+class FrameTimes:
     """The images of one episode."""
 
     seconds: Times  # of each frame's image in the file; NaN if there is none
@@ -33,13 +33,13 @@ class Placed:
     counted: bool  # by number, and not by time
 
 
-def strict(moment: float, fps: float, tolerance: float = TOLERANCE) -> float:
+def min_tolerance(moment: float, fps: float, tolerance: float = TOLERANCE) -> float:
     """Seconds that an image may always be off: what float32 cannot say is no fault."""
     coarse = CARE * float(np.spacing(np.float32(abs(moment))))
     return min(tolerance, TOLERANCE) + min(coarse, 0.25 / fps)
 
 
-def even(times: Times) -> bool:
+def has_constant_rate(times: Times) -> bool:
     """Whether images come at one rate."""
     steps = np.diff(times)
     return not len(steps) or float(np.ptp(steps)) < 0.5 * float(np.median(steps))
@@ -59,9 +59,9 @@ def expect_frame_count(images: int, episodes: Sequence[Episode], file: Path) -> 
         )
 
 
-def aligned(
+def align_episodes(
     times: Times, starts: Sequence[float], lengths: Sequence[int], fps: float, tolerance: float
-) -> list[Placed]:
+) -> list[FrameTimes]:
     """The images of the episodes that share a file, which has images at `times`.
 
     `starts` ascend: seconds in the file at which each episode begins by the metadata.
@@ -71,7 +71,7 @@ def aligned(
     likely = np.abs(np.diff(starts) - durations) < 0.5 * durations
     counted = len(times) == firsts[-1] and bool(likely.all())
     expected = [start + np.arange(n) / fps for start, n in zip(starts, lengths, strict=True)]
-    if counted and not even(times) and len(lengths) > 1:
+    if counted and not has_constant_rate(times) and len(lengths) > 1:
         # An image may be missing in one episode and another too many: times must roughly agree.
         ahead = times - np.concatenate(expected)
         counted = float(np.abs(ahead - np.median(ahead)).max()) < 0.5 / fps
@@ -79,13 +79,13 @@ def aligned(
     for place, wanted in enumerate(expected):
         if counted:
             mine = times[firsts[place] : firsts[place + 1]]
-            found.append(Placed(mine, np.abs(mine - wanted), True))
+            found.append(FrameTimes(mine, np.abs(mine - wanted), True))
             continue
         nearest = _nearest(times, wanted, 0.5 / fps)
         off = np.abs(nearest - wanted)
-        least = strict(float(wanted[-1]), fps, tolerance)
+        least = min_tolerance(float(wanted[-1]), fps, tolerance)
         seconds = np.where(off <= max(tolerance, least), nearest, np.nan)
-        found.append(Placed(seconds, off, False))
+        found.append(FrameTimes(seconds, off, False))
     return found
 
 
@@ -105,9 +105,9 @@ class Alignment:
 
     def __init__(self, recording: LeRobotFolder, tolerance: float) -> None:
         self.recording, self.tolerance = recording, tolerance
-        self._tables: dict[tuple[str, Path], dict[int, Placed] | None] = {}
+        self._tables: dict[tuple[str, Path], dict[int, FrameTimes] | None] = {}
 
-    def placed(self, video: Video, key: str, episode: Episode) -> Placed | None:
+    def frame_times(self, video: Video, key: str, episode: Episode) -> FrameTimes | None:
         """Where the images of an episode are; None where they are as the metadata say."""
         name = key, episode.clips[key].file
         if name not in self._tables:
@@ -116,7 +116,7 @@ class Alignment:
         table = self._tables[name]
         return None if table is None else table[episode.index]
 
-    def looked_up(self, video: Video, key: str, episode: Episode) -> Placed:
+    def scan_file(self, video: Video, key: str, episode: Episode) -> FrameTimes:
         """Where the images of an episode are, by the index of the file."""
         name = key, episode.clips[key].file
         if self._tables.get(name) is None:
@@ -137,13 +137,13 @@ class Alignment:
         drift = float(np.abs(starts - counted).max())
         if video.fps > 0:
             drift = max(drift, total * abs(1 / video.fps - 1 / fps))
-        return drift <= strict(float(starts[-1]) + lengths[-1] / fps, fps)
+        return drift <= min_tolerance(float(starts[-1]) + lengths[-1] / fps, fps)
 
-    def _table(self, video: Video, key: str, episode: Episode) -> dict[int, Placed]:
+    def _table(self, video: Video, key: str, episode: Episode) -> dict[int, FrameTimes]:
         sharing = self.recording.episodes_sharing_video(episode, key)
         starts = [e.clips[key].start for e in sharing]
         lengths = [e.length for e in sharing]
         times = video.times()
         expect_frame_count(len(times), sharing, video.file)
-        found = aligned(times, starts, lengths, self.recording.fps, self.tolerance)
-        return {e.index: placed for e, placed in zip(sharing, found, strict=True)}
+        found = align_episodes(times, starts, lengths, self.recording.fps, self.tolerance)
+        return {e.index: frame_times for e, frame_times in zip(sharing, found, strict=True)}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.files import written
+from ..checkpoints.files import write_tensors
 from ..checkpoints.finite import fault
-from ..checkpoints.random_weights import seeded
+from ..checkpoints.random_weights import build_seeded
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files import strict_json
@@ -29,7 +29,7 @@ from .latent_files import (
     expect_form,
     expect_starts,
     name_of,
-    opened,
+    open_latents,
     read_index,
     shape_of,
 )
@@ -90,7 +90,7 @@ def precompute(
             "train from images, or set video.target_downscale=1",
         )
     wanted = sample_index(recording, stride, episodes)
-    if spec.backbone.traits.guide_channels:
+    if spec.backbone.traits.cond_channels:
         raise WamkitError(
             f"this variant of {spec.backbone.name} is guided by the images themselves",
             "train from images",
@@ -101,7 +101,7 @@ def precompute(
             f"store at least {-(-len(wanted) // MOST_SHARDS)} clips in a file",
         )
     pieces = [wanted[i : i + shard] for i in range(0, len(wanted), shard)]
-    vae = seeded(spec, "vae", spec.vae.build, device)
+    vae = build_seeded(spec, "vae", spec.vae.build, device)
     vae.eval().to(device)
     about = {
         "settings": settings(recording, spec, columns),
@@ -135,7 +135,7 @@ def precompute(
     for number, piece in enumerate(pieces):
         file = folder / name_of(number, len(pieces))
         if file.is_file():
-            source = opened(file)
+            source = open_latents(file)
             expect_form(source, file, dtype, shape_of(spec))
             expect_starts(source, file, np.array(piece, dtype=np.int64))
             advance(len(piece))
@@ -157,7 +157,7 @@ def precompute(
                 )
             encoded += len(part)
             advance(len(part))
-        written({"starts": torch.tensor(piece), "latents": torch.cat(made)}, file)
+        write_tensors({"starts": torch.tensor(piece), "latents": torch.cat(made)}, file)
     return encoded
 
 

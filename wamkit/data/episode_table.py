@@ -103,7 +103,7 @@ def complete(folder: Path, recording: LeRobotFolder) -> None:
     nothing is left as it is; others are written under a new inode. Raises WamkitError if frames
     cannot be read.
     """
-    there = {file: parquet.opened(file).schema_arrow for file in files(folder)}
+    there = {file: parquet.open_parquet(file).schema_arrow for file in files(folder)}
     kinds = {f.name: f.type for schema in reversed(there.values()) for f in schema}
     measure_all = not any(name.startswith("stats/") for name in kinds)
     episodes = {episode.index: episode for episode in recording.episodes}
@@ -150,7 +150,7 @@ def append(rows: Sequence[Mapping[str, Any]], file: Path, first: Path | None) ->
     if like is None:
         put(rows, kinds_of(rows[0]), file)
         return
-    kinds = {field.name: field.type for field in parquet.opened(like).schema_arrow}
+    kinds = {field.name: field.type for field in parquet.open_parquet(like).schema_arrow}
     put(rows, kinds, file, parquet.read(file) if like == file else None)
 
 

@@ -93,7 +93,7 @@ def starts_of(lengths: Sequence[tuple[int, int]], stride: int) -> NDArray[np.int
     return np.stack([owners.astype(np.int64), np.concatenate(pieces)], 1)
 
 
-def opened(file: Path) -> Any:
+def open_latents(file: Path) -> Any:
     """A safetensors file, mapped into memory. Raises WamkitError if it is damaged."""
     refuse_placeholder(file)
     try:

@@ -26,7 +26,7 @@ from .latent_files import (
     expect_form,
     expect_starts,
     name_of,
-    opened,
+    open_latents,
     read_index,
     shape_of,
     starts_of,
@@ -91,7 +91,7 @@ class StoredLatents:
         """The latents [C, t, h, w] of the clip at (episode, frame), float32 or as stored."""
         shard, row = self._places[moment]
         if shard not in self._open:
-            self._open[shard] = opened(self.files[shard])
+            self._open[shard] = open_latents(self.files[shard])
         found: Tensor = self._open[shard].get_slice("latents")[row]
         if (bad := fault(found)) is not None:
             raise WamkitError(
@@ -130,7 +130,7 @@ class StoredLatents:
         starts = starts_of(mine, about.stride)
         seen = 0
         for file in self.files:
-            source = opened(file)
+            source = open_latents(file)
             count = expect_form(source, file, about.dtype, shape_of(spec))
             expect_starts(source, file, starts[seen : seen + count])
             seen += count
@@ -150,7 +150,7 @@ class StoredLatents:
         """(episode, frame) -> file and row."""
         places: dict[tuple[int, int], tuple[int, int]] = {}
         for shard, file in enumerate(self.files):
-            source = opened(file)
+            source = open_latents(file)
             expect_form(source, file, self.about.dtype, None)
             starts = source.get_tensor("starts").tolist()
             places |= {(episode, t): (shard, row) for row, (episode, t) in enumerate(starts)}

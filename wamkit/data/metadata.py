@@ -131,7 +131,7 @@ def _table_of(line: bytes) -> dict[str, Any]:
 def table(file: Path, wanted: list[str], besides: list[str]) -> tuple[list[dict[str, Any]], Any]:
     """Rows of a parquet file with the columns `wanted`, and `besides` if they are there."""
     try:
-        names = parquet.opened(file).schema_arrow.names
+        names = parquet.open_parquet(file).schema_arrow.names
         if missing := [name for name in wanted if name not in names]:
             words = ", ".join(map(repr, missing))
             return [], [Finding(str(file), f"{file} has no column {words}", hint=CONVERT)]
@@ -186,7 +186,7 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
         name = "task"
     else:
         try:
-            names = parquet.opened(file).schema_arrow.names
+            names = parquet.open_parquet(file).schema_arrow.names
         except WamkitError as problem:
             return {}, of(problem, str(file))
         texts = [name for name in names if name != "task_index"]

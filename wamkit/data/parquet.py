@@ -37,7 +37,7 @@ def arrow() -> Any:
     return pyarrow
 
 
-def opened(file: Path) -> Any:
+def open_parquet(file: Path) -> Any:
     """A `pyarrow.parquet.ParquetFile`.
 
     Raises WamkitError if it is missing or damaged, or has two columns of one name.
@@ -63,8 +63,8 @@ def read(file: Path, columns: Sequence[str] | None = None, group: int | None = N
     Raises WamkitError if the file is missing or damaged, lacks a column, or if its content is so
     much larger than the file that it must be damaged.
     """
-    opened_file = opened(file)
-    names = opened_file.schema_arrow.names
+    parquet_file = open_parquet(file)
+    names = parquet_file.schema_arrow.names
     wanted = names if columns is None else list(columns)
     if missing := [name for name in wanted if name not in names]:
         raise WamkitError(
@@ -72,16 +72,16 @@ def read(file: Path, columns: Sequence[str] | None = None, group: int | None = N
             "run `wamkit data check` on the folder",
         )
     try:
-        groups = range(opened_file.num_row_groups) if group is None else [group]
-        _expect_room(opened_file, file, wanted, _decoded_bytes(opened_file, wanted, groups))
-        if any(_is_text(opened_file, place) for place in _leaves(opened_file, wanted)):
-            batches = list(_batches(opened_file, file, wanted, groups))
-            schema = arrow().schema([opened_file.schema_arrow.field(name) for name in wanted])
+        groups = range(parquet_file.num_row_groups) if group is None else [group]
+        _expect_room(parquet_file, file, wanted, _decoded_bytes(parquet_file, wanted, groups))
+        if any(_is_text(parquet_file, place) for place in _leaves(parquet_file, wanted)):
+            batches = list(_batches(parquet_file, file, wanted, groups))
+            schema = arrow().schema([parquet_file.schema_arrow.field(name) for name in wanted])
             return arrow().Table.from_batches(batches, None if batches else schema)
         return (
-            opened_file.read(columns=wanted)
+            parquet_file.read(columns=wanted)
             if group is None
-            else opened_file.read_row_group(group, wanted)
+            else parquet_file.read_row_group(group, wanted)
         )
     except (OSError, MemoryError, arrow().ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
@@ -89,7 +89,7 @@ def read(file: Path, columns: Sequence[str] | None = None, group: int | None = N
 
 def rows(file: Path, columns: Sequence[str] | None = None, most: int = 10**6) -> list[Any]:
     """The rows of a file of metadata as dictionaries. Raises WamkitError for more than `most`."""
-    if (count := opened(file).metadata.num_rows) > most:
+    if (count := open_parquet(file).metadata.num_rows) > most:
         raise WamkitError(
             f"{file} has {count:,} rows, at most {most:,} are read", "split the data set"
         )
@@ -101,14 +101,14 @@ def cells(file: Path, column: str, places: Sequence[int]) -> Iterator[Any]:
 
     Few are in memory at a time. Raises WamkitError as `read` does.
     """
-    opened_file, left, first = opened(file), list(places)[::-1], 0
+    parquet_file, left, first = open_parquet(file), list(places)[::-1], 0
     try:
-        for group in range(opened_file.num_row_groups):
-            count = opened_file.metadata.row_group(group).num_rows
+        for group in range(parquet_file.num_row_groups):
+            count = parquet_file.metadata.row_group(group).num_rows
             if not left or left[-1] >= first + count:
                 first += count
                 continue
-            for batch in _batches(opened_file, file, [column], [group]):
+            for batch in _batches(parquet_file, file, [column], [group]):
                 while left and left[-1] < first + batch.num_rows:
                     yield batch.column(0)[left.pop() - first].as_py()
                 first += batch.num_rows
@@ -116,45 +116,45 @@ def cells(file: Path, column: str, places: Sequence[int]) -> Iterator[Any]:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
 
 
-def _batches(opened_file: Any, file: Path, wanted: list[str], groups: Sequence[int]) -> Any:
+def _batches(parquet_file: Any, file: Path, wanted: list[str], groups: Sequence[int]) -> Any:
     """The rows of some groups in batches, until they are more than `file` may hold."""
-    leaves = _leaves(opened_file, wanted)
+    leaves = _leaves(parquet_file, wanted)
     chunks = [
-        opened_file.metadata.row_group(group).column(place).total_uncompressed_size
+        parquet_file.metadata.row_group(group).column(place).total_uncompressed_size
         for group in groups
         for place in leaves
     ]
     size, total = max(1, min(TEXT_ROWS, ALWAYS // 8 // max([1, *chunks]))), 0
-    for batch in opened_file.iter_batches(size, list(groups), wanted):
+    for batch in parquet_file.iter_batches(size, list(groups), wanted):
         total += batch.nbytes
-        _expect_room(opened_file, file, wanted, total)
+        _expect_room(parquet_file, file, wanted, total)
         yield batch
 
 
-def _leaves(opened_file: Any, wanted: Sequence[str]) -> list[int]:
+def _leaves(parquet_file: Any, wanted: Sequence[str]) -> list[int]:
     """The places of the physical columns that the columns `wanted` are made of."""
-    paths = [opened_file.schema.column(i).path for i in range(len(opened_file.schema))]
+    paths = [parquet_file.schema.column(i).path for i in range(len(parquet_file.schema))]
     return [
         i for i, path in enumerate(paths) if any(f"{path}.".startswith(f"{n}.") for n in wanted)
     ]
 
 
-def _is_text(opened_file: Any, place: int) -> bool:
-    return str(opened_file.schema.column(place).physical_type) == "BYTE_ARRAY"
+def _is_text(parquet_file: Any, place: int) -> bool:
+    return str(parquet_file.schema.column(place).physical_type) == "BYTE_ARRAY"
 
 
-def _decoded_bytes(opened_file: Any, wanted: Sequence[str], groups: Sequence[int]) -> int:
+def _decoded_bytes(parquet_file: Any, wanted: Sequence[str], groups: Sequence[int]) -> int:
     """What the columns take in memory at least, by the number of their values."""
     total, rows_read = 0, 0
     widths = {
-        i: max(8, opened_file.schema.column(i).length or 0) for i in _leaves(opened_file, wanted)
+        i: max(8, parquet_file.schema.column(i).length or 0) for i in _leaves(parquet_file, wanted)
     }
     for group in groups:
-        about = opened_file.metadata.row_group(group)
+        about = parquet_file.metadata.row_group(group)
         rows_read += about.num_rows
         for place, width in widths.items():
             total += max(about.num_rows, about.column(place).num_values) * width
-    sizes = (_fixed_size(opened_file.schema_arrow.field(name).type) for name in wanted)
+    sizes = (_fixed_size(parquet_file.schema_arrow.field(name).type) for name in wanted)
     return max(total, rows_read * sum(size for size in sizes if size > 1) * 4)
 
 
@@ -166,10 +166,10 @@ def _fixed_size(kind: Any) -> int:
     return size
 
 
-def _expect_room(opened_file: Any, file: Path, wanted: Sequence[str], needed: int) -> None:
+def _expect_room(parquet_file: Any, file: Path, wanted: Sequence[str], needed: int) -> None:
     room = min(LARGEST, max(ALWAYS, RATIO * file.stat().st_size))
     if needed > room:
-        rows_said = opened_file.metadata.num_rows
+        rows_said = parquet_file.metadata.num_rows
         raise WamkitError(
             f"{file} has {file.stat().st_size:,} bytes and would take more than {room:,} in "
             f"memory: {rows_said:,} rows of {', '.join(map(repr, wanted[:8]))}",

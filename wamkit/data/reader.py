@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..files.images import opened
+from ..files.images import open_image
 from ..files.paths import inside
 from ..files.pixels import pixels
 from . import parquet
-from .alignment import EXACT, Alignment, strict
+from .alignment import EXACT, Alignment, min_tolerance
 from .lerobot_format import TOLERANCE, Episode, LeRobotFolder
 from .timing import ceiling
 from .video import Videos
@@ -43,7 +43,7 @@ def expect_rows(episodes: Sequence[Episode]) -> None:
     for episode in episodes:
         claimed[episode.data] = claimed.get(episode.data, 0) + episode.length
     for file, frames in claimed.items():
-        if (rows := parquet.opened(file).metadata.num_rows) < frames:
+        if (rows := parquet.open_parquet(file).metadata.num_rows) < frames:
             raise WamkitError(
                 f"{file} has {rows:,} rows, the metadata says {frames:,} frames in its episodes",
                 CHECK,
@@ -217,7 +217,7 @@ class FrameReader:
         for episode in episodes:
             for key in self.recording.video_keys:
                 video = self._videos[episode.clips[key].file]
-                if not self._alignment.looked_up(video, key, episode).counted:
+                if not self._alignment.scan_file(video, key, episode).counted:
                     frames = sum(
                         e.length for e in self.recording.episodes_sharing_video(episode, key)
                     )
@@ -235,22 +235,22 @@ class FrameReader:
             return [self._embedded(episode, key, frame) for frame in frames]
         clip, fps = episode.clips[key], self.recording.fps
         video = self._videos[clip.file]
-        placed = self._alignment.placed(video, key, episode)
+        frame_times = self._alignment.frame_times(video, key, episode)
         seconds = [clip.start + frame / fps for frame in frames]
-        if placed is None:
+        if frame_times is None:
             try:
-                return video.at(seconds, strict(seconds[-1], fps, self.tolerance))
+                return video.at(seconds, min_tolerance(seconds[-1], fps, self.tolerance))
             except WamkitError:
-                placed = self._alignment.looked_up(video, key, episode)
-        known = placed.seconds[list(frames)]
+                frame_times = self._alignment.scan_file(video, key, episode)
+        known = frame_times.seconds[list(frames)]
         missing = np.flatnonzero(~np.isfinite(known))
         if not missing.size:
             return video.at(known.tolist(), EXACT)
         first = int(missing[0])
         try:
-            return video.at(seconds[first:], strict(seconds[first], fps, self.tolerance))
+            return video.at(seconds[first:], min_tolerance(seconds[first], fps, self.tolerance))
         except WamkitError as problem:
-            off = float(placed.off[frames[first]])
+            off = float(frame_times.off[frames[first]])
             near = f"; the nearest is {off:.4f} s off" if np.isfinite(off) else ""
             cure = f", or allow it: --tolerance {ceiling(off)}" if near else ""
             raise WamkitError(f"{problem.what}{near}", f"{CHECK}{cure}") from None
@@ -269,7 +269,7 @@ class FrameReader:
     def _locate(self, episode: Episode, frame: int) -> tuple[int, int]:
         """Row group of the episode's file, and row in it, that hold a frame."""
         if episode.data not in self._owners:
-            about = parquet.opened(episode.data).metadata
+            about = parquet.open_parquet(episode.data).metadata
             counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
             column = parquet.read(episode.data, ["episode_index"])["episode_index"]
             owners = np.split(parquet.array(column), np.cumsum(counts)[:-1])
@@ -295,5 +295,5 @@ def decode_cell(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArra
     if data is None and path is None:
         raise WamkitError(f"{found} is an empty cell", CHECK)
     where = f"{episode.data}: the image of {place}"
-    with opened(inside(folder, path, where) if data is None else data, found) as image:
+    with open_image(inside(folder, path, where) if data is None else data, found) as image:
         return pixels(image, where)

@@ -33,7 +33,7 @@ def data_file(
     """
     first = episodes[0].index if len(episodes) == 1 else None
     try:
-        names = parquet.opened(file).schema_arrow.names
+        names = parquet.open_parquet(file).schema_arrow.names
         kinds = {name: feature.dtype for name, feature in recording.features.items()}
         inline = [name for name in names if kinds.get(name) == "image"]
         table = parquet.read(file, [name for name in names if name not in inline])

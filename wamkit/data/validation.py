@@ -11,7 +11,14 @@ import numpy as np
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files.hub import local
-from .alignment import EXACT, Placed, aligned, even, expect_frame_count, strict
+from .alignment import (
+    EXACT,
+    FrameTimes,
+    align_episodes,
+    expect_frame_count,
+    has_constant_rate,
+    min_tolerance,
+)
 from .depth import ProbedImages
 from .findings import AGAIN, CONVERT, DataError, Finding, of
 from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, LeRobotFolder
@@ -175,10 +182,10 @@ def _film(
         expect_frame_count(len(times), episodes, file)
         lengths = [episode.length for episode in episodes]
         starts = [episode.clips[camera].start for episode in episodes]
-        placed = aligned(times, starts, lengths, fps, tolerance)
+        placed = align_episodes(times, starts, lengths, fps, tolerance)
         counted = all(one.counted for one in placed)
         off = [float(one.off.max()) for one in placed]
-        if counted and max(off) > strict(float(times[-1]), fps, tolerance):
+        if counted and max(off) > min_tolerance(float(times[-1]), fps, tolerance):
             worst = int(np.argmax(off))
             note(
                 f"{file.relative_to(recording.folder)}: images are up to {off[worst]:.4f} s off "
@@ -186,7 +193,7 @@ def _film(
                 "image for every frame, and is read by number"
             )
         rate = (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else fps
-        if even(times) and abs(rate - fps) > (0.01 if counted else 0.001) * fps:
+        if has_constant_rate(times) and abs(rate - fps) > (0.01 if counted else 0.001) * fps:
             why = f"the video has {rate:.4g} images a second, {INFO} says {fps:g}"
             hint = f"set fps in {INFO} to the rate of the recording, or make the video again"
             yield Finding(str(file), why, hint=hint)
@@ -202,7 +209,7 @@ def _film(
 
 
 def _missing(
-    file: Path, episode: Episode, camera: str, one: Placed, times: np.ndarray, fps: float
+    file: Path, episode: Episode, camera: str, one: FrameTimes, times: np.ndarray, fps: float
 ) -> Finding | None:
     """Frames of an episode without an image, and how far the nearest ones are."""
     missing = np.flatnonzero(~np.isfinite(one.seconds))
@@ -228,7 +235,7 @@ def _missing(
 
 
 def _decoded(
-    video: Video, episode: Episode, one: Placed, camera: str, probed: ProbedImages, whole: bool
+    video: Video, episode: Episode, one: FrameTimes, camera: str, probed: ProbedImages, whole: bool
 ) -> Iterator[Finding]:
     """Images that cannot be decoded, of all or of the first; the others are noted."""
     for frame, moment in enumerate(one.seconds.tolist()[: None if whole else 1]):

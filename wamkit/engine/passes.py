@@ -285,7 +285,7 @@ class PassRunner:
         """A prompt for blocks that cross-attend to it: as they read it, or its keys and values."""
         if self.live:
             cond = stack.embed_text(text.whole)
-            image = None if text.extra is None else stack.embed_image(text.extra)
+            image = None if text.cond_embeds is None else stack.embed_image(text.cond_embeds)
             if image is not None:
                 cond = TextCond(None, None, image) if cond is None else cond._replace(image=image)
             return cond, None
@@ -305,7 +305,7 @@ class PassRunner:
                 parts.append(lambda: precompute_text_kv(blocks, stack.embed_text(suffix)))
         else:
             parts.append(lambda: precompute_text_kv(blocks, stack.embed_text(text.whole)))
-        if text.extra is not None:
+        if text.cond_embeds is not None:
             parts.append(lambda: self._image_kv(stack, blocks, text))
         if len(parts) == 1 and text.suffix is None:
             return None, parts[0]()
@@ -314,7 +314,7 @@ class PassRunner:
         )
 
     def _image_kv(self, stack: Any, blocks: Sequence[Any], text: Text) -> tuple[TextKV | None, ...]:
-        image = stack.embed_image(text.extra)
+        image = stack.embed_image(text.cond_embeds)
         return precompute_text_kv(blocks, None if image is None else TextCond(None, None, image))
 
     def text_tokens(self, stack: Any, text: Text) -> TextCond:

@@ -43,7 +43,7 @@ class Text:
 
     tokens: Tensor  # [B, L, width]
     valid: Tensor | None = None  # [B, L] bool, True where attention may look; None for everywhere
-    extra: Tensor | None = None  # [B, L', extra width] image tokens or pooled text
+    cond_embeds: Tensor | None = None  # [B, L', cond_embeds_width] image tokens or pooled text
     repeats: Tensor | None = None  # [B, L] how many equal tokens each stands for; None for one
     suffix: Tensor | None = None  # [B, L', width] tokens behind the prompt, such as the state
     follows: bool = False  # whether a stream of it has the level of targets (Traits.text_level)
@@ -82,7 +82,7 @@ class Text:
             if repeats is not None:
                 repeats = torch.cat([repeats, repeats.new_ones(token.shape[:2])], 1)
             whole = torch.cat([self.tokens, token], 1)
-            return Text(whole, None, self.extra, repeats, follows=self.follows)
+            return Text(whole, None, self.cond_embeds, repeats, follows=self.follows)
         places = torch.arange(self.valid.shape[1] + count, device=token.device)
         ends = (self.valid * (places[:-count] + 1)).amax(1)  # [B] tokens up to the last real one
         index = ends[:, None] + places[:count]  # [B, L']
@@ -92,7 +92,7 @@ class Text:
             None if x is None else F.pad(x, (0, count)).scatter(1, index, 1)
             for x in (self.valid, self.repeats)
         )
-        return Text(tokens, valid, self.extra, repeats, follows=self.follows)
+        return Text(tokens, valid, self.cond_embeds, repeats, follows=self.follows)
 
     @property
     def length(self) -> int:
@@ -125,7 +125,7 @@ class Text:
         def rows(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]
 
-        valid, extra, repeats, suffix = map(
-            rows, (self.valid, self.extra, self.repeats, self.suffix)
+        valid, cond_embeds, repeats, suffix = map(
+            rows, (self.valid, self.cond_embeds, self.repeats, self.suffix)
         )
-        return Text(self.tokens[index], valid, extra, repeats, suffix, self.follows)
+        return Text(self.tokens[index], valid, cond_embeds, repeats, suffix, self.follows)

@@ -61,7 +61,7 @@ def expect_size(width: int, height: int, where: str) -> None:
 
 
 @contextmanager
-def opened(source: Path | bytes, where: str) -> Iterator[Image.Image]:
+def open_image(source: Path | bytes, where: str) -> Iterator[Image.Image]:
     """An image of a file, or of the bytes of one, that is not decoded yet.
 
     `where` names it in errors. Raises WamkitError if it is missing, of another format, damaged, or

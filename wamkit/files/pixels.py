@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
-from .images import damaged, expect_size, opened, turned
+from .images import damaged, expect_size, open_image, turned
 from .paths import expanded
 
 COLORS = re.compile(r"^(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK|[RGBAXCMYK]);(?:16|32)")
@@ -85,7 +85,7 @@ def read_pixels(path: str | Path) -> NDArray[Any]:
     file = expanded(path)
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
-    with opened(file, str(file)) as image:
+    with open_image(file, str(file)) as image:
         found = pixels(image, str(file))
         orientation = turned(image)
     turns, mirrored = UPRIGHT.get(orientation, (0, False))

@@ -98,7 +98,7 @@ class Stack(nn.Module, ABC):
     text_is_per_token: ClassVar[bool] = True
     """Whether `embed_text` embeds each token by itself: then tokens can be added to a prompt."""
     reads_pooled: ClassVar[bool] = False
-    """Whether `embed_sigma` reads a pooled vector of the prompt (`Text.extra`)."""
+    """Whether `embed_sigma` reads a pooled vector of the prompt (`Text.cond_embeds`)."""
 
     blocks: Any
     """The `Block`s, input side first; None at layers where these tokens rest."""
@@ -112,7 +112,7 @@ class Stack(nn.Module, ABC):
         return None
 
     def embed_image(self, tokens: Tensor) -> Tensor | None:
-        """Image tokens [B, L', extra width] as the blocks read them; None if they read none."""
+        """Project image tokens [B, L', cond_embeds_width]; None if the blocks take none."""
         return None
 
     @abstractmethod

@@ -109,7 +109,9 @@ class ExpertHead(ActionHead):
             x = x + added.to(x.dtype)
         blocks = tuple(stack.blocks)
         text = inputs.text
-        pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
+        pooled = (
+            text.cond_embeds[:, 0] if stack.reads_pooled and text.cond_embeds is not None else None
+        )
         modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
         cond, text_kv = None, None
         if not (isinstance(stack, Backbone) and stack.traits.text == "stream"):

@@ -55,7 +55,7 @@ def embed_video(
         with_text: False where text tokens in a stream are cached, or in another stream.
 
     Raises:
-        WamkitError: Conditioning latents or extra tokens are missing, or not wanted.
+        WamkitError: Conditioning latents or conditioner tokens are missing, or not wanted.
     """
     _expect(backbone, frames, text)
     z, traits, device = frames.z, backbone.traits, frames.z.device
@@ -63,7 +63,7 @@ def embed_video(
     _, rows, columns = traits.patch_size
     grid = count, z.shape[3] // rows, z.shape[4] // columns
     levels = LevelTable.of(_announced(frames, backbone.reference_sigma), batch, device)
-    pooled = text.extra if backbone.reads_pooled else None
+    pooled = text.cond_embeds if backbone.reads_pooled else None
     pooled = None if pooled is None else pooled[:, 0]
     fixed = (levels, pooled, text)
     ends = _ends(backbone)
@@ -239,19 +239,19 @@ def _ends(backbone: Backbone) -> tuple[Ends, Ends]:
 
 
 def _expect(backbone: Backbone, frames: Frames, text: Text) -> None:
-    """Raise WamkitError for channels or extra tokens that are missing, or not wanted."""
+    """Raise WamkitError for channels or conditioner tokens that are missing, or not wanted."""
     traits = backbone.traits
     found = 0 if frames.cond_latents is None else frames.cond_latents.shape[1]
-    if found != traits.guide_channels:
+    if found != traits.cond_channels:
         raise WamkitError(
             f"found {found} channels of conditioning latents; this backbone takes "
-            f"{traits.guide_channels} with every frame",
+            f"{traits.cond_channels} with every frame",
             "give Frames(cond_latents=...) as [B, channels, T, h, w], or choose another variant",
         )
-    width = 0 if text.extra is None else text.extra.shape[-1]
-    if width != traits.extra_width:
+    width = 0 if text.cond_embeds is None else text.cond_embeds.shape[-1]
+    if width != traits.cond_embeds_width:
         raise WamkitError(
-            f"found extra tokens of width {width}; this backbone takes width "
-            f"{traits.extra_width} (0 is none)",
-            "give Text(extra=...) as [B, tokens, width], or choose another variant",
+            f"found cond_embeds of width {width}; this backbone takes width "
+            f"{traits.cond_embeds_width} (0 is none)",
+            "give Text(cond_embeds=...) as [B, tokens, width], or choose another variant",
         )

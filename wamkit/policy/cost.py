@@ -32,7 +32,7 @@ from .adapters import AdaptedBackbone, LatentAdapter
 from .guidance import with_cfg
 from .policy import DTYPES
 from .preprocessing import build_clips, build_inputs, vae_dtype
-from .repeats import Repeats
+from .repeats import RepeatedPassCache
 
 
 @dataclass
@@ -155,7 +155,9 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
 
     def chunk() -> None:
         again = inputs.with_(text=inputs.text.with_fresh_chunk_cache())
-        ran = with_cfg_passes(spec, negative, model if every_pass else Repeats(model, repeated))
+        ran = with_cfg_passes(
+            spec, negative, model if every_pass else RepeatedPassCache(model, repeated)
+        )
         paradigm.act(ran, again, schedules, torch.Generator(), **act_options)
 
     with Counter():
@@ -175,7 +177,9 @@ def negative_text(spec: PolicySpec, head: ActionHead, inputs: ModelInputs) -> Te
     if all(flow.config.guidance_scale == 1 for flow in schedules_of(spec).values()):
         return None
     text = inputs.text
-    negative = Text(torch.zeros_like(text.tokens), extra=text.extra, follows=text.follows)
+    negative = Text(
+        torch.zeros_like(text.tokens), cond_embeds=text.cond_embeds, follows=text.follows
+    )
     return head.prepare(inputs.with_(text=negative)).text
 
 
@@ -231,8 +235,8 @@ def zero_inputs(
     z = zeros(spec.vae.channels, observed, *spec.latent_size)
     future = zeros(spec.vae.channels, imagined, *spec.target_size)
     shown = None
-    if traits.guide_channels:
-        shown = zeros(traits.guide_channels, observed + imagined, *spec.latent_size)
+    if traits.cond_channels:
+        shown = zeros(traits.cond_channels, observed + imagined, *spec.latent_size)
     numbers = {part: zeros(1, spec.sizes.token_dim(part)) for part in spec.predicts}
     numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
     latent = {part: head.to_latent(part, x) for part, x in numbers.items()}
@@ -240,7 +244,7 @@ def zero_inputs(
     return build_inputs(
         Text(
             zeros(spec.text_encoder.max_tokens, traits.text_width),
-            extra=zeros(1, traits.extra_width) if traits.extra_width else None,
+            cond_embeds=zeros(1, traits.cond_embeds_width) if traits.cond_embeds_width else None,
             follows=traits.text_follows,
         ),
         build_clips(spec, z, future, shown, sigma),

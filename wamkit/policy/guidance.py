@@ -69,12 +69,14 @@ def with_cfg(model: Model, negative: Text, scales: Mapping[str, float]) -> Model
 def _concat_texts(text: Text, other: Text) -> Text:
     """Two texts, one below the other."""
     joined = stack_texts([text, other])
-    extra, suffix = text.extra, text.suffix
-    if extra is not None:
-        extra = torch.cat([extra, other.extra if other.extra is not None else extra])
+    cond_embeds, suffix = text.cond_embeds, text.suffix
+    if cond_embeds is not None:
+        cond_embeds = torch.cat(
+            [cond_embeds, other.cond_embeds if other.cond_embeds is not None else cond_embeds]
+        )
     if suffix is not None:
         suffix = torch.cat([suffix, other.suffix if other.suffix is not None else suffix])
-    return replace(joined, extra=extra, suffix=suffix, follows=text.follows)
+    return replace(joined, cond_embeds=cond_embeds, suffix=suffix, follows=text.follows)
 
 
 def _repeat_batch(x: Tensor) -> Tensor:

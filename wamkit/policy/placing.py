@@ -13,10 +13,10 @@ HERE = "cpu"
 """The device that every machine has."""
 
 
-def expect_device(name: str | torch.device, *, numbers: bool = True) -> torch.device:
+def expect_device(name: str | torch.device, *, has_values: bool = True) -> torch.device:
     """The device of that name, if this machine can compute on it.
 
-    With `numbers` false `meta` is one as well, on which tensors have shapes and no values. Raises
+    `meta`, whose tensors have shapes and no values, is accepted if `has_values` is false. Raises
     WamkitError if there is no such device.
     """
     try:
@@ -24,7 +24,7 @@ def expect_device(name: str | torch.device, *, numbers: bool = True) -> torch.de
     except (RuntimeError, TypeError, ValueError):
         raise _none(f"there is no device {str(name)!r}") from None
     if place.type == "meta":
-        if numbers:
+        if has_values:
             raise _none("on the device 'meta' nothing is computed")
         return place
     if place.type == "cuda":
@@ -42,14 +42,14 @@ def expect_device(name: str | torch.device, *, numbers: bool = True) -> torch.de
     return place
 
 
-class Placed(nn.Module):
+class DeviceModule(nn.Module):
     """A module that goes to devices by their names, and says so where there is none."""
 
     def to(self, *args: Any, **options: Any) -> Self:
         """As torch has it. Raises WamkitError if this machine has no such device."""
         for place in (*args[:1], options.get("device")):
             if isinstance(place, str | torch.device):
-                expect_device(place, numbers=False)
+                expect_device(place, has_values=False)
         return super().to(*args, **options)
 
 

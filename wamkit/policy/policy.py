@@ -14,7 +14,7 @@ from ..acceleration.fused_linear import FusedLinear, fuse, unfuse
 from ..acceleration.precision import exact, lowered
 from ..acceleration.quantize import MIN_ELEMENTS, QuantizationReport, check_kind, quantize
 from ..acceleration.vae_graph import record_encoder
-from ..checkpoints.random_weights import seeded
+from ..checkpoints.random_weights import build_seeded
 from ..checkpoints.safetensors import cast
 from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
@@ -32,7 +32,7 @@ from .blame import expect_chunk, expect_imagined
 from .cameras import CameraLayout
 from .guidance import with_cfg
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
-from .placing import Placed, expect_device
+from .placing import DeviceModule, expect_device
 from .precomputed_text import build_text_encoder
 from .run_mode import (
     MAX_GRAPHS,
@@ -54,7 +54,7 @@ Seed = int | Sequence[int] | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Policy(Placed):
+class Policy(DeviceModule):
     """Observations to action chunks, and to the future it imagines.
 
     Made by `wamkit.build(spec)` or `Policy.load(folder)`.
@@ -91,7 +91,7 @@ class Policy(Placed):
         self.text_embeddings = TextEmbeddingCache(
             self.text_encoder, spec.text_encoder.prompt_template
         )
-        width = spec.backbone.traits.extra_width
+        width = spec.backbone.traits.cond_embeds_width
         self.pooled_text = pooled_text_cache(
             self.conditioner, width, spec.text_encoder.prompt_template
         )
@@ -119,20 +119,20 @@ class Policy(Placed):
         mode: str = "eager",
     ) -> Policy:
         """Build every part of a checked spec; on device "meta" without a single weight."""
-        expect_device(device, numbers=False)
+        expect_device(device, has_values=False)
         makers = {
             "vae": spec.vae.build,
             "text_encoder": lambda: build_text_encoder(spec.text_encoder),
             "backbone": spec.backbone.build,
             "action_head": lambda: spec.action_head.build(spec.sizes),
         }
-        parts = {kind: seeded(spec, kind, make, device) for kind, make in makers.items()}
+        parts = {kind: build_seeded(spec, kind, make, device) for kind, make in makers.items()}
         parts["paradigm"] = spec.paradigm.build()
-        if spec.backbone.traits.extra_width:
+        if spec.backbone.traits.cond_embeds_width:
             make = spec.backbone.conditioner
-            parts["conditioner"] = seeded(spec, "conditioner", make, device)
+            parts["conditioner"] = build_seeded(spec, "conditioner", make, device)
         with torch.device("meta" if device == "meta" else "cpu"):
-            policy = seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
+            policy = build_seeded(spec, "policy", lambda: Policy(spec, parts, statistics), device)
         if device != "meta":
             policy.action_head.initialize_from(policy.backbone)
             policy.to(device)

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..checkpoints.files import headers, written
+from ..checkpoints.files import headers, write_tensors
 from ..checkpoints.finite import fault
 from ..config.parts import TextEncoderConfig
 from ..errors import WamkitError, did_you_mean
@@ -206,4 +206,4 @@ def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: P
     about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
     with in_words(file):
         make_folder(file.parent)
-    written(state, file, {**about, "fingerprint": mark})
+    write_tensors(state, file, {**about, "fingerprint": mark})

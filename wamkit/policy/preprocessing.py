@@ -72,7 +72,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
         numbers[part] = _learned_value(policy, part, batch)
     observed = spec.latent_frames[0]
     if batch.latents is not None:
-        if spec.backbone.traits.guide_channels:
+        if spec.backbone.traits.cond_channels:
             raise WamkitError(
                 f"stored latents; this variant of {spec.backbone.name} is guided by the images "
                 "themselves",
@@ -119,8 +119,8 @@ def _inputs(
     canvas: Tensor | None = None,
 ) -> ModelInputs:
     text = embed_prompts(policy, tuple(observation.prompt))
-    if canvas is not None and (extra := image_embeds(policy, canvas)) is not None:
-        text = text.with_fresh_chunk_cache(extra=extra)
+    if canvas is not None and (cond_embeds := image_embeds(policy, canvas)) is not None:
+        text = text.with_fresh_chunk_cache(cond_embeds=cond_embeds)
     latent = {part: to_latent(policy, part, x) for part, x in numbers.items()}
     clips = build_clips(policy.spec, z, future, shown, level)
     inputs = build_inputs(text, clips, latent, state, level)
@@ -239,7 +239,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
     """
     spec = policy.spec
-    if not spec.backbone.traits.guide_channels:
+    if not spec.backbone.traits.cond_channels:
         return None
     shown = canvas.new_zeros(*canvas.shape[:2], images, *canvas.shape[3:])
     shown[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
@@ -250,7 +250,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
 
 
 def image_embeds(policy: Policy, canvas: Tensor) -> Tensor | None:
-    """Embeddings of the first image [B, L', extra width] by the backbone's conditioner, if any."""
+    """Embed the first image with the backbone's conditioner: [B, L', cond_embeds_width] or None."""
     look = policy.conditioner
     if look is None or look.reads != "image":
         return None
@@ -318,11 +318,11 @@ def _embed_prompts(policy: Policy, prompts: tuple[str, ...], template: str | Non
     valid, repeats = (
         None if x is None else x.to(policy.device) for x in (text.valid, text.repeats)
     )
-    extra = None
+    cond_embeds = None
     if policy.pooled_text is not None:
-        extra = policy.pooled_text.encode(prompts, template).tokens.to(policy.device)
+        cond_embeds = policy.pooled_text.encode(prompts, template).tokens.to(policy.device)
     follows = policy.spec.backbone.traits.text_follows
-    return Text(tokens, valid, extra, repeats, follows=follows)
+    return Text(tokens, valid, cond_embeds, repeats, follows=follows)
 
 
 def expect_images(observation: Observation, count: int) -> None:

@@ -20,7 +20,7 @@ from ..engine.levels import Level
 from ..interfaces.types import ModelInputs, ModelOutput
 
 
-class Repeats:
+class RepeatedPassCache:
     """A model that runs each kind of pass until it repeats, and then says what it said.
 
     `model` is as in `wamkit.interfaces.paradigm`. `repeated` is called for each pass that is not
@@ -44,8 +44,12 @@ class Repeats:
         last, before = self._last.get(kind), self._before
         self._last[kind], self._before = found, kind
         key: Hashable = None
-        if not keep and last is not None and _same(last.lasting, found.lasting):
-            fresh = tuple(a is b for a, b in zip(last.passing, found.passing, strict=True))
+        if (
+            not keep
+            and last is not None
+            and _same_objects(last.cached_objects, found.cached_objects)
+        ):
+            fresh = tuple(a is b for a, b in zip(last.tensors, found.tensors, strict=True))
             key = kind, before, fresh
             if key in self._known:
                 number, velocity = self._known[key]
@@ -63,17 +67,17 @@ class _Pass:
     """What a pass looks at: shapes, objects that things are kept with, and all tensors."""
 
     shapes: list[Any]
-    lasting: list[Any]
-    passing: list[Any]
+    cached_objects: list[Any]
+    tensors: list[Any]
 
     def add(self, x: Any) -> None:
         """Take in `x` and what is in it."""
         if isinstance(x, Tensor):
             self.shapes.append((x.shape, x.dtype))
-            self.passing.append(x)
+            self.tensors.append(x)
         elif isinstance(x, Level):
             self.shapes.append(x.table)
-            self.passing.append(x)
+            self.tensors.append(x)
         elif isinstance(x, list | tuple):
             self.shapes.append(len(x))
             for one in x:
@@ -86,12 +90,12 @@ class _Pass:
             self.shapes.append(x)
         else:  # what a paradigm remembers
             self.shapes.append(type(x))
-            self.lasting.append(x)
+            self.cached_objects.append(x)
 
 
 def _keeps_nothing(cache: KVCache | None) -> bool:
     return cache is None or not (any(cache.layers) or any(cache.hidden))
 
 
-def _same(one: list[Any], other: list[Any]) -> bool:
+def _same_objects(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -100,7 +100,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     """
     from .policy import Policy
 
-    expect_device(device, numbers=False)
+    expect_device(device, has_values=False)
     home = through(local(folder, files=POLICY_FILES))
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
@@ -156,7 +156,7 @@ def _without(spec: PolicySpec, kind: str) -> str:
     if kind not in KINDS:
         return f"the policy has no {kind}"
     part = getattr(spec, kind)
-    if getattr(part, "by_reference", False) and part.embeddings_file is None:
+    if getattr(part, "external_weights", False) and part.embeddings_file is None:
         return f"the {kind} {part.name} is read from a folder of its own"
     return f"the {kind} {part.name} has no weights"
 
@@ -164,7 +164,7 @@ def _without(spec: PolicySpec, kind: str) -> str:
 def _saved(policy: Policy, kind: str) -> nn.Module | None:
     """The module whose weights go into the folder; None for parts without any of their own."""
     module = getattr(policy, kind)
-    if kind == "text_encoder" and policy.spec.text_encoder.by_reference:
+    if kind == "text_encoder" and policy.spec.text_encoder.external_weights:
         return None
     return module if isinstance(module, nn.Module) and module.state_dict() else None
 
@@ -180,7 +180,7 @@ def _strip_paths(spec: PolicySpec) -> PolicySpec:
         paths = [f for f in ("weights", "conditioner_weights") if getattr(part, f, None)]
         if not paths:
             continue
-        if getattr(part, "by_reference", False):
+        if getattr(part, "external_weights", False):
             here = not is_remote(part.weights)
             path = str(expanded(part.weights).absolute()) if here else pinned(part.weights)
             update[kind] = part.model_copy(update={"weights": path})

@@ -136,7 +136,7 @@ class Session:
             )
         # Asked for anew, which also notices weights that have changed.
         text = preprocessing.embed_prompts(self.policy, tuple(self._first.prompt))
-        text = text.with_fresh_chunk_cache(extra=self._inputs.text.extra)
+        text = text.with_fresh_chunk_cache(cond_embeds=self._inputs.text.cond_embeds)
         self._inputs = self.policy.action_head.prepare(self._inputs.with_(text=text, past=past))
 
     def _observe(self, observation: Observation, executed: Tensor | None) -> None:

@@ -180,7 +180,7 @@ def _stream(
     """Tokens [B, S, D] of no frame at levels [B, S] and places [S, 3], as a stream of a stack."""
     levels = LevelTable.of([(sigma, sigma.shape[1])], len(tokens), tokens.device)
     blocks = tuple(stack.blocks)
-    pooled = text.extra[:, 0] if stack.reads_pooled and text.extra is not None else None
+    pooled = text.cond_embeds[:, 0] if stack.reads_pooled and text.cond_embeds is not None else None
     modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
     cond, text_kv = None, None
     traits = getattr(stack, "traits", None)

@@ -40,10 +40,10 @@ from .backbone_contract import STACK
 from .fixtures import (
     compose,
     default,
+    predict_frames,
     random_frames,
     redrawn,
     run_dense,
-    shown,
 )
 from .parity import other_values, same_values, uncalled
 from .policy_contract import POLICY
@@ -113,7 +113,7 @@ def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
     assert passing.frames.tokens.shape[1] == t.tokens(3, *spec.latent_size)
     assert (passing.text is not None) == (t.text == "stream")
     expected = video.z.shape if t.imagines else passing.frames.tokens.shape
-    assert shown(model, video, text).shape == expected
+    assert predict_frames(model, video, text).shape == expected
 
 
 def imagines_or_says_that_it_cannot(spec: PolicySpec, tmp: Path) -> None:
@@ -144,7 +144,7 @@ def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
     """What attends to nothing else can be computed once; the rest attends to the same keys."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     sees, runner = _without_words(spec), PassRunner()
-    full = shown(model, video, text, sees)
+    full = predict_frames(model, video, text, sees)
     follows = model.traits.text_follows
     seen = embed_video(runner, model, video.only("context"), text)
     keep = ("context",) if follows else ("text", "context")
@@ -210,12 +210,12 @@ def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
 def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
     """Words that are not valid change nothing; words that are do, if words are read at all."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    one = shown(model, video, text)
+    one = predict_frames(model, video, text)
     hidden, seen = text.tokens.clone(), text.tokens.clone()
     hidden[0, 3:] += 1
     seen[0, :3] += 1
-    same_values(shown(model, video, replace(text, tokens=hidden)), one)
-    other = shown(model, video, replace(text, tokens=seen))
+    same_values(predict_frames(model, video, replace(text, tokens=hidden)), one)
+    other = predict_frames(model, video, replace(text, tokens=seen))
     if model.traits.text == "none":
         assert torch.equal(other, one)
     else:
@@ -229,7 +229,7 @@ def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
     velocity depends on, such as those for what the last block makes of the words.
     """
     model, (video, text) = _backbone(spec), _inputs(spec)
-    shown(model, video, text).square().mean().backward()
+    predict_frames(model, video, text).square().mean().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # Keys that never matter: a bias added to all keys of a head cancels in the softmax.
     dead = [n for n in dead if not n.endswith(("to_k.bias", "k_proj.bias"))]
@@ -241,7 +241,7 @@ def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
 def calls_every_linear_layer_as_a_module(spec: PolicySpec, tmp: Path) -> None:
     """Adapters of low rank and quantized layers stand in for modules, and must be noticed."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    assert not (left := uncalled(model, lambda: shown(model, video, text))), left
+    assert not (left := uncalled(model, lambda: predict_frames(model, video, text))), left
 
 
 def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
@@ -253,7 +253,9 @@ def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     video, text = _inputs(spec)
-    assert torch.equal(shown(model, video, text), shown(again.eval(), video, text))
+    assert torch.equal(
+        predict_frames(model, video, text), predict_frames(again.eval(), video, text)
+    )
 
 
 def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
@@ -271,9 +273,9 @@ def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
 def runs_in_bfloat16(spec: PolicySpec, tmp: Path) -> None:
     """Half the bytes, nearly the same numbers; noise levels stay float32."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    full = shown(model, video, text)
+    full = predict_frames(model, video, text)
     weights.cast(model, torch.bfloat16)
-    half = shown(model, video, text).float()
+    half = predict_frames(model, video, text).float()
     error = (half - full).norm() / full.norm()
     assert error < 0.05, f"relative error {error:.3f}"
 

@@ -47,11 +47,11 @@ __all__ = [
     "default",
     "everything",
     "observation",
+    "predict_frames",
     "random_frames",
     "redrawn",
     "run_dense",
     "run_head",
-    "shown",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -104,7 +104,7 @@ def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> 
     """Random frames of `size` latents and five words for a backbone, for a batch of two.
 
     The first frame is a clean context, the others are targets at 0.75; the first sample has three
-    words. Guide channels and extra tokens come along where the backbone wants them.
+    words. Guide channels and conditioner tokens come along where the backbone wants them.
     """
     rng = torch.Generator().manual_seed(1)
     z = torch.randn(2, traits.latent_channels, frames, *size, generator=rng)
@@ -113,13 +113,13 @@ def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> 
     sigma[:, 0] = 0
     valid = torch.ones(2, 5, dtype=torch.bool)
     valid[0, 3:] = False
-    words, guide, extra = torch.randn(2, 5, traits.text_width, generator=rng), None, None
-    if traits.guide_channels:
-        guide = torch.randn(2, traits.guide_channels, frames, *size, generator=rng)
-    if traits.extra_width:
-        extra = torch.randn(2, 1, traits.extra_width, generator=rng)
+    words, guide, cond_embeds = torch.randn(2, 5, traits.text_width, generator=rng), None, None
+    if traits.cond_channels:
+        guide = torch.randn(2, traits.cond_channels, frames, *size, generator=rng)
+    if traits.cond_embeds_width:
+        cond_embeds = torch.randn(2, 1, traits.cond_embeds_width, generator=rng)
     clip = Frames(z, roles, counted(frames), sigma, guide)
-    return clip, Text(words, valid, extra)
+    return clip, Text(words, valid, cond_embeds)
 
 
 def everything(spec: PolicySpec) -> ModelInputs:
@@ -155,7 +155,7 @@ def redrawn(model: M, *, seed: int = 2) -> M:
     return model
 
 
-def shown(model: Any, video: Frames, text: Text, sees: Visibility | None = None) -> Tensor:
+def predict_frames(model: Any, video: Frames, text: Text, sees: Visibility | None = None) -> Tensor:
     """The velocity of frames; of a backbone that cannot imagine, its final tokens [B, S, D]."""
     if model.traits.imagines:
         return denoise(model, video, text, sees)

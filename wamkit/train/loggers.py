@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import WamkitError
 from ..files.durable import write_text
-from ..files.images import opened as opened_image
+from ..files.images import open_image
 from ..files.install import install_hint
 
 PROJECT = "wamkit"
@@ -29,10 +29,10 @@ IDENTITY = "tracking.txt"  # in the folder of a run: what trackers know it by
 class Logger(Protocol):
     """Logs scalars and images, in the first process."""
 
-    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, named: Mapping[str, float]) -> None:
         """Numbers after so many updates."""
 
-    def image(self, step: int, name: str, file: Path) -> None:
+    def log_image(self, step: int, name: str, file: Path) -> None:
         """An image in a file, after so many updates."""
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ def expect(names: Iterable[str]) -> None:
             raise WamkitError(f"the logger {name} is not installed", install_hint(modules=[name]))
 
 
-def opened(name: str, run: Path, after: int, settings: Mapping[str, Any]) -> Logger:
+def open_logger(name: str, run: Path, after: int, settings: Mapping[str, Any]) -> Logger:
     """The logger of that name for the run in a folder, of which `after` updates are behind."""
     return TensorBoard(run, after) if name == "tensorboard" else Tracker(name, run, settings)
 
@@ -59,14 +59,14 @@ class TensorBoard:
         writer = import_module("torch.utils.tensorboard").SummaryWriter
         self._writer = writer(str(run), purge_step=after + 1)
 
-    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, named: Mapping[str, float]) -> None:
         """Log scalars of an update, by name."""
         for name, value in named.items():
             self._writer.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, file: Path) -> None:
+    def log_image(self, step: int, name: str, file: Path) -> None:
         """Log the image in a file."""
-        with opened_image(file, str(file)) as image:
+        with open_image(file, str(file)) as image:
             pixels = np.asarray(image.convert("RGB"))  # [height, width, 3]
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
@@ -94,11 +94,11 @@ class Tracker:
         with redirect_stdout(sys.stderr):  # what they say is no answer of a command
             self._module.init(project=PROJECT, config=dict(settings), resume="allow", **options)
 
-    def numbers(self, step: int, named: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, named: Mapping[str, float]) -> None:
         """Log scalars of an update, by name."""
         self._module.log(dict(named), step=step)
 
-    def image(self, step: int, name: str, file: Path) -> None:
+    def log_image(self, step: int, name: str, file: Path) -> None:
         """Log the image in a file."""
         self._module.log({name: self._module.Image(str(file))}, step=step)
 

@@ -14,7 +14,7 @@ from ..files import charts as chart
 from ..files import strict_json
 from ..files.durable import in_words, sync, write_bytes, write_text
 from ..files.placeholders import refuse_special
-from .loggers import opened
+from .loggers import open_logger
 
 SAFE = "the same command with --resume goes on from the newest checkpoint, or begins again"
 """What is safe where a line of the log cannot be written."""
@@ -67,7 +67,7 @@ class Log:
             lines = (strict_json.dumps(line) + "\n" for line in kept if line["step"] <= after)
             write_text(self.file, "".join(lines), SAFE)
             self._stream = self.file.open("a", buffering=1)
-        self._loggers = [opened(name, run, after, settings) for name in dict.fromkeys(loggers)]
+        self._loggers = [open_logger(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line; numbers in tables are named `table/name` elsewhere."""
@@ -75,12 +75,12 @@ class Log:
             self._stream.write(strict_json.dumps({"step": step, **metrics}) + "\n")
         named = dict(_flat(metrics))
         for logger in self._loggers:
-            logger.numbers(step, named)
+            logger.log_scalars(step, named)
 
     def image(self, step: int, name: str, file: Path) -> None:
         """An image that lies in the folder of the run, for those that show images."""
         for logger in self._loggers:
-            logger.image(step, name, file)
+            logger.log_image(step, name, file)
 
     def sync(self) -> None:
         """Flush what was written to the disk, before a checkpoint says that it is there."""

@@ -267,9 +267,9 @@ def _data(raw: bytes, ending: str) -> str:
 
 def _still(film: Path) -> str:
     """The image in the middle of an animation."""
-    from ...files.images import opened
+    from ...files.images import open_image
 
-    with opened(film, str(film)) as moving:
+    with open_image(film, str(film)) as moving:
         moving.seek(getattr(moving, "n_frames", 1) // 2)
         buffer = BytesIO()
         moving.convert("RGB").save(buffer, "PNG")

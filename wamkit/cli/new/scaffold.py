@@ -62,7 +62,7 @@ def refuse(kind: str, name: str) -> None:
             f"joined by single underscores, {LONGEST} characters at most",
             f"did you mean {better!r}?" if better else f"for example my_{kind}",
         )
-    if owner := registry().origin.get((kind, name)):
+    if owner := registry().plugin_of.get((kind, name)):
         raise WamkitError(
             f"there is a {kind} called {name!r} already, from {owner}",
             f"choose another name, or look at that one: wamkit show {kind} {name}",

@@ -53,7 +53,7 @@ def lives(spec: PolicySpec) -> Policy:
 def test_conditioning_latents_hold_the_slots_that_are_given() -> None:
     family: Any = registry().parts["backbone"]["wan"]
     spec = spec_for(backbone=family(variant="2.2-i2v-a14b", noise="high"))
-    channels = spec.backbone.traits.guide_channels
+    channels = spec.backbone.traits.cond_channels
     assert channels == 20
     with torch.enable_grad():
         policy = lives(spec)

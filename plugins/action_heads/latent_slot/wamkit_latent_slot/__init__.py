@@ -25,7 +25,7 @@ class LatentSlot(ActionHeadConfig):
     """
 
     source = "https://github.com/NVlabs/cosmos-policy"
-    shares_blocks = True
+    uses_backbone_blocks = True
 
     name: Literal["latent_slot"] = "latent_slot"
     slots: int | None = Field(None, gt=0)

@@ -86,7 +86,7 @@ class LatentSlotHead(SlotHead):
         """Slots as frames; conditioning latents hold those that are clean, as observed ones."""
         count = len(roles)
         levels = (level,) * count if isinstance(level, Level) else level.expand(-1, count)
-        channels = self.sizes.traits.guide_channels
+        channels = self.sizes.traits.cond_channels
         if not channels:
             return Frames(z, roles, times, levels)
         if base(roles[0]) in ("context", "state"):

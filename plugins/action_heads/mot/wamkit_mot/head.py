@@ -138,7 +138,7 @@ class MotHead(ExpertHead, Stack):
         )
 
     def embed_positions(self, positions: Tensor) -> Any:
-        """Rotary positions by the index in the chunk, unless it is added to tokens or not told."""
+        """Rotary embedding of the index in the chunk; None unless `positions` is "rotary"."""
         if self.condition_embedder is None:
             return self.expert.embed_positions(positions)
         if self.config.positions != "rotary":

@@ -27,7 +27,7 @@ class SharedStream(ActionHeadConfig):
     """
 
     source = "https://github.com/dreamzero0/dreamzero and https://github.com/robbyant/lingbot-va"
-    shares_blocks = True
+    uses_backbone_blocks = True
 
     name: Literal["shared_stream"] = "shared_stream"
     embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"

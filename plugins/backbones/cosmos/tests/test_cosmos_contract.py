@@ -110,8 +110,8 @@ def test_conditioning_latents_and_extra_tokens_are_refused() -> None:
     tokens = torch.zeros(1, 2, 32)
     with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
         denoise(backbone, replace(frames, cond_latents=frames.z[:, :3]), Text(tokens))
-    with pytest.raises(WamkitError, match=r"found extra tokens of width 32; .* takes width 0"):
-        denoise(backbone, frames, Text(tokens, extra=tokens))
+    with pytest.raises(WamkitError, match=r"found cond_embeds of width 32; .* takes width 0"):
+        denoise(backbone, frames, Text(tokens, cond_embeds=tokens))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, number, numbers, whole
+from wamkit.config.config_values import flag, float_tuple, number, whole
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -31,7 +31,7 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
         "latent_channels": out,
         "text_width": projected_width if projected else whole(config, "text_embed_dim"),
         "text_stack": whole(config, "crossattn_proj_in_channels") if projected else 0,
-        "rope_scale": numbers(config, "rope_scale"),
+        "rope_scale": float_tuple(config, "rope_scale"),
     }
 
 

@@ -36,7 +36,7 @@ SMALL = {"variant": "tiny", "text_sigma": "target"}
 CONFIGS: dict[str, Any] = {
     "klein": Flux2(**SMALL, latent_channels=16),
     "guided": Flux2(**SMALL, latent_channels=16, guidance=3.5),
-    "kontext": Flux1(**SMALL, extra_width=20),
+    "kontext": Flux1(**SMALL, cond_embeds_width=20),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
 ROLES = ("target", "context", "context")
@@ -64,7 +64,7 @@ def reference(config: Any) -> Any:
     return diffusers.FluxTransformer2DModel(
         **sizes,
         in_channels=64,
-        pooled_projection_dim=config.extra_width,
+        pooled_projection_dim=config.cond_embeds_width,
         guidance_embeds=True,
         axes_dims_rope=axes,
     ).eval()
@@ -173,7 +173,7 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     levels = torch.tensor(sigma)[:, None].repeat(1, len(roles))
     z = draw(B, config.traits.latent_channels, len(roles), H, W)
     image = draw(B, 1, 20) if case == "kontext" else None
-    text = Text(draw(B, L, config.text_width), extra=image)
+    text = Text(draw(B, L, config.text_width), cond_embeds=image)
     return Frames(z, roles, counted(len(roles)), levels), text
 
 
@@ -190,7 +190,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     """What diffusers' class predicts, at the one noise level a sample that it knows."""
     z, count = frames.z, len(frames.roles)
     t = frames.sigma[:, 0]
-    if text.extra is None:
+    if text.cond_embeds is None:
         tokens = z.flatten(2).transpose(1, 2)
         words = torch.zeros(L, 4)
         words[:, 3] = torch.arange(L)
@@ -203,7 +203,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     squares = z.reshape(B, 16, count, H // 2, 2, W // 2, 2).permute(0, 2, 3, 5, 1, 4, 6)
     ids = places([0, 1, 2][:count], H // 2, W // 2, 3)
     y = model(
-        squares.reshape(B, -1, 64), text.tokens, text.extra[:, 0], t, ids, torch.zeros(L, 3),
+        squares.reshape(B, -1, 64), text.tokens, text.cond_embeds[:, 0], t, ids, torch.zeros(L, 3),
         torch.full((B,), 2.5), return_dict=False,
     )[0]  # fmt: skip
     y = y.reshape(B, count, H // 2, W // 2, 16, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
@@ -418,10 +418,10 @@ def test_channels_and_pooled_text_that_are_missing_or_not_wanted_are_refused(
     frames, text = scene("klein")
     with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
         denoise(backbones["klein"], replace(frames, cond_latents=frames.z[:, :3]), text)
-    with pytest.raises(WamkitError, match=r"found extra tokens of width 20; .* takes width 0"):
-        denoise(backbones["klein"], frames, replace(text, extra=torch.zeros(B, 1, 20)))
+    with pytest.raises(WamkitError, match=r"found cond_embeds of width 20; .* takes width 0"):
+        denoise(backbones["klein"], frames, replace(text, cond_embeds=torch.zeros(B, 1, 20)))
     frames, text = scene("kontext")
-    with pytest.raises(WamkitError, match=r"found extra tokens of width 0; .* takes width 20"):
+    with pytest.raises(WamkitError, match=r"found cond_embeds of width 0; .* takes width 20"):
         denoise(backbones["kontext"], frames, Text(text.tokens))
 
 

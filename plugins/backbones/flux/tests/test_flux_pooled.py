@@ -103,7 +103,7 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
     )
     with pytest.raises(WamkitError, match="holds no text_encoder/"):
         lone.conditioner()
-    assert lone.build().traits.extra_width == 8
+    assert lone.build().traits.cond_embeds_width == 8
 
 
 @float64()
@@ -113,8 +113,8 @@ def test_a_policy_reads_each_prompt_once() -> None:
     assert policy.conditioner is not None and policy.pooled_text is not None
     inputs = preprocessing.inference_inputs(policy, seen)
     sentences = [spec.text_encoder.prompt_template.replace("{instruction}", p) for p in seen.prompt]
-    assert inputs.text.extra is not None
-    same_values(inputs.text.extra, policy.conditioner(sentences, None))
+    assert inputs.text.cond_embeds is not None
+    same_values(inputs.text.cond_embeds, policy.conditioner(sentences, None))
     policy.act(seen, seed=0)
     assert policy.pooled_text.encoded == len(set(seen.prompt)) == 2
 

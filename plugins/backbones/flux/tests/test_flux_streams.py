@@ -14,7 +14,7 @@ from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
 CONFIGS: dict[str, Any] = {
     "klein": Flux2(variant="tiny", latent_channels=16),
     "guided": Flux2(variant="tiny", latent_channels=16, guidance=3.5),
-    "kontext": Flux1(variant="tiny", extra_width=20),
+    "kontext": Flux1(variant="tiny", cond_embeds_width=20),
 }
 cases = pytest.mark.parametrize("case", CONFIGS)
 

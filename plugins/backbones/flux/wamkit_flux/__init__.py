@@ -47,11 +47,11 @@ SIZES_2: dict[str, dict[str, Any]] = {
 SIZES_1: dict[str, dict[str, Any]] = {
     "kontext-dev": {
         "double_layers": 19, "single_layers": 38, "num_heads": 24, "head_dim": 128,
-        "mlp_dim": 12288, "text_width": 4096, "extra_width": 768,
+        "mlp_dim": 12288, "text_width": 4096, "cond_embeds_width": 768,
     },
     "tiny": {
         "double_layers": 2, "single_layers": 2, "num_heads": 3, "head_dim": 24,
-        "mlp_dim": 288, "text_width": 32, "extra_width": 0,
+        "mlp_dim": 288, "text_width": 32, "cond_embeds_width": 0,
     },
 }
 # fmt: on
@@ -188,9 +188,9 @@ class Flux1(_Flux):
     name: Literal["flux1"] = "flux1"
     variant: Literal["kontext-dev", "tiny"] = "kontext-dev"
     """Sets every size that is not written. `tiny` is for tests."""
-    extra_width: int = variant_size(ge=0)
-    """Width of the pooled CLIP text vector, which comes as `Text.extra` [B, 1, width]; 0 for a
-    model that takes none."""
+    cond_embeds_width: int = variant_size(ge=0)
+    """Width of the pooled CLIP text vector, which comes as `Text.cond_embeds` [B, 1, width]; 0 for
+    a model that takes none."""
     conditioner_weights: str | None = None
     """Folder or file of the CLIP text tower, where `weights` is no folder that holds it as
     `text_encoder/`."""
@@ -199,7 +199,9 @@ class Flux1(_Flux):
 
     @property
     def traits(self) -> Traits:
-        return self._traits(latent_channels=16, patch_size=(1, 2, 2), extra_width=self.extra_width)
+        return self._traits(
+            latent_channels=16, patch_size=(1, 2, 2), cond_embeds_width=self.cond_embeds_width
+        )
 
     @classmethod
     def published(cls) -> Sequence[Published]:
@@ -212,13 +214,13 @@ class Flux1(_Flux):
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Flux1:
         sizes = self._resized(layers, num_heads, mlp_dim)
-        pooled = (self.conditioner_weights or self.weights) if self.extra_width else None
+        pooled = (self.conditioner_weights or self.weights) if self.cond_embeds_width else None
         return Flux1.model_validate({**sizes, "conditioner_weights": pooled})
 
     def tiny(self) -> Flux1:
         return Flux1(
             variant="tiny",
-            extra_width=8 if self.extra_width else 0,
+            cond_embeds_width=8 if self.cond_embeds_width else 0,
             guidance=self.guidance,
             text_sigma=self.text_sigma,
         )
@@ -228,11 +230,15 @@ class Flux1(_Flux):
 
         from .pooled import LAYOUTS, PooledText, Shape, tiny
 
-        shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
+        shape = (
+            tiny(self.cond_embeds_width)
+            if self.variant == "tiny"
+            else Shape(self.cond_embeds_width)
+        )
         return conditioner.build(lambda: PooledText(shape), self, ENCODER_FOLDER, LAYOUTS)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        if self.extra_width:
+        if self.cond_embeds_width:
             yield from missing(self, ENCODER_FOLDER)
 
     def layouts(self) -> Sequence[Any]:

@@ -85,16 +85,20 @@ class Flux1SingleBlock(SingleBlock):
 class TimeText(nn.Module):
     """Embedders of noise level, guidance scale and pooled text, under diffusers' names."""
 
-    def __init__(self, width: int, extra_width: int = 0, guidance: float | None = None) -> None:
+    def __init__(
+        self, width: int, cond_embeds_width: int = 0, guidance: float | None = None
+    ) -> None:
         super().__init__()
         self.guidance = guidance
         self.timestep_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
         if guidance is not None:
             self.guidance_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
-        self.text_embedder = Embedder(extra_width, width, nn.SiLU()) if extra_width else None
+        self.text_embedder = (
+            Embedder(cond_embeds_width, width, nn.SiLU()) if cond_embeds_width else None
+        )
 
     def forward(self, sigmas: Tensor, pooled: Tensor | None) -> Tensor:
-        """Levels [R] and pooled text [R or 1, extra width] to [R, D] float32."""
+        """Levels [R] and pooled text [R or 1, cond_embeds_width] to [R, D] float32."""
         level = embedded(self.timestep_embedder, sigmas)
         if self.guidance is not None:
             scale = sigmas.new_full((1,), self.guidance)
@@ -116,7 +120,7 @@ class Flux1Stack(FluxStack):
         config: Flux1,
         sizes: BlockSizes,
         *,
-        extra_width: int = 0,
+        cond_embeds_width: int = 0,
         guidance: float | None = None,
     ) -> None:
         super().__init__(
@@ -124,7 +128,7 @@ class Flux1Stack(FluxStack):
             (Flux1DoubleBlock(sizes) for _ in range(config.double_layers)),
             (Flux1SingleBlock(sizes) for _ in range(config.single_layers)),
         )
-        self.time_text_embed = TimeText(sizes.width, extra_width, guidance)
+        self.time_text_embed = TimeText(sizes.width, cond_embeds_width, guidance)
 
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Flux1Sigma:
         return Flux1Sigma(F.silu(self.time_text_embed(sigmas, pooled)))
@@ -140,7 +144,7 @@ class Flux1Backbone(Flux1Stack, FluxBackbone):
         super().__init__(
             config,
             BlockSizes.of(config.traits),
-            extra_width=config.extra_width,
+            cond_embeds_width=config.cond_embeds_width,
             guidance=config.guidance,
         )
         self.add_ends(config.traits, bias=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, number, whole, wholes
+from wamkit.config.config_values import flag, int_tuple, number, whole
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -23,7 +23,7 @@ def _stack(config: Config) -> dict[str, Any]:
 
 
 def _axes(config: Config, expected: tuple[int, ...]) -> None:
-    found = wholes(config, "axes_dims_rope", expected)
+    found = int_tuple(config, "axes_dims_rope", expected)
     if found != expected:
         raise WamkitError(
             f"axes_dims_rope is {list(found)}, expected {list(expected)} for heads of "
@@ -54,7 +54,7 @@ def _flux1(config: Config, folder: Path) -> dict[str, Any]:
     return {
         **_stack(config),
         "mlp_dim": 4 * whole(config, "num_attention_heads") * head,
-        "extra_width": whole(config, "pooled_projection_dim", 0, least=0),
+        "cond_embeds_width": whole(config, "pooled_projection_dim", 0, least=0),
     }
 
 
@@ -83,7 +83,7 @@ _WIDTHS = {
 
 def _width(config: Config, folder: Path) -> dict[str, Any]:
     found = (
-        wholes(config, "block_out_channels"),
+        int_tuple(config, "block_out_channels"),
         whole(config, "layers_per_block"),
         whole(config, "norm_num_groups"),
     )

@@ -31,7 +31,7 @@ _QKV = (
     (r"\.txt_attn\.qkv\.", (".attn.add_q_proj.", ".attn.add_k_proj.", ".attn.add_v_proj.")),
 )
 # The original puts the shift first, diffusers the scale.
-_SWAPS = (r"^norm_out\.linear\.(weight|bias)$",)
+_SWAP_HALVES = (r"^norm_out\.linear\.(weight|bias)$",)
 
 FLUX2 = (
     CheckpointLayout("diffusers", r"double_stream_modulation_img\.linear\.weight$", (_PREFIX,)),
@@ -55,7 +55,7 @@ FLUX2 = (
             (r"\.linear2\.", ".attn.to_out."),
         ),
         splits=_QKV,
-        swaps=_SWAPS,
+        swap_halves=_SWAP_HALVES,
     ),
 )
 
@@ -89,7 +89,7 @@ FLUX1 = (
             *_QKV,
             (r"\.linear1\.", (".attn.to_q.", ".attn.to_k.", ".attn.to_v.", ".proj_mlp.")),
         ),
-        swaps=_SWAPS,
+        swap_halves=_SWAP_HALVES,
     ),
 )
 
@@ -131,6 +131,6 @@ VAE = (
             (r"\.nin_shortcut\.", ".conv_shortcut."),
         ),
         drop=_VAE_DROP,
-        squeezes=(_MID + r"to_(q|k|v|out\.0)\.weight$",),
+        conv_to_linear=(_MID + r"to_(q|k|v|out\.0)\.weight$",),
     ),
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import number, whole, wholes
+from wamkit.config.config_values import int_tuple, number, whole
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    num_heads, axes = whole(config, "num_attention_heads"), wholes(config, "axes_dim_rope")
+    num_heads, axes = whole(config, "num_attention_heads"), int_tuple(config, "axes_dim_rope")
     width, step = whole(config, "hidden_size"), whole(config, "multiple_of", 256)
     if num_heads * sum(axes) != width:
         raise WamkitError(

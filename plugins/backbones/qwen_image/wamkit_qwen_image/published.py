@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, whole, wholes
+from wamkit.config.config_values import flag, int_tuple, whole
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -14,7 +14,7 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
     num_heads, head, out = (
         whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
-    axes = wholes(config, "axes_dims_rope")
+    axes = int_tuple(config, "axes_dims_rope")
     if sum(axes) != head or whole(config, "in_channels") != 4 * out:
         raise WamkitError(
             f"heads of {head} turn by {list(axes)}, and {config['in_channels']} channels come in "

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import numbers, table
+from wamkit.config.config_values import float_tuple, table
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -22,7 +22,7 @@ def reader(variants: Iterable[str]) -> tuple[Published, ...]:
         tagged = f"{name}.{about.get('tag')}"
         told: dict[str, Any] = {"variant": tagged if tagged in known else name}
         if "mean" in about:
-            mean = numbers(about, "mean")
+            mean = float_tuple(about, "mean")
             if mean not in PIXELS:
                 raise WamkitError(
                     f"it was trained on pixels of mean {list(mean)}, expected one of "

@@ -108,7 +108,7 @@ def test_tiny_leaves_the_width_to_the_backbone_again() -> None:
 def test_a_backbone_that_reads_an_odd_width_needs_an_adapter(tmp_path: Path) -> None:
     wan = {
         "name": "wan", "layers": 2, "num_heads": 2, "head_dim": 12, "mlp_dim": 40,
-        "text_width": 49, "latent_channels": 48, "guide_channels": 0,
+        "text_width": 49, "latent_channels": 48, "cond_channels": 0,
     }  # fmt: skip
     vae = {"name": "wan2.2", "width": "tiny"}
     raw = read(TOY, ["cameras.views.0.size=[64, 96]"]) | {"backbone": wan, "vae": vae}

@@ -47,9 +47,9 @@ def test_an_expert_of_a_single_transformer_is_refused() -> None:
 
 
 @float64()
-def test_a_policy_shows_what_is_observed_in_the_guide_channels() -> None:
+def test_a_policy_shows_what_is_observed_in_the_cond_channels() -> None:
     spec = compose(Wan(variant="2.2-i2v-a14b"))
-    assert spec.backbone.traits.guide_channels == 20 == spec.vae.stride[0] + spec.vae.channels
+    assert spec.backbone.traits.cond_channels == 20 == spec.vae.stride[0] + spec.vae.channels
     policy = Policy.from_spec(spec)
     inputs = inference_inputs(policy, observation(spec))
     assert inputs.video is not None and inputs.video.cond_latents is not None

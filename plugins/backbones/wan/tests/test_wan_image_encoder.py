@@ -127,14 +127,14 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
 
 def test_a_policy_shows_its_first_image_to_the_tower() -> None:
     spec = compose(I2V)
-    assert spec.backbone.traits.extra_width == 16
+    assert spec.backbone.traits.cond_embeds_width == 16
     policy, seen = Policy.from_spec(spec), observation(spec)
     inputs = preprocessing.inference_inputs(policy, seen)
     assert policy.conditioner is not None
     wanted = policy.conditioner((), preprocessing.canvas_of(policy, seen)[:, :, 0])
-    assert inputs.text.extra is not None and torch.equal(inputs.text.extra, wanted)
+    assert inputs.text.cond_embeds is not None and torch.equal(inputs.text.cond_embeds, wanted)
     learned = preprocessing.training_inputs(policy, batch_of(spec))
-    assert learned.text.extra is not None and learned.text.extra.shape == (2, 5, 16)
+    assert learned.text.cond_embeds is not None and learned.text.cond_embeds.shape == (2, 5, 16)
 
 
 def test_a_policy_with_a_tower_acts_imagines_and_learns_all_but_the_tower() -> None:

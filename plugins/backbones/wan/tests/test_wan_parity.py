@@ -48,13 +48,13 @@ def reference(config: Wan) -> Any:
     return diffusers.WanTransformer3DModel(
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
-        in_channels=config.latent_channels + config.guide_channels,
+        in_channels=config.latent_channels + config.cond_channels,
         out_channels=config.latent_channels,
         text_dim=config.text_width,
         ffn_dim=config.mlp_dim,
         num_layers=config.layers,
-        image_dim=config.extra_width or None,
-        added_kv_proj_dim=config.num_heads * config.head_dim if config.extra_width else None,
+        image_dim=config.cond_embeds_width or None,
+        added_kv_proj_dim=config.num_heads * config.head_dim if config.cond_embeds_width else None,
     ).eval()
 
 
@@ -147,11 +147,11 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     words, guide, image = draw(B, 7, config.text_width), None, None
     if case == "2.1-i2v":
         words = draw(B, 512, config.text_width)  # the length that diffusers takes for granted
-        guide = draw(B, config.guide_channels, T, H, W)
-        image = 0.03 * draw(B, 5, config.extra_width)
+        guide = draw(B, config.cond_channels, T, H, W)
+        image = 0.03 * draw(B, 5, config.cond_embeds_width)
     z = draw(B, config.latent_channels, T, H, W)
     frames = Frames(z, roles, counted(T), levels, guide)
-    return frames, Text(words, extra=image)
+    return frames, Text(words, cond_embeds=image)
 
 
 def expected(model: Any, frames: Frames, text: Text) -> Tensor:
@@ -161,7 +161,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     z = frames.z
     if frames.cond_latents is not None:
         z = torch.cat([z, frames.cond_latents], 1)
-    return model(z, t, text.tokens, text.extra, return_dict=False)[0]
+    return model(z, t, text.tokens, text.cond_embeds, return_dict=False)[0]
 
 
 @cases
@@ -286,13 +286,13 @@ def test_missing_and_unexpected_channels_and_images_are_refused(backbones: dict[
     frames, text = scene("2.1-i2v")
     with pytest.raises(WamkitError, match=r"found 0 channels of conditioning latents; .* takes 20"):
         denoise(backbones["2.1-i2v"], replace(frames, cond_latents=None), text)
-    with pytest.raises(WamkitError, match=r"found extra tokens of width 0; .* takes width 16"):
+    with pytest.raises(WamkitError, match=r"found cond_embeds of width 0; .* takes width 16"):
         denoise(backbones["2.1-i2v"], frames, Text(text.tokens))
     frames, words = scene("2.1-t2v")
     with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
         denoise(backbones["2.1-t2v"], replace(frames, cond_latents=frames.z[:, :3]), words)
-    with pytest.raises(WamkitError, match=r"found extra tokens of width 16; .* takes width 0"):
-        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, extra=text.extra))
+    with pytest.raises(WamkitError, match=r"found cond_embeds of width 16; .* takes width 0"):
+        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, cond_embeds=text.cond_embeds))
 
 
 def test_weights_of_one_file_are_those_of_the_reference(

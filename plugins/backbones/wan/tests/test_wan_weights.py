@@ -61,13 +61,13 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
         theirs = diffusers.WanTransformer3DModel(
             num_attention_heads=config.num_heads,
             attention_head_dim=128,
-            in_channels=config.latent_channels + config.guide_channels,
+            in_channels=config.latent_channels + config.cond_channels,
             out_channels=config.latent_channels,
             text_dim=4096,
             ffn_dim=config.mlp_dim,
             num_layers=config.layers,
-            image_dim=config.extra_width or None,
-            added_kv_proj_dim=5120 if config.extra_width else None,
+            image_dim=config.cond_embeds_width or None,
+            added_kv_proj_dim=5120 if config.cond_embeds_width else None,
         )
     same_shapes(ours, theirs)
     assert parameters(ours) == PUBLISHED[variant]
@@ -89,8 +89,8 @@ def test_the_tiny_form_of_a_variant_takes_the_same_latents_guides_and_images(var
     config = Wan.model_validate({"variant": variant})
     large, tiny = config.traits, config.tiny().traits
     assert tiny.latent_channels == large.latent_channels
-    assert tiny.guide_channels == large.guide_channels
-    assert (tiny.extra_width > 0) == (large.extra_width > 0)
+    assert tiny.cond_channels == large.cond_channels
+    assert (tiny.cond_embeds_width > 0) == (large.cond_embeds_width > 0)
     assert parameters(config.tiny().build()) < 500_000
 
 
@@ -154,7 +154,7 @@ def test_a_single_file_may_carry_a_prefix(
 
 
 def test_the_unused_norm_of_early_image_to_video_files_is_left_out(tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"guide_channels": 20, "extra_width": 16})
+    config = TINY.model_copy(update={"cond_channels": 20, "cond_embeds_width": 16})
     state = config.build().state_dict()
     extra = {"blocks.0.attn2.norm_added_q.weight": torch.ones(72)}
     save_file({**state, **extra}, tmp_path / FILE)

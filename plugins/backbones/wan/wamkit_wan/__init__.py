@@ -39,31 +39,31 @@ Variant = Literal[
 SIZES: dict[str, dict[str, int]] = {
     "2.1-t2v-1.3b": {
         "layers": 30, "num_heads": 12, "head_dim": 128, "mlp_dim": 8960,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
+        "latent_channels": 16, "cond_channels": 0, "text_width": 4096, "cond_embeds_width": 0,
     },
     "2.1-t2v-14b": {
         "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
+        "latent_channels": 16, "cond_channels": 0, "text_width": 4096, "cond_embeds_width": 0,
     },
     "2.1-i2v-14b": {
         "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
-        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 1280,
+        "latent_channels": 16, "cond_channels": 20, "text_width": 4096, "cond_embeds_width": 1280,
     },
     "2.2-ti2v-5b": {
         "layers": 30, "num_heads": 24, "head_dim": 128, "mlp_dim": 14336,
-        "latent_channels": 48, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
+        "latent_channels": 48, "cond_channels": 0, "text_width": 4096, "cond_embeds_width": 0,
     },
     "2.2-t2v-a14b": {
         "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 4096, "extra_width": 0,
+        "latent_channels": 16, "cond_channels": 0, "text_width": 4096, "cond_embeds_width": 0,
     },
     "2.2-i2v-a14b": {
         "layers": 40, "num_heads": 40, "head_dim": 128, "mlp_dim": 13824,
-        "latent_channels": 16, "guide_channels": 20, "text_width": 4096, "extra_width": 0,
+        "latent_channels": 16, "cond_channels": 20, "text_width": 4096, "cond_embeds_width": 0,
     },
     "tiny": {
         "layers": 3, "num_heads": 3, "head_dim": 24, "mlp_dim": 96,
-        "latent_channels": 16, "guide_channels": 0, "text_width": 32, "extra_width": 0,
+        "latent_channels": 16, "cond_channels": 0, "text_width": 32, "cond_embeds_width": 0,
     },
 }
 # fmt: on
@@ -97,10 +97,10 @@ class Wan(VariantBackbone):
     mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""
     latent_channels: int = variant_size(gt=0)
-    guide_channels: int = variant_size(ge=0)
+    cond_channels: int = variant_size(ge=0)
     """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
     text_width: int = variant_size(gt=0)
-    extra_width: int = variant_size(ge=0)
+    cond_embeds_width: int = variant_size(ge=0)
     """Width of the CLIP tokens of what is observed; 0 for a model that takes none."""
     conditioner_weights: str | None = None
     """Folder or file of the CLIP image tower, where `weights` is no folder that holds it as
@@ -118,8 +118,8 @@ class Wan(VariantBackbone):
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
-            guide_channels=self.guide_channels,
-            extra_width=self.extra_width,
+            cond_channels=self.cond_channels,
+            cond_embeds_width=self.cond_embeds_width,
             trained_with=self._trained_with(),
         )
 
@@ -131,8 +131,8 @@ class Wan(VariantBackbone):
         return Wan(
             variant="tiny",
             latent_channels=self.latent_channels,
-            guide_channels=self.guide_channels,
-            extra_width=16 if self.extra_width else 0,
+            cond_channels=self.cond_channels,
+            cond_embeds_width=16 if self.cond_embeds_width else 0,
         )
 
     def _trained_with(self) -> TrainedWith:
@@ -142,7 +142,7 @@ class Wan(VariantBackbone):
         return TrainedWith(vae=vae, text_encoder="umt5-xxl")
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Self:
-        seen = (self.conditioner_weights or self.weights) if self.extra_width else None
+        seen = (self.conditioner_weights or self.weights) if self.cond_embeds_width else None
         small = super().resized(layers, num_heads, mlp_dim)
         return small.model_copy(update={"conditioner_weights": seen})
 
@@ -156,11 +156,15 @@ class Wan(VariantBackbone):
 
         from .image_encoder import ImageEncoder, Shape, layouts, tiny
 
-        shape = tiny(self.extra_width) if self.variant == "tiny" else Shape(self.extra_width)
+        shape = (
+            tiny(self.cond_embeds_width)
+            if self.variant == "tiny"
+            else Shape(self.cond_embeds_width)
+        )
         return conditioner.build(lambda: ImageEncoder(shape), self, ENCODER_FOLDER, layouts(shape))
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        if self.extra_width:
+        if self.cond_embeds_width:
             yield from missing(self, ENCODER_FOLDER)
         if self.noise == "high" and "a14b" not in self.variant:
             yield Conflict(

@@ -41,15 +41,15 @@ class WanBackbone(WanStack, Backbone):
     def __init__(self, config: Wan) -> None:
         traits = config.traits
         width, channels = traits.width, traits.latent_channels
-        embedder = ConditionEmbedder(width, traits.text_width, traits.extra_width)
+        embedder = ConditionEmbedder(width, traits.text_width, traits.cond_embeds_width)
         super().__init__(traits.head_dim, embedder)
         self.traits = traits
         self.patch_embedding = PatchEmbedding(
-            channels + traits.guide_channels, width, traits.patch_size
+            channels + traits.cond_channels, width, traits.patch_size
         )
         sizes = (width, traits.num_heads, traits.head_dim, traits.mlp_dim)
         self.blocks = nn.ModuleList(
-            WanBlock(*sizes, image=traits.extra_width > 0) for _ in range(traits.depth)
+            WanBlock(*sizes, image=traits.cond_embeds_width > 0) for _ in range(traits.depth)
         )
         _, rows, columns = traits.patch_size
         self.proj_out = nn.Linear(width, rows * columns * channels)

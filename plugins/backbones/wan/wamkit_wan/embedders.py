@@ -30,27 +30,27 @@ KEEP_FLOAT32 = ("time_embedder", "scale_shift_table", "norm")
 class ImageEmbedder(nn.Module):
     """CLIP tokens of the first image to the model's width, under diffusers' names."""
 
-    def __init__(self, extra_width: int, width: int) -> None:
+    def __init__(self, cond_embeds_width: int, width: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(extra_width)
-        self.ff = FeedForward(extra_width, extra_width, approximate="none")
-        self.ff.net[2] = nn.Linear(extra_width, width)
+        self.norm1 = LayerNorm(cond_embeds_width)
+        self.ff = FeedForward(cond_embeds_width, cond_embeds_width, approximate="none")
+        self.ff.net[2] = nn.Linear(cond_embeds_width, width)
         self.norm2 = LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, L', extra width] to [B, L', D]."""
+        """[B, L', cond_embeds_width] to [B, L', D]."""
         return self.norm2(self.ff(self.norm1(x)))
 
 
 class ConditionEmbedder(nn.Module):
     """The embedders of noise level, prompt and image, together because diffusers names them so."""
 
-    def __init__(self, width: int, text_width: int, extra_width: int = 0) -> None:
+    def __init__(self, width: int, text_width: int, cond_embeds_width: int = 0) -> None:
         super().__init__()
         self.time_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
         self.time_proj = nn.Linear(width, 6 * width)
         self.text_embedder = Embedder(text_width, width, nn.GELU("tanh"))
-        self.image_embedder = ImageEmbedder(extra_width, width) if extra_width else None
+        self.image_embedder = ImageEmbedder(cond_embeds_width, width) if cond_embeds_width else None
 
 
 class WanStack(Stack):

@@ -26,9 +26,9 @@ def _diffusers(config: Config, folder: Path) -> dict[str, Any]:
         "head_dim": whole(config, "attention_head_dim"),
         "mlp_dim": whole(config, "ffn_dim"),
         "latent_channels": out,
-        "guide_channels": channels - out,
+        "cond_channels": channels - out,
         "text_width": whole(config, "text_dim"),
-        "extra_width": whole(config, "image_dim", 0, least=0),
+        "cond_embeds_width": whole(config, "image_dim", 0, least=0),
     }
 
 
@@ -44,9 +44,9 @@ def _original(config: Config, folder: Path) -> dict[str, Any]:
         "head_dim": whole(config, "dim") // whole(config, "num_heads"),
         "mlp_dim": whole(config, "ffn_dim"),
         "latent_channels": whole(config, "out_dim"),
-        "guide_channels": whole(config, "in_dim") - whole(config, "out_dim"),
+        "cond_channels": whole(config, "in_dim") - whole(config, "out_dim"),
         "text_width": whole(config, "text_dim", 4096),
-        "extra_width": 1280 if _reads_images(config, folder) else 0,
+        "cond_embeds_width": 1280 if _reads_images(config, folder) else 0,
     }
 
 

@@ -208,7 +208,7 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
 def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
     wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
     spec = compose(wan, Autoregressive())
-    assert spec.backbone.traits.guide_channels
+    assert spec.backbone.traits.cond_channels
     policy = Policy.from_spec(spec)
     _, noisy, _ = corrupted(policy)
     assert noisy.video is not None and noisy.video.cond_latents is not None

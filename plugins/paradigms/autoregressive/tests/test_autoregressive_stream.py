@@ -179,7 +179,7 @@ def test_streaming_equals_the_training_pass_where_frames_and_actions_see_each_ot
 def test_streaming_equals_the_training_pass_where_frames_are_guided(head: str) -> None:
     wan = registry().get("backbone", "wan")(variant="2.1-i2v-14b")  # type: ignore[call-arg]
     spec = composed(wan, Autoregressive(**LINGBOT), action_head=head)
-    assert spec.backbone.traits.guide_channels and spec.backbone.traits.extra_width
+    assert spec.backbone.traits.cond_channels and spec.backbone.traits.cond_embeds_width
     policy = awake(changed(spec, "paradigm.chunks=3"))
     streamed(policy, Lesson(policy), 3)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from wamkit.config.config_values import wholes
+from wamkit.config.config_values import int_tuple
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import Part, PublishedVAE
 from wamkit.config.published import Config, Published
@@ -17,8 +17,8 @@ WAMKIT_API = 1
 
 def _width(config: Config, folder: Path) -> dict[str, Any]:
     widths = {
-        *wholes(config, "encoder_block_out_channels"),
-        *wholes(config, "decoder_block_out_channels"),
+        *int_tuple(config, "encoder_block_out_channels"),
+        *int_tuple(config, "decoder_block_out_channels"),
     }
     if widths not in ({64}, {6}):
         raise WamkitError(

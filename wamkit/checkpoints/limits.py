@@ -1,4 +1,4 @@
-"""A bound on what is built by numbers that a file or a spec gives, before it is built in full."""
+"""A limit on the parameters of a module, enforced while it is built from untrusted sizes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..files.safetensors_header import MOST_TENSORS
 
 
 @contextmanager
-def bounded(what: str, most: int = MOST_TENSORS) -> Iterator[None]:
-    """Let no more than `most` parameters be made within, whatever the number of layers is.
+def limit_parameters(what: str, most: int = MOST_TENSORS) -> Iterator[None]:
+    """Allow modules built inside the `with` block at most `most` parameter tensors.
 
-    `what` is the part that is built. Raises WamkitError at the first parameter beyond.
+    `what` names the part in the error. Raises WamkitError at the first parameter beyond.
     """
     count = 0
 
@@ -26,7 +26,7 @@ def bounded(what: str, most: int = MOST_TENSORS) -> Iterator[None]:
         if count > most:
             raise WamkitError(
                 f"{what} would have more than {most:,} parameter tensors by its sizes",
-                "look at its numbers of layers, in the spec and in the config.json of its weights",
+                "check its numbers of layers, in the spec and in the config.json of its weights",
             )
 
     handle = register_module_parameter_registration_hook(count_one)
