@@ -185,7 +185,7 @@ def _older(folder: Path) -> None:
     (file,) = (folder / "meta" / "episodes").rglob("*.parquet")
     table = parquet.read(file)
     names = [n for n in table.column_names if not n.startswith(("stats/", "meta/"))]
-    parquet.arrow().parquet.write_table(table.select(names), file)
+    parquet.import_pyarrow().parquet.write_table(table.select(names), file)
 
 
 def _collect(folder: Path, dtype: str) -> None:

@@ -125,7 +125,7 @@ def test_an_image_is_decoded_once_while_there_is_room_for_it(
     found.read(episode, key, [4])  # in the place of 1, which was asked for longest ago
     found.read(episode, key, [2, 3, 4, 1])
     assert decoded == [1, 2, 3, 4, 1]
-    assert found._cache.held == 3 * size
+    assert found._cache.locked == 3 * size
     none = FrameReader(recording, room=0)
     assert np.array_equal(none.read(episode, key, [3, 3]), first[[3, 3]])
 

@@ -17,7 +17,7 @@ from wamkit.config.spec import parse, read
 from wamkit.data import LeRobotFolder, Samples, check, parquet
 from wamkit.data.encoding import sample_index
 from wamkit.data.schema import MOST_EPISODES, MOST_FRAMES
-from wamkit.data.templates import FIELDS, fault_of_template, filled
+from wamkit.data.templates import FIELDS, fault_of_template, fill
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 
@@ -83,7 +83,7 @@ def test_published_templates_are_filled_in(version: str) -> None:
     values = dict.fromkeys(FIELDS[version], 7) | {"video_key": FRONT}
     assert fault_of_template(data, version) is None
     assert fault_of_template(video, version, [FRONT]) is None
-    assert filled(video, **values) == video.format(**values)
+    assert fill(video, **values) == video.format(**values)
     for form in ("", ":d", ":02d", ":018d", ":03"):
         assert fault_of_template(f"data/{{{FIELDS[version][0]}{form}}}", version) is None
 

@@ -302,10 +302,10 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
     code, _, err = wamkit("data", "stats", strange, *words)
     assert code == 2 and "2 faults" in err and "observation.joints" in err
     groups = 'actions.groups=[{name="a",size=7}]'
-    cure = ["--set", groups, "--set", "actions.control_hz=25"]
+    hint = ["--set", groups, "--set", "actions.control_hz=25"]
     for hint in (hints[0], hints[1], hints[3].split(",")[0]):
-        cure += hint.split()
-    code, out, _ = wamkit("data", "check", strange, *words, *cure)
+        hint += hint.split()
+    code, out, _ = wamkit("data", "check", strange, *words, *hint)
     assert (code, out) == (0, f"{strange} is whole.\n")
 
 

@@ -17,7 +17,7 @@ import torch
 
 from wamkit.config.spec import parse, read
 from wamkit.data import Feature, LeRobotFolder, Samples, Writer, check
-from wamkit.data.timing import judge
+from wamkit.data.timing import find_late_frame
 from wamkit.errors import WamkitError
 from wamkit.testing.dataset import record
 
@@ -34,7 +34,7 @@ TINY = Feature("image", (2, 2, 3))
 
 
 def _ok(times: np.ndarray, fps: float, tolerance: float = 1e-4) -> bool:
-    return judge(times, fps, tolerance)[0] is None
+    return find_late_frame(times, fps, tolerance)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_times_that_were_added_up_in_float32_are_read_by_number(fps: float) -> N
     added = np.cumsum(steps, dtype=np.float32)
     assert abs(float(added[-1]) - 59_999 / fps) > 10 / fps  # far from where they should be
     for times in (added, added.astype(np.float64), added + np.float32(3)):
-        late, start = judge(times, fps)
+        late, start = find_late_frame(times, fps)
         assert late is None and start == pytest.approx(float(times[0]))
     for at, frames in ((40, 1), (40_000, 1), (59_000, 3)):  # a frame that is missing is no rounding
         assert not _ok(np.concatenate([added[:at], added[at + frames :]]), fps)
@@ -66,14 +66,14 @@ def test_times_that_were_added_up_in_float32_are_read_by_number(fps: float) -> N
 def test_rates_of_television_are_rates_that_are_rounded() -> None:
     count = np.arange(100_000)
     assert _ok(count * 1001 / 30_000, 29.97) and _ok(count * 1001 / 24_000, 23.976)
-    late, _ = judge(count * 1001 / 30_000, 30)
+    late, _ = find_late_frame(count * 1001 / 30_000, 30)
     assert late is not None and "29.97 a second, fps in meta/info.json is 30" in late.why
 
 
 def test_an_episode_may_begin_at_any_time() -> None:
     count = np.arange(500)
     for start in (0.5, 3_600.0, 1.7e9):
-        assert judge(start + count / 30, 30) == (None, pytest.approx(start, rel=1e-6))
+        assert find_late_frame(start + count / 30, 30) == (None, pytest.approx(start, rel=1e-6))
     assert _ok((3_600 + count / 30).astype(np.float32), 30)
 
 
@@ -92,7 +92,7 @@ def test_times_that_are_wrong_are_found(kind: str) -> None:
         times *= 1.001
     for dtype in (np.float32, np.float64):
         assert not _ok(times.astype(dtype), 30)
-    late, _ = judge(times, 30)
+    late, _ = find_late_frame(times, 30)
     assert late is not None and (late.frame == 200 or kind == "drift")
     if kind == "late":
         assert "--tolerance 0.0022" in late.hint and _ok(times, 30, 0.0022)

@@ -165,7 +165,7 @@ def test_a_frame_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_another_data_set_is_not_added_to(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set")
-    with pytest.raises(WamkitError, match="not what is to be added"):
+    with pytest.raises(WamkitError, match="that differs from the new episodes"):
         Writer(folder, 20, FEATURES)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")

@@ -255,7 +255,7 @@ def _film(file: Path, codec: str, kind: str) -> Path:
 
 def test_videos_of_16_bit_gray_keep_their_own_units(tmp_path: Path) -> None:
     video = Video(_film(tmp_path / "a.mkv", "ffv1", "gray16le"))
-    assert video.deep
+    assert video.is_deep
     for i, shown in enumerate(video.at([0.0, 0.1, 0.2], 1e-3)):
         assert np.array_equal(shown[..., 0], depth_at(0, i))
 

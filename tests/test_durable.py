@@ -15,12 +15,12 @@ import pytest
 from wamkit.errors import WamkitError
 from wamkit.files import durable, leftovers
 from wamkit.files.durable import (
-    hidden,
     recover,
     replace_folder,
     replacing,
     replacing_folder,
     sweep,
+    temporary_name,
     write_bytes,
     write_text,
 )
@@ -46,8 +46,8 @@ def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def _of_the_dead(goal: Path, kind: str = "part") -> Path:
     """The hidden name that a process gave which has ended."""
     script = (
-        "import sys; from pathlib import Path; from wamkit.files.leftovers import hidden;"
-        "print(hidden(Path(sys.argv[1]), sys.argv[2]).name)"
+        "import sys; from pathlib import Path; from wamkit.files.leftovers import temporary_name;"
+        "print(temporary_name(Path(sys.argv[1]), sys.argv[2]).name)"
     )
     words = [sys.executable, "-c", script, str(goal), kind]
     return goal.with_name(subprocess.check_output(words, text=True).strip())
@@ -130,7 +130,7 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
 def test_a_refused_second_rename_puts_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_exchange: None
 ) -> None:
-    goal, new = _made(tmp_path / "f", "old"), _made(hidden(tmp_path / "f"), "new")
+    goal, new = _made(tmp_path / "f", "old"), _made(temporary_name(tmp_path / "f"), "new")
     rename = os.rename
 
     def refuse(source: Path, to: Path) -> None:
@@ -148,7 +148,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_pat
     dead, dead_folder = _of_the_dead(tmp_path / "a"), _of_the_dead(tmp_path / "f")
     dead.write_text("half")
     _made(dead_folder, "half")
-    mine = hidden(tmp_path / "a")
+    mine = temporary_name(tmp_path / "a")
     mine.write_text("half")
     other = tmp_path / ".cache.part"
     other.write_text("not ours")

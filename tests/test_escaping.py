@@ -17,7 +17,7 @@ from wamkit.cli.matrix import markdown
 from wamkit.config.compositions import Cell
 from wamkit.config.parts import Conflict
 from wamkit.files import charts as chart
-from wamkit.files.printable import escaped, in_markdown
+from wamkit.files.printable import escape_markdown, escaped
 from wamkit.policy.saving import model_card
 
 BAD = [
@@ -112,7 +112,7 @@ def test_what_is_escaped_is_text_between_tags_and_between_quotes(bad: str) -> No
 
 def test_cells_of_markdown_make_no_table_link_or_element() -> None:
     bad = "a | b\n| c | [x](javascript:alert(1)) <script>"
-    found = in_markdown(bad)
+    found = escape_markdown(bad)
     assert "\n" not in found and "<" not in found
     assert not re.search(r"(?<!\\)[|\[\]]", found)
     cell = Cell("b", "h", "p", None, (Conflict(between=("a", "b"), why=bad, hint=bad),))

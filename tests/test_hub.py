@@ -17,7 +17,7 @@ from wamkit import build, load_part
 from wamkit.config.check import check, warnings_of
 from wamkit.config.spec import parse_part, read
 from wamkit.errors import Note, WamkitError
-from wamkit.files.hub import local, pinned
+from wamkit.files.hub import local_path, pin_revision
 from wamkit.policy.build import resolve
 from wamkit.testing.dataset import record
 
@@ -91,19 +91,19 @@ def test_a_data_set_is_named_on_the_hub(remote: Path, wamkit: Run) -> None:
 @pytest.mark.parametrize("path", ["hf:one", "hf:", "hf:a/b c"])
 def test_a_name_that_is_none_is_refused(path: str) -> None:
     with pytest.raises(WamkitError, match="names no repository of the hub"):
-        local(path)
+        local_path(path)
 
 
 def test_offline_is_said_at_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WamkitError, match="HF_HUB_OFFLINE is set"):
-        local("hf:me/toy")
+        local_path("hf:me/toy")
 
 
 def test_without_the_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WamkitError, match="huggingface_hub is not installed"):
-        local("hf:me/toy")
+        local_path("hf:me/toy")
 
 
 def test_what_is_missing_is_told_with_its_size(remote: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_is_missing_is_told_with_its_size(remote: Path) -> None:
     (remote / "me/big/a.safetensors").write_bytes(b"0" * 2_500_000)
     (remote / "me/big/readme.txt").write_bytes(b"0" * 1000)
     with pytest.warns(Note, match=r"1 file, 2\.50 MB, license: cc-by-4\.0"):
-        assert local("hf:me/big", files=("*.safetensors",)) == remote / "me/big"
+        assert local_path("hf:me/big", files=("*.safetensors",)) == remote / "me/big"
 
 
 def _published(folder: Path, layers: int) -> dict[str, str]:
@@ -187,12 +187,15 @@ def test_a_name_is_pinned_to_what_was_read(remote: Path, name: str) -> None:
     (remote / "me/a").mkdir(parents=True)
     (remote / "me/a/b.safetensors").write_bytes(b"")
     where = name.partition("#")[0]
-    local(where)
+    local_path(where)
     commit, rest = "0" * 40, name.removeprefix("hf:me/a").removesuffix("@main")
     path, _, prefix = rest.partition("#")
-    assert pinned(name) == f"hf:me/a{path}@{commit}" + (f"#{prefix}" if prefix else "")
-    assert pinned(pinned(name)) == pinned(name)
-    assert pinned("some/folder") == "some/folder" and pinned("hf:never/read") == "hf:never/read"
+    assert pin_revision(name) == f"hf:me/a{path}@{commit}" + (f"#{prefix}" if prefix else "")
+    assert pin_revision(pin_revision(name)) == pin_revision(name)
+    assert (
+        pin_revision("some/folder") == "some/folder"
+        and pin_revision("hf:never/read") == "hf:never/read"
+    )
 
 
 def test_a_text_encoder_stays_on_the_hub_at_its_commit(

@@ -184,7 +184,7 @@ def test_the_limit_is_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_limit_that_is_no_count_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("WAMKIT_MAX_PIXELS", value)
     with pytest.raises(WamkitError, match="expected a count of pixels from 1 to"):
-        images.limit()
+        images.max_pixels()
 
 
 def test_a_bomb_within_a_text_or_a_profile_takes_no_memory(tmp_path: Path) -> None:

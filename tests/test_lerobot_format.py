@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wamkit.data import Feature, LeRobotFolder, Writer, check
-from wamkit.data.episode_statistics import of_values, sampled, together
+from wamkit.data.episode_statistics import merge_statistics, sampled_frames, value_statistics
 from wamkit.errors import WamkitError
 from wamkit.testing.parity import same_values
 
@@ -245,22 +245,26 @@ def test_names_and_sizes_that_lerobot_refuses_are_refused(tmp_path: Path) -> Non
 
 
 def test_frames_that_are_looked_at_are_spread_over_the_episode() -> None:
-    assert sampled(1) == [0] and sampled(100) == list(range(100))
-    assert len(sampled(101)) == 100 and len(sampled(464)) == 100 and len(sampled(1000)) == 177
-    assert sampled(1000)[0] == 0 and sampled(1000)[-1] == 999
-    assert len(sampled(10**6)) == 10_000
+    assert sampled_frames(1) == [0] and sampled_frames(100) == list(range(100))
+    assert (
+        len(sampled_frames(101)) == 100
+        and len(sampled_frames(464)) == 100
+        and len(sampled_frames(1000)) == 177
+    )
+    assert sampled_frames(1000)[0] == 0 and sampled_frames(1000)[-1] == 999
+    assert len(sampled_frames(10**6)) == 10_000
 
 
 def test_statistics_together_are_those_of_all_rows() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 3))
-    parts = [of_values(rows[:20]), of_values(rows[20:])]
-    whole, found = of_values(rows), together(parts)
+    parts = [value_statistics(rows[:20]), value_statistics(rows[20:])]
+    whole, found = value_statistics(rows), merge_statistics(parts)
     for name in ("min", "max", "mean", "std", "count"):
         same_values(np.float64(found[name]), np.float64(whole[name]))
     older = {name: value for name, value in parts[1].items() if name != "q50"}
-    assert "q50" not in together([parts[0], older])
+    assert "q50" not in merge_statistics([parts[0], older])
     with pytest.raises(ValueError, match="count"):
-        together([parts[0] | {"count": np.array([0])}])
+        merge_statistics([parts[0] | {"count": np.array([0])}])
 
 
 def test_without_lerobot_its_tools_are_not_tried(monkeypatch: Any, capsys: Any) -> None:

@@ -23,7 +23,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
-from wamkit.train.optim import adapted, set_trainable
+from wamkit.train.optim import add_adapters, set_trainable
 from wamkit.train.plan import plan, work
 from wamkit.train.trainer import Data, Summary, train
 
@@ -124,7 +124,7 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
     names = set(policy.state_dict())
     config = TrainConfig(lora=Lora(rank=2))
     set_trainable(policy, config.parts)
-    adapters = adapted(policy, config)
+    adapters = add_adapters(policy, config)
     assert adapters is not None and len(adapters.layers) >= 4
     with torch.no_grad():
         for layer in adapters.layers.values():
@@ -150,9 +150,9 @@ def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
 
 def test_layers_are_chosen_by_expression() -> None:
     policy = wamkit.build(SMALL)
-    every = lora.chosen(policy.backbone, "backbone", None)  # type: ignore[arg-type]
+    every = lora.target_layers(policy.backbone, "backbone", None)  # type: ignore[arg-type]
     assert "backbone.blocks.0.ffn.net.0.proj" in every and "backbone.enter" not in every
-    found = lora.chosen(policy.backbone, "backbone", r"\.to_[qv]$")  # type: ignore[arg-type]
+    found = lora.target_layers(policy.backbone, "backbone", r"\.to_[qv]$")  # type: ignore[arg-type]
     assert found == [f"backbone.blocks.{i}.to_{x}" for i in (0, 1) for x in "qv"]
 
 
@@ -176,7 +176,7 @@ def test_mistakes_are_said(folder: Path, tmp_path: Path, settings: list[str], me
 def test_without_peft_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(WamkitError, match=r'hint: pip install -e "\.\[lora\]"'):
-        adapted(wamkit.build(SMALL), TrainConfig(lora=Lora()))
+        add_adapters(wamkit.build(SMALL), TrainConfig(lora=Lora()))
 
 
 def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
@@ -189,7 +189,7 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
     parts = Parts.model_validate({"text_encoder": {"freeze": True}})
     config = TrainConfig(lora=Lora(rank=2), batch_size=1, parts=parts)
     set_trainable(policy, config.parts)
-    adapted(policy, config)
+    add_adapters(policy, config)
     learned = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     made = plan(policy.spec, config)
     assert made.memory["gradients"] == 4 * learned

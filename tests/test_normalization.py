@@ -13,7 +13,7 @@ import torch
 
 from wamkit.config.robot import ActionConfig, StateConfig
 from wamkit.config.spec import parse, read
-from wamkit.data import Feature, LeRobotFolder, Samples, Writer, collate, remarks
+from wamkit.data import Feature, LeRobotFolder, Samples, Writer, collate, scaling_remarks
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
 from wamkit.policy.normalization import changes
@@ -179,15 +179,15 @@ def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
     wamkit: Run, folder: Path, tmp_path: Path
 ) -> None:
     cut = "action suction is cut in {} of {} frames (2 %): from 1 to 0.72"
-    cure = "--set actions.groups.1.normalization=min_max, or --set actions.clip=none"
+    hint = "--set actions.groups.1.normalization=min_max, or --set actions.clip=none"
     still = "action arm.2 (3) never changes"
     words = ["--set", GROUPS, "--set", "actions.clip=5"]
     for verb in ("check", "stats"):
         code, _, err = wamkit("data", verb, folder, "--spec", TOY, *words)
-        assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
+        assert code == 0 and cut.format(4, 200) in err and hint in err and still in err
     run = ["--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--train", "val_fraction=0"]
     code, _, err = wamkit("train", TOY, "--data", folder, *run, *words)
-    assert code == 0 and cut.format(4, 200) in err and cure in err and still in err
+    assert code == 0 and cut.format(4, 200) in err and hint in err and still in err
     for setting in ("actions.groups.1.normalization=min_max", "actions.clip=none"):
         code, _, err = wamkit("data", "check", folder, "--spec", TOY, *words, "--set", setting)
         assert code == 0 and "is cut" not in err
@@ -197,9 +197,9 @@ def test_what_lies_far_out_is_told(folder: Path) -> None:
     spec = parse(
         read(TOY, [GROUPS.replace('1,normalization="mean_std"', '1,normalization="none"')])
     )
-    assert len(remarks(LeRobotFolder(folder), spec)) == 1  # the constant
+    assert len(scaling_remarks(LeRobotFolder(folder), spec)) == 1  # the constant
     spec = parse(read(TOY, [GROUPS, "actions.clip=0.5"]))
-    assert sum("is cut" in line for line in remarks(LeRobotFolder(folder), spec)) == 3
+    assert sum("is cut" in line for line in scaling_remarks(LeRobotFolder(folder), spec)) == 3
 
 
 def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
@@ -240,5 +240,5 @@ def test_differences_of_an_angle_that_wraps_are_told(tmp_path: Path) -> None:
             }
             writer.add_frame({"observation.images.front": np.zeros((8, 8, 3), np.uint8), **values})
         writer.add_episode("turn")
-    (line,) = remarks(LeRobotFolder(tmp_path / "set"), spec)
+    (line,) = scaling_remarks(LeRobotFolder(tmp_path / "set"), spec)
     assert line.startswith("action arm.0 jumps by a turn of 6.283 rad in ")

@@ -15,7 +15,7 @@ from wamkit.config.spec import parse, read
 from wamkit.data import LeRobotFolder
 from wamkit.data.latents import INDEX, StoredLatents
 from wamkit.data.validation import check
-from wamkit.files.placeholders import placeholder
+from wamkit.files.placeholders import placeholder_error
 from wamkit.policy import precomputed_text as stored
 from wamkit.policy.actions import read_statistics
 from wamkit.policy.observation import read_image
@@ -82,15 +82,15 @@ def test_what_a_failed_download_left_is_called_what_it_is(
 def test_an_unfinished_download_is_known_by_its_ending(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors.incomplete"
     file.write_bytes(b"1234")
-    found = placeholder(file)
+    found = placeholder_error(file)
     assert found is not None and "did not finish (4 bytes so far)" in found.what
 
 
 def test_files_that_are_themselves_are_let_through(tmp_path: Path) -> None:
-    assert placeholder(TOY) is None
-    assert placeholder(tmp_path / "none") is None
+    assert placeholder_error(TOY) is None
+    assert placeholder_error(tmp_path / "none") is None
     (tmp_path / "a.json").write_text('{"d_model": 32, "error": 0}')
-    assert placeholder(tmp_path / "a.json") is None
+    assert placeholder_error(tmp_path / "a.json") is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from wamkit.data import LeRobotFolder
 from wamkit.data.encoding import precompute
 from wamkit.policy.placing import expect_device
 from wamkit.testing.dataset import record
-from wamkit.train.processes import joined
+from wamkit.train.processes import join_processes
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 COUNT = torch.cuda.device_count()
@@ -53,7 +53,7 @@ def test_a_policy_goes_to_no_such_device(name: str, tmp_path: Path) -> None:
         lambda: package.build(SMALL, device=name),
         lambda: package.build(folder, device=name),
         lambda: precompute(recording, policy.spec, tmp_path / "latents", device=name),
-        lambda: joined(name).__enter__(),
+        lambda: join_processes(name).__enter__(),
     ):
         with pytest.raises(WamkitError) as error:
             way()

@@ -122,14 +122,14 @@ def test_a_rounded_policy_neither_learns_nor_is_saved(tmp_path: Path) -> None:
 
 def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None:
     pytest.importorskip("torchao")
-    for kind, reason, cure in (
+    for kind, reason, hint in (
         ("int9", "no quantization", "int8"),
         ("float8", "8.9 or above, and the policy is on cpu", "float8_weights"),
         ("int8", f"none has {MIN_ELEMENTS:,} numbers", "none"),
     ):
         with pytest.raises(WamkitError, match=reason) as refused:
             policy().quantize(kind)
-        assert cure in refused.value.hint
+        assert hint in refused.value.hint
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(WamkitError, match="torchao") as refused:
         check_kind("int8_weights", torch.device("cpu"), "float32")

@@ -207,7 +207,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\ns
 FAULTS: dict[str, tuple[Damage, list[str]]] = {
     "a state cut off": (
         of_state(lambda p: p.write_bytes(p.read_bytes()[:1000])),
-        [NEWEST, "has 1000 bytes of", f"--resume then goes on from {OLDER}"],
+        [NEWEST, "has 1000 bytes of", f"--resume then continues from {OLDER}"],
     ),
     "an empty state": (of_state(lambda p: p.write_bytes(b"")), [NEWEST, "has 0 bytes of"]),
     "a pointer for a state": (
@@ -393,7 +393,7 @@ def test_a_folder_that_holds_more_than_a_run_that_was_begun_is_left_alone(
     gone = copied(begun, tmp_path / "gone")
     shutil.rmtree(gone / "checkpoints")
     (gone / "loss.svg").unlink()
-    with pytest.raises(WamkitError, match="goes on to step 4: there was one after step 2"):
+    with pytest.raises(WamkitError, match="reaches step 4: there was one after step 2"):
         go(folder, gone, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

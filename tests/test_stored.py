@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 import wamkit
-from wamkit.checkpoints.files import written
+from wamkit.checkpoints.files import write_tensors
 from wamkit.cli import main
 from wamkit.config.spec import override, read
 from wamkit.errors import WamkitError
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_in_words(
     about["sentences"] = texts.get(kind, about["sentences"])
     types = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
     tensors = {k: v.to(types.get(kind, v.dtype)) for k, v in tensors.items()}
-    written(tensors, file, about)
+    write_tensors(tensors, file, about)
     stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     with pytest.raises(WamkitError, match=words) as error:
         wamkit.build(stored)
@@ -164,7 +164,7 @@ def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
         about = dict(opened.metadata())
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     tensors.setdefault("0.valid", torch.ones(tensors["0.tokens"].shape[:2], dtype=torch.bool))
-    written(change({name: value.clone() for name, value in tensors.items()}), file, about)
+    write_tensors(change({name: value.clone() for name, value in tensors.items()}), file, about)
     stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     for use in (lambda: wamkit.build(stored), lambda: precompute(config, ["b"], file)):
         with pytest.raises(WamkitError, match=words):
@@ -182,7 +182,7 @@ def test_sentences_are_a_list_of_texts_each_once(
     with safe_open(file, framework="pt") as opened:
         about = dict(opened.metadata()) | {"sentences": sentences}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    written(tensors, file, about)
+    write_tensors(tensors, file, about)
     with pytest.raises(WamkitError, match="sentence"):
         wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}})
 
@@ -190,4 +190,4 @@ def test_sentences_are_a_list_of_texts_each_once(
 def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "none" / "x.safetensors"
     with pytest.raises(WamkitError, match=r"x\.safetensors cannot be written: .*No such file"):
-        written({"a": torch.zeros(1)}, file)
+        write_tensors({"a": torch.zeros(1)}, file)

@@ -20,7 +20,7 @@ from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, short_run
 from wamkit.train import distributed, trainer
 from wamkit.train.config import Lora, TrainConfig
-from wamkit.train.optim import adapted, set_trainable
+from wamkit.train.optim import add_adapters, set_trainable
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 
@@ -42,7 +42,7 @@ def test_every_backbone_learns_alike_when_its_blocks_are_traced(name: str) -> No
     policy = Policy.from_spec(composed(backbone=name))
     config = TrainConfig(lora=Lora(rank=2)) if name == "toy" else TrainConfig()
     set_trainable(policy, config.parts)
-    adapted(policy, config)
+    add_adapters(policy, config)
     plain = gradients(policy)
     compile_blocks(policy, backend="eager")
     same_values(gradients(policy), plain)

@@ -147,7 +147,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_on_with(folder: Path, tmp_p
     (checkpoint / "files.json").write_text(manifest(checkpoint).model_dump_json())
     with pytest.raises(WamkitError, match=f"is not finite: weight {UNUSED}") as error:
         short_run(package.build(SMALL), folder, out, steps=6, resume=True)
-    assert "--resume then goes on from step-000002" in error.value.hint
+    assert "--resume then continues from step-000002" in error.value.hint
 
 
 def test_of_tensors_every_kind_of_number_that_is_none_is_found() -> None:

@@ -44,7 +44,7 @@ from wamkit.policy.policy import Policy
 from wamkit.config.registry import registry
 from wamkit.train.config import TrainConfig
 from wamkit.train.optim import set_trainable
-from wamkit.train.processes import full, joined
+from wamkit.train.processes import gather_tensor, join_processes
 from wamkit.train.distributed import DistributedPolicy, LossModule
 from wamkit.testing.parity import same_values
 from wamkit.testing.fixtures import batch_of, composed, observation

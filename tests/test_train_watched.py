@@ -16,7 +16,7 @@ from wamkit.config.spec import parse, read
 from wamkit.testing.dataset import record
 from wamkit.testing.training import short_run
 from wamkit.train.config import TrainConfig
-from wamkit.train.devices import known, peak_for
+from wamkit.train.devices import find_device, peak_for
 from wamkit.train.logs import read as lines
 from wamkit.train.plan import work
 from wamkit.train.trainer import Summary
@@ -131,7 +131,7 @@ def test_loggers_are_named_on_the_command_line(wamkit: Run, folder: Path, tmp_pa
     ],
 )
 def test_devices_are_known_by_name(name: str, found: str | None) -> None:
-    peak = known(name)
+    peak = find_device(name)
     assert (None if peak is None else peak.name) == found
 
 

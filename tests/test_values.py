@@ -80,10 +80,10 @@ def test_thousands_of_unknown_keys_are_counted_and_fifty_listed() -> None:
 def test_weights_without_room_are_refused_before_they_are_filled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(random_weights, "memory", lambda: 100_000)
+    monkeypatch.setattr(random_weights, "available_memory", lambda: 100_000)
     with pytest.raises(WamkitError, match=r"weights of the text encoder need more than 0\.0 GB"):
         build(TOY)
-    monkeypatch.setattr(random_weights, "memory", lambda: None)
+    monkeypatch.setattr(random_weights, "available_memory", lambda: None)
     assert build(TOY)
 
 
@@ -97,7 +97,7 @@ def test_a_width_that_no_machine_holds_ends_in_words(
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
-    found = random_weights.memory()
+    found = random_weights.available_memory()
     assert found is None or found > 2**28
 
 

@@ -99,8 +99,8 @@ def compile_blocks(root: nn.Module, *, backend: str = "inductor") -> None:
         for name in METHODS:
             key = type(block), name
             if key not in made:
-                cure = f"let {name} of {type(block).__name__} only compute, or leave compile out"
-                made[key] = _compiled(getattr(type(block), name), backend, True, cure)
+                hint = f"let {name} of {type(block).__name__} only compute, or leave compile out"
+                made[key] = _compiled(getattr(type(block), name), backend, True, hint)
             setattr(block, name, MethodType(made[key], block))
 
 
@@ -112,8 +112,8 @@ def compile_encoder(vae: Any, *, backend: str = "inductor") -> None:
     kind = type(vae)
     if not getattr(kind, "compiles", True):
         return
-    cure = f'give {kind.__name__} the attribute `compiles = False`, or choose mode "eager"'
-    compiled = _compiled(kind.encode, backend, False, cure)
+    hint = f'give {kind.__name__} the attribute `compiles = False`, or choose mode "eager"'
+    compiled = _compiled(kind.encode, backend, False, hint)
 
     def encode(vae: Any, pixels: Tensor) -> Tensor:
         single = pixels.shape[2] == 1  # a clip would be one region for every number of images
@@ -140,7 +140,7 @@ def blocks(root: nn.Module) -> Iterator[nn.Module]:
 
 
 def _compiled(
-    method: Callable[..., Any], backend: str, learns: bool, cure: str
+    method: Callable[..., Any], backend: str, learns: bool, hint: str
 ) -> Callable[..., Any]:
     """A method that runs compiled where gradients are off, or on, and as written elsewhere."""
     compiled = torch.compile(own(method), backend=backend, fullgraph=True)
@@ -153,7 +153,7 @@ def _compiled(
                 return compiled(module, *args)
         except torch._dynamo.exc.Unsupported as error:
             raise WamkitError(
-                f"{type(module).__name__}.{method.__name__} cannot be compiled: {error.msg}", cure
+                f"{type(module).__name__}.{method.__name__} cannot be compiled: {error.msg}", hint
             ) from None
 
     return run

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..errors import WamkitError
 from ..files.durable import replacing
-from ..files.hub import WEIGHTS, local
+from ..files.hub import WEIGHTS, local_path
 from ..files.hub import is_remote as is_remote
-from ..files.locate import split, weight_files
+from ..files.locate import split_prefix, weight_files
 from ..files.safetensors_header import DAMAGED, expect_few, header
 from ..files.shards import PICKLED
 from . import pickled
@@ -56,8 +56,8 @@ def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
     (`wamkit.checkpoints.prefixes`). `folders` are subfolders to look into, such as "transformer".
     Raises WamkitError with what was looked for.
     """
-    where, _ = split(path)
-    place = local(where, files=WEIGHTS)
+    where, _ = split_prefix(path)
+    place = local_path(where, files=WEIGHTS)
     return weight_files(place, folders)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WamkitError
-from ..files.locate import split
+from ..files.locate import split_prefix
 from .files import ALIGNED, Entry, find, headers, open_weights, write_tensors
 from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, non_finite_error
 from .formats import FLOAT8, OF_CODE, code, differs_in_kind, few, plain_float8_dtype, resolve_scales
@@ -109,7 +109,7 @@ def load(
     """
     state = model.state_dict(keep_vars=True)
     expected = {k: tuple(v.shape) for k, v in state.items()}
-    place, prefix = split(path)
+    place, prefix = split_prefix(path)
     held = headers(find(path, folders))
     if len(held) > len(expected) + MOST_OTHERS:
         raise WamkitError(
@@ -315,7 +315,7 @@ def save_like(
     What `load` split, swapped or squeezed is put together again; tensors of `like` that carry no
     weights are left out. Raises WamkitError if a tensor of the model has no place there.
     """
-    place, prefix = split(like)
+    place, prefix = split_prefix(like)
     ours = model.state_dict() if isinstance(model, nn.Module) else model
     whole: Entries = resolve_scales(headers(find(like)), place)
     inner = strip_wrappers(whole if prefix is None else select_prefix(whole, prefix, place), place)

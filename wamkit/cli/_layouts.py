@@ -96,7 +96,7 @@ def lettered(table: Table, width: int, rule: str) -> Lines:
     return [*(Line(text) for text in legend.split("\n")), Line(""), *made]
 
 
-def turned(table: Table, width: int, rule: str) -> Lines:
+def exif_orientation(table: Table, width: int, rule: str) -> Lines:
     """A line for each column, and the rows side by side, as many as fit."""
     lines: list[Line] = []
     for block in _blocks(table, width):
@@ -172,7 +172,7 @@ WAYS: tuple[tuple[float, Callable[[Table, int, str], Lines]], ...] = (
     (1.0, folded),
     (1.05, lettered),
     (1.1, split),
-    (1.2, turned),
+    (1.2, exif_orientation),
     (1.5, beneath),
 )
 """What a line of each counts when the shortest is taken: the plainest win where it is close."""

@@ -12,7 +12,7 @@ import typer
 from ..config.seeds import MOST
 from ..errors import WamkitError
 from ..files.durable import recover
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ._env_options import Env, EnvSettings, Processes, progress
 from ._options import Json
 from ._output import emit, note, say, show_table, table
@@ -69,7 +69,7 @@ def command(
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]
-    out = recover(expanded(out))
+    out = recover(expand_home(out))
     config = choose(env, [*settings, *(env_settings or [])])
     asked = CollectionConfig(config, seed, noise, linger)
     there = out.exists() and (not out.is_dir() or any(out.iterdir()))

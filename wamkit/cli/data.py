@@ -138,12 +138,12 @@ def _check(
 
 def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[str]:
     """What normalization does to the numbers, as far as they can be read."""
-    from ..data import LeRobotFolder, remarks
+    from ..data import LeRobotFolder, scaling_remarks
 
     if spec is None:
         return []
     try:
-        return remarks(LeRobotFolder(folder), spec, columns)
+        return scaling_remarks(LeRobotFolder(folder), spec, columns)
     except WamkitError:  # the faults of the data are reported already
         return []
 
@@ -249,19 +249,19 @@ def _stats(
 ) -> None:
     from dataclasses import asdict
 
-    from ..data import compute_statistics, remarks
-    from ..data.needs import expect_numbers
+    from ..data import compute_statistics, scaling_remarks
+    from ..data.needs import expect_vectors
     from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
     from ..files.strict_json import dumps
 
     if spec is not None:
-        expect_numbers(recording, spec, columns)
+        expect_vectors(recording, spec, columns)
     expect_on_time(recording, tolerance)
 
     with spinner("computing statistics"):
         found = compute_statistics(recording, spec, columns)
-        remark_lines = remarks(recording, spec, columns, statistics=found) if spec else []
+        remark_lines = scaling_remarks(recording, spec, columns, statistics=found) if spec else []
     report = {name: asdict(value) for name, value in found.items()}
     if out is not None:
         write_text(out, dumps(report, indent=1) + "\n")

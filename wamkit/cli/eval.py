@@ -13,7 +13,7 @@ from ..config.seeds import MOST, expect_seed
 from ..errors import SpecError, WamkitError
 from ..files import strict_json
 from ..files.durable import recover, replacing_folder
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ._env_options import EnvOption, EnvSettings, Processes, progress
 from ._options import Device, Json, Overrides
 from ._output import emit, note, say, show_table, table
@@ -169,7 +169,7 @@ def _vacant(folder: Path | None, label: str) -> Path | None:
     """`folder`, if nothing is in it. Raises WamkitError otherwise."""
     if folder is None:
         return None
-    folder = recover(expanded(folder))
+    folder = recover(expand_home(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WamkitError(f"{folder} is there already", f"choose another folder for {label}")
     return folder

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..config.compositions import Cell, matrix
-from ..files.durable import in_words, make_folder, write_text
-from ..files.printable import in_markdown
+from ..files.durable import as_not_written, make_folder, write_text
+from ..files.printable import escape_markdown
 from ._options import Json
 from ._output import emit, mark, say, show_table, spinner, table
 from .check import warn
@@ -73,18 +73,18 @@ def markdown(cells: Sequence[Cell]) -> str:
     columns, rows = _columns(cells), _rows(cells)
     numbers = {reason: i for i, reason in enumerate(_reasons(cells), 1)}
     lines = [
-        "| backbone | action head | " + " | ".join(map(in_markdown, columns)) + " |",
+        "| backbone | action head | " + " | ".join(map(escape_markdown, columns)) + " |",
         "|" + "---|" * (len(columns) + 2),
     ]
     for (backbone, head), row in rows.items():
         marks = ["fits" if c.runs else f"refused ({numbers[_reason(c)]})" for c in row]
         lines.append(
-            f"| {in_markdown(backbone)} | {in_markdown(head)} | " + " | ".join(marks) + " |"
+            f"| {escape_markdown(backbone)} | {escape_markdown(head)} | " + " | ".join(marks) + " |"
         )
     if numbers:
         lines += ["", "Why something is refused:", ""]
         lines += [
-            f"{i}. {in_markdown(why)} Hint: {in_markdown(hint)}."
+            f"{i}. {escape_markdown(why)} Hint: {escape_markdown(hint)}."
             for (why, hint), i in numbers.items()
         ]
     return "\n".join(lines) + "\n"
@@ -135,6 +135,6 @@ def _dumps(data: Any) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    with in_words(file):
+    with as_not_written(file):
         make_folder(file.parent)
     write_text(file, text)

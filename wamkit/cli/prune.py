@@ -13,7 +13,7 @@ from ..config.spec import parse, read
 from ..config.trust import named_paths, remember
 from ..errors import SpecError, WamkitError
 from ..files.durable import recover, replacing_folder
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ..policy.build import fetch_configs
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import emit, note, say, spinner
@@ -59,7 +59,7 @@ def command(
     whole = parse(read(spec, overrides or []), str(spec))
     if tiny:
         whole, _ = whole.tiny()
-    out = recover(expanded(out))
+    out = recover(expand_home(out))
     _free(out)
     saved = is_folder(spec)
     if saved and not tiny:

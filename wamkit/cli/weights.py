@@ -82,11 +82,11 @@ def command(
 def _inspect(path: Path, json: bool) -> None:
     from ..checkpoints.files import find, headers
     from ..checkpoints.prefixes import select_prefix
-    from ..files.locate import split
+    from ..files.locate import split_prefix
 
     files = find(path)
     entries = headers(files)
-    if (prefix := split(path)[1]) is not None:
+    if (prefix := split_prefix(path)[1]) is not None:
         entries = select_prefix(entries, prefix, str(path))
     report: dict[str, Any] = {
         "files": {str(file): file.stat().st_size for file in files},

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import WamkitError
-from ..files.hub import standing
+from ..files.hub import cached_path
 from ..files.install import install_hint
-from ..files.locate import split
+from ..files.locate import split_prefix
 from ..files.variables import BLOCK, DEBUG
 from .configs import config_conflicts, unseen
 from .parts import KINDS, Caution, Conflict, Finding, Part
@@ -346,7 +346,7 @@ def _stored(spec: PolicySpec) -> Iterator[Conflict]:
     if path is None:
         return
     try:
-        place = standing(path)
+        place = cached_path(path)
     except WamkitError as error:
         yield Conflict(between=("text_encoder.embeddings_file",), why=error.what, hint=error.hint)
         return
@@ -385,7 +385,7 @@ def _folders(spec: Any) -> Iterator[Conflict]:
         if path is None:
             continue
         try:
-            place = standing(split(path)[0])
+            place = cached_path(split_prefix(path)[0])
         except WamkitError as error:
             yield Conflict(between=(f"{kind}.weights",), why=error.what, hint=error.hint)
             continue

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ..errors import WamkitError
-from ..files.locate import split
-from ..files.paths import expanded
+from ..files.locate import split_prefix
+from ..files.paths import expand_home
 from .parts import HUB, Conflict
 
 
@@ -40,8 +40,8 @@ def place(config: Published, folder: str) -> str | None:
     path = config.conditioner_weights or config.weights
     if path is None or path.startswith(HUB):
         return path
-    path, _ = split(path)
-    root = expanded(path)
+    path, _ = split_prefix(path)
+    root = expand_home(path)
     if (root / folder).is_dir():
         return str(root / folder)
     if config.conditioner_weights is None:
@@ -60,11 +60,11 @@ def missing(config: Published, folder: str) -> Iterator[Conflict]:
         path = place(config, folder)
     except WamkitError as error:
         named = config.weights
-        if named is not None and expanded(split(named)[0]).exists():
+        if named is not None and expand_home(split_prefix(named)[0]).exists():
             between = ("backbone.weights", "backbone.conditioner_weights")
             yield Conflict(between=between, why=error.what, hint=error.hint, missing=True)
         return
-    if path and not path.startswith(HUB) and not expanded(path).exists():
+    if path and not path.startswith(HUB) and not expand_home(path).exists():
         yield Conflict(
             between=("backbone.conditioner_weights",),
             why=f"nothing is at {path}",

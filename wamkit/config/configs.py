@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import WamkitError
-from ..files.hub import is_remote, standing
-from ..files.locate import split
+from ..files.hub import cached_path, is_remote
+from ..files.locate import split_prefix
 from .config_values import brief
 from .parts import Caution, Conflict, Part, Weighted
 from .published import Found, look
@@ -43,7 +43,7 @@ def unseen(part: Part) -> Iterator[Caution]:
     if not isinstance(part, Weighted) or not part.published() or not is_remote(part.weights):
         return
     try:
-        here = standing(split(str(part.weights))[0])
+        here = cached_path(split_prefix(str(part.weights))[0])
     except WamkitError:
         return  # told as a conflict
     if here is None:

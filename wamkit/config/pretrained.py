@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ..errors import WamkitError
-from ..files.hub import TEXT, is_remote, local, standing
+from ..files.hub import TEXT, cached_path, is_remote, local_path
 from ..files.placeholders import refuse_placeholder
 from .config_values import expect_sizes, table
 from .parts import Conflict, TextEncoderConfig
@@ -84,7 +84,7 @@ class PretrainedText(TextEncoderConfig):
             return  # what it said is stored, the files are not needed
         place = ("text_encoder.weights",)
         try:
-            root = None if self.weights is None else standing(self.weights)
+            root = None if self.weights is None else cached_path(self.weights)
         except WamkitError:
             return  # a path that is none or leads nowhere is reported for all parts alike
         if self.weights is not None and (root is None or not root.exists()):
@@ -98,7 +98,7 @@ class PretrainedText(TextEncoderConfig):
 
     def folders(self) -> tuple[Path, Path]:
         """Where model and tokenizer are, fetched if need be. Raises WamkitError if one is not."""
-        return self._folders(None if self.weights is None else local(self.weights, files=TEXT))
+        return self._folders(None if self.weights is None else local_path(self.weights, files=TEXT))
 
     def _folders(self, root: Path | None) -> tuple[Path, Path]:
         if root is None:

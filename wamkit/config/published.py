@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from ..errors import WamkitError
 from ..files import strict_json
-from ..files.hub import standing
-from ..files.locate import STEMS, split
+from ..files.hub import cached_path
+from ..files.locate import STEMS, split_prefix
 from ..files.placeholders import refuse_placeholder
 from ..files.shards import INDEX, PICKLED, SUFFIX
 from .config_values import LARGEST, brief
@@ -64,7 +64,7 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
 
     Raises WamkitError if it cannot be read, or is that of another model.
     """
-    place = None if not kinds or weights is None else standing(split(weights)[0])
+    place = None if not kinds or weights is None else cached_path(split_prefix(weights)[0])
     if place is None:
         return None
     file = next((f for k in kinds if (f := _file(place, k.file, folders))), None)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from ..errors import WamkitError
 from ..files import strict_json
 from ..files.paths import fault_of_name
-from ..files.placeholders import placeholder, refuse_placeholder, refuse_special
+from ..files.placeholders import placeholder_error, refuse_placeholder, refuse_special
 from .mistakes import explained
 from .robot import Section
 
@@ -84,11 +84,11 @@ class Manifest(Section):
 
 def read_record(file: Path) -> Record:
     """The record of a checkpoint. Raises WamkitError with all that is wrong with it."""
-    checkpoint, cure = file.parent, _cure(file)
-    record = parsed(file, Record, strict_json.loads, cure)
+    checkpoint, hint = file.parent, _cure(file)
+    record = parsed(file, Record, strict_json.loads, hint)
     if checkpoint.name.startswith("step-") and checkpoint.name != f"step-{record.step:06d}":
         raise WamkitError(
-            f"{file} is damaged: it is of step {record.step}, its folder is {checkpoint.name}", cure
+            f"{file} is damaged: it is of step {record.step}, its folder is {checkpoint.name}", hint
         )
     return record
 
@@ -103,7 +103,7 @@ def _cure(file: Path) -> str:
     return f"copy {name} again, or move it away: --resume then takes the one before"
 
 
-def parsed(file: Path, cls: type[T], read: Callable[[str], Any], cure: str) -> T:
+def parsed(file: Path, cls: type[T], read: Callable[[str], Any], hint: str) -> T:
     """A small file as `cls`, exactly: nothing is converted, nothing is filled in.
 
     Raises WamkitError with every fault.
@@ -112,25 +112,25 @@ def parsed(file: Path, cls: type[T], read: Callable[[str], Any], cure: str) -> T
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise WamkitError(f"{file} is damaged: it is no text ({error.reason})", cure) from None
+        raise WamkitError(f"{file} is damaged: it is no text ({error.reason})", hint) from None
     except OSError as error:
-        raise WamkitError(f"{file} cannot be read: {error.strerror}", cure) from None
+        raise WamkitError(f"{file} cannot be read: {error.strerror}", hint) from None
     if not text.strip():
-        raise WamkitError(f"{file} is damaged: it is empty", cure)
+        raise WamkitError(f"{file} is damaged: it is empty", hint)
     refuse_placeholder(file)
     try:
         raw = read(text)
         plain = json.dumps(raw)
     except Exception as error:  # whatever a parser says of text that it was not made for
         words = " ".join(str(error).split())
-        raise WamkitError(f"{file} is damaged: {words or type(error).__name__}", cure) from None
+        raise WamkitError(f"{file} is damaged: {words or type(error).__name__}", hint) from None
     if not isinstance(raw, Mapping):
-        raise WamkitError(f"{file} is damaged: it holds a {type(raw).__name__}, not a table", cure)
+        raise WamkitError(f"{file} is damaged: it holds a {type(raw).__name__}, not a table", hint)
     try:
         return cls.model_validate_json(plain, strict=True)
     except ValidationError as error:
         faults = [f"{c.between[0]}: {c.why}" for c in explained(error, "", cls)]
-        raise WamkitError(f"{file} is damaged: {'; '.join(faults)}", cure) from None
+        raise WamkitError(f"{file} is damaged: {'; '.join(faults)}", hint) from None
 
 
 def manifest(folder: Path) -> Manifest:
@@ -168,7 +168,7 @@ def faults(folder: Path, files: Mapping[str, str], under: str) -> Iterator[str]:
         if found == wanted:
             continue
         there = found.partition(":")[0]
-        if there != "0" and (stand_in := placeholder(file)):
+        if there != "0" and (stand_in := placeholder_error(file)):
             yield stand_in.what
         elif there == size:
             yield f"{name} is another file than was saved, or it is damaged"

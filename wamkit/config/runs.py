@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WamkitError
-from ..files.durable import discard, hidden, recover, recover_all, remove, sweep, sync
+from ..files.durable import discard, recover, recover_all, remove, sweep, sync, temporary_name
 from ..files.hub import POLICY as POLICY_FILES
-from ..files.hub import is_remote, local
-from ..files.paths import expanded
+from ..files.hub import is_remote, local_path
+from ..files.paths import expand_home
 from .records import read_record
 
 CHECKPOINTS, POLICY, STATE, RUN = "checkpoints", "policy", "state", "run.json"
@@ -103,7 +103,7 @@ def point(link: Path, target: str) -> None:
 
     A link where the file system has links, otherwise a text file with the folder's name.
     """
-    new = hidden(link)
+    new = temporary_name(link)
     try:
         try:
             new.symlink_to(target)
@@ -161,7 +161,7 @@ def find(path: str | Path) -> Found:
     Of several checkpoints the best is taken, otherwise the newest with a policy. Raises WamkitError
     with what the folder is if there is no policy in it.
     """
-    given = local(path, files=POLICY_FILES)
+    given = local_path(path, files=POLICY_FILES)
     place = through(given)
     note = None if place == given else f"{given} is {place} here"
     if (place / POLICY).is_dir():  # a checkpoint
@@ -180,7 +180,7 @@ def find(path: str | Path) -> Found:
 
 def is_folder(path: str | Path) -> bool:
     """True if a saved policy, a run or a part of one is meant, and not a spec file."""
-    return is_remote(path) or through(expanded(path)).is_dir()
+    return is_remote(path) or through(expand_home(path)).is_dir()
 
 
 def through(path: Path) -> Path:
@@ -273,7 +273,7 @@ def _kind(place: Path) -> str:
 
 
 def _cure(place: Path) -> str:
-    return next((cure for file, (_, cure) in KINDS.items() if (place / file).exists()), OTHERWISE)
+    return next((hint for file, (_, hint) in KINDS.items() if (place / file).exists()), OTHERWISE)
 
 
 def _listed(place: Path) -> Iterator[Path]:

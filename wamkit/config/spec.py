@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_m
 
 from ..errors import SpecError, WamkitError, did_you_mean, shortened
 from ..files.documents import read_table
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from .configs import config_conflicts
 from .describe import describe
 from .mistakes import MANY, explained, home_of, keys_of, rest
@@ -191,7 +191,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """
     from .runs import find, is_folder
 
-    file, home = expanded(path), None
+    file, home = expand_home(path), None
     if is_folder(file):
         home = find(file).policy
         file = home / "spec.yaml"

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import WamkitError, printable
 from ..files.hub import HUB
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ..files.variables import TRUST
 from .kinds import KINDS
 
@@ -111,7 +111,7 @@ def remembered() -> set[str]:
 def memory() -> Path:
     """The file that remembers them, a JSON text in each line: delete one to distrust its path."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return expanded(base) / "wamkit" / "trusted_paths.jsonl"
+    return expand_home(base) / "wamkit" / "trusted_paths.jsonl"
 
 
 def _texts(value: Any, place: str, key: str) -> Iterator[tuple[str, str, str]]:
@@ -134,7 +134,7 @@ def _is_path(key: str, value: str) -> bool:
 
 def _absolute(path: str) -> str:
     """The path by its text, without `..`; links are not followed."""
-    return os.path.normpath(expanded(path).absolute())
+    return os.path.normpath(expand_home(path).absolute())
 
 
 def _lies_in(folder: Path, path: str) -> bool:

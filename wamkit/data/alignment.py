@@ -1,7 +1,7 @@
-"""Which image of an mp4 file is which frame: by its time, or by its number where times drift.
+"""Match the images of an mp4 file to frames: by time, or by index where times drift.
 
-A file that has as many images as its episodes have frames has them in the same order, whatever
-its times say: offsets that add up where files were joined, a rate that is a little off, a first
+If a file has exactly as many images as its episodes have frames, they match in order, despite
+errors in their times: offsets that add up where files were joined, a rate slightly off, a first
 image that is not at 0. In any other file the time of an image decides, and so it does if an
 episode begins in the file where no drift explains it.
 """
@@ -26,21 +26,21 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """The images of one episode."""
+    """Times of the images of one episode in their file."""
 
-    seconds: Times  # of each frame's image in the file; NaN if there is none
-    off: Times  # how far the nearest image is from where the metadata has it
-    counted: bool  # by number, and not by time
+    seconds: Times  # [frames]; NaN where a frame has no image
+    error: Times  # [frames]; seconds between the nearest image and its time by the metadata
+    by_index: bool  # matched by index rather than by time
 
 
 def min_tolerance(moment: float, fps: float, tolerance: float = TOLERANCE) -> float:
-    """Seconds that an image may always be off: what float32 cannot say is no fault."""
+    """Seconds of error that are always accepted: `TOLERANCE`, and the rounding of float32."""
     coarse = CARE * float(np.spacing(np.float32(abs(moment))))
     return min(tolerance, TOLERANCE) + min(coarse, 0.25 / fps)
 
 
 def has_constant_rate(times: Times) -> bool:
-    """Whether images come at one rate."""
+    """True if the images have one constant rate."""
     steps = np.diff(times)
     return not len(steps) or float(np.ptp(steps)) < 0.5 * float(np.median(steps))
 
@@ -48,7 +48,7 @@ def has_constant_rate(times: Times) -> bool:
 def expect_frame_count(images: int, episodes: Sequence[Episode], file: Path) -> None:
     """Raises WamkitError if a file has far fewer images than its episodes have frames.
 
-    The metadata are not trusted: what follows takes memory for every frame that they claim.
+    The metadata are not trusted: later steps allocate memory for every frame that they claim.
     """
     frames = sum(episode.length for episode in episodes)
     if frames > 10 * images + 10_000:
@@ -62,30 +62,30 @@ def expect_frame_count(images: int, episodes: Sequence[Episode], file: Path) -> 
 def align_episodes(
     times: Times, starts: Sequence[float], lengths: Sequence[int], fps: float, tolerance: float
 ) -> list[FrameTimes]:
-    """The images of the episodes that share a file, which has images at `times`.
+    """Match the episodes that share a file to its images, which are at `times`.
 
     `starts` ascend: seconds in the file at which each episode begins by the metadata.
     """
     firsts = np.cumsum([0, *lengths])
     durations = np.array(lengths[:-1]) / fps
     likely = np.abs(np.diff(starts) - durations) < 0.5 * durations
-    counted = len(times) == firsts[-1] and bool(likely.all())
+    by_index = len(times) == firsts[-1] and bool(likely.all())
     expected = [start + np.arange(n) / fps for start, n in zip(starts, lengths, strict=True)]
-    if counted and not has_constant_rate(times) and len(lengths) > 1:
+    if by_index and not has_constant_rate(times) and len(lengths) > 1:
         # An image may be missing in one episode and another too many: times must roughly agree.
         ahead = times - np.concatenate(expected)
-        counted = float(np.abs(ahead - np.median(ahead)).max()) < 0.5 / fps
+        by_index = float(np.abs(ahead - np.median(ahead)).max()) < 0.5 / fps
     found = []
     for place, wanted in enumerate(expected):
-        if counted:
+        if by_index:
             mine = times[firsts[place] : firsts[place + 1]]
             found.append(FrameTimes(mine, np.abs(mine - wanted), True))
             continue
         nearest = _nearest(times, wanted, 0.5 / fps)
-        off = np.abs(nearest - wanted)
+        error = np.abs(nearest - wanted)
         least = min_tolerance(float(wanted[-1]), fps, tolerance)
-        seconds = np.where(off <= max(tolerance, least), nearest, np.nan)
-        found.append(FrameTimes(seconds, off, False))
+        seconds = np.where(error <= max(tolerance, least), nearest, np.nan)
+        found.append(FrameTimes(seconds, error, False))
     return found
 
 
@@ -101,14 +101,14 @@ def _nearest(times: Times, wanted: Times, half: float) -> Times:
 
 
 class Alignment:
-    """The times of images in the files of a recording, looked up where the metadata are off."""
+    """Times of the images in the video files of a data set, scanned where the metadata is wrong."""
 
     def __init__(self, recording: LeRobotFolder, tolerance: float) -> None:
         self.recording, self.tolerance = recording, tolerance
         self._tables: dict[tuple[str, Path], dict[int, FrameTimes] | None] = {}
 
     def frame_times(self, video: Video, key: str, episode: Episode) -> FrameTimes | None:
-        """Where the images of an episode are; None where they are as the metadata say."""
+        """Return the image times of an episode; None where the metadata is right."""
         name = key, episode.clips[key].file
         if name not in self._tables:
             plain = self._agrees(video, key, episode)
@@ -117,7 +117,7 @@ class Alignment:
         return None if table is None else table[episode.index]
 
     def scan_file(self, video: Video, key: str, episode: Episode) -> FrameTimes:
-        """Where the images of an episode are, by the index of the file."""
+        """Return the image times of an episode from the index of the file."""
         name = key, episode.clips[key].file
         if self._tables.get(name) is None:
             self._tables[name] = self._table(video, key, episode)
@@ -126,15 +126,15 @@ class Alignment:
         return table[episode.index]
 
     def _agrees(self, video: Video, key: str, episode: Episode) -> bool:
-        """Whether the header of a file and the metadata agree, or say too little."""
+        """True unless the header of a file contradicts the metadata."""
         fps, sharing = self.recording.fps, self.recording.episodes_sharing_video(episode, key)
         lengths = [e.length for e in sharing]
         total = sum(lengths)
         if video.num_frames != total:
             return True
         starts = np.array([e.clips[key].start for e in sharing])
-        counted = video.start + np.cumsum([0, *lengths[:-1]]) / fps
-        drift = float(np.abs(starts - counted).max())
+        expected_starts = video.start + np.cumsum([0, *lengths[:-1]]) / fps
+        drift = float(np.abs(starts - expected_starts).max())
         if video.fps > 0:
             drift = max(drift, total * abs(1 / video.fps - 1 / fps))
         return drift <= min_tolerance(float(starts[-1]) + lengths[-1] / fps, fps)

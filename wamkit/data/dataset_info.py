@@ -16,10 +16,10 @@ LIMITS = {"chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_i
 """Files in a folder, and megabytes of a file after which another is begun."""
 
 
-def begun(
+def new_info(
     fps: float, features: Mapping[str, Feature], robot_type: str, codecs: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Of a data set without episodes. `codecs`: what the videos of a camera are encoded in."""
+    """Return info.json of a data set without episodes. `codecs`: camera -> codec of its videos."""
     kinds = {"timestamp": "float32"}
     typed: dict[str, Any] = {}
     for name, feature in features.items():
@@ -45,16 +45,16 @@ def begun(
     }
 
 
-def limit(info: Mapping[str, Any], name: str) -> float:
-    """One of `LIMITS` in this data set: what it says, if that is positive and finite."""
+def limit_of(info: Mapping[str, Any], name: str) -> float:
+    """Return one of `LIMITS` from info.json if it is positive and finite, else the default."""
     value = info.get(name)
     if isinstance(value, int | float) and 0 < value < math.inf:
         return value
     return LIMITS[name]
 
 
-def counted(old: Mapping[str, Any], episodes: int, frames: int, tasks: int) -> dict[str, Any]:
-    """The same with other totals; whatever else stands there stays.
+def with_totals(old: Mapping[str, Any], episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """Update the totals; keep all other keys.
 
     The split `train` grows if it was of all episodes. Other splits are a choice that stays.
     """

@@ -1,4 +1,4 @@
-"""Which images of a data set are deep, and what a spec says of them; for `wamkit data check`."""
+"""Compare the depth of images with the metadata and the spec; for `wamkit data check`."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class ProbedImages:
     def findings(
         self, recording: LeRobotFolder, spec: PolicySpec | None, columns: Columns
     ) -> Iterator[Finding]:
-        """What is wrong with the depth of the images, by camera."""
+        """Yield a finding for every camera whose depth is inconsistent."""
         for key, looks in self._of.items():
             deep = [look for look in looks if look.shape[-1] == 1]
-            count = f"{len(deep)} of {len(looks)} images that were looked at"
+            count = f"{len(deep)} of {len(looks)} images that were checked"
             if deep and len(deep) < len(looks):
                 why = f"{key!r}: {count} have {ONE}, the others are 8-bit color"
                 yield _at(deep[0], why, "record the camera in one way, or leave episodes out")
-            said = recording.features[key].shape
-            if deep and 3 in (said[0], said[-1]) and len(said) == 3:
-                why = f"{key!r}: {count} have {ONE}, the metadata says {list(said)}"
+            shape = recording.features[key].shape
+            if deep and 3 in (shape[0], shape[-1]) and len(shape) == 3:
+                why = f"{key!r}: {count} have {ONE}, the metadata says {list(shape)}"
                 yield _at(deep[0], why, "correct the shape in meta/info.json: 1 channel")
             views = spec.cameras.views if spec is not None else ()
             for view in views:
@@ -67,14 +67,14 @@ class ProbedImages:
 def _of_view(
     spec: PolicySpec, view: str, key: str, looks: list[ProbedImage], deep: list[ProbedImage]
 ) -> Iterator[Finding]:
-    """What a view of the spec and its images disagree about."""
+    """Compare a view of the spec with its images."""
     given = next(v.value_range for v in spec.cameras.views if v.name == view)
     color = [look for look in looks if look.shape[-1] != 1]
     for kind, channels in ((deep, 1), (color, 3)):
         if not kind:
             continue
         values = np.concatenate([look.values for look in kind])
-        count = f"{len(kind)} of {len(looks)} images of {key!r} that were looked at"
+        count = f"{len(kind)} of {len(looks)} images of {key!r} that were checked"
         try:
             expect_channels(spec.cameras, view, channels, values, count)
         except WamkitError as problem:

@@ -15,7 +15,7 @@ from ..checkpoints.random_weights import build_seeded
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files import strict_json
-from ..files.durable import in_words, make_folder, sweep, write_text
+from ..files.durable import as_not_written, make_folder, sweep, write_text
 from ..files.placeholders import refuse_placeholder
 from ..policy.cameras import CameraLayout, expect_channels
 from ..policy.placing import expect_device
@@ -33,11 +33,11 @@ from .latent_files import (
     read_index,
     shape_of,
 )
-from .latents import settings, weights_mark
+from .latents import hash_weights, settings
 from .lerobot_format import TOLERANCE, Columns, LeRobotFolder
 from .needs import expect
 from .reader import FrameReader, expect_rows
-from .samples import chosen, clip
+from .samples import clip_frames, select_episodes
 
 Moment = tuple[int, int]  # episode, frame
 
@@ -49,7 +49,7 @@ def sample_index(
 
     Raises WamkitError if the tables lack frames of an episode, or if there are too many clips.
     """
-    chosen_ones = chosen(recording, episodes)
+    chosen_ones = select_episodes(recording, episodes)
     expect_rows(chosen_ones)
     if (clips := sum(-(-e.length // stride) for e in chosen_ones)) > MOST_CLIPS:
         raise WamkitError(
@@ -77,7 +77,7 @@ def precompute(
 ) -> int:
     """Encode what `folder` lacks, `shard` clips a file; return how many clips were encoded.
 
-    A file appears whole or not at all, so that an interrupted run goes on where it stopped.
+    Files are written atomically, so an interrupted run resumes where it stopped.
     `advance` is called with the number of clips encoded. Raises WamkitError if the data set is not
     what the spec needs, or the folder was made of other data or with other settings.
     """
@@ -105,7 +105,7 @@ def precompute(
     vae.eval().to(device)
     about = {
         "settings": settings(recording, spec, columns),
-        "weights": weights_mark(vae),
+        "weights": hash_weights(vae),
         "dtype": dtype,
         "moments": [list(moment) for moment in (wanted[0], wanted[-1])],
         "stride": stride,
@@ -124,11 +124,11 @@ def precompute(
         for view in spec.cameras.views:
             clips = []
             for index, t in part:
-                frames, _ = clip(spec, t, known[index].length)
-                shown = images.read(known[index], columns.view(view.name), frames)
+                frames, _ = clip_frames(spec, t, known[index].length)
+                images_read = images.read(known[index], columns.view(view.name), frames)
                 where = f"{columns.view(view.name)!r} of episode {index} at frame {frames[0]}"
-                expect_channels(spec.cameras, view.name, shown.shape[-1], shown, where)
-                clips.append(torch.from_numpy(shown).permute(0, 3, 1, 2))
+                expect_channels(spec.cameras, view.name, images_read.shape[-1], images_read, where)
+                clips.append(torch.from_numpy(images_read).permute(0, 3, 1, 2))
             views[view.name] = torch.stack(clips).to(device)
         return layout.canvas(views)
 
@@ -176,6 +176,6 @@ def _claim(folder: Path, about: dict[str, object]) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WamkitError(f"{folder} holds something else", "choose another folder")
-    with in_words(folder):
+    with as_not_written(folder):
         make_folder(folder)
     write_text(file, strict_json.dumps(about, indent=1) + "\n")

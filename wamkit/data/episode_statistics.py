@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-LEAST_FRAMES, MOST_FRAMES = 100, 10_000  # of an episode whose images are looked at
+LEAST_FRAMES, MOST_FRAMES = 100, 10_000  # of an episode whose images are sampled
 LARGE, THINNED = 300, 150  # pixels of the longer side: from here on thinned, and to about how many
 LEVELS = 256
 
@@ -29,8 +29,8 @@ Statistics = dict[str, NDArray[Any]]
 `count` [1]."""
 
 
-def of_values(values: NDArray[Any]) -> Statistics:
-    """Statistics of numbers [frames, size], each place by itself; `count` is the frames."""
+def value_statistics(values: NDArray[Any]) -> Statistics:
+    """Compute statistics of values [frames, size] per dimension; `count` is the frames."""
     rows = np.asarray(values, np.float64)
     ordered = np.sort(rows, axis=0)
     found = {"min": ordered[0], "max": ordered[-1], "mean": rows.mean(0), "std": rows.std(0)}
@@ -39,7 +39,7 @@ def of_values(values: NDArray[Any]) -> Statistics:
 
 
 def histogram(image: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """How often each channel of an image [height, width, channels] has each level: [channels, 256].
+    """Count the levels of each channel of an image [height, width, channels]: [channels, 256].
 
     Large images are thinned as LeRobot does.
     """
@@ -52,14 +52,14 @@ def histogram(image: NDArray[np.uint8]) -> NDArray[np.int32]:
     return np.stack(counts).astype(np.int32)
 
 
-def sampled(frames: int) -> list[int]:
-    """The frames of an episode whose images are looked at, in order."""
+def sampled_frames(frames: int) -> list[int]:
+    """Return the frames of an episode whose images are sampled, in order."""
     count = max(min(frames, LEAST_FRAMES), min(int(frames**0.75), MOST_FRAMES))
     return [int(place) for place in np.round(np.linspace(0, frames - 1, count))]
 
 
-def of_images(histograms: Iterable[NDArray[np.int32]]) -> Statistics:
-    """Statistics of images, from the histogram of each; `count` is how many they are."""
+def image_statistics(histograms: Iterable[NDArray[np.int32]]) -> Statistics:
+    """Compute statistics of images from their histograms; `count` is the number of images."""
     every = list(histograms)
     counts = np.stack(every).sum(0, dtype=np.int64)  # [channels, levels]
     pixels = int(counts[0].sum())
@@ -83,8 +83,8 @@ def of_images(histograms: Iterable[NDArray[np.int32]]) -> Statistics:
     }
 
 
-def together(parts: Sequence[Mapping[str, Any]]) -> Statistics:
-    """Statistics of several episodes or data sets together; quantiles if each of them has them.
+def merge_statistics(parts: Sequence[Mapping[str, Any]]) -> Statistics:
+    """Merge the statistics of several episodes or data sets; quantiles only if all have them.
 
     Raises KeyError, TypeError or ValueError if one is not of the form of the others.
     """
@@ -104,11 +104,11 @@ def together(parts: Sequence[Mapping[str, Any]]) -> Statistics:
     return found | {name: (weights * stacked(name)).sum(0) for name in shared}
 
 
-def plain(statistics: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """The same as lists, for JSON and tables."""
+def to_lists(statistics: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Convert arrays to lists, for JSON and tables."""
     return {name: value.tolist() for name, value in statistics.items()}
 
 
 def _rank(q: float, rows: int) -> int:
-    """Which of the rows in ascending order, counted from 1, is the quantile q."""
+    """Rank, from 1, of the row that is the quantile q."""
     return max(1, math.ceil(q * rows))

@@ -20,11 +20,11 @@ from . import parquet
 from .episode_statistics import (
     Statistics,
     histogram,
-    of_images,
-    of_values,
-    plain,
-    sampled,
-    together,
+    image_statistics,
+    merge_statistics,
+    sampled_frames,
+    to_lists,
+    value_statistics,
 )
 from .findings import CONVERT
 from .lerobot_format import Episode, LeRobotFolder
@@ -37,12 +37,12 @@ BASIC = {"min", "max", "mean", "std", "count"}
 CHUNK_INDEX, FILE_INDEX = "meta/episodes/chunk_index", "meta/episodes/file_index"
 
 
-def files(folder: Path) -> list[Path]:
+def table_files(folder: Path) -> list[Path]:
     """The files of the data set in a folder, in order."""
     return sorted((folder / FOLDER).rglob("*.parquet"))
 
 
-def place_of(file: Path) -> dict[str, int]:
+def file_columns(file: Path) -> dict[str, int]:
     """The columns that name the file of a row, from chunk-000/file-000.parquet.
 
     Raises WamkitError if it has another name.
@@ -59,7 +59,7 @@ def columns_of(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
     return {
         f"stats/{feature}/{name}": value
         for feature, known in statistics.items()
-        for name, value in plain(known).items()
+        for name, value in to_lists(known).items()
     }
 
 
@@ -73,37 +73,37 @@ def statistics_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def measured(recording: LeRobotFolder, episode: Episode) -> dict[str, Statistics]:
-    """The statistics of every feature of an episode that is stored; images are [h, w, 3] uint8.
+def episode_statistics(recording: LeRobotFolder, episode: Episode) -> dict[str, Statistics]:
+    """Compute the statistics of every feature of a stored episode; images are [h, w, 3] uint8.
 
     Raises WamkitError if its frames cannot be read.
     """
     names = [name for name, feature in recording.features.items() if not feature.is_image]
     numbers, images = ColumnStore(recording, [episode], names), FrameReader(recording)
-    found = {name: of_values(numbers[name]) for name in names}
+    found = {name: value_statistics(numbers[name]) for name in names}
     for name in recording.cameras:
-        frames = sampled(episode.length)
+        frames = sampled_frames(episode.length)
         every = (images.read(episode, name, [frame])[0] for frame in frames)
-        found[name] = of_images(histogram(image) for image in every)
+        found[name] = image_statistics(histogram(image) for image in every)
     return found
 
 
 def tasks_of(recording: LeRobotFolder, episode: Episode) -> list[str]:
-    """The instructions of an episode that is stored, in the order of its frames."""
+    """The instructions of a stored episode, in the order of its frames."""
     if episode.tasks:
         return list(episode.tasks)
     indices = ColumnStore(recording, [episode], ["task_index"])["task_index"][:, 0]
     return [recording.tasks[int(index)] for index in dict.fromkeys(indices.tolist())]
 
 
-def complete(folder: Path, recording: LeRobotFolder) -> None:
+def add_missing_columns(folder: Path, recording: LeRobotFolder) -> None:
     """Give every file in a folder the columns that another has, and those that LeRobot needs.
 
     Statistics are computed from the frames of the recording where there are none. A file that lacks
     nothing is left as it is; others are written under a new inode. Raises WamkitError if frames
     cannot be read.
     """
-    there = {file: parquet.open_parquet(file).schema_arrow for file in files(folder)}
+    there = {file: parquet.open_parquet(file).schema_arrow for file in table_files(folder)}
     kinds = {f.name: f.type for schema in reversed(there.values()) for f in schema}
     measure_all = not any(name.startswith("stats/") for name in kinds)
     episodes = {episode.index: episode for episode in recording.episodes}
@@ -115,20 +115,20 @@ def complete(folder: Path, recording: LeRobotFolder) -> None:
         rows = []
         for row in parquet.rows(file):
             episode = episodes[row["episode_index"]]
-            found = {"tasks": tasks_of(recording, episode)} | place_of(file)
-            found |= columns_of(measured(recording, episode)) if measure else {}
+            found = {"tasks": tasks_of(recording, episode)} | file_columns(file)
+            found |= columns_of(episode_statistics(recording, episode)) if measure else {}
             rows.append(found | row)
         added = {
             name: value
             for name, value in (rows[0] if rows else {}).items()
             if name not in kinds and (measure_all or not name.startswith("stats/"))
         }
-        put(rows, kinds | kinds_of(added), file)
+        write_rows(rows, kinds | arrow_types(added), file)
 
 
-def kinds_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def arrow_types(row: Mapping[str, Any]) -> dict[str, Any]:
     """The Arrow types in which LeRobot writes the columns of a row, in their order."""
-    arrow = parquet.arrow()
+    arrow = parquet.import_pyarrow()
 
     def kind(name: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -141,28 +141,28 @@ def kinds_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kind(name, value) for name, value in row.items()}
 
 
-def append(rows: Sequence[Mapping[str, Any]], file: Path, first: Path | None) -> None:
+def append_rows(rows: Sequence[Mapping[str, Any]], file: Path, first: Path | None) -> None:
     """Add rows to a file, which need not be there; `first` is another of the same table.
 
-    Raises WamkitError if a column that is there cannot hold what a row has.
+    Raises WamkitError if an existing column cannot hold a value.
     """
     like = file if file.exists() else first
     if like is None:
-        put(rows, kinds_of(rows[0]), file)
+        write_rows(rows, arrow_types(rows[0]), file)
         return
     kinds = {field.name: field.type for field in parquet.open_parquet(like).schema_arrow}
-    put(rows, kinds, file, parquet.read(file) if like == file else None)
+    write_rows(rows, kinds, file, parquet.read(file) if like == file else None)
 
 
-def put(
+def write_rows(
     rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], file: Path, before: Any = None
 ) -> None:
     """Rows, after those of the table `before`, as a file under a new inode.
 
     The old file may have a second name elsewhere. `kinds`: column -> Arrow type; a column that a
-    row does not have is null. Raises WamkitError if a column cannot hold what a row has.
+    row does not have is null. Raises WamkitError if a column cannot hold a value.
     """
-    arrow, columns = parquet.arrow(), {}
+    arrow, columns = parquet.import_pyarrow(), {}
     for name, kind in kinds.items():
         try:
             columns[name] = arrow.array([_fitting(row.get(name), kind) for row in rows], kind)
@@ -177,7 +177,7 @@ def put(
 
 
 def _fitting(value: Any, kind: Any) -> Any:
-    """A value as a cell of this type: older versions of LeRobot keep a least value as it is."""
+    """Convert a value to a cell of this type; older LeRobot versions store a minimum unwrapped."""
     if isinstance(value, list) and hasattr(kind, "value_type"):
         return [_fitting(one, kind.value_type) for one in value]
     if isinstance(value, float) and str(kind) == "bool":
@@ -185,7 +185,7 @@ def _fitting(value: Any, kind: Any) -> Any:
     return value
 
 
-def overall(folder: Path, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_statistics(folder: Path, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """meta/stats.json once the rows `new` have been added to the table.
 
     As LeRobot does it, from the file as it was. From all rows where that is missing, or of another
@@ -196,13 +196,15 @@ def overall(folder: Path, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     with suppress(ValueError):
         old = json_table(folder / "meta" / "stats.json")
     with suppress(KeyError, TypeError, ValueError):
-        return old | {f: plain(together([old[f], *(one[f] for one in added)])) for f in added[0]}
-    every = [statistics_of(row) for one in files(folder) for row in parquet.rows(one)]
+        return old | {
+            f: to_lists(merge_statistics([old[f], *(one[f] for one in added)])) for f in added[0]
+        }
+    every = [statistics_of(row) for one in table_files(folder) for row in parquet.rows(one)]
     for feature, mine in added[0].items():
         known = [one[feature] for one in every if feature in one]
         whole = [one for one in known if one.keys() >= BASIC]
         try:
-            old[feature] = plain(together(whole or [mine]))
+            old[feature] = to_lists(merge_statistics(whole or [mine]))
         except (TypeError, ValueError) as error:
             what = f"the statistics of {feature!r} in {FOLDER} cannot be used: {error}"
             raise WamkitError(what, CONVERT) from None

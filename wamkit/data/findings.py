@@ -1,4 +1,4 @@
-"""What is wrong with a data set: a place, what was found there, and what to do about it."""
+"""Problems of a data set: the place, the problem and a hint."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..errors import WamkitError
 
 AGAIN = "copy the whole data set again"
 CONVERT = "write or convert the data set again"
-MOST = 10**12  # of what is counted in a data set
+MOST = 10**12  # of frames, episodes or rows in a data set
 SHOWN = 8  # faults in one error message
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, where, and the cure."""
+    """One problem, where it is, and a hint."""
 
     file: str
     why: str
@@ -27,12 +27,12 @@ class Finding:
 
     def __str__(self) -> str:
         places = (("episode", self.episode), ("frame", self.frame))
-        words = [f"{name} {number}" for name, number in places if number is not None]
-        return f"{', '.join([self.file, *words])}: {self.why}"
+        parts = [f"{name} {number}" for name, number in places if number is not None]
+        return f"{', '.join([self.file, *parts])}: {self.why}"
 
 
 class DataError(WamkitError):
-    """A data set that cannot be used, with every reason."""
+    """A data set cannot be used; lists every reason."""
 
     def __init__(self, findings: Sequence[Finding], about: str = "") -> None:
         self.findings = tuple(findings)
@@ -47,21 +47,21 @@ class DataError(WamkitError):
         super().__init__(what, "run `wamkit data check` on the folder")
 
 
-def refuse(findings: Iterable[Finding], about: str = "") -> None:
+def raise_findings(findings: Iterable[Finding], about: str = "") -> None:
     """Raises DataError if there is any."""
     if found := list(findings):
         raise DataError(found, about)
 
 
-def of(problem: WamkitError, file: str, episode: int | None = None) -> list[Finding]:
-    """An error in words as findings."""
+def findings_of(problem: WamkitError, file: str, episode: int | None = None) -> list[Finding]:
+    """Convert an error to findings."""
     if isinstance(problem, DataError):
         return list(problem.findings)
     return [Finding(file, problem.what, episode, hint=problem.hint)]
 
 
-def whole(row: Mapping[str, Any], name: str, least: int = 0) -> int:
-    """A whole number of a row, also if it is written as 12.0. Raises ValueError in words."""
+def integer(row: Mapping[str, Any], name: str, least: int = 0) -> int:
+    """Return an integer of a row, also if written as 12.0. Raises ValueError with a message."""
     value = row.get(name)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"{name} is missing")
@@ -76,7 +76,7 @@ def whole(row: Mapping[str, Any], name: str, least: int = 0) -> int:
 
 
 def seconds(row: Mapping[str, Any], name: str) -> float:
-    """A moment of a row. Raises ValueError in words."""
+    """Return a time of a row. Raises ValueError with a message."""
     value = row.get(name)
     if value is None or isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise ValueError(f"{name} is {value!r:.40}, expected seconds")

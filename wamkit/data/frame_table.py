@@ -18,8 +18,8 @@ from .lerobot_format import Feature
 def frames(
     features: Mapping[str, Feature], rows: list[dict[str, Any]], own: Mapping[str, Any]
 ) -> Any:
-    """The frames of an episode, with LeRobot's own columns `own`, as a `pyarrow.Table`."""
-    arrow = parquet.arrow()
+    """Convert the frames of an episode, with LeRobot's own columns `own`, to a `pyarrow.Table`."""
+    arrow = parquet.import_pyarrow()
     columns: dict[str, Any] = {}
     for name, feature in features.items():
         if feature.dtype == "image":
@@ -40,8 +40,8 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def tasks(tasks: Mapping[int, str]) -> Any:
-    """A table that pandas reads with the instruction as its index, as LeRobot expects."""
-    arrow = parquet.arrow()
+    """Build LeRobot's table of tasks, with the instruction as the pandas index."""
+    arrow = parquet.import_pyarrow()
     about = {
         "index_columns": ["task"],
         "column_indexes": [],

@@ -1,4 +1,4 @@
-"""What a data set may call an instruction: words, and no null that became a word on its way."""
+"""Validate instructions of a data set: non-empty text that is no null written as text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ NULLS = frozenset({"none", "null", "nan", "<na>", "nat", "undefined"})
 
 
 def expect_instruction(found: Any, what: str) -> str:
-    """`found`, if it says what to do. Raises ValueError in words; `what` names the place.
+    """Return `found` if it is an instruction. Raises ValueError; `what` names the place in it.
 
-    Missing ones are null, empty, or the name of a null as text: nobody tells a robot "None".
+    Missing ones are null, empty, or the name of a null as text, such as "None".
     """
     if not isinstance(found, str):
         raise ValueError(f"{what} is {found!r:.80}, expected an instruction")

@@ -1,6 +1,6 @@
 """The files of stored latents, which are not trusted: a schema of the index, a form of each file.
 
-latents.json                          what they were made of, and how many files there are
+latents.json                          their source and settings, and the number of files
 latents-00000-of-00007.safetensors    `starts` [n, 2], episode and frame; `latents` [n, C, t, h, w]
 """
 
@@ -37,7 +37,7 @@ Count = Annotated[int, Field(ge=0, lt=MOST)]
 
 
 class Settings(Section):
-    """What decides the latents besides the weights of the VAE."""
+    """Settings that determine the latents, besides the weights of the VAE."""
 
     vae: dict[str, Any]
     cameras: dict[str, Any]
@@ -71,7 +71,7 @@ class Index(Section):
 
 
 def read_index(folder: Path) -> Index:
-    """What latents.json says. Raises WamkitError with every fault."""
+    """Read latents.json. Raises WamkitError with every fault."""
     return parsed(folder / INDEX, Index, strict_json.loads, f"remove the folder, and {AGAIN}")
 
 
@@ -109,9 +109,9 @@ def expect_form(source: Any, file: Path, dtype: str, shape: Sequence[int] | None
     and, where that is known, with this shape [C, t, h, w].
     """
     if (names := sorted(source.keys())) != ["latents", "starts"]:
-        said = ", ".join(names[:8]) or "nothing"
+        found = ", ".join(names[:8]) or "nothing"
         raise WamkitError(
-            f"{file} holds {said}, expected latents and starts", f"remove it and {AGAIN}"
+            f"{file} holds {found}, expected latents and starts", f"remove it and {AGAIN}"
         )
     starts, latents = source.get_slice("starts"), source.get_slice("latents")
     count, *rest = starts.get_shape() or [0]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..checkpoints.finite import fault
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ..files.placeholders import refuse_placeholder
 from .latent_files import (
     AGAIN,
@@ -35,7 +35,7 @@ from .lerobot_format import Columns, LeRobotFolder
 
 
 def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> dict[str, Any]:
-    """What decides the latents besides the weights of the VAE."""
+    """Return the settings that determine the latents, besides the weights of the VAE."""
     return {
         "vae": spec.vae.model_dump(mode="json", exclude={"weights", "adapter"}),
         "cameras": spec.cameras.model_dump(mode="json", exclude_none=True),
@@ -45,8 +45,8 @@ def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> di
     }
 
 
-def weights_mark(vae: Any) -> str:
-    """A hash of a VAE's weights, wherever their file is."""
+def hash_weights(vae: Any) -> str:
+    """Return a hash of a VAE's weights, independent of their path."""
     total = hashlib.sha256()
     if isinstance(vae, nn.Module):
         for name, value in sorted(vae.state_dict().items()):
@@ -60,7 +60,7 @@ class StoredLatents:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder holds none, or a file is missing or damaged."""
-        self.folder = expanded(folder)
+        self.folder = expand_home(folder)
         file = self.folder / INDEX
         if not file.is_file():
             raise WamkitError(
@@ -74,7 +74,7 @@ class StoredLatents:
         if missing := [path.name for path in self.files if not path.is_file()]:
             raise WamkitError(
                 f"{self.folder} lacks {len(missing)} of {shards} files, first {missing[0]}",
-                f"{AGAIN}: it goes on where it stopped",
+                f"{AGAIN}: it resumes where it stopped",
             )
         self._open: dict[int, Any] = {}
 
@@ -110,13 +110,13 @@ class StoredLatents:
         if changed := [name for name in now if now[name] != then[name]]:
             raise WamkitError(
                 f"{self.folder} was made with another {' and another '.join(changed)}",
-                f"{AGAIN} into another folder, or restore what has changed",
+                f"{AGAIN} into another folder, or restore the old settings",
             )
         about, wrong = self.about, f"{self.folder / INDEX} is damaged: it names"
-        cure = f"remove the folder, and {AGAIN}"
+        hint = f"remove the folder, and {AGAIN}"
         lengths = {episode.index: episode.length for episode in recording.episodes}
         if unknown := [index for index in about.episodes if index not in lengths]:
-            raise WamkitError(f"{wrong} episode {unknown[0]}, which the data set lacks", cure)
+            raise WamkitError(f"{wrong} episode {unknown[0]}, which the data set lacks", hint)
         mine = [(index, lengths[index]) for index in about.episodes]
         (first, _), (last, length) = mine[0], mine[-1]
         clips = sum(-(-frames // about.stride) for _, frames in mine)
@@ -125,7 +125,7 @@ class StoredLatents:
             raise WamkitError(
                 f"{wrong} {about.clips} clips from {about.moments[0]} to {about.moments[1]}; the "
                 f"data set has {clips} from {ends[0]} to {ends[1]}",
-                cure,
+                hint,
             )
         starts = starts_of(mine, about.stride)
         seen = 0
@@ -135,11 +135,11 @@ class StoredLatents:
             expect_starts(source, file, starts[seen : seen + count])
             seen += count
         if seen != about.clips:
-            raise WamkitError(f"{self.folder} holds {seen} of {about.clips} clips", cure)
+            raise WamkitError(f"{self.folder} holds {seen} of {about.clips} clips", hint)
 
     def expect_weights(self, vae: Any) -> None:
         """Raises WamkitError if they were made by a VAE with other weights."""
-        if weights_mark(vae) != self.about.weights:
+        if hash_weights(vae) != self.about.weights:
             raise WamkitError(
                 f"{self.folder} was made by a VAE with other weights",
                 f"{AGAIN} into another folder, or name those weights in vae.weights",

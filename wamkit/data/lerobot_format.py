@@ -1,4 +1,4 @@
-"""What a LeRobot folder of version 3 or 2 says about itself: features, episodes, tasks, files.
+"""Metadata of a LeRobot folder of version 3 or 2: features, episodes, tasks, files.
 
 Version 3 keeps many episodes in a parquet and in an mp4 file, version 2 one in each. Both become
 the same `LeRobotFolder`, which knows for each episode where its rows and its images are. Formats:
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WamkitError, did_you_mean
-from ..files.hub import local
+from ..files.hub import local_path
 from . import metadata
-from .findings import CONVERT, DataError, Finding, refuse, seconds, whole
+from .findings import CONVERT, DataError, Finding, integer, raise_findings, seconds
 from .schema import IMAGES, MOST_FRAMES
-from .templates import filled
+from .templates import fill
 
 INFO = Path("meta", "info.json")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # in every folder
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4  # seconds that an image may be off, as in LeRobot
 
 @dataclass(frozen=True)
 class Feature:
-    """One quantity that is recorded with every frame."""
+    """One feature recorded with every frame."""
 
     dtype: str
     """A number type such as float32, or `video` (an mp4 file), or `image` (within the parquet)."""
@@ -41,7 +41,7 @@ class Feature:
 
     @property
     def labels(self) -> list[str]:
-        """A name for each number of a frame: those of the data set, or their places."""
+        """A name for each dimension: those of the data set, or indexes."""
         names, size = self.names, math.prod(self.shape)
         if isinstance(names, dict) and len(names) == 1:  # such as {"motors": [...]}
             names = next(iter(names.values()))
@@ -64,7 +64,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Clip:
-    """Where the images of one episode and one camera are."""
+    """Location of the images of one episode and camera."""
 
     file: Path
     start: float = 0.0
@@ -98,7 +98,7 @@ class Columns:
 
     @staticmethod
     def of(pairs: Iterable[str]) -> Columns:
-        """From words such as "front=observation.images.top" or "action=actions".
+        """Parse pairs such as "front=observation.images.top" or "action=actions".
 
         Raises WamkitError if a word has no `=`, or a name is given twice.
         """
@@ -107,7 +107,7 @@ class Columns:
             name, equals, key = pair.partition("=")
             if not equals or not name or not key or name in found:
                 raise WamkitError(
-                    f"{pair!r} does not say which column is which, or says it twice",
+                    f"{pair!r} maps no column, or maps it twice",
                     "write VIEW=KEY, state=KEY or action=KEY, once for each",
                 )
             found[name] = key
@@ -120,13 +120,13 @@ class LeRobotFolder:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises WamkitError if the folder is no data set, or of a version that is not read."""
-        self.folder = local(folder, "dataset")
+        self.folder = local_path(folder, "dataset")
         file = self.folder / INFO
         if not file.is_file():
             raise WamkitError(
                 f"no data set at {self.folder}: it has no {INFO}", "name a LeRobot folder"
             )
-        self.info, faults = metadata.information(file)
+        self.info, faults = metadata.read_info(file)
         if faults:
             raise DataError(faults, str(self.folder))
         self._paths: dict[str, Path] = {}
@@ -151,14 +151,14 @@ class LeRobotFolder:
     def episodes(self) -> tuple[Episode, ...]:
         """Every episode, in order. Raises WamkitError, with all faults, if one cannot be used."""
         found, faults = self.episodes_and_faults
-        refuse(faults, f"{self.folder}: the metadata")
+        raise_findings(faults, f"{self.folder}: the metadata")
         return found
 
     @cached_property
     def episodes_and_faults(self) -> tuple[tuple[Episode, ...], tuple[Finding, ...]]:
-        """The episodes that can be used, in order, and what is wrong with the others."""
+        """The episodes that can be used, in order, and the findings of the others."""
         rows, faults = self._rows()
-        found, wrong = metadata.made(rows, self._episode)
+        found, wrong = metadata.convert_rows(rows, self._episode)
         known: dict[int, Episode] = {}
         place = str(rows[0][0]) if rows else ""
         for episode in found:
@@ -169,7 +169,7 @@ class LeRobotFolder:
         return tuple(known[index] for index in sorted(known)), (*faults, *wrong)
 
     def _overlaps(self, episodes: Iterable[Episode], place: str) -> Iterator[Finding]:
-        """Episodes that begin in a film while another is still being shown."""
+        """Find episodes whose time ranges in one video file overlap."""
         for name, files in self._shared(episodes).items():
             for file, mine in files.items():
                 for one, other in pairwise(mine):
@@ -180,22 +180,22 @@ class LeRobotFolder:
 
     @property
     def tasks(self) -> dict[int, str]:
-        """task_index -> instruction. Raises WamkitError, with all faults, if one has no words."""
+        """task_index -> instruction. Raises WamkitError, with all faults, if one is empty."""
         found, faults = self.tasks_and_faults
-        refuse(faults, f"{self.folder}: the metadata")
+        raise_findings(faults, f"{self.folder}: the metadata")
         return found
 
     @cached_property
     def tasks_and_faults(self) -> tuple[dict[int, str], list[Finding]]:
-        """task_index -> instruction, and what is wrong with the others."""
+        """task_index -> instruction, and the findings of the others."""
         return metadata.tasks(self.folder, v3=self.version.startswith("v3"))
 
     def episodes_sharing_video(self, episode: Episode, camera: str) -> tuple[Episode, ...]:
         """The episodes in the same mp4 file, in the order in which they are there."""
-        return self._by_film[camera][episode.clips[camera].file]
+        return self._episodes_by_video[camera][episode.clips[camera].file]
 
     @cached_property
-    def _by_film(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
+    def _episodes_by_video(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
         return self._shared(self.episodes_and_faults[0])
 
     def _shared(self, episodes: Iterable[Episode]) -> dict[str, dict[Path, tuple[Episode, ...]]]:
@@ -224,13 +224,15 @@ class LeRobotFolder:
         return self.features[key]
 
     def files(self) -> list[Path]:
-        """Every file that holds frames or says where they are, in a fixed order."""
+        """Every file with frames or metadata, in a fixed order."""
         kept = [self.folder / INFO]
         for place in ("meta/episodes", "data", "videos", "images"):
             kept += sorted(p for p in (self.folder / place).rglob("*") if p.is_file())
         metas = ("tasks.parquet", "tasks.jsonl", "episodes.jsonl")
         kept += [p for name in metas if (p := self.folder / "meta" / name).is_file()]
-        others = self._tables().union(*(files for files in self._by_film.values())) - set(kept)
+        others = self._tables().union(*(files for files in self._episodes_by_video.values())) - set(
+            kept
+        )
         return kept + sorted(p for p in others if p.is_file())
 
     def _tables(self) -> set[Path]:
@@ -271,8 +273,8 @@ class LeRobotFolder:
         return rows, faults
 
     def _episode(self, row: dict[str, Any]) -> Episode:
-        """A row of the metadata. Raises ValueError in words."""
-        index, length = whole(row, "episode_index"), whole(row, "length", 1)
+        """Parse a row of the metadata. Raises ValueError with a message."""
+        index, length = integer(row, "episode_index"), integer(row, "length", 1)
         if length > MOST_FRAMES:
             raise ValueError(f"length is {length:,}, an episode has at most {MOST_FRAMES:,} frames")
         clips = {}
@@ -282,20 +284,20 @@ class LeRobotFolder:
                 clips[name] = Clip(file, seconds(row, f"videos/{name}/from_timestamp"))
             data = self._path("data_path", **_file(row, "data"))
         else:
-            size = whole({"chunks_size": 1000} | self.info, "chunks_size", 1)
+            size = integer({"chunks_size": 1000} | self.info, "chunks_size", 1)
             place = {"episode_chunk": index // size, "episode_index": index}
             for name in self.video_keys:
                 clips[name] = Clip(self._path("video_path", video_key=name, **place))
             data = self._path("data_path", **place)
-        span = tuple(whole(row, name) for name in SPAN if row.get(name) is not None)
-        return Episode(index, length, metadata.words_of(row), data, clips, span)
+        span = tuple(integer(row, name) for name in SPAN if row.get(name) is not None)
+        return Episode(index, length, metadata.instructions_of(row), data, clips, span)
 
     def _path(self, template: str, **values: int | str) -> Path:
-        """The file that a template of info.json stands for; episodes of one file share the path."""
-        name = filled(self.info[template], **values)
+        """Fill a path template of info.json; episodes of one file share the path."""
+        name = fill(self.info[template], **values)
         return self._paths.setdefault(name, self.folder / name)
 
 
 def _file(row: Mapping[str, Any], place: str) -> dict[str, int]:
-    """The numbers of a file of version 3."""
-    return {key: whole(row, f"{place}/{key}") for key in ("chunk_index", "file_index")}
+    """Chunk and file index of a file of version 3."""
+    return {key: integer(row, f"{place}/{key}") for key in ("chunk_index", "file_index")}

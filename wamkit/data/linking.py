@@ -1,6 +1,6 @@
 """A copy of a data set that takes no room: a second name for every file in it.
 
-What is written over such a file gets a new inode, so that the other name keeps what it had.
+Rewriting such a file makes a new inode, so the other name keeps the old content.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from . import parquet
 
 
 def link_tree(source: Path, goal: Path) -> None:
-    """Give every file below `source` a second name below `goal`, a folder that is there.
+    """Hard-link every file below `source` into `goal`, an existing folder.
 
     Only for files that never change again; where the file system has no second names they are
-    copied. What a crash left hidden is passed over. Files may be links, as in the cache of the hub.
+    copied. Temporary files of a crash are skipped. Files may be links, as in the cache of the hub.
     Links to folders are refused: they lead anywhere, also back to where they are. Raises OSError,
-    and WamkitError for links to folders or to nothing, and for what is no file.
+    and WamkitError for links to folders or to nothing, and for special files.
     """
 
     def refuse(error: OSError) -> None:
@@ -44,7 +44,7 @@ def link_tree(source: Path, goal: Path) -> None:
 def _no_copy(place: Path, why: str) -> WamkitError:
     return WamkitError(
         f"{place} {why}, and episodes are added to a copy of the data set",
-        "remove it, or put what is meant in its place",
+        "remove it, or replace it by the file it should be",
     )
 
 
@@ -58,7 +58,7 @@ def _link(source: Path, goal: Path) -> None:
 def put_table(table: Any, file: Path) -> None:
     """Write a parquet file over a second name. Raises OSError."""
     file.unlink(missing_ok=True)
-    parquet.arrow().parquet.write_table(table, file)
+    parquet.import_pyarrow().parquet.write_table(table, file)
 
 
 def put_json(file: Path, data: Any) -> None:

@@ -1,4 +1,4 @@
-"""Batches of samples in an order that is fixed by a seed and can be gone on with."""
+"""Batches of samples in a resumable order that a seed determines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from ..policy.observation import Batch, Observation
 from .samples import Sample, Samples
 
 SEEDS = 2**63  # that a generator of torch takes
-GRACE = (
-    30  # seconds that a process which reads goes on after SIGTERM, for the batch that is awaited
-)
+GRACE = 30  # seconds that a worker keeps running after SIGTERM, for the pending batch
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -41,14 +39,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What a process that reads could not read, as it can be sent to another process."""
+    """An error of a worker process, in a form that can be pickled."""
 
     what: str
     hint: str
 
 
 class _Reading:
-    """Samples, or the problem in place of one."""
+    """Dataset wrapper that returns a problem instead of raising."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -90,7 +88,7 @@ def _end_later(*_: Any) -> None:
 class Order:
     """Indexes of one epoch after the other in batches, of which each of `world` processes has one.
 
-    The same for the same seed, whatever the number of processes: together they take the batches
+    The same seed gives the same order for any number of processes: together they take the batches
     that one alone would take with a batch as large as all of theirs.
     """
 
@@ -170,24 +168,24 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """What is left of this epoch; the next iteration is the next epoch.
+        """Iterate the rest of this epoch; the next iteration is the next epoch.
 
         Raises WamkitError if a sample cannot be read.
         """
         for batch in self._loader:
             if isinstance(batch, _Problem):
                 raise WamkitError(batch.what, batch.hint)
-            self.order.position += 1  # what was handed out, whatever workers have fetched ahead
+            self.order.position += 1  # batches handed out, without those that workers prefetched
             if self.order.position == len(self.order):
                 self.order.epoch, self.order.position = self.order.epoch + 1, 0
             yield batch
 
     def close(self) -> None:
-        """End the worker processes; there are no batches any more."""
+        """Stop the worker processes; no batches can be read after this."""
         self._loader = ()
 
     def state_dict(self) -> dict[str, int]:
-        """Where in the order the next batch is; also while iterating."""
+        """Position of the next batch; also while iterating."""
         order = self.order
         return {
             "epoch": order.epoch,

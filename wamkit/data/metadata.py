@@ -1,4 +1,4 @@
-"""The metadata of a LeRobot folder, read to its end: what can be used of it, and every fault."""
+"""The metadata of a LeRobot folder, read completely: usable content and every fault."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from ..errors import WamkitError
 from ..files import strict_json
 from ..files.paths import expect_text, read_text
-from ..files.placeholders import placeholder
+from ..files.placeholders import placeholder_error
 from . import parquet
-from .findings import AGAIN, CONVERT, DataError, Finding, of, whole
+from .findings import AGAIN, CONVERT, DataError, Finding, findings_of, integer
 from .instructions import expect_instruction
 from .schema import MOST_BYTES, MOST_EPISODES, fault_of_statistics, faults_of_info
 from .templates import fault_of_template
@@ -26,10 +26,10 @@ TEMPLATE = "convert the data set with LeRobot's own script"
 MOST_FAULTS = 1000  # of one file that are kept
 
 
-def information(file: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """What info.json says, and everything that is wrong with it."""
-    if (other := placeholder(file)) is not None:
-        return {}, of(other, str(file))
+def read_info(file: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """Read info.json; return its content and every fault."""
+    if (other := placeholder_error(file)) is not None:
+        return {}, findings_of(other, str(file))
     try:
         info = json_table(file)
     except ValueError as error:
@@ -78,8 +78,8 @@ def _wrong(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def lines(file: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The tables in a file of JSON lines, and the lines that are none."""
-    if (other := placeholder(file)) is not None:
-        return [], of(other, str(file))
+    if (other := placeholder_error(file)) is not None:
+        return [], findings_of(other, str(file))
     found: list[dict[str, Any]] = []
     faults: list[Finding] = []
     try:
@@ -133,20 +133,20 @@ def table(file: Path, wanted: list[str], besides: list[str]) -> tuple[list[dict[
     try:
         names = parquet.open_parquet(file).schema_arrow.names
         if missing := [name for name in wanted if name not in names]:
-            words = ", ".join(map(repr, missing))
-            return [], [Finding(str(file), f"{file} has no column {words}", hint=CONVERT)]
+            columns = ", ".join(map(repr, missing))
+            return [], [Finding(str(file), f"{file} has no column {columns}", hint=CONVERT)]
         return parquet.rows(file, [*wanted, *(name for name in besides if name in names)]), []
     except WamkitError as problem:
-        return [], of(problem, str(file))
-    except Exception as error:  # a column of a kind that has no numbers or words
+        return [], findings_of(problem, str(file))
+    except Exception as error:  # a column of a type without numeric or text values
         why = f"{file} cannot be read: {type(error).__name__}: {error}"
         return [], [Finding(str(file), why, hint=CONVERT)]
 
 
-def made(
+def convert_rows(
     rows: list[tuple[Path, dict[str, Any]]], make: Callable[[dict[str, Any]], T]
 ) -> tuple[list[T], list[Finding]]:
-    """What `make` makes of every row, and a finding for each that it refuses."""
+    """Apply `make` to every row; return the results, and a finding for each row it refuses."""
     found, faults = [], []
     for place, (file, row) in enumerate(rows):
         try:
@@ -166,7 +166,7 @@ def made(
     return found, faults
 
 
-def words_of(row: dict[str, Any]) -> tuple[str, ...]:
+def instructions_of(row: dict[str, Any]) -> tuple[str, ...]:
     """The instructions of an episode."""
     content = row.get("tasks")
     if content is None:
@@ -188,7 +188,7 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
         try:
             names = parquet.open_parquet(file).schema_arrow.names
         except WamkitError as problem:
-            return {}, of(problem, str(file))
+            return {}, findings_of(problem, str(file))
         texts = [name for name in names if name != "task_index"]
         if "task_index" not in names or len(texts) != 1:
             why = f"{file} has the columns {', '.join(names)}; expected the task and task_index"
@@ -197,10 +197,10 @@ def tasks(folder: Path, *, v3: bool) -> tuple[dict[int, str], list[Finding]]:
         rows, faults = table(file, ["task_index", name], [])
 
     def pair(row: dict[str, Any]) -> tuple[int, str]:
-        number, text = whole(row, "task_index"), row.get(name)
+        number, text = integer(row, "task_index"), row.get(name)
         return number, expect_instruction(text, f"task {number}")
 
-    pairs, wrong = made([(file, row) for row in rows], pair)
+    pairs, wrong = convert_rows([(file, row) for row in rows], pair)
     counts = Counter(number for number, _ in pairs)
     for number in sorted(number for number, count in counts.items() if count > 1):
         wrong.append(Finding(str(file), f"task {number} is there twice", hint=CONVERT))
@@ -212,9 +212,9 @@ def faults_of_episode_statistics(file: Path) -> list[Finding]:
     rows, faults = lines(file)
 
     def statistics(row: dict[str, Any]) -> None:
-        whole(row, "episode_index")
+        integer(row, "episode_index")
         if (fault := fault_of_statistics(row.get("stats"))) is not None:
             raise ValueError(f"stats: {fault}")
 
-    _, wrong = made([(file, row) for row in rows], statistics)
+    _, wrong = convert_rows([(file, row) for row in rows], statistics)
     return [*faults, *wrong]

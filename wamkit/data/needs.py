@@ -1,4 +1,4 @@
-"""What a policy needs, and a data set lacks: everything at once, each with what to type."""
+"""Requirements of a policy that a data set does not meet, all at once, with hints."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import numpy as np
 
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
-from .findings import Finding, refuse
+from .findings import Finding, raise_findings
 from .lerobot_format import INFO, OWN, Columns, LeRobotFolder
 
 
 def expect(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
-    """Raises WamkitError, with all reasons, if a data set is not what a spec needs."""
-    refuse(lacking(recording, spec, columns), f"{recording.folder} for this policy")
+    """Raises WamkitError, with all reasons, if a data set does not meet the needs of a spec."""
+    raise_findings(missing_needs(recording, spec, columns), f"{recording.folder} for this policy")
 
 
-def expect_numbers(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
-    """As `expect`, of actions and states alone."""
-    refuse(_numbers(recording, spec, columns), f"{recording.folder} for this policy")
+def expect_vectors(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
+    """As `expect`, for actions and states only."""
+    raise_findings(
+        _vector_findings(recording, spec, columns), f"{recording.folder} for this policy"
+    )
 
 
-def lacking(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def missing_needs(
+    recording: LeRobotFolder, spec: PolicySpec, columns: Columns
+) -> Iterator[Finding]:
     """Yield every reason why the policy cannot learn from the data set."""
-    yield from _views(recording, spec, columns)
-    yield from _numbers(recording, spec, columns)
+    yield from _view_findings(recording, spec, columns)
+    yield from _vector_findings(recording, spec, columns)
     fps, control_hz = recording.fps, spec.actions.control_hz
     if abs(fps - control_hz) > 1e-6:
         yield _finding(
@@ -40,7 +44,7 @@ def lacking(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Ite
         has_instruction = any(recording.tasks.values()) or any(
             e.tasks for e in recording.episodes_and_faults[0]
         )
-    except WamkitError:  # reported by those who read the metadata
+    except WamkitError:  # reported when the metadata is read
         has_instruction = True
     if not has_instruction:
         yield _finding("the data set has no instruction for any episode", "write its tasks")
@@ -54,7 +58,9 @@ def _every(spec: PolicySpec, fps: float) -> int:
     return max(1, round(spec.video.frame_stride * fps / spec.actions.control_hz))
 
 
-def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def _view_findings(
+    recording: LeRobotFolder, spec: PolicySpec, columns: Columns
+) -> Iterator[Finding]:
     views, cameras = [view.name for view in spec.cameras.views], recording.cameras
     for name in sorted(set(columns.views) - set(views)):
         yield _finding(
@@ -67,10 +73,10 @@ def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iter
         key = columns.view(view)
         if key in cameras:
             continue
-        cure = _likely(view, free) or _likely(view, list(cameras))
-        hint = f"--key-map {view}={cure}" if cure else "record it, or leave the view out"
-        if cure in free and len(free) > 1:
-            free.remove(cure)
+        hint = _likely(view, free) or _likely(view, list(cameras))
+        hint = f"--key-map {view}={hint}" if hint else "record it, or leave the view out"
+        if hint in free and len(free) > 1:
+            free.remove(hint)
         if key in recording.features:
             yield _finding(f"{key!r} holds no images, and view {view!r} needs them; {there}", hint)
         else:
@@ -78,17 +84,19 @@ def _views(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iter
 
 
 def _likely(name: str, keys: list[str]) -> str:
-    """The key that is most like a name; the first if none is."""
+    """The key most similar to a name; the first if none is similar."""
     short = {key.rsplit(".", 1)[-1]: key for key in keys}
     for last, key in short.items():
         if name in last or last in name:
             return key
-    said = did_you_mean(name, list(short))
-    near = [key for last, key in short.items() if repr(last) in said]
+    suggestion = did_you_mean(name, list(short))
+    near = [key for last, key in short.items() if repr(last) in suggestion]
     return (near or keys or [""])[0]
 
 
-def _numbers(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> Iterator[Finding]:
+def _vector_findings(
+    recording: LeRobotFolder, spec: PolicySpec, columns: Columns
+) -> Iterator[Finding]:
     wanted = {"action": (columns.action, spec.actions.size, "the sizes of actions.groups")}
     if spec.state.size:
         wanted["state"] = (columns.state, spec.state.size, "state.size")

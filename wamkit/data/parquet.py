@@ -28,7 +28,7 @@ RATIO = 200
 TEXT_ROWS = 1024  # at most, of text and of images, that are decoded at once
 
 
-def arrow() -> Any:
+def import_pyarrow() -> Any:
     """The module pyarrow. Raises WamkitError with the command that installs it."""
     try:
         import pyarrow.parquet
@@ -42,7 +42,7 @@ def open_parquet(file: Path) -> Any:
 
     Raises WamkitError if it is missing or damaged, or has two columns of one name.
     """
-    module = arrow()
+    module = import_pyarrow()
     if not isfile(file):  # False as well for a name that is too long
         raise WamkitError(f"{file} is missing", "copy the whole data set again")
     refuse_placeholder(file)
@@ -52,13 +52,15 @@ def open_parquet(file: Path) -> Any:
     except (OSError, module.ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        words = ", ".join(map(repr, twice))
-        raise WamkitError(f"{file} has two columns {words}", "write it again with one of each name")
+        listed = ", ".join(map(repr, twice))
+        raise WamkitError(
+            f"{file} has two columns {listed}", "write it again with one of each name"
+        )
     return found
 
 
 def read(file: Path, columns: Sequence[str] | None = None, group: int | None = None) -> Any:
-    """The columns of a file, or of one row group, as a `pyarrow.Table`.
+    """Read the columns of a file, or of one row group, as a `pyarrow.Table`.
 
     Raises WamkitError if the file is missing or damaged, lacks a column, or if its content is so
     much larger than the file that it must be damaged.
@@ -76,19 +78,21 @@ def read(file: Path, columns: Sequence[str] | None = None, group: int | None = N
         _expect_room(parquet_file, file, wanted, _decoded_bytes(parquet_file, wanted, groups))
         if any(_is_text(parquet_file, place) for place in _leaves(parquet_file, wanted)):
             batches = list(_batches(parquet_file, file, wanted, groups))
-            schema = arrow().schema([parquet_file.schema_arrow.field(name) for name in wanted])
-            return arrow().Table.from_batches(batches, None if batches else schema)
+            schema = import_pyarrow().schema(
+                [parquet_file.schema_arrow.field(name) for name in wanted]
+            )
+            return import_pyarrow().Table.from_batches(batches, None if batches else schema)
         return (
             parquet_file.read(columns=wanted)
             if group is None
             else parquet_file.read_row_group(group, wanted)
         )
-    except (OSError, MemoryError, arrow().ArrowException) as error:
+    except (OSError, MemoryError, import_pyarrow().ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
 
 
 def rows(file: Path, columns: Sequence[str] | None = None, most: int = 10**6) -> list[Any]:
-    """The rows of a file of metadata as dictionaries. Raises WamkitError for more than `most`."""
+    """Read the rows of a metadata file as dictionaries. Raises WamkitError for more than `most`."""
     if (count := open_parquet(file).metadata.num_rows) > most:
         raise WamkitError(
             f"{file} has {count:,} rows, at most {most:,} are read", "split the data set"
@@ -112,7 +116,7 @@ def cells(file: Path, column: str, places: Sequence[int]) -> Iterator[Any]:
                 while left and left[-1] < first + batch.num_rows:
                     yield batch.column(0)[left.pop() - first].as_py()
                 first += batch.num_rows
-    except (OSError, MemoryError, arrow().ArrowException) as error:
+    except (OSError, MemoryError, import_pyarrow().ArrowException) as error:
         raise WamkitError(f"{file} is damaged or incomplete: {error}", "copy it again") from None
 
 
@@ -144,7 +148,7 @@ def _is_text(parquet_file: Any, place: int) -> bool:
 
 
 def _decoded_bytes(parquet_file: Any, wanted: Sequence[str], groups: Sequence[int]) -> int:
-    """What the columns take in memory at least, by the number of their values."""
+    """Minimum memory of the columns in bytes, from the number of their values."""
     total, rows_read = 0, 0
     widths = {
         i: max(8, parquet_file.schema.column(i).length or 0) for i in _leaves(parquet_file, wanted)
@@ -177,10 +181,10 @@ def _expect_room(parquet_file: Any, file: Path, wanted: Sequence[str], needed: i
         )
 
 
-def array(column: Any) -> NDArray[Any]:
-    """A column of numbers or of lists of numbers as [rows, ...]; a missing number is NaN.
+def to_array(column: Any) -> NDArray[Any]:
+    """Convert a column of numbers, or of lists of them, to [rows, ...]; a null is NaN.
 
-    Raises ValueError if the lists are not all of one length, or hold what is no number.
+    Raises ValueError if the lists are not all of one length, or hold other values.
     """
     try:
         return _array(column.combine_chunks())

@@ -18,7 +18,7 @@ from ..files.pixels import pixels
 from . import parquet
 from .alignment import EXACT, Alignment, min_tolerance
 from .lerobot_format import TOLERANCE, Episode, LeRobotFolder
-from .timing import ceiling
+from .timing import round_up
 from .video import Videos
 
 CHECK = "run `wamkit data check` on the folder"
@@ -27,7 +27,7 @@ ROOM = 2**28
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Places [n, 2], row and column, of numbers that are NaN, or infinite as float32."""
+    """Indexes [n, 2], row and column, of values that are NaN, or infinite as float32."""
     if values.dtype.kind != "f":
         return np.empty((0, 2), np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -37,7 +37,7 @@ def not_finite(values: NDArray[Any]) -> NDArray[np.int64]:
 def expect_rows(episodes: Sequence[Episode]) -> None:
     """Raises WamkitError if a file of tables has fewer rows than its episodes have frames.
 
-    The lengths in the metadata are not trusted: what follows takes memory for every frame.
+    The lengths in the metadata are not trusted: later steps allocate memory for every frame.
     """
     claimed: dict[Path, int] = {}
     for episode in episodes:
@@ -90,13 +90,13 @@ class ColumnStore:
             whole = np.concatenate(parts) if parts else np.empty((0, *shape))
             if (found := prod(whole.shape[1:])) != prod(shape):
                 raise WamkitError(
-                    f"{name!r} has {found} numbers a frame, the metadata says {list(shape)}",
+                    f"{name!r} has {found} values a frame, the metadata says {list(shape)}",
                     CHECK,
                 )
             self._columns[name] = whole.reshape(len(whole), found)
 
     def expect_finite(self, columns: Sequence[str]) -> None:
-        """Raises WamkitError with the first number that is NaN, or infinite as float32."""
+        """Raises WamkitError with the first value that is NaN, or infinite as float32."""
         for name in columns:
             bad = not_finite(self[name])
             if not bad.size:
@@ -112,11 +112,11 @@ class ColumnStore:
             )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """All frames of a column, [frames, numbers]."""
+        """All frames of a column, [frames, size]."""
         return self._columns[name]
 
     def episode_values(self, place: int, name: str) -> NDArray[Any]:
-        """The frames of the episode at `place` among those asked for, [length, numbers]."""
+        """The frames of the episode at index `place` of those read, [length, size]."""
         return self._columns[name][self.starts[place] : self.starts[place + 1]]
 
 
@@ -125,7 +125,7 @@ def _columns(file: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     found = {}
     for name in table.column_names:
         try:
-            found[name] = parquet.array(table[name])
+            found[name] = parquet.to_array(table[name])
         except ValueError as error:
             raise WamkitError(f"{file}: {name!r} holds {error}", CHECK) from None
         if found[name].dtype.kind not in "iufb":
@@ -141,18 +141,18 @@ class FrameCache:
         self._kept: OrderedDict[tuple[int, str, int], NDArray[Any]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[FrameCache], tuple[int]]:
-        """Another process begins with none."""
+        """Unpickle as an empty cache."""
         return FrameCache, (self.room,)
 
     def get(self, place: tuple[int, str, int]) -> NDArray[Any] | None:
-        """The image at a place: episode, camera and frame."""
+        """Return the image of (episode, camera, frame); None if it is not cached."""
         found = self._kept.get(place)
         if found is not None:
             self._kept.move_to_end(place)
         return found
 
     def put(self, place: tuple[int, str, int], image: NDArray[Any]) -> None:
-        """Keep an image that is not here yet, and give up the oldest where there is no room."""
+        """Cache an image, and evict the oldest ones if the cache is full."""
         if image.nbytes > self.room:
             return
         self._kept[place] = image
@@ -210,14 +210,14 @@ class FrameReader:
         return stacked
 
     def expect_counted(self, episodes: Sequence[Episode]) -> None:
-        """Raises WamkitError unless the images of these episodes are known by their number.
+        """Raises WamkitError unless the images of these episodes are matched by index.
 
         Of episodes that do not begin at time 0 nothing else tells which image is the first.
         """
         for episode in episodes:
             for key in self.recording.video_keys:
                 video = self._videos[episode.clips[key].file]
-                if not self._alignment.scan_file(video, key, episode).counted:
+                if not self._alignment.scan_file(video, key, episode).by_index:
                     frames = sum(
                         e.length for e in self.recording.episodes_sharing_video(episode, key)
                     )
@@ -250,10 +250,10 @@ class FrameReader:
         try:
             return video.at(seconds[first:], min_tolerance(seconds[first], fps, self.tolerance))
         except WamkitError as problem:
-            off = float(frame_times.off[frames[first]])
+            off = float(frame_times.error[frames[first]])
             near = f"; the nearest is {off:.4f} s off" if np.isfinite(off) else ""
-            cure = f", or allow it: --tolerance {ceiling(off)}" if near else ""
-            raise WamkitError(f"{problem.what}{near}", f"{CHECK}{cure}") from None
+            hint = f", or allow it: --tolerance {round_up(off)}" if near else ""
+            raise WamkitError(f"{problem.what}{near}", f"{CHECK}{hint}") from None
 
     def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[Any]:
         """An image that stands in the parquet as a PNG or JPEG file."""
@@ -272,7 +272,7 @@ class FrameReader:
             about = parquet.open_parquet(episode.data).metadata
             counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
             column = parquet.read(episode.data, ["episode_index"])["episode_index"]
-            owners = np.split(parquet.array(column), np.cumsum(counts)[:-1])
+            owners = np.split(parquet.to_array(column), np.cumsum(counts)[:-1])
             self._owners[episode.data] = owners
         first = 0
         for group, owner in enumerate(self._owners[episode.data]):

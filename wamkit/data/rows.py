@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a parquet file: columns, episodes, numbers, times, images."""
+"""Check the rows of a parquet file: columns, episodes, values, times, images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ..errors import WamkitError
 from . import parquet, timing
 from .depth import ProbedImages
-from .findings import CONVERT, Finding, of
+from .findings import CONVERT, Finding, findings_of
 from .lerobot_format import Episode, LeRobotFolder
 from .reader import decode_cell, not_finite
 
 COPY = "copy it again, or write the data set again"
 
 
-def data_file(
+def check_data_file(
     recording: LeRobotFolder,
     file: Path,
     episodes: list[Episode],
@@ -38,7 +38,7 @@ def data_file(
         inline = [name for name in names if kinds.get(name) == "image"]
         table = parquet.read(file, [name for name in names if name not in inline])
     except WamkitError as problem:
-        yield from of(problem, str(file), first)
+        yield from findings_of(problem, str(file), first)
         return
     columns: dict[str, NDArray[Any]] = {}
     for name, feature in recording.features.items():
@@ -48,7 +48,7 @@ def data_file(
             yield Finding(str(file), f"there is no column {name!r}", hint=CONVERT)
         elif feature.dtype not in ("image", "string"):
             try:
-                columns[name] = parquet.array(table[name])
+                columns[name] = parquet.to_array(table[name])
             except ValueError as error:
                 why = f"{name!r} has a wrong shape: {error}"
                 yield Finding(str(file), why, hint="give every frame the same number of values")
@@ -91,7 +91,7 @@ def data_file(
 def _owners(
     recording: LeRobotFolder, file: Path, owners: NDArray[Any], episodes: list[Episode]
 ) -> Iterator[Finding]:
-    """Rows that belong to no episode, or to one that is said to be elsewhere."""
+    """Rows that belong to no episode, or to one that the metadata places elsewhere."""
     known = {episode.index for episode in episodes}
     exact = owners.astype(np.float64)
     if lost := int((~np.isfinite(exact)).sum()):
@@ -125,7 +125,11 @@ def _numbers(
                 place = int(bad[0, 1])
                 which = labels[place] if place < len(labels) else place
                 why = f"{name!r} is NaN or infinite in {frames.size} frames, first number {which}"
-                yield int(frames[0]), why, "leave out those episodes, or fill in what was measured"
+                yield (
+                    int(frames[0]),
+                    why,
+                    "leave out those episodes, or fill in the measured values",
+                )
     if "task_index" in columns and (numbers := columns["task_index"].ravel()).size:
         for number in sorted(set(numbers.tolist())):
             if (
@@ -161,20 +165,20 @@ def _images(
         wanted = rows.tolist() if decode else rows[:1].tolist()
         for frame, cell in enumerate(parquet.cells(file, name, wanted)):
             try:
-                shown = decode_cell(cell, recording.folder, episode, frame)
+                image = decode_cell(cell, recording.folder, episode, frame)
             except WamkitError as problem:
                 hint = "record that frame again, or leave the episode out"
                 yield Finding(str(file), problem.what, episode.index, frame, hint)
                 continue
-            probed.add(name, (str(file), episode.index, frame), shown)
-            if shown.shape[:2] != size:
-                yield other_size(file, name, shown.shape, size, episode, frame)
+            probed.add(name, (str(file), episode.index, frame), image)
+            if image.shape[:2] != size:
+                yield size_finding(file, name, image.shape, size, episode, frame)
 
 
-def other_size(
-    file: Path, name: str, found: Any, said: tuple[int, int], episode: Episode, frame: int
+def size_finding(
+    file: Path, name: str, found: Any, expected: tuple[int, int], episode: Episode, frame: int
 ) -> Finding:
-    """Images that are not as large as the metadata says."""
-    why = f"{name!r} is {found[0]}x{found[1]}, the metadata says {said[0]}x{said[1]}"
+    """Report an image whose size differs from the metadata."""
+    why = f"{name!r} is {found[0]}x{found[1]}, the metadata says {expected[0]}x{expected[1]}"
     hint = f"correct the shape of {name!r} in meta/info.json, or write the images again"
     return Finding(str(file), why, episode.index, frame, hint)

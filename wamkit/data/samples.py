@@ -1,4 +1,4 @@
-"""Training samples of a policy: around each recorded frame, the clip, the actions, the words."""
+"""Training samples of a policy: around each recorded frame, the clip, the actions, the prompt."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .latents import StoredLatents
 from .lerobot_format import TOLERANCE, Columns, Episode, LeRobotFolder
 from .needs import expect
 from .reader import ColumnStore, FrameReader
-from .timing import on_time
+from .timing import find_start_times
 
 
 class Sample(TypedDict):
     """Images, state, prompt and actions around one frame index t.
 
     With k images observed and `every` actions between two, image i is the one at frame
-    t + (i - k + 1) * every. Outside the episode the first or the last image is shown again. How
+    t + (i - k + 1) * every. Outside the episode the first or the last image is repeated. How
     many images (T) and actions (N) there are follows from the spec: `num_images` and `steps`.
     """
 
@@ -60,29 +60,30 @@ class Samples(Dataset[Sample]):
     ) -> None:
         """`episodes`: which to use (all); `latents`: a folder of `wamkit precompute latents`.
 
-        A demonstration is taken to succeed at its last frame: the value of a frame so many frames
+        A demonstration is assumed to succeed at its last frame: the value of a frame so many frames
         earlier is `discount` to that power, put on [-1, 1] (Cosmos Policy, arXiv 2601.16163).
 
-        Raises WamkitError if the data set is not what the spec needs: cameras, sizes of action and
-        state, frames a second equal to actions.control_hz, times within `tolerance` seconds.
+        Raises WamkitError if the data set does not meet the needs of the spec: cameras, sizes of
+        action and state, frames a second equal to actions.control_hz, times within `tolerance`
+        seconds.
         """
         if not isinstance(recording, LeRobotFolder):
             recording = LeRobotFolder(recording)
         self.recording, self.spec, self.columns = recording, spec, columns or Columns()
         expect(recording, spec, self.columns)
-        self.episodes = chosen(recording, episodes)
+        self.episodes = select_episodes(recording, episodes)
         names = [self.columns.action, "timestamp", *([self.columns.state] * (spec.state.size > 0))]
         names += ["task_index"] if "task_index" in recording.features else []
         self._numbers = ColumnStore(recording, self.episodes, names)
         inputs = set(names) & {self.columns.action, self.columns.state}
         self._numbers.expect_finite(sorted(inputs))
-        self._exact = {name: exact_enough(self._numbers[name]) for name in inputs}
+        self._exact = {name: to_float(self._numbers[name]) for name in inputs}
         self._images = FrameReader(recording, tolerance)
         numbers = self._numbers
         times = [
             numbers.episode_values(place, "timestamp")[:, 0] for place in range(len(self.episodes))
         ]
-        started = on_time(recording, self.episodes, times, tolerance)
+        started = find_start_times(recording, self.episodes, times, tolerance)
         self._images.expect_counted([e for e in self.episodes if e.index in started])
         self._delta = np.repeat(
             [group.kind == "delta" for group in spec.actions.groups],
@@ -114,7 +115,7 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         place, t = map(int, self._moments[index])
         episode, last = self.episodes[place], self.episodes[place].length - 1
-        moments, frame_valid = clip(self.spec, t, last + 1)
+        moments, frame_valid = clip_frames(self.spec, t, last + 1)
         steps = np.arange(t, t + self.spec.steps)
         step_valid = steps <= last
         actions = self._numbers.episode_values(place, self.columns.action)[np.minimum(steps, last)]
@@ -170,7 +171,7 @@ class Samples(Dataset[Sample]):
             number = self._numbers.episode_values(place, "task_index")[t, 0]
             if number not in tasks:
                 raise WamkitError(
-                    f"episode {episode.index}, frame {t} is of task {number}, which has no words",
+                    f"episode {episode.index}, frame {t} is of task {number}, which is empty",
                     "run `wamkit data check` on the folder",
                 )
             return tasks[int(number)]
@@ -184,11 +185,11 @@ def expect_on_time(recording: LeRobotFolder, tolerance: float = TOLERANCE) -> No
     episodes = recording.episodes
     numbers = ColumnStore(recording, episodes, ["timestamp"])
     times = [numbers.episode_values(place, "timestamp")[:, 0] for place in range(len(episodes))]
-    on_time(recording, episodes, times, tolerance)
+    find_start_times(recording, episodes, times, tolerance)
 
 
-def exact_enough(values: np.ndarray) -> type[np.floating]:
-    """float32, or float64 for numbers whose small range it would blur, such as large counts."""
+def to_float(values: np.ndarray) -> type[np.floating]:
+    """Convert to float32, or to float64 if float32 is too coarse, such as for large counts."""
     if not len(values) or values.dtype.itemsize < 4 or values.dtype == np.float32:
         return np.float32
     exact = values.astype(np.float64)
@@ -196,7 +197,7 @@ def exact_enough(values: np.ndarray) -> type[np.floating]:
     return np.float64 if (lost > 1e-6 * np.ptp(exact, 0)).any() else np.float32
 
 
-def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
+def clip_frames(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     """Frames of the clip's images around t in an episode of `length`, and which are its own."""
     video = spec.video
     moments = t + (np.arange(spec.num_images) - video.num_observed + 1) * video.frame_stride
@@ -204,7 +205,9 @@ def clip(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     return inside.tolist(), moments == inside
 
 
-def chosen(recording: LeRobotFolder, episodes: Sequence[int] | None) -> tuple[Episode, ...]:
+def select_episodes(
+    recording: LeRobotFolder, episodes: Sequence[int] | None
+) -> tuple[Episode, ...]:
     """The episodes with these indexes, in order; all if None. Raises WamkitError for others."""
     if episodes is None:
         return recording.episodes

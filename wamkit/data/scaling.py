@@ -1,4 +1,4 @@
-"""What normalization does to the numbers of a data set: what is cut, far out, or constant."""
+"""Check the normalization of a data set: clipped, outlying and constant dimensions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..config.spec import PolicySpec
 from ..policy.actions import ActionSpace, StateSpace, Statistics
 from ..policy.normalization import Normalizer
 from .lerobot_format import Columns, LeRobotFolder
-from .statistics import describe, quantities, relative_pairs
+from .statistics import quantities, relative_pairs, statistics_of
 
 FAR = 10.0
 """Normalized values above this are reported: most others are below 1."""
 
 
-def remarks(
+def scaling_remarks(
     recording: LeRobotFolder,
     spec: PolicySpec,
     columns: Columns | None = None,
@@ -27,9 +27,9 @@ def remarks(
     episodes: Sequence[int] | None = None,
     statistics: Mapping[str, Statistics] | None = None,
 ) -> list[str]:
-    """A sentence for every number that is cut or far out when a policy learns, with what to change.
+    """Yield a remark for every dimension that normalization clips or leaves far out, with a hint.
 
-    `statistics` are those of the same numbers, if they are known. Raises WamkitError as
+    `statistics` are those of the same data, if known. Raises WamkitError as
     `wamkit.data.compute_statistics` does.
     """
     columns = columns or Columns()
@@ -37,7 +37,7 @@ def remarks(
     if statistics is None:
         values = quantities(recording, spec, columns, episodes)
         statistics = {
-            name: describe(found, getattr(columns, name)) for name, found in values.items()
+            name: statistics_of(found, getattr(columns, name)) for name, found in values.items()
         }
     lines: list[str] = []
     for name, normalizer in _normalizers(spec, statistics).items():
@@ -45,8 +45,8 @@ def remarks(
         for i in _suspects(normalizer):
             if values is None:
                 values = quantities(recording, spec, columns, episodes)
-            cure = _cure(name, spec, i)
-            line = _line(f"{name} {labels[i]}", normalizer, i, values[name][i], cure)
+            hint = _cure(name, spec, i)
+            line = _line(f"{name} {labels[i]}", normalizer, i, values[name][i], hint)
             lines += [line] if line else []
         lines += _constants(name, labels, normalizer)
     for i, _ in relative_pairs(spec):
@@ -61,7 +61,7 @@ def remarks(
 def labels_of(
     name: str, recording: LeRobotFolder, columns: Columns, spec: PolicySpec | None
 ) -> list[str]:
-    """A label for each number: of the spec, of the data set, or its place."""
+    """Return a label for each dimension: from the spec, the data set, or its index."""
     if name == "action" and spec is not None:
         return list(ActionSpace(spec.actions).names)
     return recording.features[getattr(columns, name)].labels
@@ -86,7 +86,7 @@ def _ends(normalizer: Normalizer) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _suspects(normalizer: Normalizer) -> Iterator[int]:
-    """Numbers some values of which are cut or far out."""
+    """Dimensions with values that are clipped or far out."""
     assert normalizer.statistics is not None
     low, high = _ends(normalizer)
     most = torch.maximum(low.abs(), high.abs())
@@ -98,7 +98,7 @@ def _suspects(normalizer: Normalizer) -> Iterator[int]:
 
 
 def _line(
-    label: str, normalizer: Normalizer, i: int, values: NDArray[Any], cure: str
+    label: str, normalizer: Normalizer, i: int, values: NDArray[Any], hint: str
 ) -> str | None:
     exact = values.astype(np.float64)
     center, half = float(normalizer.center[i]), float(normalizer.half[i])
@@ -112,7 +112,7 @@ def _line(
         return (
             f"{label} is cut in {_share(cut)}: from {exact[worst]:.4g} to {kept:.4g} where it is "
             f"worst (actions.clip = {normalizer.clip:g} under {rule}); to keep it: "
-            f"{f'--set {cure}, or ' if cure else ''}--set actions.clip=none"
+            f"{f'--set {hint}, or ' if hint else ''}--set actions.clip=none"
         )
     if not (far := np.abs(found) > FAR).any():
         return None
@@ -120,7 +120,7 @@ def _line(
     return (
         f"{label} is {exact[worst]:.4g} at {found[worst]:.4g} times the unit of {rule}, and beyond "
         f"{FAR:g} in {_share(far)}: rare values of it weigh much in the loss"
-        + (f"; --set {cure} keeps all within 1" if cure else "")
+        + (f"; --set {hint} keeps all within 1" if hint else "")
     )
 
 
@@ -143,7 +143,7 @@ def _share(places: NDArray[np.bool_]) -> str:
 
 
 def _cure(name: str, spec: PolicySpec, i: int) -> str:
-    """The setting that makes the range of number `i` fit; empty if that is so already."""
+    """The setting that fits the range of dimension `i`; empty if it fits already."""
     if name == "state":
         return "" if spec.state.normalization == "min_max" else "state.normalization=min_max"
     for place, group in enumerate(spec.actions.groups):
@@ -156,7 +156,7 @@ def _cure(name: str, spec: PolicySpec, i: int) -> str:
 
 
 def _constants(name: str, labels: Sequence[str], normalizer: Normalizer) -> list[str]:
-    """One line for the numbers that never change."""
+    """One line for the constant dimensions."""
     known = normalizer.statistics
     assert known is not None
     still = [

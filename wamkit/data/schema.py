@@ -1,4 +1,4 @@
-"""What metadata of a data set may say: types and ranges of info.json, stats.json."""
+"""Validate metadata of a data set: types and ranges of info.json and stats.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 IMAGES = ("video", "image")
-RATES = 1e6  # frames a second; more, or as few in so many seconds, is damage
+RATES = 1e6  # frames a second; more, or fewer than one in as many seconds, is damage
 MOST_EPISODES = 10**6
 MOST_FRAMES = 10**7
 """Frames of one episode: 92 hours at 30 a second."""
@@ -63,13 +63,13 @@ def faults_of_info(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if place in seen:
                 continue
             seen.add(place)
-            yield _in_words(place, info, str(one["msg"]))
+            yield _describe(place, info, str(one["msg"]))
     features = info.get("features")
     for name, raw in features.items() if isinstance(features, dict) else ():
         yield from _faults_of_feature(name, raw)
 
 
-def _in_words(place: tuple[Any, ...], info: dict[str, Any], said: str) -> tuple[str, str]:
+def _describe(place: tuple[Any, ...], info: dict[str, Any], problem: str) -> tuple[str, str]:
     """A fault at a place of info.json, and its cure."""
     if place == ("fps",):
         return f": fps is {info['fps']!r:.80}", "it is the number of frames a second"
@@ -79,7 +79,7 @@ def _in_words(place: tuple[Any, ...], info: dict[str, Any], said: str) -> tuple[
             f"it is a table of at most {MOST_FEATURES}: name = {{dtype, shape}}",
         )
     if place[0] != "features":
-        return f": {place[0]} is {info[place[0]]!r:.80}: {said}", _HINT
+        return f": {place[0]} is {info[place[0]]!r:.80}: {problem}", _HINT
     name, raw = place[1], info["features"].get(place[1])
     shape = raw.get("shape") if isinstance(raw, dict) else None
     if not isinstance(shape, list) or "dtype" not in raw or not all(map(_is_int, shape)):
@@ -92,17 +92,17 @@ def _in_words(place: tuple[Any, ...], info: dict[str, Any], said: str) -> tuple[
 
 
 def _faults_of_feature(name: str, raw: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a feature whose dtype and shape are of the right types."""
+    """Check a feature whose dtype and shape have the right types."""
     try:
         found = FeatureTable.model_validate(raw)
-    except ValidationError:  # said already
+    except ValidationError:  # reported already
         return
-    said = f": {name!r:.80} is {found.dtype} of shape {found.shape}"
+    problem = f": {name!r:.80} is {found.dtype} of shape {found.shape}"
     if found.dtype in IMAGES:
         if len(found.shape) != 3:
-            yield said, "images are [height, width, 3]"
+            yield problem, "images are [height, width, 3]"
     elif prod(found.shape) > MOST_VALUES:
-        yield said, f"a frame has at most {MOST_VALUES:,} values"
+        yield problem, f"a frame has at most {MOST_VALUES:,} values"
 
 
 def _is_int(value: Any) -> bool:
@@ -123,7 +123,7 @@ def fault_of_statistics(table: Any) -> str | None:
 
 
 def _no_number(values: Any) -> Iterator[tuple[Any]]:
-    """What is neither a number nor a list of them."""
+    """Return the value that is neither a number nor a list of them."""
     if isinstance(values, list):
         for value in values:
             yield from _no_number(value)

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files import strict_json
-from ..files.durable import NotWrittenError, in_words, make_folder, write_text
-from ..files.paths import cache_folder, expanded
+from ..files.durable import NotWrittenError, as_not_written, make_folder, write_text
+from ..files.paths import cache_folder, expand_home
 from ..policy.actions import Statistics
 from .lerobot_format import Columns, LeRobotFolder
 from .reader import ColumnStore
-from .samples import chosen
+from .samples import select_episodes
 
 METHOD = "all frames, float64, linear quantiles, population std"
 
@@ -42,14 +42,14 @@ def compute_statistics(
 ) -> dict[str, Statistics]:
     """`action` and `state`: what `Policy.set_statistics` takes.
 
-    With a spec, numbers of a `relative` group are described as the policy learns them: each of the
-    targets of a sample less the state at its beginning. The result is kept in the folder `cache`,
-    by default that of the user (`wamkit.files.paths.cache_folder`) if it can be written to, and
-    computed anew when the data or the method has changed. What lies in the folder is trusted.
-    Raises WamkitError if a number is not finite or a column is not there.
+    With a spec, dimensions of a `relative` group are described as the policy learns them: each of
+    the targets of a sample less the state at its beginning. The result is kept in the folder
+    `cache`, by default that of the user (`wamkit.files.paths.cache_folder`) if it can be written
+    to, and computed anew when the data or the method has changed. What lies in the folder is
+    trusted. Raises WamkitError if a number is not finite or a column is not there.
     """
     method = _method(recording, spec, columns or Columns(), episodes)
-    place = expanded(cache) if cache else cache_folder() / "statistics"
+    place = expand_home(cache) if cache else cache_folder() / "statistics"
     about = {"data": recording.fingerprint(), **method}
     mark = hashlib.sha256(strict_json.dumps(about).encode()).hexdigest()[:32]
     file = place / f"{mark}.json"
@@ -61,8 +61,8 @@ def compute_statistics(
     return found
 
 
-def describe(values: Sequence[NDArray[Any]], where: str) -> Statistics:
-    """Statistics of the columns `values`, one array for each number."""
+def statistics_of(values: Sequence[NDArray[Any]], where: str) -> Statistics:
+    """Statistics of the columns `values`, one array for each dimension."""
     rows = []
     for i, column in enumerate(values):
         exact = column.astype(np.float64)
@@ -94,7 +94,7 @@ def _quantities(
     for purpose in ("action", "state"):
         if method[purpose] is not None:
             recording.feature(method[purpose], purpose)
-    numbers = ColumnStore(recording, chosen(recording, episodes), names)
+    numbers = ColumnStore(recording, select_episodes(recording, episodes), names)
     if not len(numbers[action]):
         raise WamkitError(f"{recording.folder} has no frame", "record episodes first")
     numbers.expect_finite(names)
@@ -117,7 +117,7 @@ def _compute(
     recording: LeRobotFolder, method: dict[str, Any], episodes: Sequence[int] | None
 ) -> dict[str, Statistics]:
     found = _quantities(recording, method, episodes)
-    return {name: describe(values, method[name]) for name, values in found.items()}
+    return {name: statistics_of(values, method[name]) for name, values in found.items()}
 
 
 def _method(
@@ -126,7 +126,7 @@ def _method(
     columns: Columns,
     episodes: Sequence[int] | None,
 ) -> dict[str, Any]:
-    """All that decides the statistics of a data set."""
+    """Everything that determines the statistics of a data set."""
     relative = relative_pairs(spec)
     return {
         "method": METHOD,
@@ -139,7 +139,7 @@ def _method(
 
 
 def relative_pairs(spec: PolicySpec | None) -> list[tuple[int, int]]:
-    """Pairs of an action's number and the state's number that it is relative to."""
+    """Pairs of an action dimension and the state dimension that it is relative to."""
     pairs, start = [], 0
     for group in spec.actions.groups if spec is not None else ():
         if group.kind == "relative" and group.state is not None:
@@ -172,7 +172,7 @@ def _write(file: Path, stored: dict[str, Any], *, required: bool) -> None:
     """Keep the result; where the cache cannot be written to, it is computed each time."""
     text = strict_json.dumps(stored, indent=1) + "\n"
     try:
-        with in_words(file):
+        with as_not_written(file):
             make_folder(file.parent)
         write_text(file, text)
     except NotWrittenError:

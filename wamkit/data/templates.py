@@ -27,7 +27,7 @@ _SHOWN = 60  # characters of a template in an error
 def fault_of_template(template: Any, version: str, keys: Iterable[str] = ()) -> str | None:
     """Why a template names no file below the data set; None if it can be filled in.
 
-    `version` is "v2" or "v3", `keys` are the cameras that `video_key` stands for; without any, the
+    `version` is "v2" or "v3", `keys` are the values of `video_key`; without any, the
     template is that of the tables and has no `video_key`.
     """
     known: tuple[str, ...] = FIELDS[version]
@@ -51,18 +51,18 @@ def fault_of_template(template: Any, version: str, keys: Iterable[str] = ()) -> 
                 f"{template!r:.{_SHOWN}} has the field {{{name!r:.{_SHOWN}}}}, known are {fields}"
             )
         if conversion or not (_NUMBER.fullmatch(form or "") if name != KEY else not form):
-            said = f"{'!' + conversion if conversion else ''}{':' + form if form else ''}"
-            return f"{template!r:.{_SHOWN}} writes {name} as {said!r:.{_SHOWN}}, expected " + (
+            suffix = f"{'!' + conversion if conversion else ''}{':' + form if form else ''}"
+            return f"{template!r:.{_SHOWN}} writes {name} as {suffix!r:.{_SHOWN}}, expected " + (
                 "no format" if name == KEY else "a format such as :03d"
             )
     for key in cameras or [""]:
         longest = dict.fromkeys(known, MOST - 1) | ({KEY: key} if cameras else {})
-        if (fault := fault_of_name(filled(template, **longest))) is not None:
+        if (fault := fault_of_name(fill(template, **longest))) is not None:
             about = f" for {key!r:.{_SHOWN}}" if KEY in template else ""
             return f"{template!r:.{_SHOWN}}{about} {fault}"
     return None
 
 
-def filled(template: str, **values: int | str) -> str:
-    """A template that has no fault, with its fields filled in."""
+def fill(template: str, **values: int | str) -> str:
+    """Fill the fields of a valid template."""
     return template.format(**values)

@@ -1,4 +1,4 @@
-"""Whether frames are evenly 1 / fps apart, as exactly as their numbers can say it."""
+"""Check that frames are 1 / fps apart, within the precision of their timestamps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .findings import Finding
 from .lerobot_format import INFO, TOLERANCE, Episode, LeRobotFolder
 
 CARE = 2
-"""Roundings of a time that are borne: of the number itself, and of what it was computed from."""
+"""Rounding errors accepted in a time: of the value, and of those it was computed from."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Late:
     hint: str
 
 
-def grain(times: NDArray[Any]) -> NDArray[np.float64]:
-    """How coarse each time is: the spacing of float32, unless it has more digits."""
+def time_resolution(times: NDArray[Any]) -> NDArray[np.float64]:
+    """Resolution of each time: the spacing of float32, unless it has more digits."""
     exact = np.abs(times.astype(np.float64))
     narrow = exact.astype(np.float32)
     if times.dtype == np.float64 and not (narrow == exact).all():
@@ -39,19 +39,19 @@ def grain(times: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rates(fps: float) -> list[float]:
-    """The rates that a number means: 29.97 is 30000 / 1001 as well."""
+    """Rates that an fps value may mean: 29.97 is also 30000 / 1001."""
     television = round(fps) * 1000 / 1001
     return [fps, television] if 0 < abs(television - fps) < 0.005 else [fps]
 
 
-def judge(
+def find_late_frame(
     times: NDArray[Any], fps: float, tolerance: float = TOLERANCE
 ) -> tuple[Late | None, float]:
     """The first frame of an episode that is off, and the time at which the episode begins.
 
-    A time may be off by `tolerance`, and by what its number type cannot say. Times that were added
+    A time may be off by `tolerance`, and by the rounding of its dtype. Times that were added
     up in float32 drift, although no frame is missing: there every step is 1 / fps as exactly as
-    float32 can say it, and the frames are where their numbers say.
+    float32 allows, and frames are at their indexes.
     """
     exact, period = times.astype(np.float64), 1 / fps
     if not exact.size:
@@ -60,7 +60,7 @@ def judge(
         at = int(unknown[0])
         why = f"time is {exact[at]}"
         return Late(at, exact[at], np.inf, np.inf, why, "write the times again"), 0.0
-    coarse = grain(times)
+    coarse = time_resolution(times)
     slack, steps = tolerance + CARE * coarse, np.diff(exact)
     back = (steps < -slack[1:]) | ((steps <= 0) & (coarse[1:] < period / 2))
     best: tuple[NDArray[np.float64], float] | None = None
@@ -83,13 +83,13 @@ def judge(
         why = f"time goes from {exact[at - 1]:.4f} s to {exact[at]:.4f} s, it must rise"
         return Late(at, exact[at], float(off[at]), most, why, "record or sort it again"), start
     at = int(np.flatnonzero(off > slack)[0])
-    hint = f"if that is right: --tolerance {ceiling(most)}"
+    hint = f"if that is right: --tolerance {round_up(most)}"
     rate = (len(exact) - 1) / (exact[-1] - exact[0])
     line = np.abs(exact - exact[0] - np.arange(len(exact)) / rate)
     if abs(rate - fps) > 0.01 * fps or ((line <= slack).all() and abs(rate - fps) > 1e-4 * fps):
         why = f"frames come {rate:.4g} a second, fps in {INFO} is {fps:g}"
         hint = f"set fps in {INFO} to {rate:.5g} if the times are right; or --tolerance "
-        return Late(at, exact[at], float(off[at]), most, why, hint + ceiling(most)), start
+        return Late(at, exact[at], float(off[at]), most, why, hint + round_up(most)), start
     why = f"time is {exact[at]:.4f} s, frame / fps is {at / fps:.4f} s"
     if start:
         why += f" after the beginning at {start:.4f} s"
@@ -102,12 +102,12 @@ def _added_up(steps: NDArray[np.float64], coarse: NDArray[np.float64], period: f
     return fine and bool((np.abs(steps - period) <= CARE * coarse[1:]).all())
 
 
-def ceiling(value: float) -> str:
+def round_up(value: float) -> str:
     """A little more than `value`, in two digits."""
     return f"{1.05 * value + 1e-4:.2g}"
 
 
-def on_time(
+def find_start_times(
     recording: LeRobotFolder,
     episodes: Sequence[Episode],
     times: Sequence[NDArray[Any]],
@@ -119,7 +119,7 @@ def on_time(
     """
     wrong, starts = [], {}
     for episode, mine in zip(episodes, times, strict=True):
-        late, start = judge(mine, recording.fps, tolerance)
+        late, start = find_late_frame(mine, recording.fps, tolerance)
         if late is not None:
             wrong.append((episode, late))
         if start:
@@ -130,7 +130,7 @@ def on_time(
         most = max(late.most for _, late in wrong)
         hint = "run `wamkit data check` on the folder"
         if np.isfinite(most):
-            hint += f", or allow it: --tolerance {ceiling(most)}"
+            hint += f", or allow it: --tolerance {round_up(most)}"
         raise WamkitError(
             f"{episode.data}: episode {episode.index}, frame {late.frame} is at "
             f"{late.time:.4f} s, {late.off:.4f} s off its place{others}",
@@ -142,8 +142,8 @@ def on_time(
 def findings(
     times: NDArray[Any], fps: float, tolerance: float, file: str, episode: int
 ) -> list[Finding]:
-    """What `wamkit data check` says of the times of an episode."""
-    late, _ = judge(times, fps, tolerance)
+    """Findings of `wamkit data check` about the times of an episode."""
+    late, _ = find_late_frame(times, fps, tolerance)
     if late is None or not np.isfinite(late.off):  # reported for every column
         return []
     return [Finding(file, late.why, episode, late.frame, late.hint)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
-from ..files.hub import local
+from ..files.hub import local_path
 from .alignment import (
     EXACT,
     FrameTimes,
@@ -20,13 +20,13 @@ from .alignment import (
     min_tolerance,
 )
 from .depth import ProbedImages
-from .findings import AGAIN, CONVERT, DataError, Finding, of
+from .findings import AGAIN, CONVERT, DataError, Finding, findings_of
 from .lerobot_format import INFO, OWN, TOLERANCE, Columns, Episode, LeRobotFolder
 from .metadata import faults_of_episode_statistics, json_table
-from .needs import lacking
-from .rows import data_file, other_size
+from .needs import missing_needs
+from .rows import check_data_file, size_finding
 from .schema import fault_of_statistics
-from .timing import ceiling
+from .timing import round_up
 from .video import Video
 
 __all__ = ["Finding", "check"]
@@ -44,32 +44,34 @@ def check(
 ) -> list[Finding]:
     """All findings; none means that the data set can be read to its end.
 
-    With a spec also what the policy needs and the data set lacks. `decode` looks at every image,
+    With a spec, also missing requirements of the policy. `decode` checks every image,
     and not only at the index of each video, which takes long. Times and images may be `tolerance`
     seconds off. `advance` is called after each episode, `note` with remarks that are no faults.
     Raises WamkitError if there is no such folder.
     """
-    folder = local(folder, "dataset")
+    folder = local_path(folder, "dataset")
     if not folder.is_dir():
         raise WamkitError(f"no folder at {folder}", "name the folder of a LeRobot data set")
     try:
         recording = LeRobotFolder(folder)
     except WamkitError as problem:
-        return [_short(finding, folder) for finding in of(problem, str(folder))]
+        return [_short(finding, folder) for finding in findings_of(problem, str(folder))]
     episodes, faults = recording.episodes_and_faults
     found = [*faults, *_totals(recording, complete=not faults)]
     if spec is not None:
-        found += _guarded(lacking(recording, spec, columns or Columns()), str(INFO))
+        found += _guarded(missing_needs(recording, spec, columns or Columns()), str(INFO))
     found += _guarded(_tasks(recording), "meta")
     probed = ProbedImages()
     by_data = _grouped((episode.data, episode) for episode in episodes)
     for file, mine in by_data.items():
-        found += _guarded(data_file(recording, file, mine, decode, tolerance, probed), str(file))
+        found += _guarded(
+            check_data_file(recording, file, mine, decode, tolerance, probed), str(file)
+        )
         advance(len(mine))
     for camera in recording.video_keys:
         by_film = _grouped((episode.clips[camera].file, episode) for episode in episodes)
         for file, mine in by_film.items():
-            findings = _film(recording, camera, mine[0], decode, tolerance, probed, note)
+            findings = _check_video(recording, camera, mine[0], decode, tolerance, probed, note)
             found += _guarded(findings, str(file))
             advance(len(mine))
     found += probed.findings(recording, spec, columns or Columns())
@@ -78,13 +80,13 @@ def check(
 
 
 def _guarded(findings: Iterable[Finding], file: str) -> Iterator[Finding]:
-    """Findings to the end, also where a file holds something that nobody thought of."""
+    """Yield findings; turn an unexpected error into a finding."""
     try:
         yield from findings
     except DataError:
-        return  # those who read the metadata report it
+        return  # reported when the metadata is read
     except WamkitError as problem:
-        yield from of(problem, file)
+        yield from findings_of(problem, file)
     except Exception as error:
         yield Finding(file, f"cannot be read: {type(error).__name__}: {error}", hint=CONVERT)
 
@@ -104,16 +106,16 @@ def _grouped(pairs: Iterable[tuple[Path, Episode]]) -> dict[Path, list[Episode]]
 
 
 def _totals(recording: LeRobotFolder, *, complete: bool) -> Iterator[Finding]:
-    """What the metadata say of all episodes together."""
+    """Check the totals in the metadata."""
     episodes, file = recording.episodes if complete else recording.episodes_and_faults[0], str(INFO)
     counted = {
         "total_episodes": len(episodes),
         "total_frames": sum(episode.length for episode in episodes),
     }
     for name, count in counted.items() if complete else ():
-        said = recording.info.get(name, count)
-        if said != count:
-            why = f"{name} is {said!r}, the episodes' metadata has {count}"
+        stated = recording.info.get(name, count)
+        if stated != count:
+            why = f"{name} is {stated!r}, the episodes' metadata has {count}"
             yield Finding(file, why, hint=f"set {name} to {count}, or {AGAIN}")
     if complete and not episodes:
         yield Finding(file, "there is no episode", hint="record one, or name another folder")
@@ -139,7 +141,7 @@ def _totals(recording: LeRobotFolder, *, complete: bool) -> Iterator[Finding]:
 
 
 def _spans(episodes: Iterable[Episode]) -> Iterator[Finding]:
-    """Where the metadata have the frames of an episode among all frames."""
+    """Check the frame ranges of episodes in the metadata."""
     spanned = [episode for episode in episodes if len(episode.span) == 2]
     for episode in spanned:
         first, after = episode.span
@@ -159,7 +161,7 @@ def _tasks(recording: LeRobotFolder) -> Iterator[Finding]:
         yield Finding("meta", "there is no instruction", hint="write the tasks of the episodes")
 
 
-def _film(
+def _check_video(
     recording: LeRobotFolder,
     camera: str,
     mine: Episode,
@@ -175,7 +177,7 @@ def _film(
     try:
         video = Video(file)
     except WamkitError as problem:
-        yield from of(problem, str(file), mine.index if len(episodes) == 1 else None)
+        yield from findings_of(problem, str(file), mine.index if len(episodes) == 1 else None)
         return
     try:
         times = video.times()
@@ -183,8 +185,8 @@ def _film(
         lengths = [episode.length for episode in episodes]
         starts = [episode.clips[camera].start for episode in episodes]
         placed = align_episodes(times, starts, lengths, fps, tolerance)
-        counted = all(one.counted for one in placed)
-        off = [float(one.off.max()) for one in placed]
+        counted = all(one.by_index for one in placed)
+        off = [float(one.error.max()) for one in placed]
         if counted and max(off) > min_tolerance(float(times[-1]), fps, tolerance):
             worst = int(np.argmax(off))
             note(
@@ -198,12 +200,12 @@ def _film(
             hint = f"set fps in {INFO} to the rate of the recording, or make the video again"
             yield Finding(str(file), why, hint=hint)
         if video.size != size:
-            yield other_size(file, camera, video.size, size, episodes[0], 0)
+            yield size_finding(file, camera, video.size, size, episodes[0], 0)
         for episode, one in zip(episodes, placed, strict=True):
             if (finding := _missing(file, episode, camera, one, times, fps)) is not None:
                 yield finding
-            elif decode or video.deep:
-                yield from _decoded(video, episode, one, camera, probed, decode)
+            elif decode or video.is_deep:
+                yield from _check_images(video, episode, one, camera, probed, decode)
     finally:
         video.close()
 
@@ -221,27 +223,27 @@ def _missing(
         return Finding(str(file), why, episode.index, int(missing[0]), AGAIN)
     wanted = episode.clips[camera].start + missing / fps
     beyond = wanted > times[-1] + 0.75 / fps
-    off = one.off[missing]
+    off = one.error[missing]
     if not beyond.all():
         inside = off[~beyond]
         least, most = float(inside.min()), float(inside.max())
         span = f"{most:.4f} s" if most - least < 1e-4 else f"{least:.4f} to {most:.4f} s"
         why += f"; the nearest ones of {camera} are {span} off"
-        hint = f"if these are the right ones: --tolerance {ceiling(most)}"
+        hint = f"if these are the right ones: --tolerance {round_up(most)}"
     if beyond.any():
-        hint = f"{AGAIN}, or shorten the episode; --tolerance {ceiling(float(off.max()))} shows "
+        hint = f"{AGAIN}, or shorten the episode; --tolerance {round_up(float(off.max()))} shows "
         hint += "the last image again"
     return Finding(str(file), why, episode.index, int(missing[0]), hint)
 
 
-def _decoded(
+def _check_images(
     video: Video, episode: Episode, one: FrameTimes, camera: str, probed: ProbedImages, whole: bool
 ) -> Iterator[Finding]:
     """Images that cannot be decoded, of all or of the first; the others are noted."""
     for frame, moment in enumerate(one.seconds.tolist()[: None if whole else 1]):
         try:
-            (shown,) = video.at([moment], EXACT)
-            probed.add(camera, (str(video.file), episode.index, frame), shown)
+            (image,) = video.at([moment], EXACT)
+            probed.add(camera, (str(video.file), episode.index, frame), image)
         except WamkitError as problem:
             yield Finding(str(video.file), problem.what, episode.index, frame, problem.hint)
             return

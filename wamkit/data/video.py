@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..files.images import expect_size, limit
-from ..files.pixels import deep
+from ..files.images import expect_size, max_pixels
+from ..files.pixels import to_deep_image
 from ..files.placeholders import refuse_placeholder
 from .mp4 import expect_index
 from .parquet import INSTALL
@@ -51,7 +51,7 @@ class Video:
             self._container = self._av.open(
                 str(file.absolute()),  # `press:v2/x` is no address
                 options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-                stream_options=[{"max_pixels": str(limit())}],
+                stream_options=[{"max_pixels": str(max_pixels())}],
             )
             self._stream = self._container.streams.video[0]
         except (self._av.FFmpegError, IndexError, ValueError, MemoryError) as error:
@@ -67,25 +67,25 @@ class Video:
         except WamkitError:
             self._container.close()
             raise
-        # What is decoded may be larger than the header says: the decoder looks as well.
-        self._stream.codec_context.options = {"max_pixels": str(limit())}
+        # Decoded images may be larger than the header states: the decoder checks too.
+        self._stream.codec_context.options = {"max_pixels": str(max_pixels())}
         self._stream.codec_context.thread_count = 1  # a worker is a thread already
         self._frames: Iterator[Any] = iter(())
         self._last: Any = None
 
     @property
     def fps(self) -> float:
-        """Images a second, as the file says."""
+        """Images a second, from the header."""
         return float(self._stream.average_rate or 0)
 
     @property
     def num_frames(self) -> int:
-        """How many images the header of the file speaks of; 0 if it does not."""
+        """Number of images from the header of the file; 0 without one."""
         return int(self._stream.frames or 0)
 
     @property
     def start(self) -> float:
-        """Seconds at which the header of the file has the first image."""
+        """Time of the first image in seconds, from the header."""
         return float((self._stream.start_time or 0) * self._stream.time_base)
 
     @property
@@ -94,7 +94,7 @@ class Video:
         return self._stream.height, self._stream.width
 
     @property
-    def deep(self) -> bool:
+    def is_deep(self) -> bool:
         """True if its images have one channel of more than 8 bits, such as depth."""
         layout = self._stream.codec_context.format  # None where the header is damaged
         bits = [part.bits for part in layout.components] if layout is not None else []
@@ -126,10 +126,10 @@ class Video:
         Deep ones are [height, width, 1] float32 in the file's own units. Raises WamkitError if
         there is none, or it cannot be decoded.
         """
-        shown: dict[float, NDArray[Any]] = {}
+        images: dict[float, NDArray[Any]] = {}
         for moment in sorted(set(seconds)):
-            shown[moment] = self._pixels(self._at(moment, tolerance))
-        return [shown[moment] for moment in seconds]
+            images[moment] = self._pixels(self._at(moment, tolerance))
+        return [images[moment] for moment in seconds]
 
     def _pixels(self, frame: Any) -> NDArray[Any]:
         bits = [part.bits for part in frame.format.components]
@@ -141,7 +141,7 @@ class Video:
             except ValueError:
                 pass
             else:
-                return deep(values, str(self.file))
+                return to_deep_image(values, str(self.file))
         raise WamkitError(
             f"{self.file} has images of format {frame.format.name}, which is not read",
             "encode colors in 8 or 10 bits a channel, and depth as gray16le",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..files.durable import hidden, in_words, make_folder, remove, sweep, sync
+from ..files.durable import as_not_written, make_folder, remove, sweep, sync, temporary_name
 from .video import pyav
 
 # What LeRobot writes: a key frame every two images, so that any image is found quickly. The
@@ -41,9 +41,9 @@ class VideoWriter:
     """Seconds after which a call of the encoder that has not come back is given up."""
 
     def __init__(
-        self, file: Path, fps: float, size: tuple[int, int], codec: str, cure: str | None = None
+        self, file: Path, fps: float, size: tuple[int, int], codec: str, hint: str | None = None
     ) -> None:
-        """`cure` is what to type next where this encoder does not do its work.
+        """`hint` is what to type next where this encoder does not do its work.
 
         Raises WamkitError if the codec is unknown or not there, the rate is none, or height or
         width is odd.
@@ -61,17 +61,17 @@ class VideoWriter:
         self._av, self.file, self.codec = pyav(), file, codec
         self.fps = Fraction(fps).limit_denominator(1001)
         others = " or ".join(other for other in CODECS if other != codec)
-        self._cure = cure or (
+        self._cure = hint or (
             f"do it again with another codec, {others}: --codec {others} on the command line, "
             f"codec={others!r} of wamkit.data.Writer"
         )
         name, options = CODECS[codec]
         if name not in self._av.codecs_available:
             raise WamkitError(f"this PyAV has no encoder {name}, for {codec}", self._cure)
-        with in_words(file):
+        with as_not_written(file):
             make_folder(file.parent)
             sweep(file.parent)
-            self._part = hidden(file)
+            self._part = temporary_name(file)
             self._container: Any = self._av.open(str(self._part.absolute()), "w", format="mp4")
         self._stream: Any = self._container.add_stream(name, rate=self.fps, options=options)
         self._stream.height, self._stream.width = size
@@ -84,28 +84,28 @@ class VideoWriter:
 
     @property
     def seconds(self) -> float:
-        """Length of what has been added."""
+        """Length of the images added."""
         return float(self.images / self.fps)
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """One more image [height, width, 3]. Raises WamkitError if the encoder hangs."""
         frame = self._av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = self.images, 1 / self.fps
-        with in_words(self.file):
+        with as_not_written(self.file):
             self._within(self.patience, "took in an image of", lambda: self._encode(frame))
         self.images += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the index. Raises WamkitError if it hangs."""
+        """Flush the encoder, and write the index. Raises WamkitError if it hangs."""
         if not self._over:
-            with in_words(self.file):
+            with as_not_written(self.file):
                 self._finish(self.patience)
                 sync(self._part)
                 os.replace(self._part, self.file)
                 sync(self.file.parent)
 
     def discard(self) -> None:
-        """Give the film up: no file appears, and an encoder that hangs is not waited for long."""
+        """Discard the video: no file appears; waits for a hanging encoder only briefly."""
         if not self._over:
             with suppress(WamkitError, OSError):
                 self._finish(min(self.patience, 10.0))
@@ -126,7 +126,7 @@ class VideoWriter:
         self._container.mux(packets)
 
     def _within(self, patience: float, doing: str, call: Callable[[], None]) -> None:
-        """Do this in a thread; give the film up if it takes longer than `patience` seconds."""
+        """Do this in a thread; discard the video if it takes longer than `patience` seconds."""
         errors: list[BaseException] = []
 
         def run() -> None:

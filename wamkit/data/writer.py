@@ -13,13 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
-from ..files.durable import hidden, in_words, make_folder, recover, remove, replace_folder, sweep
+from ..files.durable import (
+    as_not_written,
+    make_folder,
+    recover,
+    remove,
+    replace_folder,
+    sweep,
+    temporary_name,
+)
 from ..files.leftovers import sweep_older
 from ..files.locking import lock
-from ..files.paths import expanded, fault_of_name
+from ..files.paths import expand_home, fault_of_name
 from . import dataset_info, episode_table, frame_table, parquet, video_writer
-from .dataset_info import DATA, VIDEO, limit
-from .episode_statistics import histogram, of_images, of_values, sampled
+from .dataset_info import DATA, VIDEO, limit_of
+from .episode_statistics import histogram, image_statistics, sampled_frames, value_statistics
 from .instructions import expect_instruction
 from .lerobot_format import INFO, OWN, Feature, LeRobotFolder
 from .linking import link_tree, put_json, put_table
@@ -30,7 +38,7 @@ NOTES = Path("meta", "wamkit.json")  # LeRobot passes over it
 
 
 class Writer:
-    """Frames to a data set; what is written appears in its folder when it is saved.
+    """Write frames to a data set, which appears in its folder when it is saved.
 
         with Writer(folder, fps=10, features=features) as writer:
             for ...:
@@ -59,7 +67,7 @@ class Writer:
         """
         if not 0.001 < fps < 1e6:  # a NaN neither
             raise WamkitError(f"{fps:g} frames a second", "give the rate of the recording as fps")
-        self.folder = recover(expanded(folder).absolute())
+        self.folder = recover(expand_home(folder).absolute())
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
         self.features = {name: _supported(name, feature) for name, feature in features.items()}
         limits = {
@@ -76,7 +84,7 @@ class Writer:
 
     def _begin(self) -> None:
         """Take up the data set as it is in its folder, under a hidden name in the same folder."""
-        with ExitStack() as stack, in_words(self.folder):
+        with ExitStack() as stack, as_not_written(self.folder):
             stack.enter_context(lock(self.folder, "write another data set", outside=True))
             self._begin_alone()
             self._hold = stack.pop_all()
@@ -88,13 +96,13 @@ class Writer:
             for name, feature in self.features.items()
             if feature.dtype == "video"
         }
-        self._info = dataset_info.begun(self.fps, self.features, self.robot_type, self._codecs)
+        self._info = dataset_info.new_info(self.fps, self.features, self.robot_type, self._codecs)
         self.notes: dict[str, Any] = {} if old is None else notes(old.folder)
         """What else is to be remembered of the data set, as plain data."""
         sweep(self.folder.parent)
         sweep_older(self.folder)
         make_folder(self.folder.parent)
-        self._place = hidden(self.folder)
+        self._place = temporary_name(self.folder)
         self._films: dict[str, video_writer.VideoWriter] = {}
         self._table: Any = None
         try:
@@ -104,7 +112,7 @@ class Writer:
             raise
 
     def _take_up(self, old: LeRobotFolder | None) -> None:
-        """Fill the hidden folder with what is there already."""
+        """Copy the existing data set into the temporary folder."""
         self._place.mkdir()
         self._tasks: dict[int, str] = {}
         self._episodes = self._frames = 0
@@ -144,7 +152,7 @@ class Writer:
             )
         row = {name: _value(name, self.features[name], value) for name, value in values.items()}
         seen = {n: histogram(row[n]) for n, f in self.features.items() if f.is_image}
-        with in_words(self.folder):
+        with as_not_written(self.folder):
             for name, feature in self.features.items():
                 if feature.dtype == "video":
                     if name not in self._films:
@@ -179,10 +187,10 @@ class Writer:
         }
         stored = {k: f for k, f in self.features.items() if f.dtype != "video"}
         table = frame_table.frames(stored, self._rows, own)
-        with in_words(self.folder):
+        with as_not_written(self.folder):
             if self._table is None:
                 file = self._next("data", DATA)
-                self._table = parquet.arrow().parquet.ParquetWriter(
+                self._table = parquet.import_pyarrow().parquet.ParquetWriter(
                     file, table.schema, compression="snappy"
                 )
             self._table.write_table(table, row_group_size=length)  # a row group for each episode
@@ -198,7 +206,7 @@ class Writer:
         return number
 
     def save(self) -> Path:
-        """Put the data set in its place, at one stroke.
+        """Move the data set to its folder atomically.
 
         Raises WamkitError if an episode has not been ended, or the file system refuses; what was
         there is then as it was.
@@ -210,7 +218,7 @@ class Writer:
                 "call add_episode with their instruction",
             )
         try:
-            with in_words(self.folder):
+            with as_not_written(self.folder):
                 self._finish()
         finally:
             self.discard()
@@ -225,26 +233,28 @@ class Writer:
         replace_folder(self._place, self.folder)
 
     def _put_metadata(self) -> None:
-        """Write what is in meta/, with the new episodes after those that were there."""
-        old = episode_table.files(self._place)
+        """Write meta/, with the new episodes after the existing ones."""
+        old = episode_table.table_files(self._place)
         if old:
-            episode_table.complete(self._place, LeRobotFolder(self.folder))
+            episode_table.add_missing_columns(self._place, LeRobotFolder(self.folder))
         full = bool(old) and old[-1].stat().st_size >= self._megabytes("data") * 1e6
         file = old[-1] if old and not full else self._next("meta/episodes", EPISODES)
-        rows = [row | episode_table.place_of(file) for row in self._meta]
-        episode_table.append(rows, file, old[0] if old else None)
+        rows = [row | episode_table.file_columns(file) for row in self._meta]
+        episode_table.append_rows(rows, file, old[0] if old else None)
         put_table(frame_table.tasks(self._tasks), self._place / "meta" / "tasks.parquet")
         counts = (self._episodes, self._frames, len(self._tasks))
-        put_json(self._place / INFO, dataset_info.counted(self._info, *counts))
-        put_json(self._place / "meta" / "stats.json", episode_table.overall(self._place, rows))
+        put_json(self._place / INFO, dataset_info.with_totals(self._info, *counts))
+        put_json(
+            self._place / "meta" / "stats.json", episode_table.merged_statistics(self._place, rows)
+        )
 
     def keep(self) -> None:
-        """Save, and go on in new files: from here on nothing of it can be lost."""
+        """Save, and continue in new files: saved episodes cannot be lost."""
         self.save()
         self._begin()
 
     def discard(self) -> None:
-        """Forget what has not been saved."""
+        """Discard unsaved episodes."""
         if self._place.exists():
             for shot in self._films.values():
                 shot.discard()
@@ -255,7 +265,7 @@ class Writer:
         self._hold.close()
 
     def _old(self) -> LeRobotFolder | None:
-        """The data set that is there already."""
+        """The existing data set."""
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return None
         old = LeRobotFolder(self.folder)
@@ -264,7 +274,7 @@ class Writer:
         if mine != theirs or old.fps != self.fps or not old.version.startswith("v3"):
             raise WamkitError(
                 f"{self.folder} is a data set of version {old.version} at {old.fps:g} frames a "
-                f"second with {', '.join(theirs)}; not what is to be added",
+                f"second with {', '.join(theirs)}; that differs from the new episodes",
                 "write to another folder, or with the same fps, features and shapes",
             )
         dataset_info.expect_places(old.info, self.folder)
@@ -272,7 +282,7 @@ class Writer:
         return old
 
     def _codec(self, name: str, old: LeRobotFolder | None) -> str:
-        """What the videos of a camera are encoded in: as asked for, or as those that are there."""
+        """Codec of the videos of a camera: the requested one, or that of the existing videos."""
         about = old.info["features"][name].get("info") if old is not None else None
         known = about.get("video.codec") if isinstance(about, dict) else None
         codec = str(self.codec or known or "av1")
@@ -285,10 +295,10 @@ class Writer:
         return codec
 
     def _megabytes(self, kind: str) -> float:
-        return limit(self._info, f"{kind}_files_size_in_mb")
+        return limit_of(self._info, f"{kind}_files_size_in_mb")
 
     def _numbered(self, number: int) -> dict[str, int]:
-        chunk, file = divmod(number, max(1, int(limit(self._info, "chunks_size"))))
+        chunk, file = divmod(number, max(1, int(limit_of(self._info, "chunks_size"))))
         return {"chunk_index": chunk, "file_index": file}
 
     def _next(self, key: str, template: str, **values: str) -> Path:
@@ -324,10 +334,10 @@ class Writer:
         for name, feature in self.features.items():
             if feature.is_image:
                 seen = self._seen.pop(name)
-                found[name] = of_images(seen[frame] for frame in sampled(len(seen)))
+                found[name] = image_statistics(seen[frame] for frame in sampled_frames(len(seen)))
             else:
-                found[name] = of_values(np.stack([row[name] for row in self._rows]))
-        found |= {name: of_values(values.reshape(-1, 1)) for name, values in own.items()}
+                found[name] = value_statistics(np.stack([row[name] for row in self._rows]))
+        found |= {name: value_statistics(values.reshape(-1, 1)) for name, values in own.items()}
         return episode_table.columns_of(found)
 
     def _roll(self) -> None:

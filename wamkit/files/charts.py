@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .durable import in_words, make_folder, write_text
+from .durable import as_not_written, make_folder, write_text
 from .printable import escaped
 
 COLORS = ("#3b6ea8", "#d9822b", "#4f9d69", "#b5495b", "#7a5ea8", "#8c8c8c", "#c2a83e", "#3aa6a6")
@@ -118,7 +118,7 @@ def lines(
 def write(file: str | Path, svg: str) -> Path:
     """Write an image, whole or not at all. Raises NotWrittenError if the file system refuses."""
     goal = Path(file)
-    with in_words(goal):
+    with as_not_written(goal):
         make_folder(goal.parent)
     write_text(goal, svg)
     return goal

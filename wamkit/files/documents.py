@@ -1,6 +1,6 @@
-"""Tables that people write, in TOML, YAML or JSON: read within bounds, every mistake in words.
+"""Read settings files in TOML, YAML or JSON with limits on size and depth, and clear errors.
 
-The text is not trusted. Whatever it says, reading takes under a few seconds and little memory,
+The text is not trusted. Reading any text takes under a few seconds and little memory,
 gives plain data (tables, lists, text, numbers, booleans, null) and does nothing else.
 """
 
@@ -70,7 +70,7 @@ def _article(found: str) -> str:
 
 
 def parser_of(suffix: str) -> Callable[[str], Any]:
-    """The function that reads text of files with this suffix; it raises ValueError in words."""
+    """Return the parser for files with this suffix; it raises ValueError."""
     if suffix == ".toml":
         return parse_toml
     if suffix == ".json":
@@ -81,17 +81,17 @@ def parser_of(suffix: str) -> Callable[[str], Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table in `text`, which is not trusted. Raises ValueError with line and column."""
-    bare = _TOML_TEXT.sub(_blank, text)
-    if found := _LONG_KEY.search(bare):
-        line = bare.count("\n", 0, found.start()) + 1
+    """Parse `text`, which is not trusted, as a table. Raises ValueError with line and column."""
+    stripped = _TOML_TEXT.sub(_blank, text)
+    if found := _LONG_KEY.search(stripped):
+        line = stripped.count("\n", 0, found.start()) + 1
         raise ValueError(f"line {line}: a key of more than {DEPTH} parts")
-    if line := _too_deep(bare):
+    if line := _too_deep(stripped):
         raise ValueError(f"line {line}: it is nested deeper than {DEPTH} levels")
     try:
         raw = tomllib.loads(f"{text}\n")
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(_toml_in_words(str(error))) from None
+        raise ValueError(_toml_message(str(error))) from None
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEPTH} levels") from None
     except ValueError:  # Python converts no more digits
@@ -101,32 +101,32 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _blank(found: re.Match[str]) -> str:
-    """Nothing in place of a comment, an empty text in place of a text; lines are kept."""
+    """Replace a comment by nothing and a string by an empty one; keep the line count."""
     text = found.group()
     return ("" if text.startswith("#") else '""') + "\n" * text.count("\n")
 
 
-def _too_deep(bare: str) -> int:
-    """The line where brackets are opened `DEPTH` levels deep; 0 if there is none."""
+def _too_deep(stripped: str) -> int:
+    """Return the line where brackets are opened `DEPTH` levels deep; 0 if there is none."""
     depth = 0
-    for found in re.finditer(r"[\[\]{}]", bare):
+    for found in re.finditer(r"[\[\]{}]", stripped):
         depth += 1 if found.group() in "[{" else -1
         if depth > DEPTH:
-            return bare.count("\n", 0, found.start()) + 1
+            return stripped.count("\n", 0, found.start()) + 1
     return 0
 
 
-def _toml_in_words(said: str) -> str:
-    """The place first, as in the other languages."""
-    found = _PLACE.fullmatch(said)
+def _toml_message(message: str) -> str:
+    """Rewrite an error of tomllib with line and column first, as YAML and JSON errors have it."""
+    found = _PLACE.fullmatch(message)
     if found is None:
-        return said
+        return message
     what, line, column, end = found.groups()
     return f"at the end: {what}" if end else f"line {line}, column {column}: {what}"
 
 
 def expect_plain(raw: Mapping[str, Any], where: str) -> None:
-    """Refuse what only one of the languages can write: dates, and half characters.
+    """Refuse values that not all three formats can express: dates, and lone surrogates.
 
     Raises WamkitError with the path of the value.
     """

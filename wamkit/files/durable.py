@@ -9,10 +9,10 @@ A folder:   with replacing_folder(goal) as part:
                 (part / "spec.yaml").write_text(...)
 
 Either is written under a hidden name in the same folder (`wamkit.files.leftovers`), flushed to the
-disk, and then takes the place of what was there, at one stroke. Before anything is written, what
+disk, and then takes the place of what was there, atomically. Before anything is written, what
 dead processes left in that folder is removed, so that a disk they filled has room again. What the
 file system refuses is raised as `NotWrittenError`, which names the file and what is safe; `safe`
-says the latter in the caller's own words. Blocks may be nested: the outermost names its file or
+is the caller's sentence for the latter. Blocks may be nested: the outermost names its file or
 folder.
 
 A folder that is made in several steps, or by several processes: take `part = hidden(goal)`, once,
@@ -40,20 +40,19 @@ from ..errors import WamkitError
 from .leftovers import (
     OLD,
     discard,
-    hidden,
     inside,
     recover,
     recover_all,
     remove,
     sweep,
     sweep_older,
+    temporary_name,
 )
 
 __all__ = [
     "NotWrittenError",
+    "as_not_written",
     "discard",
-    "hidden",
-    "in_words",
     "make_folder",
     "recover",
     "recover_all",
@@ -64,6 +63,7 @@ __all__ = [
     "sweep",
     "sync",
     "sync_tree",
+    "temporary_name",
     "write_bytes",
     "write_text",
 ]
@@ -77,7 +77,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
 class NotWrittenError(WamkitError):
-    """A file or a folder that the file system refused to write: why, what to do, what is safe."""
+    """The file system refused to write a file or folder: why, what to do, which data is safe."""
 
     def __init__(
         self, goal: Path, error: OSError, safe: str | None = None, within: str = ""
@@ -89,10 +89,10 @@ class NotWrittenError(WamkitError):
             safe = f"{goal} is as it was before" if is_there else "nothing was left behind"
         why = error.strerror or str(error) or type(error).__name__
         what = f"{goal} cannot be written: {within}{': ' if within else ''}{why}"
-        super().__init__(what, f"{_cure(error)}; {safe}")
+        super().__init__(what, f"{_hint_for(error)}; {safe}")
 
 
-def _cure(error: OSError) -> str:
+def _hint_for(error: OSError) -> str:
     if error.errno in _FULL:
         return "make room, and do it again"
     if error.errno == errno.EFBIG:
@@ -105,31 +105,31 @@ def _cure(error: OSError) -> str:
 
 
 def write_text(file: str | Path, text: str, safe: str | None = None) -> None:
-    """Write a text in UTF-8 to `file`, whole or not at all. Raises NotWrittenError."""
+    """Write text in UTF-8 to `file` atomically. Raises NotWrittenError."""
     write_bytes(file, text.encode(), safe)
 
 
 def write_bytes(file: str | Path, data: bytes, safe: str | None = None) -> None:
-    """Write `data` to `file`, whole or not at all. Raises NotWrittenError."""
+    """Write `data` to `file` atomically. Raises NotWrittenError."""
     with replacing(file, safe) as part:
         part.write_bytes(data)
 
 
 @contextmanager
 def replacing(file: str | Path, safe: str | None = None) -> Iterator[Path]:
-    """A path to write to; when the block ends, what was written there becomes `file`.
+    """Yield a temporary path; when the block ends, that file replaces `file` atomically.
 
     An error in the block leaves `file` as it was. Its folder must be there. A device or a pipe is
-    written to directly. Raises NotWrittenError for what the file system refuses.
+    written to directly. Raises NotWrittenError if the file system refuses.
     """
     goal = Path(file)
-    with in_words(goal, safe):
+    with as_not_written(goal, safe):
         if goal.exists() and not goal.is_file() and not goal.is_dir():
             yield goal
             return
         sweep(goal.parent)
         sweep_older(goal)
-        part = hidden(goal)
+        part = temporary_name(goal)
         try:
             yield part
             sync(part)
@@ -141,17 +141,17 @@ def replacing(file: str | Path, safe: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(goal: str | Path, safe: str | None = None) -> Iterator[Path]:
-    """A new folder to fill; when the block ends, it takes the place of `goal`.
+    """Yield a new temporary folder; when the block ends, it replaces `goal`.
 
     An error in the block leaves `goal` as it was. Folders above it are made. A link at `goal` is
     replaced, and what it points to is left alone. Raises NotWrittenError for what the file system
     refuses.
     """
     goal = Path(goal)
-    with in_words(goal, safe):
+    with as_not_written(goal, safe):
         sweep(goal.parent)
         sweep_older(goal)
-        part, made = hidden(goal), list[Path]()
+        part, made = temporary_name(goal), list[Path]()
         try:
             made = make_folder(goal.parent)
             part.mkdir()
@@ -166,7 +166,7 @@ def replacing_folder(goal: str | Path, safe: str | None = None) -> Iterator[Path
 
 
 def replace_folder(new: Path, goal: Path) -> None:
-    """Put the folder `new` where `goal` is; what `goal` was is removed after that.
+    """Replace the folder `goal` by `new`, then remove the old content.
 
     Both lie in the same folder. Raises OSError; `goal` is then what it was.
     """
@@ -178,7 +178,7 @@ def replace_folder(new: Path, goal: Path) -> None:
     if _exchange(new, goal):
         old = new
     else:
-        old = hidden(goal, OLD)
+        old = temporary_name(goal, OLD)
         os.rename(goal, old)
         try:
             os.rename(new, goal)
@@ -190,7 +190,7 @@ def replace_folder(new: Path, goal: Path) -> None:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make `folder` and those above it, so that a crash does not lose them either.
+    """Create `folder` and its parents durably: a crash cannot lose them.
 
     Returns those that were not there, the innermost first.
     """
@@ -231,8 +231,8 @@ def sync(place: Path) -> None:
 
 
 @contextmanager
-def in_words(goal: Path, safe: str | None = None) -> Iterator[None]:
-    """What the file system refuses in the block, as a `NotWrittenError` that names `goal`.
+def as_not_written(goal: Path, safe: str | None = None) -> Iterator[None]:
+    """Raise OSErrors of the block as `NotWrittenError` that names `goal`.
 
     Other errors pass, also those of files that have nothing to do with `goal`.
     """
@@ -250,7 +250,7 @@ def in_words(goal: Path, safe: str | None = None) -> Iterator[None]:
 
 
 def _concerns(error: OSError, goal: Path) -> bool:
-    """True if the error is of `goal`, of what is written for it, or of a disk that is not named."""
+    """True if the error concerns `goal`, its temporary files, or an unnamed disk."""
     if not isinstance(error.filename, str):
         return error.errno is None or error.errno in _OF_DISKS
     file = Path(error.filename)
@@ -258,7 +258,7 @@ def _concerns(error: OSError, goal: Path) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two names change places at one stroke; False, and nothing changed, if that cannot be."""
+    """Exchange two names atomically; return False, with nothing changed, if that is unsupported."""
     sys.audit("wamkit.exchange", str(one), str(other))
     if sys.platform == "win32":
         return False

@@ -12,23 +12,23 @@ from typing import Any, Literal
 from ..errors import Note, WamkitError
 from .durable import recover
 from .install import install_hint
-from .paths import expanded
+from .paths import expand_home
 
 HUB = "hf:"
-"""What a path to a repository of the Hugging Face hub begins with."""
+"""Prefix of a path to a repository of the Hugging Face hub."""
 SECONDS = 5.0
-"""How long the hub may take to say what a repository holds."""
+"""Seconds that the hub may take to list a repository."""
 WEIGHTS = ("*.safetensors", "*.json", "*.model")
-"""What is fetched of a repository of weights."""
+"""Files fetched from a repository of weights."""
 POLICY = (*WEIGHTS, "*.yaml")
 CONFIGS = ("*config.json",)
-"""What is fetched to know the sizes of weights before the weights."""
+"""Files fetched to learn the sizes of a model before its weights."""
 TEXT = (*WEIGHTS, "*.txt")
-"""What is fetched of a text encoder and its tokenizer."""
+"""Files fetched for a text encoder and its tokenizer."""
 _FORM = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?P<path>(?:/[^@]*)?)(?:@(?P<revision>\S+))?")
 
 Kind = Literal["model", "dataset"]
-_here: dict[tuple[str, Kind], Path] = {}  # what this process has fetched, and where it is
+_here: dict[tuple[str, Kind], Path] = {}  # folders this process has fetched, by path
 _commits: dict[tuple[str, Kind], str] = {}  # ... and of which commit it is
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -38,18 +38,18 @@ def is_remote(path: str | Path | None) -> bool:
     return str(path or "").startswith(HUB)
 
 
-def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> Path:
-    """The folder or file that `path` means; one on the hub is fetched if it is not here yet.
+def local_path(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> Path:
+    """Return the local folder or file of `path`; fetch it from the hub if it is not cached.
 
-    What a replacement that was cut short left aside is put back (`wamkit.files.durable.recover`).
-    Before anything is fetched a `Note` says how much it is and under which license. `files` are
-    patterns of what is wanted; all if there are none. Raises WamkitError if it cannot be had.
+    A replacement that was interrupted is undone (`wamkit.files.durable.recover`).
+    A `Note` states size and license before anything is fetched. `files` are
+    patterns of file names to fetch; () fetches all. Raises WamkitError if that fails.
     """
     if not is_remote(path):
-        return recover(expanded(path))
-    place = _fetched(path, kind, files)
+        return recover(expand_home(path))
+    place = _fetch(path, kind, files)
     if not place.exists():
-        parts = _parts(path)
+        parts = _parse_path(path)
         inside = parts["path"].strip("/")
         raise WamkitError(f"{parts['name']} on the hub has no {inside}", "check the path behind it")
     return place
@@ -57,12 +57,12 @@ def local(path: str | Path, kind: Kind = "model", files: Sequence[str] = ()) -> 
 
 def fetch_configs(path: str) -> None:
     """Fetch the config.json of weights on the hub, if there is one and it is not here yet."""
-    _fetched(path, "model", CONFIGS)
+    _fetch(path, "model", CONFIGS)
 
 
-def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
-    """Where what is fetched of `path` would be; it is there unless the repository lacks it."""
-    parts = _parts(path)
+def _fetch(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
+    """Fetch `path` and return its local place, which exists unless the repository lacks it."""
+    parts = _parse_path(path)
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -91,18 +91,18 @@ def _fetched(path: str | Path, kind: Kind, files: Sequence[str]) -> Path:
             ) from None
     place = Path(found) / inside
     _here[str(path), kind] = place
-    _commits[str(path), kind] = _commit(where["revision"], Path(found))
+    _commits[str(path), kind] = _commit_of(where["revision"], Path(found))
     return place
 
 
-def standing(path: str | Path, kind: Kind = "model") -> Path | None:
-    """As `local`, without the network: None for what is on the hub and not here yet.
+def cached_path(path: str | Path, kind: Kind = "model") -> Path | None:
+    """Like `local_path`, without the network: None for a hub path that is not cached.
 
     Of a repository some files may be here and others not. Raises WamkitError if `path` is no name.
     """
     if not is_remote(path):
-        return expanded(path)
-    parts = _parts(path)
+        return expand_home(path)
+    parts = _parse_path(path)
     place = _here.get((str(path), kind))
     if place is not None and place.exists():
         return place
@@ -118,25 +118,25 @@ def standing(path: str | Path, kind: Kind = "model") -> Path | None:
     return place if place.exists() else None
 
 
-def pinned(path: str, kind: Kind = "model") -> str:
-    """`path` with the commit that was read in place of its revision, as far as that is known.
+def pin_revision(path: str, kind: Kind = "model") -> str:
+    """Replace the revision in `path` by the commit that was read, if it is known.
 
-    A branch moves on, and a commit stays. What is behind `#` stays too, and so does a path that is
+    A branch moves on; a commit does not. The `#prefix` is kept, and so is a path that is
     not on the hub or of which nothing was read.
     """
     where, mark, prefix = path.partition("#")
     if not is_remote(where) or not (commit := _commits.get((where, kind), "")):
         return path
-    parts = _parts(where)
+    parts = _parse_path(where)
     return f"{HUB}{parts['name']}{parts['path']}@{commit}{mark}{prefix}"
 
 
-def _commit(revision: str | None, snapshot: Path) -> str:
+def _commit_of(revision: str | None, snapshot: Path) -> str:
     """The commit of a snapshot; empty where neither the hub nor the folder names it."""
     return next((n for n in (revision or "", snapshot.name) if _COMMIT.fullmatch(n)), "")
 
 
-def _parts(path: str | Path) -> re.Match[str]:
+def _parse_path(path: str | Path) -> re.Match[str]:
     """Name, path and revision. Raises WamkitError if `path` does not have that form."""
     parts = _FORM.fullmatch(str(path))
     if parts is None:
@@ -148,7 +148,7 @@ def _parts(path: str | Path) -> re.Match[str]:
 
 
 def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Sequence[str]) -> None:
-    """Say what is to be fetched; the revision in `where` becomes the commit it stands for."""
+    """Announce the download; replace the revision in `where` by its commit."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

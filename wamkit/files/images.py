@@ -1,8 +1,8 @@
 """Image files: six formats are opened, after a look at the size that their headers state.
 
 Pillow opens some fifty formats, one of them by starting a program (EPS by ghostscript), and decodes
-whatever a header asks for: half a megabyte can ask for gigabytes. Of an animation or a file of
-several pages the first image is read, and the others are not looked at.
+any size that a header claims: half a megabyte can claim gigabytes. Of an animation or a file of
+several pages only the first image is read.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from .png import expect_whole
 from .variables import PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is opened, by Pillow's names."""
+"""Formats that are opened, by Pillow's names."""
 DEFAULT = 2**25
-"""Pixels of an image at most, where `WAMKIT_MAX_PIXELS` says nothing: as many as 8K video has."""
+"""Default limit of pixels of an image, without `WAMKIT_MAX_PIXELS`: an 8K video frame."""
 MOST = 2 * 89_478_485
 """Pixels that Pillow itself refuses to go beyond (`PIL.Image.MAX_IMAGE_PIXELS`, twice)."""
 SCANS = 100
 """Passes over the pixels that one JPEG may ask for; programs write up to 10."""
 TILE = (322, 323)
-"""Numbers of the tags for width and height of the tiles of a TIFF."""
+"""Ids of the tags for width and height of the tiles of a TIFF."""
 ORIENTATION = 0x0112
-"""Number of the EXIF tag that says how an image was held."""
+"""Id of the EXIF tag of the orientation of an image."""
 CURE = f"make it smaller, or set {PIXELS} to more"
 
 
-def limit() -> int:
-    """Pixels that an image may have. Raises WamkitError if the variable holds no such count."""
-    said = os.environ.get(PIXELS, "").strip()
-    if not said:
+def max_pixels() -> int:
+    """Return the limit of pixels of an image. Raises WamkitError if the variable holds no count."""
+    text = os.environ.get(PIXELS, "").strip()
+    if not text:
         return DEFAULT
-    if not (said.isascii() and said.isdigit() and 1 <= int(said[:20]) <= MOST):
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:20]) <= MOST):
         raise WamkitError(
-            f"{PIXELS} is {said!r}; expected a count of pixels from 1 to {MOST}",
+            f"{PIXELS} is {text!r}; expected a count of pixels from 1 to {MOST}",
             f"set it to such a count, or unset it for {DEFAULT}",
         )
-    return int(said)
+    return int(text)
 
 
 def expect_size(width: int, height: int, where: str) -> None:
-    """Raise WamkitError if an image of that size has no pixel, or more than `limit`."""
+    """Raise WamkitError if an image of that size has no pixel, or more than `max_pixels`."""
     if width < 1 or height < 1:
         raise WamkitError(f"{where} is {height}x{width} and has no pixel", "save it again")
-    if width * height > (most := limit()):
+    if width * height > (most := max_pixels()):
         raise WamkitError(
             f"{where} is {height}x{width}, {width * height:,} pixels; expected at most {most:,}",
             CURE,
@@ -62,20 +62,21 @@ def expect_size(width: int, height: int, where: str) -> None:
 
 @contextmanager
 def open_image(source: Path | bytes, where: str) -> Iterator[Image.Image]:
-    """An image of a file, or of the bytes of one, that is not decoded yet.
+    """Open an image file, or its bytes, without decoding it.
 
     `where` names it in errors. Raises WamkitError if it is missing, of another format, damaged, or
-    asks for more pixels than `limit`; so does what is raised while it is decoded inside `with`.
+    asks for more pixels than `max_pixels`; so does what is raised while it is decoded inside
+    `with`.
     """
     if isinstance(source, Path):
         if not source.is_file():
             raise WamkitError(f"{where} is not there: {source}", "check the path")
         refuse_placeholder(source)
-    with _words(where), _stream(source) as stream:
+    with _explain_errors(where), _stream(source) as stream:
         try:
             found = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
-            raise _unknown(stream, where) from None
+            raise _unknown_format_error(stream, where) from None
         with found as image:
             expect_size(*image.size, where)
             _expect_modest(image, stream, where)
@@ -94,14 +95,14 @@ def _may_lack_rows(image: Image.Image) -> bool:
     return image.crop((0, height - 1, width, height)).getbbox(alpha_only=False) is None
 
 
-def turned(image: Image.Image) -> int:
-    """How an image was held, from 1 to 8, as its EXIF says; 1 if that says nothing."""
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 without one."""
     found = image.getexif().get(ORIENTATION, 1)
     return found if isinstance(found, int) else 1
 
 
-def damaged(where: str, error: Exception) -> WamkitError:
-    """What Pillow raised while it read an image, in words."""
+def image_error(where: str, error: Exception) -> WamkitError:
+    """Return the WamkitError for an error of Pillow."""
     if isinstance(error, MemoryError):
         return WamkitError(f"{where} does not fit into memory", "make it smaller")
     if isinstance(error, Image.DecompressionBombError):
@@ -114,22 +115,22 @@ def damaged(where: str, error: Exception) -> WamkitError:
 
 
 @contextmanager
-def _words(where: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a WamkitError: decoders raise errors of every kind."""
+def _explain_errors(where: str) -> Iterator[None]:
+    """Raise any error of a decoder as a WamkitError."""
     try:
         yield
     except WamkitError:
         raise
     except Exception as error:
-        raise damaged(where, error) from None
+        raise image_error(where, error) from None
 
 
 def _stream(source: Path | bytes) -> Any:
     return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
 
 
-def _unknown(stream: Any, where: str) -> WamkitError:
-    """That a file is of none of the formats, by how it begins."""
+def _unknown_format_error(stream: Any, where: str) -> WamkitError:
+    """Return the error for a file of no known format, by its first bytes."""
     stream.seek(0)
     begins = stream.read(12)
     if not begins:
@@ -142,7 +143,7 @@ def _unknown(stream: Any, where: str) -> WamkitError:
 
 
 def _expect_modest(image: Image.Image, stream: Any, where: str) -> None:
-    """Raise WamkitError if decoding costs far more than the size of the image says."""
+    """Raise WamkitError if decoding costs far more than the image size suggests."""
     width, height = (getattr(image, "tag_v2", {}).get(tag) for tag in TILE)
     if isinstance(width, int) and isinstance(height, int):
         expect_size(width, height, f"a tile of {where}")

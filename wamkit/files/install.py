@@ -1,4 +1,4 @@
-"""How to install what is missing: one place that says so, for messages of every kind."""
+"""Installation hints for messages about missing packages."""
 
 from __future__ import annotations
 

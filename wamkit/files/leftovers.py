@@ -1,12 +1,12 @@
-"""Hidden names for what is being written, and what becomes of those that a crash left behind.
+"""Temporary names for files being written, and the cleanup of those that a crash left behind.
 
 FOLDER/.NAME.HOST-PID-START-COUNT.part    the file or folder NAME, until it is whole
 FOLDER/.NAME.HOST-PID-START-COUNT.old     what NAME was before, where a file system can exchange no
                                           two names; it is put back if NAME is missing
 
-The name says who writes: the host and its process namespace (a checksum), the process id, and when
+The name holds the writer: the host and its process namespace (a checksum), the process id, and when
 that process began (clock ticks since the start of the machine), so that another process with the
-same id is not mistaken for it. What a live process writes is left alone. What a process of another
+same id is not mistaken for it. Files of a live process are kept. What a process of another
 host wrote is removed once nothing in it has changed for a day.
 """
 
@@ -35,26 +35,26 @@ _OLDER = re.compile(r"\.(.+)\.old\.(?:part|\w{8})", re.DOTALL)
 _counts = count()
 
 
-def hidden(goal: Path, kind: str = PART) -> Path:
-    """A name in the folder of `goal` that no other call and no other process gets."""
+def temporary_name(goal: Path, kind: str = PART) -> Path:
+    """Return a unique temporary name in the folder of `goal`."""
     pid = os.getpid()
     owner = f"{_host()}-{pid}-{_start(pid) or 0}-{next(_counts)}"
-    return goal.with_name(f".{short(goal.name)}.{owner}.{kind}")
+    return goal.with_name(f".{shorten_name(goal.name)}.{owner}.{kind}")
 
 
 def is_leftover(name: str) -> bool:
-    """True for a name that `hidden` gave."""
+    """True for a name that `temporary_name` gave."""
     return _HIDDEN.fullmatch(name) is not None
 
 
 def sweep(folder: Path) -> None:
-    """Remove what dead processes left in `folder`, and put back what lost its place.
+    """Remove files that dead processes left in `folder`, and undo interrupted replacements.
 
     What cannot be removed, such as another user's, is passed over.
     """
     recover_all(folder)
     names = _names(folder)
-    stems = {short(name) for name in names}
+    stems = {shorten_name(name) for name in names}
     for name in names:
         match = _HIDDEN.fullmatch(name)
         if match is None or (match[6] == OLD and match[1] not in stems):
@@ -64,7 +64,7 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_older(goal: Path) -> None:
-    """Remove what versions before the scheme of today left of `goal`, once it is an hour old."""
+    """Remove temporary files of older versions of wamkit for `goal`, once an hour old."""
     recover(goal)
     old = re.compile(
         rf"\.{re.escape(goal.name)}\.(part|part-link|part\.png|old\.part|(old\.)?\w{{8}})"
@@ -76,7 +76,7 @@ def sweep_older(goal: Path) -> None:
 
 
 def recover_all(folder: Path) -> None:
-    """Put back everything in `folder` that lost its place in a replacement that was cut short."""
+    """Undo every interrupted replacement in `folder`."""
     for name in _names(folder):
         match = _HIDDEN.fullmatch(name)
         if match is None:
@@ -90,7 +90,7 @@ def recover_all(folder: Path) -> None:
 
 
 def recover(goal: Path) -> Path:
-    """`goal`; if a replacement of it or of a folder above was cut short, what it was, put back.
+    """Return `goal`, after undoing an interrupted replacement of it or of a parent folder.
 
     Where nothing can be renamed (a file system that is only read) this is the place where it lies.
     If there is nothing to put back, `goal` is returned as it is, and is not there.
@@ -100,36 +100,36 @@ def recover(goal: Path) -> Path:
     place = recover(goal.parent) / goal.name
     end = time.monotonic() + PATIENCE
     while not os.path.lexists(place):
-        found = _aside(place)
+        found = _find_backup(place)
         if found is None:
             return place
-        aside, alive = found
+        backup, alive = found
         if not alive:
-            return _put_back(aside, place)
+            return _put_back(backup, place)
         if time.monotonic() > end:
-            return aside
+            return backup
         time.sleep(0.05)
     return place
 
 
 def inside(file: Path, goal: Path) -> str | None:
-    """The path in `goal` of a file that is written for it under a hidden name, otherwise None."""
+    """Map a file in the temporary folder of `goal` to its final path; None for other files."""
     if goal.parent not in file.parents:
         return None
     first, *rest = file.relative_to(goal.parent).parts
     match = _HIDDEN.fullmatch(first)
-    return "/".join(rest) if match and match[1] == short(goal.name) else None
+    return "/".join(rest) if match and match[1] == shorten_name(goal.name) else None
 
 
 def discard(place: Path) -> None:
-    """Remove what is no longer wanted; killed on the way, no half of it is left under its name."""
-    gone = hidden(place)
+    """Remove `place`; an interruption leaves no partial content under its name."""
+    gone = temporary_name(place)
     os.rename(place, gone)
     remove(gone)
 
 
 def remove(place: Path) -> None:
-    """Remove a file, a link or a whole folder; what cannot be removed stays."""
+    """Remove a file, a link or a whole folder, ignoring errors."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place, ignore_errors=True)
     else:
@@ -137,12 +137,12 @@ def remove(place: Path) -> None:
             place.unlink(missing_ok=True)
 
 
-def _aside(goal: Path) -> tuple[Path, bool] | None:
-    """What `goal` was before a replacement that was not finished, and if it is still going on."""
+def _find_backup(goal: Path) -> tuple[Path, bool] | None:
+    """Find the backup of `goal` from an unfinished replacement, and whether its writer is alive."""
     for name in sorted(_names(goal.parent), reverse=True):
         place = goal.with_name(name)
         match = _HIDDEN.fullmatch(name)
-        if match is not None and match[6] == OLD and match[1] == short(goal.name):
+        if match is not None and match[6] == OLD and match[1] == shorten_name(goal.name):
             return place, _is_alive(match, place)
         older = _OLDER.fullmatch(name)
         if match is None and older is not None and older[1] == goal.name:
@@ -152,17 +152,17 @@ def _aside(goal: Path) -> tuple[Path, bool] | None:
     return None
 
 
-def _put_back(aside: Path, goal: Path) -> Path:
-    """Where it is afterwards: `goal`, or still `aside` if nothing can be renamed here."""
+def _put_back(backup: Path, goal: Path) -> Path:
+    """Move the backup to `goal`; return its path, which is still `backup` if renaming fails."""
     try:
-        os.rename(aside, goal)
+        os.rename(backup, goal)
     except OSError:
-        return goal if os.path.lexists(goal) else aside
+        return goal if os.path.lexists(goal) else backup
     return goal
 
 
-def short(name: str) -> str:
-    """A name as it stands in a hidden one: whole, or shortened to fit into what names may be."""
+def shorten_name(name: str) -> str:
+    """Shorten a name so that its temporary name fits the limit of the file system."""
     raw = os.fsencode(name)
     if len(raw) <= LONGEST:
         return name
@@ -181,7 +181,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _is_alive(match: re.Match[str], place: Path) -> bool:
-    """True if the process that a hidden name speaks of may still write."""
+    """True if the process in a temporary name may still write."""
     host, pid, start = match[2], int(match[3]), int(match[4])
     if host != _host() or sys.platform == "win32":
         return _age(place) < DAY

@@ -1,7 +1,7 @@
 """Which files hold the weights of one model; no torch.
 
 A folder may hold one file, shards with an index, or shards whose index was not copied; the latter
-are known by their numbers.
+are found by the numbers in their names.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import WamkitError
-from .paths import expanded
-from .placeholders import placeholder, refuse_placeholder
-from .shards import INDEX, PICKLED, SHARD, SUFFIX, few, indexed, numbered
+from .paths import expand_home
+from .placeholders import placeholder_error, refuse_placeholder
+from .shards import INDEX, PICKLED, SHARD, SUFFIX, few, find_numbered_shards, shards_of_index
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """What diffusers and transformers call their files."""
 _OTHER = {
-    ".gguf": "a GGUF file, whose numbers are packed into blocks of a few bits",
+    ".gguf": "a GGUF file, whose weights are quantized in blocks",
     ".onnx": "an ONNX graph, not weights",
     ".distcp": "a piece of a checkpoint of torch.distributed (DCP)",
     ".zip": "an archive",
@@ -25,23 +25,23 @@ _OTHER = {
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt"
 
 
-def split(path: str | Path) -> tuple[str, str | None]:
-    """`file#prefix` as the path and the prefix of the names that are wanted; None without one."""
+def split_prefix(path: str | Path) -> tuple[str, str | None]:
+    """Split `file#prefix` into the path and the prefix of tensor names; None without one."""
     text = str(path)
     place, mark, prefix = text.rpartition("#")
-    if not mark or expanded(text).exists():
+    if not mark or expand_home(text).exists():
         return text, None
     return place, prefix
 
 
 def weight_files(place: Path, folders: Sequence[str] = ()) -> list[Path]:
-    """The files at `place`: a file, all shards of a set, or what one of the folders holds.
+    """Return the weight files at `place`: a file, all shards of a set, or those of a subfolder.
 
-    `folders` are subfolders to look into, such as "transformer". Raises WamkitError with what was
-    looked for and what is there.
+    `folders` are subfolders to look into, such as "transformer". Raises WamkitError listing what
+    was looked for and what is there.
     """
     if place.is_file():
-        return _named(place)
+        return _with_shards(place)
     if not place.is_dir():
         raise WamkitError(f"no weights at {place}", "name a folder or a safetensors file")
     places = [place, *(place / name for name in folders)]
@@ -54,7 +54,7 @@ def weight_files(place: Path, folders: Sequence[str] = ()) -> list[Path]:
     if any(name.endswith(".distcp") or name == ".metadata" for name in there):
         hint = f"this is {_OTHER['.distcp']}: make one file of it with `{_DCP}`"
     for path in sorted(place.rglob("*.incomplete")):
-        hint = f"{placeholder(path)}"
+        hint = f"{placeholder_error(path)}"
     raise WamkitError(
         f"no safetensors file in {', '.join(map(str, places))}; "
         f"there is {', '.join(there[:8]) or 'nothing'}" + ", ..." * (len(there) > 8),
@@ -62,10 +62,10 @@ def weight_files(place: Path, folders: Sequence[str] = ()) -> list[Path]:
     )
 
 
-def _named(file: Path) -> list[Path]:
-    """The files that go with one that was named: shards come as a set."""
+def _with_shards(file: Path) -> list[Path]:
+    """Return the named file, with the other shards of its set."""
     if file.name.endswith(INDEX):
-        return indexed(file)
+        return shards_of_index(file)
     if file.suffix in _OTHER:
         what = _OTHER[file.suffix]
         hint = _DCP if file.suffix == ".distcp" else "name the weights as safetensors"
@@ -80,30 +80,36 @@ def _named(file: Path) -> list[Path]:
     if parts and int(parts["count"]) > 1:
         stem, suffix = parts["stem"], parts["suffix"]
         index = file.with_name(stem + suffix + INDEX)
-        return indexed(index) if index.is_file() else numbered(file.parent, stem, suffix)
+        return (
+            shards_of_index(index)
+            if index.is_file()
+            else find_numbered_shards(file.parent, stem, suffix)
+        )
     return [file]
 
 
 def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The weights right in `folder`; empty if there are none of these kinds."""
+    """The weight files directly in `folder`, of these kinds."""
     for suffix in suffixes:
         for stem in STEMS:
             if (folder / f"{stem}{suffix}{INDEX}").is_file():
-                return indexed(folder / f"{stem}{suffix}{INDEX}")
+                return shards_of_index(folder / f"{stem}{suffix}{INDEX}")
         for stem in STEMS:
             if (folder / f"{stem}{suffix}").is_file():
                 return [folder / f"{stem}{suffix}"]
     indexes = [p for suffix in suffixes for p in _files(folder, f"{suffix}{INDEX}")]
     if len(indexes) == 1:
-        return indexed(indexes[0])
+        return shards_of_index(indexes[0])
     files = [p for suffix in suffixes for p in _files(folder, suffix)]
     parts = [p for f in files if (p := SHARD.fullmatch(f.name))]
     sets = list(dict.fromkeys((p["stem"], p["suffix"]) for p in parts))
     plain = [(stem, suffix) for stem, suffix in sets if stem in STEMS]
     if len(sets) > 1 and len(plain) == 1 and all(s.startswith(plain[0][0]) for s, _ in sets):
-        return numbered(folder, *plain[0])  # the others are variants of it, such as .fp16
+        return find_numbered_shards(
+            folder, *plain[0]
+        )  # the others are variants of it, such as .fp16
     if len(sets) == 1 and len(parts) == len(files):
-        return numbered(folder, *sets[0])
+        return find_numbered_shards(folder, *sets[0])
     if len(files) > 1:
         kind = "safetensors files" if SUFFIX in suffixes else "checkpoints"
         of = f", of {len(sets)} sets of shards ({few([s for s, _ in sets])})" * (len(sets) > 1)
@@ -115,5 +121,5 @@ def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _files(folder: Path, ending: str) -> list[Path]:
-    """The plain files right in `folder` whose names end so."""
+    """The plain files directly in `folder` with this ending."""
     return sorted(path for path in folder.glob(f"*{ending}") if path.is_file())

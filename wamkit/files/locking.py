@@ -5,8 +5,8 @@
 
 The lock is one of the operating system (lockf) on FOLDER/.lock, which it drops when the process
 ends, however it ends; processes forked from the holder, such as those that load data, do not hold
-it. The file says who holds it. Where a file system has no locks, that text is believed as long as
-the process runs. Whoever looks if a folder is empty passes over the file (`NAME`).
+it. The file names its holder. Where a file system has no locks, that text is believed as long as
+the process runs. Checks for an empty folder ignore the file (`NAME`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import WamkitError
-from .durable import in_words, make_folder
-from .leftovers import is_running, short
+from .durable import as_not_written, make_folder
+from .leftovers import is_running, shorten_name
 
 try:
     import fcntl
@@ -34,23 +34,23 @@ _held: set[Path] = set()  # a lock of lockf is the process's: it does not see it
 
 @contextmanager
 def lock(
-    folder: Path, cure: str = "choose another folder", *, outside: bool = False
+    folder: Path, hint: str = "choose another folder", *, outside: bool = False
 ) -> Iterator[None]:
-    """Hold `folder`, which is made if it is not there, until the block ends.
+    """Lock `folder`, created if missing, until the block ends.
 
     `outside`: for a folder that is replaced while it is held; the file is then its neighbor,
     .NAME.lock, and the folder is not made. Raises WamkitError with the process and the host that
-    hold it, and with `cure`; also if the file system lets nobody write there.
+    hold it, and with `hint`; also if the file system is read-only.
     """
-    with in_words(folder):
+    with as_not_written(folder):
         make_folder(folder.parent if outside else folder)
-        name = f".{short(folder.name)}{NAME}" if outside else NAME
+        name = f".{shorten_name(folder.name)}{NAME}" if outside else NAME
         file = Path(os.path.realpath(folder.parent if outside else folder), name)
         if file in _held:  # not read: closing it again would give up the lock
-            raise _taken(folder, (os.getpid(), socket.gethostname()), cure)
+            raise _locked_error(folder, (os.getpid(), socket.gethostname()), hint)
         _held.add(file)
         try:
-            handle = _acquire(folder, file, cure)
+            handle = _acquire(folder, file, hint)
         except BaseException:
             _held.discard(file)
             raise
@@ -58,21 +58,23 @@ def lock(
         yield
     finally:
         with suppress(OSError):
-            file.unlink(missing_ok=True)  # while it is held, so that nobody holds a lost file
+            file.unlink(
+                missing_ok=True
+            )  # while it is held, so that no process locks an unlinked file
         os.close(handle)
         _held.discard(file)
 
 
-def _acquire(folder: Path, file: Path, cure: str) -> int:
-    """The open and locked file, which is then the one that its name stands for."""
+def _acquire(folder: Path, file: Path, hint: str) -> int:
+    """Open and lock the file; afterwards its name still refers to it."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             got = _try_lock(handle)
             if got is False or (got is None and _is_used(file)):
-                raise _taken(folder, _holder(file), cure)
+                raise _locked_error(folder, _holder(file), hint)
             if _is_same(handle, file):
-                with suppress(OSError):  # on a full disk it does not say who holds it
+                with suppress(OSError):  # on a full disk the holder is not recorded
                     os.ftruncate(handle, 0)
                     os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
                 return handle
@@ -101,7 +103,7 @@ def _is_same(handle: int, file: Path) -> bool:
 
 
 def _holder(file: Path) -> tuple[int, str] | None:
-    """Process id and host of who holds the lock, as the file says."""
+    """Process id and host of the lock holder, from the file."""
     try:
         pid, _, host = file.read_text().strip().partition(" ")
         return int(pid), host
@@ -115,9 +117,9 @@ def _is_used(file: Path) -> bool:
     return holder is not None and holder[1] == socket.gethostname() and is_running(holder[0])
 
 
-def _taken(folder: Path, holder: tuple[int, str] | None, cure: str) -> WamkitError:
+def _locked_error(folder: Path, holder: tuple[int, str] | None, hint: str) -> WamkitError:
     who = "another process" if holder is None else f"process {holder[0]} on {holder[1]}"
     return WamkitError(
         f"{folder} is in use: {who} writes there",
-        f"wait until it has ended, or stop it; or {cure}",
+        f"wait until it has ended, or stop it; or {hint}",
     )

@@ -18,8 +18,8 @@ _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, half characters, 
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with `~` as the home it stands for; unchanged if there is no such user."""
+def expand_home(path: str | Path) -> Path:
+    """Replace `~` by the home folder; unchanged if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -27,11 +27,11 @@ def expanded(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's own folder for what is computed once: `WAMKIT_CACHE`, or ~/.cache/wamkit.
+    """The user's cache folder: `WAMKIT_CACHE`, or ~/.cache/wamkit.
 
     What lies there is trusted as the user's own, unlike files of data sets and policies.
     """
-    return expanded(os.environ.get(CACHE) or Path("~", ".cache", "wamkit"))
+    return expand_home(os.environ.get(CACHE) or Path("~", ".cache", "wamkit"))
 
 
 def read_text(file: Path) -> str:

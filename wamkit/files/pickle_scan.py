@@ -1,4 +1,4 @@
-"""What a pickled checkpoint would do, before any of it is done: its zip, its steps, its names.
+"""Inspect a pickled checkpoint without running it: its zip, its opcodes, its globals.
 
 A checkpoint of torch is a zip of records that are not compressed, `data.pkl` and one for each
 storage; before torch 1.6 it was five pickles, one behind the other, and then the storages.
@@ -43,7 +43,7 @@ _REBUILT = {
 
 
 class Records(NamedTuple):
-    """What is known of a checkpoint without loading it."""
+    """Facts about a checkpoint that is not loaded."""
 
     zipped: bool
     sizes: frozenset[int]
@@ -51,7 +51,7 @@ class Records(NamedTuple):
 
 
 def scan(file: Path, trusted: Collection[str] = ()) -> Records:
-    """Look through a checkpoint without running it.
+    """Scan a checkpoint without running it.
 
     `trusted` are further globals that it may name, as "module name". Raises WamkitError if it is
     damaged, compressed, too large for what it may hold, or names a class or function that makes
@@ -76,7 +76,7 @@ def scan(file: Path, trusted: Collection[str] = ()) -> Records:
 
 
 def _expect_directory(file: Path, stream: BinaryIO) -> None:
-    """Raise WamkitError unless the directory of the zip is where it says, and of a usual size."""
+    """Raise WamkitError unless the zip directory is at its stated offset and of a usual size."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 2**16 - 22))
     begin, tail = stream.tell(), stream.read()
@@ -85,12 +85,12 @@ def _expect_directory(file: Path, stream: BinaryIO) -> None:
         raise _unreadable(file, "its zip has no directory, as where a download was cut off")
     count, length, offset = struct.unpack("<HLL", tail[end + 10 : end + 20])
     ends = [end]
-    place = tail[:end].rfind(b"PK\x06\x06")  # a second end, with room for larger numbers
+    place = tail[:end].rfind(b"PK\x06\x06")  # a second end, with room for larger offsets
     if 0 <= place <= end - 56:
         ends.append(place)
         count, length, offset = struct.unpack("<QQQ", tail[place + 32 : place + 56])
     if offset + length not in [begin + one for one in ends]:
-        raise _unreadable(file, "the directory of its zip is not where it says")
+        raise _unreadable(file, "the directory of its zip is not at its stated offset")
     if count > MOST_RECORDS or length > 500 * MOST_RECORDS:
         raise _unreadable(file, f"its zip has {count:,} records, at most {MOST_RECORDS:,} are read")
 
@@ -122,7 +122,7 @@ def _pickle(file: Path, records: list[ZipInfo]) -> ZipInfo:
 
 
 def _scan_pickles(file: Path, text: bytes, count: int, trusted: Collection[str]) -> None:
-    """Raise WamkitError unless `text` begins with so many pickles that make nothing but tables."""
+    """Raise WamkitError unless `text` begins with `count` pickles that only build tables."""
     stream, steps, fault = io.BytesIO(text), 0, ""
     used: dict[str, str] = {}
     key = ""
@@ -141,8 +141,8 @@ def _scan_pickles(file: Path, text: bytes, count: int, trusted: Collection[str])
     except Exception as error:  # of as many kinds as there are ways to hurt a pickle
         fault = " ".join(str(error).split())[:120] or type(error).__name__
     if others := [n for n in used if not _HARMLESS.fullmatch(n) and n not in trusted]:
-        names = [_REBUILT.get(n) or _brief(n.replace(" ", ".")) for n in others]
-        places = [f" at {_brief(used[n])}" if used[n] else "" for n in others]
+        names = [_REBUILT.get(n) or _shorten(n.replace(" ", ".")) for n in others]
+        places = [f" at {_shorten(used[n])}" if used[n] else "" for n in others]
         found = few([f"{name}{place}" for name, place in zip(names, places, strict=True)], 4)
         raise WamkitError(
             f"{file} is no checkpoint that can be read as data alone: it holds more than tensors "
@@ -157,7 +157,7 @@ def _unreadable(file: Path, why: str) -> WamkitError:
     return WamkitError(f"{file} is no checkpoint that can be read as data alone: {why}", AGAIN)
 
 
-def _brief(text: str, most: int = 60) -> str:
+def _shorten(text: str, most: int = 60) -> str:
     """Text as it can be printed, cut where it is long."""
     printed = ascii(text)[1:-1]
     return printed if len(printed) <= most else f"{printed[:most]}..."

@@ -1,7 +1,7 @@
 """Images as arrays: color in 8 bits a channel, or one deep channel in the image's own units.
 
-Deep is whatever has one channel of more than 8 bits: depth in millimeters, gray of 16 bits, floats.
-Nothing scales such numbers here: black and white of a view are what its spec says (`value_range`),
+A deep image has one channel of more than 8 bits: depth in millimeters, 16-bit gray, floats.
+Its values are not scaled here: `value_range` in the spec defines black and white of a view,
 in `wamkit.policy.cameras`, the same in data sets, servers and files.
 """
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
-from .images import damaged, expect_size, open_image, turned
-from .paths import expanded
+from .images import exif_orientation, expect_size, image_error, open_image
+from .paths import expand_home
 
 COLORS = re.compile(r"^(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK|[RGBAXCMYK]);(?:16|32)")
 """How Pillow calls channels of more than 8 bits in files of which it keeps 8."""
@@ -37,11 +37,11 @@ def is_deep(image: NDArray[Any]) -> bool:
 
 
 def pixels(image: Image.Image, where: str) -> NDArray[Any]:
-    """uint8 [height, width, 3], or float32 [height, width, 1] of a deep image.
+    """Convert an image to uint8 [height, width, 3], or float32 [height, width, 1] of a deep image.
 
-    Raises WamkitError if the image is damaged, has more pixels than `wamkit.files.images.limit`
-    or colors of more than 8 bits, which Pillow would cut, or a deep one a number that is not
-    finite.
+    Raises WamkitError if the image is damaged, has more pixels than
+    `wamkit.files.images.max_pixels` or colors of more than 8 bits, which Pillow would cut, or a
+    deep one a number that is not finite.
     """
     expect_size(*image.size, where)
     if any(_cut(tile) for tile in getattr(image, "tile", ())):
@@ -54,11 +54,11 @@ def pixels(image: Image.Image, where: str) -> NDArray[Any]:
             return np.array(image.convert("RGB"))
         values = np.asarray(image)
     except Exception as error:  # decoders raise errors of every kind
-        raise damaged(where, error) from None
-    return deep(values, where)
+        raise image_error(where, error) from None
+    return to_deep_image(values, where)
 
 
-def deep(values: NDArray[Any], where: str) -> NDArray[np.float32]:
+def to_deep_image(values: NDArray[Any], where: str) -> NDArray[np.float32]:
     """One channel [height, width] or [..., height, width, 1] as float32 [..., height, width, 1].
 
     Raises WamkitError if a number is not finite.
@@ -82,19 +82,19 @@ def read_pixels(path: str | Path) -> NDArray[Any]:
 
     Raises WamkitError if there is none, or it is no image, and as `pixels` does.
     """
-    file = expanded(path)
+    file = expand_home(path)
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
     with open_image(file, str(file)) as image:
         found = pixels(image, str(file))
-        orientation = turned(image)
+        orientation = exif_orientation(image)
     turns, mirrored = UPRIGHT.get(orientation, (0, False))
     found = np.rot90(found, turns)
     return np.ascontiguousarray(found[:, ::-1] if mirrored else found)
 
 
 def _cut(tile: Any) -> bool:
-    """Whether Pillow keeps only 8 of the bits of a piece of a file."""
+    """True if Pillow keeps only 8 bits of this tile."""
     codec, args = str(tile[0]), tile[3] if isinstance(tile[3], tuple) else (tile[3],)
     if codec.startswith("ppm") and str(args[0]) != "I":
         return any(isinstance(arg, int) and arg > 255 for arg in args[1:])

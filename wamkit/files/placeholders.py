@@ -1,7 +1,7 @@
 """What lies in place of a file whose content did not come along, recognized by its beginning.
 
 A clone without git-lfs, a refused download or an interrupted one leaves a small file under the
-right name. Whatever reads files asks here first, so that it is called what it is.
+right name. Readers check here first, so that the error names the real cause.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import WamkitError
 
-BEGINNING = 1024  # bytes that are looked at
+BEGINNING = 1024  # bytes that are read
 _LFS = re.compile(rb"version https?://[\w.-]*(git-lfs|git-media|hawser)[\w./-]*spec")
 _XET = re.compile(rb"# xet version \d")
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<script)", re.IGNORECASE)
@@ -24,10 +24,10 @@ _REFUSAL = re.compile(
 _UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download")
 
 
-def placeholder(file: Path) -> WamkitError | None:
-    """The error that `file` deserves if something else lies in its place; None if nothing does.
+def placeholder_error(file: Path) -> WamkitError | None:
+    """Return the error for a placeholder in place of `file`; None if it is a real file.
 
-    A file that is missing or cannot be opened is left to whoever reads it.
+    A file that is missing or cannot be opened is left to its reader.
     """
     try:
         if not file.is_file():
@@ -55,9 +55,9 @@ def placeholder(file: Path) -> WamkitError | None:
             "itself, as `hf download OWNER/NAME` does",
         )
     if _REFUSAL.match(start):
-        said = " ".join(start[:160].decode(errors="replace").split())
+        message = " ".join(start[:160].decode(errors="replace").split())
         return WamkitError(
-            f"{file} holds the error message of a refused download: {said}",
+            f"{file} holds the error message of a refused download: {message}",
             "log in, accept the license if there is one, and download the file again",
         )
     return None
@@ -74,7 +74,7 @@ def _special(file: Path) -> WamkitError | None:
 
 def refuse_placeholder(file: Path) -> None:
     """Raise WamkitError if something else lies in place of `file`, saying what."""
-    if found := placeholder(file):
+    if found := placeholder_error(file):
         raise found
 
 

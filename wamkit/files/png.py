@@ -1,4 +1,4 @@
-"""What a PNG must hold before it is decoded: Pillow leaves rows that are missing black.
+"""Check that a PNG is complete before decoding: Pillow leaves missing rows black.
 
 The layout is that of the PNG specification (third edition): chunks in section 5.3, sizes of rows
 and of the seven passes of an interlaced image in sections 8.1 and 9.2.
@@ -28,7 +28,7 @@ _PIECE = 2**20  # bytes that are inflated at a time
 
 
 def expect_whole(stream: BinaryIO, where: str) -> None:
-    """Raise WamkitError if a PNG holds fewer rows than its header says, or lacks its palette.
+    """Raise WamkitError if a PNG holds fewer rows than its header states, or lacks its palette.
 
     The stream is left where it was. Chunks that cannot be followed are left to Pillow.
     """
@@ -61,7 +61,7 @@ def _expect_whole(stream: BinaryIO, where: str) -> None:
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of each chunk until the pixels end; of kinds that do not matter no data."""
+    """Kind and data of each chunk until the pixels end; without data for irrelevant kinds."""
     stream.seek(8)
     seen = False
     while len(head := stream.read(8)) == 8:
@@ -77,7 +77,7 @@ def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _inflated(inflate: zlib._Decompress, data: bytes, most: int) -> int:
-    """Bytes that come out of `data`, counted up to `most`; what is damaged gives no more."""
+    """Count the bytes that `data` decompresses to, up to `most` or the first damage."""
     count = 0
     try:
         while data and count < most and not inflate.eof:

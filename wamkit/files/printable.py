@@ -1,6 +1,6 @@
 """Text from files, plugins, hubs and clients, such that a terminal or a page only shows it.
 
-A terminal obeys what is among control characters: it moves its cursor, changes its title, follows
+A terminal obeys control characters: it moves its cursor, changes its title, follows
 links, answers as if somebody had typed. Marks of direction make a text read as another one, and
 half characters (lone surrogates) cannot be written at all.
 """
@@ -15,18 +15,18 @@ from ..errors import printable
 
 
 def escaped(value: object) -> str:
-    """A value as text within HTML or SVG, or between the quotes of an attribute."""
+    """Escape a value for HTML or SVG, or between the quotes of an attribute."""
     return html.escape(printable(str(value)), quote=True)
 
 
-def in_markdown(value: object) -> str:
-    """A value as text within a cell or a line of Markdown: no table, link or element of its own."""
+def escape_markdown(value: object) -> str:
+    """Escape a value for a cell or a line of Markdown: no table, link or element of its own."""
     found = html.escape(printable(str(value), lines=False), quote=False)
     return re.sub(r"([|\[\]])", r"\\\1", found)
 
 
 class OneLine(logging.Formatter):
-    """A formatter of records whose messages hold what strangers sent: a line each, printable."""
+    """A log formatter for messages with untrusted content: one printable line each."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The message in one line, with control characters escaped."""

@@ -2,7 +2,7 @@
 
     8 bytes, the length of the header | the header, JSON | the bytes of all tensors, without a gap
 
-Nothing is allocated by what a header says. Source of the format:
+Sizes in a header never decide an allocation. Source of the format:
 https://github.com/huggingface/safetensors#format
 """
 
@@ -106,7 +106,7 @@ def _length(file: Path, start: bytes, size: int) -> int:
     """Bytes of the header, if it fits into the file and is no longer than headers are."""
     if start[:4] == b"GGUF":
         raise WamkitError(
-            f"{file} is a GGUF file, whose numbers are packed into blocks of a few bits",
+            f"{file} is a GGUF file, whose weights are quantized in blocks",
             "name the weights as safetensors",
         )
     length: int = struct.unpack("<Q", start)[0] if len(start) == 8 else size
@@ -137,9 +137,9 @@ def _table(file: Path, text: bytes) -> Mapping[str, Any]:
     try:
         table = strict_json.loads(text)
     except ValueError as error:
-        said = f"{error}"[:200]
+        message = f"{error}"[:200]
         raise WamkitError(
-            f"{file} is no safetensors file: its header is garbled ({said})", DAMAGED
+            f"{file} is no safetensors file: its header is garbled ({message})", DAMAGED
         ) from None
     if not isinstance(table, dict):
         raise WamkitError(
@@ -157,7 +157,7 @@ def _table(file: Path, text: bytes) -> Mapping[str, Any]:
 
 
 def _fault(entry: Any) -> str | None:
-    """What cannot be in the description of one tensor; None if all of it can."""
+    """Describe an invalid entry of a tensor; None if it is valid."""
     if not isinstance(entry, dict) or entry.keys() != _KEYS:
         keys = f"the keys {_brief(sorted(entry))}" if isinstance(entry, dict) else _brief(entry)
         return f"{keys}, expected dtype, shape and data_offsets"

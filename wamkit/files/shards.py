@@ -1,4 +1,4 @@
-"""Weights in several files: by an index, or by the numbers in their names; no torch."""
+"""Sharded weights: by an index file, or by the numbers in file names; without torch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOST_SHARDS = 10_000
 AGAIN = "index and shards are of different checkpoints: download them again, together"
 
 
-def numbered(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """Every shard of a set that has no index.
+def find_numbered_shards(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Return every shard of a set without an index file.
 
     Raises WamkitError naming those that are missing, or do not belong to the set.
     """
@@ -73,8 +73,8 @@ def numbered(folder: Path, stem: str, suffix: str) -> list[Path]:
     return [found[i] for i in sorted(found)]
 
 
-def indexed(index: Path) -> list[Path]:
-    """The shards that an index names.
+def shards_of_index(index: Path) -> list[Path]:
+    """Return the shards that an index file names.
 
     Raises WamkitError if the index is damaged, a shard is missing, or index and headers of the
     shards disagree on which file holds which tensor.
@@ -103,7 +103,7 @@ def indexed(index: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """tensor -> shard, as the index says."""
+    """Return tensor -> shard from the index."""
     found: Any = strict_json.read(index, "download it again", most=MOST_BYTES)
     table = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(table, dict) or not table:
@@ -124,7 +124,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _expect_agreement(index: Path, table: dict[str, str], files: dict[str, Path]) -> None:
-    """Raise WamkitError unless each shard holds the tensors that the index says, and no others."""
+    """Raise WamkitError unless each shard holds the tensors that the index lists, and no others."""
     held = {name: header(file).keys() for name, file in files.items()}
     if lost := [name for name, shard in table.items() if name not in held[shard]]:
         raise WamkitError(

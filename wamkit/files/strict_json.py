@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ..errors import WamkitError
 
 DEPTH = 100
-"""How deep tables and lists may be nested; deeper ones exhaust the stack of who walks them."""
+"""How deep tables and lists may be nested; deeper ones exhaust the stack."""
 BYTES = 256 * 2**20
 """The largest JSON file that is read; the largest published tokenizer has 33 MB."""
 
@@ -27,12 +27,12 @@ def dumps(data: Any, **options: Any) -> str:
             raise
     raise WamkitError(
         f"{bad[0] or 'the number'} is {bad[1]}, and JSON has no such number",
-        "look at what it was computed from: weights, statistics, data and settings",
+        "check the weights, statistics, data and settings it was computed from",
     )
 
 
 def loads(text: str | bytes) -> Any:
-    """The data in `text`, which is not trusted.
+    """Parse `text`, which is not trusted.
 
     Raises ValueError, with line and column where there is one, if `text` is no JSON, or if it holds
     NaN, Infinity, a number that overflows, a key twice in one object, or more than `DEPTH` levels.
@@ -58,24 +58,24 @@ def loads(text: str | bytes) -> Any:
     return found
 
 
-def read(file: Path, cure: str, *, most: int = BYTES) -> Any:
+def read(file: Path, hint: str, *, most: int = BYTES) -> Any:
     """The data in a JSON file of at most `most` bytes, which is not trusted.
 
-    Raises WamkitError with `cure` as its hint if the file cannot be read, or is no such JSON.
+    Raises WamkitError with `hint` as its hint if the file cannot be read, or is no such JSON.
     """
     try:
         size = file.stat().st_size
         if size > most:
-            raise WamkitError(f"{file} has {size:,} bytes, at most {most:,} are read", cure)
+            raise WamkitError(f"{file} has {size:,} bytes, at most {most:,} are read", hint)
         return loads(file.read_bytes())
     except WamkitError:
         raise
     except UnicodeDecodeError as error:
-        raise WamkitError(f"{file} is no text in UTF-8: {error.reason}", cure) from None
+        raise WamkitError(f"{file} is no text in UTF-8: {error.reason}", hint) from None
     except ValueError as error:
-        raise WamkitError(f"{file} is no valid JSON: {error}", cure) from None
+        raise WamkitError(f"{file} is no valid JSON: {error}", hint) from None
     except OSError as error:
-        raise WamkitError(f"{file} cannot be read: {error.strerror}", cure) from None
+        raise WamkitError(f"{file} cannot be read: {error.strerror}", hint) from None
 
 
 def expect_shallow(data: Any, depth: int = DEPTH) -> None:
@@ -114,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place_of(key: str, text: str) -> str:
-    """Line and column of a key that stands twice, where it is plain which one is meant."""
+    """Line and column of a duplicate key, if it is unambiguous."""
     places = [m.start() for m in re.finditer(re.escape(json.dumps(key)) + r"\s*:", text)]
     if len(places) != 2:
         return ""
@@ -134,7 +134,7 @@ def _finite(text: str) -> float:
 
 
 def _not_finite(data: Any, path: str) -> Iterator[tuple[str, float]]:
-    """Path and value of each number that is not finite."""
+    """Path and value of each value that is not finite."""
     if isinstance(data, float) and not math.isfinite(data):
         yield path, data
     elif isinstance(data, Mapping):

@@ -41,7 +41,7 @@ _QUOTED = {**_RESOLVERS, "<": [(f"{_BASE}merge", re.compile(r"\A<<\Z"))]}  # oth
 
 
 def loads(text: str) -> Any:
-    """The data in `text`, which is not trusted: tables, lists, text, numbers, booleans and null.
+    """Parse `text`, which is not trusted: tables, lists, text, numbers, booleans and null.
 
     Raises ValueError, with line and column where there is one, if `text` is no YAML, or if it holds
     an alias, a tag of another type, a key that is no text or stands twice, or more than `DEPTH`
@@ -54,7 +54,7 @@ def loads(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        raise ValueError(_in_words(error)) from None
+        raise ValueError(_describe(error)) from None
     except ReaderError as error:
         place = text.count("\n", 0, error.position) + 1
         raise ValueError(
@@ -77,12 +77,12 @@ def dumps(data: Any) -> str:
         raise ValueError(str(error)) from None
 
 
-def _in_words(error: yaml.MarkedYAMLError) -> str:
-    """Where and what, in one line."""
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    """Return position and problem of an error in one line."""
     mark = error.problem_mark or error.context_mark
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    said = ", ".join(part for part in (error.context, error.problem) if part)
-    return f"{place}{' '.join(said.split()) or 'it is no YAML'}"
+    message = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{place}{' '.join(message.split()) or 'it is no YAML'}"
 
 
 def _fault(node: Node, problem: str) -> yaml.MarkedYAMLError:
@@ -104,9 +104,7 @@ class _Loader(yaml.SafeLoader):
         if self.depth > DEPTH:
             raise _unread(event, f"it is nested deeper than {DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
-            raise _unread(
-                event, f"the alias *{event.anchor} is not read: write out what it stands for"
-            )
+            raise _unread(event, f"the alias *{event.anchor} is not read: write its value out")
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -122,10 +120,10 @@ class _Loader(yaml.SafeLoader):
         for key_node, value_node in node.value:
             if key_node.tag != f"{_BASE}str":
                 kind = key_node.tag.removeprefix(_BASE)
-                said = repr(key_node.value) if isinstance(key_node, ScalarNode) else "this"
-                raise _fault(key_node, f"a key is text, and {said} is {kind}: put it in quotes")
+                message = repr(key_node.value) if isinstance(key_node, ScalarNode) else "this"
+                raise _fault(key_node, f"a key is text, and {message} is {kind}: put it in quotes")
             if key_node.value == "<<" and key_node.style is None:
-                raise _fault(key_node, "<< is not read: write out what is to be merged")
+                raise _fault(key_node, "<< is not read: write the merged keys out")
             if key_node.value in found:
                 raise _fault(key_node, f"the key {key_node.value!r} stands twice in one table")
             found[key_node.value] = self.construct_object(value_node)
@@ -139,7 +137,7 @@ class _Loader(yaml.SafeLoader):
         found.extend(self.construct_object(child) for child in node.value)
 
     def scalar(self, node: Node) -> Any:
-        """Text, a number, a boolean or null, as its tag says."""
+        """Text, a number, a boolean or null, by its tag."""
         kind = node.tag.removeprefix(_BASE)
         if not isinstance(node, ScalarNode):
             raise _fault(node, f"this is tagged {kind} and holds more than one value")

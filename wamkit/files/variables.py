@@ -10,12 +10,12 @@ TRUST = "WAMKIT_TRUST_PATHS"
 
 VARIABLES = {
     BLOCK: "Names of plugins or distributions to leave out, with commas between them.",
-    CACHE: "Folder of what is computed once, such as statistics of data; else ~/.cache/wamkit.",
+    CACHE: "Cache folder, such as for statistics of data; else ~/.cache/wamkit.",
     DEBUG: "Set to 1: an unexpected error prints its traceback in place of one line.",
     PIXELS: "Pixels that an image or an image of a video may have; 33554432 if not set.",
     TRUST: "Set to 1: read the paths outside its folder that a saved policy names.",
 }
-"""Every variable of wamkit's own -> what it does. A test compares it with the code and the docs."""
+"""Every variable of wamkit -> its description. A test compares it with the code and the docs."""
 
 OTHERS = {
     "COLUMNS": "Columns that tables are laid out for; else those of the terminal, 120 in a pipe.",

@@ -13,7 +13,7 @@ from ..config.spec import PolicySpec, parse, parse_part, read
 from ..errors import SpecError, WamkitError, WamkitWarning
 from ..files import hub
 from ..files.hub import is_remote
-from ..files.locate import split
+from ..files.locate import split_prefix
 from ..files.shards import PICKLED, SUFFIX
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def fetch_configs(raw: Mapping[str, Any]) -> None:
             continue
         weights = table.get("weights")
         if isinstance(weights, str) and is_remote(weights) and table.get("embeddings_file") is None:
-            place = split(weights)[0]
+            place = split_prefix(weights)[0]
             if Path(place.partition("@")[0]).suffix not in (SUFFIX, *PICKLED):
                 hub.fetch_configs(place)
 

@@ -16,7 +16,7 @@ from ..checkpoints.finite import fault
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..files.paths import expect_text
-from ..files.pixels import deep, is_deep, pixels, read_pixels
+from ..files.pixels import is_deep, pixels, read_pixels, to_deep_image
 
 LARGE = 2**13
 """Numbers of a state from here on stay float64 where float32, coarser than 1/1000, is not exact."""
@@ -143,7 +143,7 @@ def _image(name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
         one = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] == 1)
         if one and value.dtype.kind in "uif":
-            value = deep(value, where)
+            value = to_deep_image(value, where)
         elif value.ndim != 3 or value.shape[-1] != 3 or value.dtype != np.uint8:
             raise WamkitError(
                 f"{where} is an array {value.dtype} {list(value.shape)}; "
@@ -157,7 +157,7 @@ def _image(name: str, value: Any) -> Tensor:
             "pass a path, a PIL image, a uint8 array or a tensor",
         )
     if value.ndim in (3, 4, 5) and value.shape[-3] == 1 and value.dtype != torch.bool:
-        values = deep(value.cpu().unsqueeze(-1).numpy(), where)[..., 0]
+        values = to_deep_image(value.cpu().unsqueeze(-1).numpy(), where)[..., 0]
         value = torch.from_numpy(values).to(value.device)
         return value.reshape(*(1,) * (5 - value.ndim), *value.shape)
     if value.ndim not in (3, 4, 5) or value.shape[-3] != 3:
@@ -236,8 +236,8 @@ def random_observation(
             images[view.name] = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
         else:
             low, high = view.value_range
-            deep = torch.rand(batch, frames, 1, 24, 32, generator=rng)
-            images[view.name] = low + (high - low) * deep
+            depth = torch.rand(batch, frames, 1, 24, 32, generator=rng)
+            images[view.name] = low + (high - low) * depth
     state = torch.randn(batch, spec.state.size, generator=rng) if spec.state.size else None
     return Observation(images=images, prompt=[f"task {i}" for i in range(batch)], state=state)
 

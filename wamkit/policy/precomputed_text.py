@@ -20,8 +20,8 @@ from ..checkpoints.finite import fault
 from ..config.parts import TextEncoderConfig
 from ..errors import WamkitError, did_you_mean
 from ..files import strict_json
-from ..files.durable import in_words, make_folder
-from ..files.hub import local
+from ..files.durable import as_not_written, make_folder
+from ..files.hub import local_path
 from ..files.paths import expect_text
 from ..interfaces.types import Text
 from .text_cache import stack_texts
@@ -48,7 +48,7 @@ class StoredEncoder(nn.Module):
     def __init__(self, file: str | Path, config: TextEncoderConfig) -> None:
         """Raises WamkitError if the file is damaged, or was made with other settings."""
         super().__init__()
-        self.file = local(file)
+        self.file = local_path(file)
         self.width = config.width
         self.texts, made_with, self.mark = read(self.file, self.width)
         if made_with != settings(config):
@@ -204,6 +204,6 @@ def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: P
         parts = zip(KINDS, (text.tokens, text.valid, text.repeats), strict=True)
         state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
     about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
-    with in_words(file):
+    with as_not_written(file):
         make_folder(file.parent)
     write_tensors(state, file, {**about, "fingerprint": mark})

@@ -25,9 +25,9 @@ from ..errors import WamkitError
 from ..files import strict_json, strict_yaml
 from ..files.durable import recover, replacing_folder
 from ..files.hub import POLICY as POLICY_FILES
-from ..files.hub import is_remote, local, pinned
-from ..files.paths import expanded
-from ..files.printable import in_markdown
+from ..files.hub import is_remote, local_path, pin_revision
+from ..files.paths import expand_home
+from ..files.printable import escape_markdown
 from .actions import read_statistics
 from .build import resolve
 from .placing import expect_device
@@ -77,7 +77,7 @@ def check_writable(folder: str | Path) -> Path:
 
     It may where nothing is yet, and over a saved policy that has nothing else beside it.
     """
-    goal = recover(expanded(folder).absolute())
+    goal = recover(expand_home(folder).absolute())
     inside = sorted(p.name for p in goal.iterdir()) if goal.is_dir() else []
     if (goal.exists() and not goal.is_dir()) or (inside and SPEC not in inside):
         raise WamkitError(f"{goal} exists and is not a saved policy", "choose another folder")
@@ -101,7 +101,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     from .policy import Policy
 
     expect_device(device, has_values=False)
-    home = through(local(folder, files=POLICY_FILES))
+    home = through(local_path(folder, files=POLICY_FILES))
     if not home.is_dir():
         raise WamkitError(f"no saved policy at {home}", "name the folder that `save` wrote")
     home = find(home).policy
@@ -182,7 +182,7 @@ def _strip_paths(spec: PolicySpec) -> PolicySpec:
             continue
         if getattr(part, "external_weights", False):
             here = not is_remote(part.weights)
-            path = str(expanded(part.weights).absolute()) if here else pinned(part.weights)
+            path = str(expand_home(part.weights).absolute()) if here else pin_revision(part.weights)
             update[kind] = part.model_copy(update={"weights": path})
         else:
             update[kind] = part.model_copy(update=dict.fromkeys(paths))
@@ -198,8 +198,8 @@ def model_card(policy: Policy) -> str:
         module = getattr(policy, kind)
         count = weights.parameters(module) if isinstance(module, nn.Module) else 0
         came = getattr(part, "weights", None) or ("random weights" if count else "no weights")
-        cells = (kind, part.name, f"{count:,}", pinned(str(came)), part.source, part.license)
-        rows.append(f"| {' | '.join(map(in_markdown, cells))} |")
+        cells = (kind, part.name, f"{count:,}", pin_revision(str(came)), part.source, part.license)
+        rows.append(f"| {' | '.join(map(escape_markdown, cells))} |")
     table = "\n".join(rows)
     cameras = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in spec.cameras.views)
     groups = ", ".join(f"{g.name} ({g.size}, {g.kind})" for g in spec.actions.groups)

@@ -20,7 +20,7 @@ from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
 from ..files.images import expect_size
-from ..files.pixels import deep
+from ..files.pixels import to_deep_image
 from ..policy.observation import ActionChunk, Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
@@ -133,7 +133,7 @@ class RequestHandler:
         return _numbers(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
 
 
-def numbered(found: Any, before: int | None) -> int:
+def check_request_number(found: Any, before: int | None) -> int:
     """The number of a request. Raises WamkitError if it is none, or behind the one before."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         raise WamkitError(
@@ -240,7 +240,7 @@ def _to_deep_clip(key: str, found: Any, count: int) -> Tensor:
             "send what the camera measured, such as uint16 millimeters",
         )
     expect_size(clip.shape[2], clip.shape[1], repr(key))
-    return torch.from_numpy(deep(clip[..., None], repr(key))).movedim(-1, 1)[None]
+    return torch.from_numpy(to_deep_image(clip[..., None], repr(key))).movedim(-1, 1)[None]
 
 
 def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:

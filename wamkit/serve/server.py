@@ -36,7 +36,7 @@ from .address import address_of, bind
 from .codec import LIMIT, pack, unpack
 from .connection import Connection
 from .limits import Admission, Limits
-from .protocol import NUMBER, RequestHandler, numbered
+from .protocol import NUMBER, RequestHandler, check_request_number
 from .sessions import Held, Patience, Sessions, log
 
 __all__ = ["Server", "address_of", "bind", "run_in_thread"]
@@ -243,7 +243,7 @@ class Server:
             if held.owner is not connection:
                 raise WamkitError("another client has taken this session", "connect again")
             if isinstance(request, dict) and NUMBER in request:
-                number = numbered(request.pop(NUMBER), held.number)
+                number = check_request_number(request.pop(NUMBER), held.number)
                 if number == held.number and held.reply is not None:
                     return held.reply
             reply = self.handler.answer(held.session, request)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..data import video_writer
-from ..files.durable import in_words, make_folder, write_bytes
+from ..files.durable import as_not_written, make_folder, write_bytes
 from .episodes import Rollout
 
 READABLE = 192  # pixels of height that small images are enlarged to
@@ -59,8 +59,8 @@ def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> 
     shown = list(video_frames(rollout, every))
     if file.suffix == ".mp4":
         size = shown[0].shape[0], shown[0].shape[1]
-        cure = "write the films as images that move: --video-format gif"
-        shot = video_writer.VideoWriter(file, control_hz, size, "h264", cure)
+        hint = "write the films as images that move: --video-format gif"
+        shot = video_writer.VideoWriter(file, control_hz, size, "h264", hint)
         try:
             for image in shown:
                 shot.add(image)
@@ -72,7 +72,7 @@ def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> 
     images: list[Any] = [Image.fromarray(image) for image in shown[::skip]]
     first, *rest = images
     duration = max(20, round(1000 * skip / control_hz))
-    with in_words(file):
+    with as_not_written(file):
         make_folder(file.parent)
     made = BytesIO()
     first.save(made, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)

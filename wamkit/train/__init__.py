@@ -1,6 +1,6 @@
 """Training: one loop of plain torch, on one machine or many, that resumes exactly.
 
-`TrainConfig` says how, `trainer.train` does it, `plan.plan` says beforehand what it will take.
+`TrainConfig` holds the settings, `trainer.train` trains, `plan.plan` estimates memory and time.
 """
 
 from __future__ import annotations

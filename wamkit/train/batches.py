@@ -17,7 +17,7 @@ from ..policy.observation import Batch
 
 
 class BatchIterator:
-    """Batches of a loader, epoch after epoch, and how long they were waited for."""
+    """Batches of a loader, epoch after epoch, with the time spent waiting for them."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader, self.waited = loader, 0.0
@@ -25,7 +25,7 @@ class BatchIterator:
         self._batches = self._endless()
 
     def next(self) -> Batch:
-        """The next batch; `before` is where the order was."""
+        """Return the next batch; `before` is the state of the order before it."""
         self.before = self.loader.state_dict()
         begin = perf_counter()
         batch = next(self._batches)
@@ -33,13 +33,13 @@ class BatchIterator:
         return batch
 
     def whole(self) -> list[int]:
-        """The samples of the last batch, those of all processes together."""
+        """Indexes of the samples of the last batch, over all processes."""
         order = copy(self.loader.order)
         order.epoch, order.position = self.before["epoch"], self.before["position"]
         return order.next()
 
     def close(self) -> None:
-        """End the processes that read."""
+        """Stop the worker processes."""
         self._batches.close()
         self.loader.close()
 
@@ -49,8 +49,8 @@ class BatchIterator:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Raise a WamkitError if a process that reads the data ends in the block."""
+def explain_worker_errors() -> Iterator[None]:
+    """Raise a WamkitError if a data worker dies in the block."""
     try:
         yield
     except RuntimeError as error:  # torch has no class of its own for it
@@ -59,7 +59,7 @@ def reading() -> Iterator[None]:
         why = str(error).splitlines()[0].strip()
         raise WamkitError(
             f"a process that reads the data ended: {why}",
-            "fewer --workers, or more memory for them; the same command with --resume goes on",
+            "fewer --workers, or more memory for them; the same command with --resume continues",
         ) from None
 
 
@@ -82,6 +82,6 @@ def shard(batch: Batch, start: int, stride: int) -> Batch:
     return replace(batch, observation=observation, **parts)
 
 
-def seed_of(*words: object) -> int:
-    """A seed that is the same wherever and whenever it is asked for."""
-    return int.from_bytes(sha256("/".join(map(str, words)).encode()).digest()[:7])
+def seed_of(*parts: object) -> int:
+    """Derive a seed from `parts`, the same on every machine."""
+    return int.from_bytes(sha256("/".join(map(str, parts)).encode()).digest()[:7])

@@ -1,18 +1,18 @@
 """The folder of a run and its checkpoints, each written whole or not at all.
 
 RUN/spec.yaml                     the policy
-RUN/train.yaml                    the settings, and what the data were
+RUN/train.yaml                    the settings, and a fingerprint of the data
 RUN/log.jsonl                     one line every few steps
 RUN/checkpoints/step-000100/policy    a saved policy, for `wamkit.Policy.load`
-RUN/checkpoints/step-000100/state     what is needed to go on: weights, their average, moments
+RUN/checkpoints/step-000100/state     state to resume from: weights, their average, moments
 RUN/checkpoints/step-000100/files.json  names, sizes and hashes of its files
 RUN/checkpoints/step-000100/run.json  step, place in the data, the best step; written last
 RUN/checkpoints/last              link to the newest, or a text file that names it
 RUN/checkpoints/best              the same for the best on held-out episodes, if any are held out
 
-A run is resumed from the newest finished checkpoint, whatever became of `last` on the way
+A run is resumed from the newest finished checkpoint, regardless of the link `last`
 (`wamkit.config.runs`). Tensors are written by torch.distributed.checkpoint as safetensors: every
-process writes what it holds, and any number of processes can read it. Nothing is pickled.
+process writes its own shards, and any number of processes can read it. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -32,12 +32,18 @@ from ..errors import WamkitError
 from ..files import durable, strict_json, strict_yaml
 from ..files.locking import NAME as LOCK
 from ..files.locking import lock
-from ..files.paths import expanded
+from ..files.paths import expand_home
 from ..policy import saving as folder
 from ..policy.policy import Policy
-from .begun import Begun, differences, is_begun, read_begun, read_unsaved
 from .config import FREE
-from .processes import Processes, full
+from .processes import Processes, gather_tensor
+from .run_record import (
+    RunRecord,
+    differences,
+    has_only_startup_files,
+    read_run,
+    read_run_without_checkpoint,
+)
 from .states import read_state, write_state
 
 __all__ = ["LOG", "POLICY", "RUN", "SETTINGS", "SPEC", "STATE", "RunFolder", "finish", "read_state"]
@@ -46,25 +52,25 @@ OTHER = "choose another folder for this run with --out"
 
 
 class RunFolder:
-    """Where a run keeps what it makes."""
+    """Files of a run."""
 
     def __init__(self, place: str | Path, processes: Processes, keep: int) -> None:
-        self.place = expanded(place).absolute()
+        self.place = expand_home(place).absolute()
         self.processes, self.keep = processes, keep
         self.checkpoints = self.place / runs.CHECKPOINTS
 
     @contextmanager
-    def held(self, resume: bool) -> Iterator[None]:
-        """Within, no other run writes here.
+    def locked(self, resume: bool) -> Iterator[None]:
+        """Lock the folder against other runs within the block.
 
         Raises WamkitError in every process if one does, if there is nothing to resume, or if the
         folder of a new run holds anything.
         """
         with ExitStack() as stack:
-            with self.processes.agreed():
+            with self.processes.raise_together():
                 self._expect(resume)
             self.processes.wait()  # all have looked before the first one writes
-            with self.processes.agreed():
+            with self.processes.raise_together():
                 if self.processes.first:
                     with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
                         durable.make_folder(self.place)
@@ -75,7 +81,7 @@ class RunFolder:
             yield
 
     def _expect(self, resume: bool) -> None:
-        """Raise WamkitError unless a run can be begun here, or gone on with."""
+        """Raise WamkitError unless a run can start or resume here."""
         if self.place.exists() and not self.place.is_dir():
             raise WamkitError(f"{self.place} is a file", OTHER)
         if resume:
@@ -84,7 +90,7 @@ class RunFolder:
             return
         if not self.place.exists() or {p.name for p in self.place.iterdir()} <= {LOCK}:
             return
-        if is_begun(self.place):
+        if has_only_startup_files(self.place):
             raise WamkitError(
                 f"{self.place} is not empty: a run was begun in it, and has no checkpoint yet",
                 "--resume begins it again, with the settings that it had; or " + OTHER,
@@ -95,26 +101,26 @@ class RunFolder:
         )
 
     def begin(self, run_settings: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-        """Write what a run is, before its first update. Raises WamkitError in all processes."""
-        with self.processes.agreed():
+        """Write settings and spec before the first update. Raises WamkitError in all processes."""
+        with self.processes.raise_together():
             if self.processes.first:
                 with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
                     durable.make_folder(self.checkpoints)
                 _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
                 _write(self.place / SETTINGS, strict_yaml.dumps(dict(run_settings)))
 
-    def go_on(
+    def resume_from(
         self, run_settings: dict[str, Any], spec: Mapping[str, Any]
     ) -> tuple[tuple[Path, Record] | None, list[str]]:
-        """The newest finished checkpoint of the run that is here, its record, and what to note.
+        """Return the newest finished checkpoint, its record, and notes for the user.
 
         None for the checkpoint if the run was killed before its first one: it can be begun again.
-        Raises WamkitError if there is no run, if it is damaged, or if what decides the numbers was
-        something else then.
+        Raises WamkitError if there is no run, if it is damaged, or if a setting that affects the
+        result was something else then.
         """
-        with self.processes.agreed():
-            unsaved = is_begun(self.place)
-            begun = read_unsaved(self.place) if unsaved else read_begun(self.place)
+        with self.processes.raise_together():
+            unsaved = has_only_startup_files(self.place)
+            begun = read_run_without_checkpoint(self.place) if unsaved else read_run(self.place)
             if begun is not None:
                 self._expect_same(begun, run_settings, spec)
             if unsaved:
@@ -124,31 +130,31 @@ class RunFolder:
 
     def _expect_same(
         self,
-        begun: tuple[Begun, Mapping[str, Any]],
+        recorded: tuple[RunRecord, Mapping[str, Any]],
         run_settings: dict[str, Any],
         spec: Mapping[str, Any],
     ) -> None:
-        changed = differences(*begun, run_settings, spec, FREE)
+        changed = differences(*recorded, run_settings, spec, FREE)
         if changed:
             names = " and another ".join(changed)
             raise WamkitError(
                 f"{self.place} was trained with another {names}: {', '.join(changed.values())}",
-                "resume with what it was begun with; see its spec.yaml and train.yaml",
+                "resume with the original settings; see its spec.yaml and train.yaml",
             )
 
-    def take_up(self, run_settings: dict[str, Any], checkpoint: Path, record: Record) -> None:
-        """Note under which settings the run goes on, and finish what the last save left undone.
+    def record_resume(self, run_settings: dict[str, Any], checkpoint: Path, record: Record) -> None:
+        """Record the settings of the resumed run, and complete an interrupted save.
 
         Copied checkpoints get their names, `last` and `best` point to theirs, and those that are no
         longer kept go.
         """
         self.processes.wait()  # all have read before the first one writes
-        with self.processes.agreed():
+        with self.processes.raise_together():
             if self.processes.first:
-                with _writing(f"{self.place} cannot be gone on with", "make it writable"):
+                with _writing(f"{self.place} cannot be resumed", "make it writable"):
                     runs.settle(self.checkpoints)
                     self._point(record)
-                    self._forget(record.best_step)
+                    self._prune(record.best_step)
                 _write(self.place / SETTINGS, strict_yaml.dumps(run_settings))
 
     def _newest(self) -> tuple[Path, list[str]]:
@@ -167,30 +173,30 @@ class RunFolder:
             )
         step, checkpoint = every[-1]
         newer = [p.name for p in there if (runs.step_of(p) or 0) > step]
-        words = f"{', '.join(newer)} lacks {RUN}, so it was not finished: "
-        notes = [f"{words}going on from {checkpoint.name}"] if newer else []
+        unfinished = f"{', '.join(newer)} lacks {RUN}, so it was not finished: "
+        notes = [f"{unfinished}going on from {checkpoint.name}"] if newer else []
         pointed = runs.named(self.checkpoints, "last")
         if pointed not in (None, checkpoint, self.checkpoints / "last"):
             notes.append(f"last is {pointed.name}, going on from the newest: {checkpoint.name}")
         return checkpoint, notes
 
     def _record(self, checkpoint: Path) -> Record:
-        """What is noted of a checkpoint, if its files are those that were saved."""
+        """Return the record of a checkpoint after verifying its files."""
         record = read_record(checkpoint / RUN)
         files = read_manifest(checkpoint / FILES).files
         if wrong := list(faults(checkpoint, files, STATE)):
             raise WamkitError(
-                f"{checkpoint} is damaged: {'; '.join(wrong)}", self.instead(record.step)
+                f"{checkpoint} is damaged: {'; '.join(wrong)}", self.unreadable_hint(record.step)
             )
         return record
 
-    def instead(self, step: int) -> str:
-        """What to do where the checkpoint of a step cannot be read."""
+    def unreadable_hint(self, step: int) -> str:
+        """Hint for a checkpoint that cannot be read."""
         name = f"step-{step:06d}"
         older = [p.name for k, p in runs.finished(self.checkpoints) if k < step]
         if older:
             return (
-                f"copy {name} again, or move it out of {self.checkpoints}: --resume then goes on "
+                f"copy {name} again, or move it out of {self.checkpoints}: --resume then continues "
                 f"from {older[-1]}"
             )
         return (
@@ -208,7 +214,7 @@ class RunFolder:
             read_state(state, checkpoint / STATE, self.processes)
         except WamkitError as error:
             step = read_record(checkpoint / RUN).step
-            raise WamkitError(error.what, error.hint or self.instead(step)) from None
+            raise WamkitError(error.what, error.hint or self.unreadable_hint(step)) from None
 
     def save(
         self,
@@ -217,11 +223,11 @@ class RunFolder:
         state: Mapping[str, Tensor],
         run: Mapping[str, Any],
     ) -> Path:
-        """Write a checkpoint under another name, then rename it, then move the links.
+        """Write a checkpoint under a temporary name, rename it, then update the links.
 
-        `weights` are those the saved policy gets, by name; `run` what its record says. If this is
+        `weights` are those of the saved policy, by name; `run` is its record. If this is
         interrupted at any moment, `last` is the checkpoint before, and the unfinished one is
-        removed when the run goes on. Raises WamkitError in every process if it fails in one.
+        removed when the run resumes. Raises WamkitError in every process if it fails in one.
         """
         goal = self.checkpoints / f"step-{run['step']:06d}"
         try:
@@ -244,13 +250,15 @@ class RunFolder:
         return every[-1][1] if every else None
 
     def _safe(self) -> str:
-        """What is not lost where a checkpoint could not be written, and how to go on."""
+        """Sentence on what is safe if a checkpoint cannot be written, and how to resume."""
         newest, first = self.newest(), "make room, or make the folder writable"
         if newest is None:
             return (
                 f"{first}; nothing was saved before it: the same command with --resume begins again"
             )
-        return f"{first}; {newest.name} is whole: the same command with --resume goes on from it"
+        return (
+            f"{first}; {newest.name} is complete: the same command with --resume continues from it"
+        )
 
     def _write(
         self,
@@ -261,20 +269,20 @@ class RunFolder:
         run: Mapping[str, Any],
     ) -> None:
         first = self.processes.first
-        with self.processes.agreed():
+        with self.processes.raise_together():
             if first:
                 runs.tidy(self.checkpoints)
-        part = Path(self.processes.same(str(durable.hidden(goal))))
-        with self.processes.agreed():
+        part = Path(self.processes.same(str(durable.temporary_name(goal))))
+        with self.processes.raise_together():
             if first:
                 part.mkdir()
         write_state(state, part / STATE, self.processes)
         whole: dict[str, Tensor] = {}
         for name, value in weights:  # one at a time, and kept in one process alone
-            gathered = full(value)
+            gathered = gather_tensor(value)
             if first:
                 whole[name] = gathered.cpu()
-        with self.processes.agreed():
+        with self.processes.raise_together():
             if first:
                 finite.expect_weights(whole.items(), {}, whole=True)
                 folder.save(policy, part / POLICY, whole)
@@ -284,7 +292,7 @@ class RunFolder:
                     (part / file).write_text(text + "\n", encoding="utf-8")
                 finish(part, goal)
                 self._point(record)
-                self._forget(record.best_step)
+                self._prune(record.best_step)
 
     def _point(self, record: Record) -> None:
         """Point `last` and `best` to the checkpoints that a record names."""
@@ -297,26 +305,26 @@ class RunFolder:
     def _of(self, step: int | None) -> Path:
         return self.checkpoints / f"step-{step or 0:06d}"
 
-    def _forget(self, best: int | None) -> None:
-        """Remove all checkpoints but the newest and the best."""
+    def _prune(self, best: int | None) -> None:
+        """Remove all checkpoints except the newest and the best."""
         for old in runs.steps(self.checkpoints)[: -self.keep]:
             if runs.step_of(old) != best:
                 durable.discard(old)
 
 
 def finish(part: Path, goal: Path) -> None:
-    """Give a checkpoint that is whole its name; what has that name gives way to it."""
+    """Rename a complete checkpoint to its final name, replacing an existing one."""
     durable.replace_folder(part, goal)
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a small file of a run whole or not at all."""
-    durable.write_text(file, text, "the checkpoints are whole, and --resume goes on from them")
+    """Write a small file of a run atomically."""
+    durable.write_text(file, text, "the checkpoints are complete, and --resume continues from them")
 
 
 @contextmanager
 def _writing(what: str, hint: str) -> Iterator[None]:
-    """What the file system refuses, in words."""
+    """Raise errors of the file system as NotWrittenError with a hint."""
     try:
         yield
     except OSError as error:

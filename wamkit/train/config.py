@@ -34,18 +34,18 @@ FREE = {
     "tolerance",
     "timeout",
 }
-"""What may be changed when a run is resumed: everything else decides the numbers themselves."""
+"""Settings that may change when a run is resumed; all others affect the result."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 LARGEST = 1e30
 """The largest learning rate and decay: updates beyond leave the range of float32."""
 MOST = 2**53
-"""The largest number of steps, and of samples; what a record of a run may hold."""
+"""The largest number of steps, and of samples; the limit in a record of a run."""
 
 
 class PartTraining(Section):
-    """How one part of the policy learns."""
+    """Training settings of one part of the policy."""
 
     freeze: bool = False
     """Leave its weights as they are."""
@@ -54,7 +54,7 @@ class PartTraining(Section):
 
 
 class Parts(Section):
-    """What learns, part by part. A VAE never does, nor a text encoder that is frozen by itself."""
+    """Training settings by part. The VAE and a frozen text encoder are never trained."""
 
     backbone: PartTraining = Field(default_factory=PartTraining)
     action_head: PartTraining = Field(default_factory=PartTraining)
@@ -64,7 +64,7 @@ class Parts(Section):
 
 
 class Lora(Section):
-    """Adapters of low rank beside linear layers, which rest (Hu et al., arXiv 2106.09685).
+    """LoRA adapters on frozen linear layers (Hu et al., arXiv 2106.09685).
 
     A part with adapters rests otherwise. Saved policies hold the sum, as any other policy does.
     """
@@ -72,7 +72,7 @@ class Lora(Section):
     rank: int = Field(16, gt=0)
     """Columns of one matrix of an adapter, rows of the other."""
     alpha: float = Field(default=16.0, gt=0, le=LARGEST)
-    """What adapters say counts alpha / rank times."""
+    """LoRA scaling is alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's inputs that are left out while it learns."""
     lr: float | None = Field(default=None, gt=0, le=LARGEST)
@@ -94,7 +94,7 @@ class Lora(Section):
 
 
 class TrainConfig(Section):
-    """Everything that decides a training run besides the policy and the data."""
+    """All settings of a training run besides the policy and the data."""
 
     steps: int = Field(1000, gt=0, le=MOST)
     """Updates of the weights, from the first to the last."""
@@ -102,7 +102,7 @@ class TrainConfig(Section):
     """Samples of one update, those of all processes together."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=MOST)
     """Passes that a process makes for one update; more need less memory. Noise is drawn for the
-    batch cut into processes x passes, so the numbers depend on their product alone."""
+    batch cut into processes x passes, so the result depends only on their product."""
     seed: int = Field(0, ge=0, le=MOST_SEED)
     """Of the order of the data, of noise and of the held-out episodes."""
 
@@ -134,10 +134,10 @@ class TrainConfig(Section):
     and sums in float32. The saved policy acts in the dtype of its spec."""
     gradient_checkpointing: bool = False
     """Keep of every layer only what enters it, and compute the rest again for the gradients: the
-    same numbers in less memory, for about a third more work."""
+    same result in less memory, for about a third more computation."""
     compile: bool = False
-    """Run blocks through torch.compile, there and back: the same numbers up to rounding, faster
-    after the first updates, which take minutes at full size."""
+    """Run blocks through torch.compile, forward and backward: the same result up to rounding,
+    faster after the first updates, which take minutes at full size."""
     parallelism: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: every process holds all weights, or a share of each block's."""
     timeout: float = Field(600.0, gt=0, le=604_800)
@@ -161,7 +161,7 @@ class TrainConfig(Section):
     log_every: int = Field(10, gt=0)
     """Steps from one line of log.jsonl to the next."""
     loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where the same numbers, and images, go besides log.jsonl; each is an extra of wamkit."""
+    """Loggers of metrics and images besides log.jsonl; each is an extra of wamkit."""
     peak_flops: float | None = Field(default=None, gt=0)
     """Operations a second that a device can do, of which a run reaches a share; from the table of
     `wamkit/train/devices.py` if left open."""
@@ -174,7 +174,7 @@ class TrainConfig(Section):
 def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> TrainConfig:
     """Settings from a file, if one is named, and `settings` such as "lr=3e-4" over them.
 
-    "none" stands for a value that is left out. Raises WamkitError with every mistake.
+    "none" unsets a value. Raises WamkitError with every mistake.
     """
     raw = override(read_settings_file(path) if path is not None else {}, settings)
     source = "the training settings" if path is None else str(path)

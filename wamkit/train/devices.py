@@ -1,7 +1,7 @@
 """Peaks of known devices, for plans and for the share of the peak that a run reaches.
 
 Operations a second are dense, without sparsity: bfloat16 on tensor cores with float32 sums, and
-float32 with TF32 off as PyTorch has it. Memory is what the card is sold with, in units of 10^9
+float32 with TF32 off as PyTorch has it. Memory is the advertised size of the card, in units of 10^9
 bytes. Sources: NVIDIA's data sheets of H100 (SXM: 989.4 and 67 TFLOP/s, 80 GB; PCIe: 756 and 51,
 80 GB; NVL: 835.5 and 60, 94 GB), H200 SXM (989.4 and 67, 141 GB), GH200 (the same, 96 GB), A100
 (312 and 19.5; 80 GB), B200 of the HGX data sheet (2,250 and 75 to 80, 180 GB), L40S (362 and 91.6,
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Peak:
-    """What a device can do at most."""
+    """Peak throughput and memory of a device."""
 
     name: str
-    """Words of the name by which CUDA knows it."""
+    """Substrings of its CUDA device name."""
     bfloat16: float  # operations a second
     float32: float
     memory: float  # bytes
@@ -49,11 +49,11 @@ PEAKS = {
     "rtx5090": Peak("RTX 5090", 209.5e12, 104.8e12, 32e9),
 }
 LESS = ("MIG", "Laptop", "Max-Q", "RTX 4090 D", "RTX 5090 D", "RTX 3090 Ti")
-"""What a name says of devices that share a name of the table and nothing else."""
+"""Substrings of device names that match the table only by accident."""
 
 
-def known(name: str) -> Peak | None:
-    """The device of the table that CUDA calls so; the one whose name is longest, None for none."""
+def find_device(name: str) -> Peak | None:
+    """Find a CUDA device name in the table, by the longest match; None without one."""
     if any(re.search(rf"\b{word}\b", name) for word in LESS):
         return None
     found = [peak for peak in PEAKS.values() if re.search(rf"\b{peak.name}\b", name)]
@@ -67,7 +67,7 @@ def peak_for(config: TrainConfig, device: torch.device) -> float | None:
     import torch
 
     if device.type == "cuda":
-        peak = known(torch.cuda.get_device_name(device))
+        peak = find_device(torch.cuda.get_device_name(device))
         if peak is not None:
             return peak.bfloat16 if config.precision == "bfloat16" else peak.float32
     if not config.measure_peak:

@@ -72,13 +72,13 @@ class DistributedPolicy:
 
     def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """The losses of one pass."""
-        torch.manual_seed(seed)  # of whatever draws on its own, such as dropout
+        torch.manual_seed(seed)  # for layers with their own random draws, such as dropout
         return self._module(batch, seed)  # type: ignore[no-any-return]
 
     @contextmanager
-    def no_sync(self, wanted: bool) -> Iterator[None]:
-        """Within, if `wanted`, gradients are not yet reduced over processes (DDP `no_sync`)."""
-        if isinstance(self._module, DistributedDataParallel) and wanted:
+    def no_sync(self, enabled: bool) -> Iterator[None]:
+        """Skip the gradient reduction within the block, if `enabled` (DDP `no_sync`)."""
+        if isinstance(self._module, DistributedDataParallel) and enabled:
             with self._module.no_sync():
                 yield
         else:
@@ -103,11 +103,11 @@ def expect_compiler(device: torch.device) -> None:
 
 
 METHODS = ("modulation", "text_kv", "pre_attention", "post_attention")
-"""Of a block (`wamkit.interfaces.Block`): what is called."""
+"""Methods of a block (`wamkit.interfaces.Block`) that are called."""
 
 
 def _shard(loss_module: LossModule) -> None:
-    """Leave each process a share of the weights: block by block, and of all others together.
+    """Shard the weights over processes: each block, and all other weights together.
 
     What does not learn stays whole. A block is gathered for each of its methods.
     """

@@ -1,4 +1,4 @@
-"""Where a run's numbers and images go besides log.jsonl: TensorBoard, Trackio, Weights & Biases.
+"""Loggers of metrics and images besides log.jsonl: TensorBoard, Trackio, Weights & Biases.
 
 All three run without an account or a network: TensorBoard writes files into the folder of the run,
 Trackio keeps a database on this machine, and wandb does with WANDB_MODE=offline.
@@ -30,10 +30,10 @@ class Logger(Protocol):
     """Logs scalars and images, in the first process."""
 
     def log_scalars(self, step: int, named: Mapping[str, float]) -> None:
-        """Numbers after so many updates."""
+        """Log scalars after `step` updates, by name."""
 
     def log_image(self, step: int, name: str, file: Path) -> None:
-        """An image in a file, after so many updates."""
+        """Log the image in a file, after `step` updates."""
 
     def close(self) -> None:
         """Close the logger."""
@@ -47,7 +47,7 @@ def expect(names: Iterable[str]) -> None:
 
 
 def open_logger(name: str, run: Path, after: int, settings: Mapping[str, Any]) -> Logger:
-    """The logger of that name for the run in a folder, of which `after` updates are behind."""
+    """Open the logger of that name for the run in a folder, after `after` updates."""
     return TensorBoard(run, after) if name == "tensorboard" else Tracker(name, run, settings)
 
 
@@ -55,7 +55,7 @@ class TensorBoard:
     """Event files in the folder of the run: `tensorboard --logdir RUN`."""
 
     def __init__(self, run: Path, after: int) -> None:
-        """Metrics of steps after `after` are hidden: they will be logged again."""
+        """Purge metrics of steps after `after`: they will be logged again."""
         writer = import_module("torch.utils.tensorboard").SummaryWriter
         self._writer = writer(str(run), purge_step=after + 1)
 
@@ -71,15 +71,15 @@ class TensorBoard:
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is pending and end the log."""
+        """Flush and close the log."""
         self._writer.close()
 
 
 class Tracker:
-    """wandb, or trackio, which speaks as wandb does."""
+    """wandb, or trackio, which has the same interface."""
 
     def __init__(self, name: str, run: Path, settings: Mapping[str, Any]) -> None:
-        """A run that is resumed goes on under the name that is kept in its folder.
+        """A resumed run keeps the id stored in its folder.
 
         Metrics of steps that will come again stay: neither service can delete them.
         """
@@ -91,7 +91,7 @@ class Tracker:
         options: dict[str, Any] = {"name": identity}
         if name == "wandb":
             options |= {"id": identity, "dir": str(run)}
-        with redirect_stdout(sys.stderr):  # what they say is no answer of a command
+        with redirect_stdout(sys.stderr):  # their output must not mix with that of a command
             self._module.init(project=PROJECT, config=dict(settings), resume="allow", **options)
 
     def log_scalars(self, step: int, named: Mapping[str, float]) -> None:
@@ -103,6 +103,6 @@ class Tracker:
         self._module.log({name: self._module.Image(str(file))}, step=step)
 
     def close(self) -> None:
-        """Write what is pending and end the log."""
+        """Flush and close the log."""
         with redirect_stdout(sys.stderr):
             self._module.finish()

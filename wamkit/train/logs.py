@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..config.records import MOST
 from ..files import charts as chart
 from ..files import strict_json
-from ..files.durable import in_words, sync, write_bytes, write_text
+from ..files.durable import as_not_written, sync, write_bytes, write_text
 from ..files.placeholders import refuse_special
 from .loggers import open_logger
 
-SAFE = "the same command with --resume goes on from the newest checkpoint, or begins again"
-"""What is safe where a line of the log cannot be written."""
+SAFE = "the same command with --resume continues from the newest checkpoint, or begins again"
+"""Sentence on what is safe if the log cannot be written."""
 
 
 class ValidationLine(BaseModel):
@@ -40,7 +40,7 @@ class Line(BaseModel):
 
 
 class Log:
-    """log.jsonl of a run, and other places where its lines go."""
+    """log.jsonl of a run, and its other loggers."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Log:
         settings: Mapping[str, Any],
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """What was logged for later steps than `after` is forgotten: it will be logged again.
+        """Lines of steps after `after` are dropped: they will be logged again.
 
-        `settings` are shown by loggers that show settings. `note` is called with damaged lines;
+        `settings` go to loggers that record settings. `note` is called with damaged lines;
         they are left out, and the log that had them is kept next to the new one. Raises WamkitError
         if the log cannot be written.
         """
         self.file = run / "log.jsonl"
-        with in_words(self.file, SAFE):
+        with as_not_written(self.file, SAFE):
             kept, damaged = _sorted(self.file)
             if damaged:
                 copy = self.file.with_name("log-damaged.jsonl")
@@ -70,26 +70,26 @@ class Log:
         self._loggers = [open_logger(name, run, after, settings) for name in dict.fromkeys(loggers)]
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One line; numbers in tables are named `table/name` elsewhere."""
-        with in_words(self.file, SAFE):
+        """Write one line; other loggers name values in tables `table/name`."""
+        with as_not_written(self.file, SAFE):
             self._stream.write(strict_json.dumps({"step": step, **metrics}) + "\n")
         named = dict(_flat(metrics))
         for logger in self._loggers:
             logger.log_scalars(step, named)
 
     def image(self, step: int, name: str, file: Path) -> None:
-        """An image that lies in the folder of the run, for those that show images."""
+        """Send an image in the folder of the run to loggers that accept images."""
         for logger in self._loggers:
             logger.log_image(step, name, file)
 
     def sync(self) -> None:
-        """Flush what was written to the disk, before a checkpoint says that it is there."""
-        with in_words(self.file, SAFE):
+        """Flush to the disk, before a checkpoint refers to it."""
+        with as_not_written(self.file, SAFE):
             sync(self.file)
 
     def close(self) -> None:
         """Close the log and all loggers."""
-        with suppress(OSError):  # a line that could not be written was said to be when it came
+        with suppress(OSError):  # a failed write was already reported
             self._stream.close()
         for logger in self._loggers:
             logger.close()
@@ -104,7 +104,7 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, f
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log; those that are damaged are left out, as one cut short by a crash is."""
+    """Read the lines of a log, without damaged ones, such as a line cut short by a crash."""
     return _sorted(file)[0]
 
 
@@ -114,7 +114,7 @@ def newest_step(file: Path) -> int:
 
 
 def _sorted(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The lines of a log, and the numbers of those that are damaged, counted from 1.
+    """Return the lines of a log, and the line numbers, from 1, of damaged ones.
 
     The last one does not count if a crash has cut it short.
     """

@@ -1,6 +1,6 @@
-r"""Adapters of low rank beside linear layers: made by peft, learned, merged into what is saved.
+r"""LoRA adapters of peft: added to linear layers, trained, and merged before saving.
 
-    x --linear W, at rest--> + --> y         W' = W + alpha / rank * B A    is what is saved
+    x --linear W, frozen--> + --> y         W' = W + alpha / rank * B A    is saved
      \--A--> rank --B--> * alpha / rank --/
 
 Hu et al., "LoRA" (arXiv 2106.09685); the layers are those of github.com/huggingface/peft. B begins
@@ -23,7 +23,7 @@ from ..acceleration.compile_modules import blocks
 from ..errors import WamkitError
 from ..files.install import install_hint
 from .config import Lora
-from .processes import full
+from .processes import gather_tensor
 
 NAME = "default"  # of peft's own: a layer can have several adapters, and here has one
 
@@ -37,16 +37,18 @@ def expect() -> None:
 
 
 class Adapters:
-    """The adapters of some modules, from when they are put in until they are merged."""
+    """The adapters of some modules, until they are merged."""
 
     def __init__(self, modules: Mapping[str, nn.Module], config: Lora, seed: int) -> None:
-        """Put adapters into `modules`, by kind of part, and let everything else in them rest.
+        """Put adapters into `modules`, by kind of part, and freeze everything else in them.
 
         A seed always draws the same ones. Raises WamkitError if peft is missing, or if a module has
-        no linear layer that is asked for.
+        no linear layer that matches.
         """
         expect()
-        found = {kind: chosen(module, kind, config.targets) for kind, module in modules.items()}
+        found = {
+            kind: target_layers(module, kind, config.targets) for kind, module in modules.items()
+        }
         for kind, names in found.items():
             if not names:
                 asked = "" if config.targets is None else f" that {config.targets!r} is found in"
@@ -70,7 +72,7 @@ class Adapters:
         self.layers: dict[str, Any] = {name: holder.get_submodule(name) for name in names}
 
     def merged(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """`weights`, of an adapted policy by name, as those of the policy without adapters.
+        """Merge adapters into a copy of `weights`, named as in the policy without adapters.
 
         One at a time, since each that is merged is new; in all processes, if they hold parts.
         """
@@ -81,13 +83,13 @@ class Adapters:
             if of_base and layer in self.layers:
                 name = f"{layer}.{own}"
                 if own == "weight":
-                    a, b = (full(weights[f"{layer}.lora_{x}.{NAME}.weight"]) for x in "AB")
-                    value = full(value) + self.layers[layer].scaling[NAME] * (b @ a)
+                    a, b = (gather_tensor(weights[f"{layer}.lora_{x}.{NAME}.weight"]) for x in "AB")
+                    value = gather_tensor(value) + self.layers[layer].scaling[NAME] * (b @ a)
             yield name, value
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within, the modules are as before the adapters: without what they have learned."""
+        """Disable the adapters within the block."""
         self._put({name: layer.base_layer for name, layer in self.layers.items()})
         try:
             yield
@@ -95,7 +97,7 @@ class Adapters:
             self._put(self.layers)
 
     def merge(self) -> None:
-        """Leave the modules as they were before, with what adapters have learned."""
+        """Merge the adapters into the modules, and remove them."""
         with torch.no_grad():
             for layer in self.layers.values():
                 layer.base_layer.weight += layer.get_delta_weight(NAME)
@@ -107,7 +109,7 @@ class Adapters:
             setattr(self._holder.get_submodule(parent), leaf, layer)
 
 
-def chosen(module: nn.Module, kind: str, targets: str | None) -> list[str]:
+def target_layers(module: nn.Module, kind: str, targets: str | None) -> list[str]:
     """Names of the linear layers inside the blocks of a part; `targets` as in the settings."""
     inside = {m for block in blocks(module) for m in block.modules() if isinstance(m, nn.Linear)}
     names = [f"{kind}.{name}" for name, m in module.named_modules() if m in inside]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .processes import Processes, own
+from .processes import Processes, local_shard
 
 KINDS = {
     "weight": "weight",
@@ -16,21 +16,21 @@ KINDS = {
     "exp_avg_sq": "second moment of",
     "buffer": "buffer",
 }
-"""How the names of a run's tensors begin -> what they are."""
+"""Prefix of tensor names -> description."""
 LISTED = 4  # tensors that are named one by one
 
 
 def not_finite(state: Mapping[str, Tensor], processes: Processes) -> list[str]:
     """Names of the tensors that hold NaN or infinity in any process, the same list in all.
 
-    Every process calls it with the names in the same order. One pass over all numbers, and a device
-    is waited for once. Of a buffer infinity may be meant.
+    Every process calls it with the names in the same order. Makes one pass over all values, and
+    synchronizes once. A buffer may hold infinity on purpose.
     """
     names = [name for name, x in state.items() if x.is_floating_point()]
     flags = torch.zeros(len(names), device=processes.device)
     looked: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for place, name in enumerate(names):
-        value = own(state[name])
+        value = local_shard(state[name])
         if value.numel():
             low, high = torch.aminmax(value)
             bad = torch.isnan(low)  # then so is the largest
@@ -43,8 +43,8 @@ def not_finite(state: Mapping[str, Tensor], processes: Processes) -> list[str]:
     return [names[place] for place in processes.mean(flags).nonzero().flatten().tolist()]
 
 
-def named(names: Sequence[str]) -> str:
-    """Tensors of a run as a sentence says them: "weight backbone.out.bias, and 3 more"."""
+def describe_tensors(names: Sequence[str]) -> str:
+    """Describe tensors of a run: "weight backbone.out.bias, and 3 more"."""
     parts = []
     for name in names[:LISTED]:
         kind, _, rest = name.partition("/")

@@ -15,7 +15,7 @@ from ..policy.policy import Policy
 from .batches import seed_of
 from .config import Parts, TrainConfig
 from .lora import Adapters
-from .processes import full, own
+from .processes import gather_tensor, local_shard
 
 
 def share_of_peak(config: TrainConfig, step: int) -> float:
@@ -59,8 +59,8 @@ def set_trainable(policy: Policy, parts: Parts) -> None:
         raise WamkitError("every part is frozen", "let one learn: parts.action_head.freeze=false")
 
 
-def adapted(policy: Policy, config: TrainConfig) -> Adapters | None:
-    """The adapters of a policy whose parts were chosen, if it shall have any.
+def add_adapters(policy: Policy, config: TrainConfig) -> Adapters | None:
+    """Add LoRA adapters to a policy, if its settings ask for any.
 
     Raises WamkitError if they cannot be, or if a part is to rest that has them.
     """
@@ -71,27 +71,27 @@ def adapted(policy: Policy, config: TrainConfig) -> Adapters | None:
         if getattr(config.parts, kind).freeze:
             raise WamkitError(
                 f"parts.{kind}.freeze is set, and lora.parts names {kind}",
-                f"leave parts.{kind}.freeze out: beside adapters all its weights rest",
+                f"leave parts.{kind}.freeze out: with adapters all its weights are frozen",
             )
     return Adapters(modules, config.lora, seed_of("lora", config.seed))
 
 
 def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with a group for each part, and one more for what does not decay.
+    """AdamW with a group for each part, and one more without weight decay.
 
     Its moments exist from the start, so that they can be saved and loaded at any step. On a GPU an
     update is one kernel.
     """
     groups: list[dict[str, Any]] = []
     for kind in Parts.model_fields:
-        module, own = getattr(policy, kind), getattr(config.parts, kind)
+        module, local_shard = getattr(policy, kind), getattr(config.parts, kind)
         if not isinstance(module, nn.Module):
             continue
         weights = [p for p in module.parameters() if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in weights if (p.ndim >= 2) is decays]
             decay = config.weight_decay if decays else 0.0
-            peak = own.lr or config.lr
+            peak = local_shard.lr or config.lr
             if config.lora is not None and kind in config.lora.parts:
                 peak = config.lora.lr or peak
             if chosen:
@@ -120,7 +120,7 @@ def set_rates(made: torch.optim.Optimizer, config: TrainConfig, step: int) -> di
 def grad_norm(weights: Sequence[nn.Parameter]) -> Tensor:
     """L2 norm of the gradient of all `weights` together."""
     grads = [p.grad for p in weights if p.grad is not None]
-    return full(torch.nn.utils.get_total_norm(grads))
+    return gather_tensor(torch.nn.utils.get_total_norm(grads))
 
 
 def grad_norms(made: torch.optim.Optimizer) -> dict[str, float]:
@@ -146,28 +146,30 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update number `step`, counted from 0."""
+        """Update the average after update number `step`, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [own(p) for p in self.weights]
-        torch._foreach_lerp_([own(x) for x in self.values], weights, 1 - decay)
+        weights = [local_shard(p) for p in self.weights]
+        torch._foreach_lerp_([local_shard(x) for x in self.values], weights, 1 - decay)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within, the weights are their average."""
+    def averaged_weights(self) -> Iterator[None]:
+        """Replace the weights by their average within the block."""
         held = [p.detach().clone() for p in self.weights]
-        self._put(self.values)
+        self._assign(self.values)
         try:
             yield
         finally:
-            self._put(held)
+            self._assign(held)
 
     @torch.no_grad()
-    def _put(self, values: Sequence[Tensor]) -> None:
-        torch._foreach_copy_([own(p) for p in self.weights], [own(x) for x in values])
+    def _assign(self, values: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(
+            [local_shard(p) for p in self.weights], [local_shard(x) for x in values]
+        )
 
 
 class NoiseScale:
-    """How many samples a batch could have before more of them stop helping.
+    """Gradient noise scale: the batch size beyond which more samples stop helping.
 
     The simple noise scale of McCandlish et al. (arXiv 1812.06162, appendix A): from the norm of
     the gradient of few samples and of many, the trace of its covariance over its square. Numerator

@@ -1,4 +1,4 @@
-"""The processes of one training run: who this one is, and how all of them agree."""
+"""The processes of one training run: rank, world size and collectives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT = 600.0
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of a run; one alone if torchrun did not start it."""
+    """Rank and world size of this process; 0 of 1 without torchrun."""
 
     device: torch.device
     rank: int = 0
@@ -31,17 +31,17 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """True for the process that writes and speaks."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes arrive."""
         if self.world > 1:
             dist.barrier()
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
-        """A block in which processes do not wait for each other; if one fails in it, all do.
+    def raise_together(self) -> Iterator[None]:
+        """Run a block without collectives; if it fails in one process, raise in all.
 
         Raises in every process what went wrong in it, or else a WamkitError with what went wrong
         in the first that failed.
@@ -52,9 +52,9 @@ class Processes:
         except Exception as error:
             problem = error
         if self.world > 1:
-            said = [None] if problem is None else _said(problem)
+            message = [None] if problem is None else _to_text(problem)
             every: list[Any] = [None] * self.world
-            dist.all_gather_object(every, said)
+            dist.all_gather_object(every, message)
             failed = [result for result in every if result[0] is not None]
             if problem is None and failed:
                 problem = WamkitError(*failed[0])
@@ -62,7 +62,7 @@ class Processes:
             raise problem
 
     def same(self, value: str) -> str:
-        """A text of the first process, in all of them."""
+        """Broadcast a text of the first process."""
         if self.world == 1:
             return value
         found: list[Any] = [value]
@@ -70,7 +70,7 @@ class Processes:
         return str(found[0])
 
     def any(self, here: bool) -> bool:
-        """True if it is true in any process."""
+        """True if `here` is true in any process."""
         if self.world == 1:
             return here
         flag = torch.tensor(float(here), device=self.device)
@@ -78,7 +78,7 @@ class Processes:
         return bool(flag)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over processes of some numbers [n]."""
+        """Average values [n] over processes."""
         if self.world > 1:
             dist.all_reduce(values)
             values = values / self.world
@@ -86,8 +86,8 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str, timeout: float = WAIT) -> Iterator[Processes]:
-    """The processes that torchrun started, for as long as the run goes.
+def join_processes(device: str, timeout: float = WAIT) -> Iterator[Processes]:
+    """Join the process group that torchrun started, within the block.
 
     None waits for another for longer than `timeout` seconds. Raises WamkitError if there is no such
     device, and in those that are left if a process ends, or is stopped for so long.
@@ -122,20 +122,20 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def _lost(error: RuntimeError, timeout: float, world: int) -> WamkitError:
-    """Which process is without the others, and what to do."""
+    """Return the error of a process that lost the others."""
     rank = os.environ.get("RANK", "?")
     late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
     what = f"did not answer for {timeout:g} s" if late else "ended"
     longer = "; if it was still at work, let the others wait longer: --train timeout=SECONDS"
     return WamkitError(
         f"process {rank} of {world} goes no further: another one {what}",
-        "look at what the others say, stop those that are left, and go on with --resume"
+        "check the output of the others, stop those that still run, and continue with --resume"
         + (longer if late else ""),
     )
 
 
-def _said(problem: Exception) -> list[str]:
-    """What went wrong and what to do, as words that can be sent to another process."""
+def _to_text(problem: Exception) -> list[str]:
+    """Convert an error to text and hint that can be sent to another process."""
     if isinstance(problem, WamkitError):
         return [problem.what, problem.hint]
     if isinstance(problem, OSError):
@@ -143,12 +143,12 @@ def _said(problem: Exception) -> list[str]:
     return [f"{type(problem).__name__}: {problem}"]
 
 
-def full(x: Tensor) -> Tensor:
-    """A whole tensor, gathered from all processes if they hold parts of it."""
+def gather_tensor(x: Tensor) -> Tensor:
+    """Gather a sharded tensor from all processes."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def own(x: Tensor) -> Tensor:
-    """What this process holds of a tensor, without a gradient; a view."""
+def local_shard(x: Tensor) -> Tensor:
+    """Local shard of a tensor, detached; a view."""
     x = x.detach()
     return x.to_local() if isinstance(x, DTensor) else x

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Signals:
-    """The signals that came."""
+    """The signals received."""
 
     names: list[str] = field(default_factory=list)
 
@@ -20,8 +20,8 @@ class Signals:
 
 
 @contextmanager
-def caught() -> Iterator[Signals]:
-    """Within, Ctrl-C and SIGTERM are only noted; a second one does what it did before.
+def catch_signals() -> Iterator[Signals]:
+    """Record Ctrl-C and SIGTERM within the block; a second one acts as usual.
 
     Only the main thread of a process can ask for that; in another nothing is caught.
     """

@@ -1,4 +1,4 @@
-"""The tensors that a run goes on from, as safetensors files that any number of processes can read.
+"""The tensors that a run resumes from, as safetensors files that any number of processes can read.
 
 torch.distributed.checkpoint gathers what went wrong in every process and raises it as a
 `CheckpointException`, which is no `Exception`; here it becomes a WamkitError in all of them.
@@ -31,10 +31,10 @@ SHOWN = 5  # faults of tensors that a message lists
 
 
 def write_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -> None:
-    """Write tensors to a new folder, each process what it holds. Raises WamkitError in all."""
-    with processes.agreed():
+    """Write tensors to a new folder, each process its shards. Raises WamkitError in all."""
+    with processes.raise_together():
         place.mkdir(exist_ok=True)
-    with _in_words(f"{place} cannot be written"):
+    with _explain_errors(f"{place} cannot be written"):
         writer = _Writer(str(place), save_distributed=True)
         save(dict(state), storage_writer=writer, no_dist=processes.world == 1)
 
@@ -45,10 +45,10 @@ def read_state(state: Mapping[str, Tensor], place: Path, processes: Processes) -
     Raises WamkitError in all processes, before anything is changed, unless the folder holds exactly
     these names with these shapes and dtypes.
     """
-    with processes.agreed():
+    with processes.raise_together():
         source = _Reader(str(place))
         expect(source.read_metadata(), state, place)
-    with _in_words(f"{place} cannot be read"):
+    with _explain_errors(f"{place} cannot be read"):
         load(dict(state), storage_reader=source, no_dist=processes.world == 1)
 
 
@@ -68,7 +68,7 @@ def expect(found: Metadata, state: Mapping[str, Tensor], place: Path) -> None:
         elif kind != wanted.dtype:
             wrong.append(f"{name} is {kind}; expected {wanted.dtype}")
         elif pieces != wanted.numel():
-            wrong.append(f"of {name} there are {pieces} numbers of {wanted.numel()}")
+            wrong.append(f"of {name} there are {pieces} values of {wanted.numel()}")
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise WamkitError(f"{place} holds another state: {'; '.join(wrong[:SHOWN])}{more}")
@@ -85,7 +85,7 @@ class _Reader(HuggingFaceStorageReader):
         with _portable(self.path):
             every = sorted(Path(self.path).glob("*.safetensors"))
             for file in every:
-                files.headers([file])  # says which file it is, and what is wrong with it
+                files.headers([file])  # raises an error that names the file and the fault
             if not every:
                 raise WamkitError(f"{self.path} holds no safetensors files")
             return super().read_metadata()
@@ -97,7 +97,7 @@ class _Reader(HuggingFaceStorageReader):
 
 @contextmanager
 def _portable(place: Any) -> Iterator[None]:
-    """What goes wrong, as an error that one process can send to another."""
+    """Raise errors in a form that can be pickled."""
     try:
         yield
     except WamkitError:
@@ -110,8 +110,8 @@ def _portable(place: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _in_words(what: str) -> Iterator[None]:
-    """A `CheckpointException` as a WamkitError; Ctrl-C stays what it is."""
+def _explain_errors(what: str) -> Iterator[None]:
+    """Raise a `CheckpointException` as WamkitError; let Ctrl-C pass."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a process alone is alone

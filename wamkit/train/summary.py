@@ -1,4 +1,4 @@
-"""What a run came to."""
+"""Summary of a training run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to, in this session of it."""
+    """Result of a run, in this session."""
 
     step: int
     seconds: float

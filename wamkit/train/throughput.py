@@ -35,7 +35,7 @@ class Throughput:
 
     @cached_property
     def _operations(self) -> int:
-        """Operations of a sample, there and back, as written: what runs again counts once."""
+        """Operations of a sample, forward and backward; recomputation counts once."""
         from .plan import work
 
         config = self.config

@@ -21,17 +21,25 @@ from torch import Tensor
 from ..acceleration.compile_modules import as_written, compile_blocks
 from ..config.records import Record
 from ..config.runs import RUN
-from ..data import Columns, LeRobotFolder, Loader, Samples, compute_statistics, remarks, split
+from ..data import (
+    Columns,
+    LeRobotFolder,
+    Loader,
+    Samples,
+    compute_statistics,
+    scaling_remarks,
+    split,
+)
 from ..errors import WamkitError
 from ..policy.policy import Policy
 from . import loggers, logs, optim
-from .batches import BatchIterator, reading, seed_of, shard
+from .batches import BatchIterator, explain_worker_errors, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
 from .distributed import DistributedPolicy, LossModule, expect_compiler
-from .nonfinite import named, not_finite
-from .processes import Processes, joined
-from .signals import caught
+from .nonfinite import describe_tensors, not_finite
+from .processes import Processes, join_processes
+from .signals import catch_signals
 from .summary import Summary as Summary
 from .throughput import Throughput
 from .validation import Validator, write_imagined
@@ -42,7 +50,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from, and how it is read."""
+    """Training data, and how it is read."""
 
     folder: Path
     columns: Columns
@@ -70,13 +78,13 @@ def train(
     `out`, or if another process ended.
     """
     loggers.expect(config.loggers)
-    with joined(device, config.timeout) as processes, reading():
+    with join_processes(device, config.timeout) as processes, explain_worker_errors():
         run = Trainer(policy, data, out, config, processes, note)
         return run.go(resume=resume, on_step=on_step or (lambda step, metrics: None))
 
 
 class Trainer:
-    """One run, in one process of it."""
+    """A training run in one process."""
 
     def __init__(
         self,
@@ -113,7 +121,7 @@ class Trainer:
         policy.set_statistics(found)
         if processes.first:
             known: dict[str, Any] = {"episodes": learn, "statistics": found}
-            for line in remarks(recording, policy.spec, data.columns, **known):
+            for line in scaling_remarks(recording, policy.spec, data.columns, **known):
                 note(line)
         loader = Loader(
             samples,
@@ -125,13 +133,13 @@ class Trainer:
         )
         self.samples, self.batches = samples, BatchIterator(loader)
         self.validator: Validator | None = None
-        self.shown = samples
+        self.held_out = samples
         if hold:
-            self.shown = Samples(recording, policy.spec, episodes=hold, **chosen)
+            self.held_out = Samples(recording, policy.spec, episodes=hold, **chosen)
             if config.validate_every:
-                self.validator = Validator(self.shown, config, processes, data.workers)
+                self.validator = Validator(self.held_out, config, processes, data.workers)
         optim.set_trainable(policy, config.parts)
-        self.adapters = optim.adapted(policy, config)
+        self.adapters = optim.add_adapters(policy, config)
         policy.to(processes.device)
         if config.compile:
             expect_compiler(processes.device)
@@ -162,10 +170,10 @@ class Trainer:
         self.log: logs.Log | None = None  # in the first process
 
     def go(self, *, resume: bool, on_step: OnStep) -> Summary:
-        """Train to the last step, or until somebody interrupts."""
-        with self.folder.held(resume):
+        """Train to the last step, or until an interrupt."""
+        with self.folder.locked(resume):
             self._start(resume)
-            with self.processes.agreed():
+            with self.processes.raise_together():
                 if self.processes.first:
                     run = self.folder.place
                     self.log = logs.Log(
@@ -174,25 +182,25 @@ class Trainer:
             return self._go(on_step)
 
     def _start(self, resume: bool) -> None:
-        """Begin the run, or take up where it was."""
+        """Start the run, or resume it."""
         spec = self.policy.spec.dump()
         found = None
         if resume:
-            found, notes = self.folder.go_on(self.run_settings, spec)
+            found, notes = self.folder.resume_from(self.run_settings, spec)
             for line in notes if self.processes.first else ():
                 self.note(line)
         if found is None:
             self.folder.begin(self.run_settings, spec)
         else:
             self._restore(*found)
-            self.folder.take_up(self.run_settings, *found)
+            self.folder.record_resume(self.run_settings, *found)
 
     def _go(self, on_step: OnStep) -> Summary:
         config, first, loss = self.config, self.step, None
         begin = mark = perf_counter()
         since, waited = self.step, 0.0
         try:
-            with caught() as signals:
+            with catch_signals() as signals:
                 while self.step < config.steps and not self.processes.any(bool(signals)):
                     metrics = self._update()
                     loss = metrics["loss"]
@@ -220,7 +228,7 @@ class Trainer:
             self._leave()
             if self.log is not None:
                 self.log.close()
-        with self.processes.agreed():
+        with self.processes.raise_together():
             if self.processes.first:
                 logs.curve(self.folder.place)
         seconds = perf_counter() - begin
@@ -283,8 +291,8 @@ class Trainer:
         return line
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
-        """A line of the log, in the process that has it; if it cannot be written, all stop."""
-        with self.processes.agreed():
+        """Write a log line in the first process; if that fails, stop all."""
+        with self.processes.raise_together():
             if self.log is not None:
                 self.log.write(self.step, metrics)
 
@@ -293,7 +301,7 @@ class Trainer:
         return step == self.config.steps or step % self.config.log_every == 0
 
     def _stop_at(self, found: list[Tensor], names: list[str]) -> None:
-        """Save the state before this update, and say which parts and which samples it was.
+        """Save the state before this update, and raise an error naming parts and samples.
 
         A state that is itself not finite is named, and not saved.
         """
@@ -305,7 +313,7 @@ class Trainer:
         whole = self.batches.whole()
         chosen = [i for place in bad for i in whole[place :: world * passes]]
         moments = [self.samples.moment(i) for i in chosen or whole]
-        words = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
+        moments_listed = ", ".join(f"episode {e} frame {t}" for e, t in moments[:8])
         more = f" and {len(moments) - 8} more" if len(moments) > 8 else ""
         if bad:
             wrong = self.processes.mean((~torch.stack(found).isfinite()).any(0).to(flags))
@@ -316,15 +324,16 @@ class Trainer:
         self.optimizer.zero_grad()
         what = "loss" if chosen else "gradient"
         parts = f" ({', '.join(where)})" if where else ""
-        said = f"the {what}{parts} of update {self.step + 1} is not finite; its samples: "
-        said += f"{words}{more}"
+        message = f"the {what}{parts} of update {self.step + 1} is not finite; its samples: "
+        message += f"{moments_listed}{more}"
         if spoiled := not_finite(self._tensors(), self.processes):
             raise WamkitError(
-                f"{said}; before it these were not finite: {named(spoiled)}", self._lower()
+                f"{message}; before it these were not finite: {describe_tensors(spoiled)}",
+                self._lower(),
             )
         checkpoint = self._save(self.batches.before)
         raise WamkitError(
-            said,
+            message,
             f"look at them with `wamkit data check`, or lower lr; {checkpoint} is the state before",
         )
 
@@ -333,12 +342,12 @@ class Trainer:
         if spoiled := not_finite(self._tensors(), self.processes):
             raise WamkitError(
                 f"after update {self.step} of {self.config.steps} these are not finite: "
-                f"{named(spoiled)}",
+                f"{describe_tensors(spoiled)}",
                 self._lower(),
             )
 
     def _lower(self) -> str:
-        """What to do if weights are no longer finite, and what is safe."""
+        """Hint for weights that are no longer finite."""
         clip = (
             ""
             if self.config.max_grad_norm is not None
@@ -358,7 +367,7 @@ class Trainer:
             return False
         self._expect_finite()
         policy = self.policy
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        with self.ema.averaged_weights() if self.ema is not None else nullcontext():
             if validates and self.validator is not None:
                 metrics = self.validator.loss(self.distributed)
                 if not math.isfinite(metrics["loss"]):
@@ -372,7 +381,7 @@ class Trainer:
                 self.best = metrics["loss"] if better else self.best
             if draws and policy.spec.latent_frames[1]:
                 file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
-                write_imagined(self.distributed, self.shown, file, self.processes)
+                write_imagined(self.distributed, self.held_out, file, self.processes)
                 if self.log is not None:
                     self.log.image(self.step, "imagined", file)
         return better
@@ -396,7 +405,7 @@ class Trainer:
         if self.saved == self.step:
             return self._checkpoint(self.step)
         self._expect_finite()
-        with self.processes.agreed():
+        with self.processes.raise_together():
             if self.log is not None:
                 self.log.sync()
         weights = self.distributed.weights()
@@ -421,7 +430,7 @@ class Trainer:
         return self.folder.checkpoints / f"step-{step:06d}"
 
     def _leave(self) -> None:
-        """Give the policy back as others know it: blocks as written, adapters merged."""
+        """Restore the policy: uncompiled blocks, merged adapters."""
         self.batches.close()
         if self.validator is not None:
             self.validator.loader.close()
@@ -432,13 +441,14 @@ class Trainer:
             self.adapters.merge()
 
     def _restore(self, checkpoint: Path, record: Record) -> None:
-        with self.processes.agreed():
+        with self.processes.raise_together():
             self.batches.loader.load_state_dict(record.loader.model_dump())
             record.expect_place(checkpoint / RUN)
         self.folder.restore(checkpoint, self._tensors())
         if spoiled := not_finite(self._tensors(), self.processes):
             raise WamkitError(
-                f"{checkpoint} is not finite: {named(spoiled)}", self.folder.instead(record.step)
+                f"{checkpoint} is not finite: {describe_tensors(spoiled)}",
+                self.folder.unreadable_hint(record.step),
             )
         self.step = self.saved = record.step
         self.best_step = record.best_step

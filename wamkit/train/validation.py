@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Loader, Samples, collate
 from ..errors import WamkitError
-from ..files.durable import in_words, replacing
+from ..files.durable import as_not_written, replacing
 from ..policy.observation import Observation
 from .batches import seed_of, shard
 from .config import TrainConfig
@@ -81,7 +81,7 @@ def write_imagined(
         )
     now = Observation(_first(seen.images, count.num_observed), seen.prompt, seen.state)
     future = distributed.loss_module.imagine(now, 0)
-    with processes.agreed():
+    with processes.raise_together():
         if processes.first:
             real = distributed.loss_module.policy.cameras.canvas(
                 _first(seen.images, count.num_frames)
@@ -98,7 +98,7 @@ def _draw(canvases: Sequence[Tensor], file: Path) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height + BAR
-    with in_words(file, SAFE):
+    with as_not_written(file, SAFE):
         file.parent.mkdir(exist_ok=True)
     with replacing(file, SAFE) as part:
         sheet.save(part, format="PNG")

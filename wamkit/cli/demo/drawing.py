@@ -90,8 +90,8 @@ def _grid(y: float, explanation: Mapping[str, Any]) -> tuple[str, float, float]:
         if upright:
             body.append(_text(x, top - 8, role, size=11, anchor="middle"))
         else:
-            turned = f' transform="rotate(-60 {x:.1f} {top - 6:.1f})"'
-            body.append(_text(x, top - 6, role, size=size, more=turned))
+            exif_orientation = f' transform="rotate(-60 {x:.1f} {top - 6:.1f})"'
+            body.append(_text(x, top - 6, role, size=size, more=exif_orientation))
     for j, asks in enumerate(roles):
         middle = top + row * (j + 0.5)
         body.append(_text(left - 8, middle + 4, asks, size=size, anchor="end"))

@@ -22,7 +22,7 @@ from ...config import runs
 from ...config.spec import PolicySpec, parse, read
 from ...errors import SpecError, WamkitError
 from ...files import strict_json
-from ...files.durable import discard, in_words, make_folder, sweep, write_text
+from ...files.durable import as_not_written, discard, make_folder, sweep, write_text
 
 Report = Callable[[int, str], None]
 """Called with the number done so far and a remark."""
@@ -97,7 +97,7 @@ def begin(out: Path, settings: Settings) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WamkitError(f"{out} is there already, and no demo", "choose another --out")
     else:
-        with in_words(out):
+        with as_not_written(out):
             make_folder(out)
         _write(file, asked)
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from ...config.registry import registry
 from ...errors import WamkitError, did_you_mean
-from ...files.durable import in_words, make_folder, recover, replacing_folder, sweep, write_text
+from ...files.durable import (
+    as_not_written,
+    make_folder,
+    recover,
+    replacing_folder,
+    sweep,
+    write_text,
+)
 
 SUFFIXES = {"backbone": "Backbone", "action_head": "Head", "paradigm": "Paradigm"}
 """The kinds there are templates for, and how the configuration class of each ends."""
@@ -97,7 +104,7 @@ def write(kind: str, name: str, folder: Path) -> list[str]:
         )
     if goal.exists():  # it stays the folder it is, since a shell may stand in it
         for path, text in files.items():
-            with in_words(goal):
+            with as_not_written(goal):
                 make_folder((goal / path).parent)
             write_text(goal / path, text)
         return list(files)

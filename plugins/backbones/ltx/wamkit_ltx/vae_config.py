@@ -17,8 +17,8 @@ from wamkit.config.parts import Conflict, PublishedVAE
 from wamkit.config.published import Published, json_table
 from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
-from wamkit.files.hub import standing
-from wamkit.files.locate import split
+from wamkit.files.hub import cached_path
+from wamkit.files.locate import split_prefix
 
 from .published import vae_of
 
@@ -192,7 +192,7 @@ class _VAE(PublishedVAE):
         """The configuration that lies beside the weights, if there is one."""
         if self.weights is None:
             return []
-        root = standing(split(self.weights)[0])
+        root = cached_path(split_prefix(self.weights)[0])
         if root is None:
             return []
         places = (root / "config.json", root / "vae" / "config.json")

@@ -1,7 +1,7 @@
-"""Settings that a run began with, read from its folder, and what is different now.
+"""Settings of a training run, read from its folder and compared with the current ones.
 
-A run that was killed before its first checkpoint leaves a folder that holds nothing but what a run
-writes until then (`is_begun`); it is begun again rather than refused.
+A run that was killed before its first checkpoint leaves a folder with only the files that a run
+writes until then (`has_only_startup_files`); it is begun again rather than refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .logs import newest_step
 SHOWN = 6  # differences of one kind that a message lists
 IMAGINED = "imagined"
 BEFORE = {CHECKPOINTS, SPEC, LOCK}
-"""What a run writes before train.yaml."""
+"""Files that a run writes before train.yaml."""
 AFTER = {SETTINGS, LOG, IMAGINED, IDENTITY, "wandb", "log-damaged.jsonl"}
-"""What it writes then, until its first checkpoint; and TensorBoard's files."""
+"""Files that it writes until its first checkpoint, besides TensorBoard's."""
 EVENTS = "events.out.tfevents."
 
 
-class Read(Section):
+class DataRecord(Section):
     """The data set of a run."""
 
     fingerprint: str
@@ -39,16 +39,16 @@ class Read(Section):
     columns: str
 
 
-class Begun(Section):
+class RunRecord(Section):
     """train.yaml of a run."""
 
     settings: dict[str, Any]
-    data: Read
+    data: DataRecord
     folder: str
 
 
-def is_begun(run: Path) -> bool:
-    """True if a folder holds only what a run writes before its first checkpoint, or nothing."""
+def has_only_startup_files(run: Path) -> bool:
+    """True if a folder holds only files that a run writes before its first checkpoint, or none."""
     known = BEFORE | AFTER if (run / SETTINGS).exists() else BEFORE
     for place in run.iterdir():
         name = place.name
@@ -60,80 +60,80 @@ def is_begun(run: Path) -> bool:
     return all(place.name.startswith(".") for place in inside)
 
 
-def read_unsaved(run: Path) -> tuple[Begun, dict[str, Any]] | None:
+def read_run_without_checkpoint(run: Path) -> tuple[RunRecord, dict[str, Any]] | None:
     """Settings and spec of a run that has no checkpoint yet; None if not both can be read.
 
-    Raises WamkitError if its log says that there was a checkpoint.
+    Raises WamkitError if its log shows that there was a checkpoint.
     """
     try:
-        found = read_begun(run)
+        found = read_run(run)
     except WamkitError:
         return None
     settings = TrainConfig.model_validate(found[0].settings)
     first, logged = min(settings.save_every, settings.steps), newest_step(run / LOG)
     if logged > first:
         raise WamkitError(
-            f"{run} has no checkpoint, and its {LOG} goes on to step {logged}: there was one after "
+            f"{run} has no checkpoint, and its {LOG} reaches step {logged}: there was one after "
             f"step {first}",
             f"put {CHECKPOINTS} back from a copy, or begin a new run with another --out",
         )
     return found
 
 
-def read_begun(run: Path) -> tuple[Begun, dict[str, Any]]:
+def read_run(run: Path) -> tuple[RunRecord, dict[str, Any]]:
     """Settings and data of the run in a folder, and its spec.
 
     Raises WamkitError with every fault if there is no run, or if its files are damaged.
     """
     if not (run / SETTINGS).exists() and not (run / CHECKPOINTS).exists():
         raise WamkitError(f"there is no run in {run}", "leave --resume out")
-    cure = (
+    hint = (
         f"put {SETTINGS} back from a copy, or begin a new run from a policy of this one: "
         f"wamkit train {run} --out ANOTHER"
     )
     if not (run / SPEC).is_file():
         raise WamkitError(
-            f"{run} lacks {SPEC}, the policy that it was begun with", cure.replace(SETTINGS, SPEC)
+            f"{run} lacks {SPEC}, the policy that it was begun with", hint.replace(SETTINGS, SPEC)
         )
-    begun = parsed(run / SETTINGS, Begun, strict_yaml.loads, cure)
+    record = parsed(run / SETTINGS, RunRecord, strict_yaml.loads, hint)
     decisive = [name for name in TrainConfig.model_fields if name not in FREE]
-    if lacking := [name for name in decisive if name not in begun.settings]:
-        words = ", ".join(f"settings.{name}" for name in lacking)
-        raise WamkitError(f"{run / SETTINGS} is damaged: it lacks {words}", cure)
-    parsed(run / SETTINGS, _Settings, strict_yaml.loads, cure)
-    return begun, parse(read(run / SPEC), str(run / SPEC)).dump()
+    if lacking := [name for name in decisive if name not in record.settings]:
+        missing = ", ".join(f"settings.{name}" for name in lacking)
+        raise WamkitError(f"{run / SETTINGS} is damaged: it lacks {missing}", hint)
+    parsed(run / SETTINGS, _Settings, strict_yaml.loads, hint)
+    return record, parse(read(run / SPEC), str(run / SPEC)).dump()
 
 
 class _Settings(Section):
-    """train.yaml once more, with settings and data apart."""
+    """train.yaml, validated strictly."""
 
     settings: TrainConfig
-    data: Read
+    data: DataRecord
     folder: str
 
 
 def differences(
-    begun: Begun,
+    record: RunRecord,
     policy: Mapping[str, Any],
     run_settings: Mapping[str, Any],
     spec: Mapping[str, Any],
     free: set[str],
 ) -> dict[str, str]:
-    """What decides the numbers and is not what it was: name -> how it differs."""
+    """Settings that affect the result and have changed: name -> difference."""
     found = {}
-    then, now = begun.model_dump(), json.loads(json.dumps(dict(run_settings)))
+    then, now = record.model_dump(), json.loads(json.dumps(dict(run_settings)))
     if changed := list(_changes(policy, spec)):
         found["spec"] = "; ".join(changed[:SHOWN])
     if changed := list(_changes(then["data"], now["data"], "data")):
         found["data"] = "; ".join(changed[:SHOWN])
     for name, value in now["settings"].items():
-        if name not in free and begun.settings.get(name) != value:
-            found[name] = "; ".join(_changes(begun.settings.get(name), value, name))
+        if name not in free and record.settings.get(name) != value:
+            found[name] = "; ".join(_changes(record.settings.get(name), value, name))
     return found
 
 
 def _changes(then: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two trees of plain data differ, in words."""
+    """Yield the differences of two trees of plain data, such as "lr was 0.1, is 0.2"."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         for key in [*then, *(key for key in now if key not in then)]:
             yield from _changes(then.get(key), now.get(key), f"{name}.{key}" if name else key)
