@@ -65,14 +65,14 @@ def mebibytes(files: set[Path]) -> float:
 def collect(asked: Any) -> None:
     """Demonstrations of every task into one data set."""
     from wamkit.data import LeRobotFolder
-    from wamkit.simulate.record import collect, writer
+    from wamkit.simulate.record import collect, open_dataset
 
     def played() -> Iterator[Sequence[Any]]:
         for task in asked.tasks:
             config = environment(task)
             with (
                 EnvPool(config, asked.processes) as workers,
-                writer(asked.data, workers.robot(), asked.image_format) as made,
+                open_dataset(asked.data, workers.robot(), asked.image_format) as made,
             ):
                 done = collect(workers, made, asked.episodes, keep_every=20)
             mine = [

@@ -31,7 +31,7 @@ import wamkit
 from wamkit.acceleration import single_frame_conv as flat
 from wamkit.config.registry import registry
 from wamkit.policy.preprocessing import vae_dtype
-from wamkit.testing.fixtures import composed
+from wamkit.testing.fixtures import spec_with
 
 SIZE = (224, 448)
 
@@ -179,7 +179,7 @@ def kept(name: str, runs: int) -> str:
 
 def rounded(name: str) -> str:
     """How far latents in bfloat16 are from those in float32, and images decoded from them."""
-    part = composed(vae=name).vae
+    part = spec_with(vae=name).vae
     vaes: list[Any] = []
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)

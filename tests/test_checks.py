@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
-from wamkit.testing.fixtures import changed, composed, redrawn
+from wamkit.testing.fixtures import randomize_weights, spec_with, with_overrides
 from wamkit.testing.parity import gradients, randomized, same_gradients, same_shapes, uncalled
 
-TOY: Any = composed(backbone="toy").backbone
+TOY: Any = spec_with(backbone="toy").backbone
 feels, attends, cut, refuses = STACK
 
 
@@ -124,12 +124,13 @@ def test_other_shapes_and_buffers_are_found() -> None:
 
 
 def test_a_spec_is_composed_by_name_and_changed_as_on_the_command_line() -> None:
-    spec = composed(TOY, action_head="reader")
+    spec = spec_with(TOY, action_head="reader")
     assert (spec.backbone.name, spec.action_head.name) == ("toy", "reader")
-    assert composed(backbone="toy") is composed(backbone="toy")
-    assert changed(spec, "actions.chunk_size=3").actions.chunk_size == 3
+    assert spec_with(backbone="toy") is spec_with(backbone="toy")
+    assert with_overrides(spec, "actions.chunk_size=3").actions.chunk_size == 3
     model = spec.backbone.build()
     before = [p.clone() for p in model.parameters()]
     assert all(
-        not torch.equal(p, q) for p, q in zip(before, redrawn(model).parameters(), strict=True)
+        not torch.equal(p, q)
+        for p, q in zip(before, randomize_weights(model).parameters(), strict=True)
     )

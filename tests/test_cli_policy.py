@@ -166,7 +166,7 @@ def test_build_takes_statistics_so_that_actions_have_units(
     assert json.loads(wamkit("act", folder, *words)[1])["normalized"] is False
     file.write_text(json.dumps({"action": {key: [1.0] for key in rows}}))
     code, _, err = wamkit("build", toy, "--out", folder, "--statistics", file)
-    assert code == 2 and "statistics of 1 numbers for actions of 4" in err
+    assert code == 2 and "statistics of 1 values for actions of 4" in err
 
 
 def test_build_does_not_touch_a_folder_of_somebody_else(

@@ -24,8 +24,8 @@ from wamkit.engine.passes import PassRunner
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.text_cache import TextEmbeddingCache
-from wamkit.testing.company import Words
-from wamkit.testing.fixtures import observation, redrawn
+from wamkit.testing.batch_independence import OneTokenPerWord
+from wamkit.testing.fixtures import observation, randomize_weights
 from wamkit.testing.parity import other_values, same_values
 
 CELLS = [c for c in matrix() if c.runs]
@@ -64,8 +64,8 @@ def asked(seen: Observation, *prompts: str) -> Observation:
 
 @pytest.mark.parametrize("cell", COLUMNS, ids=_name)
 def test_another_prompt_and_a_longer_one(cell: Cell) -> None:
-    policy, seen = compiled(redrawn(Policy.from_spec(cell.spec))), observation(cell.spec)
-    policy.text_embeddings = TextEmbeddingCache(Words(cell.spec.text_encoder.width))
+    policy, seen = compiled(randomize_weights(Policy.from_spec(cell.spec))), observation(cell.spec)
+    policy.text_embeddings = TextEmbeddingCache(OneTokenPerWord(cell.spec.text_encoder.width))
     one = same_chunk(policy, asked(seen, "lift it", "lift it"))
     two = same_chunk(policy, asked(seen, "drop it", "drop it"))
     other_values(one, two)
@@ -73,16 +73,18 @@ def test_another_prompt_and_a_longer_one(cell: Cell) -> None:
 
 
 def test_weights_that_are_loaded_replaced_or_changed_in_place() -> None:
-    policy, seen = compiled(redrawn(Policy.from_spec(TOY.spec))), observation(TOY.spec)
+    policy, seen = compiled(randomize_weights(Policy.from_spec(TOY.spec))), observation(TOY.spec)
     chunks = [same_chunk(policy, seen)]
-    other = redrawn(Policy.from_spec(TOY.spec), seed=7)
+    other = randomize_weights(Policy.from_spec(TOY.spec), seed=7)
     policy.load_state_dict(other.state_dict())
     chunks.append(same_chunk(policy, seen))
     with torch.no_grad():
         for p in policy.backbone.parameters():
             p.mul_(1.1)
     chunks.append(same_chunk(policy, seen))
-    policy.backbone.load_state_dict(redrawn(Policy.from_spec(TOY.spec)).backbone.state_dict())
+    policy.backbone.load_state_dict(
+        randomize_weights(Policy.from_spec(TOY.spec)).backbone.state_dict()
+    )
     block = policy.backbone.blocks[0]
     block.to_out = copy.deepcopy(other.backbone.blocks[0].to_out)
     chunks.append(same_chunk(policy, seen))
@@ -92,7 +94,7 @@ def test_weights_that_are_loaded_replaced_or_changed_in_place() -> None:
 
 @pytest.mark.parametrize("cell", [c for c in COLUMNS if c.paradigm == "single_pass"], ids=_name)
 def test_another_dtype(cell: Cell) -> None:
-    policy, seen = compiled(redrawn(Policy.from_spec(cell.spec))), observation(cell.spec)
+    policy, seen = compiled(randomize_weights(Policy.from_spec(cell.spec))), observation(cell.spec)
     narrow = same_chunk(policy, seen)
     policy.to(torch.float64)
     wide = same_chunk(policy, seen)

@@ -17,7 +17,7 @@ from wamkit.config.registry import registry
 from wamkit.config.robot import CameraConfig
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.fixtures import observation, spec_with
 from wamkit.testing.parity import same_values
 
 VIEWS = [{"name": name, "size": [32, 32]} for name in ("front", "wrist")]
@@ -38,7 +38,7 @@ class Counted:
 
 def built(layout: str, vae: str) -> Policy:
     """A tiny policy with two views around a VAE."""
-    spec = composed(vae=vae)
+    spec = spec_with(vae=vae)
     side = 2 * spec.vae.stride[1] * spec.backbone.traits.patch_size[1]
     views = [view | {"size": [side, side]} for view in VIEWS]
     cameras = CameraConfig.model_validate({"layout": layout, "views": views})
@@ -58,7 +58,7 @@ def test_all_views_of_an_observation_are_encoded_in_one_call(layout: str, vae: s
 
 @pytest.mark.parametrize("name", registry().names("vae"))
 def test_single_images_are_encoded_by_compiled_code_and_clips_as_written(name: str) -> None:
-    vae: Any = composed(vae=name).vae.build()
+    vae: Any = spec_with(vae=name).vae.build()
     _, height, width = vae.stride
     pixels = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_single_images_are_encoded_by_compiled_code_and_clips_as_written(name: s
 def test_compiled_code_reads_flat_kernels_and_follows_a_weight(name: str) -> None:
     if name == "ltx":
         pytest.importorskip("diffusers", reason="the VAE is diffusers' class")
-    vae: Any = composed(vae=name).vae.build().eval()
+    vae: Any = spec_with(vae=name).vae.build().eval()
     _, height, width = vae.stride
     pixels = torch.rand(1, 3, 1, height, width) * 2 - 1
     with torch.no_grad():
@@ -115,7 +115,7 @@ class Tape:
 
 @pytest.mark.parametrize("name", registry().names("vae"))
 def test_single_images_are_recorded_once_for_a_shape(name: str) -> None:
-    vae: Any = composed(vae=name).vae.build().eval()
+    vae: Any = spec_with(vae=name).vae.build().eval()
     _, height, width = vae.stride
     clip = torch.rand(2, 3, 1 + vae.stride[0], 2 * height, 2 * width) * 2 - 1
     tape = Tape()
@@ -137,7 +137,7 @@ def test_single_images_are_recorded_once_for_a_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wan2.2", "taew2.2"])
 def test_it_is_recorded_anew_when_weights_are_others(name: str) -> None:
-    vae: Any = composed(vae=name).vae.build().eval()
+    vae: Any = spec_with(vae=name).vae.build().eval()
     _, height, width = vae.stride
     pixels, tape = torch.rand(1, 3, 1, height, width) * 2 - 1, Tape()
     with torch.no_grad():

@@ -34,7 +34,7 @@ from wamkit.serve.client import Client
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.simulate import EnvObservation, EnvWorker, Robot, Step
 from wamkit.testing.dataset import record
-from wamkit.testing.fixtures import batch_of, changed, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with, with_overrides
 from wamkit.train.config import read_config
 from wamkit.train.optim import NoiseScale
 
@@ -134,7 +134,7 @@ def test_a_conversion_that_overflows_is_named(tmp_path: Path) -> None:
 
 
 def test_an_overflow_in_the_network_is_told_from_bad_weights() -> None:
-    policy = package.build(changed(spec(), "dtype=bfloat16"))
+    policy = package.build(with_overrides(spec(), "dtype=bfloat16"))
     name, weight = next((n, p) for n, p in policy.backbone.named_parameters() if p.ndim == 2)
     weight.data.fill_(3e38)
     with pytest.raises(WamkitError, match="overflow in bfloat16") as error:
@@ -248,7 +248,7 @@ def test_recorded_actions_are_refused_with_episode_frame_and_number(
 
 
 def test_a_session_refuses_executed_actions_that_are_not_finite() -> None:
-    policy = package.build(composed(backbone="toy", action_head="mot", paradigm="autoregressive"))
+    policy = package.build(spec_with(backbone="toy", action_head="mot", paradigm="autoregressive"))
     session = policy.session()
     chunk = session.act(observation(policy.spec, batch=1), seed=0)
     done = chunk.values.clone()
@@ -262,7 +262,7 @@ def test_a_session_refuses_executed_actions_that_are_not_finite() -> None:
 def test_a_session_begins_anew_after_a_chunk_that_is_not_finite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    policy = package.build(composed(backbone="toy", action_head="mot", paradigm="autoregressive"))
+    policy = package.build(spec_with(backbone="toy", action_head="mot", paradigm="autoregressive"))
     session = policy.session()
     session.act(observation(policy.spec, batch=1), seed=0)
     weight = next(p for p in policy.backbone.parameters() if p.ndim == 2)

@@ -18,7 +18,7 @@ from wamkit.config.spec import parse, read
 from wamkit.data import Columns
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, same, saved, short_run, state
 from wamkit.train import lora, read_config
@@ -120,7 +120,7 @@ def every_backbone() -> list[str]:
 
 @pytest.mark.parametrize("name", every_backbone())
 def test_every_backbone_can_be_adapted_and_merged(name: str) -> None:
-    policy = Policy.from_spec(composed(backbone=name))
+    policy = Policy.from_spec(spec_with(backbone=name))
     names = set(policy.state_dict())
     config = TrainConfig(lora=Lora(rank=2))
     set_trainable(policy, config.parts)

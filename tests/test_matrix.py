@@ -10,8 +10,8 @@ import torch
 from wamkit.config.compositions import Cell, matrix
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.company import expect_alike
-from wamkit.testing.fixtures import batch_of, observation, redrawn
+from wamkit.testing.batch_independence import expect_batch_independent
+from wamkit.testing.fixtures import batch_of, observation, randomize_weights
 from wamkit.testing.parity import same_values
 from wamkit.testing.uncached import uncached
 
@@ -23,7 +23,7 @@ def _name(cell: Cell) -> str:
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.runs], ids=_name)
-def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_path: Path) -> None:
+def test_it_acts_trains_caches_reloads_and_ignores_the_batch(cell: Cell, tmp_path: Path) -> None:
     policy = Policy.from_spec(cell.spec)
     seen = observation(cell.spec)
     chunk = policy.act(seen, seed=0)
@@ -52,7 +52,7 @@ def test_it_acts_learns_caches_comes_back_and_ignores_company(cell: Cell, tmp_pa
         assert grads and all(bool(g.isfinite().all()) for g in grads)
         assert any(bool(g.any()) for g in grads)
 
-    expect_alike(redrawn(policy))
+    expect_batch_independent(randomize_weights(policy))
 
 
 # Why something cannot be: the heart of each reason that a registered part gives.

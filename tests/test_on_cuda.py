@@ -30,7 +30,7 @@ from wamkit.config.compositions import Cell, matrix
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.engine import device as device_constants
 from wamkit.errors import WamkitError
-from wamkit.policy import placing
+from wamkit.policy import devices
 from wamkit.policy import run_mode as modes
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import inference_inputs
@@ -182,7 +182,7 @@ class Device(TorchDispatchMode):
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
             with pytest.MonkeyPatch.context() as patch:  # that this machine has one is pretended
-                patch.setattr(placing, "expect_device", lambda *_, **__: CUDA)
+                patch.setattr(devices, "expect_device", lambda *_, **__: CUDA)
                 policy.to(CUDA)
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(before)

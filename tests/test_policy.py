@@ -82,9 +82,7 @@ def test_what_does_not_fit_the_policy_is_refused(change: dict[str, Any], message
 def test_a_state_that_nothing_reads_is_refused() -> None:
     policy = build()
     seen = replace(observation(policy.spec, batch=1), state=[[1.0, 2.0]])
-    with pytest.raises(
-        wamkit.WamkitError, match="a state of 2 numbers, and this policy reads none"
-    ):
+    with pytest.raises(wamkit.WamkitError, match="a state of 2 values, and this policy reads none"):
         policy.act(seen, seed=0)
 
 

@@ -19,7 +19,7 @@ from wamkit.config.registry import registry
 from wamkit.policy.cost import FORMULAS
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 
 BACKBONES = registry().names("backbone")
 
@@ -41,7 +41,7 @@ class Products(TorchDispatchMode):
 
 def built(name: str, dtype: str) -> Policy:
     """A tiny policy around a backbone."""
-    spec = composed(backbone=name)
+    spec = spec_with(backbone=name)
     return wamkit.build(spec.model_copy(update={"dtype": dtype}))
 
 

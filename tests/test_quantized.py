@@ -145,7 +145,7 @@ def test_a_report_says_how_far_and_how_fast() -> None:
     assert found is not None and report.mode == "eager"
     assert 0 < found.chunk_error < 0.05 and 0 < found.velocity_error < 0.05
     assert found.times_as_fast > 0
-    assert f"{found.times_as_fast:.2f}x as fast" in found.words()
+    assert f"{found.times_as_fast:.2f}x as fast" in found.summary()
 
 
 def test_commands_quantize_what_they_measure_and_act_with(wamkit: Any, tmp_path: Path) -> None:

@@ -8,7 +8,11 @@ import pytest
 
 from wamkit.errors import WamkitError
 from wamkit.simulate import rendering
-from wamkit.simulate.rendering import drawing, expect_mujoco, prepare
+from wamkit.simulate.rendering import (
+    expect_mujoco,
+    explain_rendering_errors,
+    use_offscreen_rendering,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def test_egl_is_chosen_where_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("SDL_VIDEODRIVER", "kept")
-    prepare()
+    use_offscreen_rendering()
     assert rendering.os.environ["MUJOCO_GL"] == "egl"
     assert rendering.os.environ["SDL_VIDEODRIVER"] == "kept"
 
@@ -57,6 +61,6 @@ def test_failures_of_drawing_are_told_in_words(
     problem: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(WamkitError) as told, drawing("a simulator"):
+    with pytest.raises(WamkitError) as told, explain_rendering_errors("a simulator"):
         raise problem
     assert said in str(told.value)

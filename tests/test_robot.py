@@ -44,7 +44,7 @@ def test_images_of_every_kind_become_one_kind(tmp_path: Path) -> None:
         ({"images": {"front": torch.full((3, 8, 8), 7.0)}}, r"values up to 7; expected \[-1, 1\]"),
         ({"images": {"front": 3}}, "is a int"),
         ({"state": [1.0, float("nan")]}, "not finite"),
-        ({"state": "abc"}, "no list of numbers"),
+        ({"state": "abc"}, "no list of values"),
         ({"state": [[1.0], [2.0]]}, "batch sizes differ: image 'front' 1, prompt 1, state 2"),
     ],
 )
@@ -170,7 +170,7 @@ def test_statistics_are_exact_and_checked(tmp_path: Path) -> None:
     file.write_text('{"action": {"min": [0]}}')
     with pytest.raises(WamkitError, match="holds no statistics: 'max'"):
         read_statistics(file)
-    with pytest.raises(WamkitError, match="statistics of 1 numbers for a state of 2"):
+    with pytest.raises(WamkitError, match="statistics of 1 values for a state of 2"):
         StateSpace(StateConfig(size=2), stats)
 
 

@@ -13,7 +13,7 @@ import wamkit
 from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitWarning
 from wamkit.policy.precomputed_text import read as stored
-from wamkit.testing.fixtures import redrawn
+from wamkit.testing.fixtures import randomize_weights
 
 Wamkit = Callable[..., tuple[int, str, str]]
 TOY = Path(__file__).parent.parent / "examples/toy.toml"
@@ -24,7 +24,7 @@ def saved(tmp_path: Path) -> Path:
     """A policy whose weights no seed gives."""
     policy = wamkit.build(TOY, tiny=True)
     for part in (policy.backbone, policy.action_head, policy.text_encoder):
-        redrawn(part, seed=7)  # type: ignore[type-var]
+        randomize_weights(part, seed=7)  # type: ignore[type-var]
     return policy.save(tmp_path / "saved")
 
 

@@ -26,7 +26,7 @@ from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import unpack
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
-from wamkit.testing.fixtures import changed, composed
+from wamkit.testing.fixtures import spec_with, with_overrides
 from wamkit.testing.parity import other_values, same_values
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ def policy() -> Policy:
 def remembering() -> Policy:
     """A policy that goes through an episode block by block."""
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
-    return package.build(changed(composed(**names)))
+    return package.build(with_overrides(spec_with(**names)))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"prompt": None}, "the request has no 'prompt'"),
     ({"prompt": "  "}, "the instruction is empty"),
-    ({"prompt": 3}, "'prompt' is a int; expected a sentence"),
+    ({"prompt": 3}, "'prompt' is a int; expected text"),
     ({"executed": image_embeds()}, "has 'executed'"),
     (
         {"observation__front": image_embeds().astype(np.float32) / 255},

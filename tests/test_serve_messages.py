@@ -18,7 +18,7 @@ from wamkit.errors import WamkitError, printable
 from wamkit.policy.policy import Policy
 from wamkit.serve import codec
 from wamkit.serve.client import Client
-from wamkit.serve.quoting import brief, quoted
+from wamkit.serve.quoting import quote, truncate_text
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
@@ -181,9 +181,9 @@ FIELDS: dict[str, Any] = {
 
 MESSAGES = (
     RAW
-    | {f"array: {name}": msgpack.packb(right(observation__front=value), default=codec._plain)
+    | {f"array: {name}": msgpack.packb(right(observation__front=value), default=codec._encode)
        for name, value in ARRAYS.items()}
-    | {name: msgpack.packb(right(**value), default=codec._plain)
+    | {name: msgpack.packb(right(**value), default=codec._encode)
        for name, value in FIELDS.items()}
 )  # fmt: skip
 
@@ -277,9 +277,9 @@ def test_a_client_shows_no_control_characters_of_a_server() -> None:
 
 
 def test_values_are_quoted_shortly() -> None:
-    assert quoted("x" * 100) == f"{'x' * 60!r}..." and quoted(b"\x00") == "b'\\x00'"
-    assert quoted([1, 2]) == "a list of 2" and quoted({}) == "a dict of 0"
-    assert quoted(np.zeros((2, 3))) == "an array float64 [2, 3]" and quoted(True) == "True"
-    assert quoted(np.float32(1)) == "a float32"
-    assert brief("a\x1b\u202eb") == "a\\x1b\\u202eb" and brief("杯子 é") == "杯子 é"
-    assert brief("x" * 3000, 10) == f"{'x' * 10}... (3000 characters)"
+    assert quote("x" * 100) == f"{'x' * 60!r}..." and quote(b"\x00") == "b'\\x00'"
+    assert quote([1, 2]) == "a list of 2" and quote({}) == "a dict of 0"
+    assert quote(np.zeros((2, 3))) == "an array float64 [2, 3]" and quote(True) == "True"
+    assert quote(np.float32(1)) == "a float32"
+    assert truncate_text("a\x1b\u202eb") == "a\\x1b\\u202eb" and truncate_text("杯子 é") == "杯子 é"
+    assert truncate_text("x" * 3000, 10) == f"{'x' * 10}... (3000 characters)"

@@ -19,8 +19,8 @@ from wamkit.policy.policy import Policy
 from wamkit.serve.client import Client
 from wamkit.serve.codec import pack, unpack
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
-from wamkit.serve.sessions import Patience
-from wamkit.testing.fixtures import changed, composed
+from wamkit.serve.sessions import SessionTimeouts
+from wamkit.testing.fixtures import spec_with, with_overrides
 from wamkit.testing.parity import same_values
 
 
@@ -28,13 +28,13 @@ from wamkit.testing.parity import same_values
 def remembering() -> Policy:
     """A policy that goes through an episode block by block."""
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
-    return wamkit.build(changed(composed(**names)))
+    return wamkit.build(with_overrides(spec_with(**names)))
 
 
 @contextmanager
 def served(**patience: Any) -> Iterator[tuple[Server, tuple[str, int]]]:
     listener = bind("127.0.0.1", 0)
-    server = Server(remembering(), patience=Patience(**patience))
+    server = Server(remembering(), patience=SessionTimeouts(**patience))
     with run_in_thread(server, listener):
         yield server, address_of(listener)
 
@@ -136,7 +136,7 @@ def test_a_session_ends_with_goodbye_and_after_its_time(caplog: Any) -> None:
         client = Client(*address)
         client.infer(seen(FIRST, 1))
         cut(client)
-        until(lambda: "nobody came back within 0.05 s" in caplog.text)
+        until(lambda: "no client reconnected within 0.05 s" in caplog.text)
         with pytest.raises(WamkitError, match="no longer has this session"):
             client.infer(seen(NEXT, 2))
         with Client(*address) as new:

@@ -17,7 +17,7 @@ from wamkit.policy.actions import Statistics
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import changed, compose, composed, observation
+from wamkit.testing.fixtures import compose, observation, spec_with, with_overrides
 from wamkit.testing.parity import float64, other_values, same_values
 
 
@@ -27,7 +27,7 @@ def spec_for(
     if paradigm == "autoregressive":
         settings = {"on_full_memory": "slide"} | settings
     chosen = registry().get("paradigm", paradigm)(**settings)  # type: ignore[call-arg]
-    return changed(composed(chosen, backbone=backbone, action_head="mot"), *changes)
+    return with_overrides(spec_with(chosen, backbone=backbone, action_head="mot"), *changes)
 
 
 def episode(spec: PolicySpec, images: int, *, batch: int = 2) -> Observation:
@@ -71,7 +71,7 @@ def test_a_policy_without_memory_acts_as_ever() -> None:
         assert torch.equal(chunk.values, policy.act(seen, seed=seed).values)
     with pytest.raises(WamkitError, match="no observation") as refused:
         session.act(None)
-    assert refused.value.hint == "pass what the robot sees"
+    assert refused.value.hint == "pass an observation"
 
 
 def test_the_first_chunk_is_that_of_act() -> None:
@@ -95,7 +95,7 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         height, width = spec.cameras.canvas
         both = ", ".join(f'{{name = "{k}", size = [{height}, {width}]}}' for k in range(views))
         changes = 'cameras.layout="frame_per_view"', f"cameras.views=[{both}]"
-        spec = changed(spec, *changes)
+        spec = with_overrides(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.num_frames - spec.video.num_observed
     whole, heard, session = episode(spec, spec.num_images), listened(policy), policy.session()
@@ -201,9 +201,9 @@ def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 5)
     session.act(part(whole, 0, 1), seed=0)
-    changed = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
-    anew = session.act(changed, seed=1).values
-    expected = policy.act(part(changed, 1, 2), seed=1).values
+    with_overrides = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
+    anew = session.act(with_overrides, seed=1).values
+    expected = policy.act(part(with_overrides, 1, 2), seed=1).values
     assert torch.equal(anew, expected) and session.num_images == 2
     session.reset("another")
     told = session.act(part(whole, 0, 1), seed=1).values

@@ -23,7 +23,7 @@ from wamkit.simulate.compatibility import conflicts, views_of
 from wamkit.simulate.episodes import Rollout
 from wamkit.simulate.metrics import latencies, summary, wilson
 from wamkit.simulate.policy_runner import PolicyRunner
-from wamkit.simulate.record import CollectionConfig, collect, writer
+from wamkit.simulate.record import CollectionConfig, collect, open_dataset
 from wamkit.simulate.rollout import evaluate, play
 from wamkit.simulate.video import video_frames, write_video
 from wamkit.testing.environment import expect_environment
@@ -238,7 +238,7 @@ def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: 
 
 
 def test_only_successes_are_kept(tmp_path: Path) -> None:
-    with here(broken=3) as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
+    with here(broken=3) as workers, open_dataset(tmp_path / "d", workers.robot(), "image") as made:
         heard: list[int] = []
         done = collect(
             workers,
@@ -258,7 +258,7 @@ def test_only_successes_are_kept(tmp_path: Path) -> None:
 
 def test_episodes_are_added_to_those_there(tmp_path: Path) -> None:
     for seed in (0, 2):
-        with here() as workers, writer(tmp_path / "d", workers.robot(), "image") as made:
+        with here() as workers, open_dataset(tmp_path / "d", workers.robot(), "image") as made:
             collect(workers, made, 2, seed=seed)
     assert len(LeRobotFolder(tmp_path / "d").episodes) == 4
 
@@ -267,7 +267,7 @@ def test_an_expert_that_fails_too_often_is_given_up(tmp_path: Path) -> None:
     with (
         pytest.raises(WamkitError, match="the expert solved 0 of 14 attempts, and 1 episodes"),
         here(broken=1) as workers,
-        writer(tmp_path / "d", workers.robot(), "image") as made,
+        open_dataset(tmp_path / "d", workers.robot(), "image") as made,
     ):
         collect(workers, made, 1)
     assert not list(tmp_path.iterdir())
@@ -277,7 +277,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         here(stops_at=2) as workers,
-        writer(tmp_path / "d", workers.robot(), "video") as made,
+        open_dataset(tmp_path / "d", workers.robot(), "video") as made,
     ):
         collect(workers, made, 4)
     assert not list(tmp_path.iterdir()) and workers._here[0].environment.closed
@@ -288,7 +288,7 @@ def _collected(folder: Path, episodes: int, stops_at: int | None = None) -> list
     heard: list[int] = []
     with (
         here(broken=3) as workers,
-        writer(folder, workers.robot(), "video") as made,
+        open_dataset(folder, workers.robot(), "video") as made,
     ):
         steps = workers._here[0].environment
         steps.config = Rail(broken=3, stops_at=stops_at)
@@ -321,7 +321,7 @@ def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         here() as workers,
-        writer(tmp_path / "d", workers.robot(), "video") as made,
+        open_dataset(tmp_path / "d", workers.robot(), "video") as made,
     ):
         collect(workers, made, 4, keep_every=10, on_rollout=on_rollout)
     assert CollectionConfig(Rail()).kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
@@ -347,9 +347,9 @@ def test_every_mismatch_is_told_at_once() -> None:
         "the policy has no view 'frnt'; it has front, wrist",
         "view 'front' looks for camera 'front'; the environment has side",
         "view 'wrist' looks for camera 'wrist'; the environment has side",
-        "an action of the policy has 3 numbers, the environment takes 1: dx",
+        "an action of the policy has 3 values, the environment takes 1: dx",
         "the policy acts at 5 Hz, the environment at 10 Hz",
-        "the policy reads a state of 7 numbers, the environment returns 2: x, goal",
+        "the policy reads a state of 7 values, the environment returns 2: x, goal",
         "9 actions of a chunk of 4",
     ]
     assert not list(conflicts(spec(), robot, {}, 4))

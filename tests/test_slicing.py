@@ -18,7 +18,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import composed, observation, predict_frames, random_frames
+from wamkit.testing.fixtures import observation, predict_frames, random_frames, spec_with
 from wamkit.testing.parity import float64, same_values
 
 SPECS = {
@@ -145,7 +145,7 @@ def test_a_sinusoid_as_wide_as_the_model_keeps_its_frequencies() -> None:
 def test_a_backbone_that_cannot_be_resized_is_refused() -> None:
     rest = [n for n in registry().names("backbone") if n not in SPECS]
     for name in rest:
-        config = composed(backbone=name).backbone
+        config = spec_with(backbone=name).backbone
         with pytest.raises(WamkitError, match=f"{name} cannot be resized"):
             student_of(config, (0,), 1, 1)
 

@@ -99,9 +99,9 @@ def test_the_command_writes_and_says_what_to_set(
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("no JSON", "its sentences are no JSON"),
-        ("no list", "its sentences are no list of texts"),
-        ("another sentence", "it holds nothing"),
+        ("no JSON", "its prompts are no JSON"),
+        ("no list", "its prompts are no list of texts"),
+        ("another prompt", "it holds nothing"),
         ("float8", r"torch.float8_e4m3fn \["),
         ("int8", r"torch.int8 \["),
     ],
@@ -114,8 +114,8 @@ def test_a_damaged_file_is_refused_in_words(
     with safe_open(file, framework="pt") as opened:
         about = dict(opened.metadata())
         tensors = {f"0.{kind}": opened.get_tensor(f"0.{kind}") for kind in ("tokens", "valid")}
-    texts = {"no JSON": "[", "no list": "{}", "another sentence": '["a", "b"]'}
-    about["sentences"] = texts.get(kind, about["sentences"])
+    texts = {"no JSON": "[", "no list": "{}", "another prompt": '["a", "b"]'}
+    about["prompts"] = texts.get(kind, about["prompts"])
     types = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
     tensors = {k: v.to(types.get(kind, v.dtype)) for k, v in tensors.items()}
     write_tensors(tensors, file, about)
@@ -132,7 +132,7 @@ def _wide(name: str, change: Any) -> Any:
 DAMAGE: dict[str, tuple[Any, str]] = {
     "another width": (_wide("0.tokens", lambda x: x[..., :3]), r"\[1, \d+, 3\], expected"),
     "no token": (_wide("0.tokens", lambda x: x[:, :0]), r"embeddings \[1, 0, 32\]"),
-    "two sentences in one": (_wide("0.tokens", lambda x: torch.cat([x, x])), "embeddings"),
+    "two prompts in one": (_wide("0.tokens", lambda x: torch.cat([x, x])), "embeddings"),
     "more axes": (_wide("0.tokens", lambda x: x[None]), "embeddings"),
     "fewer axes": (_wide("0.tokens", lambda x: x[0]), "embeddings"),
     "a mask of another length": (_wide("0.valid", lambda x: x[:, 1:]), "a mask torch.bool"),
@@ -147,8 +147,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         lambda t: t | {"0.copies": torch.full(t["0.tokens"].shape[:2], float("inf"))},
         "not from 0",
     ),
-    "a tensor of no sentence": (lambda t: t | {"7.tokens": torch.ones(1, 2, 32)}, "of no sentence"),
-    "a tensor of another kind": (lambda t: t | {"0.other": torch.ones(1)}, "of no sentence"),
+    "a tensor of no prompt": (lambda t: t | {"7.tokens": torch.ones(1, 2, 32)}, "of no prompt"),
+    "a tensor of another kind": (lambda t: t | {"0.other": torch.ones(1)}, "of no prompt"),
 }
 
 
@@ -172,18 +172,18 @@ def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
 
 
 @pytest.mark.parametrize(
-    "sentences", ['["a", "a"]', '["\\ud800"]', "[" * 10**5, "[NaN]", '{"a": 1}', "[1]", "null", ""]
+    "prompts", ['["a", "a"]', '["\\ud800"]', "[" * 10**5, "[NaN]", '{"a": 1}', "[1]", "null", ""]
 )
-def test_sentences_are_a_list_of_texts_each_once(
-    raw: dict[str, Any], tmp_path: Path, sentences: str
+def test_prompts_are_a_list_of_texts_each_once(
+    raw: dict[str, Any], tmp_path: Path, prompts: str
 ) -> None:
     file = tmp_path / "text.safetensors"
     precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
     with safe_open(file, framework="pt") as opened:
-        about = dict(opened.metadata()) | {"sentences": sentences}
+        about = dict(opened.metadata()) | {"prompts": prompts}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     write_tensors(tensors, file, about)
-    with pytest.raises(WamkitError, match="sentence"):
+    with pytest.raises(WamkitError, match="prompt"):
         wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}})
 
 

@@ -19,17 +19,17 @@ from wamkit.engine.levels import CLEAN, Level
 from wamkit.interfaces.streams import text_level
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
-from wamkit.testing.company import expect_alike
+from wamkit.testing.batch_independence import expect_batch_independent
 from wamkit.testing.contract import gives_words_the_noise_level_it_states
 from wamkit.testing.fixtures import (
-    acted,
-    changed,
     compose,
-    composed,
     default,
     random_frames,
-    redrawn,
+    randomize_weights,
     run_head,
+    run_paradigm,
+    spec_with,
+    with_overrides,
 )
 from wamkit.testing.parity import other_values, same_values
 from wamkit.testing.uncached import uncached
@@ -72,7 +72,7 @@ def passes(policy: Policy) -> list[tuple[frozenset[str], float | None, float]]:
             found.append((inputs.roles, target, level))
         return model(inputs, **given)  # type: ignore[no-any-return]
 
-    acted(policy, watched)
+    run_paradigm(policy, watched)
     return found
 
 
@@ -82,37 +82,37 @@ HEADS = ("mot", "shared_stream", "latent_slot", "reader", "regression")
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("backbone", ["flux2", "omnigen2", "qwen_image"])
 def test_words_pass_with_the_target_in_every_step(backbone: str, head: str) -> None:
-    policy = redrawn(wamkit.build(around(backbone, head=head)))
+    policy = randomize_weights(wamkit.build(around(backbone, head=head)))
     seen = passes(policy)
     assert len(seen) > 1 and all(target == level for _, target, level in seen)
     assert all({"text", "context", "target"} <= roles for roles, _, _ in seen)
-    fast, slow = acted(policy), acted(policy, uncached(policy.model))
+    fast, slow = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(fast.action, slow.action)
-    expect_alike(policy)
+    expect_batch_independent(policy)
 
 
 @pytest.mark.parametrize("settings", [{"refresh": (0, 1)}, {"attends": "mutual"}])
 def test_every_way_to_denoise_jointly_keeps_the_level(settings: dict[str, Any]) -> None:
-    policy = redrawn(wamkit.build(around(**settings)))
+    policy = randomize_weights(wamkit.build(around(**settings)))
     assert all(target == level for _, target, level in passes(policy))
     if "refresh" not in settings:  # there, words are as old as the frames they passed with
-        fast, slow = acted(policy), acted(policy, uncached(policy.model))
+        fast, slow = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
         same_values(fast.action, slow.action)
 
 
 @pytest.mark.parametrize("paradigm", ["conditional", "planning"])
 def test_copies_and_conditions_keep_the_level(paradigm: str) -> None:
-    policy = redrawn(wamkit.build(around("flux2", paradigm)))
+    policy = randomize_weights(wamkit.build(around("flux2", paradigm)))
     assert all(target == level for _, target, level in passes(policy))
-    expect_alike(policy)
+    expect_batch_independent(policy)
 
 
 @pytest.mark.parametrize("backbone", STREAMS)
 def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: str) -> None:
     names = {"backbone": backbone, "action_head": "mot", "paradigm": "joint"}
     wide = ("video.target_downscale=2", 'cameras.views=[{name="front",size=[128,192]}]')
-    spec = changed(composed(**names), *wide, 'backbone.text_sigma="target"')
-    policy = redrawn(wamkit.build(spec))
+    spec = with_overrides(spec_with(**names), *wide, 'backbone.text_sigma="target"')
+    policy = randomize_weights(wamkit.build(spec))
     seen = passes(policy)
     assert all(target == level and level > 0 for _, target, level in seen[:2])
     frames, text = random_frames(spec.backbone.traits, spec.latent_size)
@@ -138,25 +138,29 @@ def why(spec: PolicySpec) -> list[str]:
 def test_acting_without_the_target_is_refused_or_asked_for(backbone: str) -> None:
     names = {"backbone": backbone, "action_head": "mot"}
     for paradigm in ("single_pass", "image_edit"):
-        spec = composed(paradigm=paradigm, **names)
-        (found,) = why(changed(spec, 'backbone.text_sigma="target"'))
+        spec = spec_with(paradigm=paradigm, **names)
+        (found,) = why(with_overrides(spec, 'backbone.text_sigma="target"'))
         assert "acts in passes that have none" in found and "denoise the action" in found
-        asked = changed(spec, 'backbone.text_sigma="target_or_clean"')
+        asked = with_overrides(spec, 'backbone.text_sigma="target_or_clean"')
         assert not check(asked)
-        policy = redrawn(wamkit.build(asked))
+        policy = randomize_weights(wamkit.build(asked))
         assert next(level for _, _, level in passes(policy)) == 0
         assert explained(asked)["cacheable"] == explained(spec)["cacheable"]
-        expect_alike(policy)
+        expect_batch_independent(policy)
     for paradigm in ("idm", "autoregressive"):
         for level in ("target", "target_or_clean"):
-            spec = changed(composed(paradigm=paradigm, **names), f'backbone.text_sigma="{level}"')
+            spec = with_overrides(
+                spec_with(paradigm=paradigm, **names), f'backbone.text_sigma="{level}"'
+            )
             assert "the frames of one pass have several" in why(spec)[0]
-    assert not why(changed(composed(paradigm="joint", **names), 'backbone.text_sigma="target"'))
+    assert not why(
+        with_overrides(spec_with(paradigm="joint", **names), 'backbone.text_sigma="target"')
+    )
 
 
 def test_without_target_frames_words_are_clean_everywhere() -> None:
-    spec = composed(backbone="qwen_image", action_head="mot", paradigm="single_pass")
-    alone = changed(spec, "video.num_frames=1", 'backbone.text_sigma="target"')
+    spec = spec_with(backbone="qwen_image", action_head="mot", paradigm="single_pass")
+    alone = with_overrides(spec, "video.num_frames=1", 'backbone.text_sigma="target"')
     assert not check(alone)
     assert "text" in explained(alone)["cacheable"]
 

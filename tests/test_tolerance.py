@@ -16,14 +16,14 @@ from wamkit.engine.layers import constant, sinusoid
 from wamkit.interfaces.types import Frames, Text
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import (
-    acted,
     batch_of,
     compose,
-    composed,
     default,
     predict_frames,
     random_frames,
-    redrawn,
+    randomize_weights,
+    run_paradigm,
+    spec_with,
 )
 from wamkit.testing.parity import doubled, float64, other_values, same_gradients, same_values
 
@@ -148,7 +148,7 @@ BACKBONES = [default(cls) for cls in registry() if cls.kind == "backbone"]
 @pytest.mark.parametrize("part", BACKBONES, ids=lambda part: part.name)
 def test_every_backbone_computes_all_of_it_in_float64(part: Part) -> None:
     spec = compose(part)
-    model = redrawn(spec.backbone.build()).eval()
+    model = randomize_weights(spec.backbone.build()).eval()
     wide, video, text = doubled((model, *random_frames(spec.backbone.traits, spec.latent_size)))
     with Narrow() as narrow, float64(), torch.no_grad():
         assert predict_frames(wide, video, text).dtype == torch.float64
@@ -157,8 +157,8 @@ def test_every_backbone_computes_all_of_it_in_float64(part: Part) -> None:
 
 @float64()
 def test_a_policy_built_in_float64_acts_and_learns_in_it() -> None:
-    policy = Policy.from_spec(composed())
+    policy = Policy.from_spec(spec_with())
     with Narrow() as narrow, float64():
-        out, loss = acted(policy), policy.loss(batch_of(policy.spec), seed=0)
+        out, loss = run_paradigm(policy), policy.loss(batch_of(policy.spec), seed=0)
     assert out.action is not None and out.action.dtype == loss.total.dtype == torch.float64
     assert not narrow.found

@@ -18,7 +18,7 @@ SHIPPED = [
     for name in (
         "contract",
         "policy_contract",
-        "company",
+        "batch_independence",
         "backbone_contract",
         "parity",
         "fixtures",

@@ -15,7 +15,7 @@ from wamkit.acceleration.compile_modules import as_written, compile_blocks
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import batch_of, composed
+from wamkit.testing.fixtures import batch_of, spec_with
 from wamkit.testing.parity import same_values
 from wamkit.testing.training import logged, recordings, short_run
 from wamkit.train import distributed, trainer
@@ -39,7 +39,7 @@ def gradients(policy: Policy, compute: torch.dtype = torch.float32) -> dict[str,
 
 @pytest.mark.parametrize("name", list(registry().names("backbone")))
 def test_every_backbone_learns_alike_when_its_blocks_are_traced(name: str) -> None:
-    policy = Policy.from_spec(composed(backbone=name))
+    policy = Policy.from_spec(spec_with(backbone=name))
     config = TrainConfig(lora=Lora(rank=2)) if name == "toy" else TrainConfig()
     set_trainable(policy, config.parts)
     add_adapters(policy, config)

@@ -47,7 +47,7 @@ from wamkit.train.optim import set_trainable
 from wamkit.train.processes import gather_tensor, join_processes
 from wamkit.train.distributed import DistributedPolicy, LossModule
 from wamkit.testing.parity import same_values
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, spec_with, observation
 
 def gradients(spec, config, processes):
     policy = Policy.from_spec(spec)

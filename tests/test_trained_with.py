@@ -18,7 +18,7 @@ from wamkit.config.parts import Caution, TextEncoderConfig, TrainedWith, Traits,
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, override, parse, read
 from wamkit.errors import WamkitWarning
-from wamkit.testing.fixtures import compose, composed, default
+from wamkit.testing.fixtures import compose, default, spec_with
 
 ROOT = Path(__file__).parent.parent
 LTX, LIGHT = ROOT / "examples/fastwam_on_ltx.toml", ROOT / "examples/light_wam.toml"
@@ -85,7 +85,7 @@ def test_no_published_spec_is_warned_of(file: Path) -> None:
 
 def test_what_is_learned_anew_or_has_no_weights_is_not_warned_of() -> None:
     for backbone in registry().names("backbone"):
-        assert not warnings_of(composed(backbone=backbone))
+        assert not warnings_of(spec_with(backbone=backbone))
     bytes_ = 'text_encoder={name="bytes",embedding=4096}'
     assert not warned(LTX, bytes_) and not check(read(LTX, [bytes_]))
 

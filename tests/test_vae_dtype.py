@@ -17,7 +17,7 @@ from wamkit.errors import SpecError, WamkitError
 from wamkit.policy.cost import cost
 from wamkit.policy.policy import Policy
 from wamkit.testing.dataset import record
-from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.fixtures import observation, spec_with
 from wamkit.testing.parity import same_values
 from wamkit.train.plan import work
 
@@ -33,7 +33,7 @@ LOW: dict[str, Any] = RAW | {"vae": RAW["vae"] | {"dtype": "bfloat16"}}
 @pytest.mark.parametrize("name", registry().names("vae"))
 @torch.no_grad()
 def test_bfloat16_gives_nearly_the_same_latents(name: str) -> None:
-    full = composed(vae=name).vae
+    full = spec_with(vae=name).vae
     torch.manual_seed(0)
     exact: Any = full.build().eval()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The one exception that users meet, and conflicts: what was found, and what to type next."""
+"""The exception of wamkit, and conflicts: what was found, and a hint."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ OBEYED = re.compile(
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"  # direction, and separators of lines
     "\ufeff\ufff9-\ufffb\ud800-\udfff]"  # byte-order mark, annotations, surrogates
 )
-"""Characters that are not shown but obeyed, or that cannot be written."""
+"""Control characters, and characters that cannot be encoded."""
 
 
 class WamkitError(ValueError):
     """Something a user can mend: a spec, a file, an image, a plugin.
 
     `what` is one sentence with what was found and what was expected; `hint` is what to type or
-    change next. Anything else that escapes from wamkit is a bug. Both may quote what a file or a
-    stranger said: characters that a terminal obeys are written out (`printable`).
+    change next. Anything else that escapes from wamkit is a bug. Both may quote a file or a
+    client: control characters are escaped (`printable`).
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -39,7 +39,7 @@ class Finding(BaseModel):
     between: tuple[str, ...]
     """The places in the spec that it is about, such as `backbone` and `vae.name`."""
     why: str
-    """What was found and what was expected."""
+    """The text of the error: what was found and what was expected."""
     hint: str
     """What to change or type next."""
 
@@ -55,7 +55,7 @@ class Conflict(Finding):
 
 
 class Caution(Finding):
-    """Why parts that can be combined may not do what one expects: a warning, never a refusal."""
+    """A warning about parts that can be combined but may not work as expected."""
 
 
 class SpecError(WamkitError):
@@ -72,7 +72,7 @@ def printable(text: str, *, lines: bool = True) -> str:
     r"""`text` with every character that a terminal would obey written as Python writes it.
 
     Such as `\x1b` for escape. With `lines` false, new lines and tabs are written so as well: for
-    what is one line whatever it holds. What is printable already is returned as it is.
+    one line for any content. Printable text is returned unchanged.
     """
     found = OBEYED.sub(_written, text)
     return found if lines else found.replace("\n", "\\n").replace("\t", "\\t")
@@ -84,7 +84,7 @@ def _written(found: re.Match[str]) -> str:
 
 
 class Note(UserWarning):
-    """Something that a user should know of what was understood; no fault."""
+    """Information for the user about how an input was understood."""
 
 
 LONG = 200
@@ -92,7 +92,7 @@ LONG = 200
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """`text` for a message: of what is longer than `most` characters, the beginning."""
+    """Truncate `text` to `most` characters for a message."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 

@@ -165,7 +165,7 @@ def _said(material: Path) -> dict[str, Change]:
         )
 
     found = {
-        f"sentences: {name}": metadata(sentences=value)
+        f"prompts: {name}": metadata(prompts=value)
         for name, value in {
             "empty": "",
             "null": "null",
@@ -189,7 +189,7 @@ def _said(material: Path) -> dict[str, Change]:
         "settings of 1 MB": metadata(settings="x" * 10**6),
         "settings with controls": metadata(settings="\x1b[31m\x07"),
         "no metadata": _written(EMBEDDINGS, safetensors({**header, "__metadata__": {}}, body)),
-        "metadata of numbers": metadata(sentences=1),
+        "metadata of numbers": metadata(prompts=1),
         "metadata of a list": metadata(settings=["a"]),
     }
     return found

@@ -40,7 +40,7 @@ from wamkit.policy.normalization import Statistics
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.fixtures import batch_of, changed, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with, with_overrides
 from wamkit.testing.tolerance import float64
 
 FILE = Path(__file__).with_name("fingerprints.json")
@@ -85,11 +85,11 @@ def examples() -> Iterator[tuple[str, Callable[[], Case]]]:
 
 
 def _example(path: Path) -> PolicySpec:
-    spec = changed(parse(read(path), path.stem).tiny()[0], "dtype=float32")
+    spec = with_overrides(parse(read(path), path.stem).tiny()[0], "dtype=float32")
     parts = ("video", *spec.predicts)
     found = {part: getattr(spec.schedules, part, None) for part in parts}
     few = {p: min(s.steps, STEPS) for p, s in found.items() if s is not None and s.steps}
-    return changed(spec, *(f"schedules.{part}.steps={steps}" for part, steps in few.items()))
+    return with_overrides(spec, *(f"schedules.{part}.steps={steps}" for part, steps in few.items()))
 
 
 def _set(*changes: str, **parts: str | dict[str, Any]) -> Callable[..., Callable[[], Case]]:
@@ -98,7 +98,7 @@ def _set(*changes: str, **parts: str | dict[str, Any]) -> Callable[..., Callable
     given = [parse_part(kind, table) for kind, table in parts.items() if kind not in names]
 
     def make(**use: Any) -> Case:
-        return Case(changed(composed(*given, **names), *changes), **use)
+        return Case(with_overrides(spec_with(*given, **names), *changes), **use)
 
     return lambda **use: lambda: make(**use)
 

@@ -1,4 +1,4 @@
-"""How fast a policy is: each stage of a chunk, against what the device could do at best."""
+"""Benchmarks of a policy: the latency of each stage of a chunk, compared with the roofline."""
 
 from __future__ import annotations
 

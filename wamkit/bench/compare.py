@@ -8,11 +8,11 @@ from typing import Any
 from ..errors import WamkitError
 
 HARDWARE = ("device", "name", "cores", "processors", "capability", "instructions")
-"""Of a machine, what no code changes."""
+"""Keys of a machine that describe its hardware."""
 SETTINGS = ("threads",)
-"""Of a machine, what whoever measures sets."""
+"""Keys of a machine that the user sets."""
 CHOICES = ("mode", "quantized", "dtype")
-"""Of a report, what one compares: ratios are given, and the difference is said."""
+"""Keys of a report that are compared: ratios are printed, and differences reported."""
 SOFTWARE = ("wamkit", "torch", "python")
 FREE = ("dtype", "seed", "weights", "derived_from", "embeddings_file")
 """Keys of a spec, anywhere in it, that do not change how much there is to compute."""
@@ -28,7 +28,7 @@ def compare_reports(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
     if found := _different(*machines, HARDWARE):
         raise WamkitError(
             f"the earlier report is of another machine: {found}",
-            "measure both on the same machine; times of two machines say nothing of the code",
+            "measure both on the same machine; times on two machines do not compare the code",
         )
     if found := _different(*machines, SETTINGS):
         raise WamkitError(
@@ -49,10 +49,10 @@ def compare_reports(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
 
 
 def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str, ...]:
-    """What two reports that may be compared do not share, each in a few words."""
+    """Differences between two comparable reports."""
     pairs = [(now, before, CHOICES), (now["machine"], before["machine"], (*SOFTWARE, "load"))]
     return tuple(
-        _said(key, new.get(key), old.get(key))
+        _difference(key, new.get(key), old.get(key))
         for new, old, keys in pairs
         for key in keys
         if new.get(key) != old.get(key)
@@ -67,7 +67,7 @@ def expect_report(found: Mapping[str, Any]) -> None:
         )
     if "sizes" not in found or not set(HARDWARE) <= set(found["machine"]):
         raise WamkitError(
-            "the earlier report does not tell all that its numbers depend on: another version of "
+            "the earlier report lacks settings that its results depend on: another version of "
             "wamkit wrote it",
             "measure the earlier version again, with this version's `wamkit bench --json`",
         )
@@ -90,13 +90,15 @@ def _leaves(table: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _different(now: Mapping[str, Any], before: Mapping[str, Any], keys: Any, most: int = 4) -> str:
-    """The keys whose values differ, in words; empty if none does."""
+    """Describe the keys whose values differ; empty if none does."""
     found = [key for key in keys if now.get(key) != before.get(key)]
-    words = [_said(key, now.get(key), before.get(key)) for key in found[:most]]
-    return "; ".join([*words, *([f"and {len(found) - most} more"] if len(found) > most else [])])
+    differences = [_difference(key, now.get(key), before.get(key)) for key in found[:most]]
+    return "; ".join(
+        [*differences, *([f"and {len(found) - most} more"] if len(found) > most else [])]
+    )
 
 
-def _said(key: str, now: Any, before: Any) -> str:
+def _difference(key: str, now: Any, before: Any) -> str:
     was, is_ = (_short(value) for value in (before, now))
     return f"{key} was {was}, and is {is_}"
 

@@ -1,16 +1,16 @@
-"""Definitions of all numbers that `wamkit bench` prints: what each includes and excludes."""
+"""Definitions of all figures that `wamkit bench` prints: what each includes and excludes."""
 
 STAGES = {
     "images": "JPEG bytes of a 480 x 640 image a camera to uint8 tensors; not in a chunk",
     "camera layout": "crop, resize and place all views on the canvas, from tensors on the device",
-    "text": "embeddings of a prompt met before, and what the network made of them: looked up",
+    "text": "lookup of a cached prompt: embeddings and prompt cache",
     "text, new": "a prompt the policy has not met, through the text encoder; not in a chunk",
-    "conditioner": "the backbone's own conditioner of image or words",
+    "conditioner": "the backbone's conditioner of image or prompt",
     "VAE": "pixels of all views to latents",
-    "prefill": "one pass of what is observed, whose keys are kept",
+    "prefill": "prefill: one pass of the observation, whose KV cache is kept",
     "step": "one evaluation of the network in the denoising loop",
     "network, one graph": "prefill and all steps as one recorded CUDA graph, inputs copied in",
-    "decode of actions": "normalized numbers to physical units on the CPU",
+    "decode of actions": "normalized values to physical units on the CPU",
     "between stages": "copies to the device, noise, solver, bookkeeping",
     "chunk": "policy.act: tensors of images in, actions in physical units on the CPU out",
 }

@@ -103,10 +103,10 @@ class StageRecorder:
 
 
 def _pass(inputs: Any, cache: Any = None, keep: Any = ()) -> str:
-    """What a pass of the network is called: by what it is for, and the roles in it."""
+    """Name of a network pass: its purpose, and its roles."""
     known = cache.roles if cache is not None else frozenset()
-    numbers = inputs.roles - {"text", "state"}
-    roles = ", ".join(sorted(numbers or inputs.roles))
+    denoised = inputs.roles - {"text", "state"}
+    roles = ", ".join(sorted(denoised or inputs.roles))
     kind = "prefill" if is_prefill(inputs, keep) else "step"
     return f"{kind}: {roles}" + (" (cached: " + ", ".join(sorted(known)) + ")" if known else "")
 
@@ -120,7 +120,7 @@ class _Between(TorchDispatchMode):
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Within, what is computed belongs to one call."""
+        """Attribute computation within the block to one call."""
         self.depth += 1
         try:
             yield

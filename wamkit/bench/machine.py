@@ -24,9 +24,9 @@ INSTRUCTIONS = (
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a number depends on besides the policy: hardware, software, threads, date.
+    """Conditions of a measurement besides the policy: hardware, software, threads, date.
 
-    "cores" are those that share no circuits, "processors" what the system runs threads on and this
+    "cores" are physical cores, "processors" what the system runs threads on and this
     process may use. One name can stand for several processors, so "capability" is the instructions
     that torch's own kernels use here, and "instructions" those that count for products.
     """
@@ -136,7 +136,7 @@ class Roofline:
     dtype: str
 
     def floor(self, operations: int, read_and_written: int) -> float:
-        """Seconds that so many operations and bytes take at least."""
+        """Seconds that the operations and bytes take at least."""
         return max(
             operations / self.operations_per_second, read_and_written / self.bytes_per_second
         )
@@ -155,7 +155,7 @@ def measure_roofline(device: torch.device, dtype: torch.dtype, *, count: int = 7
     """Measure the roofline: the fastest of `count` copies and products after two to warm up.
 
     The copy is of 64 MB on a CPU and of 1 GB on a GPU, the product of 768 x 768 on a CPU and of
-    8192 x 8192 on a GPU, both of random numbers: a GPU that multiplies equal ones draws less power,
+    8192 x 8192 on a GPU, both of random values: a GPU that multiplies equal ones draws less power,
     and keeps a clock that no network will see.
     """
     gpu = device.type == "cuda"

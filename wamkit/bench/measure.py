@@ -1,4 +1,4 @@
-"""A policy's chunk measured: stages, work, floors, memory, and what the framework itself costs.
+"""Measure a chunk of a policy: stages, operations, roofline, memory and framework overhead.
 
 Whole chunks are timed without any tap, and staged ones with the device waited for around every
 stage, in turn, so that a busy machine slows both alike. Work is counted, not timed: matrix
@@ -37,19 +37,19 @@ class Row:
     """One stage of a chunk."""
 
     stage: str
-    calls: int  # in a chunk; 0 for what is not part of one
+    calls: int  # in a chunk; 0 for stages outside it
     median_ms: float  # of one call
     p95_ms: float
     share: float  # of the chunk, all calls together
     operations: int = 0  # of one call
     bytes: int = 0
-    floor_ms: float = 0.0  # what one call takes at least on this device, by the measured roofline
+    floor_ms: float = 0.0  # minimum time of a call on this device, by the measured roofline
     times_floor: float | None = None  # median over floor
 
 
 @dataclass(frozen=True)
 class Report:
-    """All numbers of one measurement, with what they depend on."""
+    """All results of one measurement, with their conditions."""
 
     spec: str
     mode: str
@@ -162,7 +162,7 @@ def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[floa
 
     Every call of a part's own methods (blocks, attention, ends, VAE, text, layout) and every
     operation of torch between them (noise, a solver's steps, room for keys) is recorded once, and
-    made again in the same order with nothing between; what is computed once for a chunk is computed
+    made again in the same order with nothing between; tensors cached per chunk are computed
     once here too.
     """
     calls: list[Callable[[], Any]] = []
@@ -194,7 +194,7 @@ def _processor(run: Callable[[], Any], device: torch.device) -> float:
 def _rows_outside_chunk(
     policy: Policy, seen: Observation, device: torch.device, rounds: int
 ) -> list[Row]:
-    """Stages that are not part of every chunk: images from a camera, and words that are new."""
+    """Stages that are not part of every chunk: images from a camera, and new prompts."""
     buffer = io.BytesIO()
     Image.effect_noise((640, 480), 60).convert("RGB").save(buffer, "JPEG")
     names = list(seen.images)
@@ -204,10 +204,10 @@ def _rows_outside_chunk(
             found = {n: files.enter_context(open_image(buffer.getvalue(), n)) for n in names}
             Observation(images=found, prompt="pick up the cup")
 
-    sentence = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")
+    prompt = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")
     runs: dict[str, Callable[[], Any]] = {
         "images": images,
-        "text, new": lambda: policy.text_encoder.encode([sentence]),
+        "text, new": lambda: policy.text_encoder.encode([prompt]),
     }
     return [
         _row(stage, [seconds(run, device) for _ in range(rounds + 1)][1:], 0, None, (0, 0), None)
@@ -216,7 +216,7 @@ def _rows_outside_chunk(
 
 
 def _work(calls: Sequence[Call], mode: str) -> dict[str, tuple[int, int]]:
-    """Operations and bytes of a call of each stage, on average: a first one may make what is kept.
+    """Operations and bytes of a call of each stage, on average: a first one may fill caches.
 
     In a graph all passes are one call.
     """
@@ -277,6 +277,6 @@ def p95(times: Sequence[float]) -> float:
 
 
 def _random(config: Any, part: Any) -> bool:
-    """True if a part has weights, and nobody said where from."""
+    """True if a part has weights, and none are named."""
     has = isinstance(part, torch.nn.Module) and next(part.parameters(), None) is not None
     return has and getattr(config, "weights", None) is None

@@ -1,6 +1,6 @@
-"""What a socket adds to a chunk: a client in a process of its own asks a server in this one.
+"""Network latency of a chunk: a client in its own process requests from a server in this one.
 
-The server runs here, beside the policy that was measured and in its mode, because a second copy
+The server runs here, with the measured policy in its run mode, because a second copy
 would cost its memory again. The client is another process, because it would otherwise wait for the
 same interpreter: so both ends run as they do on a robot, over loopback.
 """
@@ -22,7 +22,7 @@ from .measure import Row, p95
 
 @dataclass(frozen=True)
 class Network:
-    """Round trips over loopback, and what they carried."""
+    """Round trips over loopback, and their sizes."""
 
     rows: tuple[Row, ...]
     bytes_up: int
@@ -30,7 +30,7 @@ class Network:
 
     @property
     def boundaries(self) -> dict[str, str]:
-        """stage -> what its number is of."""
+        """stage -> description."""
         up, down = f"{self.bytes_up / 1e3:.3g} kB", f"{self.bytes_down / 1e3:.3g} kB"
         return {
             "network": "a round trip less policy.act: packed, sent over loopback, checked, "
@@ -47,8 +47,8 @@ def network(policy: Policy, rounds: int = 10) -> Network:
     listener = bind("127.0.0.1", 0)
     with run_in_thread(server, listener):
         host, port = address_of(listener)
-        words = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(rounds)]
-        done = subprocess.run(words, capture_output=True, text=True)
+        command = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(rounds)]
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WamkitError(
             f"the client of the measurement failed: {done.stderr.strip().splitlines()[-1:]}",

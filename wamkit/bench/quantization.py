@@ -24,7 +24,7 @@ class QuantizationEffect:
     kind: str
     layers: int  # that were rounded
     elements: int  # in their weights
-    left: int  # numbers in the other weights of backbone and head
+    left: int  # elements of the other weights of backbone and head
     chunk_error: float  # |after - before| / |before|, of the normalized actions of a chunk
     velocity_error: float  # the same of all velocities of one pass, at levels as in training
     times_as_fast: float  # median chunk before over median chunk after
@@ -33,8 +33,8 @@ class QuantizationEffect:
         """As plain data."""
         return asdict(self)
 
-    def words(self) -> str:
-        """All of it in a sentence."""
+    def summary(self) -> str:
+        """Summarize the result in a sentence."""
         share = self.elements / (self.elements + self.left)
         return (
             f"{self.kind}: {100 * share:.0f} % of the weights of backbone and head "
@@ -104,7 +104,7 @@ class Baseline:
         return found.action.float().cpu()
 
     def _velocity(self, policy: Policy) -> Tensor:
-        """All velocities [numbers] of one pass over training samples with noise."""
+        """All velocities [elements] of one pass over training samples with noise."""
         inputs = training_inputs(policy, random_batch(policy.spec, size=self._batch))
         noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, generator(0))
         found = policy.model(noisy)

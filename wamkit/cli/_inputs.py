@@ -61,7 +61,7 @@ def loaded(
 
     What `warnings_of` finds is printed on stderr before anything is loaded, unless `quiet`.
     """
-    from ..policy.placing import expect_device
+    from ..policy.devices import expect_device
     from ._output import note, spinner
 
     for caution in () if quiet else warnings_of(spec):

@@ -105,7 +105,7 @@ def _measured(
     import torch
 
     from ..bench import measure
-    from ..policy.placing import expect_device
+    from ..policy.devices import expect_device
     from ..policy.run_mode import check_mode
     from ._inputs import chosen, loaded
 
@@ -241,7 +241,7 @@ def _draw(
             "chunk is spent between the parts"
         )
     if rounding is not None:
-        say(rounding.words())
+        say(rounding.summary())
     say("\nWhat each number is of", "bold")
     shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"} | set(FIGURES)
     for stage in words:

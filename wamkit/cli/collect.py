@@ -65,7 +65,7 @@ def command(
     """
     from ..simulate.env_pool import EnvPool
     from ..simulate.environment import choose
-    from ..simulate.record import CollectionConfig, collect, writer
+    from ..simulate.record import CollectionConfig, collect, open_dataset
 
     short = {"size": size, "camera": camera}
     settings = [f"{key}={value}" for key, value in short.items() if value is not None]
@@ -83,7 +83,7 @@ def command(
     with (
         EnvPool(config, max(1, processes), apart=processes > 0) as workers,
         progress("episodes", max(0, episodes - before)) as (advance, log),
-        writer(out, workers.robot(), images, codec) as made,
+        open_dataset(out, workers.robot(), images, codec) as made,
     ):
 
         def on_rollout(rollout: Rollout) -> None:

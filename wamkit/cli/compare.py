@@ -68,7 +68,7 @@ def command(
     for path in specs:
         taken(path)  # says which policy of a run it is
     if measure:
-        from ..policy.placing import expect_device
+        from ..policy.devices import expect_device
 
         expect_device(device)
     names, finished = unique_names(specs), True

@@ -117,9 +117,9 @@ def command(
             every = runner.policy.spec.video.frame_stride
         made: Writer | None = None
         if dataset is not None:
-            from ..simulate.record import writer
+            from ..simulate.record import open_dataset
 
-            made = stack.enter_context(writer(dataset, robot, "video"))
+            made = stack.enter_context(open_dataset(dataset, robot, "video"))
         advance, _ = stack.enter_context(progress("episodes", episodes))
         seeds = range(seed, seed + episodes)
         for rollout in _played(workers, seeds, policy, runner, keep, seconds):
@@ -240,9 +240,9 @@ def _light(rollout: Rollout) -> Rollout:
 
 
 def _add(made: Writer, rollout: Rollout) -> None:
-    from ..simulate.record import add
+    from ..simulate.record import add_rollout
 
-    add(made, rollout)
+    add_rollout(made, rollout)
 
 
 def _pairs(option: str, words: list[str] | None) -> dict[str, str]:

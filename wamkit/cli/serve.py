@@ -109,7 +109,7 @@ def command(
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
     from ..serve.server import Server, address_of, bind
-    from ..serve.sessions import Patience
+    from ..serve.sessions import SessionTimeouts
     from ..serve.signals import Signals
     from ._inputs import chosen, loaded
 
@@ -121,7 +121,7 @@ def command(
         listener = bind(host, port)
         policy, untrained = loaded(source, spec, device, overrides or [], quantize)
         policy.set_mode(mode)
-        patience = Patience(
+        patience = SessionTimeouts(
             ping_interval or None, ping_timeout or None, session_timeout, keep_sessions
         )
         limits = Limits(max_clients, buffer=max_buffer << 20)

@@ -18,7 +18,7 @@ from ..files import strict_json
 from ..files.durable import as_not_written, make_folder, sweep, write_text
 from ..files.placeholders import refuse_placeholder
 from ..policy.cameras import CameraLayout, expect_channels
-from ..policy.placing import expect_device
+from ..policy.devices import expect_device
 from ..policy.policy import DTYPES
 from ..policy.preprocessing import vae_dtype
 from .latent_files import (

@@ -1,6 +1,6 @@
 """Three ways for an action head to join a backbone; each is one method, `join`.
 
-ExpertHead   shared attention   a stream of tokens beside the video, block by block
+ExpertHead   shared attention   a separate token stream with its own blocks
 ReaderHead   hidden states      it reads the video's layers; the video never attends to it
 SlotHead     latent slots       vectors are written into extra latent frames
 """
@@ -21,7 +21,7 @@ from .types import ModelInputs, ModelOutput
 
 
 class ActionHead(nn.Module, ABC):
-    """Predicts the velocity of an action chunk, and of what else is to come, from a backbone."""
+    """Predicts the velocity of an action chunk, and of other modalities, with a backbone."""
 
     @abstractmethod
     def join(
@@ -39,31 +39,31 @@ class ActionHead(nn.Module, ABC):
         """
 
     def initialize_from(self, backbone: Backbone) -> None:
-        """Take over what the head wants of the backbone's weights; by default nothing."""
+        """Initialize weights from the backbone; by default none."""
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        """The inputs in the form the head takes, made once per chunk or sample, before any pass.
+        """Prepare the inputs for the head, once per chunk or sample, before any pass.
 
         For example with the state behind the prompt (`Text.append`).
         """
         return inputs
 
     def to_latent(self, modality: str, x: Tensor) -> Tensor:
-        """Vectors [B, N, A] in the form that noise is added to; by default themselves."""
+        """Encode vectors [B, N, A] to the form that noise is added to; by default unchanged."""
         return x
 
     def from_latent(self, modality: str, x: Tensor) -> Tensor:
-        """What `to_latent` made of vectors, as vectors [B, N, A] again."""
+        """Decode the output of `to_latent` to vectors [B, N, A]."""
         return x
 
 
 def is_prefill(inputs: ModelInputs, keep: Collection[str]) -> bool:
-    """True if a pass is there for its keys alone."""
+    """True if a pass only fills the KV cache."""
     return bool(keep) and inputs.roles - {"text", "state"} <= set(keep)
 
 
 def append_state(inputs: ModelInputs, encoder: nn.Module) -> ModelInputs:
-    """The inputs with their state, if there is one, as one more text token."""
+    """Append the state, if there is one, as a text token."""
     if inputs.state is None:
         return inputs
     dtype = next(encoder.parameters()).dtype
@@ -71,5 +71,5 @@ def append_state(inputs: ModelInputs, encoder: nn.Module) -> ModelInputs:
 
 
 def cat_tokens(parts: Sequence[Tensor]) -> Tensor:
-    """Tokens [B, n, ...] one after the other."""
+    """Concatenate tokens [B, n, ...]."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)

@@ -1,4 +1,4 @@
-"""What a backbone promises: pure functions, called as often as needed.
+"""The backbone interface: pure functions without state.
 
     embed_text(text)             -> TextCond      once per prompt
     block.text_kv(text_cond)     -> TextKV        once per prompt
@@ -32,9 +32,9 @@ from ..errors import WamkitError
 
 
 class Block(Protocol):
-    """A transformer block opened at its self-attention; it computes, and keeps nothing.
+    """A transformer block split at its self-attention; it is stateless.
 
-    `modulation` and `text_kv` given to its later methods are what its first two returned, rows
+    `modulation` and `text_kv` given to the later methods are the outputs of the first two, rows
     chosen for its tokens by the engine.
     """
 
@@ -42,7 +42,7 @@ class Block(Protocol):
         """Shifts, scales and gates of R noise levels.
 
         Args:
-            sigma: What the stack's `embed_sigma` made of the levels.
+            sigma: Output of the stack's `embed_sigma` for the levels.
 
         Returns:
             [R, ...], of any shape behind R; None if levels do not matter. Blocks that share one
@@ -50,7 +50,7 @@ class Block(Protocol):
         """
 
     def text_kv(self, text: TextCond) -> TextKV | None:
-        """Keys and values of cross-attention to what is present in `text`; None without any."""
+        """Cross-attention keys and values of the tokens in `text`; None without any."""
 
     def pre_attention(
         self, x: Tensor, modulation: Any, rotary: PositionCond
@@ -60,7 +60,7 @@ class Block(Protocol):
         Args:
             x: Tokens [B, S, D].
             modulation: Rows [B or 1, G, ...], one for each of G groups of S / G tokens.
-            rotary: What the stack's `embed_positions` made of the tokens' positions.
+            rotary: Output of the stack's `embed_positions` for the tokens.
 
         Returns:
             q [B, H, S, E], k and v [B, K, S, E], and the tensors that `post_attention` needs.
@@ -73,7 +73,7 @@ class Block(Protocol):
 
 
 class Clip(NamedTuple):
-    """Frames as a backbone reads them."""
+    """Frames in the form that a backbone takes."""
 
     latents: Tensor  # [B, C, T, h, w]
     levels: LevelTable  # noise levels of the frames, as they are announced
@@ -104,7 +104,7 @@ class Stack(nn.Module, ABC):
     """The `Block`s, input side first; None at layers where these tokens rest."""
 
     def embed_text(self, text: Text) -> TextCond | None:
-        """A prompt as the blocks read it, or as it enters the stream; None if they read none.
+        """Embed a prompt for the blocks or the text stream; None if they take none.
 
         The mask is `text.attention_mask(dtype)`, with the dtype of the keys. `text.extra` is not
         read here.
@@ -117,7 +117,7 @@ class Stack(nn.Module, ABC):
 
     @abstractmethod
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
-        """Noise levels as blocks and ends read them.
+        """Embed noise levels for the blocks and the final layer.
 
         Args:
             sigmas: [R] float32 in [0, 1], 0 is data.
@@ -128,7 +128,7 @@ class Stack(nn.Module, ABC):
         """
 
     def embed_positions(self, positions: Tensor) -> PositionCond:
-        """Positions of tokens as blocks read them.
+        """Embed positions of tokens for the blocks, such as RoPE tables.
 
         Args:
             positions: Time, row and column of each token [S, 3] float64, in latent frames and
@@ -162,7 +162,7 @@ class Backbone(Stack):
 
         Args:
             times: [T] float64, in latent frames.
-            clip: The frames; only host values and shapes may be looked at.
+            clip: The frames; only host values and shapes may be read.
         """
         return grid_positions(times, *clip.grid[1:])
 
@@ -171,11 +171,11 @@ class Backbone(Stack):
         raise NotImplementedError
 
     def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> PositionCond:
-        """`embed_positions` of a clip's tokens, with what else depends on the layout alone."""
+        """`embed_positions` of a clip's tokens, and other tensors of the layout alone."""
         return self.embed_positions(positions)
 
     def entry_modulation(self, sigma: SigmaCond) -> Tensor | None:
-        """What `patchify` reads of noise levels [R, ...]; None for nothing."""
+        """Modulation of noise levels for `patchify` [R, ...]; None for none."""
         return None
 
     @abstractmethod
@@ -183,7 +183,7 @@ class Backbone(Stack):
         """Latents to tokens [B, S, D], frame by frame, row by row."""
 
     def final_modulation(self, sigma: SigmaCond) -> Tensor | None:
-        """What `final_layer` reads of noise levels [R, ...]."""
+        """Modulation of noise levels for `final_layer` [R, ...]."""
         return None
 
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
@@ -193,7 +193,7 @@ class Backbone(Stack):
             WamkitError: The backbone has no velocity to predict (`traits.imagines`).
         """
         raise WamkitError(
-            "this backbone only encodes what is observed; it has no velocity to predict",
+            "this backbone only encodes observations; it predicts no velocity",
             "choose a backbone that was trained to denoise, or read this one's layers",
         )
 
@@ -205,7 +205,7 @@ def grid_positions(times: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class WrappedBackbone(Backbone):
-    """A backbone in which some functions are replaced; weights stay where they are."""
+    """A wrapper that overrides some functions of a backbone and shares its weights."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -18,13 +18,13 @@ from .types import ModelInputs, ModelOutput, base
 
 
 def sample_indices(inputs: ModelInputs, copies: int) -> Tensor:
-    """The sample index of each row of so many copies of the inputs [copies * B]."""
+    """Sample index of each row of `copies` copies of the inputs [copies * B]."""
     tokens = inputs.text.tokens
     return torch.arange(tokens.shape[0], device=tokens.device).repeat(copies)
 
 
 def proposal_generators(rng: torch.Generator, copies: int) -> torch.Generator:
-    """A generator for so many copies of a batch.
+    """A generator for `copies` copies of a batch.
 
     `rng` itself draws for the first, so that it gets the noise it would get alone; the others have
     generators of their own, seeded by `rng` as it is now (`spawn_generators`).
@@ -33,7 +33,7 @@ def proposal_generators(rng: torch.Generator, copies: int) -> torch.Generator:
 
 
 class SharedPrefill:
-    """A model that runs the prefill once per sample, however many proposals are made of it.
+    """A model that runs the prefill once per sample, for any number of proposals.
 
     A prefill of text, context and state is the same for all copies of a sample: it runs for the
     samples, and its KV cache is repeated for the copies. All other passes run as they are. For the
@@ -46,7 +46,7 @@ class SharedPrefill:
         self._kept: dict[tuple[frozenset[str], frozenset[str]], KVCache | None] = {}
 
     def copies(self, count: int) -> Model:
-        """The model for so many copies of the samples, ordered as by `sample_indices`."""
+        """The model for `count` copies of the samples, ordered as by `sample_indices`."""
         return self._sharing(self._samples.repeat(count), whole=True)
 
     def some(self, index: Tensor) -> Model:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Conditioner(Protocol):
-    """What makes `Text.cond_embeds`, as an `nn.Module`."""
+    """An `nn.Module` that computes `Text.cond_embeds`."""
 
     reads: Literal["image", "text"]
 
     def __call__(self, prompts: Sequence[str], image: Tensor | None) -> Tensor:
-        """B prompts and images [B, 3, height, width] in [-1, 1] to [B, L', cond_embeds_width].
+        """Embed B prompts, or images [B, 3, height, width] in [-1, 1]: [B, L', width].
 
-        One of the two is looked at, as `reads` says; the other may be empty.
+        `reads` selects the input that is used; the other may be empty.
         """

@@ -1,4 +1,4 @@
-"""Shared attention: an action head whose tokens are a stream beside the backbone's."""
+"""Shared attention: an action head with a separate token stream."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .types import MODALITIES, ModelInputs, ModelOutput, TokenGroup
 
 
 class ExpertHead(ActionHead):
-    """Shared attention: the head is a stream of its own, block beside block.
+    """Shared attention: the head is a separate stream with one block per backbone block.
 
     All methods are pure: the engine decides how often they run.
     """
 
     @abstractmethod
     def stack(self, backbone: Backbone) -> Stack:
-        """Whose blocks the tokens pass: as many as the backbone has, None where they rest."""
+        """The stack of the tokens: as many blocks as the backbone, None for skipped layers."""
 
     def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
-        """The tokens of a pass, but for those of the roles `known`, which are cached."""
+        """The token groups of a pass, without the roles `known`, which are cached."""
         return inputs.groups(known)
 
     def token_times(self, groups: Sequence[TokenGroup]) -> Sequence[float]:
@@ -40,11 +40,11 @@ class ExpertHead(ActionHead):
         return [time for group in groups for time in group.times]
 
     def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
-        """What is added to the tokens [S, D] because of their places; None for nothing."""
+        """Additive position embedding [S, D] of the tokens; None for none."""
         return None
 
     def embed_levels(self, sigmas: Tensor) -> Tensor | None:
-        """What the head's own encoders and decoders read of noise levels [R]: [R, ...], or None."""
+        """Embed noise levels [R] for the head's encoders and decoders: [R, ...], or None."""
         return None
 
     @abstractmethod
@@ -64,7 +64,7 @@ class ExpertHead(ActionHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
-        """One pass, in which the head's tokens are a stream beside those of the backbone."""
+        """One forward pass with shared attention of the head's and the backbone's streams."""
         prefill = is_prefill(inputs, keep)
         videos = embed_videos(runner, backbone, inputs, cache)
         own = self._stream(runner, backbone, inputs, cache.roles if cache is not None else ())
@@ -100,7 +100,7 @@ class ExpertHead(ActionHead):
 
         def place() -> tuple[Tensor | None, Any]:
             times = torch.tensor(self.token_times(groups), dtype=torch.float64, device=device)
-            off = torch.full_like(times, -1)  # beside the rows and columns of any image
+            off = torch.full_like(times, -1)  # outside the rows and columns of any image
             positions = torch.stack([times, off, off], -1)
             return self.embed_times(groups, device), stack.embed_positions(positions)
 
@@ -133,7 +133,7 @@ class ExpertHead(ActionHead):
 
 
 class _Tokens(NamedTuple):
-    """A head's stream, and whose its tokens are."""
+    """A head's stream, and the group of each token."""
 
     stream: Stream
     groups: Sequence[TokenGroup]

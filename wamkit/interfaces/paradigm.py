@@ -1,4 +1,4 @@
-"""What a paradigm promises: noise to actions, and clean data to something to learn from.
+"""The paradigm interface: denoise actions, and make training targets.
 
 Below the contract stand the functions that paradigms are made of: `prefill` the KV cache, `denoise`
 some modalities together, `add_noise` to clean modalities for training.
@@ -36,13 +36,13 @@ ScheduleMap = Mapping[str, NoiseSchedule]
 """part -> its schedule, for each of `wamkit.interfaces.types.MODALITIES`."""
 
 CLEAN = ("text", "context", "state")
-"""The roles of what is known when a chunk begins."""
+"""The roles that are known when a chunk begins."""
 
 
 class Paradigm(ABC):
-    """When each part is denoised. Knows roles and schedules, and no backbone or head by name.
+    """The order of denoising. Knows roles and schedules, but no backbone or head by name.
 
-    Scenes come complete: in training every part holds clean data, in use whatever has not happened
+    Inputs are complete: in training every modality holds clean data, at inference the future
     yet is blank at level 1, and only its shape matters. Frames that are to come are there only for
     who `needs_future`.
     """
@@ -79,7 +79,7 @@ class Paradigm(ABC):
     ) -> Frames:
         """The clip of the inputs with its target frames denoised, without any action.
 
-        What is known and closed under `sees` is passed through the network once.
+        The roles that are known and closed under `sees` are prefilled once.
         """
         clip = inputs.clip
         if clip is None or not clip.targets:
@@ -93,7 +93,7 @@ class Paradigm(ABC):
 def prefill(
     model: Model, inputs: ModelInputs, sees: LayerVisibility, roles: Collection[str] = CLEAN
 ) -> tuple[KVCache | None, ModelInputs]:
-    """The KV cache of those of `roles` that attend only to each other, and the inputs without them.
+    """Return the KV cache of those of `roles` that only attend to each other, and the other inputs.
 
     The cache is None if the frames among `roles` attend to anything else, as text tokens do that
     have the noise level of target frames (`Text.follows`).

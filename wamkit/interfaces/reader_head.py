@@ -29,18 +29,18 @@ class ReaderHead(ActionHead):
     """Whether `embed_levels` reads the noise level of the frames; without, it is given 0."""
 
     def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
-        """The vectors that are read for, and those that are read with them."""
+        """The token groups to predict, and those that condition them."""
         return inputs.groups()
 
     def embed_text(self, text: Text) -> Any:
-        """What `encode_hidden` needs of the prompt; once per prompt.
+        """Embed the prompt for `encode_hidden`; once per prompt.
 
         `text.whole` holds the state too, where it is a text token: then once per chunk.
         """
         return None
 
     def encode_hidden(self, hidden: Sequence[Tensor], mask: Tensor | None, text: Any) -> Any:
-        """What `read` needs of hidden states and prompt; once for as long as these are cached.
+        """Encode hidden states and prompt for `read`; once for as long as these are cached.
 
         Args:
             hidden: States [B, S, D] that the vectors may see, one tensor for each of `layers`.
@@ -50,7 +50,7 @@ class ReaderHead(ActionHead):
         return tuple(hidden), mask
 
     def embed_levels(self, sigmas: Tensor, video: Tensor) -> Any:
-        """What `read` needs of noise levels: [R, ...], or None.
+        """Embed noise levels for `read`: [R, ...], or None.
 
         Args:
             sigmas: Levels of vectors [R] float32.
@@ -59,11 +59,11 @@ class ReaderHead(ActionHead):
         return None
 
     def encode_state(self, state: Tensor) -> Tensor:
-        """The state [B, 1, P] as `read` gets it in its group of tokens; once per chunk."""
+        """Encode the state [B, 1, P] for its token group; once per chunk."""
         return state
 
     def embed_layout(self, groups: Sequence[TokenGroup], device: torch.device) -> Any:
-        """What `read` needs of the places of tokens, and of nothing else."""
+        """Embed the positions of tokens for `read`."""
         return None
 
     @abstractmethod
@@ -79,7 +79,7 @@ class ReaderHead(ActionHead):
         """Velocities [B, N, A] by modality.
 
         Args:
-            inputs: What is in the pass.
+            inputs: Inputs of the pass.
             groups: Those of `token_groups`.
             memory: What `encode_hidden` made.
             levels: Rows [B or 1, S or 1, ...] of `embed_levels`, for the tokens of the groups.
@@ -211,7 +211,7 @@ def _frame_levels(inputs: ModelInputs) -> dict[str, float | Tensor]:
 def _views(
     inputs: ModelInputs, sees: Mapping[str, Collection[str]]
 ) -> list[tuple[frozenset[str], ModelInputs, list[str]]]:
-    """What is to be read for the vectors of inputs: one view for those that see the same roles.
+    """Group the vectors of the inputs: one view for those that see the same roles.
 
     The roles that are seen, the inputs with the vectors of the same chunk that are among them, and
     the modalities whose velocities this view is there for.

@@ -25,7 +25,7 @@ class SlotHead(ActionHead):
         """The vectors of the inputs (`ModelInputs.groups`) as latent frames, the state included.
 
         Those whose roles are `known` are left out. In size the frames are like the inputs' own.
-        Frames under other names than those of modalities are only looked at.
+        Frames under names of no modality are only attended to.
         """
 
     @abstractmethod
@@ -33,7 +33,7 @@ class SlotHead(ActionHead):
         """Velocity of the frames that `slots` made [B, C, T, h, w], as that of the vectors."""
 
     def frame_times(self, times: tuple[float, ...]) -> tuple[float, ...]:
-        """The times of a clip's own frames, with room between them for slots."""
+        """The times of a clip's own frames, spaced to leave times for slots."""
         return times
 
     def join(

@@ -200,13 +200,13 @@ def denoise(
 ) -> Tensor:
     """The velocity [B, C, T, h, w] that a backbone alone predicts for `frames`.
 
-    `sees` says which role attends to which; by default everything sees everything, as in the
+    `sees` maps each role to the roles it attends to; by default all roles see each other, as in the
     backbone's own pretraining. Raises WamkitError if the backbone cannot imagine.
     """
     runner, inputs = PassRunner(), ModelInputs(text.without_caches(), frames)
     video = embed_videos(runner, backbone, inputs)["video"]
     if not backbone.traits.imagines:
-        return backbone.final_layer(video.frames.tokens, None, video.clip)  # says that it cannot
+        return backbone.final_layer(video.frames.tokens, None, video.clip)  # raises if it cannot
     tokens = pass_video(runner, backbone, video, sees)
     return backbone.final_layer(tokens, video.modulation, video.clip)
 
@@ -214,7 +214,7 @@ def denoise(
 def pass_video(
     runner: PassRunner, backbone: Backbone, video: Video, sees: LayerVisibility | None = None
 ) -> Tensor:
-    """The final tokens [B, S, D] of frames that pass the stack; everything sees everything."""
+    """The final tokens [B, S, D] of frames that pass the stack; all tokens attend to each other."""
     roles = {segment.role for stream in video.streams for segment in stream.segments}
     found, _ = runner.run(video.streams, sees or everyone(roles), attend=backbone.attend)
     return found[-1]

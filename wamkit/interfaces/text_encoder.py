@@ -1,4 +1,4 @@
-"""What a text encoder promises: instructions to embeddings, under a fingerprint."""
+"""The text encoder interface: prompts to embeddings, with a fingerprint."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ from ..engine.text import Text as Text
 
 
 def base(role: str) -> str:
-    """What a role is: `target` for `target.3` and for the copy `target'`."""
+    """Base name of a role: `target` for `target.3` and for the copy `target'`."""
     return role.rstrip("'").partition(".")[0]
 
 
 @lru_cache
 def counted(count: int) -> tuple[float, ...]:
-    """Times 0, 1, ... of so many frames or actions."""
+    """Times 0, 1, ... of frames or actions."""
     return tuple(float(i) for i in range(count))
 
 
@@ -224,7 +224,7 @@ class NoisyVectors:
 
 
 MODALITIES = ("video", "action", "next_state", "value")
-"""What can be denoised. Inputs hold frames for the first, and `NoisyVectors` for the others."""
+"""Modalities that can be denoised: frames for the first, `NoisyVectors` for the others."""
 
 
 class TokenGroup(NamedTuple):
@@ -243,8 +243,8 @@ class EpisodeHistory:
     """The earlier chunks of the same episode, for every chunk but its first."""
 
     memory: Any  # `ParadigmOutput.memory` of the last chunk
-    video: Tensor | None = None  # [B, C, T, h, w] what was observed since, if anything
-    action: Tensor | None = None  # [B, N, A] what was executed meanwhile, as `ModelInputs.action`
+    video: Tensor | None = None  # [B, C, T, h, w] observed since then, if any
+    action: Tensor | None = None  # [B, N, A] executed since then, as `ModelInputs.action`
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class ModelInputs:
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that are present, the state's and the words' included."""
+        """The roles that are present, including state and text."""
         found = {"text"} if self.state is None else {"text", "state"}
         for frames in (self.video, self.future):
             found.update(frames.roles if frames is not None else ())
@@ -290,14 +290,14 @@ class ModelInputs:
         return self.video if self.future is None else self.future
 
     def noisy(self, part: str) -> NoisyVectors:
-        """The numbers of `part`. Raises ValueError if there are none."""
+        """The noisy vectors of modality `part`. Raises ValueError if there are none."""
         found = getattr(self, part)
         if found is None:
             raise ValueError(f"the inputs have no {part}")
         return found  # type: ignore[no-any-return]
 
     def take(self, part: str) -> Tensor:
-        """What is denoised of a part: frames [B, C, T, h, w], or numbers [B, N, A]."""
+        """Denoised values of a modality: frames [B, C, T, h, w], or vectors [B, N, A]."""
         if part != "video":
             return self.noisy(part).x
         if self.clip is None:
@@ -307,7 +307,7 @@ class ModelInputs:
     def put(self, part: str, x: Tensor, sigma: Tensor | float | Level) -> ModelInputs:
         """These inputs with `x`, as `take` gives it, at noise level `sigma`: a number, or [B].
 
-        Where it is an entry of a run, what networks make of it is looked up.
+        Where it is an entry of a run, its modulation is looked up.
         """
         if part == "video":
             assert self.clip is not None
@@ -398,7 +398,7 @@ class ParadigmOutput:
     """The result of a paradigm for one chunk."""
 
     action: Tensor  # [B, N, A], normalized
-    video: Frames | None = None  # what was imagined on the way, if anything
+    video: Frames | None = None  # predicted frames, if any
     value: Tensor | None = None  # [B] in [-1, 1], if it was predicted
     notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, for reports
     memory: Any = None  # handed to the next chunk of the same episode as `EpisodeHistory.memory`

@@ -1,4 +1,4 @@
-"""What a VAE promises: images to latents of unit variance, and back."""
+"""The VAE interface: images to latents of unit variance, and back."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A policy: what it observes, how it acts and learns, how it is built and saved."""
+"""Policies: observations, acting, losses, building and saving."""

@@ -1,6 +1,6 @@
-"""Between physical units and what a network learns: named groups, normalization, clipping.
+"""Conversion between physical units and normalized values: groups, normalization, clipping.
 
-Statistics are plain numbers that travel with the policy; without them values pass unchanged.
+Statistics are plain values that are saved with the policy; without them values pass unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_BYTES = 2**24
 
 
 class ActionSpace:
-    """Physical actions to what the network denoises, and back."""
+    """Converts physical actions to the normalized ones that the network denoises, and back."""
 
     def __init__(self, config: ActionConfig, statistics: Statistics | None = None) -> None:
         self.config = config
@@ -33,7 +33,7 @@ class ActionSpace:
         )
         if statistics is not None and len(statistics.min) != config.size:
             raise WamkitError(
-                f"statistics of {len(statistics.min)} numbers for actions of {config.size}",
+                f"statistics of {len(statistics.min)} values for actions of {config.size}",
                 "compute them on this robot's data",
             )
         rules: list[Normalization] = [g.normalization for g in config.groups for _ in range(g.size)]
@@ -83,10 +83,10 @@ class ActionSpace:
 
 
 class StateSpace:
-    """The robot's state to what the network reads.
+    """Converts the robot's state to the normalized one that the network reads.
 
-    What the data hold is never cut. What they lack is kept within plus and minus `LIMIT`, or as far
-    from 0 as the data go.
+    Values within the range of the data are never clipped. Others are clipped to +-`LIMIT`, or as
+    far from 0 as the data go.
     """
 
     LIMIT = 5.0
@@ -95,7 +95,7 @@ class StateSpace:
         self.config = config
         if statistics is not None and len(statistics.min) != config.size:
             raise WamkitError(
-                f"statistics of {len(statistics.min)} numbers for a state of {config.size}",
+                f"statistics of {len(statistics.min)} values for a state of {config.size}",
                 "compute them on this robot's data",
             )
         rules = [config.normalization] * config.size
@@ -105,8 +105,8 @@ class StateSpace:
         """Physical [B, P] to normalized. Raises WamkitError if P is another size."""
         if state.shape[-1] != self.config.size:
             raise WamkitError(
-                f"the state has {state.shape[-1]} numbers, this policy expects {self.config.size}",
-                f"pass {self.config.size} numbers, or train a policy with state.size = "
+                f"the state has {state.shape[-1]} values, this policy expects {self.config.size}",
+                f"pass {self.config.size} values, or train a policy with state.size = "
                 f"{state.shape[-1]}",
             )
         return self.normalizer.encode(state)

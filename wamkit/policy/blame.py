@@ -1,8 +1,8 @@
-"""What is to blame for a chunk, or a future, that is not finite: found after the fact.
+"""Find the cause of an action chunk or imagined video that is not finite.
 
-A chunk is looked at where it leaves the policy, on the host, in every run mode; nothing else is
-looked at while a policy acts. Only when that fails, everything that the chunk was made of is
-searched: weights, what the words and the images became, statistics, and the dtype.
+A chunk is checked on the host, as it leaves the policy, in every run mode; nothing else is
+checked while a policy acts. Only when that fails, every source of the chunk is
+searched: weights, text embeddings, latents, statistics, and the dtype.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE = 1e4
 
 
 def expect_chunk(policy: Policy, chunk: ActionChunk, normal: Tensor, seen: Observation) -> None:
-    """Raise WamkitError, with what is to blame, if anything in a chunk is not finite.
+    """Raise WamkitError, with the cause, if anything in a chunk is not finite.
 
     `normal` are the actions before statistics were applied.
     """
@@ -42,25 +42,25 @@ def expect_chunk(policy: Policy, chunk: ActionChunk, normal: Tensor, seen: Obser
         sample = f"sample {b}, " if len(chunk.values) > 1 else ""
         what = (
             f"the actions are not finite: {value} at {sample}step {step} of {chunk.names[place]!r}"
-            f", {bad} of {chunk.values.numel()} numbers"
+            f", {bad} of {chunk.values.numel()} values"
         )
         if is_finite(normal):
             raise WamkitError(
-                f"{what}\n  what the network made is finite; with the statistics of "
+                f"{what}\n  the output of the network is finite; with the statistics of "
                 f"{chunk.names[place]!r} it is too large for float32",
                 "compute the statistics again: `wamkit data stats`",
             )
-    raise blamed(policy, what, seen)
+    raise diagnose(policy, what, seen)
 
 
 def expect_imagined(policy: Policy, images: Tensor, seen: Observation) -> None:
-    """Raise WamkitError, with what is to blame, if imagined images are not finite."""
+    """Raise WamkitError, with the cause, if imagined images are not finite."""
     if not is_finite(images):
-        raise blamed(policy, f"the imagined images are not finite: {fault(images)}", seen)
+        raise diagnose(policy, f"the imagined images are not finite: {fault(images)}", seen)
 
 
-def blamed(policy: Policy, what: str, seen: Observation) -> WamkitError:
-    """The error that says what is to blame."""
+def diagnose(policy: Policy, what: str, seen: Observation) -> WamkitError:
+    """Return the error that names the cause."""
     weights = _weights(policy)
     if found := bad_weights(weights):
         more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
@@ -88,14 +88,14 @@ def _weights(policy: Policy) -> dict[str, object]:
 
 @torch.no_grad()
 def _inputs(policy: Policy, seen: Observation) -> Iterator[tuple[str, str]]:
-    """Whatever the words and the images became that is not finite: why, and a cure."""
+    """Yield text embeddings and latents that are not finite, with reason and hint."""
     embedded: Sequence[Tensor] = [policy.text_embeddings.encode(seen.prompt).tokens]
     if policy.pooled_text is not None:
         embedded = [*embedded, policy.pooled_text.encode(seen.prompt).tokens]
     if wrong := next(filter(None, map(fault, embedded)), None):
         name = policy.spec.text_encoder.name
         yield (
-            f"text encoder {name!r} makes of {seen.prompt[0]!r} what is not finite: {wrong}",
+            f"text encoder {name!r} embeds {seen.prompt[0]!r} as non-finite values: {wrong}",
             "load its weights in float32 or bfloat16, or precompute: `wamkit precompute text`",
         )
     first = {name: x[:, : policy.spec.video.num_observed] for name, x in seen.images.items()}

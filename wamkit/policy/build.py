@@ -28,7 +28,7 @@ def build(
     device: str = "cpu",
     mode: str = "eager",
 ) -> Policy:
-    """A policy from a spec, the path of one or of a saved policy, or raw tables.
+    """Build a policy from a spec, the path of one or of a saved policy, or raw tables.
 
     `overrides` are strings such as "schedules.action.steps=5"; `tiny` builds the same composition
     at toy size. Parts without published weights get random ones, the same for the same `seed` of
@@ -50,7 +50,7 @@ def build(
             stacklevel=2,
         )
     chosen = resolve(spec, overrides, tiny=tiny, fetch=not tiny)
-    if not isinstance(spec, PolicySpec):  # who made one has been told
+    if not isinstance(spec, PolicySpec):  # it was checked when it was made
         for caution in warnings_of(chosen):
             warnings.warn(str(caution), WamkitWarning, stacklevel=2)
     policy = Policy.from_spec(chosen, device=device, mode=mode)
@@ -93,7 +93,7 @@ def resolve(
 
 
 def fetch_configs(raw: Mapping[str, Any]) -> None:
-    """Fetch what says the sizes of the weights that raw tables name on the hub, if it is not here.
+    """Fetch the configs of weights on the hub that raw tables name, if they are not cached.
 
     Raises WamkitError if it cannot be had.
     """

@@ -15,7 +15,7 @@ from ..errors import WamkitError, did_you_mean
 
 
 class CameraLayout:
-    """Lays every view on its place of the canvas: rotate, flip, fit, resize."""
+    """Lays out every view on the canvas: rotate, flip, fit, resize."""
 
     def __init__(self, config: CameraConfig) -> None:
         self.config = config
@@ -96,7 +96,7 @@ class CameraLayout:
         return canvas.unflatten(0, (-1, self.config.apart)).movedim(1, -2).flatten(-2)
 
     def split(self, canvas: Tensor) -> dict[str, Tensor]:
-        """Canvas [..., H, W], of any scale, to the piece of each view."""
+        """Split a canvas [..., H, W], of any scale, into the views."""
         if self.config.apart > 1:
             views = canvas.unflatten(0, (-1, self.config.apart)).unbind(1)
             return dict(zip(self.boxes, views, strict=True))
@@ -113,7 +113,7 @@ def expect_channels(
 ) -> None:
     """Raise WamkitError unless a view's images are deep where it has a `value_range`, else color.
 
-    `values` are those of the images in question, `where` says which they are.
+    `values` are those of the images, `where` names them in the error.
     """
     place = next(i for i, view in enumerate(config.views) if view.name == name)
     key, view = f"cameras.views.{place}.value_range", config.views[place]
@@ -122,8 +122,8 @@ def expect_channels(
         high += low == high
         raise WamkitError(
             f"{where}: one channel with values from {low:g} to {high:g}, and view {name!r} has no "
-            "value_range that says which of them are black and white",
-            f"set {key}=[{low:g}, {high:g}], or what the sensor can measure, for training and "
+            "value_range that defines black and white",
+            f"set {key}=[{low:g}, {high:g}], or the range of the sensor, for training and "
             "acting alike; or convert the images to 8-bit color",
         )
     if channels != 1 and view.value_range is not None:

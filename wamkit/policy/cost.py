@@ -1,4 +1,4 @@
-"""What one chunk costs: passes, floating-point operations and bytes, counted without a weight.
+"""Cost of one chunk: passes, floating-point operations and bytes, counted without weights.
 
 A policy is built on the meta device and acts there: every operation happens, no number is
 computed. Operations are those of matrix products, attention and convolutions
@@ -32,7 +32,7 @@ from .adapters import AdaptedBackbone, LatentAdapter
 from .guidance import with_cfg
 from .policy import DTYPES
 from .preprocessing import build_clips, build_inputs, vae_dtype
-from .repeats import RepeatedPassCache
+from .repeated_passes import RepeatedPassCache
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Cost:
     stages: dict[str, int] = field(default_factory=dict)
     """Operations of "encode" (the VAE), and of "act" (all passes)."""
     left_out: tuple[str, ...] = ()
-    """What is not in these numbers because it cannot be built on this machine, and why."""
+    """Parts left out because they cannot be built on this machine, and why."""
 
 
 _ATTENTION = "_scaled_dot_product_flash_attention"
@@ -110,9 +110,9 @@ def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[i
 
 @torch.no_grad()
 def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> Cost:
-    """What a chunk costs at the sizes of `spec`; `act_options` are the paradigm's.
+    """Count the cost of a chunk at the sizes of `spec`; `act_options` are the paradigm's.
 
-    The text encoder is left out, and what follows from its words alone (`Text.prompt_cache`): that
+    The text encoder and the prompt cache (`Text.prompt_cache`) are left out: that
     runs once for a prompt, not for a chunk. Passes that repeat one before are counted as that one;
     `every_pass` runs them all the same, for tests.
     """
@@ -161,7 +161,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
         paradigm.act(ran, again, schedules, torch.Generator(), **act_options)
 
     with Counter():
-        chunk()  # makes what is kept for a prompt, a schedule and a layout
+        chunk()  # fills the caches of prompt, schedule and layout
     found.passes = 0
     spent.clear()
     with counter:
@@ -192,7 +192,7 @@ def with_cfg_passes(spec: PolicySpec, negative: Text | None, model: Model) -> Mo
 
 
 def vae_on_meta(spec: PolicySpec) -> Any:
-    """The VAE on the meta device; or why it cannot be built here, in words."""
+    """Return the VAE on the meta device, or the reason why it cannot be built here."""
     if missing := lacking(spec.vae):
         return f"not counted: {', '.join(missing)} is not installed"
     try:
@@ -203,7 +203,7 @@ def vae_on_meta(spec: PolicySpec) -> Any:
 
 
 def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
-    """What it takes to encode so many images of each view; nothing for a VAE that is not here."""
+    """Cost of encoding `images` images of each view; zero without a VAE."""
     views, (height, width) = spec.cameras.apart, spec.cameras.canvas
     with torch.no_grad(), Counter() as counter:
         if not isinstance(vae, str):
@@ -213,7 +213,7 @@ def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
 
 
 def without_weights(part: Any) -> Any:
-    """`part` as if it named no weights."""
+    """`part` without its weights."""
     return part.model_copy(update={"weights": None}) if part.weights is not None else part
 
 
@@ -234,12 +234,12 @@ def zero_inputs(
 
     z = zeros(spec.vae.channels, observed, *spec.latent_size)
     future = zeros(spec.vae.channels, imagined, *spec.target_size)
-    shown = None
+    cond = None
     if traits.cond_channels:
-        shown = zeros(traits.cond_channels, observed + imagined, *spec.latent_size)
-    numbers = {part: zeros(1, spec.sizes.token_dim(part)) for part in spec.predicts}
-    numbers["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
-    latent = {part: head.to_latent(part, x) for part, x in numbers.items()}
+        cond = zeros(traits.cond_channels, observed + imagined, *spec.latent_size)
+    vectors = {part: zeros(1, spec.sizes.token_dim(part)) for part in spec.predicts}
+    vectors["action"] = zeros(spec.actions.chunk_size, spec.actions.size)
+    latent = {part: head.to_latent(part, x) for part, x in vectors.items()}
     latent["action"] = torch.cat([latent["action"]] * chunks, 1)
     return build_inputs(
         Text(
@@ -247,7 +247,7 @@ def zero_inputs(
             cond_embeds=zeros(1, traits.cond_embeds_width) if traits.cond_embeds_width else None,
             follows=traits.text_follows,
         ),
-        build_clips(spec, z, future, shown, sigma),
+        build_clips(spec, z, future, cond, sigma),
         latent,
         zeros(spec.state.size) if spec.state.size else None,
         sigma,

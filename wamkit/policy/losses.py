@@ -1,7 +1,7 @@
 """Training losses: velocity errors of each modality, weighted, and masked where data is padding.
 
-Each part's loss is the mean over samples of the weighted mean squared error of what is real in the
-sample (Fast-WAM, arXiv 2603.16666).
+Each part's loss is the mean over samples of the weighted mean squared error of the real elements in
+the sample (Fast-WAM, arXiv 2603.16666).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def modality_loss(
         assert found is not None
         valid = frame_mask(spec, batch, target, spec.latent_frames[0] if apart else 0)
         return video_loss(found, target, valid)
-    numbers = noisy.noisy(part)
+    vectors = noisy.noisy(part)
     steps = spec.steps if part == "action" else 1
     shape = (len(batch.actions), steps, spec.sizes.token_dim(part))
     real = element_mask(spec, part, batch, shape).to(policy.device)
     real = preprocessing.to_latent(policy, part, real)
     found = velocity.take(part, noisy)
-    return vector_loss(found, target, real, numbers if spec.action_head.is_regression else None)
+    return vector_loss(found, target, real, vectors if spec.action_head.is_regression else None)
 
 
 def video_loss(predicted: Tensor, target: DenoisingTarget, valid: Tensor | None) -> Tensor:

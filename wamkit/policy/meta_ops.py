@@ -1,8 +1,8 @@
 """Operations on the meta device, each computed once for each set of shapes.
 
-On the meta device an operation finds out the shape, strides and dtype of what it makes, in Python,
+On the meta device an operation computes the shape, strides and dtype of its result, in Python,
 which takes 0.1 ms and more. A network repeats the same few hundred operations in every block and
-step, so what was found is kept and repeated.
+step, so the result is cached.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _made: dict[Hashable, _Made | list[_Made] | None] = {}
 
 
 def key_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Hashable | None:
-    """What decides the result of `func` on meta tensors, or None if anything else may."""
+    """Key that determines the result of `func` on meta tensors, or None."""
     if not _is_pure(func):
         return None
     try:
@@ -66,7 +66,7 @@ def _part(x: Any, tensors: list[Tensor]) -> Hashable:
 
 
 def _described(out: Any, args: Any) -> _Made | list[_Made] | None:
-    """What is needed to make `out` again; None if it is not new tensors on the meta device."""
+    """Recipe to recreate `out`; None if it is not new tensors on the meta device."""
     several = isinstance(out, tuple)
     tensors = out if several else (out,)
     if not tensors or any(type(x) is not Tensor or x.device.type != "meta" for x in tensors):

@@ -1,4 +1,4 @@
-"""Statistics of a robot's numbers, and the scale that follows from them for each number.
+"""Statistics of actions and states, and the normalization of each dimension.
 
 Every number that changes in the data is scaled, however small its unit. A number counts as constant
 only if its smallest and its largest value are the same up to rounding.
@@ -19,13 +19,13 @@ from ..config.robot import Normalization
 from ..errors import WamkitError
 
 MOST = 100_000
-"""The most numbers of an action or a state."""
+"""Largest size of an action or a state."""
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers that describe each dimension of a data set, all of the same length."""
+    """Statistics of each dimension of a data set, all of the same length."""
 
     min: tuple[float, ...]
     max: tuple[float, ...]
@@ -51,7 +51,7 @@ class Statistics:
     def parse(raw: Any, where: str) -> Statistics:
         """Statistics from plain data.
 
-        Raises WamkitError if a row is missing or no numbers, or if no data can have such numbers.
+        Raises WamkitError if a row is missing, or not numeric, or impossible.
         """
         try:
             rows = {k: _values(raw[k], k) for k in Statistics.__dataclass_fields__}
@@ -69,7 +69,7 @@ class Statistics:
         return found
 
     def expect_finite(self, name: str) -> None:
-        """Raise WamkitError if a number of the statistics of `name` is NaN or infinite."""
+        """Raise WamkitError if a value of the statistics of `name` is NaN or infinite."""
         for row, values in asdict(self).items():
             if not all(map(math.isfinite, values)):
                 raise WamkitError(
@@ -78,11 +78,11 @@ class Statistics:
                 )
 
     def constant(self, i: int) -> bool:
-        """Whether number `i` never changes in the data, up to rounding."""
+        """True if dimension `i` is constant in the data, up to rounding."""
         return not changes(self.min[i], self.max[i])
 
     def scale(self, i: int, rule: Normalization) -> tuple[float, float]:
-        """Center and half width of number `i` under a rule.
+        """Center and half width of dimension `i` under a rule.
 
         A constant is only moved to 0. Where the quantiles are equal and other values are rare, as
         of a button, the whole range takes their place.
@@ -100,9 +100,9 @@ class Statistics:
 
 
 def _values(row: Any, name: str) -> tuple[float, ...]:
-    """A row of numbers. Raises TypeError if it is anything else: text and booleans are none."""
+    """Convert a row of numbers. Raises TypeError for anything else, such as text and booleans."""
     if not isinstance(row, list | tuple) or not row or len(row) > MOST:
-        raise TypeError(f"{name} is no list of 1 to {MOST:,} numbers")
+        raise TypeError(f"{name} is no list of 1 to {MOST:,} values")
     if bad := [value for value in row if type(value) not in (int, float)]:
         raise TypeError(f"{name} holds a {type(bad[0]).__name__}, expected numbers")
     return tuple(map(float, row))
@@ -111,7 +111,7 @@ def _values(row: Any, name: str) -> tuple[float, ...]:
 def changes(low: float, high: float) -> bool:
     """Whether two values are apart by more than rounding.
 
-    Neighbors among numbers of float32 are one number that was rounded twice, unless they count
+    Adjacent float32 values are one value that was rounded twice, unless they count
     something.
     """
     if not high / 2 - low / 2 > ROUNDING / 2 * max(abs(low), abs(high)):
@@ -125,7 +125,7 @@ def changes(low: float, high: float) -> bool:
 
 
 def _impossible(found: Statistics) -> Iterator[str]:
-    """What is wrong with statistics that somebody wrote."""
+    """Yield the faults of statistics."""
     for i in range(len(found.min)):
         row = {name: values[i] for name, values in asdict(found).items()}
         if bad := [name for name, value in row.items() if not math.isfinite(value)]:
@@ -170,7 +170,7 @@ class Normalizer:
         *,
         keeps_data: bool = False,
     ) -> None:
-        """`clip` bounds normalized values; with `keeps_data` only those that the data lack."""
+        """`clip` bounds normalized values; with `keeps_data` only those beyond the data."""
         self.rules, self.statistics, self.clip = tuple(rules), statistics, clip
         pairs = [(0.0, 1.0)] * len(rules)
         if statistics is not None:
@@ -197,7 +197,7 @@ class Normalizer:
         return (values.to(center.dtype) * half + center).float()
 
     def _on(self, values: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Rows where the values are, in the most exact numbers that the device has."""
+        """Rows on the device of the values, in its most precise dtype."""
         device = values.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         return tuple(row.to(device, dtype) for row in rows)

@@ -1,4 +1,4 @@
-"""What goes into a policy and what comes out: observations, action chunks, training batches."""
+"""Inputs and outputs of a policy: observations, action chunks, training batches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..files.paths import expect_text
 from ..files.pixels import is_deep, pixels, read_pixels, to_deep_image
 
 LARGE = 2**13
-"""Numbers of a state from here on stay float64 where float32, coarser than 1/1000, is not exact."""
+"""State values from here on stay float64, because float32 is coarser than 1/1000."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a robot sees, feels and is told. Single values are read as a batch of one.
+    """Camera images, robot state and prompt. Unbatched values are read as a batch of one.
 
     `images`: camera name -> a path, a PIL image, an array or a tensor. Arrays are uint8
     [height, width, 3], tensors uint8 in [0, 255] or float in [-1, 1], shaped [3, height, width],
     [T, 3, height, width] (oldest first) or [B, T, 3, height, width]. One channel in place of three
     is a deep image in units of its own, such as depth in millimeters: of any number type, float32
     in `images`, and only for views with `value_range`.
-    `state`: P numbers in physical units, or [B, P]. `prompt`: one instruction, or B of them.
+    `state`: P values in physical units, or [B, P]. `prompt`: one instruction, or B of them.
 
     Raises WamkitError if an image cannot be read, a number is not finite, or batch sizes differ.
     """
@@ -50,7 +50,7 @@ class Observation:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise WamkitError(
                     f"the instruction is empty: {prompt!r}",
-                    'say what to do, such as "pick up the red cup"',
+                    'describe the task, such as "pick up the red cup"',
                 )
             expect_text(prompt, "instruction")
         state = None if self.state is None else _state(self.state)
@@ -82,7 +82,7 @@ class ActionChunk:
     normalized: bool = False
     """True if the policy has no statistics yet, so that values are in normalized units."""
     value: Tensor | None = None  # [B] in [-1, 1], how well the policy expects it to go
-    notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, what the paradigm tells
+    notes: Mapping[str, Tensor] = field(default_factory=dict)  # [B] each, notes of the paradigm
 
     def __post_init__(self) -> None:
         assert self.values.shape[-1] == len(self.names)
@@ -106,7 +106,7 @@ class Batch:
     latents: Tensor | None = None  # [B, C, T, h, w] of the images, encoded before
 
     def __post_init__(self) -> None:
-        """Raises WamkitError if numbers on the host are not finite: a device is not waited for."""
+        """Raises WamkitError if values on the host are not finite; devices are not synced."""
         for name in ("actions", "next_state", "latents"):
             values = getattr(self, name)
             if values is not None and values.device.type == "cpu" and (bad := fault(values)):
@@ -208,13 +208,13 @@ def _state(value: Any) -> Tensor:
         given = torch.as_tensor(value, dtype=None if known else torch.float64)
         state = given.float()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise WamkitError(f"the state is no list of numbers: {error}", "pass P numbers") from None
+        raise WamkitError(f"the state is no list of values: {error}", "pass P values") from None
     if state.ndim not in (1, 2):
         raise WamkitError(f"the state has shape {list(state.shape)}", "pass [P] or [B, P]")
     if not bool(torch.isfinite(state).all()):
         place = (~torch.isfinite(state)).nonzero()[0].tolist()
         raise WamkitError(
-            f"the state holds numbers that are not finite: {float(state[tuple(place)])} at "
+            f"the state holds values that are not finite: {float(state[tuple(place)])} at "
             f"number {place[-1]}",
             "check the sensors",
         )

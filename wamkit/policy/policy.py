@@ -30,9 +30,9 @@ from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .blame import expect_chunk, expect_imagined
 from .cameras import CameraLayout
+from .devices import DeviceModule, expect_device
 from .guidance import with_cfg
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
-from .placing import DeviceModule, expect_device
 from .precomputed_text import build_text_encoder
 from .run_mode import (
     MAX_GRAPHS,
@@ -49,7 +49,7 @@ from .session import Session
 from .text_cache import PromptState, TextEmbeddingCache, pooled_text_cache
 
 Seed = int | Sequence[int] | None
-"""Of what is drawn: one for a batch, or one for each of its samples; None for none."""
+"""Seed of random draws: one for a batch, or one for each sample; None for a random one."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -145,7 +145,7 @@ class Policy(DeviceModule):
         return next(self.parameters()).device
 
     def set_mode(self, mode: str) -> None:
-        """Run as `wamkit.policy.run_mode` says from now on; call it again after moving the policy.
+        """Set the run mode (`wamkit.policy.run_mode`); call it again after moving the policy.
 
         `act` and `sample` are captured; `imagine` is not. Raises WamkitError if this policy
         cannot run so on its device.
@@ -168,7 +168,7 @@ class Policy(DeviceModule):
         self.mode = chosen
 
     def quantize(self, kind: str, min_elements: int = MIN_ELEMENTS) -> QuantizationReport | None:
-        """Act with large weights in 8 bits from now on, as `wamkit.acceleration.quantize` says.
+        """Quantize large weights to 8 bits for acting (`wamkit.acceleration.quantize`).
 
         For good: a policy that was rounded can neither learn nor be saved, and is loaded again to
         be as it was. Raises WamkitError if this policy cannot be rounded so on its device.
@@ -178,7 +178,7 @@ class Policy(DeviceModule):
             return None
         if self.quantized != "none":
             raise WamkitError(
-                f"this policy is {self.quantized} already, and its own weights are gone",
+                f"this policy is {self.quantized} already, and its original weights were discarded",
                 f"load it again, then quantize it to {kind!r}",
             )
         self._invalidate()
@@ -191,7 +191,7 @@ class Policy(DeviceModule):
         return done
 
     def train(self, mode: bool = True) -> Policy:
-        """As that of a module; while a policy learns, every weight has memory of its own.
+        """As `nn.Module.train`; in training mode, every weight has its own storage.
 
         Raises WamkitError if weights were rounded (`quantize`).
         """
@@ -226,7 +226,7 @@ class Policy(DeviceModule):
             self.runner.recompile()
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Normalize `action` and `state` by these from now on."""
+        """Set the statistics that normalize `action` and `state`."""
         if unknown := sorted(set(statistics) - {"action", "state"}):
             raise WamkitError(
                 f"statistics of {', '.join(unknown)}; expected action and state",
@@ -239,7 +239,7 @@ class Policy(DeviceModule):
 
     @property
     def statistics(self) -> dict[str, Statistics]:
-        """What `set_statistics` was given."""
+        """The statistics given to `set_statistics`."""
         found = {"action": self.actions.statistics, "state": self.states.normalizer.statistics}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -263,11 +263,11 @@ class Policy(DeviceModule):
     _adapted: AdaptedBackbone
 
     def guided(self, inputs: ModelInputs) -> Model:
-        """The model as acting uses it: with the guidance that the schedules ask for."""
+        """The model with the classifier-free guidance that the schedules set."""
         return self._with_cfg(inputs, self._negative(inputs.text.tokens.shape[0]))
 
     def _negative(self, batch: int) -> Text | None:
-        """The negative prompt for so many samples; None without guidance."""
+        """Negative prompt for `batch` samples; None without guidance."""
         self._ensure_fused()
         if all(flow.config.guidance_scale == 1 for flow in self.schedules.values()):
             return None
@@ -277,7 +277,7 @@ class Policy(DeviceModule):
     def _with_cfg(self, inputs: ModelInputs, negative: Text | None) -> Model:
         """The model, with classifier-free guidance if there is a negative prompt.
 
-        The head puts behind it what it puts behind a prompt.
+        The head appends the same tokens as to a prompt.
         """
         scales = {part: flow.config.guidance_scale for part, flow in self.schedules.items()}
         if negative is None:
@@ -289,7 +289,7 @@ class Policy(DeviceModule):
     def act(
         self, observation: Observation, *, seed: Seed = None, **act_options: Any
     ) -> ActionChunk:
-        """The next actions, in physical units.
+        """Sample the next actions, in physical units.
 
         The same seed gives the same chunk; with a seed for each sample, each gets the chunk it
         would get alone. `act_options` are keyword arguments that `paradigm.act_options` names.
@@ -316,12 +316,12 @@ class Policy(DeviceModule):
         key = input_signature(inputs, act_options)
         graph = self._graphs.pop(key, None)
         if graph is None:
-            again = rng.initial_seed() if seed is None else seed
+            seed_used = rng.initial_seed() if seed is None else seed
             with torch.inference_mode(False), torch.no_grad():
                 graph = CapturedGraph(
                     self._run_paradigm(act_options), inputs, rng, self._capture, self.runner.kept
                 )
-            rng = generator(again)
+            rng = generator(seed_used)
         self._graphs[key] = graph  # the last one is the one that was used last
         if len(self._graphs) > MAX_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
@@ -344,14 +344,14 @@ class Policy(DeviceModule):
         return act
 
     def session(self) -> Session:
-        """Chunk after chunk of one episode, for paradigms that remember and for those that do not.
+        """Start an episode: a session that samples chunk after chunk, for every paradigm.
 
         Sessions of one policy know nothing of each other.
         """
         return Session(self)
 
     def to_action_chunk(self, out: ParadigmOutput, observation: Observation) -> ActionChunk:
-        """The output of a paradigm, in physical units on the CPU; WamkitError for NaN."""
+        """Convert the output of a paradigm to physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)
         chunk = ActionChunk(
@@ -367,7 +367,7 @@ class Policy(DeviceModule):
 
     @torch.no_grad()
     def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
-        """The future images the policy expects, observed ones first.
+        """Predict future images, observed ones first.
 
         Raises WamkitError on NaN, and if it imagines nothing: no frame beyond video.num_observed.
         """
@@ -392,10 +392,10 @@ class Policy(DeviceModule):
     ) -> Losses:
         """Velocity losses of one batch, weighted by noise level and masked where data is padding.
 
-        With a seed for each sample, they are the mean of what every one gives alone.
+        With a seed for each sample, they are the mean of the losses of single samples.
         With another `compute` than float32 the pass of backbone and head runs under torch's
         autocast: matrix products and attention in that dtype, weights and losses as they are, and
-        what a part keeps in float32 (`keep_float32`) in float32. WamkitError for a wrong batch.
+        parts listed in `keep_float32` in float32. WamkitError for a wrong batch.
         """
         inputs = preprocessing.training_inputs(self, batch)
         noisy, target = self.paradigm.add_noise(inputs, self.schedules, generator(seed))
@@ -421,7 +421,7 @@ class Policy(DeviceModule):
                 )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the policy to `folder`, whole or not at all; see `wamkit.policy.saving`."""
+        """Write the policy to `folder` atomically; see `wamkit.policy.saving`."""
         from .saving import save
 
         return save(self, folder)

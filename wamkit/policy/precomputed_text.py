@@ -1,7 +1,7 @@
 """Embeddings of instructions, written once and read ever after, so that no encoder need be loaded.
 
-One safetensors file: for each sentence its embeddings and, where the encoder gives them, masks and
-counts; in the metadata the sentences and the settings of the encoder that made them.
+One safetensors file: for each prompt its embeddings and, where the encoder returns them, masks and
+counts; in the metadata the prompts and the settings of the encoder that made them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AGAIN = "run `wamkit precompute text` again into another file"
 
 
 def settings(config: TextEncoderConfig) -> str:
-    """What decides an embedding besides the weights: the encoder's table without its paths."""
+    """Settings that determine an embedding: the encoder's table without paths."""
     table = config.model_dump(
         mode="json", exclude={"weights", "embeddings_file", "adapter", "negative_prompt"}
     )
@@ -41,7 +41,7 @@ def settings(config: TextEncoderConfig) -> str:
 
 
 class StoredEncoder(nn.Module):
-    """A `TextEncoder` that knows the sentences of one file and no other."""
+    """A `TextEncoder` that looks up the prompts of one file."""
 
     trainable = False
 
@@ -53,12 +53,12 @@ class StoredEncoder(nn.Module):
         self.texts, made_with, self.mark = read(self.file, self.width)
         if made_with != settings(config):
             raise WamkitError(
-                f"{self.file} was made with {made_with}, the spec says {settings(config)}",
+                f"{self.file} was made with {made_with}, the spec has {settings(config)}",
                 "run `wamkit precompute text` again, or restore those settings",
             )
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """The stored embeddings [B, L, width]. Raises WamkitError for a sentence that is not."""
+        """The stored embeddings [B, L, width]. Raises WamkitError for unknown prompts."""
         for prompt in prompts:
             if prompt not in self.texts:
                 near = did_you_mean(prompt, list(self.texts), "add it to the prompts")
@@ -75,49 +75,49 @@ class StoredEncoder(nn.Module):
         return stack_texts([self.texts[prompt] for prompt in prompts])
 
     def fingerprint(self) -> str:
-        """That of the encoder that made the file."""
+        """Fingerprint of the encoder that made the file."""
         return self.mark
 
 
 def read(file: Path, width: int) -> tuple[dict[str, Text], str, str]:
-    """Sentences and their embeddings, the settings and the fingerprint they were made with.
+    """Read prompts and their embeddings, and the settings and fingerprint of the encoder.
 
-    The file is not trusted. Raises WamkitError unless it holds, for each of its sentences and for
+    The file is not trusted. Raises WamkitError unless it holds, for each of its prompts and for
     nothing else, embeddings [1, L, width], and masks and counts [1, L] if any.
     """
     if not file.is_file():
         raise WamkitError(f"no embeddings at {file}", "make them: `wamkit precompute text SPEC`")
-    headers([file])  # refuses what is truncated
+    headers([file])  # refuses truncated files
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata() or {}
-        if not {"sentences", "settings", "fingerprint"} <= about.keys():
+        if not {"prompts", "settings", "fingerprint"} <= about.keys():
             raise WamkitError(
                 f"{file} holds no stored embeddings", "it is another kind of safetensors file"
             )
         names, found = set(opened.keys()), {}
-        for i, sentence in enumerate(_sentences(about["sentences"], file)):
+        for i, prompt in enumerate(_prompts(about["prompts"], file)):
             parts = [opened.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
             tokens, valid, copies = parts
             if tokens is None or tokens.ndim < 2 or tokens.dtype not in FLOATS:
                 was = "nothing" if tokens is None else f"{tokens.dtype} {list(tokens.shape)}"
                 raise WamkitError(
-                    f"{file} is damaged: of {sentence!r:.80} it holds {was}, expected embeddings "
+                    f"{file} is damaged: of {prompt!r:.80} it holds {was}, expected embeddings "
                     "in float32, bfloat16 or float16",
                     AGAIN,
                 )
             if (why := _fault(tokens, valid, copies, width)) is not None:
-                raise WamkitError(f"{file} is damaged: of {sentence!r:.80} it holds {why}", AGAIN)
-            found[sentence] = Text(tokens, valid, repeats=copies)
+                raise WamkitError(f"{file} is damaged: of {prompt!r:.80} it holds {why}", AGAIN)
+            found[prompt] = Text(tokens, valid, repeats=copies)
             names -= {f"{i}.{kind}" for kind in KINDS}
     if names:
         raise WamkitError(
-            f"{file} holds {len(names)} tensors of no sentence, such as {min(names)!r:.80}", AGAIN
+            f"{file} holds {len(names)} tensors of no prompt, such as {min(names)!r:.80}", AGAIN
         )
     return found, about["settings"], about["fingerprint"]
 
 
 def _fault(tokens: Tensor, valid: Tensor | None, copies: Tensor | None, width: int) -> str | None:
-    """Why these are no embeddings of a sentence for an encoder of `width`; None if they are."""
+    """Describe invalid embeddings of a prompt for an encoder of `width`; None if valid."""
     if tokens.ndim != 3 or tokens.shape[0] != 1 or not tokens.shape[1] or tokens.shape[2] != width:
         return f"embeddings {list(tokens.shape)}, expected [1, tokens, {width}]"
     length = [1, tokens.shape[1]]
@@ -134,18 +134,18 @@ def _fault(tokens: Tensor, valid: Tensor | None, copies: Tensor | None, width: i
     return None
 
 
-def _sentences(text: str, file: Path) -> list[str]:
-    """The sentences that the metadata name. Raises WamkitError if they are damaged."""
+def _prompts(text: str, file: Path) -> list[str]:
+    """The prompts that the metadata lists. Raises WamkitError if they are damaged."""
     try:
         found = strict_json.loads(text)
     except ValueError as error:
-        raise WamkitError(f"{file} is damaged: its sentences are no JSON: {error}", AGAIN) from None
+        raise WamkitError(f"{file} is damaged: its prompts are no JSON: {error}", AGAIN) from None
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise WamkitError(f"{file} is damaged: its sentences are no list of texts", AGAIN)
+        raise WamkitError(f"{file} is damaged: its prompts are no list of texts", AGAIN)
     if twice := len(found) - len(set(found)):
-        raise WamkitError(f"{file} is damaged: {twice} of its sentences are there twice", AGAIN)
-    for sentence in found:
-        expect_text(sentence, f"sentence in {file}")
+        raise WamkitError(f"{file} is damaged: {twice} of its prompts are there twice", AGAIN)
+    for prompt in found:
+        expect_text(prompt, f"prompt in {file}")
     return found
 
 
@@ -159,12 +159,12 @@ def precompute(
 ) -> int:
     """Encode those of `prompts` that `file` lacks, and write it anew; return how many were encoded.
 
-    The file is whole at any moment: it is rewritten under another name every so many prompts and
-    then renamed, so that an interrupted run goes on where it stopped. `advance` is told of each
-    prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the file
-    was made with other settings or another encoder.
+    The file is always complete: it is rewritten under a temporary name every `every` prompts and
+    then renamed, so that an interrupted run resumes where it stopped. `advance` is called after
+    each prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the
+    file was made with other settings or another encoder.
     """
-    sentences = list(
+    prompts = list(
         dict.fromkeys(config.prompt_template.replace("{instruction}", p) for p in prompts)
     )
     encoder = config.build() if encoder is None else encoder
@@ -176,12 +176,12 @@ def precompute(
                 f"{file} was made by another encoder or with other settings",
                 "choose another file, or remove this one",
             )
-    new = [sentence for sentence in sentences if sentence not in known]
-    for count, sentence in enumerate(new, 1):
-        known[sentence] = encoder.encode([sentence])
-        if (bad := fault(known[sentence].tokens)) is not None:
+    new = [prompt for prompt in prompts if prompt not in known]
+    for count, prompt in enumerate(new, 1):
+        known[prompt] = encoder.encode([prompt])
+        if (bad := fault(known[prompt].tokens)) is not None:
             raise WamkitError(
-                f"text encoder {config.name!r} makes of {sentence!r} what is not finite: {bad}",
+                f"text encoder {config.name!r} embeds {prompt!r} as non-finite values: {bad}",
                 "load its weights in float32 or bfloat16, or download them again",
             )
         advance(1)
@@ -203,7 +203,7 @@ def _write(texts: dict[str, Text], config: TextEncoderConfig, mark: str, file: P
     for i, text in enumerate(texts.values()):
         parts = zip(KINDS, (text.tokens, text.valid, text.repeats), strict=True)
         state |= {f"{i}.{kind}": value.contiguous() for kind, value in parts if value is not None}
-    about = {"sentences": json.dumps(list(texts)), "settings": settings(config)}
+    about = {"prompts": json.dumps(list(texts)), "settings": settings(config)}
     with as_not_written(file):
         make_folder(file.parent)
     write_tensors(state, file, {**about, "fingerprint": mark})

@@ -1,6 +1,6 @@
 """Model inputs from observations and batches: latents, embeddings and normalized vectors.
 
-`inference_inputs`: the observation, and zeros at noise level 1 for what is to be denoised.
+`inference_inputs`: the observation, and zeros at noise level 1 for the modalities to denoise.
 `training_inputs`: a training sample before any noise. `decode_video` goes back to images.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def inference_inputs(
     policy: Policy, observation: Observation, *, with_future: bool = True
 ) -> ModelInputs:
-    """What is observed, with room at noise level 1 for one chunk and its future.
+    """Build the inputs of one chunk: observed latents, and placeholders at noise level 1.
 
     Without target frames if not `with_future`, for paradigms that act without any.
     """
@@ -43,13 +43,13 @@ def inference_inputs(
     if len(spec.predicts) > 1:
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.token_dim(part)) for part in spec.predicts[1:]}
-    numbers = {part: z.new_zeros(shape) for part, shape in shapes.items()}
-    shown = cond_latents(policy, canvas, spec.video.num_frames)
-    return _inputs(policy, observation, z, future, shown, numbers, state, 1.0, canvas)
+    vectors = {part: z.new_zeros(shape) for part, shape in shapes.items()}
+    cond = cond_latents(policy, canvas, spec.video.num_frames)
+    return _inputs(policy, observation, z, future, cond, vectors, state, 1.0, canvas)
 
 
 def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
-    """A training sample before any noise: as many chunks and images as the paradigm learns from.
+    """Build clean training inputs: all chunks and images that the paradigm trains on.
 
     Raises WamkitError if the batch does not fit the spec.
     """
@@ -66,10 +66,10 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     actions = batch.actions  # made ready where they are, which is mostly the host
     valid = None if batch.step_valid is None else batch.step_valid.to(actions.device)
     actions = policy.actions.encode(actions, physical, valid)
-    numbers = {"action": to_device(actions, policy.device)}
+    vectors = {"action": to_device(actions, policy.device)}
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
-        numbers[part] = _learned_value(policy, part, batch)
+        vectors[part] = _learned_value(policy, part, batch)
     observed = spec.latent_frames[0]
     if batch.latents is not None:
         if spec.backbone.traits.cond_channels:
@@ -80,7 +80,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
             )
         z = to_device(batch.latents, policy.device).float()
         clip = z[:, :, :observed], z[:, :, observed:], None
-        return _inputs(policy, batch.observation, *clip, numbers, state, 0.0)
+        return _inputs(policy, batch.observation, *clip, vectors, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
     z = encode_images(policy, canvas)
     future = z[:, :, observed:]
@@ -88,9 +88,9 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
         future = encode_images(policy, downscale(canvas, spec.video.target_downscale))[
             :, :, observed:
         ]
-    shown = cond_latents(policy, canvas, spec.num_images)
+    cond = cond_latents(policy, canvas, spec.num_images)
     seen = z[:, :, :observed]
-    return _inputs(policy, batch.observation, seen, future, shown, numbers, state, 0.0, canvas)
+    return _inputs(policy, batch.observation, seen, future, cond, vectors, state, 0.0, canvas)
 
 
 def _learned_value(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -112,8 +112,8 @@ def _inputs(
     observation: Observation,
     z: Tensor,
     future: Tensor,
-    shown: Tensor | None,
-    numbers: Mapping[str, Tensor],
+    cond: Tensor | None,
+    vectors: Mapping[str, Tensor],
     state: Tensor | None,
     level: float,
     canvas: Tensor | None = None,
@@ -121,14 +121,14 @@ def _inputs(
     text = embed_prompts(policy, tuple(observation.prompt))
     if canvas is not None and (cond_embeds := image_embeds(policy, canvas)) is not None:
         text = text.with_fresh_chunk_cache(cond_embeds=cond_embeds)
-    latent = {part: to_latent(policy, part, x) for part, x in numbers.items()}
-    clips = build_clips(policy.spec, z, future, shown, level)
+    latent = {part: to_latent(policy, part, x) for part, x in vectors.items()}
+    clips = build_clips(policy.spec, z, future, cond, level)
     inputs = build_inputs(text, clips, latent, state, level)
     return policy.action_head.prepare(inputs)
 
 
 def build_clips(
-    spec: PolicySpec, z: Tensor, future: Tensor, shown: Tensor | None, level: float
+    spec: PolicySpec, z: Tensor, future: Tensor, cond: Tensor | None, level: float
 ) -> tuple[Frames, Frames | None]:
     """Observed and imagined latents as one clip, or as two where targets have their own grid."""
     observed, imagined = z.shape[2], future.shape[2]
@@ -136,14 +136,14 @@ def build_clips(
     levels = (CLEAN,) * observed + (level_of(level),) * imagined
     roles = ("context",) * observed, ("target",) * imagined
     if not imagined:
-        seen = None if shown is None else shown[:, :, :observed]
+        seen = None if cond is None else cond[:, :, :observed]
         return Frames(z, roles[0], times, levels, seen), None
     if spec.video.target_downscale == 1:
-        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, shown), None
+        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, cond), None
     start = 0 if spec.video.target_times == "restart" else observed
     theirs = times[start : start + imagined]
     return (
-        Frames(z, roles[0], times[:observed], levels[:observed], shown),
+        Frames(z, roles[0], times[:observed], levels[:observed], cond),
         Frames(future, roles[1], theirs, levels[observed:]),
     )
 
@@ -151,13 +151,13 @@ def build_clips(
 def build_inputs(
     text: Text,
     clips: tuple[Frames, Frames | None],
-    numbers: Mapping[str, Tensor],
+    vectors: Mapping[str, Tensor],
     state: Tensor | None,
     level: float,
 ) -> ModelInputs:
     """Inputs of clips (`build_clips`) and noised vectors [B, N, A], all at one noise level."""
     video, future = clips
-    parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in numbers.items()}
+    parts: dict[str, Any] = {part: NoisyVectors(x, level_of(level)) for part, x in vectors.items()}
     return ModelInputs(text, video, state=state, future=future, **parts)
 
 
@@ -235,15 +235,15 @@ def downscale(canvas: Tensor, times: int) -> Tensor:
 def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     """Conditioning channels [B, G, T, h, w] of the observed frames, for every frame of a clip.
 
-    For each image a latent stands for, a mask that is 1 where it was observed; then the latents
-    of the clip with gray for what was not (Wan 2.1 image-to-video, `wan/image2video`).
+    For each image of a latent, a mask that is 1 where it was observed; then the latents
+    of the clip with gray for the others (Wan 2.1 image-to-video, `wan/image2video`).
     """
     spec = policy.spec
     if not spec.backbone.traits.cond_channels:
         return None
-    shown = canvas.new_zeros(*canvas.shape[:2], images, *canvas.shape[3:])
-    shown[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
-    z = encode_images(policy, shown)
+    cond = canvas.new_zeros(*canvas.shape[:2], images, *canvas.shape[3:])
+    cond[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
+    z = encode_images(policy, cond)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
     mask[:, :, : spec.latent_frames[0]] = 1
     return torch.cat([mask, z], 1)
@@ -267,13 +267,13 @@ def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
     if size == 0:
         if state is not None:
             raise WamkitError(
-                f"a state of {state.shape[-1]} numbers, and this policy reads none",
+                f"a state of {state.shape[-1]} values, and this policy reads none",
                 "leave the state out",
             )
         return None
     if state is None:
         raise WamkitError(
-            f"no state; this policy expects {size} numbers",
+            f"no state; this policy expects {size} values",
             f"pass them: --state {','.join(['0'] * size)}",
         )
     return state  # type: ignore[no-any-return]
@@ -292,7 +292,7 @@ def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
 def embed_prompts(policy: Policy, prompts: tuple[str, ...], template: str | None = None) -> Text:
     """Text embeddings of prompts, in the spec's template or another, at the backbone's width.
 
-    At inference the last prompts are cached, with what the network computed from them.
+    At inference the last prompts are cached, with the caches that the network computed from them.
     """
     if torch.is_grad_enabled() or policy.training:
         return _embed_prompts(policy, prompts, template)
@@ -336,6 +336,6 @@ def expect_images(observation: Observation, count: int) -> None:
 
 
 def vae_dtype(vae: Any) -> torch.dtype:
-    """What a VAE is given, which is the dtype of its weights; float32 if it has none."""
+    """Dtype of the inputs of a VAE: that of its weights, or float32."""
     parameter = next(iter(vae.parameters()), None)
     return torch.float32 if parameter is None else parameter.dtype

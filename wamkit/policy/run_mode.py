@@ -4,7 +4,7 @@
     compile   every layer through torch.compile, as one region for each kind of layer and shape
               (on a GPU the VAE's encoding of single images too: on a CPU it gains nothing)
     graph     a whole chunk, noise to actions, recorded once for each shape and replayed
-    compile+graph    both: what is recorded are the compiled regions
+    compile+graph    both: the graph captures the compiled regions
 
 The same seed gives the same chunk in all of them, up to rounding. Modes change nothing in training:
 where gradients are on, every layer runs as written, unless its blocks were compiled for them
@@ -80,7 +80,7 @@ Act = Callable[[ModelInputs, torch.Generator], ParadigmOutput]
 class CapturedGraph:
     """`act` captured for inputs of one shape: inputs and noise are copied in, and it is replayed.
 
-    The graph reads what was computed from the prompt (`Text.prompt_cache`) at a fixed address; for
+    The graph reads the prompt cache (`Text.prompt_cache`) at a fixed address; for
     another prompt it is computed again and copied there. Values that a paradigm reads on the host
     are captured as they were: a paradigm that branches on computed values cannot be captured, and
     CUDA raises an error.
@@ -94,7 +94,7 @@ class CapturedGraph:
         capture: Capture,
         kept: Callable[[], Any] = lambda: None,
     ) -> None:
-        self._act = act  # and what it holds: replayed operations read memory that must stay
+        self._act = act  # and its tensors: replayed operations read memory that must stay
         self._buffers = [x.clone() for x in input_tensors(inputs)]  # static inputs
         self._noise = NoiseTape(rng)
         left = iter(self._buffers)
@@ -109,7 +109,7 @@ class CapturedGraph:
     def _run(self, text: Text) -> ParadigmOutput:
         """`act` on the static inputs with `text` and its prompt cache."""
         self._noise.rewind()
-        # What is computed once per chunk is captured too.
+        # Computations once per chunk are captured too.
         text = text.with_fresh_chunk_cache()
         return self._act(self._inputs.with_(text=text), self._noise)
 
@@ -175,7 +175,7 @@ class GraphPool:
             except RuntimeError as error:
                 raise WamkitError(
                     f"this policy cannot be captured as a CUDA graph: {error.__context__ or error}",
-                    "a paradigm that decides by what it computes cannot; "
+                    "a paradigm with data-dependent control flow cannot; "
                     'choose mode "compile" or "eager"',
                 ) from None
             graphs.add(graph)

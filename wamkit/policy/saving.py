@@ -3,7 +3,7 @@
 spec.yaml              the composition, with every default written out
 backbone.safetensors   one file for each part that has weights, and for a backbone's conditioner
 statistics.json        what actions and states are normalized by
-README.md              what it is, where its parts come from, under which licenses
+README.md              model card: parts, sources, licenses
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..files.paths import expand_home
 from ..files.printable import escape_markdown
 from .actions import read_statistics
 from .build import resolve
-from .placing import expect_device
+from .devices import expect_device
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -43,7 +43,7 @@ FILES = {SPEC, STATISTICS, CARD, *(f"{kind}.safetensors" for kind in (*KINDS, *O
 
 
 def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
-    """Write `policy` to `folder`, whole or not at all (`wamkit.files.durable`).
+    """Write `policy` to `folder` atomically (`wamkit.files.durable`).
 
     A saved policy that is already there is replaced, at one stroke. With `state`, weights of the
     whole policy by name, those are written in place of the policy's own. Raises WamkitError if the
@@ -53,7 +53,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
     goal = check_writable(folder)
     if policy.quantized != "none":
         raise WamkitError(
-            f"this policy is {policy.quantized}: what is saved are weights that were not rounded",
+            f"this policy is {policy.quantized}: only unquantized weights are saved",
             "load it again and save that; quantize a policy each time it is loaded",
         )
     remember(named_paths(_strip_paths(policy.spec).dump()).values())
@@ -73,9 +73,9 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
 
 
 def check_writable(folder: str | Path) -> Path:
-    """The absolute place of `folder`, if a policy may be saved there; WamkitError otherwise.
+    """Return the absolute path of `folder` if a policy may be saved there; else WamkitError.
 
-    It may where nothing is yet, and over a saved policy that has nothing else beside it.
+    The folder may be missing, or hold only a saved policy.
     """
     goal = recover(expand_home(folder).absolute())
     inside = sorted(p.name for p in goal.iterdir()) if goal.is_dir() else []
@@ -86,7 +86,7 @@ def check_writable(folder: str | Path) -> Path:
         raise WamkitError(
             f"{goal} holds more than a saved policy, which would be lost with it: "
             f"{', '.join(others[:5])}{more}",
-            "choose another folder, or move what is to be kept",
+            "choose another folder, or move its files",
         )
     return goal
 
@@ -94,7 +94,7 @@ def check_writable(folder: str | Path) -> Path:
 def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cpu") -> Policy:
     """Read a policy written by `save`, through the same loaders as published weights.
 
-    `overrides` change the spec, for example its steps; what they make of the sizes must still fit
+    `overrides` change the spec, for example its steps; the sizes of the weights must still match
     the files. Of a run or its checkpoints the policy is loaded that `wamkit.config.runs.find`
     chooses.
     """
@@ -152,7 +152,7 @@ def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
 
 
 def _without(spec: PolicySpec, kind: str) -> str:
-    """What is said of a part whose weights are not in the folder of its policy."""
+    """Message for a part whose weights are not in the folder of its policy."""
     if kind not in KINDS:
         return f"the policy has no {kind}"
     part = getattr(spec, kind)
@@ -190,7 +190,7 @@ def _strip_paths(spec: PolicySpec) -> PolicySpec:
 
 
 def model_card(policy: Policy) -> str:
-    """A model card in Markdown: parts, origins, licenses, what goes in and what comes out."""
+    """A model card in Markdown: parts, origins, licenses, inputs and outputs."""
     spec = policy.spec
     rows = []
     for kind in KINDS:
@@ -222,6 +222,6 @@ Saved by wamkit {__version__}. Load it with `wamkit.Policy.load(folder)`, or try
 
 - Cameras: {cameras}, laid out {spec.cameras.layout} on a canvas of \
 {spec.cameras.canvas[0]}x{spec.cameras.canvas[1]} pixels.
-- State: {spec.state.size} numbers. Actions: {spec.actions.chunk_size} x {spec.actions.size} at \
+- State: {spec.state.size} values. Actions: {spec.actions.chunk_size} x {spec.actions.size} at \
 {spec.actions.control_hz:g} Hz ({groups}), in {units}.
 """

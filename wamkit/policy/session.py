@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A policy at work on one robot, or on several that move in step. Made by `Policy.session`.
+    """An episode of one robot, or of several in lockstep. Made by `Policy.session`.
 
         session = policy.session()
         session.reset("put the cup on the plate")
@@ -48,12 +48,12 @@ class Session:
     def reset(self, instruction: str | tuple[str, ...] | list[str] | None = None) -> None:
         """Begin a new episode; a given instruction replaces the prompts of observations."""
         if instruction is not None:
-            words = (instruction,) if isinstance(instruction, str) else tuple(instruction)
-            self._prompt = words
+            prompt = (instruction,) if isinstance(instruction, str) else tuple(instruction)
+            self._prompt = prompt
         self._forget()
 
     def _forget(self) -> None:
-        self._first: Observation | None = None  # at the beginning of what is remembered
+        self._first: Observation | None = None  # at the beginning of the episode
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
         self._inputs: ModelInputs | None = None  # at the beginning
         self._memory: Any = None
@@ -79,9 +79,9 @@ class Session:
         """The next actions, in physical units.
 
         `executed` [B, N, A] are the actions that the robot made of the last chunk, in physical
-        units; left out, those of the chunk itself. Without an observation the policy goes on as if
-        what it imagined had happened; the next observation then holds all images since the last
-        one, and `executed` the actions of all chunks since then, one after the other. A new
+        units; left out, those of the chunk itself. Without an observation the policy continues as
+        if its predicted future had happened; the next observation then holds all images since the
+        last one, and `executed` the actions of all chunks since then, one after the other. A new
         instruction begins a new episode at the newest images, of all robots at once.
 
         Raises WamkitError as `Policy.act` does, and if images, samples or actions are not as many
@@ -92,7 +92,7 @@ class Session:
         if self._first is None:
             self._begin(self._with_prompt(observation))
         elif observation is None:
-            self._expect(executed is None, "executed actions without images of what they did")
+            self._expect(executed is None, "executed actions without images of their effect")
             self._continue(EpisodeHistory(self._memory))
         else:
             self._observe(self._with_prompt(observation), executed)
@@ -101,7 +101,7 @@ class Session:
         try:
             chunk = self.policy.to_action_chunk(out, self._first)
         except WamkitError as error:
-            self._forget()  # what is remembered is no better than what came of it
+            self._forget()  # the history must not hold a chunk that failed
             hint = f"{error.hint}; the session forgets the episode: go on with a new one"
             raise WamkitError(error.what, hint) from None
         self._memory = out.memory
@@ -113,12 +113,12 @@ class Session:
         if observation is None:
             raise WamkitError(
                 "no observation, and nothing that was imagined to go on from",
-                "pass what the robot sees",
+                "pass an observation",
             )
-        words = self._prompt
-        if words is None:
+        prompt = self._prompt
+        if prompt is None:
             return observation
-        return replace(observation, prompt=words * (observation.batch if len(words) == 1 else 1))
+        return replace(observation, prompt=prompt * (observation.batch if len(prompt) == 1 else 1))
 
     def _begin(self, observation: Observation) -> None:
         """An episode whose first observation this is."""
@@ -134,7 +134,7 @@ class Session:
                 "the memory is full, and the network begins anew from images",
                 "pass an observation",
             )
-        # Asked for anew, which also notices weights that have changed.
+        # Looked up again, which also detects changed weights.
         text = preprocessing.embed_prompts(self.policy, tuple(self._first.prompt))
         text = text.with_fresh_chunk_cache(cond_embeds=self._inputs.text.cond_embeds)
         self._inputs = self.policy.action_head.prepare(self._inputs.with_(text=text, past=past))
@@ -158,7 +158,7 @@ class Session:
         if (bad := fault(done)) is not None:
             raise WamkitError(
                 f"the executed actions are not finite: {bad} (sample, step, number)",
-                "pass what the robot did, in physical units",
+                "pass the executed actions, in physical units",
             )
         clip = {
             name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
@@ -173,10 +173,10 @@ class Session:
             self.policy, replace(observation, images=self._clip), self.num_images
         )
         state = preprocessing.physical_state(self.policy, first)
-        numbers = self.policy.actions.encode(done.to(self.policy.device), state)
+        actions = self.policy.actions.encode(done.to(self.policy.device), state)
         self._continue(
             EpisodeHistory(
-                self._memory, video, preprocessing.to_latent(self.policy, "action", numbers)
+                self._memory, video, preprocessing.to_latent(self.policy, "action", actions)
             )
         )
         self._chunks = []
@@ -185,6 +185,6 @@ class Session:
         if not right:
             raise WamkitError(
                 otherwise,
-                "pass the actions that the robot made of what the session returned, or none if it "
+                "pass the actions that the robot executed of the last chunk, or none if it "
                 "made them all, and begin a new episode with session.reset()",
             )

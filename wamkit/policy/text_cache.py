@@ -1,4 +1,4 @@
-"""Caches of prompts: their embeddings, and what a network computed from them."""
+"""Prompt caches: text embeddings, and the tensors that a network computed from them."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class TextEmbeddingCache:
             self.encoded += len(sentences)
             return _with_padding_token(self.encoder.encode(sentences))
         mark = self._mark = self._mark or self.encoder.fingerprint()
-        for sentence in dict.fromkeys(sentences):  # one by one: no bit depends on the company
-            if (mark, sentence) not in self._kept:
+        for prompt in dict.fromkeys(sentences):  # one by one: no embedding depends on the batch
+            if (mark, prompt) not in self._kept:
                 with torch.no_grad():
-                    encoded = _with_padding_token(self.encoder.encode([sentence]))
-                    self._kept[mark, sentence] = trim_padding(encoded)
+                    encoded = _with_padding_token(self.encoder.encode([prompt]))
+                    self._kept[mark, prompt] = trim_padding(encoded)
                 self.encoded += 1
-        rows = [self._kept[mark, sentence] for sentence in sentences]
-        for sentence in sentences:
-            self._kept.move_to_end((mark, sentence))
+        rows = [self._kept[mark, prompt] for prompt in sentences]
+        for prompt in sentences:
+            self._kept.move_to_end((mark, prompt))
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
         return stack_texts(rows)
@@ -63,7 +63,7 @@ _form = attrgetter("dtype", "device", "shape")
 
 
 class PromptState:
-    """The last texts, with what the network computed from them (`Text.prompt_cache`).
+    """The last texts, with their prompt caches (`Text.prompt_cache`).
 
     Cleared when a module or weight is replaced, or a weight changes in place, as its version
     counter shows. Call `forget` after a change of `weight.data`, which no counter shows.
@@ -77,21 +77,21 @@ class PromptState:
         """Counts how often modules or parameters were others than before."""
         self._texts: OrderedDict[Hashable, Text] = OrderedDict()
         self._links: Places = ([], [])
-        self._modules: list[nn.Module | None] = []  # what the links lead to
+        self._modules: list[nn.Module | None] = []  # modules behind the links
         self._slots: Places | None = None
         self._weights: list[nn.Parameter | None] = []
         self._counted: list[nn.Parameter] = []  # those that count their changes
         self._versions: list[int] = []
 
     def forget(self) -> None:
-        """Keep nothing, and look for the weights anew."""
+        """Drop all texts, and collect the weights again."""
         self._clear()
         self.replaced += 1
         self._slots = None
         self._weights, self._counted, self._versions = [], [], []
 
     def get(self, root: nn.Module, key: Hashable, make: Callable[[], Text]) -> Text:
-        """`make()`, or what it made before for this key while the weights of `root` were these."""
+        """Return the text of `key`, from `make` unless cached for the current weights of `root`."""
         # Runs over all modules and weights before every chunk, so each loop is a `map`.
         if not _hold(self._links, self._modules):
             self.forget()
@@ -169,7 +169,7 @@ def pooled_text_cache(
 
 
 def trim_padding(text: Text) -> Text:
-    """The text without trailing tokens that are masked in every sample.
+    """Drop trailing tokens that are masked in every sample.
 
     Drops the mask if every token left is valid: attention is faster without one. Synchronizes with
     the device, so use it for texts that are cached.
@@ -188,7 +188,7 @@ def trim_padding(text: Text) -> Text:
 
 
 def _with_padding_token(text: Text) -> Text:
-    """The text; if it has no token, with one masked padding token."""
+    """Add one masked padding token to a text without tokens."""
     if text.tokens.shape[1]:
         return text
     tokens = F.pad(text.tokens, (0, 0, 0, 1))
@@ -198,7 +198,7 @@ def _with_padding_token(text: Text) -> Text:
 
 
 def stack_texts(rows: Sequence[Text]) -> Text:
-    """Texts concatenated along the batch axis, padded to one length; padding is masked."""
+    """Concatenate texts along the batch axis, padded to one length; padding is masked."""
     length = max(row.tokens.shape[1] for row in rows)
     tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
     repeats = None
@@ -212,7 +212,7 @@ def stack_texts(rows: Sequence[Text]) -> Text:
 
 
 def _pad_values(row: Text, values: torch.Tensor | None, length: int) -> torch.Tensor:
-    """[1, L] numbers of a text's tokens, 1 if there are none, and 0 for padding up to `length`."""
+    """Per-token values [1, L], 1 if there are none, padded with 0 to `length`."""
     if values is None:
         values = torch.ones(row.tokens.shape[:2], device=row.tokens.device)
     return F.pad(values.float(), (0, length - values.shape[1]))

@@ -14,7 +14,7 @@ from ..files.install import install_hint
 
 
 def require() -> None:
-    """Raise WamkitError unless what a server needs is installed."""
+    """Raise WamkitError unless the packages of a server are installed."""
     if missing := [name for name in ("websockets", "msgpack") if find_spec(name) is None]:
         raise WamkitError(
             f"serving needs {' and '.join(missing)}, which is not installed",

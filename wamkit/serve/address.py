@@ -13,7 +13,7 @@ from ..errors import WamkitError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at this address, which refuses clients until a server is there; 0 is a free port.
+    """Bind a socket, which refuses clients until a server listens; port 0 picks a free one.
 
     Raises WamkitError if the address cannot be had.
     """
@@ -32,7 +32,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         hints = {
-            errno.EADDRINUSE: f"end what is there, or take --port {port + 1}, or --port 0 for any",
+            errno.EADDRINUSE: f"stop that program, or take --port {port + 1}, or --port 0 for any",
             errno.EACCES: "take a port from 1024 on",
             errno.EADDRNOTAVAIL: "name an address of this machine: --host 127.0.0.1",
         }

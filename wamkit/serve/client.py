@@ -11,22 +11,23 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..errors import WamkitError
 from .codec import LIMIT, pack, unpack
-from .quoting import brief
+from .quoting import truncate_text
 
 TRY_AGAIN = 1013
 """Close code of a connection that had to make room for others."""
 
 
 class Client:
-    """A robot's line to a server (`wamkit serve`), with a session of its own there.
+    """A connection of a robot to a server (`wamkit serve`), with its own session.
 
         with Client("192.168.0.7") as policy:
             reply = policy.infer({"observation/front": image, "prompt": "pick up the cup"})
             reply["actions"]  # [N, A] float32, in physical units
 
-    `metadata` says which keys the policy wants, and what its actions are. A connection that breaks
-    is made anew for up to `timeout` seconds, and goes on with the session. Raises WamkitError if
-    nobody answers within that time, or if the server no longer has the session that counts.
+    `metadata` holds the keys that the policy expects, and the names of its actions. A lost
+    connection is restored for up to `timeout` seconds, and continues the session. Raises
+    WamkitError if no server answers within that time, or if the server dropped a session that has
+    memory.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8000, *, timeout: float = 10) -> None:
@@ -40,7 +41,7 @@ class Client:
         except InvalidStatus as error:
             raise WamkitError(
                 f"{self.address} refuses this client: {_refusal(error)}",
-                "see what the server says, and try again later",
+                "read the message of the server, and try again later",
             ) from None
         except (OSError, WebSocketException, _BrokenError) as error:
             raise WamkitError(
@@ -62,7 +63,7 @@ class Client:
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `num_images`.
 
-        Raises WamkitError with the server's words if it does not take the observation.
+        Raises WamkitError with the message of the server if it refuses the observation.
         """
         anew = {"reset": True} if self._anew else {}
         self._count += 1
@@ -90,7 +91,7 @@ class Client:
                 if isinstance(error, InvalidStatus):
                     error = _BrokenError(_refusal(error))
                 if monotonic() + pause > end:
-                    raise self._closed_error(f"{why}; and nobody answers now: {error}") from None
+                    raise self._closed_error(f"{why}; and no server answers now: {error}") from None
                 sleep(pause)
                 pause = min(2 * pause, 2.0)
         if self.metadata.get("remembers") and not self.session.get("resumed") and not anew:
@@ -98,22 +99,22 @@ class Client:
             raise WamkitError(
                 f"the connection to {self.address} broke ({why}), and the server no longer has "
                 "this session",
-                "begin a new episode with a new Client; `wamkit serve --session-timeout` says how "
+                "begin a new episode with a new Client; `wamkit serve --session-timeout` sets how "
                 "long sessions are kept",
             )
 
     def _closed_error(self, why: str) -> WamkitError:
         return WamkitError(
             f"{self.address} has closed the connection: {why}",
-            "see what the server says; a new Client begins a new session",
+            "read the message of the server; a new Client begins a new session",
         )
 
     def reset(self) -> None:
-        """A new episode begins with the next observation."""
+        """Begin a new episode with the next observation."""
         self._anew = True
 
     def close(self) -> None:
-        """Say goodbye; the server forgets this session."""
+        """Close the connection; the server drops this session."""
         self._line.close()
 
     def __enter__(self) -> Self:
@@ -131,13 +132,13 @@ class Client:
         except ConnectionClosed as error:
             if _broke(error):
                 raise _BrokenError(str(error)) from None
-            raise self._closed_error(brief(str(error))) from None
+            raise self._closed_error(truncate_text(str(error))) from None
         except BaseException:
             # The reply is still to come, and would be taken for that to the next request.
             self._line.close()
             raise
         if isinstance(answer, str):
-            raise WamkitError(f"{self.address} says: {brief(answer)}")
+            raise WamkitError(f"{self.address} says: {truncate_text(answer)}")
         found: dict[str, Any] = unpack(answer)
         return found
 
@@ -147,13 +148,13 @@ class _BrokenError(Exception):
 
 
 def _refusal(error: InvalidStatus) -> str:
-    """What a server says instead of opening a connection."""
-    body = brief((error.response.body or b"").decode("utf-8", "replace").strip(), 300)
+    """Message of a server that refuses a connection."""
+    body = truncate_text((error.response.body or b"").decode("utf-8", "replace").strip(), 300)
     return f"HTTP {error.response.status_code}{': ' if body else ''}{body}"
 
 
 def _broke(error: ConnectionClosed) -> bool:
-    """True if no close frame came, or one after which a client is to connect again."""
+    """True if no close frame came, or one that allows to reconnect."""
     ends = [end for end in (error.rcvd, error.sent) if end is not None]
     if any("keepalive" in end.reason or end.code == TRY_AGAIN for end in ends):
         return True

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from ..errors import WamkitError
-from .quoting import brief, quoted
+from .quoting import quote, truncate_text
 
 LIMIT = 2**27
 """Bytes of a message: 128 MiB, or 145 images of 480 x 640."""
@@ -22,13 +22,13 @@ LIMIT = 2**27
 ITEMS = 2**12
 """Entries of one list or map."""
 ALL_ITEMS = 2**16
-"""Entries of all lists and maps of a message: what is large travels as arrays."""
+"""Entries of all lists and maps of a message: large data travels as arrays."""
 TEXT = 2**16
 """Bytes of one string."""
 AXES = 32
 """Axes of an array."""
 BEYOND = re.compile(r"(\d+) exceeds max_(str|bin|array|map|ext)_len\((\d+)\)")
-"""How msgpack says that something is too long."""
+"""Messages of msgpack for values that are too long."""
 KINDS = {"str": "bytes of text", "bin": "bytes", "array": "entries of a list"} | {
     "map": "entries of a map",
     "ext": "bytes of an extension type",
@@ -47,27 +47,27 @@ SCALARS: dict[str, tuple[type, ...]] = {
 """Kind of numpy's types -> what msgpack has for one value of it."""
 
 REFUSED = "VOc"
-"""Kinds of numpy's types that do not travel: records, Python objects, complex numbers."""
+"""Kinds of numpy dtypes that are refused: records, Python objects, complex numbers."""
 
 
 def pack(tree: Any) -> bytes:
-    """Maps, lists, words, numbers and arrays as one message. Raises WamkitError for others."""
+    """Encode maps, lists, strings, numbers and arrays. Raises WamkitError for other values."""
     try:
-        data: bytes = msgpack.packb(tree, default=_plain)
+        data: bytes = msgpack.packb(tree, default=_encode)
     except (TypeError, ValueError, OverflowError) as error:
         raise WamkitError(
-            f"this cannot be sent: {error}", "send maps, lists, words, numbers and numpy arrays"
+            f"this cannot be sent: {error}", "send maps, lists, strings, numbers and numpy arrays"
         ) from None
     _expect_small(data)
     return data
 
 
 def unpack(data: bytes) -> Any:
-    """What `pack` packed; arrays are read-only views of the message.
+    """Decode a message of `pack`; arrays are read-only views of the message.
 
     Raises WamkitError if it is too big, damaged, nested more deeply than msgpack reads, has the
     same key twice, more entries than `ITEMS` and `ALL_ITEMS`, extension types such as timestamps,
-    or arrays that do not travel. What it declares is checked before memory is taken for it.
+    or arrays of a refused dtype. Declared sizes are checked before memory is allocated.
     """
     _expect_small(data)
     values = _Values()
@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
     if found := BEYOND.fullmatch(str(error)):
         count, kind, most = found.groups()
         return f"{count} {KINDS[kind]} at once; expected at most {most}"
-    return brief(str(error), 300) or type(error).__name__
+    return truncate_text(str(error), 300) or type(error).__name__
 
 
 class _Values:
@@ -113,14 +113,14 @@ class _Values:
         return found
 
     def value_of(self, pairs: list[tuple[Any, Any]]) -> Any:
-        """A map, or the array or scalar that it stands for."""
+        """Decode a map, or the array or scalar that it encodes."""
         self._count(len(pairs))
         found = dict(pairs)
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise ValueError(f"a map with the key {quoted(twice)} twice")
-        return _array(found)
+            raise ValueError(f"a map with the key {quote(twice)} twice")
+        return _decode(found)
 
     def _count(self, more: int) -> None:
         self.items += more
@@ -140,8 +140,8 @@ def _expect_small(data: bytes) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    """An array or a numpy scalar as a map; msgpack refuses what is neither."""
+def _encode(value: Any) -> Any:
+    """Encode an array or a numpy scalar as a map; msgpack refuses other types."""
     if not isinstance(value, np.ndarray | np.generic):
         raise TypeError(f"a {type(value).__name__}")
     if value.dtype.kind in REFUSED:
@@ -156,12 +156,12 @@ def _plain(value: Any) -> Any:
     return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
 
 
-def _array(found: dict[Any, Any]) -> Any:
-    """A map as the array or scalar that it stands for, if it does."""
+def _decode(found: dict[Any, Any]) -> Any:
+    """Decode a map that encodes an array or scalar; else return it unchanged."""
     if b"__ndarray__" in found:
         data, kind, shape = _entry(found, b"data"), _type(found), _shape(_entry(found, b"shape"))
         if not isinstance(data, bytes):
-            raise TypeError(f"an array whose data is {quoted(data)}, not bytes")
+            raise TypeError(f"an array whose data is {quote(data)}, not bytes")
         array: Any = np.ndarray(buffer=data, dtype=kind, shape=shape)
         if array.nbytes != len(data):
             raise ValueError(f"{len(data)} bytes for an array of {array.nbytes}")
@@ -169,7 +169,7 @@ def _array(found: dict[Any, Any]) -> Any:
     if b"__npgeneric__" in found:
         data, kind = _entry(found, b"data"), _type(found)
         if not isinstance(data, SCALARS.get(kind.kind, ())):
-            raise TypeError(f"a {kind} that is {quoted(data)}")
+            raise TypeError(f"a {kind} that is {quote(data)}")
         return kind.type(data)
     return found
 
@@ -184,14 +184,14 @@ def _shape(found: Any) -> tuple[int, ...]:
     """The lengths of the axes, each of which fits into 63 bits."""
     right = isinstance(found, list | tuple) and all(type(n) is int for n in found)
     if not right or len(found) > AXES or any(not 0 <= n < 2**63 for n in found):
-        raise ValueError(f"an array of the shape {quoted(found)}")
+        raise ValueError(f"an array of the shape {quote(found)}")
     return tuple(found)
 
 
 def _type(found: dict[Any, Any]) -> np.dtype[Any]:
     named = _entry(found, b"dtype")
     if not isinstance(named, str) or not DTYPE.fullmatch(named):
-        raise TypeError(f"an array of {quoted(named)}")
+        raise TypeError(f"an array of {quote(named)}")
     try:
         kind = np.dtype(named)
     except (TypeError, ValueError, OverflowError, SyntaxError):

@@ -15,13 +15,13 @@ from websockets.protocol import State
 from .limits import Admission
 
 FRAME = 300
-"""Bytes that Python needs for a frame beside its payload, rounded up."""
+"""Memory of a frame object besides its payload, in bytes, rounded up."""
 FRAGMENTS = 4096
 """Frames of a message at most."""
 UNREAD = 2**20
 """Bytes that wait at most for a client that does not read; a chunk has a few thousand."""
 BURST, RATE = 1000, 10
-"""Pings and pongs that a client may send: so many, and so many a second beside them."""
+"""Pings and pongs that a client may send: a burst, and a rate per second."""
 TOO_BIG, POLICY = 1009, 1008
 
 unparsed = attrgetter("reader.buffer")
@@ -51,11 +51,11 @@ class Connection(ServerConnection):
         self._waiting = 0  # their sum
         self._current = 0  # bytes of the message that the handler has
         self.ended = False
-        """True once it was cut off, or the client has gone."""
+        """True once the connection is closed by either side."""
 
     @property
     def bytes_unanswered(self) -> int:
-        """Bytes of messages that nobody works on: what is free again if this connection ends."""
+        """Bytes of unprocessed messages, freed if this connection ends."""
         if self.ended:
             return 0
         return len(unparsed(self.protocol)) + self._partial + self._waiting
@@ -76,7 +76,7 @@ class Connection(ServerConnection):
         return not self.served and not self.pending
 
     async def next_message(self) -> str | bytes:
-        """The next message of the client; the one before is counted no more.
+        """The next message of the client; the previous one is no longer counted.
 
         Raises ConnectionClosed if there is none any more.
         """
@@ -109,16 +109,16 @@ class Connection(ServerConnection):
         self.admission.arrive(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         super().connection_lost(exc)
         self.ended = True
         self.admission.leave(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the network, and count what they amount to."""
+        """Receive bytes from the network, and count them."""
         super().data_received(data)
         if self.transport.get_write_buffer_size() > UNREAD:
-            self.cut(POLICY, "does not read what it is sent")
+            self.cut(POLICY, "does not read the data it is sent")
         self.admission.recount(self)
 
     def process_event(self, event: Any) -> None:

@@ -14,7 +14,7 @@ TRY_AGAIN = 1013
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what all clients of a server take together."""
+    """Limits on the resources of all clients of a server together."""
 
     clients: int = 64
     """Websocket connections at the same time, at least 1."""
@@ -28,7 +28,7 @@ class Limits:
 
 
 class Admission:
-    """Counts the connections of a server and what they hold, and says who gives way to whom.
+    """Counts the connections of a server and their memory, and decides which to close.
 
     All methods run in the event loop of the server.
     """
@@ -53,7 +53,7 @@ class Admission:
         """Make a connection a client. Returns why it is refused, or nothing if it is admitted.
 
         Where there are too many, the oldest one that never got an answer and waits for none gives
-        way, so that silent connections keep nobody out.
+        way, so that idle connections block no client.
         """
         if self.draining:
             return "the server is shutting down"
@@ -72,7 +72,7 @@ class Admission:
         return ""
 
     def leave(self, connection: Connection) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self.handshakes.pop(connection, None)
         self.clients.pop(connection, None)
         self.recount(connection)

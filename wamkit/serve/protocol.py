@@ -1,8 +1,8 @@
 """Requests and replies of the server: openpi's keys, and the observations that they encode.
 
-A request is a map: `observation/VIEW` images, `observation/state` numbers, `prompt` a sentence.
+A request is a map: `observation/VIEW` images, `observation/state` values, `prompt` an instruction.
 It may hold `seed`, `reset` (a new episode begins with this request) and, where the paradigm
-remembers, `executed` (what the robot made of the last chunk). No other key is taken.
+remembers, `executed` (the actions that the robot executed). No other key is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..files.pixels import to_deep_image
 from ..policy.observation import ActionChunk, Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
-from .quoting import control_character, listed, quoted
+from .quoting import control_character, list_values, quote
 
 NUMBER = "request"  # a client that counts its requests can send one again
 LONGEST_PROMPT = 4096
@@ -59,7 +59,7 @@ class RequestHandler:
         self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.stateful else []))
 
     def metadata(self) -> dict[str, Any]:
-        """The greeting: what the policy expects in a request, and what it returns."""
+        """The greeting: keys and shapes of requests and replies."""
         spec = self.policy.spec
         return {
             "policy": self.name,
@@ -79,7 +79,7 @@ class RequestHandler:
         }
 
     def answer(self, session: Session, request: Any) -> dict[str, Any]:
-        """The next actions of the client whose session it is, and how long the policy took.
+        """Return the next actions for a session, and the time the policy took.
 
         Raises WamkitError for a request that the policy cannot take.
         """
@@ -104,15 +104,15 @@ class RequestHandler:
         if not missing and not unknown:
             return
         faults = [f"has no {key!r}" for key in missing]
-        faults += [f"has {listed(unknown)}"] if unknown else []
-        hint = f"beside them it may hold {', '.join(self.optional)}"
+        faults += [f"has {list_values(unknown)}"] if unknown else []
+        hint = f"optional keys are {', '.join(self.optional)}"
         if missing and unknown:
-            hint = f"if {quoted(unknown[0])} is meant, call it {missing[0]!r}"
+            hint = f"if {quote(unknown[0])} is meant, call it {missing[0]!r}"
             for view, key in self.images.items():
                 if key == missing[0] and isinstance(unknown[0], str):
-                    hint += f", or serve with --camera-map {view}={quoted(unknown[0])[1:-1]}"
+                    hint += f", or serve with --camera-map {view}={quote(unknown[0])[1:-1]}"
         raise WamkitError(
-            f"the request {' and '.join(faults)}; found {listed(request)}; "
+            f"the request {' and '.join(faults)}; found {list_values(request)}; "
             f"expected {', '.join(map(repr, self.wanted))}",
             hint,
         )
@@ -124,20 +124,20 @@ class RequestHandler:
             for view, key in self.images.items()
         }
         size = self.policy.spec.state.size
-        state = _numbers(STATE, request[STATE], (size,)) if size else None
+        state = _to_vector(STATE, request[STATE], (size,)) if size else None
         return Observation(images, _prompt(request[PROMPT]), state)
 
     def _executed(self, request: Mapping[str, Any]) -> Tensor | None:
         if EXECUTED not in request:
             return None
-        return _numbers(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
+        return _to_vector(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
 
 
 def check_request_number(found: Any, before: int | None) -> int:
-    """The number of a request. Raises WamkitError if it is none, or behind the one before."""
+    """Validate the number of a request. Raises WamkitError if it is none, or decreases."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         raise WamkitError(
-            f"'{NUMBER}' is {quoted(found)}; expected a count", "count requests from 1"
+            f"'{NUMBER}' is {quote(found)}; expected a count", "count requests from 1"
         )
     if before is not None and found < before:
         raise WamkitError(
@@ -160,7 +160,7 @@ def _prompt(found: Any) -> str:
     """One instruction. Raises WamkitError if it is none, too long, or no plain text."""
     if not isinstance(found, str):
         raise WamkitError(
-            f"'{PROMPT}' is a {type(found).__name__}; expected a sentence", "send one instruction"
+            f"'{PROMPT}' is a {type(found).__name__}; expected text", "send one instruction"
         )
     if len(found) > LONGEST_PROMPT:
         raise WamkitError(
@@ -180,7 +180,7 @@ def _reset(request: Mapping[str, Any]) -> bool:
     found = request.get(RESET, False)
     if found is None or (isinstance(found, bool | int | np.bool_) and found in (0, 1)):
         return bool(found)
-    raise WamkitError(f"'{RESET}' is {quoted(found)}", "send true, false, or leave it out")
+    raise WamkitError(f"'{RESET}' is {quote(found)}", "send true, false, or leave it out")
 
 
 def _to_clip(key: str, found: Any, count: int) -> Tensor:
@@ -237,38 +237,38 @@ def _to_deep_clip(key: str, found: Any, count: int) -> Tensor:
     if found.dtype.kind not in "uif" or clip.ndim != 3 or len(clip) != count or 0 in clip.shape:
         raise WamkitError(
             f"{key!r} is {found.dtype} {list(found.shape)}; {expected}",
-            "send what the camera measured, such as uint16 millimeters",
+            "send the raw depth of the camera, such as uint16 millimeters",
         )
     expect_size(clip.shape[2], clip.shape[1], repr(key))
     return torch.from_numpy(to_deep_image(clip[..., None], repr(key))).movedim(-1, 1)[None]
 
 
-def _numbers(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
-    """Numbers as a tensor [1, *shape] float32; of an axis -1 any length is taken."""
-    shown = ", ".join("N" if n < 0 else str(n) for n in shape)
+def _to_vector(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
+    """Convert values to a tensor [1, *shape] float32; an axis of -1 takes any length."""
+    expected_shape = ", ".join("N" if n < 0 else str(n) for n in shape)
     try:
         given = found if isinstance(found, np.ndarray) else np.array(found)
         if given.dtype.kind in "USMmc":
-            raise TypeError("text, times and complex numbers are converted in silence")
+            raise TypeError("numpy would convert text, times and complex numbers silently")
     except (TypeError, ValueError, OverflowError, RecursionError):
-        raise _no_numbers(key, found, shown) from None
+        raise _vector_error(key, found, expected_shape) from None
     fits = given.ndim == len(shape) and all(
         n == m or (n == -1 and m <= MOST_ROWS) for n, m in zip(shape, given.shape, strict=True)
     )
     if given.dtype.kind == "O" or not fits:  # before anything is made of it: it may be large
         if given.dtype.kind == "O":
-            raise _no_numbers(key, found, shown)
+            raise _vector_error(key, found, expected_shape)
         raise WamkitError(
-            f"{key!r} has shape {list(given.shape)}; expected [{shown}]",
-            "send what the policy was trained with, in physical units",
+            f"{key!r} has shape {list(given.shape)}; expected [{expected_shape}]",
+            "send the state the policy was trained with, in physical units",
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
         return torch.from_numpy(given.astype(np.float32))[None]
 
 
-def _no_numbers(key: str, found: Any, shown: str) -> WamkitError:
+def _vector_error(key: str, found: Any, expected_shape: str) -> WamkitError:
     return WamkitError(
-        f"{key!r} is a {type(found).__name__}; expected numbers [{shown}]",
+        f"{key!r} is a {type(found).__name__}; expected numbers [{expected_shape}]",
         "send an array or a list of numbers",
     )
 

@@ -1,4 +1,4 @@
-"""Values and text of strangers, short and without control characters, for messages and logs."""
+"""Untrusted values and text, short and without control characters, for messages and logs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LINE = 2000
 """Characters of a message that are passed on."""
 
 
-def quoted(value: Any) -> str:
-    """A value as Python writes it, if that is short and safe, else what kind of value it is."""
+def quote(value: Any) -> str:
+    """Return the repr of a value if it is short and safe, else its type."""
     if isinstance(value, str | bytes):
         more = "..." if len(value) > LONGEST else ""
         return f"{value[:LONGEST]!r}{more}"
@@ -29,19 +29,19 @@ def quoted(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def listed(values: Any, most: int = 8) -> str:
-    """Values, quoted and separated by commas; of more than `most`, how many there are beside."""
+def list_values(values: Any, most: int = 8) -> str:
+    """List values, quoted and separated by commas; count those after `most`."""
     values = list(values)
     rest = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(map(quoted, values[:most])) + rest
+    return ", ".join(map(quote, values[:most])) + rest
 
 
 def control_character(text: str) -> int | None:
-    """The place of the first control character that is no tab or line break, or None."""
+    """Index of the first control character that is no tab or line break, or None."""
     bad = (at for at, c in enumerate(text) if c not in "\t\n\r" and unicodedata.category(c) == "Cc")
     return next(bad, None)
 
 
-def brief(text: str, most: int = LINE) -> str:
-    """Text for a message or a log: printable, and of what is longer than `most`, the beginning."""
+def truncate_text(text: str, most: int = LINE) -> str:
+    """Make text printable for a message or a log, and truncate it to `most` characters."""
     return printable(text[:most]) + (f"... ({len(text)} characters)" if len(text) > most else "")

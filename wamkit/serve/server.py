@@ -37,7 +37,7 @@ from .codec import LIMIT, pack, unpack
 from .connection import Connection
 from .limits import Admission, Limits
 from .protocol import NUMBER, RequestHandler, check_request_number
-from .sessions import Held, Patience, Sessions, log
+from .sessions import ServerSession, Sessions, SessionTimeouts, log
 
 __all__ = ["Server", "address_of", "bind", "run_in_thread"]
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 GRACE = 0.3
 """Seconds that clients have to answer the last close frame, once the running chunk is done."""
 CLOSE_TIMEOUT = 2
-"""Seconds that one client has to answer a close frame while the server goes on."""
+"""Seconds that one client has to answer a close frame while the server keeps running."""
 GOING_AWAY, BUG = 1001, 1011
 """Close codes (RFC 6455, 7.4.1)."""
 SHUTDOWN = "the server is shutting down"
@@ -74,10 +74,10 @@ class Server:
         policy: Policy,
         name: str = "",
         renamed: Mapping[str, str] | None = None,
-        patience: Patience | None = None,
+        patience: SessionTimeouts | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.policy, self.patience = policy, patience or Patience()
+        self.policy, self.patience = policy, patience or SessionTimeouts()
         self.sessions = Sessions(policy.session, self.patience)
         self.handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
         self.admission = Admission(limits or Limits())
@@ -86,9 +86,9 @@ class Server:
         self._settings = copy_context()
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
-        """Make a chunk for each instruction, and the one after it where the paradigm remembers.
+        """Sample a chunk for each prompt, and a second one if the paradigm is stateful.
 
-        Whatever is encoded, compiled, recorded or allocated at first is there when a client asks.
+        Lazy encoding, compilation, capture and allocation happen here, before a client waits.
         Without any, one chunk for some instruction: others may have another length.
         """
         for prompt in prompts or (None,):
@@ -96,12 +96,12 @@ class Server:
 
     @asynccontextmanager
     async def open(self, listener: socket.socket) -> AsyncIterator[None]:
-        """Answer on a bound socket for as long as the block lasts; once for a server.
+        """Serve on a bound socket within the block; only once per server.
 
         At the end the request that is being computed is answered, those that wait are refused, and
-        every client gets a close frame with code 1001; nobody is waited for longer than GRACE
-        seconds after that answer. Pages in a browser are refused: they may reach this machine's
-        own address.
+        every client gets a close frame with code 1001; the server waits for no client longer than
+        GRACE seconds after that answer. Pages in a browser are refused: they may reach this
+        machine's own address.
         """
         try:
             async with serve(
@@ -130,7 +130,7 @@ class Server:
             self._worker.shutdown()
 
     async def _drain(self) -> None:
-        """Finish the request that is computed, refuse those that wait, and end every connection."""
+        """Finish the running request, refuse waiting ones, and close every connection."""
         self.admission.draining = True
         clients = list(self.admission.clients)
         farewells = [self._dismiss(client) for client in clients if not client.answering]
@@ -143,14 +143,14 @@ class Server:
         self.admission.abort()
 
     async def _dismiss(self, connection: Connection) -> None:
-        """Say that the server ends, as an error to a client that waits for an answer."""
+        """Send an error to a client that waits for an answer: the server is shutting down."""
         with suppress(ConnectionClosed):
             if connection.pending:
                 await connection.send(f"{SHUTDOWN}, and has not acted on this request")
             await connection.close(GOING_AWAY, SHUTDOWN)
 
     def _inform(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a probe; refuse websockets while the server ends."""
+        """Answer a health probe; refuse websockets during shutdown."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
@@ -163,7 +163,7 @@ class Server:
     def _admit(
         self, connection: ServerConnection, request: Request, response: Response
     ) -> Response | None:
-        """Let a client in whose handshake is right, if there is room."""
+        """Admit a client after a valid handshake, if limits allow."""
         assert isinstance(connection, Connection)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
             return None
@@ -192,7 +192,7 @@ class Server:
                 message = await connection.next_message()
                 came, held.last_request_time = perf_counter(), monotonic()
                 work = partial(self._answer, held, connection, message, came, before)
-                del message  # it is as large as what it holds
+                del message  # its size counts with the messages
                 await self._reply(connection, work)
                 del work
                 before = perf_counter() - came
@@ -200,7 +200,7 @@ class Server:
         except ConnectionClosed:
             return
         except Exception as error:
-            broken = True  # whatever it was in the midst of is not gone on with
+            broken = True  # the session cannot continue from a failed chunk
             with suppress(ConnectionClosed):
                 await connection.send(_failure(error))
                 await connection.close(BUG, type(error).__name__)
@@ -208,9 +208,9 @@ class Server:
             self.sessions.leave(held, connection, broken=broken)
 
     async def _reply(self, connection: Connection, work: Callable[[], str | bytes]) -> None:
-        """Wait for the turn of a request, and send what comes of it.
+        """Wait for the turn of a request, and send the reply.
 
-        Nothing is computed for a client that is gone, or if the server ends before.
+        Skips requests of clients that disconnected, and all once the server is shutting down.
         """
         try:
             async with self._turn:
@@ -224,13 +224,13 @@ class Server:
 
     def _answer(
         self,
-        held: Held,
+        held: ServerSession,
         connection: Connection,
         message: str | bytes,
         came: float,
         before: float | None,
     ) -> str | bytes:
-        """A reply in bytes, or as text what is wrong with the request; times in seconds.
+        """Return the reply in bytes, or an error as text; times in seconds.
 
         A request that has the number of the one before it was sent again, because the connection
         broke before its reply was there: it is answered as before, and not acted on twice.
@@ -261,7 +261,7 @@ class Server:
 
 
 def _failure(error: Exception) -> str:
-    """What a client is to know of an error that is none of its own."""
+    """Message for a client about an internal error."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         log.error("out of memory in the answer to a request: %s", error)
         return (
@@ -274,7 +274,7 @@ def _failure(error: Exception) -> str:
 
 @contextmanager
 def run_in_thread(server: Server, listener: socket.socket) -> Iterator[None]:
-    """Run the server in a thread of its own for as long as the block lasts."""
+    """Run the server in a thread within the block."""
     started: Future[Callable[[], Any]] = Future()
 
     async def run() -> None:

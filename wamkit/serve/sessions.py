@@ -1,8 +1,8 @@
-"""Sessions that outlive a connection: a client that comes back goes on with its episode.
+"""Sessions that outlive a connection: a client that reconnects continues its episode.
 
 The server names a session in its greeting; a client that connects to `/?session=NAME` takes it up
-again. A name is a secret: whoever presents it has the session, and the connection before is closed.
-All of this happens in the server's event loop.
+again. A name is a secret: a client that presents it takes over the session, and the previous
+connection is closed. All of this happens in the server's event loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection
 
 from ..policy.session import Session
-from .quoting import brief
+from .quoting import truncate_text
 
 log = logging.getLogger("wamkit.serve")
 
@@ -27,21 +27,21 @@ TAKEN_OVER = 4001  # close code: another connection has presented the session
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long clients may be silent, and what is kept of those that are gone; in seconds."""
+class SessionTimeouts:
+    """Timeouts of idle clients and of sessions without a connection, in seconds."""
 
     ping_interval: float | None = 20
     """From one ping to the next; None for no pings."""
     ping_timeout: float | None = 600
     """A client that does not answer a ping for so long is dropped; None for never."""
     session_timeout: float = 600
-    """How long the session of a client that is gone is kept."""
+    """How long the session of a disconnected client is kept."""
     kept: int = 8
     """Sessions that are kept at most without a client; the one that left first gives way."""
 
 
 @dataclass
-class Held:
+class ServerSession:
     """The session of one client, and the connection that has it."""
 
     name: str
@@ -49,7 +49,7 @@ class Held:
     owner: ServerConnection | None
     last_request_time: float = field(default_factory=monotonic)
     number: int | None = None
-    """Of the newest request, if the client numbers them."""
+    """Number of the newest request, if the client numbers them."""
     reply: str | bytes | None = None
     """To that request: if it was lost with the connection, it is sent again."""
     timer: asyncio.TimerHandle | None = None
@@ -65,17 +65,17 @@ class Held:
 class Sessions:
     """All sessions of a server, those with a client and those that wait for one."""
 
-    def __init__(self, make: Callable[[], Session], patience: Patience) -> None:
+    def __init__(self, make: Callable[[], Session], patience: SessionTimeouts) -> None:
         self.make, self.patience = make, patience
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, ServerSession] = {}
 
-    def take(self, connection: ServerConnection) -> tuple[Held, bool]:
-        """The session that a connection asks for, or a new one; and whether it was there before."""
+    def take(self, connection: ServerConnection) -> tuple[ServerSession, bool]:
+        """Return the session that a connection requests, or a new one, and whether it existed."""
         wanted = _wanted(connection)
         known = self.held.get(wanted or "")
         peer = _peer(connection)
         if known is None:
-            held = Held(secrets.token_hex(16), self.make(), connection)
+            held = ServerSession(secrets.token_hex(16), self.make(), connection)
             self.held[held.name] = held
             lost = "" if wanted is None else f"; {wanted[:6]!r}, which it asked for, is not here"
             log.info("%s connected: session %s%s", peer, held.short, lost)
@@ -93,8 +93,10 @@ class Sessions:
             log.info("%s is back: session %s, silent for %.0f s", peer, known.short, silent)
         return known, True
 
-    def leave(self, held: Held, connection: ServerConnection, *, broken: bool = False) -> None:
-        """A connection has ended; its session is kept unless the client said goodbye."""
+    def leave(
+        self, held: ServerSession, connection: ServerConnection, *, broken: bool = False
+    ) -> None:
+        """Handle the end of a connection; keep its session unless the client closed it."""
         why, silent = _why(connection), monotonic() - held.last_request_time
         why = "is disconnected after a bug in the server" if broken else why
         line = f"{_peer(connection)} {why}, silent for {silent:.0f} s"
@@ -115,16 +117,16 @@ class Sessions:
             self._drop(old, f"more than {self.patience.kept} wait for their clients")
 
     def clear(self) -> None:
-        """The server ends."""
+        """Drop all sessions at shutdown."""
         for held in self.held.values():
             if held.timer is not None:
                 held.timer.cancel()
         self.held.clear()
 
-    def _expire(self, held: Held) -> None:
-        self._drop(held, f"nobody came back within {self.patience.session_timeout:g} s")
+    def _expire(self, held: ServerSession) -> None:
+        self._drop(held, f"no client reconnected within {self.patience.session_timeout:g} s")
 
-    def _drop(self, held: Held, why: str) -> None:
+    def _drop(self, held: ServerSession, why: str) -> None:
         if held.timer is not None:
             held.timer.cancel()
         if self.held.pop(held.name, None) is not None:
@@ -145,13 +147,13 @@ def _peer(connection: ServerConnection) -> str:
 
 
 def _why(connection: ServerConnection) -> str:
-    """How a connection ended, in words."""
+    """Describe how a connection ended."""
     sent, received = connection.protocol.close_sent, connection.protocol.close_rcvd
     if sent is not None and "keepalive" in sent.reason:
         return "answered no ping (keepalive timeout) and was dropped"
     if received is not None:
-        said = f": {brief(received.reason)}" if received.reason else ""
-        return f"closed the connection (code {received.code}{said})"
+        reason = f": {truncate_text(received.reason)}" if received.reason else ""
+        return f"closed the connection (code {received.code}{reason})"
     if sent is not None:
         return f"was disconnected (code {sent.code}{': ' if sent.reason else ''}{sent.reason})"
     return "vanished without a word"

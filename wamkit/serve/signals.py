@@ -22,7 +22,7 @@ process and to its group."""
 class Signals:
     """Within the block, SIGINT and SIGTERM end the process.
 
-    At once, with status 128 + the signal's number, as long as nobody is served and from the second
+    At once, with status 128 + the signal's number, while no client is served, and from the second
     signal on: threads that compute are not waited for. With `end_with`, the first one calls a
     function instead. Outside the main thread, where Python handles no signals, nothing is done.
     """
@@ -56,7 +56,7 @@ class Signals:
         """
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # whoever read it may have gone
+            with suppress(OSError, ValueError):  # its reader may have closed it
                 stream.flush()
         os._exit(128 + signal.SIGINT if self.first == signal.SIGINT else 0)
 
@@ -73,5 +73,5 @@ class Signals:
 def _leave(number: int) -> None:
     """End the process now."""
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # whatever was drawn there hid the cursor
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress bar may have hidden the cursor
     os._exit(128 + number)

@@ -13,7 +13,7 @@ from .environment import Robot
 def views_of(spec: PolicySpec, robot: Robot, named: Mapping[str, str]) -> dict[str, str]:
     """view of the policy -> camera of the environment, by `named` or by the same name.
 
-    A single view sees the single camera, whatever they are called.
+    A single view is mapped to a single camera under any name.
     """
     views = [view.name for view in spec.cameras.views]
     if len(views) == len(robot.cameras) == 1 and not named:
@@ -55,7 +55,7 @@ def conflicts(
     if spec.actions.size != len(robot.actions):
         yield Conflict(
             between=("actions.groups", "environment"),
-            why=f"an action of the policy has {spec.actions.size} numbers, the environment takes "
+            why=f"an action of the policy has {spec.actions.size} values, the environment takes "
             f"{len(robot.actions)}: {', '.join(robot.actions)}",
             hint="evaluate a policy that was trained for this robot",
         )
@@ -70,7 +70,7 @@ def conflicts(
     if spec.state.size not in (0, len(robot.state)):
         yield Conflict(
             between=("state.size", "environment"),
-            why=f"the policy reads a state of {spec.state.size} numbers, the environment returns "
+            why=f"the policy reads a state of {spec.state.size} values, the environment returns "
             f"{len(robot.state)}: {', '.join(robot.state) or 'none'}",
             hint="evaluate a policy that was trained for this robot",
         )
@@ -85,7 +85,7 @@ def conflicts(
 
 
 def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
-    """What a policy that remembers asks for: whole chunks, and images that divide them."""
+    """Conflicts of a stateful policy, which needs whole chunks, and images that divide them."""
     video, chunk = spec.video, spec.actions.chunk_size
     if execute_steps != chunk:
         yield Conflict(

@@ -28,10 +28,10 @@ from .episodes import Frame, Rollout
 
 @dataclass
 class Progress:
-    """Result of a few actions."""
+    """Result of executing a few actions."""
 
     steps: list[Step] = field(default_factory=list)
-    looks: dict[int, EnvObservation] = field(default_factory=dict)  # after so many of the actions
+    observations: dict[int, EnvObservation] = field(default_factory=dict)  # by actions before it
     over: bool = False
     seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> each time it ran
 
@@ -45,19 +45,19 @@ class EnvWorker:
         self._done = 0
 
     def robot(self) -> Robot:
-        """What is to be controlled."""
+        """Return the specification of the robot."""
         return self.environment.robot  # type: ignore[no-any-return]
 
     def reset(self, seed: int) -> EnvObservation:
         """Begin an episode."""
         self.environment.reset(narrowed(seed))
         self._done = 0
-        return self._look()
+        return self._observe()
 
     def advance(self, actions: NDArray[Any], every: int) -> Progress:
-        """Carry out actions [K, A], until success or the end; look after every so many of them.
+        """Execute actions [K, A] until success or the end; observe after every `every` of them.
 
-        There is a look after the last action too. When the episode is over, the end is looked at
+        The last action is observed too. When the episode is over, the end is observed
         only if every step is.
         """
         made = Progress(seconds={"observation": [], "environment": []})
@@ -70,7 +70,7 @@ class EnvWorker:
             due = count % every == 0 or count == len(actions)
             if every == 1 or (due and not made.over):
                 start = perf_counter()
-                made.looks[count] = self._look()
+                made.observations[count] = self._observe()
                 made.seconds["observation"].append(perf_counter() - start)
             if made.over:
                 break
@@ -79,7 +79,7 @@ class EnvWorker:
     def play(
         self, seed: int, actor: str, noise: float, post_success_steps: int, keep: bool
     ) -> Rollout:
-        """Run an episode of `expert` or `random`, until so many steps after the first success.
+        """Run an episode of `expert` or `random`, until `post_success_steps` after success.
 
         `noise`: std of the normal noise on executed actions, relative to half the range of each
         dimension. The rollout keeps the clean actions, so that data show how to recover. Raises
@@ -97,28 +97,28 @@ class EnvWorker:
         first, frames, total, success_at, steps = seen, [], 0.0, None, 0
         while True:
             if expert is not None:
-                meant = robot.limited(expert.act(seen))
+                intended = robot.limited(expert.act(seen))
                 spread = noise * (high - low) / 2 * rng.normal(size=len(low))
             else:
-                meant, spread = rng.uniform(low, high).astype(np.float32), 0
-            step = self._step(robot.limited(meant + spread))
+                intended, spread = rng.uniform(low, high).astype(np.float32), 0
+            step = self._step(robot.limited(intended + spread))
             steps, total = steps + 1, total + step.reward
             if keep:
-                frames.append(Frame(seen, meant, step.reward, step.success))
+                frames.append(Frame(seen, intended, step.reward, step.success))
             if step.success and success_at is None:
                 success_at = steps
             if step.over or (success_at is not None and steps - success_at >= post_success_steps):
                 break
             if keep or expert is not None:
-                seen = self._look()
-        last = self._look() if keep else None
+                seen = self._observe()
+        last = self._observe() if keep else None
         solved = success_at is not None
         return Rollout(
             seed, solved, total, steps, first.instruction, frames=tuple(frames), last=last
         )
 
-    def _look(self) -> EnvObservation:
-        """What is seen now. Raises WamkitError if it is not what an environment must show."""
+    def _observe(self) -> EnvObservation:
+        """Observe. Raises WamkitError if the observation breaks the interface of environments."""
         seen: EnvObservation = self.environment.see()
         where = f"environment {self.config.name}, step {self._done}"
         state = np.asarray(seen.state)
@@ -127,7 +127,7 @@ class EnvWorker:
             names = self.robot().state
             name = names[place] if place < len(names) else str(place)
             raise WamkitError(
-                f"{where}: the state is {state[place]} at {name!r}, expected finite numbers",
+                f"{where}: the state is {state[place]} at {name!r}, expected finite values",
                 "the simulation has become unstable: choose another seed, or mend the environment",
             )
         for name, image in seen.images.items():
@@ -135,7 +135,7 @@ class EnvWorker:
                 raise WamkitError(
                     f"{where}: camera {name!r} shows {image.dtype} {list(image.shape)}, "
                     "expected uint8 [height, width, 3]",
-                    "have the environment scale what it renders to 8 bits",
+                    "have the environment render 8-bit images",
                 )
         return seen
 
@@ -200,7 +200,7 @@ class EnvPool:
                 process.join()
 
     def ask(self, place: int, what: str, *given: Any) -> None:
-        """Have a worker call one of its methods; an answer that nobody took is dropped."""
+        """Call a method of a worker; drop an earlier answer that was not taken."""
         if self._here:
             self._answers[place] = getattr(self._here[place], what)(*given)
             return
@@ -211,7 +211,7 @@ class EnvPool:
             raise self._lost(place) from None
 
     def answer(self, place: int) -> Any:
-        """What the method returned. Raises what it raised, and WamkitError if the process died."""
+        """Return the result of the method, or raise its error; WamkitError if the process died."""
         if self._here:
             return self._answers.pop(place)
         number = -1
@@ -226,7 +226,7 @@ class EnvPool:
         raise WamkitError(what, hint) if user else RuntimeError(what)
 
     def ready(self, places: Sequence[int]) -> Iterator[int]:
-        """Those of the places, asked before, that have an answer by now; waits for the first."""
+        """Indexes of the workers that have an answer; waits for the first."""
         if self._here:
             yield from places
             return
@@ -234,7 +234,7 @@ class EnvPool:
         yield from (place for place in places if self._pipes[place] in found)
 
     def robot(self) -> Robot:
-        """What is to be controlled; the same in every process."""
+        """Specification of the robot, the same in every process."""
         self.ask(0, "robot")
         return self.answer(0)  # type: ignore[no-any-return]
 
@@ -248,7 +248,7 @@ class EnvPool:
 
 
 def _serve(pipe: Connection, config: EnvironmentConfig) -> None:
-    """Answer questions about one environment until nobody asks any more."""
+    """Run one environment in a worker process, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     host: EnvWorker | None = None
     while True:

@@ -1,6 +1,6 @@
-"""What a simulator promises: episodes that a seed decides, what is seen, and a score.
+"""The interface of a simulator: seeded episodes, observations, rewards and success.
 
-Letters: A numbers in an action, P numbers in a state.
+Letters: A size of an action, P size of a state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Robot:
     kind: str = "simulated"  # of robot, as data sets note it
 
     def limited(self, action: NDArray[Any]) -> NDArray[np.float32]:
-        """An action [A] within the limits. Raises WamkitError if a number is not finite."""
+        """Clip an action [A] to the limits. Raises WamkitError if a value is not finite."""
         if not np.isfinite(action).all():
             place = int(np.flatnonzero(~np.isfinite(action))[0])
             raise WamkitError(
@@ -62,7 +62,7 @@ class Step:
 
 
 class Expert(Protocol):
-    """A script that solves the task; it may know more than is seen."""
+    """A script that solves the task; it may use privileged information."""
 
     def act(self, seen: EnvObservation) -> NDArray[Any]:
         """The next action [A]."""
@@ -73,25 +73,25 @@ class Environment(Protocol):
     """One simulator with a task in it.
 
     Looking is apart from stepping, because images often cost more than physics, and between the
-    decisions of a policy nobody looks.
+    decisions of a policy no image is rendered.
     """
 
     robot: Robot
 
     def reset(self, seed: int) -> None:
-        """Begin an episode that the seed, of 32 bits, alone decides, whatever happened before."""
+        """Begin an episode that the 32-bit seed alone determines."""
 
     def see(self) -> EnvObservation:
-        """What is seen now."""
+        """Return the current observation."""
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """One action [A] within the limits."""
 
     def expert(self, seed: int) -> Expert | None:
-        """A script for the episode that has begun, or None if there is none."""
+        """Return a script for the running episode, or None."""
 
     def close(self) -> None:
-        """Free what the simulator holds."""
+        """Free the simulator."""
 
 
 def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:

@@ -17,7 +17,7 @@ Z95 = 1.959963984540054  # of a normal distribution, 95 % within plus and minus 
 def wilson(successes: int, attempts: int, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of a success rate (Wilson, 1927), 95 % by default.
 
-    Unlike the textbook interval it says something about 0 or all successes too.
+    Unlike the normal approximation it is meaningful for 0 or all successes too.
     """
     rate = successes / attempts
     scale = 1 + z * z / attempts
@@ -49,7 +49,7 @@ def summary(attempts: Sequence[Rollout]) -> dict[str, Any]:
 
 
 def latencies(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """stage -> milliseconds of one run of it: the median, and what 95 of 100 stay below."""
+    """Return stage -> median and 95th percentile of its latency in milliseconds."""
     return {
         stage: {
             "p50": 1000 * float(np.median(seconds[stage])),

@@ -1,6 +1,6 @@
 """Run a policy for several episodes at once, each as if it were alone.
 
-Every episode draws its noise from seeds of its own, so that who else is in the batch does not
+Every episode draws its noise from its own seeds, so that the rest of the batch does not
 matter beyond rounding.
 """
 
@@ -27,7 +27,7 @@ class RunningEpisode:
     """State of an episode that is running."""
 
     seed: int
-    seen: dict[int, EnvObservation]  # step -> what was seen then
+    seen: dict[int, EnvObservation]  # step -> observation
     step: int = 0
     decisions: int = 0
     over: bool = False
@@ -38,8 +38,8 @@ class RunningEpisode:
     imagined: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
 
     @property
-    def draw(self) -> int:
-        """The seed of the next decision."""
+    def chunk_seed(self) -> int:
+        """Seed of the next chunk."""
         return folded(self.seed * 100_003 + self.decisions)
 
 
@@ -68,13 +68,13 @@ class PolicyRunner:
         if video.num_observed > 1 or policy.paradigm.stateful:
             self.every = int(np.gcd(execute_steps, video.frame_stride))
 
-    def decide(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
-        """The next actions of each episode, [execute_steps, A] in physical units."""
+    def sample_actions(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
+        """Sample the next actions of each episode, [execute_steps, A] in physical units."""
         if self.policy.paradigm.stateful:
-            chunks = [self._remembering(one) for one in running]
+            chunks = [self._stateful_chunk(one) for one in running]
         else:
             seen = self._observed([self._context(one) for one in running])
-            draws = [one.draw for one in running]
+            draws = [one.chunk_seed for one in running]
             values = self.policy.act(seen, seed=draws, **self.act_options).values
             chunks = list(values.numpy())
         for one in running:
@@ -86,14 +86,14 @@ class PolicyRunner:
         if not self.imagine:
             return
         seen = self._observed([self._context(one) for one in running])
-        future = self.policy.imagine(seen, seed=[one.draw for one in running])
+        future = self.policy.imagine(seen, seed=[one.chunk_seed for one in running])
         for row, one in enumerate(running):
             one.imagined[one.step] = {
                 self.views[name]: _pixels(clip[row, :, future.observed :])
                 for name, clip in future.views.items()
             }
 
-    def _remembering(self, one: RunningEpisode) -> NDArray[np.float32]:
+    def _stateful_chunk(self, one: RunningEpisode) -> NDArray[np.float32]:
         """A chunk of a stateful policy, which observes all frames since its last chunk."""
         if one.session is None:
             one.session = self.policy.session()
@@ -102,13 +102,13 @@ class PolicyRunner:
             every = self.policy.spec.video.frame_stride
             count = one.session.num_images
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
-        chunk = one.session.act(self._observed([looks]), seed=one.draw, **self.act_options)
+        chunk = one.session.act(self._observed([looks]), seed=one.chunk_seed, **self.act_options)
         return chunk.values[0].numpy()
 
     def _context(self, one: RunningEpisode) -> list[EnvObservation]:
-        """The frames that a decision starts from, oldest first.
+        """The frames that a chunk is conditioned on, oldest first.
 
-        As in training, the first one stands for those before the episode.
+        As in training, the first one is repeated for those before the episode.
         """
         video = self.policy.spec.video
         steps = [

@@ -87,7 +87,7 @@ class CollectionConfig:
         except ValidationError as error:
             faults = "; ".join(str(c) for c in explained(error, "", _Notes)[:8])
             raise WamkitError(
-                f"the notes of the data set on what was collected are damaged: {faults}",
+                f"the notes of the data set about its collections are damaged: {faults}",
                 "remove meta/wamkit.json, and add to the data set with --append",
             ) from None
         return next((e for e in found if all(e[k] == v for k, v in mine.items())), None)
@@ -114,10 +114,10 @@ class CollectionConfig:
         return {"environment": environment, **numbers}
 
 
-def writer(
+def open_dataset(
     folder: Path, robot: Robot, image_format: Literal["video", "image"], codec: str | None = None
 ) -> Writer:
-    """A data set for what the robot sees and does, under LeRobot's names."""
+    """Open a data set for observations and actions of the robot, with LeRobot's keys."""
     features = {
         f"observation.images.{name}": Feature(image_format, (*size, 3))
         for name, size in robot.cameras.items()
@@ -131,7 +131,7 @@ def writer(
     return Writer(folder, robot.control_hz, features, robot.kind, codec=codec)
 
 
-def add(made: Writer, rollout: Rollout) -> None:
+def add_rollout(made: Writer, rollout: Rollout) -> None:
     """Write one episode whose frames were kept."""
     for frame in rollout.frames:
         values: dict[str, Any] = {
@@ -159,7 +159,7 @@ def collect(
 ) -> CollectionSummary:
     """Let the expert play seeds from `seed` on, and write its successes until there are enough.
 
-    Goes on where a collection with the same settings stopped. `keep_every`: save after so many
+    Resumes a collection with the same settings. `keep_every`: save after so many
     episodes, and those that are whole at Ctrl-C; without it a collection is saved whole or not at
     all. `on_rollout` is called after every attempt. Raises WamkitError if the expert fails too
     often.
@@ -184,7 +184,7 @@ def collect(
                 )
             with _uninterrupted():
                 if rollout.success:
-                    add(made, rollout)
+                    add_rollout(made, rollout)
                     entry["episodes"] += 1
                     entry["frames"] += len(rollout.frames)
                     unsaved += 1

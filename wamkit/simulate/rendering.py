@@ -1,4 +1,4 @@
-"""How simulators draw without a display: what has to be set, and what is wrong with what is set."""
+"""Headless rendering of simulators: set environment variables, and explain wrong ones."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _KNOWN = (*_ON, *_OFF, "egl", "osmesa")
 _CURE = f"set {GL}=egl, or {GL}=osmesa, or leave it unset: wamkit then chooses egl"
 
 
-def without_display() -> bool:
-    """True on Linux where no display is there to draw on."""
+def is_headless() -> bool:
+    """True on Linux without a display."""
     return sys.platform == "linux" and not any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
 
 
-def prepare() -> None:
-    """See to it that MuJoCo and pygame draw into memory; call it before they are imported."""
+def use_offscreen_rendering() -> None:
+    """Make MuJoCo and pygame render off-screen; call it before they are imported."""
     os.environ.setdefault(SDL, "dummy")
-    if without_display() and not os.environ.get(GL, "").strip() and "mujoco" not in sys.modules:
+    if is_headless() and not os.environ.get(GL, "").strip() and "mujoco" not in sys.modules:
         os.environ[GL] = "egl"
 
 
 def expect_mujoco() -> None:
-    """Refuse what MuJoCo could not draw with. Raises WamkitError with what to set."""
+    """Raise WamkitError if MuJoCo cannot render with these settings, with a hint."""
     value = os.environ.get(GL, "")
     on_rollout = value.lower().strip()
     if sys.platform == "linux" and on_rollout not in _KNOWN:
         raise WamkitError(f"{GL} is {value!r}, expected egl, osmesa or glfw", _CURE)
     if on_rollout in _OFF:
         raise WamkitError(f"{GL} is {value!r}: MuJoCo is not to draw, and nothing is seen", _CURE)
-    if without_display() and on_rollout in _ON:
+    if is_headless() and on_rollout in _ON:
         raise WamkitError(f"{GL} is {value!r}, which draws on a display; there is none here", _CURE)
 
 
 @contextmanager
-def drawing(what: str, but: type[Exception] = WamkitError) -> Iterator[None]:
-    """Within, `what` is made or drawn; an error says which variable to set.
+def explain_rendering_errors(what: str, but: type[Exception] = WamkitError) -> Iterator[None]:
+    """Explain rendering errors of `what` within the block, with the variable to set.
 
     Errors of the class `but` are left as they are.
     """
@@ -58,14 +58,14 @@ def drawing(what: str, but: type[Exception] = WamkitError) -> Iterator[None]:
             f"pip install the package of {error.name}, or check how it is written",
         ) from None
     except Exception as error:
-        words = f"{type(error).__name__}: {error}".strip().splitlines()
-        hint, text = "check its name and its settings", f"{' '.join(words)} {what}".lower()
+        lines_of_error = f"{type(error).__name__}: {error}".strip().splitlines()
+        hint, text = "check its name and its settings", f"{' '.join(lines_of_error)} {what}".lower()
         if any(
             word in text for word in ("mujoco", "egl", "gl context", "opengl", "glfw", "osmesa")
         ):
             expect_mujoco()
-            shown = f"{GL}={os.environ.get(GL, '')}"
-            hint = f"it draws with {shown}; {_CURE} (libegl1 or libosmesa6 must be installed)"
+            setting = f"{GL}={os.environ.get(GL, '')}"
+            hint = f"it draws with {setting}; {_CURE} (libegl1 or libosmesa6 must be installed)"
         elif "video driver" in text or "sdl" in text:
             hint = f"{SDL} is {os.environ.get(SDL)!r}: leave it unset, or set {SDL}=dummy"
-        raise WamkitError(f"{what} does not work here: {words[0]}", hint) from None
+        raise WamkitError(f"{what} does not work here: {lines_of_error[0]}", hint) from None

@@ -25,7 +25,7 @@ def play(
     post_success_steps: int = 0,
     keep: bool = False,
 ) -> Iterator[Rollout]:
-    """Episodes of `expert` or `random`, in the order of their seeds."""
+    """Yield episodes of `expert` or `random`, in the order of their seeds."""
     free, asked, made = list(range(len(workers))), dict[int, int](), dict[int, Rollout]()
     waiting, following = iter(seeds), iter(seeds)
     next_out = next(following, None)
@@ -50,9 +50,9 @@ def evaluate(
     *,
     keep: bool = False,
 ) -> Iterator[Rollout]:
-    """Episodes of a policy, as they end; the times of each stage are added to `seconds`.
+    """Yield episodes of a policy as they end; add the times of each stage to `seconds`.
 
-    With `keep`, every step is looked at, and attempts hold their frames.
+    With `keep`, every step is observed, and rollouts hold their frames.
     """
     waiting = iter(seeds)
     running: dict[int, RunningEpisode] = {}
@@ -67,23 +67,23 @@ def evaluate(
             running[place].seen[0] = workers.answer(place)
         if not running:
             return
-        _round(workers, running, runner, 1 if keep else runner.every, seconds)
+        _step_chunk(workers, running, runner, 1 if keep else runner.every, seconds)
         for place in [place for place, one in running.items() if one.over]:
             yield _rollout(running.pop(place), keep)
 
 
-def _round(
+def _step_chunk(
     workers: EnvPool,
     running: dict[int, RunningEpisode],
     runner: PolicyRunner,
     every: int,
     seconds: Seconds,
 ) -> None:
-    """One decision for every episode that runs, and what comes of it."""
+    """Sample and execute one chunk for every running episode."""
     episodes = list(running.values())
     runner.imagine_next(episodes)
     start = perf_counter()
-    chunks = runner.decide(episodes)
+    chunks = runner.sample_actions(episodes)
     seconds.setdefault("policy", []).append(perf_counter() - start)
     for (place, one), chunk in zip(running.items(), chunks, strict=True):
         one.actions += list(chunk)
@@ -92,7 +92,7 @@ def _round(
         made: Progress = workers.answer(place)
         for stage, spent in made.seconds.items():
             seconds.setdefault(stage, []).extend(spent)
-        one.seen |= {one.step + count: seen for count, seen in made.looks.items()}
+        one.seen |= {one.step + count: seen for count, seen in made.observations.items()}
         one.step += len(made.steps)
         one.rewards += [step.reward for step in made.steps]
         one.successes += [step.success for step in made.steps]
@@ -100,7 +100,7 @@ def _round(
 
 
 def _rollout(one: RunningEpisode, keep: bool) -> Rollout:
-    """The episode as it is reported."""
+    """Convert a running episode to a rollout."""
     happened = zip(one.actions, one.rewards, one.successes, strict=False)  # the end cuts a chunk
     frames = tuple(Frame(one.seen[step], *what) for step, what in enumerate(happened) if keep)
     return Rollout(

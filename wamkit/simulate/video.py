@@ -22,7 +22,7 @@ from .episodes import Rollout
 READABLE = 192  # pixels of height that small images are enlarged to
 BORDER = 4
 PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
-GIF_HERTZ = 50.0  # browsers slow down what is faster
+GIF_HERTZ = 50.0  # browsers slow down faster GIFs
 
 
 def video_frames(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
@@ -56,20 +56,20 @@ def _framed(image: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np
 
 def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> None:
     """Write an episode as .mp4 or .gif, at its true speed where the format can."""
-    shown = list(video_frames(rollout, every))
+    frames = list(video_frames(rollout, every))
     if file.suffix == ".mp4":
-        size = shown[0].shape[0], shown[0].shape[1]
+        size = frames[0].shape[0], frames[0].shape[1]
         hint = "write the films as images that move: --video-format gif"
         shot = video_writer.VideoWriter(file, control_hz, size, "h264", hint)
         try:
-            for image in shown:
+            for image in frames:
                 shot.add(image)
             shot.close()
         finally:
             shot.discard()  # nothing, once it is closed
         return
     skip = max(1, round(control_hz / GIF_HERTZ))
-    images: list[Any] = [Image.fromarray(image) for image in shown[::skip]]
+    images: list[Any] = [Image.fromarray(image) for image in frames[::skip]]
     first, *rest = images
     duration = max(20, round(1000 * skip / control_hz))
     with as_not_written(file):

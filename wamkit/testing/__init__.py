@@ -1,4 +1,4 @@
-"""What the author of a part tests it with: `from wamkit.testing import *`, and its pieces."""
+"""Tests for authors of parts: `from wamkit.testing import *`, and its pieces."""
 
 from .contract import CHECKS as CHECKS
 from .contract import pytest_generate_tests, test_contract

@@ -1,7 +1,7 @@
 """Contract tests of a backbone's stack: other tokens in it, a narrower copy of it, a part of it.
 
 A check takes a configuration that builds in a second. `wamkit.testing` runs STACK on every backbone
-at its tiny size; a plugin may try more of its variants, and say where its tokens stand:
+at its tiny size; a plugin may try more of its variants, and state the positions of its tokens:
 
     @pytest.mark.parametrize("check", STACK)
     def test_other_tokens_pass_the_stack(check):
@@ -27,7 +27,7 @@ from ..engine.passes import LevelTable, PassRunner
 from ..errors import WamkitError
 from ..interfaces.streams import embed_video
 from ..interfaces.types import Frames, Text
-from .fixtures import random_frames, redrawn
+from .fixtures import random_frames, randomize_weights
 from .tolerance import ROUNDING, same_values
 
 __all__ = ["STACK", "grid", "placed_by_hand"]
@@ -43,9 +43,9 @@ def grid(times: Tensor, rows: int, columns: int) -> Tensor:
 
 @torch.no_grad()
 def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
-    """Tokens of target frames that are placed by hand give the numbers of the frames.
+    """Tokens at hand-made positions give the result of the frames.
 
-    `places` says where the tokens of frames stand, if the family has its own idea of that.
+    `places` gives the positions of frame tokens, if the family has its own.
     """
     backbone, frames, text = _inputs(config)
     runner = PassRunner()
@@ -65,7 +65,7 @@ def placed_by_hand(config: BackboneConfig, places: Places = grid) -> None:
 
 @torch.no_grad()
 def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
-    """Each token has a noise level and a place of its own, and no other token is told of it."""
+    """The level and position of a token affect no other token."""
     backbone, frames, text = _inputs(config)
     runner = PassRunner()
     even = embed_video(runner, backbone, frames.at(0.5, "context", "target"), text).frames
@@ -115,7 +115,7 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
 
 
 def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
-    """`resized` keeps what is not asked for, forgets the weights, and builds."""
+    """`resized` keeps other settings, drops the weights, and builds."""
     traits = config.traits
     if not traits.mlp_dim:
         return
@@ -139,7 +139,7 @@ def can_be_cut_to_fewer_blocks(config: BackboneConfig) -> None:
 
 
 def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
-    """What `resized` cannot do is said in the words of `wamkit.config.parts.expect_resizable`."""
+    """`resized` refuses sizes with the errors of `wamkit.config.parts.expect_resizable`."""
     traits = config.traits
     if not traits.mlp_dim:
         return
@@ -159,13 +159,13 @@ def refuses_blocks_and_heads_it_does_not_have(config: BackboneConfig) -> None:
 
 
 def _inputs(config: BackboneConfig) -> tuple[Any, Frames, Text]:
-    """A backbone with every weight moved, three frames on levels of their own, and words."""
+    """A backbone with every weight moved, three frames with separate levels, and text."""
     torch.manual_seed(0)
     _, p, q = config.traits.patch_size
     frames, text = random_frames(config.traits, (2 * p, 3 * q))
     levels = torch.tensor([[0.0, 0.9, 0.4], [0.2, 0.7, 0.3]])
     frames = replace(frames, times=(0.0, 1.0, 2.5), levels=levels)
-    return redrawn(config.build()).eval(), frames, text
+    return randomize_weights(config.build()).eval(), frames, text
 
 
 def _stream(

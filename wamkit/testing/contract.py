@@ -42,7 +42,7 @@ from .fixtures import (
     default,
     predict_frames,
     random_frames,
-    redrawn,
+    randomize_weights,
     run_dense,
 )
 from .parity import other_values, same_values, uncalled
@@ -79,7 +79,7 @@ def _label(part: Part) -> str:
 
 
 def test_contract(contract_check: Callable[..., None], contract_part: Part, tmp_path: Path) -> None:
-    """A part does what its kind promises."""
+    """A part fulfills the contract of its kind."""
     torch.manual_seed(0)
     contract_check(compose(contract_part), tmp_path)
 
@@ -92,7 +92,7 @@ def _inputs(spec: PolicySpec) -> tuple[Frames, Text]:
 
 
 def _backbone(spec: PolicySpec) -> Any:
-    return redrawn(spec.backbone.build()).eval()
+    return randomize_weights(spec.backbone.build()).eval()
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def states_its_traits_truly(spec: PolicySpec, tmp: Path) -> None:
 
 
 def imagines_or_says_that_it_cannot(spec: PolicySpec, tmp: Path) -> None:
-    """Who asks a backbone without a velocity for one is told so."""
+    """A backbone without a velocity raises an error if asked for one."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     try:
         assert denoise(model, video, text).isfinite().all()
@@ -163,28 +163,28 @@ def gives_the_same_numbers_from_a_cache(spec: PolicySpec, tmp: Path) -> None:
 
 
 def _without_words(spec: PolicySpec) -> Visibility:
-    """CLIP, and where words follow the target, as the traits say, the context does not see them."""
+    """CLIP, except that the context does not see text at the level of the target."""
     follows = spec.backbone.traits.text_follows
     return {**CLIP, "context": {"context"}} if follows else CLIP
 
 
 @torch.no_grad()
 def gives_words_the_noise_level_it_states(spec: PolicySpec, tmp: Path) -> None:
-    """Words in the stream have the level of target frames if the traits say so, and else 0."""
+    """Text tokens in the stream have the level in `Traits.text_level`."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     if model.traits.text != "stream" or not model.traits.imagines:
         return
 
-    def words(frames: Frames) -> Tensor:
+    def text_tokens(frames: Frames) -> Tensor:
         video = embed_videos(PassRunner(), model, ModelInputs(text, frames))["video"]
         stream = video.text
         assert stream is not None
         rows = stream.modulation.gather(stream.level_index)[0]  # type: ignore[union-attr]
         return stream.blocks[0].pre_attention(stream.tokens, rows, stream.rotary)[0].k  # type: ignore[no-any-return]
 
-    one, two = words(video), words(video.at(0.25, "target"))
-    clean, alone = words(video.at(0.0, "target")), words(video.only("context"))
-    same_values(alone, clean)  # a pass without target frames has words at 0
+    one, two = text_tokens(video), text_tokens(video.at(0.25, "target"))
+    clean, alone = text_tokens(video.at(0.0, "target")), text_tokens(video.only("context"))
+    same_values(alone, clean)  # a pass without target frames has text at level 0
     if spec.backbone.traits.text_follows:
         other_values(one, two, 1e-4)
         other_values(one, clean, 1e-4)
@@ -208,7 +208,7 @@ def keeps_noise_levels_to_their_frames(spec: PolicySpec, tmp: Path) -> None:
 
 @torch.no_grad()
 def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
-    """Words that are not valid change nothing; words that are do, if words are read at all."""
+    """Masked text tokens change nothing; valid ones do, if the backbone reads text."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     one = predict_frames(model, video, text)
     hidden, seen = text.tokens.clone(), text.tokens.clone()
@@ -223,10 +223,10 @@ def hides_padding_of_the_text(spec: PolicySpec, tmp: Path) -> None:
 
 
 def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
-    """What is shown depends on each parameter, but for those that the model says are silent.
+    """The prediction depends on each parameter, except those listed as `silent`.
 
     A model may carry `silent`, regular expressions for weights that published files hold and no
-    velocity depends on, such as those for what the last block makes of the words.
+    velocity depends on, such as those for the last text tokens.
     """
     model, (video, text) = _backbone(spec), _inputs(spec)
     predict_frames(model, video, text).square().mean().backward()
@@ -271,7 +271,7 @@ def builds_without_memory(spec: PolicySpec, tmp: Path) -> None:
 
 @torch.no_grad()
 def runs_in_bfloat16(spec: PolicySpec, tmp: Path) -> None:
-    """Half the bytes, nearly the same numbers; noise levels stay float32."""
+    """Half the bytes, nearly the same values; noise levels stay float32."""
     model, (video, text) = _backbone(spec), _inputs(spec)
     full = predict_frames(model, video, text)
     weights.cast(model, torch.bfloat16)

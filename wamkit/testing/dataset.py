@@ -38,7 +38,7 @@ def record(
 
 
 def frame(features: dict[str, Feature], episode: int, t: int) -> dict[str, Any]:
-    """Images that brighten by 18 of 255 a frame; numbers episode + t / 100 + place / 10.
+    """Images that brighten by 18 of 255 a frame; values episode + t / 100 + place / 10.
 
     Actions are a frame ahead of the state.
     """

@@ -1,4 +1,4 @@
-"""What every environment must keep to; for the tests of those who write one."""
+"""The contract of environments, for the tests of their authors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
 
 
 def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> list[EnvObservation]:
-    """What is seen in an episode of these actions."""
+    """Observations of an episode with these actions."""
     environment.reset(seed)
     seen = [environment.see()]
     for action in actions:

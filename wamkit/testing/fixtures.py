@@ -1,4 +1,4 @@
-"""What tests try a part with: a tiny spec around it, random inputs, and the engine's reference."""
+"""Fixtures for tests of parts: tiny specs, random inputs, and an uncached reference."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
     from ..policy.policy import Policy
 
 __all__ = [
-    "acted",
     "around",
     "batch_of",
-    "changed",
     "compose",
-    "composed",
-    "corrupted",
     "default",
-    "everything",
+    "full_inputs",
+    "noised_sample",
     "observation",
     "predict_frames",
     "random_frames",
-    "redrawn",
+    "randomize_weights",
     "run_dense",
     "run_head",
+    "run_paradigm",
+    "spec_with",
+    "with_overrides",
 ]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def composed(*parts: Part, **names: str) -> PolicySpec:
+def spec_with(*parts: Part, **names: str) -> PolicySpec:
     """`compose` of parts and of registered ones, by kind: `composed(Mine(), backbone="theirs")`.
 
     Raises AssertionError if nothing fits them, and WamkitError for unknown names.
@@ -72,15 +72,15 @@ def _composed(names: tuple[tuple[str, str], ...]) -> PolicySpec:
     return compose(*(default(registry().get(kind, name)) for kind, name in names))
 
 
-def changed(spec: PolicySpec, *changes: str) -> PolicySpec:
+def with_overrides(spec: PolicySpec, *changes: str) -> PolicySpec:
     """The spec with each `path.to.key=value` set, as by `--set` on the command line."""
     return parse(override(spec.dump(), changes))
 
 
-def acted(
+def run_paradigm(
     policy: Policy, model: Any = None, *, seed: int = 3, **act_options: Any
 ) -> ParadigmOutput:
-    """What a policy's paradigm does with a random observation, by a model or the policy's own."""
+    """Run a policy's paradigm on a random observation, with `model` or the policy's own."""
     inputs, rng = (
         inference_inputs(policy, observation(policy.spec)),
         torch.Generator().manual_seed(seed),
@@ -91,20 +91,20 @@ def acted(
         )
 
 
-def corrupted(
+def noised_sample(
     policy: Policy, *, seed: int = 1, size: int = 2
 ) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
-    """Random training samples of a policy: clean, noisy, and what is to be predicted."""
+    """Random training samples of a policy: clean, noisy, and the targets."""
     inputs = training_inputs(policy, batch_of(policy.spec, size=size))
     rng = torch.Generator().manual_seed(seed)
     return (inputs, *policy.paradigm.add_noise(inputs, policy.schedules, rng))
 
 
 def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> tuple[Frames, Text]:
-    """Random frames of `size` latents and five words for a backbone, for a batch of two.
+    """Random frames of `size` latents and five text tokens for a backbone, for a batch of two.
 
     The first frame is a clean context, the others are targets at 0.75; the first sample has three
-    words. Guide channels and conditioner tokens come along where the backbone wants them.
+    valid text tokens. Conditioning latents and embeddings are added where the backbone takes them.
     """
     rng = torch.Generator().manual_seed(1)
     z = torch.randn(2, traits.latent_channels, frames, *size, generator=rng)
@@ -113,19 +113,23 @@ def random_frames(traits: Traits, size: tuple[int, int], *, frames: int = 3) -> 
     sigma[:, 0] = 0
     valid = torch.ones(2, 5, dtype=torch.bool)
     valid[0, 3:] = False
-    words, guide, cond_embeds = torch.randn(2, 5, traits.text_width, generator=rng), None, None
+    tokens, cond_latents, cond_embeds = (
+        torch.randn(2, 5, traits.text_width, generator=rng),
+        None,
+        None,
+    )
     if traits.cond_channels:
-        guide = torch.randn(2, traits.cond_channels, frames, *size, generator=rng)
+        cond_latents = torch.randn(2, traits.cond_channels, frames, *size, generator=rng)
     if traits.cond_embeds_width:
         cond_embeds = torch.randn(2, 1, traits.cond_embeds_width, generator=rng)
-    clip = Frames(z, roles, counted(frames), sigma, guide)
-    return clip, Text(words, valid, cond_embeds)
+    clip = Frames(z, roles, counted(frames), sigma, cond_latents)
+    return clip, Text(tokens, valid, cond_embeds)
 
 
-def everything(spec: PolicySpec) -> ModelInputs:
+def full_inputs(spec: PolicySpec) -> ModelInputs:
     """Random inputs for an action head, for a batch of two.
 
-    It has a context frame, words, a state, and all that a head may be asked for, each at levels of
+    They have a context frame, text, a state, and every modality of a head, each at levels of
     its own.
     """
     rng = torch.Generator().manual_seed(4)
@@ -145,7 +149,7 @@ def everything(spec: PolicySpec) -> ModelInputs:
     )
 
 
-def redrawn(model: M, *, seed: int = 2) -> M:
+def randomize_weights(model: M, *, seed: int = 2) -> M:
     """The same module with every weight moved, so that zero-initialized ones hide nothing."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of a port share: the same weights in two networks give the same numbers.
+"""Helpers for parity tests of a port: the same weights give the same values.
 
 A port of a published network is tried at a tiny size: the reference class with `randomized` weights
 is saved, its files are read by the part's own loader, and both compute the same, forwards and
@@ -51,7 +51,7 @@ def randomized(model: M, small: str | None = None) -> M:
     """Draw every parameter anew, by the order of names, so that no norm, bias or table is trivial.
 
     Weights of norms are drawn around 1. What matches the expression `small` is drawn small: do so
-    for what is normalized next, and the epsilons of two norms can be told apart.
+    for the next norm, and the epsilons of two norms make a difference.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def randomized(model: M, small: str | None = None) -> M:
 def gradients(model: nn.Module, loss: Callable[..., Tensor], **inputs: Tensor) -> dict[str, Tensor]:
     """The gradient of `loss(**inputs)` for every input and every parameter, by name.
 
-    What the loss does not depend on has the gradient 0.
+    Gradients of unused inputs are 0.
     """
     leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
     wanted = {**leaves, **dict(model.named_parameters())}
@@ -85,14 +85,14 @@ def velocity_gradients(
 ) -> dict[str, Tensor]:
     """`gradients` of a fixed random projection of what `predict` makes of a model.
 
-    The inputs are the latents `z` and the embeddings `words`.
+    The inputs are the latents `z` and the embeddings `text_tokens`.
     """
 
-    def loss(z: Tensor, words: Tensor) -> Tensor:
-        out = predict(model, replace(frames, z=z), replace(text, tokens=words))
+    def loss(z: Tensor, text_tokens: Tensor) -> Tensor:
+        out = predict(model, replace(frames, z=z), replace(text, tokens=text_tokens))
         return (torch.randn(out.shape, generator=torch.Generator().manual_seed(3)) * out).mean()
 
-    return gradients(model, loss, z=frames.z, words=text.tokens)
+    return gradients(model, loss, z=frames.z, text_tokens=text.tokens)
 
 
 def same_gradients(

@@ -9,8 +9,8 @@ import torch
 
 from ..config.spec import PolicySpec
 from ..policy.policy import Policy
-from .company import expect_alike
-from .fixtures import acted, batch_of, observation, redrawn
+from .batch_independence import expect_batch_independent
+from .fixtures import batch_of, observation, randomize_weights, run_paradigm
 from .tolerance import other_values, same_values
 from .uncached import uncached
 
@@ -27,7 +27,7 @@ def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
 
 
 def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
-    """Chunk after chunk, with whatever it remembers, and the same again for the same seeds."""
+    """Chunk after chunk with memory, reproducible from the same seeds."""
     policy, episodes = Policy.from_spec(spec), []
     for _ in range(2):
         session, values = policy.session(), []
@@ -40,14 +40,14 @@ def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
 
 @torch.no_grad()
 def acts_the_same_without_a_cache(spec: PolicySpec, tmp: Path) -> None:
-    """What is computed once is what every pass would compute.
+    """Cached tensors equal those that every pass would compute.
 
     Not where stages see keys that are older than they (`Stage.kept`), as the paradigm wants it.
     """
     if any(stage.kept for stage in spec.paradigm.program(spec)):
         return
-    policy = redrawn(Policy.from_spec(spec))
-    fast, slow = acted(policy), acted(policy, uncached(policy.model))
+    policy = randomize_weights(Policy.from_spec(spec))
+    fast, slow = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(fast.action, slow.action)
 
 
@@ -61,16 +61,16 @@ def acts_the_same_with_fused_layers(spec: PolicySpec, tmp: Path) -> None:
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     apart = policy.train().act(seen, seed=0).values
     same_values(policy.eval().act(seen, seed=0).values, apart)
-    says = any(getattr(type(module), "fuse_groups", ()) for module in policy.modules())
-    assert bool(policy._fused_layers) == says
+    expected_fused = any(getattr(type(module), "fuse_groups", ()) for module in policy.modules())
+    assert bool(policy._fused_layers) == expected_fused
     after = policy.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def gives_a_sample_the_same_alone_and_in_company(spec: PolicySpec, tmp: Path) -> None:
+def samples_are_independent_of_the_batch(spec: PolicySpec, tmp: Path) -> None:
     """Chunk, imagined frames and losses of a sample do not depend on the rest of its batch."""
-    expect_alike(redrawn(Policy.from_spec(spec)))
+    expect_batch_independent(randomize_weights(Policy.from_spec(spec)))
 
 
 def learns(spec: PolicySpec, tmp: Path) -> None:
@@ -107,7 +107,7 @@ POLICY: Sequence[Callable[[PolicySpec, Path], None]] = (
     goes_on_through_an_episode,
     acts_the_same_without_a_cache,
     acts_the_same_with_fused_layers,
-    gives_a_sample_the_same_alone_and_in_company,
+    samples_are_independent_of_the_batch,
     learns,
     comes_back_from_a_folder,
     imagines,

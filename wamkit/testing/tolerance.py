@@ -1,4 +1,4 @@
-"""How far two computations of the same numbers may be apart, on any processor.
+"""Tolerances between two computations of the same values, on any processor.
 
 Products and sums are rounded in another order by another processor, kernel, batch size or number
 of threads. A difference is therefore measured against the largest number that is expected, never
@@ -34,11 +34,11 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torc
 def same_values(
     found: Any, expected: Any, error: float | None = None, *, scale: float | None = None
 ) -> None:
-    """The same numbers, to within `error` times the largest size of any number that is expected.
+    """Assert equal values, to within `error` times the largest absolute expected value.
 
-    Tensors, arrays and numbers, alone or in lists and dictionaries. Shapes and dtypes of tensors
-    are the same. Without `error`: `ROUNDING` of the dtype; whole numbers are equal. Give `scale`
-    where numbers are small because large ones cancel: the size of those.
+    Tensors, arrays and floats, alone or in lists and dictionaries. Shapes and dtypes of tensors
+    are the same. Without `error`: `ROUNDING` of the dtype; integers are equal. Give `scale`
+    where values are small because large ones cancel: the size of those.
     """
     pairs = list(_pairs(found, expected, ""))
     assert pairs, "nothing to compare"
@@ -73,7 +73,7 @@ def _pairs(found: Any, expected: Any, name: str) -> Iterator[tuple[Tensor, Tenso
 
 
 def _tensor(x: Any, other: Any) -> Tensor:
-    """As a tensor on the CPU; Python's numbers in the dtype of what they are compared with."""
+    """Convert to a tensor on the CPU; Python numbers get the dtype of the other operand."""
     if isinstance(x, Tensor | np.ndarray | np.generic):
         return torch.as_tensor(x).detach().cpu()
     wide = torch.as_tensor(x, dtype=torch.float64)
@@ -85,7 +85,7 @@ def _tensor(x: Any, other: Any) -> Tensor:
 def _fault(
     found: Tensor, expected: Tensor, name: str, error: float | None, scale: float | None
 ) -> str:
-    """What is wrong with a tensor; empty if nothing is."""
+    """Describe the difference of a tensor; empty if there is none."""
     if not expected.numel():
         return ""
     if error is None:
@@ -119,11 +119,11 @@ def _distance(found: Tensor, expected: Tensor) -> tuple[float, int]:
 
 
 _BYTES = {torch.frombuffer, torch.from_file, Tensor.view}
-"""What reads bytes as numbers: a dtype there says what they are."""
+"""Functions that reinterpret bytes: a dtype there must not change."""
 
 
 class _Doubling(TorchFunctionMode):
-    """Reads float32 as float64 in what torch is asked for."""
+    """Replaces float32 by float64 in calls of torch."""
 
     def __torch_function__(
         self,
@@ -146,7 +146,7 @@ def _wide(x: Any) -> Any:
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """Within, torch computes in float64 what is written as float32, and what is not written.
+    """Make torch compute in float64 within the block, where float32 is written or default.
 
     `.float()`, `dtype=torch.float32` and new tensors are float64, so that networks which take
     some steps in float32 whatever their weights are compute all of it in float64. Tensors that

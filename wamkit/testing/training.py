@@ -1,4 +1,4 @@
-"""What tests try training with: a few small recordings, a short run, and what it left behind.
+"""Fixtures for tests of training: a small data set, a short run, and its files.
 
 spec = compose(MyHead())
 data = recordings(tmp_path / "data", spec)
@@ -52,7 +52,7 @@ def short_run(
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> Summary:
-    """Four updates of four samples, saved after two, or as the `settings` of a `TrainConfig` say.
+    """Four updates of four samples, saved after two, or with other `settings` of a `TrainConfig`.
 
     Raises WamkitError as `wamkit.train.trainer.train` does.
     """
@@ -71,7 +71,7 @@ def saved(run: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 def state(run: Path, name: str = "last") -> dict[str, Tensor]:
-    """What a run goes on from: weights, their average and moments, by name."""
+    """State that a run resumes from: weights, their average and moments, by name."""
     found: dict[str, Tensor] = {}
     for file in (run / "checkpoints" / name / "state").iterdir():
         found |= load_file(file)
@@ -79,5 +79,5 @@ def state(run: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    """True if both hold the same names and the very same numbers."""
+    """True if both hold the same names and equal values."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -41,7 +41,7 @@ class Replay(KVCache):
 
 
 def uncached(model: Model) -> Model:
-    """`model` without any memory: what it is told to keep is computed anew in every pass."""
+    """`model` without caches: kept roles are recomputed in every pass."""
 
     def run(
         inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
@@ -69,7 +69,7 @@ def _length(noisy: NoisyVectors) -> int:
 
 
 def _only(inputs: ModelInputs, roles: Collection[str]) -> ModelInputs:
-    """The parts of the inputs that have one of `roles`; words and state stay."""
+    """The parts of the inputs that have one of `roles`; text and state stay."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):
         frames = getattr(inputs, name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..errors import WamkitError
-from ..policy.placing import expect_device
+from ..policy.devices import expect_device
 
 WAIT = 600.0
 """Seconds that a process waits for the others, if nothing else is set."""

@@ -117,7 +117,7 @@ def opened(settings: Settings, processes: int) -> Iterator[Any]:
 def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenProgress) -> Found:
     """Have the expert show how it is done."""
     from ...data import LeRobotFolder
-    from ...simulate.record import collect, writer
+    from ...simulate.record import collect, open_dataset
 
     def make() -> Found:
         folder = out / "data"
@@ -125,7 +125,7 @@ def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenPr
             count = settings.episodes
             with (
                 progress("demonstrations of the expert", count) as report,
-                writer(folder, workers.robot(), "image") as made,
+                open_dataset(folder, workers.robot(), "image") as made,
             ):
                 on_rollout = _counter(report, lambda rollout: rollout.success)
                 collect(workers, made, count, seed=settings.seed, on_rollout=on_rollout)

@@ -23,7 +23,7 @@ from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, NoisyVectors, ParadigmOutput
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
 
@@ -73,7 +73,7 @@ def spec_for(backbone: str = "toy", *, paradigm: Any = None, **how: Any) -> Poli
         "action_head": LatentSlot(**how),
         "paradigm": paradigm or registry().parts["paradigm"]["single_pass"](),  # type: ignore[call-arg]
     }
-    return composed(backbone=backbone).model_copy(update=parts).fitted()
+    return spec_with(backbone=backbone).model_copy(update=parts).fitted()
 
 
 def head_for(

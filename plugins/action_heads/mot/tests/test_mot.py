@@ -13,7 +13,7 @@ from wamkit_mot.interpolate import Units, resized
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
 from wamkit.interfaces.types import ModelInputs, NoisyVectors
-from wamkit.testing.fixtures import composed, random_frames, run_head
+from wamkit.testing.fixtures import random_frames, run_head, spec_with
 from wamkit.testing.parity import float64, same_values
 
 BACKBONES = [
@@ -33,7 +33,7 @@ SEES = {
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
     """A tiny backbone, a head with `settings`, and inputs for both."""
     torch.manual_seed(0)
-    spec = composed(backbone=backbone)
+    spec = spec_with(backbone=backbone)
     model = spec.backbone.build()
     sizes = spec.sizes.model_copy(update={"predicts": ("action",)})
     head = Mot(**({"width": 32, "mlp_dim": 48} | settings)).build(sizes)

@@ -12,11 +12,11 @@ from wamkit_mot import Mot
 from wamkit import check
 from wamkit.checkpoints.safetensors import save
 from wamkit.config.spec import PolicySpec
-from wamkit.testing.fixtures import composed
+from wamkit.testing.fixtures import spec_with
 
 
 def spec_for(backbone: str, **settings: Any) -> PolicySpec:
-    spec = composed(backbone=backbone)
+    spec = spec_with(backbone=backbone)
     head = Mot.model_validate({"width": 32, "mlp_dim": 48} | settings)
     return spec.model_copy(update={"action_head": head})
 

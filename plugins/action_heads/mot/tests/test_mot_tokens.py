@@ -15,7 +15,7 @@ from wamkit.config.registry import registry
 from wamkit.engine.layers import latent_times
 from wamkit.engine.levels import CLEAN
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, TokenGroup, counted
-from wamkit.testing.fixtures import composed, everything, redrawn, run_head
+from wamkit.testing.fixtures import full_inputs, randomize_weights, run_head, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 
 OWN: list[dict[str, Any]] = [
@@ -50,12 +50,12 @@ SEES = {
 def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs]:
     """A tiny backbone and head, every weight redrawn, and inputs with all that is predicted."""
     torch.manual_seed(0)
-    spec = composed(backbone=backbone)
+    spec = spec_with(backbone=backbone)
     sizes = spec.sizes.model_copy(update={"predicts": PREDICTS})
     model = spec.backbone.build().eval()
     head = Mot(**({"width": 32, "mlp_dim": 48} | settings)).build(sizes)
-    redrawn(torch.nn.ModuleList([model, head]))
-    return model, head, everything(spec)
+    randomize_weights(torch.nn.ModuleList([model, head]))
+    return model, head, full_inputs(spec)
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -230,7 +230,7 @@ def test_actions_stand_between_the_frames_they_lead_to() -> None:
 
 
 def test_the_adaptive_decoder_begins_with_zeros() -> None:
-    spec = composed(backbone="toy")
+    spec = spec_with(backbone="toy")
     head = Mot(width=32, mlp_dim=48, decoder="adaln").build(spec.sizes)
     assert not head.action_decoder.proj_out.weight.any()
     assert not head.action_decoder.proj_out.bias.any()
@@ -238,7 +238,7 @@ def test_the_adaptive_decoder_begins_with_zeros() -> None:
 
 def test_the_expert_of_efficient_wam_has_its_published_size() -> None:
     wan: Any = registry().parts["backbone"]["wan"]()  # type: ignore[call-arg]
-    spec = composed(backbone="wan")
+    spec = spec_with(backbone="wan")
     small = wan.resized([0, 1, 3, 5, 7, 10, 13, 16, 19, 22, 25, 29], 16, 8192)
     sizes = spec.sizes.model_copy(
         update={"backbone": small, "action": 14, "state": 14, "chunk": 16, "predicts": ("action",)}

@@ -15,7 +15,7 @@ from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
+from wamkit.testing.fixtures import batch_of, observation, randomize_weights, run_head, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -31,7 +31,7 @@ def spec_for(
     **settings: Any,
 ) -> PolicySpec:
     """A tiny spec with this head, whose small sizes `settings` may overrule."""
-    spec = composed(backbone=backbone, paradigm=paradigm)
+    spec = spec_with(backbone=backbone, paradigm=paradigm)
     if depth is not None:
         spec = spec.model_copy(
             update={"backbone": spec.backbone.model_copy(update={"depth": depth})}
@@ -71,7 +71,7 @@ def read(
 def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
     spec = spec_for("toy", paradigm, reads=reads)
     assert check(spec) == []
-    policy = redrawn(Policy.from_spec(spec))
+    policy = randomize_weights(Policy.from_spec(spec))
     with torch.no_grad():
         inputs, found = inference_inputs(policy, observation(spec)), []
         for model in (policy.model, uncached(policy.model)):
@@ -84,7 +84,7 @@ def test_a_cache_changes_nothing(reads: str, paradigm: str) -> None:
 @float64()
 def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> None:
     paradigm = "single_pass" if backbone == "timm_vit" else "joint"
-    policy = redrawn(Policy.from_spec(spec_for(backbone, paradigm)))
+    policy = randomize_weights(Policy.from_spec(spec_for(backbone, paradigm)))
     with torch.no_grad():
         inputs, found = inference_inputs(policy, observation(policy.spec)), []
         valid = torch.ones(inputs.text.tokens.shape[:2], dtype=torch.bool)
@@ -110,7 +110,7 @@ def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> Non
 def test_gradients_reach_every_weight(reads: str, state: str) -> None:
     text = "cross" if state == "text" else "none"
     spec = spec_for("toy", "joint", reads=reads, state=state, text=text)
-    policy = redrawn(Policy.from_spec(spec)).train()
+    policy = randomize_weights(Policy.from_spec(spec)).train()
     policy.loss(batch_of(spec), seed=0).total.backward()
     weights = policy.action_head.named_parameters()
     dead = [name for name, p in weights if p.grad is None or not p.grad.abs().max() > 0]
@@ -166,7 +166,7 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1]) != both
 
-    policy = redrawn(Policy.from_spec(spec_for("toy", "joint", reads="one")))
+    policy = randomize_weights(Policy.from_spec(spec_for("toy", "joint", reads="one")))
     full = inference_inputs(policy, observation(spec))
     assert full.video is not None
     full = full.with_(video=full.video.at(torch.tensor([0.3, 0.6]), "target"))
@@ -195,7 +195,7 @@ def test_only_hidden_states_of_kept_roles_are_kept() -> None:
 @pytest.mark.parametrize("state", ["token", "numbers", "text", "none"])
 def test_the_state_enters_where_the_settings_say(state: str) -> None:
     spec = spec_for("toy", "joint", state=state)
-    policy = redrawn(Policy.from_spec(spec))
+    policy = randomize_weights(Policy.from_spec(spec))
     tokens = spec.action_head.tokens(spec.sizes)
     assert tokens == ({"state": 1} if state == "token" else {}) | {"action": 6}
     given = observation(spec)

@@ -15,14 +15,14 @@ from wamkit.checkpoints import safetensors as weights
 from wamkit.config.registry import registry
 from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
-from wamkit.testing.fixtures import composed, run_head
+from wamkit.testing.fixtures import run_head, spec_with
 from wamkit.testing.parity import doubled, float64, same_values
 
 pytest.importorskip("diffusers")
 
 
 def sizes_of(backbone: str) -> Any:
-    return composed(backbone=backbone, paradigm="single_pass").sizes
+    return spec_with(backbone=backbone, paradigm="single_pass").sizes
 
 
 def test_the_published_expert_has_its_published_size() -> None:
@@ -107,7 +107,7 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
         Text(torch.randn(2, 3, sizes.traits.text_width)), action=NoisyVectors(x, sigma)
     )
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
-    model = composed(backbone="toy").backbone.build()
+    model = spec_with(backbone="toy").backbone.build()
     found = run_head(head, model, inputs, {"action": ["context"]}, cache).action
     assert found is not None
     same_values(found, theirs(x, sigma, hidden))

@@ -14,7 +14,7 @@ from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
 
@@ -26,7 +26,7 @@ def spec_for(
 ) -> PolicySpec:
     """A tiny spec with this head, as `settings` want it."""
     head = Regression(**{"width": 24} | settings)
-    spec = composed(backbone=backbone, paradigm=paradigm)
+    spec = spec_with(backbone=backbone, paradigm=paradigm)
     return spec.model_copy(update={"action_head": head}).fitted()
 
 

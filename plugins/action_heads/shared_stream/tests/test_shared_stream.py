@@ -18,7 +18,7 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.layers import latent_times
 from wamkit.engine.levels import CLEAN
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text, TokenGroup, counted
-from wamkit.testing.fixtures import composed, everything, redrawn, run_head
+from wamkit.testing.fixtures import full_inputs, randomize_weights, run_head, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 
 BACKBONES = registry().names("backbone")
@@ -43,7 +43,7 @@ SEES = {
 
 def spec_for(backbone: str, **settings: Any) -> PolicySpec:
     """A tiny spec around a backbone and a head with `settings`."""
-    spec = composed(backbone=backbone)
+    spec = spec_with(backbone=backbone)
     return spec.model_copy(update={"action_head": SharedStream(**settings)}).fitted()
 
 
@@ -53,8 +53,8 @@ def parts(backbone: str = "wan", **settings: Any) -> tuple[Any, Any, ModelInputs
     spec = spec_for(backbone, **settings)
     model = spec.backbone.build().eval()
     head = spec.action_head.build(spec.sizes.model_copy(update={"predicts": PREDICTS}))
-    redrawn(torch.nn.ModuleList([model, head]))
-    return model, head, everything(spec)
+    randomize_weights(torch.nn.ModuleList([model, head]))
+    return model, head, full_inputs(spec)
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -20,7 +20,7 @@ from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation, redrawn, run_head
+from wamkit.testing.fixtures import batch_of, observation, randomize_weights, run_head, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -32,7 +32,7 @@ def spec_for(
 ) -> PolicySpec:
     """A tiny spec with this head, whose small sizes `settings` may overrule."""
     head = StateFusion(**SMALL | settings)
-    spec = composed(backbone=backbone, paradigm=paradigm)
+    spec = spec_with(backbone=backbone, paradigm=paradigm)
     return spec.model_copy(update={"action_head": head}).fitted()
 
 
@@ -154,7 +154,7 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
 @torch.no_grad()
 @float64()
 def test_a_cache_changes_nothing(paradigm: str) -> None:
-    policy = redrawn(Policy.from_spec(spec_for("toy", paradigm)))
+    policy = randomize_weights(Policy.from_spec(spec_for("toy", paradigm)))
     inputs, found = inference_inputs(policy, observation(policy.spec)), []
     for model in (policy.model, uncached(policy.model)):
         rng = torch.Generator().manual_seed(3)
@@ -164,7 +164,7 @@ def test_a_cache_changes_nothing(paradigm: str) -> None:
 
 @float64()
 def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
-    policy = redrawn(Policy.from_spec(spec_for()))
+    policy = randomize_weights(Policy.from_spec(spec_for()))
     seen, batch = observation(policy.spec), batch_of(policy.spec)
     one, two = (policy.act(seen, seed=seed).values for seed in (0, 1))
     same_values(one, two)
@@ -181,8 +181,8 @@ def test_noise_changes_no_action_and_the_loss_is_plain_regression() -> None:
 
 def test_the_loss_may_look_at_the_first_actions_only() -> None:
     spec = spec_for(first_steps=2)
-    policy, batch = redrawn(Policy.from_spec(spec)), batch_of(spec)
-    whole = redrawn(Policy.from_spec(spec_for()))
+    policy, batch = randomize_weights(Policy.from_spec(spec)), batch_of(spec)
+    whole = randomize_weights(Policy.from_spec(spec_for()))
     one = policy.loss(batch, seed=0).parts["action"]
     batch.actions[:, 2:] = 0
     assert torch.equal(policy.loss(batch, seed=0).parts["action"], one)
@@ -197,7 +197,7 @@ def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
     spec = spec_for(backbone, state=state)
     assert check(spec) == []
     assert spec.action_head.text == ("pooled" if backbone == "timm_vit" else "none")  # type: ignore[attr-defined]
-    policy = redrawn(Policy.from_spec(spec)).train()
+    policy = randomize_weights(Policy.from_spec(spec)).train()
     policy.loss(batch_of(spec), seed=0).total.backward()
     weights = policy.action_head.named_parameters()
     dead = [n for n, p in weights if p.grad is None or not p.grad.abs().max() > 0]
@@ -222,7 +222,7 @@ def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> N
 
 @torch.no_grad()
 def test_a_corrected_backbone_is_one_object_that_owns_no_weights() -> None:
-    policy = redrawn(Policy.from_spec(spec_for()))
+    policy = randomize_weights(Policy.from_spec(spec_for()))
     head: Any = policy.action_head
     backbone: Any = policy.backbone
     names = set(policy.state_dict())
@@ -240,7 +240,7 @@ def test_a_corrected_backbone_is_one_object_that_owns_no_weights() -> None:
 
 @torch.no_grad()
 def test_a_copy_of_a_policy_reads_its_own_backbone_and_adapters() -> None:
-    policy = redrawn(Policy.from_spec(spec_for()))
+    policy = randomize_weights(Policy.from_spec(spec_for()))
     seen = observation(policy.spec)
     one = policy.act(seen, seed=0).values
     for module in ("backbone", "action_head"):

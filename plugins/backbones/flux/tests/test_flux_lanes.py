@@ -12,7 +12,13 @@ from wamkit_flux import Flux1, Flux2
 
 from wamkit.interfaces import denoise
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import changed, composed, observation, random_frames, redrawn
+from wamkit.testing.fixtures import (
+    observation,
+    random_frames,
+    randomize_weights,
+    spec_with,
+    with_overrides,
+)
 
 CONFIGS: dict[str, Any] = {"flux1": Flux1(variant="tiny"), "flux2": Flux2(variant="tiny")}
 cases = pytest.mark.parametrize("case", CONFIGS)
@@ -35,7 +41,7 @@ def test_lanes_of_a_copy_belong_to_the_blocks_of_the_copy(case: str) -> None:
 @cases
 @torch.no_grad()
 def test_a_layer_that_is_replaced_is_used_for_text(case: str) -> None:
-    model = redrawn(CONFIGS[case].build()).eval()
+    model = randomize_weights(CONFIGS[case].build()).eval()
     frames, text = random_frames(model.traits, (2, 4))
     before, called = denoise(model, frames, text), []
 
@@ -57,8 +63,10 @@ def test_a_layer_that_is_replaced_is_used_for_text(case: str) -> None:
 
 @cases
 def test_a_second_chunk_embeds_no_text_and_no_noise_levels(case: str) -> None:
-    spec = composed(backbone=case, action_head="mot", paradigm="image_edit")
-    spec = changed(spec, "action_head.state=token")  # as a text token it would change the prompt
+    spec = spec_with(backbone=case, action_head="mot", paradigm="image_edit")
+    spec = with_overrides(
+        spec, "action_head.state=token"
+    )  # as a text token it would change the prompt
     policy, seen = Policy.from_spec(spec), observation(spec)
     once = [
         module

@@ -14,7 +14,7 @@ from wamkit.acceleration.compile_modules import compile_pass
 from wamkit.engine.passes import PassRunner
 from wamkit.policy.policy import Policy
 from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
-from wamkit.testing.fixtures import changed, composed, observation
+from wamkit.testing.fixtures import observation, spec_with, with_overrides
 from wamkit.testing.parity import same_values
 
 CONFIGS: dict[str, Any] = {
@@ -54,8 +54,8 @@ def test_an_expert_has_the_names_of_the_backbone(case: str) -> None:
 
 
 def test_equal_layers_are_compiled_once() -> None:
-    spec = composed(backbone="qwen_image", action_head="mot", paradigm="image_edit")
-    spec = changed(spec, "backbone.layers=3")
+    spec = spec_with(backbone="qwen_image", action_head="mot", paradigm="image_edit")
+    spec = with_overrides(spec, "backbone.layers=3")
     policy, seen = Policy.from_spec(spec), observation(spec)
     regions: list[list[str]] = []
 

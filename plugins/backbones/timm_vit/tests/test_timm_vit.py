@@ -298,7 +298,7 @@ def test_it_says_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     assert "timm_vit only shows what is seen; it cannot imagine 1 images" in reasons(raw)
     backbone = backbones["vit_base_patch14_dinov2"]
     frames = frames_of(latents(images(1, 4, 4, 14), 14))
-    with pytest.raises(WamkitError, match="it has no velocity to predict"):
+    with pytest.raises(WamkitError, match="it predicts no velocity"):
         denoise(backbone, frames, TEXT)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wamkit.errors import WamkitError
 from wamkit.simulate.environment import EnvObservation, Robot, Step
-from wamkit.simulate.rendering import drawing, prepare
+from wamkit.simulate.rendering import explain_rendering_errors, use_offscreen_rendering
 
 if TYPE_CHECKING:
     from . import Gymnasium
@@ -26,13 +26,13 @@ class GymnasiumEnvironment:
     def __init__(self, config: Gymnasium) -> None:
         """Raises WamkitError if there is no such environment, or it is not as configured."""
         self.config = config
-        prepare()
+        use_offscreen_rendering()
         gymnasium.logger.min_level = gymnasium.logger.ERROR
         given: dict[str, Any] = dict(config.arguments)
         if not config.image_keys:
             given.setdefault("render_mode", "rgb_array")
         try:
-            with drawing(f"gymnasium:{config.id}", but=gymnasium.error.Error):
+            with explain_rendering_errors(f"gymnasium:{config.id}", but=gymnasium.error.Error):
                 self._env: Any = gymnasium.make(config.id, **given)
         except gymnasium.error.Error as problem:
             raise WamkitError(
@@ -47,7 +47,7 @@ class GymnasiumEnvironment:
             )
         self._low, self._high = (np.asarray(x, np.float32) for x in (box.low, box.high))
         self._seen: Any = None
-        with drawing(f"gymnasium:{config.id}"):
+        with explain_rendering_errors(f"gymnasium:{config.id}"):
             self.reset(0)
             seen = self.see()
         names = tuple(f"action.{i}" for i in range(len(self._low)))

@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 
 from wamkit.errors import WamkitError
 from wamkit.simulate.environment import EnvObservation, Robot, Step
-from wamkit.simulate.rendering import drawing, expect_mujoco, prepare, without_display
+from wamkit.simulate.rendering import (
+    expect_mujoco,
+    explain_rendering_errors,
+    is_headless,
+    use_offscreen_rendering,
+)
 
 if TYPE_CHECKING:
     from . import MetaWorld
 
-if without_display() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
+if is_headless() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
     raise WamkitError(
         "mujoco was imported before it was told how to render without a display",
         "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
     )
-prepare()
+use_offscreen_rendering()
 expect_mujoco()
 
-with warnings.catch_warnings(), drawing("metaworld"):
+with warnings.catch_warnings(), explain_rendering_errors("metaworld"):
     warnings.simplefilter("ignore")
     import metaworld
     import mujoco
@@ -87,7 +92,7 @@ class MetaWorldEnvironment:
 
     def see(self) -> EnvObservation:
         if self._renderer is None:
-            with drawing(f"metaworld:{self.config.task}"):
+            with explain_rendering_errors(f"metaworld:{self.config.task}"):
                 self._renderer = self._made()
         self._renderer.update_scene(self._env.data, camera=self.config.camera)
         image = self._renderer.render()

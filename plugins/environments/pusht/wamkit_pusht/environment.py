@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wamkit.simulate.environment import EnvObservation, Robot, Step
-from wamkit.simulate.rendering import drawing, prepare
+from wamkit.simulate.rendering import explain_rendering_errors, use_offscreen_rendering
 
 from .planner import Planner
 
 if TYPE_CHECKING:
     from . import PushT
 
-prepare()
+use_offscreen_rendering()
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
-with drawing("pusht"):
+with explain_rendering_errors("pusht"):
     from gym_pusht.envs.pusht import PushTEnv
 
 TABLE = 512.0  # units of its height and width
@@ -39,7 +39,7 @@ class PushTEnvironment:
 
     def __init__(self, config: PushT) -> None:
         self.config = config
-        with drawing("pusht"):
+        with explain_rendering_errors("pusht"):
             self._env = table(config.size)
         self.robot = Robot(
             cameras={CAMERA: (config.size, config.size)},

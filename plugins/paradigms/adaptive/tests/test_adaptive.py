@@ -17,7 +17,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy.cost import cost
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.fixtures import composed, observation
+from wamkit.testing.fixtures import observation, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -31,7 +31,7 @@ ways = pytest.mark.parametrize("way", WAYS, ids=["idm", "planning", "joint"])
 
 
 def spec_for(way: dict[str, Any], **settings: Any) -> PolicySpec:
-    spec = composed(Adaptive(**way), backbone="toy", action_head="mot")
+    spec = spec_with(Adaptive(**way), backbone="toy", action_head="mot")
     return spec.model_copy(update={"paradigm": spec.paradigm.model_copy(update=settings)})
 
 

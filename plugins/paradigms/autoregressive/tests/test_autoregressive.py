@@ -15,7 +15,14 @@ from wamkit.config.visibility import Visibility
 from wamkit.errors import SpecError
 from wamkit.interfaces.types import ModelInputs
 from wamkit.policy.policy import Policy
-from wamkit.testing.fixtures import batch_of, changed, compose, composed, corrupted, observation
+from wamkit.testing.fixtures import (
+    batch_of,
+    compose,
+    noised_sample,
+    observation,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import float64, same_values
 
 # LingBot-VA, three blocks: | noisy frames | clean frames | noisy actions | clean actions |.
@@ -74,10 +81,10 @@ def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
     paradigm = Autoregressive(**({"on_full_memory": "slide"} | settings))
-    spec = composed(paradigm, backbone=backbone, action_head=head)
+    spec = spec_with(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
-    return changed(spec, *sizes, *changes)
+    return with_overrides(spec, *sizes, *changes)
 
 
 def test_the_table_is_the_published_mask() -> None:
@@ -112,7 +119,7 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
     action: str,
 ) -> None:
     policy = Policy.from_spec(spec_for(action=action, context_noise_prob=0))
-    inputs, noisy, target = corrupted(policy)
+    inputs, noisy, target = noised_sample(policy)
     video, numbers = noisy.video, noisy.action
     assert video is not None and numbers is not None
     own = action == "inverse_dynamics"
@@ -141,12 +148,12 @@ def test_every_block_has_a_level_of_its_own_and_its_clean_copies_stand_where_it_
 
 def test_a_tied_action_has_the_level_of_the_frames_of_its_block() -> None:
     policy = Policy.from_spec(spec_for("schedules.action.shared_sigma=true", action="mutual"))
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     assert noisy.video is not None and noisy.action is not None
     levels = noisy.video.only("target.0", "target.1", "target.2").sigma
     assert torch.equal(levels.repeat_interleave(3, 1), noisy.action.sigma)
     free = Policy.from_spec(spec_for(action="mutual"))
-    _, noisy, _ = corrupted(free)
+    _, noisy, _ = noised_sample(free)
     assert noisy.video is not None and noisy.action is not None
     assert not (noisy.video.only("target.1").sigma[:, :1] == noisy.action.sigma).any()
 
@@ -156,7 +163,7 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
     share: float, low: float, high: float
 ) -> None:
     policy = Policy.from_spec(spec_for(context_noise_prob=share))
-    inputs, noisy, _ = corrupted(policy, size=128)
+    inputs, noisy, _ = noised_sample(policy, size=128)
     assert noisy.video is not None and noisy.action is not None
     copies = noisy.video.only("seen.0", "seen.1", "seen.2")
     noised = (copies.sigma > 0).unflatten(1, (3, 2))
@@ -164,15 +171,15 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
     assert low <= noised.float().mean() <= high
     assert copies.sigma.max() <= 5 / 6  # half of the grid, under shift 5
     assert share == 0 or copies.sigma.max() > 0.8
-    changed = (copies.z - inputs.take("video")).abs().flatten(1).amax(1) > 0
-    assert torch.equal(changed, noised.flatten(1).any(1))
+    with_overrides = (copies.z - inputs.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(with_overrides, noised.flatten(1).any(1))
     done = [i for i, role in enumerate(noisy.action.roles) if role.startswith("did")]
     assert not noisy.action.sigma[:, done].any()
 
 
 def test_losses_are_of_all_blocks_and_of_no_copy() -> None:
     policy = Policy.from_spec(spec_for())
-    _, noisy, target = corrupted(policy)
+    _, noisy, target = noised_sample(policy)
     with torch.no_grad():
         found = policy.model(noisy)
     weights = {part: goal.weight.shape for part, goal in target.items()}
@@ -191,9 +198,9 @@ def test_coarser_targets_are_remembered_on_their_own_grid(backbone: str) -> None
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(changed(tiny, size, "video.target_downscale=2"))
+    policy = Policy.from_spec(with_overrides(tiny, size, "video.target_downscale=2"))
     assert check(policy.spec) == []
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     assert noisy.video is not None and noisy.future is not None
     assert noisy.video.roles == ("context",)
     assert {role.partition(".")[0] for role in noisy.future.roles} == {"target", "seen"}
@@ -210,7 +217,7 @@ def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
     spec = compose(wan, Autoregressive())
     assert spec.backbone.traits.cond_channels
     policy = Policy.from_spec(spec)
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     assert noisy.video is not None and noisy.video.cond_latents is not None
     guide = {role: noisy.video.only(role).cond_latents for role in dict.fromkeys(noisy.video.roles)}
     first = guide["target.0"]

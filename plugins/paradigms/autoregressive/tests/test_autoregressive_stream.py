@@ -25,7 +25,7 @@ from wamkit.interfaces.types import (
 )
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.preprocessing import training_inputs
-from wamkit.testing.fixtures import batch_of, changed, composed, redrawn
+from wamkit.testing.fixtures import batch_of, randomize_weights, spec_with, with_overrides
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -39,10 +39,10 @@ def spec_for(
     *changes: str, backbone: str = "toy", head: str = "mot", chunks: int = 3, **settings: Any
 ) -> PolicySpec:
     paradigm = Autoregressive(**({"on_full_memory": "slide"} | settings))
-    spec = composed(paradigm, backbone=backbone, action_head=head)
+    spec = spec_with(paradigm, backbone=backbone, action_head=head)
     window = settings.get("window")
     sizes = f"paradigm.chunks={chunks}", *([f"paradigm.window={window}"] if window else ())
-    return changed(spec, *sizes, *changes)
+    return with_overrides(spec, *sizes, *changes)
 
 
 @dataclass
@@ -128,7 +128,7 @@ def awake(spec: PolicySpec) -> Policy:
     """The policy with every weight redrawn, so that zero-initialized ones hide nothing."""
     policy = Policy.from_spec(spec)
     for part in (policy.backbone, policy.action_head):
-        redrawn(part)  # type: ignore[type-var]
+        randomize_weights(part)  # type: ignore[type-var]
     return policy
 
 
@@ -178,9 +178,9 @@ def test_streaming_equals_the_training_pass_where_frames_and_actions_see_each_ot
 @torch.no_grad()
 def test_streaming_equals_the_training_pass_where_frames_are_guided(head: str) -> None:
     wan = registry().get("backbone", "wan")(variant="2.1-i2v-14b")  # type: ignore[call-arg]
-    spec = composed(wan, Autoregressive(**LINGBOT), action_head=head)
+    spec = spec_with(wan, Autoregressive(**LINGBOT), action_head=head)
     assert spec.backbone.traits.cond_channels and spec.backbone.traits.cond_embeds_width
-    policy = awake(changed(spec, "paradigm.chunks=3"))
+    policy = awake(with_overrides(spec, "paradigm.chunks=3"))
     streamed(policy, Lesson(policy), 3)
 
 

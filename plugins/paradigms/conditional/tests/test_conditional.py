@@ -15,7 +15,7 @@ from wamkit.errors import WamkitError
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.fixtures import batch_of, composed, corrupted, observation
+from wamkit.testing.fixtures import batch_of, noised_sample, observation, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -29,11 +29,11 @@ PURE: dict[str, dict[str, Any]] = {
 
 
 def spec_for(head: str = "mot", **settings: Any) -> PolicySpec:
-    return composed(Conditional(**settings), backbone="toy", action_head=head)
+    return spec_with(Conditional(**settings), backbone="toy", action_head=head)
 
 
 def samples(spec: PolicySpec) -> tuple[ModelInputs, ModelInputs, DenoisingTargets]:
-    return corrupted(Policy.from_spec(spec), size=4)
+    return noised_sample(Policy.from_spec(spec), size=4)
 
 
 def levels(inputs: ModelInputs) -> dict[str, list[float]]:

@@ -19,7 +19,14 @@ from wamkit.interfaces.paradigm import denoise, init_sampler
 from wamkit.interfaces.types import Frames, ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import acted, batch_of, changed, composed, corrupted, observation
+from wamkit.testing.fixtures import (
+    batch_of,
+    noised_sample,
+    observation,
+    run_paradigm,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -27,8 +34,8 @@ IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 
 
 def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpec:
-    spec = composed(Idm(**settings), backbone=backbone, action_head="mot")
-    return changed(spec, *changes)
+    spec = spec_with(Idm(**settings), backbone=backbone, action_head="mot")
+    return with_overrides(spec, *changes)
 
 
 def passes(policy: Policy, **act_options: Any) -> list[frozenset[str]]:
@@ -40,7 +47,7 @@ def passes(policy: Policy, **act_options: Any) -> list[frozenset[str]]:
         found.append(inputs.roles - {"text", "state"})
         return policy.model(inputs, cache, keep)
 
-    acted(policy, model, **act_options)
+    run_paradigm(policy, model, **act_options)
     return found
 
 
@@ -80,7 +87,7 @@ def test_the_table_is_the_published_mask_with_both_clean_first_frames_as_one() -
 @float64()
 def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     video = noisy.video
     assert video is not None
     twin = video.only("context").named(context="context'")
@@ -100,7 +107,7 @@ def test_a_second_copy_of_the_clean_first_frame_would_change_nothing(backbone: s
 @float64()
 def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     full = policy.model(noisy).action
     video, numbers = noisy.video, noisy.with_(video=None)
     assert video is not None
@@ -119,8 +126,8 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
 @float64()
 def test_remembering_changes_nothing(backbone: str, stop_sigma: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
-    one = acted(policy, stop_sigma=stop_sigma)
-    two = acted(policy, uncached(policy.model), stop_sigma=stop_sigma)
+    one = run_paradigm(policy, stop_sigma=stop_sigma)
+    two = run_paradigm(policy, uncached(policy.model), stop_sigma=stop_sigma)
     same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
     same_values(one.video.z, two.video.z)
@@ -129,7 +136,7 @@ def test_remembering_changes_nothing(backbone: str, stop_sigma: float) -> None:
 @float64()
 def test_only_the_noisy_half_is_learned_and_the_action_sees_only_the_copy() -> None:
     policy = Policy.from_spec(spec_for("action_head.state=token"))
-    inputs, noisy, target = corrupted(policy)
+    inputs, noisy, target = noised_sample(policy)
     video = noisy.video
     assert video is not None and inputs.video is not None
     assert video.roles == ("context", "target", "target", "target'", "target'")
@@ -157,7 +164,7 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     context_noise_prob: float, low: float, high: float
 ) -> None:
     policy = Policy.from_spec(spec_for(context_noise_prob=context_noise_prob))
-    inputs, noisy, _ = corrupted(policy, size=128)
+    inputs, noisy, _ = noised_sample(policy, size=128)
     assert noisy.video is not None
     level, learned = noisy.video.only("target'").sigma, noisy.video.only("target").sigma
     assert torch.equal(level[:, 0], level[:, 1])
@@ -165,8 +172,8 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     assert low <= noised.float().mean() <= high
     assert not (level == learned).any()
     shown = noisy.video.only("target'").z
-    changed = (shown - inputs.take("video")).abs().flatten(1).amax(1) > 0
-    assert torch.equal(changed, noised)
+    with_overrides = (shown - inputs.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(with_overrides, noised)
 
 
 def test_imagining_may_stop_anywhere() -> None:
@@ -176,7 +183,7 @@ def test_imagining_may_stop_anywhere() -> None:
     }
     # Shift 5, four steps: levels 1, 0.9375, 0.8333, 0.625.
     assert counts == {0: 4, 0.3: 4, 0.9: 2, 1: 0}
-    video = acted(policy, stop_sigma=0.3).video
+    video = run_paradigm(policy, stop_sigma=0.3).video
     assert video is not None and video.sigma[0].tolist() == pytest.approx([0, 0.3, 0.3])
 
 
@@ -186,9 +193,11 @@ def test_the_level_of_the_spec_is_what_a_caller_gets_who_does_not_choose() -> No
     for stop_sigma in (0.0, 0.6, 1.0):
         other = Policy.from_spec(spec_for(stop_sigma=stop_sigma))
         other.load_state_dict(finished.state_dict())
-        assert torch.equal(acted(other).action, acted(finished, stop_sigma=stop_sigma).action)
-        assert torch.equal(acted(other, stop_sigma=0).action, acted(finished).action)
-    one, two = acted(finished, stop_sigma=0), acted(finished, stop_sigma=1)
+        assert torch.equal(
+            run_paradigm(other).action, run_paradigm(finished, stop_sigma=stop_sigma).action
+        )
+        assert torch.equal(run_paradigm(other, stop_sigma=0).action, run_paradigm(finished).action)
+    one, two = run_paradigm(finished, stop_sigma=0), run_paradigm(finished, stop_sigma=1)
     other_values(one.action, two.action, 0.0001)
 
 
@@ -202,7 +211,7 @@ def test_a_finished_video_is_what_the_policy_imagines() -> None:
     )
     init_sampler("action", inputs, policy.schedules, rng)  # drawn first, whatever is imagined
     clip = policy.paradigm.imagine(policy.model, inputs, policy.schedules, rng)
-    found = acted(policy).video
+    found = run_paradigm(policy).video
     assert found is not None
     same_values(found.z, clip.z)
 
@@ -224,7 +233,7 @@ def test_optional_imagining_leaves_the_copy_out_of_a_share_of_steps() -> None:
 def test_without_imagining_the_action_sees_the_observation_alone() -> None:
     policy = Policy.from_spec(spec_for(drop_future_prob=0.5))
     assert passes(policy, stop_sigma="first_frame") == [{"context"}, *[{"action"}] * 3]
-    out = acted(policy, stop_sigma="first_frame")
+    out = run_paradigm(policy, stop_sigma="first_frame")
     assert out.video is None
     inputs, rng = (
         inference_inputs(policy, observation(policy.spec)),
@@ -243,14 +252,14 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
     tiny = spec_for(backbone=backbone)
     height, width = tiny.cameras.canvas
     size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
-    policy = Policy.from_spec(changed(tiny, size, "video.target_downscale=2"))
+    policy = Policy.from_spec(with_overrides(tiny, size, "video.target_downscale=2"))
     assert check(policy.spec) == []
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     assert noisy.video is not None and noisy.future is not None
     assert noisy.video.roles == ("context",)
     count = policy.spec.latent_frames[1]
     assert noisy.future.roles == ("target",) * count + ("target'",) * count
-    one, two = acted(policy), acted(policy, uncached(policy.model))
+    one, two = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(one.action, two.action)
     assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
     assert policy.imagine(observation(policy.spec), seed=0).canvas.isfinite().all()

@@ -16,14 +16,20 @@ from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.fixtures import acted, changed, composed, corrupted, observation
+from wamkit.testing.fixtures import (
+    noised_sample,
+    observation,
+    run_paradigm,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
 
 def spec_for(*changes: str, backbone: str = "flux2", **settings: Any) -> PolicySpec:
-    spec = composed(ImageEdit(**settings), backbone=backbone, action_head="mot")
-    return changed(spec, *changes)
+    spec = spec_with(ImageEdit(**settings), backbone=backbone, action_head="mot")
+    return with_overrides(spec, *changes)
 
 
 def test_the_table_is_the_published_mask() -> None:
@@ -44,7 +50,7 @@ def test_the_table_is_the_published_mask() -> None:
 @float64()
 def test_remembering_changes_nothing(backbone: str, level: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=level))
-    one, two = acted(policy), acted(policy, uncached(policy.model))
+    one, two = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(one.action, two.action)
 
 
@@ -53,7 +59,7 @@ def test_remembering_changes_nothing(backbone: str, level: float) -> None:
 @float64()
 def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=0.4))
-    _, noisy, _ = corrupted(policy)
+    _, noisy, _ = noised_sample(policy)
     assert noisy.video is not None
     full = policy.model(noisy).action
     seen = noisy.with_(video=noisy.video.only("context"), action=None)
@@ -75,7 +81,7 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
             assert inputs.video.sigma.tolist() == [[0.25], [0.25]]
         return policy.model(inputs, cache, keep)
 
-    assert acted(policy, model).video is None
+    assert run_paradigm(policy, model).video is None
     assert passes == [{"context"}, {"action"}, {"action"}, {"action"}]
     stages = policy.spec.paradigm.program(policy.spec)
     assert [stage.passes for stage in stages] == [1, 3]
@@ -87,7 +93,7 @@ def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
     assert ImageEdit().prefix_level == 0
     told = Policy.from_spec(spec_for(prefix_level=0.5))
     told.load_state_dict(clean_prefix.state_dict())
-    other_values(acted(told).action, acted(clean_prefix).action, 1e-5)
+    other_values(run_paradigm(told).action, run_paradigm(clean_prefix).action, 1e-5)
 
 
 @pytest.mark.parametrize(("name", "level"), [("same", 0.3), ("target", None)])
@@ -96,7 +102,7 @@ def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames
     name: Any, level: float | None
 ) -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))
-    inputs, noisy, target = corrupted(policy)
+    inputs, noisy, target = noised_sample(policy)
     assert inputs.video is not None and noisy.video is not None and noisy.action is not None
     assert torch.equal(noisy.video.z[:, :, 0], inputs.video.z[:, :, 0])
     reference, edited = noisy.video.sigma.unbind(1)

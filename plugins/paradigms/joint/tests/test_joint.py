@@ -18,7 +18,7 @@ from wamkit.interfaces.paradigm import denoise, init_sampler, prefill
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import acted, batch_of, changed, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, run_paradigm, spec_with, with_overrides
 from wamkit.testing.parity import float64, same_values
 from wamkit.testing.uncached import uncached
 
@@ -26,8 +26,8 @@ IMAGINE = [n for n in registry().names("backbone") if n != "timm_vit"]
 
 
 def spec_for(*changes: str, backbone: str = "toy", **settings: Any) -> PolicySpec:
-    spec = composed(Joint(**settings), backbone=backbone, action_head="mot")
-    return changed(spec, *changes)
+    spec = spec_with(Joint(**settings), backbone=backbone, action_head="mot")
+    return with_overrides(spec, *changes)
 
 
 class Watched:
@@ -70,7 +70,7 @@ def test_the_tables_are_the_published_masks(attends: Any, published: Any) -> Non
 @float64()
 def test_remembering_changes_nothing(backbone: str, settings: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, **settings))
-    one, two = acted(policy), acted(policy, uncached(policy.model))
+    one, two = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(one.action, two.action)
     assert one.video is not None and two.video is not None
     same_values(one.video.z, two.video.z)
@@ -82,7 +82,7 @@ def test_a_refresh_at_every_step_is_the_joint_sampling(attends: Any) -> None:
     every = Policy.from_spec(spec_for(steps, attends=attends))
     listed = Policy.from_spec(spec_for(steps, attends=attends, refresh=(0, 1, 2)))
     listed.load_state_dict(every.state_dict())
-    one, two = acted(every), acted(listed)
+    one, two = run_paradigm(every), run_paradigm(listed)
     assert torch.equal(one.action, two.action)
     assert one.video is not None and two.video is not None
     assert torch.equal(one.video.z, two.video.z)
@@ -96,7 +96,7 @@ def test_whichever_is_done_first_stays_and_is_still_looked_at(
 ) -> None:
     changes = (f"schedules.video.steps={steps[0]}", f"schedules.action.steps={steps[1]}")
     policy = Policy.from_spec(spec_for(*changes, attends=attends))
-    found = acted(policy)
+    found = run_paradigm(policy)
     inputs, rng = (
         inference_inputs(policy, observation(policy.spec)),
         torch.Generator().manual_seed(3),
@@ -134,7 +134,7 @@ def test_between_refreshes_the_action_sees_the_keys_of_the_last(attends: Any) ->
             else:
                 velocity = model(now.with_(video=None), cache=kept)
             action.step(velocity.take("action", now))
-    found = acted(policy)
+    found = run_paradigm(policy)
     same_values(found.action, action.x)
     assert found.video is not None and video.done
     same_values(found.video.only("target").z, video.x)
@@ -154,11 +154,11 @@ def test_targets_may_be_coarser_than_what_is_observed(
     raw = override(tiny.dump(), (size, "video.target_downscale=2", f'video.target_times="{times}"'))
     policy = Policy.from_spec(parse(raw))
     assert check(policy.spec) == []
-    found = acted(policy)
+    found = run_paradigm(policy)
     assert found.video is not None and found.action.shape == (2, 6, 4)
     assert tuple(found.video.z.shape[-2:]) == policy.spec.target_size
     if attends == "action_sees_video":
-        again = acted(policy, uncached(policy.model))
+        again = run_paradigm(policy, uncached(policy.model))
         same_values(found.action, again.action)
     policy.loss(batch_of(policy.spec), seed=0).total.backward()
     assert any(p.grad is not None for p in policy.backbone.parameters())  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ def test_the_program_counts_every_pass() -> None:
                 changes = video.format(steps[0]), action.format(steps[1])
                 spec = spec_for(*changes, attends=attends, refresh=refresh)
                 watched = Watched(Policy.from_spec(spec))
-                acted(watched.policy, watched)
+                run_paradigm(watched.policy, watched)
                 stages = spec.paradigm.program(spec)
                 assert sum(s.passes for s in stages) == len(watched.passes)
                 told = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
@@ -209,7 +209,7 @@ def test_what_is_observed_may_be_told_the_level_of_the_targets(name: Any) -> Non
     """Efficient-WAM has one level for all video tokens, though the first frame is clean."""
     policy = Policy.from_spec(spec_for(attends="full", context_level=name))
     watched = Watched(policy)
-    acted(policy, watched)
+    run_paradigm(policy, watched)
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
     inputs, rng = training_inputs(policy, batch_of(policy.spec)), torch.Generator().manual_seed(1)

@@ -19,7 +19,7 @@ from wamkit.interfaces.batched_proposals import proposal_generators, sample_indi
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -30,7 +30,7 @@ named = pytest.mark.parametrize(
 
 
 def spec_for(inner: Any = "conditional", head: str = "mot", **settings: Any) -> PolicySpec:
-    spec = composed(Planning(inner=inner), backbone="toy", action_head=head)
+    spec = spec_with(Planning(inner=inner), backbone="toy", action_head=head)
     return spec.model_copy(update={"paradigm": spec.paradigm.model_copy(update=settings)})
 
 

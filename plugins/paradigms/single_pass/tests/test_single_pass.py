@@ -15,12 +15,12 @@ from wamkit.engine.noise_schedule import draw_noise
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, composed, observation
+from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import float64, other_values, same_values
 
 
 def spec_for(backbone: str = "wan", **settings: Any) -> PolicySpec:
-    return composed(SinglePass(**settings), backbone=backbone, action_head="mot")
+    return spec_with(SinglePass(**settings), backbone=backbone, action_head="mot")
 
 
 def test_the_table_is_the_published_mask() -> None:

@@ -14,7 +14,7 @@ from wamkit import Policy, WamkitError
 from wamkit.config.spec import parse, read
 from wamkit.data import LeRobotFolder
 from wamkit.data.encoding import precompute
-from wamkit.policy.placing import expect_device
+from wamkit.policy.devices import expect_device
 from wamkit.testing.dataset import record
 from wamkit.train.processes import join_processes
 

@@ -1,4 +1,4 @@
-"""Devices by name: there and usable, or refused before anything is built."""
+"""Validate devices by name before anything is built."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def expect_device(name: str | torch.device, *, has_values: bool = True) -> torch
 
 
 class DeviceModule(nn.Module):
-    """A module that goes to devices by their names, and says so where there is none."""
+    """A module whose `to` raises WamkitError for a missing device."""
 
     def to(self, *args: Any, **options: Any) -> Self:
         """As torch has it. Raises WamkitError if this machine has no such device."""

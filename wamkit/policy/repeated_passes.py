@@ -1,8 +1,8 @@
-"""Passes of a network that repeat one before, so that what they cost need not be counted again.
+"""Detect repeated passes of a network, so that their cost is counted only once.
 
-Every step of a loop asks the network the same question about other numbers. The first pass of a
-kind also computes what is kept for the rest (`wamkit.engine.passes`, `wamkit.engine.kv_cache`), the
-second is what all others are like. A pass repeats one before if it has the same shapes, follows a
+Every step of a sampling loop runs the network with the same shapes. The first pass of a
+kind also fills caches (`wamkit.engine.passes`, `wamkit.engine.kv_cache`), the
+second is like all others. A pass repeats one before if it has the same shapes, follows a
 pass of the same kind as that one did, looks at the very same cache, text and levels, and if the
 same of its tensors are new.
 """
@@ -21,7 +21,7 @@ from ..interfaces.types import ModelInputs, ModelOutput
 
 
 class RepeatedPassCache:
-    """A model that runs each kind of pass until it repeats, and then says what it said.
+    """A model that runs each kind of pass until it repeats, and then returns the cached output.
 
     `model` is as in `wamkit.interfaces.paradigm`. `repeated` is called for each pass that is not
     run, with the number of the pass that it repeats; `model` was called for those that are run.
@@ -64,14 +64,14 @@ class RepeatedPassCache:
 
 @dataclass
 class _Pass:
-    """What a pass looks at: shapes, objects that things are kept with, and all tensors."""
+    """Inputs of a pass: shapes, cached objects, and all tensors."""
 
     shapes: list[Any]
     cached_objects: list[Any]
     tensors: list[Any]
 
     def add(self, x: Any) -> None:
-        """Take in `x` and what is in it."""
+        """Add `x` and its fields."""
         if isinstance(x, Tensor):
             self.shapes.append((x.shape, x.dtype))
             self.tensors.append(x)
@@ -88,7 +88,7 @@ class _Pass:
                 self.add(getattr(x, field.name))
         elif x is None or isinstance(x, str | int | float):
             self.shapes.append(x)
-        else:  # what a paradigm remembers
+        else:  # memory of a paradigm
             self.shapes.append(type(x))
             self.cached_objects.append(x)
 

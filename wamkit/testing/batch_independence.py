@@ -1,8 +1,8 @@
-"""Whether a sample gets in a batch what it gets alone: its chunk, its imagined frames, its loss.
+"""Check that a sample of a batch gets the chunk, imagined frames and loss it gets by itself.
 
 Prompts of a batch are padded to the longest, noise is drawn for all samples, and everything is
-computed in one pass; none of that may be seen in what a sample gets. Weights should all have been
-moved (`wamkit.testing.fixtures.redrawn`), so that zeros hide nothing.
+computed in one pass; none of that may affect the result of a sample. All weights should have been
+moved (`wamkit.testing.fixtures.randomize_weights`), so that zeros hide nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..policy.text_cache import TextEmbeddingCache, stack_texts
 from .fixtures import batch_of, observation
 
 
-class Words:
+class OneTokenPerWord:
     """A frozen text encoder whose texts have a token for each word; none for an empty prompt."""
 
     trainable = False
@@ -50,34 +50,34 @@ PROMPTS = ("lift", "put the cup on it")
 
 
 @torch.no_grad()
-def expect_alike(
-    policy: Policy, prompts: Sequence[str] = PROMPTS, alone: int = 0, tolerance: float = 1e-4
+def expect_batch_independent(
+    policy: Policy, prompts: Sequence[str] = PROMPTS, index: int = 0, tolerance: float = 1e-4
 ) -> None:
-    """Raise AssertionError unless sample `alone` gets by itself what it gets in a batch.
+    """Raise AssertionError unless sample `index` gets the same result in a batch of one.
 
     The batch has a sample for each of `prompts`, with images, a state and a seed of its own.
-    Prompts are encoded by `Words` from now on, whose texts are as long as the prompts.
+    Replaces the text encoder by `OneTokenPerWord`, whose texts are as long as the prompts.
     """
     spec, count, policy = policy.spec, len(prompts), policy.eval()
-    policy.text_embeddings = TextEmbeddingCache(Words(spec.text_encoder.width))
+    policy.text_embeddings = TextEmbeddingCache(OneTokenPerWord(spec.text_encoder.width))
     policy.prompt_state.forget()
     seen = replace(observation(spec, batch=count), prompt=prompts)
-    seeds, one = list(range(count)), picked(seen, alone)
-    found = policy.act(seen, seed=seeds).values[alone]
-    _expect("the chunk", policy.act(one, seed=seeds[alone]).values[0], found, tolerance)
+    seeds, one = list(range(count)), take_sample(seen, index)
+    found = policy.act(seen, seed=seeds).values[index]
+    _expect("the chunk", policy.act(one, seed=seeds[index]).values[0], found, tolerance)
     if spec.latent_frames[1]:
-        clip, own = _imagined(policy, seen, seeds), _imagined(policy, one, [seeds[alone]])
-        _expect("what is imagined", own[0], clip[alone], tolerance)
+        clip, own = _imagined(policy, seen, seeds), _imagined(policy, one, [seeds[index]])
+        _expect("the imagined video", own[0], clip[index], tolerance)
     batch = batch_of(spec, size=count)
     batch = replace(batch, observation=replace(batch.observation, prompt=prompts))
     # The same seed for all: what training decides once for a batch is then decided alike.
-    each = [policy.loss(picked(batch, i), seed=[0]).parts for i in range(count)]
+    each = [policy.loss(take_sample(batch, i), seed=[0]).parts for i in range(count)]
     for part, loss in policy.loss(batch, seed=[0] * count).parts.items():
         mean = torch.stack([losses[part] for losses in each]).mean()
         _expect(f"the loss of the {part}", mean, loss, tolerance)
 
 
-def picked(batch: Any, index: int) -> Any:
+def take_sample(batch: Any, index: int) -> Any:
     """One sample of an `Observation` or a `Batch`."""
 
     def row(value: Any) -> Any:
@@ -85,22 +85,22 @@ def picked(batch: Any, index: int) -> Any:
             return value[index : index + 1]
         if isinstance(value, dict):
             return {name: row(x) for name, x in value.items()}
-        return picked(value, index) if isinstance(value, Observation) else value
+        return take_sample(value, index) if isinstance(value, Observation) else value
 
     return replace(batch, **{f.name: row(getattr(batch, f.name)) for f in fields(batch)})
 
 
 def _imagined(policy: Policy, seen: Observation, seeds: Sequence[int]) -> Tensor:
-    """Latents [B, C, T, h, w] of what a policy imagines."""
+    """Latents [B, C, T, h, w] of the video that a policy imagines."""
     inputs = inference_inputs(policy, seen)
     model = policy.guided(inputs)
     return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seeds)).z
 
 
-def _expect(what: str, alone: Tensor, together: Tensor, tolerance: float) -> None:
-    scale = float(alone.abs().max())
-    error = float((alone - together).abs().max())
+def _expect(what: str, single: Tensor, batched: Tensor, tolerance: float) -> None:
+    scale = float(single.abs().max())
+    error = float((single - batched).abs().max())
     assert error <= tolerance * scale, (
-        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between alone "
-        f"and in company, allowed {tolerance:.0e}"
+        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between a batch of one "
+        f"and a larger one, allowed {tolerance:.0e}"
     )

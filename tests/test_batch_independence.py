@@ -22,15 +22,26 @@ from wamkit.engine.noise_schedule import (
 from wamkit.interfaces.types import Text
 from wamkit.policy.policy import Policy, generator
 from wamkit.policy.text_cache import TextEmbeddingCache, stack_texts, trim_padding
-from wamkit.testing.company import PROMPTS, Words, expect_alike, picked
-from wamkit.testing.fixtures import batch_of, changed, composed, observation, redrawn
+from wamkit.testing.batch_independence import (
+    PROMPTS,
+    OneTokenPerWord,
+    expect_batch_independent,
+    take_sample,
+)
+from wamkit.testing.fixtures import (
+    batch_of,
+    observation,
+    randomize_weights,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import same_values
 
 
 def moved(*changes: str, head: dict[str, Any] | None = None, **names: str) -> Policy:
     """A policy without zeros around parts that are named, with some settings changed."""
     given = [registry().get("action_head", head.pop("name"))(**head)] if head else []
-    return redrawn(wamkit.build(changed(composed(*given, **names), *changes)))
+    return randomize_weights(wamkit.build(with_overrides(spec_with(*given, **names), *changes)))
 
 
 STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
@@ -40,8 +51,8 @@ STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
 @pytest.mark.parametrize("state", ["text", "token"])
 def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, state: str) -> None:
     policy = moved(head={"name": "mot", "state": state}, backbone=backbone, paradigm="single_pass")
-    expect_alike(policy)
-    expect_alike(policy, ("a", "b c d e f g", "h i j"), alone=2)
+    expect_batch_independent(policy)
+    expect_batch_independent(policy, ("a", "b c d e f g", "h i j"), alone=2)
 
 
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
@@ -51,14 +62,16 @@ def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None
             "schedules.action.guidance_scale=2.0",
             f'text_encoder.negative_prompt="{negative}"',
         )
-        expect_alike(moved(*changes, backbone=backbone, action_head="mot", paradigm="joint"))
+        expect_batch_independent(
+            moved(*changes, backbone=backbone, action_head="mot", paradigm="joint")
+        )
 
 
 @pytest.mark.parametrize("paradigm", ["adaptive", "planning"])
 def test_copies_of_a_sample_have_the_noise_of_the_sample(paradigm: str) -> None:
     changes = ("paradigm.threshold=0.01",) if paradigm == "adaptive" else ()
     policy = moved(*changes, backbone="toy", action_head="mot", paradigm=paradigm)
-    expect_alike(policy, (*PROMPTS, "and again"), alone=2)
+    expect_batch_independent(policy, (*PROMPTS, "and again"), alone=2)
 
 
 def test_a_sample_deliberates_alike_whichever_others_do() -> None:
@@ -71,13 +84,13 @@ def test_a_sample_deliberates_alike_whichever_others_do() -> None:
     paradigm.config = paradigm.config.model_copy(update={"threshold": threshold})
     chunk = policy.act(seen, seed=[0, 1, 2])
     assert chunk.notes["deliberated"].tolist() == [i == most for i in range(3)]
-    alone = policy.act(picked(seen, most), seed=[most]).values[0]
+    alone = policy.act(take_sample(seen, most), seed=[most]).values[0]
     same_values(chunk.values[most], alone)
 
 
 def test_a_session_of_two_robots_is_two_sessions() -> None:
     policy = moved(backbone="qwen_image", action_head="mot", paradigm="autoregressive")
-    policy.text_embeddings = TextEmbeddingCache(Words(policy.spec.text_encoder.width))
+    policy.text_embeddings = TextEmbeddingCache(OneTokenPerWord(policy.spec.text_encoder.width))
     whole = replace(observation(policy.spec, frames=5), prompt=PROMPTS)
     episodes = []
     for row in (None, 0, 1):
@@ -87,7 +100,7 @@ def test_a_session_of_two_robots_is_two_sessions() -> None:
             start += session.num_images
             seen = replace(whole, images=images)
             seed = [k, k + 5] if row is None else [k + 5 * row]
-            one = seen if row is None else picked(seen, row)
+            one = seen if row is None else take_sample(seen, row)
             chunks.append(session.act(one, seed=seed).values)
         episodes.append(torch.stack(chunks))
     together, *alone = episodes
@@ -101,7 +114,7 @@ DENSITIES = ("uniform", "indexed", "beta", "sqrt", "logit_normal", "lognormal_mi
 def test_training_levels_are_drawn_for_each_sample(density: str) -> None:
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "conditional"}
     policy = wamkit.build(
-        changed(composed(**names), f"schedules.action.timestep_sampling={density}")
+        with_overrides(spec_with(**names), f"schedules.action.timestep_sampling={density}")
     )
     flow, like = policy.schedules["action"], torch.zeros(1)
     both = flow.sample((2, 3), like, generator([3, 4]))
@@ -114,7 +127,7 @@ def test_a_batch_with_a_seed_for_each_sample_loses_what_its_samples_lose() -> No
     batch = batch_of(policy.spec)
     with torch.no_grad():
         both = policy.loss(batch, seed=[3, 4]).parts["action"]
-        rows = [policy.loss(picked(batch, i), seed=[3 + i]).parts["action"] for i in range(2)]
+        rows = [policy.loss(take_sample(batch, i), seed=[3 + i]).parts["action"] for i in range(2)]
     same_values(both, torch.stack(rows).mean())
 
 
@@ -139,8 +152,8 @@ def test_tokens_are_appended_behind_the_last_real_one() -> None:
 def test_a_prompt_without_tokens_is_read_as_one_and_in_company(backbone: str) -> None:
     policy = moved(backbone=backbone, action_head="regression", paradigm="single_pass")
     width = policy.spec.text_encoder.width
-    policy.text_embeddings = TextEmbeddingCache(Words(width), template="")
-    empty = policy.act(picked(observation(policy.spec), 0), seed=[0]).values
+    policy.text_embeddings = TextEmbeddingCache(OneTokenPerWord(width), template="")
+    empty = policy.act(take_sample(observation(policy.spec), 0), seed=[0]).values
     assert empty.isfinite().all()
     text = policy.text_embeddings.encode(["a"])
     assert text.tokens.shape == (1, 1, width) and text.valid is not None and not text.valid.any()
