@@ -101,6 +101,6 @@ def _expect(what: str, single: Tensor, batched: Tensor, tolerance: float) -> Non
     scale = float(single.abs().max())
     error = float((single - batched).abs().max())
     assert error <= tolerance * scale, (
-        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between a batch of one "
-        f"and a larger one, allowed {tolerance:.0e}"
+        f"{what} of a sample differs by {error / (scale or 1):.1e} of its scale between batches "
+        f"of one and more, allowed {tolerance:.0e}"
     )

@@ -105,19 +105,19 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("chunk", "numbers", "latent", "slots", "copies"), SIZES)
+@pytest.mark.parametrize(("chunk", "size", "latent", "slots", "copies"), SIZES)
 @float64()
 def test_numbers_come_back_from_the_frames_they_are_tiled_over(
-    chunk: int, numbers: int, latent: tuple[int, int, int], slots: int, copies: int
+    chunk: int, size: int, latent: tuple[int, int, int], slots: int, copies: int
 ) -> None:
-    head = head_for(chunk, numbers, latent, slots=slots)
-    x = torch.randn(2, chunk, numbers)
+    head = head_for(chunk, size, latent, slots=slots)
+    x = torch.randn(2, chunk, size)
     frames = head.to_latent("action", x)
     assert frames.shape == (2, slots, prod(latent))
     assert torch.equal(frames[1].flatten(), tiled(x[1], (slots, *latent)))
     same_values(head.from_latent("action", frames), x)
     # Reading averages the complete copies, and ignores what is left of a last one.
-    flat, size = frames.flatten(1).clone(), chunk * numbers
+    flat, size = frames.flatten(1).clone(), chunk * size
     flat[:, copies * size :] += 100
     flat[:, :size] += copies
     read = head.from_latent("action", flat.view_as(frames))
@@ -170,12 +170,12 @@ def test_levels_and_what_is_clean() -> None:
     head = head_for(4, 4, (2, 2, 2), slots=2)
     spec = spec_for()
     inputs = inference_inputs(Policy.from_spec(spec), observation(spec))
-    numbers = NoisyVectors(
+    vectors = NoisyVectors(
         torch.zeros(2, 4, 8), torch.rand(2, 4), ("action.0",) * 2 + ("action.1",) * 2
     )
-    found = head.slots(inputs.with_(action=numbers), ())
-    assert torch.equal(found["action"].sigma, numbers.sigma)
-    assert found["action"].roles == numbers.roles
+    found = head.slots(inputs.with_(action=vectors), ())
+    assert torch.equal(found["action"].sigma, vectors.sigma)
+    assert found["action"].roles == vectors.roles
     assert not found["state"].sigma.any() and not found["blank"].sigma.any()
 
 

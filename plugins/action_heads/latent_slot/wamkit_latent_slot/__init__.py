@@ -35,17 +35,17 @@ class LatentSlot(ActionHeadConfig):
     imagined frames, value, as published. `append`: frames keep the places of their pretraining, and
     the slots of a chunk come after them."""
     blank: Literal["learned", "none"] | None = None
-    """The frame before all others in `cosmos`: learned (published: what the VAE makes of a black
+    """The first frame in `cosmos`: learned (published: the VAE latent of a black
     image), or left out and its place kept free. By default learned; `append` has no place for
     it."""
 
     def frames(self, sizes: HeadContext) -> int:
-        """Latent frames of an action chunk, with what was left open taken from `sizes`."""
+        """Latent frames of an action chunk, with unset fields resolved from `sizes`."""
         return self.slots or -(-sizes.chunk * sizes.action // max(1, prod(sizes.latent)))
 
     @property
     def learns_blank(self) -> bool:
-        """Whether there is a blank frame, with what was left open taken from the layout."""
+        """Whether there is a blank frame, with unset fields resolved from the layout."""
         return (self.blank or ("learned" if self.layout == "cosmos" else "none")) == "learned"
 
     def resolve(self, spec: PolicySpec) -> LatentSlot:
@@ -63,7 +63,7 @@ class LatentSlot(ActionHeadConfig):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         sizes, traits = spec.sizes, spec.backbone.traits
         room, latent = prod(sizes.latent), "x".join(map(str, sizes.latent))
-        numbers = sizes.chunk * sizes.action
+        size = sizes.chunk * sizes.action
         if not traits.imagines:
             yield Conflict(
                 between=("action_head", "backbone"),
@@ -72,20 +72,20 @@ class LatentSlot(ActionHeadConfig):
                 hint="choose a backbone that was trained to denoise, or an action head that reads "
                 "hidden states or has tokens of its own (`wamkit list action_head`)",
             )
-        if room and numbers > room * self.frames(sizes):
+        if room and size > room * self.frames(sizes):
             yield Conflict(
                 between=("action_head.slots", "actions", "cameras"),
-                why=f"a chunk of {sizes.chunk} x {sizes.action} numbers does not fit into "
+                why=f"a chunk of {sizes.chunk} x {sizes.action} values does not fit into "
                 f"{self.slots} x {latent} latents",
-                hint=f"set action_head.slots = {-(-numbers // room)}, or leave it out",
+                hint=f"set action_head.slots = {-(-size // room)}, or leave it out",
             )
         if room and sizes.state > room:
             yield Conflict(
                 between=("state.size", "cameras"),
-                why=f"a state of {sizes.state} numbers does not fit into one latent frame of "
+                why=f"a state of {sizes.state} values does not fit into one latent frame of "
                 f"{latent}",
                 hint="make the views larger, or set state.size to at most "
-                f"{room} numbers and choose which",
+                f"{room} values and choose which",
             )
         if self.learns_blank and self.layout == "append":
             yield Conflict(

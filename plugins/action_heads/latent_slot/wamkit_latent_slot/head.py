@@ -49,7 +49,7 @@ class LatentSlotHead(SlotHead):
         return tiled.unflatten(2, (slots, room)).flatten(1, 2)
 
     def from_latent(self, modality: str, x: Tensor) -> Tensor:
-        """The mean of the complete copies; what is left of a last one is not read."""
+        """The mean of the complete copies; an incomplete last one is not read."""
         steps, slots, _ = self._shape(modality)
         flat = x.unflatten(1, (-1, slots)).flatten(2)  # [B, chunks, slots * C * h * w]
         size = steps * self.sizes.token_dim(modality)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from wamkit_mot import Mot
-from wamkit_mot.interpolate import Units, resized
+from wamkit_mot.interpolate import Units, interpolate_tensor
 
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
@@ -97,10 +97,12 @@ def units(width: tuple[int, int]) -> Units:
 @float64()
 def test_resizing_interpolates_every_axis_and_keeps_the_size_of_outputs() -> None:
     ramp = torch.arange(9.0).expand(4, 9)
-    assert torch.equal(resized(ramp[0], (5,), units((9, 5))), torch.tensor([0.0, 2, 4, 6, 8]))
-    narrow = resized(ramp, (4, 3), units((9, 3)))
+    assert torch.equal(
+        interpolate_tensor(ramp[0], (5,), units((9, 5))), torch.tensor([0.0, 2, 4, 6, 8])
+    )
+    narrow = interpolate_tensor(ramp, (4, 3), units((9, 3)))
     same_values(narrow, torch.tensor([0.0, 4, 8]).expand(4, 3) * 3**0.5)
-    assert torch.equal(resized(ramp, (4, 9), units((9, 9))), ramp)
+    assert torch.equal(interpolate_tensor(ramp, (4, 9), units((9, 9))), ramp)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_resizing_does_not_mix_the_pieces_of_a_stack(old: list[int], new: list[i
     source, goal = (
         torch.cat([torch.full((n,), float(i)) for i, n in enumerate(sizes)]) for sizes in (old, new)
     )
-    assert torch.equal(resized(source, goal.shape, units((6, 3))), goal)
+    assert torch.equal(interpolate_tensor(source, goal.shape, units((6, 3))), goal)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,9 @@ def test_an_expert_can_start_from_the_video(settings: dict[str, Any]) -> None:
     assert same and all(name.startswith(own) for name in same)
     source = model.blocks[head.layers[1]].attn1.to_q.weight
     goal = head.blocks[head.layers[1]].attn1.to_q.weight
-    same_values(goal, resized(source, goal.shape, units((source.shape[1], goal.shape[1]))))
+    same_values(
+        goal, interpolate_tensor(source, goal.shape, units((source.shape[1], goal.shape[1])))
+    )
     assert run_head(head, model, inputs, SEES).action.isfinite().all()
 
 

@@ -1,4 +1,4 @@
-"""The `mot` action head: an action expert beside the video, joined by shared attention."""
+"""The `mot` action head: an action expert that shares attention with the video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mot(ActionHeadConfig):
     """An action expert with weights of its own that shares attention with the video.
 
     Mixture-of-Transformers as in Fast-WAM (arXiv 2603.16666): queries, keys and values live in the
-    backbone's head space, whatever the width of the expert.
+    backbone's head space, for any width of the expert.
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"
@@ -31,17 +31,18 @@ class Mot(ActionHeadConfig):
     """Size of an action token."""
     mlp_dim: int = Field(4096, gt=0)
     block: Literal["own", "backbone"] = "own"
-    """`own` is Fast-WAM's block, the same beside any backbone; `backbone` a narrower copy of the
+    """`own` is Fast-WAM's block, the same for any backbone; `backbone` a narrower copy of the
     backbone's own, as ImageWAM and fastwam-ltx have it."""
     layer_stride: int = Field(1, gt=0)
-    """The expert has a block at every so many of the backbone's; it rests at the others."""
+    """The expert has a block at every `layer_stride`-th layer of the backbone; it skips the
+    others."""
     layers: tuple[int, ...] | None = None
     """The layers at which the expert has a block, counted from 0, in place of `layer_stride`."""
     state: Literal["text", "token", "noisy_token", "none"] = "text"
-    """Where the robot's state enters: as one more word that video and action read (`text`), as a
-    token of its own before the actions (`token`: without noise, so that it can be remembered), as
-    one of the action's tokens at the action's noise level (`noisy_token`: Efficient-WAM), or not at
-    all."""
+    """Where the robot's state enters: as one more text token that video and action read (`text`),
+    as a token of its own before the actions (`token`: without noise, so that it can be remembered),
+    as one of the action's tokens at the action's noise level (`noisy_token`: Efficient-WAM), or not
+    at all."""
     registers: int = Field(0, ge=0)
     """Learned tokens after the actions of a chunk, of their role and noise level."""
     text: Literal["cross", "none"] = "cross"
@@ -63,7 +64,7 @@ class Mot(ActionHeadConfig):
     def reads_text(self) -> bool:
         return self.block == "own" and self.text == "cross"
 
-    def awake(self, traits: Traits) -> tuple[int, ...]:
+    def active_layers(self, traits: Traits) -> tuple[int, ...]:
         """The layers at which the expert has a block."""
         if self.layers is not None:
             return self.layers
@@ -71,9 +72,9 @@ class Mot(ActionHeadConfig):
 
     def tokens(self, sizes: HeadContext) -> dict[str, int]:
         clean = {"state": 1} if self.state == "token" and sizes.state else {}
-        beside = 1 if self.state == "noisy_token" and sizes.state else 0
+        state_tokens = 1 if self.state == "noisy_token" and sizes.state else 0
         others = {part: 1 for part in sizes.predicts if part != "action"}
-        return {**clean, "action": beside + sizes.chunk + self.registers, **others}
+        return {**clean, "action": state_tokens + sizes.chunk + self.registers, **others}
 
     def tiny(self) -> Mot:
         small = {"width": 32, "mlp_dim": 64, "layer_stride": min(self.layer_stride, 2)}
@@ -95,7 +96,7 @@ class Mot(ActionHeadConfig):
         if self.state == "none" and spec.state.size:
             yield Conflict(
                 between=("action_head.state", "state.size"),
-                why=f"the policy is given a state of {spec.state.size} numbers that nothing reads",
+                why=f"the policy is given a state of {spec.state.size} values that nothing reads",
                 hint='set action_head.state = "text" or "token", or state.size = 0',
             )
 
@@ -112,7 +113,7 @@ class Mot(ActionHeadConfig):
         if self.layer_stride != 1:
             yield Conflict(
                 between=("action_head.layers", "action_head.layer_stride"),
-                why="both say at which layers the expert has a block",
+                why="both set the layers at which the expert has a block",
                 hint="leave one of them out",
             )
         ascending = all(a < b for a, b in pairwise(self.layers))
@@ -150,7 +151,7 @@ class Mot(ActionHeadConfig):
                 why="this backbone makes no narrower copy of its blocks",
                 hint='set action_head.block = "own"',
             )
-        elif len(self.awake(traits)) < traits.depth and not traits.mlp_dim:
+        elif len(self.active_layers(traits)) < traits.depth and not traits.mlp_dim:
             yield Conflict(
                 between=("action_head.layer_stride", "action_head.block", "backbone"),
                 why="this backbone's blocks can only be copied all together",

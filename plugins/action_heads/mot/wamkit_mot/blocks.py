@@ -1,4 +1,4 @@
-"""The expert's own block, the same beside any backbone, and what it is conditioned on.
+"""The expert's own block, the same for any backbone, and its conditioning.
 
     x --ada norm--> q k v --(attention shared with the video)--> + --text--> + --mlp-dim--> +
 
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class ExpertBlock(nn.Module):
-    """One block of the expert, opened at its self-attention."""
+    """One block of the expert, split at its self-attention."""
 
     def __init__(self, width: int, mlp_dim: int, traits: Traits, *, text: bool, bias: bool) -> None:
         super().__init__()
@@ -132,11 +132,11 @@ class ConditionEmbedder(nn.Module):
 
     def projection(self, sigmas: Tensor) -> Tensor:
         """Levels [R] to shifts, scales and gates of all blocks [R, 6, D] float32."""
-        y = F.silu(embedded(self.time_embedder, sigmas)).to(self.time_proj.weight.dtype)
+        y = F.silu(embed_sinusoid(self.time_embedder, sigmas)).to(self.time_proj.weight.dtype)
         return self.time_proj(y).float().unflatten(-1, (6, -1))
 
 
-def embedded(embedder: nn.Module, sigmas: Tensor) -> Tensor:
+def embed_sinusoid(embedder: nn.Module, sigmas: Tensor) -> Tensor:
     """Noise levels [R] as [R, D] float32."""
     dtype = embedder.get_parameter("linear_1.weight").dtype
     return embedder(sinusoid(1000 * sigmas.float(), FREQUENCIES).to(dtype)).float()

@@ -20,8 +20,8 @@ from wamkit.engine.layers import (
 from wamkit.interfaces import Backbone, ExpertHead, Stack, append_state
 from wamkit.interfaces.types import ModelInputs, Text, TokenGroup
 
-from .blocks import FREQUENCIES, ConditionEmbedder, ExpertBlock, ExpertSigma, embedded
-from .interpolate import from_video
+from .blocks import FREQUENCIES, ConditionEmbedder, ExpertBlock, ExpertSigma, embed_sinusoid
+from .interpolate import copy_from_backbone
 from .tokens import groups
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class AdaptiveDecoder(nn.Module):
     actions.
     """
 
-    def __init__(self, width: int, numbers: int) -> None:
+    def __init__(self, width: int, size: int) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
-        self.proj_out = nn.Linear(width, numbers)
+        self.proj_out = nn.Linear(width, size)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -48,32 +48,32 @@ class AdaptiveDecoder(nn.Module):
         return self.proj_out(ada_norm(x, table[:, :1] + level, 1 + table[:, 1:] + level))
 
 
-def encoder(numbers: int, width: int, layers: int) -> nn.Module:
-    """Linear layers with SiLU between them; a bare linear layer if it is one."""
-    first = nn.Linear(numbers, width)
+def encoder(size: int, width: int, layers: int) -> nn.Module:
+    """`layers` linear layers with SiLU between them."""
+    first = nn.Linear(size, width)
     rest = [m for _ in range(layers - 1) for m in (nn.SiLU(), nn.Linear(width, width))]
     return nn.Sequential(first, *rest) if rest else first
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """That of the module's first weight."""
+    """Dtype of the module's first weight."""
     return next(module.parameters()).dtype
 
 
 class MotHead(ExpertHead, Stack):
-    """`ExpertHead` that denoises vectors beside any backbone, in a stack of its own."""
+    """`ExpertHead` that denoises vectors in a separate stack, for any backbone."""
 
     def __init__(self, config: Mot, sizes: HeadContext) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.layers = config.awake(sizes.traits)
+        self.layers = config.active_layers(sizes.traits)
         width, traits = config.width, sizes.traits
         for part in sizes.predicts:
-            numbers = sizes.token_dim(part)
-            self.add_module(f"{part}_encoder", encoder(numbers, width, config.encoder_layers))
+            size = sizes.token_dim(part)
+            self.add_module(f"{part}_encoder", encoder(size, width, config.encoder_layers))
             adaptive = config.decoder == "adaln"
             decoder = AdaptiveDecoder if adaptive else nn.Linear
-            self.add_module(f"{part}_decoder", decoder(width, numbers))
+            self.add_module(f"{part}_decoder", decoder(width, size))
         self.state_encoder: nn.Module | None = None
         if sizes.state and config.state != "none":
             goal = traits.text_width if config.state == "text" else width
@@ -97,7 +97,7 @@ class MotHead(ExpertHead, Stack):
 
     @property
     def keep_float32(self) -> tuple[str, ...]:
-        """What runs in float32 whatever the rest runs in; a copied block knows its own."""
+        """Modules that always run in float32; a copied block has its own list."""
         if self.config.block == "own":
             return "time_embedder", "scale_shift_table", "norm"
         theirs = getattr(self.expert, "keep_float32", ())
@@ -184,7 +184,7 @@ class MotHead(ExpertHead, Stack):
         own = self.condition_embedder
         embedder = self.level_embedder if own is None else own.time_embedder
         assert embedder is not None
-        return embedded(embedder, sigmas)
+        return embed_sinusoid(embedder, sigmas)
 
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         if group.x is None:
@@ -194,8 +194,8 @@ class MotHead(ExpertHead, Stack):
         return encoder(group.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
 
     def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
-        given = () if level is None else (level,)
-        return self.get_submodule(f"{modality}_decoder")(x, *given)  # type: ignore[no-any-return]
+        conditioning = () if level is None else (level,)
+        return self.get_submodule(f"{modality}_decoder")(x, *conditioning)  # type: ignore[no-any-return]
 
     def initialize_from(self, backbone: Backbone) -> None:
         """With init = "from_backbone", take the backbone's weights.
@@ -203,4 +203,4 @@ class MotHead(ExpertHead, Stack):
         Raises WamkitError if none fit.
         """
         if self.config.init == "from_backbone" and self.config.weights is None:
-            from_video(self, backbone)
+            copy_from_backbone(self, backbone)

@@ -1,10 +1,10 @@
 """Start an action expert from a wider video transformer: interpolate every axis, keep the scale.
 
-Fast-WAM (scripts/preprocess_action_dit_backbone.py): what has a counterpart of the same name is
-copied if the shapes agree, otherwise resized axis by axis by linear interpolation; a matrix whose
-input axis shrank is multiplied by sqrt(old / new), which keeps the size of its outputs. Unlike
-there, axes that stack several pieces (the time projection, fused projections) are resized piece by
-piece, so that they do not bleed into each other.
+Fast-WAM (scripts/preprocess_action_dit_backbone.py): tensors with a counterpart of the same name
+are copied if the shapes agree, otherwise resized axis by axis by linear interpolation; a matrix
+whose input axis shrank is multiplied by sqrt(old / new), which keeps the size of its outputs.
+Unlike there, axes that stack several pieces (the time projection, fused projections) are resized
+piece by piece, so that they do not bleed into each other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Units(NamedTuple):
     mlp_dim: tuple[int, int]
 
     def pieces(self, old: int, new: int) -> list[tuple[int, int]]:
-        """How an axis of `old` numbers that becomes one of `new` is put together."""
+        """Decompose an axis of size `old` that becomes one of size `new`."""
         for num_heads, hidden in product(range(FUSED, 0, -1), (1, 2)):
             parts = [self.inner] * num_heads + [self.mlp_dim] * hidden
             if (old, new) == tuple(sum(sizes) for sizes in zip(*parts, strict=True)):
@@ -46,21 +46,21 @@ class Units(NamedTuple):
         return [(old, new)]
 
 
-def resized(source: Tensor, shape: Sequence[int], units: Units) -> Tensor:
+def interpolate_tensor(source: Tensor, shape: Sequence[int], units: Units) -> Tensor:
     """`source` interpolated to `shape`, piece by piece, in float32."""
     x = source.detach().float()
     for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True)):
         if old != new:
             pieces = units.pieces(old, new)
             parts = x.movedim(axis, -1).split([size for size, _ in pieces], -1)
-            y = [_stretched(p, size) for p, (_, size) in zip(parts, pieces, strict=True)]
+            y = [_resample(p, size) for p, (_, size) in zip(parts, pieces, strict=True)]
             x = torch.cat(y, -1).movedim(-1, axis)
     if source.ndim >= 2 and shape[-1] < source.shape[-1]:
         x = x * (source.shape[-1] / shape[-1]) ** 0.5
     return x
 
 
-def _stretched(x: Tensor, size: int) -> Tensor:
+def _resample(x: Tensor, size: int) -> Tensor:
     """x [..., old] to [..., size]."""
     flat = x.reshape(-1, 1, x.shape[-1])
     flat = F.interpolate(flat, size, mode="linear", align_corners=True)
@@ -68,7 +68,7 @@ def _stretched(x: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def from_video(head: MotHead, backbone: Backbone) -> None:
+def copy_from_backbone(head: MotHead, backbone: Backbone) -> None:
     """Fill those of the expert's tensors that have a counterpart in the backbone.
 
     An expert's block takes from the backbone's block of its layer. Raises WamkitError if the
@@ -84,7 +84,7 @@ def from_video(head: MotHead, backbone: Backbone) -> None:
     filled = 0
     for ours, theirs in _counterparts(head, backbone):
         if theirs.ndim == ours.ndim:
-            ours.copy_(resized(theirs, ours.shape, units))
+            ours.copy_(interpolate_tensor(theirs, ours.shape, units))
             filled += 1
     if not filled:
         raise WamkitError(
@@ -95,7 +95,7 @@ def from_video(head: MotHead, backbone: Backbone) -> None:
 
 
 def _counterparts(head: MotHead, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor]]:
-    """The expert's tensors beside those of the backbone that have the same name."""
+    """Pair the expert's tensors with those of the backbone of the same name."""
     assert isinstance(backbone, nn.Module)
     inside: set[Tensor] = set()
     for mine, block in zip(head.blocks, backbone.blocks, strict=True):

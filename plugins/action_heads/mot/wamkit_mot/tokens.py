@@ -2,7 +2,7 @@
 
     [state] [noisy state] a a a a a a [registers] [next state] [value]
 
-Times count actions: 0 is the first of the chunk, -1 the state before it, N what comes of it.
+Times count actions: 0 is the first of the chunk, -1 the state before it, N its result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wamkit.interfaces.types import ModelInputs, TokenGroup
 def groups(
     inputs: ModelInputs, known: Collection[str], *, chunk: int, state: str, registers: int
 ) -> Iterator[TokenGroup]:
-    """The tokens of what is in `inputs` and not `known`; settings are those of `Mot`.
+    """Token groups of the roles in `inputs` that are not `known`; settings are those of `Mot`.
 
     Steps of one role are of one chunk, or of several of `chunk` steps; each has registers, and a
     noisy state, of its own, so that chunks may pass together or one by one. These have the level of
@@ -33,11 +33,11 @@ def groups(
             chunks = list(_chunks(group, chunk)) if noisy_state or registers else []
             if noisy_state and inputs.state is not None:
                 for part in chunks:
-                    yield _extra(part, "state", inputs.state[:, None], -1, 1)
+                    yield _clean_group(part, "state", inputs.state[:, None], -1, 1)
             yield group
             if registers:
                 for part in chunks:
-                    yield _extra(part, "registers", None, len(part.roles), registers)
+                    yield _clean_group(part, "registers", None, len(part.roles), registers)
         else:
             given = inputs.noisy(group.modality).times
             later = tuple(time + chunk for time in group.times)
@@ -58,10 +58,10 @@ def _chunks(group: TokenGroup, chunk: int) -> Iterator[TokenGroup]:
         start = end
 
 
-def _extra(
+def _clean_group(
     chunk: TokenGroup, modality: str, x: Tensor | None, offset: int, count: int
 ) -> TokenGroup:
-    """So many tokens, the first of them `offset` places after a chunk's first step."""
+    """A group of `count` tokens, the first at time `offset` of the chunk."""
     level = chunk.level
     if isinstance(level, Tensor) and level.shape[1] > 1:
         level = level[:, -1:]

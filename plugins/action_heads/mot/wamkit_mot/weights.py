@@ -1,6 +1,6 @@
 """The layouts of an action expert's weights: our own, and that of Fast-WAM's checkpoints.
 
-Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.action.*` beside the
+Fast-WAM (github.com/yuantianyuan01/FastWAM) keeps the expert as `mixtures.action.*` next to the
 video as `mixtures.video.*`, and the encoder of the state as `proprio_encoder.*`.
 """
 

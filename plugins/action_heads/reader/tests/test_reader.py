@@ -105,7 +105,7 @@ def test_a_cache_changes_nothing_wherever_text_tokens_pass(backbone: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("reads", "state"), [*zip(READS, ("token", "numbers", "text", "token"), strict=True)]
+    ("reads", "state"), [*zip(READS, ("token", "concat", "text", "token"), strict=True)]
 )
 def test_gradients_reach_every_weight(reads: str, state: str) -> None:
     text = "cross" if state == "text" else "none"
@@ -192,7 +192,7 @@ def test_only_hidden_states_of_kept_roles_are_kept() -> None:
     assert kept is not None and all(set(layer) <= {"context"} for layer in kept.hidden)
 
 
-@pytest.mark.parametrize("state", ["token", "numbers", "text", "none"])
+@pytest.mark.parametrize("state", ["token", "concat", "text", "none"])
 def test_the_state_enters_where_the_settings_say(state: str) -> None:
     spec = spec_for("toy", "joint", state=state)
     policy = randomize_weights(Policy.from_spec(spec))

@@ -24,7 +24,7 @@ OPEN: Mapping[str, Mapping[str, str]] = {
     "last": {"levels": "action", "positions": "learned"},
     "all": {"levels": "action", "positions": "learned"},
 }
-"""What the published heads of each kind do where the spec says nothing."""
+"""Defaults of the published head of each kind."""
 
 
 class Reader(ReaderConfig):
@@ -38,20 +38,21 @@ class Reader(ReaderConfig):
 
     name: Literal["reader"] = "reader"
     reads: Reads = "each"
-    """What a block attends to: `each` the i-th of `layers`, one block for each (GE-Act); `one` a
-    single layer inside the stack (mimic-video, arXiv 2512.15692); `last` the last one (starVLA);
-    `all` those of `layers` together. Left open, `layers` is all, two thirds up, the last, all."""
+    """Source of a block's cross-attention: `each` the i-th of `layers`, one block for each
+    (GE-Act); `one` a single layer inside the stack (mimic-video, arXiv 2512.15692); `last` the last
+    one (starVLA); `all` those of `layers` together. Left open, `layers` is all, two thirds up, the
+    last, all."""
     num_heads: int = Field(16, gt=0)
     head_dim: int = Field(32, gt=0, multiple_of=2)
     """The width of a token is heads * head_dim."""
     mlp_dim: int = Field(2048, gt=0)
     blocks: int | None = Field(None, gt=0)
     """Number of blocks; with `reads = "each"` it is that of the layers, and left open; else 8."""
-    state: Literal["token", "numbers", "text", "none"] = "token"
-    """Where the robot's state enters: as a token before the actions (`token`), beside the values of
-    every action (`numbers`), as one more text token (`text`), or not at all."""
+    state: Literal["token", "concat", "text", "none"] = "token"
+    """Where the robot's state enters: as a token before the actions (`token`), concatenated to the
+    values of every action (`concat`), as one more text token (`text`), or not at all."""
     text: Literal["cross", "none"] | None = None
-    """Whether the prompt is read beside the hidden states; left open, only if the backbone reads
+    """Whether the prompt is read besides the hidden states; by default only if the backbone reads
     none."""
     levels: Literal["action", "both"] | None = None
     """The noise levels that blocks follow: the action's own, or also that of the frames when they
@@ -83,10 +84,10 @@ class Reader(ReaderConfig):
         return {**state, "action": sizes.chunk, **rest}
 
     def resolve(self, spec: PolicySpec) -> Reader:
-        return self.fitted(spec.backbone.traits)
+        return self.with_defaults_for(spec.backbone.traits)
 
-    def fitted(self, traits: Traits) -> Reader:
-        """This head with what was left open decided by the backbone."""
+    def with_defaults_for(self, traits: Traits) -> Reader:
+        """Return this head with unset fields resolved for the backbone."""
         inside = (traits.depth * 2 // 3,)
         usual: Any = {"one": inside, "last": (-1,)}.get(self.reads, "all")
         text = "cross" if traits.text == "none" else "none"
@@ -121,7 +122,7 @@ class Reader(ReaderConfig):
                 between=("action_head.reads", "action_head.blocks"),
                 why=f'reads = "each" has a block for every layer it reads, found blocks = '
                 f"{self.blocks}",
-                hint="leave out action_head.blocks, and name so many layers in action_head.layers",
+                hint="leave out action_head.blocks, or list as many layers in action_head.layers",
             )
 
     def layouts(self) -> Sequence[Any]:
@@ -132,7 +133,7 @@ class Reader(ReaderConfig):
     def build(self, sizes: HeadContext) -> Any:
         from .head import DiTReader
 
-        config = self.fitted(sizes.traits)
+        config = self.with_defaults_for(sizes.traits)
         return self.materialize(lambda: DiTReader(config, sizes))
 
 

@@ -123,7 +123,7 @@ def read_blocks(
         table: Shift and scale of the last norm [2, D].
         x: Tokens [B, S, D].
         levels: Embedding and modulation of noise levels [B or 1, S or 1, 7, D] float32.
-        memory: What each block attends to.
+        memory: Keys and values for each block.
         rotary: Positions of the tokens.
     """
     embedding, modulation = levels[:, :, :1], levels[:, :, 1:]

@@ -40,10 +40,10 @@ class DiTReader(ReaderHead):
         width, traits = config.width, sizes.traits
         self.layers = places(config.layers, traits.depth)
         self.reads_video_level = config.levels == "both"
-        beside = sizes.state if config.state == "numbers" else 0
+        state = sizes.state if config.state == "concat" else 0
         inputs = {part: sizes.token_dim(part) for part in sizes.predicts}
         self.decoders = nn.ModuleDict({part: nn.Linear(width, n) for part, n in inputs.items()})
-        inputs["action"] += beside
+        inputs["action"] += state
         if config.state == "token" and sizes.state:
             inputs["state"] = sizes.state
         self.encoders = nn.ModuleDict({part: nn.Linear(n, width) for part, n in inputs.items()})
@@ -58,12 +58,12 @@ class DiTReader(ReaderHead):
         self.text_embedder: nn.Linear | None = None
         if config.text == "cross":
             self.text_embedder = nn.Linear(traits.text_width, traits.width)
-        self.state_word: nn.Linear | None = None
+        self.state_encoder: nn.Linear | None = None
         if config.state == "text" and sizes.state:
-            self.state_word = nn.Linear(sizes.state, traits.text_width)
+            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_word is None else append_state(inputs, self.state_word)
+        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
 
     def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
         return [group for group in inputs.groups() if group.modality in self.encoders]
@@ -78,7 +78,7 @@ class DiTReader(ReaderHead):
     def encode_hidden(
         self, hidden: Sequence[Tensor], mask: Tensor | None, text: tuple[KV, ...] | None
     ) -> tuple[KV, ...]:
-        """Keys and values of what each block attends to; masks are additive."""
+        """Keys and values for each block's cross-attention; masks are additive."""
         found = []
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
@@ -138,9 +138,9 @@ class DiTReader(ReaderHead):
         assert isinstance(encoder, nn.Linear) and x is not None
         if group.modality == "state":
             return x  # encoded already
-        beside = inputs.state if self.config.state == "numbers" else None
-        if group.modality == "action" and beside is not None:
-            x = torch.cat([x, beside[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
+        state = inputs.state if self.config.state == "concat" else None
+        if group.modality == "action" and state is not None:
+            x = torch.cat([x, state[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
         tokens: Tensor = encoder(x.to(encoder.weight.dtype))
         if group.modality == "action" and self.positions is not None:
             tokens = tokens + self.positions[: tokens.shape[1]]

@@ -1,7 +1,7 @@
 """The layouts of a reader's weights: our own, and the action expert inside GE-Act's checkpoints.
 
 GE-Act (github.com/AgibotTech/Genie-Envisioner, models/action_patches/patches.py) keeps the expert
-beside the video transformer, every name of it beginning with `action_`.
+next to the video transformer, every name of it beginning with `action_`.
 """
 
 from wamkit.checkpoints.safetensors import CheckpointLayout

@@ -62,7 +62,7 @@ def test_a_cache_changes_nothing(pool: str, paradigm: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["toy", "timm_vit"])
-@pytest.mark.parametrize(("pool", "state"), [("mean", "text"), ("attention", "numbers")])
+@pytest.mark.parametrize(("pool", "state"), [("mean", "text"), ("attention", "concat")])
 def test_gradients_reach_every_weight(backbone: str, pool: str, state: str) -> None:
     spec = spec_for(backbone, pool=pool, state=state, layers=(0, -1))
     assert check(spec) == []

@@ -18,7 +18,7 @@ WAMKIT_API = 1
 
 
 class Regression(ReaderConfig):
-    """A perceptron over pooled features of one or several layers: the baseline of every table.
+    """A perceptron over pooled features of one or several layers: a common baseline.
 
     It reads no noise: one pass, and the mean squared error of the actions themselves.
     """
@@ -27,16 +27,16 @@ class Regression(ReaderConfig):
 
     name: Literal["regression"] = "regression"
     pool: Literal["mean", "attention"] = "mean"
-    """How the tokens of a layer become one vector: their mean, or what a learned query attends
+    """How the tokens of a layer become one vector: their mean, or attention of a learned query
     to, with keys and values normalized first."""
     width: int = Field(1024, gt=0)
     depth: int = Field(2, gt=0)
     """Hidden layers of the perceptron."""
-    state: Literal["numbers", "text", "none"] = "numbers"
-    """Where the robot's state enters: beside the pooled features, as one more text token, or not
-    at all."""
+    state: Literal["concat", "text", "none"] = "concat"
+    """Where the robot's state enters: concatenated to the pooled features, as one more text token,
+    or not at all."""
     text: Literal["pooled", "none"] | None = None
-    """Whether the mean of the text tokens is read beside the features; left open, only if the
+    """Whether the mean of the text tokens is concatenated to the features; by default only if the
     backbone reads none."""
 
     @property
@@ -47,10 +47,10 @@ class Regression(ReaderConfig):
         return {}
 
     def resolve(self, spec: PolicySpec) -> Regression:
-        return self.fitted(spec.backbone.traits)
+        return self.with_defaults_for(spec.backbone.traits)
 
-    def fitted(self, traits: Traits) -> Regression:
-        """This head with what was left open decided by the backbone; the last layer is usual."""
+    def with_defaults_for(self, traits: Traits) -> Regression:
+        """Return this head with unset fields resolved; by default the last layer."""
         text = "pooled" if traits.text == "none" else "none"
         layers = self.layers if self.layers is not None else (-1,)
         return self.model_copy(update={"layers": layers, "text": self.text or text})
@@ -66,7 +66,7 @@ class Regression(ReaderConfig):
     def build(self, sizes: HeadContext) -> Any:
         from .head import RegressionHead
 
-        config = self.fitted(sizes.traits)
+        config = self.with_defaults_for(sizes.traits)
         return self.materialize(lambda: RegressionHead(config, sizes))
 
 

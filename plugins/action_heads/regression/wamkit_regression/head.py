@@ -58,10 +58,10 @@ class RegressionHead(ReaderHead):
         self.layers = places(config.layers, traits.depth)
         pool = MeanPool if config.pool == "mean" else AttentionPool
         self.pools = nn.ModuleList(pool(traits.width) for _ in self.layers)
-        self.state_word: nn.Linear | None = None
+        self.state_encoder: nn.Linear | None = None
         if sizes.state and config.state == "text":
-            self.state_word = nn.Linear(sizes.state, traits.text_width)
-        self.reads_state = bool(sizes.state) and config.state == "numbers"
+            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
+        self.reads_state = bool(sizes.state) and config.state == "concat"
         self.reads_text = config.text == "pooled"
         inputs = len(self.layers) * traits.width
         inputs += sizes.state * self.reads_state + traits.text_width * self.reads_text
@@ -76,7 +76,7 @@ class RegressionHead(ReaderHead):
         return (self.sizes.chunk if part == "action" else 1) * self.sizes.token_dim(part)
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_word is None else append_state(inputs, self.state_word)
+        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
 
     def embed_text(self, text: Text) -> tuple[Tensor, ...]:
         """The mean of the prompt, if it is read."""

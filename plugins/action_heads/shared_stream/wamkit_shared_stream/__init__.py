@@ -42,7 +42,7 @@ class SharedStream(ActionHeadConfig):
     """Whether the robot's state is a token before the actions, without noise."""
     text: Literal["backbone", "stream"] | None = None
     """How the prompt is read: as the backbone reads it, or as text tokens that pass the blocks
-    beside the actions (`stream`). Left open, `stream` where the backbone reads none."""
+    with the actions (`stream`). By default `stream` where the backbone reads none."""
     embodiments: int = Field(1, gt=0)
     """Robots that the head has encoders and decoders for, each with weights of its own."""
     embodiment: int = Field(0, ge=0)
@@ -80,7 +80,7 @@ class SharedStream(ActionHeadConfig):
         if self.state == "none" and spec.state.size:
             yield Conflict(
                 between=("action_head.state", "state.size"),
-                why=f"the policy is given a state of {spec.state.size} numbers that nothing reads",
+                why=f"the policy is given a state of {spec.state.size} values that nothing reads",
                 hint='set action_head.state = "token", or state.size = 0',
             )
         if self.text == "stream" and traits.text == "stream":

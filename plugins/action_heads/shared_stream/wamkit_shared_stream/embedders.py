@@ -15,7 +15,7 @@ from wamkit.engine.layers import LayerNorm
 
 
 class Linear(nn.Module):
-    """A linear layer of one of several robots; those of the others rest."""
+    """A linear layer of one of several robots; the weights of others are unused."""
 
     def __init__(self, inputs: int, outputs: int, robots: tuple[int, int]) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class NoisyEmbedder(nn.Module):
     DreamZero, `MultiEmbodimentActionEncoder` in `wan_video_dit_action_casual_chunk.py`.
     """
 
-    def __init__(self, numbers: int, width: int, robots: tuple[int, int]) -> None:
+    def __init__(self, size: int, width: int, robots: tuple[int, int]) -> None:
         super().__init__()
-        self.W1 = Linear(numbers, width, robots)
+        self.W1 = Linear(size, width, robots)
         self.W2 = Linear(2 * width, width, robots)
         self.W3 = Linear(width, width, robots)
 
@@ -64,14 +64,14 @@ class NoisyEmbedder(nn.Module):
 class Decoder(nn.Module):
     """Final tokens to velocities: a norm of the head's own, for the backbone's is for frames."""
 
-    def __init__(self, width: int, numbers: int, robots: tuple[int, int], *, deep: bool) -> None:
+    def __init__(self, width: int, size: int, robots: tuple[int, int], *, deep: bool) -> None:
         super().__init__()
         self.norm = LayerNorm(width, eps=1e-6)
         self.out: nn.Module
         if deep:
-            self.out = Perceptron(width, width, numbers, robots)
+            self.out = Perceptron(width, width, size, robots)
         else:
-            self.out = Linear(width, numbers, robots)
+            self.out = Linear(width, size, robots)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, D] to [B, n, A]."""

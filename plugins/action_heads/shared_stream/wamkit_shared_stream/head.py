@@ -38,10 +38,10 @@ class SharedStreamHead(ExpertHead):
         width, robots = sizes.traits.width, (config.embodiments, config.embodiment)
         deep = config.embedder == "mlp_sinusoid"
         for part in sizes.predicts:
-            numbers = sizes.token_dim(part)
+            size = sizes.token_dim(part)
             embedder = NoisyEmbedder if deep else Linear
-            self.add_module(f"{part}_embedder", embedder(numbers, width, robots))
-            self.add_module(f"{part}_decoder", Decoder(width, numbers, robots, deep=deep))
+            self.add_module(f"{part}_embedder", embedder(size, width, robots))
+            self.add_module(f"{part}_decoder", Decoder(width, size, robots, deep=deep))
         if sizes.state and config.state == "token":
             self.state_embedder = (
                 Perceptron(sizes.state, width, width, robots)
@@ -56,7 +56,7 @@ class SharedStreamHead(ExpertHead):
         return backbone
 
     def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
-        """Text, state, actions, and what comes of them, which stands after its chunk."""
+        """Text, state and actions; next state and value come after their chunk."""
         found = []
         if self.text_embedder is not None and "text" not in known and inputs.text.length:
             text, length = inputs.text.whole, inputs.text.length

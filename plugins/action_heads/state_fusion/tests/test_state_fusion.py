@@ -47,7 +47,7 @@ def test_the_published_head_has_its_published_size() -> None:
     counts = {
         name: sum(p.numel() for p in part.parameters()) for name, part in head.named_children()
     }
-    apart = counts["adapters"] + counts["state_word"]
+    apart = counts["adapters"] + counts["state_encoder"]
     assert sum(counts.values()) - apart == pytest.approx(351e6, rel=0.01)
     assert counts["adapters"] == 3 * (2 * 1536 + 1536 * 256 + 256 + 256 * 1536 + 1536)
 
@@ -192,7 +192,7 @@ def test_the_loss_may_look_at_the_first_actions_only() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["toy", "timm_vit"])
-@pytest.mark.parametrize("state", ["text", "numbers"])
+@pytest.mark.parametrize("state", ["text", "concat"])
 def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
     spec = spec_for(backbone, state=state)
     assert check(spec) == []
@@ -208,7 +208,7 @@ def test_gradients_reach_every_weight(backbone: str, state: str) -> None:
 @torch.no_grad()
 @float64()
 def test_adapters_begin_as_nothing_and_then_correct_the_rest_of_the_stack() -> None:
-    specs = (spec_for("toy", adapter=n, state="numbers") for n in (8, 0))
+    specs = (spec_for("toy", adapter=n, state="concat") for n in (8, 0))
     with_, without = (Policy.from_spec(spec) for spec in specs)
     inputs = inference_inputs(with_, observation(with_.spec))
     one, other = with_.model(inputs).video, without.model(inputs).video

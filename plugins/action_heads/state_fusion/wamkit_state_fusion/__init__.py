@@ -41,15 +41,15 @@ class StateFusion(ReaderConfig):
     adapter: int = Field(256, ge=0)
     """Width of a residual adapter after every block that is read; the rest of the stack reads what
     it adds, as published. 0 for none."""
-    state: Literal["text", "numbers", "none"] = "text"
-    """Where the robot's state enters: as one more text token (as published), beside the pooled
-    layers, or not at all."""
+    state: Literal["text", "concat", "none"] = "text"
+    """Where the robot's state enters: as one more text token (as published), concatenated to the
+    pooled layers, or not at all."""
     text: Literal["pooled", "none"] | None = None
     """Whether the mean of the text tokens is fused with the layers; left open, only if the
     backbone reads none."""
     first_steps: int | None = Field(None, gt=0)
     """How many actions of a chunk the loss looks at; left open, all. Published weights learned the
-    first 8 of 32: what follows them is not to be executed."""
+    first 8 of 32: the later ones should not be executed."""
 
     @property
     def reads_text(self) -> bool:
@@ -63,10 +63,10 @@ class StateFusion(ReaderConfig):
         return {}
 
     def resolve(self, spec: PolicySpec) -> StateFusion:
-        return self.fitted(spec.backbone.traits)
+        return self.with_defaults_for(spec.backbone.traits)
 
-    def fitted(self, traits: Traits) -> StateFusion:
-        """This head with what was left open decided by the backbone; 8, 16, 24 of 30 layers."""
+    def with_defaults_for(self, traits: Traits) -> StateFusion:
+        """Return this head with unset fields resolved for the backbone; layers 8, 16, 24 of 30."""
         usual = tuple(dict.fromkeys(traits.depth * part // 30 for part in (8, 16, 24)))
         text = "pooled" if traits.text == "none" else "none"
         layers = self.layers if self.layers is not None else usual
@@ -86,7 +86,7 @@ class StateFusion(ReaderConfig):
             fits = max(n for n in range(1, self.num_heads) if width % n == 0)
             yield Conflict(
                 between=("action_head.num_heads", "backbone"),
-                why=f"{self.num_heads} heads cannot share tokens of {width} numbers",
+                why=f"{self.num_heads} heads cannot share tokens of width {width}",
                 hint=f"set action_head.num_heads = {fits}",
             )
         if self.first_steps is not None and self.first_steps > spec.actions.chunk_size:
@@ -104,7 +104,7 @@ class StateFusion(ReaderConfig):
     def build(self, sizes: HeadContext) -> Any:
         from .head import StateFusionHead
 
-        config = self.fitted(sizes.traits)
+        config = self.with_defaults_for(sizes.traits)
         return self.materialize(lambda: StateFusionHead(config, sizes))
 
 

@@ -12,7 +12,7 @@ from wamkit.interfaces import Backbone, WrappedBackbone
 
 
 class CorrectedBlock(nn.Module):
-    """A block whose output is corrected before anything reads it."""
+    """A block whose output passes an adapter."""
 
     def __init__(self, block: Any, adapter: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class CorrectedBlock(nn.Module):
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Any, text_kv: TextKV | None
     ) -> Tensor:
-        """As the block's, plus what the adapter makes of it."""
+        """As the block's, plus the output of the adapter."""
         x = self.block.post_attention(attended, carry, modulation, text_kv)
         return x + self.adapter(x)
 

@@ -98,13 +98,13 @@ class StateFusionHead(ReaderHead):
         for name in names:
             nn.init.zeros_(self.adapters[name][3].weight)  # type: ignore[index]
             nn.init.zeros_(self.adapters[name][3].bias)  # type: ignore[index]
-        self.state_word = self.state_numbers = None
+        self.state_encoder = self.state_proj = None
         if sizes.state and config.state == "text":
-            self.state_word = nn.Linear(sizes.state, traits.text_width)
-        if sizes.state and config.state == "numbers":
-            self.state_numbers = nn.Linear(sizes.state, part)
-        self.words = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
-        count = len(self.layers) + sum(x is not None for x in (self.state_numbers, self.words))
+            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
+        if sizes.state and config.state == "concat":
+            self.state_proj = nn.Linear(sizes.state, part)
+        self.text_proj = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
+        count = len(self.layers) + sum(x is not None for x in (self.state_proj, self.text_proj))
         self.correction = Correction()
         self.fused_norm = LayerNorm(count * part)
         self.fused_proj = nn.Linear(count * part, width)
@@ -115,7 +115,7 @@ class StateFusionHead(ReaderHead):
         )
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_word is None else append_state(inputs, self.state_word)
+        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
 
     def join(
         self,
@@ -133,10 +133,10 @@ class StateFusionHead(ReaderHead):
     def embed_text(self, text: Text) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The queries of each pooler, and the prompt as one vector if it is read."""
         queries = tuple(pooler.queries() for pooler in self.poolers)  # type: ignore[operator]
-        if self.words is None:
+        if self.text_proj is None:
             return queries, ()
         pooled = masked_mean(text.whole.tokens, text.whole.mask)
-        return queries, (self.words(pooled.to(self.words.weight.dtype)),)
+        return queries, (self.text_proj(pooled.to(self.text_proj.weight.dtype)),)
 
     def encode_hidden(
         self,
@@ -176,10 +176,10 @@ class StateFusionHead(ReaderHead):
         return found
 
     def _fuse(self, memory: tuple[Tensor, ...], inputs: ModelInputs) -> Tensor:
-        """All that is read, as one vector [B, width]."""
+        """Fuse all features to one vector [B, width]."""
         pieces = list(memory)
-        if self.state_numbers is not None and inputs.state is not None:
-            state = self.state_numbers(inputs.state.to(self.state_numbers.weight.dtype))
+        if self.state_proj is not None and inputs.state is not None:
+            state = self.state_proj(inputs.state.to(self.state_proj.weight.dtype))
             pieces.insert(len(self.layers), state)
         fused: Tensor = self.fused_proj(self.fused_norm(torch.cat(pieces, 1)))
         for block in self.trunk:

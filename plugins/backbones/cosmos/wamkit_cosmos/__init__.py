@@ -86,7 +86,7 @@ class Cosmos(VariantBackbone):
     images a file was trained on."""
     context_sigma: float = Field(1e-4, ge=0, lt=1)
     """Noise level that context frames of sigma 0 are announced with: 1e-4 in the published
-    pipelines. 0 announces exactly what is there."""
+    pipelines. 0 is the exact level of clean frames."""
     fps: float | None = Field(None, gt=0)
     """Images a second, to which times are scaled, 24 being the measure. Left open, time
     is counted in latent frames, as published Video2World models were trained."""

@@ -6,7 +6,7 @@ image, of which wamkit has none.
 Source: `MinimalV1LVGDiT` in github.com/nvidia-cosmos/cosmos-predict2 (Apache-2.0 code). Names and
 shapes of all parameters are those of diffusers' `CosmosTransformer3DModel`. Predict2 is written
 there in the letters of EDM (Karras et al. 2022); with t = sigma_edm / (1 + sigma_edm), its input
-is (1 - t) data + t noise, its time is t in [0, 1), and what the network gives is noise - data:
+is (1 - t) data + t noise, its time is t in [0, 1), and the network predicts noise - data:
 wamkit's sigma and velocity as they are. Predict2.5 is rectified flow in its own letters too.
 """
 
@@ -26,7 +26,7 @@ from .expert import CosmosStack
 if TYPE_CHECKING:
     from . import Cosmos
 
-MASKS = 2  # channels besides the latent ones: which frames are given, what is padding
+MASKS = 2  # channels besides the latent ones: mask of given frames, mask of padding
 
 
 class PatchEmbedding(nn.Module):

@@ -7,8 +7,8 @@
 Shift, scale and gate belong to a group of tokens with one noise level. Each sublayer has its own,
 of low rank (adaLN-LoRA), on top of one that all blocks share. They are applied in float32, as are
 norms and rotary positions, and residuals are added in it. There is no bias anywhere. Letters as in
-`wamkit.interfaces.types`. The width D need not be H * E: an action expert is narrower than what it
-attends with.
+`wamkit.interfaces.types`. The width D need not be H * E: an action expert is narrower than its
+attention.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class CosmosSigma(NamedTuple):
-    """Noise levels: what all blocks share of their modulation, and what each makes its own of."""
+    """Noise levels: the modulation that blocks share, and the input of each block's own."""
 
     shared: Tensor  # [R, 3 D] float32
     embedding: Tensor  # [R, D] after SiLU, in the dtype of the blocks

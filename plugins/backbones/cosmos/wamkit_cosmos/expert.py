@@ -1,4 +1,4 @@
-"""Cosmos' blocks with what they are conditioned on: noise levels, prompt, and positions.
+"""Cosmos' blocks and their conditioning: noise levels, prompt, and positions.
 
 The middle of the backbone, and by itself an action expert. Source: `MinimalV1LVGDiT` in
 github.com/nvidia-cosmos/cosmos-predict2 (Apache-2.0 code), under the parameter names of diffusers'
@@ -34,7 +34,7 @@ BASE_FPS = 24  # images a second at which times are not scaled
 
 
 class TimeEmbedding(nn.Module):
-    """Noise levels to what all blocks share, and to what each makes its own part of."""
+    """Noise levels to the shared modulation, and to the input of each block's own."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
         raise WamkitError(
             f"in_channels is {config['in_channels']}, expected {out + 1}: latents and a mask of "
             "what is given",
-            "name a Video2World model; Text2Image ones are shown no frames",
+            "name a Video2World model; Text2Image ones take no frames",
         )
     projected = flag(config, "use_crossattn_projection")
     projected_width = whole(config, "encoder_hidden_states_channels", 1024)

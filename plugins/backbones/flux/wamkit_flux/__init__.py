@@ -66,7 +66,7 @@ TRAINED_WITH = {
 
 
 class _Flux(VariantBackbone):
-    """What the two generations share: sizes that a variant sets, and blocks of two kinds."""
+    """Base of both generations: sizes that a variant sets, and two kinds of blocks."""
 
     double_layers: int = variant_size(gt=0)
     """Blocks with weights of their own for text tokens; they come first."""

@@ -25,7 +25,7 @@ class FluxBackbone(FluxStack, Backbone):
     """Either generation; every frame has a noise level of its own.
 
     The k-th reference image stands at `reference` * (k + 1) on the first axis of positions, images
-    to be made stand at 0. Their times are not looked at. A frame that holds a vector stands on the
+    to be made stand at 0. Their times are ignored. A frame that holds a vector stands on the
     other side, by its time t at -`reference` * (t + 1).
     """
 

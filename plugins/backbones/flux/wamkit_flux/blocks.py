@@ -8,7 +8,7 @@
 Text and frames are two streams. In a double block each has weights of its own, in a single block
 both have the same. Shift, scale and gate belong to a group of tokens with one noise level; they,
 norms, rotary positions and residuals are computed in float32. The width D need not be H * E: an
-action expert is narrower than what it attends with, and no text tokens pass it.
+action expert is narrower than its attention, and no text tokens pass it.
 
 Source: `src/flux2/model.py` in github.com/black-forest-labs/flux2 (Apache-2.0), under the parameter
 names of diffusers' `Flux2Transformer2DModel` and `FluxTransformer2DModel`.

@@ -1,4 +1,4 @@
-"""What the blocks of both FLUX generations are conditioned on: noise levels and positions.
+"""Conditioning of the blocks of both FLUX generations: noise levels and positions.
 
 A backbone is a stack with two ends; an action expert is a narrower stack that no text tokens pass.
 Noise levels are multiplied by 1000 in float32, before anything is rounded to the dtype of the

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Flux1Sigma(NamedTuple):
-    """Noise levels, with what a prompt and a guidance scale add to them."""
+    """Embedded noise levels, plus pooled text and guidance scale."""
 
     embedding: Tensor  # [R, D] float32, behind SiLU
 

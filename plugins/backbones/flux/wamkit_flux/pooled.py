@@ -73,9 +73,9 @@ class PooledText(nn.Module):
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], image: Tensor | None) -> Tensor:
-        """B prompts to [B, 1, D]; the image is not looked at.
+        """B prompts to [B, 1, D]; the image is ignored.
 
-        What a prompt has beyond 77 tokens is cut off, as in the published pipeline.
+        Tokens of a prompt beyond 77 are cut off, as in the published pipeline.
         """
         weight = self.final_layer_norm.weight
         ids = self.tokenizer(list(prompts)).to(weight.device)  # [B, L]

@@ -21,7 +21,7 @@ from .vae_blocks import Decoder, Encoder
 
 @dataclass(frozen=True)
 class Sizes:
-    """What differs between the published VAE and the one for tests."""
+    """Sizes of the published VAE or of the one for tests."""
 
     widths: tuple[int, ...]
     """Width of each stage, from the pixels down."""
@@ -49,12 +49,12 @@ class ImageAutoencoder(nn.Module, ABC):
         self.decoder = Decoder(sizes.widths, sizes.depth, sizes.groups, self.latent)
 
     @abstractmethod
-    def normalized(self, moments: Tensor) -> Tensor:
-        """What the encoder says [N, 2 latent, H/8, W/8] as latents [N, C, h, w]."""
+    def normalize(self, moments: Tensor) -> Tensor:
+        """Convert the moments of the encoder [N, 2 latent, H/8, W/8] to latents [N, C, h, w]."""
 
     @abstractmethod
-    def restored(self, z: Tensor) -> Tensor:
-        """Latents [N, C, h, w] as the decoder wants them, [N, latent, H/8, W/8]."""
+    def denormalize(self, z: Tensor) -> Tensor:
+        """Latents [N, C, h, w] as the decoder takes them, [N, latent, H/8, W/8]."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, T, H, W] in [-1, 1] to latents [B, C, T, h, w].
@@ -70,7 +70,7 @@ class ImageAutoencoder(nn.Module, ABC):
                 f"found pixels with H = {pixels.shape[3]}, W = {pixels.shape[4]}; {expected}"
             )
         moments = self.encoder(pixels.transpose(1, 2).flatten(0, 1))
-        return self.normalized(moments).unflatten(0, (pixels.shape[0], -1)).transpose(1, 2)
+        return self.normalize(moments).unflatten(0, (pixels.shape[0], -1)).transpose(1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] to pixels [B, 3, T, H, W], clamped to [-1, 1].
@@ -81,7 +81,7 @@ class ImageAutoencoder(nn.Module, ABC):
             raise ValueError(
                 f"found latents of shape {list(z.shape)}; expected [B, {self.channels}, T, h, w]"
             )
-        pixels = self.decoder(self.restored(z.transpose(1, 2).flatten(0, 1)))
+        pixels = self.decoder(self.denormalize(z.transpose(1, 2).flatten(0, 1)))
         return pixels.unflatten(0, (z.shape[0], -1)).transpose(1, 2).clamp(-1, 1)
 
 
@@ -94,10 +94,10 @@ class Flux1Autoencoder(ImageAutoencoder):
     shift = 0.1159
     scale = 0.3611
 
-    def normalized(self, moments: Tensor) -> Tensor:
+    def normalize(self, moments: Tensor) -> Tensor:
         return (moments[:, : self.latent] - self.shift) * self.scale
 
-    def restored(self, z: Tensor) -> Tensor:
+    def denormalize(self, z: Tensor) -> Tensor:
         return z / self.scale + self.shift
 
 
@@ -133,12 +133,12 @@ class Flux2Autoencoder(ImageAutoencoder):
         self.post_quant_conv = nn.Conv2d(self.latent, self.latent, 1)
         self.bn = Statistics(self.channels)
 
-    def normalized(self, moments: Tensor) -> Tensor:
+    def normalize(self, moments: Tensor) -> Tensor:
         z = fold(self.quant_conv(moments)[:, : self.latent])
         mean, std = self.bn.moments(z.dtype)
         return (z - mean) / std
 
-    def restored(self, z: Tensor) -> Tensor:
+    def denormalize(self, z: Tensor) -> Tensor:
         mean, std = self.bn.moments(z.dtype)
         return self.post_quant_conv(unfold(z * std + mean))
 

@@ -180,7 +180,7 @@ def test_the_level_told_to_the_decoder_matters(folders: dict[str, Path]) -> None
 
 
 def test_a_level_for_a_decoder_that_is_told_none_is_refused() -> None:
-    with pytest.raises(WamkitError, match=r"whose decoder is told no noise level; leave it out"):
+    with pytest.raises(WamkitError, match=r"whose decoder is given no noise level; leave it out"):
         parse_part("vae", {"name": "ltx", "variant": "0.9.0", "decode_sigma": 0.1})
 
 

@@ -55,7 +55,7 @@ SIZES_2: dict[str, dict[str, Any]] = {
 
 
 class _Backbone(VariantBackbone):
-    """What LTX-Video and LTX-2 have in common as configurations."""
+    """Base configuration of LTX-Video and LTX-2."""
 
     trained_with: ClassVar[TrainedWith]
 
@@ -97,7 +97,7 @@ class LTX(_Backbone):
 
     name: Literal["ltx"] = "ltx"
     variant: Literal["0.9-2b", "0.9.7-13b", "tiny"] = "0.9-2b"
-    """Sets every size that is not written. 0.9-2b stands for all models of that size, 0.9.0 to
+    """Sets every size that is not written. 0.9-2b covers all models of that size, 0.9.0 to
     0.9.8; `tiny` is for tests."""
     causal_times: bool = True
     """True for 0.9.5 and later: latent f begins at image 8f - 7, the first at 0. False for 0.9.0
@@ -132,7 +132,7 @@ class LTX(_Backbone):
 
 
 class LTX2(_Backbone):
-    """The video half of LTX-2: its audio half, and what the video hears of it, are left out."""
+    """The video half of LTX-2, without audio and without attention to audio."""
 
     license = "LTX-2 Community License"
     source = "https://github.com/Lightricks/LTX-2"

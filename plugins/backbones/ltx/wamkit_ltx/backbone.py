@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Ends(Backbone):
-    """What stands in front of a stack and behind it."""
+    """Input and output layers around a stack."""
 
     def _add_ends(self, traits: Traits) -> None:
         width, channels = traits.width, traits.latent_channels

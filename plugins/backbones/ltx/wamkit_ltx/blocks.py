@@ -7,9 +7,9 @@
 LTX-Video has no norm before cross-attention, LTX-2.0 a plain one, LTX-2.3 an adaptive one and a
 gate; there the noise level also modulates the prompt. Norms have no weights, and divide by the root
 of the mean square. Shift, scale and gate belong to a group of tokens with one noise level and are
-computed in float32. Between cross-attention and feed-forward the full LTX-2 lets the video hear the
-audio; that attention is left out. Letters as in `wamkit.interfaces.types`. The width D need not be
-H * E: an action expert is narrower than what it attends with.
+computed in float32. Between cross-attention and feed-forward the full LTX-2 lets the video attend
+to the audio; that attention is left out. Letters as in `wamkit.interfaces.types`. The width D need
+not be H * E: an action expert is narrower than its attention.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class LTXBlock(nn.Module):
         return modulation.unbind(2)
 
     def _cross_attention(self, x: Tensor, modulation: Tensor, text_kv: TextKV) -> Tensor:
-        """Tokens [B, S, D] with what they take from the prompt."""
+        """Add cross-attention to the prompt to tokens [B, S, D]."""
         assert text_kv.text is not None
         return x + self.attn2(x, text_kv.text)
 

@@ -1,4 +1,4 @@
-"""LTX's blocks with what they are conditioned on: noise levels, prompt, and positions.
+"""LTX's blocks and their conditioning: noise levels, prompt, and positions.
 
 The middle of a backbone, and by itself an action expert: `LTXStack` is that of LTX-Video,
 `LTX2Stack` that of the video half of LTX-2. Sources as in `.backbone`, letters as in
@@ -107,7 +107,7 @@ class LTXStack(BaseStack):
         self.causal_times = config.causal_times
 
     def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a latent begins."""
+        """Start of a latent in time and space."""
         begins = first_image(time, causal=self.causal_times)
         return begins / self.fps, STRIDE[1] * row, STRIDE[2] * column
 
@@ -122,7 +122,7 @@ class LTX2Stack(BaseStack):
         super().__init__(config, width, mlp_dim, block)
 
     def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The middle of what a latent covers in time and space."""
+        """Center of a latent in time and space."""
         begins, ends = (first_image(t, causal=True) for t in (time, time + 1))
         seconds = (begins / self.fps + ends / self.fps) / 2
         return seconds, STRIDE[1] * (row + 0.5), STRIDE[2] * (column + 0.5)

@@ -22,7 +22,7 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
     if whole(config, "cross_attention_dim", num_heads * head) != num_heads * head:
         raise WamkitError(
             f"cross_attention_dim is {config['cross_attention_dim']}, expected {num_heads * head}",
-            "name a model that reads words as wide as its tokens",
+            "name a model whose text tokens have the width of its tokens",
         )
     return {
         "layers": whole(config, "num_layers"),
@@ -42,7 +42,7 @@ def _read_2(config: Config, folder: Path) -> dict[str, Any]:
     )
     if len(set(newer)) > 1:
         raise WamkitError(
-            f"gated_attn, cross_attn_mod and its projection of the words are {list(newer)}, "
+            f"gated_attn, cross_attn_mod and its projection of the text are {list(newer)}, "
             "expected none of them changed (2.0) or all (2.3)",
             "name the files of LTX-2.0 or 2.3",
         )
@@ -92,8 +92,8 @@ def vae_of(blocks: Mapping[str, Mapping[str, Any]], tiny: Any, name: str) -> tup
         for variant, table in blocks.items():
             for width, change in widths.items():
                 wanted = change(table)
-                told = {key: config[key] for key in wanted if key in config}
-                if all(_lists(told[key]) == _lists(wanted[key]) for key in told):
+                given = {key: config[key] for key in wanted if key in config}
+                if all(_lists(given[key]) == _lists(wanted[key]) for key in given):
                     return {"variant": variant, "width": width}
         return {}
 

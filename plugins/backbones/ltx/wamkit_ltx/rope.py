@@ -6,8 +6,8 @@ theta * pi / 2:
 
     D / 2 angles of a token   0 ... 0 | time row column | time row column | ...   lowest first
 
-D need not divide by 6: what is left stands in front and is not turned. Angles are computed in
-float32, as those the models were trained with. Source: `rope.py` and `transformer3d.py` in
+D need not divide by 6: the remaining channels come first and are not rotated. Angles are computed
+in float32, as those the models were trained with. Source: `rope.py` and `transformer3d.py` in
 github.com/Lightricks/LTX-Video, as in diffusers' `LTXVideoRotaryPosEmbed` and
 `LTX2AudioVideoRotaryPosEmbed`.
 """

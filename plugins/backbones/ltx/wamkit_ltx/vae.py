@@ -23,8 +23,8 @@ SEED = 0  # of the noise that 0.9.1's decoder adds between its layers
 class LTXVideoVAE(SingleFrameVAE):
     """Encode clips to latents of about unit variance, and decode them, the same every time.
 
-    `name` is diffusers' class and `blocks` what it is built from; its state dict is this one's.
-    `level` is the noise level a decoder of 0.9.1 and later is told, None for one that wants none.
+    `name` is diffusers' class and `blocks` its block table; its state dict is this one's.
+    `level` is the noise level that decoders of 0.9.1 and later take; None for others.
     """
 
     latents_mean: Tensor  # [C]
@@ -61,11 +61,11 @@ class LTXVideoVAE(SingleFrameVAE):
             found = moments(self.encoder, pixels[:, :, 0]).unsqueeze(2)
         else:
             found = self.encoder(pixels)
-        mean = found[:, : self.channels]  # what follows is the posterior's variance
+        mean = found[:, : self.channels]  # the rest is the variance of the posterior
         return (mean - _axes(self.latents_mean)) / _axes(self.latents_std)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the clip a normalized latent stands for.
+        """Decode a normalized latent to a clip.
 
         z [B, C, t, h, w] -> pixels [B, 3, 1 + 8(t - 1), H, W], clamped to [-1, 1]. Raises
         ValueError if h or w is 1 in variant 2.0, whose decoder reflects at the edges.

@@ -142,7 +142,7 @@ def _tiny(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _VAE(PublishedVAE):
-    """What the VAEs of LTX-Video and LTX-2 have in common as configurations."""
+    """Base configuration of the VAEs of LTX-Video and LTX-2."""
 
     requires = ("diffusers",)
     latent = 128
@@ -154,12 +154,12 @@ class _VAE(PublishedVAE):
 
     @property
     def level(self) -> float | None:
-        """Noise level that the decoder is told; None for one that takes none."""
+        """Noise level that the decoder takes; None for decoders without one."""
         return None
 
     @property
     def blocks(self) -> dict[str, Any]:
-        """What the constructor of diffusers' class is given."""
+        """Arguments of diffusers' class."""
         table = {**BLOCKS, **BLOCKS_2}[self.variant]
         return _tiny(table) if self.width == "tiny" else dict(table)
 
@@ -189,7 +189,7 @@ class _VAE(PublishedVAE):
         return self.materialize(lambda: LTXVideoVAE(self.model, self.blocks, self.level))
 
     def _config_files(self) -> list[Path]:
-        """The configuration that lies beside the weights, if there is one."""
+        """The configuration file next to the weights, if there is one."""
         if self.weights is None:
             return []
         root = cached_path(split_prefix(self.weights)[0])
@@ -202,7 +202,7 @@ class _VAE(PublishedVAE):
 class LTXVAE(_VAE):
     """The causal video VAE of LTX-Video, through diffusers.
 
-    Decoders of 0.9.1 and later are told a noise level, and remove that much by themselves.
+    Decoders of 0.9.1 and later take a noise level, and remove that much noise.
     """
 
     license = "LTXV Open Weights License; OpenRAIL-M before 0.9.6"
@@ -211,16 +211,16 @@ class LTXVAE(_VAE):
 
     name: Literal["ltx"] = "ltx"
     variant: Literal["0.9.0", "0.9.1", "0.9.5"] = "0.9.5"
-    """0.9.5 stands for 0.9.5 and all later ones, the 13B models of 0.9.7 and 0.9.8 included."""
+    """0.9.5 covers 0.9.5 and all later ones, the 13B models of 0.9.7 and 0.9.8 included."""
     decode_sigma: float = Field(DECODE_SIGMA, ge=0, lt=1)
     """Noise level that the decoder takes its latents for; 0.9.0's takes none."""
 
     @model_validator(mode="after")
-    def _level_is_told(self) -> LTXVAE:
+    def _level_matches_decoder(self) -> LTXVAE:
         if self.variant == "0.9.0" and self.decode_sigma != DECODE_SIGMA:
             raise ValueError(
                 f"found decode_sigma = {self.decode_sigma} for variant 0.9.0, whose decoder is "
-                "told no noise level; leave it out"
+                "given no noise level; leave it out"
             )
         return self
 

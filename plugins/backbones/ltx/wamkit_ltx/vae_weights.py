@@ -1,8 +1,8 @@
 """The published layouts of LTX's VAEs, and how their names become diffusers'.
 
 An original file is that of the whole model, with the VAE behind `vae.`; its encoder and decoder are
-flat lists of blocks, which diffusers groups into stages. The layout of a version is told by blocks
-that only its lists have. Source: `scripts/convert_ltx_to_diffusers.py` and
+flat lists of blocks, which diffusers groups into stages. The layout of a version is detected by
+blocks that only its lists have. Source: `scripts/convert_ltx_to_diffusers.py` and
 `convert_ltx2_to_diffusers.py` in github.com/huggingface/diffusers.
 """
 

@@ -25,7 +25,7 @@ from wamkit.interfaces import Backbone, Clip
 from wamkit.interfaces.types import Text
 
 from . import REFERENCES
-from .blocks import Heads, OmniGen2Block, Places, SigmaEmbedding, refine
+from .blocks import Heads, OmniGen2Block, RotaryPositions, SigmaEmbedding, refine
 from .expert import OmniGen2Stack, level_width_of
 
 if TYPE_CHECKING:
@@ -89,10 +89,12 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
         """Place in the sequence, row and column."""
         return super().positions(times * max(clip.grid[1:]), clip)
 
-    def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> Places:
+    def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> RotaryPositions:
         _, rows, columns = grid
         frame = F.pad(positions[: rows * columns, 1:], (1, 0))
-        return Places(self.embed_positions(positions).rotary, self.embed_positions(frame).rotary)
+        return RotaryPositions(
+            self.embed_positions(positions).rotary, self.embed_positions(frame).rotary
+        )
 
     def entry_modulation(self, sigma: SigmaEmbedding) -> Tensor:
         """Rows of the noise refiner's blocks, then of the reference refiner's: [R, U, 4, D]."""
@@ -115,28 +117,28 @@ class OmniGen2Backbone(OmniGen2Stack, Backbone):
         count = len(self.noise_refiner)
         found: dict[int, Tensor] = {}
         if targets:
-            x = self.x_embedder(_chosen(z, targets))
+            x = self.x_embedder(_select_frames(z, targets))
             rows = clip.modulation[:, :, :count]
-            found |= self._refined(self.noise_refiner, x, rows, targets, clip)
+            found |= self._refine_frames(self.noise_refiner, x, rows, targets, clip)
         if references:
-            x = self.ref_image_patch_embedder(_chosen(z, references))
+            x = self.ref_image_patch_embedder(_select_frames(z, references))
             x = x + self._indexes([clip.ranks[i] for i in references])
             rows = clip.modulation[:, :, count:]
-            found |= self._refined(self.ref_image_refiner, x, rows, references, clip)
+            found |= self._refine_frames(self.ref_image_refiner, x, rows, references, clip)
         return torch.cat([found[i] for i in range(clip.grid[0])], 1)
 
-    def _refined(
+    def _refine_frames(
         self, blocks: nn.ModuleList, x: Tensor, rows: Tensor, frames: Sequence[int], clip: Clip
     ) -> dict[int, Tensor]:
         """Tokens [B, T', n, D] of some frames, refined: frame -> [B, n, D]."""
         if rows.shape[:2] != (1, 1):  # a frame is a sample here
-            rows = _chosen(rows.expand(len(x), clip.grid[0], *rows.shape[2:]), frames)
+            rows = _select_frames(rows.expand(len(x), clip.grid[0], *rows.shape[2:]), frames)
             rows = rows.flatten(0, 1).unsqueeze(1)
         x = refine(blocks, x.flatten(0, 1), clip.positions.frame, rows.unbind(2))
         return dict(zip(frames, x.unflatten(0, (-1, len(frames))).unbind(1), strict=True))
 
     def _indexes(self, ranks: Sequence[int]) -> Tensor:
-        """The embeddings [references, 1, D] that tell the frames of one role apart."""
+        """The embeddings [references, 1, D] that distinguish the frames of one role."""
         if max(ranks) >= REFERENCES:
             raise WamkitError(
                 f"found {max(ranks) + 1} reference images in a pass; omnigen2 tells at most "
@@ -167,6 +169,6 @@ def _text_positions(text: Text) -> Tensor:
     return torch.stack([before, index, index], -1).double()
 
 
-def _chosen(x: Tensor, frames: Sequence[int]) -> Tensor:
+def _select_frames(x: Tensor, frames: Sequence[int]) -> Tensor:
     """Some of the frames of x [B, T, ...]."""
     return torch.stack([x[:, i] for i in frames], 1)

@@ -6,7 +6,7 @@
 There is a norm before and a norm after each half. Scales and gates (through tanh) belong to a group
 of tokens with one noise level and are computed in float32, as are norms and rotary positions;
 residuals are added in float32. The width D need not be H * E: an action expert is narrower than
-what it attends with.
+its attention.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SigmaEmbedding(NamedTuple):
     embedding: Tensor  # [R, width of levels], through SiLU
 
 
-class Places(NamedTuple):
+class RotaryPositions(NamedTuple):
     """Rotary positions of tokens; `frame` has those of one frame, which refiners read."""
 
     rotary: RotaryEmbedding
@@ -131,7 +131,7 @@ class OmniGen2Block(nn.Module):
         return
 
     def pre_attention(
-        self, x: Tensor, modulation: Tensor | None, rotary: Places
+        self, x: Tensor, modulation: Tensor | None, rotary: RotaryPositions
     ) -> tuple[QKV, tuple[Tensor, ...]]:
         y = _times(self.norm1(x.float()), modulation, 0).to(x.dtype)
         return self.attn.qkv(y, rotary.rotary), (x,)
@@ -168,7 +168,7 @@ def refine(
         mask: [B, S] to add to attention scores.
     """
     for block, row in zip(blocks, rows, strict=True):
-        (q, k, v), carry = block.pre_attention(x, row, Places(rotary))
+        (q, k, v), carry = block.pre_attention(x, row, RotaryPositions(rotary))
         attended = attention(q, k, v, mask).transpose(1, 2).flatten(2)
         x = block.post_attention(attended, carry, row, None)
     return x

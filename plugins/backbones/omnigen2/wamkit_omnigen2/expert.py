@@ -1,4 +1,4 @@
-"""OmniGen2's layers with what they are conditioned on: noise levels and positions.
+"""OmniGen2's layers and their conditioning: noise levels and positions.
 
 The middle of the backbone, and by itself an action expert. Source: OmniGen2 (arXiv:2506.18871),
 `omnigen2/models/transformers` in github.com/VectorSpaceLab/OmniGen2 (Apache-2.0).
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wamkit.engine.layers import Embedder, RMSNorm, axial_rotary, sinusoid
 from wamkit.interfaces import Stack
 
-from .blocks import EPS, Heads, OmniGen2Block, Places, SigmaEmbedding
+from .blocks import EPS, Heads, OmniGen2Block, RotaryPositions, SigmaEmbedding
 
 if TYPE_CHECKING:
     from . import OmniGen2
@@ -63,7 +63,7 @@ class OmniGen2Stack(Stack):
         waves = sinusoid(1 - sigmas.float(), FREQUENCIES, scale=1000)
         return SigmaEmbedding(F.silu(embedder(waves.to(embedder.linear_1.weight.dtype))))
 
-    def embed_positions(self, positions: Tensor) -> Places:
+    def embed_positions(self, positions: Tensor) -> RotaryPositions:
         """Place in the sequence, row and column turn a part of a head each.
 
         Places are counted in tokens, of which a frame's time has as many as the longer side of an
@@ -71,4 +71,4 @@ class OmniGen2Stack(Stack):
         """
         if positions.ndim == 3:  # of each sample, for all heads
             positions = positions.unsqueeze(1)
-        return Places(axial_rotary(positions[..., :3], self.axes))
+        return RotaryPositions(axial_rotary(positions[..., :3], self.axes))

@@ -70,7 +70,7 @@ class QwenImage(VariantBackbone):
     layers: int = variant_size(gt=0)
     num_heads: int = variant_size(gt=0)
     axes: tuple[Even, Even, Even] = variant_size()
-    """Numbers of a head that turn with the image's index, the row and the column; each is even,
+    """Channels of a head that rotate with the image's index, the row and the column; each is even,
     and together they are the head size."""
     mlp_dim: int = variant_size(gt=0)
     """Width inside the feed-forward of a block."""

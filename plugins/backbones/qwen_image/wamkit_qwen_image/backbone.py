@@ -64,7 +64,7 @@ class QwenImageBackbone(QwenImageStack, Backbone):
         self.silent = (
             rf"^transformer_blocks\.{traits.depth - 1}\."
             r"(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)\.",
-        )  # what the last block makes of text tokens; nobody looks at it
+        )  # the text output of the last block is unused
         self.norm_out = FinalNorm(width)
         self.proj_out = nn.Linear(width, packed)
         self.text_blocks = tuple(TextLane(block) for block in self.transformer_blocks)  # type: ignore[arg-type]

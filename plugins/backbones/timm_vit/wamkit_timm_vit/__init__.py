@@ -89,7 +89,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class TimmViT(VariantBackbone):
-    """A vision transformer of timm that shows what is seen: it imagines nothing and reads no text.
+    """A vision transformer of timm: it encodes images, imagines nothing and reads no text.
 
     Its latents are pixels, cut into patches by the VAE `pixel_shuffle` with strides
     (1, patch, patch). The prompt reaches the policy through the action head.
@@ -119,13 +119,13 @@ class TimmViT(VariantBackbone):
     positions: Literal["all", "patches", "rotary"] = variant_size()
     """Learned for every token, learned for patches alone, or rotary as in DINOv3."""
     layer_scale: bool = variant_size()
-    """Whether what a block adds is scaled channel by channel."""
+    """Whether the residual of a block is scaled channel by channel."""
     qkv_bias: bool = variant_size()
     activation: Literal["gelu", "gelu_tanh"] = variant_size()
     norm_eps: float = variant_size(gt=0)
     pixels: Literal["imagenet", "half"] = variant_size()
     """Mean and deviation of the pixels it was trained on: ImageNet's, or 0.5 and 0.5. Weights of
-    another tag than the variant's may want the other; their config.json says."""
+    another tag than the variant's may need the other; see their config.json."""
     text_width: int = Field(64, gt=0)
     """Width of the prompt's embeddings as the action head reads them; the vision transformer
     itself reads none."""

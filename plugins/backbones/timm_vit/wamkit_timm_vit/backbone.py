@@ -43,13 +43,13 @@ TEMPERATURE = 100.0  # longest period of DINOv3's rotary positions, in units of 
 
 
 class ViTSigma(NamedTuple):
-    """Noise levels, which nothing here reads: images are clean."""
+    """Noise levels, which are unused: images are clean."""
 
     levels: Tensor  # [R]
 
 
 class Positions(NamedTuple):
-    """What tokens know of their places."""
+    """Positions of tokens."""
 
     rotary: RotaryEmbedding | None = None
     learned: Tensor | None = None  # [1, places, D], added to the tokens of a frame
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A factor for each channel of what a block adds."""
+    """A factor for each channel of a residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How timm's config.json becomes the name of a variant, and what its pixels are."""
+"""Read timm's config.json: name of the variant and normalization of pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reader(variants: Iterable[str]) -> tuple[Published, ...]:
     def read(config: Config, folder: Path) -> dict[str, Any]:
         name, about = config["architecture"], table(config, "pretrained_cfg")
         tagged = f"{name}.{about.get('tag')}"
-        told: dict[str, Any] = {"variant": tagged if tagged in known else name}
+        fields: dict[str, Any] = {"variant": tagged if tagged in known else name}
         if "mean" in about:
             mean = float_tuple(about, "mean")
             if mean not in PIXELS:
@@ -29,8 +29,8 @@ def reader(variants: Iterable[str]) -> tuple[Published, ...]:
                     f"{[list(m) for m in PIXELS]}",
                     "name another of timm's weights for this model",
                 )
-            told["pixels"] = PIXELS[mean]
-        return told
+            fields["pixels"] = PIXELS[mean]
+        return fields
 
     names = tuple(dict.fromkeys([*known, *(variant.partition(".")[0] for variant in known)]))
     return (Published(names, read),)

@@ -17,7 +17,7 @@ WAMKIT_API = 1
 
 
 class Toy(BackboneConfig):
-    """A one-page video diffusion transformer: what a backbone has to be, and nothing else."""
+    """A one-page video diffusion transformer: the backbone interface and nothing else."""
 
     name: Literal["toy"] = "toy"
     depth: int = Field(4, gt=0)
@@ -32,9 +32,9 @@ class Toy(BackboneConfig):
     patch_size: int = Field(2, gt=0)
     """Rows and columns of latents that make one token."""
     predicts: Literal["velocity", "data"] = "velocity"
-    """What comes out of the last layer. A token narrower than the numbers of its patch can show
+    """Output of the last layer. A token narrower than its patch can represent
     data, which lies on few dimensions, and no noise (Li and He 2025, "Back to Basics", arXiv
-    2511.13720). What a policy gets and learns is the velocity in either case."""
+    2511.13720). A policy gets and learns the velocity in either case."""
 
     @property
     def traits(self) -> Traits:

@@ -1,7 +1,7 @@
 """The smallest honest backbone: patches in, blocks opened at self-attention, velocity out.
 
-Read this first. A backbone is a handful of pure functions; everything else (who attends to whom,
-what is cached, how an action head joins, how often a function runs) is wamkit's business.
+Read this first. A backbone is a handful of pure functions; everything else (the attention mask,
+caching, how an action head joins, how often a function runs) is up to wamkit.
 
     z [B, C, T, h, w] --patchify--> x [B, S, D] --blocks--> x [B, S, D] --final_layer--> velocity
 """
@@ -52,7 +52,7 @@ class Positions(NamedTuple):
 class ToyBlock(nn.Module):
     """Self-attention, cross-attention to the prompt, feed-forward; each scaled by the noise level.
 
-    The width D need not be H * E: an action expert is narrower than what it attends with.
+    The width D need not be H * E: an action expert is narrower than its attention.
     """
 
     fuse_groups = (("to_q", "to_k", "to_v"),)  # one matrix product where gradients are off
@@ -98,7 +98,7 @@ class ToyBlock(nn.Module):
 
 
 class ToyStack(Stack):
-    """Blocks and what they are conditioned on; by itself an action expert of any width."""
+    """Blocks and their conditioning; an action expert of any width."""
 
     def __init__(self, traits: Traits, width: int, mlp_dim: int) -> None:
         super().__init__()

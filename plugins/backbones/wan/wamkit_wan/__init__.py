@@ -101,7 +101,7 @@ class Wan(VariantBackbone):
     """Channels put behind the latent ones: in 2.1-i2v, 4 of mask and 16 of the encoded image."""
     text_width: int = variant_size(gt=0)
     cond_embeds_width: int = variant_size(ge=0)
-    """Width of the CLIP tokens of what is observed; 0 for a model that takes none."""
+    """Width of the CLIP tokens of the first image; 0 for a model that takes none."""
     conditioner_weights: str | None = None
     """Folder or file of the CLIP image tower, where `weights` is no folder that holds it as
     `image_encoder/`."""

@@ -6,7 +6,7 @@
 
 Shift, scale and gate belong to a group of tokens with one noise level and are computed in float32,
 as are norms and rotary positions; residuals are added in float32 where there is a gate. The width D
-need not be H * E: an action expert is narrower than what it attends with.
+need not be H * E: an action expert is narrower than its attention.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ class WanBlock(nn.Module):
 
     def text_kv(self, text: TextCond) -> TextKV:
         """Keys and values of the prompt and of the image, as far as they are there."""
-        attn, said, seen = self.attn2, None, None
+        attn, text_kv, image_kv = self.attn2, None, None
         if text.tokens is not None:
-            said = KV(*attn.kv(text.tokens), text.mask)
+            text_kv = KV(*attn.kv(text.tokens), text.mask)
         if text.image is not None:
-            seen = KV(*attn.image_kv(text.image))
-        return TextKV(said, seen)
+            image_kv = KV(*attn.image_kv(text.image))
+        return TextKV(text_kv, image_kv)
 
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding

@@ -76,7 +76,7 @@ class ImageEncoder(nn.Module):
     """`Conditioner` that looks at the image."""
 
     reads: Literal["image", "text"] = "image"
-    keep_float32 = ("",)  # as in diffusers' pipeline, whatever the rest runs in
+    keep_float32 = ("",)  # as in diffusers' pipeline, independent of the dtype of the rest
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], image: Tensor) -> Tensor:
-        """[B, 3, height, width] in [-1, 1] to [B, 1 + patches, D]; prompts are not looked at.
+        """[B, 3, height, width] in [-1, 1] to [B, 1 + patches, D]; prompts are ignored.
 
         The image is squeezed to a square, as in `wan/image2video.py`; diffusers cuts it out.
         """

@@ -147,7 +147,7 @@ class WanVAE(SingleFrameVAE):
         return (moments[:, : self.channels] - mean) / std
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the clip a normalized latent stands for.
+        """Decode a normalized latent to a clip.
 
         z [B, C, t, h, w] -> pixels [B, 3, 1 + 4(t - 1), H, W], clamped to [-1, 1]. Raises
         ValueError if z has another number of axes or channels.

@@ -177,7 +177,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width, and with `time` the frames as well.
 
-    The clip's first latent stands for one frame: it skips the time convolution, whose past begins
+    The clip's first latent holds one frame: it skips the time convolution, whose past begins
     (with zeros) at the second latent.
     """
 
@@ -214,7 +214,7 @@ def repeat_up(x: Tensor, width: int, time: int, space: int, first: bool) -> Tens
     """Repeat channels, then unfold them into time x space x space cells of `width` channels.
 
     [B, C, T, H, W] -> [B, width, T*time, H*space, W*space]; in the `first` chunk only the last
-    frame of the first `time` is kept, as the first latent stands for one frame.
+    frame of the first `time` is kept, as the first latent holds one frame.
     """
     x = x.repeat_interleave(width * time * space * space // x.shape[1], dim=1)
     cells = x.unflatten(1, (width, time, space, space))  # [B, width, time, s, s, T, H, W]

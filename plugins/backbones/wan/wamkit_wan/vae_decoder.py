@@ -1,4 +1,4 @@
-"""The decoder of the Wan video VAE: one latent in, the frames it stands for out.
+"""The decoder of the Wan video VAE: one latent in, its frames out.
 
 Letters: B batch, C latent channels, t latents, h and w their height and width, T = 1 frame for the
 first latent of a clip, otherwise 4t, H = 8h, W = 8w (patched pixels).

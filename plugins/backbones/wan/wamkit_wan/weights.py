@@ -9,7 +9,7 @@ file name, so only the names inside tell the layouts apart. Either may stand beh
 from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
-# A checkpoint of Fast-WAM holds the video transformer beside an action expert.
+# A checkpoint of Fast-WAM holds the video transformer and an action expert.
 _EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.", r"^optimizer\.")
 
 LAYOUTS = (

@@ -71,7 +71,7 @@ def test_keys_lead_into_dictionaries_and_unit_actions_are_scaled(nested: Gymnasi
 def test_what_cannot_be_is_refused_in_words(nested: Gymnasium) -> None:
     with pytest.raises(WamkitError, match="gymnasium makes no 'Nothing-v7'"):
         choose("gymnasium:Nothing-v7").build()
-    with pytest.raises(WamkitError, match="expected a box of continuous numbers"):
+    with pytest.raises(WamkitError, match="expected a box of continuous values"):
         choose("gymnasium:CartPole-v1").build()
     with pytest.raises(WamkitError, match=r"has no .agent\.speed.; found pos"):
         nested.model_copy(update={"state": "agent.speed"}).build()

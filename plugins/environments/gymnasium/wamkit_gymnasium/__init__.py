@@ -14,7 +14,7 @@ WAMKIT_API = 1
 
 
 class Gymnasium(EnvironmentConfig):
-    """An environment registered with gymnasium that takes a vector of continuous numbers.
+    """An environment registered with gymnasium that takes a vector of continuous values.
 
     Dots lead into dictionaries: `pixels.top` is observation["pixels"]["top"].
     """
@@ -29,7 +29,7 @@ class Gymnasium(EnvironmentConfig):
     """As `gymnasium.make` takes it; `module:Name-v0` imports the module first."""
     image_keys: dict[str, str] = Field(default_factory=dict)
     """camera -> where its image [height, width, 3] uint8 is in the observation; if there is none,
-    one camera `render` shows what the environment renders."""
+    there is one camera `render` with the rendered image."""
     size: tuple[int, int] | None = None
     """Height and width that rendered images are resized to; left open, they stay as they are."""
     state: str | None = ""
@@ -39,9 +39,9 @@ class Gymnasium(EnvironmentConfig):
     unit_actions: bool = False
     """Actions are given in [-1, 1] and scaled to the limits of the environment."""
     control_hz: float | None = Field(None, gt=0)
-    """Actions a second; left open, what the environment says of itself (`render_fps`)."""
+    """Control frequency in Hz; by default the `render_fps` of the environment."""
     instruction: str = "solve the task"
-    """What the robot is told."""
+    """Task instruction."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of `gymnasium.make`."""
 

@@ -42,7 +42,7 @@ class GymnasiumEnvironment:
         box = self._env.action_space
         if not isinstance(box, gymnasium.spaces.Box) or len(box.shape) != 1:
             raise WamkitError(
-                f"{config.id} takes {box}; expected a box of continuous numbers [A]",
+                f"{config.id} takes {box}; expected a box of continuous values [A]",
                 "choose a continuous environment",
             )
         self._low, self._high = (np.asarray(x, np.float32) for x in (box.low, box.high))
@@ -92,7 +92,7 @@ class GymnasiumEnvironment:
         self._env.close()
 
     def _at(self, path: str) -> Any:
-        """What is in the observation at keys with dots between them."""
+        """Look up dotted keys in the observation."""
         found = self._seen
         for key in filter(None, path.split(".")):
             if not isinstance(found, Mapping) or key not in found:
@@ -111,7 +111,7 @@ class GymnasiumEnvironment:
         return found
 
     def _image(self, image: Any) -> NDArray[np.uint8]:
-        """[height, width, 3] uint8, resized if the configuration says so."""
+        """[height, width, 3] uint8, resized if the configuration sets a size."""
         found = np.asarray(image)
         if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
             raise WamkitError(

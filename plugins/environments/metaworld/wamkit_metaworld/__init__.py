@@ -20,7 +20,7 @@ class MetaWorld(EnvironmentConfig):
     """A task of Meta-World v3: a Sawyer arm moves its hand and gripper over a table.
 
     An action is a step of the hand (x, y, z; 1 is a centimeter) and an effort of the gripper, in
-    [-1, 1]; a state is the place of the hand and the opening of the gripper. The goal is not told:
+    [-1, 1]; a state is the position of the hand and the opening of the gripper, without the goal:
     it must be seen.
     """
 
@@ -39,7 +39,7 @@ class MetaWorld(EnvironmentConfig):
     """Height and width of an image."""
     max_steps: int = Field(200, gt=0, le=500)
     instruction: str | None = None
-    """What the robot is told; left open, a sentence about the task."""
+    """Task instruction; by default that of the task."""
 
     @field_validator("task")
     @classmethod

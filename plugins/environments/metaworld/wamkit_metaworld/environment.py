@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 if is_headless() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
     raise WamkitError(
-        "mujoco was imported before it was told how to render without a display",
+        "mujoco was imported before off-screen rendering was configured",
         "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
     )
 use_offscreen_rendering()
@@ -46,7 +46,7 @@ LEFT_OUT = ("SHADOW", "REFLECTION", "SKYBOX", "HAZE")
 
 
 class Script:
-    """The expert of a task; it is told where things are."""
+    """The scripted expert of a task, with privileged object positions."""
 
     def __init__(self, environment: MetaWorldEnvironment) -> None:
         self._environment = environment

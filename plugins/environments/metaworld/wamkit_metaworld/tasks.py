@@ -1,4 +1,4 @@
-"""The fifty tasks of Meta-World v3, and what a robot is told for each."""
+"""The fifty tasks of Meta-World v3, and their instructions."""
 
 TASKS = {
     "assembly-v3": "pick up the ring and put it over the peg",

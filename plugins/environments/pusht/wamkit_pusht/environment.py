@@ -28,7 +28,7 @@ INSTRUCTION = "push the T onto the green outline"
 
 
 def table(size: int) -> Any:
-    """The simulator; it draws only when it is looked at."""
+    """The simulator; it renders only on observation."""
     made = PushTEnv(obs_type="state", observation_width=size, observation_height=size)
     made.reset(seed=0)
     return made

@@ -3,7 +3,7 @@
     around the T at a distance     to a point outside its edge     through the edge, some way in
     o  o  o  o                 ->  o                            ->  o o o o
 
-How far each corner of the T is from where it belongs is what a push must lower, and steps cost.
+A push must reduce the distance of each corner of the T from its goal; steps have a cost.
 """
 
 from __future__ import annotations
