@@ -48,9 +48,9 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def wamkit(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Type a command line: exit code, stdout, stderr."""
 
-    def run(*words: Any) -> tuple[int, str, str]:
+    def run(*args: Any) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words], prog_name="wamkit")
+            app([str(word) for word in args], prog_name="wamkit")
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return int(end.value.code or 0), out, err

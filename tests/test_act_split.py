@@ -23,9 +23,9 @@ WORDS = [
 
 def test_the_parts_of_a_cold_start_are_its_whole() -> None:
     begin = time.perf_counter()
-    words = [sys.executable, "-m", "wamkit", *WORDS]
+    args = [sys.executable, "-m", "wamkit", *WORDS]
     env = dict(os.environ)  # without what readline put there behind Python's back: COLUMNS
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    done = subprocess.run(args, capture_output=True, text=True, env=env)
     wall = time.perf_counter() - begin
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip().splitlines()[-1]
@@ -43,8 +43,8 @@ def test_the_split_is_printed_with_words(wamkit: Any) -> None:
     code, out, _ = wamkit(*WORDS)
     line = out.strip().splitlines()[-1]
     assert code == 0 and ("s since the process began: " in line or act.age() is None)
-    for words in act.PARTS.values():
-        assert words in line
+    for args in act.PARTS.values():
+        assert args in line
 
 
 def test_where_the_age_of_a_process_is_unknown_the_command_is_timed(

@@ -50,8 +50,8 @@ def test_signatures_are_those_of_the_contract(written: ast.ClassDef) -> None:
         assert isinstance(function, ast.FunctionDef)
         found = list(inspect.signature(getattr(kind, function.name)).parameters)
         last = [function.args.kwarg] if function.args.kwarg else []
-        said = [argument.arg for argument in [*function.args.args, *last]]
-        assert said == found, f"{written.name}.{function.name}"
+        message = [argument.arg for argument in [*function.args.args, *last]]
+        assert message == found, f"{written.name}.{function.name}"
 
 
 @pytest.mark.parametrize(("spec", "target", "action"), ROWS, ids=[row[0] for row in ROWS])

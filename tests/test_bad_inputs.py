@@ -21,9 +21,9 @@ EACH = 10
 
 def test_a_few_bad_inputs_of_each_area_are_refused_in_words(tmp_path: Path) -> None:
     found = tmp_path / "found.jsonl"
-    words = [sys.executable, str(SCRIPT), "--out", str(found), "--sample", str(EACH)]
+    args = [sys.executable, str(SCRIPT), "--out", str(found), "--sample", str(EACH)]
     done = subprocess.run(
-        [*words, "--folder", str(tmp_path / "work")],
+        [*args, "--folder", str(tmp_path / "work")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

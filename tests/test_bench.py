@@ -253,28 +253,28 @@ def test_a_report_that_does_not_tell_its_work_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "calls"), [("fastwam_joint", 3), ("fastwam_idm", 6)])
 def test_steps_are_those_of_every_loop(wamkit: Any, name: str, calls: int) -> None:
-    words = [TOY.parent / f"{name}.toml", "--tiny", "--iters", "2", "--steps", "3", "--json"]
-    code, out, _ = wamkit("bench", *words)
+    args = [TOY.parent / f"{name}.toml", "--tiny", "--iters", "2", "--steps", "3", "--json"]
+    code, out, _ = wamkit("bench", *args)
     rows = json.loads(out)["rows"]
     assert code == 0
     assert sum(row["calls"] for row in rows if row["stage"].startswith("step")) == calls
 
 
 def test_steps_where_nothing_is_denoised_are_refused(wamkit: Any) -> None:
-    words = ["bench", TOY.parent / "light_wam.toml", "--tiny", "--steps", "3"]
-    code, _, err = wamkit(*words)
+    args = ["bench", TOY.parent / "light_wam.toml", "--tiny", "--steps", "3"]
+    code, _, err = wamkit(*args)
     assert code == 2 and "makes no denoising steps" in err and "leave out --steps" in err
 
 
 def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> None:
-    words = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2"]
-    code, out, _ = wamkit(*words, "--json")
+    args = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2"]
+    code, out, _ = wamkit(*args, "--json")
     found = json.loads(out)
     assert code == 0 and found["machine"]["torch"] == torch.__version__.partition("+")[0]
     assert found["machine"]["date"] and found["mode"] == "eager" and found["boundaries"]["chunk"]
     file = tmp_path / "before.json"
     file.write_text(out)
-    code, out, _ = wamkit(*words, "--baseline", file)
+    code, out, _ = wamkit(*args, "--baseline", file)
     assert code == 0
     for phrase in (
         "random weights: backbone, text_encoder, action_head",
@@ -292,7 +292,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--mode", "graph"], "a CUDA graph needs a CUDA device, and the policy is on cpu"),
         (["--mode", "eagr"], "no mode is called 'eagr'"),
@@ -301,7 +301,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(
-    wamkit: Any, words: list[Any], message: str
+    wamkit: Any, args: list[Any], message: str
 ) -> None:
-    code, _, err = wamkit("bench", TOY, "--tiny", *words)
+    code, _, err = wamkit("bench", TOY, "--tiny", *args)
     assert code == 2 and message in err

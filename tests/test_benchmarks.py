@@ -65,22 +65,22 @@ def test_several_tasks_from_recordings_to_a_judged_policy(
     found = run("metaworld_tasks", "train", data, "--out", tmp_path / "run", "--tiny")
     assert "| updates x batch | 4 x 8," in found and "samples/s" in found
     policy = tmp_path / "run" / "policy"
-    words = ("metaworld_tasks", "evaluate", policy, *SHORT, "--episodes", 1, "--max-steps", 8)
-    found = run(*words, "--processes", 1)
+    args = ("metaworld_tasks", "evaluate", policy, *SHORT, "--episodes", 1, "--max-steps", 8)
+    found = run(*args, "--processes", 1)
     assert re.search(r"\| mean \| 0 of 2 \| 0% \| 0% to \d+% \| 0% \|", found)
     instructions = json.loads(policy.with_name("policy.json").read_text())
     assert list(instructions["tasks"]) == ["handle-press", "coffee-button"]
     assert instructions["tasks"]["handle-press"]["policy"]["seeds"] == [100_000]
     before = policy.with_name("policy.json").stat().st_mtime_ns
-    assert run(*words).splitlines()[:5] == found.splitlines()[:5]  # what is known is not played
+    assert run(*args).splitlines()[:5] == found.splitlines()[:5]  # what is known is not played
     assert policy.with_name("policy.json").stat().st_mtime_ns == before
 
 
 @METAWORLD
 def test_recordings_that_take_too_much_are_reported(data: Path, run: Run) -> None:
-    words = ("collect", data, *SHORT, "--episodes", 2, "--processes", 1, "--most", 0.01)
+    args = ("collect", data, *SHORT, "--episodes", 2, "--processes", 1, "--most", 0.01)
     with pytest.raises(WamkitError, match=r"MiB, more than 0\.01"):
-        run("metaworld_tasks", *words)
+        run("metaworld_tasks", *args)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run it by hand")
@@ -91,10 +91,10 @@ def test_without_a_gpu_several_tasks_are_not_trained(run: Run, tmp_path: Path) -
 
 @METAWORLD
 def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: Path) -> None:
-    words = ("--seeds", 2, "--demonstrations", 2, "--steps", 2, "--batch", 4, "--moments", 8)
+    args = ("--seeds", 2, "--demonstrations", 2, "--steps", 2, "--batch", 4, "--moments", 8)
     played = ("--env", "metaworld:handle-press-v3", "--env-arg", "max_steps=8", "--episodes", 1)
     file, longer = tmp_path / "found.json", ("--set", "text_encoder.max_length=48")
-    found = run("video_helps", data, *words, *played, *longer, "--processes", 1, "--out", file)
+    found = run("video_helps", data, *args, *played, *longer, "--processes", 1, "--out", file)
     assert len(re.findall(r"^\| [01] \|( \d+\.\d{4} \|){4}", found, re.M)) == 2
     assert re.search(r"^\| error \|.* \| [+-]\d\.\d{4} ±\d+\.\d{4} \|$", found, re.M)
     assert "success: the interval contains 0" in found
@@ -105,7 +105,7 @@ def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("measure", "differences", "words"),
+    ("measure", "differences", "message"),
     [
         ("error", [-0.02, 0.03, -0.01], "contains 0"),
         ("error", [-0.10, -0.11, -0.10], "it is better"),
@@ -115,7 +115,7 @@ def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: 
     ],
 )
 def test_what_the_differences_allow_to_be_said(
-    measure: str, differences: list[float], words: str
+    measure: str, differences: list[float], message: str
 ) -> None:
     script = runpy.run_path(str(BENCHMARKS / "video_helps.py"))
-    assert words in script["verdict"](measure, differences)
+    assert message in script["verdict"](measure, differences)

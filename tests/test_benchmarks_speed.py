@@ -35,8 +35,8 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_system_at_toy_size_gives_a_whole_table() -> None:
-    words = [str(SCRIPT), "--tiny", "light_wam", "--modes", "eager,graph", "--profile"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    args = [str(SCRIPT), "--tiny", "light_wam", "--modes", "eager,graph", "--profile"]
+    done = subprocess.run([sys.executable, *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     about, _, header, rule, eager, graph, _, kernels, *table = done.stdout.splitlines()
     assert re.search(r"toy size, random weights.*TB/s.*TFLOP/s", about)
@@ -61,17 +61,17 @@ def test_without_a_gpu_nothing_is_timed(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["fastwan"], "no system is called 'fastwan'; there are fastwam, "),
         (["--modes", "eager,fast"], "no mode is called 'fast'; there are eager, "),
     ],
 )
 def test_names_that_do_not_exist_are_refused(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        runpy.run_path(str(SCRIPT))["main"](words)
+        runpy.run_path(str(SCRIPT))["main"](args)
     assert message in capsys.readouterr().err
 
 
@@ -185,11 +185,11 @@ def test_kernels_have_kinds(name: str, kind: str) -> None:
 
 
 def test_words_are_padded_as_the_published_encoder_pads() -> None:
-    words = import_module("published.systems").Words
-    assert words(8, 64, "zeros").encode(["a"]).tokens.shape == (1, 17, 8)
-    assert float(words(8, 64, "zeros").encode(["a"]).repeats.sum()) == 64
-    assert words(8, 64, "mask").encode(["a", "b"]).tokens.shape == (2, 16, 8)
-    assert words(8, 64, "attended").encode(["a"]).tokens.shape == (1, 64, 8)
+    args = import_module("published.systems").Words
+    assert args(8, 64, "zeros").encode(["a"]).tokens.shape == (1, 17, 8)
+    assert float(args(8, 64, "zeros").encode(["a"]).repeats.sum()) == 64
+    assert args(8, 64, "mask").encode(["a", "b"]).tokens.shape == (2, 16, 8)
+    assert args(8, 64, "attended").encode(["a"]).tokens.shape == (1, 64, 8)
 
 
 def test_a_system_that_is_not_there_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,15 +30,15 @@ def expect_inside(svg: str) -> None:
     rows: dict[float, list[tuple[float, float, str]]] = {}
     for text in root.iter("{http://www.w3.org/2000/svg}text"):
         size, x, y = (float(text.attrib[key]) for key in ("font-size", "x", "y"))
-        long, words = text_width(text.text or "", size), text.text or ""
+        long, content = text_width(text.text or "", size), text.text or ""
         if turned := re.search(r"rotate\((-?\d+)", text.attrib.get("transform", "")):
             angle = math.radians(float(turned[1]))
             assert 0 <= x + long * math.cos(angle) <= width and y + long * math.sin(angle) >= 0
             continue
         start = x - long * {"end": 1.0, "middle": 0.5}.get(text.attrib["text-anchor"], 0.0)
-        assert start >= 0 and start + long <= width + 0.5, (words, start, long, width)
-        assert size * 0.7 <= y <= height, words
-        rows.setdefault(round(y, 1), []).append((start, start + long, words))
+        assert start >= 0 and start + long <= width + 0.5, (content, start, long, width)
+        assert size * 0.7 <= y <= height, content
+        rows.setdefault(round(y, 1), []).append((start, start + long, content))
     for row in rows.values():
         for one, two in pairwise(sorted(row)):
             assert one[1] <= two[0] + 1, (one, two)
@@ -67,17 +67,17 @@ def test_images_of_the_report_have_room_for_names() -> None:
         [*"abcdefghi", LONG],
     ):
         kinds = ("text_encoder", "vae", "backbone", "action_head")
-        told = {
+        explanation = {
             "tokens": {"text": 12},
             "roles": dict.fromkeys(names, 1234),
             "parts": [{"kind": kind, "name": "a_part_with_a_long_name"} for kind in kinds],
             "sees": dict.fromkeys(names, names),
             "text": "cross",
         }
-        expect_inside(streams(told))
+        expect_inside(streams(explanation))
 
 
 def test_the_width_of_a_text_is_an_upper_bound() -> None:
     font = ImageFont.load_default(100)
-    for words in (*NAMES[:3], "The quick brown fox jumps over 13 lazy dogs, 0.0123 + 4e-05"):
-        assert font.getlength(words) <= text_width(words, 100)
+    for text in (*NAMES[:3], "The quick brown fox jumps over 13 lazy dogs, 0.0123 + 4e-05"):
+        assert font.getlength(text) <= text_width(text, 100)

@@ -18,9 +18,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, LTX = EXAMPLES / "toy.toml", EXAMPLES / "fastwam_on_ltx.toml"
 
 
-def run(*words: object) -> tuple[int, str, str]:
+def run(*args: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    done = CliRunner().invoke(app, [str(word) for word in args])
     assert done.exception is None or isinstance(done.exception, SystemExit | typer.Exit)
     return done.exit_code, done.stdout, done.stderr
 
@@ -52,8 +52,8 @@ def test_every_fault_of_every_spec_is_told_before_any_is_counted(tmp_path: Path)
     code, out, err = run("compare", *files, "--no-measure")
     assert code == 2 and out == ""
     assert "3 of 4 specs" in err
-    for words in ("no spec at", "torn.toml", "wrong.toml: actions.chunks: no such key"):
-        assert words in err
+    for message in ("no spec at", "torn.toml", "wrong.toml: actions.chunks: no such key"):
+        assert message in err
 
 
 def test_a_part_whose_module_is_missing_costs_no_other_row(
@@ -115,11 +115,11 @@ def test_an_interruption_keeps_the_rows_that_are_finished(
 ) -> None:
     plain, asked = compare.compared, []
 
-    def interrupted(*words: Any) -> Any:
-        asked.append(words)
+    def interrupted(*args: Any) -> Any:
+        asked.append(args)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return plain(*words)
+        return plain(*args)
 
     monkeypatch.setattr(compare, "compared", interrupted)
     code, out, err = run("compare", TOY, TOY, "--no-measure", "--json")

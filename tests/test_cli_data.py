@@ -35,15 +35,15 @@ def test_check_lists_faults_with_their_place(wamkit: Run, folder: Path, tmp_path
     film = next(broken.rglob("*.mp4"))
     film.unlink()
     name = film.relative_to(broken)
-    words = ["data", "check", broken, "--spec", TOY, "--set", "actions.control_hz=5"]
-    code, out, _ = wamkit(*words)
+    args = ["data", "check", broken, "--spec", TOY, "--set", "actions.control_hz=5"]
+    code, out, _ = wamkit(*args)
     assert code == 1 and f"{broken} has 2 faults:" in out
     assert "  1. meta/info.json: " in out and "the spec 5 actions" in out
     assert f"  2. {name}: is missing" in out
-    code, out, _ = wamkit(*words, "--json")
-    told = json.loads(out)
-    assert code == 1 and not told["fits"]
-    assert told["findings"][1] == {
+    code, out, _ = wamkit(*args, "--json")
+    report = json.loads(out)
+    assert code == 1 and not report["fits"]
+    assert report["findings"][1] == {
         "file": str(name),
         "why": "is missing",
         "episode": None,
@@ -61,8 +61,8 @@ def test_show_tells_what_there_is(wamkit: Run, folder: Path, tmp_path: Path) -> 
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size == (8 * 128, 96)
     code, out, _ = wamkit("data", "show", folder, "--json")
-    told: dict[str, Any] = json.loads(out)
-    assert told["frames"] == 24 and told["features"]["action"]["shape"] == [4]
+    report: dict[str, Any] = json.loads(out)
+    assert report["frames"] == 24 and report["features"]["action"]["shape"] == [4]
 
 
 def test_stats_are_printed_and_written(wamkit: Run, folder: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_stats_are_printed_and_written(wamkit: Run, folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("args", "problem"),
     [
         (["show", "SET", "--spec", TOY], "--spec has no meaning for `data show`"),
         (["stats", "SET", "--decode"], "--decode has no meaning for `data stats`"),
@@ -86,7 +86,7 @@ def test_stats_are_printed_and_written(wamkit: Run, folder: Path, tmp_path: Path
     ],
 )
 def test_mistakes_are_told_in_words(
-    wamkit: Run, folder: Path, words: list[Any], problem: str
+    wamkit: Run, folder: Path, args: list[Any], problem: str
 ) -> None:
-    code, out, err = wamkit("data", *[folder if word == "SET" else word for word in words])
+    code, out, err = wamkit("data", *[folder if word == "SET" else word for word in args])
     assert (code, out) == (2, "") and f"error: {problem}" in err.replace(f"{folder} ", "")

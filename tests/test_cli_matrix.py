@@ -23,8 +23,8 @@ SMALL = ROOT / "tests" / "data" / "small.toml"
 ONLY = ["--backbone", "toy", "--backbone", "timm_vit", "--action-head", "mot"]
 
 
-def run(*words: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, list(words))
+def run(*args: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(args))
     return done.exit_code, done.stdout, done.stderr
 
 
@@ -48,7 +48,7 @@ def test_the_matrix_is_data_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["matrix", "--backbone", "toi"], "toy"),  # codespell:ignore toi
         (["matrix", "--out", "x.csv"], "neither .md nor .json"),
@@ -57,9 +57,9 @@ def test_the_matrix_is_data_as_well(tmp_path: Path) -> None:
         (["compare", TOY, "--set", "action_head.width=x"], "action_head.width"),
     ],
 )
-def test_mistakes_end_in_words(words: list[str], said: str) -> None:
-    code, _, err = run(*words)
-    assert code == 2 and said in err and "Traceback" not in err
+def test_mistakes_end_in_words(args: list[str], message: str) -> None:
+    code, _, err = run(*args)
+    assert code == 2 and message in err and "Traceback" not in err
 
 
 def test_specs_are_compared_in_a_table_and_an_image(tmp_path: Path) -> None:

@@ -206,10 +206,10 @@ def test_explain_draws_who_sees_whom(wamkit: Run, toy: Path) -> None:
 
 def test_explain_as_json_counts_tokens_passes_and_parameters(wamkit: Run, toy: Path) -> None:
     code, out, _ = wamkit("explain", toy, "--json")
-    told = json.loads(out)
-    assert code == 0 and told["roles"] == {"context": 4, "target": 8, "action": 8}
-    assert [(s["passes"], s["tokens"]) for s in told["program"]] == [(1, 4), (10, 8)]
-    counts = {part["kind"]: part["parameters"] for part in told["parts"]}
+    report = json.loads(out)
+    assert code == 0 and report["roles"] == {"context": 4, "target": 8, "action": 8}
+    assert [(s["passes"], s["tokens"]) for s in report["program"]] == [(1, 4), (10, 8)]
+    counts = {part["kind"]: part["parameters"] for part in report["parts"]}
     assert counts["backbone"] > 0 and counts["vae"] == 0
 
 
@@ -239,8 +239,8 @@ def test_schema_knows_the_installed_parts(wamkit: Run, tmp_path: Path) -> None:
 def test_doctor_tells_versions_and_that_nothing_is_broken(wamkit: Run) -> None:
     code, out, _ = wamkit("doctor")
     assert code == 0 and "nothing is broken" in out and "torch " in out
-    told = json.loads(wamkit("doctor", "--json")[1])
-    assert told["broken"] == [] and told["versions"]["torch"]
+    report = json.loads(wamkit("doctor", "--json")[1])
+    assert report["broken"] == [] and report["versions"]["torch"]
 
 
 def test_a_missing_module_comes_with_the_command_that_cures_it(
@@ -257,7 +257,7 @@ def test_a_missing_module_comes_with_the_command_that_cures_it(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["chek"], "No such command 'chek'. Did you mean 'check'?"),  # codespell:ignore chek
         (["frobnicate"], "The commands are list, show, check"),
@@ -267,24 +267,24 @@ def test_a_missing_module_comes_with_the_command_that_cures_it(
     ],
 )
 def test_bad_usage_ends_with_2_and_says_what_to_type(
-    wamkit: Run, words: list[str], said: str
+    wamkit: Run, args: list[str], message: str
 ) -> None:
-    code, out, err = wamkit(*words)
-    assert (code, out) == (2, "") and said in err
+    code, out, err = wamkit(*args)
+    assert (code, out) == (2, "") and message in err
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("depth", "is not of the form path.to.key=value"),
         ("dtype.of.what=1", "is the value"),
         ("cameras.views.7.name=x", "is no place in a list of 1"),
     ],
 )
-def test_a_bad_override_is_explained(wamkit: Run, toy: Path, override: str, said: str) -> None:
+def test_a_bad_override_is_explained(wamkit: Run, toy: Path, override: str, message: str) -> None:
     toy.write_text('dtype = "float32"\n' + TOY)
     code, _, err = wamkit("check", toy, "--set", override)
-    assert code == 2 and said in err and "hint: " in err
+    assert code == 2 and message in err and "hint: " in err
 
 
 def test_a_file_that_is_no_toml_is_named(wamkit: Run, toy: Path) -> None:

@@ -60,8 +60,8 @@ def test_act_prints_a_row_for_each_step_and_says_what_is_random(
 
 def test_the_same_seed_gives_the_same_actions(wamkit: Run, toy: Path, photo: Path) -> None:
     def act(seed: int) -> Any:
-        words = ["--image", f"front={photo}", "--state", "0 1", "--prompt", "go", "--seed", seed]
-        code, out, _ = wamkit("act", toy, *words, "--json")
+        args = ["--image", f"front={photo}", "--state", "0 1", "--prompt", "go", "--seed", seed]
+        code, out, _ = wamkit("act", toy, *args, "--json")
         assert code == 0
         return json.loads(out)
 
@@ -96,7 +96,7 @@ def test_several_moments_are_given_by_repeating_the_camera(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["--image", "nowhere.png"], "no image at nowhere.png"),
         (["--image", "{text}"], "is not an image"),
@@ -112,18 +112,18 @@ def test_several_moments_are_given_by_repeating_the_camera(
     ],
 )
 def test_bad_input_is_refused_in_words(
-    wamkit: Run, toy: Path, photo: Path, words: list[str], said: str
+    wamkit: Run, toy: Path, photo: Path, args: list[str], message: str
 ) -> None:
     text, half = photo.with_name("notes.txt"), photo.with_name("half.png")
     text.write_text("not an image")
     Image.effect_noise((64, 64), 50).save(half)
     half.write_bytes(half.read_bytes()[:900])
-    words = [word.format(text=text, half=half, photo=photo) for word in words]
+    args = [word.format(text=text, half=half, photo=photo) for word in args]
     given = {"--state": "0,0", "--prompt": "go"}
-    rest = [x for pair in given.items() if pair[0] not in words for x in pair]
-    code, out, err = wamkit("act", toy, *words, *rest)
+    rest = [x for pair in given.items() if pair[0] not in args for x in pair]
+    code, out, err = wamkit("act", toy, *args, *rest)
     assert (code, out) == (2, "")
-    assert said in err and "error: " in err and "hint: " in err
+    assert message in err and "error: " in err and "hint: " in err
 
 
 def test_a_missing_state_is_asked_for(wamkit: Run, toy: Path, photo: Path) -> None:
@@ -142,15 +142,15 @@ def test_build_writes_a_folder_that_acts_like_the_spec(
 ) -> None:
     folder = tmp_path / "policy"
     code, out, err = wamkit("build", toy, "--out", folder, "--json")
-    told = json.loads(out)
-    assert code == 0 and err == "" and told["folder"] == str(folder)
-    assert told["files"]["backbone.safetensors"] > 0 and "spec.yaml" in told["files"]
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
-    from_spec = json.loads(wamkit("act", toy, *words)[1])
-    from_folder = json.loads(wamkit("act", folder, *words)[1])
+    report = json.loads(out)
+    assert code == 0 and err == "" and report["folder"] == str(folder)
+    assert report["files"]["backbone.safetensors"] > 0 and "spec.yaml" in report["files"]
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
+    from_spec = json.loads(wamkit("act", toy, *args)[1])
+    from_folder = json.loads(wamkit("act", folder, *args)[1])
     assert from_folder["actions"] == from_spec["actions"]
     assert not any("random" in line for line in from_folder["notes"])
-    code, _, err = wamkit("act", folder, *words, "--tiny")
+    code, _, err = wamkit("act", folder, *args, "--tiny")
     assert code == 2 and "--tiny is for specs" in err
 
 
@@ -162,8 +162,8 @@ def test_build_takes_statistics_so_that_actions_have_units(
     file.write_text(json.dumps({"action": rows}))
     code, out, err = wamkit("build", toy, "--tiny", "--out", folder, "--statistics", file)
     assert code == 0 and "statistics.json" in out and "note: tiny backbone" in err
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
-    assert json.loads(wamkit("act", folder, *words)[1])["normalized"] is False
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go", "--json"]
+    assert json.loads(wamkit("act", folder, *args)[1])["normalized"] is False
     file.write_text(json.dumps({"action": {key: [1.0] for key in rows}}))
     code, _, err = wamkit("build", toy, "--out", folder, "--statistics", file)
     assert code == 2 and "statistics of 1 values for actions of 4" in err
@@ -183,8 +183,8 @@ def test_imagine_writes_an_animation_with_a_border_that_tells_what_is_seen(
     wamkit: Run, toy: Path, photo: Path, tmp_path: Path
 ) -> None:
     out_file = tmp_path / "future.gif"
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go"]
-    code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go"]
+    code, out, _ = wamkit("imagine", toy, *args, "--out", out_file)
     assert code == 0 and out.startswith(f"wrote {out_file}: 1 observed and 8 imagined images")
     with Image.open(out_file) as movie:
         corners = []
@@ -199,10 +199,10 @@ def test_imagine_writes_an_animation_with_a_border_that_tells_what_is_seen(
 
 def test_imagine_writes_a_strip(wamkit: Run, toy: Path, photo: Path, tmp_path: Path) -> None:
     out_file = tmp_path / "future.png"
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--scale", 2, "--json"]
-    code, out, _ = wamkit("imagine", toy, *words, "--out", out_file)
-    told = json.loads(out)
-    assert code == 0 and (told["images"], told["observed"]) == (9, 1)
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go", "--scale", 2, "--json"]
+    code, out, _ = wamkit("imagine", toy, *args, "--out", out_file)
+    report = json.loads(out)
+    assert code == 0 and (report["images"], report["observed"]) == (9, 1)
     with Image.open(out_file) as strip:
         assert strip.size == (9 * 72, 72)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -213,20 +213,20 @@ def test_imagine_writes_a_strip(wamkit: Run, toy: Path, photo: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
+    ("out", "message"),
     [("future.mp4", "ends in '.mp4'"), ("nowhere/future.gif", "there is no folder")],
 )
 def test_imagine_refuses_before_it_computes(
-    wamkit: Run, toy: Path, photo: Path, tmp_path: Path, out: str, said: str
+    wamkit: Run, toy: Path, photo: Path, tmp_path: Path, out: str, message: str
 ) -> None:
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / out]
-    code, _, err = wamkit("imagine", toy, *words)
-    assert code == 2 and said in err and "hint: " in err
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / out]
+    code, _, err = wamkit("imagine", toy, *args)
+    assert code == 2 and message in err and "hint: " in err
 
 
 def test_a_policy_without_future_imagines_nothing(
     wamkit: Run, toy: Path, photo: Path, tmp_path: Path
 ) -> None:
-    words = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / "a.gif"]
-    code, _, err = wamkit("imagine", toy, *words, "--set", "video.num_frames=1")
+    args = ["--image", photo, "--state", "0,1", "--prompt", "go", "--out", tmp_path / "a.gif"]
+    code, _, err = wamkit("imagine", toy, *args, "--set", "video.num_frames=1")
     assert code == 2 and "this policy imagines nothing" in err

@@ -25,10 +25,10 @@ print(*[name for name in {heavy} if name in sys.modules], file=sys.stderr)
 """
 
 
-def wamkit(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def wamkit(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m wamkit` with these words."""
     return subprocess.run(
-        [sys.executable, "-m", "wamkit", *words],
+        [sys.executable, "-m", "wamkit", *args],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -36,12 +36,12 @@ def wamkit(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["list"], ["check", "examples/toy.toml"], ["schema"]], ids=" ".join
+    "args", [["--help"], ["list"], ["check", "examples/toy.toml"], ["schema"]], ids=" ".join
 )
-def test_what_is_on_paper_imports_nothing_heavy(words: list[str]) -> None:
+def test_what_is_on_paper_imports_nothing_heavy(args: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *words],
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *args],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent.parent,
@@ -92,6 +92,6 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     ],
 )
 def test_a_shell_completes_verbs_kinds_and_names(typed: str, offered: list[str]) -> None:
-    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
-    run = wamkit(_WAMKIT_COMPLETE="complete_bash", **words)
+    args = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    run = wamkit(_WAMKIT_COMPLETE="complete_bash", **args)
     assert [line.split(",")[-1] for line in run.stdout.split()] == offered

@@ -42,18 +42,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_demonstrations_are_collected_gone_on_with_and_not_overwritten(
     wamkit: Wamkit, tmp_path: Path
 ) -> None:
-    words = ("collect", TASK, "--episodes", 1, "--out", tmp_path / "d", "--size", 32)
-    code, out, _ = wamkit(*words, "--processes", 1, "--json")
+    args = ("collect", TASK, "--episodes", 1, "--out", tmp_path / "d", "--size", 32)
+    code, out, _ = wamkit(*args, "--processes", 1, "--json")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 1 and found["control_hz"] == 80
     recording = LeRobotFolder(tmp_path / "d")
     assert recording.episodes[0].length == found["frames"]
     assert recording.features["observation.images.corner2"].shape == (32, 32, 3)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")}
-    again = json.loads(wamkit(*words, "--processes", 1, "--json")[1])
+    again = json.loads(wamkit(*args, "--processes", 1, "--json")[1])
     assert again["episodes"] == again["there_already"] == 1
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "d").rglob("*")} == before
-    code, _, err = wamkit(*words, "--seed", 7)
+    code, _, err = wamkit(*args, "--seed", 7)
     assert code == 2 and "is there already, and not from the same command" in err
     assert "--append" in err
 
@@ -63,9 +63,9 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     wamkit: Wamkit, saved: Path, tmp_path: Path
 ) -> None:
     films, data = tmp_path / "films", tmp_path / "data"
-    words = ("eval", saved, "--env", "pusht", "--episodes", 2, "--env-arg", "max_steps=12")
-    words = (*words, "--env-arg", "size=32", "--processes", 0, "--json")
-    code, out, _ = wamkit(*words, "--record", films, "--dataset", data, "--video-format", "gif")
+    args = ("eval", saved, "--env", "pusht", "--episodes", 2, "--env-arg", "max_steps=12")
+    args = (*args, "--env-arg", "size=32", "--processes", 0, "--json")
+    code, out, _ = wamkit(*args, "--record", films, "--dataset", data, "--video-format", "gif")
     found = json.loads(out)
     assert code == 0 and found["episodes"] == 2 and found["seeds"] == [1000, 1001]
     assert found["steps"] == 12 and found["execute_steps"] == 4 and found["normalized"]
@@ -73,15 +73,15 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
     assert json.loads((films / "eval.json").read_text()) == found
     assert sorted(f.name for f in films.glob("*.gif")) == ["1000_failure.gif", "1001_failure.gif"]
     assert [e.length for e in LeRobotFolder(data).episodes] == [12, 12]
-    again = json.loads(wamkit(*words)[1])
+    again = json.loads(wamkit(*args)[1])
     assert again["per_episode"] == found["per_episode"]
 
 
 @PUSHT
 def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
-    words = ("eval", saved, "--env", "pusht", "--processes", 0)
+    args = ("eval", saved, "--env", "pusht", "--processes", 0)
     changed = ("--set", "actions.control_hz=80", "--camera-map", "top=corner", "--execute-steps", 9)
-    code, _, err = wamkit(*words, *changed)
+    code, _, err = wamkit(*args, *changed)
     assert code == 2 and "3 conflicts" in err
     assert "view 'top' looks for camera 'corner'" in err and "--camera-map top=top" in err
     assert "the policy acts at 80 Hz, the environment at 10 Hz" in err
@@ -105,7 +105,7 @@ def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> 
 
 @PUSHT
 def test_a_baseline_is_evaluated(wamkit: Wamkit) -> None:
-    words = ("--env", "pusht", "--episodes", 3, "--processes", 0, "--env-arg", "max_steps=5")
-    code, out, _ = wamkit("eval", "random", *words)
+    args = ("--env", "pusht", "--episodes", 3, "--processes", 0, "--env-arg", "max_steps=5")
+    code, out, _ = wamkit("eval", "random", *args)
     assert code == 0 and "0 of 3" in out and "95 % in [0.0%, 56.1%]" in out
     assert "1000 to 1002" in out

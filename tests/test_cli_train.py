@@ -31,20 +31,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def words(folder: Path, out: Path, *more: Any) -> list[Any]:
+def train_command(folder: Path, out: Path, *more: Any) -> list[Any]:
     return ["train", TOY, *SMALL, "--data", folder, "--out", out, "--batch", 2, *more]
 
 
 def test_a_run_says_where_its_policy_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
-    code, out, err = wamkit(*words(folder, tmp_path / "run", "--steps", 2))
+    code, out, err = wamkit(*train_command(folder, tmp_path / "run", "--steps", 2))
     assert code == 0 and "done at step 2 after" in out and "waiting for data" in out
     assert f"the policy: {tmp_path}/run/checkpoints/step-000002/policy" in out
     assert "note: random weights: backbone" in err
     code, out, _ = wamkit("explain", tmp_path / "run/checkpoints/last/policy")
     assert code == 0
-    code, out, _ = wamkit(*words(folder, tmp_path / "other", "--steps", 1, "--json"))
-    told = json.loads(out)
-    assert code == 0 and told["step"] == 1 and not told["interrupted"]
+    code, out, _ = wamkit(*train_command(folder, tmp_path / "other", "--steps", 1, "--json"))
+    report = json.loads(out)
+    assert code == 0 and report["step"] == 1 and not report["interrupted"]
 
 
 def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(
@@ -58,7 +58,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    forever = words(folder, run, "--train", "log_every=1", "--train", "schedule=constant")
+    forever = train_command(folder, run, "--train", "log_every=1", "--train", "schedule=constant")
     code, out, _ = wamkit(*forever, "--steps", 100_000, "--train", "warmup_ratio=0")
     assert code == 130 and "interrupted at step" in out and "--resume" in out
     step = json.loads((run / "checkpoints/last/run.json").read_text())["step"]
@@ -73,8 +73,10 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
         "precompute", "latents", TOY, *SMALL, "--data", folder, "--out", tmp_path / "z"
     )
     assert code == 0, err
-    one = wamkit(*words(folder, tmp_path / "one", "--steps", 1))
-    two = wamkit(*words(folder, tmp_path / "two", "--steps", 1, "--latents", tmp_path / "z"))
+    one = wamkit(*train_command(folder, tmp_path / "one", "--steps", 1))
+    two = wamkit(
+        *train_command(folder, tmp_path / "two", "--steps", 1, "--latents", tmp_path / "z")
+    )
     assert one[0] == two[0] == 0
     losses = [lines(tmp_path / name / "log.jsonl")[0]["loss"] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -105,7 +107,7 @@ def test_mistakes_are_said_before_anything_is_written(
 
         if find_spec("wandb") is not None:
             pytest.skip("wandb is installed here")
-    code, out, err = wamkit(*words(folder, tmp_path / "run", *more))
+    code, out, err = wamkit(*train_command(folder, tmp_path / "run", *more))
     assert code == 2 and message in err
     assert out == "" and not (tmp_path / "run").exists()
 
@@ -114,7 +116,7 @@ def test_a_folder_that_holds_something_is_left_alone(
     wamkit: Run, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    code, _, err = wamkit(*words(folder, tmp_path))
+    code, _, err = wamkit(*train_command(folder, tmp_path))
     assert code == 2 and "is not empty" in err and "--resume" in err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -26,8 +26,8 @@ Run = Callable[..., tuple[int, str, str]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process."""
 
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, words)])
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, args)])
         try:
             main()
             code = 0
@@ -49,11 +49,11 @@ def saved(tmp_path: Path) -> tuple[Any, Path]:
 def test_a_file_is_described_by_its_header(run: Run, saved: Any) -> None:
     backbone, file = saved
     code, out, _ = run("weights", "inspect", file, "--json")
-    told = json.loads(out)
-    assert code == 0 and told["layouts"] == ["backbone wan, diffusers"]
-    assert told["parameters"] == sum(p.numel() for p in backbone.parameters())
-    assert told["dtypes"] == {"F32": told["tensors"]}
-    assert told["names"]["patch_embedding.weight"] == [72, 16, 1, 2, 2]
+    report = json.loads(out)
+    assert code == 0 and report["layouts"] == ["backbone wan, diffusers"]
+    assert report["parameters"] == sum(p.numel() for p in backbone.parameters())
+    assert report["dtypes"] == {"F32": report["tensors"]}
+    assert report["names"]["patch_embedding.weight"] == [72, 16, 1, 2, 2]
     code, out, _ = run("weights", "inspect", file)
     assert code == 0 and "layout: backbone wan, diffusers" in out
 
@@ -64,9 +64,9 @@ def test_a_pickled_checkpoint_is_read_as_data_and_converted_without_loss(
     backbone, _ = saved
     file, out = tmp_path / "wan.pt", tmp_path / "new.safetensors"
     torch.save({"model": {"diffusion_model": backbone.state_dict()}, "step": 7}, file)
-    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out]
+    args = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out]
     with pytest.warns(UserWarning, match="is pickled; `wamkit weights convert`"):
-        code, _, err = run("weights", "convert", file, *words)
+        code, _, err = run("weights", "convert", file, *args)
     assert code == 0, err
     again = wamkit.load_part(
         "backbone", {"name": "wan", "variant": "tiny", "weights": str(out)}
@@ -82,18 +82,18 @@ def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path:
     original = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
     save_file(original, checkpoint)
     sizes = ["layers=2", "num_heads=2", "head_dim=12", "mlp_dim=32", "text_width=16"]
-    words = ["--part", "backbone:wan", "--set", "variant=tiny"]
-    words += [word for size in sizes for word in ("--set", size)]
+    args = ["--part", "backbone:wan", "--set", "variant=tiny"]
+    args += [word for size in sizes for word in ("--set", size)]
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
-    assert run("weights", "convert", checkpoint, *words, "--out", ours)[0] == 0
+    assert run("weights", "convert", checkpoint, *args, "--out", ours)[0] == 0
     assert (
-        run("weights", "convert", ours, *words, "--layout-from", checkpoint, "--out", back)[0] == 0
+        run("weights", "convert", ours, *args, "--layout-from", checkpoint, "--out", back)[0] == 0
     )
     again = load_file(back)
     assert again.keys() == original.keys()
     assert all(torch.equal(again[name], original[name]) for name in original)
     code, _, err = run(
-        "weights", "convert", file, *words[:4], "--layout-from", checkpoint, "--out", back
+        "weights", "convert", file, *args[:4], "--layout-from", checkpoint, "--out", back
     )
     assert code == 2 and "name a file of the same variant" in err
 
@@ -106,13 +106,13 @@ def test_convert_writes_float8_as_it_is_or_as_it_is_told(
     state = {k: v.to(kind if v.ndim == 2 else v.dtype) for k, v in backbone.state_dict().items()}
     file, out = tmp_path / "small.safetensors", tmp_path / "new.safetensors"
     save_file({f"ema.{k}": v.contiguous() for k, v in state.items()}, file)
-    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out, "--prefix", "ema"]
-    code, _, err = run("weights", "convert", file, *words)
+    args = ["--part", "backbone:wan", "--set", "variant=tiny", "--out", out, "--prefix", "ema"]
+    code, _, err = run("weights", "convert", file, *args)
     assert code == 0, err
     again = load_file(out)
     assert all(again[k].dtype == v.dtype for k, v in state.items())
     assert all(torch.equal(again[k].double(), v.double()) for k, v in state.items())
-    assert run("weights", "convert", file, *words, "--dtype", "bfloat16")[0] == 0
+    assert run("weights", "convert", file, *args, "--dtype", "bfloat16")[0] == 0
     assert {v.dtype for v in load_file(out).values()} == {torch.bfloat16}
     code, text, _ = run("weights", "inspect", file)
     assert code == 0 and "backbone wan, diffusers, behind the prefix ema." in text
@@ -123,8 +123,8 @@ def test_convert_refuses_to_round_numbers_to_infinity(run: Run, saved: Any, tmp_
     state = {k: v.clone() for k, v in backbone.state_dict().items()}
     state["proj_out.bias"][0] = 1e6
     save_file(state, file)
-    words = ["--part", "backbone:wan", "--set", "variant=tiny", "--dtype", "float16"]
-    code, _, err = run("weights", "convert", file, *words, "--out", tmp_path / "new.safetensors")
+    args = ["--part", "backbone:wan", "--set", "variant=tiny", "--dtype", "float16"]
+    code, _, err = run("weights", "convert", file, *args, "--out", tmp_path / "new.safetensors")
     assert code == 2 and "infinite in F16: proj_out.bias" in " ".join(err.split())
 
 
@@ -142,8 +142,8 @@ def test_what_convert_needs_is_said(run: Run, saved: Any, tmp_path: Path) -> Non
     assert code == 2 and "let --out end in .safetensors" in err
     code, _, err = run("weights", "convert", file, "--part", "action_head:mot", "--out", "x.bin")
     assert code == 2 and "the sizes of an action head follow from a whole policy" in err
-    words = ["--part", "backbone:wan", "--out", tmp_path / "x.safetensors"]
-    code, _, err = run("weights", "convert", file, *words)
+    args = ["--part", "backbone:wan", "--out", tmp_path / "x.safetensors"]
+    code, _, err = run("weights", "convert", file, *args)
     assert (
         code == 2 and "do not fit this model" in err and not (tmp_path / "x.safetensors").exists()
     )

@@ -87,13 +87,13 @@ def at(wamkit: Run, monkeypatch: pytest.MonkeyPatch) -> At:
     """What a command says as JSON, and its text at each width."""
     monkeypatch.setenv("NO_COLOR", "1")
 
-    def run(*words: Any) -> tuple[Any, list[tuple[int, str]]]:
-        told = json.loads(wamkit(*words, "--json")[1])
+    def run(*args: Any) -> tuple[Any, list[tuple[int, str]]]:
+        report = json.loads(wamkit(*args, "--json")[1])
         texts = []
         for columns in WIDTHS:
             monkeypatch.setenv("COLUMNS", str(columns))
-            texts.append((columns, wamkit(*words)[1]))
-        return told, texts
+            texts.append((columns, wamkit(*args)[1]))
+        return report, texts
 
     return run
 
@@ -130,8 +130,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expect_folded(text: str, columns: int) -> None:
     """Fail if a line that could be folded is longer than the width."""
     for line in text.splitlines():
-        words = max(map(cells, line.split()), default=0)
-        assert cells(line) <= columns or words + 12 > columns / 2, line
+        longest = max(map(cells, line.split()), default=0)
+        assert cells(line) <= columns or longest + 12 > columns / 2, line
 
 
 KINDS = ["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
@@ -164,8 +164,8 @@ def test_explain(at: At, wide: Path) -> None:
 
 
 def test_explain_of_many_roles(at: At) -> None:
-    words = ["--set", "paradigm.name=autoregressive", "--set", "state.size=3"]
-    found, texts = at("explain", SMALL, *words)
+    args = ["--set", "paradigm.name=autoregressive", "--set", "state.size=3"]
+    found, texts = at("explain", SMALL, *args)
     for columns, text in texts:
         expect_whole(found, text, skip=("spec", "tiny"))
         expect_folded(text, columns)
@@ -348,7 +348,7 @@ def test_serve(drawn: Drawn) -> None:
     names = [f"joint_{i}_of_the_left_arm" for i in range(26)]
     camera = {"key": f"observation/{CAMERA}", "size": [224, 224]}
     state = {"key": "observation/state", "size": 1234}
-    told = {
+    metadata = {
         "policy": "mine",
         "chunk_size": 32,
         "actions": names,
@@ -358,7 +358,7 @@ def test_serve(drawn: Drawn) -> None:
         "state": state,
         "remembers": True,
     }
-    for _, text in drawn(_draw, told, "0.0.0.0", 8000):
+    for _, text in drawn(_draw, metadata, "0.0.0.0", 8000):
         expect_whole([names, camera, state], text)
         copied = f'"observation/{CAMERA}": np.zeros((224, 224, 3), np.uint8),'
         assert copied in text and "ws://0.0.0.0:8000" in text
@@ -407,8 +407,8 @@ def test_a_part_with_a_long_name(at: At, tmp_path: Path, monkeypatch: pytest.Mon
     forget()
     try:
         name = "a_variational_autoencoder_with_a_name_of_fifty_one"
-        for words in (["list", "vae"], ["show", "vae", name], ["doctor"]):
-            found, texts = at(*words)
+        for args in (["list", "vae"], ["show", "vae", name], ["doctor"]):
+            found, texts = at(*args)
             for _, text in texts:
                 expect_whole(found, text, skip=("missing", "summary", "variables"))
                 assert name in text
@@ -437,5 +437,5 @@ def test_help_pages_fold_at_spaces_and_cut_no_summary(
         text = wamkit(name, "--help")[1]
         expect_folded(text, columns)
         for option in verb(name).params:
-            said = [*option.opts[:1], *(getattr(option, "help", None) or "").split()]
-            assert option.param_type_name == "argument" or set(said) <= words_of(text)
+            words = [*option.opts[:1], *(getattr(option, "help", None) or "").split()]
+            assert option.param_type_name == "argument" or set(words) <= words_of(text)

@@ -40,8 +40,8 @@ def _cured(spec: PolicySpec) -> tuple[PolicySpec, list[str]]:
     for _ in range(3):
         hints = [conflict.hint for conflict in check(spec)]
         followed = False
-        for hint, (words, (kind, change)) in product(hints, CURES.items()):
-            if words in hint:
+        for hint, (message, (kind, change)) in product(hints, CURES.items()):
+            if message in hint:
                 spec = spec.model_copy(update={kind: getattr(spec, kind).model_copy(update=change)})
                 followed = True
         if not followed:

@@ -217,7 +217,7 @@ def test_a_variant_that_is_written_must_be_that_of_the_folder(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "config", "words"),
+    ("kind", "name", "config", "message"),
     [
         ("backbone", "wan", {"_class_name": "UNet2DConditionModel"}, "of a UNet2DConditionModel"),
         ("backbone", "wan", {"_class_name": "WanVACETransformer3DModel"}, "WanVACETransformer3D"),
@@ -235,16 +235,16 @@ def test_a_variant_that_is_written_must_be_that_of_the_folder(tmp_path: Path) ->
     ],
 )  # fmt: skip
 def test_the_configuration_of_another_model_is_called_by_its_name(
-    kind: str, name: str, config: Any, words: str, tmp_path: Path
+    kind: str, name: str, config: Any, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SpecError, match=words) as error:
+    with pytest.raises(SpecError, match=message) as error:
         parse_part(kind, {"name": name, "weights": str(tmp_path)})
     assert all(conflict.hint for conflict in error.value.conflicts)
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value", "words"),
+    ("name", "key", "value", "message"),
     [
         ("wan2.2", "latents_mean", [*WAN22_MEAN[:7], 0.5, *WAN22_MEAN[8:]], r"latents_mean\[7\]"),
         ("wan2.2", "latents_std", [1.0] * 48, r"latents_std\[0\] = 1.0 for 0.4765"),
@@ -254,12 +254,12 @@ def test_the_configuration_of_another_model_is_called_by_its_name(
     ],
 )
 def test_constants_that_leave_no_trace_in_the_weights_are_compared(
-    name: str, key: str, value: Any, words: str, tmp_path: Path
+    name: str, key: str, value: Any, message: str, tmp_path: Path
 ) -> None:
     _, cls, given, _ = VAES[name]
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"_class_name": cls, **given, key: value}))
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(SpecError, match=message):
         parse_part("vae", {"name": name, "weights": str(tmp_path)})
     if isinstance(written := given.get(key), list):  # the last digit of float32 is no difference
         rounded = torch.tensor(written).double().tolist()
@@ -337,8 +337,8 @@ def test_the_width_of_a_text_encoder_is_that_of_its_folder(tmp_path: Path) -> No
         (folder / "config.json").write_text(json.dumps(table))
         part: Any = parse_part("text_encoder", {"name": name, "weights": str(tmp_path / name)})
         assert part.embedding == table.get("d_model", table.get("hidden_size"))
-    words = {"hidden_size": 24, "num_hidden_layers": 3}
-    table = {"model_type": "qwen2_5_vl", "text_config": words}
+    args = {"hidden_size": 24, "num_hidden_layers": 3}
+    table = {"model_type": "qwen2_5_vl", "text_config": args}
     (tmp_path / "config.json").write_text(json.dumps(table))
     part = parse_part("text_encoder", {"name": "qwen2.5-vl", "weights": str(tmp_path)})
     assert (part.embedding, part.layers) == (24, 3)
@@ -402,7 +402,7 @@ UNREAD = ("rope_max_seq_len", "added_kv_proj_dim", "text_embed_dim")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("[" * 100_000 + "]" * 100_000, "nested deeper"),
         ('{"_class_name": "WanTransformer3DModel", "num_layers": NaN}', "it holds NaN"),
@@ -413,10 +413,12 @@ UNREAD = ("rope_max_seq_len", "added_kv_proj_dim", "text_embed_dim")
         (" " * 2**22 + "{}", "at most 4,194,304 are read"),
     ],
 )
-def test_a_config_that_is_no_plain_table_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_a_config_that_is_no_plain_table_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text(text)
     raw = read(TOY) | {"backbone": {"name": "wan", "weights": str(tmp_path)}}
-    assert any(words in c.why for c in check(raw) if "backbone.weights" in c.between)
+    assert any(message in c.why for c in check(raw) if "backbone.weights" in c.between)
 
 
 def test_layers_beyond_any_model_are_counted_while_it_is_built(tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ def test_the_process_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert signal.getsignal(handler) is signal.SIG_DFL and input.__module__ != __name__
     assert os.environ["WAMKIT_KEPT"] == "1" and "WAMKIT_NEW" not in os.environ
     assert not hasattr(builtins, "extra")
-    told = "; ".join(notes)
+    joined_notes = "; ".join(notes)
     for trace in ("WAMKIT_NEW", "WAMKIT_KEPT", "directory", "sys.argv", "hook", "root logger"):
-        assert trace in told
-    assert "SIGTERM" in told and "extra, input" in told
+        assert trace in joined_notes
+    assert "SIGTERM" in joined_notes and "extra, input" in joined_notes
 
 
 def test_an_error_passes_through_and_leaves_nothing_behind() -> None:
@@ -102,9 +102,9 @@ def test_functions_of_other_modules_locale_and_timers_are_as_before() -> None:
     assert json.dumps is plain and strict_json.dumps([1]) == "[1]"
     assert locale.setlocale(locale.LC_ALL) == names and gc.isenabled() and sys.stdin is not None
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    told = "; ".join(notes)
+    report = "; ".join(notes)
     for trace in ("json.dumps", "wamkit.files.strict_json.dumps", "locale", "timer", "garbage"):
-        assert trace in told
+        assert trace in report
 
 
 @pytest.mark.parametrize(

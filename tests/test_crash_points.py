@@ -50,10 +50,10 @@ def test_changes_of_threads_libraries_and_other_processes_are_seen_in_order(tmp_
 
     ended = hook.follow(act, home, tmp_path / "output")
     assert ended.code == 7
-    told = [(change.call.removesuffix("at"), change.path.name) for change in ended.changes]
+    calls = [(change.call.removesuffix("at"), change.path.name) for change in ended.changes]
     known = {"open": "open", "renameat2": "rename"}
-    told = [(known.get(call, call), name) for call, name in told]
-    assert told == [
+    calls = [(known.get(call, call), name) for call, name in calls]
+    assert calls == [
         ("mkdir", "folder"),
         ("open", "new"),
         ("write", "new"),
@@ -98,9 +98,9 @@ def test_a_kill_comes_before_the_change(tmp_path: Path) -> None:
 @LINUX
 def test_a_kill_anywhere_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
-    words = [sys.executable, str(BENCHMARKS / "crash_points.py"), "--kills", "3"]
+    argv = [sys.executable, str(BENCHMARKS / "crash_points.py"), "--kills", "3"]
     done = subprocess.run(
-        [*words, "--out", str(table)],
+        [*argv, "--out", str(table)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -209,9 +209,9 @@ INFO: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", list(INFO))
 def test_info_is_of_the_types_and_within_the_ranges_of_its_schema(folder: Path, kind: str) -> None:
-    changes, words = INFO[kind]
+    changes, message = INFO[kind]
     set_info(folder, lambda info: info.update(changes))
-    with pytest.raises(WamkitError, match=words) as problem:
+    with pytest.raises(WamkitError, match=message) as problem:
         LeRobotFolder(folder)
     assert len(str(problem.value)) < 1000
     refusal(folder)
@@ -268,9 +268,9 @@ LENGTHS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", list(LENGTHS))
 def test_episodes_claim_no_more_than_is_there(folder: Path, kind: str) -> None:
-    column, values, words = LENGTHS[kind]
+    column, values, message = LENGTHS[kind]
     set_column(folder / EPISODES, column, values)
-    assert any(word in refusal(folder) for word in words.split("|"))
+    assert any(word in refusal(folder) for word in message.split("|"))
 
 
 def test_frames_that_are_claimed_are_counted_before_anything_is_made_of_them(folder: Path) -> None:

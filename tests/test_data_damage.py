@@ -63,14 +63,14 @@ def info(**values: Any) -> Change:
 
     def change(folder: Path) -> None:
         file = folder / "meta" / "info.json"
-        told = json.loads(file.read_text())
+        report = json.loads(file.read_text())
         for name, value in values.items():
             place, _, key = name.partition("__")
             if key:
-                told["features"][place][key] = value
+                report["features"][place][key] = value
             else:
-                told[name] = value
-        file.write_text(json.dumps(told))
+                report[name] = value
+        file.write_text(json.dumps(report))
 
     return change
 
@@ -162,10 +162,10 @@ METADATA: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("kind", list(METADATA))
 def test_damaged_metadata_is_found_and_nothing_breaks_off(folder: Path, kind: str) -> None:
-    change, words = METADATA[kind]
+    change, message = METADATA[kind]
     change(folder)
     found = examine(folder)
-    assert any(words in line for line in found), found
+    assert any(message in line for line in found), found
 
 
 COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index", "action")
@@ -229,8 +229,13 @@ def test_every_fault_is_told_at_once(folder: Path) -> None:
     column(TASKS, "task_index", [0, None])(folder)
     column(DATA, "timestamp", lambda n: [NAN] * n)(folder)
     text = "\n".join(examine(folder))
-    for words in ("length is missing", "chunk_index is -3", "task_index is missing", "'timestamp'"):
-        assert words in text
+    for message in (
+        "length is missing",
+        "chunk_index is -3",
+        "task_index is missing",
+        "'timestamp'",
+    ):
+        assert message in text
     with pytest.raises(WamkitError, match=r"has 2 faults:\n- .*length is missing\n.*hint: "):
         Samples(folder, SPEC)
 
@@ -286,8 +291,8 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
 ) -> None:
     views = 'cameras.views=[{name="top",size=[16,16]},{name="wrist",size=[16,16]}]'
     spec = parse(read(SMALL, ["state.size=2", views]))
-    words = ["--spec", SMALL, "--set", "state.size=2", "--set", views]
-    code, out, _ = wamkit("data", "check", strange, *words)
+    args = ["--spec", SMALL, "--set", "state.size=2", "--set", views]
+    code, out, _ = wamkit("data", "check", strange, *args)
     assert code == 1 and "has 5 faults" in out
     hints = [line.split("hint: ")[1] for line in out.splitlines() if "hint: " in line]
     assert hints[0] == "--key-map top=observation.images.cam_high"
@@ -299,13 +304,13 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
         WamkitError, match=r"(?s)5 faults.*cam_high.*cam_wrist.*joints.*control_hz=25"
     ):
         Samples(strange, spec)
-    code, _, err = wamkit("data", "stats", strange, *words)
+    code, _, err = wamkit("data", "stats", strange, *args)
     assert code == 2 and "2 faults" in err and "observation.joints" in err
     groups = 'actions.groups=[{name="a",size=7}]'
     hint = ["--set", groups, "--set", "actions.control_hz=25"]
     for hint in (hints[0], hints[1], hints[3].split(",")[0]):
         hint += hint.split()
-    code, out, _ = wamkit("data", "check", strange, *words, *hint)
+    code, out, _ = wamkit("data", "check", strange, *args, *hint)
     assert (code, out) == (0, f"{strange} is whole.\n")
 
 

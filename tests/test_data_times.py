@@ -191,15 +191,15 @@ def test_an_offset_that_nothing_explains_is_told_with_an_option_that_allows_it(
     with pytest.raises(WamkitError, match=r"the nearest is 0\.0200 s off.*\n.*--tolerance 0\.021"):
         Samples(folder, SPEC)[0]
     assert check(folder, SPEC, tolerance=0.021) == [] and _right(folder, 0.021)
-    words = ["--set", "cameras.views.0.size=[16, 32]"]
+    args = ["--set", "cameras.views.0.size=[16, 32]"]
     allow = ["--tolerance", 0.021]
-    assert wamkit("data", "check", folder, "--spec", SMALL, *words)[0] == 1
-    assert wamkit("data", "check", folder, "--spec", SMALL, *words, *allow)[0] == 0
-    assert wamkit("data", "stats", folder, "--spec", SMALL, *words, *allow)[0] == 0
-    latents = ["precompute", "latents", SMALL, "--data", folder, *words, "--stride", 6]
+    assert wamkit("data", "check", folder, "--spec", SMALL, *args)[0] == 1
+    assert wamkit("data", "check", folder, "--spec", SMALL, *args, *allow)[0] == 0
+    assert wamkit("data", "stats", folder, "--spec", SMALL, *args, *allow)[0] == 0
+    latents = ["precompute", "latents", SMALL, "--data", folder, *args, "--stride", 6]
     assert wamkit(*latents, "--out", tmp_path / "a")[0] == 2
     assert wamkit(*latents, "--out", tmp_path / "b", *allow)[0] == 0
-    learn = ["train", SMALL, "--data", folder, "--steps", 1, "--batch", 2, *words]
+    learn = ["train", SMALL, "--data", folder, "--steps", 1, "--batch", 2, *args]
     code, _, err = wamkit(*learn, "--out", tmp_path / "run")
     assert code == 2 and "--tolerance 0.021" in err
     assert wamkit(*learn, "--out", tmp_path / "run2", *allow)[0] == 0

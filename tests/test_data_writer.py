@@ -142,14 +142,14 @@ def test_statistics_are_in_lerobots_form(tmp_path: Path) -> None:
 def test_a_frame_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "set", 10, FEATURES)
     frame = _frame(0, 0)
-    for change, words in (
+    for change, message in (
         ({"reward": None}, "a frame without"),
         ({"action": [1, 2]}, r"'action' is float32 \[2\] in a frame; expected float32 \[3\]"),
         ({"action": [1, 2, float("nan")]}, "'action' is not finite"),
         ({CAMERA: np.zeros((48, 64, 3))}, r"float64 \[48, 64, 3\] in a frame; expected uint8"),
     ):
         values = {k: v for k, v in (frame | change).items() if v is not None}
-        with pytest.raises(WamkitError, match=words):
+        with pytest.raises(WamkitError, match=message):
             writer.add_frame(values)
     with pytest.raises(WamkitError, match="an episode of 0 frames"):
         writer.add_episode("task")

@@ -64,8 +64,8 @@ def settings(**changes: Any) -> Settings:
 
 def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
-    words = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
-    code, out, err = wamkit(*words)
+    args = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
+    code, out, err = wamkit(*args)
     assert code == 0, err
     assert "single_pass" in out and "expert" in out and "wrote" in out
     report = tmp_path / "demo" / "report.html"
@@ -75,7 +75,7 @@ def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> N
     made = [tmp_path / "demo" / f for f in ("data.json", "expert.json", "single_pass/eval.json")]
     before = [file.stat().st_mtime_ns for file in made]
     report.unlink()
-    code, out, _ = wamkit(*words, "--json")
+    code, out, _ = wamkit(*args, "--json")
     assert code == 0 and json.loads(out)["policies"]["single_pass"]["training"]["steps"] == 20
     assert report.is_file() and [file.stat().st_mtime_ns for file in made] == before
 
@@ -98,10 +98,10 @@ def test_several_ways_are_compared_and_a_failure_is_told(tmp_path: Path) -> None
     file = page.write(
         tmp_path / "r.html", settings(), data, {"expert": RESULT}, ways, {"one": explained(spec)}
     )
-    words = " ".join(expect_page(file).itertext())
-    assert "The best of 2, one, solved 3 of 4" in words
-    assert "two  has no result: no room for <it> & more" in words
-    assert "30% to 95%" in words and "5 min" in words
+    args = " ".join(expect_page(file).itertext())
+    assert "The best of 2, one, solved 3 of 4" in args
+    assert "two  has no result: no room for <it> & more" in args
+    assert "30% to 95%" in args and "5 min" in args
 
 
 def test_a_folder_is_continued_with_what_it_was_begun_with(tmp_path: Path) -> None:

@@ -271,14 +271,14 @@ def test_depth_trains_is_saved_and_acts_from_the_command_line(wamkit: Run, tmp_p
     assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
     assert policy.imagine(observation(policy.spec, batch=1), seed=0).canvas.isfinite().all()
     out, file = policy.save(tmp_path / "out"), saved(tmp_path, "depth.png", DEPTH)
-    words = ("act", out, "--image", f"front={file}", "--prompt", "go", "--json")
-    code, text, _ = wamkit(*words)
+    args = ("act", out, "--image", f"front={file}", "--prompt", "go", "--json")
+    code, text, _ = wamkit(*args)
     import json
 
     expected = policy.act(Observation({"front": file}, "go"), seed=0).values
     assert code == 0 and json.loads(text)["actions"] == expected.tolist()
     color = saved(tmp_path, "color.png", np.zeros((16, 32, 3), np.uint8))
-    code, _, err = wamkit(*words[:3], f"front={color}", *words[4:])
+    code, _, err = wamkit(*args[:3], f"front={color}", *args[4:])
     assert code == 2 and "8-bit color" in err
 
 

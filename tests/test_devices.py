@@ -67,7 +67,7 @@ def test_every_verb_refuses_a_device_in_words(wamkit: Run, tmp_path: Path, name:
     record(tmp_path / "set", parse(read(SMALL, []), "small"))
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     seen = ("--image", tmp_path / "a.png", "--prompt", "go")
-    for verb, *words in (
+    for verb, *args in (
         ("act", SMALL, *seen),
         ("imagine", SMALL, *seen, "--out", tmp_path / "a.gif"),
         ("bench", SMALL),
@@ -76,5 +76,5 @@ def test_every_verb_refuses_a_device_in_words(wamkit: Run, tmp_path: Path, name:
         ("precompute", "latents", SMALL, "--data", tmp_path / "set", "--out", tmp_path / "latents"),
         ("serve", SMALL, "--port", "0"),
     ):
-        code, _, err = wamkit(verb, *words, "--device", name)
+        code, _, err = wamkit(verb, *args, "--device", name)
         assert code == 2 and "hint: choose cpu" in err and "a bug" not in err, (verb, err)

@@ -47,11 +47,11 @@ def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, 
     """One command line in this process, as the shell would run it."""
     from wamkit.cli import main
 
-    words = shlex.split(SHORTENED.get(command, command), comments=True)
-    assert words[0] == "wamkit"
-    words, into = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
+    args = shlex.split(SHORTENED.get(command, command), comments=True)
+    assert args[0] == "wamkit"
+    args, into = (args[:-2], args[-1]) if args[-2:-1] == [">"] else (args, None)
     monkeypatch.chdir(home)
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", args)
     code = 0
     try:
         main()

@@ -49,8 +49,8 @@ def _of_the_dead(goal: Path, kind: str = "part") -> Path:
         "import sys; from pathlib import Path; from wamkit.files.leftovers import temporary_name;"
         "print(temporary_name(Path(sys.argv[1]), sys.argv[2]).name)"
     )
-    words = [sys.executable, "-c", script, str(goal), kind]
-    return goal.with_name(subprocess.check_output(words, text=True).strip())
+    args = [sys.executable, "-c", script, str(goal), kind]
+    return goal.with_name(subprocess.check_output(args, text=True).strip())
 
 
 def test_a_file_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_killed_before_any_change_old_or_new_is_whole(tmp_path: Path, way: str) 
         with replacing_folder(goal) as part:
             for name in "ab":
                 (part / name).write_text("old")
-        words = [sys.executable, "-c", KILLED, str(goal), str(k), way]
-        code = subprocess.run(words, check=False).returncode
+        args = [sys.executable, "-c", KILLED, str(goal), str(k), way]
+        code = subprocess.run(args, check=False).returncode
         found = [(recover(goal) / name).read_text() for name in "ab"]
         assert found in (["old", "old"], ["new", "new"]), k
         sweep(tmp_path)
@@ -280,8 +280,8 @@ with lock(Path(sys.argv[1])):
 
 
 def test_a_locked_folder_is_refused_until_its_holder_has_ended(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+    args = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         forked = int(holder.stdout.readline())
         refused = pytest.raises(WamkitError, match=f"process {holder.pid} on")
@@ -318,8 +318,8 @@ def test_without_locks_the_text_of_the_file_is_believed(
             "from wamkit.files.locking import lock\n"
             "with lock(Path(sys.argv[1])): pass"
         )
-        words = [sys.executable, "-c", script, str(tmp_path)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        args = [sys.executable, "-c", script, str(tmp_path)]
+        done = subprocess.run(args, capture_output=True, text=True, check=False)
         assert f"process {os.getpid()} on" in done.stderr
     (tmp_path / ".lock").write_text("999999999 elsewhere\n")
     with lock(tmp_path):

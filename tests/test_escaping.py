@@ -70,12 +70,16 @@ def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
     from PIL import Image
 
     spec = spec_of(None, 0)
-    told = explained(spec)
-    for part in told["parts"]:
+    explanation = explained(spec)
+    for part in explanation["parts"]:
         part["name"] = bad
-    told["roles"] = {f"{role}{bad}": count for role, count in told["roles"].items()}
-    told["sees"] = {f"{a}{bad}": [f"{b}{bad}" for b in bs] for a, bs in told["sees"].items()}
-    told["program"] = [{**stage, "does": bad, "roles": [bad]} for stage in told["program"]]
+    explanation["roles"] = {f"{role}{bad}": count for role, count in explanation["roles"].items()}
+    explanation["sees"] = {
+        f"{a}{bad}": [f"{b}{bad}" for b in bs] for a, bs in explanation["sees"].items()
+    }
+    explanation["program"] = [
+        {**stage, "does": bad, "roles": [bad]} for stage in explanation["program"]
+    ]
     log = tuple({"step": i, "parts": {bad: 1.0 + i}} for i in (1, 2))
     Image.new("RGB", (8, 8)).save(tmp_path / "film.gif")
     episode = {"success": True, "imagined": True, "instruction": bad, "seed": bad, "steps": bad}
@@ -88,7 +92,7 @@ def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
     settings = Settings(bad, bad, bad, 4, 0)  # type: ignore[arg-type]
     object.__setattr__(settings, "episodes", 4)
     data = {"episodes": bad, "frames": bad, "seconds": 3.0}
-    file = page.write(tmp_path / "r.html", settings, data, {bad: result}, ways, {bad: told})
+    file = page.write(tmp_path / "r.html", settings, data, {bad: result}, ways, {bad: explanation})
     expect_only_text(file.read_text(encoding="utf-8"), bad, tags=TAGS)
 
 

@@ -73,8 +73,8 @@ def test_a_bad_weight_is_refused_at_load_with_its_tensor_and_file(
     name = spoil(saved, kind, value)
     with pytest.raises(WamkitError, match="NaN or infinity") as error:
         Policy.load(saved)
-    said = f"{name} of {saved / kind}.safetensors: {value} at [1, 0], 1 of "
-    assert said in str(error.value) and "download" in error.value.hint
+    message = f"{name} of {saved / kind}.safetensors: {value} at [1, 0], 1 of "
+    assert message in str(error.value) and "download" in error.value.hint
 
 
 def test_weights_that_float16_cannot_hold_are_refused(saved: Path) -> None:
@@ -324,18 +324,18 @@ class ShakyEnvironment:
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [
         ("state", "environment shaky, step 2: the state is nan at 'y'"),
         ("reward", "environment shaky gives a reward of inf at step 2"),
         ("image", r"environment shaky, step 2: camera 'side' shows uint16 \[8, 8, 3\]"),
     ],
 )
-def test_what_an_environment_says_is_looked_at(fault: str, words: str) -> None:
+def test_what_an_environment_says_is_looked_at(fault: str, message: str) -> None:
     host = EnvWorker(Shaky(fault=fault))
     host.reset(0)
     host.advance(np.zeros((1, 1)), 1)
-    with pytest.raises(WamkitError, match=words):
+    with pytest.raises(WamkitError, match=message):
         host.advance(np.zeros((1, 1)), 1)
 
 

@@ -38,15 +38,15 @@ def room(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def wamkit(*words: object) -> tuple[int, str]:
+def wamkit(*args: object) -> tuple[int, str]:
     """Exit code and what is printed on stderr."""
-    said, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
+    message, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(message), contextlib.redirect_stdout(out):
         try:
-            app([str(word) for word in words], prog_name="wamkit")
+            app([str(word) for word in args], prog_name="wamkit")
         except SystemExit as end:
-            return int(end.code or 0), said.getvalue()
-    return 0, said.getvalue()
+            return int(end.code or 0), message.getvalue()
+    return 0, message.getvalue()
 
 
 def files(home: Path) -> dict[str, bytes | None]:
@@ -133,16 +133,16 @@ def test_a_full_disk_is_said_with_the_place_and_what_is_safe(
     out.parent.mkdir()
     if there:
         assert wamkit(*first(given), option, out)[0] == 0
-    before, words = files(out.parent), (*then(given), option, out)
+    before, args = files(out.parent), (*then(given), option, out)
     with room(size):
-        code, err = wamkit(*words)
+        code, err = wamkit(*args)
     if code == 0:
         assert size == 3000, "it was to be refused"
         return
     assert code == 2 and f"error: {out} cannot be written: " in err and "File too large" in err
     assert (f"{out} is as it was before" if there else "nothing was left behind") in err
     assert files(out.parent) == before
-    code, err = wamkit(*words)
+    code, err = wamkit(*args)
     assert code == 0, err
     assert files(out.parent).keys() >= {name} and not hidden(out.parent)
 
@@ -166,11 +166,11 @@ def test_a_project_that_found_no_room_is_written_later(size: int, tmp_path: Path
 
 @pytest.mark.parametrize("size", [0, SMALL])
 def test_latents_go_on_where_there_was_no_room(size: int, given: Path, tmp_path: Path) -> None:
-    words = ("precompute", "latents", SPEC, "--data", given / "data", "--out", tmp_path / "z")
+    args = ("precompute", "latents", SPEC, "--data", given / "data", "--out", tmp_path / "z")
     with room(size):
-        code, err = wamkit(*words)
+        code, err = wamkit(*args)
     assert code == 2 and str(tmp_path / "z") in err and "cannot be written: " in err
-    assert wamkit(*words)[0] == 0 and not hidden(tmp_path)
+    assert wamkit(*args)[0] == 0 and not hidden(tmp_path)
 
 
 def episode(folder: Path, kind: str, number: int) -> None:
@@ -210,10 +210,10 @@ def test_a_data_set_that_found_no_room_is_as_it_was(kind: str, size: int, tmp_pa
 @pytest.mark.parametrize("film", ["mp4", "gif"])
 def test_a_record_that_found_no_room_is_made_later(film: str, size: int, tmp_path: Path) -> None:
     pytest.importorskip("gym_pusht")
-    words = ("eval", "random", "--env", "pusht", "--episodes", 1, "--env-arg", "max_steps=3")
-    words += ("--processes", 0, "--video-format", film, "--record", tmp_path / "record")
+    args = ("eval", "random", "--env", "pusht", "--episodes", 1, "--env-arg", "max_steps=3")
+    args += ("--processes", 0, "--video-format", film, "--record", tmp_path / "record")
     with room(size):
-        code, err = wamkit(*words)
+        code, err = wamkit(*args)
     assert code == 2 and f"{tmp_path / 'record'} cannot be written: " in err
     assert files(tmp_path) == {}
-    assert wamkit(*words)[0] == 0 and not hidden(tmp_path)
+    assert wamkit(*args)[0] == 0 and not hidden(tmp_path)

@@ -99,9 +99,9 @@ DAMAGED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_header_is_refused_in_words(name: str, tmp_path: Path) -> None:
-    table, words = DAMAGED[name]
+    table, message = DAMAGED[name]
     file = write(tmp_path / "a.safetensors", table)
-    with pytest.raises(WamkitError, match=words) as error:
+    with pytest.raises(WamkitError, match=message) as error:
         weights.load(model(), file)
     assert str(file) in error.value.what and error.value.hint and len(str(error.value)) < 600
 
@@ -119,9 +119,11 @@ def test_the_length_of_a_header_is_compared_before_it_is_read(tmp_path: Path) ->
         header(file)
 
 
-@pytest.mark.parametrize(("size", "words"), [(59, "truncated.*1 bytes missing"), (61, "too long")])
-def test_a_file_of_another_size_is_refused(size: int, words: str, tmp_path: Path) -> None:
-    with pytest.raises(WamkitError, match=words):
+@pytest.mark.parametrize(
+    ("size", "message"), [(59, "truncated.*1 bytes missing"), (61, "too long")]
+)
+def test_a_file_of_another_size_is_refused(size: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WamkitError, match=message):
         header(write(tmp_path / "a.safetensors", GOOD, size))
 
 

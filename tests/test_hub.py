@@ -141,8 +141,8 @@ def test_sizes_are_read_from_the_hub_before_the_weights(remote: Path, wamkit: Ru
         policy_part: Any = load_part("backbone", table)
     assert len(policy_part.blocks) == 2
     assert not [c for c in warnings_of(raw) if "not here yet" in c.why]
-    told = [c for c in check(raw | {"backbone": table | {"layers": 3}}) if "layers" in c.why]
-    assert len(told) == 1 and "backbone.layers" in told[0].between[0]
+    conflicts = [c for c in check(raw | {"backbone": table | {"layers": 3}}) if "layers" in c.why]
+    assert len(conflicts) == 1 and "backbone.layers" in conflicts[0].between[0]
 
 
 def test_weights_on_the_hub_are_converted_with_their_own_sizes(
@@ -150,8 +150,8 @@ def test_weights_on_the_hub_are_converted_with_their_own_sizes(
 ) -> None:
     table = _published(remote / "me/smaller-wan", 1)
     goal = tmp_path / "new.safetensors"
-    words = ("weights", "convert", table["weights"], "--part", "backbone:wan", "--out", goal)
-    code, out, err = wamkit(*words)
+    encoder = ("weights", "convert", table["weights"], "--part", "backbone:wan", "--out", goal)
+    code, out, err = wamkit(*encoder)
     assert code == 0 and goal.is_file(), out + err
 
 
@@ -206,6 +206,6 @@ def test_a_text_encoder_stays_on_the_hub_at_its_commit(
 
     policy = build(TOY)
     monkeypatch.setitem(hub._commits, ("hf:me/words@main", "model"), "1" * 40)
-    words: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words@main"})
-    spec = policy.spec.model_copy(update={"text_encoder": words})
+    encoder: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words@main"})
+    spec = policy.spec.model_copy(update={"text_encoder": encoder})
     assert folder._strip_paths(spec).text_encoder.weights == f"hf:me/words@{'1' * 40}"

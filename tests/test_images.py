@@ -282,8 +282,8 @@ def test_act_refuses_a_program_and_a_bomb_in_words(wamkit: Run, tmp_path: Path) 
     small = Path(__file__).parent / "data" / "small.toml"
     for name, raw in (("a.eps", OTHERS["eps"]), ("b.png", HUGE["png.large"])):
         (tmp_path / name).write_bytes(raw)
-        words = ("act", small, "--image", f"front={tmp_path / name}", "--prompt", "go")
-        code, _, err = wamkit(*words)
+        args = ("act", small, "--image", f"front={tmp_path / name}", "--prompt", "go")
+        code, _, err = wamkit(*args)
         assert code == 2 and name in err and "hint:" in err and "a bug" not in err
 
 

@@ -89,8 +89,8 @@ def test_the_variables_are_documented_in_one_table() -> None:
 
 def test_help_and_doctor_list_the_variables(wamkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAMKIT_DEBUG", "1")
-    page, told = wamkit("--help")[1], wamkit("doctor")[1]
+    page, report = wamkit("--help")[1], wamkit("doctor")[1]
     for name in VARIABLES:
-        assert name in page and name in told
+        assert name in page and name in report
     variables = json.loads(wamkit("doctor", "--json")[1])["variables"]
     assert variables["WAMKIT_DEBUG"] == "1" and set(variables) == {*VARIABLES, *OTHERS}

@@ -43,10 +43,10 @@ def store(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "store"))
 
 
-def refused(folder: Path, store: Path, words: str) -> None:
+def refused(folder: Path, store: Path, message: str) -> None:
     """Reading refuses the store in words, and so does going on with it."""
     before = {p: p.read_bytes() for p in store.iterdir()}
-    with pytest.raises(WamkitError, match=words) as problem:
+    with pytest.raises(WamkitError, match=message) as problem:
         Samples(folder, SPEC, latents=store)
     assert problem.value.hint and len(str(problem.value)) < 1000
     with pytest.raises(WamkitError):
@@ -89,10 +89,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", list(CHANGES))
 def test_the_index_is_of_its_schema_and_of_the_data(folder: Path, store: Path, kind: str) -> None:
-    changes, words = CHANGES[kind]
+    changes, message = CHANGES[kind]
     about = json.loads((store / INDEX).read_text()) | changes
     (store / INDEX).write_text(json.dumps(about))
-    refused(folder, store, words)
+    refused(folder, store, message)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", "[" * 10**5, '{"shards": NaN}'])
@@ -145,10 +145,10 @@ FILES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 def test_a_file_holds_the_clips_and_the_shape_of_the_spec(
     folder: Path, store: Path, kind: str
 ) -> None:
-    change, words = FILES[kind]
+    change, message = FILES[kind]
     tensors = {name: value.clone() for name, value in load_file(store / FILE).items()}
     save_file(change(tensors), store / FILE)
-    refused(folder, store, words)
+    refused(folder, store, message)
 
 
 def test_a_file_of_another_place_or_that_is_damaged_is_refused(folder: Path, store: Path) -> None:

@@ -204,10 +204,10 @@ def test_a_plan_counts_gradients_and_moments_of_adapters_alone() -> None:
 
     batch = batch_of(policy.spec, size=1)
     total = counted(lambda: policy.loss(batch, seed=0).total.backward())
-    words = counted(
+    text_operations = counted(
         lambda: preprocessing.training_inputs(policy, batch)
     )  # the text encoder, which is left out
     one = work(policy.spec, lora=config.lora)
-    assert one.operations == pytest.approx(total - words, rel=0.02)
+    assert one.operations == pytest.approx(total - text_operations, rel=0.02)
     frozen = Parts.model_validate({"backbone": {"freeze": True}})
     assert work(policy.spec, frozen).operations < one.operations < work(policy.spec).operations

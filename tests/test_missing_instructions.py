@@ -53,8 +53,8 @@ def test_check_training_and_showing_refuse_alike(folder: Path, wamkit: Run, task
     assert any("task 0 is" in finding.why and finding.hint for finding in found), found
     with pytest.raises(WamkitError, match=r"instruction|null"):
         Samples(LeRobotFolder(folder), SPEC)[0]
-    for words in (("data", "check", folder), ("data", "show", folder)):
-        code, _, err = wamkit(*words)
+    for args in (("data", "check", folder), ("data", "show", folder)):
+        code, _, err = wamkit(*args)
         assert code != 0 and "a bug" not in err
     code, _, err = wamkit("train", SMALL, "--data", folder, "--out", folder.parent / "run")
     assert code == 2 and "a bug" not in err and "hint:" in err

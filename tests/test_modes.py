@@ -194,8 +194,8 @@ def test_a_recording_holds_the_negative_prompt() -> None:
         negative = policy.spec.text_encoder.negative_prompt
         kept.extend(
             weakref.ref(text.tokens)
-            for (words, *_), text in policy.prompt_state._texts.items()  # type: ignore[misc]
-            if set(words) == {negative}
+            for (prompts, *_), text in policy.prompt_state._texts.items()  # type: ignore[misc]
+            if set(prompts) == {negative}
         )
         return lambda: None  # as a graph, which holds no tensor
 

@@ -26,9 +26,9 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def run(words: list[str], env: dict[str, str]) -> str:
+def run(args: list[str], env: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *words], env=env, capture_output=True, text=True, cwd=EXAMPLE
+        [sys.executable, "-m", *args], env=env, capture_output=True, text=True, cwd=EXAMPLE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

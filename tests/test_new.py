@@ -21,11 +21,11 @@ KINDS = tuple(SUFFIXES)
 COMPANIONS = {"toy", "mot", "single_pass", "conditional", "autoregressive"}
 
 
-def new(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, ["new", *map(str, words)], prog_name="wamkit")
+def new(*args: str | Path) -> Result:
+    return CliRunner().invoke(app, ["new", *map(str, args)], prog_name="wamkit")
 
 
-def python(*words: str | Path, path: list[Path]) -> subprocess.CompletedProcess[str]:
+def python(*args: str | Path, path: list[Path]) -> subprocess.CompletedProcess[str]:
     """Run this interpreter with `path` in front, among the few plugins that are quick to import."""
     others = {plugin.name for plugin in registry().plugins} - COMPANIONS
     env = {
@@ -34,7 +34,7 @@ def python(*words: str | Path, path: list[Path]) -> subprocess.CompletedProcess[
         "WAMKIT_BLOCK_PLUGINS": ",".join(others),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, *map(str, words)]
+    command = [sys.executable, *map(str, args)]
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
@@ -129,8 +129,8 @@ def test_it_is_clean_however_long_the_name(tmp_path: Path) -> None:
                 file = tmp_path / kind / name / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
-    for words in (["check"], ["format", "--check"]):
-        done = python("-m", "ruff", *words, "--no-cache", tmp_path, path=[])
+    for args in (["check"], ["format", "--check"]):
+        done = python("-m", "ruff", *args, "--no-cache", tmp_path, path=[])
         assert done.returncode == 0, done.stdout
 
 
@@ -149,7 +149,7 @@ RULE = (
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (
             ("backbon", "mine"),
@@ -177,8 +177,8 @@ RULE = (
         ),
     ],
 )
-def test_it_says_why_a_kind_or_a_name_will_not_do(words: tuple[str, str], message: str) -> None:
-    done = new(*words)
+def test_it_says_why_a_kind_or_a_name_will_not_do(args: tuple[str, str], message: str) -> None:
+    done = new(*args)
     assert (done.exit_code, done.output) == (2, message)
 
 

@@ -125,7 +125,7 @@ def test_statistics_that_no_data_can_have_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ('{"action": {"min": "01"}}', "min is no list of 1 to 100,000 numbers"),
         ('{"action": {"min": 0}}', "min is no list"),
@@ -142,10 +142,12 @@ def test_statistics_that_no_data_can_have_are_refused(
         ('{"action": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper"),
     ],
 )
-def test_statistics_that_are_no_numbers_are_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_statistics_that_are_no_numbers_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "statistics.json"
     file.write_text(text)
-    with pytest.raises(WamkitError, match=words) as error:
+    with pytest.raises(WamkitError, match=message) as error:
         read_statistics(file)
     assert str(file) in error.value.what and error.value.hint
 
@@ -181,15 +183,15 @@ def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
     cut = "action suction is cut in {} of {} frames (2 %): from 1 to 0.72"
     hint = "--set actions.groups.1.normalization=min_max, or --set actions.clip=none"
     still = "action arm.2 (3) never changes"
-    words = ["--set", GROUPS, "--set", "actions.clip=5"]
+    args = ["--set", GROUPS, "--set", "actions.clip=5"]
     for verb in ("check", "stats"):
-        code, _, err = wamkit("data", verb, folder, "--spec", TOY, *words)
+        code, _, err = wamkit("data", verb, folder, "--spec", TOY, *args)
         assert code == 0 and cut.format(4, 200) in err and hint in err and still in err
     run = ["--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--train", "val_fraction=0"]
-    code, _, err = wamkit("train", TOY, "--data", folder, *run, *words)
+    code, _, err = wamkit("train", TOY, "--data", folder, *run, *args)
     assert code == 0 and cut.format(4, 200) in err and hint in err and still in err
     for setting in ("actions.groups.1.normalization=min_max", "actions.clip=none"):
-        code, _, err = wamkit("data", "check", folder, "--spec", TOY, *words, "--set", setting)
+        code, _, err = wamkit("data", "check", folder, "--spec", TOY, *args, "--set", setting)
         assert code == 0 and "is cut" not in err
 
 

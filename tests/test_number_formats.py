@@ -129,7 +129,7 @@ def test_a_stacked_scaled_weight_is_cut_after_it_was_multiplied(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda s: s | {"scaled_fp8": torch.zeros(2)}, "scaled float8.*without a scale"),
         (lambda s: s | {"q.scale_weight": torch.ones(())}, "3 float8 tensors without a scale: k"),
@@ -139,11 +139,11 @@ def test_a_stacked_scaled_weight_is_cut_after_it_was_multiplied(tmp_path: Path) 
 )
 def test_scaled_float8_that_cannot_be_multiplied_out_is_called_so(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    words: str,
+    message: str,
     state: dict[str, Tensor],
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(WamkitError, match=rf"(?s)is scaled float8.*{words}|{words}"):
+    with pytest.raises(WamkitError, match=rf"(?s)is scaled float8.*{message}|{message}"):
         loaded(change(small(state, torch.float8_e4m3fn)), tmp_path / "a.safetensors")
 
 

@@ -99,7 +99,7 @@ def test_specs_cannot_hold_half_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ("act", TOY, "--image", "~nobodyhere/x.png", "--prompt", "x"),
         ("data", "check", "~nobodyhere/x"),
@@ -114,11 +114,11 @@ def test_specs_cannot_hold_half_characters(tmp_path: Path) -> None:
         ("estimate", TOY, "--config", "~nobodyhere/x.toml"),
         ("precompute", "text", TOY, "--prompts", "~nobodyhere/x", "--out", "x"),
     ],
-    ids=lambda words: " ".join(map(str, words[:2])),
+    ids=lambda args: " ".join(map(str, args[:2])),
 )
 def test_the_home_of_nobody_is_a_path_like_any_other(
-    words: tuple[object, ...], wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    args: tuple[object, ...], wamkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = wamkit(*words)
+    code, out, err = wamkit(*args)
     assert code in (1, 2) and "nobodyhere" in out + err and "a bug" not in err

@@ -83,8 +83,8 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def refused(file: Path, words: str) -> None:
-    with pytest.raises(WamkitError, match=words) as error:
+def refused(file: Path, message: str) -> None:
+    with pytest.raises(WamkitError, match=message) as error:
         weights.load(nn.Linear(4, 3, device="meta"), file)
     assert str(file) in error.value.what and error.value.hint and len(str(error.value)) < 700
     assert "weights_only" not in str(error.value)
@@ -95,9 +95,9 @@ def test_what_is_no_table_of_tensors_is_refused_by_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make, words = CONTENTS[name]
+    make, message = CONTENTS[name]
     torch.save(make(), tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", words)
+    refused(tmp_path / "a.pt", message)
     assert not (tmp_path / "ran").exists()
 
 
@@ -225,8 +225,8 @@ STEPS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_that_no_program_writes_are_refused(name: str, tmp_path: Path) -> None:
-    pickled, words = STEPS[name]
-    refused(archive(tmp_path / "a.pt", pickled), words)
+    pickled, message = STEPS[name]
+    refused(archive(tmp_path / "a.pt", pickled), message)
 
 
 def test_steps_that_torch_writes_are_read(tmp_path: Path) -> None:

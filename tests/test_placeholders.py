@@ -57,7 +57,7 @@ def test_a_pointer_of_git_lfs_is_recognized_by_every_reader(name: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "is a web page"),
@@ -72,10 +72,10 @@ def test_a_pointer_of_git_lfs_is_recognized_by_every_reader(name: str, tmp_path:
 )
 @pytest.mark.parametrize("name", ["model.safetensors", "image.png"])
 def test_what_a_failed_download_left_is_called_what_it_is(
-    content: bytes, words: str, name: str, tmp_path: Path
+    content: bytes, message: str, name: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WamkitError, match=words):
+    with pytest.raises(WamkitError, match=message):
         READERS[name](tmp_path / name)
 
 

@@ -106,31 +106,31 @@ def test_shares_of_weights_are_divided_and_passes_make_batches_smaller() -> None
 
 
 def test_plan_says_that_it_fits(wamkit: Sampler) -> None:
-    words = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
-    code, out, err = wamkit("estimate", TOY, *words)
+    args = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
+    code, out, err = wamkit("estimate", TOY, *args)
     assert code == 0 and "it fits into 80 GB" in out
     assert " on 2 x h100 at 40% of the peak" in out and "moments of AdamW" in out
     assert not {"0.0", "0.00", "0"} & set(out.split())
     assert "keep 10 % free" in err
-    code, out, _ = wamkit("estimate", TOY, *words, "--json")
-    told = json.loads(out)
-    assert code == 0 and told["fits"] and told["total"] == sum(told["memory"].values())
+    code, out, _ = wamkit("estimate", TOY, *args, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["fits"] and report["total"] == sum(report["memory"].values())
 
 
 def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
-    words = ["estimate", TOY, "--devices", "2", "--memory", "40MB", "--batch", "16"]
-    code, out, _ = wamkit(*words)
+    args = ["estimate", TOY, "--devices", "2", "--memory", "40MB", "--batch", "16"]
+    code, out, _ = wamkit(*args)
     assert code == 1 and "it does not fit into" in out
     advice = out.rpartition("hint: it fits with ")[2].split()
     assert advice[0] == "--train"
-    code, out, _ = wamkit(*words, *advice)
+    code, out, _ = wamkit(*args, *advice)
     assert (code, "it fits into" in out) == (0, True)
-    code, out, _ = wamkit(*words[:5], "1MB", "--batch", "16")
+    code, out, _ = wamkit(*args[:5], "1MB", "--batch", "16")
     assert code == 1 and "hint: take more devices" in out
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--gpu", "h10"], "did you mean 'h100'?"),
         (["--memory", "80"], "'80' is no size"),
@@ -139,8 +139,8 @@ def test_advice_of_a_plan_works_when_followed(wamkit: Sampler) -> None:
         (["--train", "bach=3"], "did you mean 'batch_size'?"),
     ],
 )
-def test_mistyped_plans(wamkit: Sampler, words: list[str], message: str) -> None:
-    code, _, err = wamkit("estimate", TOY, *words)
+def test_mistyped_plans(wamkit: Sampler, args: list[str], message: str) -> None:
+    code, _, err = wamkit("estimate", TOY, *args)
     assert code == 2 and message in err
 
 

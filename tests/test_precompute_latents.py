@@ -67,11 +67,11 @@ def test_views_that_are_frames_give_the_same_loss(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(
     policy: Policy, folder: Path, tmp_path: Path
 ) -> None:
-    told: list[int] = []
+    counts: list[int] = []
 
     def stop(count: int) -> None:
-        told.append(count)
-        if sum(told) >= 6:
+        counts.append(count)
+        if sum(counts) >= 6:
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {"batch": 2, "shard": 4}
@@ -125,12 +125,12 @@ def test_the_command_stores_and_goes_on(
 ) -> None:
     spec, out = tmp_path / "spec.json", tmp_path / "latents"
     spec.write_text(json.dumps(RAW))
-    words = ["precompute", "latents", spec, "--data", folder, "--out", out, "--stride", 3]
-    code, text, _ = wamkit(*words)
+    args = ["precompute", "latents", spec, "--data", folder, "--out", out, "--stride", 3]
+    code, text, _ = wamkit(*args)
     assert code == 0 and "4 of 4 clips were new" in text
-    code, text, _ = wamkit(*words, "--json")
-    told = json.loads(text)
-    assert (told["encoded"], told["clips"]) == (0, 4) and len(StoredLatents(out)) == 4
+    code, text, _ = wamkit(*args, "--json")
+    report = json.loads(text)
+    assert (report["encoded"], report["clips"]) == (0, 4) and len(StoredLatents(out)) == 4
     code, _, err = wamkit("precompute", "latents", spec, "--out", out)
     assert code == 2 and "error: latents are of the images of a data set" in err
     code, _, err = wamkit("precompute", "text", spec, "--out", out, "--stride", 3)

@@ -27,9 +27,9 @@ def test_what_mujoco_cannot_draw_with_is_refused(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", value)
-    with pytest.raises(WamkitError, match=f"MUJOCO_GL is '{value}'") as told:
+    with pytest.raises(WamkitError, match=f"MUJOCO_GL is '{value}'") as caught:
         expect_mujoco()
-    assert "MUJOCO_GL=egl" in told.value.hint
+    assert "MUJOCO_GL=egl" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", ["egl", "osmesa", " EGL "])
@@ -48,7 +48,7 @@ def test_egl_is_chosen_where_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("problem", "said"),
+    ("problem", "message"),
     [
         (ModuleNotFoundError("No module named 'nomod'", name="nomod"), "needs the module nomod"),
         (ImportError("Cannot initialize a EGL device display"), "MUJOCO_GL=egl"),
@@ -58,9 +58,9 @@ def test_egl_is_chosen_where_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_failures_of_drawing_are_told_in_words(
-    problem: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+    problem: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(WamkitError) as told, explain_rendering_errors("a simulator"):
+    with pytest.raises(WamkitError) as caught, explain_rendering_errors("a simulator"):
         raise problem
-    assert said in str(told.value)
+    assert message in str(caught.value)

@@ -29,9 +29,9 @@ def small(seed: int = 0) -> Policy:
     return Policy.from_spec(parse(read(SPEC, [f"seed={seed}"])))
 
 
-def wamkit(*words: object) -> None:
+def wamkit(*args: object) -> None:
     with pytest.raises(SystemExit) as end:
-        app([str(word) for word in words], prog_name="wamkit")
+        app([str(word) for word in args], prog_name="wamkit")
     assert not end.value.code
 
 

@@ -71,9 +71,9 @@ def test_no_room_for_a_checkpoint_is_said_and_the_one_before_is_gone_on_from(
     run = copied(begun, tmp_path / "run")
     with room_for(100_000), pytest.raises(WamkitError) as found:
         go(folder, run, steps=6, resume=True)
-    words = str(found.value)
-    assert "step-000006 could not be written" in words and "too large" in words
-    assert f"{NEWEST} is whole: the same command with --resume" in words
+    message = str(found.value)
+    assert "step-000006 could not be written" in message and "too large" in message
+    assert f"{NEWEST} is whole: the same command with --resume" in message
     assert not list((run / "checkpoints").glob(".*"))  # room is given back
     assert go(folder, run, steps=6, resume=True).step == 6
     go(folder, tmp_path / "whole", steps=4)
@@ -141,22 +141,22 @@ def other(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
         change(tensors)
         save_file(tensors, file)
         (checkpoint / "files.json").unlink()
-        told = manifest(checkpoint).model_dump_json()
-        (checkpoint / "files.json").write_text(told)
+        content = manifest(checkpoint).model_dump_json()
+        (checkpoint / "files.json").write_text(content)
 
     return damage
 
 
-def text(name: str, words: str | bytes) -> Damage:
-    data = words.encode() if isinstance(words, str) else words
+def text(name: str, text: str | bytes) -> Damage:
+    data = text.encode() if isinstance(text, str) else text
     return lambda run: (run / name).write_bytes(data)
 
 
 def record(**changes: Any) -> Damage:
     def damage(run: Path) -> None:
         file = run / "checkpoints" / NEWEST / "run.json"
-        told = json.loads(file.read_text()) | changes
-        file.write_text(json.dumps({k: v for k, v in told.items() if v != "absent"}))
+        report = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps({k: v for k, v in report.items() if v != "absent"}))
 
     return damage
 
@@ -164,9 +164,9 @@ def record(**changes: Any) -> Damage:
 def placed(position: int) -> Damage:
     def damage(run: Path) -> None:
         file = run / "checkpoints" / NEWEST / "run.json"
-        told = json.loads(file.read_text())
-        told["loader"]["position"] = position
-        file.write_text(json.dumps(told))
+        report = json.loads(file.read_text())
+        report["loader"]["position"] = position
+        file.write_text(json.dumps(report))
 
     return damage
 
@@ -174,9 +174,9 @@ def placed(position: int) -> Damage:
 def loader(**changes: Any) -> Damage:
     def damage(run: Path) -> None:
         file = run / "checkpoints" / NEWEST / "run.json"
-        told = json.loads(file.read_text())
-        told["loader"] |= changes
-        file.write_text(json.dumps(told))
+        report = json.loads(file.read_text())
+        report["loader"] |= changes
+        file.write_text(json.dumps(report))
 
     return damage
 
@@ -190,9 +190,9 @@ def settings(change: Callable[[dict[str, Any]], Any]) -> Damage:
     def damage(run: Path) -> None:
         import yaml
 
-        told = yaml.safe_load((run / "train.yaml").read_text())
-        change(told)
-        (run / "train.yaml").write_text(yaml.safe_dump(told))
+        notes = yaml.safe_load((run / "train.yaml").read_text())
+        change(notes)
+        (run / "train.yaml").write_text(yaml.safe_dump(notes))
 
     return damage
 
@@ -306,13 +306,13 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
 def test_damage_is_named_before_anything_is_changed(
     folder: Path, begun: Path, tmp_path: Path, fault: str
 ) -> None:
-    damage, words = FAULTS[fault]
+    damage, message = FAULTS[fault]
     run = copied(begun, tmp_path / "run")
     damage(run)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     with pytest.raises(WamkitError) as found:
         go(folder, run, steps=6, resume=True)
-    assert [word for word in words if word not in str(found.value)] == [], found.value
+    assert [word for word in message if word not in str(found.value)] == [], found.value
     assert "hint: " in str(found.value)
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
@@ -331,7 +331,7 @@ def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
         b'{"step": 1, "parts": 3}',
     ]
     log.write_bytes(b"\n".join([*bad, *lines, b'{"step": 4, "lo']))
-    told: list[str] = []
+    notes: list[str] = []
     from wamkit.data import Columns
     from wamkit.testing.training import SHORT
     from wamkit.train.config import TrainConfig
@@ -339,8 +339,8 @@ def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
 
     config = TrainConfig.model_validate({**SHORT, "steps": 6})
     data = Data(folder, Columns())
-    train(package.build(SMALL), data, run, config, resume=True, note=told.append)
-    assert ["damaged lines: 1, 2, 3, 4, 5;" in line for line in told] == [True]
+    train(package.build(SMALL), data, run, config, resume=True, note=notes.append)
+    assert ["damaged lines: 1, 2, 3, 4, 5;" in line for line in notes] == [True]
     assert (run / "log-damaged.jsonl").read_bytes().startswith(b"[1]")
     steps = [line["step"] for line in logged(run) if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -436,7 +436,7 @@ def test_a_run_from_before_a_setting_that_decides_no_number_goes_on(
     folder: Path, begun: Path, tmp_path: Path
 ) -> None:
     run = copied(begun, tmp_path / "run")
-    settings(lambda told: told["settings"].pop("timeout"))(run)
+    settings(lambda notes: notes["settings"].pop("timeout"))(run)
     assert go(folder, run, steps=6, resume=True).step == 6
 
 
@@ -546,7 +546,7 @@ def test_a_run_and_its_checkpoints_are_names_of_the_policy_in_them(
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "message"),
     [
         ([], "it is empty"),
         (["meta/info.json"], "it is a data set"),
@@ -559,7 +559,7 @@ def test_a_run_and_its_checkpoints_are_names_of_the_policy_in_them(
     ],
 )
 def test_a_folder_that_holds_no_policy_says_what_it_is(
-    tmp_path: Path, files: list[str], words: str, wamkit: Any
+    tmp_path: Path, files: list[str], message: str, wamkit: Any
 ) -> None:
     place = tmp_path / "place"
     place.mkdir()
@@ -567,4 +567,4 @@ def test_a_folder_that_holds_no_policy_says_what_it_is(
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("")
     code, _, err = wamkit("act", place, "--prompt", "x", "--image", SMALL)
-    assert code == 2 and words in err and "hint:" in err
+    assert code == 2 and message in err and "hint:" in err

@@ -52,11 +52,11 @@ def test_a_failure_in_one_process_is_told_by_both_and_neither_waits(tmp_path: Pa
     from wamkit.testing.training import recordings
 
     data = recordings(tmp_path / "data", parse(read(SMALL)))
-    words = [str(SMALL), str(data), str(tmp_path / "run"), *(_port() for _ in range(3))]
+    args = [str(SMALL), str(data), str(tmp_path / "run"), *(_port() for _ in range(3))]
     here = os.environ | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *words],
+            [sys.executable, "-c", SCRIPT, *args],
             env=here | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,9 +64,9 @@ def test_a_failure_in_one_process_is_told_by_both_and_neither_waits(tmp_path: Pa
         )
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=480) for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    for out, _ in told:
+    outputs = [process.communicate(timeout=480) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    for out, _ in outputs:
         begun, full, damaged = out.splitlines()
         assert begun == "begun: done"
         assert "step-000006 could not be written" in full and "too large" in full

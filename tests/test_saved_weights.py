@@ -33,8 +33,8 @@ def test_a_backbone_is_cut_out_of_the_saved_weights(
 ) -> None:
     spec = parse(read(saved))
     heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
-    words = ("prune", saved, "--layers", depth, "--num-heads", heads, "--out", tmp_path / "student")
-    code, _, err = wamkit(*words)
+    args = ("prune", saved, "--layers", depth, "--num-heads", heads, "--out", tmp_path / "student")
+    code, _, err = wamkit(*args)
     assert code == 0 and "random weights" not in err
     made = parse(read(tmp_path / "student/spec.yaml"))
     cut, whole = (load_file(f) for f in (made.backbone.weights or "", saved / BACKBONE))
@@ -48,8 +48,8 @@ def test_random_weights_that_are_cut_are_those_the_spec_builds(
 ) -> None:
     spec = parse(read(TOY)).tiny()[0]
     heads, depth = spec.backbone.traits.num_heads, spec.backbone.traits.depth
-    words = ("prune", TOY, "--tiny", "--layers", depth, "--num-heads", heads)
-    code, _, err = wamkit(*words, "--out", tmp_path / "student")
+    args = ("prune", TOY, "--tiny", "--layers", depth, "--num-heads", heads)
+    code, _, err = wamkit(*args, "--out", tmp_path / "student")
     assert code == 0 and "has random weights" in err
     whole, cut = _built().backbone.state_dict(), load_file(tmp_path / "student" / BACKBONE)
     assert all(torch.equal(cut[n], whole[n]) for n in whole)
@@ -59,10 +59,10 @@ def test_words_are_encoded_by_the_encoder_that_will_act(
     saved: Path, tmp_path: Path, wamkit: Wamkit
 ) -> None:
     (tmp_path / "prompts.txt").write_text("lift\n")
-    words = ("precompute", "text", "--prompts", tmp_path / "prompts.txt", "--out")
+    args = ("precompute", "text", "--prompts", tmp_path / "prompts.txt", "--out")
     for source, policy in ((saved, _built(saved)), (TOY, _built(tiny=False))):
         out = tmp_path / f"{source.name}.safetensors"
-        assert wamkit(*words, out, source)[0] == 0
+        assert wamkit(*args, out, source)[0] == 0
         assert torch.equal(
             stored(out, policy.text_encoder.width)[0]["lift"].tokens,
             policy.text_encoder.encode(["lift"]).tokens,
@@ -79,8 +79,8 @@ def test_damage_is_found_by_verbs_that_read_one_part(
     (tmp_path / "prompts.txt").write_text("lift\n")
     code, _, err = wamkit("prune", saved, "--layers", 1, "--out", tmp_path / "student")
     assert code == 2 and f"of {saved / BACKBONE}: nan at" in err
-    words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "text.safetensors")
-    code, _, err = wamkit("precompute", "text", saved, *words)
+    args = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "text.safetensors")
+    code, _, err = wamkit("precompute", "text", saved, *args)
     assert code == 2 and f"of {saved / 'text_encoder.safetensors'}: nan at" in err
     (saved / BACKBONE).unlink()
     code, _, err = wamkit("prune", saved, "--layers", 1, "--out", tmp_path / "student")
@@ -104,7 +104,7 @@ def _built(source: Path = TOY, *, tiny: bool = True) -> wamkit.Policy:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("vae", "the vae pixel_shuffle has no weights"),
         ("conditioner", "the policy has no conditioner"),
@@ -113,10 +113,10 @@ def _built(source: Path = TOY, *, tiny: bool = True) -> wamkit.Policy:
     ],
 )
 def test_files_of_parts_that_have_no_weights_are_refused(
-    kind: str, words: str, saved: Path
+    kind: str, message: str, saved: Path
 ) -> None:
     save_file({"a": torch.zeros(1)}, saved / f"{kind}.safetensors")
-    with pytest.raises(wamkit.WamkitError, match=f"holds {kind}.safetensors, and by .*{words}"):
+    with pytest.raises(wamkit.WamkitError, match=f"holds {kind}.safetensors, and by .*{message}"):
         wamkit.Policy.load(saved)
 
 

@@ -268,10 +268,10 @@ TYPED = (
 @pytest.fixture(scope="module")
 def typed() -> Iterator[tuple[Any, str, int]]:
     """`wamkit serve` in a process of its own, what it printed, and its port."""
-    words = ["serve", str(TOY), "--tiny", "--port", "0", "--camera-map", "front=observation/image"]
-    words += ["--prompt", "pick up the cup", "--prompt", "put it down"]
+    args = ["serve", str(TOY), "--tiny", "--port", "0", "--camera-map", "front=observation/image"]
+    args += ["--prompt", "pick up the cup", "--prompt", "put it down"]
     run = subprocess.Popen(
-        [sys.executable, "-c", TYPED, *words],
+        [sys.executable, "-c", TYPED, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -290,8 +290,8 @@ def typed() -> Iterator[tuple[Any, str, int]]:
 def test_the_served_chunk_is_that_of_act_with_the_same_seed_and_image(
     typed: tuple[Any, str, int], wamkit: Any
 ) -> None:
-    words = ["--tiny", "--image", f"front={CUP}", "--prompt", WORDS, "--seed", "7", "--json"]
-    code, out, _ = wamkit("act", TOY, *words)
+    args = ["--tiny", "--image", f"front={CUP}", "--prompt", WORDS, "--seed", "7", "--json"]
+    code, out, _ = wamkit("act", TOY, *args)
     assert code == 0
     seen = {"observation/image": np.asarray(read_image(CUP)), "prompt": WORDS, "seed": 7}
     with Client(port=typed[2]) as client:
@@ -336,7 +336,7 @@ def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--camera-map", "frnt=x"], "the policy has no view 'frnt'; it has front"),
         (["--camera-map", "front"], "--camera-map 'front' names no key"),
@@ -344,17 +344,17 @@ def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
         (["--mode", "graph", "--port", "0"], "a CUDA graph needs a CUDA device"),
     ],
 )
-def test_what_cannot_be_served_is_said(wamkit: Any, words: list[str], message: str) -> None:
-    code, _, err = wamkit("serve", TOY, "--tiny", *words)
+def test_what_cannot_be_served_is_said(wamkit: Any, args: list[str], message: str) -> None:
+    code, _, err = wamkit("serve", TOY, "--tiny", *args)
     assert code == 2 and message in err
 
 
-@pytest.mark.parametrize("words", [["serve", TOY], ["bench", TOY, "--server"]])
+@pytest.mark.parametrize("args", [["serve", TOY], ["bench", TOY, "--server"]])
 def test_what_is_not_installed_is_said_with_the_cure(
-    wamkit: Any, words: list[Any], monkeypatch: Any
+    wamkit: Any, args: list[Any], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("wamkit.serve.find_spec", lambda name: None)
-    code, _, err = wamkit(*words)
+    code, _, err = wamkit(*args)
     assert code == 2 and "serving needs websockets and msgpack, which is not installed" in err
     assert 'hint: pip install -e ".[serve]"' in err
 
@@ -383,9 +383,9 @@ def test_warming_up_makes_a_chunk_and_what_follows_it(make: Any, chunks: int) ->
 def test_warming_up_reads_the_instructions_that_are_named() -> None:
     read: list[str] = []
 
-    def around(method: Any, words: Sequence[str], *rest: Any) -> Any:
-        read.extend(words)
-        return method(words, *rest)
+    def around(method: Any, args: Sequence[str], *rest: Any) -> Any:
+        read.extend(args)
+        return method(args, *rest)
 
     with hook_method(policy().text_embeddings, "encode", around):
         Server(policy()).warm_up(["lift it", "let it go at once"])
@@ -398,8 +398,8 @@ def test_instructions_that_come_as_a_surprise_are_warned_of_where_they_cost() ->
 
 
 def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) -> None:
-    words = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2", "--server"]
-    code, out, _ = wamkit(*words, "--json")
+    args = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2", "--server"]
+    code, out, _ = wamkit(*args, "--json")
     found = json.loads(out)
     rows = {row["stage"]: row for row in found["rows"]}
     assert code == 0 and 0 < rows["network"]["median_ms"] < rows["round trip"]["median_ms"]
@@ -408,7 +408,7 @@ def test_bench_measures_the_way_through_a_server(wamkit: Any, tmp_path: Path) ->
     assert "packed, sent over loopback" in found["boundaries"]["network"]
     file = tmp_path / "before.json"
     file.write_text(out)
-    code, out, _ = wamkit(*words, "--baseline", file)
+    code, out, _ = wamkit(*args, "--baseline", file)
     assert code == 0 and re.search(r"\nnetwork .*x *\n", out) and "kB up and" in out
-    code, _, err = wamkit(*words, "--batch", "2")
+    code, _, err = wamkit(*args, "--batch", "2")
     assert code == 2 and "a request to a server is of one robot, and --batch is 2" in err

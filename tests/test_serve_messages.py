@@ -203,7 +203,7 @@ def test_a_wrong_message_is_answered_in_text_and_the_connection_goes_on(
 
 
 def test_what_is_said_names_the_fault(line: Any) -> None:
-    for name, said in {
+    for name, message in {
         "lists, 100,000 deep": "nested too deeply",
         "a list of 2^32": "4294967295 entries of a list at once; expected at most 4096",
         "a key twice": "a map with the key 'prompt' twice",
@@ -220,7 +220,7 @@ def test_what_is_said_names_the_fault(line: Any) -> None:
         "an image of 34 million pixels": "33,554,433 pixels; expected at most 33,554,432",
     }.items():
         line.send(MESSAGES[name])
-        assert said in line.recv(timeout=60)
+        assert message in line.recv(timeout=60)
 
 
 def test_numbers_of_numpy_are_taken_as_numbers(robot: Client) -> None:

@@ -75,8 +75,8 @@ def test_an_episode_goes_on_over_a_connection_that_broke(caplog: Any) -> None:
         replies = [client.infer(seen(NEXT, 2)) for client in (one, two)]
         assert one.session == {"id": name, "resumed": True, "timeout": 600}
         same_values(replies[0]["actions"], replies[1]["actions"])
-    for words in ("connected: session", "vanished without a word", "is back", "kept for 600 s"):
-        assert words in caplog.text
+    for message in ("connected: session", "vanished without a word", "is back", "kept for 600 s"):
+        assert message in caplog.text
     assert name not in caplog.text and name[:6] in caplog.text
 
 
@@ -93,9 +93,9 @@ def test_a_request_that_is_sent_again_is_not_acted_on_twice() -> None:
             again.send(request)
             assert unpack(again.recv())["num_images"] == NEXT
             assert server.sessions.locked[name].session.num_images == NEXT
-            for number, words in ((0, "came after request 1"), ("x", "expected a count")):
+            for number, message in ((0, "came after request 1"), ("x", "expected a count")):
                 again.send(pack(seen(NEXT, 2, request=number)))
-                assert words in str(again.recv())
+                assert message in str(again.recv())
             again.send(pack(seen(NEXT, 2, request=2)))
             assert unpack(again.recv())["num_images"] == NEXT
 

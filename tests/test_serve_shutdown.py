@@ -125,9 +125,9 @@ def test_a_server_that_cannot_begin_says_so() -> None:
 @contextmanager
 def process(seconds: float) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     """`wamkit serve`, whose chunks take so many seconds, and its address."""
-    words = ["serve", TOY, "--tiny", "--port", "0", str(seconds)]
+    args = ["serve", TOY, "--tiny", "--port", "0", str(seconds)]
     run = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *words],
+        [sys.executable, "-c", SLOW, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -175,9 +175,9 @@ def test_a_second_signal_does_not_wait_for_the_chunk() -> None:
         with line_to(address) as line:
             line.recv()
             line.send(pack({**SEEN, "seed": 1}))
-            assert any("computing" in said for said in run.stdout)
+            assert any("computing" in message for message in run.stdout)
             run.send_signal(signal.SIGTERM)
-            assert any("another signal ends it at once" in said for said in run.stderr)
+            assert any("another signal ends it at once" in message for message in run.stderr)
             time.sleep(0.2)  # at the same moment it would count as the first one
             run.send_signal(signal.SIGTERM)
             assert run.wait(60) == 128 + signal.SIGTERM
@@ -185,10 +185,10 @@ def test_a_second_signal_does_not_wait_for_the_chunk() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_policy_warms_up_waits_for_nothing(number: signal.Signals) -> None:
-    words = ["serve", TOY, "--tiny", "--port", "0", "1000"]
+    args = ["serve", TOY, "--tiny", "--port", "0", "1000"]
     program = SLOW.replace('kwargs["seed"] != 0', "True")
     run = subprocess.Popen(
-        [sys.executable, "-c", program, *words],
+        [sys.executable, "-c", program, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -107,13 +107,13 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     true = torch.cat([chunks[0], done, done], 1)
     inputs = training_inputs(policy, Batch(whole, true))
     assert heard[0][0].past is None
-    for k, (told, _) in enumerate(heard[1:]):
-        past = told.past
+    for k, (inputs, _) in enumerate(heard[1:]):
+        past = inputs.past
         assert past is not None and past.video is not None and past.action is not None
         frames, actions = inputs.take("video").chunk(3, 2)[k], inputs.take("action").chunk(3, 1)[k]
         same_values(past.video, frames)
         same_values(past.action, actions)
-        assert told.state is heard[0][0].state
+        assert inputs.state is heard[0][0].state
     zero = policy.action_head.from_latent("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(zero, torch.full_like(zero, -2.0))
     # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
@@ -206,8 +206,8 @@ def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
     expected = policy.act(part(with_overrides, 1, 2), seed=1).values
     assert torch.equal(anew, expected) and session.num_images == 2
     session.reset("another")
-    told = session.act(part(whole, 0, 1), seed=1).values
-    assert torch.equal(told, policy.act(part(whole, 0, 1, prompt=["another"] * 2), seed=1).values)
+    values = session.act(part(whole, 0, 1), seed=1).values
+    assert torch.equal(values, policy.act(part(whole, 0, 1, prompt=["another"] * 2), seed=1).values)
 
 
 def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:

@@ -106,9 +106,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_index_is_refused_in_words(name: str, tmp_path: Path) -> None:
-    make, words = DAMAGED[name]
+    make, message = DAMAGED[name]
     make(tmp_path)
-    with pytest.raises(WamkitError, match=words) as error:
+    with pytest.raises(WamkitError, match=message) as error:
         weights.load(nn.Linear(4, 3, device="meta"), tmp_path)
     assert str(tmp_path) in error.value.what and error.value.hint and len(str(error.value)) < 900
 
@@ -134,10 +134,10 @@ NUMBERED: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("name", NUMBERED)
 def test_numbers_in_names_are_not_believed(name: str, tmp_path: Path) -> None:
-    names, words = NUMBERED[name]
+    names, message = NUMBERED[name]
     for file in names:
         save_file({file: torch.ones(1)}, tmp_path / file)
-    with pytest.raises(WamkitError, match=words) as error:
+    with pytest.raises(WamkitError, match=message) as error:
         find(tmp_path)
     assert error.value.hint
 

@@ -154,8 +154,8 @@ def test_the_command_writes_weights_and_a_spec_that_build(tmp_path: Path) -> Non
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPECS["wan"].dump()))
     out = tmp_path / "student"
-    words = ["prune", str(spec), "--layers", "2", "--num-heads", "2", "--mlp-dim", "8"]
-    done = CliRunner().invoke(app, [*words, "--out", str(out)])
+    args = ["prune", str(spec), "--layers", "2", "--num-heads", "2", "--mlp-dim", "8"]
+    done = CliRunner().invoke(app, [*args, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "parameters became" in done.stdout
     made = parse(read(out / "spec.yaml"))

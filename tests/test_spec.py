@@ -81,13 +81,13 @@ def test_all_mistakes_are_reported_at_once(raw: dict[str, Any]) -> None:
     raw["cameras"]["views"][0]["size"] = [60, 96]
     raw["parodigm"] = raw.pop("paradigm")
     conflicts = wamkit.check(raw)
-    said = "\n".join(map(str, conflicts))
-    assert "no backbone is called 'toi'" in said  # codespell:ignore toi
-    assert "did you mean 'toy'?" in said
+    message = "\n".join(map(str, conflicts))
+    assert "no backbone is called 'toi'" in message  # codespell:ignore toi
+    assert "did you mean 'toy'?" in message
     wrong = "action_head.widht: no such key"  # codespell:ignore widht
-    assert f"{wrong}\n    hint: did you mean 'width'?" in said
-    assert "parodigm: no such section in a spec\n    hint: did you mean 'paradigm'?" in said
-    assert "paradigm: the spec does not name one" in said
+    assert f"{wrong}\n    hint: did you mean 'width'?" in message
+    assert "parodigm: no such section in a spec\n    hint: did you mean 'paradigm'?" in message
+    assert "paradigm: the spec does not name one" in message
     assert len(conflicts) == 4  # what needs the backbone cannot be judged without it
     raw["backbone"]["name"] = "toy"
     assert any("the canvas is 60 pixels high" in str(c) for c in wamkit.check(raw))
@@ -119,10 +119,10 @@ def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str,
 def test_views_must_tile_the_canvas(raw: dict[str, Any]) -> None:
     views = [{"name": "head", "size": [64, 96]}, {"name": "left", "size": [32, 48]}]
     raw["cameras"] = {"layout": "t_shape", "views": [*views, {"name": "left", "size": [16, 32]}]}
-    said = "\n".join(map(str, wamkit.check(raw)))
-    assert "two views are called 'left'" in said
-    assert "views in one row must be equally high, found left 32, left 16" in said
-    assert "rows of a t_shape must be equally wide, found [96, 80]" in said
+    message = "\n".join(map(str, wamkit.check(raw)))
+    assert "two views are called 'left'" in message
+    assert "views in one row must be equally high, found left 32, left 16" in message
+    assert "rows of a t_shape must be equally wide, found [96, 80]" in message
 
 
 def test_weights_that_are_not_there_are_missing_not_wrong(raw: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "never"),
+    ("text", "expected_message", "never"),
     [
         (
             'actions.groups=[{name="a",size=4,normalize="x"}]',
@@ -243,11 +243,11 @@ def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) 
     ],
 )
 def test_a_mistake_is_told_with_what_may_stand_there(
-    raw: dict[str, Any], text: str, said: list[str], never: list[str]
+    raw: dict[str, Any], text: str, expected_message: list[str], never: list[str]
 ) -> None:
     found = "\n".join(map(str, wamkit.check(override(raw, [text]))))
-    assert all(words in found for words in said), found
-    assert not any(words in found for words in [*never, "wamkit schema"]), found
+    assert all(message in found for message in expected_message), found
+    assert not any(message in found for message in [*never, "wamkit schema"]), found
 
 
 def test_a_variant_is_told_with_the_nearest() -> None:

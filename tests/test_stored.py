@@ -50,11 +50,11 @@ def test_a_policy_acts_the_same_from_stored_embeddings(raw: dict[str, Any], tmp_
 
 def test_an_interrupted_run_goes_on_where_it_stopped(raw: dict[str, Any], tmp_path: Path) -> None:
     config, file = wamkit.build(raw).spec.text_encoder, tmp_path / "text.safetensors"
-    told: list[int] = []
+    counts: list[int] = []
 
     def stop(n: int) -> None:
-        told.append(n)
-        if len(told) == 3:
+        counts.append(n)
+        if len(counts) == 3:
             raise KeyboardInterrupt
 
     prompts = ["a", "b", "c", "d"]
@@ -89,15 +89,15 @@ def test_the_command_writes_and_says_what_to_set(
 ) -> None:
     (tmp_path / "prompts.txt").write_text("lift\n\nput down\nlift\n")
     out = tmp_path / "text.safetensors"
-    words = ["precompute", "text", TOY, "--prompts", tmp_path / "prompts.txt", "--out", out]
-    monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, words)])
+    args = ["precompute", "text", TOY, "--prompts", tmp_path / "prompts.txt", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, args)])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code and "2 of 2 instructions were new" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("no JSON", "its prompts are no JSON"),
         ("no list", "its prompts are no list of texts"),
@@ -107,7 +107,7 @@ def test_the_command_writes_and_says_what_to_set(
     ],
 )
 def test_a_damaged_file_is_refused_in_words(
-    raw: dict[str, Any], tmp_path: Path, kind: str, words: str
+    raw: dict[str, Any], tmp_path: Path, kind: str, message: str
 ) -> None:
     file = tmp_path / "text.safetensors"
     precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_refused_in_words(
     tensors = {k: v.to(types.get(kind, v.dtype)) for k, v in tensors.items()}
     write_tensors(tensors, file, about)
     stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
-    with pytest.raises(WamkitError, match=words) as error:
+    with pytest.raises(WamkitError, match=message) as error:
         wamkit.build(stored)
     assert "precompute text" in str(error.value.hint)
 
@@ -156,7 +156,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
     raw: dict[str, Any], tmp_path: Path, kind: str
 ) -> None:
-    change, words = DAMAGE[kind]
+    change, message = DAMAGE[kind]
     file = tmp_path / "text.safetensors"
     config = wamkit.build(raw).spec.text_encoder
     precompute(config, ["a"], file)
@@ -167,7 +167,7 @@ def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
     write_tensors(change({name: value.clone() for name, value in tensors.items()}), file, about)
     stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
     for use in (lambda: wamkit.build(stored), lambda: precompute(config, ["b"], file)):
-        with pytest.raises(WamkitError, match=words):
+        with pytest.raises(WamkitError, match=message):
             use()
 
 

@@ -268,9 +268,11 @@ def test_no_code_of_a_repository_is_run() -> None:
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     if node.func.attr != "from_pretrained":
                         continue
-                    said = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                    message = {k.arg: ast.unparse(k.value) for k in node.keywords}
                     where = f"{file.relative_to(ROOT)}:{node.lineno}"
-                    assert said.get("trust_remote_code") == "False", f"{where} does not refuse it"
+                    assert message.get("trust_remote_code") == "False", (
+                        f"{where} does not refuse it"
+                    )
 
 
 def test_files_are_small() -> None:
@@ -284,8 +286,8 @@ def test_every_file_opens_with_a_sentence() -> None:
         assert doc, f"{file.relative_to(ROOT)} does not say what it is"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"]])
-def test_help_and_list_are_quick_and_import_no_torch(words: list[str], capsys: Any) -> None:
+@pytest.mark.parametrize("args", [["--help"], ["list"]])
+def test_help_and_list_are_quick_and_import_no_torch(args: list[str], capsys: Any) -> None:
     script = (
         "import sys; sys.argv = ['wamkit', *sys.argv[1:]]\n"
         "from wamkit.cli import main\n"
@@ -295,14 +297,12 @@ def test_help_and_list_are_quick_and_import_no_torch(words: list[str], capsys: A
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", script, *words], capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
         times.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
         assert done.stderr.strip().endswith("False"), "torch was imported"
     with capsys.disabled():
-        print(f" wamkit {' '.join(words)}: {min(times):.2f} s ", end="")
+        print(f" wamkit {' '.join(args)}: {min(times):.2f} s ", end="")
 
 
 def test_no_file_holds_both_sides_of_a_merge() -> None:

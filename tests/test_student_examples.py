@@ -96,7 +96,7 @@ def test_05_reports_every_seed_and_claims_no_more(run: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("differences", "words"),
+    ("differences", "message"),
     [
         ([-0.02, 0.03, -0.01], "do not show"),
         ([-0.10, -0.11, -0.10], "is smaller"),
@@ -104,11 +104,11 @@ def test_05_reports_every_seed_and_claims_no_more(run: Run, tmp_path: Path) -> N
     ],
 )
 def test_05_says_what_the_interval_allows(
-    differences: list[float], words: str, monkeypatch: Any
+    differences: list[float], message: str, monkeypatch: Any
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     script = runpy.run_path(str(EXAMPLES / "05_video_helps.py"))
-    assert words in script["verdict"](differences)
+    assert message in script["verdict"](differences)
 
 
 def test_06_measures_every_solver(run: Run, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def made(seed: int, rows: int, columns: int) -> Table:
     return found
 
 
-def words(found: Table) -> Counter[str]:
+def word_counts(found: Table) -> Counter[str]:
     """Every word of every cell; what each row says alike counts once."""
     counted: Counter[str] = Counter()
     for i in range(len(found.columns)):
@@ -55,12 +55,12 @@ def words(found: Table) -> Counter[str]:
 def test_every_word_of_every_cell_is_whole_at_any_width(seed: int, columns: int) -> None:
     found = made(seed, rows=1 + seed % 9, columns=1 + seed % 13)
     lines = [line.text for line in found.lines(columns)]
-    said = Counter(word.strip(",;:") for line in lines for word in line.split())
-    for word, times in words(found).items():
-        assert said[word.strip(",;:")] >= times, (word, lines)
+    message = Counter(word.strip(",;:") for line in lines for word in line.split())
+    for word, times in word_counts(found).items():
+        assert message[word.strip(",;:")] >= times, (word, lines)
     for column in found.columns:
         for word in column.name.split():
-            assert word in said, (word, lines)
+            assert word in message, (word, lines)
     assert max(map(cells, lines)) <= columns, lines
 
 

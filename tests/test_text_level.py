@@ -168,9 +168,9 @@ def test_without_target_frames_words_are_clean_everywhere() -> None:
 def test_explain_and_plan_tell_that_nothing_is_kept() -> None:
     clean, spec = around(level="clean"), around()
     assert {"text", "context"} <= set(explained(clean)["cacheable"])
-    told = explained(spec)
-    assert told["cacheable"] == [] and told["text_level"] == "target"
-    assert {"text", "context", "target"} <= set(told["program"][0]["roles"])
+    explanation = explained(spec)
+    assert explanation["cacheable"] == [] and explanation["text_level"] == "target"
+    assert {"text", "context", "target"} <= set(explanation["program"][0]["roles"])
     assert len(program_of(clean)) == len(program_of(spec)) + 1
     assert kept(clean) > kept(spec) == 0
 
@@ -209,8 +209,8 @@ def test_words_of_a_backbone_alone_follow_its_traits() -> None:
     model = config.build()
     frames, text = random_frames(config.traits, (4, 6))
     expected = frames.sigma[:, 1:2]
-    for words in (text, replace(text, follows=True)):
-        level = text_level(model, ModelInputs(words, frames))
+    for prompt in (text, replace(text, follows=True)):
+        level = text_level(model, ModelInputs(prompt, frames))
         assert isinstance(level, torch.Tensor)
         same_values(level, expected)
     clean = text_level(around(level="clean").backbone.build(), ModelInputs(text, frames))

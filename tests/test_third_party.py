@@ -52,11 +52,11 @@ class Elsewhere:
             ZipFile(wheel(folder, home)).extractall(self.packages)
         (self.packages / "rest.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
-    def run(self, *words: str) -> str:
+    def run(self, *args: str) -> str:
         """What the environment's Python prints."""
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         env = {k: v for k, v in env.items() if k not in {"PYTHONPATH", "WAMKIT_BLOCK_PLUGINS"}}
-        command = [str(self.python), *words]
+        command = [str(self.python), *args]
         done = subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -121,10 +121,10 @@ def test_doubled_copies_modules_tensors_and_what_holds_them() -> None:
     layer = nn.Linear(2, 2)
     frames = Frames(torch.zeros(1, 1, 1, 2, 2), ("target",), torch.zeros(1), torch.zeros(1, 1))
     text = Text(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
-    again, (video, words), named = doubled((layer, (frames, text), {"x": torch.zeros(1)}))
+    again, (video, prompt), named = doubled((layer, (frames, text), {"x": torch.zeros(1)}))
     assert again.weight.dtype == torch.float64 and layer.weight.dtype == torch.float32
-    assert video.z.dtype == video.sigma.dtype == words.tokens.dtype == named["x"].dtype
-    assert video.z.dtype == torch.float64 and words.valid.dtype == torch.bool
+    assert video.z.dtype == video.sigma.dtype == prompt.tokens.dtype == named["x"].dtype
+    assert video.z.dtype == torch.float64 and prompt.valid.dtype == torch.bool
     assert doubled(torch.arange(2)).dtype == torch.int64
 
 

@@ -184,19 +184,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_and_names_the_sam
     assert done.step == 6 and same(state(tmp_path / "run"), state(tmp_path / "healthy"))
 
 
-@pytest.mark.parametrize("told", ["loss (action)", "gradient (action_head)"])
+@pytest.mark.parametrize("what", ["loss (action)", "gradient (action_head)"])
 def test_the_part_whose_loss_or_gradient_is_not_finite_is_named(
-    folder: Path, tmp_path: Path, told: str
+    folder: Path, tmp_path: Path, what: str
 ) -> None:
     policy = wamkit.build(RAW)
     weights = list(policy.action_head.parameters())  # type: ignore[attr-defined]
-    if told.startswith("gradient"):
+    if what.startswith("gradient"):
         weights[0].register_hook(lambda gradient: gradient * float("inf"))
     else:
         weights[-1].data[0] = float("nan")  # it decodes actions, and no image
     with pytest.raises(WamkitError) as error:
         run(folder, tmp_path / "run", policy, steps=2, ema=None)
-    assert error.value.what.startswith(f"the {told} of update 1 is not finite; its samples: ")
+    assert error.value.what.startswith(f"the {what} of update 1 is not finite; its samples: ")
 
 
 def test_a_kill_while_saving_loses_nothing(

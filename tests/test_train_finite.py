@@ -208,7 +208,7 @@ def test_a_training_setting_that_is_no_finite_number_is_refused(name: str, value
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ["train", SMALL, "--data", "d", "--out", "o", "--lr", "nan"],
         ["train", SMALL, "--data", "d", "--out", "o", "--tolerance", "inf"],
@@ -218,10 +218,10 @@ def test_a_training_setting_that_is_no_finite_number_is_refused(name: str, value
         ["collect", "pusht", "--out", "o", "--noise", "nan"],
     ],
 )
-def test_an_option_that_is_no_finite_number_is_refused(wamkit: Run, words: list[Any]) -> None:
-    code, _, err = wamkit(*words)
+def test_an_option_that_is_no_finite_number_is_refused(wamkit: Run, args: list[Any]) -> None:
+    code, _, err = wamkit(*args)
     assert code == 2 and "a bug" not in err
-    assert f"{words[-2]} is {words[-1]}" in err or f"Invalid value for '{words[-2]}'" in err
+    assert f"{args[-2]} is {args[-1]}" in err or f"Invalid value for '{args[-2]}'" in err
 
 
 def test_lists_of_a_file_are_tuples_where_a_table_has_tuples() -> None:

@@ -42,10 +42,10 @@ def _port() -> str:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [("SIGSTOP", "another one did not answer for 20 s"), ("SIGKILL", "another one ended")],
 )
-def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, said: str) -> None:
+def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, message: str) -> None:
     from wamkit.config.spec import parse, read
     from wamkit.testing.training import recordings
 
@@ -68,7 +68,7 @@ def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, said: 
         started[1].communicate()
     what, hint = out.strip().split("|")
     assert started[0].returncode == 0, err
-    assert what == f"process 0 of 2 goes no further: {said}" or what.endswith(said), err
+    assert what == f"process 0 of 2 goes no further: {message}" or what.endswith(message), err
     assert "go on with --resume" in hint and ("timeout=" in hint) is (how == "SIGSTOP")
     assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-000002"]
     assert not (run / ".lock").exists()
@@ -80,11 +80,11 @@ def test_signals_to_all_processes_of_a_run_end_it_with_a_checkpoint(tmp_path: Pa
     from wamkit.train.logs import read as lines
 
     data, run = recordings(tmp_path / "data", parse(read(SMALL))), tmp_path / "run"
-    words = ["train", str(SMALL), "--data", str(data), "--out", str(run), "--batch", "2"]
-    words += ["--steps", "100000", "--workers", "2", "--train", "log_every=1"]
-    words += ["--train", "val_fraction=0"]
+    args = ["train", str(SMALL), "--data", str(data), "--out", str(run), "--batch", "2"]
+    args += ["--steps", "100000", "--workers", "2", "--train", "log_every=1"]
+    args += ["--train", "val_fraction=0"]
     started = subprocess.Popen(
-        [sys.executable, "-m", "wamkit", *words],
+        [sys.executable, "-m", "wamkit", *args],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

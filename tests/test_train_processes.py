@@ -85,12 +85,14 @@ def port() -> int:
 
 def in_two(script: str, *jobs: dict[str, Any]) -> None:
     """Run a script with jobs in two processes, as torchrun would start them."""
-    told = json.dumps([{"spec": str(SMALL), "port": port(), "resume": False} | job for job in jobs])
+    report = json.dumps(
+        [{"spec": str(SMALL), "port": port(), "resume": False} | job for job in jobs]
+    )
     here = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
     here |= {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", script, told],
+            [sys.executable, "-c", script, report],
             env=here | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -162,9 +164,9 @@ def test_two_processes_train_as_one_does(runs: Path, how: str, like: str) -> Non
         if name.endswith("text_kv.bias"):  # of keys it changes nothing: AdamW follows rounding
             found, wanted = (bias.chunk(2)[1] for bias in (found, wanted))
         same_values(found, wanted, 0.001)
-    told = [line["validation"] for line in logged(runs / how) if "validation" in line]
+    validations = [line["validation"] for line in logged(runs / how) if "validation" in line]
     held = logged(runs / like)[-1]["validation"]
-    assert told[-1]["loss"] == pytest.approx(held["loss"], rel=1e-4)
+    assert validations[-1]["loss"] == pytest.approx(held["loss"], rel=1e-4)
     assert (runs / how / "imagined" / "step-000004.png").is_file()
 
 

@@ -39,7 +39,7 @@ def run(folder: Path, out: Path, **settings: Any) -> Summary:
     return short_run(policy, folder, out, **{"batch_size": 2, "val_fraction": 0.5, **settings})
 
 
-def words(folder: Path, out: Path, *more: Any) -> list[Any]:
+def train_command(folder: Path, out: Path, *more: Any) -> list[Any]:
     sets = [word for value in SMALL for word in ("--set", value)]
     return ["train", TOY, *sets, "--data", folder, "--out", out, "--batch", 2, *more]
 
@@ -55,7 +55,7 @@ def test_tensorboard_shows_numbers_and_images_and_forgets_what_comes_again(
     run(folder, tmp_path / "run", **how, steps=6, resume=True)
     shown = EventAccumulator(str(tmp_path / "run")).Reload()
     logged = [line for line in lines(tmp_path / "run/log.jsonl") if "loss" in line]
-    told = {
+    expected = {
         "loss": lambda line: line["loss"],
         "parts/action": lambda line: line["parts"]["action"],
         "lr/backbone": lambda line: line["lr"]["backbone"],
@@ -63,7 +63,7 @@ def test_tensorboard_shows_numbers_and_images_and_forgets_what_comes_again(
         "samples_per_second": lambda line: line["samples_per_second"],
         "waiting": lambda line: line["waiting"],
     }
-    for name, value in told.items():
+    for name, value in expected.items():
         found = [(event.step, event.value) for event in shown.Scalars(name)]
         assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
         assert [x for _, x in found] == pytest.approx([value(x) for x in logged], rel=1e-5)
@@ -97,15 +97,17 @@ def test_trackio_works_without_a_network(
 def test_loggers_are_named_on_the_command_line(wamkit: Run, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     out = tmp_path / "run"
-    code, _, _ = wamkit(*words(folder, out, "--steps", 1, "--logger", "tensorboard"))
+    code, _, _ = wamkit(*train_command(folder, out, "--steps", 1, "--logger", "tensorboard"))
     assert code == 0 and list(out.glob("events.out.tfevents.*"))
     absent = [name for name in ("trackio", "wandb") if find_spec(name) is None]
     for name in absent:
         listed = f"tensorboard,{name}"
-        code, _, err = wamkit(*words(folder, tmp_path / name, "--steps", 1, "--logger", listed))
+        code, _, err = wamkit(
+            *train_command(folder, tmp_path / name, "--steps", 1, "--logger", listed)
+        )
         assert code == 2 and f"the logger {name} is not installed" in err
         assert f'hint: pip install -e ".[{name}]"' in err and not (tmp_path / name).exists()
-    code, _, err = wamkit(*words(folder, tmp_path / "typo", "--logger", "tensorbored"))
+    code, _, err = wamkit(*train_command(folder, tmp_path / "typo", "--logger", "tensorbored"))
     assert code == 2 and "'tensorboard', 'trackio' or 'wandb'" in err
 
 
@@ -158,23 +160,23 @@ def test_a_peak_that_is_not_known_can_be_measured() -> None:
 def test_the_share_of_the_peak_is_told_or_why_it_is_not(
     wamkit: Run, folder: Path, tmp_path: Path
 ) -> None:
-    code, out, err = wamkit(*words(folder, tmp_path / "one", "--steps", 1))
+    code, out, err = wamkit(*train_command(folder, tmp_path / "one", "--steps", 1))
     assert code == 0 and "of the device's peak" not in out
     assert "note: this device's peak is not known: --train measure_peak=true" in err
     more = ["--steps", 1, "--train", "measure_peak=true"]
-    code, out, err = wamkit(*words(folder, tmp_path / "two", *more))
+    code, out, err = wamkit(*train_command(folder, tmp_path / "two", *more))
     assert code == 0 and "of the device's peak" in out and "peak is not known" not in err
 
 
 def test_the_best_is_named_if_there_is_one(wamkit: Run, folder: Path, tmp_path: Path) -> None:
-    code, out, _ = wamkit(*words(folder, tmp_path / "held", "--steps", 1))
+    code, out, _ = wamkit(*train_command(folder, tmp_path / "held", "--steps", 1))
     best = tmp_path / "held/checkpoints/step-000001/policy"
     assert code == 0 and f"the best so far on held-out episodes: {best}" in out
-    none = words(folder, tmp_path / "none", "--steps", 1, "--train", "val_fraction=0")
+    none = train_command(folder, tmp_path / "none", "--steps", 1, "--train", "val_fraction=0")
     code, out, err = wamkit(*none)
     assert code == 0 and "held-out" not in out
     assert not (tmp_path / "none/checkpoints/best").exists()
     last = tmp_path / "none/checkpoints/last/policy"
     assert f"nothing was validated, so none is the best: {last}" in err and last.is_dir()
-    code, out, _ = wamkit(*words(folder, tmp_path / "json", "--steps", 1, "--json"))
+    code, out, _ = wamkit(*train_command(folder, tmp_path / "json", "--steps", 1, "--json"))
     assert json.loads(out)["best"].endswith("json/checkpoints/step-000001")

@@ -183,7 +183,7 @@ def test_building_warns_as_python_does(tmp_path: Path) -> None:
         assert acted.exit_code == 0, acted.stderr
         assert json.loads(acted.stdout)["actions"]
         assert acted.stderr.count("latents of flux1 have as many channels, 16") == 1
-        words = ["train", source, *more, "--data", str(tmp_path / "none"), "--out"]
-        trained = CliRunner().invoke(app, [*words, str(tmp_path / "run"), "--json"])
+        args = ["train", source, *more, "--data", str(tmp_path / "none"), "--out"]
+        trained = CliRunner().invoke(app, [*args, str(tmp_path / "run"), "--json"])
         assert trained.exit_code == 2 and "no data set" in trained.stderr
         assert trained.stderr.count("latents of flux1 have as many channels, 16") == 1

@@ -104,13 +104,13 @@ def test_a_damaged_memory_trusts_nothing_more() -> None:
 
 def test_the_command_line_asks_and_takes_the_answer(policy: Path, wamkit: Wamkit) -> None:
     changed(policy, backbone="/etc/\x1b[2Jsecret")
-    words = ("act", policy, "--image", PHOTO, "--prompt", "go")
-    code, out, err = wamkit(*words)
+    args = ("act", policy, "--image", PHOTO, "--prompt", "go")
+    code, out, err = wamkit(*args)
     assert code and not out
     assert "names paths outside its folder" in err and "--trust-paths" in err
     assert "\x1b" not in err
     changed(policy, backbone=str(policy.parent / "none.safetensors"))
-    code, _, err = wamkit(*words, "--trust-paths")
+    code, _, err = wamkit(*args, "--trust-paths")
     assert "outside its folder" not in err
 
 

@@ -209,8 +209,8 @@ def test_a_backbone_without_velocity_is_refused() -> None:
         if backbone().tiny().traits.imagines:
             assert not found
         else:
-            said = [c for c in found if c.between == ("action_head", "backbone")]
-            assert [str(c) for c in said] == [
+            message = [c for c in found if c.between == ("action_head", "backbone")]
+            assert [str(c) for c in message] == [
                 f"action_head + backbone: {name} has no velocity that actions in latent frames "
                 "could be read from\n    hint: choose a backbone that was trained to denoise, or "
                 "an action head that reads hidden states or has tokens of its own "

@@ -134,8 +134,8 @@ def test_actions_depend_on_their_order_their_level_and_the_prompt(backbone: str)
     turned = act(action=NoisyVectors(action.x.flip(1), action.sigma)).flip(1)
     louder = act(action=NoisyVectors(action.x, action.sigma + 0.2))
     text = inputs.text
-    told = act(text=Text(text.tokens.flip(0), text.valid, text.cond_embeds))
-    for other in (turned, louder, told):
+    other_text = act(text=Text(text.tokens.flip(0), text.valid, text.cond_embeds))
+    for other in (turned, louder, other_text):
         other_values(one, other, 0.0001)
     hidden = text.tokens.clone()
     hidden[0, 3:] += 1  # padding

@@ -293,11 +293,11 @@ def test_the_program_counts_every_pass(action: str, chunk: int) -> None:
         found.clear()
         policy.model = model  # type: ignore[method-assign]
         session.act(observation(spec, frames=session.num_images, seed=seed), seed=0)
-    told = [
+    roles_by_pass = [
         {role.replace("target'", "seen") for role in stage.roles} - {"text", "state"}
         for stage in spec.paradigm.program(spec)
         for _ in range(stage.passes)
     ]
     if chunk:
-        told[0] = {"seen", "did"} if action == "inverse_dynamics" else {"seen"}
-    assert found == told
+        roles_by_pass[0] = {"seen", "did"} if action == "inverse_dynamics" else {"seen"}
+    assert found == roles_by_pass

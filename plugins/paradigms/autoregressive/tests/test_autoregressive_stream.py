@@ -50,7 +50,7 @@ class Lesson:
     """A training sample of a policy: clean inputs, noisy inputs, and the velocities for them."""
 
     policy: Policy
-    told: float = 0.0  # added to what is said to have happened
+    history_offset: float = 0.0  # added to the observed frames and executed actions
     whole: ModelInputs = field(init=False)
     noisy: ModelInputs = field(init=False)
     found: ModelOutput = field(init=False)
@@ -98,7 +98,7 @@ class Lesson:
 
     def probe(self, k: int) -> tuple[Any, dict[str, Tensor]]:
         """A model for chunk k that is shown the noise of training, and what it says to that."""
-        said: dict[str, Tensor] = {}
+        predictions: dict[str, Tensor] = {}
         video, action = self.noisy.video, self.noisy.action
         assert video is not None and action is not None
         steps = [i for i, role in enumerate(action.roles) if role == f"action.{k}"]
@@ -118,10 +118,10 @@ class Lesson:
                 assert list(inputs.noisy("action").places()) == places
             found = self.policy.model(inputs, cache, keep)
             for part in inputs.parts if not keep else ():
-                said.setdefault(part, found.take(part, inputs))
+                predictions.setdefault(part, found.take(part, inputs))
             return found
 
-        return model, said
+        return model, predictions
 
 
 def awake(spec: PolicySpec) -> Policy:
@@ -137,17 +137,22 @@ def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
     """Every chunk of the lesson made after the true ones before it; its velocities are compared."""
     inputs, past, memories = lesson.beginning(), None, []
     for k in range(chunks):
-        model, said = lesson.probe(k)
+        model, predictions = lesson.probe(k)
         out = policy.paradigm.act(model, inputs.with_(past=past), policy.schedules, generator(k))
         for name, found, expected in zip(
-            ("video", "action"), (said["video"], said["action"]), lesson.expected(k), strict=True
+            ("video", "action"),
+            (predictions["video"], predictions["action"]),
+            lesson.expected(k),
+            strict=True,
         ):
             scale = max(1.0, float(expected.abs().max()))
             error = float((found - expected).abs().max()) / scale
             assert error < 1e-5, f"{name} of chunk {k} differs by {error:.1e}"
         memories.append(out.memory)
         past = EpisodeHistory(
-            out.memory, lesson.frames(k) + lesson.told, lesson.actions(k) + lesson.told
+            out.memory,
+            lesson.frames(k) + lesson.history_offset,
+            lesson.actions(k) + lesson.history_offset,
         )
     return memories
 
@@ -159,7 +164,7 @@ def test_streaming_equals_the_training_pass(backbone: str, head: str) -> None:
     policy = awake(spec_for(backbone=backbone, head=head, **LINGBOT))
     streamed(policy, Lesson(policy), 3)
     with pytest.raises(AssertionError, match="of chunk 1 differs"):
-        streamed(policy, Lesson(policy, told=0.5), 2)
+        streamed(policy, Lesson(policy, history_offset=0.5), 2)
 
 
 @pytest.mark.parametrize(

@@ -269,9 +269,9 @@ def test_coarser_targets_have_their_copy_on_their_own_grid(backbone: str) -> Non
 def test_the_program_counts_every_pass(stop_sigma: Any) -> None:
     spec = spec_for("schedules.video.steps=4", drop_future_prob=0.5, stop_sigma=stop_sigma)
     stages = spec.paradigm.program(spec)
-    told = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
+    roles_by_pass = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
     found = passes(Policy.from_spec(spec))
-    assert [{role.rstrip("'") for role in r} for r in told] == [
+    assert [{role.rstrip("'") for role in r} for r in roles_by_pass] == [
         {role.rstrip("'") for role in r} for r in found
     ]
 

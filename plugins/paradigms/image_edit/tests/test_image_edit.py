@@ -91,9 +91,9 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
 def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
     clean_prefix = Policy.from_spec(spec_for())
     assert ImageEdit().prefix_level == 0
-    told = Policy.from_spec(spec_for(prefix_level=0.5))
-    told.load_state_dict(clean_prefix.state_dict())
-    other_values(run_paradigm(told).action, run_paradigm(clean_prefix).action, 1e-5)
+    noisy_prefix = Policy.from_spec(spec_for(prefix_level=0.5))
+    noisy_prefix.load_state_dict(clean_prefix.state_dict())
+    other_values(run_paradigm(noisy_prefix).action, run_paradigm(clean_prefix).action, 1e-5)
 
 
 @pytest.mark.parametrize(("name", "level"), [("same", 0.3), ("target", None)])

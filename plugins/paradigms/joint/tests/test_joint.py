@@ -177,9 +177,11 @@ def test_the_program_counts_every_pass() -> None:
                 run_paradigm(watched.policy, watched)
                 stages = spec.paradigm.program(spec)
                 assert sum(s.passes for s in stages) == len(watched.passes)
-                told = [set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)]
+                roles_by_pass = [
+                    set(s.roles) - {"text", "state"} for s in stages for _ in range(s.passes)
+                ]
                 found = sorted(sorted(roles) for roles in watched.passes)
-                assert sorted(sorted(roles) for roles in told) == found
+                assert sorted(sorted(roles) for roles in roles_by_pass) == found
 
 
 @float64()
