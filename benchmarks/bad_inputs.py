@@ -88,9 +88,9 @@ class Bench:
         return here, process.run(case.command, place)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run what is typed, and print the table."""
-    options = _arguments(words)
+    options = _arguments(args)
     began = time.time()
     done = _read(options.out)
     chosen: set[tuple[str, str]] = set()
@@ -112,7 +112,7 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"\n{describe(began)}")
 
 
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("areas", nargs="*", help=f"of {', '.join(AREAS)}; all if left out")
     parser.add_argument("--out", type=Path, default=Path("bad_inputs.jsonl"))
@@ -122,7 +122,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="also those that went wrong before")
     parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
     parser.add_argument("--verbose", action="store_true", help="print every case")
-    options = parser.parse_args(words)
+    options = parser.parse_args(args)
     options.areas = options.areas or list(AREAS)
     if unknown := set(options.areas) - set(AREAS):
         parser.error(f"no such area: {', '.join(sorted(unknown))}")

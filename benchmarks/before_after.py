@@ -1,7 +1,7 @@
 """Two checkouts of wamkit against each other: time of a chunk, interleaved in one run.
 
     python benchmarks/before_after.py --before ../old --before-python ../old/.venv/bin/python
-    python benchmarks/before_after.py --before ../old --sizes 64,128 --modes eager --rounds 15
+    python benchmarks/before_after.py --before ../old --sizes 64,128 --modes eager --iters 15
 
 Each checkout runs in a process of its own, with one thread, and builds the policy of
 `benchmarks/baseline.py` at its sizes (width x layers): from latents to normalized actions, 10
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="64,128,256")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--modes", default="eager,compile")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--iters", type=int, default=25)
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -114,7 +114,7 @@ def main() -> None:
             for worker in workers:
                 worker.chunk()
             times: list[list[float]] = [[], []]
-            for k in range(given.rounds):
+            for k in range(given.iters):
                 for i in (0, 1) if k % 2 else (1, 0):
                     times[i].append(workers[i].chunk())
             for worker in workers:

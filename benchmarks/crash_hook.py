@@ -225,30 +225,37 @@ def _below(change: Change, folder: Path) -> bool:
     return change.call in ("sync", "syncfs") or any(path.is_relative_to(folder) for path in paths)
 
 
-def _change(call: str, thread: int, words: list[int]) -> Change | None:
+def _change(call: str, thread: int, registers: list[int]) -> Change | None:
     """What a call is about to change; None if it changes nothing."""
     if call in COPIED:
-        return Change("write", _file(thread, words[2]))
+        return Change("write", _file(thread, registers[2]))
     form = CALLS[call][2]
     if form == WHOLE:
         return Change(call, Path("/"))
     if form == FILE:
-        return Change(call, _file(thread, words[0]))
+        return Change(call, _file(thread, registers[0]))
     if form == TWO:
-        return Change(call, _path(thread, HERE, words[0]), _path(thread, HERE, words[1]))
+        return Change(call, _path(thread, HERE, registers[0]), _path(thread, HERE, registers[1]))
     if form == ATS:
-        swaps = call == "renameat2" and bool(words[4] & EXCHANGE)
-        here, there = _path(thread, words[0], words[1]), _path(thread, words[2], words[3])
-        return Change(call, here, there, swaps)
+        exchanges = call == "renameat2" and bool(registers[4] & EXCHANGE)
+        here, there = (
+            _path(thread, registers[0], registers[1]),
+            _path(thread, registers[2], registers[3]),
+        )
+        return Change(call, here, there, exchanges)
     if form == TARGET:
-        return Change(call, _path(thread, HERE, words[1]))
+        return Change(call, _path(thread, HERE, registers[1]))
     if form == TARGET_AT:
-        return Change(call, _path(thread, words[1], words[2]))
-    path = _path(thread, words[0], words[1]) if form == AT else _path(thread, HERE, words[0])
+        return Change(call, _path(thread, registers[1], registers[2]))
+    path = (
+        _path(thread, registers[0], registers[1])
+        if form == AT
+        else _path(thread, HERE, registers[0])
+    )
     if call in ("open", "openat", "openat2"):
-        flags = words[1 if call == "open" else 2]
+        flags = registers[1 if call == "open" else 2]
         if call == "openat2":
-            flags = struct.unpack("Q", _memory(thread, words[2], 8))[0]
+            flags = struct.unpack("Q", _memory(thread, registers[2], 8))[0]
         makes = bool(flags & os.O_CREAT) and not os.path.lexists(path)
         if not makes and not (flags & os.O_TRUNC and path.exists()):
             return None

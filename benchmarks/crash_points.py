@@ -33,7 +33,7 @@ from crash_hook import KEEPS, adopt, available, follow, unkept
 from crash_saving import SAVING
 from crash_saving import WARM as OF_SAVING
 from crash_scenarios import SCENARIOS as OF_TRAINING
-from crash_scenarios import Scenario, Words, warm
+from crash_scenarios import Command, Scenario, warm
 
 SCENARIOS = (*OF_TRAINING, *SAVING)
 COLUMNS = ("old", "new", "begun again", "lost")
@@ -117,16 +117,16 @@ class Trial:
             return "old" if self.scenario.standing else "begun again"
         return "new" if found in self.known else "lost"
 
-    def _fault(self, tally: Tally, k: int, words: str) -> None:
-        tally.faults.append(f"{self.scenario.verb}, killed before change {k}: {words}")
+    def _fault(self, tally: Tally, k: int, command: str) -> None:
+        tally.faults.append(f"{self.scenario.verb}, killed before change {k}: {command}")
 
     def _restore(self) -> None:
         shutil.rmtree(self.home)
         shutil.copytree(self.before, self.home, symlinks=True)
 
     def _command(self) -> Callable[[], int]:
-        words = self.scenario.command(self.home)
-        return lambda: _typed(words)
+        args = self.scenario.command(self.home)
+        return lambda: _typed(args)
 
     def _printed(self) -> str:
         return " ".join(self.output.read_text(errors="replace").split())[-1500:]
@@ -157,13 +157,13 @@ class Trial:
         return "\n".join(self._answers(look))
 
 
-def _typed(words: Words | Callable[[], object]) -> int:
+def _typed(command: Command | Callable[[], object]) -> int:
     from wamkit.cli import app
 
-    if callable(words):
-        words()
+    if callable(command):
+        command()
         return 0
-    app([str(word) for word in words], prog_name="wamkit")
+    app([str(word) for word in command], prog_name="wamkit")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from crash_scenarios import SPEC, Scenario, Words, digest, loaded, recorded
+from crash_scenarios import SPEC, Command, Scenario, digest, loaded, recorded
 
 WARM = (
     "av",
@@ -19,7 +19,7 @@ WARM = (
 )
 
 
-def typed(*commands: Callable[[Path], Words]) -> Callable[[Path], None]:
+def typed(*commands: Callable[[Path], Command]) -> Callable[[Path], None]:
     """Commands that are typed one after the other, to prepare a scenario."""
 
     def act(home: Path) -> None:
@@ -34,17 +34,17 @@ def typed(*commands: Callable[[Path], Words]) -> Callable[[Path], None]:
     return act
 
 
-def build(home: Path, *more: object) -> Words:
+def build(home: Path, *more: object) -> Command:
     """A policy from the spec, into its folder."""
     return ["build", SPEC, "--out", home / "policy", *more]
 
 
-def build_over(home: Path) -> Words:
+def build_over(home: Path) -> Command:
     """Other weights over those that are there."""
     return build(home, "--set", "seed=1")
 
 
-def save_again(home: Path) -> Words:
+def save_again(home: Path) -> Command:
     """A saved policy with other steps, over itself."""
     policy = home / "policy"
     return ["build", policy, "--out", policy, "--set", "schedules.action.steps=3"]
@@ -56,10 +56,10 @@ def policy(home: Path) -> str:
     return digest(home / "policy")
 
 
-def cut(heads: int) -> Callable[[Path], Words]:
+def cut(heads: int) -> Callable[[Path], Command]:
     """A student with one block, and so many heads."""
-    words: Words = ["prune", SPEC, "--layers", 1, "--num-heads", heads]
-    return lambda home: [*words, "--out", home / "student"]
+    command: Command = ["prune", SPEC, "--layers", 1, "--num-heads", heads]
+    return lambda home: [*command, "--out", home / "student"]
 
 
 def student(home: Path) -> str:
@@ -70,10 +70,10 @@ def student(home: Path) -> str:
     return digest(home / "student")
 
 
-def prompts(count: int) -> Callable[[Path], Words]:
+def prompts(count: int) -> Callable[[Path], Command]:
     """Embeddings of the first so many prompts."""
 
-    def command(home: Path) -> Words:
+    def command(home: Path) -> Command:
         file = home.parent / f"prompts-{count}.txt"
         file.write_text("\n".join(f"pick up cup {i}" for i in range(count)))
         return ["precompute", "text", SPEC, "--prompts", file, "--out", home / "text.safetensors"]
@@ -90,7 +90,7 @@ def embeddings(home: Path) -> str:
     return digest(home / "text.safetensors")
 
 
-def encode(home: Path) -> Words:
+def encode(home: Path) -> Command:
     """The latents of a data set."""
     data, out = home / "data", home / "latents"
     return ["precompute", "latents", SPEC, "--data", data, "--out", out]
@@ -150,7 +150,7 @@ def demos(home: Path) -> str:
     return f"{len(episodes)} episodes {digest(home / 'demos')}"
 
 
-def schema(home: Path) -> Words:
+def schema(home: Path) -> Command:
     """A file that is written over another."""
     return ["schema", "--out", home / "schema.json"]
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 SPEC = Path(__file__).parent.parent / "tests" / "data" / "small.toml"
-Words = list[object]
+Command = list[object]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Scenario:
     verb: str
     prepare: Callable[[Path], object]
     """Makes what is there before."""
-    command: Callable[[Path], Words | Callable[[], object]]
+    command: Callable[[Path], Command | Callable[[], object]]
     """What is typed after `wamkit`, and killed; or a function that does what no verb does."""
     found: Callable[[Path], str]
     """One line that tells apart what a reader may find where the command writes; it reads all of
     it, as wamkit does. A WamkitError means that nothing usable is there."""
-    again: Callable[[Path], Words | Callable[[], object]]
+    again: Callable[[Path], Command | Callable[[], object]]
     """What is typed next; it must come to what the command comes to if nobody kills it."""
     between: Callable[[Path], Iterable[str]] = lambda home: ()
     """What may be found besides, of what an undisturbed command has left."""
@@ -95,13 +95,13 @@ def recorded(home: Path) -> None:
     recordings(home / "data", parse(read(SPEC)))
 
 
-def training(home: Path, steps: int, *more: object) -> Words:
+def training(home: Path, steps: int, *more: object) -> Command:
     """A run with a checkpoint every two updates, the best of them, and images."""
     settings = ["save_every=2", "log_every=1", "val_fraction=0.3", "imagine_every=3", "ema=0.9"]
     settings += ["validation_batches=1", "schedule=constant"]
     chosen = [word for setting in settings for word in ("--train", setting)]
-    words: Words = ["train", SPEC, "--data", home / "data", "--out", home / "run", "--batch", 2]
-    return [*words, "--steps", steps, *chosen, *more]
+    command: Command = ["train", SPEC, "--data", home / "data", "--out", home / "run", "--batch", 2]
+    return [*command, "--steps", steps, *chosen, *more]
 
 
 def begun(home: Path) -> None:
@@ -146,7 +146,7 @@ def checkpoints(home: Path) -> Iterable[str]:
         yield checkpoint(place)
 
 
-def resumed(steps: int) -> Callable[[Path], Words]:
+def resumed(steps: int) -> Callable[[Path], Command]:
     """The command that goes on with a run, if anything of one is there."""
     return lambda home: training(home, steps, *(["--resume"] if (home / "run").exists() else []))
 

@@ -194,8 +194,8 @@ def _collect(folder: Path, dtype: str) -> None:
     settings = ["--episodes", "2", "--size", "48", "--processes", "0", "--image-format", dtype]
     for place, task in enumerate(TASKS):
         more = ["--append"] * (place > 0)
-        words = [*command, f"metaworld:{task}", *settings, "--out", str(folder), *more]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        args = [*command, f"metaworld:{task}", *settings, "--out", str(folder), *more]
+        subprocess.run(args, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class LeRobot:
@@ -383,7 +383,7 @@ def _fit(one: Set, recording: LeRobotFolder) -> list[str]:
     return [tool for tool in TOOLS if tool != other]
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Try, and print a table. The exit code is 1 if a tool failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -392,7 +392,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--lerobot", default=os.environ.get("LEROBOT_PYTHON") or here)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=None)
     parser.add_argument("--out", type=Path, help="keep data sets, results and logs here")
-    asked = parser.parse_args(words)
+    asked = parser.parse_args(args)
     if asked.lerobot is None:
         print(MISSING)
         return 0

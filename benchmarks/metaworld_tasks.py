@@ -156,7 +156,7 @@ def train(asked: Any) -> None:
     held = [line["validation"] for line in log(asked.out / "log.jsonl") if "validation" in line]
     about, frames = machine(torch.device(device)), LeRobotFolder(asked.data).info["total_frames"]
     batch = 8 if asked.tiny else asked.batch
-    told = {
+    summary = {
         "device": f"{about['name']}, torch {about['torch']}, {about['date']}",
         "updates x batch": f"{done.step} x {batch}, {done.step * batch / frames:.1f} epochs",
         "compiled": "yes" if compiled else "no",
@@ -168,7 +168,7 @@ def train(asked: Any) -> None:
         "held out": ", ".join(f"{k} {v:.4f}" for k, v in held[-1].items()),
         "to evaluate": f"{light}, {mebibytes(set(light.iterdir())):.1f} MiB",
     }
-    rows("training|" + ("toy size" if asked.tiny else "as in the spec"), iter(told.items()))
+    rows("training|" + ("toy size" if asked.tiny else "as in the spec"), iter(summary.items()))
 
 
 def evaluate(asked: Any) -> None:

@@ -59,8 +59,8 @@ def asked(arguments: Sequence[str] | None) -> Any:
     given.add_argument("--profile", action="store_true", help="the kernels of every row")
     found = given.parse_args(arguments)
     found.modes = found.modes.split(",") if found.modes else None
-    for kind, words, known in (("system", found.names, SYSTEMS), ("mode", found.modes, MODES)):
-        if unknown := [word for word in words or () if word not in known]:
+    for kind, named, known in (("system", found.names, SYSTEMS), ("mode", found.modes, MODES)):
+        if unknown := [word for word in named or () if word not in known]:
             given.error(f"no {kind} is called {unknown[0]!r}; there are {', '.join(known)}")
     return found
 

@@ -42,9 +42,9 @@ HZ = 5
 class Served:
     """`wamkit serve` in a process of its own, until the end of the block."""
 
-    def __init__(self, steps: int = 10, *words: str) -> None:
+    def __init__(self, steps: int = 10, *args: str) -> None:
         command = [sys.executable, "-m", "wamkit", "serve", str(TOY), "--tiny", "--port", "0"]
-        command += ["--set", f"schedules.action.steps={steps}", *words]
+        command += ["--set", f"schedules.action.steps={steps}", *args]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -167,9 +167,11 @@ class Robot(threading.Thread):
         }
 
 
-def company(disturb: Callable[[Served], list[Any]], *words: str, first: bool = False) -> Any:
+def latency_under_load(
+    disturb: Callable[[Served], list[Any]], *args: str, first: bool = False
+) -> Any:
     """A robot at control rate among other clients; `first` says who connects first."""
-    with Served(10, *words) as served:
+    with Served(10, *args) as served:
         if first:
             robot = Robot(served.port)
             robot.start()
@@ -271,20 +273,22 @@ def main() -> None:
         "SIGTERM, 4 wait and 12 have half a message here": lambda: ended(
             signal.SIGTERM, 4, long, silent=12
         ),
-        "robot alone": lambda: company(lambda served: []),
-        "robot, then 64 silent websockets": lambda: company(
+        "robot alone": lambda: latency_under_load(lambda served: []),
+        "robot, then 64 silent websockets": lambda: latency_under_load(
             lambda served: [served.raw() for _ in range(64)], first=True
         ),
-        "64 silent websockets, then robot": lambda: company(
+        "64 silent websockets, then robot": lambda: latency_under_load(
             lambda served: [served.raw() for _ in range(64)]
         ),
-        "64 silent sockets without a handshake, then robot": lambda: company(
+        "64 silent sockets without a handshake, then robot": lambda: latency_under_load(
             lambda served: [served.raw(b"GET / HTTP/1.1\r\n") for _ in range(64)]
         ),
-        "robot and 64 x 50 MB half sent, --max-buffer 256": lambda: company(
+        "robot and 64 x 50 MB half sent, --max-buffer 256": lambda: latency_under_load(
             halves, "--max-buffer", "256", first=True
         ),
-        "robot and floods of garbage, pings, fragments": lambda: company(abusers, first=True),
+        "robot and floods of garbage, pings, fragments": lambda: latency_under_load(
+            abusers, first=True
+        ),
         "500 requests of 50 clients, hung and abusive ones": crowd,
     }
     for name, scenario in scenarios.items():

@@ -173,8 +173,8 @@ def kept(name: str, runs: int) -> str:
         for column in zip(*([seconds(w) for w in ways] for _ in range(runs)), strict=True)
     ]
     weights = sum(p.nbytes for p in vae.parameters())
-    told = [f"{time:.2f}" for time in times] + [""] * (3 - len(times))
-    return f"| {name} | {size / 1e6:.0f} | {weights / 1e6:.0f} | {' | '.join(told)} |"
+    cells = [f"{time:.2f}" for time in times] + [""] * (3 - len(times))
+    return f"| {name} | {size / 1e6:.0f} | {weights / 1e6:.0f} | {' | '.join(cells)} |"
 
 
 def rounded(name: str) -> str:

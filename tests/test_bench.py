@@ -43,7 +43,7 @@ def policy() -> Policy:
 
 @cache
 def report() -> Report:
-    return measure(policy(), rounds=2, warmup=0, name="toy")
+    return measure(policy(), iters=2, warmup=0, name="toy")
 
 
 def test_every_stage_of_a_chunk_is_told_with_its_calls() -> None:
@@ -222,7 +222,7 @@ def test_a_report_of_other_work_is_refused_with_what_differs(
 
 
 def test_a_report_of_another_policy_is_refused() -> None:
-    other = measure(wamkit.build(FASTWAM, tiny=True), rounds=2, warmup=0).json()
+    other = measure(wamkit.build(FASTWAM, tiny=True), iters=2, warmup=0).json()
     with pytest.raises(WamkitError, match=r"of other work: .*; and \d+ more") as found:
         compare_reports(report().json(), other)
     assert "wamkit compare" in found.value.hint

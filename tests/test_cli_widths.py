@@ -285,7 +285,7 @@ def test_bench(drawn: Drawn) -> None:
     from wamkit.cli.bench import _draw
     from wamkit.policy.policy import Policy
 
-    report = measure(Policy.from_spec(parse(read(SMALL))), rounds=2, name="small")
+    report = measure(Policy.from_spec(parse(read(SMALL))), iters=2, name="small")
     for columns, text in drawn(_draw, report, {"chunk": "all of it"}, {"chunk": 1234.5}, None):
         for row in report.rows:
             assert row.stage in text

@@ -41,18 +41,18 @@ def part(whole: Observation, start: int, stop: int, **changes: Any) -> Observati
     return replace(whole, images=images, **changes)
 
 
-def listened(policy: Policy) -> list[tuple[ModelInputs, ParadigmOutput]]:
+def record_passes(policy: Policy) -> list[tuple[ModelInputs, ParadigmOutput]]:
     """The inputs that the paradigm is given from now on, and the outputs it returns."""
-    heard: list[tuple[ModelInputs, ParadigmOutput]] = []
+    recorded: list[tuple[ModelInputs, ParadigmOutput]] = []
     sample_chunk = policy.sample
 
     def listen(inputs: ModelInputs, **given: Any) -> ParadigmOutput:
         out = sample_chunk(inputs, **given)
-        heard.append((inputs, out))
+        recorded.append((inputs, out))
         return out
 
     policy.sample = listen  # type: ignore[method-assign]
-    return heard
+    return recorded
 
 
 def off_center(size: int) -> Statistics:
@@ -98,7 +98,11 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
         spec = with_overrides(spec, *changes)
     policy = Policy.from_spec(spec, statistics={"action": off_center(spec.actions.size)})
     step = spec.video.num_frames - spec.video.num_observed
-    whole, heard, session = episode(spec, spec.num_images), listened(policy), policy.session()
+    whole, recorded, session = (
+        episode(spec, spec.num_images),
+        record_passes(policy),
+        policy.session(),
+    )
     chunks, done = [], torch.zeros(2, spec.actions.chunk_size, spec.actions.size)
     chunks.append(session.act(part(whole, 0, 1), seed=0).values)
     assert session.num_images == step
@@ -106,19 +110,19 @@ def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -
     session.act(part(whole, 1 + step, 1 + 2 * step), done, seed=2)
     true = torch.cat([chunks[0], done, done], 1)
     inputs = training_inputs(policy, Batch(whole, true))
-    assert heard[0][0].past is None
-    for k, (inputs, _) in enumerate(heard[1:]):
+    assert recorded[0][0].past is None
+    for k, (inputs, _) in enumerate(recorded[1:]):
         past = inputs.past
         assert past is not None and past.video is not None and past.action is not None
         frames, actions = inputs.take("video").chunk(3, 2)[k], inputs.take("action").chunk(3, 1)[k]
         same_values(past.video, frames)
         same_values(past.action, actions)
-        assert inputs.state is heard[0][0].state
-    zero = policy.action_head.from_latent("action", heard[2][0].past.action)  # type: ignore[union-attr, arg-type]
+        assert inputs.state is recorded[0][0].state
+    zero = policy.action_head.from_latent("action", recorded[2][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(zero, torch.full_like(zero, -2.0))
     # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
-    first = policy.action_head.from_latent("action", heard[0][1].action)
-    again = policy.action_head.from_latent("action", heard[1][0].past.action)  # type: ignore[union-attr, arg-type]
+    first = policy.action_head.from_latent("action", recorded[0][1].action)
+    again = policy.action_head.from_latent("action", recorded[1][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(again, first)
 
 
@@ -150,16 +154,16 @@ def test_an_episode_keeps_its_robots_and_its_actions_their_shape() -> None:
 def test_relative_actions_are_relative_to_the_state_at_the_beginning() -> None:
     relative = '[{name = "arm", size = 3, kind = "relative", state = 0}, {name = "g", size = 1}]'
     policy = Policy.from_spec(spec_for(f"actions.groups={relative}"))
-    whole, heard, session = episode(policy.spec, 3), listened(policy), policy.session()
+    whole, recorded, session = episode(policy.spec, 3), record_passes(policy), policy.session()
     assert whole.state is not None
     first = session.act(part(whole, 0, 1), seed=0).values
     second = session.act(part(whole, 1, 3, state=whole.state + 10), seed=1).values
-    for chunk, (_, out) in zip((first, second), heard, strict=True):
+    for chunk, (_, out) in zip((first, second), recorded, strict=True):
         normal = policy.action_head.from_latent("action", out.action)
         same_values(chunk[..., :3], normal[..., :3] + whole.state[:, None])
-    past = heard[1][0].past
+    past = recorded[1][0].past
     assert past is not None and past.action is not None
-    same_values(past.action, heard[0][1].action)
+    same_values(past.action, recorded[0][1].action)
 
 
 @float64()
@@ -185,16 +189,16 @@ def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
 
 def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart() -> None:
     policy = Policy.from_spec(spec_for())
-    heard, session, whole = listened(policy), policy.session(), episode(policy.spec, 9)
+    recorded, session, whole = record_passes(policy), policy.session(), episode(policy.spec, 9)
     session.act(part(whole, 0, 1), seed=0)
     for seed in range(3):
         session.act(None, seed=seed)
     assert session.num_images == 8
     session.act(part(whole, 1, 9), seed=0)
-    past = heard[-1][0].past
+    past = recorded[-1][0].past
     assert past is not None and past.video is not None and past.action is not None
     assert past.video.shape[2] == 8 and past.action.shape[1] == 24
-    assert heard[-1][1].memory.happened == 4
+    assert recorded[-1][1].memory.happened == 4
 
 
 def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
@@ -226,12 +230,12 @@ def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:
 
 def test_an_episode_may_go_on_for_ever() -> None:
     policy = Policy.from_spec(spec_for("video.num_observed=3", "video.num_frames=5"))
-    heard, session, whole = listened(policy), policy.session(), episode(policy.spec, 21)
+    recorded, session, whole = record_passes(policy), policy.session(), episode(policy.spec, 21)
     session.act(part(whole, 0, 3), seed=0)
     sizes = []
     for start in range(3, 21, 2):
         session.act(part(whole, start, start + 2), seed=0)
-        sizes.append(_numbers_in(heard[-1][1].memory.observed))
+        sizes.append(_numbers_in(recorded[-1][1].memory.observed))
     assert len(set(sizes[1:])) == 1, "the memory stays as large as it is"
 
 

@@ -239,16 +239,16 @@ def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: 
 
 def test_only_successes_are_kept(tmp_path: Path) -> None:
     with here(broken=3) as workers, open_dataset(tmp_path / "d", workers.robot(), "image") as made:
-        heard: list[int] = []
+        seeds_seen: list[int] = []
         done = collect(
             workers,
             made,
             4,
             post_success_steps=1,
             noise=0.0,
-            on_rollout=lambda a: heard.append(a.seed),
+            on_rollout=lambda a: seeds_seen.append(a.seed),
         )
-    assert heard == [0, 1, 2, 3, 4, 5] and done.attempts == 6 and done.seeds == (0, 5)
+    assert seeds_seen == [0, 1, 2, 3, 4, 5] and done.attempts == 6 and done.seeds == (0, 5)
     found = LeRobotFolder(tmp_path / "d")
     assert len(found.episodes) == 4 and found.fps == 10
     assert sum(e.length for e in found.episodes) == done.frames
@@ -285,15 +285,17 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 def _collected(folder: Path, episodes: int, stops_at: int | None = None) -> list[int]:
     """The seeds that a collection tries, up to Ctrl-C."""
-    heard: list[int] = []
+    seeds_seen: list[int] = []
     with (
         here(broken=3) as workers,
         open_dataset(folder, workers.robot(), "video") as made,
     ):
         steps = workers._here[0].environment
         steps.config = Rail(broken=3, stops_at=stops_at)
-        collect(workers, made, episodes, keep_every=2, on_rollout=lambda a: heard.append(a.seed))
-    return heard
+        collect(
+            workers, made, episodes, keep_every=2, on_rollout=lambda a: seeds_seen.append(a.seed)
+        )
+    return seeds_seen
 
 
 def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:

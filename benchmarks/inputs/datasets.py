@@ -307,5 +307,5 @@ def case(material: Path, name: str, change: Change, expected: Expected, kind: st
         put(material, here, ["spec.toml", kind])
         change(here / kind)
 
-    words = ("data", "check", kind, "--spec", "spec.toml", "--decode", "--json")
-    return Case(name, make, words, expected, kind)
+    args = ("data", "check", kind, "--spec", "spec.toml", "--decode", "--json")
+    return Case(name, make, args, expected, kind)

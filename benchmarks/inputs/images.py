@@ -57,13 +57,13 @@ def cases(material: Path) -> Iterator[Case]:
         )
     for name, make in _special().items():
         yield _made(material, f"special: {name}", make)
-    for words in ("front=", "=image.png", "front=front=image.png", "side=image.png", "front"):
-        yield _words(material, f"words: {words}", ("--image", words))
-    yield _words(material, "words: two", ("--image", "image.png", "--image", "image.png"))
-    yield _words(material, "words: NUL", ("--image", "image\x00.png"))
-    yield _words(material, "words: long", ("--image", "x" * 5000))
-    yield _words(material, "words: half a character", ("--image", "\udc80.png"))
-    yield _words(material, "words: control", ("--image", "\x1b[31m.png"))
+    for args in ("front=", "=image.png", "front=front=image.png", "side=image.png", "front"):
+        yield _args(material, f"words: {args}", ("--image", args))
+    yield _args(material, "words: two", ("--image", "image.png", "--image", "image.png"))
+    yield _args(material, "words: NUL", ("--image", "image\x00.png"))
+    yield _args(material, "words: long", ("--image", "x" * 5000))
+    yield _args(material, "words: half a character", ("--image", "\udc80.png"))
+    yield _args(material, "words: control", ("--image", "\x1b[31m.png"))
     yield from _valid(material, image)
 
 
@@ -285,8 +285,8 @@ def case(
     return Case(name, make, _act("--image", f"seen.{ending}"), expected)
 
 
-def _act(*words: str) -> tuple[str, ...]:
-    return ("act", "spec.toml", "--prompt", PROMPT, "--json", *words)
+def _act(*args: str) -> tuple[str, ...]:
+    return ("act", "spec.toml", "--prompt", PROMPT, "--json", *args)
 
 
 def _made(material: Path, name: str, write: Callable[[Path], Any]) -> Case:
@@ -297,5 +297,5 @@ def _made(material: Path, name: str, write: Callable[[Path], Any]) -> Case:
     return Case(name, make, _act("--image", "seen.png"))
 
 
-def _words(material: Path, name: str, words: tuple[str, ...]) -> Case:
-    return Case(name, lambda here: put(material, here, ["spec.toml", "image.png"]), _act(*words))
+def _args(material: Path, name: str, args: tuple[str, ...]) -> Case:
+    return Case(name, lambda here: put(material, here, ["spec.toml", "image.png"]), _act(*args))

@@ -238,8 +238,8 @@ def case(material: Path, name: str, change: Change, expected: Expected, way: str
         put(material, here, ["spec.toml", "image.png", "shards"])
         change(here)
 
-    words = {
+    args = {
         "act": ("act", "spec.toml", *ACT, "--set", "backbone.weights=shards"),
         "inspect": ("weights", "inspect", "shards", "--json"),
     }
-    return Case(name, make, words[way], expected, way)
+    return Case(name, make, args[way], expected, way)

@@ -43,25 +43,23 @@ def write(place: Path) -> Path:
     (place / "embeddings").mkdir()
     embeddings = place / "embeddings" / "text.safetensors"
     weights = ("--set", f"text_encoder.weights={place / 't5'}")
-    words = ("--prompts", place / "prompts.txt", "--out", embeddings, *weights)
-    _wamkit("precompute", "text", place / "frozen.toml", *words)
+    args = ("--prompts", place / "prompts.txt", "--out", embeddings, *weights)
+    _wamkit("precompute", "text", place / "frozen.toml", *args)
     _shards(place / "policy" / "backbone.safetensors", place / "shards")
     torch.save(_tensors(place / "policy" / "backbone.safetensors"), place / "backbone.pt")
     return place
 
 
-def _wamkit(*words: Any) -> None:
+def _wamkit(*args: Any) -> None:
     """Type a command; raise RuntimeError if it fails."""
     from wamkit.cli import app
 
     try:
         with redirect_stdout(StringIO()):
-            app([str(word) for word in words], prog_name="wamkit")
+            app([str(word) for word in args], prog_name="wamkit")
     except SystemExit as end:
         if end.code:
-            raise RuntimeError(
-                f"wamkit {' '.join(map(str, words))} ended with {end.code}"
-            ) from None
+            raise RuntimeError(f"wamkit {' '.join(map(str, args))} ended with {end.code}") from None
 
 
 def image(file: Path, size: tuple[int, int] = (32, 24)) -> None:

@@ -103,8 +103,8 @@ def cases(material: Path) -> Iterator[Case]:
             label = path[-1] == "name" and path[0] in ("actions", "cameras")
             part = path[-1] == "name" and not label
             expected: Expected = "either" if label else "same" if kind in SOME else "refused"
-            words = (f"{named(path)}={text}",)
-            yield case(material, f"{named(path)} {kind}" + " of a part" * part, words, expected)
+            args = (f"{named(path)}={text}",)
+            yield case(material, f"{named(path)} {kind}" + " of a part" * part, args, expected)
     for key in KEYS:
         yield case(material, f"key {key[:40]!r} of {len(key)}", (f"{key}=1",))
     for form in FORMLESS:
@@ -113,8 +113,8 @@ def cases(material: Path) -> Iterator[Case]:
         for text in PARTS:
             expected = "same" if text in ("{}", "[]") else "refused"
             yield case(material, f"{kind} is {text!r}", (f"{kind}={text}",), expected)
-    for name, words in odd(spec).items():
-        yield case(material, f"valid: {name}", words, "accepted")
+    for name, args in odd(spec).items():
+        yield case(material, f"valid: {name}", args, "accepted")
 
 
 def odd(spec: dict) -> dict[str, tuple[str, ...]]:
@@ -165,10 +165,10 @@ def case(
     material: Path, name: str, overrides: tuple[str, ...], expected: Expected = "refused"
 ) -> Case:
     """Act from the small spec, with overrides."""
-    words = tuple(word for text in overrides for word in ("--set", text))
+    args = tuple(word for text in overrides for word in ("--set", text))
     return Case(
         name,
         lambda here: put(material, here, ["image.png", "spec.toml"]),
-        ("act", "spec.toml", *ACT, *words),
+        ("act", "spec.toml", *ACT, *args),
         expected,
     )

@@ -229,8 +229,8 @@ def case(
         put(material, here, ["spec.toml", "image.png"])
         (here / file).write_bytes(data)
 
-    words = {
+    args = {
         "act": ("act", "spec.toml", *ACT, "--set", f"backbone.weights={file}"),
         "inspect": ("weights", "inspect", file, "--json"),
     }
-    return Case(name, make, words[way], expected, way)
+    return Case(name, make, args[way], expected, way)

@@ -138,36 +138,36 @@ def valid(material: Path, key: str) -> Case:
 
 def act(material: Path, name: str, text: str, expected: Expected = "either") -> Case:
     """A prompt for the byte encoder."""
-    words = ("act", "spec.toml", "--image", "image.png", "--json", "--prompt", text)
+    args = ("act", "spec.toml", "--image", "image.png", "--json", "--prompt", text)
     files = ["image.png", "spec.toml"]
-    return Case(name, lambda here: put(material, here, files), words, expected, "act")
+    return Case(name, lambda here: put(material, here, files), args, expected, "act")
 
 
 def imagine(material: Path, name: str, text: str, expected: Expected = "either") -> Case:
     """A prompt to imagine after."""
-    words = ("imagine", "spec.toml", "--image", "image.png", "--out", "out.png")
-    words += ("--json", "--prompt", text)
+    args = ("imagine", "spec.toml", "--image", "image.png", "--out", "out.png")
+    args += ("--json", "--prompt", text)
     files = ["image.png", "spec.toml"]
     out = ("out.png",)
-    return Case(name, lambda here: put(material, here, files), words, expected, "imagine", out=out)
+    return Case(name, lambda here: put(material, here, files), args, expected, "imagine", out=out)
 
 
 def stored(material: Path, name: str, text: str, expected: Expected = "refused") -> Case:
     """A prompt whose embedding is looked for in a file that has two others."""
     files = ["image.png", "frozen.toml", "embeddings"]
-    words = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)
-    words += ("--set", "text_encoder.embeddings_file=embeddings/text.safetensors")
-    return Case(name, lambda here: put(material, here, files), words, expected, "stored")
+    args = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)
+    args += ("--set", "text_encoder.embeddings_file=embeddings/text.safetensors")
+    return Case(name, lambda here: put(material, here, files), args, expected, "stored")
 
 
 def frozen(material: Path, name: str, text: str, kind: str, expected: Expected = "either") -> Case:
     """A prompt for a frozen encoder with a tokenizer of its own."""
     files = ["image.png", "frozen.toml", "t5"]
-    words = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)
-    words += ("--set", "text_encoder.weights=t5")
+    args = ("act", "frozen.toml", "--image", "image.png", "--json", "--prompt", text)
+    args += ("--set", "text_encoder.weights=t5")
     refused = kind in UNWRITABLE or (len(text.strip()) > 1000 and name[-5:] != "emoji")
     wanted: Expected = "refused" if refused else expected
-    return Case(name, lambda here: put(material, here, files), words, wanted, "stored")
+    return Case(name, lambda here: put(material, here, files), args, wanted, "stored")
 
 
 def of_file(
@@ -179,10 +179,10 @@ def of_file(
         put(material, here, ["frozen.toml", "t5"])
         (here / "prompts.txt").write_bytes(data)
 
-    words = ("precompute", "text", "frozen.toml", "--prompts", "prompts.txt", "--json")
-    words += ("--out", "out/text.safetensors", "--set", "text_encoder.weights=t5")
+    args = ("precompute", "text", "frozen.toml", "--prompts", "prompts.txt", "--json")
+    args += ("--out", "out/text.safetensors", "--set", "text_encoder.weights=t5")
     wanted: Expected = "refused" if kind in UNWRITABLE else expected
-    return Case(name, make, words, wanted, "file", _whole_or_nothing)
+    return Case(name, make, args, wanted, "file", _whole_or_nothing)
 
 
 def _whole_or_nothing(here: Path, outcome: Outcome) -> str | None:

@@ -279,7 +279,7 @@ def case(
         put(material, here, files[way])
         change(here)
 
-    words = {
+    args = {
         "act": ("act", "frozen.toml", *ACT, "--set", f"text_encoder.embeddings_file={EMBEDDINGS}"),
         "train": (
             "train",
@@ -299,4 +299,4 @@ def case(
             "--json",
         ),
     }
-    return Case(name, make, words[way], expected, way, out=("out", "set/meta/wamkit"))
+    return Case(name, make, args[way], expected, way, out=("out", "set/meta/wamkit"))

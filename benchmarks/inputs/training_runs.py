@@ -67,10 +67,10 @@ def cases(material: Path) -> Iterator[Case]:
         yield case(material, name, change, "either")
     for name, change in _states(material).items():
         yield case(material, f"state: {name}", change)
-    for name, words in _settings().items():
-        yield case(material, f"settings: {name}", lambda here: None, "refused", words)
-    for name, (change, words) in _right(material, record, begun).items():
-        yield case(material, f"valid: {name}", change, "accepted", words)
+    for name, args in _settings().items():
+        yield case(material, f"settings: {name}", lambda here: None, "refused", args)
+    for name, (change, args) in _right(material, record, begun).items():
+        yield case(material, f"valid: {name}", change, "accepted", args)
 
 
 NUMBERS = ("zero", "negative", "fraction", "huge", "null", "without", "text")
@@ -227,7 +227,7 @@ def _settings() -> dict[str, tuple[str, ...]]:
     found = {
         f"{key} {value[:12]!r}": ("--train", f"{key}={value}") for key in keys for value in values
     }
-    return {name: words for name, words in found.items() if not name.startswith("ema '[]'")}
+    return {name: args for name, args in found.items() if not name.startswith("ema '[]'")}
 
 
 def _right(material: Path, record: Any, begun: Any) -> dict[str, tuple[Change, tuple[str, ...]]]:
@@ -279,7 +279,7 @@ def case(
     name: str,
     change: Change,
     expected: Expected = "refused",
-    words: tuple[str, ...] = (),
+    args: tuple[str, ...] = (),
 ) -> Case:
     """Go on with the changed run for one more step."""
 
@@ -289,7 +289,7 @@ def case(
 
     steps = ("--steps", "3")
     return Case(
-        name, make, (*GOES, *words, *steps), expected, "", _went_on, ("run", "set/meta/wamkit")
+        name, make, (*GOES, *args, *steps), expected, "", _went_on, ("run", "set/meta/wamkit")
     )
 
 

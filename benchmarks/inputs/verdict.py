@@ -63,17 +63,17 @@ def _allowed(line: str, out: Iterable[str]) -> bool:
 
 
 def _refused(case: Case, outcome: Outcome) -> tuple[str, str]:
-    said = outcome.err + outcome.out
+    message = outcome.err + outcome.out
     if case.expected == "accepted":
-        return "refused though good", first_line(said)
+        return "refused though good", first_line(message)
     usage = re.search(r"^Usage: wamkit.*^Error: ", outcome.err, re.S | re.M)
-    if not usage and not re.search(r"hint|fix|fault|conflict", said):
-        return "no cure in words", first_line(said) or f"exit code {outcome.code}, no words"
-    if found := _CONTROL.search(said):
-        return "no cure in words", f"a control character {found[0]!r} in: {first_line(said)!r}"
-    if len(said) > LONG:
-        return "no cure in words", f"a message of {len(said)} characters"
-    return "right", first_line(said)
+    if not usage and not re.search(r"hint|fix|fault|conflict", message):
+        return "no cure in words", first_line(message) or f"exit code {outcome.code}, no words"
+    if found := _CONTROL.search(message):
+        return "no cure in words", f"a control character {found[0]!r} in: {first_line(message)!r}"
+    if len(message) > LONG:
+        return "no cure in words", f"a message of {len(message)} characters"
+    return "right", first_line(message)
 
 
 def _accepted(case: Case, outcome: Outcome, valid: Any, here: Path) -> tuple[str, str]:

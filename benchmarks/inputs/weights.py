@@ -261,7 +261,7 @@ def _case(
         put(material, here, ["spec.toml", "image.png"])
         write(here / FILE)
 
-    words = {
+    args = {
         "act": ("act", "spec.toml", *ACT, "--set", f"text_encoder.weights={FILE}"),
         "inspect": ("weights", "inspect", FILE, "--json"),
         "convert": (
@@ -277,4 +277,4 @@ def _case(
             "out.safetensors",
         ),
     }
-    return Case(name, make, words[way], expected, way, out=("out.safetensors",))
+    return Case(name, make, args[way], expected, way, out=("out.safetensors",))

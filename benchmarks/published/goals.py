@@ -64,16 +64,16 @@ class Goal:
             for other in found:
                 if (other.system, other.way) == (self.system, BASELINE):
                     ratio = other.network.ms / one.network.ms
-                    words = f"{ratio:.2f}x: {other.network.ms:.2f} and {one.network.ms:.2f} ms"
-                    return ratio >= self.limit, words
+                    text = f"{ratio:.2f}x: {other.network.ms:.2f} and {one.network.ms:.2f} ms"
+                    return ratio >= self.limit, text
             return None
         stage: Stage | None = getattr(one, self.what)
         if stage is None:
             return None
-        words = f"{stage.times_floor:.2f}x: {stage.ms:.2f} ms, floor {stage.floor_ms:.2f} ms"
+        text = f"{stage.times_floor:.2f}x: {stage.ms:.2f} ms, floor {stage.floor_ms:.2f} ms"
         if self.what == "chunk":
-            return stage.ms < self.limit, words
-        return stage.times_floor <= self.limit, words
+            return stage.ms < self.limit, text
+        return stage.times_floor <= self.limit, text
 
 
 GOALS = (
@@ -97,7 +97,7 @@ def missed(one: Measured, found: Sequence[Measured]) -> list[Goal]:
     if one not in recorded([one], one.system):
         return []
     goals = [goal for goal in GOALS if goal.system == one.system]
-    return [goal for goal in goals if (said := goal.judge(one, found)) and not said[0]]
+    return [goal for goal in goals if (message := goal.judge(one, found)) and not message[0]]
 
 
 def verdicts(found: Sequence[Measured]) -> Iterator[str]:
@@ -108,11 +108,11 @@ def verdicts(found: Sequence[Measured]) -> Iterator[str]:
     for goal in GOALS:
         if goal.system not in systems:
             continue
-        said = [(one.way, goal.judge(one, found)) for one in recorded(found, goal.system)]
-        for way, verdict in said:
+        message = [(one.way, goal.judge(one, found)) for one in recorded(found, goal.system)]
+        for way, verdict in message:
             if verdict is not None:
                 yield f"| {goal} | {way} | {verdict[1]} | {'met' if verdict[0] else 'missed'} |"
-        if not any(verdict for _, verdict in said):
+        if not any(verdict for _, verdict in message):
             yield f"| {goal} | - | - | not measured |"
 
 

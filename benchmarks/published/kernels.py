@@ -67,10 +67,10 @@ class Profile:
         yield "| ms | of the clock | calls | us each | kernel |"
         yield "|---|---|---|---|---|"
         for name, ms in sorted(self.took_ms.items(), key=lambda item: -item[1])[:most]:
-            calls, words = self.calls[name], name.replace("|", "/")[:100]
+            calls, label = self.calls[name], name.replace("|", "/")[:100]
             yield (
                 f"| {ms:.3f} | {share(ms, self.clock_ms)} | {calls} | {1000 * ms / calls:.1f} | "
-                f"`{words}` |"
+                f"`{label}` |"
             )
 
 
@@ -82,7 +82,7 @@ def share(part: float, whole: float) -> str:
 def kind(name: str) -> str:
     """What a kernel of this name does."""
     low = name.lower()
-    return next((kind for kind, words in KINDS if re.search(words, low)), ELEMENTWISE)
+    return next((kind for kind, pattern in KINDS if re.search(pattern, low)), ELEMENTWISE)
 
 
 def profiled(run: Callable[[], Any], device: torch.device, clock_ms: float) -> Profile:

@@ -150,8 +150,8 @@ class Run:
         self.found.append(one)
         print(row(*self._cells(one)), flush=True)
 
-    def _say(self, name: str, mode: str, words: str) -> None:
-        print(row(name, mode, words), flush=True)
+    def _say(self, name: str, mode: str, text: str) -> None:
+        print(row(name, mode, text), flush=True)
 
     def _cells(self, one: Measured) -> Iterator[str]:
         report = one.report
@@ -216,5 +216,9 @@ def vae(report: Report) -> float:
 
 def first_line(problem: Exception) -> str:
     """What went wrong, in a line."""
-    words = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {words[0]}" if words else type(problem).__name__
+    lines_of_error = str(problem).strip().splitlines()
+    return (
+        f"{type(problem).__name__}: {lines_of_error[0]}"
+        if lines_of_error
+        else type(problem).__name__
+    )

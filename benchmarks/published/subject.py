@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from baseline import Plain, fresh, spelled
+from baseline import Plain, expand_repeats, with_fresh_caches
 from torch import Tensor
 
 from wamkit.bench import Roofline, Row, measure
@@ -58,21 +58,21 @@ class Subject:
 
     def sample(self) -> Tensor:
         """The network's part of a chunk, from latents to normalized actions."""
-        return self.policy.sample(fresh(self.inputs), seed=0).action
+        return self.policy.sample(with_fresh_caches(self.inputs), seed=0).action
 
     @torch.no_grad()
     def way(self, mode: str) -> Measured:
         """Measure in a mode. Raises WamkitError if the system cannot run in it."""
-        rounds = 3 if self.tiny else 5 if mode == "eager" else 10
-        report = measure(self.policy, mode=mode, rounds=rounds, name=self.name)
+        iters = 3 if self.tiny else 5 if mode == "eager" else 10
+        report = measure(self.policy, mode=mode, iters=iters, name=self.name)
         if mode == "eager":
             difference, of = self._uncached(), "the full pass"
         else:  # the second one first: what is replayed must take what it is given
             found = [apart(self._chunk(place), self.expected[place]) for place in (1, 0)]
             difference, of = max(found, key=largest), "eager"
-        took = self._median(self.sample, rounds)
+        took = self._median(self.sample, iters)
         if captures(mode):
-            prefill, steps = self._split(mode, took, rounds)
+            prefill, steps = self._split(mode, took, iters)
         else:
             prefill, steps = (
                 self._stage(report.rows, kind, work)
@@ -96,7 +96,7 @@ class Subject:
         found = [row.calls * row.median_ms for row in rows if row.stage.startswith(kind)]
         return Stage(sum(found), self._floor(work)) if found else None
 
-    def _split(self, mode: str, took: float, rounds: int) -> tuple[Stage | None, Stage | None]:
+    def _split(self, mode: str, took: float, iters: int) -> tuple[Stage | None, Stage | None]:
         """Prefill and steps of a recorded chunk that takes `took` ms, by recording fewer steps.
 
         Leaves the policy in eager mode.
@@ -110,7 +110,7 @@ class Subject:
             config = whole.config.model_copy(update={"steps": fewer})
             flows["action"] = replace(whole, config=config)
             self.policy.set_mode(mode)  # forgets what was recorded
-            half = self._median(self.sample, rounds)
+            half = self._median(self.sample, iters)
         finally:
             flows["action"] = whole
             self.policy.set_mode("eager")
@@ -126,7 +126,7 @@ class Subject:
             return
         self.policy.set_mode("eager")
         expected = self.sample()
-        plain = Plain(self.policy, self.inputs.with_(text=spelled(self.inputs.text)))
+        plain = Plain(self.policy, self.inputs.with_(text=expand_repeats(self.inputs.text)))
         for way, cached in PLAIN.items():
             act = partial(plain.act, cached=cached)
             difference = apart(act(), expected)
@@ -143,15 +143,15 @@ class Subject:
     @torch.no_grad()
     def _uncached(self) -> float:
         """How far actions with caches are from those without any."""
-        policy, inputs = self.policy, fresh(self.inputs)
+        policy, inputs = self.policy, with_fresh_caches(self.inputs)
         slow = policy.paradigm.act(
             uncached(policy.guided(inputs)), inputs, policy.schedules, generator(0)
         )
         return apart(self.sample(), slow.action)
 
-    def _median(self, run: Callable[[], Any], rounds: int) -> float:
+    def _median(self, run: Callable[[], Any], iters: int) -> float:
         """Milliseconds of a run, after two to warm up."""
-        times = [1000 * seconds(run, self.device) for _ in range(rounds + 2)]
+        times = [1000 * seconds(run, self.device) for _ in range(iters + 2)]
         return statistics.median(times[2:])
 
     def _floor(self, work: Work) -> float:

@@ -16,11 +16,11 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.text_cache import TextEmbeddingCache
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WORDS = 16  # of an instruction; a T5 tokenizer makes about so many of a sentence
+TEXT_TOKENS = 16  # of an instruction; a T5 tokenizer makes about so many of a sentence
 SMALL = 0.02  # standard deviation of what is zero at the start of training
 
 
-class Words(nn.Module):
+class RandomTextEncoder(nn.Module):
     """In place of a published text encoder: random words for any instruction, padded as it pads."""
 
     trainable = False
@@ -29,17 +29,19 @@ class Words(nn.Module):
         """`padding` is "zeros", "mask" or "attended", as in the encoders' own settings."""
         super().__init__()
         self.width, self.length, self.padding = width, length, padding
-        count = length if padding == "attended" else min(WORDS, length - 1)
-        self.words = nn.Parameter(torch.randn(1, count, width), requires_grad=False)
+        count = length if padding == "attended" else min(TEXT_TOKENS, length - 1)
+        self.text_tokens = nn.Parameter(torch.randn(1, count, width), requires_grad=False)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """B prompts to the same words [B, L, width]; zeros are one word that counts for all."""
-        words = self.words.expand(len(prompts), -1, -1)
+        text_tokens = self.text_tokens.expand(len(prompts), -1, -1)
         if self.padding != "zeros":
-            return Text(words)
-        repeats = words.new_ones(words.shape[:2])
-        rest = repeats.new_full((len(prompts), 1), self.length - words.shape[1])
-        return Text(nn.functional.pad(words, (0, 0, 0, 1)), repeats=torch.cat([repeats, rest], 1))
+            return Text(text_tokens)
+        repeats = text_tokens.new_ones(text_tokens.shape[:2])
+        rest = repeats.new_full((len(prompts), 1), self.length - text_tokens.shape[1])
+        return Text(
+            nn.functional.pad(text_tokens, (0, 0, 0, 1)), repeats=torch.cat([repeats, rest], 1)
+        )
 
     def fingerprint(self) -> str:
         """What it gives follows from these."""
@@ -61,8 +63,8 @@ def build(name: str, device: str, *, tiny: bool) -> Policy:
     with torch.device(device):  # random weights are drawn where they are needed
         policy = wamkit.build(raw, tiny=tiny, device=device)
         text = policy.spec.text_encoder
-        words = Words(text.width, text.max_tokens, padding)
-    policy.text_encoder, policy.text_embeddings = words, TextEmbeddingCache(words)
+        text_tokens = RandomTextEncoder(text.width, text.max_tokens, padding)
+    policy.text_encoder, policy.text_embeddings = text_tokens, TextEmbeddingCache(text_tokens)
     return redrawn(policy)
 
 

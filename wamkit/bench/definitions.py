@@ -32,6 +32,6 @@ FIGURES = {
     "GPU: of tensors, while the chunks ran",
     "framework": "processor time on a CPU, time on a GPU: of whole chunks in eager, against the "
     "same parts, and the same operations of torch between them, called by hand with the same "
-    "tensors; quartiles of the rounds in brackets",
+    "tensors; quartiles of the iterations in brackets",
 }
 """What columns and other figures are of."""

@@ -28,7 +28,7 @@ from .definitions import FIGURES, STAGES
 from .hooks import Call, StageRecorder, record_calls
 from .machine import Roofline, machine, measure_roofline, peak_bytes, seconds
 
-ROUNDS = 20
+ITERS = 20
 """Chunks that are counted: the fewest of which the 95th percentile is not simply the longest."""
 
 
@@ -68,9 +68,9 @@ class Report:
     )
     required_hz: float
     framework: float | None  # share of a chunk that is neither in a part nor in a kernel it calls
-    framework_quartiles: tuple[float, float] | None  # the first and the third, of the rounds
+    framework_quartiles: tuple[float, float] | None  # the first and the third, of the iterations
     random: tuple[str, ...]  # parts with random weights
-    rounds: int
+    iters: int
     quantized: str  # kind of rounding, or "none"
     act_options: Mapping[str, Any]  # of the paradigm, for every chunk
     sizes: Mapping[str, Any]  # the spec
@@ -86,12 +86,12 @@ def measure(
     *,
     mode: str = "eager",
     batch: int = 1,
-    rounds: int = ROUNDS,
+    iters: int = ITERS,
     warmup: int = 2,
     name: str = "",
     act_options: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Measure `policy.act` on random images, in `mode`, over `rounds` chunks.
+    """Measure `policy.act` on random images, in `mode`, over `iters` chunks.
 
     The policy is left in `mode`. Raises WamkitError if it cannot run in it.
     """
@@ -107,7 +107,7 @@ def measure(
     work = StageRecorder(device, counts=True)
     with work.record(policy):
         act()
-    shares = framework(policy, act, rounds) if mode == "eager" else []
+    shares = framework(policy, act, iters) if mode == "eager" else []
 
     top = measure_roofline(device, dtype)
     if device.type == "cuda":
@@ -117,7 +117,7 @@ def measure(
     for _ in range(warmup):
         act()
     whole, staged = [], []
-    for _ in range(rounds):
+    for _ in range(iters):
         whole.append(seconds(act, device))
         stages = StageRecorder(device)
         with stages.record(policy):
@@ -126,7 +126,7 @@ def measure(
     peak = peak_bytes(device)
     top = top.higher(measure_roofline(device, dtype))
     rows = [
-        *_rows_outside_chunk(policy, seen, device, rounds),
+        *_rows_outside_chunk(policy, seen, device, iters),
         *_rows(staged, _work(work.calls, mode), top),
     ]
     ops, moved = sum(c.operations for c in work.calls), sum(c.bytes for c in work.calls)
@@ -150,14 +150,14 @@ def measure(
         framework=statistics.median(shares) if shares else None,
         framework_quartiles=_quartiles(shares) if shares else None,
         random=tuple(k for k in KINDS if _random(getattr(spec, k), getattr(policy, k))),
-        rounds=rounds,
+        iters=iters,
         quantized=policy.quantized,
         act_options=chosen,
         sizes=spec.dump(),
     )
 
 
-def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[float]:
+def framework(policy: Policy, act: Callable[[], None], iters: int) -> list[float]:
     """Of every round, the share that goes when the parts are called by hand with the same tensors.
 
     Every call of a part's own methods (blocks, attention, ends, VAE, text, layout) and every
@@ -175,7 +175,7 @@ def framework(policy: Policy, act: Callable[[], None], rounds: int) -> list[floa
 
     by_hand()
     spent = _processor if policy.device.type == "cpu" else seconds
-    pairs = [(spent(act, policy.device), spent(by_hand, policy.device)) for _ in range(rounds)]
+    pairs = [(spent(act, policy.device), spent(by_hand, policy.device)) for _ in range(iters)]
     return [(whole - hand) / whole for whole, hand in pairs]
 
 
@@ -192,7 +192,7 @@ def _processor(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _rows_outside_chunk(
-    policy: Policy, seen: Observation, device: torch.device, rounds: int
+    policy: Policy, seen: Observation, device: torch.device, iters: int
 ) -> list[Row]:
     """Stages that are not part of every chunk: images from a camera, and new prompts."""
     buffer = io.BytesIO()
@@ -210,7 +210,7 @@ def _rows_outside_chunk(
         "text, new": lambda: policy.text_encoder.encode([prompt]),
     }
     return [
-        _row(stage, [seconds(run, device) for _ in range(rounds + 1)][1:], 0, None, (0, 0), None)
+        _row(stage, [seconds(run, device) for _ in range(iters + 1)][1:], 0, None, (0, 0), None)
         for stage, run in runs.items()
     ]
 

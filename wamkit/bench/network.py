@@ -40,14 +40,14 @@ class Network:
         }
 
 
-def network(policy: Policy, rounds: int = 10) -> Network:
-    """Measure a server of this policy over `rounds` requests of one client."""
+def network(policy: Policy, iters: int = 10) -> Network:
+    """Measure a server of this policy over `iters` requests of one client."""
     server = Server(policy)
     server.warm_up()
     listener = bind("127.0.0.1", 0)
     with run_in_thread(server, listener):
         host, port = address_of(listener)
-        command = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(rounds)]
+        command = [sys.executable, "-m", "wamkit.serve.latency", host, str(port), str(iters)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WamkitError(

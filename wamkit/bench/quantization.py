@@ -49,7 +49,7 @@ def measure_quantized(
     kind: str,
     mode: str,
     batch: int,
-    rounds: int,
+    iters: int,
     name: str,
     min_elements: int = MIN_ELEMENTS,
 ) -> tuple[Report, QuantizationEffect | None]:
@@ -57,9 +57,9 @@ def measure_quantized(
 
     Raises WamkitError if it cannot be quantized so, or cannot run in `mode`.
     """
-    before = Baseline(policy, mode=mode, batch=batch, rounds=rounds)
+    before = Baseline(policy, mode=mode, batch=batch, iters=iters)
     done = policy.quantize(kind, min_elements)
-    report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=name)
+    report = measure(policy, mode=mode, batch=batch, iters=iters, name=name)
     return report, None if done is None else before.compare(policy, done, report)
 
 
@@ -68,7 +68,7 @@ class Baseline:
 
     @torch.no_grad()
     def __init__(
-        self, policy: Policy, *, mode: str, batch: int, rounds: int, warmup: int = 2
+        self, policy: Policy, *, mode: str, batch: int, iters: int, warmup: int = 2
     ) -> None:
         """Raises WamkitError if the policy cannot run in `mode`."""
         self._batch = batch
@@ -79,7 +79,7 @@ class Baseline:
         def act() -> None:
             policy.act(seen, seed=0)
 
-        times = [seconds(act, policy.device) for _ in range(warmup + rounds)]
+        times = [seconds(act, policy.device) for _ in range(warmup + iters)]
         self.median_ms = 1000 * statistics.median(times[warmup:])
 
     @torch.no_grad()

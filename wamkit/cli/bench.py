@@ -36,7 +36,7 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps, of the video and of the actions.")
     ] = None,
-    rounds: Annotated[int, typer.Option("--iters", min=2, help="Chunks that are counted.")] = 20,
+    iters: Annotated[int, typer.Option("--iters", min=2, help="Chunks that are counted.")] = 20,
     versus: Annotated[
         Path | None,
         typer.Option("--baseline", metavar="FILE.json", help="An earlier report of this machine."),
@@ -61,7 +61,7 @@ def command(
         chosen_sets += _steps(source, chosen_sets, steps)
     earlier = None if versus is None else _earlier(versus)
     report, net, rounding, notes = _measured(
-        source, named, chosen_sets, tiny, device, mode, quantize, batch, rounds, server
+        source, named, chosen_sets, tiny, device, mode, quantize, batch, iters, server
     )
     found = report.json()
     if net is not None:
@@ -99,7 +99,7 @@ def _measured(
     mode: str,
     quantize: str,
     batch: int,
-    rounds: int,
+    iters: int,
     server: bool,
 ) -> tuple[Report, Network | None, QuantizationEffect | None, list[str]]:
     import torch
@@ -125,15 +125,15 @@ def _measured(
     with spinner("measuring"):
         rounding, net = None, None
         if quantize == "none":
-            report = measure(policy, mode=mode, batch=batch, rounds=rounds, name=named)
+            report = measure(policy, mode=mode, batch=batch, iters=iters, name=named)
         else:
             from ..bench.quantization import measure_quantized
 
-            report, rounding = measure_quantized(policy, quantize, mode, batch, rounds, named)
+            report, rounding = measure_quantized(policy, quantize, mode, batch, iters, named)
         if server:
             from ..bench.network import network
 
-            net = network(policy, rounds)
+            net = network(policy, iters)
             report = replace(report, rows=[*report.rows, *net.rows])
     return report, net, rounding, notes + untrained
 
@@ -200,7 +200,7 @@ def _draw(
     )
     if report.random:
         say(f"random weights: {', '.join(report.random)}; times are real, actions mean nothing")
-    slowest = "p95 ms" if report.rounds >= 20 else "max ms"  # see boundaries.FIGURES
+    slowest = "p95 ms" if report.iters >= 20 else "max ms"  # see boundaries.FIGURES
     columns = ["calls", "median ms", slowest, "share", "GFLOP", "MB", "floor ms", "x floor"]
     if ratios:
         columns.append("faster than before")

@@ -28,11 +28,11 @@ def config_conflicts(part: Part) -> Iterator[Conflict]:
     if found is None:
         return
     if found.differing:
-        told = "; ".join(_pair(k, f, w) for k, (f, w) in found.differing.items())
+        differences = "; ".join(_pair(k, f, w) for k, (f, w) in found.differing.items())
         yield Conflict(
             between=(place,),
             why=f"{found.file} is that of a {found.called} which {part.name} does not compute "
-            f"(found for expected): {told}",
+            f"(found for expected): {differences}",
             hint=_reader(part) or f"name weights of {part.name} with those settings",
         )
     yield from _sizes(part, found)
@@ -77,7 +77,9 @@ def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:
     of_variant = table.get(variant, {}) if isinstance(table, dict) else {}
     by_variant = [key for key in wrong if key in of_variant and of_variant[key] == wrong[key][0]]
     if by_variant:
-        told = "; ".join(f"{key} = {wrong[key][0]} for {wrong[key][1]}" for key in by_variant)
+        differences = "; ".join(
+            f"{key} = {wrong[key][0]} for {wrong[key][1]}" for key in by_variant
+        )
         fits = [
             name
             for name, sizes in table.items()  # type: ignore[union-attr]
@@ -87,7 +89,7 @@ def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:
         yield Conflict(
             between=(f"{part.kind}.variant", f"{part.kind}.weights"),
             why=f"variant {variant!r} has sizes that {found.file} contradicts (spec for file): "
-            f"{told}",
+            f"{differences}",
             hint=f"leave {part.kind}.variant out (sizes are then read from the folder), {other}or "
             f"name the weights of {variant}",
         )

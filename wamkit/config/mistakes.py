@@ -91,11 +91,13 @@ def example(form: type[BaseModel], name: str | None = None) -> str:
 def keys_of(form: type[BaseModel]) -> str:
     """What is written in a table: what it must have with an example, and the names of the rest."""
     must = [k for k, f in form.model_fields.items() if f.is_required()]
-    shown = [f"{k} = {_form_of(form.model_fields[k], k)}" for k in must]
+    forms = [f"{k} = {_form_of(form.model_fields[k], k)}" for k in must]
     rest = [k for k in form.model_fields if k not in must]
-    words = " and ".join(shown)
+    keys_text = " and ".join(forms)
     return (
-        f"{words}; it also knows {', '.join(rest)}" if must and rest else words or ", ".join(rest)
+        f"{keys_text}; it also knows {', '.join(rest)}"
+        if must and rest
+        else keys_text or ", ".join(rest)
     )
 
 
@@ -155,9 +157,9 @@ def _hint(
         return f"write a list, such as {key} = {_value(field)}" if field else "write a list"
     if kind.startswith(("greater", "less")):
         limits = {k: v for k, v in item.get("ctx", {}).items() if k in ("gt", "ge", "lt", "le")}
-        words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
-        told = " and ".join(f"{words[k]} {v:g}" for k, v in limits.items())
-        return f"write a number {told}"
+        phrases = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+        bounds = " and ".join(f"{phrases[k]} {v:g}" for k, v in limits.items())
+        return f"write a number {bounds}"
     if field is not None and not field.is_required():
         default = field.get_default(call_default_factory=True)
         meant = "" if default is None else f" for {_value(field) if default else default}"
@@ -181,8 +183,8 @@ def _belongs(
     prefix = ".".join([*([where] if where else []), *map(str, loc[:-1])])
     below = home_of(key, {prefix: table}) if table is not None else None
     others = {name: form for name, form in elsewhere.items() if name != where}
-    beside = home_of(key, {**({where: cls} if where and len(loc) > 1 else {}), **others})
-    for place in (below, beside):
+    sibling = home_of(key, {**({where: cls} if where and len(loc) > 1 else {}), **others})
+    for place in (below, sibling):
         if place is not None and place.rpartition(".")[2].lower() == key.lower():
             return f"it belongs elsewhere: {place}"
     if new := renamed(key, keys):
@@ -192,7 +194,7 @@ def _belongs(
     if below is not None:
         return f"it belongs to one of its tables: did you mean {below}?"
     known = f"known are {', '.join(keys)}"
-    return f"{known}; or did you mean {beside}?" if beside else known
+    return f"{known}; or did you mean {sibling}?" if sibling else known
 
 
 def _keys(form: type[BaseModel], path: str) -> Iterator[tuple[str, str]]:

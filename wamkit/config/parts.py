@@ -173,19 +173,19 @@ class VariantBackbone(BackboneConfig):
         if not isinstance(given, dict):
             return given
         written = {key: value for key, value in given.items() if value is not None}
-        told = dict(open_fields(cls, written))
+        fields = dict(open_fields(cls, written))
         if "variant" in written:  # it must be that of the folder: `wamkit.config.configs`
-            return {**told, **cls.sizes.get(written["variant"], {}), **written}
-        variant = told.pop("variant", None) or cls._variant_of(told)
-        return {"variant": variant, **cls.sizes.get(variant, {}), **told, **written}
+            return {**fields, **cls.sizes.get(written["variant"], {}), **written}
+        variant = fields.pop("variant", None) or cls._variant_of(fields)
+        return {"variant": variant, **cls.sizes.get(variant, {}), **fields, **written}
 
     @classmethod
-    def _variant_of(cls, told: Mapping[str, Any]) -> str:
+    def _variant_of(cls, fields: Mapping[str, Any]) -> str:
         """The default, or else the first variant with these sizes, if there is one."""
         default = str(cls.model_fields["variant"].default)
         for variant in (default, *cls.sizes):
             sizes = cls.sizes.get(variant, {})
-            if all(told.get(key, size) == size for key, size in sizes.items()):
+            if all(fields.get(key, size) == size for key, size in sizes.items()):
                 return variant
         return default
 
@@ -412,14 +412,14 @@ class ParadigmConfig(Part):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """What the paradigm does not fit in `spec`; none if it fits."""
         numbers = {"action", "next_state", "value"}
-        hears = sorted(
+        viewers = sorted(
             {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}
             - numbers
         )
-        if hears and not spec.action_head.exposes_tokens:
+        if viewers and not spec.action_head.exposes_tokens:
             yield Conflict(
                 between=("paradigm", "action_head"),
-                why=f"{self.name} lets {', '.join(hears)} attend to the action, but "
+                why=f"{self.name} lets {', '.join(viewers)} attend to the action, but "
                 f"{spec.action_head.name} only reads the video and is never heard",
                 hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
                 "a paradigm in which only the action looks at the action",

@@ -26,10 +26,10 @@ def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tupl
         return stages
     first = next((s for s in stages if set(s.roles) <= OBSERVED), None)
     opened = () if first is None else first.roles
-    alone = _without_target(stages)
+    without_target = _without_target(stages)
     found = []
     for stage in stages:
-        if stage is first and not alone:
+        if stage is first and not without_target:
             continue
         if "target" in stage.roles:
             roles = (*(r for r in opened if r not in stage.roles), *stage.roles)
@@ -41,29 +41,31 @@ def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tupl
 
 
 def level_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
-    """A conflict if words that follow the target have no one level, or not the one of training."""
+    """Yield a conflict if text at the target level has no single level, or not that of training."""
     if not _follows(spec):
         return
     backbone, paradigm = spec.backbone, spec.paradigm
     place = "backbone.text_sigma" if hasattr(backbone, "text_sigma") else "backbone"
     value = getattr(backbone, "text_sigma", None)
-    clean = 'set backbone.text_sigma = "clean"' if value else "choose a backbone with clean words"
-    said = f"the words of {backbone.name} have the noise level of the target frames"
-    said += f' ({place} = "{value}")' if value else ""
+    clean = 'set backbone.text_sigma = "clean"' if value else "choose a backbone with clean text"
+    reason = f"the text tokens of {backbone.name} have the noise level of the target frames"
+    reason += f' ({place} = "{value}")' if value else ""
     copies = sorted(role for role in paradigm.sees if _is_other_target(role))
     if copies or paradigm.chunks_per_sample > 1:
         yield Conflict(
             between=(place, "paradigm"),
-            why=f"{said}, and under {paradigm.name} the frames of one pass have several: those of "
+            why=f"{reason}, and in {paradigm.name} frames of one pass have several: those of "
             f"{', '.join(['target', *copies][:3])}",
             hint=f"{clean}, or choose a paradigm whose target frames share a level, such as joint",
         )
-    elif backbone.traits.text_level == "target" and (alone := _without_target(_program(spec))):
-        either = ', or "target_or_clean" to have words at 0 there, unlike in training'
+    elif backbone.traits.text_level == "target" and (
+        without_target := _without_target(_program(spec))
+    ):
+        either = ', or "target_or_clean" to have text at 0 there, unlike in training'
         yield Conflict(
             between=(place, "paradigm"),
-            why=f"{said}, and {paradigm.name} acts in passes that have none: to "
-            f"{alone[0].does}; training shows the action words at other levels",
+            why=f"{reason}, and {paradigm.name} acts in passes that have none: to "
+            f"{without_target[0].does}; in training the action sees text at other levels",
             hint=clean
             + (either if value else "")
             + ", or choose a paradigm that denoises the target frames beside the action, such as "

@@ -111,8 +111,8 @@ def open_fields(cls: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
     if found is None:
         return {}
-    told = {**found.suggested, **found.fields}
-    return {key: value for key, value in told.items() if given.get(key) is None}
+    values = {**found.suggested, **found.fields}
+    return {key: value for key, value in values.items() if given.get(key) is None}
 
 
 def name_of(config: Config) -> str:

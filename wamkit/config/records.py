@@ -122,8 +122,8 @@ def parsed(file: Path, cls: type[T], read: Callable[[str], Any], hint: str) -> T
         raw = read(text)
         plain = json.dumps(raw)
     except Exception as error:  # whatever a parser says of text that it was not made for
-        words = " ".join(str(error).split())
-        raise WamkitError(f"{file} is damaged: {words or type(error).__name__}", hint) from None
+        reason = " ".join(str(error).split())
+        raise WamkitError(f"{file} is damaged: {reason or type(error).__name__}", hint) from None
     if not isinstance(raw, Mapping):
         raise WamkitError(f"{file} is damaged: it holds a {type(raw).__name__}, not a table", hint)
     try:

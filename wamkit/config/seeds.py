@@ -22,8 +22,8 @@ def expect_seed(found: Any, what: str = "the seed", *, room: int = 1) -> int:
     except TypeError:
         seed = -1
     if not 0 <= seed <= MOST:
-        said = f"{seed:#x}" if seed > MOST else repr(found)[:80]
-        raise WamkitError(f"{what} is {said[:80]}", f"choose a whole number from 0 to {MOST}")
+        text = f"{seed:#x}" if seed > MOST else repr(found)[:80]
+        raise WamkitError(f"{what} is {text[:80]}", f"choose a whole number from 0 to {MOST}")
     if seed + room - 1 > MOST:
         raise WamkitError(
             f"{what} is {seed}, and {room - 1} more seeds from there on go beyond 64 bits",

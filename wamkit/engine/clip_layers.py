@@ -38,8 +38,8 @@ class Attention(nn.Module):
         q, k, v = (
             split_heads(to(x), self.head_dim) for to in (self.q_proj, self.k_proj, self.v_proj)
         )
-        heard = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out_proj(heard.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):

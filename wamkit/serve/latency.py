@@ -35,12 +35,12 @@ def random_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "prompt": "pick up the cup", "seed": 0}
 
 
-def measure_latency(host: str, port: int, rounds: int) -> dict[str, Any]:
+def measure_latency(host: str, port: int, iters: int) -> dict[str, Any]:
     """Measure round trips: total and policy milliseconds of each, and bytes sent and received."""
     whole, policy = [], []
     with Client(host, port) as client:
         request = random_request(client.metadata)
-        for _ in range(rounds + UNCOUNTED):
+        for _ in range(iters + UNCOUNTED):
             client.reset()
             begun = perf_counter()
             reply = client.infer(request)

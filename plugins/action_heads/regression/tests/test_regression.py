@@ -79,23 +79,23 @@ def test_padding_of_the_text_is_left_out(pool: str) -> None:
     sizes = spec_for().sizes
     head = Regression(width=24, pool=pool, text="pooled").build(sizes)
     valid = torch.tensor([[True, True, False]] * 2)
-    hidden, words = (
+    hidden, text_tokens = (
         torch.randn(2, 3, sizes.traits.width),
         torch.randn(2, 3, sizes.traits.text_width),
     )
 
-    def found(hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    def found(hidden: torch.Tensor, text_tokens: torch.Tensor) -> torch.Tensor:
         noisy = NoisyVectors(torch.zeros(2, 6, 4), torch.ones(2))
-        inputs = ModelInputs(Text(words, valid), action=noisy, state=torch.zeros(2, 3))
+        inputs = ModelInputs(Text(text_tokens, valid), action=noisy, state=torch.zeros(2, 3))
         memory = head.encode_hidden([hidden], valid, head.embed_text(inputs.text))
         velocity: torch.Tensor = head.read(inputs, [], memory, None, None, call)["action"]
         return velocity
 
-    one = found(hidden, words)
+    one = found(hidden, text_tokens)
     for at, same in ((2, True), (1, False)):
         moved = torch.zeros(2, 3, 1)
         moved[:, at] = torch.randn(2, 1)
-        for two in (found(hidden * (1 + moved), words), found(hidden, words + moved)):
+        for two in (found(hidden * (1 + moved), text_tokens), found(hidden, text_tokens + moved)):
             assert torch.equal(one, two) == same
 
 

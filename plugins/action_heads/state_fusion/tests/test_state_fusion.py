@@ -94,7 +94,7 @@ def _published(tensors: dict[str, Tensor], hidden: list[Tensor], steps: int) -> 
 def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = spec_for().sizes
-    d, words = sizes.traits.width, sizes.traits.text_width
+    d, text_width = sizes.traits.width, sizes.traits.text_width
     shapes = {
         **{f"layer_poolers.{i}.adapted.{n}": s for i in (0, 1) for n, s in {
             "token_norm.weight": (d,), "token_norm.bias": (d,), "query_tokens": (3, d),
@@ -123,8 +123,8 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
                "down_proj.bias": (8,), "up_proj.weight": (d, 8), "up_proj.bias": (d,)}  # fmt: skip
     for layer, (name, shape) in ((i, item) for i in (0, 1) for item in adapter.items()):
         whole[f"mot.mixtures.video.wam_adapters.{layer}.{name}"] = torch.randn(shape)
-    whole["proprio_encoder.weight"] = torch.randn(words, 3)
-    whole["proprio_encoder.bias"] = torch.randn(words)
+    whole["proprio_encoder.weight"] = torch.randn(text_width, 3)
+    whole["proprio_encoder.bias"] = torch.randn(text_width)
     whole["mot.mixtures.video.blocks.0.self_attn.q.weight"] = torch.randn(2, 2)
     file = nn.Module()
     for name, tensor in whole.items():
@@ -139,7 +139,7 @@ def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path
     head = StateFusion(**SMALL, weights=str(tmp_path / "light_wam.safetensors")).build(sizes)
     hidden = [torch.randn(2, 7, d) for _ in range(2)]
     noisy = NoisyVectors(torch.randn(2, 6, 4), torch.ones(2))
-    inputs = ModelInputs(Text(torch.randn(2, 3, words)), action=noisy)
+    inputs = ModelInputs(Text(torch.randn(2, 3, text_width)), action=noisy)
     cache = KVCache([], [{"context": states} for states in hidden], {"context": 0.0})
     velocity = run_head(
         head, spec_for().backbone.build(), inputs, {"action": ["context"]}, cache

@@ -192,12 +192,12 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
     t = frames.sigma[:, 0]
     if text.cond_embeds is None:
         tokens = z.flatten(2).transpose(1, 2)
-        words = torch.zeros(L, 4)
-        words[:, 3] = torch.arange(L)
+        text_ids = torch.zeros(L, 4)
+        text_ids[:, 3] = torch.arange(L)
         ids = places([0, 10, 20][:count], H, W, 4)
         guided = model.config.guidance_embeds
         guidance = torch.full((B,), 3.5) if guided else None
-        y = model(tokens, text.tokens, t, ids, words, guidance, return_dict=False)[0]
+        y = model(tokens, text.tokens, t, ids, text_ids, guidance, return_dict=False)[0]
         return y.transpose(1, 2).unflatten(2, (count, H, W))
     # Packed as FluxKontextPipeline does: channel, row and column of a square of latents.
     squares = z.reshape(B, 16, count, H // 2, 2, W // 2, 2).permute(0, 2, 3, 5, 1, 4, 6)
@@ -257,11 +257,11 @@ def test_clean_references_equal_the_fixed_reference_mode_of_diffusers(
         block.attn.set_processor(theirs.Flux2KVParallelSelfAttnProcessor())
     frames, text = scene("klein")
     frames = Frames(frames.z, ("context", "context", "target"), frames.times, frames.sigma)
-    words = torch.zeros(L, 4)
-    words[:, 3] = torch.arange(L)
+    text_ids = torch.zeros(L, 4)
+    text_ids[:, 3] = torch.arange(L)
     wanted, _ = model(
         frames.z.flatten(2).transpose(1, 2), text.tokens, frames.sigma[:, 2],
-        places([10, 20, 0], H, W, 4), words, kv_cache_mode="extract", num_ref_tokens=2 * H * W,
+        places([10, 20, 0], H, W, 4), text_ids, kv_cache_mode="extract", num_ref_tokens=2 * H * W,
         return_dict=False,
     )  # fmt: skip
     everything = {"text", "context", "target"}

@@ -144,14 +144,14 @@ def scene(case: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fram
     if case == "2.2-ti2v":
         roles = ("context", *roles[1:])
         levels[:, 0] = 0
-    words, guide, image = draw(B, 7, config.text_width), None, None
+    text_tokens, guide, image = draw(B, 7, config.text_width), None, None
     if case == "2.1-i2v":
-        words = draw(B, 512, config.text_width)  # the length that diffusers takes for granted
+        text_tokens = draw(B, 512, config.text_width)  # the length that diffusers takes for granted
         guide = draw(B, config.cond_channels, T, H, W)
         image = 0.03 * draw(B, 5, config.cond_embeds_width)
     z = draw(B, config.latent_channels, T, H, W)
     frames = Frames(z, roles, counted(T), levels, guide)
-    return frames, Text(words, cond_embeds=image)
+    return frames, Text(text_tokens, cond_embeds=image)
 
 
 def expected(model: Any, frames: Frames, text: Text) -> Tensor:
@@ -288,11 +288,11 @@ def test_missing_and_unexpected_channels_and_images_are_refused(backbones: dict[
         denoise(backbones["2.1-i2v"], replace(frames, cond_latents=None), text)
     with pytest.raises(WamkitError, match=r"found cond_embeds of width 0; .* takes width 16"):
         denoise(backbones["2.1-i2v"], frames, Text(text.tokens))
-    frames, words = scene("2.1-t2v")
+    frames, t2v_text = scene("2.1-t2v")
     with pytest.raises(WamkitError, match=r"found 3 channels of conditioning latents; .* takes 0"):
-        denoise(backbones["2.1-t2v"], replace(frames, cond_latents=frames.z[:, :3]), words)
+        denoise(backbones["2.1-t2v"], replace(frames, cond_latents=frames.z[:, :3]), t2v_text)
     with pytest.raises(WamkitError, match=r"found cond_embeds of width 16; .* takes width 0"):
-        denoise(backbones["2.1-t2v"], frames, Text(words.tokens, cond_embeds=text.cond_embeds))
+        denoise(backbones["2.1-t2v"], frames, Text(t2v_text.tokens, cond_embeds=text.cond_embeds))
 
 
 def test_weights_of_one_file_are_those_of_the_reference(

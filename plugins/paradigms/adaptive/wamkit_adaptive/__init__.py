@@ -125,10 +125,10 @@ class Adaptive(ParadigmConfig):
         if self.threshold == inf:
             return fast
         copies = f" ({self.proposals} fast proposals in one batch)"
-        both = [s if once(s) else _said(s, copies) for s in fast]
+        both = [s if once(s) else _with_suffix(s, copies) for s in fast]
         read = {s.roles for s in fast if once(s)}
         rest = [s for s in slow if not (once(s) and s.roles in read)]
-        return (*both, *(_said(s, " (for the share that deliberates)") for s in rest))
+        return (*both, *(_with_suffix(s, " (for the share that deliberates)") for s in rest))
 
     def build(self) -> Any:
         from .paradigm import AdaptiveParadigm
@@ -141,8 +141,8 @@ def once(stage: Stage) -> bool:
     return set(stage.roles) <= OBSERVED
 
 
-def _said(stage: Stage, words: str) -> Stage:
-    return stage.model_copy(update={"does": stage.does + words})
+def _with_suffix(stage: Stage, suffix: str) -> Stage:
+    return stage.model_copy(update={"does": stage.does + suffix})
 
 
 def _in_way(kind: str, conflict: Conflict, settings: Mapping[str, Any]) -> Conflict:

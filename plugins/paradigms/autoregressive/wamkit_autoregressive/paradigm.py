@@ -75,7 +75,7 @@ class AutoregressiveParadigm(Paradigm):
             unwritten = self._clean(inputs, now, None, done.take("action"))
         left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
         ends = self.config.on_full_memory == "restart" and now == self.names.last
-        clip = self._shown(inputs, now, video.x)
+        clip = self._to_clip(inputs, now, video.x)
         return ParadigmOutput(done.take("action"), clip, memory=None if ends else left)
 
     def imagine(
@@ -83,14 +83,14 @@ class AutoregressiveParadigm(Paradigm):
     ) -> Frames:
         """The frames of the block as `act` imagines them: with its action, or before it."""
         if self.config.action == "mutual":
-            shown = self.act(model, inputs, schedules, rng).video
-            assert shown is not None
-            return shown
+            clip = self.act(model, inputs, schedules, rng).video
+            assert clip is not None
+            return clip
         memory = self._recalled(model, inputs)
         block = self._blank(inputs, memory.begun).without("action")
         video = init_sampler("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
-        return self._shown(inputs, memory.begun, video.x)
+        return self._to_clip(inputs, memory.begun, video.x)
 
     def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
@@ -279,7 +279,7 @@ class AutoregressiveParadigm(Paradigm):
             )
         return _with_clip(inputs.with_(action=action), clip)
 
-    def _shown(self, inputs: ModelInputs, block: int, z: Tensor) -> Frames:
+    def _to_clip(self, inputs: ModelInputs, block: int, z: Tensor) -> Frames:
         """The clip of the inputs with the frames of a block as its target."""
         clip = inputs.clip
         assert clip is not None

@@ -64,8 +64,8 @@ class IdmParadigm(Paradigm):
         video = init_sampler("video", inputs, schedules, rng, until=float(stop))
         cache, rest = prefill(model, inputs, self.sees)
         seen = denoise(model, rest.without("action"), {"video": video}, cache)
-        shown = seen.with_(**{_place(seen): _copy(seen)})
-        kept = model(shown, cache=cache, keep=("target'",)).cache
+        with_copy = seen.with_(**{_place(seen): _copy(seen)})
+        kept = model(with_copy, cache=cache, keep=("target'",)).cache
         assert cache is not None and kept is not None
         rest = rest.with_(video=None, future=None)
         done = denoise(model, rest, {"action": action}, cache | kept)
@@ -88,8 +88,8 @@ class IdmParadigm(Paradigm):
         flow, x = schedules["video"], inputs.take("video")
         share = draw_uniform((len(x),), rng) < self.config.context_noise_prob
         level = flow.sample((len(x),), x, rng) * to_device(share, x.device)
-        shown = flow.add(x, draw_noise(tuple(x.shape), x, rng), level)
-        copy = _copy(inputs.put("video", shown, level))
+        noised = flow.add(x, draw_noise(tuple(x.shape), x, rng), level)
+        copy = _copy(inputs.put("video", noised, level))
         assert noisy.clip is not None
         return noisy.with_(**{_place(noisy): noisy.clip.then(copy)}), target
 

@@ -67,14 +67,14 @@ class Joint(ParadigmConfig):
     def sees(self) -> Visibility:
         if self.attends == "full":
             return everyone({*OBSERVED, "target", "action"})
-        heard = {"action"} if self.attends in ("mutual", "video_sees_action") else set()
-        shown = {"target"} if self.attends in ("mutual", "action_sees_video") else set()
+        seen_action = {"action"} if self.attends in ("mutual", "video_sees_action") else set()
+        seen_target = {"target"} if self.attends in ("mutual", "action_sees_video") else set()
         return {
             "text": frozenset({"text", "context"}),
             "context": frozenset({"text", "context"}),
             "state": OBSERVED,
-            "target": OBSERVED | {"target"} | heard,
-            "action": OBSERVED | {"action"} | shown,
+            "target": OBSERVED | {"target"} | seen_action,
+            "action": OBSERVED | {"action"} | seen_target,
         }
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:

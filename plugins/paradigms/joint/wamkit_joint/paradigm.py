@@ -55,14 +55,14 @@ class JointParadigm(Paradigm):
         action = init_sampler("action", inputs, schedules, rng)
         cache, inputs = prefill(model, inputs, self.sees)
         known, clip = cache, inputs.clip
-        shown = {"text", *(inputs.video.roles if inputs.video is not None else ())}
-        shown.update(clip.roles if clip is not None else ())
+        roles = {"text", *(inputs.video.roles if inputs.video is not None else ())}
+        roles.update(clip.roles if clip is not None else ())
         place = 0
         while not action.done or (refresh == "every" and not video.done):
             inputs = inputs.put("action", action.x, action.level)
             if self._due(place, video.evaluations):
                 inputs = inputs.put("video", video.x, video.level)
-                keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(shown))
+                keep = () if self._due(place + 1, video.evaluations) else tuple(sorted(roles))
                 velocity = model(inputs, cache=cache, keep=keep)
                 if keep and velocity.cache is not None:
                     known = velocity.cache if cache is None else cache | velocity.cache

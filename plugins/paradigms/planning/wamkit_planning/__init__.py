@@ -68,15 +68,15 @@ class Planning(ParadigmConfig):
         """Where the future of a proposal comes from: imagined after the action, with it, or not."""
         if "action" in self.inner.sees.get("target", ()):
             return "foreseen"
-        shown = {role.rstrip("'") for role in self.inner.sees["action"]}
-        return "proposed" if "target" in shown else "none"
+        visible = {role.rstrip("'") for role in self.inner.sees["action"]}
+        return "proposed" if "target" in visible else "none"
 
     @property
     def sees(self) -> Visibility:
         if not self.learns_value:
             return self.inner.sees
-        shown = {"none": set[str]()}.get(self.future, {"target"})
-        return {**self.inner.sees, "value": OBSERVED | shown | {"next_state", "action", "value"}}
+        visible = {"none": set[str]()}.get(self.future, {"target"})
+        return {**self.inner.sees, "value": OBSERVED | visible | {"next_state", "action", "value"}}
 
     @property
     def predicts(self) -> tuple[str, ...]:
@@ -139,16 +139,16 @@ class Planning(ParadigmConfig):
         if n == 1:
             return inner
         copies = f" ({n} proposals in one batch)"
-        stages = [s if _once(s) else _said(s, copies) for s in inner]
+        stages = [s if _once(s) else _with_suffix(s, copies) for s in inner]
         futures, values = self.futures or 1, self.values
         if isinstance(self.inner, Judging):
             imagine, judge = self.inner.foresight(spec)
         else:
             imagine, judge = self._foresight(spec)
         if imagine.passes:
-            stages.append(_said(imagine, f" ({n} x {futures} in one batch)"))
+            stages.append(_with_suffix(imagine, f" ({n} x {futures} in one batch)"))
         many = f"{n} x {futures} x {values}" if imagine.passes else f"{n} x {values}"
-        return (*stages, _said(judge, f" ({many} in one batch)"))
+        return (*stages, _with_suffix(judge, f" ({many} in one batch)"))
 
     def _foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
         """What is run after the proposals where the inner paradigm knows no value."""
@@ -182,8 +182,8 @@ def _once(stage: Stage) -> bool:
     return set(stage.roles) <= OBSERVED
 
 
-def _said(stage: Stage, words: str) -> Stage:
-    return stage.model_copy(update={"does": stage.does + words})
+def _with_suffix(stage: Stage, suffix: str) -> Stage:
+    return stage.model_copy(update={"does": stage.does + suffix})
 
 
 @hookimpl

@@ -82,8 +82,8 @@ class OpenCLIPEncoder(nn.Module):
         return Text(found["text_intermediates"][0][:, :longest], valid)
 
     def _row(self, prompt: str) -> list[int]:
-        words = self.tokenizer.encode(prompt)
-        row = [self.tokenizer.sot_token_id, *words, self.tokenizer.eot_token_id]
+        token_ids = self.tokenizer.encode(prompt)
+        row = [self.tokenizer.sot_token_id, *token_ids, self.tokenizer.eot_token_id]
         if len(row) > self.length:
             raise WamkitError(
                 f"the prompt {prompt!r} has {len(row)} tokens, this CLIP model takes at most "

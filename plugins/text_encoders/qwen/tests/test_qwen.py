@@ -215,7 +215,7 @@ def states(folder: Path, ids: list[list[int]], pad_to: int, *, masked: bool) -> 
 
 @float64()
 def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
-    words = tokenizer_of(qwen25vl / "processor")
+    tokenizer = tokenizer_of(qwen25vl / "processor")
     system = (
         "You are a helpful assistant that generates high-quality images based on user instructions."
     )
@@ -223,7 +223,9 @@ def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
         [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         for prompt in PROMPTS
     ]
-    ids = [words(words.apply_chat_template(chat, tokenize=False)).input_ids for chat in chats]
+    ids = [
+        tokenizer(tokenizer.apply_chat_template(chat, tokenize=False)).input_ids for chat in chats
+    ]
     found, mask = states(qwen25vl, ids, max(map(len, ids)), masked=True)
     text = doubled(vl(qwen25vl, "omnigen2").build()).encode(PROMPTS)
     assert text.valid is not None and torch.equal(text.valid, mask.bool())
@@ -232,7 +234,7 @@ def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
 
 @float64()
 def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) -> None:
-    words, length = tokenizer_of(qwen25vl / "processor"), 200
+    tokenizer, length = tokenizer_of(qwen25vl / "processor"), 200
     system = "You are a helpful assistant who will provide prompts to an image generator."
     ids = []
     for prompt in PROMPTS:
@@ -240,7 +242,7 @@ def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) 
         chat = [
             {"role": role, "content": [{"type": "text", "text": text}]} for role, text in pieces
         ]
-        ids.append(words(words.apply_chat_template(chat, tokenize=False)).input_ids)
+        ids.append(tokenizer(tokenizer.apply_chat_template(chat, tokenize=False)).input_ids)
     found, _ = states(qwen25vl, ids, length, masked=False)
     expected = [(x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8) for x in found]
     part = vl(qwen25vl, "cosmos2.5", max_length=length)

@@ -122,19 +122,21 @@ def load_qwen3(model: Path, tokenizer: Path, part: Qwen3) -> QwenEncoder:
     config.num_hidden_layers, config.layer_types = needed, config.layer_types[:needed]
     above = "|".join(map(str, range(needed, depth))) or "(?!)"
     unused = rf"^lm_head\.|(^|\.)layers\.({above})\."
-    made, words, files = load(Qwen3Model, model, tokenizer, unused=unused, config=config)
+    made, tokenizer_made, files = load(Qwen3Model, model, tokenizer, unused=unused, config=config)
     if needed < depth:
         made.norm = nn.Identity()  # it belongs behind the layers that were left out
     recipe = Recipe(states=part.layers, padding=part.padding, answer=True)
-    return QwenEncoder(made, words, recipe, length=part.max_length, width=part.width, files=files)
+    return QwenEncoder(
+        made, tokenizer_made, recipe, length=part.max_length, width=part.width, files=files
+    )
 
 
 def load_qwen25vl(model: Path, tokenizer: Path, part: Qwen25VL) -> QwenEncoder:
     """The language half of a Qwen2.5-VL. Raises WamkitError if files do not fit."""
-    made, words, files = load(Qwen2_5_VLForConditionalGeneration, model, tokenizer)
+    made, tokenizer_made, files = load(Qwen2_5_VLForConditionalGeneration, model, tokenizer)
     return QwenEncoder(
         made.model.language_model,
-        words,
+        tokenizer_made,
         RECIPES[part.recipe],
         length=part.max_length,
         width=part.width,

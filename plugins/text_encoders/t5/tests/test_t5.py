@@ -64,9 +64,9 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     root = tmp_path_factory.mktemp(family)
-    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    words += [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz&"]
-    letters = Tokenizer(models.Unigram(words, unk_id=2))
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary += [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz&"]
+    letters = Tokenizer(models.Unigram(vocabulary, unk_id=2))
     letters.pre_tokenizer = pre_tokenizers.Metaspace()
     letters.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
@@ -77,7 +77,7 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     sizes, encoder = classes(family)
     config = sizes(
-        vocab_size=len(words), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+        vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     model = encoder(config)
@@ -139,10 +139,10 @@ def test_zero_vectors_count_as_many_times_as_there_is_padding(
     q, k, v = (torch.randn(1, 5, 32, generator=rng), *torch.randn(2, 32, 32, generator=rng))
     q = q.expand(3, 1, 5, 32)
 
-    def heard(words: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return attention(q, (words @ k)[:, None] + 1, (words @ v)[:, None] + 1, mask)
+    def attend(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return attention(q, (tokens @ k)[:, None] + 1, (tokens @ v)[:, None] + 1, mask)
 
-    same_values(heard(text.tokens, text.mask), heard(whole, None))
+    same_values(attend(text.tokens, text.mask), attend(whole, None))
 
 
 def test_a_batch_as_long_as_it_may_be_keeps_its_length(folder: Path, config: Config) -> None:
@@ -334,9 +334,9 @@ def test_float8_is_widened_and_what_is_packed_is_refused(copy: Path, config: Con
         },
         r"is quantized \(bitsandbytes": {**state, "shared.weight.absmax": torch.ones(3)},
     }
-    for words, tensors in packed.items():
+    for message, tensors in packed.items():
         save_file(tensors, file, metadata={"format": "pt"})
-        with pytest.raises(WamkitError, match=words):
+        with pytest.raises(WamkitError, match=message):
             config(copy).build()
     save_file(state, file, metadata={"format": "pt"})
     table = json.loads((copy / "text_encoder" / "config.json").read_text())
@@ -364,7 +364,7 @@ def test_a_size_that_is_no_size_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"num_layers": 20_000}, "more than 50,000 parameter tensors"),
         ({"d_ff": 2**20}, "describes a model of .* values, and the files beside it hold"),
@@ -374,10 +374,10 @@ def test_a_size_that_is_no_size_is_refused(
     ],
 )
 def test_a_model_that_its_files_do_not_hold_is_not_made(
-    values: Any, words: str, copy: Path, config: Config
+    values: Any, message: str, copy: Path, config: Config
 ) -> None:
     changed(copy / "text_encoder" / "config.json", **values)
-    with pytest.raises(WamkitError, match=words) as caught:
+    with pytest.raises(WamkitError, match=message) as caught:
         config(copy).build()
     assert caught.value.hint and len(str(caught.value)) < 800
 
@@ -408,9 +408,9 @@ def test_a_tokenizer_of_a_stranger_is_refused_in_words(
     name: str, copy: Path, monkeypatch: pytest.MonkeyPatch, config: Config
 ) -> None:
     monkeypatch.chdir(copy)
-    file, text, words = BROKEN[name]
+    file, text, message = BROKEN[name]
     (copy / "tokenizer" / file).write_text(text)
     (copy / "tokenizer" / "code.py").write_text("open('ran', 'w')\n")
-    with pytest.raises(WamkitError, match=words) as caught:
+    with pytest.raises(WamkitError, match=message) as caught:
         config(copy).build()
     assert caught.value.hint and not (copy / "ran").exists()

@@ -64,8 +64,8 @@ class T5Encoder(nn.Module):
         """The encoder from two local folders. Raises WamkitError if files do not fit."""
         # A checkpoint of the whole model holds the decoder as well.
         unused = r"^(decoder|lm_head)\."
-        made, words, files = load(MODELS[family], model, tokenizer, unused=unused)
-        return T5Encoder(made, words, length=length, padding=padding, files=files)
+        made, tokenizer_made, files = load(MODELS[family], model, tokenizer, unused=unused)
+        return T5Encoder(made, tokenizer_made, length=length, padding=padding, files=files)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode whatever the policy does: the model has dropout."""

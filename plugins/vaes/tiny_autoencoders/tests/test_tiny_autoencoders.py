@@ -107,7 +107,7 @@ def test_latents_and_images_are_the_recorded_ones(
     assert wanted.std() > 1
     same_values(z, wanted)
     images = (vaes[name].decode(z).transpose(1, 2) + 1) / 2
-    wanted = golden[f"{name}.pictures"]
+    wanted = golden[f"{name}.pixels"]
     assert wanted.std() > 0.05 and wanted.min() > 0 and wanted.max() < 1
     same_values(images.flatten()[::7], wanted)
 

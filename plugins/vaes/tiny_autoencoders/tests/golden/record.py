@@ -73,12 +73,12 @@ for name, options in MODELS.items():
     clip = torch.cat([*[clip[:, :1]] * (model.t_downscale - 1), clip], 1)
     with float64():
         z = model.encode_video(clip, show_progress_bar=False)
-        pictures = model.decode_video(z, show_progress_bar=False)
-    print(name, tuple(z.shape), f"std {z.std():.2f}", tuple(pictures.shape), pictures.std())
-    print(f"within (0, 1): {((pictures > 0) & (pictures < 1)).float().mean():.3f}")
+        decoded = model.decode_video(z, show_progress_bar=False)
+    print(name, tuple(z.shape), f"std {z.std():.2f}", tuple(decoded.shape), decoded.std())
+    print(f"within (0, 1): {((decoded > 0) & (decoded < 1)).float().mean():.3f}")
     tensors[f"{name}.latents"] = z
-    tensors[f"{name}.pictures"] = pictures.flatten()[::7]
+    tensors[f"{name}.pixels"] = decoded.flatten()[::7]
     if name == "taew2.2":
-        pictures.sin().sum().backward()
+        decoded.sin().sum().backward()
         tensors |= {f"gradients.{key}": p.grad.float() for key, p in model.named_parameters()}
 save_file({k: t.detach().contiguous() for k, t in tensors.items()}, sys.argv[1], metadata)
