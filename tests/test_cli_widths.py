@@ -356,7 +356,7 @@ def test_serve(drawn: Drawn) -> None:
         "num_images": 1,
         "cameras": {CAMERA: camera},
         "state": state,
-        "remembers": True,
+        "stateful": True,
     }
     for _, text in drawn(_draw, metadata, "0.0.0.0", 8000):
         expect_whole([names, camera, state], text)

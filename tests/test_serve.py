@@ -84,7 +84,7 @@ def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
         "chunk_size": 8,
         "control_hz": 10.0,
         "normalized": True,
-        "remembers": False,
+        "stateful": False,
         "wamkit": package.__version__,
     }
 

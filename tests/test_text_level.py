@@ -183,7 +183,7 @@ def test_explain_says_it_in_words(tmp_path: Any) -> None:
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(around().dump()))
     out = CliRunner().invoke(app, ["explain", str(file)]).output
-    assert "words have the noise level of the target frames" in out
+    assert "text has the noise level of the target frames" in out
     assert "nothing can be computed once and kept" in out
 
 

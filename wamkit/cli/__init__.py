@@ -1,4 +1,4 @@
-"""The command `wamkit`: one file a verb, each imported when it is first asked for.
+"""The command `wamkit`: one file per verb, imported on first use.
 
 A verb is a module with a function `command`, whose signature is its command line, and an `EXAMPLE`.
 """
@@ -19,7 +19,7 @@ from ._notes import noted
 from ._options import trust_paths
 from ._output import polite
 
-# What is typed -> the module of this package that answers; the order is that of `wamkit --help`.
+# Verb -> its module in this package, in the order of `wamkit --help`.
 VERBS = {
     "list": "listing",
     "show": "show",
@@ -90,9 +90,9 @@ def verb(name: str) -> Any:
     """The typer command of one verb."""
     module = import_module(f".{VERBS[name]}", __name__)
     run = polite(noted(module.command))
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
-    command = typer.main.get_command(alone)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
+    command = typer.main.get_command(single)
     if any(p.name == "spec" or _POLICY.match(p.metavar or "") for p in command.params):
         command.params.append(trust_paths())
     return command

@@ -46,7 +46,7 @@ Processes = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Simulators side by side, each in a process; 0 for one in this process, to debug.",
+        help="Number of simulator processes; 0 runs one in this process, for debugging.",
     ),
 ]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 PIPE = 120
-"""Columns of a table that goes to a file or a pipe, where COLUMNS does not say otherwise."""
+"""Columns of a table that goes to a file or a pipe, unless COLUMNS is set."""
 LEAST = 20  # columns of a terminal; a narrower one is treated as this wide
 
 
@@ -27,15 +27,15 @@ def folds() -> bool:
 
 
 def _columns_variable() -> int | None:
-    words = os.environ.get("COLUMNS", "")
-    return int(words) if words.isascii() and words.isdigit() and int(words) else None
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isascii() and columns.isdigit() and int(columns) else None
 
 
-GLUE = "\ue000"  # stands for a space at which no line may end; of the range for private use
+GLUE = "\ue000"  # a non-breaking space, from the private use area
 
 
 def unbroken(name: object) -> str:
-    """A path or name for `say`, which then breaks no line at its spaces."""
+    """Mark a path or name so that `say` breaks no line at its spaces."""
     return str(name).replace(" ", GLUE)
 
 
@@ -49,9 +49,9 @@ def cells(text: str) -> int:
 
 
 def fold(text: str, columns: int, indent: str = "") -> list[str]:
-    """`text` on lines of so many columns, those after the first with `indent` before them.
+    """Fold `text` to lines of `width` columns, those after the first with `indent` before them.
 
-    A word that is longer stands on a line of its own, whole. What is between backticks is one word
+    A longer word gets its own line. What is between backticks is one word
     if it fits on a line, so that a command can be copied.
     """
     lines: list[str] = []
@@ -114,8 +114,8 @@ def pad(text: str, columns: int, justify: str) -> str:
 
 
 def _words(text: str, columns: int) -> Sequence[str]:
-    words: list[str] = []
+    pieces: list[str] = []
     for piece in re.findall(r"[^\s`]*`[^`]*`[^\s`]*|\S+", text):
         glued = cells(piece) <= columns
-        words += [piece] if glued else piece.split()
-    return words
+        pieces += [piece] if glued else piece.split()
+    return pieces

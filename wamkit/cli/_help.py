@@ -1,4 +1,4 @@
-"""Help pages for the width at hand: words are never cut, summaries are whole sentences."""
+"""Help pages for the width of the terminal: words are never cut, summaries are complete."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ def formatter(base: Any) -> Any:
             """Paragraphs, folded anew."""
             indent = " " * self.current_indent
             for i, paragraph in enumerate(text.strip().split("\n\n")):
-                words = indent + " ".join(paragraph.split())
-                self.write(("\n" if i else "") + "\n".join(fold(words, self.width, indent)) + "\n")
+                text_line = indent + " ".join(paragraph.split())
+                self.write(
+                    ("\n" if i else "") + "\n".join(fold(text_line, self.width, indent)) + "\n"
+                )
 
         def write_dl(
             self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
         ) -> None:
-            """Names, and beside each what it means; below it where the name is long."""
+            """Names and their descriptions in two columns, or below each other for long names."""
             most = min(col_max, self.width // 3)
             first = min(most, max((cells(name) for name, _ in rows), default=0)) + col_spacing
             indent, column = " " * self.current_indent, " " * (self.current_indent + first)

@@ -1,4 +1,4 @@
-"""From what is typed after `act` and `imagine` to a policy and what it observes."""
+"""Parse the options of `act` and `imagine` to a policy and an observation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def at_toy_size(source: Path, overrides: Sequence[str]) -> tuple[PolicySpec, lis
         return whole, []
     if conflicts := check(spec):
         raise SpecError(conflicts, f"{source} at toy size")
-    notes = [f"tiny {kind}: {words}" for kind, words in changes.items()]
+    notes = [f"tiny {kind}: {reason}" for kind, reason in changes.items()]
     if is_folder(source):
         notes.append(f"the weights of {source} do not fit toy size and are left out")
     return spec, notes
@@ -93,7 +93,7 @@ def _random(policy: Policy, kind: str) -> bool:
 def observed(
     spec: PolicySpec, images: Sequence[str], state: str | None, prompt: str, *, tiny: bool
 ) -> tuple[Observation, list[str]]:
-    """What the policy is shown, and notes on what was filled in.
+    """Build the observation, and notes on filled-in values.
 
     Everything is tried against the spec here, before any weight is loaded. Raises WamkitError.
     """
@@ -103,20 +103,20 @@ def observed(
 
     files, notes = _cameras(spec, images)
     repeated = _moments(spec, files, tiny=tiny)
-    numbers = None if state is None else _numbers(state)
+    state_values = None if state is None else _numbers(state)
     size = spec.state.size
-    if numbers is None and size:
+    if state_values is None and size:
         if not tiny:
             raise WamkitError(
-                f"no state; this policy expects {size} numbers",
+                f"no state; this policy expects {size} values",
                 f"pass them: --state {','.join(['0'] * size)}",
             )
-        numbers = [0.0] * size
+        state_values = [0.0] * size
         notes.append(f"no --state: {size} zeros")
     if repeated:
         notes.append(f"the same image {spec.video.num_observed} times: {', '.join(repeated)}")
     taken = {name: _images(name, paths) for name, paths in files.items()}
-    seen = Observation(taken, prompt, numbers)
+    seen = Observation(taken, prompt, state_values)
     CameraLayout(spec.cameras).canvas(seen.images)
     if seen.state is not None:
         StateSpace(spec.state).encode(seen.state)
@@ -183,7 +183,7 @@ def _images(name: str, paths: Sequence[str]) -> Any:
 
 
 def _numbers(text: str) -> list[float]:
-    """`1,2,3` or `1 2 3` as numbers."""
+    """`1,2,3` or `1 2 3` as floats."""
     try:
         return [float(word) for word in text.replace(",", " ").split()]
     except ValueError as problem:

@@ -75,7 +75,7 @@ def split(table: Table, width: int, rule: str) -> Lines:
 
 
 def lettered(table: Table, width: int, rule: str) -> Lines:
-    """Marks below letters, and above them what each letter stands for."""
+    """Marks below letters, with a legend of the letters above."""
     sizes = least(replace(table, show_header=False))
     long = [
         i
@@ -112,7 +112,7 @@ def exif_orientation(table: Table, width: int, rule: str) -> Lines:
 
 
 def _blocks(table: Table, width: int) -> Iterator[list[Row]]:
-    """The rows in groups that fit beside the names of the columns."""
+    """Group rows that fit next to the names of the columns."""
     first = max(cells(column.name) for column in table.columns)
     block: list[Row] = []
     used = first
@@ -175,5 +175,5 @@ WAYS: tuple[tuple[float, Callable[[Table, int, str], Lines]], ...] = (
     (1.2, exif_orientation),
     (1.5, beneath),
 )
-"""What a line of each counts when the shortest is taken: the plainest win where it is close."""
+"""Cost of a line in each layout when the shortest is chosen: the plainest wins ties."""
 PLAIN = (WAYS[0], WAYS[-1])  # of a table without heads

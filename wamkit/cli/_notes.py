@@ -1,4 +1,4 @@
-"""What the library remarks while a verb runs, as notes on stderr."""
+"""Print warnings of the library during a verb as notes on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._output import note
 
 
 def noted(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` such that each `Note` is printed once; other warnings are shown as ever."""
+    """Wrap `command` to print each `Note` once; other warnings are printed as usual."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        said: set[str] = set()
+        printed: set[str] = set()
         with warnings.catch_warnings():
             plain = warnings.showwarning
 
@@ -25,8 +25,8 @@ def noted(command: Callable[..., None]) -> Callable[..., None]:
                     plain_text = printable(str(message))
                     message = message if plain_text == str(message) else UserWarning(plain_text)
                     plain(message, category, *rest, **options)
-                elif str(message) not in said:
-                    said.add(str(message))
+                elif str(message) not in printed:
+                    printed.add(str(message))
                     note(str(message))
 
             warnings.showwarning = show

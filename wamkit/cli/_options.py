@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs take, with what a shell completes them to."""
+"""Arguments and options shared by several verbs, with shell completion."""
 
 from __future__ import annotations
 
@@ -52,27 +52,29 @@ Images = Annotated[
     typer.Option(
         "--image",
         metavar="[CAMERA=]FILE",
-        help="What a camera sees (PNG, JPEG, WEBP, BMP, GIF or TIFF); once for each camera, "
-        "several times for several moments.",
+        help="Camera image (PNG, JPEG, WEBP, BMP, GIF or TIFF); once for each camera, "
+        "repeated for several frames.",
     ),
 ]
 State = Annotated[
     str | None,
-    typer.Option(help="What the robot feels: numbers with commas or spaces between them."),
+    typer.Option(help="Robot state in physical units, separated by commas or spaces."),
 ]
 Prompt = Annotated[str, typer.Option(help="Task instruction.")]
-Seed = Annotated[int, typer.Option(min=0, max=MOST, help="The same seed gives the same answer.")]
-Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=MOST, help="Random seed; the same seed gives the same result.")
+]
+Device = Annotated[str, typer.Option(help="Device, such as cpu or cuda.")]
 Quantize = Annotated[
     Literal["none", "float8", "float8_weights", "int8", "int8_weights"],
-    typer.Option(help="Large weights in 8 bits while the policy acts; nothing on disk changes."),
+    typer.Option(help="Quantize large weights to 8 bits at inference; files do not change."),
 ]
 Tolerance = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
         min=0,
-        help="How far the time of a frame or of its image may be off; 0.0001 if left out.",
+        help="Tolerance for the time of a frame or its image; 0.0001 by default.",
     ),
 ]
 Column = Annotated[
@@ -80,7 +82,7 @@ Column = Annotated[
     typer.Option(
         "--key-map",
         metavar="NAME=KEY",
-        help="Which key of a data set is a view, state or action; once for each, such as "
+        help="Map a view, state or action to a key of the data set; may be repeated, such as "
         "front=observation.images.top.",
     ),
 ]
@@ -106,8 +108,8 @@ def trust_paths() -> Any:
         ] = False,
     ) -> None: ...
 
-    alone = typer.Typer(add_completion=False)
-    alone.command()(command)
-    option = next(p for p in typer.main.get_command(alone).params if p.name == "trust_paths")
+    probe = typer.Typer(add_completion=False)
+    probe.command()(command)
+    option = next(p for p in typer.main.get_command(probe).params if p.name == "trust_paths")
     option.expose_value = False
     return option

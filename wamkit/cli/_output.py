@@ -1,4 +1,4 @@
-"""What the verbs share of printing: data on stdout, everything else on stderr, errors in words."""
+"""Printing of all verbs: data on stdout, notes and errors on stderr."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOUND = 1  # exit code: a check found something
 BAD = 2  # exit code: bad usage or bad input
-LINE = 4000  # characters of a line of an error, which may name what a stranger wrote
+LINE = 4000  # characters of a line of an error, which may quote untrusted text
 LINES = 200  # of an error or a note
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 
@@ -34,7 +34,7 @@ INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is; lines of a pipe are as long as they need to be.
 
-    All that verbs print passes here, and what a terminal would obey is written out
+    All output of verbs passes here, and control characters are escaped
     (`wamkit.files.printable`), but for the styles and cursor moves of rich itself.
     """
     stream = sys.stderr if stderr else sys.stdout
@@ -63,7 +63,7 @@ def _console_class() -> Any:
 def say(text: str = "", style: str | None = None, *, whole: bool = False) -> None:
     """A paragraph of the answer, on stdout; a terminal's lines end at spaces.
 
-    What is to be copied is `whole`: its lines stay as they are.
+    Text to be copied is `whole`: its lines are not folded.
     """
     text = printable(text)
     if folds() and not whole:
@@ -80,7 +80,7 @@ def _lead(line: str) -> int:
 
 
 def note(text: str) -> None:
-    """One line beside the answer, on stderr."""
+    """Print a one-line note on stderr."""
     console(stderr=True).print(f"note: {_cut(text)}", style="dim", soft_wrap=True)
 
 
@@ -90,7 +90,7 @@ def emit(data: Any, indent: int | None = 2) -> None:
 
 
 def spinner(what: str) -> AbstractContextManager[Any]:
-    """Say on a terminal's stderr that something takes its time; a pipe sees nothing of it."""
+    """Show progress on a terminal's stderr; print nothing to a pipe."""
     from rich.text import Text
 
     return console(stderr=True).status(Text(printable(f"{what} ...", lines=False)))
@@ -103,9 +103,9 @@ def table(
     center: Iterable[str] = (),
     keys: int = 1,
 ) -> Table:
-    """An empty table, of which the first `keys` columns say what a row is about.
+    """An empty table, whose first `keys` columns identify a row.
 
-    Columns named in `right` are numbers, those in `center` marks; they and those in `keep` are
+    Columns named in `right` are numeric, those in `center` marks; they and those in `keep` are
     never folded. The others are text, which is folded at spaces.
     """
     right, center = set(right), set(center)
@@ -165,7 +165,7 @@ def error(what: str, hint: str = "", details: str = "") -> None:
 
 
 def polite(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` such that what goes wrong ends in words and an exit code, never a traceback."""
+    """Wrap `command` to turn errors into a message and an exit code, without traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -204,7 +204,7 @@ def _expect_finite(options: Mapping[str, Any]) -> None:
 
 
 def _leave_pipe() -> NoReturn:
-    """Whoever read stdout has gone: end without the complaint Python prints at its exit."""
+    """The reader of stdout has closed it: exit without the warning of Python."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise typer.Exit(128 + 13)
 

@@ -14,7 +14,7 @@ from ..config.parts import (
 
 
 def parameters(part: Part, sizes: HeadContext | None = None) -> int | str:
-    """How many parameters `part` has, counted on the meta device, or why that cannot be said.
+    """Count the parameters of `part` on the meta device, or return why it cannot be done.
 
     An action head is counted for `sizes`. No file of weights is read.
     """
@@ -36,6 +36,8 @@ def parameters(part: Part, sizes: HeadContext | None = None) -> int | str:
         with torch.device("meta"):
             head = isinstance(part, ActionHeadConfig)
             module = part.build(sizes) if head else part.build()  # type: ignore[attr-defined]
-    except Exception as problem:  # whatever a plugin's constructor does, the rest is still listed
+    except (
+        Exception
+    ) as problem:  # a plugin's constructor may raise anything; the rest is still listed
         return f"cannot be built without weights: {type(problem).__name__}: {problem}"
     return weights.parameters(module) if isinstance(module, torch.nn.Module) else 0

@@ -1,4 +1,4 @@
-"""From what is typed for a policy to its folder: runs and checkpoints hold policies too."""
+"""Resolve the path of a policy, run or checkpoint to the folder of a policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._output import note
 def taken(source: Path) -> Path:
     """The folder of the saved policy that `source` means, or `source` itself if it is a spec.
 
-    Says on stderr which one it is if its folder was not named itself.
+    Prints the chosen folder on stderr if it is not the given one.
     """
     from ..config.runs import find, is_folder
 

@@ -1,4 +1,4 @@
-"""A table, and the choice of how to lay it out: numbers, names and paths are never cut or split."""
+"""Tables and their layout: numbers, names and paths are never cut or split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass
 class Table:
-    """Rows of text below named columns, of which the first `keys` say what a row is about."""
+    """Rows of text below named columns, of which the first `keys` identify a row."""
 
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
@@ -59,10 +59,10 @@ class Table:
         return replace(self, columns=[self.columns[i] for i in places], rows=rows)
 
     def lines(self, width: int, rule: str = "─") -> list[Line]:
-        """The table in so many columns, laid out as shortly as that allows.
+        """Render the table within `width` columns, in the shortest layout that fits.
 
-        As it is, if it fits. Else what is the same in every row is said once above; text is folded
-        at spaces; and what is still too wide is cut into tables below each other, turned, or
+        As it is, if it fits. Else values shared by every row are printed once above; text is folded
+        at spaces; and wider tables are split into several, transposed, or
         written row by row. Only a word that is longer than a line makes a line longer.
         """
         from ._layouts import choose
@@ -134,7 +134,7 @@ def drawn_row(table: Table, row: Row, widths: Sequence[int]) -> list[Line]:
 
 
 def said_once(table: Table, width: int) -> tuple[Table, list[Line]]:
-    """The table without what is the same in every row, and lines that say it."""
+    """Remove columns with one value from the table, and return lines with these values."""
     keep, same = list(range(table.keys)), []
     for i in range(table.keys, len(table.columns)):
         values = {row.cells[i] for row in table.rows}
@@ -155,9 +155,9 @@ def _placed(
 ) -> list[Line]:
     made = []
     for i in range(max(map(len, texts), default=0)):
-        placed = [
+        padded = [
             pad(lines[i] if i < len(lines) else "", size, column.justify)
             for column, lines, size in zip(table.columns, texts, widths, strict=True)
         ]
-        made.append(Line((" " * GAP).join(placed).rstrip(), style))
+        made.append(Line((" " * GAP).join(padded).rstrip(), style))
     return made

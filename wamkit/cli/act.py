@@ -51,9 +51,9 @@ def command(
     quantize: Quantize = "none",
     json: Json = False,
 ) -> None:
-    """Let a policy act: print the actions it chooses for what it sees.
+    """Print the actions of a policy for an observation.
 
-    With --tiny, what is left out of the state or the images is filled in, and said.
+    With --tiny, a missing state or image is filled in, with a note.
     """
     start = age()
     marks = [0.0 if start is None else start, time.perf_counter()]
@@ -98,7 +98,7 @@ def command(
         f"{spent['act'] * 1000:.0f} ms to act"
     )
     since = "the command was called" if start is None else "the process began"
-    parts = ", ".join(f"{spent[name]:.2f} s {words}" for name, words in PARTS.items())
+    parts = ", ".join(f"{spent[name]:.2f} s {description}" for name, description in PARTS.items())
     say(f"{spent['whole']:.2f} s since {since}: {parts}")
 
 

@@ -30,19 +30,21 @@ def command(
     source: Source,
     tiny: Tiny = False,
     device: Device = "cpu",
-    mode: Annotated[str, typer.Option(help="eager, compile, graph or compile+graph.")] = "eager",
+    mode: Annotated[
+        str, typer.Option(help="Run mode: eager, compile, graph or compile+graph.")
+    ] = "eager",
     quantize: Quantize = "none",
-    batch: Annotated[int, typer.Option(min=1, help="Observations at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps, of the video and of the actions.")
+        int | None, typer.Option(min=1, help="Denoising steps of video and actions.")
     ] = None,
-    iters: Annotated[int, typer.Option("--iters", min=2, help="Chunks that are counted.")] = 20,
+    iters: Annotated[int, typer.Option("--iters", min=2, help="Measured chunks.")] = 20,
     versus: Annotated[
         Path | None,
         typer.Option("--baseline", metavar="FILE.json", help="An earlier report of this machine."),
     ] = None,
     server: Annotated[
-        bool, typer.Option("--server", help="Measure the way through `wamkit serve` too.")
+        bool, typer.Option("--server", help="Measure a round trip through `wamkit serve` too.")
     ] = False,
     overrides: Overrides = None,
     json: Json = False,
@@ -60,15 +62,15 @@ def command(
     if steps is not None:
         chosen_sets += _steps(source, chosen_sets, steps)
     earlier = None if versus is None else _earlier(versus)
-    report, net, rounding, notes = _measured(
+    report, net, quantization, notes = _measured(
         source, named, chosen_sets, tiny, device, mode, quantize, batch, iters, server
     )
     found = report.json()
     if net is not None:
         found["boundaries"] = {**found["boundaries"], **net.boundaries}
         found["network"] = {"bytes_up": net.bytes_up, "bytes_down": net.bytes_down}
-    if rounding is not None:
-        found["quantized"] = rounding.json()
+    if quantization is not None:
+        found["quantized"] = quantization.json()
     ratios: dict[str, float] = {}
     if earlier is not None:
         from ..bench import compare_reports as compared
@@ -76,7 +78,7 @@ def command(
 
         ratios = compared(found, earlier)
         found["versus"], found["differs"] = ratios, differences(found, earlier)
-        notes += [f"not as before: {words}" for words in found["differs"]]
+        notes += [f"not as before: {descriptions}" for descriptions in found["differs"]]
     from ..bench import load_warning
 
     if (warning := load_warning(report.machine)) is not None:
@@ -87,7 +89,7 @@ def command(
         return
     for line in notes:
         note(line)
-    _draw(report, found["boundaries"], ratios, rounding)
+    _draw(report, found["boundaries"], ratios, quantization)
 
 
 def _measured(
@@ -123,23 +125,23 @@ def _measured(
     with torch.device(place):  # random weights are drawn where they are needed
         policy, untrained = loaded(source, spec, device, sets)
     with spinner("measuring"):
-        rounding, net = None, None
+        quantization, net = None, None
         if quantize == "none":
             report = measure(policy, mode=mode, batch=batch, iters=iters, name=named)
         else:
             from ..bench.quantization import measure_quantized
 
-            report, rounding = measure_quantized(policy, quantize, mode, batch, iters, named)
+            report, quantization = measure_quantized(policy, quantize, mode, batch, iters, named)
         if server:
             from ..bench.network import network
 
             net = network(policy, iters)
             report = replace(report, rows=[*report.rows, *net.rows])
-    return report, net, rounding, notes + untrained
+    return report, net, quantization, notes + untrained
 
 
 def _steps(source: Path, sets: list[str], steps: int) -> list[str]:
-    """Overrides that give every schedule so many steps. WamkitError if no loop goes by them.
+    """Overrides that set the steps of every schedule. WamkitError if no loop uses them.
 
     Which schedule drives a loop is the paradigm's affair: of several, the longest.
     """
@@ -185,9 +187,9 @@ def _earlier(file: Path) -> Mapping[str, Any]:
 
 def _draw(
     report: Report,
-    words: Mapping[str, str],
+    descriptions: Mapping[str, str],
     ratios: Mapping[str, float],
-    rounding: QuantizationEffect | None,
+    quantization: QuantizationEffect | None,
 ) -> None:
     from ..bench.definitions import FIGURES
 
@@ -240,10 +242,10 @@ def _draw(
             f"framework: {100 * report.framework:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of a "
             "chunk is spent between the parts"
         )
-    if rounding is not None:
-        say(rounding.summary())
+    if quantization is not None:
+        say(quantization.summary())
     say("\nWhat each number is of", "bold")
-    shown = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"} | set(FIGURES)
-    for stage in words:
-        if stage in shown:
-            say(f"  {stage}: {words[stage]}")
+    stages_printed = {row.stage.partition(":")[0] for row in report.rows} | {"chunk"} | set(FIGURES)
+    for stage in descriptions:
+        if stage in stages_printed:
+            say(f"  {stage}: {descriptions[stage]}")

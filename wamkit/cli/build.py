@@ -16,11 +16,11 @@ EXAMPLE = "wamkit build examples/toy.toml --out policy"
 
 def command(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="The folder to write; a saved policy is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; replaces a saved policy.")],
     tiny: Tiny = False,
     overrides: Overrides = None,
     statistics: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="What to normalize by.")
+        Path | None, typer.Option(metavar="FILE.json", help="Statistics for normalization.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -34,10 +34,10 @@ def command(
     spec = taken(spec)
     described, notes = chosen(spec, overrides or [], tiny=tiny)
     cautions = warnings_of(described)
-    numbers = {} if statistics is None else read_statistics(statistics)
+    values = {} if statistics is None else read_statistics(statistics)
     policy, untrained = loaded(spec, described, "cpu", overrides or [])
     notes += untrained
-    policy.set_statistics(numbers)
+    policy.set_statistics(values)
     with spinner(f"writing {out}"):
         folder = save(policy, out)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}

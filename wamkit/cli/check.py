@@ -100,7 +100,7 @@ def cautions_of(path: Path, overrides: list[str] | tuple[str, ...], *, tiny: boo
 
 
 def warn(cautions: Sequence[Caution]) -> None:
-    """Print what fits and may yet not do what one expects."""
+    """Print warnings about parts that fit but may not work as expected."""
     if cautions:
         say("Warning:" if len(cautions) == 1 else "Warnings:", "bold")
         say(conflict_lines(cautions))

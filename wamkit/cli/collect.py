@@ -31,36 +31,47 @@ def command(
     episodes: Annotated[int, typer.Option(min=1, help="Successful episodes to record.")] = 50,
     noise: Annotated[
         float,
-        typer.Option(min=0, help="Disturb what is done, in half ranges; recorded as intended."),
+        typer.Option(
+            min=0,
+            help="Std of noise on executed actions, relative to half the action range; "
+            "the clean action is recorded.",
+        ),
     ] = 0.1,
     linger: Annotated[
-        int, typer.Option("--post-success-steps", min=0, help="Actions after the first success.")
+        int,
+        typer.Option(
+            "--post-success-steps", min=0, help="Actions recorded after the first success."
+        ),
     ] = 4,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Of the first attempt; then one by one.")
+        int,
+        typer.Option(min=0, max=MOST, help="Seed of the first attempt; the next ones count up."),
     ] = 0,
     processes: Processes = 2,
     size: Annotated[
-        int | None, typer.Option(min=2, help="Height and width of images; as --env-arg size=N.")
+        int | None,
+        typer.Option(min=2, help="Height and width of images; same as --env-arg size=N."),
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(help="Where it is seen from; as --env-arg camera=NAME.")
+        str | None, typer.Option(help="Camera of the simulator; same as --env-arg camera=NAME.")
     ] = None,
     env_settings: EnvSettings = None,
     images: Annotated[
         Literal["video", "image"],
-        typer.Option("--image-format", help="Images in mp4 files, or unchanged within the tables."),
+        typer.Option(
+            "--image-format", help="Store images in mp4 files, or losslessly in the parquet tables."
+        ),
     ] = "video",
     codec: Annotated[
         Literal["av1", "h264"] | None,
-        typer.Option(help="What mp4 files are encoded in: av1, or as those that are there."),
+        typer.Option(help="Codec of mp4 files; by default av1, or that of the existing videos."),
     ] = None,
-    add: Annotated[bool, typer.Option("--append", help="Add to a data set that is there.")] = False,
+    add: Annotated[bool, typer.Option("--append", help="Append to an existing data set.")] = False,
     json: Json = False,
 ) -> None:
     """Record demonstrations of a scripted expert as a LeRobot data set.
 
-    Only successes are kept. After Ctrl-C, or with more --episodes, the same command goes on where
+    Only successes are kept. After Ctrl-C, or with more --episodes, the same command continues where
     it stopped; no seed is tried twice.
     """
     from ..simulate.env_pool import EnvPool
@@ -107,7 +118,7 @@ def command(
             )
         except KeyboardInterrupt:
             if kept := asked.kept(out):
-                note(f"{kept} of {episodes} episodes are in {out}; the same command goes on")
+                note(f"{kept} of {episodes} episodes are in {out}; the same command continues")
             raise
     spent = perf_counter() - begin
     found: dict[str, Any] = {
@@ -131,7 +142,7 @@ def command(
 
 
 def _draw(found: Mapping[str, Any], made_now: int) -> None:
-    """What was recorded; `made_now` are the frames of this call."""
+    """Summarize the collection; `made_now` counts the frames of this call."""
     rows = table("", "")
     rows.show_header = False
     seeds, spent = found["seeds"], found["seconds"]

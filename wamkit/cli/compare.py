@@ -21,7 +21,7 @@ from .check import specs_of
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
 
 UNKNOWN = "?"
-"""In the place of a number that could not be counted; a note says why."""
+"""Placeholder for a value that could not be counted; a note has the reason."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     operations: int | None = None
     bytes_moved: int | None = None  # read from memory and written to it
     milliseconds: float | None = None  # of one chunk at toy size, median
-    left_out: tuple[str, ...] = ()  # what is not in these numbers, and why
+    left_out: tuple[str, ...] = ()  # parts left out of these values, and why
 
     @property
     def total(self) -> int:
@@ -44,10 +44,10 @@ class Row:
 
 
 def command(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Two or more specs.")],
-    plot: Annotated[Path | None, typer.Option(help="An image to write, .svg.")] = None,
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Specs to compare.")],
+    plot: Annotated[Path | None, typer.Option(help="SVG image to write.")] = None,
     measure: Annotated[
-        bool, typer.Option(help="Time a chunk at toy size on this machine as well.")
+        bool, typer.Option(help="Also time a chunk at toy size on this machine.")
     ] = True,
     overrides: Overrides = None,
     device: Device = "cpu",
@@ -55,8 +55,9 @@ def command(
 ) -> None:
     """Compare specs: parameters, tokens, passes, operations and bytes of a chunk, and its latency.
 
-    All specs are checked before any is counted. A row says what could not be counted because its
-    module is not installed; the exit code is then 1. Ctrl-C prints the rows that are finished.
+    All specs are checked before any is counted. A row notes values that could not be counted
+    because its module is not installed; the exit code is then 1. Ctrl-C prints the rows that are
+    finished.
 
     Sizes and work are those of the specs themselves, counted without a weight; the latency is that
     of the same compositions at toy size, random weights, on this machine. Text encoders are left
@@ -66,7 +67,7 @@ def command(
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
     chosen, rows = specs_of(specs, overrides or []), list[Row]()
     for path in specs:
-        taken(path)  # says which policy of a run it is
+        taken(path)  # notes which policy of a run it is
     if measure:
         from ..policy.devices import expect_device
 
@@ -76,7 +77,7 @@ def command(
         for name, spec in zip(names, chosen, strict=True):
             with spinner(f"counting {name}"):
                 rows.extend(compared(spec, name, device if measure else None))
-    except KeyboardInterrupt:  # print what is counted by then
+    except KeyboardInterrupt:  # print the rows counted so far
         if not rows:
             raise
         finished = False
@@ -128,7 +129,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
     """One row for each way that the spec's paradigm can go; timed on `device` if there is one.
 
-    What cannot be built on this machine is left out of a row, which says so.
+    Parts that cannot be built on this machine are left out of a row, with a note.
     """
     from ._params import parameters
 
@@ -145,7 +146,7 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
 
 
 def _filled(row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: str | None) -> Row:
-    """The row with what can be counted and timed here; one that fails does not cost the others."""
+    """Count and time one row; a failure does not affect other rows."""
     from ..policy.cost import cost
 
     try:
@@ -158,7 +159,7 @@ def _filled(row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: 
             bytes_moved=spent.bytes,
             left_out=missing,
         )
-    except Exception as problem:  # whatever a part does, the row reports it
+    except Exception as problem:  # a part may raise anything; the row reports it
         why = f"work not counted: {type(problem).__name__}: {problem}"
         return replace(row, left_out=(*row.left_out, why))
     if device is None:
@@ -205,8 +206,8 @@ def _draw(rows: list[Row]) -> None:
             "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
         )
     show_table(made)
-    say("tokens: of frames + of numbers; the rest: of one chunk, the VAE's included")
-    say("GB moved: what is read from and written to memory, which is not how much it has to hold")
+    say("tokens: frames + vectors; other columns: one chunk, VAE included")
+    say("GB moved: memory traffic, not memory use")
 
 
 def _count(parameters: int | None) -> str:

@@ -1,4 +1,4 @@
-"""`wamkit data`: what a data set holds, what is wrong with it, and its statistics."""
+"""`wamkit data`: show, check and describe a data set."""
 
 from __future__ import annotations
 
@@ -40,28 +40,26 @@ TAKES = {
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="Look for faults, show, or compute statistics.")],
+    action: Annotated[Action, typer.Argument(help="Find faults, show, or compute statistics.")],
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A LeRobot data set, version 3 or 2.1.")
     ],
-    spec: Annotated[
-        Path | None, typer.Option(help="The policy that is to learn from it (check, stats).")
-    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="Policy to train on it (check, stats).")] = None,
     overrides: Overrides = None,
     column: Column = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a strip of images (show, .png) or statistics (stats, .json)."),
+        typer.Option(help="File for a strip of images (show, .png) or statistics (stats, .json)."),
     ] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Look at every image, which takes long (check).")
+        bool, typer.Option("--decode", help="Decode every image, which is slow (check).")
     ] = False,
     tolerance: Tolerance = None,
     json: Json = False,
 ) -> None:
-    """Find faults in a data set (exit code 1 if there is one), show it, or describe its numbers.
+    """Check a data set (exit code 1 if it has faults), show it, or compute its statistics.
 
-    With --spec, `check` also says what the policy needs and the data set lacks, and `stats` treats
+    With --spec, `check` also lists unmet needs of the policy, and `stats` treats
     relative actions as the policy learns them.
     """
     from ..data import TOLERANCE, Columns, LeRobotFolder
@@ -137,7 +135,7 @@ def _check(
 
 
 def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[str]:
-    """What normalization does to the numbers, as far as they can be read."""
+    """Remarks on the normalization of the values that can be read."""
     from ..data import LeRobotFolder, scaling_remarks
 
     if spec is None:
@@ -222,11 +220,11 @@ def _strip(recording: LeRobotFolder, out: Path, tolerance: float) -> None:
         found = images.read(episode, camera, frames)
         if is_deep(found):
             low, high = float(found.min()), float(found.max())
-            note(f"{camera}: one channel; {low:g} is shown black, {high:g} white")
+            note(f"{camera}: one channel; {low:g} is drawn black, {high:g} white")
             found = ((found - low) / ((high - low) or 1) * 255).astype(np.uint8).repeat(3, -1)
-        shown = [Image.fromarray(p) for p in found]
-        width = max(1, round(shown[0].width * HEIGHT / shown[0].height))
-        rows.append([image.resize((width, HEIGHT)) for image in shown])
+        tiles = [Image.fromarray(p) for p in found]
+        width = max(1, round(tiles[0].width * HEIGHT / tiles[0].height))
+        rows.append([image.resize((width, HEIGHT)) for image in tiles])
     whole = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), HEIGHT * len(rows)))
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
@@ -273,8 +271,8 @@ def _stats(
     made = table("number", *NUMBERS, right=NUMBERS, keep=("number",))
     for name, value in found.items():
         for i, label in enumerate(labels_of(name, recording, columns, spec)):
-            shown = (f"{getattr(value, column)[i]:.6g}" for column in NUMBERS)
-            made.add_row(f"{name} {label}", *shown)
+            cells = (f"{getattr(value, column)[i]:.6g}" for column in NUMBERS)
+            made.add_row(f"{name} {label}", *cells)
     show_table(made)
     for line in remark_lines:
         note(line)

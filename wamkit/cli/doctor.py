@@ -1,4 +1,4 @@
-"""`wamkit doctor`: what is installed, what is missing, and the command that cures it."""
+"""`wamkit doctor`: check the installation, with commands that fix it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 def command(json: Json = False) -> None:
-    """Look for what is broken or missing. Exit code 1 if something is broken."""
+    """Check the installation. Exit code 1 if something is broken."""
     versions = {name: _version(name) for name in PACKAGES}
     machine, broken = devices()
     found = registry()
@@ -102,13 +102,13 @@ def _version(distribution: str) -> str | None:
 
 
 def devices() -> tuple[dict[str, Any], list[str]]:
-    """Processors and accelerators as torch sees them, and what is wrong with torch."""
+    """Processors and accelerators as torch reports them, and faults of torch."""
     machine: dict[str, Any] = {"processors": os.cpu_count(), "threads": None, "cuda": []}
     if find_spec("torch") is None:
         return machine, ["torch is not installed: pip install torch"]
     try:
         import torch
-    except Exception as problem:  # a torch that does not import is what this command is for
+    except Exception as problem:  # this command must report a torch that does not import
         return machine, [f"torch cannot be imported: {type(problem).__name__}: {problem}"]
     machine["threads"] = torch.get_num_threads()
     if torch.cuda.is_available():
@@ -120,7 +120,7 @@ def devices() -> tuple[dict[str, Any], list[str]]:
 
 
 def missing_modules() -> list[dict[str, Any]]:
-    """For each set of absent modules: who needs them, and the command that installs them."""
+    """For each set of missing modules: the parts that need them, and the install command."""
     wanted: dict[tuple[str, ...], list[str]] = {}
     for cls in registry():
         absent = tuple(name for name in cls.requires if find_spec(name) is None)

@@ -40,7 +40,9 @@ def command(
     seed: Annotated[
         int,
         typer.Option(
-            min=0, max=MOST, help="Of the first episode; then one by one. `collect` begins at 0."
+            min=0,
+            max=MOST,
+            help="Seed of the first episode; the next ones count up. `collect` begins at 0.",
         ),
     ] = 1000,
     execute_steps: Annotated[
@@ -57,7 +59,7 @@ def command(
         typer.Option(
             "--act-option",
             metavar="NAME=VALUE",
-            help="What the paradigm leaves to the caller; may be repeated.",
+            help="Option of the paradigm for each call; may be repeated.",
         ),
     ] = None,
     view: Annotated[
@@ -65,25 +67,27 @@ def command(
         typer.Option(
             "--camera-map",
             metavar="VIEW=CAMERA",
-            help="Which camera a view of the policy looks through.",
+            help="Map a view of the policy to a camera.",
         ),
     ] = None,
     env_settings: EnvSettings = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="Folder for films and eval.json; beside the real future the imagined."),
+        typer.Option(
+            help="Folder for eval.json and videos, with the imagined future next to the real one."
+        ),
     ] = None,
     film: Annotated[
-        Literal["mp4", "gif"], typer.Option("--video-format", help="What videos are written as.")
+        Literal["mp4", "gif"], typer.Option("--video-format", help="Format of videos.")
     ] = "mp4",
     dataset: Annotated[
-        Path | None, typer.Option(help="Write the episodes as a LeRobot data set too.")
+        Path | None, typer.Option(help="Also write the episodes as a LeRobot data set.")
     ] = None,
     overrides: Overrides = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Play episodes with a policy and say how often it succeeds.
+    """Run episodes with a policy and report its success rate.
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
@@ -223,7 +227,7 @@ def _played(
     keep: bool,
     seconds: dict[str, list[float]],
 ) -> Iterator[Rollout]:
-    """The episodes, as they end; what a policy spent is added to `seconds`."""
+    """Yield episodes as they end; add the latencies of the policy to `seconds`."""
     from ..simulate.rollout import evaluate, play
 
     if runner is None:
@@ -245,10 +249,10 @@ def _add(made: Writer, rollout: Rollout) -> None:
     add_rollout(made, rollout)
 
 
-def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
-    """`NAME=VALUE` words as a dictionary."""
+def _pairs(option: str, args: list[str] | None) -> dict[str, str]:
+    """Parse `NAME=VALUE` arguments to a dictionary."""
     found = {}
-    for word in words or []:
+    for word in args or []:
         name, equals, value = word.partition("=")
         if not equals:
             raise WamkitError(f"{option} {word!r} has no '='", f"write {option} NAME=VALUE")

@@ -1,4 +1,4 @@
-"""`wamkit explain`: what a spec amounts to, drawn: parts, sizes, who sees whom, what runs."""
+"""`wamkit explain`: draw a spec: parts, sizes, attention mask, passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = "wamkit explain examples/toy.toml"
 def command(
     spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
 ) -> None:
-    """Draw what a spec amounts to: parts, who sees whom, what runs.
+    """Draw a spec: its parts, its attention mask by role, and its passes.
 
     No weights are loaded. Exit code 1 if the parts do not fit each other.
     """
@@ -48,8 +48,8 @@ def command(
         warned = [c.model_dump(mode="json") for c in cautions]
         emit({"spec": str(spec), "tiny": changes, **facts, "warnings": warned})
         return
-    for kind, words in changes.items():
-        note(f"tiny {kind}: {words}")
+    for kind, reason in changes.items():
+        note(f"tiny {kind}: {reason}")
     _draw(policy, facts)
     warn(cautions)
 
@@ -125,7 +125,7 @@ def _roles(sees: Mapping[str, list[str]]) -> list[str]:
 
 
 def _count(role: str, tokens: Mapping[str, int]) -> int:
-    """Tokens of a role; a clean copy (`target'`) is as long as what it copies."""
+    """Tokens of a role; a clean copy (`target'`) has the tokens of the original."""
     return tokens.get(role.rstrip("'"), 0)
 
 
@@ -142,14 +142,12 @@ def _draw(spec: PolicySpec, facts: Mapping[str, Any]) -> None:
     say("\nWho sees whom: a row attends to the columns that are filled, in tokens\n", "bold")
     _draw_grid(facts)
     if facts["text"] != "stream":
-        words = facts["tokens"].get("text", 0)
+        text_tokens = facts["tokens"].get("text", 0)
         where = "the blocks" if facts["text"] == "cross" else "the action head alone"
-        say(f"text: {words} tokens, read inside {where} by cross-attention")
+        say(f"text: {text_tokens} tokens, read inside {where} by cross-attention")
     level = f"noise level of the text: {facts['text_level']}"
     if facts["text_level"] != "clean":
-        level += (
-            "; words have the noise level of the target frames, and are computed anew with them"
-        )
+        level += "; text has the noise level of the target frames, and is recomputed with them"
         level += "; 0 in passes without any" if facts["text_level"] != "target" else ""
     say(level)
     kept = ", ".join(facts["cacheable"])
@@ -203,7 +201,7 @@ def _draw_sizes(facts: Mapping[str, Any]) -> None:
     )
     say(
         f"actions: {actions['chunk_size']} x {actions['size']} at {actions['control_hz']:g} Hz, "
-        f"{actions['chunk_size'] / actions['control_hz']:g} s; state: {facts['state']} numbers"
+        f"{actions['chunk_size'] / actions['control_hz']:g} s; state: {facts['state']} values"
     )
 
 

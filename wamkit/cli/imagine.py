@@ -33,11 +33,14 @@ def command(
     source: Source,
     image: Images,
     prompt: Prompt,
-    out: Annotated[Path, typer.Option(help="An animation (.gif) or a strip (.png) to write.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: an animation (.gif) or a strip (.png).")
+    ],
     state: State = None,
     seed: Seed = 0,
     scale: Annotated[
-        int | None, typer.Option(min=1, help="Enlarge each pixel; by default small images.")
+        int | None,
+        typer.Option(min=1, help="Enlargement factor; by default small images are enlarged."),
     ] = None,
     tiny: Tiny = False,
     overrides: Overrides = None,
@@ -90,7 +93,7 @@ def _writable(out: Path) -> None:
 
 
 def framed(future: Imagined, scale: int) -> list[Image]:
-    """The images of the first sample, enlarged, each within a border that says what it is."""
+    """The images of the first sample, enlarged, each with a border that marks its kind."""
     from PIL import Image, ImageOps
 
     pixels = ((future.canvas[0] + 1) * 127.5).round().byte()  # [3, T, height, width]

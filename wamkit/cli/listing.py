@@ -33,7 +33,7 @@ def command(
         )
     found = registry()
     parts = [described(cls) for cls in found if kind in (None, cls.kind)]
-    aside = [
+    skipped = [
         {"plugin": p.name, "from": p.distribution, "status": p.status, "reason": p.reason}
         for p in found.plugins
         if p.status != "ok"
@@ -43,12 +43,12 @@ def command(
         for (k, n), owners in found.clashes.items()
     ]
     if json:
-        emit({"parts": parts, "aside": aside, "clashes": clashes})
+        emit({"parts": parts, "skipped": skipped, "clashes": clashes})
         return
     _draw(parts)
-    if aside:
+    if skipped:
         say("\nSet aside:", "bold")
-        for entry in aside:
+        for entry in skipped:
             say(f"  {entry['plugin']} (from {entry['from']}), {entry['status']}: {entry['reason']}")
     if clashes:
         say("\nOffered more than once:", "bold")
@@ -58,14 +58,14 @@ def command(
 
 
 def _draw(parts: list[dict[str, Any]]) -> None:
-    """A table for each kind; what is usual of parts is said once, above."""
+    """A table for each kind; defaults of all parts are listed once, above."""
     usual = {key: _most([row[key] for row in parts]) for key in ("from", "license")}
     if parts:
         license, origin = usual["license"], usual["from"]
-        say(f"where nothing else is said: license {license}, from {origin}")
+        say(f"unless noted otherwise: license {license}, from {origin}")
     for kind in dict.fromkeys(row["kind"] for row in parts):
         say(f"\nkind {kind}", "bold")
-        made = table("name", "what it is", keep=("name",))
+        made = table("name", "description", keep=("name",))
         for row in parts:
             if row["kind"] == kind:
                 made.add_row(row["name"], _text(row, usual))
@@ -74,7 +74,7 @@ def _draw(parts: list[dict[str, Any]]) -> None:
 
 
 def _text(row: dict[str, Any], usual: dict[str, str]) -> str:
-    """The summary of a part, and what is unusual about it."""
+    """The summary of a part, and its deviations from the defaults."""
     needs = [f"{m} (missing)" if m in row["missing"] else m for m in row["needs"]]
     more = [f"{key} {row[key]}" for key in ("license", "from") if row[key] != usual[key]]
     if needs:
@@ -87,7 +87,7 @@ def _most(values: list[str]) -> str:
 
 
 def described(cls: type[Part]) -> dict[str, Any]:
-    """What `list` says about one part."""
+    """The facts of `list` about one part."""
     name = cls.model_fields["name"].default
     return {
         "kind": cls.kind,

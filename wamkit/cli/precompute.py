@@ -37,26 +37,26 @@ class Number(StrEnum):
 
 def command(
     what: Annotated[
-        What, typer.Argument(help="Embeddings of instructions, or latents of training clips.")
+        What, typer.Argument(help="Text embeddings of instructions, or latents of training clips.")
     ],
     spec: Spec,
     out: Annotated[
-        Path, typer.Option(help="The safetensors file (text) or folder (latents); or to add to.")
+        Path,
+        typer.Option(help="The safetensors file (text) or folder (latents) to write or extend."),
     ],
     prompts: Annotated[
         Path | None, typer.Option(help="A text file with one instruction a line (text).")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A LeRobot data set: clips, or tasks."),
+        typer.Option(metavar="DIR", help="LeRobot data set with clips (latents) or tasks (text)."),
     ] = None,
     overrides: Overrides = None,
     column: Column = None,
-    stride: Annotated[
-        int, typer.Option(min=1, help="Store a clip for each so many frames (latents).")
-    ] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="Store every N-th clip (latents).")] = 1,
     dtype: Annotated[
-        Number, typer.Option(help="Half the space, or the very same loss (latents).")
+        Number,
+        typer.Option(help="bfloat16 for half the space, float32 for exact losses (latents)."),
     ] = Number.float32,
     batch: Annotated[int, typer.Option(min=1, help="Clips in one pass (latents).")] = 4,
     device: Device = "cpu",
@@ -67,7 +67,7 @@ def command(
 
     `text` takes --prompts or the tasks of --data; set text_encoder.embeddings_file to the file in
     the spec. `latents` takes --data; training then reads them in place of the images. A run that
-    was interrupted goes on where it stopped.
+    was interrupted resumes where it stopped.
     """
     spec = taken(spec)
     policy = parse(read(spec, overrides or []), str(spec))

@@ -27,7 +27,7 @@ WEIGHTS, SPEC = "backbone.safetensors", "spec.yaml"
 
 def command(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="The folder to write: weights, and a spec.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: weights and a spec.")],
     layers: Annotated[
         str,
         typer.Option(
@@ -36,10 +36,10 @@ def command(
         ),
     ],
     num_heads: Annotated[
-        int | None, typer.Option(min=1, help="How many heads; all if left out.")
+        int | None, typer.Option(min=1, help="Number of heads; by default all.")
     ] = None,
     mlp_dim: Annotated[
-        int | None, typer.Option(min=1, help="Units of each feed-forward; all if left out.")
+        int | None, typer.Option(min=1, help="Units of each feed-forward; by default all.")
     ] = None,
     overrides: Overrides = None,
     tiny: Tiny = False,
@@ -103,7 +103,7 @@ def command(
         (part / SPEC).write_text(strict_yaml.dumps(made))
     remember(named_paths(made).values())
     if whole.backbone.weights is None:
-        note("the backbone has random weights, and so has what was cut out of it")
+        note("the backbone has random weights, and so has the student")
     if json:
         emit({"spec": str(goal), "layers": chosen, "parameters": list(counts)})
         return
@@ -115,23 +115,23 @@ def command(
     say(f"wrote {goal}; try `wamkit explain {goal}`", whole=True)
 
 
-def chosen_layers(words: str, depth: int) -> list[int]:
+def chosen_layers(text: str, depth: int) -> list[int]:
     """The blocks that `--layers` asks for. Raises WamkitError if it is none of its forms."""
     from ..checkpoints.prune import PUBLISHED, evenly_spaced
 
-    if words in PUBLISHED:
-        return list(PUBLISHED[words])
-    pieces = [piece.strip() for piece in words.split(",") if piece.strip()]
+    if text in PUBLISHED:
+        return list(PUBLISHED[text])
+    pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
     if not pieces or not all(piece.isdigit() for piece in pieces):
         raise WamkitError(
-            f"--layers {words!r} is no number of blocks and no list of them",
+            f"--layers {text!r} is no number of blocks and no list of them",
             f"for example --layers 12, --layers 0,2,4 or --layers {next(iter(PUBLISHED))}",
         )
     return [int(p) for p in pieces] if len(pieces) > 1 else evenly_spaced(int(pieces[0]), depth)
 
 
 def _free(out: Path) -> None:
-    """Raise WamkitError if `out` holds anything but what a slice before left there."""
+    """Raise WamkitError if `out` holds other files than those of an earlier prune."""
     inside = {p.name for p in out.iterdir()} if out.is_dir() else set()
     if (out.exists() and not out.is_dir()) or inside - {WEIGHTS, SPEC}:
         raise WamkitError(f"{out} exists and holds other things", "choose another folder")

@@ -18,11 +18,11 @@ EXAMPLE = "wamkit schema --out spec.schema.json"
 
 
 def command(
-    out: Annotated[Path | None, typer.Option(help="A file to write instead of printing.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
     """Print the JSON schema of a spec.
 
-    Editors complete and check with it what is typed. It knows the parts that are installed here.
+    Editors use it to complete and check specs. It covers the installed parts.
     """
     for cls in registry():
         if fault := schema_fault(cls):

@@ -32,15 +32,18 @@ LOCAL = ("127.0.0.1", "::1")
 def command(
     source: Source,
     host: Annotated[
-        str, typer.Option(help="Who may ask: this machine alone, or 0.0.0.0 for the network.")
+        str,
+        typer.Option(
+            help="Address to bind: 127.0.0.1 accepts local clients only, 0.0.0.0 any host."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for one that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     view: Annotated[
         list[str] | None,
         typer.Option(
             "--camera-map",
             metavar="VIEW=KEY",
-            help="The key of a view's image in a request; by default observation/VIEW.",
+            help="Map a view to the key of its image in a request; by default observation/VIEW.",
         ),
     ] = None,
     prompt: Annotated[
@@ -59,16 +62,16 @@ def command(
         typer.Option(min=0, help="Drop a client that answers no ping for so long; 0 for never."),
     ] = 600,
     session_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that the session of a client that is gone waits.")
+        float, typer.Option(min=0, help="Seconds to keep the session of a disconnected client.")
     ] = 600,
     keep_sessions: Annotated[
-        int, typer.Option(min=0, help="Sessions that wait at most; 0 for none.")
+        int, typer.Option(min=0, help="Maximum of kept sessions; 0 for none.")
     ] = 8,
     max_clients: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Connections at the same time. Of more, one that never asked for anything gives "
+            help="Maximum of connections. Beyond it, an idle connection without requests gives "
             "way; if all did, the new one is refused.",
         ),
     ] = 64,
@@ -76,13 +79,13 @@ def command(
         int,
         typer.Option(
             min=1,
-            help="MiB of messages that are half there or wait, of all clients together. Beyond, "
+            help="MiB of partial or waiting messages of all clients together. Beyond it, "
             "the client that holds most is disconnected.",
         ),
     ] = 1024,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
-        typer.Option(help="How the policy runs."),
+        typer.Option(help="Run mode."),
     ] = "eager",
     quantize: Quantize = "none",
     tiny: Tiny = False,
@@ -91,7 +94,8 @@ def command(
 ) -> None:
     """Serve a policy over websockets until Ctrl-C or SIGTERM, to openpi's clients and wamkit's.
 
-    There is no password: whoever reaches the port can ask. A second signal ends it at once.
+    There is no authentication: any host that reaches the port can send requests. A second signal
+    ends it at once.
     """
     from ..serve import require
 
@@ -116,7 +120,7 @@ def command(
     with Signals() as signals:
         named, source = source.stem, taken(source)
         spec, notes = chosen(source, overrides or [], tiny=tiny)
-        renamed = _renamed(view or [])
+        renamed = _parse_camera_map(view or [])
         keys_of(spec, renamed)  # before any weight is loaded: are the views there?
         listener = bind(host, port)
         policy, untrained = loaded(source, spec, device, overrides or [], quantize)
@@ -133,7 +137,10 @@ def command(
         if policy.actions.statistics is None:
             untrained = [*untrained, "no statistics yet: actions are in normalized units"]
         if host not in LOCAL:
-            untrained = [*untrained, f"whoever reaches {host} can ask: there is no password"]
+            untrained = [
+                *untrained,
+                f"any client that reaches {host} can send requests: there is no authentication",
+            ]
         for line in notes + untrained + unready(mode, prompt or []):
             note(line)
         _log_to_stderr()
@@ -142,7 +149,7 @@ def command(
 
 
 def _log_to_stderr() -> None:
-    """Who comes, goes and comes back, a line each with its time."""
+    """Log connections, one line each with its time."""
     logger = logging.getLogger("wamkit.serve")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
@@ -151,7 +158,7 @@ def _log_to_stderr() -> None:
 
 
 def unready(mode: str, prompts: Sequence[str]) -> list[str]:
-    """What is to be said of instructions that nobody named before, if these were."""
+    """Note on compilation for prompts that were not named."""
     if mode == "eager" or prompts:
         return []
     return [
@@ -176,10 +183,10 @@ async def _serve(
         )
 
 
-def _renamed(words: list[str]) -> dict[str, str]:
-    """`VIEW=KEY` words as a dictionary."""
+def _parse_camera_map(args: list[str]) -> dict[str, str]:
+    """Parse `VIEW=KEY` arguments to a dictionary."""
     found = {}
-    for word in words:
+    for word in args:
         name, equals, key = word.partition("=")
         if not equals or not key:
             raise WamkitError(f"--camera-map {word!r} names no key", "write --camera-map VIEW=KEY")
@@ -188,7 +195,7 @@ def _renamed(words: list[str]) -> dict[str, str]:
 
 
 def _draw(meta: dict[str, Any], host: str, port: int) -> None:
-    """What is served, what a request holds, and a client to copy."""
+    """Print the policy, the keys of a request, and an example client."""
     say(
         f"{meta['policy']}: chunks of {meta['chunk_size']} x {len(meta['actions'])} actions at "
         f"{meta['control_hz']:g} Hz ({', '.join(meta['actions'])})"
@@ -207,35 +214,35 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
         lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
     if size := meta["state"]["size"]:
-        made.add_row(meta["state"]["key"], f"{size} numbers in physical units")
+        made.add_row(meta["state"]["key"], f"{size} values in physical units")
         lines.append(f'"{meta["state"]["key"]}": np.zeros({size}, np.float32),')
     made.add_row("prompt", "the task instruction")
     made.add_row("seed", "may be left out; the same seed gives the same actions")
     made.add_row("reset", "may be left out; True begins a new episode")
-    if meta["remembers"]:
+    if meta["stateful"]:
         made.add_row("executed", "may be left out; the actions since the last observation")
     show_table(made)
-    said = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
+    example = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
     say("\nA client", "bold")
     say(
         "import numpy as np\n"
         "from wamkit.serve.client import Client\n\n"
         f"{_kept(meta)}"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
-        f"    reply = policy.infer({{\n        {said}\n    }})\n"
+        f"    reply = policy.infer({{\n        {example}\n    }})\n"
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,
     )
-    shown = f"[{host}]" if ":" in host else host
-    say(f"ready at ws://{shown}:{port} (health: http://{shown}:{port}/healthz); Ctrl-C ends it")
+    address = f"[{host}]" if ":" in host else host
+    say(f"ready at ws://{address}:{port} (health: http://{address}:{port}/healthz); Ctrl-C ends it")
 
 
 def _kept(meta: dict[str, Any]) -> str:
-    """What a client may rely on, as a comment."""
+    """Comment on reconnection for the example client."""
     timeout = meta.get("session", {}).get("timeout")
     if not timeout:
         return ""
-    return f"# A broken connection is made anew; the session waits {timeout:g} s.\n"
+    return f"# A lost connection is restored; the session is kept for {timeout:g} s.\n"
 
 
 def _reachable(host: str) -> str:

@@ -22,11 +22,11 @@ EXAMPLE = "wamkit train spec.toml --data recordings/cups --out runs/cups --steps
 
 def command(
     source: Source,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="A LeRobot data set to learn from.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The folder of the run.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")] = None,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="LeRobot data set to train on.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of optimizer updates.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples of one update, over all processes.")
+        int | None, typer.Option(min=1, help="Global batch size, over all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     config: Annotated[
@@ -55,9 +55,9 @@ def command(
     ] = None,
     tolerance: Tolerance = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is in RUN, exactly.")
+        bool, typer.Option("--resume", help="Resume the run in RUN exactly.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read the data.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Data worker processes.")] = 0,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -66,7 +66,7 @@ def command(
     RUN/checkpoints/last/policy can be used at any time meanwhile, and so can best/policy if
     episodes are held out.
 
-    Ctrl-C or SIGTERM ends with a checkpoint (exit code 130); --resume goes on as if nothing had
+    Ctrl-C or SIGTERM ends with a checkpoint (exit code 130); --resume continues as if nothing had
     happened. On several devices: torchrun --nproc-per-node 8 -m wamkit train ... --device cuda
     """
     from ..train import read_config

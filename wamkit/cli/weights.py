@@ -1,4 +1,4 @@
-"""`wamkit weights`: what a file of weights holds, and the same weights in wamkit's own layout."""
+"""`wamkit weights`: inspect weight files, and convert them to wamkit's layout."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ class Dtype(StrEnum):
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="Look into a file, or convert it.")],
+    action: Annotated[Action, typer.Argument(help="Inspect a file, or convert it.")],
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A file, or a folder with shards.")],
     part: Annotated[
-        str | None, typer.Option(metavar="KIND:NAME", help="Whose weights they are.")
+        str | None, typer.Option(metavar="KIND:NAME", help="The part that the weights belong to.")
     ] = None,
     overrides: Overrides = None,
     like: Annotated[
         Path | None,
-        typer.Option("--layout-from", metavar="FILE", help="A file whose layout to write."),
+        typer.Option("--layout-from", metavar="FILE", help="File whose layout to write."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="What floats are written as.")] = Dtype.stored,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of floats in the new file.")] = Dtype.stored,
     prefix: Annotated[
-        str | None, typer.Option(help="Of several sets in a file, what the names begin with.")
+        str | None, typer.Option(help="Prefix of the names of one of several sets in a file.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a file of weights holds, or convert it to another layout.
+    """Inspect a weight file, or convert it to another layout.
 
     `convert` needs --part and --out, and --set for the variant (`--set variant=...`). It writes the
     layout that parts are saved in, or that of the file --layout-from. Every tensor has to find its
-    place, none changes its numbers: each keeps its dtype, but for scaled float8, which is
+    place, no value changes: each keeps its dtype, except scaled float8, which is
     multiplied out in float32. --dtype rounds all floats.
     """
     if prefix is not None:
@@ -102,7 +102,7 @@ def _inspect(path: Path, json: bool) -> None:
     for name, size in report["files"].items():
         say(f"{unbroken(name)}: {size:,} bytes")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in report["dtypes"].items())
-    say(f"{report['tensors']} tensors ({dtypes}), {report['parameters']:,} numbers")
+    say(f"{report['tensors']} tensors ({dtypes}), {report['parameters']:,} values")
     say(f"layout: {'; '.join(report['layouts']) or 'none that an installed part knows'}")
     say()
     made = table("tensor", "shape", keep=("tensor", "shape"))

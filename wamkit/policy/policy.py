@@ -153,7 +153,7 @@ class Policy(DeviceModule):
         chosen = check_mode(mode, self.device)
         if captures(chosen) and self.paradigm.stateful:
             raise WamkitError(
-                f"{self.spec.paradigm.name} remembers more with every chunk, and a graph is "
+                f"{self.spec.paradigm.name} grows its memory with every chunk, and a graph is "
                 "recorded for one shape",
                 'choose mode "compile" or "eager"',
             )

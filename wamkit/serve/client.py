@@ -94,7 +94,7 @@ class Client:
                     raise self._closed_error(f"{why}; and no server answers now: {error}") from None
                 sleep(pause)
                 pause = min(2 * pause, 2.0)
-        if self.metadata.get("remembers") and not self.session.get("resumed") and not anew:
+        if self.metadata.get("stateful") and not self.session.get("resumed") and not anew:
             self._line.close()
             raise WamkitError(
                 f"the connection to {self.address} broke ({why}), and the server no longer has "

@@ -74,7 +74,7 @@ class RequestHandler:
             "chunk_size": spec.actions.chunk_size,
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,
-            "remembers": self.policy.paradigm.stateful,
+            "stateful": self.policy.paradigm.stateful,
             "wamkit": __version__,
         }
 

@@ -90,7 +90,7 @@ def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Confl
     if execute_steps != chunk:
         yield Conflict(
             between=("--execute-steps", "paradigm"),
-            why="a policy that remembers executes its chunks whole, and --execute-steps is "
+            why="a stateful policy executes its chunks whole, and --execute-steps is "
             f"{execute_steps}",
             hint=f"--execute-steps {chunk}, or leave it out",
         )
@@ -100,5 +100,5 @@ def _conflicts_of_memory(spec: PolicySpec, execute_steps: int) -> Iterator[Confl
             why=f"a chunk of {chunk} actions shows {video.num_frames - video.num_observed} new "
             "images, "
             f"one every {video.frame_stride} actions",
-            hint="a policy that remembers needs (frames - context) * every = chunk",
+            hint="a stateful policy needs (frames - context) * every = chunk",
         )

@@ -1,4 +1,4 @@
-"""A model that remembers nothing: the reference that caches are tested against."""
+"""A model without caches: the reference that caches are tested against."""
 
 from __future__ import annotations
 

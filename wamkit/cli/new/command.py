@@ -23,7 +23,7 @@ def command(
     kind: Annotated[
         str, typer.Argument(help=f"What to start: {', '.join(SUFFIXES)}.", autocompletion=_complete)
     ],
-    name: Annotated[str, typer.Argument(help="What it is called in a spec, in snake_case.")],
+    name: Annotated[str, typer.Argument(help="Name of the part in a spec, in snake_case.")],
     out: Annotated[
         Path | None, typer.Option(help="The folder to write; by default ./NAME.")
     ] = None,

@@ -20,13 +20,13 @@ from ...files.durable import (
 
 SUFFIXES = {"backbone": "Backbone", "action_head": "Head", "paradigm": "Paradigm"}
 """The kinds there are templates for, and how the configuration class of each ends."""
-LONGEST = 32  # letters of a name; what is derived from it must still fit into a line
+LONGEST = 32  # letters of a name; derived names must fit into a line
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = Path(__file__).parents[3] / "examples"  # the backbone's, which wheels hold as a template
 
 
 def names(kind: str, name: str) -> tuple[str, str, str]:
-    """What a part is called in specs, in titles, and as a configuration class.
+    """Names of a part: in specs, in titles, and of its configuration class.
 
     The class ends in its kind (`my_robot` gives MyRobotBackbone), so that no name can hide one that
     the file imports.
@@ -65,7 +65,7 @@ def refuse(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > LONGEST:
         better = _snake(name)
         raise WamkitError(
-            f"{name!r} cannot name a part: a name is lower-case words of letters and digits, "
+            f"{name!r} cannot name a part: a name is lower-case letters and digits, "
             f"joined by single underscores, {LONGEST} characters at most",
             f"did you mean {better!r}?" if better else f"for example my_{kind}",
         )
@@ -84,9 +84,9 @@ def refuse(kind: str, name: str) -> None:
 
 def _snake(name: str) -> str:
     """The nearest name that can be used; empty if there is none."""
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
-    words = re.sub(r"[^a-z0-9]+", "_", words).strip("_")
-    return words if words[:1].isalpha() and len(words) <= LONGEST else ""
+    snake_case = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+    snake_case = re.sub(r"[^a-z0-9]+", "_", snake_case).strip("_")
+    return snake_case if snake_case[:1].isalpha() and len(snake_case) <= LONGEST else ""
 
 
 def write(kind: str, name: str, folder: Path) -> list[str]:
@@ -117,7 +117,7 @@ def write(kind: str, name: str, folder: Path) -> list[str]:
 
 
 def _is_begun(folder: Path, files: Mapping[str, str]) -> bool:
-    """True if some of what is to be written is in a folder and nothing else, as after a crash."""
+    """True if a folder holds only files of the template, as after a crash."""
     if not folder.is_dir():
         return False
     there = [path for path in folder.rglob("*") if not path.is_dir()]
