@@ -39,7 +39,7 @@ def test_the_parts_of_a_cold_start_are_its_whole() -> None:
     assert spent["torch"] > 0
 
 
-def test_the_split_is_printed_with_words(wamkit: Any) -> None:
+def test_the_split_is_printed_with_descriptions(wamkit: Any) -> None:
     code, out, _ = wamkit(*WORDS)
     line = out.strip().splitlines()[-1]
     assert code == 0 and ("s since the process began: " in line or act.age() is None)

@@ -79,7 +79,7 @@ GLOSSARY = [
 
 
 @pytest.mark.parametrize("row", GLOSSARY, ids=[row[0] for row in GLOSSARY])
-def test_terms_of_the_glossary_are_where_it_says(row: list[str]) -> None:
+def test_terms_of_the_glossary_are_at_their_links(row: list[str]) -> None:
     _, meaning, where = row
     *names, file = re.findall(r"`([^`]+)`", where)
     text = (ROOT / file).read_text()

@@ -19,7 +19,7 @@ AREAS = 12
 EACH = 10
 
 
-def test_a_few_bad_inputs_of_each_area_are_refused_in_words(tmp_path: Path) -> None:
+def test_a_few_bad_inputs_of_each_area_are_refused_with_a_message(tmp_path: Path) -> None:
     found = tmp_path / "found.jsonl"
     args = [sys.executable, str(SCRIPT), "--out", str(found), "--sample", str(EACH)]
     done = subprocess.run(

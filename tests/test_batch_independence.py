@@ -49,14 +49,14 @@ STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
 
 @pytest.mark.parametrize("backbone", STREAMS)
 @pytest.mark.parametrize("state", ["text", "token"])
-def test_the_state_stands_behind_the_words_of_its_own_sample(backbone: str, state: str) -> None:
+def test_the_state_token_follows_the_text_of_its_own_sample(backbone: str, state: str) -> None:
     policy = moved(head={"name": "mot", "state": state}, backbone=backbone, paradigm="single_pass")
     expect_batch_independent(policy)
     expect_batch_independent(policy, ("a", "b c d e f g", "h i j"), alone=2)
 
 
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
-def test_words_to_lean_away_from_may_be_longer_or_shorter(backbone: str) -> None:
+def test_negative_prompts_may_be_longer_or_shorter(backbone: str) -> None:
     for negative in ("", "worst quality of all the images"):
         changes = (
             "schedules.action.guidance_scale=2.0",
@@ -149,7 +149,7 @@ def test_tokens_are_appended_behind_the_last_real_one() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["toy", "flux2", "omnigen2", "qwen_image"])
-def test_a_prompt_without_tokens_is_read_as_one_and_in_company(backbone: str) -> None:
+def test_a_prompt_without_tokens_works_by_itself_and_in_a_batch(backbone: str) -> None:
     policy = moved(backbone=backbone, action_head="regression", paradigm="single_pass")
     width = policy.spec.text_encoder.width
     policy.text_embeddings = TextEmbeddingCache(OneTokenPerWord(width), template="")

@@ -46,7 +46,7 @@ def report() -> Report:
     return measure(policy(), iters=2, warmup=0, name="toy")
 
 
-def test_every_stage_of_a_chunk_is_told_with_its_calls() -> None:
+def test_every_stage_of_a_chunk_is_reported_with_its_calls() -> None:
     steps = policy().spec.schedules.action.steps
     assert {row.stage: row.calls for row in report().rows} == {
         "images": 0,
@@ -128,7 +128,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_machine_is_told_by_more_than_its_name() -> None:
+def test_a_machine_is_identified_by_more_than_its_name() -> None:
     found = machine(torch.device("cpu"))
     assert found["capability"] == torch.backends.cpu.get_cpu_capability()
     assert 1 <= found["cores"] <= (os.cpu_count() or 1) and found["processors"] >= 1
@@ -173,7 +173,7 @@ def test_a_tap_passes_what_it_sees() -> None:
     assert "forward" not in vars(layer)
 
 
-def test_random_weights_are_said() -> None:
+def test_random_weights_are_reported() -> None:
     assert set(report().random) == {"backbone", "text_encoder", "action_head"}
 
 
@@ -228,7 +228,7 @@ def test_a_report_of_another_policy_is_refused() -> None:
     assert "wamkit compare" in found.value.hint
 
 
-def test_what_one_compares_is_said_and_not_refused() -> None:
+def test_compared_settings_are_reported_and_not_refused() -> None:
     now = report().json()
     other = json.loads(json.dumps(now))
     assert differences(now, other) == ()
@@ -244,7 +244,7 @@ def test_what_one_compares_is_said_and_not_refused() -> None:
     )
 
 
-def test_a_report_that_does_not_tell_its_work_is_refused() -> None:
+def test_a_report_without_its_settings_is_refused() -> None:
     now = report().json()
     with pytest.raises(WamkitError, match="does not tell all") as found:
         compare_reports(now, {key: now[key] for key in now if key != "sizes"})
@@ -266,7 +266,7 @@ def test_steps_where_nothing_is_denoised_are_refused(wamkit: Any) -> None:
     assert code == 2 and "makes no denoising steps" in err and "leave out --steps" in err
 
 
-def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> None:
+def test_the_command_prints_the_values_of_its_json(wamkit: Any, tmp_path: Path) -> None:
     args = ["bench", TOY, "--tiny", "--iters", "2", "--steps", "2"]
     code, out, _ = wamkit(*args, "--json")
     found = json.loads(out)
@@ -300,7 +300,7 @@ def test_the_command_prints_what_its_json_says(wamkit: Any, tmp_path: Path) -> N
         (["--baseline", TOY], "is not JSON"),
     ],
 )
-def test_what_cannot_be_measured_is_said_at_once(
+def test_what_cannot_be_measured_is_reported_at_once(
     wamkit: Any, args: list[Any], message: str
 ) -> None:
     code, _, err = wamkit("bench", TOY, "--tiny", *args)

@@ -114,7 +114,7 @@ def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: 
         ("success", [0.0, 0.0, 0.0], "contains 0"),
     ],
 )
-def test_what_the_differences_allow_to_be_said(
+def test_verdicts_follow_from_the_differences(
     measure: str, differences: list[float], message: str
 ) -> None:
     script = runpy.run_path(str(BENCHMARKS / "video_helps.py"))

@@ -184,7 +184,7 @@ def test_kernels_have_kinds(name: str, kind: str) -> None:
     assert import_module("published.kernels").kind(name) == kind
 
 
-def test_words_are_padded_as_the_published_encoder_pads() -> None:
+def test_text_is_padded_as_the_published_encoder_pads() -> None:
     args = import_module("published.systems").RandomTextEncoder
     assert args(8, 64, "zeros").encode(["a"]).tokens.shape == (1, 17, 8)
     assert float(args(8, 64, "zeros").encode(["a"]).repeats.sum()) == 64

@@ -52,7 +52,7 @@ def test_names_of_bars_and_measures_are_whole(measures: int) -> None:
     expect_inside(bars({m: {"a" * 90: 1.0} for m in titles[:measures]}))
 
 
-def test_names_of_lines_and_their_numbers_are_whole() -> None:
+def test_names_and_values_of_lines_are_complete() -> None:
     points = [(0.0, -123456.0), (123456.0, 1e-7)]
     expect_inside(lines(dict.fromkeys(NAMES, points), x="steps", y="loss, log10"))
     expect_inside(lines({"a" * 90: points, "b": points}, x="steps", y="a measure of something"))

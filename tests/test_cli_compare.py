@@ -44,7 +44,7 @@ def small(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
     return file
 
 
-def test_every_fault_of_every_spec_is_told_before_any_is_counted(tmp_path: Path) -> None:
+def test_every_fault_of_every_spec_is_reported_before_any_is_counted(tmp_path: Path) -> None:
     (tmp_path / "torn.toml").write_text("[backbone\nname = 'toy'")
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(TOY.read_text().replace("chunk_size = 8", "chunks = 8"))
@@ -71,7 +71,7 @@ def test_a_part_whose_module_is_missing_costs_no_other_row(
     assert code == 1 and "?" in out and "ltx: vae: not counted: diffusers" in err
 
 
-def test_a_part_that_fails_while_it_is_counted_is_told_in_its_row(
+def test_a_part_that_fails_while_it_is_counted_is_reported_in_its_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from wamkit.config.registry import registry
@@ -98,7 +98,7 @@ def test_plan_and_explain_count_the_rest_where_a_vae_is_missing(
     assert code == 2 and "diffusers" in err and "a bug" not in err
 
 
-def test_rows_can_be_told_apart(tmp_path: Path) -> None:
+def test_rows_can_be_distinguished(tmp_path: Path) -> None:
     texts = {"a/toy.toml", "b/toy.toml", "b/toy.yaml", "other.toml", "run/best", "run/best.v2"}
     for text in texts:
         (tmp_path / text).parent.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("data") / "set", parse(read(TOY)))
 
 
-def test_check_says_that_a_data_set_is_whole(wamkit: Run, folder: Path) -> None:
+def test_check_reports_that_a_data_set_is_whole(wamkit: Run, folder: Path) -> None:
     code, out, _ = wamkit("data", "check", folder, "--spec", TOY)
     assert (code, out) == (0, f"{folder} is whole.\n")
 
@@ -52,7 +52,7 @@ def test_check_lists_faults_with_their_place(wamkit: Run, folder: Path, tmp_path
     }
 
 
-def test_show_tells_what_there_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
+def test_show_lists_the_content(wamkit: Run, folder: Path, tmp_path: Path) -> None:
     code, out, err = wamkit("data", "show", folder, "--out", tmp_path / "strip.png")
     assert code == 0 and "LeRobot v3.0, robot example" in out
     assert "2 episodes of 12 frames, 24 frames at 10 a second, 2.4 seconds" in out
@@ -85,7 +85,7 @@ def test_stats_are_printed_and_written(wamkit: Run, folder: Path, tmp_path: Path
         (["stats", "SET", "--key-map", "action=acton"], "has no 'acton' for action"),
     ],
 )
-def test_mistakes_are_told_in_words(
+def test_mistakes_are_reported_with_a_message(
     wamkit: Run, folder: Path, args: list[Any], problem: str
 ) -> None:
     code, out, err = wamkit("data", *[folder if word == "SET" else word for word in args])

@@ -57,7 +57,7 @@ def test_the_matrix_is_data_as_well(tmp_path: Path) -> None:
         (["compare", TOY, "--set", "action_head.width=x"], "action_head.width"),
     ],
 )
-def test_mistakes_end_in_words(args: list[str], message: str) -> None:
+def test_mistakes_end_with_a_message(args: list[str], message: str) -> None:
     code, _, err = run(*args)
     assert code == 2 and message in err and "Traceback" not in err
 

@@ -88,7 +88,7 @@ def test_list_of_an_unknown_kind_names_the_nearest(wamkit: Run) -> None:
     assert "hint: did you mean 'backbone'?" in err
 
 
-def test_a_broken_plugin_and_a_clash_are_told_and_stop_nothing(
+def test_a_broken_plugin_and_a_clash_are_reported_and_stop_nothing(
     wamkit: Run, plug: Callable[[str, str], None]
 ) -> None:
     plug("broken", "raise ImportError('no module named nowhere')")
@@ -115,7 +115,7 @@ def test_the_first_party_part_keeps_a_name_that_another_distribution_offers(
     assert code == 1 and "second:toy denoises latents of 4" in out
 
 
-def test_a_blocked_plugin_is_shown_and_breaks_nothing(
+def test_a_blocked_plugin_is_listed_and_breaks_nothing(
     wamkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAMKIT_BLOCK_PLUGINS", "mot")
@@ -157,7 +157,7 @@ def test_show_refuses_a_key_that_is_not_there(wamkit: Run) -> None:
     assert "1. backbone.dept: no such key" in err and "hint: did you mean 'depth'?" in err
 
 
-def test_check_says_that_a_spec_fits(wamkit: Run, toy: Path) -> None:
+def test_check_reports_that_a_spec_fits(wamkit: Run, toy: Path) -> None:
     assert wamkit("check", toy) == (0, f"{toy} fits.\n", "")
     assert wamkit("check", toy, "--tiny")[0] == 0
     code, out, _ = wamkit("check", toy, "--json")
@@ -175,7 +175,7 @@ def test_check_names_every_mistake_at_once(wamkit: Run, toy: Path) -> None:
     assert out.count("hint: ") == 3
 
 
-def test_check_tells_what_does_not_fit_from_what_is_missing_here(wamkit: Run, toy: Path) -> None:
+def test_check_distinguishes_conflicts_from_missing_files(wamkit: Run, toy: Path) -> None:
     code, out, _ = wamkit("check", toy, "--set", "backbone.weights=nowhere", "--json")
     found = json.loads(out)
     assert code == 1 and found["conflicts"] == []
@@ -221,7 +221,7 @@ def test_explain_stops_at_a_conflict_but_not_at_a_missing_file(wamkit: Run, toy:
     assert "note: backbone.weights: nothing is at nowhere" in err
 
 
-def test_explain_at_toy_size_says_what_became_of_what(wamkit: Run, toy: Path) -> None:
+def test_explain_at_toy_size_lists_the_changed_parts(wamkit: Run, toy: Path) -> None:
     code, out, _ = wamkit("explain", toy, "--tiny")
     assert code == 0 and "canvas: 32x32 pixels" in out
 
@@ -236,7 +236,7 @@ def test_schema_knows_the_installed_parts(wamkit: Run, tmp_path: Path) -> None:
     assert code == 2 and "cannot be written: No such file or directory" in err
 
 
-def test_doctor_tells_versions_and_that_nothing_is_broken(wamkit: Run) -> None:
+def test_doctor_lists_versions_and_that_nothing_is_broken(wamkit: Run) -> None:
     code, out, _ = wamkit("doctor")
     assert code == 0 and "nothing is broken" in out and "torch " in out
     report = json.loads(wamkit("doctor", "--json")[1])
@@ -266,7 +266,7 @@ def test_a_missing_module_comes_with_the_command_that_cures_it(
         (["show", "backbone", "toi"], "did you mean 'toy'?"),  # codespell:ignore toi
     ],
 )
-def test_bad_usage_ends_with_2_and_says_what_to_type(
+def test_bad_usage_ends_with_2_and_states_what_to_type(
     wamkit: Run, args: list[str], message: str
 ) -> None:
     code, out, err = wamkit(*args)

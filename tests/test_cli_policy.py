@@ -43,7 +43,7 @@ def photo(tmp_path: Path) -> Path:
     return file
 
 
-def test_act_prints_a_row_for_each_step_and_says_what_is_random(
+def test_act_prints_a_row_for_each_step_and_states_what_is_random(
     wamkit: Run, toy: Path, photo: Path
 ) -> None:
     code, out, err = wamkit(
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_actions(wamkit: Run, toy: Path, photo: Pat
     assert (first["control_hz"], first["seed"]) == (10.0, 3)
 
 
-def test_at_toy_size_what_is_left_out_is_filled_in_and_said(
+def test_at_toy_size_what_is_left_out_is_filled_in_and_reported(
     wamkit: Run, toy: Path, photo: Path
 ) -> None:
     toy.write_text(TWO_CAMERAS)
@@ -111,7 +111,7 @@ def test_several_moments_are_given_by_repeating_the_camera(
         (["--image", "front={photo}", "--image", "{photo}"], "which camera sees"),
     ],
 )
-def test_bad_input_is_refused_in_words(
+def test_bad_input_is_refused_with_a_message(
     wamkit: Run, toy: Path, photo: Path, args: list[str], message: str
 ) -> None:
     text, half = photo.with_name("notes.txt"), photo.with_name("half.png")
@@ -179,7 +179,7 @@ def test_build_does_not_touch_a_folder_of_somebody_else(
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["diary.txt"]
 
 
-def test_imagine_writes_an_animation_with_a_border_that_tells_what_is_seen(
+def test_imagine_writes_an_animation_with_a_border_around_observed_frames(
     wamkit: Run, toy: Path, photo: Path, tmp_path: Path
 ) -> None:
     out_file = tmp_path / "future.gif"

@@ -59,7 +59,7 @@ def test_help_names_every_verb() -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_every_verb_has_a_sentence_and_an_example(name: str) -> None:
+def test_every_verb_has_a_summary_and_an_example(name: str) -> None:
     command = verb(name)
     assert command.help.splitlines()[0].endswith(".")
     assert command.epilog.startswith(f"Example: wamkit {name}")

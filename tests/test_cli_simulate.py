@@ -78,7 +78,7 @@ def test_a_policy_is_evaluated_filmed_and_recorded(
 
 
 @PUSHT
-def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
+def test_what_does_not_fit_is_reported_before_anything_runs(wamkit: Wamkit, saved: Path) -> None:
     args = ("eval", saved, "--env", "pusht", "--processes", 0)
     changed = ("--set", "actions.control_hz=80", "--camera-map", "top=corner", "--execute-steps", 9)
     code, _, err = wamkit(*args, *changed)
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_told_before_anything_runs(wamkit: Wamkit, saved: P
 
 
 @PUSHT
-def test_words_that_mean_nothing_are_refused(wamkit: Wamkit, tmp_path: Path) -> None:
+def test_values_without_meaning_are_refused(wamkit: Wamkit, tmp_path: Path) -> None:
     code, _, err = wamkit("eval", "nobody", "--env", "pusht", "--processes", 0)
     assert code == 2 and "no saved policy at nobody" in err and "random or expert" in err
     code, _, err = wamkit("eval", "random", "--env", "pusht", "--execute-steps", 4)

@@ -35,7 +35,7 @@ def train_command(folder: Path, out: Path, *more: Any) -> list[Any]:
     return ["train", TOY, *SMALL, "--data", folder, "--out", out, "--batch", 2, *more]
 
 
-def test_a_run_says_where_its_policy_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_run_states_where_its_policy_is(wamkit: Run, folder: Path, tmp_path: Path) -> None:
     code, out, err = wamkit(*train_command(folder, tmp_path / "run", "--steps", 2))
     assert code == 0 and "done at step 2 after" in out and "waiting for data" in out
     assert f"the policy: {tmp_path}/run/checkpoints/step-000002/policy" in out
@@ -99,7 +99,7 @@ def test_latents_that_were_stored_train_alike(wamkit: Run, folder: Path, tmp_pat
         (["--key-map", "front=nothing"], "nothing"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_written(
+def test_mistakes_are_reported_before_anything_is_written(
     wamkit: Run, folder: Path, tmp_path: Path, more: list[str], message: str
 ) -> None:
     if "wandb" in message:

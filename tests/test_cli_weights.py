@@ -99,7 +99,7 @@ def test_weights_are_converted_back_without_loss(run: Run, saved: Any, tmp_path:
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_convert_writes_float8_as_it_is_or_as_it_is_told(
+def test_convert_keeps_float8_or_writes_the_given_dtype(
     run: Run, saved: Any, tmp_path: Path, kind: torch.dtype
 ) -> None:
     backbone, _ = saved
@@ -118,7 +118,7 @@ def test_convert_writes_float8_as_it_is_or_as_it_is_told(
     assert code == 0 and "backbone wan, diffusers, behind the prefix ema." in text
 
 
-def test_convert_refuses_to_round_numbers_to_infinity(run: Run, saved: Any, tmp_path: Path) -> None:
+def test_convert_refuses_to_round_values_to_infinity(run: Run, saved: Any, tmp_path: Path) -> None:
     backbone, file = saved
     state = {k: v.clone() for k, v in backbone.state_dict().items()}
     state["proj_out.bias"][0] = 1e6
@@ -134,7 +134,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
         headers([tmp_path / "bad.pt"])
 
 
-def test_what_convert_needs_is_said(run: Run, saved: Any, tmp_path: Path) -> None:
+def test_what_convert_needs_is_reported(run: Run, saved: Any, tmp_path: Path) -> None:
     _, file = saved
     code, _, err = run("weights", "convert", file)
     assert code == 2 and "convert needs to know whose weights these are" in err
@@ -149,7 +149,7 @@ def test_what_convert_needs_is_said(run: Run, saved: Any, tmp_path: Path) -> Non
     )
 
 
-def test_a_remote_repository_that_cannot_be_fetched_says_what_would_do(
+def test_a_remote_repository_that_cannot_be_fetched_states_what_would_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")

@@ -82,7 +82,7 @@ def test_objects_records_and_complex_numbers_are_not_sent(value: Any) -> None:
         (b"", "incomplete"),
     ],
 )
-def test_what_is_damaged_or_dangerous_is_refused_in_words(data: bytes, why: str) -> None:
+def test_what_is_damaged_or_dangerous_is_refused_with_a_message(data: bytes, why: str) -> None:
     with pytest.raises(WamkitError, match="not openpi's msgpack") as found:
         codec.unpack(data)
     assert why in str(found.value)

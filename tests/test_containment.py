@@ -120,7 +120,7 @@ def test_a_thread_and_the_end_of_the_process_are_refused(act: Callable[[], None]
     thread.join()
 
 
-def test_an_exit_handler_runs_and_is_not_heard() -> None:
+def test_an_exit_handler_runs_and_its_output_is_dropped() -> None:
     code = """
 import atexit, sys
 from wamkit.config.containment import contained

@@ -148,7 +148,7 @@ def test_other_names_of_columns_are_mapped(tmp_path: Path) -> None:
         Columns.of(["front"])
 
 
-def test_a_data_set_that_does_not_fit_is_refused_in_words(folder: Path) -> None:
+def test_a_data_set_that_does_not_fit_is_refused_with_a_message(folder: Path) -> None:
     actions = RAW["actions"] | {"control_hz": 20}
     with pytest.raises(WamkitError, match="10 frames a second, the spec 20 actions"):
         Samples(folder, spec_with(actions=actions))
@@ -266,7 +266,7 @@ def test_samples_travel_to_a_process_that_is_started_anew(folder: Path) -> None:
     assert torch.equal(first["images"]["front"], again["images"]["front"])
 
 
-def test_without_pyarrow_or_pyav_the_error_says_what_to_install(
+def test_without_pyarrow_or_pyav_the_error_states_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys

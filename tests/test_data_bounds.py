@@ -234,7 +234,7 @@ SHAPES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))
-def test_shapes_of_features_are_bounded_whole_numbers(folder: Path, kind: str) -> None:
+def test_shapes_of_features_are_bounded_integers(folder: Path, kind: str) -> None:
     set_info(folder, lambda info: info["features"]["action"].update(shape=SHAPES[kind]))
     text = refusal(folder)
     assert "'action' is " in text and len(text) < 2000

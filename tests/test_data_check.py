@@ -86,7 +86,7 @@ def test_a_wrong_shape_is_found(folder: Path) -> None:
     ]
 
 
-def test_numbers_that_are_not_finite_are_found(folder: Path) -> None:
+def test_values_that_are_not_finite_are_found(folder: Path) -> None:
     def spoil(columns: dict[str, list[Any]]) -> None:
         columns["action"][5][1] = float("nan")
         columns["observation.state"][12 + 7][0] = float("inf")
@@ -112,7 +112,7 @@ def test_time_that_does_not_rise_is_found(folder: Path) -> None:
         Samples(folder, SPEC)
 
 
-def test_another_rate_than_the_metadata_says_is_found(folder: Path) -> None:
+def test_another_rate_than_the_metadata_states_is_found(folder: Path) -> None:
     _info(folder, lambda info: info.update(fps=20))
     found = _found(folder, spec=SPEC)
     assert "the data set has" not in found[0] and "20 frames a second, the spec 10" in found[0]
@@ -164,7 +164,7 @@ def test_rows_that_do_not_match_the_metadata_are_found(folder: Path) -> None:
         Samples(folder, SPEC)
 
 
-def test_words_that_are_missing_are_found(folder: Path) -> None:
+def test_missing_instructions_are_found(folder: Path) -> None:
     def forget(columns: dict[str, list[Any]]) -> None:
         columns["task_index"][6] = 9
 

@@ -216,14 +216,14 @@ def test_two_columns_of_one_name_are_found(folder: Path) -> None:
         pq.write_table(table, folder / file)
 
 
-def test_whole_numbers_may_be_written_as_floats(folder: Path) -> None:
+def test_integers_may_be_written_as_floats(folder: Path) -> None:
     column(EPISODES, "length", [12.0, 12.0, 12.0])(folder)
     column(EPISODES, "data/file_index", [0.0, 0.0, 0.0])(folder)
     column(TASKS, "task_index", [0.0, 1.0])(folder)
     assert examine(folder) == []
 
 
-def test_every_fault_is_told_at_once(folder: Path) -> None:
+def test_every_fault_is_reported_at_once(folder: Path) -> None:
     column(EPISODES, "length", [12, None, 12])(folder)
     column(EPISODES, "data/chunk_index", [0, 0, -3])(folder)
     column(TASKS, "task_index", [0, None])(folder)
@@ -286,7 +286,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
+def test_all_that_a_policy_lacks_is_reported_at_once_and_can_be_typed(
     strange: Path, wamkit: Run
 ) -> None:
     views = 'cameras.views=[{name="top",size=[16,16]},{name="wrist",size=[16,16]}]'
@@ -314,13 +314,13 @@ def test_all_that_a_policy_lacks_is_told_at_once_and_can_be_typed(
     assert (code, out) == (0, f"{strange} is whole.\n")
 
 
-def test_a_view_that_the_policy_does_not_have_is_told(strange: Path) -> None:
+def test_a_view_that_the_policy_does_not_have_is_reported(strange: Path) -> None:
     found = check(strange, SPEC, Columns({"frnt": "observation.images.cam_high"}))
     assert "the policy has no view 'frnt'; it has front" in str(found[0])
     assert found[0].hint == "did you mean 'front'?"
 
 
-def test_a_feature_that_the_metadata_lacks_is_told(folder: Path) -> None:
+def test_a_feature_that_the_metadata_lacks_is_reported(folder: Path) -> None:
     features = LeRobotFolder(folder).info["features"]
     info(features={name: raw for name, raw in features.items() if name != "timestamp"})(folder)
     assert examine(folder) == ["meta/info.json: there is no feature 'timestamp'"]

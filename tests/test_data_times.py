@@ -41,7 +41,7 @@ def _ok(times: np.ndarray, fps: float, tolerance: float = 1e-4) -> bool:
     ("fps", "seconds"),
     [(30, 2_400), (10, 40_000), (50, 20_000), (60, 86_400), (29.97, 7_200), (1000, 9_000)],
 )
-def test_what_float32_cannot_say_is_no_fault(fps: float, seconds: int) -> None:
+def test_rounding_of_float32_is_no_fault(fps: float, seconds: int) -> None:
     count = np.arange(int(fps * seconds))
     assert _ok((count / fps).astype(np.float32), fps)
     assert _ok(count.astype(np.float32) / np.float32(fps), fps) or fps * seconds > 2**24
@@ -180,7 +180,7 @@ def test_a_film_with_an_image_for_every_frame_is_read_by_number(folder: Path, ki
     assert check(folder, SPEC, decode=True) == [] and _right(folder)
 
 
-def test_an_offset_that_nothing_explains_is_told_with_an_option_that_allows_it(
+def test_an_offset_that_nothing_explains_is_reported_with_an_option_that_allows_it(
     folder: Path, wamkit: Run, tmp_path: Path
 ) -> None:
     _film(folder / FILM, [*BRIGHT, 0, 0], (np.arange(38) / 10 + 0.02).tolist())
@@ -205,7 +205,7 @@ def test_an_offset_that_nothing_explains_is_told_with_an_option_that_allows_it(
     assert wamkit(*learn, "--out", tmp_path / "run2", *allow)[0] == 0
 
 
-def test_a_last_image_that_is_missing_is_told_and_can_be_shown_twice(folder: Path) -> None:
+def test_a_missing_last_image_is_reported_and_can_be_repeated(folder: Path) -> None:
     _film(folder / FILM, BRIGHT[:-1], EVEN[:-1])
     (finding,) = check(folder, SPEC)
     assert (finding.episode, finding.frame) == (2, 11)

@@ -88,7 +88,7 @@ def test_every_paradigm_fits_the_demo_and_can_be_drawn() -> None:
         assert "who sees whom" in (drawn[0].text or "")
 
 
-def test_several_ways_are_compared_and_a_failure_is_told(tmp_path: Path) -> None:
+def test_several_ways_are_compared_and_a_failure_is_reported(tmp_path: Path) -> None:
     spec = spec_of(None, 0)
     ways = [
         Way("one", spec, LOG, {"steps": 20, "seconds": 300.0}, RESULT),
@@ -121,7 +121,7 @@ def test_evaluation_never_sees_a_seed_of_the_demonstrations() -> None:
         assert chosen.first >= 7 + 4 * episodes + 10
 
 
-def test_a_missing_simulator_is_told_with_what_to_install(
+def test_a_missing_simulator_is_reported_with_what_to_install(
     wamkit: Wamkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wamkit.simulate.environment.find_spec", lambda name: None)

@@ -86,7 +86,7 @@ def test_a_view_scales_between_its_values_and_ends_there() -> None:
     assert shown.min() == -1 and shown.max() == 1
 
 
-def test_a_view_without_a_range_refuses_depth_and_says_what_to_set() -> None:
+def test_a_view_without_a_range_refuses_depth_and_states_what_to_set() -> None:
     policy = package.build(spec())
     with pytest.raises(WamkitError, match="one channel with values from 600 to 3600") as error:
         policy.act(Observation({"front": DEPTH}, "go"))
@@ -216,7 +216,7 @@ def test_a_data_set_of_depth_is_refused_without_a_range(folder: Path, tmp_path: 
         assert "set cameras.views.0.value_range=[600, 36" in error.value.hint
 
 
-def test_data_check_tells_of_depth(folder: Path) -> None:
+def test_data_check_reports_depth(folder: Path) -> None:
     shape, view = check(folder, spec(), decode=True)
     assert "24 of 24 images" in shape.why and "the metadata says [16, 32, 3]" in shape.why
     assert "view 'front'" in view.why and "value_range=[600, 3810]" in view.hint
@@ -228,12 +228,12 @@ def test_data_check_tells_of_depth(folder: Path) -> None:
     assert check(folder, spec(RANGE), decode=True) == []
 
 
-def test_data_check_tells_of_a_range_in_another_unit(folder: Path) -> None:
+def test_data_check_reports_a_range_in_another_unit(folder: Path) -> None:
     found = check(folder, spec("cameras.views.0.value_range=[0.3, 3.5]"), decode=True)
     assert "100% of the values" in found[-1].why and "they go from 600 to 3810" in found[-1].hint
 
 
-def test_data_check_tells_of_color_where_depth_is_expected(tmp_path: Path) -> None:
+def test_data_check_reports_color_where_depth_is_expected(tmp_path: Path) -> None:
     made = record(tmp_path / "set", spec(), size=(16, 32))
     found = check(made, spec(RANGE), decode=True)
     assert len(found) == 1 and "8-bit color, and view 'front' expects one channel" in found[0].why

@@ -63,7 +63,7 @@ def test_a_policy_goes_to_no_such_device(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "mps:7"])
-def test_every_verb_refuses_a_device_in_words(wamkit: Run, tmp_path: Path, name: str) -> None:
+def test_every_verb_refuses_a_device_with_a_message(wamkit: Run, tmp_path: Path, name: str) -> None:
     record(tmp_path / "set", parse(read(SMALL, []), "small"))
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     seen = ("--image", tmp_path / "a.png", "--prompt", "go")

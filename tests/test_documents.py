@@ -70,7 +70,7 @@ BAD_TOML = {
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else None,
 )
-def test_a_bad_document_is_refused_in_words(
+def test_a_bad_document_is_refused_with_a_message(
     suffix: str, text: str, found: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"spec{suffix}"
@@ -135,7 +135,7 @@ def test_a_list_that_stands_twice_is_written_twice() -> None:
     ],
     ids=["two lines", "deep", "long", "superscript", "digits"],
 )
-def test_a_bad_override_is_refused_in_words(text: str, found: str) -> None:
+def test_a_bad_override_is_refused_with_a_message(text: str, found: str) -> None:
     raw = {"seed": 0, "cameras": {"views": [{"name": "front"}]}}
     with pytest.raises(WamkitError) as error:
         override(raw, [text])

@@ -95,7 +95,7 @@ def test_a_refusal_names_the_file_and_what_is_safe(
     assert file.read_text() == "new"
 
 
-def test_a_missing_folder_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(WamkitError, match="cannot be written: No such file"):
         write_bytes(tmp_path / "none" / "a", b"")
 

@@ -167,7 +167,7 @@ class Apart(Asking):
     compiles = False
 
 
-def test_a_vae_that_cannot_be_compiled_says_so() -> None:
+def test_a_vae_that_cannot_be_compiled_reports_it() -> None:
     pixels = torch.rand(1, 3, 1, 4, 4)
     asking, apart = Asking(), Apart()
     for vae in (asking, apart):

@@ -97,7 +97,7 @@ def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_every_word_of_a_chart_is_text(bad: str) -> None:
+def test_all_text_of_a_chart_is_svg_text(bad: str) -> None:
     tags = {"svg", "rect", "path", "text", "polyline", "title", "desc"}
     for made in (
         chart.bars({bad: {bad: 1.0, "x": 2.0}}),
@@ -123,7 +123,7 @@ def test_cells_of_markdown_make_no_table_link_or_element() -> None:
     assert "<script>" not in (page := markdown([cell])) and page.count("\n| c") == 0
 
 
-def test_a_card_is_a_table_whatever_its_paths_say() -> None:
+def test_a_card_is_a_table_for_any_paths() -> None:
     policy = build(Path(__file__).parent / "data" / "small.toml")
     part = policy.spec.backbone.model_copy(update={"weights": "a | b\n# <script> [x](y)"})
     policy.spec = policy.spec.model_copy(update={"backbone": part})

@@ -37,7 +37,7 @@ def test_the_published_systems_and_the_new_ones_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_header_says_what_it_is_and_what_to_type(name: str) -> None:
+def test_the_header_has_a_description_and_a_command(name: str) -> None:
     header = re.match(r"(#.*\n)+", SPECS[name].read_text())
     assert header is not None and "wamkit " in header[0]
     assert len(SPECS[name].read_text().splitlines()) < 110

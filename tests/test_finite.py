@@ -133,7 +133,7 @@ def test_a_conversion_that_overflows_is_named(tmp_path: Path) -> None:
         weights.cast(model, torch.float32)
 
 
-def test_an_overflow_in_the_network_is_told_from_bad_weights() -> None:
+def test_an_overflow_in_the_network_is_distinguished_from_bad_weights() -> None:
     policy = package.build(with_overrides(spec(), "dtype=bfloat16"))
     name, weight = next((n, p) for n, p in policy.backbone.named_parameters() if p.ndim == 2)
     weight.data.fill_(3e38)
@@ -162,7 +162,7 @@ def test_statistics_that_overflow_a_chunk_are_to_blame() -> None:
         ('"nan"', "min holds a str, expected numbers"),
     ],
 )
-def test_statistics_files_with_bad_numbers_are_refused(saved: Path, text: str, found: str) -> None:
+def test_statistics_files_with_bad_values_are_refused(saved: Path, text: str, found: str) -> None:
     rows = {k: [0.5] * 4 for k in ("min", "max", "mean", "std", "q01", "q99")}
     text = json.dumps({"action": rows}).replace("0.5", text, 1)
     (saved / "statistics.json").write_text(text)
@@ -215,7 +215,7 @@ def test_stored_embeddings_are_looked_at_when_they_are_read(tmp_path: Path) -> N
         encoder.encode(["stay"])
 
 
-def test_a_batch_holds_finite_numbers() -> None:
+def test_a_batch_holds_finite_values() -> None:
     batch = batch_of(spec())
     batch.actions[1, 2, 0] = INF
     with pytest.raises(WamkitError, match=r"actions of a batch are not finite: inf at \[1, 2, 0\]"):
@@ -331,7 +331,7 @@ class ShakyEnvironment:
         ("image", r"environment shaky, step 2: camera 'side' shows uint16 \[8, 8, 3\]"),
     ],
 )
-def test_what_an_environment_says_is_looked_at(fault: str, message: str) -> None:
+def test_what_an_environment_states_is_looked_at(fault: str, message: str) -> None:
     host = EnvWorker(Shaky(fault=fault))
     host.reset(0)
     host.advance(np.zeros((1, 1)), 1)
@@ -339,7 +339,7 @@ def test_what_an_environment_says_is_looked_at(fault: str, message: str) -> None
         host.advance(np.zeros((1, 1)), 1)
 
 
-def test_a_server_answers_in_words_and_goes_on() -> None:
+def test_a_server_answers_with_a_message_and_goes_on() -> None:
     policy = package.build(spec())
     weight = next(p for p in policy.backbone.parameters() if p.ndim == 2)
     healthy = weight.detach().clone()
@@ -357,7 +357,7 @@ def test_a_server_answers_in_words_and_goes_on() -> None:
         assert np.array_equal(client.infer(request)["actions"], first)
 
 
-def test_json_has_a_word_for_every_number() -> None:
+def test_json_writes_every_float() -> None:
     assert strict_json.loads(strict_json.dumps({"a": [1.5, None]})) == {"a": [1.5, None]}
     with pytest.raises(WamkitError, match=r"a\[1\]\.b is nan, and JSON has no such number"):
         strict_json.dumps({"a": [1, {"b": NAN}]})

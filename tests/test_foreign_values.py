@@ -62,7 +62,7 @@ def test_no_file_of_a_run_is_read_from_a_pipe_or_a_device(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [ValueError("math domain error"), IndexError(""), KeyError(1)])
-def test_a_text_encoder_that_fails_on_a_prompt_says_so(error: Exception) -> None:
+def test_a_text_encoder_that_fails_on_a_prompt_reports_it(error: Exception) -> None:
     transformers_files = pytest.importorskip("wamkit.checkpoints.hf_text_encoder")
     with pytest.raises(WamkitError, match="fails on a prompt"), transformers_files.encoding():
         raise error

@@ -124,7 +124,7 @@ WAN = ("--part", "backbone:wan", "--set", "variant=tiny")
 @pytest.mark.parametrize("verb", OVER)
 @pytest.mark.parametrize("size", [0, SMALL, 3000])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_full_disk_is_said_with_the_place_and_what_is_safe(
+def test_a_full_disk_is_reported_with_the_place_and_what_is_safe(
     verb: str, size: int, there: bool, given: Path, tmp_path: Path
 ) -> None:
     first, then, name = OVER[verb]

@@ -255,7 +255,7 @@ def test_it_is_never_stale(change: Callable[[Attention], None], count: int) -> N
     is_right(module, "to_k", "to_v")
 
 
-def test_adapters_of_low_rank_are_heard() -> None:
+def test_adapters_of_low_rank_change_the_output() -> None:
     peft = pytest.importorskip("peft")
     module = nn.ModuleDict({"attn": one()})
     fuse(module)

@@ -98,7 +98,7 @@ DAMAGED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_header_is_refused_in_words(name: str, tmp_path: Path) -> None:
+def test_a_damaged_header_is_refused_with_a_message(name: str, tmp_path: Path) -> None:
     table, message = DAMAGED[name]
     file = write(tmp_path / "a.safetensors", table)
     with pytest.raises(WamkitError, match=message) as error:

@@ -94,19 +94,19 @@ def test_a_name_that_is_none_is_refused(path: str) -> None:
         local_path(path)
 
 
-def test_offline_is_said_at_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_is_reported_at_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WamkitError, match="HF_HUB_OFFLINE is set"):
         local_path("hf:me/toy")
 
 
-def test_without_the_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_client_the_hint_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WamkitError, match="huggingface_hub is not installed"):
         local_path("hf:me/toy")
 
 
-def test_what_is_missing_is_told_with_its_size(remote: Path) -> None:
+def test_what_is_missing_is_reported_with_its_size(remote: Path) -> None:
     (remote / "me/big").mkdir(parents=True)
     (remote / "me/big/a.safetensors").write_bytes(b"0" * 2_500_000)
     (remote / "me/big/readme.txt").write_bytes(b"0" * 1000)

@@ -214,7 +214,7 @@ def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_files_that_break_off_end_in_words(tmp_path: Path, kind: str) -> None:
+def test_files_that_break_off_end_with_a_message(tmp_path: Path, kind: str) -> None:
     whole = file_of(PLAIN, kind)
     for length in {0, 1, 7, 12, 30, 60, 200, len(whole) // 2, len(whole) - 200}:
         (tmp_path / "a").write_bytes(whole[:length])
@@ -248,7 +248,7 @@ def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_a_decoder_raises_becomes_words(
+def test_any_error_of_a_decoder_becomes_a_message(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(_: Any) -> None:
@@ -263,7 +263,7 @@ def test_whatever_a_decoder_raises_becomes_words(
         assert found.value.hint and ("a.png" in found.value.what or "'front'" in found.value.what)
 
 
-def test_bytes_that_are_changed_end_in_words_or_in_an_image(tmp_path: Path) -> None:
+def test_bytes_that_are_changed_end_with_a_message_or_in_an_image(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ENDS:
         whole = file_of(PLAIN, kind)
@@ -278,7 +278,7 @@ def test_bytes_that_are_changed_end_in_words_or_in_an_image(tmp_path: Path) -> N
                 assert problem.hint
 
 
-def test_act_refuses_a_program_and_a_bomb_in_words(wamkit: Run, tmp_path: Path) -> None:
+def test_act_refuses_a_program_and_a_bomb_with_a_message(wamkit: Run, tmp_path: Path) -> None:
     small = Path(__file__).parent / "data" / "small.toml"
     for name, raw in (("a.eps", OTHERS["eps"]), ("b.png", HUGE["png.large"])):
         (tmp_path / name).write_bytes(raw)

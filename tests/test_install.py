@@ -44,7 +44,7 @@ def test_a_hint_names_extras_for_what_they_bring_and_other_modules_by_name() -> 
     assert both.startswith('pip install a, and pip install -e ".[lora]"')
 
 
-def test_nothing_tells_to_install_wamkit_from_an_index() -> None:
+def test_no_text_suggests_to_install_wamkit_from_an_index() -> None:
     for file in [*CODE, *PAGES]:
         text = file.read_text()
         for line in re.findall(r".*pip install.*", text):

@@ -174,7 +174,7 @@ def test_a_table_of_episodes_that_is_large_is_followed_by_another(tmp_path: Path
     assert _rows(folder)[0].keys() == _rows(folder)[1].keys()
 
 
-def test_instructions_keep_their_numbers_and_new_ones_follow(tmp_path: Path) -> None:
+def test_instructions_keep_their_indexes_and_new_ones_follow(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", slice(1))
     tasks = pa.table({"task_index": [3, 0, 1], "task": ["same", "pick up the cup", "same"]})
     pq.write_table(tasks, folder / "meta" / "tasks.parquet")

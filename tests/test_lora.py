@@ -166,14 +166,18 @@ def test_layers_are_chosen_by_expression() -> None:
         (["lora.rnk=3"], "did you mean 'rank'"),
     ],
 )
-def test_mistakes_are_said(folder: Path, tmp_path: Path, settings: list[str], message: str) -> None:
+def test_mistakes_are_reported(
+    folder: Path, tmp_path: Path, settings: list[str], message: str
+) -> None:
     with pytest.raises(WamkitError) as error:
         config = read_config(None, settings)
         train(wamkit.build(SMALL), Data(folder, Columns()), tmp_path / "run", config)
     assert message in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_without_peft_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_command_that_installs_it_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(WamkitError, match=r'hint: pip install -e "\.\[lora\]"'):
         add_adapters(wamkit.build(SMALL), TrainConfig(lora=Lora()))

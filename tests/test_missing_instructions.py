@@ -70,7 +70,7 @@ def test_what_is_no_instruction_is_not_recorded(tmp_path: Path, task: Any) -> No
 
 
 @pytest.mark.parametrize("task", ["pick up the cup", "none of them", "nancy", "没有"])
-def test_words_that_only_look_like_a_null_are_instructions(task: str) -> None:
+def test_text_that_only_looks_like_a_null_is_an_instruction(task: str) -> None:
     assert expect_instruction(task, "it") == task
 
 
@@ -82,7 +82,7 @@ def test_an_observation_without_an_instruction_is_refused(task: Any) -> None:
         Observation({"front": np.zeros((4, 4, 3), np.uint8)}, [task])
 
 
-def test_tasks_of_version_2_without_words_are_refused(tmp_path: Path) -> None:
+def test_tasks_of_version_2_without_text_are_refused(tmp_path: Path) -> None:
     from wamkit.data import metadata
 
     (tmp_path / "meta").mkdir()

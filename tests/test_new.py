@@ -53,7 +53,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [home / kind for kind in KINDS]
 
 
-def test_it_writes_a_project_and_says_what_to_type_next(
+def test_it_writes_a_project_and_states_what_to_type_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -177,7 +177,7 @@ RULE = (
         ),
     ],
 )
-def test_it_says_why_a_kind_or_a_name_will_not_do(args: tuple[str, str], message: str) -> None:
+def test_it_states_why_a_kind_or_a_name_will_not_do(args: tuple[str, str], message: str) -> None:
     done = new(*args)
     assert (done.exit_code, done.output) == (2, message)
 
@@ -193,7 +193,7 @@ def test_it_leaves_a_folder_alone_that_is_not_empty(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_it_says_so_if_the_folder_cannot_be_written(tmp_path: Path) -> None:
+def test_it_reports_it_if_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = new("backbone", "mine", "--out", tmp_path / "file" / "mine")
     assert (done.exit_code, done.output) == (

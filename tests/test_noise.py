@@ -40,7 +40,7 @@ def test_known_messages_are_dropped_and_others_of_the_same_loggers_are_not(
 
 
 @pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed")
-def test_a_command_that_imports_diffusers_says_nothing_beside_its_answer() -> None:
+def test_a_command_that_imports_diffusers_prints_only_its_answer() -> None:
     args = [sys.executable, "-m", "wamkit", "show", "vae", "ltx", "--params"]
     done = subprocess.run(args, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "934,976,434" in done.stdout

@@ -177,7 +177,7 @@ GROUPS = (
 )
 
 
-def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
+def test_clipped_dimensions_are_reported_with_name_share_and_hint(
     wamkit: Run, folder: Path, tmp_path: Path
 ) -> None:
     cut = "action suction is cut in {} of {} frames (2 %): from 1 to 0.72"
@@ -195,7 +195,7 @@ def test_what_is_cut_is_told_with_its_name_its_share_and_the_cure(
         assert code == 0 and "is cut" not in err
 
 
-def test_what_lies_far_out_is_told(folder: Path) -> None:
+def test_what_lies_far_out_is_reported(folder: Path) -> None:
     spec = parse(
         read(TOY, [GROUPS.replace('1,normalization="mean_std"', '1,normalization="none"')])
     )
@@ -204,7 +204,7 @@ def test_what_lies_far_out_is_told(folder: Path) -> None:
     assert sum("is cut" in line for line in scaling_remarks(LeRobotFolder(folder), spec)) == 3
 
 
-def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
+def test_values_that_float32_would_round_stay_float64(tmp_path: Path) -> None:
     spec = parse(read(SMALL, ["state.size=2"]))
     features = {
         "observation.images.front": Feature("image", (16, 16, 3)),
@@ -224,7 +224,7 @@ def test_numbers_that_float32_would_blur_stay_float64(tmp_path: Path) -> None:
     assert state is not None and float(state[1, 0] - state[0, 0]) == pytest.approx(0.3, abs=1e-5)
 
 
-def test_differences_of_an_angle_that_wraps_are_told(tmp_path: Path) -> None:
+def test_differences_of_an_angle_that_wraps_are_reported(tmp_path: Path) -> None:
     arm: Any = {"name": "arm", "size": 2, "kind": "relative", "state": 0}
     actions = {"chunk_size": 4, "groups": [arm]}
     spec = parse(read(SMALL, ["state.size=2"]) | {"actions": actions})

@@ -182,7 +182,7 @@ def test_packed_weights_are_refused_by_the_name_of_their_scheme(
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.filterwarnings("ignore:.*is pickled")
-def test_other_numbers_where_the_model_has_floats_are_refused_by_name(
+def test_integers_where_the_model_has_floats_are_refused_by_name(
     kind: torch.dtype, code: str, suffix: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     given = small(state, kind)

@@ -75,7 +75,7 @@ def test_a_class_that_is_no_sound_part_is_named_with_what_it_lacks(case: str) ->
     assert expected in "; ".join(faults(offered))
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_fault_is_reported_at_once() -> None:
     found = faults(backbone("Bad Name", requires="torch", build=BackboneConfig.build))
     assert len(found) == 3
 
@@ -107,7 +107,7 @@ def test_a_sound_part_has_no_fault() -> None:
     assert schema_fault(backbone()) == ""
 
 
-def test_a_field_that_json_cannot_describe_is_told() -> None:
+def test_a_field_that_json_cannot_describe_is_reported() -> None:
     odd = backbone(annotations={"hook": Callable[[int], int]}, hook=abs)
     assert "Mine has no JSON schema" in schema_fault(odd)
 

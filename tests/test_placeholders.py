@@ -96,7 +96,7 @@ def test_files_that_are_themselves_are_let_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pattern", ["data/*/*.parquet", "meta/episodes/*/*.parquet", "meta/tasks.parquet"]
 )
-def test_a_data_set_without_its_parquet_files_says_so(pattern: str, tmp_path: Path) -> None:
+def test_a_data_set_without_its_parquet_files_reports_it(pattern: str, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     record(tmp_path / "data", parse(read(TOY)), episodes=1, frames=12, size=(16, 16))
     for file in (tmp_path / "data").glob(pattern):
@@ -105,7 +105,7 @@ def test_a_data_set_without_its_parquet_files_says_so(pattern: str, tmp_path: Pa
     assert any("pointer of git-lfs" in line and "git lfs pull" in line for line in found)
 
 
-def test_a_data_set_without_its_metadata_or_films_says_so(tmp_path: Path) -> None:
+def test_a_data_set_without_its_metadata_or_films_reports_it(tmp_path: Path) -> None:
     pytest.importorskip("av")
     folder = tmp_path / "data"
     record(folder, parse(read(TOY)), episodes=1, frames=12, size=(32, 32), image_format="video")

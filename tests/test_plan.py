@@ -105,7 +105,7 @@ def test_shares_of_weights_are_divided_and_passes_make_batches_smaller() -> None
     assert passes.memory["activations"] == one.memory["activations"] // 4
 
 
-def test_plan_says_that_it_fits(wamkit: Sampler) -> None:
+def test_plan_reports_that_it_fits(wamkit: Sampler) -> None:
     args = ["--gpu", "h100", "--devices", "2", "--steps", "1000"]
     code, out, err = wamkit("estimate", TOY, *args)
     assert code == 0 and "it fits into 80 GB" in out

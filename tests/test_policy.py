@@ -186,7 +186,7 @@ def test_bfloat16_keeps_what_must_stay_float32() -> None:
     assert chunk.dtype == torch.float32 and chunk.isfinite().all()
 
 
-def test_a_policy_that_imagines_nothing_says_so() -> None:
+def test_a_policy_that_imagines_nothing_reports_it() -> None:
     policy = build("video.num_frames=1")
     seen = observation(policy.spec, batch=1)
     assert policy.act(seen, seed=0).values.shape == (1, 8, 4)
@@ -235,7 +235,7 @@ def test_a_saved_policy_takes_overrides(saved: Path) -> None:
         Policy.load(saved, ["action_head.mlp_dim=512"])
 
 
-def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(saved: Path) -> None:
+def test_saving_again_replaces_the_folder_and_leaves_no_other_file(saved: Path) -> None:
     policy = Policy.load(saved)
     policy.save(saved)
     assert [p.name for p in saved.parent.iterdir()] == ["policy"]

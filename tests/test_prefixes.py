@@ -158,7 +158,7 @@ def test_shards_without_an_index_are_read_together(wan: Any, tmp_path: Path) -> 
             loaded(table, path)
 
 
-def test_sets_of_shards_in_one_folder_are_told_apart(wan: Any, tmp_path: Path) -> None:
+def test_sets_of_shards_in_one_folder_are_distinguished(wan: Any, tmp_path: Path) -> None:
     table, state = wan
     rounded = {k: v.half() for k, v in state.items()}
     folder = tmp_path / "two"

@@ -32,7 +32,7 @@ class Padded:
         return "padded"
 
 
-def test_a_prompt_is_cut_to_its_words_and_needs_no_mask() -> None:
+def test_a_prompt_is_trimmed_to_its_tokens_and_needs_no_mask() -> None:
     text = TextEmbeddingCache(Padded()).encode(["lift the red cup"])
     assert text.tokens.shape == (1, 4, WIDTH)
     assert text.valid is None and text.mask is None

@@ -120,7 +120,7 @@ def test_a_rounded_policy_neither_learns_nor_is_saved(tmp_path: Path) -> None:
     assert again.eval().quantize("int8", min_elements=SMALL) is not None
 
 
-def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None:
+def test_what_cannot_be_rounded_is_refused_with_a_hint(monkeypatch: Any) -> None:
     pytest.importorskip("torchao")
     for kind, reason, hint in (
         ("int9", "no quantization", "int8"),
@@ -137,7 +137,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_cure(monkeypatch: Any) -> None
     assert check_kind("none", torch.device("cpu"), "float32") == KINDS[0]
 
 
-def test_a_report_says_how_far_and_how_fast() -> None:
+def test_a_report_states_how_far_and_how_fast() -> None:
     pytest.importorskip("torchao")
     report, found = measure_quantized(
         policy(), "int8_weights", "eager", 1, 2, "toy", min_elements=SMALL

@@ -94,7 +94,7 @@ def test_a_plugin_that_fails_while_registering_leaves_nothing_behind() -> None:
     assert found.names("backbone") == []
 
 
-def test_a_plugin_without_the_hook_says_so() -> None:
+def test_a_plugin_without_the_hook_reports_it() -> None:
     found = Registry().load([point("empty", "dist", SimpleNamespace(WAMKIT_API=API))])
     assert found.plugins[0].status == "broken"
     assert "it registers no part; does it implement `register(add)`?" in found.plugins[0].reason

@@ -57,7 +57,7 @@ def test_egl_is_chosen_where_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> 
         (TypeError("unexpected argument 'colour'"), "unexpected argument 'colour'"),
     ],
 )
-def test_failures_of_drawing_are_told_in_words(
+def test_failures_of_drawing_are_reported_with_a_message(
     problem: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")

@@ -65,7 +65,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_no_room_for_a_checkpoint_is_said_and_the_one_before_is_gone_on_from(
+def test_no_room_for_a_checkpoint_is_reported_and_the_last_one_resumes(
     folder: Path, begun: Path, tmp_path: Path
 ) -> None:
     run = copied(begun, tmp_path / "run")
@@ -81,12 +81,12 @@ def test_no_room_for_a_checkpoint_is_said_and_the_one_before_is_gone_on_from(
     assert same(state(run), state(tmp_path / "whole"))
 
 
-def test_no_room_for_the_first_checkpoint_is_said(folder: Path, tmp_path: Path) -> None:
+def test_no_room_for_the_first_checkpoint_is_reported(folder: Path, tmp_path: Path) -> None:
     with room_for(100_000), pytest.raises(WamkitError, match="nothing was saved before it"):
         go(folder, tmp_path / "run")
 
 
-def test_no_room_for_a_line_of_the_log_is_said(folder: Path, tmp_path: Path) -> None:
+def test_no_room_for_a_line_of_the_log_is_reported(folder: Path, tmp_path: Path) -> None:
     with room_for(6000), pytest.raises(WamkitError, match=r"log\.jsonl cannot be written"):
         go(folder, tmp_path / "run", steps=60, save_every=60)
 
@@ -117,7 +117,7 @@ def test_a_file_where_a_folder_or_a_link_should_be_is_no_hindrance(
     assert (run / "checkpoints/last/run.json").is_file()
 
 
-def test_what_is_in_the_way_of_a_new_run_is_said(folder: Path, tmp_path: Path) -> None:
+def test_what_is_in_the_way_of_a_new_run_is_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(WamkitError, match="is a file"):
         go(folder, tmp_path / "run")
@@ -317,7 +317,7 @@ def test_damage_is_named_before_anything_is_changed(
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
-def test_damaged_lines_of_a_log_are_told_and_kept_beside_it(
+def test_damaged_lines_of_a_log_are_reported_and_kept_in_a_file(
     folder: Path, begun: Path, tmp_path: Path
 ) -> None:
     run = copied(begun, tmp_path / "run")
@@ -558,7 +558,7 @@ def test_a_run_and_its_checkpoints_are_names_of_the_policy_in_them(
         (["state/x"], "a checkpoint that was not finished"),
     ],
 )
-def test_a_folder_that_holds_no_policy_says_what_it_is(
+def test_a_folder_that_holds_no_policy_states_what_it_is(
     tmp_path: Path, files: list[str], message: str, wamkit: Any
 ) -> None:
     place = tmp_path / "place"

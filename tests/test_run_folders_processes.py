@@ -47,7 +47,7 @@ def _port() -> str:
         return str(free.getsockname()[1])
 
 
-def test_a_failure_in_one_process_is_told_by_both_and_neither_waits(tmp_path: Path) -> None:
+def test_a_failure_in_one_process_is_reported_by_both_and_neither_waits(tmp_path: Path) -> None:
     from wamkit.config.spec import parse, read
     from wamkit.testing.training import recordings
 

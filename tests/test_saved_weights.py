@@ -55,7 +55,7 @@ def test_random_weights_that_are_cut_are_those_the_spec_builds(
     assert all(torch.equal(cut[n], whole[n]) for n in whole)
 
 
-def test_words_are_encoded_by_the_encoder_that_will_act(
+def test_prompts_are_encoded_by_the_encoder_that_will_act(
     saved: Path, tmp_path: Path, wamkit: Wamkit
 ) -> None:
     (tmp_path / "prompts.txt").write_text("lift\n")

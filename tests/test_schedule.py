@@ -224,7 +224,7 @@ def test_levels_lie_between_data_and_noise_and_follow_the_seed(
         ),
     ],
 )
-def test_settings_that_say_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as found:
         ScheduleConfig(**settings)
     assert message in str(found.value) and found.value.error_count() == 1
@@ -239,7 +239,7 @@ def test_tokens_are_asked_for_where_there_are_none() -> None:
     assert found.value.hint == "write a number, such as shift = 5.0"
 
 
-def test_a_spec_says_all_of_it_and_reads_back() -> None:
+def test_a_spec_states_all_of_it_and_reads_back() -> None:
     raw = override(
         read(Path(__file__).parent.parent / "examples" / "toy.toml"),
         [

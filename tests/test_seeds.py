@@ -36,7 +36,7 @@ def test_a_seed_of_64_bits_acts_imagines_and_builds(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", NONE, ids=lambda seed: str(type(seed).__name__))
-def test_what_is_no_seed_is_refused_in_words(seed: Any) -> None:
+def test_what_is_no_seed_is_refused_with_a_message(seed: Any) -> None:
     policy = package.build(SMALL)
     seen = Observation({"front": np.zeros((16, 16, 3), np.uint8)}, "go")
     ways: list[Callable[[], Any]] = [lambda: expect_seed(seed), lambda: _seed({"seed": seed})]

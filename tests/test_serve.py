@@ -74,7 +74,7 @@ def request(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def test_a_client_is_told_first_what_the_policy_is(client: Client) -> None:
+def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
     assert client.metadata == {
         "policy": "toy",
         "cameras": {"front": {"key": "observation/front", "size": [32, 32]}},
@@ -98,7 +98,7 @@ def test_a_reply_is_what_the_policy_would_do_here(client: Client) -> None:
     other_values(other, reply["actions"])
 
 
-def test_every_reply_says_how_long_it_took(client: Client) -> None:
+def test_every_reply_states_how_long_it_took(client: Client) -> None:
     first, second = client.infer(request()), client.infer(request())
     assert "prev_total_ms" not in first["server_timing"]
     timing = second["server_timing"]
@@ -142,7 +142,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), FAULTS, ids=range(len(FAULTS)))
-def test_a_bad_request_is_answered_in_words_and_the_next_one_in_actions(
+def test_a_bad_request_is_answered_with_a_message_and_the_next_one_in_actions(
     client: Client, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(WamkitError) as found:
@@ -151,7 +151,7 @@ def test_a_bad_request_is_answered_in_words_and_the_next_one_in_actions(
     assert client.infer(request())["actions"].shape == (8, 4)
 
 
-def test_bytes_that_are_no_message_are_answered_in_words(address: tuple[str, int]) -> None:
+def test_bytes_that_are_no_message_are_answered_with_a_message(address: tuple[str, int]) -> None:
     from websockets.sync.client import connect
 
     with connect("ws://{}:{}".format(*address), proxy=None) as line:
@@ -179,7 +179,7 @@ def test_a_bug_ends_one_connection_and_not_the_server(
         assert another.infer(request())["actions"].shape == (8, 4)
 
 
-def test_health_is_told_on_the_same_port(address: tuple[str, int]) -> None:
+def test_health_is_reported_on_the_same_port(address: tuple[str, int]) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open("http://{}:{}/healthz".format(*address)) as answer:
         assert answer.status == 200 and answer.read() == b"OK\n"
@@ -235,7 +235,7 @@ def test_clients_remember_each_its_own_episode() -> None:
     same_values(again["actions"], first["actions"])
 
 
-def test_nobody_at_an_address_is_said_with_the_cure() -> None:
+def test_no_server_at_an_address_is_reported_with_a_hint() -> None:
     listener = bind("127.0.0.1", 0)
     host, port = address_of(listener)
     with pytest.raises(WamkitError, match=f"wamkit serve POLICY --host {host} --port {port}"):
@@ -306,7 +306,7 @@ def test_the_client_that_is_printed_runs(typed: tuple[Any, str, int], capsys: An
     assert re.search(r"observation/image +uint8 \[height, width, 3\], made 32 x 32", typed[1])
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
+def test_a_port_that_is_taken_is_reported_before_anything_is_loaded(
     typed: tuple[Any, str, int], wamkit: Any
 ) -> None:
     port = typed[2]
@@ -344,13 +344,13 @@ def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
         (["--mode", "graph", "--port", "0"], "a CUDA graph needs a CUDA device"),
     ],
 )
-def test_what_cannot_be_served_is_said(wamkit: Any, args: list[str], message: str) -> None:
+def test_what_cannot_be_served_is_reported(wamkit: Any, args: list[str], message: str) -> None:
     code, _, err = wamkit("serve", TOY, "--tiny", *args)
     assert code == 2 and message in err
 
 
 @pytest.mark.parametrize("args", [["serve", TOY], ["bench", TOY, "--server"]])
-def test_what_is_not_installed_is_said_with_the_cure(
+def test_what_is_not_installed_is_reported_with_a_hint(
     wamkit: Any, args: list[Any], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("wamkit.serve.find_spec", lambda name: None)

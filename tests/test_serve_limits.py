@@ -54,7 +54,7 @@ def test_a_robot_that_had_to_make_room_before_its_first_request_comes_back() -> 
         assert early.infer(SEEN)["actions"].shape == (8, 4)
 
 
-def test_where_every_client_is_a_robot_another_one_is_refused_in_words(caplog: Any) -> None:
+def test_where_every_client_is_a_robot_another_one_is_refused_with_a_message(caplog: Any) -> None:
     caplog.set_level(logging.INFO, "wamkit.serve")
     with served(clients=2) as (_, address), Client(*address) as one, Client(*address) as two:
         for client in (one, two):

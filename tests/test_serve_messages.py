@@ -202,7 +202,7 @@ def test_a_wrong_message_is_answered_in_text_and_the_connection_goes_on(
     assert robot.infer(right())["actions"].shape == (8, 4)
 
 
-def test_what_is_said_names_the_fault(line: Any) -> None:
+def test_messages_name_the_fault(line: Any) -> None:
     for name, message in {
         "lists, 100,000 deep": "nested too deeply",
         "a list of 2^32": "4294967295 entries of a list at once; expected at most 4096",
@@ -223,7 +223,7 @@ def test_what_is_said_names_the_fault(line: Any) -> None:
         assert message in line.recv(timeout=60)
 
 
-def test_numbers_of_numpy_are_taken_as_numbers(robot: Client) -> None:
+def test_numpy_scalars_are_accepted_as_numbers(robot: Client) -> None:
     assert robot.infer(right(seed=2**64 - 1))["actions"].size
     plain = robot.infer(right(seed=3))["actions"]
     state = [np.float32(0.5), np.int8(-1)]

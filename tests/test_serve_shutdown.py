@@ -104,7 +104,7 @@ def test_the_running_request_is_answered_and_all_others_get_a_close_frame(
     deaf.close()
 
 
-def test_a_client_of_wamkit_says_why_it_has_no_answer() -> None:
+def test_a_client_of_wamkit_states_why_it_has_no_answer() -> None:
     listener = bind("127.0.0.1", 0)
     with run_in_thread(Server(policy()), listener):
         client = Client(*address_of(listener))
@@ -112,7 +112,7 @@ def test_a_client_of_wamkit_says_why_it_has_no_answer() -> None:
         client.infer(SEEN)
 
 
-def test_a_server_that_cannot_begin_says_so() -> None:
+def test_a_server_that_cannot_begin_reports_it() -> None:
     closed = bind("127.0.0.1", 0)
     closed.close()
     with (

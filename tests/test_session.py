@@ -89,7 +89,7 @@ def test_the_first_chunk_is_that_of_act() -> None:
 @pytest.mark.parametrize(("backbone", "views"), [("toy", 1), ("wan", 1), ("toy", 2), ("wan", 2)])
 @torch.no_grad()
 @float64()
-def test_what_happened_is_told_as_training_tells_it(backbone: str, views: int) -> None:
+def test_history_enters_as_in_training(backbone: str, views: int) -> None:
     spec = spec_for("paradigm.chunks=3", backbone=backbone)
     if views > 1:  # each is a latent frame by itself
         height, width = spec.cameras.canvas
@@ -187,7 +187,7 @@ def test_without_an_observation_what_was_imagined_stands_for_it() -> None:
     same_values(late, soon)
 
 
-def test_an_observation_may_come_after_more_chunks_than_the_network_tells_apart() -> None:
+def test_an_observation_may_come_after_more_chunks_than_the_network_distinguishes() -> None:
     policy = Policy.from_spec(spec_for())
     recorded, session, whole = record_passes(policy), policy.session(), episode(policy.spec, 9)
     session.act(part(whole, 0, 1), seed=0)
@@ -214,7 +214,7 @@ def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
     assert torch.equal(values, policy.act(part(whole, 0, 1, prompt=["another"] * 2), seed=1).values)
 
 
-def test_a_full_memory_begins_anew_where_the_paradigm_says_so() -> None:
+def test_a_full_memory_begins_anew_where_the_paradigm_reports_it() -> None:
     policy = Policy.from_spec(spec_for(on_full_memory="restart"))
     session, whole = policy.session(), episode(policy.spec, 9)
     session.act(part(whole, 0, 1), seed=0)

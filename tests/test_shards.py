@@ -105,7 +105,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_index_is_refused_in_words(name: str, tmp_path: Path) -> None:
+def test_a_damaged_index_is_refused_with_a_message(name: str, tmp_path: Path) -> None:
     make, message = DAMAGED[name]
     make(tmp_path)
     with pytest.raises(WamkitError, match=message) as error:
@@ -133,7 +133,7 @@ NUMBERED: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", NUMBERED)
-def test_numbers_in_names_are_not_believed(name: str, tmp_path: Path) -> None:
+def test_numbers_in_file_names_are_verified(name: str, tmp_path: Path) -> None:
     names, message = NUMBERED[name]
     for file in names:
         save_file({file: torch.ones(1)}, tmp_path / file)

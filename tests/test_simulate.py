@@ -147,7 +147,7 @@ def test_an_expert_succeeds_and_chance_does_not() -> None:
     assert bad["successes"] < 5 and good["seeds"] == [0, 1, 2, 3, 4]
 
 
-def test_what_is_recorded_is_what_was_meant_not_the_noise() -> None:
+def test_the_recorded_action_is_the_intended_one_without_noise() -> None:
     host = EnvWorker(Rail())
     calm, shaken = (host.play(3, "expert", noise, 0, True) for noise in (0.0, 0.8))
     assert [f.action.tolist() for f in calm.frames] != [f.action.tolist() for f in shaken.frames]
@@ -224,7 +224,7 @@ def test_several_observed_images_are_those_of_training() -> None:
     assert shown == [[columns[0], columns[0]], [columns[1], columns[4]]]
 
 
-def test_what_is_imagined_stands_beside_what_happened(policy: Policy, tmp_path: Path) -> None:
+def test_imagined_frames_are_drawn_next_to_real_ones(policy: Policy, tmp_path: Path) -> None:
     with here(max_steps=4, near=0) as workers:
         (rollout,) = evaluate(workers, [5], runner(policy, 2, imagine=True), {}, keep=True)
     assert set(rollout.imagined) == {0, 2}
@@ -335,7 +335,7 @@ def test_ctrl_c_before_the_first_episode_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_every_mismatch_is_told_at_once() -> None:
+def test_every_mismatch_is_reported_at_once() -> None:
     other = spec(
         actions={"chunk_size": 4, "control_hz": 5, "groups": [{"name": "arm", "size": 3}]},
         state={"size": 7},

@@ -80,7 +80,7 @@ def test_units_that_nobody_listens_to_can_be_left_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_student_runs_and_says_where_it_came_from(name: str) -> None:
+def test_a_student_runs_and_states_where_it_came_from(name: str) -> None:
     spec = SPECS[name]
     config, traits = spec.backbone, spec.backbone.traits
     group = traits.num_heads // traits.num_kv_heads

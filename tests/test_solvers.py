@@ -62,7 +62,7 @@ def bent(x: Tensor, s: float) -> Tensor:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("steps", [2, 6])
-def test_a_run_counts_evaluations_and_tells_its_levels(solver: str, steps: int) -> None:
+def test_a_sampler_counts_evaluations_and_lists_its_levels(solver: str, steps: int) -> None:
     x, data = noise(), noise().flip(0)
     sampler = schedule(solver).init_sampler(x, steps, rng())
     assert sampler.evaluations == steps == len(sampler.levels) and torch.equal(sampler.x, x)

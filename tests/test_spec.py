@@ -30,7 +30,7 @@ def test_every_example_fits(file: Path) -> None:
     assert wamkit.check(spec) == []
 
 
-def test_toml_yaml_and_json_say_the_same(raw: dict[str, Any], tmp_path: Path) -> None:
+def test_toml_yaml_and_json_state_the_same(raw: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
     (tmp_path / "spec.json").write_text(json.dumps(raw))
     specs = [parse(read(p)) for p in (TOY, tmp_path / "spec.yaml", tmp_path / "spec.json")]
@@ -70,7 +70,7 @@ def test_overrides_reach_into_tables_and_lists(raw: dict[str, Any]) -> None:
         ("backbone.name.x=1", "name is the value 'toy', not a table"),
     ],
 )
-def test_a_bad_override_says_what_is_wrong(raw: dict[str, Any], text: str, message: str) -> None:
+def test_a_bad_override_states_what_is_wrong(raw: dict[str, Any], text: str, message: str) -> None:
     with pytest.raises(WamkitError, match=message.replace(".", r"\.")):
         override(raw, [text])
 
@@ -93,7 +93,7 @@ def test_all_mistakes_are_reported_at_once(raw: dict[str, Any]) -> None:
     assert any("the canvas is 60 pixels high" in str(c) for c in wamkit.check(raw))
 
 
-def test_parts_that_do_not_fit_are_refused_with_a_cure_that_works(raw: dict[str, Any]) -> None:
+def test_parts_that_do_not_fit_are_refused_with_a_hint_that_works(raw: dict[str, Any]) -> None:
     def complaints(*overrides: str) -> list[str]:
         return [c.hint for c in wamkit.check(override(raw, overrides))]
 
@@ -157,7 +157,7 @@ def test_the_schema_describes_what_is_installed() -> None:
     assert '"const": "toy"' in text and "Height and width on the canvas." in text
 
 
-def test_tiny_keeps_the_composition_and_says_what_changed() -> None:
+def test_tiny_keeps_the_composition_and_states_what_changed() -> None:
     spec, changes = parse(read(EXAMPLES[0].with_name("fastwam.toml"))).tiny()
     assert (spec.actions.chunk_size, spec.actions.size, spec.state.size) == (32, 7, 8)
     assert changes["text_encoder"] == "umt5-xxl -> bytes"
@@ -242,7 +242,7 @@ def test_a_nested_paradigm_that_gets_another_name_does_too(raw: dict[str, Any]) 
         ("paradigm.name=jont", ["did you mean 'joint'?"], []),  # codespell:ignore jont
     ],
 )
-def test_a_mistake_is_told_with_what_may_stand_there(
+def test_a_mistake_is_reported_with_what_may_stand_there(
     raw: dict[str, Any], text: str, expected_message: list[str], never: list[str]
 ) -> None:
     found = "\n".join(map(str, wamkit.check(override(raw, [text]))))
@@ -250,7 +250,7 @@ def test_a_mistake_is_told_with_what_may_stand_there(
     assert not any(message in found for message in [*never, "wamkit schema"]), found
 
 
-def test_a_variant_is_told_with_the_nearest() -> None:
+def test_a_variant_is_reported_with_the_nearest() -> None:
     with pytest.raises(WamkitError, match=r"did you mean '2\.2-ti2v-5b'"):
         parse_part("backbone", {"name": "wan", "variant": "2.2-t2v-5b"})
 

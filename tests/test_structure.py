@@ -280,7 +280,7 @@ def test_files_are_small() -> None:
         assert len(file.read_text().splitlines()) <= 450, f"{file.relative_to(ROOT)} is too long"
 
 
-def test_every_file_opens_with_a_sentence() -> None:
+def test_every_file_begins_with_a_docstring() -> None:
     for file in [*_files(CORE), *_files(ROOT / "plugins"), *_files(ROOT / "examples")]:
         doc = ast.get_docstring(ast.parse(file.read_text()))
         assert doc, f"{file.relative_to(ROOT)} does not say what it is"

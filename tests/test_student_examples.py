@@ -64,7 +64,7 @@ def test_01_by_hand_is_what_wamkit_does(run: Run) -> None:
     assert len(gaps) == 3 and max(gaps) < 1e-4  # of numbers around 1
 
 
-def test_02_says_what_is_computed_once(run: Run, tmp_path: Path) -> None:
+def test_02_states_what_is_computed_once(run: Run, tmp_path: Path) -> None:
     found = run("02", "--out", str(tmp_path))
     rows = dict(re.findall(r"^(\S.*?) +once: (.+)$", found, re.M))
     assert rows["Fast-WAM"] == rows["Fast-WAM-Joint"] == "context"
@@ -103,7 +103,7 @@ def test_05_reports_every_seed_and_claims_no_more(run: Run, tmp_path: Path) -> N
         ([0.10, 0.11, 0.10], "is larger"),
     ],
 )
-def test_05_says_what_the_interval_allows(
+def test_05_states_what_the_interval_allows(
     differences: list[float], message: str, monkeypatch: Any
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))

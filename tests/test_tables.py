@@ -52,7 +52,7 @@ def word_counts(found: Table) -> Counter[str]:
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
-def test_every_word_of_every_cell_is_whole_at_any_width(seed: int, columns: int) -> None:
+def test_every_word_of_every_cell_is_uncut_at_any_width(seed: int, columns: int) -> None:
     found = made(seed, rows=1 + seed % 9, columns=1 + seed % 13)
     lines = [line.text for line in found.lines(columns)]
     message = Counter(word.strip(",;:") for line in lines for word in line.split())
@@ -76,7 +76,7 @@ def test_a_table_that_fits_is_drawn_as_it_is() -> None:
     ]
 
 
-def test_what_every_row_says_is_said_once_where_room_is_short() -> None:
+def test_values_shared_by_every_row_are_printed_once_in_narrow_tables() -> None:
     found = table("plugin", "from", "offers", keep=("plugin", "from"))
     for name in ("toy", "wan"):
         found.add_row(name, "a-distribution", f"backbone {name}, vae {name} and an encoder")
@@ -95,7 +95,7 @@ def test_marks_stand_below_letters_that_are_explained() -> None:
     assert texts[-2].split() == ["mot", *"■■1■■"]
 
 
-def test_a_table_of_many_numbers_is_split_below_its_names_or_turned() -> None:
+def test_a_table_of_many_numbers_is_split_or_transposed() -> None:
     numbers = [f"left_arm.joint_{i}" for i in range(26)]
     found = table("seconds", *numbers, right=("seconds", *numbers))
     for step in range(3):
@@ -150,7 +150,7 @@ def test_the_width_is_that_of_columns_or_of_a_pipe(
     assert width() == expected
 
 
-def test_numbers_keep_all_digits_before_the_point() -> None:
+def test_values_keep_all_digits_before_the_point() -> None:
     assert [brief(x) for x in (0, 0.01234, 12.345, 999.9, 1234.5, 1234567.8)] == [
         "0",
         "0.0123",

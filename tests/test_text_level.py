@@ -81,7 +81,7 @@ HEADS = ("mot", "shared_stream", "latent_slot", "reader", "regression")
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("backbone", ["flux2", "omnigen2", "qwen_image"])
-def test_words_pass_with_the_target_in_every_step(backbone: str, head: str) -> None:
+def test_text_passes_with_the_target_in_every_step(backbone: str, head: str) -> None:
     policy = randomize_weights(wamkit.build(around(backbone, head=head)))
     seen = passes(policy)
     assert len(seen) > 1 and all(target == level for _, target, level in seen)
@@ -108,7 +108,7 @@ def test_copies_and_conditions_keep_the_level(paradigm: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", STREAMS)
-def test_targets_in_a_stream_of_their_own_give_the_words_their_level(backbone: str) -> None:
+def test_targets_in_a_separate_stream_give_the_text_their_level(backbone: str) -> None:
     names = {"backbone": backbone, "action_head": "mot", "paradigm": "joint"}
     wide = ("video.target_downscale=2", 'cameras.views=[{name="front",size=[128,192]}]')
     spec = with_overrides(spec_with(**names), *wide, 'backbone.text_sigma="target"')
@@ -158,14 +158,14 @@ def test_acting_without_the_target_is_refused_or_asked_for(backbone: str) -> Non
     )
 
 
-def test_without_target_frames_words_are_clean_everywhere() -> None:
+def test_without_target_frames_text_is_clean_everywhere() -> None:
     spec = spec_with(backbone="qwen_image", action_head="mot", paradigm="single_pass")
     alone = with_overrides(spec, "video.num_frames=1", 'backbone.text_sigma="target"')
     assert not check(alone)
     assert "text" in explained(alone)["cacheable"]
 
 
-def test_explain_and_plan_tell_that_nothing_is_kept() -> None:
+def test_explain_and_plan_report_that_nothing_is_kept() -> None:
     clean, spec = around(level="clean"), around()
     assert {"text", "context"} <= set(explained(clean)["cacheable"])
     explanation = explained(spec)
@@ -175,7 +175,7 @@ def test_explain_and_plan_tell_that_nothing_is_kept() -> None:
     assert kept(clean) > kept(spec) == 0
 
 
-def test_explain_says_it_in_words(tmp_path: Any) -> None:
+def test_explain_states_it(tmp_path: Any) -> None:
     import json
 
     from wamkit.cli import app
@@ -187,7 +187,7 @@ def test_explain_says_it_in_words(tmp_path: Any) -> None:
     assert "nothing can be computed once and kept" in out
 
 
-def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> None:
+def test_a_plugin_whose_text_follows_the_target_undeclared_is_detected(tmp_path: Any) -> None:
     spec = around(level="clean")
     built = type(spec.backbone).build
 
@@ -204,7 +204,7 @@ def test_a_stranger_whose_words_follow_in_secret_is_noticed(tmp_path: Any) -> No
         gives_words_the_noise_level_it_states(secret, tmp_path)
 
 
-def test_words_of_a_backbone_alone_follow_its_traits() -> None:
+def test_text_of_a_backbone_alone_follows_its_traits() -> None:
     config = around().backbone
     model = config.build()
     frames, text = random_frames(config.traits, (4, 6))

@@ -67,7 +67,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
 
 
-def test_a_strangers_backbone_is_listed_beside_the_first_party(elsewhere: Elsewhere) -> None:
+def test_a_third_party_backbone_is_listed_with_the_first_party(elsewhere: Elsewhere) -> None:
     listed = json.loads(elsewhere.run("-m", "wamkit", "list", "--json"))
     sources = {(part["kind"], part["name"]): part["from"] for part in listed["parts"]}
     assert sources.pop(("backbone", "my_backbone")) == "wamkit-my-backbone"
@@ -92,7 +92,7 @@ def test_the_wheel_brings_every_plugin_and_hides_the_checkout(elsewhere: Elsewhe
     assert sorted(plugin for plugin in plugins if plugin[1] == "wamkit") == ours
 
 
-def test_a_strangers_backbone_keeps_the_contract(elsewhere: Elsewhere) -> None:
+def test_a_third_party_backbone_keeps_the_contract(elsewhere: Elsewhere) -> None:
     elsewhere.run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE))
 
 

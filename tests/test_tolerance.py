@@ -41,7 +41,7 @@ def test_errors_are_measured_at_the_scale_of_what_is_expected(
     same_values(far, expected, 2 * least)
 
 
-def test_the_place_the_numbers_and_the_scale_are_said() -> None:
+def test_the_place_the_values_and_the_scale_are_reported() -> None:
     expected = torch.tensor([[0.5, -4.0], [1.0, 2.0]])
     found = expected.clone()
     found[1, 0] = 1.5

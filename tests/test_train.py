@@ -233,7 +233,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(folder: Path, tmp_path: Pa
     assert steps == {5, 6, best}
 
 
-def test_imagined_futures_are_drawn_beside_the_real_ones(folder: Path, tmp_path: Path) -> None:
+def test_imagined_futures_are_drawn_next_to_the_real_ones(folder: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     run(folder, tmp_path / "run", steps=2, imagine_every=2)
@@ -253,7 +253,7 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(folder: Path, tmp_p
         run(folder, tmp_path / "run", wamkit.build(RAW, ["seed=1"]), resume=True)
 
 
-def test_the_gradient_noise_scale_is_told_where_there_are_passes(
+def test_the_gradient_noise_scale_is_logged_with_several_passes(
     folder: Path, tmp_path: Path
 ) -> None:
     run(folder, tmp_path / "run", gradient_accumulation_steps=4, steps=4)
@@ -308,7 +308,7 @@ def test_learning_rates(schedule: Any, shares: list[float]) -> None:
     assert [share_of_peak(config, step) for step in range(6)] == pytest.approx(shares)
 
 
-def test_settings_come_from_a_file_and_from_words(tmp_path: Path) -> None:
+def test_settings_come_from_a_file_and_from_arguments(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text("lr = 1e-3\n[parts.backbone]\nfreeze = true\n")
     config = read_config(
         tmp_path / "t.toml", ["lr=2e-3", "max_grad_norm=none", "betas=[0.9, 0.99]"]

@@ -90,7 +90,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_without_a_compiler_it_is_said(
+def test_a_missing_compiler_is_reported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distributed, "compiler", lambda: None)

@@ -45,7 +45,9 @@ def _port() -> str:
     ("how", "message"),
     [("SIGSTOP", "another one did not answer for 20 s"), ("SIGKILL", "another one ended")],
 )
-def test_the_process_that_is_left_ends_in_words(tmp_path: Path, how: str, message: str) -> None:
+def test_the_process_that_is_left_ends_with_a_message(
+    tmp_path: Path, how: str, message: str
+) -> None:
     from wamkit.config.spec import parse, read
     from wamkit.testing.training import recordings
 

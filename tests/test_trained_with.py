@@ -47,7 +47,7 @@ def around(vae: str, **settings: Any) -> PolicySpec:
     return spec.model_copy(update=parts)
 
 
-def test_a_stranger_says_what_it_knows_and_others_of_one_size_are_told_apart() -> None:
+def test_unknown_devices_report_their_facts_and_similar_ones_are_distinguished() -> None:
     assert not warnings_of(around("wan2.1")) and not warnings_of(around("taew2.1"))
     (found,) = warnings_of(around("flux1"))
     assert found.between == ("vae", "backbone")
@@ -123,7 +123,7 @@ def test_every_published_variant_names_parts_that_are_there() -> None:
                 assert missing <= {"gemma-3-12b"}
 
 
-def test_a_warning_is_told_everywhere_and_changes_no_exit_code(tmp_path: Path) -> None:
+def test_a_warning_is_reported_everywhere_and_changes_no_exit_code(tmp_path: Path) -> None:
     spec = tmp_path / "spec.toml"
     spec.write_text(LIGHT.read_text().replace('name = "wan2.1"', 'name = "flux1"', 1))
     small = ("--set", "text_encoder={name='bytes',embedding=4096}")

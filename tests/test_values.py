@@ -88,7 +88,7 @@ def test_weights_without_room_are_refused_before_they_are_filled(
 
 
 @pytest.mark.parametrize("width", [2**21, MOST - 1])
-def test_a_width_that_no_machine_holds_ends_in_words(
+def test_a_width_that_no_machine_holds_ends_with_a_message(
     width: int, wamkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     sets = ("--set", f"action_head.mlp_dim={width}", "--set", f"action_head.width={width}")

@@ -68,7 +68,7 @@ def test_a_film_larger_than_the_limit_is_not_decoded(
     assert "WAMKIT_MAX_PIXELS" in error.value.hint
 
 
-def test_images_larger_than_the_header_says_are_not_decoded(
+def test_images_larger_than_the_header_states_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = film(tmp_path / "a.mkv", (32, 32)), film(tmp_path / "b.mkv", (96, 96))
@@ -91,7 +91,7 @@ def test_images_larger_than_the_header_says_are_not_decoded(
 
 
 @pytest.mark.parametrize("place", range(20, 400, 7))
-def test_bytes_that_are_changed_end_in_words_or_in_images(tmp_path: Path, place: int) -> None:
+def test_bytes_that_are_changed_end_with_a_message_or_in_images(tmp_path: Path, place: int) -> None:
     raw = bytearray(film(tmp_path / "a.mp4").read_bytes())
     at = raw.index(b"moov") + place
     raw[at : at + 4] = b"\xff\xff\xff\xff"

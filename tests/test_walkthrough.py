@@ -95,7 +95,7 @@ def test_every_file_that_runs_is_on_the_path_or_explained(calls: list[Call]) -> 
     assert not EXPLAINED & NAMED
 
 
-def test_the_path_is_short_and_says_how_short() -> None:
+def test_the_path_is_short_and_states_how_short() -> None:
     assert len(NAMED) <= MAX_FILES
     assert f"{len(NAMED)} files" in PATH
     assert f"{len(EXPLAINED)} other files" in ALSO
@@ -106,7 +106,7 @@ def test_the_path_is_short_and_says_how_short() -> None:
         assert len(line.rpartition("|")[0].rpartition("|")[2].split()) > 2, f"{file}: say what for"
 
 
-def test_every_link_to_code_leads_to_what_it_says() -> None:
+def test_every_link_to_code_leads_to_the_named_object() -> None:
     for link in [*_links(PATH), *_links(ALSO)]:
         text = (ROOT / link.file).read_text()
         if _is_function(link):

@@ -91,7 +91,7 @@ def test_our_files_are_plain_safetensors_aligned_for_mapping(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_an_unknown_layout_says_what_was_found_and_what_is_known(tmp_path: Path) -> None:
+def test_an_unknown_layout_states_what_was_found_and_what_is_known(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(WamkitError, match=r"found x, ...; known are fused \(has \^qkv"):
         weights.load(_empty(), tmp_path / "a.safetensors", layouts=(FUSED,))

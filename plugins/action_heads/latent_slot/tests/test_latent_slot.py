@@ -107,7 +107,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("chunk", "size", "latent", "slots", "copies"), SIZES)
 @float64()
-def test_numbers_come_back_from_the_frames_they_are_tiled_over(
+def test_values_come_back_from_the_frames_they_are_tiled_over(
     chunk: int, size: int, latent: tuple[int, int, int], slots: int, copies: int
 ) -> None:
     head = head_for(chunk, size, latent, slots=slots)
@@ -152,7 +152,7 @@ def test_a_state_that_does_not_divide_the_frame_is_cut_too() -> None:
     assert torch.equal(head.to_latent("next_state", x), head.to_latent("state", x))
 
 
-def test_frames_hold_the_numbers_in_the_order_of_channels_rows_and_columns() -> None:
+def test_frames_hold_the_values_in_the_order_of_channels_rows_and_columns() -> None:
     spec = spec_for()
     policy = Policy.from_spec(spec)
     inputs = training_inputs(policy, batch_of(spec))

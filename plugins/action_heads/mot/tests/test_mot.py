@@ -62,7 +62,7 @@ def test_an_expert_may_rest_at_some_layers(settings: dict[str, Any], layers: lis
 @pytest.mark.parametrize(
     ("state", "tokens"), [("text", 6), ("token", 7), ("noisy_token", 7), ("none", 6)]
 )
-def test_the_state_enters_where_the_settings_say(block: str, state: str, tokens: int) -> None:
+def test_the_state_enters_where_it_is_configured(block: str, state: str, tokens: int) -> None:
     model, head, inputs = parts(block=block, state=state)
     assert sum(head.config.tokens(head.sizes).values()) == tokens
     with torch.no_grad():

@@ -93,7 +93,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
         ),
     ],
 )
-def test_a_conflict_says_what_to_type(
+def test_a_conflict_has_a_hint(
     backbone: str, settings: dict[str, Any], message: str, cure: dict[str, Any]
 ) -> None:
     spec = spec_for(backbone, **settings)

@@ -84,7 +84,7 @@ def test_every_weight_learns(backbone: str, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("settings", [*OWN, *COPIED])
 @torch.no_grad()
 @float64()
-def test_a_cache_gives_the_same_numbers(settings: dict[str, Any]) -> None:
+def test_a_cache_gives_the_same_values(settings: dict[str, Any]) -> None:
     model, head, inputs = parts(**settings)
     full = run_head(head, model, inputs, SEES)
     known = inputs.without(*PREDICTS)

@@ -193,7 +193,7 @@ def test_only_hidden_states_of_kept_roles_are_kept() -> None:
 
 
 @pytest.mark.parametrize("state", ["token", "concat", "text", "none"])
-def test_the_state_enters_where_the_settings_say(state: str) -> None:
+def test_the_state_enters_where_it_is_configured(state: str) -> None:
     spec = spec_for("toy", "joint", state=state)
     policy = randomize_weights(Policy.from_spec(spec))
     tokens = spec.action_head.tokens(spec.sizes)
@@ -222,7 +222,7 @@ def test_the_prompt_is_read_where_the_backbone_does_not() -> None:
 
 
 @torch.no_grad()
-def test_vectors_see_each_other_as_the_table_says() -> None:
+def test_vectors_see_each_other_by_the_visibility_table() -> None:
     spec = spec_for("toy", "single_pass")
     sizes = spec.sizes.model_copy(update={"predicts": ("action", "next_state", "value")})
     head, model = Reader(**SMALL).build(sizes), spec.backbone.build()

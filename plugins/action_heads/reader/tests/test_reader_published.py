@@ -85,7 +85,7 @@ class Published(nn.Module):
 
 @torch.no_grad()
 @float64()
-def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path) -> None:
+def test_weights_under_published_names_give_the_published_values(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = sizes_of("toy")
     theirs = Published(sizes.traits.width)

@@ -84,7 +84,7 @@ def test_every_weight_of_the_head_and_of_the_blocks_learns(
 @pytest.mark.parametrize(("backbone", "settings"), CASES)
 @torch.no_grad()
 @float64()
-def test_a_cache_gives_the_same_numbers(backbone: str, settings: dict[str, Any]) -> None:
+def test_a_cache_gives_the_same_values(backbone: str, settings: dict[str, Any]) -> None:
     model, head, inputs = parts(backbone, **settings)
     full = run_head(head, model, inputs, SEES)
     known = inputs.without(*PREDICTS)
@@ -175,7 +175,7 @@ def test_a_level_is_that_of_its_tokens_alone() -> None:
         ("sinusoid", [0.0] * 9),
     ],
 )
-def test_tokens_stand_where_the_settings_say(positions: str, times: list[float]) -> None:
+def test_tokens_have_the_configured_positions(positions: str, times: list[float]) -> None:
     _, head, _ = parts(positions=positions)
     assert head.sizes.frames == (1, 2)
     places = tuple(float(i) for i in range(-1, 8))
@@ -258,7 +258,7 @@ def test_a_backbone_without_time_and_text_gets_both() -> None:
         ),
     ],
 )
-def test_a_conflict_says_what_to_type(
+def test_a_conflict_has_a_hint(
     backbone: str, settings: dict[str, Any], message: str, cure: dict[str, Any]
 ) -> None:
     found = check(spec_for(backbone, **settings))

@@ -91,7 +91,7 @@ def _published(tensors: dict[str, Tensor], hidden: list[Tensor], steps: int) -> 
 
 @torch.no_grad()
 @float64()
-def test_weights_under_published_names_give_the_published_numbers(tmp_path: Path) -> None:
+def test_weights_under_published_names_give_the_published_values(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = spec_for().sizes
     d, text_width = sizes.traits.width, sizes.traits.text_width

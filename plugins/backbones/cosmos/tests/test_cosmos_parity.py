@@ -360,7 +360,7 @@ def test_padding_that_is_attended_may_come_as_one_token_that_counts_for_many(
 
 @torch.no_grad()
 @float64()
-def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str, Any]) -> None:
+def test_a_frame_is_placed_by_its_time_not_its_index(backbones: dict[str, Any]) -> None:
     backbones = doubled(backbones)
     backbone, (frames, text) = backbones["predict2"], scene()
     order = [2, 0, 1]

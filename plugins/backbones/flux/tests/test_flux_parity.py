@@ -328,7 +328,7 @@ def test_frames_may_stand_in_any_order_and_at_any_time(
 
 @torch.no_grad()
 @float64()
-def test_references_are_told_apart_by_their_order(backbones: dict[str, Any]) -> None:
+def test_references_are_distinguished_by_their_order(backbones: dict[str, Any]) -> None:
     backbones = doubled(backbones)
     frames, text = scene("klein")
     swapped = Frames(frames.z[:, :, [0, 2, 1]], ROLES, frames.times, frames.sigma)

@@ -74,7 +74,7 @@ def test_the_vector_equals_the_pooled_output_of_transformers(
     same_values(found[:, 0], wanted)
 
 
-def test_words_become_the_numbers_of_clips_vocabulary() -> None:
+def test_prompts_become_the_token_ids_of_clips_vocabulary() -> None:
     ids = TINY.conditioner().tokenizer(["a photo of a cat"])[0, :7].tolist()
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 

@@ -25,7 +25,7 @@ def at_image_0(times: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @cases
-def test_tokens_of_a_target_placed_by_hand_give_the_numbers_of_the_stream(case: str) -> None:
+def test_tokens_of_a_target_placed_by_hand_give_the_result_of_the_stream(case: str) -> None:
     placed_by_hand(CONFIGS[case], at_image_0)
 
 
@@ -36,7 +36,7 @@ def test_other_tokens_and_other_sizes(case: str, check: Any) -> None:
 
 
 @cases
-def test_an_expert_has_those_names_of_the_backbone_that_no_word_passes(case: str) -> None:
+def test_an_expert_has_the_names_of_the_backbone_without_those_for_text(case: str) -> None:
     ours = dict(CONFIGS[case].expert(20, 28).named_parameters())
     theirs = dict(CONFIGS[case].build().named_parameters())
     assert ours.keys() < theirs.keys()

@@ -243,7 +243,7 @@ def test_unfolding_undoes_folding() -> None:
         ((3, 1, 32, 32), "found pixels of shape [3, 1, 32, 32]"),
     ],
 )
-def test_bad_pixels_say_found_and_expected(
+def test_bad_pixels_name_found_and_expected(
     shape: tuple[int, ...], found: str, vaes: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
@@ -251,7 +251,7 @@ def test_bad_pixels_say_found_and_expected(
     assert str(caught.value) == f"{found}; expected [B, 3, T, H, W], H a multiple of 16 and W of 16"
 
 
-def test_bad_latents_say_found_and_expected(vaes: dict[str, Any]) -> None:
+def test_bad_latents_name_found_and_expected(vaes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         vaes["flux2"].decode(torch.zeros(1, 32, 1, 2, 2))
     assert str(caught.value) == (

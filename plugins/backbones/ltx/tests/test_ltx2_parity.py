@@ -185,7 +185,7 @@ def test_velocity_equals_that_of_diffusers(
 
 @designs
 @float64()
-def test_only_what_the_video_hears_of_the_audio_is_missing(
+def test_only_the_attention_to_audio_is_missing(
     design: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     references, backbones = doubled((references, backbones))

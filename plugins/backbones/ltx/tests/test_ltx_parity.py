@@ -179,7 +179,7 @@ def test_images_a_second_place_the_frames(reference: Any, folder: Path) -> None:
 
 
 @float64()
-def test_a_frame_is_where_its_time_says_not_where_it_stands(reference: Any, backbone: Any) -> None:
+def test_a_frame_is_placed_by_its_time_not_its_index(reference: Any, backbone: Any) -> None:
     reference, backbone = doubled((reference, backbone))
     frames, text = scene()
     moved = replace(frames, times=(0.0, 2.5, 7.0))

@@ -20,7 +20,7 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 @cases
-def test_tokens_at_the_places_of_frames_give_the_numbers_of_frames(case: str) -> None:
+def test_tokens_at_the_places_of_frames_give_the_result_of_frames(case: str) -> None:
     placed_by_hand(CONFIGS[case])
 
 

@@ -171,7 +171,7 @@ def test_decoding_equals_diffusers_and_is_the_same_every_time(
 
 @torch.no_grad()
 @float64()
-def test_the_level_told_to_the_decoder_matters(folders: dict[str, Path]) -> None:
+def test_the_level_given_to_the_decoder_matters(folders: dict[str, Path]) -> None:
     z = torch.randn(1, 128, 1, 1, 1, generator=torch.Generator().manual_seed(2))
     path = str(folders["0.9.5"] / "diffusers")
     tiny = LTXVAE(variant="0.9.5", weights=path, width="tiny")
@@ -179,7 +179,7 @@ def test_the_level_told_to_the_decoder_matters(folders: dict[str, Path]) -> None
     other_values(doubled(tiny.build()).decode(z), doubled(other.build()).decode(z))
 
 
-def test_a_level_for_a_decoder_that_is_told_none_is_refused() -> None:
+def test_a_level_for_a_decoder_without_one_is_refused() -> None:
     with pytest.raises(WamkitError, match=r"whose decoder is given no noise level; leave it out"):
         parse_part("vae", {"name": "ltx", "variant": "0.9.0", "decode_sigma": 0.1})
 

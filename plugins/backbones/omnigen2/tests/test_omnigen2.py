@@ -120,7 +120,7 @@ def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], backbone: An
     same_gradients(found, doubled(wanted), error=1e-6)  # those of weights are stored in float32
 
 
-def test_the_published_size_has_as_many_tensors_and_numbers_as_the_class() -> None:
+def test_the_published_size_has_as_many_tensors_and_values_as_the_class() -> None:
     with torch.device("meta"):
         model = OmniGen2Backbone(OmniGen2())
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}

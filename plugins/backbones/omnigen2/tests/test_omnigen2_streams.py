@@ -22,7 +22,7 @@ def in_tokens(times: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @cases
-def test_tokens_of_a_video_placed_by_hand_give_the_numbers_of_the_video(case: str) -> None:
+def test_tokens_of_a_video_placed_by_hand_give_the_result_of_the_video(case: str) -> None:
     placed_by_hand(CONFIGS[case], in_tokens)
 
 

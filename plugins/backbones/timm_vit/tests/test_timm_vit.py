@@ -292,7 +292,7 @@ def test_another_way_to_cut_images_is_refused_with_the_strides_to_write() -> Non
     assert conflict.hint == 'set vae.name = "pixel_shuffle" and vae.strides = [1, 16, 16]'
 
 
-def test_it_says_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
+def test_it_reports_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     raw = table()
     raw["video"] = {"num_frames": 2, "num_observed": 1}
     assert "timm_vit only shows what is seen; it cannot imagine 1 images" in reasons(raw)

@@ -21,7 +21,7 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 @cases
-def test_tokens_of_an_image_placed_by_hand_give_the_numbers_of_the_images(case: str) -> None:
+def test_tokens_of_an_image_placed_by_hand_give_the_result_of_the_images(case: str) -> None:
     extra = CONFIGS[case].traits.frame_tokens
 
     def places(times: Tensor, rows: int, columns: int) -> Tensor:

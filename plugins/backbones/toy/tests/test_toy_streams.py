@@ -16,7 +16,7 @@ cases = pytest.mark.parametrize("case", CONFIGS)
 
 
 @cases
-def test_tokens_of_a_video_placed_by_hand_give_the_numbers_of_the_video(case: str) -> None:
+def test_tokens_of_a_video_placed_by_hand_give_the_result_of_the_video(case: str) -> None:
     placed_by_hand(CONFIGS[case])
 
 

@@ -305,7 +305,7 @@ def test_unpatchify_undoes_patchify() -> None:
         ((3, 5, 32, 32), "found pixels of shape [3, 5, 32, 32]"),
     ],
 )
-def test_bad_pixels_say_found_and_expected(
+def test_bad_pixels_name_found_and_expected(
     shape: tuple[int, ...], found: str, vaes: dict[str, WanVAE]
 ) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
@@ -317,7 +317,7 @@ def test_bad_pixels_say_found_and_expected(
 
 
 @pytest.mark.parametrize("shape", [(1, 48, 1, 2, 2), (16, 1, 2, 2), (1, 16, 0, 2, 2)])
-def test_bad_latents_say_found_and_expected(
+def test_bad_latents_name_found_and_expected(
     shape: tuple[int, ...], vaes: dict[str, WanVAE]
 ) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
@@ -443,7 +443,7 @@ def test_renaming_leaves_the_diffusers_layout_alone(variant: str, vaes: dict[str
 
 
 @variants
-def test_sentinels_tell_the_layouts_apart(variant: str, vaes: dict[str, WanVAE]) -> None:
+def test_detection_keys_distinguish_the_layouts(variant: str, vaes: dict[str, WanVAE]) -> None:
     original, ours = original_keys(variant), vaes[variant].state_dict()
     assert SENTINEL_ORIGINAL in original and SENTINEL_ORIGINAL not in ours
     assert SENTINEL_DIFFUSERS in ours and SENTINEL_DIFFUSERS not in original

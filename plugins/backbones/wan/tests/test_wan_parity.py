@@ -246,7 +246,7 @@ def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> 
 
 
 @float64()
-def test_a_frame_is_where_its_time_says_not_where_it_stands(backbones: dict[str, Any]) -> None:
+def test_a_frame_is_placed_by_its_time_not_its_index(backbones: dict[str, Any]) -> None:
     backbones = doubled(backbones)
     backbone, (frames, text) = backbones["2.2-ti2v"], scene("2.2-ti2v")
     order = [2, 0, 1]

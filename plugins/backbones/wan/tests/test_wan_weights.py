@@ -95,7 +95,7 @@ def test_the_tiny_form_of_a_variant_takes_the_same_latents_guides_and_images(var
 
 
 @pytest.mark.parametrize("config", [WanVAE21(), WanVAE22()])
-def test_a_vae_is_built_with_the_numbers_its_configuration_states(config: Any) -> None:
+def test_a_vae_is_built_with_the_values_its_configuration_states(config: Any) -> None:
     vae = config.tiny().build()
     assert (vae.channels, vae.stride) == (config.channels, config.stride)
 

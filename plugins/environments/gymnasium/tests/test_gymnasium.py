@@ -68,7 +68,7 @@ def test_keys_lead_into_dictionaries_and_unit_actions_are_scaled(nested: Gymnasi
     assert host.environment.step(np.array([1, 0], np.float32)).success
 
 
-def test_what_cannot_be_is_refused_in_words(nested: Gymnasium) -> None:
+def test_what_cannot_be_is_refused_with_a_message(nested: Gymnasium) -> None:
     with pytest.raises(WamkitError, match="gymnasium makes no 'Nothing-v7'"):
         choose("gymnasium:Nothing-v7").build()
     with pytest.raises(WamkitError, match="expected a box of continuous values"):
@@ -92,7 +92,7 @@ def test_simulators_run_in_processes_of_their_own() -> None:
     assert np.array_equal(apart.images["render"], here.images["render"])
 
 
-def test_a_process_that_dies_is_told_of() -> None:
+def test_a_process_that_dies_is_reported() -> None:
     with (
         pytest.raises(WamkitError, match="the process of environment gymnasium ended with code -"),
         EnvPool(Gymnasium(size=(16, 16)), 1) as workers,

@@ -44,7 +44,7 @@ def test_the_expert_presses_the_button_in_spite_of_noise() -> None:
     assert red[:, :16].sum() > 2 * red[:, 16:].sum() and first[-8:].sum() > first[:8].sum()
 
 
-def test_every_task_has_an_expert_and_words_of_its_own() -> None:
+def test_every_task_has_its_own_expert_and_instruction() -> None:
     import metaworld
     from metaworld.policies import ENV_POLICY_MAP
 

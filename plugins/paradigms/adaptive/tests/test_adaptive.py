@@ -96,7 +96,7 @@ def test_only_samples_that_disagree_deliberate(way: dict[str, Any]) -> None:
 @ways
 @torch.no_grad()
 @float64()
-def test_remembering_changes_nothing(way: dict[str, Any]) -> None:
+def test_caching_changes_nothing(way: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec := spec_for(way, threshold=1e-12))
     inputs, found = inference_inputs(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
@@ -160,7 +160,7 @@ def test_a_budget_below_the_proposals_is_refused() -> None:
         policy.paradigm.calibrate(policy, [], 3.0)  # type: ignore[attr-defined]
 
 
-def test_the_program_says_what_only_some_samples_run() -> None:
+def test_the_program_states_what_only_some_samples_run() -> None:
     spec = spec_for({})
     steps = [stage.does for stage in spec.paradigm.program(spec)]
     assert steps[0] == "read what is observed, keep its keys"
@@ -196,7 +196,7 @@ def test_a_spec_with_inner_tables_survives_being_written(way: dict[str, Any]) ->
         ({"inner": {"name": "idm", "stop_sigma": 7}}, "paradigm.inner.stop_sigma", "stop_sigma"),
     ],
 )
-def test_mistakes_are_told_where_they_stand(
+def test_mistakes_are_reported_where_they_stand(
     settings: dict[str, Any], place: str, message: str
 ) -> None:
     raw = spec_for({}).dump()

@@ -191,7 +191,7 @@ def test_streaming_equals_the_training_pass_where_frames_are_guided(head: str) -
 
 @pytest.mark.parametrize("head", ["reader", "regression"])
 @torch.no_grad()
-def test_streaming_equals_the_training_pass_for_heads_that_are_not_heard(head: str) -> None:
+def test_streaming_equals_the_training_pass_for_heads_without_exposed_tokens(head: str) -> None:
     policy = awake(spec_for(head=head, **LINGBOT))
     streamed(policy, Lesson(policy), 3)
 
@@ -241,7 +241,7 @@ def acted(
 @pytest.mark.parametrize("settings", [LINGBOT, DREAMZERO], ids=["LingBot-VA", "DreamZero"])
 @pytest.mark.parametrize("backbone", ["toy", "wan", "flux2", "qwen_image"])
 @float64()
-def test_remembering_changes_nothing(settings: dict[str, Any], backbone: str) -> None:
+def test_caching_changes_nothing(settings: dict[str, Any], backbone: str) -> None:
     policy = awake(spec_for(backbone=backbone, **settings))
     with torch.no_grad():
         lesson = Lesson(policy)

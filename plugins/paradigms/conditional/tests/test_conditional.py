@@ -86,7 +86,7 @@ def test_kinds_come_in_their_shares() -> None:
     same_values(share, torch.tensor([0.5, 0.25, 0.25, 0.0]), 0.04)
 
 
-def test_policy_samples_teach_no_value_if_told_so() -> None:
+def test_policy_samples_train_no_value_if_it_is_disabled() -> None:
     # The published flag of this meaning changes nothing by itself; here it does what it says.
     target = samples(spec_for(policy_value=False, **PURE["policy"]))[2]
     assert not target["value"].weight.any() and target["action"].weight.all()
@@ -110,7 +110,7 @@ def test_what_is_given_has_no_loss_and_what_is_asked_for_has() -> None:
 )
 @torch.no_grad()
 @float64()
-def test_remembering_changes_nothing(head: str, settings: dict[str, Any]) -> None:
+def test_caching_changes_nothing(head: str, settings: dict[str, Any]) -> None:
     spec = spec_for(head, **settings)
     policy = Policy.from_spec(spec)
     inputs = inference_inputs(policy, observation(spec))
@@ -183,7 +183,7 @@ def test_settings_that_contradict_each_other_are_refused(
         parse_part("paradigm", {"name": "conditional", **settings})
 
 
-def test_a_head_that_regresses_cannot_be_told_an_action() -> None:
+def test_a_head_that_regresses_takes_no_action_as_input() -> None:
     spec = spec_for()
     for name in registry().names("action_head"):
         head = registry().parts["action_head"][name]().tiny()  # type: ignore[call-arg]

@@ -124,7 +124,7 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
 @pytest.mark.parametrize("backbone", IMAGINE)
 @pytest.mark.parametrize("stop_sigma", [0.0, 0.6, 1.0])
 @float64()
-def test_remembering_changes_nothing(backbone: str, stop_sigma: float) -> None:
+def test_caching_changes_nothing(backbone: str, stop_sigma: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone))
     one = run_paradigm(policy, stop_sigma=stop_sigma)
     two = run_paradigm(policy, uncached(policy.model), stop_sigma=stop_sigma)

@@ -48,7 +48,7 @@ def test_the_table_is_the_published_mask() -> None:
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 @pytest.mark.parametrize("level", [0.0, 0.4])
 @float64()
-def test_remembering_changes_nothing(backbone: str, level: float) -> None:
+def test_caching_changes_nothing(backbone: str, level: float) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, prefix_level=level))
     one, two = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(one.action, two.action)
@@ -69,7 +69,7 @@ def test_the_training_pass_equals_the_cached_use(backbone: str) -> None:
     same_values(fast, full)
 
 
-def test_acting_makes_no_edit_and_the_program_says_so() -> None:
+def test_acting_makes_no_edit_and_the_program_reports_it() -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.25))
     passes: list[frozenset[str]] = []
 
@@ -88,7 +88,7 @@ def test_acting_makes_no_edit_and_the_program_says_so() -> None:
 
 
 @float64()
-def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
+def test_the_prefix_level_has_an_effect_and_is_clean_as_published() -> None:
     clean_prefix = Policy.from_spec(spec_for())
     assert ImageEdit().prefix_level == 0
     noisy_prefix = Policy.from_spec(spec_for(prefix_level=0.5))
@@ -98,7 +98,7 @@ def test_the_prefix_level_is_heard_and_published_as_clean() -> None:
 
 @pytest.mark.parametrize(("name", "level"), [("same", 0.3), ("target", None)])
 @float64()
-def test_training_tells_the_reference_frames_the_same_level_or_the_edited_frames(
+def test_training_gives_reference_frames_the_same_level_or_that_of_the_edited_frames(
     name: Any, level: float | None
 ) -> None:
     policy = Policy.from_spec(spec_for(prefix_level=0.3, training_level=name))

@@ -68,7 +68,7 @@ def test_the_tables_are_the_published_masks(attends: Any, published: Any) -> Non
     "settings", [{}, {"refresh": (0, 1)}, {"attends": "mutual"}, {"attends": "full"}]
 )
 @float64()
-def test_remembering_changes_nothing(backbone: str, settings: dict[str, Any]) -> None:
+def test_caching_changes_nothing(backbone: str, settings: dict[str, Any]) -> None:
     policy = Policy.from_spec(spec_for(backbone=backbone, **settings))
     one, two = run_paradigm(policy), run_paradigm(policy, uncached(policy.model))
     same_values(one.action, two.action)
@@ -207,7 +207,7 @@ def test_levels_are_independent_unless_a_schedule_is_tied() -> None:
 
 
 @pytest.mark.parametrize("name", ["clean", "target"])
-def test_what_is_observed_may_be_told_the_level_of_the_targets(name: Any) -> None:
+def test_observed_frames_may_have_the_level_of_the_targets(name: Any) -> None:
     """Efficient-WAM has one level for all video tokens, though the first frame is clean."""
     policy = Policy.from_spec(spec_for(attends="full", context_level=name))
     watched = Watched(policy)

@@ -68,7 +68,7 @@ def test_the_first_proposal_gets_the_noise_it_would_get_alone(inner: Any) -> Non
 @named
 @torch.no_grad()
 @float64()
-def test_remembering_changes_nothing(inner: Any) -> None:
+def test_caching_changes_nothing(inner: Any) -> None:
     policy = Policy.from_spec(spec := spec_for(inner))
     inputs, found = inference_inputs(policy, observation(spec)), []
     for model in (policy.model, uncached(policy.model)):
@@ -186,7 +186,7 @@ def test_a_spec_with_an_inner_table_survives_being_written(inner: Any) -> None:
     assert parse(spec.dump()) == spec
 
 
-def test_mistakes_in_the_inner_table_are_told_where_they_stand() -> None:
+def test_mistakes_in_the_inner_table_are_reported_where_they_stand() -> None:
     raw = spec_for().dump()
     raw["paradigm"]["inner"] = {"name": "joint", "attend": "mutual"}
     (conflict,) = check(raw)

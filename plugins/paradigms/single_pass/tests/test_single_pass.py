@@ -121,7 +121,7 @@ def test_acting_equals_the_loop_written_out_without_a_cache() -> None:
     same_values(found, x)
 
 
-def test_the_program_says_what_runs_once_and_what_iterates() -> None:
+def test_the_program_states_what_runs_once_and_what_iterates() -> None:
     spec = spec_for()
     once, steps = SinglePass().program(spec)
     assert once.passes == 1 and "context" in once.roles

@@ -153,7 +153,7 @@ def test_no_layer_is_loaded_that_is_not_read(qwen3: Path) -> None:
 
 
 @float64()
-def test_masked_padding_of_qwen3_leaves_the_same_words(qwen3: Path) -> None:
+def test_masked_padding_of_qwen3_keeps_the_same_text_tokens(qwen3: Path) -> None:
     whole = doubled(klein(qwen3).build()).encode(PROMPTS).tokens
     text = doubled(klein(qwen3, padding="mask").build()).encode(PROMPTS)
     assert text.valid is not None and text.valid.shape[1] < LENGTH

@@ -404,7 +404,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_tokenizer_of_a_stranger_is_refused_in_words(
+def test_a_tokenizer_of_another_model_is_refused_with_a_message(
     name: str, copy: Path, monkeypatch: pytest.MonkeyPatch, config: Config
 ) -> None:
     monkeypatch.chdir(copy)

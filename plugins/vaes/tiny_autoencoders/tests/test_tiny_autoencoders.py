@@ -324,7 +324,7 @@ def test_bfloat16_stays_bfloat16_and_near_float32(
         ("taef1", (1, 4, 1, 16, 16), "pixels of shape [1, 4, 1, 16, 16]"),
     ],
 )
-def test_bad_pixels_say_found_and_expected(
+def test_bad_pixels_name_found_and_expected(
     name: str, shape: tuple[int, ...], found: str, vaes: dict[str, Any]
 ) -> None:
     expected = {
@@ -337,7 +337,7 @@ def test_bad_pixels_say_found_and_expected(
 
 
 @every
-def test_bad_latents_say_found_and_expected(name: str, vaes: dict[str, Any]) -> None:
+def test_bad_latents_name_found_and_expected(name: str, vaes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         vaes[name].decode(torch.zeros(1, 4, 1, 2, 2))
     channels = CONFIGS[name].channels

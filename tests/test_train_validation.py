@@ -44,7 +44,7 @@ def train_command(folder: Path, out: Path, *more: Any) -> list[Any]:
     return ["train", TOY, *sets, "--data", folder, "--out", out, "--batch", 2, *more]
 
 
-def test_tensorboard_shows_numbers_and_images_and_forgets_what_comes_again(
+def test_tensorboard_shows_scalars_and_images_and_forgets_what_comes_again(
     folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard")
@@ -157,7 +157,7 @@ def test_a_peak_that_is_not_known_can_be_measured() -> None:
     assert measured is not None and measured > 1e8
 
 
-def test_the_share_of_the_peak_is_told_or_why_it_is_not(
+def test_the_share_of_the_peak_is_reported_or_why_it_is_not(
     wamkit: Run, folder: Path, tmp_path: Path
 ) -> None:
     code, out, err = wamkit(*train_command(folder, tmp_path / "one", "--steps", 1))

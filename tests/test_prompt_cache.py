@@ -81,7 +81,7 @@ def test_what_follows_from_the_prompt_is_computed_once_for_many_chunks(cell: Cel
 
 
 @pytest.mark.parametrize("cell", READS, ids=_name)
-def test_guidance_computes_what_both_prompts_say_once_for_many_chunks(cell: Cell) -> None:
+def test_guidance_encodes_both_prompts_once_for_many_chunks(cell: Cell) -> None:
     spec = cell.spec.dump()
     spec["schedules"]["action"]["guidance_scale"] = 2.0
     spec["action_head"]["state"] = "token"

@@ -41,7 +41,7 @@ def test_every_token_has_a_scale_of_its_own() -> None:
 
 
 @torch.no_grad()
-def test_sums_of_the_largest_numbers_do_not_overflow() -> None:
+def test_sums_of_the_largest_values_do_not_overflow() -> None:
     plain = layer()
     plain.weight.fill_(1.0)
     x = torch.ones(3, 64)

@@ -84,7 +84,7 @@ def test_what_is_not_stored_is_refused_with_the_nearest(
     assert conflict.missing and conflict.why == "no file is at nowhere.safetensors"
 
 
-def test_the_command_writes_and_says_what_to_set(
+def test_the_command_writes_and_states_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "prompts.txt").write_text("lift\n\nput down\nlift\n")
@@ -106,7 +106,7 @@ def test_the_command_writes_and_says_what_to_set(
         ("int8", r"torch.int8 \["),
     ],
 )
-def test_a_damaged_file_is_refused_in_words(
+def test_a_damaged_file_is_refused_with_a_message(
     raw: dict[str, Any], tmp_path: Path, kind: str, message: str
 ) -> None:
     file = tmp_path / "text.safetensors"
@@ -187,7 +187,7 @@ def test_prompts_are_a_list_of_texts_each_once(
         wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}})
 
 
-def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "none" / "x.safetensors"
     with pytest.raises(WamkitError, match=r"x\.safetensors cannot be written: .*No such file"):
         write_tensors({"a": torch.zeros(1)}, file)

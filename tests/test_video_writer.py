@@ -112,7 +112,7 @@ def test_a_data_set_is_as_it_was_before_an_encoder_hung(tmp_path: Path, hang: An
     assert [episode.length for episode in LeRobotFolder(folder).episodes] == [4]
 
 
-def test_several_films_that_hang_are_told_of_once(tmp_path: Path, hang: Any) -> None:
+def test_several_videos_that_hang_are_reported_at_once(tmp_path: Path, hang: Any) -> None:
     hang("end")
     both = FEATURES | {"observation.images.side": FEATURES[CAMERA]}
     with (
@@ -160,7 +160,7 @@ def test_a_rate_that_is_none_is_refused(tmp_path: Path, fps: float) -> None:
     assert files(tmp_path) == []
 
 
-def test_the_film_of_an_episode_says_what_its_command_takes(
+def test_the_film_of_an_episode_states_what_its_command_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CODECS, "h264", ("libnone", {}))
