@@ -3,10 +3,10 @@
     python benchmarks/bad_inputs.py --out bad_inputs.jsonl
 
 A case writes its input into a folder of its own, types one command in a fork of this process, and
-compares what comes with what has to come: a refusal in words with a cure, or, for odd inputs that
-are right, the right answer. Nothing may change outside the folder that the command is to write,
-within 30 s of processor time and 4 GiB of memory. The file at --out has a line a case; the same
-command goes on where it stopped. The last thing printed is the table.
+compares what comes with what has to come: a refusal with a message and a hint, or, for odd inputs
+that are right, the right answer. Nothing may change outside the folder that the command is to
+write, within 30 s of processor time and 4 GiB of memory. The file at --out has a line a case; the
+same command goes on where it stopped. The last thing printed is the table.
 """
 
 from __future__ import annotations

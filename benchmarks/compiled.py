@@ -2,7 +2,7 @@
 
     python benchmarks/compiled.py
 
-Every backbone under `mot` and `single_pass`, every head and every paradigm beside `toy`: the same
+Every backbone under `mot` and `single_pass`, every head and every paradigm next to `toy`: the same
 seeds in mode `eager` and, with generated code, in mode `compile`. Takes minutes, nearly all of them
 the compiler's; the tests do the same for all of them without generating code, and for one with it.
 """

@@ -295,18 +295,18 @@ def _filter() -> int:
     opening = {"open": 24, "openat": 32}  # offset of the flags, see struct seccomp_data
     flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
     asked = [number for name, number in numbers.items() if name not in opening]
-    opened = [(numbers[name], offset) for name, offset in opening.items() if name in numbers]
+    handles = [(numbers[name], offset) for name, offset in opening.items() if name in numbers]
     load, equal, some, end = 0x20, 0x15, 0x45, 0x06
     # positions: arch, its check, its answer, number, the calls, the openings, allow; then the tails
-    tails = 4 + len(asked) + len(opened) + 1
-    ask = tails + 2 * len(opened) + 1
+    tails = 4 + len(asked) + len(handles) + 1
+    ask = tails + 2 * len(handles) + 1
     code = [(load, 0, 0, 4), (equal, 1, 0, machine), (end, 0, 0, ALLOW), (load, 0, 0, 0)]
     for number in asked:
         code.append((equal, ask - len(code) - 1, 0, number or 0))
-    for place, (number, _) in enumerate(opened):
+    for place, (number, _) in enumerate(handles):
         code.append((equal, tails + 2 * place - len(code) - 1, 0, number or 0))
     code.append((end, 0, 0, ALLOW))
-    for _, offset in opened:
+    for _, offset in handles:
         code.append((load, 0, 0, offset))
         code.append((some, ask - len(code) - 1, ask - len(code) - 2, flags))
     code += [(end, 0, 0, ALLOW), (end, 0, 0, ASK)]

@@ -31,7 +31,7 @@ Job = dict[str, Any]
 Result = dict[str, Path]  # what `lerobot_tools.expected` gives for it -> the folder it is in
 
 
-def opened(folder: str | Path) -> LeRobotDataset:
+def reader(folder: str | Path) -> LeRobotDataset:
     """A data set on this machine; PyAV decodes its videos."""
     return LeRobotDataset(f"local/{Path(folder).name}", root=folder, video_backend="pyav")
 
@@ -39,12 +39,12 @@ def opened(folder: str | Path) -> LeRobotDataset:
 def copied(source: str, goal: Path) -> LeRobotDataset:
     """A copy, for tools that change a data set in its place."""
     shutil.copytree(source, goal)
-    return opened(goal)
+    return reader(goal)
 
 
 def load(job: Job, out: Path) -> Result:
     """Read every frame."""
-    data = opened(job["source"])
+    data = reader(job["source"])
     for place in range(len(data)):
         item = data[place]
         assert int(item["index"]) == place and isinstance(item["task"], str)
@@ -59,13 +59,13 @@ def add(job: Job, out: Path) -> Result:
 
 def delete(job: Job, out: Path) -> Result:
     """Delete episode 1."""
-    tools.delete_episodes(opened(job["source"]), [1], output_dir=out)
+    tools.delete_episodes(reader(job["source"]), [1], output_dir=out)
     return {"without 1": out}
 
 
 def split(job: Job, out: Path) -> Result:
     """The first two episodes, and the others."""
-    data = opened(job["source"])
+    data = reader(job["source"])
     rest = list(range(2, data.meta.total_episodes))
     tools.split_dataset(data, {"first": [0, 1], "rest": rest}, output_dir=out)
     return {name: out / name for name in ("first", "rest")}
@@ -73,32 +73,32 @@ def split(job: Job, out: Path) -> Result:
 
 def merge(job: Job, out: Path) -> Result:
     """Two data sets of wamkit in one."""
-    tools.merge_datasets([opened(job["source"]), opened(job["other"])], "local/one", output_dir=out)
+    tools.merge_datasets([reader(job["source"]), reader(job["other"])], "local/one", output_dir=out)
     return {"merged": out}
 
 
 def merge_own(job: Job, out: Path) -> Result:
     """One that LeRobot recorded, and one of wamkit."""
-    tools.merge_datasets([opened(job["own"]), opened(job["source"])], "local/one", output_dir=out)
+    tools.merge_datasets([reader(job["own"]), reader(job["source"])], "local/one", output_dir=out)
     return {"merged with LeRobot's": out}
 
 
 def remove_feature(job: Job, out: Path) -> Result:
     """Remove the reward."""
-    tools.remove_feature(opened(job["source"]), "next.reward", output_dir=out)
+    tools.remove_feature(reader(job["source"]), "next.reward", output_dir=out)
     return {"no next.reward": out}
 
 
 def remove_camera(job: Job, out: Path) -> Result:
     """Remove the last camera."""
-    data = opened(job["source"])
+    data = reader(job["source"])
     tools.remove_feature(data, data.meta.camera_keys[-1], output_dir=out)
     return {f"no {data.meta.camera_keys[-1]}": out}
 
 
 def add_feature(job: Job, out: Path) -> Result:
     """Add a number for every frame."""
-    data = opened(job["source"])
+    data = reader(job["source"])
     values = np.arange(len(data), dtype=np.float32)
     about = {"dtype": "float32", "shape": (1,), "names": None}
     tools.add_features(data, {"extra": (values, about)}, output_dir=out)
@@ -119,7 +119,7 @@ def recompute_stats(job: Job, out: Path) -> Result:
 
 def to_video(job: Job, out: Path) -> Result:
     """Images into mp4 files."""
-    tools.convert_image_to_video_dataset(opened(job["source"]), output_dir=out, num_workers=1)
+    tools.convert_image_to_video_dataset(reader(job["source"]), output_dir=out, num_workers=1)
     return {"all": out}
 
 
@@ -134,7 +134,7 @@ def chain(job: Job, out: Path) -> Result:
     """Merge, delete episode 1 of the result, and record more."""
     first, second = out.with_name("chain_1"), out.with_name("chain_2")
     merged = tools.merge_datasets(
-        [opened(job["source"]), opened(job["other"])], "local/one", output_dir=first
+        [reader(job["source"]), reader(job["other"])], "local/one", output_dir=first
     )
     tools.delete_episodes(merged, [1], output_dir=second)
     _resume(shutil.copytree(second, out), job)
@@ -161,7 +161,7 @@ TOOLS: dict[str, Callable[[Job, Path], Result]] = {
 
 def _resume(folder: Path, job: Job) -> None:
     """Record after the episodes of a data set, encoded as its videos are."""
-    data = opened(folder)
+    data = reader(folder)
     known = [data.meta.features[key]["info"] for key in data.meta.video_keys]
     encoder = encoder_config_from_video_info(known[0]) if known else None
     _record(

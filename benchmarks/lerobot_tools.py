@@ -212,12 +212,12 @@ class LeRobot:
         file, log = self.home / f"job-{self._jobs}.json", self.home / f"job-{self._jobs}.log"
         file.write_text(json.dumps(job, default=str))
         places = {"HF_HOME": str(self.home / "hf"), "HF_LEROBOT_HOME": str(self.home / "lerobot")}
-        with log.open("w") as opened:
+        with log.open("w") as reader:
             done = subprocess.run(
                 [self.python, str(HERE / "lerobot_side.py"), str(file)],
                 env=os.environ | places,
                 stdout=subprocess.PIPE,
-                stderr=opened,
+                stderr=reader,
                 text=True,
                 check=True,
             )

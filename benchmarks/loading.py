@@ -82,10 +82,10 @@ def shards(folder: Path, variant: str) -> dict[str, object]:
 def forget(files: list[Path]) -> None:
     """Have the system give up what it holds of the files in memory, as far as it lets itself."""
     for file in files:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+        with file.open("rb") as reader:
+            os.fsync(reader.fileno())
             if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read(files: list[Path]) -> float:
@@ -93,8 +93,8 @@ def read(files: list[Path]) -> float:
     forget(files)
     buffer, start = bytearray(2**24), time.perf_counter()
     for file in files:
-        with file.open("rb", buffering=0) as opened:
-            while opened.readinto(buffer):
+        with file.open("rb", buffering=0) as reader:
+            while reader.readinto(buffer):
                 pass
     return time.perf_counter() - start
 

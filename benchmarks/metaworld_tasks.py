@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     third.add_argument("--episodes", type=int, default=20, help="of each task")
     third.add_argument("--max-steps", type=int, default=200, help="of an episode")
     third.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    third.add_argument("--out", type=Path, help="JSON file; by default beside the policy")
+    third.add_argument("--out", type=Path, help="JSON file; by default next to the policy")
     for stage in (first, third):
         stage.add_argument("--tasks", nargs="+", default=TASKS, help="without -v3")
         stage.add_argument("--processes", type=int, default=2, help="simulators side by side")

@@ -7,7 +7,7 @@
 Needs a CUDA device; without one it says so and ends. A row for each spec of examples/ and each
 mode: the VAE, prefill and all steps by themselves, both together (`network`: from latents to
 normalized actions), and the whole chunk as `wamkit bench` measures it, against what this device
-could do at best. Recorded chunks are one graph; Fast-WAM's is told apart by recording half the
+could do at best. Recorded chunks are one graph; that of Fast-WAM is split by recording half the
 steps. `difference` is that of the actions, relative: in eager mode from those of a network without
 any cache, in other modes from eager, for two observations. Fast-WAM also runs as its published
 code is written (`baseline.py`), with the same weights and words.

@@ -1,4 +1,4 @@
-"""What a server does when it is told to end, and when clients misbehave; figures for RESULTS.md.
+"""Shutdown of a server, and clients that misbehave; figures for RESULTS.md.
 
     OMP_NUM_THREADS=1 python benchmarks/server_trust.py [--only NAME] [--steps COUNT]
 

@@ -135,18 +135,18 @@ def compared(name: str, runs: int) -> str:
     torch.manual_seed(0)
     theirs = getattr(diffusers, case.reference)(**case.sizes).eval()
     clip = torch.rand(1, 3, 1, *SIZE) * 2 - 1
-    shown = clip if case.clip else clip[:, :, 0]
+    printed = clip if case.clip else clip[:, :, 0]
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours: Any = wamkit.load_part("vae", {**case.table, "weights": folder}).eval()
-        out = theirs.encode(shown)
+        out = theirs.encode(printed)
         z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
         expected = case.normalized(z, theirs, ours)
         found = ours.encode(clip)
         error = float((found - (expected if case.clip else expected.unsqueeze(2))).abs().max())
         a, b = [], []
         for _ in range(runs):
-            a.append(seconds(lambda: theirs.encode(shown)))
+            a.append(seconds(lambda: theirs.encode(printed)))
             b.append(seconds(lambda: ours.encode(clip)))
     label = " ".join(str(value) for value in case.table.values())
     return f"| {label} | {min(a):.2f} | {min(b):.2f} | {min(a) / min(b):.1f}x | {error:.1e} |"
@@ -191,9 +191,9 @@ def rounded(name: str) -> str:
     given = vae_dtype(rough)
     wanted, found = exact.encode(pixels), rough.encode(pixels.to(given)).float()
     error = (found - wanted).norm() / wanted.norm()
-    shown = exact.decode(wanted)
+    printed = exact.decode(wanted)
     decoded = rough.decode(wanted.to(given)).float()
-    return f"| {name} | {error:.2%} | {float((decoded - shown).abs().mean()):.4f} |"
+    return f"| {name} | {error:.2%} | {float((decoded - printed).abs().mean()):.4f} |"
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ A video diffusion model is a stack of blocks. wamkit opens each of them in two:
     post_attention   attention output -> the next tokens
 
 Attention itself belongs to neither, and that gap is where a policy is built: put the tokens of an
-action expert beside those of the video, let all of them attend together, and this is a
+action expert next to those of the video, let all of them attend together, and this is a
 Mixture-of-Transformers (arXiv 2411.04996), as in Fast-WAM (arXiv 2603.16666).
 
     python examples/01_one_block.py

@@ -2,7 +2,7 @@
 
 The task is in toy_task.py: a dot is to go to a target, and the right velocities are known. The
 policy sees an image, its own place and a prompt. In training it is also shown the image to
-come: it learns to denoise that beside the actions, which is what makes it a world-action model.
+come: it learns to denoise that next to the actions, which is what makes it a world-action model.
 So small a network, so briefly trained, imagines little but noise. Whether the attempt helps it to
 act all the same is the question of 05_video_helps.py.
 

@@ -1,7 +1,7 @@
 """What one learns: how to ask whether learning to imagine helps to act, and how to read the answer.
 
 The same task, demonstrations, first weights and number of steps, twice: once the image to come is
-learned beside the actions (video co-training), once the actions are learned alone. Demonstrations
+learned next to the actions (video co-training), once the actions are learned alone. Demonstrations
 are few, so that there is room to differ. One run says nothing: seeds change the demonstrations,
 the first weights and the noise, so both ways are trained with every seed, and what counts is the
 mean of the differences and its 95 % interval (Student's t, pairs by seed).

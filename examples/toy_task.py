@@ -38,7 +38,7 @@ SPEC: dict[str, Any] = {
     "video": {"num_frames": len(IMAGES), "frame_stride": STEPS // 2},
     "schedules": {"video": FLOW, "action": FLOW},
 }
-"""A policy of 0.3 million weights; every key is as in the .toml files beside this one."""
+"""A policy of 0.3 million weights; every key is as in the .toml files next to this one."""
 
 
 @dataclass(frozen=True)

@@ -62,22 +62,22 @@ def forms(value: Any) -> set[str]:
     return {str(value), *(write(value) for write in ROUNDED)}
 
 
-def words_of(text: str) -> set[str]:
+def tokens_of(text: str) -> set[str]:
     """The words of a text, as they are and without the marks around them."""
-    words = set(text.split()) | set(re.split(r"[\s,;:(){}=\"'`]+", text))
-    return words | {word.strip(".") for word in words}
+    tokens = set(text.split()) | set(re.split(r"[\s,;:(){}=\"'`]+", text))
+    return tokens | {word.strip(".") for word in tokens}
 
 
 def expect_whole(data: Any, text: str, skip: tuple[str, ...] = ()) -> None:
     """Fail unless every number, and every word of every name, is somewhere whole."""
-    words = words_of(text)
+    tokens = tokens_of(text)
     numbers = set(re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?", text))
     numbers |= {number.rstrip(",") for number in numbers}
     for value in leaves(data, skip):
         if isinstance(value, str):
             for word in value.split():
                 bare = word.strip(".,;:(){}=\"'`")
-                assert word in words or bare in words or word in text, f"{word!r} in\n{text}"
+                assert word in tokens or bare in tokens or word in text, f"{word!r} in\n{text}"
         else:
             assert forms(value) & numbers, f"{value!r} in\n{text}"
 
@@ -143,7 +143,7 @@ def test_show(at: At, kind: str) -> None:
         found, texts = at("show", kind, name)
         for columns, text in texts:
             expect_whole(found, text, skip=("missing", "summary"))
-            assert set(found.get("tasks", ())) <= words_of(text)
+            assert set(found.get("tasks", ())) <= tokens_of(text)
             expect_folded(text, columns)
 
 
@@ -190,11 +190,11 @@ def test_matrix(at: At) -> None:
 def test_compare(at: At, wide: Path) -> None:
     found, texts = at("compare", SMALL, wide, "--no-measure")
     for _, text in texts:
-        words = words_of(text)
+        tokens = tokens_of(text)
         for row in found:
-            assert {row["name"], str(row["passes"])} <= words
-            assert brief(row["bytes_moved"] / 1e9) in words
-            assert brief(row["operations"] / 1e12) in words
+            assert {row["name"], str(row["passes"])} <= tokens
+            assert brief(row["bytes_moved"] / 1e9) in tokens
+            assert brief(row["operations"] / 1e12) in tokens
         assert "GB moved" in " ".join(text.split())
 
 
@@ -210,17 +210,17 @@ def test_plan(at: At) -> None:
     found, texts = at("estimate", SMALL, "--gpu", "h100", "--devices", "2")
     for _, text in texts:
         for name, size in found["memory"].items():
-            assert {*name.split()} <= words_of(text)
-            shown = {f"{size / 1e9:.{digits}f}" for digits in range(2, 8)}
-            assert shown & words_of(text) - {"0.00"}
+            assert {*name.split()} <= tokens_of(text)
+            printed = {f"{size / 1e9:.{digits}f}" for digits in range(2, 8)}
+            assert printed & tokens_of(text) - {"0.00"}
 
 
 def test_act_with_26_actions(at: At, wide: Path, photo: Path) -> None:
     found, texts = at("act", wide, "--image", photo, "--prompt", "go")
     for _, text in texts:
-        words = words_of(text)
-        assert set(found["names"]) <= words
-        assert {f"{value:.4f}" for value in np.asarray(found["actions"]).ravel()} <= words
+        tokens = tokens_of(text)
+        assert set(found["names"]) <= tokens
+        assert {f"{value:.4f}" for value in np.asarray(found["actions"]).ravel()} <= tokens
 
 
 def test_build_and_weights(at: At, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_build_and_weights(at: At, tmp_path: Path) -> None:
     found, texts = at("build", SMALL, "--out", out)
     for _, text in texts:
         expect_whole(found["files"], text)
-        assert str(out) in text and set(found["files"]) <= words_of(text)
+        assert str(out) in text and set(found["files"]) <= tokens_of(text)
     file = out / "backbone.safetensors"
     found, texts = at("weights", "inspect", file)
     for _, text in texts:
@@ -265,10 +265,10 @@ def test_data_show_and_stats(at: At, recording: Path) -> None:
         assert f"observation.images.{CAMERA}" in text and str(recording) in text
     names = found["features"]["action"]["names"]
     found, texts = at("data", "stats", recording)
-    shown = {key: found["action"][key] for key in ("min", "q01", "mean", "q99", "max", "std")}
+    printed = {key: found["action"][key] for key in ("min", "q01", "mean", "q99", "max", "std")}
     for _, text in texts:
-        assert set(names) <= words_of(text)
-        expect_whole(shown, text)
+        assert set(names) <= tokens_of(text)
+        expect_whole(printed, text)
 
 
 def test_data_check(at: At, wide: Path, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_bench(drawn: Drawn) -> None:
     for columns, text in drawn(_draw, report, {"chunk": "all of it"}, {"chunk": 1234.5}, None):
         for row in report.rows:
             assert row.stage in text
-            assert {brief(row.median_ms), brief(row.p95_ms)} <= words_of(text)
+            assert {brief(row.median_ms), brief(row.p95_ms)} <= tokens_of(text)
         expect_folded(text, columns)
 
 
@@ -315,13 +315,13 @@ def test_eval_and_demo(drawn: Drawn) -> None:
     }
     for _, text in drawn(draw_eval, found):
         expect_whole({**found, "success_rate": None, "interval_95": None}, text)
-        assert {"85.0%", "[64.0%", "94.8%]"} <= words_of(text)
+        assert {"85.0%", "[64.0%", "94.8%]"} <= tokens_of(text)
     name = "a_paradigm_of_a_stranger_with_a_long_name"
     way = Way(name, None, training={"seconds": 1234.0}, result=found)
     for _, text in drawn(
         draw_demo, Path("a/long/path/of/a/folder/report.html"), {"random": found}, [way]
     ):
-        assert {name, "1234", "random", "17", "64%"} <= words_of(text)
+        assert {name, "1234", "random", "17", "64%"} <= tokens_of(text)
         assert "a/long/path/of/a/folder/report.html" in text
 
 
@@ -372,7 +372,7 @@ from wamkit.config.parts import VAEConfig
 WAMKIT_API = 1
 
 class Long(VAEConfig):
-    '''A part of a stranger.'''
+    '''A part of a third party.'''
     license = "A-License-Whose-Name-Is-As-Long-As-A-Line-Of-A-Small-Terminal-1.0"
     name: Literal["a_variational_autoencoder_with_a_name_of_fifty_one"] = (
         "a_variational_autoencoder_with_a_name_of_fifty_one"
@@ -437,5 +437,5 @@ def test_help_pages_fold_at_spaces_and_cut_no_summary(
         text = wamkit(name, "--help")[1]
         expect_folded(text, columns)
         for option in verb(name).params:
-            words = [*option.opts[:1], *(getattr(option, "help", None) or "").split()]
-            assert option.param_type_name == "argument" or set(words) <= words_of(text)
+            tokens = [*option.opts[:1], *(getattr(option, "help", None) or "").split()]
+            assert option.param_type_name == "argument" or set(tokens) <= tokens_of(text)

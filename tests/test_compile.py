@@ -29,7 +29,7 @@ from wamkit.testing.fixtures import observation, randomize_weights
 from wamkit.testing.parity import other_values, same_values
 
 CELLS = [c for c in matrix() if c.runs]
-# Every backbone, and every paradigm, beside mot.
+# Every backbone, and every paradigm, with mot.
 COLUMNS = [
     c
     for c in CELLS

@@ -35,7 +35,7 @@ def _spec(**chosen: Part) -> PolicySpec:
     return around({kind: chosen.get(kind, getattr(usual, kind)) for kind in kinds})
 
 
-def _cured(spec: PolicySpec) -> tuple[PolicySpec, list[str]]:
+def _fixed(spec: PolicySpec) -> tuple[PolicySpec, list[str]]:
     """The spec after every hint that names a cure was followed, and what is still wrong."""
     for _ in range(3):
         hints = [conflict.hint for conflict in check(spec)]
@@ -64,7 +64,7 @@ BACKBONES, VAES = registry().names("backbone"), registry().names("vae")
 @pytest.mark.parametrize(("backbone", "vae"), list(product(BACKBONES, VAES)))
 def test_any_backbone_takes_any_vae(backbone: str, vae: str) -> None:
     torch.manual_seed(0)
-    spec, wrong = _cured(_spec(backbone=_tiny("backbone", backbone), vae=_tiny("vae", vae)))
+    spec, wrong = _fixed(_spec(backbone=_tiny("backbone", backbone), vae=_tiny("vae", vae)))
     if wrong:
         # A vision encoder reads pixels: nothing but its own cut of them is mathematically the same.
         assert not spec.backbone.traits.imagines, wrong
@@ -82,6 +82,6 @@ ENCODERS = [n for n in registry().names("text_encoder") if _tiny("text_encoder",
 def test_any_backbone_takes_any_text_encoder(backbone: str, encoder: str) -> None:
     part = _tiny("text_encoder", encoder)
     torch.manual_seed(0)
-    spec, wrong = _cured(_spec(backbone=_tiny("backbone", backbone), text_encoder=part))
+    spec, wrong = _fixed(_spec(backbone=_tiny("backbone", backbone), text_encoder=part))
     assert not wrong
     _lives(spec)

@@ -82,7 +82,7 @@ BACKBONES: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = {
         {"design": "2.3", "text_width": 64},
     ),
     "flux2": ("flux2", "Flux2Transformer2DModel", FLUX2, {"guidance": None, "single_layers": 3}),
-    "flux2 that is told a scale": (
+    "flux2 with a guidance scale": (
         "flux2", "Flux2Transformer2DModel", {**FLUX2, "guidance_embeds": True}, {"guidance": 4.0},
     ),
     "flux1": (
@@ -352,7 +352,7 @@ def test_a_damaged_configuration_is_a_conflict_and_no_other_file_is_asked(tmp_pa
         assert [c for c in conflicts if c.between == ("backbone.weights",)]
     (tmp_path / "config.json").write_text('{"_class_name": "Other"}')
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    table["weights"] += "/model.safetensors"  # what lies beside a named file may be anything
+    table["weights"] += "/model.safetensors"  # what lies next to a named file may be anything
     assert parse_part("backbone", table)
 
 

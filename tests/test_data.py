@@ -219,32 +219,32 @@ def test_the_split_is_by_episode_and_always_the_same(folder: Path) -> None:
         split(recording, 0.9)
 
 
-def _told(loader: Loader, count: int | None = None) -> list[list[float]]:
+def _announced(loader: Loader, count: int | None = None) -> list[list[float]]:
     return [batch.actions[:, 0, 2].tolist() for batch in islice(loader, count)]
 
 
 def test_the_order_does_not_depend_on_the_number_of_workers(folder: Path) -> None:
     samples = Samples(folder, spec_with())
     alone, helped = Loader(samples, 5, seed=3), Loader(samples, 5, seed=3, workers=2)
-    first = _told(alone)
-    assert len(first) == 4 and _told(helped) == first
-    second = _told(alone)
-    assert second != first and _told(helped) == second
-    assert _told(Loader(samples, 5, seed=4)) != first
+    first = _announced(alone)
+    assert len(first) == 4 and _announced(helped) == first
+    second = _announced(alone)
+    assert second != first and _announced(helped) == second
+    assert _announced(Loader(samples, 5, seed=4)) != first
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_order_goes_on_as_the_uninterrupted_one(folder: Path, workers: int) -> None:
     samples = Samples(folder, spec_with())
     whole = Loader(samples, 5, seed=3)
-    expected = _told(whole) + _told(whole)
+    expected = _announced(whole) + _announced(whole)
     stopped = Loader(samples, 5, seed=3, workers=workers)
-    seen = _told(stopped) + _told(stopped, 2)  # in the middle of the second epoch
+    seen = _announced(stopped) + _announced(stopped, 2)  # in the middle of the second epoch
     state = json.loads(json.dumps(stopped.state_dict()))
     assert (state["epoch"], state["position"]) == (1, 2)
     resumed = Loader(samples, 5, seed=3, workers=workers)
     resumed.load_state_dict(state)
-    assert seen + _told(resumed) == expected
+    assert seen + _announced(resumed) == expected
     with pytest.raises(WamkitError, match="the order was of batch 5, this one is of 6"):
         Loader(samples, 6, seed=3).load_state_dict(state)
 

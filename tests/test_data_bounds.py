@@ -1,4 +1,4 @@
-"""A data set by a stranger opens no file outside, and takes no memory for what it only claims."""
+"""An untrusted data set opens no file outside, and takes no memory for sizes it only claims."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def set_column(file: Path, name: str, values: Any) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """What is said of a data set, which both `check` and whoever reads it refuse in words."""
+    """Findings about a data set that `check` reports and readers refuse."""
     found = check(folder, SPEC)
     assert found and all(finding.hint for finding in found)
     with pytest.raises(WamkitError):

@@ -1,4 +1,4 @@
-"""However metadata are damaged, all of it is told, and what is called whole can be read."""
+"""However metadata are damaged, all of it is reported, and what is called whole can be read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def content(file: str, data: bytes | None) -> Change:
 
 
 def examine(folder: Path) -> list[str]:
-    """What check finds; everything else refuses the data set in words, or it can be read whole."""
+    """Findings of check; all else refuses the data set with a message, or reads it whole."""
     found = check(folder, SPEC, decode=True)
     assert all(finding.hint for finding in found)
     try:
@@ -114,7 +114,7 @@ METADATA: dict[str, tuple[Change, str]] = {
     "half length": (column(EPISODES, "length", [12, 0.5, 12]), "length is 0.5, expected a whole"),
     "zero length": (column(EPISODES, "length", [12, 0, 12]), "length is 0, expected 1 or more"),
     "negative length": (column(EPISODES, "length", [12, -1, 12]), "length is -1, expected 1"),
-    "length in words": (column(EPISODES, "length", ["12"] * 3), "length is '12', expected a whole"),
+    "length as text": (column(EPISODES, "length", ["12"] * 3), "length is '12', expected a whole"),
     "huge length": (column(EPISODES, "length", [12, 2**62, 12]), "expected less than 1e+12"),
     "other length": (column(EPISODES, "length", [12, 11, 13]), "12 rows, the metadata says 11"),
     "null number": (column(EPISODES, "episode_index", [0, None, 2]), "row 1: episode_index is"),
@@ -146,12 +146,12 @@ METADATA: dict[str, tuple[Change, str]] = {
     "huge fps": (info(fps=1e308), "fps is 1e+308"),
     "tiny fps": (info(fps=5e-324), "fps is 5e-324"),
     "film without a codec": (_unnamed, "it names no codec"),
-    "fps in words": (info(fps="fast"), "fps is 'fast'"),
+    "fps as text": (info(fps="fast"), "fps is 'fast'"),
     "version to come": (info(codebase_version="v4.0"), "is of version v4.0"),
     "no path": (info(data_path=None), "data_path is missing or cannot be filled in"),
     "path too long": (info(data_path="x" * 300), "is missing"),
     "path of other names": (info(data_path="data/{x}"), "data_path is missing or cannot be filled"),
-    "shape in words": (info(action__shape="three"), "'action' is {"),
+    "shape as text": (info(action__shape="three"), "'action' is {"),
     "no type": (info(action__dtype=None), "'action' is None of shape [3]"),
     "total": (info(total_frames=35), "total_frames is 35, the episodes' metadata has 36"),
     "film empty": (content(FILM, b""), "is empty"),

@@ -1,4 +1,4 @@
-"""What is written next to a stranger's data set stays there: no link, and no name, leads out."""
+"""What is written next to an untrusted data set stays there: no link, and no name, leads out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set appears whole or not at all, can be added to, and is what LeRobot itself reads."""
+"""A data set appears atomically, can be added to, and is what LeRobot itself reads."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, codec: str) -> None:
     assert [episode.length for episode in recording.episodes] == [12, 12]
     assert recording.tasks == {0: "task 0", 1: "task 1"}
     assert recording.features["observation.state"].names == ["x", "y"]
-    shown = FrameReader(recording).read(recording.episodes[1], CAMERA, [11, 0, 3])
+    images = FrameReader(recording).read(recording.episodes[1], CAMERA, [11, 0, 3])
     expected = np.array([188, 100, 124])
-    assert np.abs(shown.mean((1, 2, 3)) - expected).max() < 4
+    assert np.abs(images.mean((1, 2, 3)) - expected).max() < 4
     file = pq.ParquetFile(recording.episodes[0].data)
     assert file.num_row_groups == 2  # one for each episode
     assert list(tmp_path.iterdir()) == [tmp_path / "set"]

@@ -79,11 +79,11 @@ def test_a_view_scales_between_its_values_and_ends_there() -> None:
     layout = CameraLayout(
         CameraConfig(views=(View(name="front", size=(16, 32), value_range=(1000, 3000)),))
     )
-    shown = layout.canvas(Observation({"front": DEPTH}, "go").images)[0, :, 0]
+    images = layout.canvas(Observation({"front": DEPTH}, "go").images)[0, :, 0]
     expected = np.clip((DEPTH.astype(np.float64) - 1000) / 2000, 0, 1) * 2 - 1
-    for channel in shown:
+    for channel in images:
         same_values(channel, expected.astype(np.float32), 1e-5)
-    assert shown.min() == -1 and shown.max() == 1
+    assert images.min() == -1 and images.max() == 1
 
 
 def test_a_view_without_a_range_refuses_depth_and_states_what_to_set() -> None:
@@ -171,8 +171,8 @@ def test_files_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "held.png", exif=exif)
-    with Image.open(tmp_path / "held.png") as opened:
-        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    with Image.open(tmp_path / "held.png") as reader:
+        expected = np.asarray(ImageOps.exif_transpose(reader).convert("RGB"))
     assert np.array_equal(read_pixels(tmp_path / "held.png"), expected)
 
 
@@ -200,10 +200,10 @@ def folder(tmp_path: Path) -> Path:
 def test_training_and_acting_scale_alike(folder: Path) -> None:
     ranged = spec(RANGE)
     sample = Samples(folder, ranged)[5]
-    shown = CameraLayout(ranged.cameras).canvas({"front": sample["images"]["front"][None]})
+    images = CameraLayout(ranged.cameras).canvas({"front": sample["images"]["front"][None]})
     seen = Observation({"front": Image.fromarray(depth_at(0, 5))}, "go")
     acted = CameraLayout(ranged.cameras).canvas(seen.images)
-    assert torch.equal(shown[:, :, :1], acted) and acted.std() > 0.3
+    assert torch.equal(images[:, :, :1], acted) and acted.std() > 0.3
 
 
 def test_a_data_set_of_depth_is_refused_without_a_range(folder: Path, tmp_path: Path) -> None:
@@ -256,8 +256,8 @@ def _film(file: Path, codec: str, kind: str) -> Path:
 def test_videos_of_16_bit_gray_keep_their_own_units(tmp_path: Path) -> None:
     video = Video(_film(tmp_path / "a.mkv", "ffv1", "gray16le"))
     assert video.is_deep
-    for i, shown in enumerate(video.at([0.0, 0.1, 0.2], 1e-3)):
-        assert np.array_equal(shown[..., 0], depth_at(0, i))
+    for i, images in enumerate(video.at([0.0, 0.1, 0.2], 1e-3)):
+        assert np.array_equal(images[..., 0], depth_at(0, i))
 
 
 def test_videos_of_16_bit_color_are_refused(tmp_path: Path) -> None:

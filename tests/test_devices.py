@@ -1,4 +1,4 @@
-"""Devices by name: refused in words wherever one is named, before anything is loaded."""
+"""Devices by name: refused with a message wherever one is named, before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specs and settings by strangers: bounded, unique keys, plain types, mistakes with their place."""
+"""Untrusted specs and settings: bounded, unique keys, plain types, mistakes with their place."""
 
 from __future__ import annotations
 

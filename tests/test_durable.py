@@ -1,4 +1,4 @@
-"""Files and folders that are replaced: whole or not at all, and nothing is left for ever."""
+"""Files and folders that are replaced: atomically, and nothing is left for ever."""
 
 from __future__ import annotations
 

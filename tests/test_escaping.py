@@ -60,9 +60,9 @@ def expect_only_text(text: str, bad: str, *, tags: set[str]) -> None:
             assert not name.startswith("on"), name
             if name in ("src", "srcset", "href"):
                 assert value.startswith("data:"), value
-    shown = " ".join(root.itertext())
-    assert all(c.isprintable() or c == "\n" for c in shown)
-    assert re.sub(r"[\x00\x1b\u202e\udc80]", "", bad)[:9] in shown or "\\x00" in shown
+    printed = " ".join(root.itertext())
+    assert all(c.isprintable() or c == "\n" for c in printed)
+    assert re.sub(r"[\x00\x1b\u202e\udc80]", "", bad)[:9] in printed or "\\x00" in printed
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -204,8 +204,8 @@ def test_stored_embeddings_are_looked_at_when_they_are_read(tmp_path: Path) -> N
     precompute_text(config, ["go", "stay"], file)
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as opened:
-        about = opened.metadata()
+    with safe_open(file, "pt") as reader:
+        about = reader.metadata()
     state = {k: v.clone() for k, v in load_file(file).items()}
     state["1.tokens"][0, 0, 3] = NAN
     save_file(state, file, metadata=about)

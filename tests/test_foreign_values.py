@@ -1,4 +1,4 @@
-"""Statistics that no data can have, and files that are none, are refused in words."""
+"""Statistics that no data can have, and files that are none, are refused with a message."""
 
 from __future__ import annotations
 

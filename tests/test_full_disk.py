@@ -1,7 +1,7 @@
 """No room: the error names what was not written and what is safe, and the command works later.
 
-The limit on the size of files stands for a disk that is full: the operating system refuses to
-write on, whoever writes, also a library.
+A limit on the size of files imitates a full disk: the operating system refuses further writes,
+also those of libraries.
 """
 
 from __future__ import annotations

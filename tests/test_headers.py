@@ -1,4 +1,4 @@
-"""Headers of safetensors files that are damaged, or were made to harm, are refused in words."""
+"""Damaged or malicious headers of safetensors files are refused with a message."""
 
 from __future__ import annotations
 

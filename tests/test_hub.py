@@ -179,7 +179,7 @@ def test_the_commit_that_was_read_is_in_the_card_and_in_the_spec(remote: Path) -
     policy = build(TOY, [f"backbone.weights={named}"])
     folder = policy.save(remote.parent / "out")
     assert f"hf:me/toy/backbone.safetensors@{'0' * 40}" in (folder / "README.md").read_text()
-    assert "hf:" not in (folder / "spec.yaml").read_text()  # its file lies beside it
+    assert "hf:" not in (folder / "spec.yaml").read_text()  # its file lies next to it
 
 
 @pytest.mark.parametrize("name", ["hf:me/a", "hf:me/a@main", "hf:me/a/b.safetensors", "hf:me/a#x"])

@@ -1,4 +1,4 @@
-"""Image files: six formats and no more, a size that is looked at first, damage in words."""
+"""Image files: six formats and no more, a size that is looked at first, damage with a message."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def store(made: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, store: Path, message: str) -> None:
-    """Reading refuses the store in words, and so does going on with it."""
+    """Reading refuses the store with a message, and so does going on with it."""
     before = {p: p.read_bytes() for p in store.iterdir()}
     with pytest.raises(WamkitError, match=message) as problem:
         Samples(folder, SPEC, latents=store)

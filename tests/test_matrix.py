@@ -57,7 +57,7 @@ def test_it_acts_trains_caches_reloads_and_ignores_the_batch(cell: Cell, tmp_pat
 
 # Why something cannot be: the heart of each reason that a registered part gives.
 IMPOSSIBLE = (
-    "only reads the video and is never heard",  # so nothing can be conditioned on its actions
+    "only reads the video and exposes no tokens",  # so nothing can be conditioned on its actions
     "predicts numbers at once:",  # proposals without noise are one proposal
     "predicts numbers without looking at any",  # so it cannot tell what follows from them
     "none is left to imagine",  # a vision encoder has no future

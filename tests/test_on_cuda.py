@@ -153,7 +153,7 @@ class Device(TorchDispatchMode):
         if mask.dtype == torch.bool or last != 1 or any(n % 8 for n in strides):
             self.note(f"a mask of strides {mask.stride()} is copied")
         if grouped:
-            self.note("a mask beside grouped keys")
+            self.note("a mask next to grouped keys")
 
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
@@ -372,8 +372,8 @@ def test_imagining_learning_and_an_episode_on_cuda_mix_no_devices(
 @torch.no_grad()
 def test_a_recording_holds_what_it_reads(name: str, device: Device) -> None:
     spec = spec_of(name)
-    leaning = spec.schedules.action.model_copy(update={"guidance_scale": 2.0})
-    schedules = spec.schedules.model_copy(update={"action": leaning})
+    guided = spec.schedules.action.model_copy(update={"guidance_scale": 2.0})
+    schedules = spec.schedules.model_copy(update={"action": guided})
     policy = Policy.from_spec(spec.model_copy(update={"schedules": schedules}))
     device.hold(policy)
     seen = observation(spec, frames=spec.video.num_observed)

@@ -157,7 +157,7 @@ def test_parts_that_fail_only_when_asked_leave_the_others_usable(tmp_path: Path)
     assert {p.name: p.status for p in found.plugins} == {"good": "ok", "late": "broken"}
 
 
-def installed_beside(*classes: type[Part]) -> Registry:
+def installed_with(*classes: type[Part]) -> Registry:
     """A registry with what is installed and a plugin of each of `classes`."""
     from wamkit.config.hooks import hookimpl
 
@@ -195,7 +195,7 @@ def test_a_rule_that_fails_is_the_conflict_of_its_plugin_alone(
         def _build(self) -> Any: ...
 
     rules = backbone("ruleful", conflicts=fails)
-    found = installed_beside(Buggy, rules)
+    found = installed_with(Buggy, rules)
     monkeypatch.setattr(import_module("wamkit.config.registry"), "_found", [found])
     cells = list(matrix(("toy", "ruleful"), ("mot",), ("joint",)))
     assert [cell.runs for cell in cells] == [True, False]

@@ -111,9 +111,9 @@ def test_a_damaged_file_is_refused_with_a_message(
 ) -> None:
     file = tmp_path / "text.safetensors"
     precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
-    with safe_open(file, framework="pt") as opened:
-        about = dict(opened.metadata())
-        tensors = {f"0.{kind}": opened.get_tensor(f"0.{kind}") for kind in ("tokens", "valid")}
+    with safe_open(file, framework="pt") as reader:
+        about = dict(reader.metadata())
+        tensors = {f"0.{kind}": reader.get_tensor(f"0.{kind}") for kind in ("tokens", "valid")}
     texts = {"no JSON": "[", "no list": "{}", "another prompt": '["a", "b"]'}
     about["prompts"] = texts.get(kind, about["prompts"])
     types = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
@@ -160,9 +160,9 @@ def test_embeddings_of_other_sizes_are_refused_before_they_are_used(
     file = tmp_path / "text.safetensors"
     config = wamkit.build(raw).spec.text_encoder
     precompute(config, ["a"], file)
-    with safe_open(file, framework="pt") as opened:
-        about = dict(opened.metadata())
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    with safe_open(file, framework="pt") as reader:
+        about = dict(reader.metadata())
+        tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
     tensors.setdefault("0.valid", torch.ones(tensors["0.tokens"].shape[:2], dtype=torch.bool))
     write_tensors(change({name: value.clone() for name, value in tensors.items()}), file, about)
     stored = raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}}
@@ -179,9 +179,9 @@ def test_prompts_are_a_list_of_texts_each_once(
 ) -> None:
     file = tmp_path / "text.safetensors"
     precompute(wamkit.build(raw).spec.text_encoder, ["a"], file)
-    with safe_open(file, framework="pt") as opened:
-        about = dict(opened.metadata()) | {"prompts": prompts}
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    with safe_open(file, framework="pt") as reader:
+        about = dict(reader.metadata()) | {"prompts": prompts}
+        tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
     write_tensors(tensors, file, about)
     with pytest.raises(WamkitError, match="prompt"):
         wamkit.build(raw | {"text_encoder": raw["text_encoder"] | {"embeddings_file": str(file)}})

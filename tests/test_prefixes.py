@@ -1,4 +1,4 @@
-"""What wrappers put around names is taken off; sets, shards and strangers are told apart."""
+"""What wrappers put around names is taken off; sets, shards and other files are distinguished."""
 
 from __future__ import annotations
 

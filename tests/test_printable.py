@@ -87,12 +87,14 @@ def test_every_way_out_of_the_command_line_is_printable(
 def test_errors_and_warnings_are_printable(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = WamkitError("a\x1b[2J", "b\u202e")
     assert clean(str(problem)) and clean(problem.what) and clean(problem.hint)
-    shown: list[str] = []
+    printed: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: shown.append(str(text)))
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda text, *_, **__: printed.append(str(text))
+        )
         noted(lambda: warnings.warn("a\x1b[2J", stacklevel=2))()
-    assert shown == ["a\\x1b[2J"]
+    assert printed == ["a\\x1b[2J"]
 
 
 def test_a_bar_on_a_terminal_takes_names_as_they_are() -> None:
@@ -116,7 +118,7 @@ def test_a_log_has_a_printable_line_for_each_record() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(OneLine("%(asctime)s %(message)s"))
-    logger = logging.Logger("strangers")
+    logger = logging.Logger("untrusted")
     logger.addHandler(handler)
     logger.info("%s left", "a\n2026-01-01 b\x1b[31m")
     try:

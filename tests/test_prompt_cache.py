@@ -32,7 +32,7 @@ CHANGES: dict[str, Callable[[Policy], object]] = {
 
 
 def made_of(cell: Cell) -> Policy:
-    """Its policy, with the state beside the words and not among them."""
+    """Its policy, with the state next to the words and not among them."""
     spec = cell.spec.dump()
     spec["action_head"]["state"] = "token"
     return Policy.from_spec(parse(spec).fitted())

@@ -51,7 +51,7 @@ def plugin(*parts: type[Part], **attributes: Any) -> Any:
 
 
 class Point(EntryPoint):
-    """An entry point that gives what it is told to, or fails as it is told to."""
+    """An entry point that returns a given object, or raises a given error."""
 
     def load(self) -> Any:
         found = self.__dict__["gives"]

@@ -1,4 +1,4 @@
-"""What simulators are told without a display, and how what is wrong with it is told."""
+"""Off-screen rendering of simulators, and errors of its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of runs: damaged, copied without links, without room; said in words, and resumed."""
+"""Folders of runs: damaged, copied without links, or on a full disk; reported, and resumed."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ FAULTS: dict[str, tuple[Damage, list[str]]] = {
         of_state(lambda p: p.write_bytes(p.read_bytes()[:-64] + bytes(range(64)))),
         ["is another file than was saved, or it is damaged"],
     ),
-    "a stranger's shard": (
+    "a foreign shard": (
         of_state(lambda p: shutil.copy(p, p.with_name("shard-00007.safetensors"))),
         ["shard-00007.safetensors does not belong to it"],
     ),

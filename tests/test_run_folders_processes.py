@@ -1,4 +1,4 @@
-"""What goes wrong with a checkpoint in one of two processes ends both, in words."""
+"""What goes wrong with a checkpoint in one of two processes ends both, with a message."""
 
 from __future__ import annotations
 

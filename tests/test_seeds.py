@@ -1,4 +1,4 @@
-"""Seeds: every one of 64 bits works, and what is none is refused in words."""
+"""Seeds: every one of 64 bits works, and what is none is refused with a message."""
 
 from __future__ import annotations
 

@@ -360,7 +360,7 @@ def test_what_is_not_installed_is_reported_with_a_hint(
 
 
 def test_the_policy_works_under_the_settings_of_the_thread_that_serves_it() -> None:
-    # What compiled blocks need is told to torch in one thread, and is not known in another.
+    # What compiled blocks need is set in one thread, and unknown in another.
     with torch._dynamo.config.patch(recompile_limit=77):
         server = Server(policy())
         found = server._submit(lambda: torch._dynamo.config.recompile_limit).result()

@@ -1,4 +1,4 @@
-"""Messages of strangers: each is answered in a short text, and nobody else notices."""
+"""Messages of untrusted authors: each is answered in a short text, and nobody else notices."""
 
 from __future__ import annotations
 

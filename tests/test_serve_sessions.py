@@ -1,4 +1,4 @@
-"""Clients whose connection breaks: who goes on with which session, and who is told what."""
+"""Clients whose connection breaks: which client continues which session, and the replies."""
 
 from __future__ import annotations
 

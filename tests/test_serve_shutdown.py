@@ -1,4 +1,4 @@
-"""A server that is told to end: who gets an answer, who an error, and nobody is waited for."""
+"""A server during shutdown: who gets an answer, who an error, and nobody is waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunk after chunk of an episode: what the policy is told, and what it forgets."""
+"""Chunk after chunk of an episode: the history that the policy gets, and what it drops."""
 
 from __future__ import annotations
 

@@ -208,12 +208,12 @@ def test_several_observed_images_are_those_of_training() -> None:
     two = build(spec(video={"num_frames": 3, "num_observed": 2, "frame_stride": 3}))
     looking = runner(two, 4)
     assert looking.every == 1
-    shown: list[list[int]] = []
+    frames: list[list[int]] = []
     act = two.act
 
     def spied(observation: Any, **given: Any) -> Any:
         clip = observation.images["side"][0, :, 0].amax(1)  # the cart is red
-        shown.append(clip.argmax(-1).tolist())
+        frames.append(clip.argmax(-1).tolist())
         return act(observation, **given)
 
     object.__setattr__(two, "act", spied)
@@ -221,7 +221,7 @@ def test_several_observed_images_are_those_of_training() -> None:
         (rollout,) = evaluate(workers, [5], looking, {}, keep=True)
     assert rollout.steps == 8
     columns = [int((float(f.seen.state[0]) + 1) / 2 * (SIZE - 1)) for f in rollout.frames]
-    assert shown == [[columns[0], columns[0]], [columns[1], columns[4]]]
+    assert frames == [[columns[0], columns[0]], [columns[1], columns[4]]]
 
 
 def test_imagined_frames_are_drawn_next_to_real_ones(policy: Policy, tmp_path: Path) -> None:
@@ -229,9 +229,9 @@ def test_imagined_frames_are_drawn_next_to_real_ones(policy: Policy, tmp_path: P
         (rollout,) = evaluate(workers, [5], runner(policy, 2, imagine=True), {}, keep=True)
     assert set(rollout.imagined) == {0, 2}
     assert rollout.imagined[0]["side"].shape == (1, SIZE, SIZE, 3)
-    shown = list(video_frames(rollout, every=4))
+    frames = list(video_frames(rollout, every=4))
     edge = 192 + 2 * 4
-    assert len(shown) == 5 and shown[0].shape == (edge, 2 * edge, 3)
+    assert len(frames) == 5 and frames[0].shape == (edge, 2 * edge, 3)
     write_video(rollout, tmp_path / "a.gif", 10, 4)
     write_video(rollout, tmp_path / "a.mp4", 10, 4)
     assert (tmp_path / "a.gif").stat().st_size and (tmp_path / "a.mp4").stat().st_size

@@ -112,8 +112,8 @@ def test_parts_that_do_not_fit_are_refused_with_a_hint_that_works(raw: dict[str,
     ]
     relative = ["actions.groups.0.kind=relative"]
     assert len(complaints(*relative)) == 2
-    cured = [*relative, "actions.groups.0.state=0", "state.size=3", "action_head.state=text"]
-    assert complaints(*cured) == []
+    fixed = [*relative, "actions.groups.0.state=0", "state.size=3", "action_head.state=text"]
+    assert complaints(*fixed) == []
 
 
 def test_views_must_tile_the_canvas(raw: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ def test_a_name_longer_than_a_line_makes_the_line_longer() -> None:
 
 def test_wide_characters_count_as_two_columns() -> None:
     found = table("task", "instruction", keep=("task",))
-    found.add_row("コップを取る", "pick up the cup and put it on the table beside the sink")
+    found.add_row("コップを取る", "pick up the cup and put it on the table next to the sink")
     lines = [line.text for line in found.lines(40)]
     assert max(map(cells, lines)) <= 40 and "コップを取る" in lines[2]
     assert cells("コップを取る") == 12

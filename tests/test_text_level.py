@@ -1,4 +1,4 @@
-"""Words that have the noise level of the target: what is cached, what is refused, what is told."""
+"""Text tokens at the noise level of the target: caching, refusals and reports."""
 
 from __future__ import annotations
 

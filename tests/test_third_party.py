@@ -1,4 +1,4 @@
-"""Wheels: a stranger's plugin works beside wamkit's own, and each plugin folder is a project."""
+"""Wheels: a third-party plugin works next to wamkit's own, and each plugin folder is a project."""
 
 from __future__ import annotations
 

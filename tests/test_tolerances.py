@@ -66,7 +66,7 @@ def _exact(given: dict[str | None, float | None]) -> bool:
 
 
 def _is_bound(node: ast.Compare) -> bool:
-    """The size of a difference beside a number that is about rounding: small, but not 0."""
+    """The size of a difference next to a number that is about rounding: small, but not 0."""
     sides = [node.left, *node.comparators]
     numbers = [abs(x) for side in sides if (x := _number(side)) is not None]
     return any(0 < x < 0.02 for x in numbers) and any(_is_difference(side) for side in sides)

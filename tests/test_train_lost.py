@@ -1,4 +1,4 @@
-"""Of two processes one is stopped, or dies: the other one ends in words, and the run goes on."""
+"""If one of two processes stops or dies, the other ends with a message, and the run resumes."""
 
 from __future__ import annotations
 

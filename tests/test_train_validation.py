@@ -53,7 +53,7 @@ def test_tensorboard_shows_scalars_and_images_and_forgets_what_comes_again(
     how: dict[str, Any] = {"loggers": ["tensorboard"], "imagine_every": 4, "schedule": "constant"}
     run(folder, tmp_path / "run", **how, steps=4)
     run(folder, tmp_path / "run", **how, steps=6, resume=True)
-    shown = EventAccumulator(str(tmp_path / "run")).Reload()
+    logged_images = EventAccumulator(str(tmp_path / "run")).Reload()
     logged = [line for line in lines(tmp_path / "run/log.jsonl") if "loss" in line]
     expected = {
         "loss": lambda line: line["loss"],
@@ -64,11 +64,11 @@ def test_tensorboard_shows_scalars_and_images_and_forgets_what_comes_again(
         "waiting": lambda line: line["waiting"],
     }
     for name, value in expected.items():
-        found = [(event.step, event.value) for event in shown.Scalars(name)]
+        found = [(event.step, event.value) for event in logged_images.Scalars(name)]
         assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
         assert [x for _, x in found] == pytest.approx([value(x) for x in logged], rel=1e-5)
-    assert [event.step for event in shown.Scalars("validation/loss")] == [2, 4, 6]
-    (image,) = shown.Images("imagined")
+    assert [event.step for event in logged_images.Scalars("validation/loss")] == [2, 4, 6]
+    (image,) = logged_images.Images("imagined")
     assert (image.step, image.width, image.height) == (4, 9 * 16, 2 * 16 + 4)
 
 

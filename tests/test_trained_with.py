@@ -31,7 +31,7 @@ def warned(source: Path, *changes: str) -> list[tuple[str, ...]]:
 class Stranger(QwenImage):
     """A backbone of somebody else, for latents of 16 channels."""
 
-    name: Literal["stranger"] = "stranger"  # type: ignore[assignment]
+    name: Literal["third_party"] = "third_party"  # type: ignore[assignment]
     known: bool = True
 
     @property
@@ -51,7 +51,7 @@ def test_unknown_devices_report_their_facts_and_similar_ones_are_distinguished()
     assert not warnings_of(around("wan2.1")) and not warnings_of(around("taew2.1"))
     (found,) = warnings_of(around("flux1"))
     assert found.between == ("vae", "backbone")
-    assert "stranger tiny was trained with wan2.1; latents of flux1" in found.why
+    assert "third_party tiny was trained with wan2.1; latents of flux1" in found.why
     assert found.hint.startswith('set vae.name = "wan2.1", or vae.adapter = "linear"')
     assert warnings_of(around("taef1")) and not warnings_of(around("flux1", known=False))
 

@@ -26,7 +26,7 @@ def policy(tmp_path: Path) -> Path:
 
 
 def changed(policy: Path, **weights: str) -> Path:
-    """The saved policy with other values of `weights`, as a stranger may have written them."""
+    """The saved policy with other values of `weights`, as an attacker may write them."""
     raw = strict_yaml.loads((policy / "spec.yaml").read_text())
     for kind, path in weights.items():
         raw[kind]["weights"] = path

@@ -76,15 +76,15 @@ def test_a_policy_reads_images_in_it_and_goes_on_in_its_own(tmp_path: Path) -> N
         return encode(pixels)
 
     low.vae.encode = seen  # type: ignore[method-assign]
-    shown = observation(policy.spec)
-    chunks = [p.act(shown, seed=0).values for p in (policy, low)]
+    predicted = observation(policy.spec)
+    chunks = [p.act(predicted, seed=0).values for p in (policy, low)]
     assert given == [torch.bfloat16] and all(x.dtype == torch.float32 for x in chunks)
     assert not torch.equal(*chunks)
     same_values(*chunks, error=0.1)
     del low.vae.__dict__["encode"]
     again = Policy.load(low.save(tmp_path / "policy"))
-    assert torch.equal(again.act(shown, seed=0).values, chunks[1])
-    assert again.imagine(shown, seed=0).canvas.isfinite().all()
+    assert torch.equal(again.act(predicted, seed=0).values, chunks[1])
+    assert again.imagine(predicted, seed=0).canvas.isfinite().all()
 
 
 def test_what_is_counted_counts_it() -> None:

@@ -1,4 +1,4 @@
-"""Films of strangers: three kinds of files, a bound on the size, and no further file opened."""
+"""Untrusted videos: three kinds of files, a limit on the size, and no further file opened."""
 
 from __future__ import annotations
 

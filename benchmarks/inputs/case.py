@@ -11,8 +11,9 @@ from typing import Any, Literal
 VALID = 0.15
 """Share of the cases of an area that are odd and right."""
 Expected = Literal["refused", "accepted", "same", "either"]
-"""`refused`: in words, with a cure. `accepted`: with the answer of the valid input, or as `look`
-judges it. `same`: one of these two. `either`: refused, or accepted with any finite answer."""
+"""`refused`: with a message and a hint. `accepted`: with the answer of the valid input, or as
+`look` judges it. `same`: one of these two. `either`: refused, or accepted with any finite
+answer."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _right(index: Any) -> dict[str, Change]:
         "escapes": _written(json.dumps(index).replace("model-", "\\u006dodel-")),
         "no index": lambda here: (here / INDEX).unlink(),
         "links, as in a cache": linked,
-        "a note beside them": lambda here: (here / "shards" / "README.md").write_text("# note"),
+        "a note next to them": lambda here: (here / "shards" / "README.md").write_text("# note"),
         "a config of no model": lambda here: (here / "shards" / "config.json").write_text("{}"),
     }
 

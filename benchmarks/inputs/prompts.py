@@ -191,7 +191,7 @@ def _whole_or_nothing(here: Path, outcome: Outcome) -> str | None:
 
     if not finite(answer(outcome)):
         return "an answer that is not finite"
-    with safe_open(here / "out" / "text.safetensors", framework="pt") as opened:
-        names = list(opened.keys())
-        good = all(bool(opened.get_tensor(name).isfinite().all()) for name in names)
+    with safe_open(here / "out" / "text.safetensors", framework="pt") as reader:
+        names = list(reader.keys())
+        good = all(bool(reader.get_tensor(name).isfinite().all()) for name in names)
     return None if names and good else "embeddings that are missing or not finite"

@@ -64,8 +64,8 @@ def _tensors(material: Path, way: str) -> dict[str, Change]:
 
     file = EMBEDDINGS if way == "act" else LATENTS
     good = load_file(material / file)
-    with safe_open(material / file, framework="pt") as opened:
-        about = opened.metadata()
+    with safe_open(material / file, framework="pt") as reader:
+        about = reader.metadata()
     key = "0.tokens" if way == "act" else "latents"
     value = good[key]
 
@@ -244,7 +244,7 @@ def _right(material: Path, about: Any) -> dict[str, tuple[str, Change]]:
             found[f"{way} {name}"] = (way, _written(file, data))
         found[f"{way} a link"] = (way, lambda here, file=file: _linked(here, file))
         folder = file.partition("/")[0]
-        found[f"{way} notes beside it"] = (way, _written(f"{folder}/notes.txt", b"mine"))
+        found[f"{way} notes next to it"] = (way, _written(f"{folder}/notes.txt", b"mine"))
     for key in about:
         made = json.dumps({key: about[key], **about})
         found[f"latents.json {key} first"] = ("train", _written(ABOUT, made))

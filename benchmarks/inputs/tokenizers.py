@@ -135,9 +135,9 @@ def _remote() -> dict[str, Change]:
             "t5/text_encoder/adapter_config.json", '{"base_model_name_or_path": "/etc"}'
         )(here),
         "quantized": lambda here: both(here, quantization_config={"quant_method": "gptq"}),
-        "a pickle beside it": lambda here: (here / "t5/text_encoder/pytorch_model.bin").write_bytes(
-            b"\x80\x02cos\nsystem\nX\x13\x00\x00\x00touch ../outside/ran\x85R."
-        ),
+        "a pickle next to it": lambda here: (
+            here / "t5/text_encoder/pytorch_model.bin"
+        ).write_bytes(b"\x80\x02cos\nsystem\nX\x13\x00\x00\x00touch ../outside/ran\x85R."),
         "only a pickle": lambda here: [
             (here / WEIGHTS).unlink(),
             (here / "t5/text_encoder/pytorch_model.bin").write_bytes(

@@ -20,7 +20,7 @@ KINDS = (
     "accepted though bad",
     "silently wrong",
     "refused though good",
-    "no cure in words",
+    "no hint in the message",
     "outside its folder",
     "damaged input",
 )
@@ -68,11 +68,16 @@ def _refused(case: Case, outcome: Outcome) -> tuple[str, str]:
         return "refused though good", first_line(message)
     usage = re.search(r"^Usage: wamkit.*^Error: ", outcome.err, re.S | re.M)
     if not usage and not re.search(r"hint|fix|fault|conflict", message):
-        return "no cure in words", first_line(message) or f"exit code {outcome.code}, no words"
+        return "no hint in the message", first_line(
+            message
+        ) or f"exit code {outcome.code}, no words"
     if found := _CONTROL.search(message):
-        return "no cure in words", f"a control character {found[0]!r} in: {first_line(message)!r}"
+        return (
+            "no hint in the message",
+            f"a control character {found[0]!r} in: {first_line(message)!r}",
+        )
     if len(message) > LONG:
-        return "no cure in words", f"a message of {len(message)} characters"
+        return "no hint in the message", f"a message of {len(message)} characters"
     return "right", first_line(message)
 
 

@@ -141,8 +141,8 @@ class Run:
             whole = not goals or any(goal.what == "chunk" for goal in goals)
             part = "a chunk" if whole else "prefill and steps"
             try:
-                shown = subject.profile(mode, whole=whole)
-                self.waiting += ["", *shown.lines(f"{one.system} in {mode}, {part}")]
+                printed = subject.profile(mode, whole=whole)
+                self.waiting += ["", *printed.lines(f"{one.system} in {mode}, {part}")]
             except Exception as problem:
                 self.waiting += ["", f"{one.system} in {mode}, no profile: {first_line(problem)}"]
 

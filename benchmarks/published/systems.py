@@ -65,11 +65,11 @@ def build(name: str, device: str, *, tiny: bool) -> Policy:
         text = policy.spec.text_encoder
         text_tokens = RandomTextEncoder(text.width, text.max_tokens, padding)
     policy.text_encoder, policy.text_embeddings = text_tokens, TextEmbeddingCache(text_tokens)
-    return redrawn(policy)
+    return randomize(policy)
 
 
 @torch.no_grad()
-def redrawn(policy: Policy) -> Policy:
+def randomize(policy: Policy) -> Policy:
     """`policy` without weights that are zero before training: they would hide what is behind."""
     for weight in policy.parameters():
         if not weight.any():

@@ -2,7 +2,7 @@
 
     python tests/data/make_fingerprints.py [--only SUBSTRING] [--check]
 
-writes `fingerprints.json` beside this file, a line for each case: every cell of the matrix that
+writes `fingerprints.json` next to this file, a line for each case: every cell of the matrix that
 runs, every spec of `examples/` at toy size, and settings that neither of them has. With `--check`
 nothing is written, and the worst deviation of each case is printed. With `--only` the cases whose
 names hold SUBSTRING are computed, and the others of the file stay as they are.
@@ -93,7 +93,7 @@ def _example(path: Path) -> PolicySpec:
 
 
 def _set(*changes: str, **parts: str | dict[str, Any]) -> Callable[..., Callable[[], Case]]:
-    """A tiny spec around registered parts, changed; called with what `Case` takes beside it."""
+    """A tiny spec around registered parts, changed; called with what `Case` takes next to it."""
     names = {kind: part for kind, part in parts.items() if isinstance(part, str)}
     given = [parse_part(kind, table) for kind, table in parts.items() if kind not in names]
 

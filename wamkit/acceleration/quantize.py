@@ -10,7 +10,7 @@ All are torchao's, but for `int8` on x86 processors, where torch's own kernel is
 not, with scales and errors as torchao's (`wamkit.acceleration.int8_linear`).
 
 "rows": a scale of its own for every output of a weight, and for every token of an input. Rounding
-happens once, when the policy is told (`Policy.quantize`), and is never saved.
+happens once, on request (`Policy.quantize`), and is never saved.
 
 Only linear layers inside the blocks of backbone and head are rounded, where nearly all products
 are, and of those only large ones that read tokens: norms, what modulates them, embedders and the

@@ -83,7 +83,7 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
 def write_tensors(
     tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to one safetensors file, whole or not at all. Raises NotWrittenError.
+    """Write tensors to one safetensors file atomically. Raises NotWrittenError.
 
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
     size allows: a mapped tensor then uses the same vector instructions and gives the same values.

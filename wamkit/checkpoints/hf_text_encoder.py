@@ -1,4 +1,4 @@
-"""Models and tokenizers of transformers from local folders of a stranger: no code, within bounds.
+"""Models and tokenizers of transformers from untrusted local folders: no code, within limits.
 
 What a folder's config.json describes is compared with what its files hold before any of it is
 allocated; what a tokenizer makes must have an embedding.

@@ -24,7 +24,7 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Build a policy and save it to a folder, whole or not at all."""
+    """Build a policy and save it to a folder atomically."""
     from ..config.check import warnings_of
     from ..policy.actions import read_statistics
     from ..policy.saving import check_writable, save

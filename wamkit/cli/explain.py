@@ -174,11 +174,11 @@ def _draw_parts(facts: Mapping[str, Any]) -> None:
         label = " ".join(filter(None, (part["name"], part["variant"])))
         count = part["parameters"]
         total += count if isinstance(count, int) else 0
-        shown = f"{count:,}" if isinstance(count, int) else "not counted"
+        count_text = f"{count:,}" if isinstance(count, int) else "not counted"
         if not isinstance(count, int):
             besides.append(f"{part['kind']}: {count}")
         came = part["weights"] or ("random" if isinstance(count, int) and count else "-")
-        made.add_row(part["kind"], label, came, shown)
+        made.add_row(part["kind"], label, came, count_text)
     made.add_row("together", "", "", f"{total:,}", style="bold")
     show_table(made)
     for line in besides:

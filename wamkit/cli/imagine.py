@@ -106,7 +106,7 @@ def framed(future: Imagined, scale: int) -> list[Image]:
 
 
 def write(images: list[Image], out: Path, milliseconds: int) -> None:
-    """Write an animation or a strip, whole or not at all."""
+    """Write an animation or a strip atomically."""
     from PIL import Image
 
     made = BytesIO()

@@ -74,7 +74,7 @@ def command(
     typed = {"steps": steps, "batch_size": batch, "lr": lr, "tolerance": tolerance}
     given = [f"{name}={value}" for name, value in typed.items() if value is not None]
     if logger:
-        given.append(f"loggers={[name for words in logger for name in words.split(',')]}")
+        given.append(f"loggers={[name for names in logger for name in names.split(',')]}")
     chosen = read_config(config, [*(settings or []), *given])
     from ..data import Columns
     from ..train.trainer import Data, train
@@ -94,7 +94,7 @@ def command(
         for line in notes:
             note(line)
     source_data = Data(data, Columns.of(column or ()), latents, workers)
-    with _Progress(chosen.steps, shown=first) as progress:
+    with _Progress(chosen.steps, visible=first) as progress:
         done = train(
             policy,
             source_data,
@@ -114,7 +114,7 @@ def command(
 class _Progress:
     """A bar with the loss, on the terminal's stderr; a pipe sees nothing of it."""
 
-    def __init__(self, steps: int, *, shown: bool) -> None:
+    def __init__(self, steps: int, *, visible: bool) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -131,7 +131,7 @@ class _Progress:
             TextColumn("{task.fields[loss]}", markup=False),
             console=console(stderr=True),
             transient=True,
-            disable=not shown,
+            disable=not visible,
         )
         self._task = self._bar.add_task("training", total=steps, loss="")
 

@@ -290,7 +290,7 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
     if traits.cond_channels:
         yield Conflict(
             between=("video.target_downscale", "backbone"),
-            why=f"this variant of {spec.backbone.name} is told with every frame what was observed, "
+            why=f"this variant of {spec.backbone.name} takes a mask of observed images, "
             "on the grid of the observed frames",
             hint="set video.target_downscale = 1, or choose a variant that takes the first frame "
             "as a clean "

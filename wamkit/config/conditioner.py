@@ -1,7 +1,7 @@
 """Frozen models that some backbones were trained with, and where their weights are; without torch.
 
 A conditioner makes `Text.cond_embeds`: tokens of the image (Wan 2.1 image-to-video), or one vector
-of the words (FLUX.1). A policy holds it beside its backbone, whose weights stay those of the
+of the words (FLUX.1). A policy holds it next to its backbone, whose weights stay those of the
 published transformer.
 """
 
@@ -29,7 +29,7 @@ class Published(Protocol):
 
     @property
     def conditioner_weights(self) -> str | None:
-        """A file or folder of the conditioner's weights; None to look beside the backbone's."""
+        """A file or folder of the conditioner's weights; None to look next to the backbone's."""
 
 
 def place(config: Published, folder: str) -> str | None:
@@ -46,7 +46,7 @@ def place(config: Published, folder: str) -> str | None:
         return str(root / folder)
     if config.conditioner_weights is None:
         raise WamkitError(
-            f"{path} holds no {folder}/, which this variant of {config.name} needs beside its "
+            f"{path} holds no {folder}/, which this variant of {config.name} needs next to its "
             "transformer",
             f"name the folder that holds both, or set backbone.conditioner_weights to one with "
             f"{folder}/, or to its file",

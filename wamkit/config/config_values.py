@@ -1,7 +1,7 @@
 """Settings of a config.json as values of the kind that is wanted, within the sizes of any model.
 
-Such a file comes from a stranger: a size that is text, a boolean, negative or without end is
-refused before anything is computed with it.
+Such a file comes from an untrusted source: a size that is text, a boolean, negative or without end
+is refused before anything is computed with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a spec contradicts the config.json beside its weights, and the cure; no torch."""
+"""Where a spec contradicts the config.json next to its weights, and the cure; no torch."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:
 
 
 def _reader(part: Weighted) -> str | None:
-    """Which other installed part reads the configuration beside these weights."""
+    """Which other installed part reads the configuration next to these weights."""
     for cls in registry():
         label = cls.model_fields["name"].default
         if not issubclass(cls, Weighted) or not cls.published() or label == part.name:

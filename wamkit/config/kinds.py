@@ -21,6 +21,6 @@ class Stage(BaseModel):
     roles: tuple[str, ...]
     passes: int
     does: str
-    """What the stage is for, in a few words."""
+    """What the stage is for, as a short phrase."""
     kept: tuple[str, ...] = ()
     """Roles that it sees by the keys of the stage before."""

@@ -1,4 +1,4 @@
-"""Mistakes in a table, in words: what was found, what may stand there, and what to write.
+"""Messages for mistakes in a table: what was found, what may stand there, and what to write.
 
 Pydantic finds them. Here each gets the values that are allowed, the nearest of them, and the place
 where a key that is unknown would be known.
@@ -175,7 +175,7 @@ def _belongs(
     table: type[BaseModel] | None,
     elsewhere: Mapping[str, type[BaseModel]],
 ) -> str:
-    """The nearest key of the same table; or the place of a key like it, deeper, higher or beside.
+    """The nearest key of the same table; or the place of a key like it, deeper, higher or next to.
 
     The same name elsewhere is more than a name like it here.
     """

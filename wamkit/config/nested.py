@@ -12,7 +12,7 @@ from .spec import parse_part
 
 
 def parsed(given: Any) -> Any:
-    """A paradigm from its name or table; mistakes are told at their place in the spec."""
+    """A paradigm from its name or table; mistakes are reported at their place in the spec."""
     if isinstance(given, ParadigmConfig):
         return given
     try:

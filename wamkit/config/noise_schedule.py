@@ -81,7 +81,7 @@ class ScheduleConfig(Section):
     """Distribution of training levels. `indexed`: uniform over 1000 levels, 0 left out.
     `lognormal_mix`: Cosmos, lognormal or uniform in sigma / (1 - sigma). `sqrt`: mimic-video's
     actions, proportional to the root of sigma - 0.001. `pure_noise`: always 1, for what is
-    predicted at one stroke."""
+    predicted at once."""
     sampling_args: SamplingArgs = Field(default_factory=SamplingArgs)
     """Parameters of `timestep_sampling`; those left out are as published."""
     bf16_timesteps: bool = False

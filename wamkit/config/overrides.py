@@ -84,9 +84,9 @@ def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str
             dropped.append(key)
     table[last] = kept
     if dropped:
-        words = f"{place} is now {name!r}: left out {', '.join(dropped)}, which were settings of "
-        words += f"{old['name']!r}" + (f"; kept {', '.join(list(kept)[1:])}" * (len(kept) > 1))
-        warnings.warn(words, Note, stacklevel=3)
+        message = f"{place} is now {name!r}: left out {', '.join(dropped)}, which were settings of "
+        message += f"{old['name']!r}" + (f"; kept {', '.join(list(kept)[1:])}" * (len(kept) > 1))
+        warnings.warn(message, Note, stacklevel=3)
     return True
 
 

@@ -90,7 +90,7 @@ class Weighted(Part):
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        """How the config.json beside published weights is read; optional.
+        """How the config.json next to published weights is read; optional.
 
         Where it is given, a size that the spec leaves open is that of the folder, and one that is
         written must be the folder's.
@@ -354,7 +354,7 @@ class ActionHeadConfig(Weighted):
 
     @property
     def reads_text(self) -> bool:
-        """True if the head attends to the instruction itself, beside what the backbone does."""
+        """True if the head attends to the instruction itself, next to what the backbone does."""
         return False
 
     @property
@@ -413,14 +413,18 @@ class ParadigmConfig(Part):
         """What the paradigm does not fit in `spec`; none if it fits."""
         numbers = {"action", "next_state", "value"}
         viewers = sorted(
-            {role.partition(".")[0] for role, seen in self.sees.items() if _heard(role, seen)}
+            {
+                role.partition(".")[0]
+                for role, seen in self.sees.items()
+                if _exposed_conflicts(role, seen)
+            }
             - numbers
         )
         if viewers and not spec.action_head.exposes_tokens:
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"{self.name} lets {', '.join(viewers)} attend to the action, but "
-                f"{spec.action_head.name} only reads the video and is never heard",
+                f"{spec.action_head.name} only reads the video and exposes no tokens",
                 hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
                 "a paradigm in which only the action looks at the action",
             )
@@ -443,6 +447,6 @@ class EnvironmentConfig(Part):
         raise NotImplementedError(f"{type(self).__name__} must build an environment")
 
 
-def _heard(role: str, seen: Collection[str]) -> bool:
+def _exposed_conflicts(role: str, seen: Collection[str]) -> bool:
     """True if tokens that do not belong to the action head attend to those that do."""
     return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

@@ -1,4 +1,4 @@
-"""What acting runs beside a certain backbone: stages change where words follow the target's level.
+"""Passes of acting with a certain backbone: stages change where words follow the target's level.
 
 And which paradigms such words fit (`Traits.text_level`), without torch.
 """
@@ -17,7 +17,7 @@ OBSERVED = frozenset({"text", "context", "state"})
 
 
 def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tuple[Stage, ...]:
-    """The program of the spec's paradigm, or of another in its place, beside the spec's backbone.
+    """The program of the spec's paradigm, or of another in its place, next to the spec's backbone.
 
     Where words follow the target, what is observed is not read once: it passes with the target.
     """
@@ -25,16 +25,16 @@ def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tupl
     if not _follows(spec) or not any("target" in stage.roles for stage in stages):
         return stages
     first = next((s for s in stages if set(s.roles) <= OBSERVED), None)
-    opened = () if first is None else first.roles
+    first_roles = () if first is None else first.roles
     without_target = _without_target(stages)
     found = []
     for stage in stages:
         if stage is first and not without_target:
             continue
         if "target" in stage.roles:
-            roles = (*(r for r in opened if r not in stage.roles), *stage.roles)
+            roles = (*(r for r in first_roles if r not in stage.roles), *stage.roles)
             stage = stage.model_copy(update={"roles": roles})
-        elif stage.kept and "state" in opened and "state" not in stage.roles:
+        elif stage.kept and "state" in first_roles and "state" not in stage.roles:
             stage = stage.model_copy(update={"roles": ("state", *stage.roles)})
         found.append(stage)
     return tuple(found)
@@ -68,7 +68,7 @@ def level_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
             f"{without_target[0].does}; in training the action sees text at other levels",
             hint=clean
             + (either if value else "")
-            + ", or choose a paradigm that denoises the target frames beside the action, such as "
+            + ", or choose a paradigm that denoises the target frames next to the action, such as "
             "joint",
         )
 
@@ -90,5 +90,5 @@ def _without_target(stages: tuple[Stage, ...]) -> list[Stage]:
 
 
 def _is_other_target(role: str) -> bool:
-    """Whether a role is target frames beside "target": a copy, or those of another chunk."""
+    """Whether a role is target frames besides "target": a copy, or those of another chunk."""
     return role.rstrip("'").partition(".")[0] == "target" and role != "target"

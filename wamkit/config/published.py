@@ -1,4 +1,4 @@
-"""What the config.json beside published weights says about their sizes; no torch.
+"""What the config.json next to published weights says about their sizes; no torch.
 
 A part states how such a file is read, and every size that the spec leaves open is taken from it:
 `weights = "FOLDER"` alone builds what the folder holds. `wamkit.config.configs` compares what is
@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
 
 def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]) -> Found | None:
-    """What the configuration beside `weights` says; None if there is none, or it names no model.
+    """What the configuration next to `weights` says; None if there is none, or it names no model.
 
     Of weights on the hub it is read once it is here.
 
@@ -95,7 +95,7 @@ def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
             ) from None
         return Found(file, called, fields, suggested, differing)
     if not called or place.is_file():
-        return None  # what lies beside a file that is named need not belong to it
+        return None  # what lies next to a file that is named need not belong to it
     wanted = " or ".join(dict.fromkeys(name for kind in kinds for name in kind.names))
     raise WamkitError(f"{file} is that of a {called}, expected {wanted}", "")
 

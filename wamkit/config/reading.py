@@ -15,7 +15,7 @@ Layers = tuple[int, ...] | Literal["all"]
 
 
 class ReaderConfig(ActionHeadConfig):
-    """A head that reads hidden states of the backbone, and is never heard."""
+    """A head that reads hidden states of the backbone and exposes no tokens."""
 
     exposes_tokens: ClassVar[bool] = False
 

@@ -151,7 +151,7 @@ def mark(file: Path) -> str:
 
 
 def faults(folder: Path, files: Mapping[str, str], under: str) -> Iterator[str]:
-    """What is wrong with the files of a checkpoint that are below `under`, in words."""
+    """What is wrong with the files of a checkpoint that are below `under`, with a message."""
     for name, wanted in files.items():
         file = folder / name
         if not name.startswith(f"{under}/"):

@@ -40,7 +40,7 @@ class ActionConfig(Section):
     groups: tuple[ActionGroup, ...] = Field(min_length=1)
     clip: float | None = Field(None, gt=0)
     """Normalized actions are cut to plus and minus this, those that are learned from too; "none"
-    cuts nothing. What is cut is told by `wamkit data check`, `data stats` and `train`."""
+    cuts nothing. Clipped values are reported by `wamkit data check`, `data stats` and `train`."""
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -108,7 +108,7 @@ class CameraConfig(Section):
 
     @property
     def apart(self) -> int:
-        """How many canvases stand beside each other at one moment: one, or one for each view."""
+        """How many canvases are side by side at one moment: one, or one for each view."""
         return len(self.views) if self.layout == "frame_per_view" else 1
 
     def boxes(self) -> dict[str, tuple[int, int, int, int]]:

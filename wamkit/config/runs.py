@@ -99,7 +99,7 @@ def best(checkpoints: Path) -> Path | None:
 
 
 def point(link: Path, target: str) -> None:
-    """Let `last` or `best` stand for another folder beside it, at one stroke.
+    """Let `last` or `best` stand for another folder next to it, at once.
 
     A link where the file system has links, otherwise a text file with the folder's name.
     """

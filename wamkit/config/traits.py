@@ -63,7 +63,7 @@ class Traits(BaseModel):
     """Noise level of the words where they are tokens of the stream. `clean`: 0 in every pass.
     `target`: that of the target frames of the pass, so that neither words nor what sees them can be
     computed once; for paradigms whose every pass has target frames. `target_or_clean`: the same,
-    and 0 in a pass without any, also where the network learned the action beside target frames."""
+    and 0 in a pass without any, also where the network learned the action next to target frames."""
     attention: Literal["softmax", "linear"] = "softmax"
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""

@@ -1,10 +1,10 @@
 """Paths that a saved policy names outside its own folder: asked for, not read silently.
 
-A saved policy may come from a stranger, and its spec may name any file of this machine, for
-example as weights. Those paths are read that lie in its folder, that the user has set (`--set`),
-or that the user trusts: once with `--trust-paths` or `WAMKIT_TRUST_PATHS=1`, and from then on,
-because trusted paths are remembered, as are those of policies saved on this machine. Repositories
-of the hub (`hf:owner/name`) are no paths.
+A saved policy may come from an untrusted source, and its spec may name any file of this machine,
+for example as weights. Those paths are read that lie in its folder, that the user has set
+(`--set`), or that the user trusts: once with `--trust-paths` or `WAMKIT_TRUST_PATHS=1`, and from
+then on, because trusted paths are remembered, as are those of policies saved on this machine.
+Repositories of the hub (`hf:owner/name`) are no paths.
 """
 
 from __future__ import annotations

@@ -246,8 +246,8 @@ class LeRobotFolder:
             about = f"{file.relative_to(self.folder).as_posix()} {file.stat().st_size}\n"
             total.update(about.encode())
             if file in tables or file.suffix in (".parquet", ".json", ".jsonl"):
-                with file.open("rb") as opened:
-                    total.update(hashlib.file_digest(opened, "sha256").digest())
+                with file.open("rb") as stream:
+                    total.update(hashlib.file_digest(stream, "sha256").digest())
         return total.hexdigest()
 
     def _rows(self) -> tuple[list[tuple[Path, dict[str, Any]]], list[Finding]]:

@@ -1,4 +1,4 @@
-"""LeRobot folders of version 3, written whole or not at all, or added to."""
+"""LeRobot folders of version 3, written atomically, or added to."""
 
 from __future__ import annotations
 

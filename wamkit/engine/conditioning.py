@@ -30,7 +30,7 @@ class TextCond(NamedTuple):
 
     tokens: Tensor | None  # [B, L, D], or [B, L, text width] if blocks project it themselves
     mask: Tensor | None = None  # [B, L], added to attention scores
-    image: Tensor | None = None  # [B, L', D] image tokens beside the prompt
+    image: Tensor | None = None  # [B, L', D] image tokens next to the prompt
 
 
 class TextKV(NamedTuple):

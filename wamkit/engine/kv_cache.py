@@ -45,7 +45,7 @@ class KV(NamedTuple):
         return KV(k, v, joined_masks([(p.mask, p.k.shape[2]) for p in parts], k))
 
     def detached(self) -> KV:
-        """The same without what it may have been cut from, such as queries beside the values."""
+        """The same without what it may have been cut from, such as queries next to the values."""
         k, v = detach_storage(self.k, self.v)
         return KV(k, v, self.mask)
 

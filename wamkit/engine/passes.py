@@ -114,7 +114,7 @@ def _entries(layout: tuple[tuple[int, int], ...], sizes: tuple[int, ...]) -> tup
 
 
 class Ends(NamedTuple):
-    """Functions of noise levels beside those of blocks, in the form that tables are made of."""
+    """Functions of noise levels besides those of blocks, in the form that tables are made of."""
 
     modulation: Callable[[Any], Tensor | None]
 

@@ -205,7 +205,7 @@ class UniPC(Sampler):
 class Consistency(Sampler):
     """The network's x0, brought to the next level with fresh noise (Song and others 2023).
 
-    For networks distilled to find x0 at one stroke; the fresh noise is drawn at the start.
+    For networks distilled to find x0 at once; the fresh noise is drawn at the start.
     """
 
     def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:

@@ -1,1 +1,1 @@
-"""Files of any kind, read within bounds and written whole or not at all; no torch."""
+"""Files of any kind, read within bounds and written atomically; no torch."""

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, so that neither a crash nor a full disk loses one.
+"""Files and folders written atomically, so that neither a crash nor a full disk loses one.
 
 A file:     `write_text(file, text)`, `write_bytes(file, data)`, or, where a library writes it,
 

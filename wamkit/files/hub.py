@@ -170,9 +170,11 @@ def _announce(hub: Any, path: str, name: str, where: dict[str, Any], wanted: Seq
         size = sum(file.size or 0 for file in missing)
         card = about.card_data
         license = (card.get("license") if card is not None else None) or "not stated"
-        shown = f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+        size_text = f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
         files = f"{len(missing)} file" + "s" * (len(missing) != 1)
-        warnings.warn(f"fetching {path}: {files}, {shown}, license: {license}", Note, stacklevel=5)
+        warnings.warn(
+            f"fetching {path}: {files}, {size_text}, license: {license}", Note, stacklevel=5
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -61,9 +61,9 @@ def expect_text(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        shown = text.encode("utf-8", "backslashreplace").decode()
+        readable = text.encode("utf-8", "backslashreplace").decode()
         raise WamkitError(
-            f"the {what} holds characters that are not UTF-8, at place {error.start}: {shown!r}",
+            f"the {what} holds characters that are not UTF-8, at place {error.start}: {readable!r}",
             "write it in UTF-8, and see that the terminal's locale is one (LANG=C.UTF-8)",
         ) from None
     return text

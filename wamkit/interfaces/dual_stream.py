@@ -90,7 +90,7 @@ class DualStreamBlock(nn.Module, ABC):
         """[B, S, D] to [B, S, D]."""
 
     def text_kv(self, text: TextCond) -> None:
-        """Return None: no block attends to text beside its stream."""
+        """Return None: no block attends to text outside its stream."""
 
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding, of_text: bool = False
@@ -128,7 +128,7 @@ class TextLane:
         return self.block.modulation(sigma, True)
 
     def text_kv(self, text: TextCond) -> None:
-        """Return None: no block attends to text beside its stream."""
+        """Return None: no block attends to text outside its stream."""
 
     def pre_attention(
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding

@@ -100,10 +100,10 @@ def embed_video(
     stream = Stream(
         tuple(backbone.blocks), tokens, segments, index, modulation, rotary, text_kv, cond
     )
-    words = None
+    text_stream = None
     if with_text and streams_text and text.length:
-        words = _text_stream(runner, backbone, text, text_level, grid, pooled, batch)
-    return Video(stream, words, clip, final)
+        text_stream = _text_stream(runner, backbone, text, text_level, grid, pooled, batch)
+    return Video(stream, text_stream, clip, final)
 
 
 def _text_stream(

@@ -45,7 +45,7 @@ FILES = {SPEC, STATISTICS, CARD, *(f"{kind}.safetensors" for kind in (*KINDS, *O
 def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
     """Write `policy` to `folder` atomically (`wamkit.files.durable`).
 
-    A saved policy that is already there is replaced, at one stroke. With `state`, weights of the
+    A saved policy that is already there is replaced, at once. With `state`, weights of the
     whole policy by name, those are written in place of the policy's own. Raises WamkitError if the
     folder holds anything else, if the file system refuses, or if the policy's weights were rounded
     (`wamkit.acceleration.quantize`).

@@ -36,19 +36,19 @@ class TextEmbeddingCache:
     def encode(self, prompts: Sequence[str], template: str | None = None) -> Text:
         """B instructions, put into the template, to embeddings [B, L, width]."""
         form = self.template if template is None else template
-        sentences = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
+        texts = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
         if self.encoder.trainable:
-            self.encoded += len(sentences)
-            return _with_padding_token(self.encoder.encode(sentences))
+            self.encoded += len(texts)
+            return _with_padding_token(self.encoder.encode(texts))
         mark = self._mark = self._mark or self.encoder.fingerprint()
-        for prompt in dict.fromkeys(sentences):  # one by one: no embedding depends on the batch
+        for prompt in dict.fromkeys(texts):  # one by one: no embedding depends on the batch
             if (mark, prompt) not in self._kept:
                 with torch.no_grad():
                     encoded = _with_padding_token(self.encoder.encode([prompt]))
                     self._kept[mark, prompt] = trim_padding(encoded)
                 self.encoded += 1
-        rows = [self._kept[mark, prompt] for prompt in sentences]
-        for prompt in sentences:
+        rows = [self._kept[mark, prompt] for prompt in texts]
+        for prompt in texts:
             self._kept.move_to_end((mark, prompt))
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)

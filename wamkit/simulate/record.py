@@ -159,10 +159,9 @@ def collect(
 ) -> CollectionSummary:
     """Let the expert play seeds from `seed` on, and write its successes until there are enough.
 
-    Resumes a collection with the same settings. `keep_every`: save after so many
-    episodes, and those that are whole at Ctrl-C; without it a collection is saved whole or not at
-    all. `on_rollout` is called after every attempt. Raises WamkitError if the expert fails too
-    often.
+    Resumes a collection with the same settings. `keep_every`: save after so many episodes, and the
+    complete ones at Ctrl-C; without it a collection is saved atomically. `on_rollout` is called
+    after every attempt. Raises WamkitError if the expert fails too often.
     """
     if not 0 <= noise < math.inf:
         raise WamkitError(f"a noise of {noise}", "a finite number from 0 on: --noise 0.1")

@@ -22,7 +22,7 @@ from .episodes import Rollout
 READABLE = 192  # pixels of height that small images are enlarged to
 BORDER = 4
 PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
-GIF_HERTZ = 50.0  # browsers slow down faster GIFs
+GIF_FPS = 50.0  # browsers slow down faster GIFs
 
 
 def video_frames(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
@@ -68,7 +68,7 @@ def write_video(rollout: Rollout, file: Path, control_hz: float, every: int) -> 
         finally:
             shot.discard()  # nothing, once it is closed
         return
-    skip = max(1, round(control_hz / GIF_HERTZ))
+    skip = max(1, round(control_hz / GIF_FPS))
     images: list[Any] = [Image.fromarray(image) for image in frames[::skip]]
     first, *rest = images
     duration = max(20, round(1000 * skip / control_hz))

@@ -1,4 +1,4 @@
-"""The folder of a run and its checkpoints, each written whole or not at all.
+"""The folder of a run and its checkpoints, each written atomically.
 
 RUN/spec.yaml                     the policy
 RUN/train.yaml                    the settings, and a fingerprint of the data

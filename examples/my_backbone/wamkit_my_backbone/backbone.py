@@ -119,7 +119,7 @@ class Transformer(Backbone):
         return SigmaCond(one_plus_scale(rows))
 
     def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
-        """Positions of text tokens [L, 4]: at time 0, told apart by an axis of their own."""
+        """Positions of text tokens [L, 4]: at time 0, distinguished by an axis of their own."""
         count = torch.arange(text.length, dtype=torch.float64, device=text.tokens.device)
         return F.pad(1 + count[:, None], (3, 0))
 

@@ -90,7 +90,7 @@ def _snake(name: str) -> str:
 
 
 def write(kind: str, name: str, folder: Path) -> list[str]:
-    """Write a new project to `folder`, whole or not at all, and return its files.
+    """Write a new project to `folder` atomically, and return its files.
 
     Raises WamkitError if the kind or the name will not do, or `folder` is not empty.
     """

@@ -309,7 +309,7 @@ def test_a_state_enters_as_an_observation_does(name: str) -> None:
 # What cannot be ---------------------------------------------------------------------------------
 
 
-def said(spec: PolicySpec) -> list[str]:
+def conflict_texts(spec: PolicySpec) -> list[str]:
     return [str(conflict) for conflict in check(spec)]
 
 
@@ -320,47 +320,49 @@ def test_a_chunk_must_fit_its_slots() -> None:
     c, h, w = small.sizes.latent
     needed = -(-1600 // (c * h * w))
     assert needed > 1
-    assert said(small.fitted()) == [
+    assert conflict_texts(small.fitted()) == [
         f"action_head.slots + actions + cameras: a chunk of 400 x 4 numbers does not fit into 1 x "
         f"{c}x{h}x{w} latents\n    hint: set action_head.slots = {needed}, or leave it out"
     ]
-    for cure in (LatentSlot(slots=needed), LatentSlot()):
-        cured = small.model_copy(update={"action_head": cure}).fitted()
-        assert said(cured) == [] and cured.action_head.slots == needed  # type: ignore[attr-defined]
+    for hint in (LatentSlot(slots=needed), LatentSlot()):
+        fixed = small.model_copy(update={"action_head": hint}).fitted()
+        assert conflict_texts(fixed) == [] and fixed.action_head.slots == needed  # type: ignore[attr-defined]
 
 
 def test_a_state_must_fit_one_frame() -> None:
     spec = spec_for()
     c, h, w = spec.sizes.latent
     large = spec.model_copy(update={"state": spec.state.model_copy(update={"size": 5000})})
-    assert said(large) == [
+    assert conflict_texts(large) == [
         f"state.size + cameras: a state of 5000 numbers does not fit into one latent frame of "
         f"{c}x{h}x{w}\n    hint: make the views larger, or set state.size to at most {c * h * w} "
         "numbers and choose which"
     ]
     fits = spec.model_copy(update={"state": spec.state.model_copy(update={"size": c * h * w})})
-    assert said(fits) == []
+    assert conflict_texts(fits) == []
 
 
 def test_appended_slots_have_no_place_for_a_blank_frame() -> None:
-    assert said(spec_for(layout="append", blank="learned")) == [
+    assert conflict_texts(spec_for(layout="append", blank="learned")) == [
         "action_head.blank + action_head.layout: a blank frame stands before all others, and where "
         "slots are appended the first place is the video's\n"
         '    hint: set action_head.blank = "none", or action_head.layout = "cosmos"'
     ]
-    assert said(spec_for(layout="append", blank="none")) == []
-    assert said(spec_for(layout="cosmos", blank="learned")) == []
+    assert conflict_texts(spec_for(layout="append", blank="none")) == []
+    assert conflict_texts(spec_for(layout="cosmos", blank="learned")) == []
 
 
 def test_without_a_blank_frame_there_are_no_weights(tmp_path: Any) -> None:
     file = tmp_path / "head.safetensors"
     file.touch()
-    assert said(spec_for(blank="none", weights=str(file))) == [
+    assert conflict_texts(spec_for(blank="none", weights=str(file))) == [
         f"action_head.weights + action_head.blank: weights are named, {file}, and without a blank "
         'frame there are none\n    hint: set action_head.blank = "learned", or leave '
         "action_head.weights out"
     ]
-    assert said(spec_for(weights=str(file))) == said(spec_for(blank="none")) == []
+    assert (
+        conflict_texts(spec_for(weights=str(file))) == conflict_texts(spec_for(blank="none")) == []
+    )
 
 
 def test_tokens_are_those_of_the_frames_it_adds() -> None:

@@ -22,7 +22,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "message", "cure"),
+    ("backbone", "settings", "message", "hint"),
     [
         (
             "wan",
@@ -94,7 +94,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
     ],
 )
 def test_a_conflict_has_a_hint(
-    backbone: str, settings: dict[str, Any], message: str, cure: dict[str, Any]
+    backbone: str, settings: dict[str, Any], message: str, hint: dict[str, Any]
 ) -> None:
     spec = spec_for(backbone, **settings)
     if backbone == "toy":  # as a backbone whose stack cannot be resized states it
@@ -104,7 +104,7 @@ def test_a_conflict_has_a_hint(
     else:
         found = [c for c in check(spec) if "action_head." in " ".join(c.between)]
     assert [str(conflict) for conflict in found] == [message]
-    assert check(spec_for(backbone, **(settings | cure))) == []
+    assert check(spec_for(backbone, **(settings | hint))) == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"block": "backbone", "registers": 2, "state": "token"}])

@@ -310,4 +310,4 @@ def test_a_video_that_attends_to_the_action_is_refused() -> None:
     spec = spec_for("toy", "joint")
     mutual = spec.paradigm.model_copy(update={"attends": "mutual"})
     found = check(spec.model_copy(update={"paradigm": mutual}))
-    assert len(found) == 1 and "is never heard" in found[0].why
+    assert len(found) == 1 and "exposes no tokens" in found[0].why

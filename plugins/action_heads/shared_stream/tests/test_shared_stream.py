@@ -219,7 +219,7 @@ def test_a_backbone_without_time_and_text_gets_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "message", "cure"),
+    ("backbone", "settings", "message", "hint"),
     [
         (
             "wan",
@@ -259,11 +259,11 @@ def test_a_backbone_without_time_and_text_gets_both() -> None:
     ],
 )
 def test_a_conflict_has_a_hint(
-    backbone: str, settings: dict[str, Any], message: str, cure: dict[str, Any]
+    backbone: str, settings: dict[str, Any], message: str, hint: dict[str, Any]
 ) -> None:
     found = check(spec_for(backbone, **settings))
     assert [str(c) for c in found if "action_head." in " ".join(c.between)] == [message]
-    assert check(spec_for(backbone, **(settings | cure))) == []
+    assert check(spec_for(backbone, **(settings | hint))) == []
 
 
 def test_a_file_of_its_own_is_read_through_its_configuration(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
         "backbone.conditioner_weights",
     )
     assert conflict.why == (
-        f"{file} holds no text_encoder/, which this variant of flux1 needs beside its transformer"
+        f"{file} holds no text_encoder/, which this variant of flux1 needs next to its transformer"
     )
     with pytest.raises(WamkitError, match="holds no text_encoder/"):
         lone.conditioner()
@@ -112,9 +112,9 @@ def test_a_policy_reads_each_prompt_once() -> None:
     policy, seen = Policy.from_spec(spec), observation(spec)
     assert policy.conditioner is not None and policy.pooled_text is not None
     inputs = preprocessing.inference_inputs(policy, seen)
-    sentences = [spec.text_encoder.prompt_template.replace("{instruction}", p) for p in seen.prompt]
+    texts = [spec.text_encoder.prompt_template.replace("{instruction}", p) for p in seen.prompt]
     assert inputs.text.cond_embeds is not None
-    same_values(inputs.text.cond_embeds, policy.conditioner(sentences, None))
+    same_values(inputs.text.cond_embeds, policy.conditioner(texts, None))
     policy.act(seen, seed=0)
     assert policy.pooled_text.encoded == len(set(seen.prompt)) == 2
 

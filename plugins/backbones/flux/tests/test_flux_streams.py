@@ -1,4 +1,4 @@
-"""Tokens that belong to no frame pass FLUX's blocks, or a narrower copy, beside the stream."""
+"""Tokens that belong to no frame pass FLUX's blocks, or a narrower copy, next to the stream."""
 
 from __future__ import annotations
 

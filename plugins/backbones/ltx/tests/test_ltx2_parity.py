@@ -142,7 +142,7 @@ def scene(design: str, sigma: tuple[float, float] = (0.951, 0.0375)) -> tuple[Fr
 
 
 def expected(model: Any, frames: Frames, text: Text, *, apart: bool = True, **other: Any) -> Tensor:
-    """The video that diffusers' class predicts beside some audio, of which it hears nothing."""
+    """The video that diffusers' class predicts next to audio that it does not attend to."""
     generator, count = torch.Generator().manual_seed(4), 5
     width = text.tokens.shape[-1]
     if not model.config.use_prompt_embeddings:
@@ -190,15 +190,15 @@ def test_only_the_attention_to_audio_is_missing(
 ) -> None:
     references, backbones = doubled((references, backbones))
     model, (frames, text) = references[design], scene(design)
-    hearing = {n: p for n, p in model.named_parameters() if "audio_to_video_attn.to_out" in n}
-    before = {name: p.detach().clone() for name, p in hearing.items()}
+    attending = {n: p for n, p in model.named_parameters() if "audio_to_video_attn.to_out" in n}
+    before = {name: p.detach().clone() for name, p in attending.items()}
     with torch.no_grad():
         found = denoise(backbones[design], frames, text)
         whole = expected(model, frames, text, apart=False)
-        for p in hearing.values():
+        for p in attending.values():
             p.zero_()
         deaf = expected(model, frames, text, apart=False)
-        for name, p in hearing.items():
+        for name, p in attending.items():
             p.copy_(before[name])
     same_values(found, deaf)
     other_values(whole, deaf, 0.01)

@@ -32,7 +32,7 @@ from wamkit.testing.parity import (
     uncalled,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by record.py beside it
+GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by record.py next to it
 CONFIG = OmniGen2(
     variant="tiny",
     axes=(2, 2, 2),

@@ -1,4 +1,4 @@
-"""Tokens that are no images pass a vision transformer's blocks beside the images'."""
+"""Tokens that are no images pass a vision transformer's blocks next to the images'."""
 
 from __future__ import annotations
 

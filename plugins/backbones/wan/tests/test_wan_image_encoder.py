@@ -105,7 +105,7 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
     lone = around(weights=str(tmp_path))
     (conflict,) = check(lone)
     assert conflict.missing and conflict.why == (
-        f"{tmp_path} holds no image_encoder/, which this variant of wan needs beside its "
+        f"{tmp_path} holds no image_encoder/, which this variant of wan needs next to its "
         "transformer"
     )
     assert conflict.hint == (

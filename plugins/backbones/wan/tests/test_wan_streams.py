@@ -1,4 +1,4 @@
-"""Tokens that belong to no frame pass Wan's blocks, or a narrower copy, beside the video."""
+"""Tokens that belong to no frame pass Wan's blocks, or a narrower copy, next to the video."""
 
 from __future__ import annotations
 

@@ -222,9 +222,9 @@ def test_guides_are_those_of_the_first_block_in_training_and_in_use() -> None:
     guide = {role: noisy.video.only(role).cond_latents for role in dict.fromkeys(noisy.video.roles)}
     first = guide["target.0"]
     assert first is not None
-    for role, shown in guide.items():
-        assert shown is not None
-        assert role == "context" or torch.equal(shown, first)
+    for role, cond in guide.items():
+        assert cond is not None
+        assert role == "context" or torch.equal(cond, first)
     session = policy.session()
     for seed in range(3):
         seen = observation(spec, frames=session.num_images, seed=seed)
@@ -245,18 +245,18 @@ def test_past_actions_of_a_head_without_tokens_cannot_be_seen() -> None:
     spec = spec_for("paradigm.past_actions=actions", head="reader")
     (found,) = check(spec)
     assert found.why == (
-        "past actions are to be seen, but reader only reads the video and is never heard"
+        "past actions are to be seen, but reader only reads the video and exposes no tokens"
     )
     assert found.hint.startswith('set paradigm.past_actions = "none", or choose an action_head')
-    mended = override(spec.dump(), ["paradigm.past_actions=none"])
-    assert check(parse(mended)) == []
+    fixed = override(spec.dump(), ["paradigm.past_actions=none"])
+    assert check(parse(fixed)) == []
 
 
 def test_frames_cannot_hear_a_head_without_tokens() -> None:
     (found,) = check(spec_for("paradigm.action=mutual", head="reader"))
     assert found.why == (
         "autoregressive lets target attend to the action, but reader only reads the video and is "
-        "never heard"
+        "exposes no tokens"
     )
 
 

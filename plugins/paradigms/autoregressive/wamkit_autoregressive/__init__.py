@@ -134,7 +134,7 @@ class Autoregressive(ParadigmConfig):
             yield Conflict(
                 between=("paradigm.past_actions", "action_head"),
                 why=f"past actions are to be seen, but {head.name} only reads the video and is "
-                "never heard",
+                "exposes no tokens",
                 hint='set paradigm.past_actions = "none", or choose an action_head with tokens of '
                 "its own (`wamkit list action_head`)",
             )

@@ -187,7 +187,7 @@ class AutoregressiveParadigm(Paradigm):
         """The memory at the beginning of a chunk.
 
         What was observed takes the place of all predictions. If nothing was observed, what was
-        predicted for the last block is written beside what is known, as predicted.
+        predicted for the last block is written next to what is known, as predicted.
         """
         if inputs.past is None:
             cache, _ = prefill(model, inputs, self.sees)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class ConditionalParadigm(Paradigm):
-    """Cosmos Policy's samples over any backbone and head that hears actions."""
+    """Cosmos Policy's samples over any backbone and any head that conditions on actions."""
 
     def __init__(self, config: Conditional) -> None:
         self.config = config

@@ -171,8 +171,8 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     noised = level[:, 0] > 0
     assert low <= noised.float().mean() <= high
     assert not (level == learned).any()
-    shown = noisy.video.only("target'").z
-    with_overrides = (shown - inputs.take("video")).abs().flatten(1).amax(1) > 0
+    noised = noisy.video.only("target'").z
+    with_overrides = (noised - inputs.take("video")).abs().flatten(1).amax(1) > 0
     assert torch.equal(with_overrides, noised)
 
 

@@ -30,9 +30,9 @@ class ImageEdit(ParadigmConfig):
     prefix_level: float = Field(0.0, ge=0, le=1)
     """Noise level given for the clean reference frames at inference; published: 0."""
     training_level: Literal["same", "target"] = "same"
-    """What they are told in training: the same, or the level of the edited frame, as ImageWAM has
-    it for backbones with one level a pass: then training and use differ. What words are told is the
-    backbone's matter (`backbone.text_sigma`)."""
+    """Their level in training: the same, or the level of the edited frame, as ImageWAM has
+    it for backbones with one level a pass: then training and use differ. The level of the text is
+    the backbone's matter (`backbone.text_sigma`)."""
 
     @property
     def sees(self) -> Visibility:

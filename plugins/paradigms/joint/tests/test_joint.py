@@ -258,7 +258,7 @@ def test_a_solver_of_two_evaluations_refuses_an_odd_number_of_refreshes() -> Non
 def test_without_frames_to_imagine_there_is_nothing_to_denoise_together() -> None:
     found = conflict(spec_for("video.num_frames=1"), "paradigm")
     assert found.why == (
-        "joint denoises the video beside the action, and of 1 images none is left to imagine"
+        "joint denoises the video with the action, and of 1 images none is left to imagine"
     )
     frames = found.hint.removeprefix("set video.num_frames = ")
     assert check(spec_for(f"video.num_frames={frames}")) == []

@@ -82,7 +82,7 @@ class Joint(ParadigmConfig):
         if not spec.latent_frames[1]:
             yield Conflict(
                 between=("paradigm", "video.num_frames"),
-                why=f"joint denoises the video beside the action, and of {spec.video.num_frames} "
+                why=f"joint denoises the video with the action, and of {spec.video.num_frames} "
                 "images none is left to imagine",
                 hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}"
                 if spec.backbone.traits.imagines

@@ -42,7 +42,7 @@ class Planning(ParadigmConfig):
     name: Literal["planning"] = "planning"
     inner: Inner = Field(default_factory=lambda: parsed("conditional"))
     """The paradigm that proposes, as a table like that of any paradigm. Left open, `conditional`,
-    or `single_pass` where the action head is never heard."""
+    or `single_pass` where the action head exposes no tokens."""
     proposals: int = Field(8, gt=0)
     """Chunks to choose from (N); with 1 there is nothing to choose, and nothing is judged."""
     futures: int | None = Field(None, gt=0)
@@ -97,7 +97,9 @@ class Planning(ParadigmConfig):
     def resolve(self, spec: PolicySpec) -> Planning:
         inner = self.inner
         if "inner" not in self.model_fields_set and not spec.action_head.exposes_tokens:
-            inner = parsed("single_pass")  # target frames cannot depend on an action never heard
+            inner = parsed(
+                "single_pass"
+            )  # target frames cannot depend on an action without exposed tokens
         fitted = self.model_copy(update={"inner": inner.resolve(spec)})
         futures = self.futures or (3 if fitted.future == "foreseen" else 1)
         return fitted.model_copy(update={"futures": futures})

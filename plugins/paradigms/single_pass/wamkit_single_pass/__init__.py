@@ -27,7 +27,7 @@ class SinglePass(ParadigmConfig):
 
     name: Literal["single_pass"] = "single_pass"
     co_training: bool = True
-    """Whether the future is learned beside the action. False is the paper's ablation: no target
+    """Whether the future is learned with the action. False is the paper's ablation: no target
     frame in training, and the backbone learns from the action alone."""
 
     @property

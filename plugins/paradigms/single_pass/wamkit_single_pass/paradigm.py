@@ -1,4 +1,4 @@
-"""One prefill of the observation, then only the action is denoised; trained beside the video."""
+"""One prefill of the observation, then only the action is denoised; trained with the video."""
 
 from __future__ import annotations
 

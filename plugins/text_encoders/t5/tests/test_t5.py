@@ -1,4 +1,4 @@
-"""T5 and UMT5 equal transformers' own, pad as they are told to, and read local files only."""
+"""T5 and UMT5 equal transformers' own, pad as configured, and read local files only."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_float8_is_widened_and_what_is_packed_is_refused(copy: Path, config: Con
         config(copy).build()
 
 
-# Files of a stranger ----------------------------------------------------------------------------
+# Untrusted files ----------------------------------------------------------------------------
 
 
 def changed(file: Path, **values: Any) -> None:
@@ -367,7 +367,7 @@ def test_a_size_that_is_no_size_is_refused(
     ("values", "message"),
     [
         ({"num_layers": 20_000}, "more than 50,000 parameter tensors"),
-        ({"d_ff": 2**20}, "describes a model of .* values, and the files beside it hold"),
+        ({"d_ff": 2**20}, "describes a model of .* values, and the files next to it hold"),
         ({"num_layers": 3}, "missing: .*block.2"),
         ({"d_ff": 50}, "transformers can make no (UM)?T5EncoderModel"),
         ({"dense_act_fn": "x" * 1000}, "describes no (UM)?T5EncoderModel"),

@@ -34,7 +34,7 @@ PARTS = [TAEW21(), TAEW22(), TAELTX2(), TAEF1()]
 CONFIGS: dict[str, Any] = {part.name: part for part in PARTS}
 VIDEO = [name for name in CONFIGS if name != "taef1"]
 COUNTS = {"taew2.1": 11_315_539, "taew2.2": 11_418_108, "taeltx2": 11_759_728, "taef1": 2_458_899}
-# Made by record.py beside it.
+# Made by record.py next to it.
 GOLDEN = Path(__file__).parent / "golden" / "taehv.safetensors"
 CLIPS = {"taew2.1": (2, 9, 3, 16, 24), "taew2.2": (1, 9, 3, 32, 48), "taeltx2": (1, 9, 3, 32, 64)}
 every = pytest.mark.parametrize("name", CONFIGS)

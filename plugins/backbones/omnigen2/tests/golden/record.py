@@ -57,7 +57,7 @@ with torch.no_grad():
         else:
             p.copy_(draw if "index" in name else draw / p[0].numel() ** 0.5)
         if "to_q" in name or "to_k" in name or "patch" in name or "x_embedder" in name:
-            p.mul_(0.03)  # so small that the norms' epsilons can be told apart
+            p.mul_(0.03)  # so small that the norms' epsilons can be distinguished
 
 tensors = {
     "z": torch.randn(B, C, REFERENCES + 1, H, W, generator=rng),  # references, then the target

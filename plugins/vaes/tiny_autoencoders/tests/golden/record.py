@@ -8,8 +8,8 @@ Run it in a checkout of that repository (MIT) at commit
 The class has one width; it is narrowed in its source. Weights and pixels, which lie in [0, 1], are
 drawn by numpy's frozen generator from their names and rounded to float32, so that no file has to
 hold them. Recorded for each model, computed in float64 on a CPU: the latents [B, T, C, h, w] of a
-clip whose first picture stands `stride` times in front, and every seventh number of the pictures
-[B, T, 3, H, W] that they decode to; for one model also the gradients of the sum of the pictures'
+clip whose first image stands `stride` times in front, and every seventh value of the pixels
+[B, T, 3, H, W] that they decode to; for one model also the gradients of the sum of the pixels'
 sines, through decoder and encoder, which are rounded to float32. The metadata holds the names and
 shapes at published width.
 """
@@ -41,7 +41,7 @@ CLIPS = {"taew2.1": (2, 9, 3, 16, 24), "taew2.2": (1, 9, 3, 32, 48), "taeltx2": 
 
 
 def weights(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Numbers decided by the name: latents of deviation 2 or so, pictures within [0, 1]."""
+    """Numbers decided by the name: latents of deviation 2 or so, pixels within [0, 1]."""
     draw = np.random.RandomState(crc32(name.encode())).standard_normal(shape)
     scale = {"encoder.17.weight": 15.0, "decoder.22.weight": 0.1}.get(name, 1.0)
     draw *= scale / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1
